@@ -1,0 +1,66 @@
+"""Errors a user can act on: what happened, where, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TokpackError(Exception):
+    """Base of every error shown to the user without a traceback.
+
+    `what` says what happened, `where` names the file:line, flag or key, `hint` is the next step.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.where:
+            parts.append(f"  at: {self.where}")
+        if self.hint:
+            parts.append(f"  hint: {self.hint}")
+        return "\n".join(parts)
+
+
+class UsageError(TokpackError):
+    """A flag, key or combination of them that cannot work."""
+
+    exit_code = 2
+
+
+class VerifyError(TokpackError):
+    """An artefact, or a model, that failed its proof."""
+
+    exit_code = 1
+
+
+class DataError(TokpackError):
+    """Input that cannot be read as the run demands."""
+
+    exit_code = 65
+
+
+class InternalError(TokpackError):
+    """A broken invariant: our bug."""
+
+    exit_code = 70
+
+
+class OutputError(TokpackError):
+    """The output cannot be written (permissions, full disk, something in the way)."""
+
+    exit_code = 73
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """`"did you mean 'x'?"` for the nearest known names, else the list of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
+    return "known: " + ", ".join(known)

@@ -1,0 +1,95 @@
+"""The contract on disk: columns, dtypes, drop reasons, file names, the manifest. Nothing here computes.
+
+`trainer_plugin` imports this module and `tokpack.cost`, nothing else of tokpack.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from tokpack.errors import DataError, UsageError
+
+FORMAT_VERSION: Final = 1
+IGNORE_INDEX: Final = -100
+"""Label of a token without loss (PyTorch's cross entropy and transformers share it)."""
+
+MANIFEST: Final = "manifest.json"
+SUMS: Final = "SHA256SUMS"
+RUN: Final = "run.json"
+REPORT: Final = "report.json"
+DROPPED: Final = "dropped.parquet"
+QUARANTINE: Final = "quarantine.jsonl"
+WORK: Final = ".work"
+VALIDATION: Final = "validation"
+"""Sub-folder of an artefact that holds the validation artefact."""
+
+# Bits of the token store's `flags`, one byte a token.
+TRAINED: Final = 1
+CONTENT: Final = 2
+"""The token belongs to a message's content, not to the template around it."""
+
+PACKED_SCHEMA: Final = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("seq_lengths", pa.list_(pa.int32())),
+        ("doc_ids", pa.list_(pa.int64())),
+    ]
+)
+"""One record per packed row. `sum(seq_lengths) == len(input_ids) == len(labels)`, labels unshifted."""
+
+STORE_SCHEMA: Final = pa.schema(
+    [
+        ("doc_id", pa.int64()),
+        ("piece", pa.int32()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("flags", pa.list_(pa.uint8())),
+    ]
+)
+"""Token store: one record per document, or per piece of a document that was split."""
+
+DROPPED_SCHEMA: Final = pa.schema(
+    [
+        ("doc_id", pa.int64()),
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("tokens_lost", pa.int64()),
+    ]
+)
+"""One record per document left out or shortened; `row` counts from 1, in lines for JSONL."""
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a finished artefact.
+
+    Raises UsageError when the folder is no artefact, DataError when a newer tokpack wrote it.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        unfinished = (Path(folder) / WORK).is_dir()
+        raise UsageError(
+            "not a tokpack artefact: no manifest.json",
+            where=str(folder),
+            hint="the run that wrote it was cut off: repeat the same `tokpack pack` command to finish it"
+            if unfinished
+            else "give the folder that `tokpack pack -o` wrote",
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"manifest.json is damaged: {error}", where=str(path), hint="run `tokpack verify`, or pack again"
+        ) from None
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"artefact format {manifest.get('format_version')}, this tokpack reads {FORMAT_VERSION}",
+            where=str(path),
+            hint="install the tokpack version named in the manifest, or pack again",
+        )
+    return manifest
