@@ -1,0 +1,151 @@
+"""`PackedCollator`: packed rows in, the one batch out that every attention backend reads correctly.
+
+transformers finds the documents of a packed row by different rules in different backends, and ignores them as
+soon as an attention mask or a cache is in the way. One form is right everywhere:
+
+    rows   [A A A B B] [C C]           capacity=None
+    batch  input_ids     [[a0 a1 a2 b0 b1 c0 c1]]      one flat row, int64
+           labels        [[-100 . . -100 . -100 .]]    unshifted, int64
+           position_ids  [[0 1 2 0 1 0 1]]             restart at each document
+           seq_idx       [[0 0 0 1 1 2 2]]             int32, for state-space kernels
+           cu_seq_lens_q [0 3 5 7] = cu_seq_lens_k     int32, for flash and "tokpack" attention
+           max_length_q  3 = max_length_k              int
+           (no attention_mask)
+
+What it costs: one concatenation per column; about 30 microseconds for a row of 1024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tokpack.errors import DataError, UsageError
+from tokpack.schema import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    import torch
+
+Loss = Literal["token", "document"]
+
+
+class PackedCollator:
+    """Flatten packed rows into one row of documents.
+
+    capacity: tokens per row. When given, the batch is padded to `capacity * len(rows)`, so that all batches have
+        one shape (for `torch.compile`, and to keep memory flat). The padding is made of documents of its own,
+        with ascending positions and no labels, which no other document can see.
+    loss: "document" adds `loss_weights`, float32 like `labels`: 1 / (trained tokens of the document) at each
+        trained token, for the per-document mean that `PackedTrainer` computes.
+    counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, which `PackedTrainer` takes
+        out again before the model sees the batch.
+
+    Rows may hold lists, NumPy arrays or tensors. Raises DataError for rows that are not packed rows.
+    """
+
+    def __init__(
+        self,
+        capacity: int | None = None,
+        loss: Loss = "token",
+        *,
+        pad_token_id: int = 0,
+        counts: bool = False,
+    ) -> None:
+        if loss not in ("token", "document"):
+            raise UsageError(f"unknown loss {loss!r}", where="loss", hint='"token" or "document"')
+        if capacity is not None and capacity < 1:
+            raise UsageError("capacity must be positive", where=f"capacity={capacity}")
+        self.capacity, self.loss, self.pad_token_id, self.counts = capacity, loss, pad_token_id, counts
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        input_ids, labels, lengths = _flatten(rows)
+        real, documents = len(input_ids), len(lengths)
+        if self.capacity is not None:
+            tail = self._tail(rows, real)
+            pad = int(tail.sum())
+            input_ids = np.concatenate([input_ids, np.full(pad, self.pad_token_id, np.int64)])
+            labels = np.concatenate([labels, np.full(pad, IGNORE_INDEX, np.int64)])
+            lengths = np.concatenate([lengths, tail])
+        batch = _batch(input_ids, labels, lengths)
+        if self.loss == "document":
+            batch["loss_weights"] = _document_weights(labels, lengths)
+        if self.counts:
+            import torch
+
+            trained = int((labels != IGNORE_INDEX).sum())
+            batch["packed_counts"] = torch.tensor([len(rows), real, trained, documents])
+        return batch
+
+    def _tail(self, rows: Sequence[Any], real: int) -> np.ndarray:
+        """Lengths of the padding documents: none is longer than a row, so positions stay in the model's range."""
+        assert self.capacity is not None
+        pad = self.capacity * len(rows) - real
+        if pad < 0:
+            raise UsageError(
+                f"{len(rows)} rows hold {real:,} tokens, more than {len(rows)} x {self.capacity:,}",
+                where="PackedCollator(capacity=...)",
+                hint="give the artefact's capacity, or leave it out to pad nothing",
+            )
+        whole, rest = divmod(pad, self.capacity)
+        return np.array([self.capacity] * whole + [rest] * (rest > 0), dtype=np.int64)
+
+
+def _flatten(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`(input_ids, labels, document lengths)` of all rows, int64; labels at document starts masked."""
+    if not rows:
+        raise DataError("no rows to collate")
+    for name in ("input_ids", "labels", "seq_lengths"):
+        if name not in rows[0]:
+            hint = (
+                "set `remove_unused_columns=False` in TrainingArguments"
+                if "input_ids" in rows[0]
+                else "give rows of a packed artefact"
+            )
+            raise DataError(f"a row has no {name!r}, only {sorted(rows[0])}", hint=hint)
+    input_ids, labels, lengths = (
+        np.concatenate([np.asarray(row[name], dtype=np.int64) for row in rows])
+        for name in ("input_ids", "labels", "seq_lengths")
+    )
+    for number, row in enumerate(rows):
+        tokens, ends = len(row["input_ids"]), int(np.sum(np.asarray(row["seq_lengths"])))
+        if not tokens == len(row["labels"]) == ends:
+            raise DataError(
+                f"a row has {tokens} input_ids, {len(row['labels'])} labels and seq_lengths that add up to {ends}",
+                where=f"row {number} of the batch",
+                hint="the three must agree: do not truncate packed rows",
+            )
+    lengths = lengths[lengths > 0]
+    labels[np.cumsum(lengths) - lengths] = IGNORE_INDEX
+    return input_ids, labels, lengths
+
+
+def _batch(input_ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    import torch
+
+    ends = np.cumsum(lengths)
+    positions = np.arange(len(input_ids)) - np.repeat(ends - lengths, lengths)
+    numbers = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    bounds = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
+    longest = int(lengths.max(initial=0))
+    return {
+        "input_ids": torch.from_numpy(input_ids)[None],
+        "labels": torch.from_numpy(labels)[None],
+        "position_ids": torch.from_numpy(positions)[None],
+        "seq_idx": torch.from_numpy(numbers)[None],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds.clone(),
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def _document_weights(labels: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    import torch
+
+    numbers = np.repeat(np.arange(len(lengths)), lengths)
+    trained = labels != IGNORE_INDEX
+    per_document = np.bincount(numbers, weights=trained, minlength=len(lengths))
+    weights = np.where(trained, 1.0 / np.maximum(per_document, 1)[numbers], 0.0)
+    return torch.from_numpy(weights.astype(np.float32))[None]

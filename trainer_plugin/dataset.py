@@ -1,0 +1,192 @@
+"""`PackedDataset`: the packed rows of an artefact, memory-mapped, map-style.
+
+A row costs two array slices per column (a few microseconds) whatever its length: nothing is copied, nothing
+becomes a Python list. Map-style on purpose: the sampler's order is the only state, so a resumed run reads each
+row exactly once, and every worker process maps the same pages.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tokpack.errors import DataError, UsageError
+from tokpack.fingerprint import vocab_digest
+from tokpack.schema import IGNORE_INDEX, PACKED_SCHEMA, VALIDATION, read_manifest
+
+COLUMNS = tuple(PACKED_SCHEMA.names)
+
+
+class _ListColumn(NamedTuple):
+    """One list column of one record batch: row i is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+
+class PackedDataset:
+    """Rows of a packed artefact as dictionaries of read-only NumPy views.
+
+    `dataset[i]` -> `{"input_ids": int32[T], "labels": int32[T], "seq_lengths": int32[D], "doc_ids": int64[D]}`.
+    `select`, `shuffle` and `split` give views over the same mapping. Pickling keeps the folder and the order,
+    not the data.
+
+    Raises UsageError when the folder is no artefact, DataError when its shards and manifest disagree.
+    """
+
+    def __init__(self, folder: str | Path, *, indices: np.ndarray | Sequence[int] | None = None) -> None:
+        self.folder = Path(folder)
+        self.manifest: dict[str, Any] = read_manifest(self.folder)
+        self.capacity = int(self.manifest["capacity"])
+        self._open()
+        total = int(self._starts[-1])
+        if total != int(self.manifest["rows"]):
+            raise DataError(
+                f"the shards hold {total:,} rows, the manifest says {self.manifest['rows']:,}",
+                where=str(self.folder),
+                hint="run `tokpack verify`, or copy the artefact again",
+            )
+        self.indices = np.arange(total) if indices is None else np.asarray(indices, dtype=np.int64)
+
+    def _open(self) -> None:
+        self._batches: list[dict[str, _ListColumn]] = []
+        starts = [0]
+        for shard in self.manifest["shards"]:
+            for batch in _read_batches(self.folder / shard["file"]):
+                self._batches.append({name: _list_column(batch.column(name)) for name in COLUMNS})
+                starts.append(starts[-1] + batch.num_rows)
+        self._starts = starts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "manifest": self.manifest, "indices": self.indices}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.capacity = int(self.manifest["capacity"])
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        row = int(self.indices[index])
+        chunk = bisect_right(self._starts, row) - 1
+        local = row - self._starts[chunk]
+        return {
+            name: column.values[column.offsets[local] : column.offsets[local + 1]]
+            for name, column in self._batches[chunk].items()
+        }
+
+    def __repr__(self) -> str:
+        return f"PackedDataset({str(self.folder)!r}, rows={len(self):,}, capacity={self.capacity:,})"
+
+    def select(self, indices: Sequence[int] | np.ndarray | range) -> PackedDataset:
+        """The rows at `indices` of this view, in that order."""
+        view = object.__new__(PackedDataset)
+        view.__dict__.update(self.__dict__)
+        view.indices = self.indices[np.asarray(indices, dtype=np.int64)]
+        return view
+
+    def shuffle(self, seed: int) -> PackedDataset:
+        """All rows in an order that depends on `seed` alone."""
+        return self.select(np.random.default_rng(seed).permutation(len(self)))
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[PackedDataset, PackedDataset]:
+        """`(train, held_out)`: `fraction` of the rows, at least one, drawn by `seed`; both keep the row order."""
+        if not 0 < fraction < 1:
+            raise UsageError("the held-out fraction must lie between 0 and 1", where=f"fraction={fraction}")
+        if len(self) < 2:
+            raise UsageError("one row cannot be split in two", where=str(self.folder))
+        order = np.random.default_rng(seed).permutation(len(self))
+        held = min(len(self) - 1, max(1, round(fraction * len(self))))
+        return self.select(np.sort(order[held:])), self.select(np.sort(order[:held]))
+
+    def validation(self) -> PackedDataset | None:
+        """The validation artefact packed beside this one, if there is one."""
+        folder = self.folder / VALIDATION
+        return PackedDataset(folder) if folder.is_dir() else None
+
+    def row_tokens(self) -> np.ndarray:
+        """Tokens of each row of this view: int64[rows]."""
+        return self._per_row(lambda columns: np.diff(columns["input_ids"].offsets))
+
+    def row_documents(self) -> np.ndarray:
+        """Documents of each row of this view: int64[rows]."""
+        return self._per_row(lambda columns: np.diff(columns["seq_lengths"].offsets))
+
+    def row_trained(self) -> np.ndarray:
+        """Tokens with a label in each row of this view: int64[rows]. Reads every label once."""
+        return self._per_row(
+            lambda columns: _sum_lists(columns["labels"], lambda labels: labels != IGNORE_INDEX)
+        )
+
+    def row_pairs(self) -> np.ndarray:
+        """Sum of squared document lengths of each row, the attention cost: int64[rows]."""
+        return self._per_row(
+            lambda columns: _sum_lists(columns["seq_lengths"], lambda lengths: lengths.astype(np.int64) ** 2)
+        )
+
+    def _per_row(self, measure: Any) -> np.ndarray:
+        parts = [np.asarray(measure(columns), dtype=np.int64) for columns in self._batches]
+        every = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return every[self.indices]
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raise UsageError unless `tokenizer` has the vocabulary that the rows were made with.
+
+        Artefacts whose manifest has no `tokenizer.vocab_sha256` pass.
+        """
+        written = self.manifest.get("tokenizer", {})
+        expected = written.get("vocab_sha256")
+        if expected is None or expected == vocab_digest(tokenizer.get_vocab()):
+            return
+        raise UsageError(
+            "the model's tokenizer is not the one this artefact was packed with "
+            f"({written.get('name', 'unknown')!r}): its ids would mean other text",
+            where=str(self.folder),
+            hint="pack again with this model's tokenizer, or train the model the artefact was packed for",
+        )
+
+
+def _read_batches(path: Path) -> list[pa.RecordBatch]:
+    if not path.is_file():
+        raise DataError(
+            "a shard named in the manifest is missing", where=str(path), hint="copy the artefact again"
+        )
+    try:
+        with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
+            batches = [batch for batch in stream if batch.num_rows]
+            columns = stream.schema.names
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"a shard cannot be read: {error}", where=str(path), hint="run `tokpack verify`"
+        ) from None
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise DataError(f"a shard has no column {missing[0]!r}, only {columns}", where=str(path))
+    return batches
+
+
+def _list_column(column: pa.Array) -> _ListColumn:
+    """Views of a list array's values and offsets; `offsets` respects the slice that the array may be."""
+    return _ListColumn(
+        column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
+    )
+
+
+def _sum_lists(column: _ListColumn, value: Any) -> np.ndarray:
+    """Per-list sum of `value(values)`. Running sums, so empty lists are 0 (`np.add.reduceat` gets them wrong)."""
+    first, last = int(column.offsets[0]), int(column.offsets[-1])
+    running = np.concatenate(
+        [[0], np.cumsum(value(column.values[first:last]), dtype=np.int64)]
+    )
+    bounds = running[column.offsets - first]
+    return np.diff(bounds)
