@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +135,15 @@ class PackedDataset:
             lambda columns: _sum_lists(columns["seq_lengths"], lambda lengths: lengths.astype(np.int64) ** 2)
         )
 
+    def row_longest(self) -> np.ndarray:
+        """Longest document of each row: int64[rows]."""
+        return self._per_row(
+            lambda columns: [
+                columns["seq_lengths"].values[start:end].max(initial=0)
+                for start, end in pairwise(columns["seq_lengths"].offsets)
+            ]
+        )
+
     def _per_row(self, measure: Any) -> np.ndarray:
         parts = [np.asarray(measure(columns), dtype=np.int64) for columns in self._batches]
         every = np.concatenate(parts) if parts else np.zeros(0, np.int64)
@@ -185,8 +195,6 @@ def _list_column(column: pa.Array) -> _ListColumn:
 def _sum_lists(column: _ListColumn, value: Any) -> np.ndarray:
     """Per-list sum of `value(values)`. Running sums, so empty lists are 0 (`np.add.reduceat` gets them wrong)."""
     first, last = int(column.offsets[0]), int(column.offsets[-1])
-    running = np.concatenate(
-        [[0], np.cumsum(value(column.values[first:last]), dtype=np.int64)]
-    )
+    running = np.concatenate([[0], np.cumsum(value(column.values[first:last]), dtype=np.int64)])
     bounds = running[column.offsets - first]
     return np.diff(bounds)

@@ -1,0 +1,105 @@
+"""Packed artefacts and tiny models for the trainer plugin's tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tokpack.schema import FORMAT_VERSION, IGNORE_INDEX, PACKED_SCHEMA
+
+Document = tuple[list[int], list[int]]
+LENGTHS = (9, 17, 5, 23, 1, 30, 12, 8, 19, 3, 27, 14)
+
+
+def make_documents(lengths: Any = LENGTHS, vocab: int = 128, seed: int = 0) -> list[Document]:
+    """Random ids; the first third of each document is masked, as a prompt would be."""
+    rng = np.random.default_rng(seed)
+    documents = []
+    for length in lengths:
+        ids = rng.integers(3, vocab, length).tolist()
+        masked = max(1, length // 3)
+        documents.append((ids, [IGNORE_INDEX] * masked + ids[masked:]))
+    return documents
+
+
+def pack_rows(documents: list[Document], capacity: int) -> list[dict[str, list[int]]]:
+    """Next-fit, in order."""
+    rows: list[dict[str, list[int]]] = []
+    for number, (ids, labels) in enumerate(documents):
+        if not rows or len(rows[-1]["input_ids"]) + len(ids) > capacity:
+            rows.append({"input_ids": [], "labels": [], "seq_lengths": [], "doc_ids": []})
+        rows[-1]["input_ids"] += ids
+        rows[-1]["labels"] += labels
+        rows[-1]["seq_lengths"].append(len(ids))
+        rows[-1]["doc_ids"].append(number)
+    return rows
+
+
+def write_artefact(
+    folder: Path,
+    documents: list[Document],
+    capacity: int = 64,
+    *,
+    rows_per_shard: int = 3,
+    rows_per_batch: int = 2,
+    vocab_sha256: str | None = None,
+) -> list[dict[str, list[int]]]:
+    """An artefact with the files the trainer plugin reads; returns its rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = pack_rows(documents, capacity)
+    shards = [rows[start : start + rows_per_shard] for start in range(0, len(rows), rows_per_shard)]
+    names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        table = pa.Table.from_pylist(shard, schema=PACKED_SCHEMA)
+        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, PACKED_SCHEMA) as stream:
+            stream.write_table(table, max_chunksize=rows_per_batch)
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    tokenizer = {"name": "tiny", "sha256": "0" * 64, "vocab_size": 128, "eos_token_id": 2, "pad_token_id": 0}
+    if vocab_sha256 is not None:
+        tokenizer["vocab_sha256"] = vocab_sha256
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "tokpack_version": "0.1.0",
+        "capacity": capacity,
+        "rows": len(rows),
+        "tokens": tokens,
+        "documents": len(documents),
+        "tokenizer": tokenizer,
+        "shards": [
+            {"file": name, "rows": len(shard), "sha256": "0" * 64}
+            for name, shard in zip(names, shards, strict=True)
+        ],
+        "ledger": {},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return rows
+
+
+def tiny_llama(attn: str = "sdpa", seed: int = 0, **changes: Any) -> Any:
+    """A random two-layer Llama, wide enough in its weights for a leak to show in the logits."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trainer_plugin import register_attention
+
+    register_attention()
+    torch.manual_seed(seed)
+    options = {
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config = LlamaConfig(**{**options, **changes}, attn_implementation=attn)
+    return LlamaForCausalLM(config).eval()
