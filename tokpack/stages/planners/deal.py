@@ -1,0 +1,85 @@
+"""The order of packed rows: shuffled, or dealt so that ranks which wait for each other do equal work.
+
+Rows are equal in tokens, not in attention: one document of 8192 costs 64 times the attention of 64 short
+ones. In data-parallel training the slowest rank sets the pace of a step, so rows of like cost go to the ranks
+together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tokpack.errors import UsageError
+from tokpack.stages.planners.layout import Int32, Int64, noise
+
+Float64 = npt.NDArray[np.float64]
+
+
+def row_costs(seq_lengths: Int32, row_of_doc: Int32, *, linear: float, quadratic: float) -> Float64:
+    """Cost of each row: quadratic * sum(len^2) + linear * sum(len), in the unit of the coefficients.
+
+    Documents in any order. `linear` counts what a token costs in weights, `quadratic` what a pair of tokens
+    costs in attention; linear=0, quadratic=1 is attention alone.
+    """
+    lengths = seq_lengths.astype(np.float64)
+    return np.bincount(row_of_doc, weights=quadratic * lengths * lengths + linear * lengths).astype(
+        np.float64
+    )
+
+
+def row_order(rows: int, seed: int) -> Int64:
+    """Seeded shuffle of 0..rows-1, the same with every NumPy."""
+    return np.argsort(noise(rows, seed, "rows"), kind="stable")
+
+
+def deal(
+    costs: Float64, world_size: int, rows_per_step: int, seed: int, micro_batch: int = 1
+) -> tuple[Int64, Int64]:
+    """Row order in which ranks do equal work: (order, leftover).
+
+    `rows_per_step` counts the rows of one optimizer step over all ranks and accumulation steps; every rank
+    gets `rows_per_step / world_size` of them. The order is read as data loaders read it: `micro_batch` rows
+    for rank 0, as many for rank 1, and so on.
+
+    Rows are sorted by cost and cut into hands of `world_size` neighbours, one row for each rank. Hands are
+    shuffled, so a step mixes cheap and dear hands and no stage of training sees only long documents. `order`
+    holds full steps alone; `leftover`, fewer than `rows_per_step` rows drawn at random, is the caller's to
+    train on as a short last step or to leave out, and to report.
+
+    Raises UsageError when `rows_per_step` does not divide among the ranks.
+    """
+    check_step(world_size, rows_per_step, micro_batch)
+    shuffled = row_order(len(costs), seed)
+    kept = len(costs) // rows_per_step * rows_per_step
+    order, leftover = shuffled[:kept], shuffled[kept:]
+    hands = order[np.argsort(costs[order], kind="stable")].reshape(-1, world_size)
+    seats = np.argsort(noise(kept, seed, "ranks").reshape(hands.shape), axis=1, kind="stable")
+    hands = np.take_along_axis(hands, seats, axis=1)
+    hands = hands[np.argsort(noise(len(hands), seed, "hands"), kind="stable")]
+    return hands.reshape(-1, micro_batch, world_size).swapaxes(1, 2).reshape(-1), leftover
+
+
+def idle_share(costs_in_order: Float64, world_size: int, rows_per_step: int, micro_batch: int = 1) -> float:
+    """Share of all ranks' time spent waiting for the slowest rank at the end of each step, 0 to 1.
+
+    A rank's time in a step is the sum of its rows' costs; rows after the last full step are not counted.
+    Ranks take rows as in `deal`.
+    """
+    check_step(world_size, rows_per_step, micro_batch)
+    kept = len(costs_in_order) // rows_per_step * rows_per_step
+    if kept == 0:
+        return 0.0
+    shape = (-1, rows_per_step // (world_size * micro_batch), world_size, micro_batch)
+    busy = costs_in_order[:kept].reshape(shape).sum(axis=(1, 3))
+    wall = float(busy.max(axis=1).sum()) * world_size
+    return 1.0 - float(busy.sum()) / wall if wall > 0 else 0.0
+
+
+def check_step(world_size: int, rows_per_step: int, micro_batch: int) -> None:
+    if min(world_size, rows_per_step, micro_batch) < 1 or rows_per_step % (world_size * micro_batch):
+        raise UsageError(
+            f"{rows_per_step} rows a step do not divide among {world_size} ranks, micro-batch {micro_batch}",
+            where=f"rows_per_step={rows_per_step}",
+            hint=f"use a multiple of {max(1, world_size) * max(1, micro_batch)}",
+        )

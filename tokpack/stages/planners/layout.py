@@ -1,0 +1,90 @@
+"""What the histogram planners share: documents sorted by length, and rows handed out to them in bulk.
+
+A histogram planner decides by length only. Its result is a list of **strips**: strip i gives one document of
+length `sizes[size[i]]` to each of the rows `first_row[i] .. first_row[i] + rows[i] - 1`. Which document of
+that length it is, the seed decides here, so the order of the input files never shows in the packs.
+
+    lengths 5 3 3 2 2, capacity 8  ->  sizes [5, 3, 2], counts [1, 2, 2]
+    strips (size, first_row, rows): (0, 0, 1) (1, 0, 1) (1, 1, 1) (2, 1, 1) (2, 1, 1)  =  rows 5+3 and 3+2+2
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+UNLIMITED = 1 << 62
+"""Documents a row may take where no `max_docs_per_row` is set."""
+
+
+class Histogram(NamedTuple):
+    """Documents longest first: `order[i]` is a document's position in the input."""
+
+    order: Int64
+    sizes: Int64
+    """Distinct lengths, descending."""
+    counts: Int64
+    """Documents of each of `sizes`."""
+
+
+class Strips(NamedTuple):
+    """Three arrays of one length (see the module's docstring)."""
+
+    size: Int64
+    first_row: Int64
+    rows: Int64
+
+
+STREAMS = ("documents", "rows", "ranks", "hands")
+"""One seed, several shuffles: each has a stream of its own."""
+
+
+def noise(count: int, seed: int, stream: str) -> npt.NDArray[np.uint64]:
+    """`count` seeded 64-bit words. PCG64's raw stream is the same in every NumPy and on every machine."""
+    return np.random.PCG64([STREAMS.index(stream), seed]).random_raw(count)
+
+
+def histogram(lengths: Int32, seed: int) -> Histogram:
+    """Sort documents by length, shuffled by `seed` among equals. One sort of n 64-bit keys, about 30 bytes a
+    document.
+
+    A key is (longest - length, noise, position), high bits first. Keys differ in their position, so every
+    sort algorithm gives the same order.
+    """
+    documents = len(lengths)
+    if documents == 0:
+        return Histogram(*(np.empty(0, np.int64) for _ in range(3)))
+    longest = int(lengths.max())
+    position_bits = max(1, (documents - 1).bit_length())
+    noise_bits = 64 - position_bits - max(1, longest.bit_length())
+    keys = noise(documents, seed, "documents")
+    keys >>= np.uint64(64 - noise_bits)
+    keys <<= np.uint64(position_bits)
+    keys |= np.arange(documents, dtype=np.uint64)
+    keys |= (longest - lengths).astype(np.uint64) << np.uint64(noise_bits + position_bits)
+    keys.sort()
+    tops = keys >> np.uint64(noise_bits + position_bits)
+    starts = np.concatenate(([0], np.flatnonzero(tops[1:] != tops[:-1]) + 1))
+    sizes = longest - tops[starts].astype(np.int64)
+    counts = np.diff(starts, append=documents)
+    keys &= np.uint64((1 << position_bits) - 1)
+    return Histogram(keys.view(np.int64), sizes, counts)
+
+
+def rows_of_documents(documents: Histogram, strips: Strips) -> Int32:
+    """Expand strips to `row_of_doc: int32[n]`. Strips must hold every document once, in any order."""
+    by_size = np.argsort(strips.size, kind="stable")
+    rows = strips.rows[by_size]
+    ends = np.cumsum(rows)
+    # Documents of one strip go to consecutive rows: row = place + (first row - first place of the strip).
+    shift = (strips.first_row[by_size] - (ends - rows)).astype(np.int32)
+    placed = np.arange(len(documents.order), dtype=np.int32)
+    placed += np.repeat(shift, rows)
+    row_of_doc = np.empty_like(placed)
+    row_of_doc[documents.order] = placed
+    return row_of_doc
