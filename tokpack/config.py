@@ -1,0 +1,269 @@
+"""One frozen dataclass per stage; the section names of `run.toml` are the stages' names.
+
+    [tokenize]            # same as the flags
+    tokenizer = "Qwen/Qwen2.5-0.5B"
+    [truncate]
+    max_length = 4096
+    [[source]]            # several inputs, each with its own settings
+    path = "chats/*.jsonl"
+    map = { prompt = "question", completion = "answer" }
+
+Flags win over the file. Unknown keys and wrong types are errors that name the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tokpack.errors import UsageError, near_matches
+
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+Overlong = Literal["auto", "drop", "right", "left", "turns", "split"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    path: str
+    """File, glob, folder, URL, or `-` for stdin."""
+    name: str = ""
+    """Name in reports; the file's own name when empty."""
+    format: Format = "auto"
+    container: str = ""
+    """`jsonl`, `json`, `parquet`, `arrow`, `csv`, `text`; from the file's ending when empty."""
+    map: dict[str, str] = field(default_factory=dict)
+    """Field of tokpack -> column of the file: `{"prompt": "question"}`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadConfig:
+    strict: bool = False
+    """The first unreadable row is fatal."""
+    allow_bad: float = 0.05
+    """Largest share of unreadable rows; more is fatal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanConfig:
+    rules: str = "default"
+    """`default`, `strict`, `off`, or comma-separated rule names, each also as `module:function`."""
+    special_in_content: Literal["strip", "keep", "drop"] = "strip"
+    """Special tokens written out in a message: `strip` takes them from its ends, `drop` drops the document."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DedupConfig:
+    exact: Literal["nfc", "raw", "folded", "off"] = "nfc"
+    """What makes two documents equal: Unicode NFC with outer whitespace stripped; bytes; or case-folded NFKC
+    with inner whitespace collapsed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearDupConfig:
+    threshold: float = 0.0
+    """Jaccard similarity of token 5-grams from which the later document is dropped; 0 = off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecontaminateConfig:
+    against: tuple[str, ...] = ()
+    """Evaluation files whose text must not be trained on."""
+    ngram: int = 13
+    """Tokens in a row that count as a match."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderConfig:
+    mode: Literal["auto", "chat", "plain"] = "auto"
+    chat_template: str = ""
+    """File with a Jinja chat template that replaces the tokenizer's own."""
+    loss: Literal["assistant", "last", "all"] = "assistant"
+    eos: bool = True
+    """One EOS at the end of each plain document."""
+    separator: str = "\n"
+    """Between prompt and completion when they are rendered plain."""
+    paranoid: bool = False
+    """Prove every row of the fast paths against the reference, not a sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeConfig:
+    tokenizer: str = ""
+    """Folder, or name on the Hugging Face Hub."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruncateConfig:
+    max_length: int = 2048
+    """Capacity of a row, in tokens; a longer document is `overlong`."""
+    overlong: Overlong = "auto"
+    """`auto`: `turns` for chat, `split` for text, `right` for other plain documents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig:
+    planner: str = "bfd"
+    """`bfd`, `xfill`, `optimal`, `sequential`, `none`, or `module:function`."""
+    max_docs_per_row: int = 0
+    """0 = no limit."""
+    world_size: int = 0
+    """Ranks whose rows are matched by cost; 0 = rows in a seeded shuffle."""
+    rows_per_step: int = 1
+    """Rows per rank and optimizer step (micro-batch rows x accumulation); with `world_size`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteConfig:
+    shard_mb: int = 512
+    val: float = 0.0
+    """Share of conversations held out into OUT/validation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    source: tuple[SourceConfig, ...] = ()
+    read: ReadConfig = ReadConfig()
+    clean: CleanConfig = CleanConfig()
+    dedup: DedupConfig = DedupConfig()
+    near_dup: NearDupConfig = NearDupConfig()
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    render: RenderConfig = RenderConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    truncate: TruncateConfig = TruncateConfig()
+    plan: PlanConfig = PlanConfig()
+    write: WriteConfig = WriteConfig()
+    seed: int = 0
+
+    @staticmethod
+    def from_dict(data: dict[str, Any], where: str = "config") -> Config:
+        """Build and validate. Raises UsageError naming the key for anything unknown or of the wrong type."""
+        config: Config = _convert(Config, data, where)
+        _validate(config)
+        return config
+
+    def portable(self) -> dict[str, Any]:
+        """The config as plain data without paths of this machine: what goes into the manifest."""
+        data: dict[str, Any] = _plain(dataclasses.asdict(self))
+        for source in data["source"]:
+            source["path"] = Path(source["path"]).name
+        data["tokenize"]["tokenizer"] = Path(self.tokenize.tokenizer).name
+        data["render"]["chat_template"] = Path(self.render.chat_template).name
+        data["decontaminate"]["against"] = [Path(path).name for path in self.decontaminate.against]
+        return data
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a `run.toml`. Paths in it are relative to the file."""
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("no such config file", where=str(path), hint="check --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"not valid TOML: {error}", where=str(path), hint="see docs/configuration.md") from None
+    for source in data.get("source", []):
+        _anchor(source, "path", path.parent)
+    _anchor(data.get("render", {}), "chat_template", path.parent)
+    return data
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` wins; sections merge key by key; None in `over` means not given."""
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merge(result[key], value)
+        elif isinstance(value, dict):
+            result[key] = merge({}, value)
+        elif value is not None:
+            result[key] = value
+    return {key: value for key, value in result.items() if value != {}}
+
+
+def _anchor(section: Any, key: str, folder: Path) -> None:
+    value = section.get(key) if isinstance(section, dict) else None
+    if isinstance(value, str) and value and value != "-" and "://" not in value:
+        section[key] = str(folder / value)
+
+
+def _validate(config: Config) -> None:
+    checks = [
+        (config.truncate.max_length >= 2, "truncate.max_length", "at least 2 tokens"),
+        (0 <= config.read.allow_bad <= 1, "read.allow_bad", "a share between 0 and 1"),
+        (0 <= config.write.val < 1, "write.val", "a share between 0 and 1"),
+        (config.write.shard_mb >= 1, "write.shard_mb", "at least 1 MB"),
+        (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),
+        (config.plan.max_docs_per_row >= 0, "plan.max_docs_per_row", "0 (no limit) or more"),
+        (config.plan.rows_per_step >= 1, "plan.rows_per_step", "1 or more"),
+    ]
+    for ok, key, wanted in checks:
+        if not ok:
+            section, name = key.split(".")
+            raise UsageError(
+                f"{key} cannot be {getattr(getattr(config, section), name)}", where=key, hint=f"give {wanted}"
+            )
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`: dataclasses from dicts, tuples from lists, Literals and scalars checked."""
+    if dataclasses.is_dataclass(kind):
+        return _convert_dataclass(kind, value, where)
+    origin = get_origin(kind)
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise UsageError(f"{value!r} is not a choice", where=where, hint=near_matches(str(value), get_args(kind)))
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong_type(value, "a list", where)
+        return tuple(_convert(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise _wrong_type(value, "a table of strings", where)
+        return value
+    if origin in (Union, types.UnionType):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _wrong_type(value, kind.__name__, where)
+    return value
+
+
+def _convert_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value):
+        return value
+    if not isinstance(value, dict):
+        raise _wrong_type(value, "a table", where)
+    hints = get_type_hints(kind)
+    unknown = [key for key in value if key not in hints]
+    if unknown:
+        raise UsageError(f"unknown key {unknown[0]!r}", where=where, hint=near_matches(unknown[0], hints))
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise UsageError(f"key {missing[0]!r} is missing", where=where, hint="add it to the table")
+    return kind(**{key: _convert(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+
+
+def _wrong_type(value: Any, wanted: str, where: str) -> UsageError:
+    return UsageError(f"{value!r} is not {wanted}", where=where, hint=f"give {wanted}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def parse_map(text: str) -> dict[str, str]:
+    """`"prompt=question,completion=answer"` -> `{"prompt": "question", "completion": "answer"}`."""
+    if not re.fullmatch(r"\s*\w+\s*=[^,=]+(,\s*\w+\s*=[^,=]+)*", text):
+        raise UsageError(f"cannot read the map {text!r}", where="--map", hint="--map prompt=question,completion=answer")
+    pairs = (pair.split("=", 1) for pair in text.split(","))
+    return {target.strip(): column.strip() for target, column in pairs}

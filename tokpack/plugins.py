@@ -1,0 +1,41 @@
+"""Plug-in points are plain functions, found in this order: a callable, a built-in, `"module:function"`,
+an entry point of the group `tokpack.<kind>s`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from tokpack.errors import UsageError, near_matches
+
+
+def resolve(kind: str, name: str | Callable[..., Any], builtin: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """The function behind a name. Raises UsageError with near matches for an unknown one."""
+    if callable(name):
+        return name
+    if name in builtin:
+        return builtin[name]
+    if ":" in name:
+        return _from_module(kind, name)
+    installed = {entry.name: entry for entry in entry_points(group=f"tokpack.{kind}s")}
+    if name in installed:
+        loaded: Callable[..., Any] = installed[name].load()
+        return loaded
+    raise UsageError(
+        f"no {kind} named {name!r}",
+        where=kind,
+        hint=f"{near_matches(name, [*builtin, *installed])} Your own: module:function",
+    )
+
+
+def _from_module(kind: str, name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        function: Callable[..., Any] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"cannot load {kind} {name!r}: {error}", where=kind, hint="is its folder on PYTHONPATH?"
+        ) from None
+    return function

@@ -1,0 +1,70 @@
+"""Dedup: a 128-bit hash of each conversation in pass 1; the copies are found over all documents at once.
+
+The hash covers roles, contents, tools and other message fields. By default contents are compared in
+Unicode NFC without outer whitespace; inner whitespace and compatibility characters stay, since they mean
+something in code and mathematics. Memory: 16 bytes a document.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import xxhash
+
+from tokpack.stages.messages import Messages, as_bool
+
+EXACT_DUPLICATE = "exact_duplicate"
+
+
+def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.uint64]:
+    """xxh3_128 of every document: uint64[n, 2], high word first."""
+    messages = Messages.of(documents)
+    contents = canonical(messages.contents.fill_null(""), key)
+    # Lengths make the join unambiguous: ["a", "b"] and ["a\x1fb"] must differ.
+    parts = pl.DataFrame({"role": messages.roles.fill_null(""), "content": contents}).select(
+        pl.concat_str("role", pl.col("content").str.len_bytes().cast(pl.String), "content", separator="\x1f")
+    )
+    joined = messages.lists(parts.to_series()).list.join("\x1e")
+    text = pl.DataFrame({"text": joined, "extra": documents["extra"].fill_null("")}).select(
+        pl.concat_str("text", "extra", separator="\x1e")
+    )
+    array = text.to_series().to_arrow().cast(pa.large_string())
+    offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1].tolist()
+    data = memoryview(array.buffers()[2] or b"")
+    digest = xxhash.xxh3_128_digest
+    digests = b"".join([digest(data[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def canonical(contents: pl.Series, key: str) -> pl.Series:
+    """Contents as they are compared: `raw`, `nfc` (and outer whitespace), or `folded` (NFKC, case, spaces)."""
+    if key == "raw":
+        return contents
+    contents = contents.str.strip_chars()
+    wide = contents.str.len_bytes() != contents.str.len_chars()
+    if as_bool(wide).any():
+        normal = contents.filter(wide).str.normalize("NFKC" if key == "folded" else "NFC")
+        contents = contents.scatter(wide.arg_true(), normal)
+    if key == "folded":
+        contents = contents.str.to_lowercase().str.replace_all(r"\s+", " ")
+    return contents
+
+
+def first_of_equal(hashes: npt.NDArray[np.uint64], eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Position of the first eligible document with the same hash; -1 for that first one, and where not eligible."""
+    frame = pl.DataFrame({"high": hashes[:, 0], "low": hashes[:, 1]}).with_row_index("position")
+    first = frame.filter(pl.Series(eligible)).with_columns(pl.col("position").min().over("high", "low").alias("first"))
+    partner = np.full(len(eligible), -1, dtype=np.int64)
+    copies = first.filter(pl.col("first") != pl.col("position"))
+    partner[copies["position"].to_numpy()] = copies["first"].to_numpy()
+    return partner
+
+
+def held_out(hashes: npt.NDArray[np.uint64], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Seeded choice of about `share` of all conversations; copies of one fall on the same side."""
+    mixed = (hashes[:, 0] ^ np.uint64(seed & 0xFFFFFFFFFFFFFFFF)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(32)) ^ hashes[:, 1]) * np.uint64(0xD6E8FEB86659FD93)
+    chosen: npt.NDArray[np.bool_] = (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53) < share
+    return chosen

@@ -1,0 +1,46 @@
+"""A batch's messages as one flat column: what stages use instead of looping over documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """All messages of a batch in order; document i owns `offsets[i]:offsets[i + 1]`."""
+
+    offsets: npt.NDArray[np.int64]
+    roles: pl.Series
+    contents: pl.Series
+
+    @staticmethod
+    def of(documents: pl.DataFrame) -> Messages:
+        lengths = documents["roles"].list.len().fill_null(0).to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        filled = documents.filter(documents["roles"].list.len() > 0)
+        return Messages(offsets, filled["roles"].explode(), filled["contents"].explode())
+
+    def any(self, hit: pl.Series | npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Per document: does `hit` hold for one of its messages?"""
+        running = np.concatenate([[0], np.cumsum(np.asarray(hit, dtype=np.int64))])
+        return running[self.offsets[1:]] > running[self.offsets[:-1]]
+
+    def lists(self, flat: pl.Series, keep: npt.NDArray[np.bool_] | None = None) -> pl.Series:
+        """Back to one list a document, of the messages that `keep` selects."""
+        offsets = self.offsets
+        if keep is not None:
+            offsets = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])[offsets]
+            flat = flat.filter(pl.Series(keep))
+        return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat.to_arrow())))
+
+
+def as_bool(series: pl.Series) -> npt.NDArray[np.bool_]:
+    """A boolean column as numpy, null counted as false."""
+    values: npt.NDArray[Any] = series.fill_null(False).to_numpy()
+    return values.astype(bool)

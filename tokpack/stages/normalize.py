@@ -1,0 +1,357 @@
+"""Normalize: a block of rows in any known shape -> documents, one row each.
+
+    doc_id, source, row, kind, roles: list[str], contents: list[str], extra, drop_reason, drop_detail
+
+`kind` is `chat`, `prompt_completion` or `text`; prompt + completion and Alpaca rows become user and
+assistant messages. `extra` is null, or JSON with what only the Jinja template understands:
+`{"tools": [...], "messages": [{"tool_calls": ...}, ...]}`.
+
+The fast path maps Arrow columns; a row it does not understand goes through `row_to_document`, the
+row-by-row reference, and what that refuses is quarantined with its place and reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pajson
+
+from tokpack.config import SourceConfig
+from tokpack.errors import DataError, UsageError, near_matches
+from tokpack.stages.read import Block, Source, first_rows, line_numbers
+from tokpack.stages.rows import FIELDS, ROLE_ALIASES, RowDocument, RowError, Shape, row_to_document
+
+DOCUMENT_SCHEMA = {
+    "doc_id": pl.Int64,
+    "source": pl.Int32,
+    "row": pl.Int64,
+    "kind": pl.String,
+    "roles": pl.List(pl.String),
+    "contents": pl.List(pl.String),
+    "extra": pl.String,
+    "drop_reason": pl.String,
+    "drop_detail": pl.String,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An input row that is no document: where it stands, why, and its bytes as they were."""
+
+    doc_id: int
+    source: str
+    row: int
+    byte_offset: int
+    reason: str
+    raw: bytes
+
+    def to_json(self) -> str:
+        record: dict[str, Any] = {
+            "doc_id": self.doc_id,
+            "source": self.source,
+            "row": self.row,
+            "byte_offset": self.byte_offset,
+            "reason": self.reason,
+        }
+        try:
+            record["line"] = self.raw.decode("utf-8")
+        except UnicodeDecodeError:
+            record["line_base64"] = base64.b64encode(self.raw).decode("ascii")
+        return json.dumps(record, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalized:
+    documents: pl.DataFrame
+    quarantined: list[Quarantined]
+
+
+def detect_shape(source: Source) -> Shape:
+    """Recognise a source's row shape from its columns and first rows, or take the one that was forced.
+
+    Raises UsageError naming the columns when nothing fits, DataError when there is no JSON row at all.
+    """
+    config = source.config
+    rows = first_rows(source)
+    if not rows:
+        if source.size_bytes == 0:
+            raise DataError("the input is empty", where=source.path, hint="check the step that wrote it")
+        raise DataError(
+            f"no {source.container} row in the first lines",
+            where=source.path,
+            hint="one JSON object a line is expected; see `head` of the file",
+        )
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    _check_map(config, columns, source)
+    if config.format != "auto":
+        return Shape.of(config.format, config.map, columns)
+    for name in FIELDS:
+        shape = Shape.of(name, config.map, columns)
+        if shape.fits(rows):
+            return shape
+    raise UsageError(
+        f"cannot recognise the rows of {source.name}; their columns: {', '.join(columns)}",
+        where=source.path,
+        hint="say what is what, for example --map prompt=question,completion=answer",
+    )
+
+
+def _check_map(config: SourceConfig, columns: list[str], source: Source) -> None:
+    targets = {field for fields in FIELDS.values() for field in fields}
+    for target, column in config.map.items():
+        if target not in targets:
+            raise UsageError(f"--map: no field {target!r}", where=source.path, hint=near_matches(target, targets))
+        if column not in columns:
+            raise UsageError(f"--map: no column {column!r}", where=source.path, hint=near_matches(column, columns))
+
+
+def normalize(block: Block, source: Source, shape: Shape) -> Normalized:
+    """One block -> its documents in input order, and what had to be quarantined."""
+    if isinstance(block.data, bytes) and source.container == "text":
+        lines = pl.Series("text", [block.data]).cast(pl.String)
+        texts = lines.str.split("\n").explode().str.strip_suffix("\r")
+        table = texts.filter(texts.str.strip_chars() != "").to_frame().to_arrow()
+        return _from_table(block, source, shape, table)
+    if isinstance(block.data, bytes):
+        table = _read_json(block.data, shape, block.rows)
+        return _from_table(block, source, shape, table) if table else _from_lines(block, source, shape)
+    return _from_table(block, source, shape, block.data)
+
+
+# The fast path: Arrow columns
+
+
+def _read_json(data: bytes, shape: Shape, rows: int) -> pa.Table | None:
+    """Parse JSON lines, or None when any line is not what the shape promises."""
+    try:
+        data.decode("utf-8")  # Arrow does not look
+        fields = [pa.field(column, _json_type(target)) for target, column in shape.columns.items()]
+        table = pajson.read_json(
+            pa.BufferReader(data),
+            read_options=pajson.ReadOptions(block_size=max(4 << 20, min(len(data), 1 << 30))),
+            parse_options=pajson.ParseOptions(explicit_schema=pa.schema(fields)),
+        )
+        return table if table.num_rows == rows else None
+    except (UnicodeDecodeError, pa.ArrowException):
+        return None
+
+
+def _json_type(target: str) -> pa.DataType:
+    if target == "messages":
+        return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    if target == "conversations":
+        return pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
+    return pa.string()
+
+
+def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> Normalized:
+    columns = _vectorize(table, shape)
+    if columns is None:
+        rows = _slow_rows(block, table, np.arange(block.rows))
+        return _from_rows(block, source, shape, np.arange(block.rows), rows)
+    kind, roles, contents, slow = columns
+    documents = _frame(block, np.arange(block.rows), kind, roles, contents)
+    if not slow.any():
+        return Normalized(documents, [])
+    positions = np.flatnonzero(slow)
+    rest = _from_rows(block, source, shape, positions, _slow_rows(block, table, positions))
+    merged = pl.concat([documents.filter(~pl.Series(slow)), rest.documents]).sort("doc_id")
+    return Normalized(merged, rest.quarantined)
+
+
+def _vectorize(table: pa.Table, shape: Shape) -> tuple[str, pl.Series, pl.Series, np.ndarray[Any, Any]] | None:
+    """Columns -> (kind, roles, contents, rows that need the slow path), or None when types do not fit."""
+    slow = np.zeros(table.num_rows, dtype=bool)
+    for name in shape.slow_columns & set(table.column_names):
+        slow |= _filled(table.column(name))
+    if shape.format in ("messages", "sharegpt"):
+        lists = _message_lists(table, shape, slow)
+        return ("chat", *lists, slow) if lists else None
+    texts: dict[str, pl.Series] = {}
+    for target, column in shape.columns.items():
+        if column in table.column_names:
+            values = table.column(column)
+            if not _is_text(values.type):
+                return None
+            texts[target] = pl.Series(target, pl.from_arrow(values.cast(pa.large_string())))
+    kind = "text" if shape.format == "text" else "prompt_completion"
+    for required in FIELDS[shape.format]:
+        if required not in texts:
+            return None
+        slow |= texts[required].is_null().to_numpy()
+    frame = pl.DataFrame(texts).with_columns(pl.all().fill_null(""))
+    if shape.format == "alpaca" and "input" in texts:
+        joined = pl.concat_str("instruction", pl.lit("\n"), "input")
+        frame = frame.with_columns(pl.when(pl.col("input") == "").then("instruction").otherwise(joined).alias("instruction"))
+    role_of = {name: role for name, role in FIELDS[shape.format].items() if name in texts}
+    roles = pl.Series([list(role_of.values())], dtype=pl.List(pl.String)).new_from_index(0, len(frame))
+    contents = frame.select(pl.concat_list(list(role_of)).alias("contents")).to_series()
+    return kind, roles, contents, slow
+
+
+def _message_lists(
+    table: pa.Table, shape: Shape, slow: np.ndarray[Any, Any]
+) -> tuple[pl.Series, pl.Series] | None:
+    """Role and content lists of a column of message structs. Marks in `slow` the rows that hold more."""
+    role_key, content_key = ("role", "content") if shape.format == "messages" else ("from", "value")
+    column = table.column(next(iter(shape.columns.values())))
+    lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+        return None
+    struct = lists.type.value_type
+    if not pa.types.is_struct(struct) or {role_key, content_key} - {field.name for field in struct}:
+        return None
+    if not all(_is_text(struct.field(key).type) for key in (role_key, content_key)):
+        return None
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    messages = lists.flatten()
+    odd = messages.is_null().to_numpy(zero_copy_only=False)
+    for field in struct:
+        if field.name not in (role_key, content_key):
+            odd = odd | _filled(pc.struct_field(messages, field.name))
+    roles = pc.struct_field(messages, role_key).cast(pa.large_string())
+    if shape.format == "sharegpt":
+        named = pl.Series(pl.from_arrow(roles))
+        odd = odd | named.is_in(["function_call", "tool_call"]).fill_null(False).to_numpy()
+        roles = named.replace(ROLE_ALIASES).to_arrow().cast(pa.large_string())
+    contents = pc.struct_field(messages, content_key).cast(pa.large_string())
+    document_of = np.repeat(np.arange(len(lengths)), lengths)
+    slow[document_of[odd]] = True
+    slow |= lists.is_null().to_numpy(zero_copy_only=False)
+    pair = [pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat))) for flat in (roles, contents)]
+    return pair[0], pair[1]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def _filled(column: Any) -> np.ndarray[Any, Any]:
+    filled: np.ndarray[Any, Any] = pc.is_valid(column).to_numpy(zero_copy_only=False) if isinstance(
+        column, pa.Array
+    ) else pc.is_valid(column).to_numpy()
+    return filled
+
+
+def _frame(block: Block, positions: np.ndarray[Any, Any], kind: Any, roles: Any, contents: Any, extra: Any = None) -> pl.DataFrame:
+    rows = line_numbers(block)[positions]
+    return pl.DataFrame(
+        {
+            "doc_id": block.first_doc_id + positions,
+            "source": np.full(len(positions), block.source, np.int32),
+            "row": rows,
+            "kind": kind if isinstance(kind, list) else pl.Series([kind]).new_from_index(0, len(positions)),
+            "roles": roles,
+            "contents": contents,
+            "extra": extra if extra is not None else pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
+            "drop_reason": pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
+            "drop_detail": pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
+        },
+        schema=DOCUMENT_SCHEMA,
+    )
+
+
+# The slow path: row by row, the reference
+
+
+def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
+    """A block the fast reader refused: find the broken lines, then try the rest again."""
+    assert isinstance(block.data, bytes)
+    good: list[bytes] = []
+    positions: list[int] = []
+    quarantined: list[Quarantined] = []
+    offset, position = block.byte_offset, 0
+    rows = line_numbers(block)
+    for line in block.data.split(b"\n"):
+        if line.strip():
+            reason = _broken(line)
+            if reason:
+                where = (block.first_doc_id + position, source.name, int(rows[position]), offset)
+                quarantined.append(Quarantined(*where, reason, line))
+            else:
+                good.append(line)
+                positions.append(position)
+            position += 1
+        offset += len(line) + 1
+    kept = np.array(positions, dtype=np.int64)
+    columns = table = None
+    if quarantined and good:
+        table = _read_json(b"\n".join(good), shape, len(good))
+        columns = _vectorize(table, shape) if table else None
+    if columns is None:
+        parsed = [(json.loads(line), line) for line in good]
+        rest = _from_rows(block, source, shape, kept, parsed)
+        return Normalized(rest.documents, sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id))
+    kind, roles, contents, slow = columns
+    documents = _frame(block, kept, kind, roles, contents).filter(~pl.Series(slow))
+    again = np.flatnonzero(slow)
+    rest = _from_rows(block, source, shape, kept[again], [(json.loads(good[i]), good[i]) for i in again])
+    return Normalized(
+        pl.concat([documents, rest.documents]).sort("doc_id"),
+        sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id),
+    )
+
+
+def _broken(line: bytes) -> str:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return "" if isinstance(row, dict) else f"not a JSON object but {_json_kind(row)}"
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {str: "a string", list: "an array", int: "a number", float: "a number", bool: "true or false"}
+    return kinds.get(type(value), "null")
+
+
+def _slow_rows(block: Block, table: pa.Table, positions: np.ndarray[Any, Any]) -> list[tuple[Any, bytes]]:
+    if isinstance(block.data, bytes) and block.data[:1] != b"":
+        lines = [line for line in block.data.split(b"\n") if line.strip()]
+        return [(json.loads(lines[i]), lines[i]) for i in positions]
+    rows = table.take(pa.array(positions)).to_pylist()
+    return [(row, json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")) for row in rows]
+
+
+def _from_rows(
+    block: Block, source: Source, shape: Shape, positions: np.ndarray[Any, Any], rows: list[tuple[Any, bytes]]
+) -> Normalized:
+    documents: list[RowDocument] = []
+    kept: list[int] = []
+    quarantined: list[Quarantined] = []
+    numbers = line_numbers(block)
+    offsets = _byte_offsets(block) if isinstance(block.data, bytes) else None
+    for position, (row, raw) in zip(positions.tolist(), rows, strict=True):
+        try:
+            documents.append(row_to_document(row, shape))
+            kept.append(position)
+        except RowError as error:
+            offset = int(offsets[position]) if offsets is not None else -1
+            where = (block.first_doc_id + position, source.name, int(numbers[position]), offset)
+            quarantined.append(Quarantined(*where, str(error), raw))
+    frame = _frame(
+        block,
+        np.array(kept, dtype=np.int64),
+        [d.kind for d in documents],
+        [d.roles for d in documents],
+        [d.contents for d in documents],
+        [d.extra for d in documents],
+    )
+    return Normalized(frame, quarantined)
+
+
+def _byte_offsets(block: Block) -> np.ndarray[Any, Any]:
+    assert isinstance(block.data, bytes)
+    lines = block.data.split(b"\n")
+    starts = np.concatenate([[0], np.cumsum([len(line) + 1 for line in lines])])[:-1]
+    return starts[[bool(line.strip()) for line in lines]] + block.byte_offset

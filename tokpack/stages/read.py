@@ -1,0 +1,464 @@
+"""Read: inputs -> blocks of about 32 MB, each with its place in the input.
+
+A block is cut by bytes at a row boundary and never crosses a file, so blocks (and with them everything
+downstream) do not depend on how many workers there are. `doc_id` is a row's position over all inputs;
+unreadable rows use theirs up. Parsing belongs to `normalize`; this module only finds row boundaries.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+
+from tokpack.config import SourceConfig
+from tokpack.errors import DataError, UsageError, near_matches
+
+Container = Literal["jsonl", "json", "parquet", "arrow", "csv", "text", "dataset"]
+
+BLOCK_BYTES = 32 << 20
+BOM = b"\xef\xbb\xbf"
+EXTENSIONS: dict[str, Container] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".csv": "csv",
+    ".txt": "text",
+}
+COMPRESSIONS = (".gz", ".zst")
+
+
+@dataclass(slots=True)
+class Source:
+    """One input file. `name` is portable (no folder of this machine); `sha256` is set once it was read."""
+
+    name: str
+    path: str
+    container: Container
+    compression: str
+    config: SourceConfig
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows of one source. `data`: whole lines of JSON or text as bytes, or an Arrow table."""
+
+    index: int
+    source: int
+    first_doc_id: int
+    first_row: int
+    """Rows before this block in its source (lines, blank ones included, for line formats)."""
+    rows: int
+    data: bytes | pa.Table
+    byte_offset: int = 0
+    """Where `data` begins in the decompressed source; line formats only."""
+
+
+def open_sources(configs: tuple[SourceConfig, ...]) -> list[Source]:
+    """Expand paths, folders and globs, in a stable order. Raises UsageError for what does not exist."""
+    sources = [source for config in configs for source in _expand(config)]
+    if not sources:
+        raise UsageError("no input given", hint="tokpack pack DATA.jsonl --tokenizer FOLDER -o OUT")
+    _make_names_unique(sources)
+    return sources
+
+
+def read_blocks(sources: list[Source], block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    """All sources, one block after another. Fills in each source's `sha256` as it is used up."""
+    index = doc_id = 0
+    for number, source in enumerate(sources):
+        row = 0
+        for rows, lines, offset, data in _chunks(source, block_bytes):
+            yield Block(index, number, doc_id, row, rows, data, offset)
+            index, doc_id, row = index + 1, doc_id + rows, row + lines
+
+
+def line_numbers(block: Block) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """1-based row number in the source of each of the block's rows: for line formats, blank lines count."""
+    if not isinstance(block.data, bytes) or not _may_have_blank(block.data):
+        return np.arange(block.first_row + 1, block.first_row + 1 + block.rows, dtype=np.int64)
+    filled = np.fromiter((bool(line.strip()) for line in block.data.split(b"\n")), bool)
+    return np.flatnonzero(filled) + block.first_row + 1
+
+
+def first_rows(source: Source, count: int = 100) -> list[dict[str, Any]]:
+    """Up to `count` parsable rows from the head of a source, to recognise its format from."""
+    if source.container == "text":
+        return [{"text": ""}]
+    if source.path == "-":
+        head = _stdin().peek(1 << 16)
+        return _parsable(head[: head.rfind(b"\n") + 1] or head, count)
+    for _, _, _, data in _chunks(_copy(source), 1 << 16):
+        return _parsable(data, count) if isinstance(data, bytes) else data.slice(0, count).to_pylist()
+    return []
+
+
+def _copy(source: Source) -> Source:
+    return Source(source.name, source.path, source.container, source.compression, source.config)
+
+
+def _parsable(data: bytes, count: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for line in data.splitlines()[: 10 * count]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+        if len(rows) == count:
+            break
+    return rows
+
+
+# Inputs to files
+
+
+def _expand(config: SourceConfig) -> Iterator[Source]:
+    path = config.path
+    if path == "-" or "://" in path:
+        yield from _remote(path, config)
+        return
+    folder = Path(path)
+    if folder.is_dir():
+        if (folder / "dataset_info.json").is_file():
+            yield Source(folder.name, path, "dataset", "", config)
+            return
+        found = sorted(p for p in folder.rglob("*") if p.is_file() and _container(p.name, config))
+        if not found:
+            raise UsageError("no data file in this folder", where=path, hint=_known_extensions())
+        for file in found:
+            yield _file_source(str(file), file.relative_to(folder).as_posix(), config)
+    elif folder.exists():
+        yield _file_source(path, folder.name, config)
+    else:
+        matches = sorted(glob.glob(path, recursive=True))
+        if not matches:
+            known = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise UsageError(
+                f"no such file: {folder.name}",
+                where=path,
+                hint=near_matches(folder.name, known[:50]) if known else "check the path",
+            )
+        for match in matches:
+            yield _file_source(match, Path(match).name, config)
+
+
+def _file_source(path: str, name: str, config: SourceConfig) -> Source:
+    container = _container(name, config)
+    if container is None:
+        raise UsageError(f"cannot tell the file type of {name}", where=path, hint=_known_extensions())
+    return Source(name, path, container, _compression(name), config, Path(path).stat().st_size)
+
+
+def _remote(path: str, config: SourceConfig) -> Iterator[Source]:
+    if path == "-":
+        yield Source("stdin", path, cast(Container, config.container or "jsonl"), "", config)
+        return
+    import fsspec  # late: only remote inputs need it
+
+    try:
+        fs, _, paths = fsspec.get_fs_token_paths(path)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"cannot open {path}: {error}", where=path, hint="s3:// needs `pip install tokpack[s3]`") from None
+    for match in sorted(paths):
+        name = PurePosixPath(match).name
+        container = _container(name, config)
+        if container is None:
+            raise UsageError(f"cannot tell the file type of {name}", where=path, hint=_known_extensions())
+        yield Source(name, fs.unstrip_protocol(match), container, _compression(name), config, fs.size(match))
+
+
+def _container(name: str, config: SourceConfig) -> Container | None:
+    if config.container:
+        return cast(Container, config.container)
+    stem = name.removesuffix(_compression(name)) if _compression(name) else name
+    return EXTENSIONS.get(PurePosixPath(stem).suffix.lower())
+
+
+def _compression(name: str) -> str:
+    return next((end for end in COMPRESSIONS if name.lower().endswith(end)), "")
+
+
+def _known_extensions() -> str:
+    return "known endings: " + " ".join(EXTENSIONS) + " (each also .gz or .zst); or give `container` in the TOML"
+
+
+def _make_names_unique(sources: list[Source]) -> None:
+    """`a/data.jsonl` and `b/data.jsonl` become `data.jsonl` and `data.jsonl#2`."""
+    seen: dict[str, int] = {}
+    for source in sources:
+        if source.config.name:
+            source.name = source.config.name
+        seen[source.name] = seen.get(source.name, 0) + 1
+        if seen[source.name] > 1:
+            source.name = f"{source.name}#{seen[source.name]}"
+
+
+# Files to chunks: (rows, lines, byte offset, data)
+
+Chunk = tuple[int, int, int, "bytes | pa.Table"]
+
+
+def _chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
+    if source.container == "dataset":
+        yield from _dataset_chunks(source, block_bytes)
+        return
+    with _Hashing(_open_raw(source)) as raw:
+        stream = _decompress(raw, source)
+        try:
+            if source.container == "json":
+                yield from _json_chunks(stream, source, block_bytes)
+            elif source.container in ("jsonl", "text"):
+                yield from _line_chunks(stream, block_bytes)
+            else:
+                yield from _table_chunks(stream, source, block_bytes)
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise DataError(
+                f"cannot read {source.container}{source.compression}: {error}",
+                where=source.path,
+                hint="the file is damaged or cut off: fetch it again, or take it out of the inputs",
+            ) from None
+        source.sha256 = raw.hexdigest()
+
+
+def _line_chunks(stream: IO[bytes], block_bytes: int) -> Iterator[Chunk]:
+    """Whole lines, about `block_bytes` at a time; a longer line is a block of its own."""
+    head = stream.read(3)
+    rest, offset = (b"", 3) if head == BOM else (head, 0)
+    while True:
+        data = stream.read(block_bytes)
+        if not data:
+            break
+        cut = data.rfind(b"\n") + 1
+        if not cut:
+            rest += data
+            continue
+        chunk, rest = rest + data[:cut], data[cut:]
+        yield _count_lines(chunk, offset)
+        offset += len(chunk)
+    if rest.strip():
+        yield _count_lines(rest, offset)
+
+
+def _count_lines(chunk: bytes, offset: int) -> Chunk:
+    lines = chunk.count(b"\n") + (not chunk.endswith(b"\n"))
+    blank = sum(not line.strip() for line in chunk.split(b"\n")[:lines]) if _may_have_blank(chunk) else 0
+    return lines - blank, lines, offset, chunk
+
+
+def _may_have_blank(chunk: bytes) -> bool:
+    return chunk[:1] in b"\r\n \t" or any(pattern in chunk for pattern in (b"\n\n", b"\n\r", b"\n ", b"\n\t"))
+
+
+def _json_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:
+    """A JSON array becomes one JSON line an element; a `.json` file of JSON lines is read as such."""
+    text = stream.read()
+    body = text.removeprefix(BOM).lstrip()
+    if body[:1] != b"[":
+        if body.count(b"\n") and b"\n{" in body and _looks_like_lines(body):
+            yield from _line_chunks(io.BytesIO(text), block_bytes)
+            return
+        body = b"[" + body + b"]" if body else b"[]"
+    try:
+        rows = json.loads(body)
+    except ValueError as error:
+        raise DataError(
+            f"not a JSON array: {error}",
+            where=source.path,
+            hint="one JSON object a line is JSONL: name the file .jsonl",
+        ) from None
+    lines: list[bytes] = []
+    size = 0
+    for row in rows:
+        lines.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        size += len(lines[-1])
+        if size >= block_bytes:
+            yield len(lines), len(lines), 0, b"\n".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield len(lines), len(lines), 0, b"\n".join(lines)
+
+
+def _looks_like_lines(body: bytes) -> bool:
+    try:
+        json.loads(body[: body.index(b"\n")])
+    except ValueError:
+        return False
+    return True
+
+
+def _table_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:
+    for batch in _merge(_record_batches(stream, source), block_bytes):
+        yield batch.num_rows, batch.num_rows, 0, batch
+
+
+def _record_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatch]:
+    if source.container == "csv":
+        import pyarrow.csv as pacsv
+
+        names = pacsv.open_csv(io.BytesIO(head := stream.read(1 << 20))).schema.names
+        strings = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        parse = pacsv.ParseOptions(newlines_in_values=True)
+        yield from pacsv.open_csv(_Joined(head, stream), convert_options=strings, parse_options=parse)
+    elif source.container == "parquet":
+        import pyarrow.parquet as pq
+
+        yield from pq.ParquetFile(_seekable(stream)).iter_batches(batch_size=4096)
+    else:
+        yield from _ipc_batches(_seekable(stream))
+
+
+def _ipc_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    head = stream.read(6)
+    stream.seek(0)
+    if head == b"ARROW1":
+        reader = pa.ipc.open_file(stream)
+        yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+    else:
+        yield from pa.ipc.open_stream(stream)
+
+
+def _dataset_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
+    """A folder written by `datasets.save_to_disk`; its hash covers all shards in order."""
+    state = json.loads((Path(source.path) / "state.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for entry in state["_data_files"]:
+            with (Path(source.path) / entry["filename"]).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+                file.seek(0)
+                yield from _ipc_batches(file)
+
+    for table in _merge(batches(), block_bytes):
+        yield table.num_rows, table.num_rows, 0, table
+    source.sha256 = digest.hexdigest()
+
+
+def _merge(batches: Iterator[pa.RecordBatch], block_bytes: int) -> Iterator[pa.Table]:
+    """Join small record batches, and slice large ones, into tables of about `block_bytes`."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        rows = max(1, batch.num_rows * block_bytes // max(batch.nbytes, 1))
+        for start in range(0, batch.num_rows, rows):
+            part = batch.slice(start, rows)
+            held.append(part)
+            size += part.nbytes
+            if size >= block_bytes:
+                yield pa.Table.from_batches(held)
+                held, size = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+# Streams
+
+
+def _open_raw(source: Source) -> IO[bytes]:
+    if source.path == "-":
+        return _stdin()
+    try:
+        if "://" in source.path:
+            import fsspec
+
+            return cast(IO[bytes], fsspec.open(source.path, "rb").open())
+        return Path(source.path).open("rb")
+    except OSError as error:
+        raise DataError(f"cannot open: {error.strerror or error}", where=source.path, hint="check path and rights") from None
+
+
+def _stdin() -> io.BufferedReader:
+    return cast(io.BufferedReader, sys.stdin.buffer)
+
+
+def _decompress(raw: _Hashing, source: Source) -> IO[bytes]:
+    if not source.compression:
+        return cast(IO[bytes], raw)
+    # Arrow's streams read concatenated members and raise on a cut-off file; others end silently.
+    codec = {".gz": "gzip", ".zst": "zstd"}[source.compression]
+    return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec))
+
+
+def _seekable(stream: IO[bytes]) -> IO[bytes]:
+    """Parquet and Arrow files are read at random: compressed or piped ones are buffered whole."""
+    if isinstance(stream, _Hashing) and stream.seekable():
+        return cast(IO[bytes], stream)
+    return io.BytesIO(stream.read())
+
+
+class _Hashing(io.RawIOBase):
+    """Reads through to `raw` and hashes; a file that was read out of order is hashed again at the end."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._digest, self._linear = raw, hashlib.sha256(), True
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._raw is not sys.stdin.buffer and self._raw.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._linear = False
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        if self._linear:
+            self._digest.update(data)
+        return data
+
+    def hexdigest(self) -> str:
+        if not self._linear:
+            self._raw.seek(0)
+            return hashlib.file_digest(self._raw, "sha256").hexdigest()  # type: ignore[arg-type]
+        while self.read(1 << 20):  # what follows the last frame or array
+            pass
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        if self._raw is not sys.stdin.buffer and not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class _Joined(io.RawIOBase):
+    """`head`, then the rest of `stream`."""
+
+    def __init__(self, head: bytes, stream: IO[bytes]) -> None:
+        self._head, self._stream = io.BytesIO(head), stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._head.read(len(buffer)) or self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

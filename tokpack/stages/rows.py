@@ -1,0 +1,215 @@
+"""One input row -> one document, in plain Python: the reference for `normalize`, and its slow path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Formats in the order they are tried, each with its required fields and the role each text plays.
+FIELDS: dict[str, dict[str, str]] = {
+    "messages": {"messages": ""},
+    "sharegpt": {"conversations": ""},
+    "alpaca": {"instruction": "user", "output": "assistant"},
+    "prompt_completion": {"prompt": "user", "completion": "assistant"},
+    "text": {"text": "text"},
+}
+OPTIONAL: dict[str, tuple[str, ...]] = {"alpaca": ("input",)}
+ALTERNATIVES: dict[str, tuple[str, ...]] = {
+    "output": ("output", "response"),
+    "completion": ("completion", "response"),
+    "conversations": ("conversations", "conversation"),
+}
+SLOW_COLUMNS = frozenset({"tools", "functions", "system", "history"})
+"""Columns that change the document and that only the row-by-row path reads."""
+ROLE_ALIASES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+    "function": "tool",
+}
+
+
+class RowError(ValueError):
+    """The row is not of the shape it should be; the message is the reason shown to the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowDocument:
+    kind: str
+    roles: list[str | None]
+    contents: list[str | None]
+    extra: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the rows of a source are laid out. `columns`: field of tokpack -> column of the file."""
+
+    format: str
+    columns: dict[str, str]
+    slow_columns: frozenset[str]
+
+    @staticmethod
+    def of(name: str, mapping: Mapping[str, str], present: list[str]) -> Shape:
+        columns = {}
+        for target in (*FIELDS[name], *OPTIONAL.get(name, ())):
+            names = (mapping[target],) if target in mapping else ALTERNATIVES.get(target, (target,))
+            found = next((column for column in names if column in present), names[0])
+            if target in FIELDS[name] or found in present:
+                columns[target] = found
+        return Shape(name, columns, SLOW_COLUMNS - set(columns.values()))
+
+    def fits(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether any of the first rows has every required field, with messages where they belong."""
+        required = [self.columns[field] for field in FIELDS[self.format]]
+        for row in rows:
+            if all(row.get(column) is not None for column in required):
+                if self.format == "messages":
+                    return _has_keys(row[required[0]], "role")
+                if self.format == "sharegpt":
+                    return _has_keys(row[required[0]], "from") or _has_keys(row[required[0]], "role")
+                return True
+        return False
+
+
+def _has_keys(messages: Any, key: str) -> bool:
+    return isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and key in messages[0]
+
+
+def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
+    """Raises RowError for a row of the wrong shape. Missing content is None: cleaning has a rule for it."""
+    if shape.format in ("messages", "sharegpt"):
+        return _chat(row, shape)
+    texts = {target: row.get(column) for target, column in shape.columns.items()}
+    if shape.format == "text":
+        return RowDocument("text", ["text"], [_text(texts["text"], "text")], None)
+    if shape.format == "prompt_completion" and isinstance(texts["prompt"], list):
+        return _conversational(texts["prompt"], texts["completion"])
+    prompt_field, answer_field = FIELDS[shape.format]
+    prompt = _text(texts[prompt_field], prompt_field)
+    if texts.get("input"):
+        prompt += "\n" + _text(texts["input"], "input")
+    turns: list[tuple[str, str]] = []
+    if row.get("system"):
+        turns.append(("system", _text(row["system"], "system")))
+    for pair in row.get("history") or []:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise RowError("history is not a list of [question, answer] pairs")
+        turns += [("user", _text(pair[0], "history")), ("assistant", _text(pair[1], "history"))]
+    turns += [("user", prompt), ("assistant", _text(texts[answer_field], answer_field))]
+    return RowDocument("prompt_completion", [role for role, _ in turns], [text for _, text in turns], None)
+
+
+def _chat(row: Mapping[str, Any], shape: Shape) -> RowDocument:
+    column = next(iter(shape.columns.values()))
+    messages = row.get(column)
+    if not isinstance(messages, list):
+        raise RowError(f"{column} is {_kind(messages)}, not a list of messages")
+    roles: list[str | None] = []
+    contents: list[str | None] = []
+    extras: list[dict[str, Any]] = []
+    if row.get("system"):
+        roles, contents, extras = ["system"], [_text(row["system"], "system")], [{}]
+    for number, message in enumerate(messages, 1):
+        role, content, extra = _message(message, f"{column}[{number}]")
+        roles.append(role)
+        contents.append(content)
+        extras.append(extra)
+    document: dict[str, Any] = {}
+    tools = row.get("tools") or row.get("functions")
+    if tools:
+        document["tools"] = _parsed(tools, "tools")
+    if any(extras):
+        document["messages"] = extras
+    return RowDocument("chat", roles, contents, _dump(document) if document else None)
+
+
+def _message(message: Any, where: str) -> tuple[str | None, str | None, dict[str, Any]]:
+    if not isinstance(message, dict):
+        raise RowError(f"{where} is {_kind(message)}, not a message")
+    sharegpt = "from" in message and "role" not in message
+    role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
+    role, content = message.get(role_key), message.get(content_key)
+    if role is not None and not isinstance(role, str):
+        raise RowError(f"{where}.{role_key} is {_kind(role)}, not a string")
+    extra = {key: value for key, value in message.items() if key not in (role_key, content_key) and value not in (None, [])}
+    if "loss_weight" in extra:
+        extra["weight"] = extra.pop("loss_weight")
+    if sharegpt and role in ("function_call", "tool_call"):
+        calls = _parsed(content, f"{where}.value")
+        calls = calls if isinstance(calls, list) else [calls]
+        extra["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+        return "assistant", "", extra
+    if sharegpt:
+        role = ROLE_ALIASES.get(role, role) if role else role
+    return _checked(role, where), _content(content, where), extra
+
+
+def _content(content: Any, where: str) -> str | None:
+    """A string, or content parts of type text joined."""
+    if content is None:
+        return None
+    if not isinstance(content, list):
+        return _text(content, f"{where}.content")
+    parts = []
+    for part in content:
+        if isinstance(part, str):
+            parts.append(part)
+        elif isinstance(part, dict) and part.get("type") == "text":
+            parts.append(_text(part.get("text"), f"{where}.content[].text"))
+        else:
+            kind = part.get("type") if isinstance(part, dict) else _kind(part)
+            raise RowError(f"{where}: content part of type {kind!r}; only text can be packed")
+    return _checked("".join(parts), where)
+
+
+def _conversational(prompt: Any, completion: Any) -> RowDocument:
+    """TRL's conversational prompt + completion: only the completion's answers are trained."""
+    if not isinstance(completion, list):
+        raise RowError(f"prompt is a list of messages, completion is {_kind(completion)}")
+    turns = [(_message(m, f"prompt[{i}]"), False) for i, m in enumerate(prompt, 1)]
+    turns += [(_message(m, f"completion[{i}]"), True) for i, m in enumerate(completion, 1)]
+    extras = [{**extra, **({} if train or role != "assistant" else {"train": False})} for (role, _, extra), train in turns]
+    document = _dump({"messages": extras}) if any(extras) else None
+    return RowDocument("chat", [turn[0] for turn, _ in turns], [turn[1] for turn, _ in turns], document)
+
+
+def _parsed(value: Any, where: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise RowError(f"{where} is not JSON") from None
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise RowError(f"{where} is {_kind(value)}, not a string")
+    return str(_checked(value, where))
+
+
+def _checked(value: str | None, where: str) -> str | None:
+    """Half a surrogate pair, as in `"\\ud83d"`, is no text and cannot be tokenised."""
+    try:
+        if value is not None:
+            value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowError(f"{where} holds half a surrogate pair") from None
+    return value
+
+
+def _dump(document: dict[str, Any]) -> str:
+    text = json.dumps(document, ensure_ascii=False)
+    return str(_checked(text, "tools or message fields"))
+
+
+def _kind(value: Any) -> str:
+    kinds = {type(None): "missing", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "an object" if isinstance(value, dict) else "a list")
