@@ -1,23 +1,12 @@
 """Train on packed rows with Hugging Face Trainer, with the proof that no document sees another.
 
-Public names are loaded when they are first used: importing this package imports neither torch nor transformers.
+Public names are loaded when first used: importing this package imports neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from trainer_plugin.attention import register_attention, use_tokpack_attention
-    from trainer_plugin.balance import BalancedSampler
-    from trainer_plugin.collator import PackedCollator
-    from trainer_plugin.dataset import PackedDataset
-    from trainer_plugin.isolation import IsolationReport, prepare_model, probe_isolation, verify_model
-    from trainer_plugin.preference import PackedDPOTrainer
-    from trainer_plugin.qlora import load_quantized, merge_dequantized, prepare_lora, repair_linear4bit
-    from trainer_plugin.recipe import Recipe, load_recipe
-    from trainer_plugin.trainer import PackedTrainer, PackedTrainerMixin
+from typing import Any
 
 _HOME = {
     "PackedDataset": "dataset",

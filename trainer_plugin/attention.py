@@ -107,9 +107,11 @@ def packed_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     scores = Scores(scale, bool(causal), dropout, sliding_window, softcap, s_aux)
     chunk = _chunk_size(module)
-    if chunk is None and _varlen_fits(query, value, scores):
+    half = _half_dtype(module, query)
+    if chunk is None and half is not None and _varlen_fits(query, value, scores):
         longest = max_length_q if max_length_q is not None else max(document_lengths(cu_seq_lens_q))
-        return _attend_varlen(query, key, value, cu_seq_lens_q, int(longest), scores), None
+        states = [tensor.to(half) for tensor in (query, key, value)]
+        return _attend_varlen(*states, cu_seq_lens_q, int(longest), scores).to(query.dtype), None
     return _attend_each(query, key, value, document_lengths(cu_seq_lens_q), scores, chunk), None
 
 
@@ -154,11 +156,23 @@ def _chunk_size(module: torch.nn.Module) -> int | None:
     return int(chunk)
 
 
+def _half_dtype(module: torch.nn.Module, query: torch.Tensor) -> torch.dtype | None:
+    """The 16-bit dtype this layer computes in, or None for a true fp32 layer.
+
+    Queries of a quantised or autocast model come out of fp32 norms as fp32, though the model computes in 16 bits.
+    """
+    dtype: Any = query.dtype
+    if dtype == torch.float32 and torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+    elif dtype == torch.float32 and getattr(getattr(module, "config", None), "quantization_config", None):
+        dtype = module.config.dtype
+    return dtype if dtype in (torch.float16, torch.bfloat16) else None
+
+
 def _varlen_fits(query: torch.Tensor, value: torch.Tensor, scores: Scores) -> bool:
     """True when the flash kernel behind `varlen_attn` computes exactly these scores on this device."""
     return (
         query.device.type == "cuda"
-        and query.dtype in (torch.float16, torch.bfloat16)
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
         and query.shape[-1] == value.shape[-1] <= 256
         and scores.plain

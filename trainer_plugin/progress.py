@@ -1,0 +1,74 @@
+"""Progress of a training run on stderr: a live bar on a terminal, one line per log elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+
+class RichProgress(TrainerCallback):
+    """Step, loss, tokens per second and fill; only the first process prints."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.progress: Progress | None = None
+        self.task: Any = None
+        self.started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+        if not state.is_world_process_zero or not self.console.is_terminal:
+            return
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.progress.start()
+        self.task = self.progress.add_task("train", total=state.max_steps, figures="")
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        figures = figures_of(logs or {})
+        if not state.is_world_process_zero or not figures:
+            return
+        if self.progress is not None:
+            self.progress.update(self.task, figures=figures)
+        else:
+            step = f"step {state.global_step}/{state.max_steps}  " if state.max_steps else ""
+            seconds = f"  {time.perf_counter() - self.started:.0f} s" if self.started else ""
+            self.console.print(step + figures + seconds, highlight=False, soft_wrap=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+def figures_of(logs: dict[str, Any]) -> str:
+    """The figures of one log entry in a line; empty for entries without a loss."""
+    parts = []
+    if "loss" in logs:
+        parts.append(f"loss {logs['loss']:.4f}")
+    if "eval_loss" in logs:
+        parts.append(f"held-out loss {logs['eval_loss']:.4f}")
+    if "tokens_per_second" in logs:
+        parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
+    if "fill" in logs:
+        parts.append(f"fill {logs['fill']:.1%}")
+    if "tokens" in logs:
+        parts.append(f"{logs['tokens']:,} tokens")
+    return "  ".join(parts)

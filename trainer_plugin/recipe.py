@@ -1,0 +1,177 @@
+"""`Recipe`: everything a training run depends on besides the artefact and the model, in one TOML file.
+
+    method = "qlora"
+    learning_rate = 2e-4
+    accumulation = 4
+
+    [lora]                # handed to peft.LoraConfig as it is
+    r = 16
+    use_dora = true
+
+    [trainer]             # handed to transformers.TrainingArguments as it is
+    optim = "paged_adamw_8bit"
+
+The named fields are the ones that packing gives a meaning of its own. Everything else that PEFT and Trainer can
+do (DoRA, rsLoRA, PiSSA, GaLore, APOLLO, schedules, reporting) is theirs, under their own names.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from tokpack.errors import UsageError, near_matches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One fine-tuning run. Frozen: the recipe saved beside the adapter is the one that ran."""
+
+    method: Literal["lora", "qlora", "full"] = "qlora"
+    attn: str = "auto"
+    """"auto", "tokpack", "loop", or any `attn_implementation` of transformers."""
+    loss: Literal["token", "document"] = "token"
+    """Mean over the trained tokens of the global batch, or over documents, each document weighing the same."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the frozen weights and the computation; auto: bfloat16 for lora and qlora, the model's own for full."""
+    epochs: float = 1.0
+    max_steps: int = -1
+    """Optimizer steps; -1: as many as `epochs` needs."""
+    batch_rows: int = 1
+    """Packed rows per device and micro-batch; they are flattened into one."""
+    accumulation: int = 1
+    """Micro-batches per optimizer step."""
+    learning_rate: float = 2e-4
+    warmup_steps: float = 0.05
+    """Below 1: share of all steps; from 1 on: steps."""
+    scheduler: str = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    pad_to_capacity: bool = False
+    """Pad each batch to the capacity, so that all have one shape."""
+    seed: int = 0
+    log_steps: int = 1
+    eval_steps: int = 0
+    """0: before and after training only."""
+    save_steps: int = 0
+    """Checkpoints every so many steps; 0: only the result is written."""
+    probe: bool = True
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_rows", "accumulation", "log_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1", where=f"{name}={getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise UsageError(
+                "the learning rate must be positive", where=f"learning_rate={self.learning_rate}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_toml(self) -> str:
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+def load_recipe(path: str | Path | None = None, **flags: Any) -> Recipe:
+    """The recipe in `path`, changed by the flags that are not None.
+
+    Raises UsageError naming the key that is unknown (with near matches) or has a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = _read(Path(path))
+        _check(values, str(path))
+    given = {name: value for name, value in flags.items() if value is not None}
+    _check(given, "flags")
+    return replace(Recipe(), **{**values, **given})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("no such recipe", where=str(path), hint=_hint_for_recipes(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the recipe is not valid TOML: {error}", where=str(path)) from None
+
+
+def _hint_for_recipes(path: Path) -> str:
+    folder = path.parent
+    names = [entry.name for entry in folder.glob("*.toml")] if folder.is_dir() else []
+    return near_matches(path.name, names) if names else "examples/recipes/ of the repository has some to copy"
+
+
+def _check(values: Mapping[str, Any], source: str) -> None:
+    hints = get_type_hints(Recipe)
+    for name, value in values.items():
+        if name not in hints:
+            raise UsageError(f"unknown key {name!r}", where=source, hint=near_matches(name, hints))
+        if not _fits(value, hints[name]):
+            raise UsageError(
+                f"{name} = {value!r} does not fit", where=f"{source}: {name}", hint=_expected(hints[name])
+            )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is not None:
+        return isinstance(value, Mapping)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _expected(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(repr(option) for option in get_args(kind))
+    return f"expected {'a table' if get_origin(kind) is not None else kind.__name__}"
+
+
+def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> Any:
+    """`transformers.TrainingArguments` for a recipe; `[trainer]` wins over the named fields.
+
+    Raises UsageError for a key that TrainingArguments does not know.
+    """
+    from transformers import TrainingArguments
+
+    values = {
+        "output_dir": str(output),
+        "num_train_epochs": recipe.epochs,
+        "max_steps": recipe.max_steps,
+        "per_device_train_batch_size": recipe.batch_rows,
+        "per_device_eval_batch_size": recipe.batch_rows,
+        "gradient_accumulation_steps": recipe.accumulation,
+        "learning_rate": recipe.learning_rate,
+        "warmup_steps": recipe.warmup_steps,
+        "lr_scheduler_type": recipe.scheduler,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "activation_checkpointing": recipe.gradient_checkpointing,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "logging_steps": recipe.log_steps,
+        "eval_strategy": "steps" if recipe.eval_steps else "no",
+        "eval_steps": recipe.eval_steps or None,
+        "save_strategy": "steps" if recipe.save_steps else "no",
+        "save_steps": recipe.save_steps or 500,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        **changes,
+        **recipe.trainer,
+    }
+    known = {one.name for one in fields(TrainingArguments)}
+    for name in values:
+        if name not in known:
+            raise UsageError(f"unknown key {name!r}", where="[trainer]", hint=near_matches(name, known))
+    return TrainingArguments(**values)
