@@ -15,6 +15,9 @@ from tokpack.stages.planners.layout import Int32, Int64, noise
 
 Float64 = npt.NDArray[np.float64]
 
+LONGEST_RUN = 7
+"""Neighbouring hands that may enter a step together: their spreads cancel out, at some cost in mixing."""
+
 
 def row_costs(seq_lengths: Int32, row_of_doc: Int32, *, linear: float, quadratic: float) -> Float64:
     """Cost of each row: quadratic * sum(len^2) + linear * sum(len), in the unit of the coefficients.
@@ -42,10 +45,13 @@ def deal(
     gets `rows_per_step / world_size` of them. The order is read as data loaders read it: `micro_batch` rows
     for rank 0, as many for rank 1, and so on.
 
-    Rows are sorted by cost and cut into hands of `world_size` neighbours, one row for each rank. Hands are
-    shuffled, so a step mixes cheap and dear hands and no stage of training sees only long documents. `order`
-    holds full steps alone; `leftover`, fewer than `rows_per_step` rows drawn at random, is the caller's to
-    train on as a short last step or to leave out, and to report.
+    Rows sorted by cost are cut into hands of `world_size` neighbours, one row for each rank. A step is made
+    of a few runs of neighbouring hands drawn by seed, so it mixes cheap and dear rows and no stage of
+    training sees only long documents; within it the dearest row of each hand goes to the rank with the least
+    work so far.
+
+    `order` holds full steps alone. `leftover`, fewer than `rows_per_step` rows drawn at random, is the
+    caller's to train on as a short last step or to leave out, and to report.
 
     Raises UsageError when `rows_per_step` does not divide among the ranks.
     """
@@ -53,11 +59,32 @@ def deal(
     shuffled = row_order(len(costs), seed)
     kept = len(costs) // rows_per_step * rows_per_step
     order, leftover = shuffled[:kept], shuffled[kept:]
-    hands = order[np.argsort(costs[order], kind="stable")].reshape(-1, world_size)
-    seats = np.argsort(noise(kept, seed, "ranks").reshape(hands.shape), axis=1, kind="stable")
-    hands = np.take_along_axis(hands, seats, axis=1)
-    hands = hands[np.argsort(noise(len(hands), seed, "hands"), kind="stable")]
-    return hands.reshape(-1, micro_batch, world_size).swapaxes(1, 2).reshape(-1), leftover
+    hands_per_step = rows_per_step // world_size
+    run = max(size for size in range(1, LONGEST_RUN + 1) if hands_per_step % size == 0)
+    runs = order[np.argsort(costs[order], kind="stable")].reshape(-1, run * world_size)
+    runs = runs[np.argsort(noise(len(runs), seed, "runs"), kind="stable")]
+    steps = seat(runs.reshape(-1, hands_per_step, world_size), costs)
+    return steps.reshape(-1, micro_batch, world_size).swapaxes(1, 2).reshape(-1), leftover
+
+
+def seat(steps: Int64, costs: Float64) -> Int64:
+    """Order the rows of each hand over the ranks (`steps: int64[steps, hands, ranks]`) so that sums are even.
+
+    Hands with the widest spread first, each hand's dearest row to the rank with the least cost so far.
+    """
+    of_row = costs[steps]
+    widest_first = np.argsort(of_row.min(axis=2) - of_row.max(axis=2), axis=1, kind="stable")
+    steps = np.take_along_axis(steps, widest_first[:, :, None], axis=1)
+    seated = np.empty_like(steps)
+    work = np.zeros((steps.shape[0], steps.shape[2]))
+    for hand in range(steps.shape[1]):
+        rows = steps[:, hand]
+        dearest_first = np.argsort(-costs[rows], axis=1, kind="stable")
+        rows = np.take_along_axis(rows, dearest_first, axis=1)
+        idlest_first = np.argsort(work, axis=1, kind="stable")
+        np.put_along_axis(seated[:, hand], idlest_first, rows, axis=1)
+        work += costs[seated[:, hand]]
+    return seated
 
 
 def idle_share(costs_in_order: Float64, world_size: int, rows_per_step: int, micro_batch: int = 1) -> float:

@@ -40,7 +40,9 @@ class Strips(NamedTuple):
     rows: Int64
 
 
-STREAMS = ("documents", "rows", "ranks", "hands")
+BLOCK = 1 << 18
+
+STREAMS = ("documents", "rows", "runs")
 """One seed, several shuffles: each has a stream of its own."""
 
 
@@ -62,18 +64,32 @@ def histogram(lengths: Int32, seed: int) -> Histogram:
     longest = int(lengths.max())
     position_bits = max(1, (documents - 1).bit_length())
     noise_bits = 64 - position_bits - max(1, longest.bit_length())
+    length_shift = np.uint64(noise_bits + position_bits)
     keys = noise(documents, seed, "documents")
-    keys >>= np.uint64(64 - noise_bits)
-    keys <<= np.uint64(position_bits)
-    keys |= np.arange(documents, dtype=np.uint64)
-    keys |= (longest - lengths).astype(np.uint64) << np.uint64(noise_bits + position_bits)
+    for low in range(0, documents, BLOCK):  # in blocks: no temporary as large as the keys
+        block = keys[low : low + BLOCK]
+        block >>= np.uint64(64 - noise_bits)
+        block <<= np.uint64(position_bits)
+        block |= np.arange(low, low + len(block), dtype=np.uint64)
+        block |= (longest - lengths[low : low + BLOCK]).astype(np.uint64) << length_shift
     keys.sort()
-    tops = keys >> np.uint64(noise_bits + position_bits)
+    tops = keys >> length_shift
     starts = np.concatenate(([0], np.flatnonzero(tops[1:] != tops[:-1]) + 1))
     sizes = longest - tops[starts].astype(np.int64)
     counts = np.diff(starts, append=documents)
     keys &= np.uint64((1 << position_bits) - 1)
     return Histogram(keys.view(np.int64), sizes, counts)
+
+
+def strips_of_patterns(entries: Int64, times: Int64) -> Strips:
+    """Strips of whole rows: `entries: int64[m, 3]` holds (pattern, size, documents of that size in each row),
+    and pattern p is used for `times[p]` rows, numbered in order of patterns.
+    """
+    first_row = np.cumsum(times) - times
+    pattern, size, copies = entries.T
+    return Strips(
+        np.repeat(size, copies), np.repeat(first_row[pattern], copies), np.repeat(times[pattern], copies)
+    )
 
 
 def rows_of_documents(documents: Histogram, strips: Strips) -> Int32:
