@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokpack.schema import FORMAT_VERSION, IGNORE_INDEX, PACKED_SCHEMA
+from tokpack.schema import FORMAT_VERSION, IGNORE_INDEX, MANIFEST, PACKED_SCHEMA, SUMS
 
 Document = tuple[list[int], list[int]]
 LENGTHS = (9, 17, 5, 23, 1, 30, 12, 8, 19, 3, 27, 14)
@@ -75,7 +75,8 @@ def write_artefact(
         ],
         "ledger": {},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    (folder / SUMS).touch()
     return rows
 
 

@@ -11,6 +11,7 @@ from typing import Any
 _HOME = {
     "PackedDataset": "dataset",
     "PackedCollator": "collator",
+    "BalancedSampler": "balance",
     "register_attention": "attention",
     "use_tokpack_attention": "attention",
     "IsolationReport": "isolation",

@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tokpack.errors import UsageError
+from trainer_plugin.balance import BalancedSampler
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.recipe import Recipe, training_arguments
 
@@ -23,13 +26,13 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, from the artefact and the recipe alone. Tokens are exact for whole epochs."""
+    """What a run will do. `order` holds the rows it trains on, all ranks, repeats included: int64[n]."""
 
     rows: int
     tokens: int
     trained_share: float
     steps: int
-    rows_to_train: int
+    order: np.ndarray
     tokens_to_train: int
 
 
@@ -50,22 +53,22 @@ class Result:
     loss_after: float | None
 
 
-def plan_run(dataset: PackedDataset, recipe: Recipe, ranks: int = 1) -> Plan:
+def plan_run(dataset: PackedDataset, arguments: Any, sampler: BalancedSampler) -> Plan:
     """Steps as Trainer counts them: the last step of an epoch may be smaller, no row is left out."""
     tokens, trained = dataset.row_tokens(), dataset.row_trained()
-    micro = math.ceil(len(dataset) / (recipe.batch_rows * ranks))
-    per_epoch = math.ceil(micro / recipe.accumulation)
-    steps = recipe.max_steps if recipe.max_steps > 0 else math.ceil(recipe.epochs * per_epoch)
-    epochs, rest = divmod(steps, per_epoch)
-    rows = epochs * len(dataset) + min(len(dataset), rest * recipe.accumulation * recipe.batch_rows * ranks)
-    total = int(tokens.sum())
+    accumulation = arguments.gradient_accumulation_steps
+    micro = math.ceil(len(dataset) / (sampler.batch_rows * sampler.ranks))
+    steps = arguments.max_steps
+    if steps <= 0:
+        steps = math.ceil(arguments.num_train_epochs * math.ceil(micro / accumulation))
+    order = sampler.rows_of(steps, accumulation)
     return Plan(
         rows=len(dataset),
-        tokens=total,
-        trained_share=float(trained.sum() / max(total, 1)),
+        tokens=int(tokens.sum()),
+        trained_share=float(trained.sum() / max(tokens.sum(), 1)),
         steps=steps,
-        rows_to_train=rows,
-        tokens_to_train=round(total * rows / max(len(dataset), 1)),
+        order=order,
+        tokens_to_train=int(tokens[order].sum()),
     )
 
 
@@ -87,18 +90,13 @@ def run_training(
     checkpoint = _checkpoint(out, resume, overwrite)
     dataset = PackedDataset(artefact)
     held_out = dataset.validation()
-    plan = plan_run(dataset, recipe, _ranks())
-    say(
-        f"{plan.rows:,} rows, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "
-        f"{plan.steps:,} steps over {plan.rows_to_train:,} rows"
-    )
 
     from transformers import set_seed
 
     from trainer_plugin.collator import PackedCollator
     from trainer_plugin.isolation import prepare_model
     from trainer_plugin.qlora import load_model, prepare_lora, save_result
-    from trainer_plugin.trainer import PackedTrainer
+    from trainer_plugin.trainer import PackedTrainer, balanced_sampler
 
     tokenizer = _tokenizer(model)
     dataset.check_tokenizer(tokenizer)
@@ -109,10 +107,16 @@ def run_training(
     if recipe.method != "full":
         network = prepare_lora(network, recipe)
     say(_parameters_line(network))
+    arguments = training_arguments(recipe, out)
+    plan = plan_run(dataset, arguments, balanced_sampler(dataset, arguments, network))
+    say(
+        f"{plan.rows:,} rows, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "
+        f"{plan.steps:,} steps over {len(plan.order):,} rows, {plan.tokens_to_train:,} tokens"
+    )
     pad = dataset.manifest["tokenizer"].get("pad_token_id") or 0
     trainer = PackedTrainer(
         network,
-        training_arguments(recipe, out),
+        arguments,
         PackedCollator(dataset.capacity if recipe.pad_to_capacity else None, pad_token_id=pad),
         train_dataset=dataset,
         eval_dataset=held_out,
@@ -142,12 +146,6 @@ def run_training(
         save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
         (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
-
-
-def _ranks() -> int:
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:

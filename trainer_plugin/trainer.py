@@ -26,6 +26,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
+from trainer_plugin.balance import BalancedSampler, pair_cost
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.isolation import probe_isolation, refuse_config
@@ -103,6 +104,13 @@ class PackedTrainerMixin:
                 )
         self._last_log = time.perf_counter()
         return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The balanced order for our datasets; Trainer's own for others and for a strategy that was asked for."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(dataset, PackedDataset) and self.args.train_sampling_strategy == "random":
+            return balanced_sampler(dataset, self.args, inner_model(self.model))
+        return super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, items = super().get_batch_samples(*args, **kwargs)
@@ -231,6 +239,17 @@ class PackedTrainer(PackedTrainerMixin, Trainer):
             self.add_callback(RichProgress())
 
 
+def balanced_sampler(dataset: PackedDataset, args: Any, model: Any) -> BalancedSampler:
+    """The row order that a training run takes, known before it starts."""
+    return BalancedSampler(
+        dataset,
+        args.world_size,
+        batch_rows=args.per_device_train_batch_size,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        pair_cost=pair_cost(model),
+    )
+
+
 class RankRows(torch.utils.data.Dataset):
     """Every `ranks`-th row, as many on each rank: the missing ones are repeats without labels, which weigh 0."""
 
@@ -238,7 +257,7 @@ class RankRows(torch.utils.data.Dataset):
         self.dataset, self.rank, self.ranks = dataset, rank, ranks
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.ranks)
+        return (len(self.dataset) + self.ranks - 1) // self.ranks
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = index * self.ranks + self.rank
