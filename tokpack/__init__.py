@@ -1,2 +1,58 @@
-"""tokpack."""
+"""tokpack turns raw fine-tuning data into packed shards in one fast pass, says before training what every
+token costs, and proves that no token was lost and no document leaks into another.
+
+    import tokpack
+    tokpack.analyze("chats.jsonl", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
+    artefact = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
+    artefact[0]["input_ids"]
+
+Names load on first use: importing tokpack imports nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tokpack.api import analyze, open_packed, pack
+    from tokpack.artefact import Artefact
+    from tokpack.config import Config
+    from tokpack.errors import TokpackError
+    from tokpack.report.figures import Report
+    from tokpack.verify import verify
+
+_HOME = {
+    "Artefact": "tokpack.artefact",
+    "Config": "tokpack.config",
+    "Report": "tokpack.report.figures",
+    "TokpackError": "tokpack.errors",
+    "analyze": "tokpack.api",
+    "open_packed": "tokpack.api",
+    "pack": "tokpack.api",
+    "verify": "tokpack.verify",
+}
+
+__all__ = [
+    "Artefact",
+    "Config",
+    "Report",
+    "TokpackError",
+    "__version__",
+    "analyze",
+    "open_packed",
+    "pack",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tokpack' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

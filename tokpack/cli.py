@@ -1,1 +1,321 @@
-def main() -> None: ...
+"""The command line. Heavy imports happen inside the commands: `tokpack --help` stays light.
+
+Results go to stdout; progress, warnings and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from tokpack.errors import InternalError, OutputError, TokpackError
+
+app = typer.Typer(
+    name="tokpack",
+    help="Turn raw fine-tuning data into packed token shards, accounted for to the last token.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Data = Annotated[
+    list[str] | None, typer.Argument(help="Files, globs, folders, URLs, or - for stdin.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the artefact.")]
+Tokenizer = Annotated[str | None, typer.Option("--tokenizer", "-t", help="Folder or Hub name of your model.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; flags win over it.")]
+MaxLength = Annotated[int | None, typer.Option(help="Capacity of a row in tokens (default 2048).")]
+Format = Annotated[
+    str | None,
+    typer.Option(help="messages, sharegpt, alpaca, prompt_completion or text; recognised when not given."),
+]
+Map = Annotated[str | None, typer.Option("--map", help="Columns: prompt=question,completion=answer")]
+Overlong = Annotated[str | None, typer.Option(help="auto (default), drop, right, left, turns or split.")]
+Clean = Annotated[
+    str | None, typer.Option(help="default, strict, off, or rules: empty_answer,module:function")
+]
+ExactKey = Annotated[
+    str | None, typer.Option(help="Exact duplicates compare nfc (default), raw, folded, or off.")
+]
+Special = Annotated[
+    str | None,
+    typer.Option("--special-in-content", help="Special tokens in contents: strip (default), keep or drop."),
+]
+Render = Annotated[str | None, typer.Option(help="auto (default), chat or plain.")]
+Template = Annotated[
+    str | None, typer.Option("--chat-template", help="Jinja file that replaces the tokenizer's own.")
+]
+Loss = Annotated[str | None, typer.Option(help="Train on: assistant (default), last or all.")]
+NoEos = Annotated[bool, typer.Option("--no-eos", help="No EOS after plain documents.")]
+Planner = Annotated[
+    str | None, typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.")
+]
+MaxDocs = Annotated[int | None, typer.Option("--max-docs-per-row", help="0 (default): no limit.")]
+Val = Annotated[float | None, typer.Option(help="Share of conversations held out into OUT/validation.")]
+Seed = Annotated[int | None, typer.Option(help="Of shuffles and the hold-out (default 0).")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable row.")]
+AllowBad = Annotated[
+    float | None, typer.Option(help="Share of unreadable rows that is fatal (default 0.05).")
+]
+Paranoid = Annotated[bool, typer.Option("--paranoid", help="Prove every row against the reference.")]
+Workers = Annotated[
+    int, typer.Option(help="Blocks worked on at once; 0: one a core. Never changes the output.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
+Json = Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")]
+
+
+@app.command()
+def analyze(
+    data: Data = None,
+    tokenizer: Tokenizer = None,
+    config: ConfigFile = None,
+    max_length: MaxLength = None,
+    format: Format = None,
+    map: Map = None,
+    overlong: Overlong = None,
+    clean: Clean = None,
+    exact_key: ExactKey = None,
+    special_in_content: Special = None,
+    render: Render = None,
+    chat_template: Template = None,
+    loss: Loss = None,
+    no_eos: NoEos = False,
+    planner: Planner = None,
+    max_docs_per_row: MaxDocs = None,
+    val: Val = None,
+    seed: Seed = None,
+    strict: Strict = False,
+    allow_bad: AllowBad = None,
+    paranoid: Paranoid = False,
+    workers: Workers = 0,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what is in the data, what would be left out and why, and what packing saves. Writes no artefact."""
+    options = _options(locals(), without=("html", "json"))
+    from tokpack.api import analyze as run
+
+    with _progress(quiet) as progress:
+        report = run(data or [], workers=workers, progress=progress, **options)
+    if html:
+        report.save_html(html)
+        _say(f"report: {html}", quiet)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(report.data, ensure_ascii=False, indent=2))
+    elif not quiet:
+        _print(report)
+
+
+@app.command()
+def pack(
+    out: Out,
+    data: Data = None,
+    tokenizer: Tokenizer = None,
+    config: ConfigFile = None,
+    max_length: MaxLength = None,
+    format: Format = None,
+    map: Map = None,
+    overlong: Overlong = None,
+    clean: Clean = None,
+    exact_key: ExactKey = None,
+    special_in_content: Special = None,
+    render: Render = None,
+    chat_template: Template = None,
+    loss: Loss = None,
+    no_eos: NoEos = False,
+    planner: Planner = None,
+    max_docs_per_row: MaxDocs = None,
+    val: Val = None,
+    seed: Seed = None,
+    strict: Strict = False,
+    allow_bad: AllowBad = None,
+    paranoid: Paranoid = False,
+    shard_mb: Annotated[int | None, typer.Option(help="Size of a shard in MB (default 512).")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Also write OUT/report.html.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what tokpack wrote into OUT.")
+    ] = False,
+    work_dir: Annotated[Path | None, typer.Option(help="Token store; OUT/.work when not given.")] = None,
+    workers: Workers = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the packed artefact. The same command goes on where a killed run stopped."""
+    options = _options(locals(), without=("out", "report", "overwrite", "work_dir", "json"))
+    from tokpack.api import pack as run
+
+    settings: dict[str, Any] = {
+        "overwrite": overwrite,
+        "work_dir": work_dir,
+        "html": report,
+        "workers": workers,
+    }
+    with _progress(quiet) as progress:
+        artefact = run(data or [], out, progress=progress, **settings, **options)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(artefact.manifest, ensure_ascii=False, indent=2))
+    elif quiet:
+        typer.echo(out)
+    else:
+        _print(artefact)
+        _say(f"artefact: {out}", quiet)
+
+
+@app.command()
+def verify(
+    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also prove isolation on this model.")
+    ] = None,
+    attn: Annotated[str | None, typer.Option(help="Only this attention backend.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the model's own choice when not given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Prove an artefact: bytes, rows, documents, ledger; with --model that documents cannot see each other."""
+    from tokpack.verify import verify as run
+
+    result = run(artefact, model, attn=attn, device=device)
+    if json:
+        import dataclasses
+        import json as codec
+
+        checks = [dataclasses.asdict(check) | {"ok": check.ok} for check in result.checks]
+        typer.echo(codec.dumps({"ok": result.ok, "checks": checks}, ensure_ascii=False, indent=2))
+    else:
+        _print(result)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    row: Annotated[int | None, typer.Option(help="Row to show (default 0).")] = None,
+    doc: Annotated[int | None, typer.Option(help="Show the row that holds this document.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens shown of each document; 0: all.")] = 400,
+) -> None:
+    """Show a packed row: document boundaries, trained tokens in green, masked ones dim."""
+    from tokpack.artefact import Artefact
+    from tokpack.viewer import choose_row, row_view
+
+    opened = Artefact(artefact)
+    _print(row_view(opened, choose_row(opened, row, doc), max_tokens))
+
+
+def _options(given: dict[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
+    """A command's flags as keyword options of the Python API; flags that were not given are None."""
+    from tokpack.config import parse_map
+
+    options = {
+        key: value for key, value in given.items() if key not in (*without, "data", "workers", "quiet")
+    }
+    options["map"] = parse_map(options["map"]) if options["map"] else None
+    options["eos"] = False if options.pop("no_eos") else None
+    for flag in ("strict", "paranoid"):
+        options[flag] = options[flag] or None
+    return options
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140, no_color=True)  # piped: plain text, no line broken to fit a screen
+    console.print(renderable)
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """A bar for each pass on stderr, only where a person looks."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda stage, amount: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, amount: int) -> None:
+            if stage not in tasks:
+                for earlier in tasks.values():
+                    bars.update(earlier, total=bars.tasks[earlier].completed)
+                tasks[stage] = bars.add_task(stage, total=None, shown="")
+            bars.advance(tasks[stage], amount)
+            unit = "MB read" if stage == "pass 1" else "M tokens written"
+            bars.update(tasks[stage], shown=f"{bars.tasks[tasks[stage]].completed / 1e6:,.0f} {unit}")
+
+        yield advance
+        for task in tasks.values():
+            bars.update(task, total=bars.tasks[task].completed)
+
+
+def main() -> NoReturn:
+    """Entry point: errors as three lines on stderr, each kind with its exit code."""
+    _mount_plugins()
+    try:
+        code = app(standalone_mode=False)
+    except TokpackError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        sys.exit(130)
+    except typer.Abort:
+        sys.exit(130)
+    except OSError as error:
+        _fail(OutputError(str(error), hint="see the path above"))
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line itself
+            typer.echo(f"error: {error.format_message()}\n  hint: tokpack --help", err=True)
+            sys.exit(2)
+        import traceback
+
+        traceback.print_exc()
+        _fail(
+            InternalError(
+                f"{type(error).__name__}: {error}", hint="a bug in tokpack: please report the lines above"
+            )
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: TokpackError) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _mount_plugins() -> None:
+    """Commands of installed plug-ins (`tokpack train`), found by entry point."""
+    for entry in sorted(entry_points(group="tokpack.commands"), key=lambda e: e.name):
+        try:
+            app.registered_commands += entry.load().registered_commands
+        except ImportError as error:
+            typer.echo(f"warning: the plug-in {entry.name!r} does not load: {error}", err=True)

@@ -46,11 +46,14 @@ STORE_SCHEMA: Final = pa.schema(
     [
         ("doc_id", pa.int64()),
         ("piece", pa.int32()),
+        ("trained", pa.int32()),
         ("input_ids", pa.list_(pa.int32())),
         ("flags", pa.list_(pa.uint8())),
     ]
 )
-"""Token store: one record per document, or per piece of a document that was split."""
+"""Token store: one record per document, or per piece of a document that was split.
+
+`trained` counts the tokens that get a label; a piece's first token never does."""
 
 DROPPED_SCHEMA: Final = pa.schema(
     [
@@ -71,10 +74,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     Raises UsageError when the folder is no artefact, DataError when a newer tokpack wrote it.
     """
     path = Path(folder) / MANIFEST
-    if not path.is_file():
+    if not path.is_file() or not (Path(folder) / SUMS).is_file():
         unfinished = (Path(folder) / WORK).is_dir()
         raise UsageError(
-            "not a tokpack artefact: no manifest.json",
+            "not a finished tokpack artefact: manifest.json or SHA256SUMS is missing",
             where=str(folder),
             hint="the run that wrote it was cut off: repeat the same `tokpack pack` command to finish it"
             if unfinished

@@ -1,0 +1,155 @@
+"""`tokpack.analyze`, `tokpack.pack`, `tokpack.open_packed`: the commands, from Python."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokpack import output, pipeline, schema
+from tokpack.artefact import Artefact
+from tokpack.config import Config, load_toml, merge
+from tokpack.report.figures import Report, make_report
+from tokpack.stages.write import write_json, writing
+from tokpack.store import TokenStore
+
+
+def pack(
+    data: str | os.PathLike[str] | list[str] | Config,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    workers: int = 0,
+    work_dir: str | os.PathLike[str] | None = None,
+    html: bool = False,
+    progress: pipeline.Progress = pipeline.silent,
+    **options: Any,
+) -> Artefact:
+    """Turn raw data into a packed artefact in the folder `out`; the same call goes on after a crash.
+
+    `options` are the flags of `tokpack pack` with underscores: `tokenizer=`, `max_length=`, `val=`, ...
+    Raises a TokpackError that says what happened, where, and what to do.
+
+        >>> artefact = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
+    """
+    out = Path(out)
+    run = pipeline.Run.start(make_config(data, options), workers)
+    seconds: dict[str, float] = {}
+    with writing(out):
+        output.claim(out, overwrite)
+        store = TokenStore(Path(work_dir) if work_dir else out / schema.WORK, run.fingerprint())
+        corpus = _decided(run, store, progress, seconds)
+        batches = pipeline.mapped_batches(store)
+        if run.config.write.val:
+            held = pipeline.plan_part(run, corpus, validation=True)
+            inside = out / schema.VALIDATION
+            output.finish(
+                inside, output.write_artefact(run, corpus, held, inside, batches, _quiet, validation=True)
+            )
+        with _clock(seconds, "plan"):
+            part = pipeline.plan_part(run, corpus)
+        with _clock(seconds, "pass 2"):
+            manifest = output.write_artefact(run, corpus, part, out, batches, partial(progress, "pass 2"))
+        report = make_report(run, corpus, part, manifest["ledger"])
+        write_json(out / schema.REPORT, report.data)
+        if html:
+            report.save_html(out / "report.html")
+        output.finish(out, manifest)
+        output.write_run(out, run, seconds)
+        store.remove()
+    return Artefact(out)
+
+
+def analyze(
+    data: str | os.PathLike[str] | list[str] | Config,
+    *,
+    workers: int = 0,
+    progress: pipeline.Progress = pipeline.silent,
+    **options: Any,
+) -> Report:
+    """Everything `pack` would decide, and what it would save, without writing an artefact.
+
+    >>> tokpack.analyze("chats.jsonl", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
+    """
+    run = pipeline.Run.start(make_config(data, options), workers)
+    with tempfile.TemporaryDirectory(prefix="tokpack-") as folder:
+        store = TokenStore(Path(folder), run.fingerprint())
+        corpus = _decided(run, store, progress, {})
+        part = pipeline.plan_part(run, corpus)
+        return make_report(run, corpus, part)
+
+
+def open_packed(folder: str | os.PathLike[str]) -> Artefact:
+    """Open a finished artefact. Raises UsageError for anything else."""
+    return Artefact(Path(folder))
+
+
+def _decided(
+    run: pipeline.Run, store: TokenStore, progress: pipeline.Progress, seconds: dict[str, float]
+) -> pipeline.Corpus:
+    with _clock(seconds, "pass 1"):
+        corpus = pipeline.pass_one(run, store, progress)
+    with _clock(seconds, "decide"):
+        pipeline.decide(run, corpus)
+    return corpus
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
+
+
+def _quiet(tokens: int) -> None:
+    """The validation part is small: no progress of its own."""
+
+
+OPTIONS: dict[str, tuple[str, str]] = {
+    "tokenizer": ("tokenize", "tokenizer"),
+    "max_length": ("truncate", "max_length"),
+    "overlong": ("truncate", "overlong"),
+    "strict": ("read", "strict"),
+    "allow_bad": ("read", "allow_bad"),
+    "clean": ("clean", "rules"),
+    "special_in_content": ("clean", "special_in_content"),
+    "exact_key": ("dedup", "exact"),
+    "render": ("render", "mode"),
+    "chat_template": ("render", "chat_template"),
+    "loss": ("render", "loss"),
+    "eos": ("render", "eos"),
+    "separator": ("render", "separator"),
+    "paranoid": ("render", "paranoid"),
+    "planner": ("plan", "planner"),
+    "max_docs_per_row": ("plan", "max_docs_per_row"),
+    "shard_mb": ("write", "shard_mb"),
+    "val": ("write", "val"),
+}
+"""Flag (with underscores) -> section and key of the config."""
+
+
+def make_config(data: str | os.PathLike[str] | list[str] | Config, options: dict[str, Any]) -> Config:
+    """Flags over `config=run.toml` over defaults. Raises UsageError for an unknown option."""
+    if isinstance(data, Config):
+        return data
+    options = dict(options)
+    base = load_toml(options["config"]) if options.get("config") else {}
+    options.pop("config", None)
+    paths = [data] if isinstance(data, str | os.PathLike) else list(data)
+    source = {"format": options.pop("format", None) or "auto", "map": options.pop("map", None) or {}}
+    flags: dict[str, Any] = {"seed": options.pop("seed", None)}
+    if paths:
+        flags["source"] = [{"path": str(path), **source} for path in paths]
+    for name, value in options.items():
+        if name not in OPTIONS:
+            from tokpack.errors import UsageError, near_matches
+
+            raise UsageError(f"unknown option {name!r}", where=name, hint=near_matches(name, OPTIONS))
+        section, key = OPTIONS[name]
+        flags.setdefault(section, {})[key] = value
+    return Config.from_dict(merge(base, flags))

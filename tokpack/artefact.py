@@ -1,0 +1,108 @@
+"""A finished artefact, opened for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from tokpack import schema
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished artefact, memory-mapped. Raises UsageError when `folder` is none."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        _ = self.manifest
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return schema.read_manifest(self.folder)
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        ledger: dict[str, Any] = self.manifest["ledger"]
+        return ledger
+
+    @cached_property
+    def validation(self) -> Artefact | None:
+        """The validation artefact inside, where one was held out."""
+        inside = self.folder / schema.VALIDATION
+        return Artefact(inside) if inside.is_dir() else None
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All packed rows, `schema.PACKED_SCHEMA`, mapped from disk."""
+        return pa.Table.from_batches(list(self.batches()), schema=schema.PACKED_SCHEMA)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for shard in self.manifest["shards"]:
+            yield from pa.ipc.open_stream(pa.memory_map(str(self.folder / shard["file"])))
+
+    @cached_property
+    def dropped(self) -> pl.DataFrame:
+        """What was left out or shortened, one row a document (`schema.DROPPED_SCHEMA`)."""
+        return pl.read_parquet(self.folder / schema.DROPPED)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from tokpack.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.folder / "tokenizer")
+
+    def __len__(self) -> int:
+        return int(self.manifest["rows"])
+
+    def __getitem__(self, row: int) -> dict[str, npt.NDArray[np.integer[Any]]]:
+        """One packed row: input_ids, labels int32[T]; seq_lengths int32[documents]; doc_ids int64[documents]."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        record = self.table.slice(row % len(self), 1)
+        return {
+            name: record.column(name).combine_chunks().flatten().to_numpy() for name in record.column_names
+        }
+
+    def row_of_document(self, doc_id: int) -> int | None:
+        """The first row that holds a document, None where it was left out."""
+        import pyarrow.compute as pc
+
+        base = 0
+        for batch in self.batches():
+            ids = batch.column("doc_ids")
+            hits = pc.equal(ids.flatten(), doc_id).to_numpy(zero_copy_only=False).nonzero()[0]
+            if len(hits):
+                return (
+                    base
+                    + int(np.searchsorted(ids.offsets.to_numpy() - ids.offsets[0].as_py(), hits[0], "right"))
+                    - 1
+                )
+            base += batch.num_rows
+        return None
+
+    def __rich__(self) -> Any:
+        from tokpack.report.terminal import artefact_panel
+
+        return artefact_panel(self.manifest)
+
+    def _repr_html_(self) -> str:
+        from tokpack.report.terminal import to_html
+
+        return to_html(self)
+
+    def __repr__(self) -> str:
+        plan = self.manifest["plan"]
+        return (
+            f"Artefact({str(self.folder)!r}: {self.manifest['documents']:,} documents, {self.manifest['tokens']:,} tokens"
+            f" in {len(self):,} rows of {self.manifest['capacity']:,}, fill {plan['fill']:.2%})"
+        )

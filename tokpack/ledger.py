@@ -1,0 +1,115 @@
+"""The token ledger: four sums that must come out to the last token, or the run is a bug of ours.
+
+documents: read = kept + dropped(reason) + quarantined
+tokens:    tokenized = packed + truncated + dropped(reason)
+slots:     rows x capacity = packed + free
+trained:   packed = trained + masked
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from tokpack.errors import InternalError
+
+HELD_OUT = "held_out"
+"""Reason of documents that went to the validation artefact."""
+
+
+def build(
+    docs: pl.DataFrame, sources: list[str], quarantined: dict[str, int], packed: dict[str, int]
+) -> dict[str, Any]:
+    """The ledger of a run, and the same per source.
+
+    `docs`: source, drop_reason, tokens, cut, one row a document. `quarantined`: source -> rows. `packed`:
+    what the writer counted while it wrote (rows, capacity, tokens, trained), independent of `docs`.
+    """
+    ledger = _sums(docs, sum(quarantined.values()))
+    total = packed["rows"] * packed["capacity"]
+    ledger["slots"] = {
+        "rows": packed["rows"],
+        "capacity": packed["capacity"],
+        "total": total,
+        "packed": packed["tokens"],
+        "free": total - packed["tokens"],
+    }
+    ledger["trained"] = {
+        "packed": packed["tokens"],
+        "trained": packed["trained"],
+        "masked": packed["tokens"] - packed["trained"],
+    }
+    by_source = docs.partition_by("source", as_dict=True)
+    empty = docs.clear()
+    ledger["sources"] = {
+        name: _sums(by_source.get((number,), empty), quarantined.get(name, 0))
+        for number, name in enumerate(sources)
+    }
+    check(ledger)
+    return ledger
+
+
+def _sums(docs: pl.DataFrame, quarantined: int) -> dict[str, Any]:
+    kept = docs.filter(pl.col("drop_reason").is_null())
+    dropped = docs.filter(pl.col("drop_reason").is_not_null())
+    reasons = (
+        dropped.group_by("drop_reason")
+        .agg(pl.len().alias("documents"), pl.col("tokens").cast(pl.Int64).sum())
+        .sort("drop_reason")
+    )
+    truncated = int(kept["cut"].cast(pl.Int64).sum())
+    tokenized = int(docs["tokens"].cast(pl.Int64).sum())
+    return {
+        "documents": {
+            "read": len(docs) + quarantined,
+            "kept": len(kept),
+            "dropped": dict(zip(reasons["drop_reason"], reasons["documents"], strict=True)),
+            "quarantined": quarantined,
+        },
+        "tokens": {
+            "tokenized": tokenized,
+            "packed": int(kept["tokens"].cast(pl.Int64).sum()) - truncated,
+            "truncated": truncated,
+            "dropped": dict(zip(reasons["drop_reason"], reasons["tokens"], strict=True)),
+        },
+    }
+
+
+def check(ledger: dict[str, Any]) -> None:
+    """Raises InternalError naming the first line of the ledger that does not add up."""
+    slots, trained = ledger["slots"], ledger["trained"]
+    lines = [("total", ledger), *ledger["sources"].items()]
+    for name, part in lines:
+        documents, tokens = part["documents"], part["tokens"]
+        _equal(
+            f"documents of {name}",
+            documents["read"],
+            documents["kept"] + sum(documents["dropped"].values()) + documents["quarantined"],
+        )
+        _equal(
+            f"tokens of {name}",
+            tokens["tokenized"],
+            tokens["packed"] + tokens["truncated"] + sum(tokens["dropped"].values()),
+        )
+    _equal("packed tokens", ledger["tokens"]["packed"], slots["packed"])
+    _equal("slots", slots["rows"] * slots["capacity"], slots["packed"] + slots["free"])
+    _equal("trained", trained["packed"], trained["trained"] + trained["masked"])
+    for part in ("documents", "tokens"):
+        for key, value in ledger[part].items():
+            if isinstance(value, int):
+                _equal(
+                    f"{part}.{key} over sources", value, sum(s[part][key] for s in ledger["sources"].values())
+                )
+    if slots["free"] < 0 or trained["masked"] < 0:
+        raise InternalError(
+            "the ledger has a negative line", where=f"free {slots['free']}, masked {trained['masked']}"
+        )
+
+
+def _equal(line: str, left: int, right: int) -> None:
+    if left != right:
+        raise InternalError(
+            f"the ledger does not add up: {line}: {left} is not {right}",
+            hint="this is a bug in tokpack; please report it with the command and, if you can, the data",
+        )

@@ -1,0 +1,180 @@
+"""The output folder: claimed at the start, finished by the manifest and the sums at the end."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tokpack import ledger as ledgers
+from tokpack import schema
+from tokpack.errors import UsageError
+from tokpack.pipeline import Corpus, Part, Run
+from tokpack.stages.write import FlatBatch, Written, write_json, write_shards, write_sums
+
+TRUNCATED = "truncated"
+"""Reason in dropped.parquet of documents that were shortened, not left out."""
+OURS = ("data-*.arrow", "*.json", "*.parquet", "*.jsonl", "*.html", schema.SUMS, "cache-*")
+
+
+def claim(out: Path, overwrite: bool) -> None:
+    """Make `out` ours. Raises UsageError when something finished, or of somebody else's, is there."""
+    if out.is_file():
+        raise UsageError("the output is a file", where=str(out), hint="give -o a folder")
+    finished = (out / schema.MANIFEST).is_file() and (out / schema.SUMS).is_file()
+    unfinished = (out / schema.WORK).is_dir()
+    if overwrite and (finished or unfinished):
+        clear(out)
+    elif finished:
+        raise UsageError(
+            "a finished artefact is here", where=str(out), hint="give --overwrite, or another -o"
+        )
+    elif out.is_dir() and not unfinished and any(out.iterdir()):
+        raise UsageError(
+            "the folder is not empty and not tokpack's", where=str(out), hint="give -o a new folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def clear(out: Path) -> None:
+    """Remove what tokpack wrote, and nothing else."""
+    for name in (schema.WORK, schema.VALIDATION, "tokenizer"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for pattern in OURS:
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+def write_artefact(
+    run: Run,
+    corpus: Corpus,
+    part: Part,
+    out: Path,
+    batches: Callable[[int], FlatBatch],
+    progress: Callable[[int], None],
+    validation: bool = False,
+) -> dict[str, Any]:
+    """Shards, the record of what was left out, the tokenizer, and last the manifest. Returns the manifest.
+
+    Raises InternalError when the ledger does not add up; then nothing is finished.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written = write_shards(
+        out, part.layout, part.placement, batches, run.config.write.shard_mb << 20, progress
+    )
+    docs = _as_validation(corpus.docs) if validation else corpus.docs
+    quarantined = [] if validation else corpus.quarantined
+    names = [source.name for source in run.sources]
+    _write_dropped(out, docs, names)
+    (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
+    by_source: dict[str, int] = {}
+    for line in quarantined:
+        name = json.loads(line)["source"]
+        by_source[name] = by_source.get(name, 0) + 1
+    packed = {
+        "rows": written.rows,
+        "capacity": part.plan.capacity,
+        "tokens": written.tokens,
+        "trained": written.trained,
+    }
+    ledger = ledgers.build(docs, names, by_source, packed)
+    run.tokenizer.save(out / "tokenizer")
+    manifest = _manifest(run, part, written, ledger, validation)
+    return manifest
+
+
+def finish(out: Path, manifest: dict[str, Any]) -> None:
+    """The manifest, then the sums: from here on the folder is an artefact."""
+    write_json(out / schema.MANIFEST, manifest)
+    write_sums(out, {shard["file"]: shard["sha256"] for shard in manifest["shards"]})
+
+
+def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
+    """The held-out documents, as the documents of an artefact of their own."""
+    return docs.filter(pl.col("drop_reason") == ledgers.HELD_OUT).with_columns(
+        drop_reason=pl.lit(None, pl.String)
+    )
+
+
+def _write_dropped(out: Path, docs: pl.DataFrame, names: list[str]) -> None:
+    left_out = pl.col("drop_reason").is_not_null()
+    shortened = pl.col("drop_reason").is_null() & (pl.col("cut") > 0)
+    record = docs.filter(left_out | shortened).select(
+        "doc_id",
+        pl.col("source").replace_strict(dict(enumerate(names)), return_dtype=pl.String),
+        "row",
+        pl.col("drop_reason").fill_null(TRUNCATED).alias("reason"),
+        pl.col("drop_detail").alias("detail"),
+        pl.when(left_out).then("tokens").otherwise("cut").cast(pl.Int64).alias("tokens_lost"),
+    )
+    import pyarrow.parquet as pq
+
+    pq.write_table(record.to_arrow().cast(schema.DROPPED_SCHEMA), out / schema.DROPPED, compression="zstd")
+
+
+def _manifest(
+    run: Run, part: Part, written: Written, ledger: dict[str, Any], validation: bool
+) -> dict[str, Any]:
+    from tokpack import __version__
+
+    tokenizer, plan = run.tokenizer, part.plan
+    return {
+        "format_version": schema.FORMAT_VERSION,
+        "tokpack_version": __version__,
+        "split": "validation" if validation else "train",
+        "capacity": plan.capacity,
+        "rows": written.rows,
+        "tokens": written.tokens,
+        "trained_tokens": written.trained,
+        "documents": ledger["documents"]["kept"],
+        "pieces": len(part.pieces),
+        "tokenizer": {
+            "name": tokenizer.name,
+            "sha256": tokenizer.sha256,
+            "vocab_sha256": tokenizer.vocab_sha256,
+            "vocab_size": tokenizer.vocab_size,
+            "eos_token_id": tokenizer.eos_id,
+            "pad_token_id": tokenizer.pad_id,
+        },
+        "template": {"sha256": tokenizer.template_sha256, "loss": run.config.render.loss},
+        "inputs": [
+            {
+                "name": source.name,
+                "sha256": source.sha256,
+                "size_bytes": source.size_bytes,
+                "format": shape.format,
+            }
+            for source, shape in zip(run.sources, run.shapes, strict=True)
+        ],
+        "shards": written.shards,
+        "plan": {
+            "planner": run.config.plan.planner,
+            "rows": plan.rows,
+            "bound": plan.bound,
+            "bound_kind": plan.bound_kind,
+            "gap": plan.gap,
+            "fill": plan.fill,
+        },
+        "ledger": ledger,
+        "config": run.config.portable(),
+    }
+
+
+def write_run(out: Path, run: Run, seconds: dict[str, float]) -> None:
+    """`run.json`: what is true of this run and this machine only, so no part of the artefact's bytes."""
+    record = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "workers": run.workers,
+        "inputs": [str(Path(s.path).resolve()) if "://" not in s.path else s.path for s in run.sources],
+        "tokenizer": run.config.tokenize.tokenizer,
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+    }
+    write_json(out / schema.RUN, record)

@@ -1,0 +1,320 @@
+"""The data's way, in order: read this first.
+
+    pass 1, by batch    read -> normalize -> clean -> dedup (hash) -> render -> tokenize -> truncate -> store
+    between, globally   exact duplicates, hold-out, plan
+    pass 2              write -> manifest -> report
+
+Documents are marked, never deleted, until the plan: a `drop_reason` set once stays. Pass 1 leaves a token
+store on disk, batch by batch, so that a killed run goes on where it stopped; between the passes only
+numbers per document are in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import xxhash
+
+from tokpack import ledger as ledgers
+from tokpack.config import Config
+from tokpack.engine.local import default_workers, ordered_map
+from tokpack.errors import DataError, UsageError
+from tokpack.stages.clean import clean
+from tokpack.stages.dedup import EXACT_DUPLICATE, content_hash, first_of_equal, held_out
+from tokpack.stages.normalize import Normalized, detect_shape, normalize
+from tokpack.stages.plan import Plan, make_plan, row_order
+from tokpack.stages.read import Block, Source, open_sources, read_blocks
+from tokpack.stages.render import Renderer, RenderOptions, render
+from tokpack.stages.rows import Shape
+from tokpack.stages.tokenize import TokenBatch, tokenize
+from tokpack.stages.truncate import truncate
+from tokpack.stages.write import FlatBatch, Layout, Placement
+from tokpack.store import TokenStore, flat_arrays
+from tokpack.tokenizer import Tokenizer, load_tokenizer
+
+TEMPLATE_ERROR = "template_error"
+EXAMPLES = 3
+SNIPPET = 400
+
+Progress = Callable[[str, int], None]
+"""Called with a stage's name and the amount done since the last call: bytes in pass 1, tokens in pass 2."""
+
+
+def silent(stage: str, amount: int) -> None:
+    """Progress for those who want none."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run works with: set up once, read by every stage."""
+
+    config: Config
+    tokenizer: Tokenizer
+    renderer: Renderer
+    sources: list[Source]
+    shapes: list[Shape]
+    workers: int
+
+    @staticmethod
+    def start(config: Config, workers: int = 0) -> Run:
+        """Open the inputs, recognise their shapes, load the tokenizer. Raises before any work is done."""
+        if not config.tokenize.tokenizer:
+            raise UsageError(
+                "no tokenizer given", where="--tokenizer", hint="the folder or Hub name of your model"
+            )
+        sources = open_sources(config.source)
+        template = Path(config.render.chat_template) if config.render.chat_template else None
+        tokenizer = load_tokenizer(config.tokenize.tokenizer, chat_template=template)
+        settings = config.render
+        options = RenderOptions(
+            render=settings.mode,
+            loss=settings.loss,
+            eos=settings.eos,
+            separator=settings.separator,
+            paranoid=settings.paranoid,
+        )
+        shapes = [detect_shape(source) for source in sources]
+        return Run(
+            config, tokenizer, Renderer(tokenizer, options), sources, shapes, workers or default_workers()
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for an unfinished run to be continued."""
+        from tokpack import __version__
+
+        inputs = [
+            {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format}
+            for s, shape in self._inputs()
+        ]
+        return {
+            "tokpack": __version__,
+            "config": self.config.portable(),
+            "tokenizer": self.tokenizer.sha256,
+            "template": self.tokenizer.template_sha256,
+            "inputs": inputs,
+        }
+
+    def _inputs(self) -> Iterator[tuple[Source, Shape]]:
+        return zip(self.sources, self.shapes, strict=True)
+
+
+# Pass 1
+
+
+def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus:
+    """Every block through the batch stages into the store; blocks committed by an earlier run are skipped."""
+    batches = 0
+    bad = _BadRows(run)
+    for index, size in ordered_map(partial(_process, run, store, bad), read_blocks(run.sources), run.workers):
+        batches = index + 1
+        progress("pass 1", size)
+    corpus = Corpus.load(store, batches)
+    bad.check(len(corpus.docs), len(corpus.quarantined))
+    if corpus.docs.is_empty():
+        raise DataError(
+            "no document in the input", where=", ".join(s.path for s in run.sources), hint="see `head`"
+        )
+    return corpus
+
+
+def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[int, int]:
+    """One block through all batch stages, committed. Returns its index and size in bytes."""
+    size = len(block.data) if isinstance(block.data, bytes) else block.data.nbytes
+    digest = (
+        xxhash.xxh3_64_hexdigest(block.data) if isinstance(block.data, bytes) else f"{block.rows} rows {size}"
+    )
+    if store.has(block.index):
+        store.check_block(block.index, digest)
+        return block.index, size
+    config = run.config
+    normalized = normalize(block, run.sources[block.source], run.shapes[block.source])
+    bad.see(normalized)
+    cleaned = clean(normalized.documents, config.clean, tuple(run.tokenizer.special_tokens))
+    hashes = content_hash(cleaned.documents, config.dedup.exact)
+    documents, tokens, counters = encode(run, cleaned.documents)
+    pieces = truncate(
+        documents,
+        tokens,
+        config.truncate.max_length,
+        config.truncate.overlong,
+        run.renderer.uses_template,
+        lambda shortened: encode(run, shortened)[1],
+    )
+    docs = pieces.documents.select(
+        "doc_id",
+        "source",
+        "row",
+        "drop_reason",
+        "drop_detail",
+        pl.Series("hash_high", hashes[:, 0]),
+        pl.Series("hash_low", hashes[:, 1]),
+        pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
+        pl.Series("cut", pieces.cut, dtype=pl.Int32),
+    )
+    rest = {
+        "quarantined": [q.to_json() for q in normalized.quarantined],
+        "counters": cleaned.counters | counters,
+        "examples": _examples(pieces.documents),
+    }
+    store.commit(block.index, digest, docs, pieces, rest)
+    return block.index, size
+
+
+def encode(run: Run, documents: pl.DataFrame) -> tuple[pl.DataFrame, TokenBatch, dict[str, int]]:
+    """Render and tokenise; documents that the template refuses are marked."""
+    rendered = render(documents, run.renderer)
+    tokens = tokenize(rendered, run.tokenizer)
+    if rendered.errors:
+        rows = [row for row in sorted(rendered.errors) if documents["drop_reason"][row] is None]
+        documents = documents.with_columns(
+            documents["drop_reason"].clone().scatter(rows, [TEMPLATE_ERROR] * len(rows)),
+            documents["drop_detail"].clone().scatter(rows, [rendered.errors[row] for row in rows]),
+        )
+    return documents, tokens, rendered.counters | tokens.counters
+
+
+def _examples(documents: pl.DataFrame) -> dict[str, list[str]]:
+    """The first few documents of each drop reason, shortened, for the report."""
+    first = (
+        documents.filter(pl.col("drop_reason").is_not_null())
+        .group_by("drop_reason", maintain_order=True)
+        .head(EXAMPLES)
+        .select("drop_reason", pl.col("contents").list.join("\n", ignore_nulls=True).str.slice(0, SNIPPET))
+    )
+    return {
+        reason: rows.to_series(1).to_list()
+        for (reason,), rows in first.group_by(["drop_reason"], maintain_order=True)
+    }
+
+
+@dataclass(slots=True)
+class _BadRows:
+    """Stops a run whose input is broken: at once with `strict`, else above the allowed share."""
+
+    run: Run
+
+    def see(self, normalized: Normalized) -> None:
+        if self.run.config.read.strict and normalized.quarantined:
+            first = normalized.quarantined[0]
+            raise DataError(
+                f"unreadable row: {first.reason}",
+                where=f"{first.source}:{first.row}",
+                hint="mend the row, or leave out --strict to set such rows aside in quarantine.jsonl",
+            )
+
+    def check(self, documents: int, quarantined: int) -> None:
+        share = quarantined / max(1, documents + quarantined)
+        if share > self.run.config.read.allow_bad:
+            raise DataError(
+                f"{quarantined} of {documents + quarantined} rows are unreadable ({share:.1%})",
+                where=", ".join(source.path for source in self.run.sources),
+                hint=f"they are shown by --strict one by one; --allow-bad {min(1.0, share + 0.01):.2f} sets them aside",
+            )
+
+
+# Between the passes
+
+
+@dataclass(slots=True)
+class Corpus:
+    """Numbers of all documents and pieces: what global decisions are made from."""
+
+    docs: pl.DataFrame
+    """doc_id, source, row, drop_reason, drop_detail, hash_high, hash_low, tokens, cut."""
+    pieces: pl.DataFrame
+    """document (position in docs), number, length, trained, batch, index (within the batch)."""
+    quarantined: list[str]
+    counters: dict[str, int]
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @staticmethod
+    def load(store: TokenStore, count: int) -> Corpus:
+        docs, pieces, quarantined = [], [], []
+        counters: dict[str, int] = {}
+        examples: dict[str, list[str]] = {}
+        base = 0
+        for number in range(count):
+            batch = store.load(number)
+            place = {"batch": pl.lit(number, pl.Int32), "index": pl.int_range(pl.len(), dtype=pl.Int32)}
+            pieces.append(batch.pieces.with_columns(pl.col("document") + base, **place))
+            docs.append(batch.docs)
+            base += len(batch.docs)
+            quarantined += batch.quarantined
+            for name, amount in batch.counters.items():
+                counters[name] = counters.get(name, 0) + amount
+            for reason, snippets in batch.examples.items():
+                examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
+        return Corpus(pl.concat(docs), pl.concat(pieces), quarantined, counters, examples)
+
+    def drop(self, positions: Any, reason: str, details: list[str | None]) -> None:
+        """Mark documents that are still kept."""
+        self.docs = self.docs.with_columns(
+            self.docs["drop_reason"].clone().scatter(positions, [reason] * len(details)),
+            self.docs["drop_detail"].clone().scatter(positions, details),
+        )
+
+    def kept(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return self.docs["drop_reason"].is_null().to_numpy()
+
+    def hashes(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        return np.stack([self.docs["hash_high"].to_numpy(), self.docs["hash_low"].to_numpy()], axis=1)
+
+
+def decide(run: Run, corpus: Corpus) -> None:
+    """Global marks: exact duplicates, then the conversations held out for validation."""
+    config = run.config
+    if config.dedup.exact != "off":
+        first = first_of_equal(corpus.hashes(), corpus.kept())
+        copies = np.flatnonzero(first >= 0)
+        corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][first[copies]].cast(pl.String).to_list())
+    if config.write.val:
+        chosen = np.flatnonzero(held_out(corpus.hashes(), config.write.val, config.seed) & corpus.kept())
+        corpus.drop(chosen, ledgers.HELD_OUT, [None] * len(chosen))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One artefact to be written: its pieces, their plan, their order."""
+
+    pieces: pl.DataFrame
+    plan: Plan
+    layout: Layout
+
+    @property
+    def placement(self) -> Placement:
+        names = ("batch", "index", "length", "doc_id")
+        return Placement(*(self.pieces[name].to_numpy() for name in names))
+
+
+def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
+    """Plan the kept pieces (or the held-out ones) into rows, and put the rows in order."""
+    reason = pl.col("drop_reason")
+    wanted = reason == ledgers.HELD_OUT if validation else reason.is_null()
+    chosen = corpus.docs.select("doc_id", chosen=wanted.fill_null(False))
+    pieces = corpus.pieces.with_columns(
+        doc_id=chosen["doc_id"].gather(corpus.pieces["document"]),
+    ).filter(chosen["chosen"].gather(corpus.pieces["document"]))
+    settings, seed = run.config.plan, run.config.seed
+    limit = settings.max_docs_per_row or None
+    plan = make_plan(
+        pieces["length"].to_numpy(), run.config.truncate.max_length, settings.planner, seed, limit
+    )
+    rows = np.arange(plan.rows) if settings.planner == "sequential" else row_order(plan.rows, seed)
+    return Part(pieces, plan, Layout.of(plan.row_of_doc, rows))
+
+
+def mapped_batches(store: TokenStore) -> Callable[[int], FlatBatch]:
+    """Batch number -> its mapped arrays; each file is opened once."""
+    return lru_cache(maxsize=None)(lambda number: flat_arrays(store.tokens(number)))
+
+
+def timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return function(*args), time.perf_counter() - start

@@ -1,0 +1,186 @@
+"""The figures of a report, as plain data: what `report.json` holds and every view is drawn from.
+
+No times and no paths: the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tokpack import ledger as ledgers
+from tokpack.pipeline import Corpus, Part, Run
+
+BATCH = 8
+"""Documents a batch in the comparison with padding."""
+BINS = 40
+
+Lengths = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in the data, what packing makes of it, and what it saves. Prints as tables."""
+
+    data: dict[str, Any]
+
+    def save_html(self, path: str | Path) -> None:
+        """A self-contained page with charts; works offline."""
+        from tokpack.report.html import page
+
+        Path(path).write_text(page(self.data), encoding="utf-8")
+
+    def save_json(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(self.data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+    def __rich__(self) -> Any:
+        from tokpack.report.terminal import report_view
+
+        return report_view(self.data)
+
+    def _repr_html_(self) -> str:
+        from tokpack.report.terminal import to_html
+
+        return to_html(self)
+
+    def __repr__(self) -> str:
+        packed, padded = self.data["slots"][-1], self.data["slots"][0]
+        saved = 1 - packed["slots"] / max(1, padded["slots"])
+        return f"Report({self.data['ledger']['documents']['read']:,} documents, packing saves {saved:.0%} of all slots)"
+
+
+def make_report(run: Run, corpus: Corpus, part: Part, ledger: dict[str, Any] | None = None) -> Report:
+    """Collect the figures of a run. Without a ledger (nothing was written) the plan's own sums make one."""
+    from tokpack import __version__
+
+    lengths = part.pieces["length"].to_numpy()
+    ledger = ledger or planned_ledger(run, corpus, part)
+    kept = corpus.docs.filter(pl.col("drop_reason").is_null())
+    data = {
+        "tokpack_version": __version__,
+        "tokenizer": run.tokenizer.name,
+        "capacity": part.plan.capacity,
+        "inputs": [
+            {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format}
+            for s, shape in zip(run.sources, run.shapes, strict=True)
+        ],
+        "ledger": ledger,
+        "lengths": length_figures(kept["tokens"].to_numpy(), part.plan.capacity),
+        "slots": slot_figures(corpus.docs["tokens"].to_numpy(), lengths, part),
+        "plan": plan_figures(part),
+        "drops": _drops(corpus, ledger),
+        "counters": corpus.counters,
+    }
+    return Report(data)
+
+
+def planned_ledger(run: Run, corpus: Corpus, part: Part) -> dict[str, Any]:
+    quarantined: dict[str, int] = {}
+    for line in corpus.quarantined:
+        name = json.loads(line)["source"]
+        quarantined[name] = quarantined.get(name, 0) + 1
+    packed = {
+        "rows": part.plan.rows,
+        "capacity": part.plan.capacity,
+        "tokens": int(part.pieces["length"].sum()),
+        "trained": int(part.pieces["trained"].sum()),
+    }
+    return ledgers.build(corpus.docs, [source.name for source in run.sources], quarantined, packed)
+
+
+def length_figures(tokens: Lengths, capacity: int) -> dict[str, Any]:
+    """Quantiles and a histogram over equal steps of log length; tokens of documents before truncation."""
+    if not len(tokens):
+        return {"documents": 0, "histogram": []}
+    low, high = max(1, int(tokens.min())), int(tokens.max())
+    edges = np.unique(np.round(np.geomspace(low, high + 1, BINS + 1)).astype(np.int64))
+    counts, _ = np.histogram(tokens, edges)
+    sums, _ = np.histogram(tokens, edges, weights=tokens)
+    bins = [
+        {"from": int(a), "to": int(b), "documents": int(n), "tokens": int(total)}
+        for a, b, n, total in zip(edges[:-1], edges[1:], counts, sums, strict=True)
+    ]
+    return {
+        "documents": len(tokens),
+        "mean": round(float(tokens.mean()), 1),
+        **{f"p{q}": int(np.percentile(tokens, q, method="inverted_cdf")) for q in (50, 90, 99)},
+        "max": high,
+        "overlong": int((tokens > capacity).sum()),
+        "histogram": bins,
+    }
+
+
+def slot_figures(raw: Lengths, kept: Lengths, part: Part) -> list[dict[str, Any]]:
+    """Token slots that the same training costs unpacked and packed, dearest first.
+
+    `raw`: every tokenised document as it came, cut to the capacity. `kept`: the pieces that are packed.
+    """
+    capacity = part.plan.capacity
+    raw = np.minimum(raw[raw > 0], capacity)
+    as_is = np.asarray(kept)
+
+    def line(name: str, documents: Lengths, slots: int, rows: int) -> dict[str, Any]:
+        tokens = int(documents.sum())
+        return {
+            "name": name,
+            "rows": rows,
+            "tokens": tokens,
+            "slots": slots,
+            "fill": tokens / slots if slots else 0.0,
+        }
+
+    return [
+        line("nothing cleaned, padded to capacity", raw, len(raw) * capacity, len(raw)),
+        line(f"nothing cleaned, padded to the longest of {BATCH}", raw, padded_slots(raw), len(raw)),
+        line("cleaned, padded to capacity", as_is, len(as_is) * capacity, len(as_is)),
+        line(f"cleaned, padded to the longest of {BATCH}", as_is, padded_slots(as_is), len(as_is)),
+        line(
+            f"cleaned, sorted by length, padded to the longest of {BATCH}",
+            as_is,
+            padded_slots(np.sort(as_is)),
+            len(as_is),
+        ),
+        line("cleaned and packed", as_is, part.plan.rows * capacity, part.plan.rows),
+    ]
+
+
+def padded_slots(lengths: Lengths, batch: int = BATCH) -> int:
+    """Slots of batches in this order, each padded to its longest document."""
+    if not len(lengths):
+        return 0
+    starts = np.arange(0, len(lengths), batch)
+    sizes = np.minimum(batch, len(lengths) - starts)
+    return int((np.maximum.reduceat(lengths.astype(np.int64), starts) * sizes).sum())
+
+
+def plan_figures(part: Part) -> dict[str, Any]:
+    plan = part.plan
+    documents = np.bincount(plan.row_of_doc, minlength=plan.rows) if plan.rows else np.zeros(1, np.int64)
+    return {
+        "rows": plan.rows,
+        "bound": plan.bound,
+        "bound_kind": plan.bound_kind,
+        "gap": plan.gap,
+        "fill": plan.fill,
+        "documents_per_row": {"mean": round(float(documents.mean()), 2), "max": int(documents.max())},
+    }
+
+
+def _drops(corpus: Corpus, ledger: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was left out, most tokens first, with shortened examples."""
+    documents, tokens = ledger["documents"]["dropped"], ledger["tokens"]["dropped"]
+    return [
+        {
+            "reason": reason,
+            "documents": documents[reason],
+            "tokens": tokens[reason],
+            "examples": corpus.examples.get(reason, []),
+        }
+        for reason in sorted(documents, key=lambda r: (-tokens[r], r))
+    ]

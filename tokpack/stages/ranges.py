@@ -1,0 +1,19 @@
+"""Copy many ranges of flat arrays at once: the one way tokens move."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+
+def offsets_of(lengths: npt.NDArray[np.integer]) -> Int64:
+    """[3, 2] -> [0, 3, 5]"""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def range_indices(starts: Int64, lengths: npt.NDArray[np.integer]) -> Int64:
+    """Positions of all ranges one after another: starts [7, 2], lengths [2, 3] -> [7, 8, 2, 3, 4]"""
+    ends = offsets_of(lengths)
+    return np.repeat(starts - ends[:-1], lengths) + np.arange(ends[-1])

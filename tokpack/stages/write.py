@@ -1,0 +1,219 @@
+"""Write: gather token ranges from the store into packed rows, shard by shard.
+
+Shards are Arrow IPC streams with the two JSON files beside them that make the folder a saved `datasets`
+dataset. Memory is bounded by one chunk of rows, whatever the size of the data.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokpack.errors import OutputError
+from tokpack.schema import IGNORE_INDEX, PACKED_SCHEMA, RUN, SUMS, TRAINED, WORK
+from tokpack.stages.ranges import Int64, offsets_of, range_indices
+
+CHUNK_TOKENS = 4 << 20
+BYTES_PER_TOKEN = 8
+
+FlatBatch = tuple[Int64, npt.NDArray[np.int32], npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The documents of each row, in order: row r holds `order[row_offsets[r]:row_offsets[r + 1]]`."""
+
+    order: Int64
+    """Piece numbers, into `Placement`'s arrays."""
+    row_offsets: Int64
+
+    @staticmethod
+    def of(row_of_piece: npt.NDArray[np.int32], rows_in_order: Int64) -> Layout:
+        """Pieces keep input order within a row; rows come as `rows_in_order` says."""
+        place = np.empty(len(rows_in_order), dtype=np.int64)
+        place[rows_in_order] = np.arange(len(rows_in_order))
+        at = place[row_of_piece]
+        return Layout(
+            np.argsort(at, kind="stable"), offsets_of(np.bincount(at, minlength=len(rows_in_order)))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where each piece lies in the token store, and what it is. Arrays of one length."""
+
+    batch: npt.NDArray[np.int32]
+    index: npt.NDArray[np.int32]
+    """Record within the batch."""
+    length: npt.NDArray[np.int32]
+    doc_id: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    shards: list[dict[str, Any]]
+    """file, rows, sha256 of each."""
+    rows: int
+    tokens: int
+    trained: int
+
+
+def write_shards(
+    out: Path,
+    layout: Layout,
+    pieces: Placement,
+    batches: Callable[[int], FlatBatch],
+    shard_bytes: int,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Written:
+    """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store."""
+    rows = len(layout.row_offsets) - 1
+    size = int(pieces.length[layout.order].sum()) * BYTES_PER_TOKEN
+    count = max(1, min(rows, -(-size // shard_bytes)))
+    bounds = [rows * i // count for i in range(count + 1)]
+    shards, tokens, trained = [], 0, 0
+    for number in range(count):
+        name = f"data-{number:05}-of-{count:05}.arrow"
+        with _hashed_file(out / name) as (sink, digest), pa.ipc.new_stream(sink, PACKED_SCHEMA) as writer:
+            for first, last in _chunks(layout, pieces, bounds[number], bounds[number + 1]):
+                record, labels = _gather(layout, pieces, batches, first, last)
+                writer.write_batch(record)
+                tokens += len(labels)
+                trained += int(np.count_nonzero(labels != IGNORE_INDEX))
+                progress(len(labels))
+        shards.append(
+            {"file": name, "rows": bounds[number + 1] - bounds[number], "sha256": digest.hexdigest()}
+        )
+    _dataset_files(out, shards)
+    return Written(shards, rows, tokens, trained)
+
+
+def _chunks(layout: Layout, pieces: Placement, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of at most about CHUNK_TOKENS tokens."""
+    ends = offsets_of(pieces.length[layout.order])[layout.row_offsets[first : last + 1]]
+    start = 0
+    while start < last - first:
+        stop = int(np.searchsorted(ends, ends[start] + CHUNK_TOKENS, side="right")) - 1
+        stop = min(max(stop, start + 1), last - first)
+        yield first + start, first + stop
+        start = stop
+
+
+def _gather(
+    layout: Layout, pieces: Placement, batches: Callable[[int], FlatBatch], first: int, last: int
+) -> tuple[pa.RecordBatch, npt.NDArray[np.int32]]:
+    """Rows first..last-1 as one record batch, and their labels."""
+    row_offsets = layout.row_offsets[first : last + 1] - layout.row_offsets[first]
+    chosen = layout.order[layout.row_offsets[first] : layout.row_offsets[last]]
+    lengths = pieces.length[chosen]
+    targets = offsets_of(lengths)
+    ids = np.empty(targets[-1], dtype=np.int32)
+    labels = np.empty(targets[-1], dtype=np.int32)
+    for number in np.unique(pieces.batch[chosen]):
+        here = np.flatnonzero(pieces.batch[chosen] == number)
+        offsets, store_ids, store_flags = batches(int(number))
+        source = range_indices(offsets[pieces.index[chosen[here]]], lengths[here])
+        target = range_indices(targets[here], lengths[here])
+        moved = store_ids[source]
+        ids[target] = moved
+        labels[target] = np.where(store_flags[source] & TRAINED, moved, IGNORE_INDEX)
+    labels[targets[:-1]] = IGNORE_INDEX  # nothing before it in its own document predicts it
+    token_offsets = pa.array(targets[row_offsets].astype(np.int32))
+    document_offsets = pa.array(row_offsets.astype(np.int32))
+    lists = [(token_offsets, ids), (token_offsets, labels), (document_offsets, lengths)]
+    arrays = [pa.ListArray.from_arrays(offsets, pa.array(values)) for offsets, values in lists]
+    arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(pieces.doc_id[chosen])))
+    return pa.record_batch(arrays, schema=PACKED_SCHEMA), labels
+
+
+def _dataset_files(out: Path, shards: list[dict[str, Any]]) -> None:
+    """`dataset_info.json` and `state.json`, as `datasets.load_from_disk` wants them."""
+    features = {
+        field.name: {"feature": {"dtype": str(field.type.value_type), "_type": "Value"}, "_type": "List"}
+        for field in PACKED_SCHEMA
+    }
+    info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+    write_json(out / "dataset_info.json", info)
+    digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+    state = {
+        "_data_files": [{"filename": shard["file"]} for shard in shards],
+        "_fingerprint": digest[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    write_json(out / "state.json", state)
+
+
+def write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def write_sums(folder: Path, known: Mapping[str, str]) -> None:
+    """`SHA256SUMS`, the last file written. `known`: digests taken while the file was written."""
+    lines = [f"{known.get(name) or file_sha256(folder / name)}  {name}\n" for name in covered_files(folder)]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def covered_files(folder: Path) -> list[str]:
+    """Relative names of what `SHA256SUMS` covers: all but itself, `run.json` and `cache-*`."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    skipped = (SUMS, WORK, "cache-")
+    return [name for name in names if not name.startswith(skipped) and Path(name).name != RUN]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turn a full disk or missing rights into an OutputError; what stands already is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise OutputError(
+            f"cannot write: {error.strerror}",
+            where=str(error.filename or where),
+            hint="free some space and repeat the command: it goes on where it stopped"
+            if full
+            else "choose another -o, or check its rights",
+        ) from None
+
+
+class _HashingSink:
+    """A file that hashes what passes through."""
+
+    def __init__(self, file: Any, digest: Any) -> None:
+        self._file, self._digest = file, digest
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return int(self._file.write(data))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def _hashed_file(path: Path) -> Iterator[tuple[pa.NativeFile, Any]]:
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        yield pa.PythonFile(_HashingSink(file, digest), "w"), digest
