@@ -104,3 +104,20 @@ def tiny_llama(attn: str = "sdpa", seed: int = 0, **changes: Any) -> Any:
     }
     config = LlamaConfig(**{**options, **changes}, attn_implementation=attn)
     return LlamaForCausalLM(config).eval()
+
+
+def save_tiny_model(folder: Path, **changes: Any) -> str:
+    """A tiny Llama with a word tokenizer of 128 entries; returns the digest of its vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from tokpack.fingerprint import vocab_digest
+
+    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, 128)}}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.15}
+    tiny_llama(**{**sizes, **changes}).save_pretrained(folder)
+    return vocab_digest(tokenizer.get_vocab())

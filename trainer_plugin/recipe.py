@@ -142,6 +142,7 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
 
     Raises UsageError for a key that TrainingArguments does not know.
     """
+    import torch
     from transformers import TrainingArguments
 
     values = {
@@ -165,6 +166,7 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         "save_strategy": "steps" if recipe.save_steps else "no",
         "save_steps": recipe.save_steps or 500,
         "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
         "disable_tqdm": True,
         **changes,

@@ -1,0 +1,191 @@
+"""Recipes, LoRA and QLoRA, the commands `train` and `merge-adapter`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefact
+from typer.testing import CliRunner
+
+from tokpack.errors import UsageError
+from trainer_plugin import Recipe, load_recipe
+from trainer_plugin.recipe import training_arguments
+
+RECIPES = Path(__file__).resolve().parent.parent / "examples" / "recipes"
+
+
+def test_importing_the_commands_imports_no_heavy_library():
+    code = (
+        "import sys, trainer_plugin.cli; "
+        "print([m for m in ('torch', 'transformers', 'peft', 'numpy', 'pyarrow') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_a_recipe_comes_from_file_and_flags_and_survives_its_own_toml(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('method = "lora"\nlearning_rate = 1\n[lora]\nr = 8\n[trainer]\noptim = "adafactor"\n')
+    recipe = load_recipe(path, seed=5, method=None)
+    assert (recipe.method, recipe.seed, recipe.lora["r"]) == ("lora", 5, 8)
+    path.write_text(recipe.to_toml())
+    assert load_recipe(path) == recipe
+    assert training_arguments(recipe, tmp_path).optim == "adafactor"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "hint"),
+    [
+        ("learning_rat = 1.0", "unknown key 'learning_rat'", "'learning_rate'"),
+        ('method = "qora"', "method = 'qora' does not fit", "'qlora'"),
+        ('seed = "x"', "seed = 'x' does not fit", "int"),
+        ("accumulation = 0", "at least 1", ""),
+        ("lora = 3", "lora = 3 does not fit", "a table"),
+        ("a b", "not valid TOML", ""),
+    ],
+)
+def test_a_wrong_recipe_names_the_key_and_what_would_fit(tmp_path, text, what, hint):
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        load_recipe(path)
+    assert what in error.value.what
+    assert hint in (error.value.hint or "")
+
+
+def test_keys_of_peft_and_trainer_are_checked_too(tmp_path):
+    with pytest.raises(UsageError, match="'optimm'") as error:
+        training_arguments(Recipe(trainer={"optimm": "sgd"}), tmp_path)
+    assert "optim" in error.value.hint
+    from trainer_plugin import prepare_lora
+
+    with pytest.raises(UsageError, match="'rank'"):
+        prepare_lora(None, Recipe(lora={"rank": 3}))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_example_recipe_loads_and_its_keys_are_known(path, tmp_path):
+    from peft import LoraConfig
+
+    recipe = load_recipe(path)
+    training_arguments(recipe, tmp_path)
+    assert set(recipe.lora) <= set(LoraConfig.__dataclass_fields__)
+
+
+@pytest.fixture
+def model_and_artefact(tmp_path):
+    digest = save_tiny_model(tmp_path / "model")
+    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 2), 64, vocab_sha256=digest)
+    write_artefact(tmp_path / "packed" / "validation", make_documents([20, 30], seed=9), 64)
+    return tmp_path / "model", tmp_path / "packed"
+
+
+def run(*args):
+    from trainer_plugin.cli import app
+
+    return CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provenance(
+    model_and_artefact, tmp_path
+):
+    pytest.importorskip("bitsandbytes")
+    model, artefact = model_and_artefact
+    out = tmp_path / "adapter"
+    shown = run("train", artefact, "-m", model, "-o", out, "--max-steps", 3, "--accumulation", 2, "--seed", 4)
+    assert shown.exit_code == 0
+    assert shown.stdout.strip() == str(out)
+    for text in ("6 rows", "3 steps over 6 rows", "documents are isolated", "(+0.00%)", "held-out loss:"):
+        assert text in shown.stderr, text
+    result = json.loads((out / "result.json").read_text())
+    assert result["tokens"] == result["predicted_tokens"] == 2 * sum(LENGTHS)
+    assert tomllib.loads((out / "recipe.toml").read_text())["seed"] == 4
+    provenance = json.loads((out / "tokpack.json").read_text())
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    assert provenance["shards"] == manifest["shards"]
+    assert (out / "adapter_model.safetensors").is_file()
+    with pytest.raises(UsageError, match="not empty"):
+        run("train", artefact, "-m", model, "-o", out)
+
+
+def test_a_merged_adapter_answers_as_the_quantised_model_with_the_adapter(model_and_artefact, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from trainer_plugin.qlora import load_model
+
+    model, artefact = model_and_artefact
+    out, merged_folder = tmp_path / "adapter", tmp_path / "merged"
+    flags = ["--max-steps", 4, "--dtype", "float32", "--learning-rate", 1e-2]
+    run("train", artefact, "-m", model, "-o", out, *flags)
+    assert run("merge-adapter", out, "-o", merged_folder).exit_code == 0
+    ids = torch.arange(3, 60)[None]
+    tuned = PeftModel.from_pretrained(load_model(model, load_recipe(dtype="float32")), str(out)).eval()
+    merged = AutoModelForCausalLM.from_pretrained(merged_folder).eval()
+    untuned = AutoModelForCausalLM.from_pretrained(model).eval()
+    with torch.no_grad():
+        expected, got = tuned(ids).logits, merged(ids).logits
+        assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+        assert torch.equal(got.argmax(-1), expected.argmax(-1))
+        assert (untuned(ids).logits - expected).abs().max() > 1e-2 * expected.abs().max()
+    assert "quantization_config" not in json.loads((merged_folder / "config.json").read_text())
+
+
+def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantised_model(model_and_artefact):
+    pytest.importorskip("bitsandbytes")
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    from trainer_plugin import prepare_lora
+    from trainer_plugin.qlora import load_model
+
+    model = prepare_lora(load_model(model_and_artefact[0], Recipe()), Recipe())
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 14
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        model.eval()(ids)
+    model.train()(input_ids=ids, labels=ids).loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if "lora_B" in name}
+    assert len(gradients) == 14
+    dead = [name for name, gradient in gradients.items() if gradient is None or not gradient.abs().max() > 0]
+    assert dead == []
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_lora_and_full_fine_tuning_lower_the_loss(model_and_artefact, tmp_path, method):
+    model, artefact = model_and_artefact
+    flags = ["--method", method, "--dtype", "float32", "--epochs", 8, "--learning-rate", 2e-2]
+    shown = run("train", artefact, "-m", model, "-o", tmp_path / "out", *flags)
+    assert shown.exit_code == 0
+    entries = [line.split("loss ")[1].split()[0] for line in shown.stderr.splitlines() if "  loss " in line]
+    assert float(entries[-1]) < float(entries[0])
+
+
+def test_a_wrong_tokenizer_a_missing_model_and_a_missing_checkpoint_say_what_to_do(
+    model_and_artefact, tmp_path
+):
+    model, artefact = model_and_artefact
+    manifest = (artefact / "manifest.json").read_text()
+    with pytest.raises(UsageError, match="no checkpoint"):
+        run("train", artefact, "-m", model, "-o", tmp_path / "new", "--resume")
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        run("train", artefact, "-m", tmp_path / "nowhere", "-o", tmp_path / "new")
+    digest = json.loads(manifest)["tokenizer"]["vocab_sha256"]
+    (artefact / "manifest.json").write_text(manifest.replace(digest, "0" * 64))
+    with pytest.raises(UsageError, match="not the one"):
+        run("train", artefact, "-m", model, "-o", tmp_path / "new")
+    with pytest.raises(UsageError, match="no adapter here"):
+        run("merge-adapter", model, "-o", tmp_path / "merged")
