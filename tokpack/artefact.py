@@ -65,7 +65,7 @@ class Artefact:
         return int(self.manifest["rows"])
 
     def __getitem__(self, row: int) -> dict[str, npt.NDArray[np.integer[Any]]]:
-        """One packed row: input_ids, labels int32[T]; seq_lengths int32[documents]; doc_ids int64[documents]."""
+        """One packed row: input_ids, labels int32[T]; seq_lengths int32[D], doc_ids int64[D]."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         record = self.table.slice(row % len(self), 1)
@@ -103,6 +103,7 @@ class Artefact:
     def __repr__(self) -> str:
         plan = self.manifest["plan"]
         return (
-            f"Artefact({str(self.folder)!r}: {self.manifest['documents']:,} documents, {self.manifest['tokens']:,} tokens"
-            f" in {len(self):,} rows of {self.manifest['capacity']:,}, fill {plan['fill']:.2%})"
+            f"Artefact({str(self.folder)!r}: {self.manifest['documents']:,} documents, "
+            f"{self.manifest['tokens']:,} tokens in {len(self):,} rows of {self.manifest['capacity']:,}, "
+            f"fill {plan['fill']:.2%})"
         )

@@ -53,14 +53,14 @@ class CleanConfig:
     rules: str = "default"
     """`default`, `strict`, `off`, or comma-separated rule names, each also as `module:function`."""
     special_in_content: Literal["strip", "keep", "drop"] = "strip"
-    """Special tokens written out in a message: `strip` takes them from its ends, `drop` drops the document."""
+    """Special tokens written out in a content: `strip` them from its ends, or `drop` the document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DedupConfig:
     exact: Literal["nfc", "raw", "folded", "off"] = "nfc"
-    """What makes two documents equal: Unicode NFC with outer whitespace stripped; bytes; or case-folded NFKC
-    with inner whitespace collapsed."""
+    """What makes two documents equal. `nfc`: Unicode NFC without outer whitespace; `raw`: every byte;
+    `folded`: NFKC, lower case, inner whitespace collapsed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,9 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError("no such config file", where=str(path), hint="check --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"not valid TOML: {error}", where=str(path), hint="see docs/configuration.md") from None
+        raise UsageError(
+            f"not valid TOML: {error}", where=str(path), hint="see docs/configuration.md"
+        ) from None
     for source in data.get("source", []):
         _anchor(source, "path", path.parent)
     _anchor(data.get("render", {}), "chat_template", path.parent)
@@ -209,14 +211,16 @@ def _validate(config: Config) -> None:
             )
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
+def _convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind
     """`value` as `kind`: dataclasses from dicts, tuples from lists, Literals and scalars checked."""
     if dataclasses.is_dataclass(kind):
         return _convert_dataclass(kind, value, where)
     origin = get_origin(kind)
     if origin is Literal:
         if value not in get_args(kind):
-            raise UsageError(f"{value!r} is not a choice", where=where, hint=near_matches(str(value), get_args(kind)))
+            raise UsageError(
+                f"{value!r} is not a choice", where=where, hint=near_matches(str(value), get_args(kind))
+            )
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -244,7 +248,9 @@ def _convert_dataclass(kind: Any, value: Any, where: str) -> Any:
     unknown = [key for key in value if key not in hints]
     if unknown:
         raise UsageError(f"unknown key {unknown[0]!r}", where=where, hint=near_matches(unknown[0], hints))
-    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    required = [
+        f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING
+    ]
     missing = [name for name in required if name not in value]
     if missing:
         raise UsageError(f"key {missing[0]!r} is missing", where=where, hint="add it to the table")
@@ -264,6 +270,8 @@ def _plain(value: Any) -> Any:
 def parse_map(text: str) -> dict[str, str]:
     """`"prompt=question,completion=answer"` -> `{"prompt": "question", "completion": "answer"}`."""
     if not re.fullmatch(r"\s*\w+\s*=[^,=]+(,\s*\w+\s*=[^,=]+)*", text):
-        raise UsageError(f"cannot read the map {text!r}", where="--map", hint="--map prompt=question,completion=answer")
+        raise UsageError(
+            f"cannot read the map {text!r}", where="--map", hint="--map prompt=question,completion=answer"
+        )
     pairs = (pair.split("=", 1) for pair in text.split(","))
     return {target.strip(): column.strip() for target, column in pairs}

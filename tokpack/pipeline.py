@@ -215,7 +215,7 @@ class _BadRows:
             raise DataError(
                 f"{quarantined} of {documents + quarantined} rows are unreadable ({share:.1%})",
                 where=", ".join(source.path for source in self.run.sources),
-                hint=f"they are shown by --strict one by one; --allow-bad {min(1.0, share + 0.01):.2f} sets them aside",
+                hint=f"--strict shows the first; --allow-bad {min(1.0, share + 0.01):.2f} sets all aside",
             )
 
 

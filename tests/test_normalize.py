@@ -1,0 +1,255 @@
+"""Normalising: the column path equals the row-by-row path; nothing disappears."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokpack.config import SourceConfig
+from tokpack.errors import DataError, UsageError
+from tokpack.stages import normalize as stage
+from tokpack.stages.normalize import detect_shape, normalize
+from tokpack.stages.read import open_sources, read_blocks
+from tokpack.stages.rows import RowError, Shape, row_to_document
+
+
+def run(tmp_path, rows, name="rows.jsonl", **config):
+    path = tmp_path / name
+    lines = [
+        row
+        if isinstance(row, bytes)
+        else json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        for row in rows
+    ]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return run_file(path, **config)
+
+
+def run_file(path, **config):
+    sources = open_sources((SourceConfig(path=str(path), **config),))
+    shape = detect_shape(sources[0])
+    parts = [normalize(block, sources[0], shape) for block in read_blocks(sources)]
+    return pl.concat([p.documents for p in parts]), [q for p in parts for q in p.quarantined], shape
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+content = st.one_of(
+    text,
+    st.none(),
+    st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": text}), max_size=2),
+    st.integers(),
+)
+message = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "tool", None])},
+    optional={
+        "content": content,
+        "name": text,
+        "train": st.booleans(),
+        "tool_calls": st.just([{"type": "function"}]),
+    },
+)
+row = st.one_of(
+    st.fixed_dictionaries(
+        {"messages": st.lists(message, max_size=4)},
+        optional={"tools": st.just([{"name": "f"}]), "id": st.integers()},
+    ),
+    st.fixed_dictionaries(
+        {
+            "messages": st.lists(
+                st.fixed_dictionaries({"role": st.just("user"), "content": text}), min_size=1, max_size=3
+            )
+        }
+    ),
+    st.sampled_from([{"messages": None}, {"messages": "text"}, {}, {"messages": [None]}, {"messages": [1]}]),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(row, min_size=1, max_size=6))
+def test_columns_and_rows_give_the_same_documents(tmp_path_factory, rows):
+    first = {"messages": [{"role": "user", "content": "hello"}]}
+    documents, quarantined, shape = run(tmp_path_factory.mktemp("n"), [first, *rows])
+    expected, refused = [], []
+    for number, item in enumerate([first, *rows]):
+        try:
+            document = row_to_document(item, shape)
+            expected.append((number, document.kind, document.roles, document.contents, document.extra))
+        except RowError as error:
+            refused.append((number, str(error)))
+    assert documents.select("doc_id", "kind", "roles", "contents", "extra").rows() == expected
+    assert [(q.doc_id, q.reason) for q in quarantined] == refused
+    assert documents.schema == stage.DOCUMENT_SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "roles"),
+    [
+        (
+            "sharegpt",
+            [{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}],
+            ["user", "assistant"],
+        ),
+        ("alpaca", [{"instruction": "q", "input": "", "output": "a"}], ["user", "assistant"]),
+        ("alpaca", [{"instruction": "q", "response": "a"}], ["user", "assistant"]),
+        ("prompt_completion", [{"prompt": "q", "completion": "a"}], ["user", "assistant"]),
+        ("text", [{"text": "a"}], ["text"]),
+    ],
+)
+def test_formats_are_recognised_by_their_columns(tmp_path, name, rows, roles):
+    documents, _, shape = run(tmp_path, rows)
+    assert shape.format == name
+    assert documents["roles"].to_list() == [roles]
+    assert documents["contents"].to_list() == [["q", "a"] if len(roles) == 2 else ["a"]]
+
+
+def test_alpaca_joins_the_input_and_keeps_system_and_history(tmp_path):
+    rows = [
+        {"instruction": "add", "input": "1 2", "output": "3"},
+        {
+            "instruction": "add",
+            "input": "1 2",
+            "output": "3",
+            "system": "be brief",
+            "history": [["hi", "hello"]],
+        },
+    ]
+    documents, _, _ = run(tmp_path, rows)
+    assert documents["contents"].to_list() == [
+        ["add\n1 2", "3"],
+        ["be brief", "hi", "hello", "add\n1 2", "3"],
+    ]
+    assert documents["roles"].to_list()[1] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_function_calls_of_sharegpt_become_tool_calls(tmp_path):
+    call = {"name": "search", "arguments": {"q": "x"}}
+    turns = [
+        {"from": "human", "value": "find x"},
+        {"from": "function_call", "value": json.dumps(call)},
+        {"from": "observation", "value": "[1]"},
+        {"from": "gpt", "value": "one"},
+    ]
+    documents, _, _ = run(tmp_path, [{"conversations": turns, "tools": json.dumps([{"name": "search"}])}])
+    assert documents["roles"].to_list() == [["user", "assistant", "tool", "assistant"]]
+    extra = json.loads(documents["extra"][0])
+    assert extra["tools"] == [{"name": "search"}]
+    assert extra["messages"][1] == {"tool_calls": [{"type": "function", "function": call}]}
+
+
+def test_map_names_the_columns(tmp_path):
+    documents, _, _ = run(
+        tmp_path, [{"question": "q", "answer": "a"}], map={"prompt": "question", "completion": "answer"}
+    )
+    assert documents["contents"].to_list() == [["q", "a"]]
+    with pytest.raises(UsageError, match="did you mean 'question'"):
+        run(tmp_path, [{"question": "q", "answer": "a"}], map={"prompt": "qestion", "completion": "answer"})
+
+
+def test_unknown_rows_name_their_columns_and_the_flag(tmp_path):
+    with pytest.raises(UsageError, match=r"question, answer(.|\n)*--map"):
+        run(tmp_path, [{"question": "q", "answer": "a"}])
+
+
+def test_broken_lines_are_quarantined_verbatim_with_their_place(tmp_path):
+    good = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+    rows = [good, b'{"messages": [', good, b'"text"', b"[1]", b'{"messages": "\xff"}', good, {"messages": 3}]
+    documents, quarantined, _ = run(tmp_path, rows)
+    assert documents["doc_id"].to_list() == [0, 2, 6]
+    assert [q.doc_id for q in quarantined] == [1, 3, 4, 5, 7]
+    whole = (tmp_path / "rows.jsonl").read_bytes()
+    for q in quarantined:
+        assert whole[q.byte_offset :].split(b"\n")[0] == q.raw
+        assert whole.split(b"\n")[q.row - 1] == q.raw
+    reasons = [q.reason for q in quarantined]
+    assert reasons[0].startswith("not JSON")
+    assert "string" in reasons[1]
+    assert "array" in reasons[2]
+    assert "not UTF-8" in reasons[3]
+    assert "messages is a number" in reasons[4]
+    assert "line_base64" in json.loads(quarantined[3].to_json())
+
+
+def test_half_a_surrogate_pair_is_quarantined(tmp_path):
+    good = {"messages": [{"role": "user", "content": "hi"}]}
+    documents, quarantined, _ = run(
+        tmp_path, [good, b'{"messages": [{"role": "user", "content": "\\ud83d"}]}', good]
+    )
+    assert documents["doc_id"].to_list() == [0, 2]
+    assert "surrogate" in quarantined[0].reason
+
+
+def test_date_like_strings_stay_strings(tmp_path):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "2020-01-01"},
+                {"role": "assistant", "content": "2020-01-01 10:00:00"},
+            ]
+        }
+    ]
+    documents, _, _ = run(tmp_path, rows)
+    assert documents["contents"].to_list() == [["2020-01-01", "2020-01-01 10:00:00"]]
+
+
+def test_a_key_of_changing_type_costs_speed_not_rows(tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": str(i)}], "id": i if i % 2 else str(i)} for i in range(20)
+    ]
+    documents, quarantined, _ = run(tmp_path, rows)
+    assert documents["contents"].to_list() == [[str(i)] for i in range(20)]
+    assert not quarantined
+
+
+def test_sliced_and_chunked_tables_keep_each_row_once(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": f"q{i}"}] * (i % 3 + 1)} for i in range(40)]
+    table = pa.concat_tables(
+        [pa.Table.from_pylist(rows).slice(0, 13), pa.Table.from_pylist(rows).slice(13, 27)]
+    )
+    sources = open_sources((SourceConfig(path="-", container="jsonl"),))
+    from tokpack.stages.read import Block
+
+    shape = Shape.of("messages", {}, ["messages"])
+    for start, length in [(0, 40), (5, 20), (12, 3)]:
+        part = table.slice(start, length)
+        documents = normalize(Block(0, 0, start, start, length, part), sources[0], shape).documents
+        assert documents["contents"].to_list() == [
+            [m["content"] for m in r["messages"]] for r in rows[start : start + length]
+        ]
+
+
+def test_an_empty_file_and_a_file_of_something_else_say_so(tmp_path):
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    with pytest.raises(DataError, match="empty"):
+        run_file(tmp_path / "empty.jsonl")
+    (tmp_path / "noise.jsonl").write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(DataError, match="no jsonl row"):
+        run_file(tmp_path / "noise.jsonl")
+
+
+def test_content_parts_of_text_are_joined_and_others_refused(tmp_path):
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    image = [{"type": "image_url", "image_url": "x"}]
+    rows = [
+        {"messages": [{"role": "user", "content": parts}]},
+        {"messages": [{"role": "user", "content": image}]},
+    ]
+    documents, quarantined, _ = run(tmp_path, rows)
+    assert documents["contents"].to_list() == [["ab"]]
+    assert "only text" in quarantined[0].reason
+
+
+def test_every_real_file_is_read_whole(real_data):
+    expected = {
+        "alpaca_en_demo.json": ("alpaca", 999),
+        "c4_text.jsonl": ("text", 300),
+        "glaive_toolcall_en_demo.json": ("sharegpt", 300),
+        "gpteacher_alpaca.jsonl.zst": ("alpaca", 30682),
+    }
+    for name, (form, count) in expected.items():
+        documents, quarantined, shape = run_file(real_data / name)
+        assert (shape.format, len(documents), quarantined) == (form, count, [])

@@ -1,0 +1,138 @@
+"""Reading: blocks, places, containers, damaged files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokpack.config import SourceConfig
+from tokpack.errors import DataError, UsageError
+from tokpack.stages.read import line_numbers, open_sources, read_blocks
+
+
+def blocks_of(path: Path, block_bytes: int = 32 << 20):
+    sources = open_sources((SourceConfig(path=str(path)),))
+    return sources, list(read_blocks(sources, block_bytes))
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.sampled_from([b"{}", b'{"a": 1}', b"", b"  ", b"x" * 40]), max_size=40),
+    st.integers(8, 200),
+    st.booleans(),
+)
+def test_blocks_hold_every_line_once_and_know_its_number(
+    tmp_path_factory, lines, block_bytes, ends_with_newline
+):
+    path = tmp_path_factory.mktemp("read") / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines) + (b"\n" if ends_with_newline else b""))
+    _, blocks = blocks_of(path, block_bytes)
+    whole = path.read_bytes()
+    expected = [(number, line) for number, line in enumerate(whole.split(b"\n"), 1) if line.strip()]
+    found = []
+    for block in blocks:
+        assert whole[block.byte_offset : block.byte_offset + len(block.data)] == block.data
+        filled = [line for line in block.data.split(b"\n") if line.strip()]
+        assert len(filled) == block.rows
+        assert block.first_doc_id == len(found)
+        found += list(zip(line_numbers(block).tolist(), filled, strict=True))
+    assert found == expected
+
+
+def test_compressed_files_read_the_same_and_their_hash_is_that_of_the_file(tmp_path):
+    import hashlib
+
+    import pyarrow as pa
+
+    body = b"".join(json.dumps({"text": f"row {i}"}).encode() + b"\n" for i in range(2000))
+    (tmp_path / "a.jsonl").write_bytes(body)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(body[:5000]) + gzip.compress(body[5000:]))
+    (tmp_path / "a.jsonl.zst").write_bytes(bytes(pa.compress(body, "zstd", asbytes=True)))
+    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst"):
+        sources, blocks = blocks_of(tmp_path / name, 10_000)
+        assert b"".join(block.data for block in blocks) == body
+        assert sources[0].sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_cut_off_compressed_file_is_an_error_not_a_shorter_file(tmp_path, ending):
+    body = b'{"text": "x"}\n' * 50_000
+    packed = gzip.compress(body) if ending == ".gz" else pa.compress(body, "zstd", asbytes=True)
+    path = tmp_path / f"cut.jsonl{ending}"
+    path.write_bytes(packed[:-9])
+    with pytest.raises(DataError, match="cannot read"):
+        blocks_of(path)
+
+
+def test_arrays_tables_and_lines_give_the_same_rows(tmp_path):
+    rows = [{"text": f"row {i}"} for i in range(100)]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=2))
+    (tmp_path / "lines.json").write_text("\n".join(json.dumps(row) for row in rows))
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=9)
+    for name in ("a.json", "lines.json", "a.parquet", "a.arrow"):
+        _, blocks = blocks_of(tmp_path / name)
+        found = []
+        for block in blocks:
+            lines = block.data.split(b"\n") if isinstance(block.data, bytes) else []
+            found += [json.loads(line) for line in lines if line] or block.data.to_pylist()
+        assert found == rows, name
+
+
+def test_a_saved_dataset_folder_is_an_input(tmp_path):
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list([{"text": f"row {i}"} for i in range(50)]).save_to_disk(
+        tmp_path / "saved", num_shards=2
+    )
+    sources, blocks = blocks_of(tmp_path / "saved")
+    assert [row["text"] for block in blocks for row in block.data.to_pylist()] == [
+        f"row {i}" for i in range(50)
+    ]
+    assert sources[0].sha256
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    (tmp_path / "bom.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n')
+    _, blocks = blocks_of(tmp_path / "bom.jsonl")
+    assert blocks[0].data == b'{"text": "a"}\n'
+    assert blocks[0].byte_offset == 3
+
+
+def test_globs_and_folders_expand_in_a_stable_order(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "notes.md"):
+        (tmp_path / name).write_text('{"text": "x"}\n')
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jsonl").write_text('{"text": "y"}\n')
+    names = [s.name for s in open_sources((SourceConfig(path=str(tmp_path / "*.jsonl")),))]
+    assert names == ["a.jsonl", "b.jsonl"]
+    names = [s.name for s in open_sources((SourceConfig(path=str(tmp_path)),))]
+    assert names == ["a.jsonl", "b.jsonl", "sub/a.jsonl"]
+    twice = (
+        SourceConfig(path=str(tmp_path / "a.jsonl")),
+        SourceConfig(path=str(tmp_path / "sub" / "a.jsonl")),
+    )
+    assert [s.name for s in open_sources(twice)] == ["a.jsonl", "a.jsonl#2"]
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path):
+    (tmp_path / "chats.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match=r"did you mean 'chats\.jsonl'"):
+        open_sources((SourceConfig(path=str(tmp_path / "chat.jsonl")),))
+
+
+def test_row_numbers_count_blank_lines(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\n{"text": "a"}\n\n \n{"text": "b"}\n')
+    _, blocks = blocks_of(tmp_path / "a.jsonl")
+    assert np.array_equal(np.concatenate([line_numbers(block) for block in blocks]), [2, 5])
