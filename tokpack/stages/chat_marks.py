@@ -1,0 +1,190 @@
+"""Find message contents in a rendered chat by rendering it again with marks around them.
+
+A mark is a private-use character before the first and after the last visible character of a content. Taking
+the marks out of the second text must give the first one, so a mark's place is a proof, not a guess.
+
+    content "  hi\\n"  ->  "  \\U00100000hi\\U00100001\\n"      marks inside the outer whitespace: a template
+                                                          that strips still strips the same
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from tokpack.stages.chat_template import CharSpan, ChatTemplate, Message, RenderError
+
+_PLANES = (0x100000, 0xF0000)
+"""Private-use planes to take marks from: the second where the data itself uses the first."""
+_PLANE_SIZE = 0xFFFE
+_MOST_MESSAGES = _PLANE_SIZE // 2
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A rendering with its marks taken out. Places are in characters of `text`, by message index."""
+
+    text: str
+    starts: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, int] = field(default_factory=dict)
+
+    def last_end(self, before: int) -> int:
+        """Where the last located content of the messages before this one ends."""
+        return max((place for i, place in self.ends.items() if i < before), default=0)
+
+    def next_start(self, after: int, low: int) -> int:
+        """Where the first located content of the messages after this one begins, from `low` on."""
+        places = [place for i, place in self.starts.items() if i > after and place >= low]
+        return min(places, default=len(self.text))
+
+
+class Marks:
+    """Messages, and which of them get marks (`chosen`): all whose content shows anything, at first."""
+
+    def __init__(self, text: str, messages: Sequence[Message]) -> None:
+        if len(messages) > _MOST_MESSAGES:
+            raise RenderError(f"more than {_MOST_MESSAGES} messages")
+        self.messages = messages
+        self.chosen = {i for i, message in enumerate(messages) if visible_texts(message)}
+        self._plane = _free_plane(text, messages)
+        self._any_mark = _mark_pattern(self._plane)
+        self._outside = False
+
+    def only(self, chosen: set[int]) -> Marks:
+        other = copy(self)
+        other.chosen = chosen
+        return other
+
+    def outermost(self) -> Marks:
+        """The same with the marks outside of the outer whitespace."""
+        other = copy(self)
+        other._outside = True
+        return other
+
+    @property
+    def have_outer_space(self) -> bool:
+        return any(any(self.outer_space(i)) for i in self.chosen)
+
+    def outer_space(self, index: int) -> tuple[str, str]:
+        """The whitespace before and after a content; empty for an index outside the list."""
+        texts = visible_texts(self.messages[index]) if 0 <= index < len(self.messages) else []
+        if not texts:
+            return "", ""
+        first, last = texts[0], texts[-1]
+        return first[: len(first) - len(first.lstrip())], last[len(last.rstrip()) :]
+
+    def render(
+        self,
+        template: ChatTemplate,
+        tools: Any,
+        upto: int | None = None,
+        add_generation_prompt: bool = False,
+    ) -> Marked | None:
+        """Render the first `upto` messages; None when the template refuses them."""
+        messages = [
+            self._put_into(i, message) if i in self.chosen else message
+            for i, message in enumerate(self.messages[:upto])
+        ]
+        try:
+            text, _ = template.render(messages, tools, add_generation_prompt=add_generation_prompt)
+        except RenderError:
+            return None
+        return self._take_out(text)
+
+    def _take_out(self, text: str) -> Marked:
+        pieces: list[str] = []
+        places: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        seen: set[int] = set()
+        last = length = 0
+        for found in self._any_mark.finditer(text):
+            pieces.append(text[last : found.start()])
+            length += found.start() - last
+            last = found.end()
+            number = ord(found.group()) - self._plane
+            index, side = divmod(number, 2)
+            if number in seen:  # the template writes it twice: no place of its own
+                places[side].pop(index, None)
+            else:
+                places[side][index] = length
+            seen.add(number)
+        pieces.append(text[last:])
+        return Marked("".join(pieces), *places)
+
+    def _put_into(self, index: int, message: Message) -> Message:
+        before, after = chr(self._plane + 2 * index), chr(self._plane + 2 * index + 1)
+        content = message["content"]
+        if isinstance(content, str):
+            return {**message, "content": self._put(content, before, after)}
+        parts = [dict(part) if isinstance(part, dict) else part for part in content]
+        shown = [part for part in parts if _shows(part)]
+        shown[0]["text"] = self._put(shown[0]["text"], before, "")
+        shown[-1]["text"] = self._put(shown[-1]["text"], "", after)
+        return {**message, "content": parts}
+
+    def _put(self, text: str, before: str, after: str) -> str:
+        if self._outside:
+            return before + text + after
+        core = text.strip()
+        lead = text.index(core)
+        return text[:lead] + before + core + after + text[lead + len(core) :]
+
+
+def visible_texts(message: Message) -> list[str]:
+    """The content's texts that hold more than whitespace: one for a string, several for content parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return [content] if content.strip() else []
+    return [part["text"] for part in content if _shows(part)] if isinstance(content, list) else []
+
+
+def _shows(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str) and bool(part["text"].strip())
+
+
+def _mark_pattern(plane: int) -> re.Pattern[str]:
+    return re.compile(f"[{chr(plane)}-{chr(plane + _PLANE_SIZE - 1)}]")
+
+
+def _free_plane(text: str, messages: Sequence[Message]) -> int:
+    everything = [text, *(part for message in messages for part in visible_texts(message))]
+    if all(part.isascii() for part in everything):
+        return _PLANES[0]
+    for plane in _PLANES:
+        used = _mark_pattern(plane)
+        if not any(used.search(part) for part in everything):
+            return plane
+    raise RenderError("the text uses both private-use planes of Unicode; one is needed to locate its spans")
+
+
+def widen(spans: list[CharSpan | None], marks: Marks, inner: Marked, outer: Marked) -> None:
+    """Add to `spans` the outer whitespace that the template keeps.
+
+    Between two contents the text is `kept tail of the one + literal + kept head of the other`; `outer`, with
+    the marks outside the whitespace, shows the literal.
+    """
+    located = sorted(inner.starts.keys() & inner.ends.keys() & outer.starts.keys() & outer.ends.keys())
+    edges = [-1, *located, len(marks.messages)]
+    for left, right in pairwise(edges):
+        between = inner.text[inner.ends.get(left, 0) : inner.starts.get(right, len(inner.text))]
+        literal = outer.text[outer.ends.get(left, 0) : outer.starts.get(right, len(outer.text))]
+        for tail in _kept_heads(marks.outer_space(left)[1]):
+            head = between[len(tail) + len(literal) :]
+            if between == tail + literal + head and marks.outer_space(right)[0].endswith(head):
+                _stretch(spans, left, right, len(tail), len(head))
+                break
+
+
+def _stretch(spans: list[CharSpan | None], left: int, right: int, tail: int, head: int) -> None:
+    if left >= 0 and (span := spans[left]) is not None:
+        spans[left] = (span[0], span[1] + tail)
+    if right < len(spans) and (span := spans[right]) is not None:
+        spans[right] = (span[0] - head, span[1])
+
+
+def _kept_heads(space: str) -> list[str]:
+    """What stripping on the right may leave of trailing whitespace: all, nothing, a part."""
+    return list(dict.fromkeys([space, "", *(space[:n] for n in range(len(space) - 1, 0, -1))]))

@@ -1,0 +1,205 @@
+"""A chat template rendered as transformers renders it.
+
+The Jinja environment, its filters, functions and the `{% generation %}` tag follow the contract that
+transformers documents for chat templates; `tests/test_render_template.py` compares the two.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jinja2 import Environment, Template, TemplateError, TemplateSyntaxError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from tokpack.errors import UsageError
+
+Message = Mapping[str, Any]
+CharSpan = tuple[int, int]
+
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Names under which data carries a message's reasoning; templates read the first, gpt-oss the second."""
+
+
+class RenderError(Exception):
+    """This document cannot be rendered, or its spans cannot be located; the message says why."""
+
+
+@dataclass(slots=True)
+class _Tracker:
+    """Where the blocks inside `{% generation %}` land in the output, in characters."""
+
+    length: int = 0
+    spans: list[CharSpan] = field(default_factory=list)
+
+
+_tracker: ContextVar[_Tracker | None] = ContextVar("tokpack_generation_tracker", default=None)
+
+
+class GenerationTag(Extension):
+    """`{% generation %}...{% endgeneration %}`: passes its body through and notes where it lands."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2 declares it so
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_note"), [], [], body).set_lineno(line)
+
+    def _note(self, caller: Callable[[], str]) -> str:
+        text = caller()
+        if tracker := _tracker.get():
+            tracker.spans.append((tracker.length, tracker.length + len(text)))
+        return text
+
+
+class _PlainDict:
+    """`dict(...)` for templates, without the attributes of the real type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, keys: Any, value: Any = None) -> dict[Any, Any]:
+        return dict.fromkeys(keys, value)
+
+
+class _SafeNamespace(Namespace):
+    """`namespace(...)` that stores no name beginning with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        instance, *rest = args
+        attributes = dict(*rest, **kwargs)
+        for name in attributes:
+            _refuse_private(name)
+        Namespace.__init__(instance, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_private(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_private(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a chat template may not store {name!r} on a namespace")
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _environment() -> Environment:
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
+    )
+    env.filters["tojson"] = _to_json
+    env.globals |= {
+        "raise_exception": _raise_exception,
+        "dict": _PlainDict(),
+        "namespace": _SafeNamespace,
+    }
+    return env
+
+
+ENVIRONMENT = _environment()
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """One compiled chat template with the variables it always sees. Safe to share between threads."""
+
+    source: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Special tokens (`bos_token` and so on) and the user's template options."""
+    date: datetime.date = field(default_factory=datetime.date.today)
+    """What `strftime_now` takes for today."""
+
+    @cached_property
+    def _compiled(self) -> Template:
+        try:
+            return ENVIRONMENT.from_string(self.source, globals={"strftime_now": self._strftime_now})
+        except TemplateSyntaxError as error:
+            raise UsageError(
+                f"the chat template does not compile: {error.message}",
+                where=f"chat template, line {error.lineno}",
+                hint="correct it, or give another with --chat-template FILE",
+            ) from None
+
+    def _strftime_now(self, form: str) -> str:
+        return datetime.datetime.combine(self.date, datetime.time()).strftime(form)
+
+    @cached_property
+    def tree(self) -> nodes.Template:
+        return ENVIRONMENT.parse(self.source)
+
+    @cached_property
+    def has_generation(self) -> bool:
+        """It marks the assistant's part itself, with `{% generation %}`."""
+        return any(
+            isinstance(call.call.node, nodes.ExtensionAttribute)
+            for call in self.tree.find_all(nodes.CallBlock)
+            if isinstance(call.call, nodes.Call)
+        )
+
+    @cached_property
+    def uses_date(self) -> bool:
+        return any(name.name == "strftime_now" for name in self.tree.find_all(nodes.Name))
+
+    def render(
+        self, messages: Sequence[Message], tools: Any = None, *, add_generation_prompt: bool = False
+    ) -> tuple[str, list[CharSpan]]:
+        """(text, spans of the `{% generation %}` blocks in characters). Raises RenderError."""
+        tracker = _Tracker()
+        token = _tracker.set(tracker)
+        try:
+            blocks = []
+            for block in self._compiled.generate(
+                **{
+                    **self.variables,
+                    "messages": [_prepare(message) for message in messages],
+                    "tools": tools,
+                    "documents": None,
+                    "add_generation_prompt": add_generation_prompt,
+                }
+            ):
+                blocks.append(block)
+                tracker.length += len(block)
+        except UsageError:
+            raise
+        except Exception as error:  # a template is a program: it can fail in any way
+            raise RenderError(str(error) or type(error).__name__) from error
+        finally:
+            _tracker.reset(token)
+        return "".join(blocks), tracker.spans
+
+
+def _prepare(message: Message) -> dict[str, Any]:
+    """Keys without a value are left out; reasoning is found under every name that templates read."""
+    present = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((present[key] for key in REASONING_KEYS if key in present), None)
+    if reasoning is None:
+        return present
+    named = {"thinking": reasoning}
+    named.update(present)
+    named["reasoning_content"] = reasoning
+    return named

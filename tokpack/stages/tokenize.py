@@ -1,0 +1,160 @@
+"""Tokenize: text -> token ids and flags, a whole batch at once.
+
+The masks come from bytes: where each token begins and ends in the text is known (a running sum of token
+lengths on the fast path, `tokenizers`' offsets on the slow one), so a span becomes a range of tokens by two
+binary searches, and all flags by one running sum. A token that crosses a span's edge follows transformers'
+rule: the range goes from the token of the span's first character to the first token of its last character.
+
+Rows that the fast tokenizer cannot prove (characters that the normalizer rewrites, bytes missing from the
+vocabulary) take the slow path; so does everything when it fails a proof.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokpack.schema import CONTENT, TRAINED
+from tokpack.stages.pieces import Ints, Spans
+from tokpack.stages.render import Rendered
+from tokpack.token_places import Encoded, encode_reference
+from tokpack.tokenizer import Tokenizer
+
+Flags = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Document i has `input_ids[offsets[i]:offsets[i + 1]]`; `flags` are bits of `tokpack.schema`."""
+
+    offsets: Ints
+    input_ids: npt.NDArray[np.int32]
+    flags: Flags
+    stats: dict[str, int] = field(default_factory=dict)
+    """Rows on the `fast` and on the `slow` path."""
+
+
+def tokenize(rendered: Rendered, tokenizer: Tokenizer) -> TokenBatch:
+    """Encode a rendered batch and mark its trained and content tokens."""
+    encoded = encode_reference(tokenizer.reference, rendered.text)
+    flags = flag_tokens(rendered, encoded, np.arange(len(rendered.text)))
+    stats = {"fast": 0, "slow": len(rendered.text)}
+    return _add_edges(rendered, tokenizer, TokenBatch(encoded.offsets, encoded.ids, flags, stats))
+
+
+def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
+    """Flags of the encoded rows, `rows[i]` being row i's place in the rendered batch."""
+    trained = _token_ranges(rendered, rendered.trained, encoded, rows, strict=rendered.reference_masks)
+    content = _token_ranges(rendered, rendered.content, encoded, rows, strict=False)
+    total = len(encoded.ids)
+    return _covered(trained, total) * np.uint8(TRAINED) + _covered(content, total) * np.uint8(CONTENT)
+
+
+def _token_ranges(
+    rendered: Rendered, spans: Spans, encoded: Encoded, rows: Ints, strict: bool
+) -> tuple[Ints, Ints]:
+    """Token ranges of all spans of the rows: (first token, one past the last).
+
+    `strict` follows transformers' `return_assistant_tokens_mask` to the letter: a span whose first character
+    has no token ends the masking of its document, and one whose last character has none, or the document's
+    first, runs to the document's end. Otherwise a character without a token gives way to its neighbour.
+    """
+    counts = np.diff(spans.offsets)[rows]
+    row = np.repeat(np.arange(len(rows)), counts)
+    at = np.repeat(spans.offsets[rows] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    starts, ends = spans.starts[at], spans.ends[at]
+    first, first_hit = encoded.token_at(row, starts)
+    last, last_hit = encoded.token_at(row, _last_character(rendered.text, rows[row], ends))
+    low, high = encoded.offsets[row], encoded.offsets[row + 1]
+    stop = np.where(last_hit, last + 1, last)
+    if strict:
+        broken = np.cumsum(~first_hit)
+        before = np.append(0, broken)[np.cumsum(counts) - counts]
+        usable = (broken == np.repeat(before, counts)) & (ends > 0)
+        stop = np.where(last_hit & (last > low), stop, high)
+    else:
+        usable = starts < ends
+    keep = usable & (first < stop)
+    return first[keep], stop[keep]
+
+
+def _last_character(text: pa.LargeStringArray, rows: Ints, ends: Ints) -> Ints:
+    """Byte, relative to its document, at which the character that ends at `ends` begins."""
+    offsets, data = text_buffers(text)
+    place = ends - 1
+    if not len(data):
+        return place
+    base = offsets[rows]
+    for _ in range(3):  # a character has at most three continuation bytes, 0b10xxxxxx
+        place -= (data[np.maximum(base + place, 0)] & 0xC0) == 0x80
+    return place
+
+
+def _covered(ranges: tuple[Ints, Ints], total: int) -> npt.NDArray[np.bool_]:
+    """Which of `total` tokens lie in a range: running sum of +1 at each start and -1 past each end."""
+    steps = np.zeros(total + 1, np.int16)
+    np.add.at(steps, ranges[0], 1)
+    np.subtract.at(steps, ranges[1], 1)
+    return np.cumsum(steps[:-1], dtype=np.int16) > 0
+
+
+def _add_edges(rendered: Rendered, tokenizer: Tokenizer, batch: TokenBatch) -> TokenBatch:
+    """BOS and EOS of plain documents, where they are not there already.
+
+    EOS is trained when the text up to its end is, BOS when the text from its start is (a plain text).
+    """
+    prefix = np.array(tokenizer.bos_prefix, np.int32)
+    suffix = np.array([tokenizer.eos_id] if rendered.eos and tokenizer.eos_id is not None else [], np.int32)
+    if not rendered.plain.any() or not len(prefix) + len(suffix):
+        return batch
+    ids, offsets = batch.input_ids, batch.offsets
+    front = rendered.plain & ~_has(ids, offsets[:-1], offsets, prefix)
+    back = rendered.plain & ~_has(ids, offsets[1:] - len(suffix), offsets, suffix)
+    lengths = np.diff(offsets) + front * len(prefix) + back * len(suffix)
+    new = np.append(0, np.cumsum(lengths))
+    out_ids, out_flags = np.empty(new[-1], np.int32), np.zeros(new[-1], np.uint8)
+    shift = new[:-1] + front * len(prefix) - offsets[:-1]
+    place = np.arange(len(ids)) + np.repeat(shift, np.diff(offsets))
+    out_ids[place], out_flags[place] = ids, batch.flags
+    whole, closed = _trained_edges(rendered)
+    for rows, at, piece, trained in (
+        (front, new[:-1], prefix, whole),
+        (back, new[1:] - len(suffix), suffix, closed),
+    ):
+        places = at[rows][:, None] + np.arange(len(piece))
+        out_ids[places] = piece
+        out_flags[places] = np.where(trained[rows], TRAINED, 0).astype(np.uint8)[:, None]
+    return TokenBatch(new, out_ids, out_flags, batch.stats)
+
+
+def _trained_edges(rendered: Rendered) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Per row: is the text trained from its start, and up to its end."""
+    spans, rows = rendered.trained, len(rendered.text)
+    size = np.diff(text_buffers(rendered.text)[0])
+    row = np.repeat(np.arange(rows), np.diff(spans.offsets))
+    whole, closed = np.zeros(rows, bool), np.zeros(rows, bool)
+    whole[row[spans.starts == 0]] = True
+    closed[row[spans.ends == size[row]]] = True
+    return whole, closed
+
+
+def _has(
+    ids: npt.NDArray[np.int32], at: Ints, offsets: Ints, piece: npt.NDArray[np.int32]
+) -> npt.NDArray[np.bool_]:
+    """Which documents have `piece` at the place `at`; every document has an empty piece."""
+    fits = (at >= offsets[:-1]) & (at + len(piece) <= offsets[1:])
+    places = np.where(fits, at, 0)[:, None] + np.arange(len(piece))
+    if not len(ids):
+        return fits & (len(piece) == 0)
+    same: npt.NDArray[np.bool_] = fits & (ids[np.minimum(places, len(ids) - 1)] == piece).all(axis=1)
+    return same
+
+
+def text_buffers(text: pa.LargeStringArray) -> tuple[Ints, npt.NDArray[np.uint8]]:
+    """(offsets int64[n + 1], bytes) of a text column, without a copy."""
+    _, offsets, data = text.buffers()
+    place = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+    return place, np.frombuffer(data if data is not None else b"", np.uint8)

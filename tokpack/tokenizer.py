@@ -1,0 +1,160 @@
+"""The model's tokenizer and chat template, loaded without transformers or torch.
+
+`load_tokenizer` is the way in. `Tokenizer.reference` is the `tokenizers` object whose ids are the truth;
+`Tokenizer.fast` encodes whole batches and is used as far as it is proved equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokpack import tokenizer_cache
+from tokpack.errors import UsageError
+from tokpack.tokenizer_cache import BACKEND, SNAPSHOT, TOKENIZER_FILES
+
+_SPECIALS_OF_MAP = ("bos_token", "eos_token", "pad_token")
+
+
+class Tokenizer:
+    """A tokenizer as `AutoTokenizer` would load it. Safe to share between threads.
+
+    `chat_template` is the template for ordinary chats; `tool_template` the one for chats with tools, which
+    differs only where the model publishes several. Digests: `sha256` of the serialised backend,
+    `vocab_sha256` of the vocabulary, `template_sha256` of the templates (empty without one).
+    """
+
+    def __init__(self, folder: Path, name: str, chat_template: str | None = None) -> None:
+        snapshot: dict[str, Any] = json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))
+        self.folder, self.name = folder, name
+        self.special_tokens_map: dict[str, str] = snapshot["special_tokens_map"]
+        self.bos_token, self.eos_token, self.pad_token = map(self.special_tokens_map.get, _SPECIALS_OF_MAP)
+        ids = snapshot["ids"]
+        self.bos_id: int | None = ids["bos"]
+        self.eos_id: int | None = ids["eos"]
+        self.pad_id: int | None = ids["pad"]
+        self.bos_prefix: list[int] = snapshot["bos_prefix"]
+        self.special_tokens: list[str] = snapshot["special_tokens"]
+        self.added_tokens: list[str] = snapshot["added_tokens"]
+        self.vocab_size: int = snapshot["vocab_size"]
+        self.sha256: str = snapshot["sha256"]
+        self.vocab_sha256: str = snapshot["vocab_sha256"]
+        templates = snapshot["chat_template"] if chat_template is None else chat_template
+        self.chat_template, self.tool_template = _choose_templates(templates, name)
+        self._config: dict[str, Any] = snapshot["tokenizer_config"]
+        self._lock = threading.Lock()
+
+    @cached_property
+    def template_sha256(self) -> str:
+        parts = dict.fromkeys(part for part in (self.chat_template, self.tool_template) if part is not None)
+        return hashlib.sha256("\x00".join(parts).encode("utf-8")).hexdigest() if parts else ""
+
+    @property
+    def reference(self) -> Any:
+        """The `tokenizers.Tokenizer`; loaded at first use."""
+        with self._lock:
+            return self._reference
+
+    @cached_property
+    def _reference(self) -> Any:
+        import tokenizers
+
+        return tokenizers.Tokenizer.from_buffer((self.folder / BACKEND).read_bytes())
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids, special tokens written out."""
+        return str(self.reference.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    def decode_tokens(self, ids: Iterable[int]) -> list[str]:
+        """One string per token; bytes of a character that is split between tokens show as U+FFFD."""
+        rows = [[int(i)] for i in ids]
+        return list(self.reference.decode_batch(rows, skip_special_tokens=False))
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja for AutoTokenizer."""
+        out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / BACKEND).write_bytes((self.folder / BACKEND).read_bytes())
+        text = json.dumps(self._config, ensure_ascii=False, indent=2, sort_keys=True)
+        (out / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        if self.chat_template is not None:
+            (out / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        if self.tool_template not in (None, self.chat_template):
+            extra = out / "additional_chat_templates"
+            extra.mkdir(exist_ok=True)
+            (extra / "tool_use.jinja").write_text(str(self.tool_template), encoding="utf-8")
+
+
+def load_tokenizer(
+    name_or_folder: str | Path,
+    cache_dir: str | Path | None = None,
+    chat_template: str | Path | None = None,
+) -> Tokenizer:
+    """Load a tokenizer from a local folder or by its Hugging Face Hub name.
+
+    `chat_template`, a file or the Jinja text itself, replaces the tokenizer's own.
+    Raises UsageError when the folder, the name or the template file cannot be used.
+    """
+    template = None if chat_template is None else _read_template(chat_template)
+    local = Path(name_or_folder)
+    if local.name == BACKEND and local.is_file():
+        local = local.parent
+    if local.is_dir():
+        folder, name = local, local.resolve().name
+    else:
+        folder, name = _from_hub(str(name_or_folder)), str(name_or_folder)
+    return Tokenizer(tokenizer_cache.snapshot_folder(folder, cache_dir), name, template)
+
+
+def _choose_templates(templates: Any, name: str) -> tuple[str | None, str | None]:
+    """(template of plain chats, template of chats with tools) by transformers' rule for several templates."""
+    if not isinstance(templates, dict):
+        return templates, templates
+    default = templates.get("default")
+    if default is None and templates:
+        raise UsageError(
+            f"the tokenizer has several chat templates and no default: {', '.join(sorted(templates))}",
+            where=name,
+            hint="choose one with --chat-template FILE",
+        )
+    return default, templates.get("tool_use", default)
+
+
+def _read_template(given: str | Path) -> str:
+    if isinstance(given, str) and ("{{" in given or "{%" in given):
+        return given
+    path = Path(given)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read the chat template: {error}", where=str(path), hint="check --chat-template"
+        ) from None
+
+
+def _from_hub(name: str) -> Path:
+    """Folder of the tokenizer files of a Hub repository, from the local Hub cache when it has them."""
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise UsageError("no such folder", where=name, hint="check --tokenizer")
+    import huggingface_hub
+
+    patterns = [*TOKENIZER_FILES, "*.txt"]
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises its own, requests' and OS errors alike
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        raise UsageError(
+            f"no such folder, and not loadable from the Hugging Face Hub ({type(error).__name__}: {first})",
+            where=name,
+            hint="check the spelling; offline, give a local folder; gated models need `hf auth login`",
+        ) from None
+
+
+if __name__ == "__main__":
+    tokenizer_cache.write_snapshot(*sys.argv[1:])
