@@ -101,8 +101,8 @@ def test_loss_and_lora_gradients_of_a_packed_row_equal_those_of_its_documents(
     for ids, labels in documents:
         if all(label == -100 for label in labels):
             continue
-        ids, labels = torch.tensor([ids]), torch.tensor([labels])
-        loss = model(input_ids=ids, labels=labels, num_items_in_batch=trained, use_cache=False).loss
+        inputs = {"input_ids": torch.tensor([ids]), "labels": torch.tensor([labels])}
+        loss = model(**inputs, num_items_in_batch=trained, use_cache=False).loss
         loss.backward()
         total += loss.item()
     assert abs(packed.item() - total) < 2e-6 * total
@@ -119,6 +119,7 @@ def test_the_loss_is_wrong_with_a_cache_and_with_a_mask_of_ones(smollm2, batch):
     with torch.no_grad():
         right = model(**batch, use_cache=False).loss.item()
         cached = model(**batch, use_cache=True).loss.item()
-        masked = model(**batch, use_cache=False, attention_mask=torch.ones_like(batch["input_ids"])).loss.item()
+        ones = torch.ones_like(batch["input_ids"])
+        masked = model(**batch, use_cache=False, attention_mask=ones).loss.item()
     assert abs(cached - right) > 0.05 * right
     assert abs(masked - right) > 0.05 * right

@@ -1,16 +1,17 @@
 """`attn_implementation="tokpack"`: attention that runs inside each document and cannot leave it.
 
-The usual way masks a T x T score matrix by blocks and computes it whole. Here queries, keys and values are cut
-at `cu_seq_lens_q` and each document is attended alone: work falls from T^2 to the sum of the squared document
-lengths, a packed document takes the very same kernel calls as the document alone (so the same bits), and a batch
-without `cu_seq_lens_q` raises instead of attending across documents.
+The usual way masks a T x T score matrix by blocks and computes it whole. Here queries, keys and values are
+cut at `cu_seq_lens_q` and each document is attended alone: work falls from T^2 to the sum of the squared
+document lengths, a packed document takes the very same kernel calls as the document alone (so the same
+bits), and a batch without `cu_seq_lens_q` raises instead of attending across documents.
 
-- CUDA, fp16 or bf16: `torch.nn.attention.varlen.varlen_attn` (in PyTorch itself, no flash-attn build), one call.
+- CUDA, fp16 or bf16: one call of `torch.nn.attention.varlen.varlen_attn` (PyTorch's own, no flash-attn).
 - CPU, MPS, fp32, older CUDA devices: one `scaled_dot_product_attention` call per document.
-- Sliding windows, chunks, soft-capped scores and attention sinks: per document, as the model's eager code has it.
+- Sliding windows, chunks, soft-capped scores and attention sinks: per document, as the model's eager code
+  has it.
 
-Registered with transformers' `AttentionInterface`; models that do not go through that interface are not reached
-by it, which is what the isolation probe is for.
+Registered with transformers' `AttentionInterface`; models that do not go through that interface are not
+reached by it, which is what the isolation probe is for.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """query `[1, H, T, D]`, key and value `[1, H_kv, T, D]` -> `[1, T, H, D_v]`, documents apart.
 
-    Signature as transformers calls it. Raises UsageError without `cu_seq_lens_q`, and for what it cannot honour:
-    a mask, a batch of more than one row, a position bias, cached keys.
+    Signature as transformers calls it. Raises UsageError without `cu_seq_lens_q`, and for what it cannot
+    honour: a mask, a batch of more than one row, a position bias, cached keys.
     """
     if cu_seq_lens_q is None:
         raise UsageError(
@@ -159,7 +160,7 @@ def _chunk_size(module: torch.nn.Module) -> int | None:
 def _half_dtype(module: torch.nn.Module, query: torch.Tensor) -> torch.dtype | None:
     """The 16-bit dtype this layer computes in, or None for a true fp32 layer.
 
-    Queries of a quantised or autocast model come out of fp32 norms as fp32, though the model computes in 16 bits.
+    Queries of a quantised or autocast model come out of fp32 norms as fp32, though it computes in 16 bits.
     """
     dtype: Any = query.dtype
     if dtype == torch.float32 and torch.is_autocast_enabled(query.device.type):
@@ -181,7 +182,7 @@ def _varlen_fits(query: torch.Tensor, value: torch.Tensor, scores: Scores) -> bo
 
 
 def varlen_window(scores: Scores) -> tuple[int, int]:
-    """transformers counts the query itself in a window of W tokens, flash kernels the W - 1 keys before it."""
+    """A window of W tokens counts the query in transformers; flash kernels count the W - 1 keys before."""
     left = -1 if scores.window is None else scores.window - 1
     return left, 0 if scores.causal else (-1 if scores.window is None else scores.window - 1)
 

@@ -1,9 +1,9 @@
-"""`BalancedSampler`: a new row order each epoch in which ranks that wait for each other do equal work.
+"""`BalancedSampler`: a new row order each epoch, in which ranks that wait for each other do equal work.
 
-Rows are equal in tokens, not in attention: the slowest rank of a step sets its pace. Rows sorted by cost are cut
-into hands of `ranks * batch_rows` neighbours, one micro-batch for every rank, and the hands are shuffled: within
-a hand costs are nearly equal, from hand to hand they vary, so every optimizer step still mixes.
-With one rank nothing needs balancing and the order is a plain shuffle.
+Rows are equal in tokens, not in attention: the slowest rank of a step sets its pace. Rows sorted by cost
+are cut into hands of `ranks * batch_rows` neighbours, one micro-batch for every rank, and the hands are
+shuffled: within a hand costs are nearly equal, from hand to hand they vary, so every optimizer step still
+mixes. With one rank nothing needs balancing and the order is a plain shuffle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainer_plugin.dataset import PackedDataset
 
 
 class BalancedSampler:
-    """Sampler over a `PackedDataset`; the order depends on `(seed, epoch)` alone, so it can be told beforehand.
+    """Sampler over a `PackedDataset`. The order depends on `(seed, epoch)` alone: it is known beforehand.
 
     costs: float[rows], the time a row takes, in any unit; default: tokens + `pair_cost` x squared lengths.
     Call `set_epoch` as with PyTorch's DistributedSampler (accelerate does).
@@ -48,7 +48,7 @@ class BalancedSampler:
         self.epoch = epoch
 
     def order(self, epoch: int) -> np.ndarray:
-        """Rows of an epoch: int64[rows], each once. Rank r takes batches r, r + ranks, ... of `batch_rows`."""
+        """Rows of an epoch, each once: int64[rows]. Rank r takes batches r, r + ranks, and so on."""
         rng = np.random.default_rng((self.seed, epoch))
         rows = rng.permutation(len(self.costs))
         hand = self.ranks * self.batch_rows
@@ -63,7 +63,7 @@ class BalancedSampler:
     def rows_of(self, steps: int, accumulation: int = 1) -> np.ndarray:
         """Rows that `steps` optimizer steps of all ranks train on, in order, repeats included.
 
-        An epoch that does not divide among the ranks is filled up with its own first rows, as accelerate does.
+        An epoch that does not divide among the ranks is filled up with its own first rows (accelerate).
         """
         hand = self.ranks * self.batch_rows
         per_epoch = -(-len(self) // hand)
@@ -82,8 +82,8 @@ class BalancedSampler:
 def pair_cost(model: Any) -> float:
     """Cost of one pair of tokens in attention, in units of a token's cost in the weights.
 
-    Forward pass: a token takes 2 x parameters, a causal pair 2 x hidden x layers (scores and values, half of the
-    square).
+    Forward pass: a token takes 2 x parameters, a causal pair 2 x hidden x layers (scores and values, half
+    of the square).
     """
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     parameters = sum(parameter.numel() for parameter in model.parameters())

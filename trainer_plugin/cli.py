@@ -1,4 +1,4 @@
-"""`tokpack train` and `tokpack merge-adapter`. Importing this module imports neither torch nor transformers."""
+"""`tokpack train` and `tokpack merge-adapter`. Importing this module imports no library of training."""
 
 from __future__ import annotations
 

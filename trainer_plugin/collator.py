@@ -34,13 +34,13 @@ Loss = Literal["token", "document"]
 class PackedCollator:
     """Flatten packed rows into one row of documents.
 
-    capacity: tokens per row. When given, the batch is padded to `capacity * len(rows)`, so that all batches have
-        one shape (for `torch.compile`, and to keep memory flat). The padding is made of documents of its own,
-        with ascending positions and no labels, which no other document can see.
+    capacity: tokens per row. When given, the batch is padded to `capacity * len(rows)`, so that all batches
+        have one shape (for `torch.compile`, and to keep memory flat). The padding is made of documents of
+        its own, with ascending positions and no labels, which no other document can see.
     loss: "document" adds `loss_weights`, float32 like `labels`: 1 / (trained tokens of the document) at each
         trained token, for the per-document mean that `PackedTrainer` computes.
-    counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, which `PackedTrainer` takes
-        out again before the model sees the batch.
+    counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, which `PackedTrainer`
+        takes out again before the model sees the batch.
 
     Rows may hold lists, NumPy arrays or tensors. Raises DataError for rows that are not packed rows.
     """
@@ -79,7 +79,7 @@ class PackedCollator:
         return batch
 
     def _tail(self, rows: Sequence[Any], real: int) -> np.ndarray:
-        """Lengths of the padding documents: none is longer than a row, so positions stay in the model's range."""
+        """Lengths of the padding documents; none is longer than a row, so positions stay in range."""
         assert self.capacity is not None
         pad = self.capacity * len(rows) - real
         if pad < 0:
@@ -112,7 +112,7 @@ def _flatten(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray,
         tokens, ends = len(row["input_ids"]), int(np.sum(np.asarray(row["seq_lengths"])))
         if not tokens == len(row["labels"]) == ends:
             raise DataError(
-                f"a row has {tokens} input_ids, {len(row['labels'])} labels and seq_lengths that add up to {ends}",
+                f"a row has {tokens} input_ids, {len(row['labels'])} labels, seq_lengths adding up to {ends}",
                 where=f"row {number} of the batch",
                 hint="the three must agree: do not truncate packed rows",
             )

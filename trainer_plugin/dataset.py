@@ -1,8 +1,8 @@
 """`PackedDataset`: the packed rows of an artefact, memory-mapped, map-style.
 
 A row costs two array slices per column (a few microseconds) whatever its length: nothing is copied, nothing
-becomes a Python list. Map-style on purpose: the sampler's order is the only state, so a resumed run reads each
-row exactly once, and every worker process maps the same pages.
+becomes a Python list. Map-style on purpose: the sampler's order is the only state, so a resumed run reads
+each row exactly once, and every worker process maps the same pages.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class _ListColumn(NamedTuple):
 class PackedDataset:
     """Rows of a packed artefact as dictionaries of read-only NumPy views.
 
-    `dataset[i]` -> `{"input_ids": int32[T], "labels": int32[T], "seq_lengths": int32[D], "doc_ids": int64[D]}`.
-    `select`, `shuffle` and `split` give views over the same mapping. Pickling keeps the folder and the order,
-    not the data.
+    `dataset[i]` -> `{"input_ids": int32[T], "labels": int32[T], "seq_lengths": int32[D], "doc_ids": ...}`.
+    `select`, `shuffle` and `split` give views over the same mapping. Pickling keeps the folder and the
+    order, not the data.
 
     Raises UsageError when the folder is no artefact, DataError when its shards and manifest disagree.
     """
@@ -101,7 +101,7 @@ class PackedDataset:
         return self.select(np.random.default_rng(seed).permutation(len(self)))
 
     def split(self, fraction: float, seed: int = 0) -> tuple[PackedDataset, PackedDataset]:
-        """`(train, held_out)`: `fraction` of the rows, at least one, drawn by `seed`; both keep the row order."""
+        """`(train, held_out)`: held out is `fraction` of the rows, at least one; both keep the row order."""
         if not 0 < fraction < 1:
             raise UsageError("the held-out fraction must lie between 0 and 1", where=f"fraction={fraction}")
         if len(self) < 2:
@@ -193,7 +193,7 @@ def _list_column(column: pa.Array) -> _ListColumn:
 
 
 def _sum_lists(column: _ListColumn, value: Any) -> np.ndarray:
-    """Per-list sum of `value(values)`. Running sums, so empty lists are 0 (`np.add.reduceat` gets them wrong)."""
+    """Per-list sum of `value(values)`, by running sums: `np.add.reduceat` gets empty lists wrong."""
     first, last = int(column.offsets[0]), int(column.offsets[-1])
     running = np.concatenate([[0], np.cumsum(value(column.values[first:last]), dtype=np.int64)])
     bounds = running[column.offsets - first]

@@ -1,13 +1,14 @@
-"""The isolation probe: does a document in a packed row see its neighbours, with this model as it is set up now?
+"""The isolation probe: does a document in a packed row see its neighbours, with this model as it is now?
 
     packed    A B C  in one row, as the collator makes it
     changed   A'B C  and  A B C'                 logits of the others must not move
     alone     A | B | C  through the plain call  logits must be the packed ones
     control   A'BC   as one document             how far logits move when documents do leak
 
-A leak shows as a difference near the control; rounding stays far below it. So a check passes when the difference
-is exactly zero, or both under the tolerance for the dtype (relative to the largest logit) and under a tenth of
-the control. The control keeps the probe from being blind on models whose logits hardly depend on context.
+A leak shows as a difference near the control; rounding stays far below it. So a check passes when the
+difference is exactly zero, or both under the tolerance for the dtype (relative to the largest logit) and
+under a tenth of the control. The control keeps the probe from being blind on models whose logits hardly
+depend on context.
 
 Ten short forward passes: seconds for a small model, and the only proof that holds for every architecture:
 of the decoder models in transformers some leak without any warning.
@@ -15,10 +16,8 @@ of the decoder models in transformers some leak without any warning.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,10 @@ from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
 from trainer_plugin.attention import NAME
 from trainer_plugin.collator import PackedCollator
+from trainer_plugin.isolation_report import Check, IsolationReport, ModelVerification
 from trainer_plugin.strategies import apply_strategy, attention_of, fit_batch, inner_model
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from trainer_plugin.dataset import PackedDataset
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-8, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -41,74 +39,6 @@ TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-8, torch.float16: 2e-2, torc
 
 PROBE_TOKENS = 384
 BACKENDS = (NAME, "sdpa", "eager")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison of logits: `difference` against `limit`, both relative to the largest logit."""
-
-    name: str
-    difference: float
-    limit: float
-    ok: bool
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class IsolationReport:
-    """What the probe saw. `ok` means that training on packed rows equals training on the documents alone."""
-
-    strategy: str
-    attn: str
-    dtype: str
-    documents: int
-    tokens: int
-    checks: tuple[Check, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.checks) and all(check.ok for check in self.checks)
-
-    @property
-    def max_difference(self) -> float:
-        """Of all checks, relative to the largest logit."""
-        return max((check.difference for check in self.checks), default=float("inf"))
-
-    def table(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"isolation of packed documents: {self.attn}, {self.dtype}", title_justify="left")
-        for heading, justify in (
-            ("check", "left"),
-            ("difference", "right"),
-            ("limit", "right"),
-            ("", "left"),
-        ):
-            table.add_column(heading, justify=justify)
-        for check in self.checks:
-            verdict = "ok" if check.ok else "FAILED"
-            table.add_row(
-                check.name, f"{check.difference:.1e}", f"{check.limit:.1e}", f"{verdict} {check.note}".strip()
-            )
-        table.caption = "\n".join(self.notes) or None
-        table.caption_justify = "left"
-        return table
-
-    def __str__(self) -> str:
-        return _render(self.table())
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "strategy": self.strategy,
-            "attn": self.attn,
-            "dtype": self.dtype,
-            "ok": self.ok,
-            "documents": self.documents,
-            "tokens": self.tokens,
-            "checks": [vars(check) for check in self.checks],
-            "notes": list(self.notes),
-        }
 
 
 def probe_isolation(
@@ -121,8 +51,8 @@ def probe_isolation(
 ) -> IsolationReport:
     """Probe a model as it is set up now; `strategy` only names the set-up in the report.
 
-    `rows` are packed rows whose documents are used, shortened to `max_tokens` in all; without them the documents
-    are random tokens. A model that raises fails the probe with the error as the note.
+    `rows` are packed rows whose documents are used, shortened to `max_tokens` in all; without them the
+    documents are random tokens. A model that raises fails the probe with the error as the note.
     """
     documents = _probe_documents(model, rows, seed, max_tokens)
     dtype = str(next(inner_model(model).parameters()).dtype).removeprefix("torch.")
@@ -154,8 +84,8 @@ def prepare_model(
 ) -> IsolationReport:
     """Set `model` up for packed rows and prove it; returns the report of the set-up that is now in place.
 
-    attn: "auto" takes the first that passes of the packed attention, the attention the model came with, and the
-        loop over documents; "tokpack", "loop", or any `attn_implementation` takes that one or raises.
+    attn: "auto" takes the first that passes of the packed attention, the attention the model came with, and
+        the loop over documents; "tokpack", "loop", or any `attn_implementation` takes that one or raises.
 
     Raises UsageError for models that cannot be right (3-D multimodal positions, rows too long for a dynamic
     RoPE), VerifyError when nothing passes.
@@ -199,7 +129,7 @@ def refuse_config(config: Any, dataset: PackedDataset | None = None) -> None:
     ropes = _rope_parameters(text)
     if hasattr(config, "vision_config") and any("mrope_section" in rope for rope in ropes):
         raise UsageError(
-            f"{config.model_type} takes 3-D positions (text and image): packed rows carry text positions only",
+            f"{config.model_type} takes 3-D positions (text and image); packed rows carry text positions",
             where="model",
             hint="train a text-only model of the family",
         )
@@ -220,47 +150,6 @@ def refuse_config(config: Any, dataset: PackedDataset | None = None) -> None:
             )
 
 
-@dataclass(frozen=True)
-class ModelVerification:
-    """Probe reports of one model, one per attention backend. `ok`: the trainer has a backend that passes."""
-
-    model: str
-    reports: Mapping[str, IsolationReport]
-    advice: Sequence[str] = field(default_factory=tuple)
-
-    @property
-    def ok(self) -> bool:
-        return any(report.ok for report in self.reports.values())
-
-    def table(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"isolation of packed documents in {self.model}", title_justify="left")
-        for heading in ("attention", "dtype", "neighbour changed", "against alone", "result"):
-            table.add_column(
-                heading, justify="right" if heading[0] in "na" and heading != "attention" else "left"
-            )
-        for name, report in self.reports.items():
-            moved = max((c.difference for c in report.checks[:-1]), default=float("inf"))
-            alone = report.checks[-1].difference if report.checks else float("inf")
-            result = "exact" if report.max_difference == 0 else "equal" if report.ok else "LEAKS"
-            if report.max_difference == float("inf"):
-                result = "cannot run"
-            table.add_row(name, report.dtype, f"{moved:.1e}", f"{alone:.1e}", result)
-        return table
-
-    def __str__(self) -> str:
-        return "\n".join([_render(self.table()), *self.advice])
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "ok": self.ok,
-            "reports": {name: report.to_dict() for name, report in self.reports.items()},
-            "advice": list(self.advice),
-        }
-
-
 def verify_model(
     folder: str | Path,
     model: Any,
@@ -270,8 +159,8 @@ def verify_model(
 ) -> ModelVerification:
     """Probe `model` (a folder, a hub name, or a loaded model) on real rows of the artefact in `folder`.
 
-    Every backend of "tokpack", "sdpa", "eager" is probed, or `attn` alone; the loop over documents follows when
-    none passes. Raises UsageError when the model's tokenizer is not the artefact's.
+    Every backend of "tokpack", "sdpa", "eager" is probed, or `attn` alone; the loop over documents follows
+    when none passes. Raises UsageError when the model's tokenizer is not the artefact's.
     """
     from trainer_plugin.dataset import PackedDataset
 
@@ -455,11 +344,3 @@ def _quiet_evaluation(model: Any) -> Any:
             yield
     finally:
         model.train(training)
-
-
-def _render(table: Table) -> str:
-    from rich.console import Console
-
-    out = io.StringIO()
-    Console(file=out, width=110, no_color=True).print(table)
-    return out.getvalue().rstrip()

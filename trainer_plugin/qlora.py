@@ -1,8 +1,8 @@
-"""Adapters: LoRA and QLoRA by PEFT and bitsandbytes, with what they need to be right on packed rows and on CPU.
+"""Adapters: LoRA and QLoRA by PEFT and bitsandbytes, with what they need to be right, on CPU too.
 
 QLoRA here is NF4 with double quantisation, bf16 computation, LoRA on all linear layers. Adapters trained on a
-4-bit base belong to the *dequantised* base: merged into it the logits agree to rounding; merged into 4-bit, or
-moved to the original full-precision weights, they do not. `merge_dequantized` makes that base.
+4-bit base belong to the *dequantised* base: merged into it the logits agree to rounding; merged into 4-bit,
+or moved to the original full-precision weights, they do not. `merge_dequantized` makes that base.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def quantization_config(compute_dtype: Any = None) -> Any:
 
 
 def load_model(model: str | Path, recipe: Recipe) -> Any:
-    """Base model for a recipe: 4-bit for qlora, `recipe.dtype` otherwise. Raises UsageError when it cannot."""
+    """Base model for a recipe: 4-bit for qlora, in `recipe.dtype` otherwise."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -66,9 +66,9 @@ def load_model(model: str | Path, recipe: Recipe) -> Any:
 def repair_linear4bit(model: Any) -> int:
     """Keep bitsandbytes' 4-bit layers differentiable on CPUs with AVX512-BF16; returns the layers changed.
 
-    There, one forward pass in evaluation mode repacks `Linear4bit` weights into a form without a backward: from
-    then on most LoRA gradients are zero while the loss looks normal, and a merge yields garbage (seen with
-    bitsandbytes 0.50.2). Call right after loading, before any forward pass.
+    There, one forward pass in evaluation mode repacks `Linear4bit` weights into a form without a backward:
+    from then on most LoRA gradients are zero while the loss looks normal, and a merge yields garbage (seen
+    with bitsandbytes 0.50.2). Call right after loading, before any forward pass.
     """
     try:
         from bitsandbytes.nn import Linear4bit
@@ -108,7 +108,7 @@ def prepare_lora(model: Any, recipe: Recipe) -> Any:
 def save_result(
     trainer: Any, out: str | Path, recipe: Recipe, *, artefact: Any, tokenizer: Any = None
 ) -> Path:
-    """Write the adapter (or the full model), its recipe, and the fingerprint of the artefact it was trained on."""
+    """Write the adapter (or full model), its recipe, and the fingerprint of the artefact behind it."""
     out = Path(out)
     trainer.save_model(str(out))
     if tokenizer is not None:
@@ -141,7 +141,7 @@ def merge_dequantized(adapter: str | Path, out: str | Path, *, model: str | Path
     """Merge a trained adapter into its base and save a plain model that needs no PEFT.
 
     A QLoRA adapter is merged into the dequantised 4-bit base it was trained on (logits agree to rounding); a
-    LoRA adapter into the base as it was loaded. `model` replaces the base named in the adapter. Returns `out`.
+    LoRA adapter into the base as it was loaded. `model` replaces the base named in the adapter.
     """
     _need("peft")
     from peft import PeftConfig, PeftModel

@@ -11,8 +11,8 @@
     [trainer]             # handed to transformers.TrainingArguments as it is
     optim = "paged_adamw_8bit"
 
-The named fields are the ones that packing gives a meaning of its own. Everything else that PEFT and Trainer can
-do (DoRA, rsLoRA, PiSSA, GaLore, APOLLO, schedules, reporting) is theirs, under their own names.
+The named fields are the ones that packing gives a meaning of its own. Everything else that PEFT and Trainer
+can do (DoRA, rsLoRA, PiSSA, GaLore, APOLLO, schedules, reporting) is theirs, under their own names.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Recipe:
     attn: str = "auto"
     """"auto", "tokpack", "loop", or any `attn_implementation` of transformers."""
     loss: Literal["token", "document"] = "token"
-    """Mean over the trained tokens of the global batch, or over documents, each document weighing the same."""
+    """Mean over the trained tokens of the global batch, or over documents, each weighing the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the frozen weights and the computation; auto: bfloat16 for lora and qlora, the model's own for full."""
+    """Of weights and computation; auto: bfloat16 for lora and qlora, the model's own for full."""
     epochs: float = 1.0
     max_steps: int = -1
     """Optimizer steps; -1: as many as `epochs` needs."""

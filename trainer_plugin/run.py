@@ -82,7 +82,7 @@ def run_training(
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Result:
-    """Train `model` on `artefact` as `recipe` says and write the result to `out`. `say` gets lines for the user.
+    """Train `model` on `artefact` as `recipe` says, write the result to `out`; `say` gets lines to show.
 
     Raises UsageError for settings that cannot work, VerifyError when documents would see each other.
     """

@@ -53,7 +53,7 @@ def fit_batch(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply_strategy(model: Any, strategy: str, native_attn: str) -> None:
-    """Set the model up for a strategy; `native_attn` is the attention it goes back to for `native` and `loop`."""
+    """Set the model up for a strategy; `native_attn` is the attention for `native` and `loop`."""
     inner = inner_model(model)
     stop_looping(inner)
     if strategy == NAME:

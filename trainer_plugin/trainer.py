@@ -3,10 +3,10 @@
 What the mixin changes, and nothing else:
 - loss: the mean over all trained tokens (or documents) of the global batch, whatever the model's own code can
   do under accumulation; equal to the unpacked run's to rounding;
-- evaluate: weighted by trained tokens (Trainer averages over batches, which weighs a long row like a short one),
-  every row once, on any number of ranks;
-- guards: an attention mask, a cache, DataParallel, iterable datasets and context parallelism raise, because each
-  of them silently mixes documents or weights;
+- evaluate: weighted by trained tokens (Trainer averages over batches, which weighs a long row like a short
+  one), every row once, on any number of ranks;
+- guards: an attention mask, a cache, DataParallel, iterable datasets and context parallelism raise, because
+  each of them silently mixes documents or weights;
 - probe: `train()` proves the isolation of documents before the first step;
 - log: real tokens per second, fill of the rows, tokens and trained tokens so far (kept across a resume).
 
@@ -37,7 +37,7 @@ COUNTS = ("rows", "tokens", "trained_tokens", "documents")
 
 
 class PackedTrainerMixin:
-    """Put before a Trainer class: `class Mine(PackedTrainerMixin, SFTTrainer)`. See the module for what it does.
+    """Put before a Trainer class: `class Mine(PackedTrainerMixin, SFTTrainer)`.
 
     loss: "token" or "document"; probe: run the isolation probe at the start of `train()`.
     """
@@ -106,7 +106,7 @@ class PackedTrainerMixin:
         return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """The balanced order for our datasets; Trainer's own for others and for a strategy that was asked for."""
+        """The balanced order for our datasets; Trainer's own for others, and for a strategy asked for."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(dataset, PackedDataset) and self.args.train_sampling_strategy == "random":
             return balanced_sampler(dataset, self.args, inner_model(self.model))
@@ -146,7 +146,7 @@ class PackedTrainerMixin:
         return (loss, outputs) if return_outputs else loss
 
     def _rank_scale(self) -> int:
-        """DDP averages gradients over ranks; a loss divided by the *global* count has to be summed instead."""
+        """DDP averages gradients over ranks; a loss divided by the global count has to be summed."""
         if not self.args.average_tokens_across_devices:
             return 1
         return int(self.accelerator.num_processes // self.get_tp_size())
@@ -251,7 +251,7 @@ def balanced_sampler(dataset: PackedDataset, args: Any, model: Any) -> BalancedS
 
 
 class RankRows(torch.utils.data.Dataset):
-    """Every `ranks`-th row, as many on each rank: the missing ones are repeats without labels, which weigh 0."""
+    """Every `ranks`-th row, as many on each rank: missing ones are repeats without labels, weight 0."""
 
     def __init__(self, dataset: Any, rank: int, ranks: int) -> None:
         self.dataset, self.rank, self.ranks = dataset, rank, ranks
@@ -268,7 +268,7 @@ class RankRows(torch.utils.data.Dataset):
 
 
 def weighted_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum of weight x cross entropy of the next token; logits `[1, T, V]`, labels and weights `[1, T]` unshifted."""
+    """Sum of weight x cross entropy; logits `[1, T, V]`, labels and weights `[1, T]`, unshifted."""
     losses = cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=IGNORE_INDEX, reduction="none")
     return (losses * weights[0, 1:]).sum()
 
@@ -277,7 +277,7 @@ def refuse_batch(inputs: dict[str, Any]) -> None:
     """Raise UsageError for a batch in which documents would not be found."""
     if inputs.get("attention_mask") is not None:
         raise UsageError(
-            "the batch has an attention_mask: transformers ignores document boundaries as soon as it sees one",
+            "the batch has an attention_mask, and transformers then ignores document boundaries",
             where="batch",
             hint="collate with trainer_plugin.PackedCollator, which makes none",
         )
