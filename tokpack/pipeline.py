@@ -85,6 +85,11 @@ class Run:
             config, tokenizer, Renderer(tokenizer, options), sources, shapes, workers or default_workers()
         )
 
+    @property
+    def by_chat_template(self) -> bool:
+        """Whether conversations are rendered by a chat template."""
+        return self.config.render.mode != "plain" and self.tokenizer.chat_template is not None
+
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for an unfinished run to be continued."""
         from tokpack import __version__
@@ -144,7 +149,7 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
         tokens,
         config.truncate.max_length,
         config.truncate.overlong,
-        run.renderer.uses_template,
+        run.by_chat_template,
         lambda shortened: encode(run, shortened)[1],
     )
     docs = pieces.documents.select(
@@ -177,7 +182,7 @@ def encode(run: Run, documents: pl.DataFrame) -> tuple[pl.DataFrame, TokenBatch,
             documents["drop_reason"].clone().scatter(rows, [TEMPLATE_ERROR] * len(rows)),
             documents["drop_detail"].clone().scatter(rows, [rendered.errors[row] for row in rows]),
         )
-    return documents, tokens, rendered.counters | tokens.counters
+    return documents, tokens, rendered.counters | tokens.stats
 
 
 def _examples(documents: pl.DataFrame) -> dict[str, list[str]]:
