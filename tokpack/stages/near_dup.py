@@ -1,0 +1,252 @@
+"""Near-duplicates by an exact set-similarity join over token n-grams.
+
+Documents are compared as sets of the 64-bit hashes of their n-grams of selected tokens; one shorter
+than n tokens is a set of one hash, of the whole sequence, so it meets only its equals; an empty one
+meets nothing. In input order, a document is removed when its Jaccard similarity with a document kept
+before it reaches the threshold t, and names the first such document. The promise: every removed
+document names a kept one and their exact similarity, and no two kept ones reach t. Two different
+n-grams among m share a hash with probability m**2 / 2**65 (under one in a thousand for 100 million).
+
+It is a prefix-filter join (Bayardo et al. 2007, Xiao et al. 2008) with two cuts around it:
+
+1. *Uniqueness.* J(A, B) >= t needs |A - B| <= (1 - t)|A|. Grams below a hash limit (40 % of them at
+   t = 0.8) are counted to 2 in a bit table; a document with more grams of its own than (1 - t)|A| has
+   no partner and is done. Table collisions and repeated grams only spare documents.
+2. *Prefix.* The sets of the others are gathered, grams ordered rarest first. Two sets that reach t
+   share one of their |A| - ceil(t|A|) + 1 rarest grams.
+3. *Join.* Each document looks these up in an index of the kept ones. Sizes and a 512-bit parity
+   bitmap rule out most candidates; the rest are intersected.
+
+The batches are read three times (count, prune, gather), the last time for the others alone. Memory is
+8 bytes a gram of those and about half as much again. The worst case is quadratic (many documents from
+one small template), so a document looks at no more than `candidate_limit` candidates; one that is
+kept because of that is marked `bounded`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from math import ceil
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tokpack.errors import UsageError
+from tokpack.stages.token_batch import Bools, Int32, Int64, TokenBatch, UInt8
+
+CANDIDATE_LIMIT: Final = 10_000
+
+UInt64 = npt.NDArray[np.uint64]
+_View = tuple[Int32, UInt8, int, Int64]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicates:
+    """One entry per document, in input order."""
+
+    partner: Int64
+    """Position of the kept document that a removed one repeats, -1 for a kept one."""
+    jaccard: npt.NDArray[np.float64]
+    """Exact similarity to the partner, 0 for a kept document."""
+    bounded: Bools
+    """Kept although the candidate limit cut its search short: a partner may exist."""
+    seconds: float
+
+    @property
+    def removed(self) -> Bools:
+        return self.partner >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sets:
+    """The documents that may have a partner, in input order."""
+
+    position: Int64
+    grams: UInt64
+    """Set s is `grams[starts[s] : starts[s] + sizes[s]]`."""
+    starts: Int64
+    sizes: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefixes:
+    starts: Int64
+    keys: UInt64
+    sizes: Int64
+    bitmaps: UInt64
+
+
+def find_near_duplicates(
+    batches: Sequence[TokenBatch],
+    threshold: float = 0.8,
+    n: int = 5,
+    candidate_limit: int = CANDIDATE_LIMIT,
+    eligible: Bools | None = None,
+    threads: int | None = None,
+) -> NearDuplicates:
+    """Which documents nearly repeat an earlier one; positions count over all batches.
+
+    `eligible`: False leaves a document out: it neither removes nor is removed. `candidate_limit`:
+    candidates compared per document; 16 index entries passed over, or 256 grams intersected, count as
+    one. `threads`: the machine's cores by default. The result depends neither on them nor on how
+    documents are cut into batches.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError(
+            f"a similarity threshold of {threshold:g} is not above 0 and at most 1",
+            where="near_dup",
+            hint="0.8 is usual",
+        )
+    if n < 1 or candidate_limit < 1:
+        what = f"n = {n}" if n < 1 else f"a candidate limit of {candidate_limit}"
+        raise UsageError(f"{what} is below 1", where="near_dup")
+    started = time.perf_counter()
+    documents = sum(len(batch) for batch in batches)
+    if eligible is None:
+        eligible = np.ones(documents, np.bool_)
+    if len(eligible) != documents:
+        raise ValueError(f"{len(eligible)} eligible marks for {documents} documents")
+    partner, jaccard = np.full(documents, -1, np.int64), np.zeros(documents)
+    bounded = np.zeros(documents, np.bool_)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        grams_of = _prune(pool, batches, eligible, threshold, n)
+        sets, counts, shift = _gather(pool, batches, grams_of, n)
+        prefixes = _order(pool, sets, counts, shift, threshold)
+    del counts
+    found, similarity, cut = _join(sets, prefixes, threshold, candidate_limit)
+    hit = found >= 0
+    partner[sets.position[hit]] = sets.position[found[hit]]
+    jaccard[sets.position], bounded[sets.position] = similarity, cut
+    return NearDuplicates(partner, jaccard, bounded, time.perf_counter() - started)
+
+
+@cache
+def _kernels() -> ModuleType:
+    """The compiled loops: built on first use, later read from numba's cache."""
+    from tokpack.stages import _ngram_join
+
+    folder = _ngram_join.join.stats.cache_path
+    if not folder or not any(Path(folder).glob("_ngram_join.join-*.nbi")):
+        log.warning("compiling the near-duplicate join (once; a few seconds)")
+    for kernel, signature in _ngram_join.SIGNATURES.items():
+        kernel.compile(signature)
+        kernel.disable_compile()  # or a writable array would compile anew
+    return _ngram_join
+
+
+def _prune(pool: Executor, batches: Sequence[TokenBatch], eligible: Bools, threshold: float, n: int) -> Int64:
+    """Step 1: the grams of each document, repeats included, or 0 where it certainly has no partner."""
+    kernels = _kernels()
+    ends = _ends(batches)
+    views, marks = [_arguments(batch) for batch in batches], _split(eligible, ends)
+    tokens = sum(int(np.diff(view[-1])[mark].sum()) for view, mark in zip(views, marks, strict=True))
+    share = min(1.0, max(0.1, 2 * (1 - threshold)))
+    slots, shift = _slots(8 * share * tokens)
+    table = np.zeros(slots // 4, np.uint8)
+    sample = (n, np.uint64(share * (2**32 - 1)), np.uint64(shift), table)
+    for view, mark in zip(views, marks, strict=True):
+        kernels.count_sample(*view, mark, *sample)
+    grams_of = np.zeros(len(eligible), np.int64)
+
+    def prune(view: _View, mark: Bools, grams: Int64) -> None:
+        kernels.find_survivors(*view, mark, *sample, threshold, grams)
+
+    list(pool.map(prune, views, marks, _split(grams_of, ends)))
+    return grams_of
+
+
+def _gather(
+    pool: Executor, batches: Sequence[TokenBatch], grams_of: Int64, n: int
+) -> tuple[_Sets, UInt8, int]:
+    """The sets of documents with grams, and in how many documents each gram is.
+
+    The counts stop at 255; a gram's is at `hash >> shift`, chance company there included.
+    """
+    kernels = _kernels()
+    position = np.flatnonzero(grams_of)
+    grams = np.empty(int(grams_of.sum()), np.uint64)
+    starts = np.cumsum(grams_of[position]) - grams_of[position]
+    sizes = np.empty(len(position), np.int64)
+    ends = _ends(batches)
+    cuts = np.searchsorted(position, ends)
+    starts_of, sizes_of = _split(starts, cuts), _split(sizes, cuts)
+
+    def gather(batch: TokenBatch, wanted: Int64, start: Int64, size: Int64) -> None:
+        kernels.gather_sets(*_arguments(batch), wanted, n, start, grams, size)
+
+    slots, shift = _slots(len(grams))
+    counts = np.zeros(slots, np.uint8)
+    done = pool.map(gather, batches, _split(grams_of, ends), starts_of, sizes_of)
+    for _, start, size in zip(done, starts_of, sizes_of, strict=True):
+        kernels.count_documents(grams, start, size, np.uint64(shift), counts)
+    return _Sets(position, grams, starts, sizes), counts, shift
+
+
+def _order(pool: Executor, sets: _Sets, counts: UInt8, shift: int, threshold: float) -> _Prefixes:
+    """Step 2: the rarest grams of each set, and its bitmap."""
+    kernels = _kernels()
+    room = sets.sizes - np.ceil(threshold * sets.sizes - kernels.SLACK).astype(np.int64) + 1
+    starts = np.cumsum(room) - room
+    keys = np.empty(int(room.sum()), np.uint64)
+    sizes, bitmaps = np.zeros(len(starts), np.int64), np.zeros((len(starts), 8), np.uint64)
+
+    def order(start: Int64, size: Int64, *prefix: npt.NDArray[Any]) -> None:
+        at, length, bitmap = prefix
+        kernels.order_prefixes(
+            sets.grams, start, size, threshold, np.uint64(shift), counts, at, keys, length, bitmap
+        )
+
+    cuts = np.append(np.arange(0, len(starts), 8192), len(starts))
+    columns = (sets.starts, sets.sizes, starts, sizes, bitmaps)
+    list(pool.map(order, *(_split(column, cuts) for column in columns)))
+    return _Prefixes(starts, keys, sizes, bitmaps)
+
+
+def _join(
+    sets: _Sets, prefixes: _Prefixes, threshold: float, candidate_limit: int
+) -> tuple[Int64, npt.NDArray[np.float64], Bools]:
+    """Step 3: partner (its number among the sets, or -1), similarity, bounded."""
+    count = len(sets.position)
+    partner, jaccard, bounded = np.empty(count, np.int64), np.zeros(count), np.zeros(count, np.bool_)
+    _kernels().join(
+        *(sets.grams, sets.starts, sets.sizes, threshold),
+        *(prefixes.starts, prefixes.keys, prefixes.sizes, prefixes.bitmaps),
+        *(candidate_limit, partner, jaccard, bounded),
+    )
+    return partner, jaccard, bounded
+
+
+def _slots(wanted: float) -> tuple[int, int]:
+    """A power of two of at least `wanted` slots, and the shift that takes a 64-bit hash to one."""
+    bits = max(4, ceil(wanted - 1).bit_length())
+    return 1 << bits, 64 - bits
+
+
+def _ends(batches: Sequence[TokenBatch]) -> Int64:
+    return np.cumsum([0, *(len(batch) for batch in batches)])
+
+
+def _split(array: npt.NDArray[Any], cuts: Int64) -> list[npt.NDArray[Any]]:
+    return [array[a:b] for a, b in pairwise(cuts)]
+
+
+def _arguments(batch: TokenBatch) -> _View:
+    flags = np.empty(0, np.uint8) if batch.flags is None else batch.flags
+    return (
+        np.ascontiguousarray(batch.tokens, np.int32),
+        np.ascontiguousarray(flags, np.uint8),
+        batch.bit,
+        np.ascontiguousarray(batch.offsets, np.int64),
+    )

@@ -1,0 +1,60 @@
+"""The tokens of many documents as two flat arrays: what the between-passes stages read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Document i is `tokens[offsets[i]:offsets[i + 1]]`; of these only the selected tokens count.
+
+    tokens: int32[total], offsets: int64[documents + 1]. With a `bit`, the tokens whose `flags`
+    (uint8[total]) carry it are selected; without one, all are. The arrays may be memory-mapped.
+    """
+
+    tokens: Int32
+    offsets: Int64
+    flags: UInt8 | None = None
+    bit: int = 0
+
+    def __post_init__(self) -> None:
+        if self.bit and self.flags is None:
+            raise ValueError("a TokenBatch with a bit needs flags")
+        if self.flags is not None and len(self.flags) != len(self.tokens):
+            raise ValueError(f"{len(self.flags)} flags for {len(self.tokens)} tokens")
+        if len(self.offsets) == 0 or self.offsets[-1] > len(self.tokens):
+            raise ValueError("offsets must hold documents + 1 positions within the tokens")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @classmethod
+    def from_arrow(cls, batch: pa.RecordBatch, bit: int = 0) -> Self:
+        """View a record batch of the token store (`schema.STORE_SCHEMA`), sliced or not, without a copy."""
+        ids, flags = batch.column("input_ids"), batch.column("flags")
+        ends = ids.offsets.to_numpy().astype(np.int64)
+        first = flags.offsets[0].as_py()
+        return cls(
+            tokens=ids.values.to_numpy()[ends[0] : ends[-1]],
+            offsets=ends - ends[0],
+            flags=flags.values.to_numpy()[first : first + ends[-1] - ends[0]],
+            bit=bit,
+        )
+
+    def selected(self) -> Bools | None:
+        """Which tokens count, or None where all do."""
+        if not self.bit or self.flags is None:
+            return None
+        selected: Bools = (self.flags & self.bit) != 0
+        return selected
