@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 _SLOW_CHUNK = 4 << 20
 """Bytes of text that the slow path encodes at once: its result objects are far larger than the text."""
@@ -20,27 +21,28 @@ _SLOW_CHUNK = 4 << 20
 class Encoded:
     """Token ids of some rows, and each token's byte range.
 
-    `starts` and `ends` count from the first byte of the first row, rows lying end to end with row i's text
-    from `base[i]` on; both never decrease. A token may be empty (trimmed away), and tokens that share one
-    character have the same range.
+    `ends` counts from the first byte of the first row, rows lying end to end with row i's text from `base[i]`
+    on, and never decreases. `starts` is None when every token begins where the one before it ends. A token
+    may be empty (trimmed away), and tokens that share one character have the same range.
     """
 
     offsets: Ints
     ids: npt.NDArray[np.int32]
     base: Ints
-    starts: Ints
-    ends: Ints
+    ends: npt.NDArray[np.integer[Any]]
+    starts: npt.NDArray[np.integer[Any]] | None = None
 
-    def token_at(self, rows: Ints, places: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    def token_at(self, rows: Ints, places: Ints) -> tuple[Ints, Bools]:
         """(first token that ends after the byte, does it hold the byte), bytes relative to their row.
 
         A byte that no token of its row ends after gives the row's end.
         """
-        key = self.base[rows] + places
-        token = np.clip(np.searchsorted(self.ends, key, "right"), self.offsets[rows], self.offsets[rows + 1])
-        inside = token < self.offsets[rows + 1]
-        hit = np.zeros(len(key), bool)
-        hit[inside] = self.starts[token[inside]] <= key[inside]
+        key = (self.base[rows] + places).astype(self.ends.dtype)
+        low, high = self.offsets[rows], self.offsets[rows + 1]
+        token = np.clip(np.searchsorted(self.ends, key, "right"), low, high)
+        hit: Bools = token < high
+        if self.starts is not None:
+            hit[hit] = self.starts[token[hit]] <= key[hit]
         return token, hit
 
 
@@ -51,15 +53,9 @@ def encode_reference(reference: Any, text: pa.LargeStringArray) -> Encoded:
     counts, sizes = [0], [0]
     for chunk in _chunks(text):
         strings = chunk.to_pylist()
-        for string, item in zip(
-            strings, reference.encode_batch(strings, add_special_tokens=False), strict=True
-        ):
-            place = np.array(item.offsets, np.int64).reshape(-1, 2)
-            size = len(string)
-            if not string.isascii():
-                raw = np.frombuffer(string.encode(), np.uint8)
-                size = len(raw)
-                place = np.append(np.flatnonzero((raw & 0xC0) != 0x80), size)[place]
+        items = reference.encode_batch(strings, add_special_tokens=False)
+        for string, item in zip(strings, items, strict=True):
+            place, size = _byte_places(string, item.offsets)
             ids.append(np.array(item.ids, np.int32))
             places.append(np.maximum.accumulate(place, axis=0) + sizes[-1])
             counts.append(counts[-1] + len(place))
@@ -69,13 +65,32 @@ def encode_reference(reference: Any, text: pa.LargeStringArray) -> Encoded:
         np.array(counts, np.int64),
         np.concatenate(ids) if ids else np.zeros(0, np.int32),
         np.array(sizes[:-1], np.int64),
-        np.ascontiguousarray(flat[:, 0]),
         np.ascontiguousarray(flat[:, 1]),
+        np.ascontiguousarray(flat[:, 0]),
     )
 
 
+def _byte_places(string: str, offsets: list[tuple[int, int]]) -> tuple[Ints, int]:
+    """(start and end of each token in bytes, size of the text in bytes) from offsets in characters."""
+    place = np.array(offsets, np.int64).reshape(-1, 2)
+    if string.isascii():
+        return place, len(string)
+    raw = np.frombuffer(string.encode(), np.uint8)
+    characters = np.append(np.flatnonzero((raw & 0xC0) != 0x80), len(raw))
+    return characters[place], len(raw)
+
+
 def _chunks(text: pa.LargeStringArray) -> list[pa.LargeStringArray]:
-    offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
+    offsets, _ = text_buffers(text)
     group = (offsets[:-1] - offsets[0]) // _SLOW_CHUNK
     edges = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(text)]
     return [text.slice(low, high - low) for low, high in pairwise(edges) if low < high]
+
+
+def text_buffers(text: pa.LargeStringArray) -> tuple[Ints, npt.NDArray[np.uint8]]:
+    """(offsets int64[n + 1], bytes) of a text column, without a copy."""
+    _, offsets, data = text.buffers()
+    if offsets is None:
+        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    place = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+    return place, np.frombuffer(data if data is not None else b"", np.uint8)

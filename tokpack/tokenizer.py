@@ -17,6 +17,8 @@ from typing import Any
 
 from tokpack import tokenizer_cache
 from tokpack.errors import UsageError
+from tokpack.fast_plan import load_fast
+from tokpack.fast_tokenizer import FastTokenizer
 from tokpack.tokenizer_cache import BACKEND, SNAPSHOT, TOKENIZER_FILES
 
 _SPECIALS_OF_MAP = ("bos_token", "eos_token", "pad_token")
@@ -41,14 +43,17 @@ class Tokenizer:
         self.pad_id: int | None = ids["pad"]
         self.bos_prefix: list[int] = snapshot["bos_prefix"]
         self.special_tokens: list[str] = snapshot["special_tokens"]
-        self.added_tokens: list[str] = snapshot["added_tokens"]
+        self.added_tokens: dict[str, int] = snapshot["added_tokens"]
         self.vocab_size: int = snapshot["vocab_size"]
         self.sha256: str = snapshot["sha256"]
         self.vocab_sha256: str = snapshot["vocab_sha256"]
         templates = snapshot["chat_template"] if chat_template is None else chat_template
         self.chat_template, self.tool_template = _choose_templates(templates, name)
         self._config: dict[str, Any] = snapshot["tokenizer_config"]
-        self._lock = threading.Lock()
+        self.warnings: list[str] = []
+        self._lock = threading.RLock()
+        self._fast: FastTokenizer | None = None
+        self._fast_refused: str | None = None
 
     @cached_property
     def template_sha256(self) -> str:
@@ -66,6 +71,33 @@ class Tokenizer:
         import tokenizers
 
         return tokenizers.Tokenizer.from_buffer((self.folder / BACKEND).read_bytes())
+
+    @property
+    def fast(self) -> FastTokenizer | None:
+        """The tokenizer of the fast path, loaded at first use; None when it cannot serve this one."""
+        with self._lock:
+            if self._fast is None and self._fast_refused is None:
+                data = (self.folder / BACKEND).read_bytes()
+                self._fast, refused = load_fast(self.folder, data, self.added_tokens, lambda: self._reference)
+                if self._fast is None:
+                    self.refuse_fast(refused)
+            return self._fast
+
+    @property
+    def fast_refused(self) -> str:
+        """Why there is no fast path; empty while there is one."""
+        return self._fast_refused or ""
+
+    def refuse_fast(self, reason: str) -> None:
+        """Serve everything by the slow path from now on."""
+        with self._lock:
+            if self._fast_refused is None:
+                self.warnings.append(f"the slow path of tokenising serves {self.name}: {reason}")
+            self._fast, self._fast_refused = None, reason
+
+    def load(self) -> None:
+        """Load both tokenizers now."""
+        _ = self.fast, self.reference
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids, special tokens written out."""
@@ -109,7 +141,9 @@ def load_tokenizer(
         folder, name = local, local.resolve().name
     else:
         folder, name = _from_hub(str(name_or_folder)), str(name_or_folder)
-    return Tokenizer(tokenizer_cache.snapshot_folder(folder, cache_dir), name, template)
+    tokenizer = Tokenizer(tokenizer_cache.snapshot_folder(folder, cache_dir), name, template)
+    threading.Thread(target=tokenizer.load, name="load tokenizer").start()
+    return tokenizer
 
 
 def _choose_templates(templates: Any, name: str) -> tuple[str | None, str | None]:

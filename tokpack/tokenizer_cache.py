@@ -26,7 +26,7 @@ from tokpack.errors import OutputError, UsageError
 
 BACKEND = "tokenizer.json"
 SNAPSHOT = "snapshot.json"
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever the content of a snapshot changes, so that old ones are made again."""
 
 TOKENIZER_FILES = (
@@ -139,7 +139,7 @@ def write_snapshot(folder: str, out: str) -> None:
         "chat_template": auto.chat_template,
         "special_tokens_map": auto.special_tokens_map,
         "special_tokens": sorted({t.content for t in auto.added_tokens_decoder.values() if t.special}),
-        "added_tokens": sorted({t.content for t in auto.added_tokens_decoder.values()}),
+        "added_tokens": {t.content: number for number, t in auto.added_tokens_decoder.items()},
         "ids": {name: getattr(auto, f"{name}_token_id") for name in ("bos", "eos", "pad")},
         "bos_prefix": _bos_prefix(backend),
         "vocab_size": len(vocab),

@@ -205,16 +205,13 @@ class _Chat:
         )
 
     def _turn_end(self, index: int, start: int) -> int:
-        stop, content_end = self.facts.end_of_turn, self.marked.ends.get(index)
-        plain = content_end is not None and not self.messages[index].get("tool_calls")
-        if plain and (
-            close := re.compile(rf"\s*{re.escape(stop)}" if stop else "").match(self.text, content_end)
-        ):
-            return close.end()
-        low = max(start, content_end or 0)
+        stop, content = self.facts.end_of_turn, self.contents[index]
+        low = start if content is None else max(start, content[1])
         high = self.marked.next_start(index, low)
-        if plain and stop not in self.text[low:high]:
-            return low
+        if content is not None and not self.messages[index].get("tool_calls"):
+            close = self.finder.close_of_turn.match(self.text, low)
+            if close or stop not in self.text[low:high]:
+                return close.end() if close else low
         if stop and self.text.count(stop, low, high) == 1 and not self._writes(index, stop):
             return self.text.index(stop, low, high) + len(stop)
         return self._end_of_prefix(index, low, high)

@@ -60,6 +60,8 @@ class Rendered:
     eos: bool
     reference_masks: bool
     """The template marks `{% generation %}`: masks follow transformers to the letter."""
+    paranoid: bool = False
+    """Prove every row of the fast path of tokenising as well."""
     errors: dict[int, str] = field(default_factory=dict)
     """Row -> why it could not be rendered; its text is empty."""
     counters: dict[str, int] = field(default_factory=dict)
@@ -132,6 +134,7 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
         plain=plain,
         eos=renderer.options.eos,
         reference_masks=_marks_generation(renderer),
+        paranoid=renderer.options.paranoid,
         errors=errors,
         counters={"jinja": len(rest), "plain": int(plain.sum())},
     )

@@ -11,19 +11,25 @@ vocabulary) take the slow path; so does everything when it fails a proof.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from tokpack.fast_proof import difference, shown
+from tokpack.fast_tokenizer import FastTokenizer
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.pieces import Ints, Spans
 from tokpack.stages.render import Rendered
-from tokpack.token_places import Encoded, encode_reference
+from tokpack.token_places import Bools, Encoded, encode_reference, text_buffers
 from tokpack.tokenizer import Tokenizer
 
 Flags = npt.NDArray[np.uint8]
+
+_PROOF_ROWS = 24
+_PROOF_ROW_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,67 @@ class TokenBatch:
 
 def tokenize(rendered: Rendered, tokenizer: Tokenizer) -> TokenBatch:
     """Encode a rendered batch and mark its trained and content tokens."""
-    encoded = encode_reference(tokenizer.reference, rendered.text)
-    flags = flag_tokens(rendered, encoded, np.arange(len(rendered.text)))
-    stats = {"fast": 0, "slow": len(rendered.text)}
-    return _add_edges(rendered, tokenizer, TokenBatch(encoded.offsets, encoded.ids, flags, stats))
+    text = rendered.text
+    rows = np.arange(len(text))
+    fast = tokenizer.fast
+    if fast is not None and (wrong := _prove(rendered, tokenizer, fast)) is not None:
+        tokenizer.refuse_fast(f"the fast one differs from `tokenizers` on {shown(wrong)}")
+        fast = None
+    if fast is None:
+        encoded = encode_reference(tokenizer.reference, text)
+        batch = TokenBatch(encoded.offsets, encoded.ids, flag_tokens(rendered, encoded, rows))
+        slow = rows
+    else:
+        encoded, is_slow = fast.encode(text)
+        batch = TokenBatch(encoded.offsets, encoded.ids, flag_tokens(rendered, encoded, rows))
+        slow = np.flatnonzero(is_slow)
+        if len(slow):
+            again = encode_reference(tokenizer.reference, text.take(pa.array(slow)))
+            flags = flag_tokens(rendered, again, slow)
+            batch = _replace_rows(batch, slow, TokenBatch(again.offsets, again.ids, flags))
+    stats = {"fast": len(text) - len(slow), "slow": len(slow)}
+    return _add_edges(rendered, tokenizer, replace(batch, stats=stats))
+
+
+def _prove(rendered: Rendered, tokenizer: Tokenizer, fast: FastTokenizer) -> str | None:
+    """Compare the fast path with the reference on some rows, or on all; the first that differs.
+
+    The rows depend on the batch alone, so every run proves the same ones. Rows beyond ASCII come first.
+    """
+    text = rendered.text
+    if not rendered.paranoid:
+        sizes = pc.binary_length(text).to_numpy()
+        short = np.flatnonzero(sizes <= _PROOF_ROW_BYTES)
+        rows = np.random.default_rng(len(text)).permutation(short)[: 8 * _PROOF_ROWS]
+        wide = pc.utf8_length(text.take(pa.array(rows))).to_numpy() != sizes[rows]
+        chosen = np.concatenate([rows[wide][: _PROOF_ROWS // 2], rows[:_PROOF_ROWS]])
+        text = text.take(pa.array(np.unique(chosen)))
+    return difference(tokenizer.reference, fast, text)
+
+
+def _replace_rows(batch: TokenBatch, rows: Ints, other: TokenBatch) -> TokenBatch:
+    """Put the documents of `other` in the place of `rows`: copies run by run, not row by row."""
+    lengths = np.diff(batch.offsets)
+    lengths[rows] = np.diff(other.offsets)
+    cuts = np.stack([batch.offsets[rows], batch.offsets[rows + 1]], axis=1).ravel()
+    ids, flags = [], []
+    kept = [0, *cuts.tolist(), len(batch.input_ids)]
+    for number in range(len(rows) + 1):
+        run = slice(kept[2 * number], kept[2 * number + 1])
+        ids.append(batch.input_ids[run])
+        flags.append(batch.flags[run])
+        if number < len(rows):
+            new = slice(other.offsets[number], other.offsets[number + 1])
+            ids.append(other.input_ids[new])
+            flags.append(other.flags[new])
+    return TokenBatch(np.append(0, np.cumsum(lengths)), np.concatenate(ids), np.concatenate(flags))
 
 
 def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
     """Flags of the encoded rows, `rows[i]` being row i's place in the rendered batch."""
     trained = _token_ranges(rendered, rendered.trained, encoded, rows, strict=rendered.reference_masks)
     content = _token_ranges(rendered, rendered.content, encoded, rows, strict=False)
-    total = len(encoded.ids)
-    return _covered(trained, total) * np.uint8(TRAINED) + _covered(content, total) * np.uint8(CONTENT)
+    return _covered(trained, len(encoded.ids), TRAINED) | _covered(content, len(encoded.ids), CONTENT)
 
 
 def _token_ranges(
@@ -93,12 +148,16 @@ def _last_character(text: pa.LargeStringArray, rows: Ints, ends: Ints) -> Ints:
     return place
 
 
-def _covered(ranges: tuple[Ints, Ints], total: int) -> npt.NDArray[np.bool_]:
-    """Which of `total` tokens lie in a range: running sum of +1 at each start and -1 past each end."""
-    steps = np.zeros(total + 1, np.int16)
-    np.add.at(steps, ranges[0], 1)
-    np.subtract.at(steps, ranges[1], 1)
-    return np.cumsum(steps[:-1], dtype=np.int16) > 0
+def _covered(ranges: tuple[Ints, Ints], total: int, bit: int) -> Flags:
+    """`bit` for each of `total` tokens that lies in a range, else 0; as runs, which is a memset each."""
+    start, stop = ranges
+    order = np.argsort(start, kind="stable")
+    start, stop = start[order], np.maximum.accumulate(stop[order])
+    start = np.maximum(start, np.append(0, stop[:-1]))  # what an earlier range covers already
+    edges = np.stack([start, np.maximum(start, stop)], axis=1).ravel()
+    runs = np.diff(np.concatenate([[0], edges, [total]]))
+    pattern = np.tile(np.array([0, bit], np.uint8), len(start) + 1)[:-1]
+    return np.repeat(pattern, runs)
 
 
 def _add_edges(rendered: Rendered, tokenizer: Tokenizer, batch: TokenBatch) -> TokenBatch:
@@ -130,7 +189,7 @@ def _add_edges(rendered: Rendered, tokenizer: Tokenizer, batch: TokenBatch) -> T
     return TokenBatch(new, out_ids, out_flags, batch.stats)
 
 
-def _trained_edges(rendered: Rendered) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _trained_edges(rendered: Rendered) -> tuple[Bools, Bools]:
     """Per row: is the text trained from its start, and up to its end."""
     spans, rows = rendered.trained, len(rendered.text)
     size = np.diff(text_buffers(rendered.text)[0])
@@ -141,20 +200,11 @@ def _trained_edges(rendered: Rendered) -> tuple[npt.NDArray[np.bool_], npt.NDArr
     return whole, closed
 
 
-def _has(
-    ids: npt.NDArray[np.int32], at: Ints, offsets: Ints, piece: npt.NDArray[np.int32]
-) -> npt.NDArray[np.bool_]:
+def _has(ids: npt.NDArray[np.int32], at: Ints, offsets: Ints, piece: npt.NDArray[np.int32]) -> Bools:
     """Which documents have `piece` at the place `at`; every document has an empty piece."""
     fits = (at >= offsets[:-1]) & (at + len(piece) <= offsets[1:])
     places = np.where(fits, at, 0)[:, None] + np.arange(len(piece))
     if not len(ids):
         return fits & (len(piece) == 0)
-    same: npt.NDArray[np.bool_] = fits & (ids[np.minimum(places, len(ids) - 1)] == piece).all(axis=1)
+    same: Bools = fits & (ids[np.minimum(places, len(ids) - 1)] == piece).all(axis=1)
     return same
-
-
-def text_buffers(text: pa.LargeStringArray) -> tuple[Ints, npt.NDArray[np.uint8]]:
-    """(offsets int64[n + 1], bytes) of a text column, without a copy."""
-    _, offsets, data = text.buffers()
-    place = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
-    return place, np.frombuffer(data if data is not None else b"", np.uint8)

@@ -1,0 +1,133 @@
+"""Find out whether and how the fast path serves a tokenizer, by proof against `tokenizers`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import pyarrow as pa
+
+from tokpack.fast_proof import difference, odd_strings, shown
+from tokpack.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer, NormalForm
+
+# The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
+# bytes follow from U+0100 on (GPT-2).
+_SELF = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_OTHERS = [byte for byte in range(256) if byte not in _SELF]
+BYTE_ALPHABET = [chr(b) if b in _SELF else chr(0x100 + _OTHERS.index(b)) for b in range(256)]
+
+_COMPLETED = "tokenizer-completed.json"
+
+
+def load_fast(
+    folder: Path, data: bytes, added: dict[str, int], reference: Any
+) -> tuple[FastTokenizer | None, str]:
+    """(fast tokenizer, or None, why not). The plan is read from the snapshot folder, or measured and kept.
+
+    `reference` is a callable that gives the `tokenizers` object: it is not needed when the plan is there.
+    """
+    kept = folder / f"fast-{version('gigatoken')}-{version('tokenizers')}.json"
+    with suppress(OSError, ValueError, TypeError):
+        plan = FastPlan(**json.loads(kept.read_text(encoding="utf-8")))
+        if plan.refused:
+            return None, plan.refused
+        completed = folder / _COMPLETED
+        return FastTokenizer(
+            _encoder(completed.read_bytes() if plan.first_sentinel else data), plan, added
+        ), ""
+    fast, plan, data = measure(data, added, reference())
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        if plan.first_sentinel:
+            _write(folder / _COMPLETED, data)
+        _write(kept, json.dumps(asdict(plan), ensure_ascii=False, indent=1).encode())
+    return fast, plan.refused
+
+
+def measure(
+    data: bytes, added: dict[str, int], reference: Any
+) -> tuple[FastTokenizer | None, FastPlan, bytes]:
+    """(fast tokenizer or None, its plan, the tokenizer.json that it was loaded from)."""
+    config = json.loads(data)
+    try:
+        form = _normal_form(config.get("normalizer"))
+        encoder, first_sentinel, data = _load_encoder(data, config)
+    except Exception as error:  # gigatoken raises its own and Rust errors for what it does not know
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return None, FastPlan(refused=reason), data
+    strings = pa.array(list(odd_strings(added)), pa.large_string())
+    base = FastPlan(first_sentinel=first_sentinel, normal_form=form)
+    first = ""
+    for plan in _candidates(base, added, encoder):
+        fast = FastTokenizer(encoder, plan, added)
+        wrong = difference(reference, fast, strings)
+        if wrong is None:
+            return fast, plan, data
+        first = first or f"it differs from `tokenizers` on {shown(wrong)}"
+    return None, FastPlan(refused=first), data
+
+
+def _candidates(base: FastPlan, added: dict[str, int], encoder: Any) -> Iterator[FastPlan]:
+    """Plans to try, the commonest first."""
+    marks = sum(raw.startswith(WORD_MARK.encode()) for raw in encoder.vocab.values())
+    if marks > len(added) + 100:
+        for front in ("never", "first", "sections"):
+            yield replace(base, word_mark=True, mark_in_front=front)
+        return
+    for trim in ("never", "not_first", "always"):
+        yield replace(base, trim=trim)
+
+
+def _normal_form(normalizer: Any) -> NormalForm:
+    """The Unicode normal form of a normalizer. Raises ValueError for one that changes text in other ways."""
+    if normalizer is None:
+        return ""
+    kind = normalizer.get("type")
+    if kind == "Sequence":
+        forms = {_normal_form(part) for part in normalizer["normalizers"]} - {""}
+        if len(forms) <= 1:
+            return forms.pop() if forms else ""
+    form = next((form for form in get_args(NormalForm) if form == kind), None)
+    if form is not None:
+        return cast(NormalForm, form)
+    if kind == "Prepend" and normalizer.get("prepend") == WORD_MARK:
+        return ""
+    spaces = normalizer.get("pattern") == {"String": " "}
+    if kind == "Replace" and spaces and normalizer.get("content") == WORD_MARK:
+        return ""
+    raise ValueError(f"its normalizer {kind} changes the text, so that places cannot be read from the ids")
+
+
+def _load_encoder(data: bytes, config: dict[str, Any]) -> tuple[Any, int, bytes]:
+    """(gigatoken tokenizer, first sentinel id or 0, its tokenizer.json), missing bytes given sentinel ids."""
+    try:
+        return _encoder(data), 0, data
+    except RuntimeError:
+        vocab = config["model"].get("vocab")
+        missing = [c for c in BYTE_ALPHABET if c not in vocab] if isinstance(vocab, dict) else []
+        if not 0 < len(missing) < 256:
+            raise
+    first = max(*vocab.values(), *(token["id"] for token in config["added_tokens"])) + 1
+    vocab.update({character: first + i for i, character in enumerate(missing)})
+    data = json.dumps(config, ensure_ascii=False).encode()
+    return _encoder(data), first, data
+
+
+def _encoder(data: bytes) -> Any:
+    import gigatoken
+
+    return gigatoken.Tokenizer.from_json(data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """At once, so that another process never reads half a file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(name).replace(path)

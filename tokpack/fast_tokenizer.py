@@ -1,0 +1,173 @@
+"""The fast path of tokenising: gigatoken on whole batches, with every token's place in the text.
+
+gigatoken gives ids and no offsets. For byte-level BPE the places follow from the ids alone: a token stands
+for as many bytes as its entry in the vocabulary has, so places are a running sum. In SentencePiece
+vocabularies the word mark U+2581 stands for one space, or for nothing where it was put in front of a text.
+
+Rows are watched one by one: where the tokens' bytes do not add up to the text's, the normalizer changes the
+text, or a byte is missing from the vocabulary, the row is left to the slow path. How a tokenizer's places are
+read (`FastPlan`) is found by trial against `tokenizers`, in `tokpack.fast_plan`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokpack.errors import InternalError
+from tokpack.token_places import Bools, Encoded, Ints, text_buffers
+
+WORD_MARK = "\u2581"
+NormalForm = Literal["", "NFC", "NFD", "NFKC", "NFKD"]
+
+# Characters that NFC may change: marks, Hangul jamo, letters whose canonical form is another one. A superset
+# is enough, as rows that hold one are normalised and compared.
+UNSTABLE_IN_NFC = (
+    r"[\p{M}\x{0374}\x{037e}\x{0387}\x{1100}-\x{11ff}\x{1f00}-\x{1fff}\x{2000}\x{2001}\x{2126}\x{212a}\x{212b}"
+    r"\x{2329}\x{232a}\x{2adc}\x{f900}-\x{faff}\x{fb1d}-\x{fb4e}\x{1d15e}-\x{1d1c0}\x{2f800}-\x{2fa1f}]"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastPlan:
+    """How to read a tokenizer's places from its ids; kept with its snapshot."""
+
+    refused: str = ""
+    """Why the fast path cannot serve this tokenizer."""
+    first_sentinel: int = 0
+    """Bytes are missing from the vocabulary, and ids from this one on stand for them; 0 = none is missing."""
+    normal_form: NormalForm = ""
+    """Of the normalizer."""
+    word_mark: bool = False
+    """The vocabulary writes a space as U+2581."""
+    mark_in_front: Literal["never", "first", "sections"] = "never"
+    """A word mark is put in front of the text, or of every section between added tokens."""
+    trim: Literal["never", "not_first", "always"] = "never"
+    """Spaces at the ends of a token are not part of its place; `not_first` spares a row's first token."""
+
+
+class FastTokenizer:
+    """A gigatoken tokenizer with the byte length of every token. Safe to share between threads.
+
+    `added` are the ids of added tokens; they stand for their own text, word marks included.
+    """
+
+    def __init__(self, encoder: Any, plan: FastPlan, added: dict[str, int]) -> None:
+        self.encoder, self.plan = encoder, plan
+        vocab: dict[int, bytes] = encoder.vocab
+        numbers, size = list(vocab), max(vocab, default=0) + 1
+        mark = WORD_MARK.encode()
+        raw = (
+            [text.replace(mark, b" ") for text in vocab.values()] if plan.word_mark else list(vocab.values())
+        )
+        lengths, self._unknown = np.zeros(size, np.int32), np.ones(size, bool)
+        lengths[numbers] = [len(text) for text in raw]
+        self._unknown[numbers] = [plan.word_mark and _is_byte_token(text) for text in raw]
+        for content, number in added.items():
+            lengths[number] = len(content.encode())
+            self._unknown[number] = False
+        self._lengths = pa.array(lengths)
+        self._added = np.zeros(size, bool)
+        self._added[list(added.values())] = True
+        self._begins_with_mark = np.zeros(size, bool)
+        self._begins_with_mark[numbers] = [text.startswith(mark) for text in vocab.values()]
+        self._spaces = np.zeros((size, 2), np.int32)
+        if plan.trim != "never":
+            self._spaces[numbers, 0] = [len(text) - len(text.lstrip(b" ")) for text in raw]
+            self._spaces[numbers, 1] = [len(text) - len(text.rstrip(b" ")) for text in raw]
+
+    def encode(self, text: pa.LargeStringArray) -> tuple[Encoded, Bools]:
+        """(ids with their places, rows whose places or ids are not sure)."""
+        if not len(text):
+            none = np.zeros(0, np.int64)
+            return Encoded(np.zeros(1, np.int64), none.astype(np.int32), none, none), np.zeros(0, bool)
+        ids, offsets = self._ids(text)
+        lengths = pc.take(self._lengths, pa.array(ids), boundscheck=False).to_numpy()
+        odd = self._odd_tokens(ids)
+        if self.plan.mark_in_front != "never":
+            lengths, bare = self._without_front_marks(lengths.copy(), ids, offsets)
+            odd = np.concatenate([odd, bare])
+        place, _ = text_buffers(text)
+        ends = running_sum(lengths, int(place[-1] - place[0]))
+        base = np.append(ends[:1] * 0, ends)[offsets] if len(ids) else offsets * 0
+        slow = np.diff(base) != np.diff(place)
+        slow[np.searchsorted(offsets, odd, "right") - 1] = True
+        slow |= self._rewritten(text)
+        starts = None
+        if self.plan.trim != "never":
+            starts, ends = self._trimmed(ids, offsets, lengths, ends)
+        return Encoded(offsets, ids.view(np.int32), base[:-1].astype(np.int64), ends, starts), slow
+
+    def _ids(self, text: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint32], Ints]:
+        import awkward
+
+        layout = self.encoder.encode_batch(awkward.from_arrow(text)).layout
+        ids, offsets = np.asarray(layout.content.data), np.asarray(layout.offsets.data)
+        if ids.dtype != np.uint32 or offsets.dtype != np.int64 or len(offsets) != len(text) + 1 or offsets[0]:
+            raise InternalError("gigatoken's result has another layout", hint="install gigatoken 0.10")
+        return ids, offsets
+
+    def _odd_tokens(self, ids: npt.NDArray[np.uint32]) -> Ints:
+        """Places of tokens that make their row slow: sentinels, and byte tokens, which share a character."""
+        if self.plan.first_sentinel:
+            return np.flatnonzero(ids >= self.plan.first_sentinel)
+        return np.flatnonzero(self._unknown[ids]) if self.plan.word_mark else np.zeros(0, np.int64)
+
+    def _without_front_marks(
+        self, lengths: npt.NDArray[np.int32], ids: npt.NDArray[np.uint32], offsets: Ints
+    ) -> tuple[npt.NDArray[np.int32], Ints]:
+        """Count the mark put in front as no byte. A token that is nothing else has no place: (.., those)."""
+        fronts = offsets[:-1][np.diff(offsets) > 0]
+        if self.plan.mark_in_front == "sections":
+            after = np.flatnonzero(self._added[ids[:-1]]) + 1
+            fronts = np.union1d(fronts, after)
+        fronts = fronts[self._begins_with_mark[ids[fronts]] & ~self._added[ids[fronts]]]
+        lengths[fronts] -= 1
+        return lengths, fronts[lengths[fronts] == 0]
+
+    def _rewritten(self, text: pa.LargeStringArray) -> Bools:
+        """Rows whose text the normalizer changes, or that hold a word mark of their own."""
+        changed = np.zeros(len(text), bool)
+        if self.plan.word_mark:
+            changed |= pc.match_substring(text, WORD_MARK).to_numpy(zero_copy_only=False)
+        if form := self.plan.normal_form:
+            place, _ = text_buffers(text)
+            rows = np.flatnonzero(pc.utf8_length(text).to_numpy() != np.diff(place))
+            series = pl.Series(text.take(pa.array(rows)))
+            if form == "NFC":
+                unstable = series.str.contains(UNSTABLE_IN_NFC).to_numpy()
+                rows, series = rows[unstable], series.filter(unstable)
+            changed[rows[(series.str.normalize(form) != series).to_numpy()]] = True
+        return changed
+
+    def _trimmed(
+        self,
+        ids: npt.NDArray[np.uint32],
+        offsets: Ints,
+        lengths: npt.NDArray[np.int32],
+        ends: npt.NDArray[np.integer[Any]],
+    ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]:
+        """Places without the spaces at a token's ends; one that is all spaces is left empty, at its end."""
+        lead, tail = self._spaces[ids, 0], self._spaces[ids, 1]
+        if self.plan.trim == "not_first":
+            lead[offsets[:-1][np.diff(offsets) > 0]] = 0
+        starts = np.minimum(ends - lengths + lead, ends)
+        return starts, np.maximum(ends - tail, starts)
+
+
+def running_sum(lengths: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.integer[Any]]:
+    """In 32 bits where the text is small enough: half the memory traffic."""
+    wide = lengths if size < 1 << 30 else lengths.astype(np.int64)
+    total: npt.NDArray[np.integer[Any]] = pc.cumulative_sum(pa.array(wide)).to_numpy()
+    return total
+
+
+def _is_byte_token(text: bytes) -> bool:
+    """`<0x0A>`, SentencePiece's token for one byte."""
+    return len(text) == 6 and text.startswith(b"<0x") and text.endswith(b">")
