@@ -3,13 +3,13 @@
     python examples/make_demo_data.py demo/chat.jsonl
     python examples/make_demo_data.py small.jsonl --documents 2000 --seed 7
 
-Writes OUT.jsonl (rows `{"messages": [{"role", "content"}, ...], "source": name}`, one a line, a few lines blank)
-and OUT.truth.json:
+Writes OUT.jsonl, a row `{"messages": [{"role", "content"}, ...], "source": name}` a line, with a few blank
+lines, and OUT.truth.json:
 
     lines        non-blank lines; line numbers count from 1 and include the blank ones
     clean        lines without any fault
     categories   name -> count and lines; every other line is in exactly one
-    pairs        copies category -> [line of the copy, line of its original]; the original comes first in the file
+    pairs        copies category -> [line of the copy, line of its original]; originals come first
     traits       of the clean lines: multi_turn, system_prompt, and language_xx; these overlap
     near_jaccard least similarity of a near duplicate and its original, over word 5-grams
 
@@ -37,7 +37,9 @@ SOURCES = ("web_crawl", "forum_dump", "support_export", "partner_feed", "old_rel
 class Row:
     """One line to be: its category, its text or messages, and the row it copies."""
 
-    def __init__(self, category: str, messages: list[Message], source: str, original: Row | None = None) -> None:
+    def __init__(
+        self, category: str, messages: list[Message], source: str, original: Row | None = None
+    ) -> None:
         self.category, self.messages, self.source, self.original = category, messages, source, original
         self.text: str | None = None
         self.document: Document | None = None
@@ -190,7 +192,9 @@ def table(truth: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write a chat data set with known faults, and the truth beside it.")
+    parser = argparse.ArgumentParser(
+        description="Write a chat data set with known faults, and the truth beside it."
+    )
     parser.add_argument("out", type=Path, metavar="OUT.jsonl")
     parser.add_argument("--documents", type=int, default=20_000, help="lines, faulty ones included (20000)")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Chat documents made from word lists and small grammars: plausible to read, right where it can be checked."""
+"""Chat documents from word lists and small grammars: plausible to read, right where it can be checked."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from demo_text.code import python_function
-from demo_text.draw import Draw, Scene
-from demo_text.everyday import SHARED, conversation, dialogue, recipe, story, tale, travel
+from demo_text.draw import Draw, Scene, phrases
+from demo_text.facts import classification, extraction, product_questions
 from demo_text.languages import CODES, Language, foreign, load
-from demo_text.office import classification, extraction, letter, product_questions, report, summary
+from demo_text.letters import letter
 from demo_text.problems import Turn, word_problem
+from demo_text.recipes import recipe
+from demo_text.reports import report, summary
+from demo_text.tales import conversation, dialogue, story, tale
 from demo_text.translation import translation
+from demo_text.travel import travel
 from demo_text.units import conversion
-from demo_text.words import COUNTABLE, NAMES, PLACES, TOWNS, brand, company, person
+from demo_text.words import A_JOB, COUNTABLE, NAMES, PLACES, SHARED, TOWNS, brand, company, person
 
 TASKS: dict[str, tuple[int, Callable[[Draw], list[Turn]]]] = {
     "word_problems": (12, word_problem),
@@ -36,19 +40,20 @@ LANGUAGE_WEIGHT = 3
 SYSTEM = (
     "You are a helpful assistant.",
     "You are the assistant of {company}. Be brief and friendly.",
-    "Answer in plain English. If a figure is needed, show how you got it.",
+    "Use plain words. If a figure is needed, show how you got it.",
     "You work at {place} in {town} and help visitors with all kinds of questions.",
     "Your name is {brand}. You never guess: where something is unclear, you say so.",
     "You are a patient teacher. Your student is {name}, {8..70} years old.",
-    "Keep answers below {80..900} words. Use lists only where they help.",
-    "You assist {name}, {article_job} in {town}, with daily work.",
-    "The user is in a hurry. Give the answer first, then the reason.",
-    "You are an expert who explains things so that {article_job} understands them.",
+    "Keep answers below {400..3000/100} words. Use lists only where they help.",
+    "You assist {name}, {a_job} in {town}, with daily work.",
+    "The user works for {company} and is in a hurry. Leave out greetings and praise.",
+    "You are an expert who explains things so that {a_job} understands them.",
 )
-LINKS = (
-    "Thanks. Something else:|Great. Next question.|Perfect, thank you.|One more thing, for {name}:|Good. And now this:|"
-    "Thank you, {name} will be pleased.|That helps. Another task from {place}:|All right, moving on."
-).split("|")
+LINKS = phrases(
+    "Thanks. Something else:|Great. Next question.|Perfect, thank you.|One more thing, for {name}:|"
+    "Good. And now this:|Thank you, {name} will be pleased.|That helps. Another task from {place}:|"
+    "All right, moving on."
+)
 
 
 class Document(NamedTuple):
@@ -88,8 +93,7 @@ class Writer:
             turns = [*turns, (f"{link} {question}", answer), *more]
         system = None
         if draw.chance(0.2):
-            scene = Scene(draw, {**SHARED, "article_job": ["a nurse", "a baker", "a roofer", "an editor", "a cook"]})
-            scene.set(company=company(draw), brand=brand(draw))
+            scene = Scene(draw, SHARED, company=company(draw), brand=brand(draw))
             system = scene(draw.pick(SYSTEM))
         return Document(chat(turns, system), kind, "en")
 
@@ -100,13 +104,13 @@ class Writer:
         return Document(chat(foreign(self.draw, language), system), f"chat_{code}", code)
 
     def very_long(self) -> Document:
-        """A chronicle, a novel or a transcript of 7,000 to 19,000 words: 8,000 to 30,000 tokens."""
+        """A chronicle, a novel or a transcript of 7,000 to 18,000 words: 8,000 to 30,000 tokens."""
         draw = self.draw
-        words = draw.integer(7000, 19000)
+        words = draw.integer(7000, 18000)
         kind = draw.pick(["report", "novel", "transcript"])
         blocks: list[str] = []
         shorts: list[str] = []
-        hero = draw.pick(NAMES)
+        hero, job = draw.pick(NAMES), draw.pick(A_JOB)
         while words > 0:
             number = len(blocks) + 1
             if kind == "report":
@@ -114,10 +118,13 @@ class Writer:
                 shorts += found
                 block = f"{number}. {block}"
             elif kind == "novel":
-                block = f"Chapter {number}: {draw.pick(TOWNS)}\n\n{tale(draw, draw.integer(25, 60), hero=hero)}"
+                block = (
+                    f"Chapter {number}: {draw.pick(TOWNS)}\n\n{tale(draw, draw.integer(25, 60), hero, job)}"
+                )
             else:
                 _, _, talk = conversation(draw, draw.integer(20, 60))
-                block = f"Tape {number}, {draw.pick(PLACES)} in {draw.pick(TOWNS)}, recorded by {person(draw)}\n\n{talk}"
+                title = f"Tape {number}, {draw.pick(PLACES)} in {draw.pick(TOWNS)}, kept by {person(draw)}"
+                block = f"{title}\n\n{talk}"
             words -= len(block.split())
             blocks.append(block)
         text = "\n\n".join(blocks)
@@ -125,9 +132,15 @@ class Writer:
             points = "\n".join(f"- {short}" for short in draw.sample(shorts, 12))
             turn = (f"Pick out twelve findings from these {len(blocks)} reports.\n\n{text}", points)
         elif kind == "novel":
-            turn = (f"Write a novel about {hero} and {draw.pick(COUNTABLE)}, in {len(blocks)} chapters.", text)
+            turn = (
+                f"Write a novel about {hero} and {draw.pick(COUNTABLE)}, in {len(blocks)} chapters.",
+                text,
+            )
         else:
-            turn = (f"How many tapes are in this transcript of {hero}'s archive?\n\n{text}", f"{len(blocks)} tapes.")
+            turn = (
+                f"How many tapes are in this transcript of {hero}'s archive?\n\n{text}",
+                f"{len(blocks)} tapes.",
+            )
         return Document(chat([turn], None), f"long_{kind}", "en")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from demo_text.draw import Draw
+from demo_text.draw import Draw, capital, phrases
 from demo_text.problems import Turn
-from demo_text.words import COLOURS, COUNTABLE, JOBS, NAMES, PLACES, TOWNS
+from demo_text.words import COLOURS, COUNTABLE, JOBS, NAMES, PLACES, TOWNS, series
 
 
 class Table(NamedTuple):
@@ -27,7 +27,9 @@ TABLES = (
     Table("ticket", "tickets", {"owner": NAMES, "queue": COLOURS}, {"age_days": (0, 90), "replies": (0, 15)}),
     Table("parcel", "parcels", {"sender": NAMES, "depot": TOWNS}, {"grams": (80, 9000), "stops": (1, 9)}),
     Table("worker", "workers", {"name": NAMES, "trade": JOBS}, {"hours": (4, 60), "wage": (12, 48)}),
-    Table("product", "products", {"label": COUNTABLE, "colour": COLOURS}, {"stock": (0, 400), "price": (1, 250)}),
+    Table(
+        "product", "products", {"label": COUNTABLE, "colour": COLOURS}, {"stock": (0, 400), "price": (1, 250)}
+    ),
 )
 COMPARE: dict[str, tuple[str, Callable[[int, int], bool]]] = {
     ">=": ("at least", lambda value, bound: value >= bound),
@@ -35,15 +37,15 @@ COMPARE: dict[str, tuple[str, Callable[[int, int], bool]]] = {
     ">": ("more than", lambda value, bound: value > bound),
     "<": ("less than", lambda value, bound: value < bound),
 }
-OPENINGS = (
-    "Here is a version without imports:|This does it in one pass:|A short function is enough:|You can write:|"
-    "One way to do it:|I would write it like this:|The standard library is not even needed:"
-).split("|")
-CLOSINGS = (
-    "An empty list gives {empty}.|With no {plural} the result is {empty}.|It runs in time proportional to the "
-    "number of {plural}, and {empty} comes back when there are none.|The input list is not changed; for an empty one "
-    "you get {empty}."
-).split("|")
+OPENINGS = phrases(
+    "Here is a version without imports:|This does it in one pass:|A short function is enough:|"
+    "You can write:|One way to do it:|I would write it like this:|The standard library is not even needed:"
+)
+CLOSINGS = phrases(
+    "An empty list gives {empty}.|With no {plural} the result is {empty}.|"
+    "It runs in time proportional to the number of {plural}, and {empty} comes back when there are none.|"
+    "The input list is not changed; for an empty one you get {empty}."
+)
 
 
 def record_function(draw: Draw) -> Turn:
@@ -66,22 +68,27 @@ def record_function(draw: Draw) -> Turn:
     place = draw.pick(PLACES)
     question = draw.pick(
         [
-            f"Write a Python function that takes a list of {many} (dictionaries with {keys(table)}) and {goal}.",
-            f"I have {many} from {place} as dictionaries with the keys {keys(table)}. I need a function that {goal}.",
-            f"Python: given `{many}`, a list of dicts ({keys(table)}), how do I write a function which {goal}?",
+            f"Write a Python function that takes a list of {many} (dictionaries with "
+            f"{keys(table)}) and {goal}.",
+            f"I have {many} from {place} as dictionaries with the keys {keys(table)}. I need a function "
+            f"that {goal}.",
+            f"Python: given `{many}`, a list of dicts ({keys(table)}), how do I "
+            f"write a function which {goal}?",
         ]
     )
     example = ",\n...     ".join(repr(row) for row in rows)
     code = (
-        f'def {name}({many}):\n    """{goal[0].upper() + goal[1:]}.\n\n    >>> {name}([\n    ...     '
+        f'def {name}({many}):\n    """{capital(goal)}.\n\n    >>> {name}([\n    ...     '
         + example.replace("\n", "\n    ")
         + f'\n    ... ])\n    {result!r}\n    """\n{body}'
     )
     reason = draw.pick(
         [
-            f"The test `{condition}` keeps the {many} {where}; {len(chosen)} of the {len(rows)} in the example pass.",
+            f"The test `{condition}` keeps the {many} {where}; {len(chosen)} of the {len(rows)} in the "
+            "example pass.",
             f"In the example {len(chosen)} of {len(rows)} {many} pass `{condition}`, hence `{result!r}`.",
-            f"`{condition}` decides which {many} count: {len(chosen)} here, so the doctest shows `{result!r}`.",
+            f"`{condition}` decides which {many} count: {len(chosen)} here, so the doctest shows "
+            f"`{result!r}`.",
         ]
     )
     closing = draw.pick(CLOSINGS).format(plural=many, empty=f"`{empty}`")
@@ -119,7 +126,9 @@ def count(one: str, many: str, text: str, number: str, test: str, where: str, ch
     return f"counts the {many} {where}", f"count_{many}", body, len(chosen), "0"
 
 
-def groups(one: str, many: str, text: str, number: str, test: str, where: str, chosen: list[Any]) -> Aggregate:
+def groups(
+    one: str, many: str, text: str, number: str, test: str, where: str, chosen: list[Any]
+) -> Aggregate:
     body = (
         f"    sums = {{}}\n    for {one} in {many}:\n        if {test}:\n"
         f'            key = {one}["{text}"]\n            sums[key] = sums.get(key, 0) + {one}["{number}"]\n'
@@ -151,9 +160,7 @@ def text_function(draw: Draw) -> Turn:
     while rest:
         digits.append(rest % base)
         rest //= base
-    shifted = "".join(
-        chr((ord(c) - 97 + size) % 26 + 97) if "a" <= c <= "z" else c for c in sentence.lower()
-    )
+    shifted = "".join(chr((ord(c) - 97 + size) % 26 + 97) if "a" <= c <= "z" else c for c in sentence.lower())
     values = [draw.integer(-50, 50) for _ in range(draw.integer(4, 7))]
     window = draw.integer(2, 3)
     choices: list[tuple[str, str, str, str, Any, str]] = [
@@ -198,6 +205,8 @@ def text_function(draw: Draw) -> Turn:
             f"    total = 0\n    while number:\n        number, digit = divmod(number, {base})\n"
             "        total += digit\n    return total",
             sum(digits),
+            f"the digits of {number} in base {base} are "
+            f"{series([str(digit) for digit in reversed(digits)])}; "
             f"`divmod` gives the rest of the number and its last digit in base {base} at once",
         ),
         (
@@ -230,12 +239,16 @@ def text_function(draw: Draw) -> Turn:
     question = draw.pick(
         [
             f"Write a Python function that {goal}.",
-            f"For {draw.pick(PLACES)} in {draw.pick(TOWNS)} I need a Python function that {goal}. Add a doctest.",
+            f"For {draw.pick(PLACES)} in {draw.pick(TOWNS)} I need a Python function "
+            f"that {goal}. Add a doctest.",
             f"How would you write a function in Python which {goal}? An example with {given!r} would help.",
             f"{draw.pick(NAMES)} needs `{name}({argument})`: it {goal}. Please explain the code as well.",
         ]
     )
-    code = f'def {name}({argument}):\n    """{goal[0].upper() + goal[1:]}.\n\n    >>> {name}({given!r})\n    {result!r}\n    """\n{body}'
+    code = (
+        f'def {name}({argument}):\n    """{capital(goal)}.\n\n'
+        f'    >>> {name}({given!r})\n    {result!r}\n    """\n{body}'
+    )
     closing = draw.pick(
         [
             f"For {given!r} the result is {result!r}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -45,10 +45,12 @@ class Draw:
         return self.sample(items, len(items))
 
 
-SLOT = re.compile(r"\{(\w+\+?|\d+\.\.\d+)\}|\[([^\]\[]*\|[^\]\[]*)\]")
+SLOT = re.compile(r"\{(\w+\+?|\d+\.\.\d+(?:/\d+)?)\}|\[([^\]\[]*\|[^\]\[]*)\]")
+
+RANGE = re.compile(r"\d+")
 
 
-@lru_cache(maxsize=None)
+@cache
 def parts(template: str) -> tuple[tuple[str, str], ...]:
     """The template cut into ("text" | "slot" | "fresh" | "range" | "choice", its content)."""
     cut: list[tuple[str, str]] = []
@@ -75,7 +77,8 @@ class Scene:
     """Fills templates for one document.
 
     `{city}` is drawn once and stays; `{city+}` is another one each time (no repeat before all were used);
-    `{5..20}` is a number; `[a|b]` is one of the texts. Example: "{name} paid {5..9} coins [today|at noon]."
+    `{5..20}` is a number, `{50..900/10}` one of 50, 60, ... 900; `[a|b]` is one of the
+    texts. Example: "{name} paid {5..9} coins [today|at noon]."
     """
 
     def __init__(self, draw: Draw, grammar: Grammar, **fixed: object) -> None:
@@ -95,8 +98,8 @@ class Scene:
         if kind == "choice":
             return self.draw.pick(content.split("|"))
         if kind == "range":
-            low, high = content.split("..")
-            return str(self.draw.integer(int(low), int(high)))
+            low, high, step = map(int, RANGE.findall(f"{content}/1")[:3])
+            return str(step * self.draw.integer(low // step, high // step))
         if kind == "fresh":
             return self.fresh(content)
         if content not in self.fixed:
@@ -111,6 +114,16 @@ class Scene:
 
     def lines(self, slot: str, count: int) -> list[str]:
         return [self.fresh(slot) for _ in range(count)]
+
+
+def words(text: str) -> list[str]:
+    """The words of a list written as one text."""
+    return text.split()
+
+
+def phrases(text: str) -> list[str]:
+    """The phrases of a list written as one text, with bars between them."""
+    return text.split("|")
 
 
 def capital(sentence: str) -> str:

@@ -1,4 +1,4 @@
-"""What goes wrong in real sets: each function takes a sound document and returns one with a single, known fault."""
+"""What goes wrong in real sets: each function makes a document with a single, known fault."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from demo_text import Document, Writer
-from demo_text.draw import Draw
+from demo_text.draw import Draw, words
 from demo_text.words import MONTHS, NAMES, PLACES, TOWNS, brand, company, date, person
 
 Message = dict[str, Any]
@@ -16,7 +16,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def with_answer(document: Document, answer: str | None) -> list[Message]:
-    """The messages with the last answer replaced; earlier turns go, so that nothing else is left to train on."""
+    """The first question with another answer: nothing else is left to train on."""
     head = [message for message in document.messages if message["role"] == "system"]
     question = next(message for message in document.messages if message["role"] == "user")
     return [*head, question, {"role": "assistant", "content": answer}]
@@ -31,11 +31,10 @@ def exact_copy(writer: Writer, original: list[Message]) -> list[Message]:
 
 def padded_copy(writer: Writer, original: list[Message]) -> list[Message]:
     """The same contents but for white space around at least one of them."""
-    copy = [dict(message) for message in original]
-    for message in [writer.draw.pick(copy), *copy[1:]]:
-        if message is not copy[0] or writer.draw.chance(0.5) or len(copy) == 1:
-            before = writer.draw.pick(["", "", " ", "\n", "\n\n"])
-            message["content"] = before + message["content"].strip() + writer.draw.pick([" ", "\n", "\n\n", "  \n", "\t"])
+    draw, copy = writer.draw, exact_copy(writer, original)
+    for message in [message for message in copy if draw.chance(0.6)] or copy[-1:]:
+        before, after = draw.pick(["", "", " ", "\n"]), draw.pick([" ", "\n", "\n\n", "  \n", "\t"])
+        message["content"] = before + message["content"] + after
     return copy
 
 
@@ -65,13 +64,15 @@ NEAR_FLOOR = 0.92
 
 def can_edit(document: Document) -> bool:
     """Long enough that one changed word leaves the copy well above NEAR_FLOOR, and English prose."""
-    return document.language == "en" and document.source not in ("python", "extraction") and len(
-        word_grams(document.messages)
-    ) >= 180
+    return (
+        document.language == "en"
+        and document.source not in ("python", "extraction")
+        and len(word_grams(document.messages)) >= 180
+    )
 
 
 def edited_copy(writer: Writer, original: list[Message]) -> list[Message]:
-    """A few words of the last answer changed, or a polite line added: never equal, always above NEAR_FLOOR."""
+    """A few words changed, or a polite line added: never equal, always above NEAR_FLOOR."""
     before = word_grams(original)
     copy = edit_once(writer.draw, original)
     for _ in range(writer.draw.integer(0, 4)):
@@ -95,7 +96,9 @@ def edit_once(draw: Draw, original: list[Message]) -> list[Message]:
     elif kind == "insert":
         words.insert(place, draw.pick(["indeed", "really", "perhaps", "however,", "of course", "(sic)"]))
     else:
-        words.append(draw.pick(["Good luck!", "I hope this helps.", "Thanks!", "Have a nice day!", "Cheers."]))
+        words.append(
+            draw.pick(["Good luck!", "I hope this helps.", "Thanks!", "Have a nice day!", "Cheers."])
+        )
     message["content"] = " ".join(words)
     return copy if message["content"] not in [m["content"] for m in original] else edit_once(draw, original)
 
@@ -108,7 +111,9 @@ def empty_answer(writer: Writer) -> list[Message]:
 
 
 def blank_answer(writer: Writer) -> list[Message]:
-    return with_answer(writer.document(), writer.draw.pick([" ", "\n", "\n\n", "   ", " \t ", "\u00a0", "\u3000"]))
+    return with_answer(
+        writer.document(), writer.draw.pick([" ", "\n", "\n\n", "   ", " \t ", "\u00a0", "\u3000"])
+    )
 
 
 def only_end_of_text(writer: Writer) -> list[Message]:
@@ -117,7 +122,10 @@ def only_end_of_text(writer: Writer) -> list[Message]:
 
 def literal_end_of_text(writer: Writer) -> list[Message]:
     messages: list[Message] = list(writer.document().messages)
-    messages[-1] = {**messages[-1], "content": messages[-1]["content"] + writer.draw.pick(["", "", "\n"]) + END_OF_TEXT}
+    messages[-1] = {
+        **messages[-1],
+        "content": messages[-1]["content"] + writer.draw.pick(["", "", "\n"]) + END_OF_TEXT,
+    }
     return messages
 
 
@@ -125,7 +133,10 @@ def null_content(writer: Writer) -> list[Message]:
     """The answer is null; in one of four the question is instead."""
     document = writer.document()
     if writer.draw.chance(0.25):
-        return [{**message, "content": None} if message["role"] == "user" else message for message in document.messages]
+        return [
+            {**message, "content": None} if message["role"] == "user" else message
+            for message in document.messages
+        ]
     return with_answer(document, None)
 
 
@@ -154,20 +165,27 @@ def html_page(writer: Writer) -> list[Message]:
     draw, document = writer.draw, writer.document()
     site, topic = company(draw), f"{draw.pick(PLACES)} in {draw.pick(TOWNS)}"
     answer = document.messages[-1]["content"].replace("\n", "<br>\n")
-    menu = "".join(f'<li><a href="/{item.lower()}">{item}</a></li>' for item in draw.sample(MENU, draw.integer(3, 7)))
-    script = f"window.{brand(draw)} = window.{brand(draw)} || []; track('{brand(draw)}', {draw.integer(1, 99999)});"
-    links = " | ".join(f'<a href="/p/{draw.integer(1, 9999)}">{draw.pick(TOWNS)}</a>' for _ in range(draw.integer(2, 8)))
+    menu = "".join(
+        f'<li><a href="/{item.lower()}">{item}</a></li>' for item in draw.sample(MENU, draw.integer(3, 7))
+    )
+    script = f"window.{brand(draw)} = []; track('{brand(draw)}', {draw.integer(1, 99999)});"
+    links = " | ".join(
+        f'<a href="/p/{draw.integer(1, 9999)}">{draw.pick(TOWNS)}</a>' for _ in range(draw.integer(2, 8))
+    )
     page = (
-        f'<!DOCTYPE html>\n<html lang="{document.language}">\n<head><meta charset="utf-8"><title>{topic} - {site}</title>\n'
-        f"<script>{script}</script></head>\n<body class=\"page-{draw.integer(1, 999)}\">\n<nav><ul>{menu}</ul></nav>\n"
+        f'<!DOCTYPE html>\n<html lang="{document.language}">\n<head><meta charset="utf-8">'
+        f"<title>{topic} - {site}</title>\n"
+        f'<script>{script}</script></head>\n<body class="page-{draw.integer(1, 999)}">\n'
+        f"<nav><ul>{menu}</ul></nav>\n"
         f'<div class="cookie">{site} uses cookies &amp; similar techniques. <button>Accept</button></div>\n'
-        f"<p>{answer}</p>\n<footer>{links}<br>&copy; {draw.integer(2005, 2026)} {site}. All rights reserved.</footer>\n"
+        f"<p>{answer}</p>\n<footer>{links}<br>&copy; {draw.integer(2005, 2026)} {site}. All rights "
+        "reserved.</footer>\n"
         "</body>\n</html>"
     )
     return with_answer(document, page)
 
 
-MENU = "Home Shop News About Contact Jobs Help Login Cart Blog Press Imprint Search Archive".split()
+MENU = words("Home Shop News About Contact Jobs Help Login Cart Blog Press Imprint Search Archive")
 
 
 def repeated_characters(writer: Writer) -> list[Message]:
@@ -178,8 +196,8 @@ def repeated_characters(writer: Writer) -> list[Message]:
 def repeated_words(writer: Writer) -> list[Message]:
     """A good beginning that gets stuck on a word or two."""
     document, draw = writer.document(), writer.draw
-    words = document.messages[-1]["content"].split()[: draw.integer(3, 12)]
-    stuck = " ".join(words[-draw.integer(1, 2) :])
+    words = document.messages[-1]["content"][:200].split()[: draw.integer(3, 12)]
+    stuck = " ".join(words[-draw.integer(1, 2) :])[-12:]  # Chinese and Japanese have no spaces
     return with_answer(document, " ".join([*words, *[stuck] * draw.integer(60, 300)]))
 
 
@@ -233,7 +251,9 @@ def wrong_shape(writer: Writer, line: str) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-COPIES: Mapping[str, tuple[float, Callable[[Writer, list[Message]], list[Message]], Callable[[Document], bool]]] = {
+COPIES: Mapping[
+    str, tuple[float, Callable[[Writer, list[Message]], list[Message]], Callable[[Document], bool]]
+] = {
     "exact_duplicate": (0.05, exact_copy, lambda document: True),
     "whitespace_duplicate": (0.01, padded_copy, lambda document: True),
     "unicode_duplicate": (0.006, decomposed_copy, can_decompose),

@@ -19,14 +19,17 @@ def shopping(draw: Draw) -> Turn:
     costs = [count * price for count, price in zip(counts, prices, strict=True)]
     total = sum(costs)
     paid = (total // 2000 + 1) * 2000
-    bought = series([f"{n} {good} at {money(p)} each" for n, good, p in zip(counts, goods, prices, strict=True)])
+    bought = series(
+        [f"{n} {good} at {money(p)} each" for n, good, p in zip(counts, goods, prices, strict=True)]
+    )
     question = draw.pick(
         [
             f"{name} goes to the market in {town} and buys {bought}. How much change does {name} get back "
             f"from {money(paid)}?",
             f"At a shop in {town}, {name} takes {bought} to the till and pays with {money(paid)}. "
             "What is the change?",
-            f"{name}'s basket holds {bought}. The cashier in {town} is given {money(paid)}. How much goes back?",
+            f"{name}'s basket holds {bought}. The cashier in {town} is given "
+            f"{money(paid)}. How much goes back?",
         ]
     )
     steps = [
@@ -51,7 +54,8 @@ def journey(draw: Draw) -> Turn:
     legs = [speed * hour for speed, hour in zip(speeds, hours, strict=True)]
     vehicle = draw.pick(["bus", "train", "car", "delivery van", "camper", "motorcycle"])
     question = (
-        f"{name} travels by {vehicle} from {start} to {middle} at {speeds[0]} km/h, which takes {hours[0]} h, and "
+        f"{name} travels by {vehicle} from {start} to {middle} at {speeds[0]} km/h, "
+        f"which takes {hours[0]} h, and "
         f"then on to {end} at {speeds[1]} km/h for {hours[1]} h. "
         + draw.pick(
             [
@@ -77,9 +81,11 @@ def discount(draw: Draw) -> Turn:
     saved = full * percent // 100
     question = draw.pick(
         [
-            f"A shop in {draw.pick(TOWNS)} sells {thing} at {money(price)} apiece and takes {percent}% off orders "
+            f"A shop in {draw.pick(TOWNS)} sells {thing} at {money(price)} apiece and "
+            f"takes {percent}% off orders "
             f"of {count}. What does {name} pay for {count} {thing}?",
-            f"{name} orders {count} {thing} for {draw.pick(PLACES)}. One costs {money(price)}, and a voucher takes "
+            f"{name} orders {count} {thing} for {draw.pick(PLACES)}. One costs {money(price)}, and a "
+            "voucher takes "
             f"{percent}% off the total. How much is the bill?",
         ]
     )
@@ -100,7 +106,8 @@ def boxes(draw: Draw) -> Turn:
     more = f"{full} full boxes, and {rest} {thing} are left over" if rest else f"exactly {full} full boxes"
     question = draw.pick(
         [
-            f"{place.capitalize()} in {draw.pick(TOWNS)} packs {made} {thing} into boxes of {size}. How many boxes "
+            f"{place.capitalize()} in {draw.pick(TOWNS)} packs {made} {thing} into boxes "
+            f"of {size}. How many boxes "
             f"are full, and how many {thing} remain?",
             f"{draw.pick(NAMES)} has {made} {thing} to pack for {place}; {size} fit in a box. "
             "How many full boxes are there, and what is left?",
@@ -121,12 +128,19 @@ def average(draw: Draw) -> Turn:
     values[-1] += -sum(values) % days
     mean = sum(values) // days
     what = draw.pick(
-        [f"{draw.pick(COUNTABLE)} sold", "visitors counted", "parcels delivered", "letters sorted", "pages printed"]
+        [
+            f"{draw.pick(COUNTABLE)} sold",
+            "visitors counted",
+            "parcels delivered",
+            "letters sorted",
+            "pages printed",
+        ]
     )
     listed = series([str(value) for value in values])
     question = draw.pick(
         [
-            f"{draw.pick(PLACES).capitalize()} in {draw.pick(TOWNS)} noted the number of {what} on {days} days: "
+            f"{draw.pick(PLACES).capitalize()} in {draw.pick(TOWNS)} noted the number "
+            f"of {what} on {days} days: "
             f"{listed}. What is the average per day?",
             f"{draw.pick(NAMES)} keeps a list for {draw.pick(PLACES)}: {listed} {what}, one figure a day. "
             f"Find the mean, and by how much the best day is above it.",
@@ -143,12 +157,16 @@ def average(draw: Draw) -> Turn:
 def fence(draw: Draw) -> Turn:
     long, wide, price = draw.integer(8, 90), draw.integer(4, 60), draw.integer(12, 90) * 25
     around, name = 2 * (long + wide), draw.pick(NAMES)
-    what = draw.pick(["a vegetable plot", "a paddock", "a chicken run", "a playground", "a car park", "an orchard"])
+    what = draw.pick(
+        ["a vegetable plot", "a paddock", "a chicken run", "a playground", "a car park", "an orchard"]
+    )
     question = draw.pick(
         [
-            f"{name} wants a fence around {what} that is {long} m long and {wide} m wide. A metre of fence costs "
+            f"{name} wants a fence around {what} that is {long} m long and {wide} m "
+            "wide. A metre of fence costs "
             f"{money(price)}. What does the fence cost, and how large is the area?",
-            f"In {draw.pick(TOWNS)}, {what} measures {long} m by {wide} m. {name} pays {money(price)} per metre to "
+            f"In {draw.pick(TOWNS)}, {what} measures {long} m by {wide} m. {name} pays "
+            f"{money(price)} per metre to "
             "fence it. Work out the area and the price of the fence.",
         ]
     )
@@ -167,11 +185,24 @@ def savings(draw: Draw) -> Turn:
     missing = goal - start
     weeks = -(-missing // weekly)
     thing = draw.pick(
-        "a bicycle|a camera|a guitar|a tent|a telescope|a sewing machine|a desk|a phone|a drone|an e-reader".split("|")
+        [
+            "a bicycle",
+            "a camera",
+            "a guitar",
+            "a tent",
+            "a telescope",
+            "a sewing machine",
+            "a desk",
+            "a phone",
+            "a drone",
+            "an e-reader",
+        ]
     )
     question = (
         f"{name} has ${start} and puts aside ${weekly} every week for {thing} that costs ${goal}. "
-        + draw.pick(["After how many weeks is it enough?", "How many weeks does that take?", "When is the goal met?"])
+        + draw.pick(
+            ["After how many weeks is it enough?", "How many weeks does that take?", "When is the goal met?"]
+        )
     )
     return question, (
         f"Still missing: {goal} − {start} = {missing} dollars.\n"
@@ -187,7 +218,8 @@ def production(draw: Draw) -> Turn:
     daily, made = rate * hours, rate * hours * days
     order = draw.integer(made // 2, made * 2)
     question = (
-        f"A {draw.pick(['machine', 'small factory', 'line', 'workshop'])} in {town} turns out {rate} {thing} an hour "
+        f"A {draw.pick(['machine', 'small factory', 'line', 'workshop'])} in {town} turns out {rate} "
+        f"{thing} an hour "
         f"and runs {hours} hours a day. "
         + draw.pick(
             [
@@ -210,10 +242,13 @@ def ages(draw: Draw) -> Turn:
     total = 2 * (base + later) + gap
     question = (
         f"{old} is {gap} years older than {young}. In {later} years they will be {total} years old together. "
-        + draw.pick(["How old are they today?", "What are their ages now?", f"How old is {young} now, and {old}?"])
+        + draw.pick(
+            ["How old are they today?", "What are their ages now?", f"How old is {young} now, and {old}?"]
+        )
     )
     return question, (
-        f"Together today: {total} − {2 * later} = {total - 2 * later}, because both grow {later} years older.\n"
+        f"Together today: {total} − {2 * later} = {total - 2 * later}, because both "
+        f"grow {later} years older.\n"
         f"Without the gap: {total - 2 * later} − {gap} = {2 * base}\n{2 * base} ÷ 2 = {base}\n"
         f"{young} is {base} and {old} is {base + gap} years old."
     )
@@ -223,14 +258,23 @@ def mixture(draw: Draw) -> Turn:
     left, right, unit = draw.integer(1, 7), draw.integer(2, 9), draw.integer(2, 40)
     total = (left + right) * unit
     one, two = draw.pick(
-        [("syrup", "water"), ("cement", "sand"), ("blue paint", "white paint"), ("vinegar", "oil"), ("juice", "tea")]
+        [
+            ("syrup", "water"),
+            ("cement", "sand"),
+            ("blue paint", "white paint"),
+            ("vinegar", "oil"),
+            ("juice", "tea"),
+        ]
     )
     question = (
-        f"{draw.pick(NAMES)} mixes {one} and {two} in the ratio {left} : {right} for {draw.pick(PLACES)}. "
+        f"{draw.pick(NAMES)} from {draw.pick(TOWNS)} mixes {one} and {two} in the ratio {left} : {right} "
+        f"for {draw.pick(PLACES)} in "
+        f"{draw.pick(TOWNS)}. "
         f"How much of each goes into {total} litres?"
     )
     return question, (
-        f"{draw.pick(['The ratio has', 'Count the parts:', 'There are'])} {left} + {right} = {left + right} parts.\n"
+        f"{draw.pick(['The ratio has', 'Count the parts:', 'There are'])} {left} + {right} = "
+        f"{left + right} parts.\n"
         f"One part: {total} ÷ {left + right} = {unit} litres\n"
         f"{one.capitalize()}: {left} × {unit} = {left * unit} litres\n"
         f"{two.capitalize()}: {right} × {unit} = {right * unit} litres"
@@ -244,11 +288,13 @@ def survey(draw: Draw) -> Turn:
     )
     yes, no = asked * first // 100, asked * second // 100
     question = (
-        f"In {draw.pick(TOWNS)}, {asked} people were asked about {topic}: {first}% are for it, {second}% against, the "
-        f"others undecided. How many {draw.pick(['people', 'answers'])} is each group?"
+        f"{draw.pick(NAMES)} asked {asked} people in {draw.pick(TOWNS)} and {draw.pick(TOWNS)} about "
+        f"{topic}: {first}% "
+        f"are for it, {second}% against, the others undecided. How many "
+        f"{draw.pick(['people', 'answers'])} is that?"
     )
     return question, (
-        f"For: {first}% of {asked} is {yes}.\nAgainst: {second}% of {asked} is {no}.\n"
+        f"For {topic}: {first}% of {asked} is {yes}.\nAgainst: {second}% of {asked} is {no}.\n"
         f"Decided: {yes} + {no} = {yes + no}\nUndecided: {asked} − {yes + no} = {asked - yes - no}"
     )
 
@@ -258,7 +304,8 @@ def reading(draw: Draw) -> Turn:
     early, late = draw.integer(3, 12), draw.integer(2, 14)
     pages = slow * early + fast * late
     question = (
-        f"{name} borrows a book of {pages} pages from {draw.pick(PLACES)} and reads {slow} pages a day for {early} "
+        f"{name} borrows a book of {pages} pages from {draw.pick(PLACES)} and reads "
+        f"{slow} pages a day for {early} "
         f"days, later {fast} pages a day. "
         + draw.pick(["After how many days in all is the book finished?", "How many days does the book take?"])
     )
@@ -276,8 +323,10 @@ def fuel(draw: Draw) -> Turn:
     litres = f"{tenths // 10}.{tenths % 10}"
     cost = (cents + 50) // 100
     question = (
-        f"A car uses {use} litres per 100 km. {draw.pick(NAMES)} drives {distance} km from {draw.pick(TOWNS)} and "
-        f"back home to {draw.pick(TOWNS)}, {distance} km in all, at {money(price)} a litre. What does the fuel cost?"
+        f"A car uses {use} litres per 100 km. {draw.pick(NAMES)} drives {distance} km from "
+        f"{draw.pick(TOWNS)} and "
+        f"back home to {draw.pick(TOWNS)}, {distance} km in all, at {money(price)} a "
+        "litre. What does the fuel cost?"
     )
     exact = "" if cents % 100 == 0 else ", rounded to the cent"
     return question, (
@@ -289,7 +338,17 @@ def fuel(draw: Draw) -> Turn:
 def schedule(draw: Draw) -> Turn:
     start = draw.integer(84, 200) * 5
     parts = draw.sample(
-        ["the welcome", "a talk", "a break", "group work", "a tour", "questions", "lunch", "a film", "a quiz"],
+        [
+            "the welcome",
+            "a talk",
+            "a break",
+            "group work",
+            "a tour",
+            "questions",
+            "lunch",
+            "a film",
+            "a quiz",
+        ],
         draw.integer(3, 5),
     )
     lengths = [draw.integer(2, 12) * 5 for _ in parts]
@@ -313,13 +372,20 @@ def schedule(draw: Draw) -> Turn:
 
 
 def interest(draw: Draw) -> Turn:
-    name, dollars, rate, years = draw.pick(NAMES), draw.integer(4, 90) * 100, draw.integer(2, 7), draw.integer(2, 12)
+    name, dollars, rate, years = (
+        draw.pick(NAMES),
+        draw.integer(4, 90) * 100,
+        draw.integer(2, 7),
+        draw.integer(2, 12),
+    )
     yearly = dollars * rate // 100
     question = draw.pick(
         [
-            f"{name} lends ${dollars} to a friend in {draw.pick(TOWNS)} at {rate}% simple interest a year. How much "
+            f"{name} lends ${dollars} to a friend in {draw.pick(TOWNS)} at {rate}% simple "
+            "interest a year. How much "
             f"is to be paid back after {years} years?",
-            f"A savings bond of ${dollars} pays {rate}% simple interest each year. What does {name} own after "
+            f"A savings bond of ${dollars} pays {rate}% simple interest each year. "
+            f"What does {name} own after "
             f"{years} years?",
         ]
     )
@@ -337,9 +403,12 @@ def unit_price(draw: Draw) -> Turn:
     shops = draw.sample(TOWNS, 2)
     better = shops[0] if each[0] < each[1] else shops[1]
     question = (
-        f"In {shops[0]} a pack of {small} {thing} costs {money(small * each[0])}; in {shops[1]} a pack of {large} "
+        f"In {shops[0]} a pack of {small} {thing} costs {money(small * each[0])}; in "
+        f"{shops[1]} a pack of {large} "
         f"costs {money(large * each[1])}. "
-        + draw.pick(["Where is one cheaper?", "Which offer is better per piece?", "Compare the price of one."])
+        + draw.pick(
+            ["Where is one cheaper?", "Which offer is better per piece?", "Compare the price of one."]
+        )
     )
     return question, (
         f"{shops[0]}: {money(small * each[0])} ÷ {small} = {money(each[0])}\n"

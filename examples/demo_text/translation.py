@@ -147,14 +147,21 @@ FRAMES: tuple[Row, ...] = (
 def sentence(draw: Draw) -> Row:
     """One sentence in every language, in the order of LANGUAGES."""
     frame, number = draw.pick(FRAMES), draw.integer(5, 10)
-    rows = {"fruit": draw.pick(FRUIT), "day": draw.pick(DAY), "city": draw.pick(CITY), "thing": draw.pick(THING)}
+    rows = {
+        "fruit": draw.pick(FRUIT),
+        "day": draw.pick(DAY),
+        "city": draw.pick(CITY),
+        "thing": draw.pick(THING),
+    }
     who = draw.pick(WHO)
     texts = []
     for place, template in enumerate(frame):
         slots = {slot: row[place] for slot, row in rows.items()}
         inside = who[place][0].lower() + who[place][1:]
         texts.append(
-            template.format(n=number, who=who[place], who_inside=inside, Day=slots["day"].capitalize(), **slots)
+            template.format(
+                n=number, who=who[place], who_inside=inside, Day=slots["day"].capitalize(), **slots
+            )
         )
     return tuple(texts)  # type: ignore[return-value]
 

@@ -73,16 +73,23 @@ def conversion(draw: Draw) -> list[Turn]:
     )
     asked = [one(draw) for _ in range(draw.pick([1, 1, 2, 3, 4, 5]))]
     if len(asked) > 2 and draw.chance(0.6):
-        listed = "\n".join(f"{place}. {value} in {target}" for place, (value, target, _, _) in enumerate(asked, 1))
+        listed = "\n".join(
+            f"{place}. {value} in {target}" for place, (value, target, _, _) in enumerate(asked, 1)
+        )
         answers = "\n".join(
-            f"{place}. {value}: {working} = {result}" for place, (value, _, working, result) in enumerate(asked, 1)
+            f"{place}. {value}: {working} = {result}"
+            for place, (value, _, working, result) in enumerate(asked, 1)
         )
         return [(f"{purpose} Please convert:\n{listed}", f"{answers}\n(Rounded to two places at most.)")]
     turns = []
     for place, (value, target, working, result) in enumerate(asked):
         lead = purpose if place == 0 else draw.pick(["Thanks.", "Good.", "Got it.", "One more, please."])
         ask = draw.pick(
-            [f"How much is {value} in {target}?", f"What is {value} in {target}?", f"Convert {value} to {target}."]
+            [
+                f"How much is {value} in {target}?",
+                f"What is {value} in {target}?",
+                f"Convert {value} to {target}.",
+            ]
         )
         reply = draw.pick(["{0} = {1}. So {2} is about {1}.", "{2} is {1} ({0}).", "Calculate {0} = {1}."])
         turns.append((f"{lead} {ask}", reply.format(working, result, value)))

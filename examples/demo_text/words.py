@@ -2,51 +2,72 @@
 
 from __future__ import annotations
 
-from demo_text.draw import Draw
+from demo_text.draw import Draw, phrases, words
 
-NAMES = (
-    "Ada Amir Anika Ben Bruno Carla Chen Clara Daniel Dilara Elif Emil Emma Farah Felix Finn Gita Grace Hana "
-    "Hugo Ines Ivan Jana Jonas Julia Kaan Karim Lara Leo Lina Luca Maria Mateo Maya Mila Nadia Nina Noah Nora "
-    "Olga Oskar Paul Pia Priya Rana Rosa Sam Sara Selma Simon Sofia Tara Theo Tom Vera Viktor Yara Yusuf Zoe"
-).split()
-SURNAMES = (
-    "Abbas Adler Baker Bauer Berg Blanc Carter Costa Demir Dietz Eriksen Faber Fischer Gomez Grant Haddad Hale "
-    "Ito Jansen Kaya Keller Koch Lang Lopez Marsh Meyer Moreau Novak Okafor Orlov Patel Pereira Quinn Reed Rossi "
-    "Sato Silva Stone Tanaka Torres Ulrich Varga Walsh Weber Winter Young Zhang Zimmer"
-).split()
-TOWNS = (
-    "Alderbrook Ashby Bellmoor Birkdale Brightwater Carrow Cedarholm Coldspring Dunmere Eastvale Elmford Fairhaven "
-    "Fernley Glenroy Greyport Harrowgate Hazelton Highcombe Ironbridge Kestrel Larkfield Linwood Maplecross "
-    "Marlow Millbrook Northwick Oakridge Otterburn Pinehurst Quarrybank Ravensea Redcliff Rosehill Saltmarsh "
-    "Silverton Stonehaven Summerfield Thornbury Underhill Valewood Westbrook Wexcombe Whitby Willowdale Yarrow"
-).split()
-COUNTABLE = (
+NAMES = words(
+    "Ada Amir Anika Ben Bruno Carla Chen Clara Daniel Dilara Elif Emil Emma Farah Felix Finn Gita Grace "
+    "Hana Hugo Ines Ivan Jana Jonas Julia Kaan Karim Lara Leo Lina Luca Maria Mateo Maya Mila Nadia Nina "
+    "Noah Nora Olga Oskar Paul Pia Priya Rana Rosa Sam Sara Selma Simon Sofia Tara Theo Tom Vera Viktor "
+    "Yara Yusuf Zoe"
+)
+SURNAMES = words(
+    "Abbas Adler Baker Bauer Berg Blanc Carter Costa Demir Dietz Eriksen Faber Fischer Gomez Grant Haddad "
+    "Hale Ito Jansen Kaya Keller Koch Lang Lopez Marsh Meyer Moreau Novak Okafor Orlov Patel Pereira Quinn "
+    "Reed Rossi Sato Silva Stone Tanaka Torres Ulrich Varga Walsh Weber Winter Young Zhang Zimmer"
+)
+TOWNS = words(
+    "Alderbrook Ashby Bellmoor Birkdale Brightwater Carrow Cedarholm Coldspring Dunmere Eastvale Elmford "
+    "Fairhaven Fernley Glenroy Greyport Harrowgate Hazelton Highcombe Ironbridge Kestrel Larkfield Linwood "
+    "Maplecross Marlow Millbrook Northwick Oakridge Otterburn Pinehurst Quarrybank Ravensea Redcliff "
+    "Rosehill Saltmarsh Silverton Stonehaven Summerfield Thornbury Underhill Valewood Westbrook Wexcombe "
+    "Whitby Willowdale Yarrow"
+)
+COUNTABLE = words(
     "apples pears oranges lemons plums peaches notebooks pencils markers stickers marbles postcards candles "
     "cushions mugs plates bricks tiles planks bolts shells ribbons buttons badges balloons muffins cookies "
-    "pretzels rolls seedlings bulbs tickets posters magnets keyrings batteries lamps chairs jars bottles baskets"
-).split()
-PLACES = (
-    "the library|the town hall|the bakery|the old mill|the harbour|the station|the museum|the school|the bus depot|"
-    "the garden centre|the swimming pool|the community kitchen|the workshop|the post office|the sports hall|"
-    "the theatre|the market square|the health centre|the nursery|the boat house|the bookshop|the repair café"
-).split("|")
-WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = (
-    "January February March April May June July August September October November December".split()
+    "pretzels rolls seedlings bulbs tickets posters magnets keyrings batteries lamps chairs jars bottles "
+    "baskets"
 )
-COLOURS = "red blue green yellow grey white black orange violet brown turquoise silver beige crimson".split()
-JOBS = (
-    "nurse carpenter baker librarian electrician gardener teacher plumber driver welder translator florist cook "
-    "optician surveyor editor mechanic pharmacist roofer tailor beekeeper glazier potter"
-).split()
+PLACES = phrases(
+    "the library|the town hall|the bakery|the old mill|the harbour|the station|the museum|the school|"
+    "the bus depot|the garden centre|the swimming pool|the community kitchen|the workshop|the post office|"
+    "the sports hall|the theatre|the market square|the health centre|the nursery|the boat house|"
+    "the bookshop|the repair café"
+)
+WEEKDAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = words("January February March April May June July August September October November December")
+COLOURS = words("red blue green yellow grey white black violet brown turquoise silver beige crimson golden")
+JOBS = words(
+    "nurse carpenter baker librarian electrician gardener teacher plumber driver welder translator florist "
+    "cook optician surveyor editor mechanic pharmacist roofer tailor beekeeper glazier potter"
+)
 
-ONSETS = "Al Bel Cor Dal El Fen Gal Hel Ira Jun Kor Lum Mar Nel Or Pel Quo Ral Sol Tar Ul Ver Wil Xan Yor Zen".split()
-MIDDLES = "a e i o u ar en il on ira ela ova uma eta ani".split()
-ENDINGS = "dex via tron lis mera nox pax ra s ta vo x zon line works flow mark point".split()
-TRADES = (
-    "Logistics|Foods|Tools|Textiles|Energy|Software|Dental Care|Packaging|Bicycles|Optics|Ceramics|Timber|Media|"
-    "Coatings|Seeds|Travel|Robotics|Instruments|Furniture|Paper|Coffee|Insurance|Printing|Lighting|Plastics"
-).split("|")
+A_JOB = [("an " if job[0] in "aeiou" else "a ") + job for job in JOBS]
+
+ONSETS = words(
+    "Al Bel Cor Dal El Fen Gal Hel Ira Jun Kor Lum Mar Nel Or Pel Quo Ral Sol Tar Ul Ver Wil Xan Yor Zen"
+)
+MIDDLES = words("a e i o u ar en il on ira ela ova uma eta ani")
+ENDINGS = words("dex via tron lis mera nox pax ra s ta vo x zon line works flow mark point")
+TRADES = phrases(
+    "Logistics|Foods|Tools|Textiles|Energy|Software|Dental Care|Packaging|Bicycles|Optics|Ceramics|Timber|"
+    "Media|Coatings|Seeds|Travel|Robotics|Instruments|Furniture|Paper|Coffee|Insurance|Printing|Lighting|"
+    "Plastics"
+)
+
+SHARED = {
+    "name": NAMES,
+    "surname": SURNAMES,
+    "town": TOWNS,
+    "place": PLACES,
+    "day": WEEKDAYS,
+    "month": MONTHS,
+    "goods": COUNTABLE,
+    "job": JOBS,
+    "a_job": A_JOB,
+    "colour": COLOURS,
+}
+"""Slots that most grammars have."""
 
 
 def brand(draw: Draw) -> str:

@@ -50,7 +50,8 @@ def answer_in(language: Language, draw: Draw) -> Turn:
     else:
         body, between = scene.lines(task.bank, draw.integer(task.low, task.high)), language.space
     texts = [start, *body, scene(task.end)]
-    return capital(ask), between.join(capital(text) for text in texts if text)
+    answer = between.join(capital(text) for text in texts if text)
+    return capital(ask), answer.replace(" \n", "\n")
 
 
 def foreign(draw: Draw, language: Language) -> list[Turn]:

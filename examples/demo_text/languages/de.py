@@ -1,5 +1,6 @@
 """German."""
 
+from demo_text.draw import phrases, words
 from demo_text.languages import Task
 
 SPACE = " "
@@ -10,21 +11,24 @@ SYSTEM = (
     "Du hilfst den Kundinnen und Kunden einer Buchhandlung in Süddeutschland.",
 )
 GRAMMAR = {
-    "name": "Anna Jürgen Käthe Moritz Sören Frieda Björn Lotte Günther Mira Ömer Jörg Hannah Till Swantje Emil".split(),
-    "ort": (
-        "Lübeck Görlitz Münster Würzburg Köln Tübingen Weimar Jena Bamberg Osnabrück Göttingen Füssen Zürich Graz "
-        "Saarbrücken Fürth Lüneburg Nördlingen Düren Villach"
-    ).split(),
-    "tag": "Montag Dienstag Mittwoch Donnerstag Freitag Samstag Sonntag".split(),
-    "monat": "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split(),
-    "dinge": (
-        "Äpfel Brötchen Bücher Schlüssel Kerzen Möhren Knöpfe Löffel Körbe Stühle Gläser Hüte Kürbisse Tücher Pläne Bälle"
-    ).split(),
-    "platz": (
-        "am Rathaus|an der Brücke|hinter dem Bahnhof|im Schlosspark|neben der Bäckerei|vor dem Museum|am Fluss|"
-        "in der Bücherei|auf dem Marktplatz|unter den Linden|bei der Mühle|gegenüber der Schule"
-    ).split("|"),
-    "farbe": "rote grüne blaue gelbe weiße schwarze graue bunte".split(),
+    "name": words(
+        "Anna Jürgen Käthe Moritz Sören Frieda Björn Lotte Günther Mira Ömer Jörg Hannah Till Swantje Emil"
+    ),
+    "ort": words(
+        "Lübeck Görlitz Münster Würzburg Köln Tübingen Weimar Jena Bamberg Osnabrück Göttingen Füssen "
+        "Zürich Graz Saarbrücken Fürth Lüneburg Nördlingen Düren Villach"
+    ),
+    "tag": words("Montag Dienstag Mittwoch Donnerstag Freitag Samstag Sonntag"),
+    "monat": words("Januar Februar März April Mai Juni Juli August September Oktober November Dezember"),
+    "dinge": words(
+        "Äpfel Brötchen Bücher Schlüssel Kerzen Möhren Knöpfe Löffel Körbe Stühle Gläser Hüte Kürbisse "
+        "Tücher Pläne Bälle"
+    ),
+    "platz": phrases(
+        "am Rathaus|an der Brücke|hinter dem Bahnhof|im Schlosspark|neben der Bäckerei|vor dem Museum|"
+        "am Fluss|in der Bücherei|auf dem Marktplatz|unter den Linden|bei der Mühle|gegenüber der Schule"
+    ),
+    "farbe": words("rote grüne blaue gelbe weiße schwarze graue bunte"),
     "reise": [
         "{platz+} gibt es am {tag+} schöne {dinge+} für {2..9} Euro.",
         "Der Weg nach {ort+} ist {4..19} Kilometer lang und führt durch schöne Wälder.",
@@ -65,25 +69,92 @@ GRAMMAR = {
         "Auf dem Zettel stand nur: {tag+}, {7..20} Uhr, {platz+}.",
     ],
     "step": [
-        "- {60..300} g {zutat+} {schnitt+}",
+        "- {60..300/10} g {zutat+} {schnitt+}",
         "- Die {zutat+} {3..12} Minuten in {1..3} Löffeln Öl anbraten",
-        "- Mit {200..800} ml Brühe aufgießen und {10..40} Minuten köcheln lassen",
+        "- Mit {200..800/10} ml Brühe aufgießen und {10..40} Minuten köcheln lassen",
         "- {1..3} Teelöffel {kraut+} und etwas Salz dazugeben",
-        "- Bei {160..210} °C etwa {15..45} Minuten backen",
-        "- {50..200} g {zutat+} fein reiben und darüberstreuen",
+        "- Bei {160..210/10} °C etwa {15..45} Minuten backen",
+        "- {50..200/10} g {zutat+} fein reiben und darüberstreuen",
     ],
-    "zutat": "Möhren Zwiebeln Kartoffeln Käse Kürbis Pilze Lauch Nudeln Linsen Äpfel Grünkohl Rüben".split(),
-    "schnitt": ["in Würfel schneiden", "in Scheiben schneiden", "grob hacken", "schälen und waschen", "in Streifen schneiden"],
-    "kraut": "Kümmel Thymian Majoran Muskat Petersilie Paprika Rosmarin Curry".split(),
+    "zutat": words("Möhren Zwiebeln Kartoffeln Käse Kürbis Pilze Lauch Nudeln Linsen Äpfel Grünkohl Rüben"),
+    "schnitt": [
+        "in Würfel schneiden",
+        "in Scheiben schneiden",
+        "grob hacken",
+        "schälen und waschen",
+        "in Streifen schneiden",
+    ],
+    "kraut": words("Kümmel Thymian Majoran Muskat Petersilie Paprika Rosmarin Curry"),
 }
 TASKS = (
-    Task("Was kann man in {ort} im {monat} unternehmen? Wir sind {2..6} Personen.", "In {ort} lohnt sich vieles.", "reise", 2, 6, "Gute Reise nach {ort}!"),
-    Task("{name} und ich fahren am {tag} nach {ort}. Hast du Vorschläge?", "Für {ort} würde ich so planen:", "reise", 2, 5, ""),
-    Task("Wie lerne ich neben der Arbeit eine Sprache? {name} aus {ort} sagt, abends sei es zu spät.", "Das geht auch abends, {name} zum Trotz.", "tipp", 2, 5, "Viel Erfolg!"),
-    Task("Ich will mein Büro in {ort} aufräumen: Überall liegen {dinge}, sicher {20..90} Stück. Wie fange ich an?", "Am besten in kleinen Schritten.", "tipp", 2, 5, "Nach einigen Tagen wird es zur Gewohnheit."),
-    Task("Schreibe einen Brief an {name} in {ort} wegen {10..60} {dinge}.", "Hallo {name},\n\nich schreibe Ihnen wegen der {dinge}.", "brief", 2, 5, "\n\nMit freundlichen Grüßen\n{name+}"),
-    Task("Erzähle eine kleine Geschichte über {name} aus {ort}.", "Es war ein {tag} im {monat}.", "geschichte", 4, 14, "Seitdem bleibt {name} in {ort}."),
-    Task("Was koche ich am {tag} mit {zutat} für {2..6} Gäste?", "Vorschlag: Eintopf mit {zutat}, so wie {name} ihn in {ort} kocht.", "step", 4, 6, "Guten Appetit!"),
-    Task("{name} packt in {b} Kisten je {a} {dinge} und gibt {c} davon {platz} ab. Wie viele bleiben übrig?", "Zuerst alle zusammen: {a} × {b} = {ab}.", "rechnen", 1, 1, "{ab} − {c} = {rest}. Es bleiben {rest} {dinge} übrig."),
+    Task(
+        "Was kann man in {ort} im {monat} unternehmen? Wir sind {2..6} Personen.",
+        "In {ort} lohnt sich vieles.",
+        "reise",
+        2,
+        6,
+        "Gute Reise nach {ort}!",
+    ),
+    Task(
+        "{name} und ich fahren am {tag} nach {ort}. Hast du Vorschläge?",
+        "Für {ort} würde ich so planen:",
+        "reise",
+        2,
+        5,
+        "",
+    ),
+    Task(
+        "Wie lerne ich neben der Arbeit eine Sprache? {name} aus {ort} sagt, abends sei es zu spät.",
+        "Das geht auch abends, {name} zum Trotz.",
+        "tipp",
+        2,
+        5,
+        "Viel Erfolg!",
+    ),
+    Task(
+        "Ich will mein Büro in {ort} aufräumen: Überall liegen {dinge}, sicher "
+        "{20..90} Stück. Wie fange ich an?",
+        "Am besten in kleinen Schritten.",
+        "tipp",
+        2,
+        5,
+        "Nach einigen Tagen wird es zur Gewohnheit.",
+    ),
+    Task(
+        "Schreibe einen Brief an {name} in {ort} wegen {10..60} {dinge}.",
+        "Hallo {name},\n\nich schreibe Ihnen wegen der {dinge}.",
+        "brief",
+        2,
+        5,
+        "\n\nMit freundlichen Grüßen\n{name+}",
+    ),
+    Task(
+        "Erzähle eine kleine Geschichte über {name} aus {ort}.",
+        "Es war ein {tag} im {monat}.",
+        "geschichte",
+        4,
+        14,
+        "Seitdem bleibt {name} in {ort}.",
+    ),
+    Task(
+        "Was koche ich am {tag} mit {zutat} für {2..6} Gäste?",
+        "Vorschlag: Eintopf mit {zutat}, so wie {name} ihn in {ort} kocht.",
+        "step",
+        4,
+        6,
+        "Guten Appetit!",
+    ),
+    Task(
+        "{name} packt in {b} Kisten je {a} {dinge} und gibt {c} davon {platz} ab. Wie viele bleiben übrig?",
+        "Zuerst alle zusammen: {a} × {b} = {ab}.",
+        "rechnen",
+        1,
+        1,
+        "{ab} − {c} = {rest}. Es bleiben {rest} {dinge} übrig.",
+    ),
 )
-GRAMMAR["rechnen"] = ["Davon gehen {c} ab:", "Jetzt ziehen wir {c} ab:", "Dann fehlen noch die {c}, die {name} abgibt:"]
+GRAMMAR["rechnen"] = [
+    "Davon gehen {c} ab:",
+    "Jetzt ziehen wir {c} ab:",
+    "Dann fehlen noch die {c}, die {name} abgibt:",
+]

@@ -1,5 +1,6 @@
 """Spanish."""
 
+from demo_text.draw import phrases, words
 from demo_text.languages import Task
 
 SPACE = " "
@@ -10,19 +11,26 @@ SYSTEM = (
     "Ayudas a los vecinos de un barrio con sus trámites.",
 )
 GRAMMAR = {
-    "nombre": "Lucía Andrés Begoña Íñigo Sofía Martín Inés Julián Ángela Raúl Verónica Óscar Maite Tomás Noelia Hernán".split(),
-    "ciudad": (
-        "Cádiz León Málaga Ávila Cáceres Córdoba Mérida Jaén Logroño Gijón Alcalá Úbeda Bogotá Medellín Asunción "
-        "Potosí Cusco Querétaro Mazatlán Rosario"
-    ).split(),
-    "día": "lunes martes miércoles jueves viernes sábado domingo".split(),
-    "mes": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split(),
-    "cosas": "manzanas llaves velas cajas cucharas cartas muñecas estrellas tazas sillas piñas postales ventanas cañas".split(),
-    "lugar": (
-        "junto a la estación|detrás de la iglesia|en la plaza mayor|a orillas del río|delante del ayuntamiento|"
-        "en el viejo teatro|bajo el puente|en la biblioteca|frente a la escuela|al lado del jardín|cerca del muelle"
-    ).split("|"),
-    "color": "roja verde azul amarilla blanca negra gris violeta".split(),
+    "nombre": words(
+        "Lucía Andrés Begoña Íñigo Sofía Martín Inés Julián Ángela Raúl Verónica Óscar Maite Tomás Noelia "
+        "Hernán"
+    ),
+    "ciudad": words(
+        "Cádiz León Málaga Ávila Cáceres Córdoba Mérida Jaén Logroño Gijón Alcalá Úbeda Bogotá Medellín "
+        "Asunción Potosí Cusco Querétaro Mazatlán Rosario"
+    ),
+    "día": words("lunes martes miércoles jueves viernes sábado domingo"),
+    "mes": words("enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre"),
+    "cosas": words(
+        "manzanas llaves velas cajas cucharas cartas muñecas estrellas tazas sillas piñas postales ventanas "
+        "cañas"
+    ),
+    "lugar": phrases(
+        "junto a la estación|detrás de la iglesia|en la plaza mayor|a orillas del río|"
+        "delante del ayuntamiento|en el viejo teatro|bajo el puente|en la biblioteca|frente a la escuela|"
+        "al lado del jardín|cerca del muelle"
+    ),
+    "color": words("roja verde azul amarilla blanca negra gris violeta"),
     "viaje": [
         "El {día+} venden {cosas+} {lugar+} por {2..9} euros.",
         "El camino a {ciudad+} tiene {4..19} kilómetros y pasa por un bosque precioso.",
@@ -63,24 +71,86 @@ GRAMMAR = {
         "En el papel solo ponía: {día+}, a las {7..11}, {lugar+}.",
     ],
     "step": [
-        "- Cortar {60..300} g de {producto+} en dados pequeños",
-        "- Sofreír {100..400} g de {producto+} durante {3..12} minutos",
-        "- Añadir {200..800} ml de caldo y cocer {10..40} minutos",
+        "- Cortar {60..300/10} g de {producto+} en dados pequeños",
+        "- Sofreír {100..400/10} g de {producto+} durante {3..12} minutos",
+        "- Añadir {200..800/10} ml de caldo y cocer {10..40} minutos",
         "- Poner {1..3} cucharaditas de {hierba+} y un poco de sal",
-        "- Hornear a {160..210} °C unos {15..45} minutos",
-        "- Rallar {50..200} g de {producto+} y echarlo por encima",
+        "- Hornear a {160..210/10} °C unos {15..45} minutos",
+        "- Rallar {50..200/10} g de {producto+} y echarlo por encima",
     ],
-    "producto": "zanahoria cebolla patata queso calabaza champiñones lentejas nabo hinojo pimiento maíz puerro".split(),
-    "hierba": "tomillo comino romero perejil pimentón orégano cúrcuma azafrán".split(),
-    "cálculo": ["Ahora quitamos {c}:", "Después restamos las {c}:", "Faltan por restar las {c} que regala {nombre}:"],
+    "producto": words(
+        "zanahoria cebolla patata queso calabaza champiñones lentejas nabo hinojo pimiento maíz puerro"
+    ),
+    "hierba": words("tomillo comino romero perejil pimentón orégano cúrcuma azafrán"),
+    "cálculo": [
+        "Ahora quitamos {c}:",
+        "Después restamos las {c}:",
+        "Faltan por restar las {c} que regala {nombre}:",
+    ],
 }
 TASKS = (
-    Task("¿Qué se puede hacer en {ciudad} en {mes}? Somos {2..6} personas.", "En {ciudad} hay mucho que ver.", "viaje", 2, 6, "¡Buen viaje a {ciudad}!"),
-    Task("{nombre} y yo vamos el {día} a {ciudad}. ¿Alguna idea?", "Este plan para {ciudad} funciona bien.", "viaje", 2, 5, ""),
-    Task("¿Cómo aprendo un idioma mientras trabajo? {nombre}, de {ciudad}, dice que es imposible.", "Se puede, diga lo que diga {nombre}.", "consejo", 2, 5, "¡Mucho ánimo!"),
-    Task("Quiero ordenar mi despacho de {ciudad}, con {20..90} {cosas} por el suelo. ¿Por dónde empiezo?", "Por pasos pequeños.", "consejo", 2, 5, "En unos días será una costumbre."),
-    Task("Escribe una carta a {nombre}, de {ciudad}, sobre {10..60} {cosas}.", "Hola, {nombre}:\n\nle escribo por las {cosas}.", "carta", 2, 5, "\n\nUn saludo,\n{nombre+}"),
-    Task("Cuéntame un cuento breve sobre {nombre}, de {ciudad}.", "Era un {día} de {mes}.", "cuento", 4, 14, "Desde entonces {nombre} no sale de {ciudad}."),
-    Task("¿Qué cocino el {día} con {100..900} g de {producto} para {2..6} personas?", "Una idea: el guiso que {nombre} hace en {ciudad}.", "step", 4, 6, "¡Buen provecho!"),
-    Task("{nombre} llena {b} cajas con {a} {cosas} cada una y regala {c} {lugar}. ¿Cuántas quedan?", "Primero todas juntas: {a} × {b} = {ab}.", "cálculo", 1, 1, "{ab} − {c} = {rest}. Quedan {rest} {cosas}."),
+    Task(
+        "¿Qué se puede hacer en {ciudad} en {mes}? Somos {2..6} personas.",
+        "En {ciudad} hay mucho que ver.",
+        "viaje",
+        2,
+        6,
+        "¡Buen viaje a {ciudad}!",
+    ),
+    Task(
+        "{nombre} y yo vamos el {día} a {ciudad}. ¿Alguna idea?",
+        "Este plan para {ciudad} funciona bien.",
+        "viaje",
+        2,
+        5,
+        "",
+    ),
+    Task(
+        "¿Cómo aprendo un idioma mientras trabajo? {nombre}, de {ciudad}, dice que es imposible.",
+        "Se puede, diga lo que diga {nombre}.",
+        "consejo",
+        2,
+        5,
+        "¡Mucho ánimo!",
+    ),
+    Task(
+        "Quiero ordenar mi despacho de {ciudad}, con {20..90} {cosas} por el suelo. ¿Por dónde empiezo?",
+        "Por pasos pequeños.",
+        "consejo",
+        2,
+        5,
+        "En unos días será una costumbre.",
+    ),
+    Task(
+        "Escribe una carta a {nombre}, de {ciudad}, sobre {10..60} {cosas}.",
+        "Hola, {nombre}:\n\nle escribo por las {cosas}.",
+        "carta",
+        2,
+        5,
+        "\n\nUn saludo,\n{nombre+}",
+    ),
+    Task(
+        "Cuéntame un cuento breve sobre {nombre}, de {ciudad}.",
+        "Era un {día} de {mes}.",
+        "cuento",
+        4,
+        14,
+        "Desde entonces {nombre} no sale de {ciudad}.",
+    ),
+    Task(
+        "¿Qué cocino el {día} con {100..900/10} g de {producto} para {2..6} personas?",
+        "Una idea: el guiso que {nombre} hace en {ciudad}.",
+        "step",
+        4,
+        6,
+        "¡Buen provecho!",
+    ),
+    Task(
+        "{nombre} llena {b} cajas con {a} {cosas} cada una y regala {c} {lugar}. ¿Cuántas quedan?",
+        "Primero todas juntas: {a} × {b} = {ab}.",
+        "cálculo",
+        1,
+        1,
+        "{ab} − {c} = {rest}. Quedan {rest} {cosas}.",
+    ),
 )

@@ -1,5 +1,6 @@
 """French."""
 
+from demo_text.draw import phrases, words
 from demo_text.languages import Task
 
 SPACE = " "
@@ -10,21 +11,26 @@ SYSTEM = (
     "Vous aidez les visiteurs d'une médiathèque de province.",
 )
 GRAMMAR = {
-    "nom": "Chloé Jérôme Hélène Théo Aïcha Noël Zoé François Inès Raphaël Céline Benoît Maëlle Étienne Lucie Gaël".split(),
-    "ville": (
+    "nom": words(
+        "Chloé Jérôme Hélène Théo Aïcha Noël Zoé François Inès Raphaël Céline Benoît Maëlle Étienne Lucie "
+        "Gaël"
+    ),
+    "ville": words(
         "Dijon Nîmes Besançon Châlons Béziers Châteauroux Périgueux Vannes Nevers Sète Colmar Saint-Étienne "
         "Mâcon Béthune Genève Liège Quimper Thonon Bâle Pézenas"
-    ).split(),
-    "jour": "lundi mardi mercredi jeudi vendredi samedi dimanche".split(),
-    "mois": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split(),
-    "choses": (
-        "pommes clés bougies crêpes boîtes cuillères lettres poupées étoiles tasses échelles poires affiches fenêtres"
-    ).split(),
-    "lieu": (
-        "près de la gare|derrière l'église|à côté du marché|au bord de la rivière|devant la mairie|dans le vieux théâtre|"
-        "sous le pont|à la bibliothèque|en face de l'école|sur la place|au fond du jardin|chez le boulanger"
-    ).split("|"),
-    "couleur": "rouge verte bleue jaune blanche noire grise rose".split(),
+    ),
+    "jour": words("lundi mardi mercredi jeudi vendredi samedi dimanche"),
+    "mois": words("janvier février mars avril mai juin juillet août septembre octobre novembre décembre"),
+    "choses": words(
+        "pommes clés bougies crêpes boîtes cuillères lettres poupées étoiles tasses échelles poires "
+        "affiches fenêtres"
+    ),
+    "lieu": phrases(
+        "près de la gare|derrière l'église|à côté du marché|au bord de la rivière|devant la mairie|"
+        "dans le vieux théâtre|sous le pont|à la bibliothèque|en face de l'école|sur la place|"
+        "au fond du jardin|chez le boulanger"
+    ),
+    "couleur": words("rouge verte bleue jaune blanche noire grise rose"),
     "voyage": [
         "Le {jour+}, {lieu+}, on vend des {choses+} à {2..9} euros.",
         "Le sentier vers {ville+} fait {4..19} kilomètres et traverse une belle forêt.",
@@ -65,24 +71,86 @@ GRAMMAR = {
         "Sur le billet, on lisait : {jour+}, {7..20} heures, {lieu+}.",
     ],
     "step": [
-        "- Couper {60..300} g de {produit+} en petits dés",
-        "- Faire revenir {100..400} g de {produit+} pendant {3..12} minutes",
-        "- Verser {200..800} ml de bouillon et laisser mijoter {10..40} minutes",
+        "- Couper {60..300/10} g de {produit+} en petits dés",
+        "- Faire revenir {100..400/10} g de {produit+} pendant {3..12} minutes",
+        "- Verser {200..800/10} ml de bouillon et laisser mijoter {10..40} minutes",
         "- Ajouter {1..3} cuillères de {herbe+} et un peu de sel",
-        "- Cuire au four à {160..210} °C pendant {15..45} minutes",
-        "- Râper {50..200} g de {produit+} et parsemer",
+        "- Cuire au four à {160..210/10} °C pendant {15..45} minutes",
+        "- Râper {50..200/10} g de {produit+} et parsemer",
     ],
-    "produit": "carottes poireaux pommes fromage potiron champignons lentilles navets céleri pâtes fenouil poivrons".split(),
-    "herbe": "thym cumin romarin persil paprika curry sarriette muscade".split(),
-    "calcul": ["On retire ensuite les {c} :", "Puis on enlève {c} :", "Il faut encore ôter les {c} que {nom} a donnés :"],
+    "produit": words(
+        "carottes poireaux pommes fromage potiron champignons lentilles navets céleri pâtes fenouil poivrons"
+    ),
+    "herbe": words("thym cumin romarin persil paprika curry sarriette muscade"),
+    "calcul": [
+        "On retire ensuite les {c} :",
+        "Puis on enlève {c} :",
+        "Il faut encore ôter les {c} que {nom} a donnés :",
+    ],
 }
 TASKS = (
-    Task("Que faire à {ville} en {mois} ? Nous sommes {2..6}.", "À {ville}, le choix est grand.", "voyage", 2, 6, "Bon séjour à {ville} !"),
-    Task("{nom} et moi partons {jour} pour {ville}. Des idées ?", "Voici un programme pour {ville}.", "voyage", 2, 5, ""),
-    Task("Comment apprendre une langue en travaillant ? {nom}, de {ville}, dit que c'est impossible.", "C'est possible, n'en déplaise à {nom}.", "conseil", 2, 5, "Bon courage !"),
-    Task("Je veux ranger mon bureau à {ville}, où traînent {20..90} {choses}. Par où commencer ?", "Par de petites étapes.", "conseil", 2, 5, "Au bout de quelques jours, l'habitude est prise."),
-    Task("Écris une lettre à {nom}, à {ville}, au sujet de {10..60} {choses}.", "Bonjour {nom},\n\nje vous écris au sujet des {choses}.", "lettre", 2, 5, "\n\nCordialement,\n{nom+}"),
-    Task("Raconte une petite histoire sur {nom}, de {ville}.", "C'était un {jour} de {mois}.", "conte", 4, 14, "Depuis, {nom} n'a plus quitté {ville}."),
-    Task("Que cuisiner {jour} avec {100..900} g de {produit} pour {2..6} personnes ?", "Idée : un ragoût comme celui que {nom} prépare à {ville}.", "step", 4, 6, "Bon appétit !"),
-    Task("{nom} remplit {b} caisses de {a} {choses} et en donne {c} {lieu}. Combien en reste-t-il ?", "D'abord toutes ensemble : {a} × {b} = {ab}.", "calcul", 1, 1, "{ab} − {c} = {rest}. Il reste {rest} {choses}."),
+    Task(
+        "Que faire à {ville} en {mois} ? Nous sommes {2..6}.",
+        "À {ville}, le choix est grand.",
+        "voyage",
+        2,
+        6,
+        "Bon séjour à {ville} !",
+    ),
+    Task(
+        "{nom} et moi partons {jour} pour {ville}. Des idées ?",
+        "Voici un programme pour {ville}.",
+        "voyage",
+        2,
+        5,
+        "",
+    ),
+    Task(
+        "Comment apprendre une langue en travaillant ? {nom}, de {ville}, dit que c'est impossible.",
+        "C'est possible, n'en déplaise à {nom}.",
+        "conseil",
+        2,
+        5,
+        "Bon courage !",
+    ),
+    Task(
+        "Je veux ranger mon bureau à {ville}, où traînent {20..90} {choses}. Par où commencer ?",
+        "Par de petites étapes.",
+        "conseil",
+        2,
+        5,
+        "Au bout de quelques jours, l'habitude est prise.",
+    ),
+    Task(
+        "Écris une lettre à {nom}, à {ville}, au sujet de {10..60} {choses}.",
+        "Bonjour {nom},\n\nje vous écris au sujet des {choses}.",
+        "lettre",
+        2,
+        5,
+        "\n\nCordialement,\n{nom+}",
+    ),
+    Task(
+        "Raconte une petite histoire sur {nom}, de {ville}.",
+        "C'était un {jour} de {mois}.",
+        "conte",
+        4,
+        14,
+        "Depuis, {nom} n'a plus quitté {ville}.",
+    ),
+    Task(
+        "Que cuisiner {jour} avec {100..900/10} g de {produit} pour {2..6} personnes ?",
+        "Idée : un ragoût comme celui que {nom} prépare à {ville}.",
+        "step",
+        4,
+        6,
+        "Bon appétit !",
+    ),
+    Task(
+        "{nom} remplit {b} caisses de {a} {choses} et en donne {c} {lieu}. Combien en reste-t-il ?",
+        "D'abord toutes ensemble : {a} × {b} = {ab}.",
+        "calcul",
+        1,
+        1,
+        "{ab} − {c} = {rest}. Il reste {rest} {choses}.",
+    ),
 )
