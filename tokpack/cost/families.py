@@ -16,6 +16,12 @@ class Family:
     fused_qkv: bool = False
     """One matrix yields queries, keys and values: one LoRA pair instead of three."""
     fused_gate_up: bool = False
+    qk_norm: bool = False
+    """Queries and keys are normed (memory only)."""
+    rms_norm: bool = True
+    """RMS norms, in transformers a chain of fp32 operations; else LayerNorm, one kernel (memory only)."""
+    norms: int = 2
+    """Norms of the hidden states in a layer (memory only)."""
     adapts_experts: bool = False
     """PEFT's `all-linear` reaches the expert stacks and the router (and then skips dense MLPs)."""
     learned_positions: bool = False
@@ -42,21 +48,21 @@ _FAMILIES: dict[str, Family] = {
     "llama": Family(),
     "mistral": Family(),
     "mixtral": Family(adapts_experts=True),
-    "olmo2": Family(),
+    "olmo2": Family(qk_norm=True),
     "granite": Family(),
     "qwen2": Family(window_switch=True, window_from_layer=True),
-    "qwen3": Family(window_switch=True, window_from_layer=True, defaults={"head_dim": 128}),
+    "qwen3": Family(qk_norm=True, window_switch=True, window_from_layer=True, defaults={"head_dim": 128}),
     "qwen2_moe": Family(window_switch=True),
-    "qwen3_moe": Family(window_switch=True, adapts_experts=True),
+    "qwen3_moe": Family(qk_norm=True, window_switch=True, adapts_experts=True),
     "smollm3": Family(window_switch=True, tied=True),
     "gemma": Family(tied=True, defaults={"head_dim": 256}),
-    "gemma2": Family(tied=True, defaults=_GEMMA2),
-    "gemma3": Family(tied=True, defaults=_GEMMA3),
-    "gemma3_text": Family(tied=True, defaults=_GEMMA3),
+    "gemma2": Family(norms=4, tied=True, defaults=_GEMMA2),
+    "gemma3": Family(norms=4, qk_norm=True, tied=True, defaults=_GEMMA3),
+    "gemma3_text": Family(norms=4, qk_norm=True, tied=True, defaults=_GEMMA3),
     "phi3": Family(fused_qkv=True, fused_gate_up=True),
     "deepseek_v3": Family(adapts_experts=True),
-    "gpt_neox": Family(gated=False, fused_qkv=True),
-    "gpt2": Family(gated=False, fused_qkv=True, learned_positions=True, tied=True),
+    "gpt_neox": Family(gated=False, rms_norm=False, fused_qkv=True),
+    "gpt2": Family(gated=False, rms_norm=False, fused_qkv=True, learned_positions=True, tied=True),
 }
 
 

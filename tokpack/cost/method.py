@@ -9,7 +9,7 @@ from tokpack.errors import UsageError, near_matches
 
 Kind = Literal["full", "lora", "qlora"]
 Weights = Literal["fp32", "bf16", "int8", "nf4"]
-Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

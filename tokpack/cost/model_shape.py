@@ -57,6 +57,11 @@ class ModelShape:
     qk_dim: int
     v_dim: int
     gated: bool
+    fused_qkv: bool
+    qk_norm: bool
+    rms_norm: bool
+    norms: int
+    """Norms a layer, beside those of queries and keys."""
     tied: bool
     positions: int
     """Rows of a learned position embedding (GPT-2), else 0."""

@@ -1,0 +1,123 @@
+"""What each row capacity costs: rows, fill, tokens cut, FLOPs and money, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tokpack.cost.estimate import estimate
+from tokpack.cost.figure import Figure
+from tokpack.cost.flops import flops
+from tokpack.cost.gpus import Gpu
+from tokpack.cost.method import Method
+from tokpack.cost.model_shape import ModelShape
+from tokpack.errors import UsageError
+
+CAPACITIES: Final = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+MAX_TRUNCATED: Final = 0.005
+"""Share of the tokens a recommended capacity may cut. Assumed."""
+NEAR_BEST: Final = 1.01
+"""Slots within this factor of the fewest count as equal; the smaller capacity wins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityPoint:
+    """One capacity. `money` is None without a GPU."""
+
+    capacity: int
+    rows: int
+    fill: float
+    truncated: int
+    """Tokens beyond capacity: cut, or split into pieces, as the overlong rule says."""
+    truncated_documents: int
+    flops: float
+    money: Figure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityCurve:
+    """The points in ascending capacity, the recommended capacity, and why."""
+
+    points: tuple[CapacityPoint, ...]
+    recommended: int
+    reason: str
+
+
+def capacity_curve(
+    lengths: ArrayLike,
+    rows_for: Callable[[int], int],
+    shape: ModelShape,
+    *,
+    capacities: Sequence[int] = CAPACITIES,
+    gpu: Gpu | None = None,
+    method: Method | None = None,
+    checkpointing: bool = False,
+    price_usd_h: float | None = None,
+    max_tokens: int | None = None,
+    max_truncated: float = MAX_TRUNCATED,
+) -> CapacityCurve:
+    """Plan every capacity and pick one. `rows_for(capacity)` plans the lengths cut at that capacity.
+
+    Recommended: of the capacities that fit in memory (`max_tokens`, from `fits`) and cut at most
+    `max_truncated` of the tokens, the smallest whose slots are within 1 % of the fewest: smaller rows mean
+    more optimizer steps and less memory. When all cut too much, the largest that fits.
+    """
+    array = np.asarray(lengths, dtype=np.int64)
+    if not array.size or not capacities:
+        raise UsageError("no lengths or no capacities to compare", where="capacity curve")
+    total = int(array.sum())
+    points = []
+    for capacity in sorted(set(capacities)):
+        rows, cut = rows_for(capacity), np.minimum(array, capacity)
+        slots = rows * capacity
+        money = None
+        if gpu is not None:
+            money = estimate(
+                shape,
+                cut,
+                gpu,
+                method=method,
+                checkpointing=checkpointing,
+                slots=slots,
+                micro_batches=rows,
+                price_usd_h=price_usd_h,
+            ).money
+        work = flops(shape, cut, method=method, checkpointing=checkpointing, slots=slots, micro_batches=rows)
+        points.append(
+            CapacityPoint(
+                capacity=capacity,
+                rows=rows,
+                fill=int(cut.sum()) / slots if slots else 0.0,
+                truncated=total - int(cut.sum()),
+                truncated_documents=int((array > capacity).sum()),
+                flops=work.total,
+                money=money,
+            )
+        )
+    recommended, reason = _choose(points, total, max_tokens, max_truncated)
+    return CapacityCurve(points=tuple(points), recommended=recommended, reason=reason)
+
+
+def _choose(
+    points: Sequence[CapacityPoint], total: int, max_tokens: int | None, max_truncated: float
+) -> tuple[int, str]:
+    fitting = [p for p in points if max_tokens is None or p.capacity <= max_tokens]
+    if not fitting:
+        return points[0].capacity, f"the smallest; none fits in memory, which holds {max_tokens} tokens"
+    whole = [p for p in fitting if p.truncated <= max_truncated * total]
+    if not whole:
+        best = fitting[-1]
+        return (
+            best.capacity,
+            f"the largest that fits; it still cuts {best.truncated / total:.1%} of the tokens",
+        )
+    fewest = min(p.rows * p.capacity for p in whole)
+    best = next(p for p in whole if p.rows * p.capacity <= NEAR_BEST * fewest)
+    return best.capacity, (
+        f"the smallest that cuts at most {max_truncated:.1%} of the tokens (it cuts "
+        f"{best.truncated / total:.2%}) within 1 % of the fewest slots (fill {best.fill:.1%})"
+    )

@@ -1,0 +1,296 @@
+"""GPU memory of a training run before it starts, and the largest micro-batch that fits.
+
+Formulas in docs/cost-model.md. They hold for transformers' decoders with fused attention (flash, sdpa or
+variable-length; eager attention also keeps its score matrix) on one GPU, nothing sharded or offloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tokpack.cost.figure import Figure
+from tokpack.cost.gpus import GIB, Gpu, load_gpus
+from tokpack.cost.method import Method
+from tokpack.cost.model_shape import ModelShape
+from tokpack.errors import UsageError
+
+NF4_BLOCK: Final = 64
+"""Weights that share one scale in bitsandbytes' NF4."""
+NF4_SCALES: Final = 256
+"""Scales that share one fp32 scale under double quantisation."""
+OPTIMIZER_BYTES: Final = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256}
+"""Two moments a trained parameter: fp32, or one byte each and an fp32 scale for every 256."""
+LOGIT_COPIES: Final = 3
+"""fp32 arrays [tokens, vocabulary] alive at once in the loss's backward: log-softmax and two gradients."""
+CONTEXT_BYTES: Final = 0.6 * GIB
+"""Assumed: CUDA context, kernels, cuBLAS workspace."""
+FRAGMENTATION: Final = 0.05
+"""Assumed: share of the GPU that the caching allocator cannot use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes at the peak of a training step. `pageable` optimizer states can leave the GPU: not summed."""
+
+    tokens: int
+    weights: float
+    adapter: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    scratch: float
+    """Weights restored from NF4 one matrix at a time; expert weights with their adapter added."""
+    overhead: float
+    pageable: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Bytes needed on the GPU."""
+        return (
+            self.weights
+            + self.adapter
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.logits
+            + self.scratch
+            + self.overhead
+        )
+
+    def figures(self) -> dict[str, Figure]:
+        """Each part in GiB with its source."""
+        names = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "scratch")
+        out = {name: Figure(getattr(self, name) / GIB, "GiB", "computed") for name in names}
+        out["overhead"] = Figure(self.overhead / GIB, "GiB", "assumed", "CUDA context and kernels")
+        out["total"] = Figure(self.total / GIB, "GiB", "assumed", f"peak at {self.tokens} tokens")
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Whether a micro-batch fits a GPU. `max_tokens` is the largest that does (0: not even the weights)."""
+
+    gpu: str
+    fits: bool
+    max_tokens: int
+    memory: Memory
+    usable: float
+    """Bytes of the GPU the run may use, after the assumed fragmentation."""
+    advice: tuple[str, ...] = ()
+
+
+def memory(
+    shape: ModelShape,
+    tokens: int,
+    *,
+    method: Method | None = None,
+    checkpointing: bool = False,
+    head_bytes: int | None = None,
+    logit_copies: float = LOGIT_COPIES,
+) -> Memory:
+    """Peak bytes of a step on micro-batches of `tokens` tokens (all rows of the micro-batch together).
+
+    `head_bytes`: bytes of an embedding or lm_head weight; by default 2 beside 8- and 4-bit layers, but 4
+    after PEFT's `prepare_model_for_kbit_training`. `logit_copies` falls to about 0 with a fused or chunked
+    cross entropy.
+    """
+    method = method or Method()
+    trained = shape.lora_params(method.rank) if method.adapts else shape.total_params
+    adapter = float(method.adapter_bytes * trained) if method.adapts else 0.0
+    states = OPTIMIZER_BYTES[method.optimizer] * trained
+    paged = method.optimizer.startswith("paged")
+    logits = 4.0 * logit_copies * shape.vocab_size * tokens
+    activations = activation_bytes(shape, method) * tokens
+    if checkpointing:
+        boundary = method.compute_bytes * shape.hidden_size * shape.num_layers * tokens
+        # The logits are gone before the first layer is computed again: only the larger of the two counts.
+        layer = (activations + _layer_gradients(shape, method) * tokens) / shape.num_layers
+        activations = boundary + max(0.0, layer - logits)
+    return Memory(
+        tokens=tokens,
+        weights=weight_bytes(shape, method, head_bytes),
+        adapter=adapter,
+        gradients=adapter if method.adapts else float(_dtype_bytes(method) * trained),
+        optimizer=0.0 if paged else states,
+        pageable=states if paged else 0.0,
+        activations=activations,
+        logits=logits,
+        scratch=_scratch(shape, method, checkpointing),
+        overhead=CONTEXT_BYTES,
+    )
+
+
+def weight_bytes(shape: ModelShape, method: Method, head_bytes: int | None = None) -> float:
+    """Base weights. Under NF4 and int8 only linear layers shrink: embeddings, lm_head and expert stacks stay
+    16-bit."""
+    if method.base_weights in ("fp32", "bf16"):
+        return float(_dtype_bytes(method) * shape.total_params)
+    quantized = shape.quantized_params
+    experts = shape.matrix_params - quantized
+    outside = shape.total_params - shape.matrix_params
+    if method.base_weights == "nf4":
+        small = quantized * nf4_bytes(double_quant=method.double_quant)
+    else:
+        small = quantized + 4.0 * sum(m.outputs * m.layers for m in shape.matrices if m.linear)
+    return small + 2.0 * experts + float(head_bytes or 2) * outside
+
+
+def nf4_bytes(*, double_quant: bool) -> float:
+    """Bytes of one NF4 weight: half a byte and its share of the scales.
+
+    4 / 64 more with fp32 scales; 1 / 64 + 4 / (64 * 256) with scales quantised to a byte.
+    """
+    scale = 1 + 4 / NF4_SCALES if double_quant else 4.0
+    return 0.5 + scale / NF4_BLOCK
+
+
+def activation_bytes(shape: ModelShape, method: Method) -> float:
+    """Bytes kept for the backward pass, a token, all layers together, without gradient checkpointing."""
+    size, hidden, layers = method.compute_bytes, shape.hidden_size, shape.num_layers
+    queries, keys = shape.num_heads * shape.qk_dim, shape.num_kv_heads * shape.qk_dim
+    values = (shape.num_heads + shape.num_kv_heads) * shape.v_dim
+    normed = (shape.norms * hidden + (queries + keys if shape.qk_norm else 0)) * layers
+    # An RMS norm keeps its input in fp32, and its output before the scale where that scale trains.
+    scaled = 0 if method.adapts else size if _pure(method) else 4
+    norms = normed * (4 + scaled if shape.rms_norm else size)
+    fused = queries + keys if shape.fused_qkv else 0
+    attention = layers * (size * (queries + keys + values + fused) + 4 * shape.num_heads)
+    mlp = size * (_mlp_width(shape) * (3 if shape.gated else 1) + 2 * _routed(shape))
+    ranks = size * method.rank * sum(m.lora * m.layers * m.used for m in shape.matrices if m.linear)
+    return float(norms + attention + mlp + _kept_inputs(shape, method) + (ranks if method.adapts else 0))
+
+
+def fits(
+    shape: ModelShape,
+    gpu: Gpu,
+    capacity: int,
+    *,
+    method: Method | None = None,
+    checkpointing: bool = False,
+    head_bytes: int | None = None,
+    logit_copies: float = LOGIT_COPIES,
+    gpus: Mapping[str, Gpu] | None = None,
+) -> Fit:
+    """Whether one packed row of `capacity` tokens fits, the largest micro-batch that does, what to change.
+
+    The advice is worked out, not canned: each line names a change that makes the row fit, or the smallest GPU
+    of `gpus` (default: the table) that holds it.
+    """
+    if capacity < 1:
+        raise UsageError(f"capacity must be at least 1 token, not {capacity}", where="capacity")
+    method = method or Method()
+    options = {"head_bytes": head_bytes, "logit_copies": logit_copies}
+
+    def most(card: Gpu, how: Method, ckpt: bool) -> int:
+        at = [memory(shape, n, method=how, checkpointing=ckpt, **options).total for n in (0, 1)]  # type: ignore[arg-type]
+        return max(0, int((_usable(card) - at[0]) // (at[1] - at[0])))
+
+    largest = most(gpu, method, checkpointing)
+    advice: list[str] = []
+    if largest < capacity:
+        for words, how, ckpt in _changes(method, checkpointing):
+            tokens = most(gpu, how, ckpt)
+            if tokens >= capacity:
+                advice.append(f"{words}: micro-batches up to {tokens} tokens fit")
+        if largest >= 256:
+            advice.append(f"a capacity of {largest // 256 * 256} tokens fits as it is")
+        cards = [g for g in (gpus or load_gpus()).values() if most(g, method, checkpointing) >= capacity]
+        if cards:
+            card = min(cards, key=lambda g: g.memory_gb)
+            advice.append(f"{card.key} ({card.memory_gb:g} GB) holds it as it is")
+        if not advice:
+            advice.append("no single GPU of the table holds it: shard the model (FSDP, DeepSpeed)")
+    return Fit(
+        gpu=gpu.key,
+        fits=largest >= capacity,
+        max_tokens=largest,
+        memory=memory(
+            shape,
+            capacity,
+            method=method,
+            checkpointing=checkpointing,
+            head_bytes=head_bytes,
+            logit_copies=logit_copies,
+        ),
+        usable=_usable(gpu),
+        advice=tuple(advice),
+    )
+
+
+def _changes(method: Method, checkpointing: bool) -> list[tuple[str, Method, bool]]:
+    """What a user can change on the same GPU, mildest first; the last is everything together."""
+    small = replace(method, kind="qlora", weights=None)
+    changes: list[tuple[str, Method, bool]] = []
+    if not checkpointing:
+        changes.append(("gradient checkpointing", method, True))
+    if method.optimizer == "adamw":
+        changes.append(("an 8-bit optimizer", replace(method, optimizer="adamw_8bit"), checkpointing))
+    if method.kind == "full":
+        changes.append(("LoRA", replace(method, kind="lora"), checkpointing))
+        changes.append(("LoRA with gradient checkpointing", replace(method, kind="lora"), True))
+    if method.kind != "qlora":
+        changes.append(("QLoRA", small, checkpointing))
+        if not checkpointing:
+            changes.append(("QLoRA with gradient checkpointing", small, True))
+    return changes
+
+
+def _usable(gpu: Gpu) -> float:
+    return gpu.memory_bytes * (1 - FRAGMENTATION)
+
+
+def _dtype_bytes(method: Method) -> int:
+    return 4 if method.base_weights == "fp32" else 2
+
+
+def _pure(method: Method) -> bool:
+    """Everything in 16 bits, no autocast."""
+    return not method.adapts and method.base_weights == "bf16"
+
+
+def _mlp_width(shape: ModelShape) -> int:
+    """MLP width that one token passes through, summed over layers and chosen experts."""
+    return sum(m.inputs * m.layers * m.used for m in shape.matrices if m.name.endswith("down_proj"))
+
+
+def _routed(shape: ModelShape) -> int:
+    """Elements of the hidden states gathered for experts, a token, all layers."""
+    return sum(m.inputs * m.layers * m.used for m in shape.matrices if m.name == "experts.gate_up_proj")
+
+
+def _kept_inputs(shape: ModelShape, method: Method) -> int:
+    """Inputs of the matrices whose gradient (or whose adapter's) needs them.
+
+    One tensor serves all readers in fp32 and pure bf16. Under autocast every trained matrix keeps its own
+    16-bit copy: PEFT casts to the adapter's fp32 first, autocast back.
+    """
+    size = method.compute_bytes
+    if size == 4 or _pure(method):
+        return size * (2 * shape.hidden_size * shape.num_layers + _mlp_width(shape) + _routed(shape))
+    sparse = sum(m.inputs * m.layers * m.used for m in shape.matrices if m.name.startswith("experts."))
+    dense = sum(
+        m.inputs * m.layers
+        for m in shape.matrices
+        if m.linear and (m.lora if method.adapts else m.name != "o_proj")
+    )
+    return size * (dense + sparse)
+
+
+def _layer_gradients(shape: ModelShape, method: Method) -> float:
+    """Gradients alive while one layer runs backward, a token, times the layers: MLP widths and two states."""
+    states = 2 * shape.hidden_size * shape.num_layers
+    return float(method.compute_bytes * (3 * _mlp_width(shape) + states))
+
+
+def _scratch(shape: ModelShape, method: Method, checkpointing: bool) -> float:
+    """The matrix being restored from NF4; expert weights with their adapter added, which autograd keeps."""
+    size = 0.0
+    if method.base_weights == "nf4":
+        size = 2.0 * max((m.inputs * m.outputs for m in shape.matrices if m.linear), default=0)
+    if method.adapts:
+        stacks = [(m.params, m.layers) for m in shape.matrices if m.lora and not m.linear]
+        size += method.compute_bytes * sum(p / (n if checkpointing else 1) for p, n in stacks)
+    return size
