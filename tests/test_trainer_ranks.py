@@ -60,7 +60,7 @@ def test_two_ranks_end_at_the_weights_losses_and_counts_of_one(tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541"]
     for name, launcher in (("one", []), ("two", torchrun)):
         command = [sys.executable, *launcher, *args, str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     for loss in ("token", "document"):
         one, two = (torch.load(tmp_path / f"{name}.{loss}.pt") for name in ("one", "two"))

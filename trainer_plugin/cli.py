@@ -101,8 +101,12 @@ def _say(line: str) -> None:
 
 def _quiet_libraries() -> None:
     """Loading bars and advice of the libraries would drown our own lines; their errors still show."""
+    import logging
     import os
+    import warnings
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

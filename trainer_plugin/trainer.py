@@ -188,10 +188,13 @@ class PackedTrainerMixin:
         labels, weight = inputs["labels"], _weights(inputs).sum()
         items = weight.clamp(min=torch.finfo(torch.float32).tiny)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
+            found = self.compute_loss(
+                model, inputs, return_outputs=not prediction_loss_only, num_items_in_batch=items
+            )
+        loss, outputs = (found, None) if prediction_loss_only else found
         loss = loss.detach() / self._rank_scale()
         self._eval_sums += torch.stack([loss * items, weight]).double().cpu()
-        if prediction_loss_only:
+        if outputs is None:
             return loss, None, None
         return loss, outputs["logits"].detach(), labels
 
