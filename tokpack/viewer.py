@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tokpack.artefact import Artefact
 from tokpack.errors import UsageError
+from tokpack.report.safe import printable
 from tokpack.schema import IGNORE_INDEX
 
 TRAINED_STYLE = "bold green"
@@ -75,17 +76,7 @@ def _coloured(tokenizer: Any, ids: Any, trained: Any) -> Text:
     if not len(ids):
         return text
     edges = [0, *(np.flatnonzero(np.diff(trained.astype(np.int8))) + 1).tolist(), len(ids)]
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         style = TRAINED_STYLE if trained[start] else MASKED_STYLE
         text.append(printable(tokenizer.decode(ids[start:end].tolist())), style=style)
     return text
-
-
-def printable(text: str) -> str:
-    """Control and bidirectional characters made visible: data must not steer the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs") else f"\\u{ord(c):04x}"
-        for c in text
-    )

@@ -16,9 +16,8 @@ import polars as pl
 
 from tokpack import ledger as ledgers
 from tokpack.pipeline import Corpus, Part, Run
+from tokpack.report.words import BATCH, make_bill
 
-BATCH = 8
-"""Documents a batch in the comparison with padding."""
 BINS = 40
 
 Lengths = npt.NDArray[np.integer[Any]]
@@ -50,9 +49,8 @@ class Report:
         return to_html(self)
 
     def __repr__(self) -> str:
-        packed, padded = self.data["slots"][-1], self.data["slots"][0]
-        saved = 1 - packed["slots"] / max(1, padded["slots"])
-        return f"Report({self.data['ledger']['documents']['read']:,} documents, packing saves {saved:.0%} of all slots)"
+        documents = self.data["ledger"]["documents"]["read"]
+        return f"Report({documents:,} documents; {make_bill(self.data).headline})"
 
 
 def make_report(run: Run, corpus: Corpus, part: Part, ledger: dict[str, Any] | None = None) -> Report:
@@ -62,6 +60,7 @@ def make_report(run: Run, corpus: Corpus, part: Part, ledger: dict[str, Any] | N
     lengths = part.pieces["length"].to_numpy()
     ledger = ledger or planned_ledger(run, corpus, part)
     kept = corpus.docs.filter(pl.col("drop_reason").is_null())
+    training = corpus.docs.filter(pl.col("drop_reason").ne_missing(ledgers.HELD_OUT))
     data = {
         "tokpack_version": __version__,
         "tokenizer": run.tokenizer.name,
@@ -72,7 +71,7 @@ def make_report(run: Run, corpus: Corpus, part: Part, ledger: dict[str, Any] | N
         ],
         "ledger": ledger,
         "lengths": length_figures(kept["tokens"].to_numpy(), part.plan.capacity),
-        "slots": slot_figures(corpus.docs["tokens"].to_numpy(), lengths, part),
+        "slots": slot_figures(training["tokens"].to_numpy(), lengths, part),
         "plan": plan_figures(part),
         "drops": _drops(corpus, ledger),
         "counters": corpus.counters,
@@ -99,7 +98,7 @@ def length_figures(tokens: Lengths, capacity: int) -> dict[str, Any]:
     if not len(tokens):
         return {"documents": 0, "histogram": []}
     low, high = max(1, int(tokens.min())), int(tokens.max())
-    edges = np.unique(np.round(np.geomspace(low, high + 1, BINS + 1)).astype(np.int64))
+    edges = bin_edges(low, high, capacity)
     counts, _ = np.histogram(tokens, edges)
     sums, _ = np.histogram(tokens, edges, weights=tokens)
     bins = [
@@ -116,10 +115,20 @@ def length_figures(tokens: Lengths, capacity: int) -> dict[str, Any]:
     }
 
 
+def bin_edges(low: int, high: int, capacity: int) -> Lengths:
+    """Whole numbers in about BINS equal steps of log length over [low, high]; no bin crosses the capacity."""
+    anchor = capacity + 1 if low <= capacity < high else low
+    step = np.log((high + 1) / low) / BINS
+    first, last = np.floor(np.log(np.array([low, high + 1]) / anchor) / step + [1e-9, 1 - 1e-9])
+    edges = np.round(anchor * np.exp(step * np.arange(first, last + 1)))
+    return np.unique(np.clip(edges, low, high + 1).astype(np.int64))
+
+
 def slot_figures(raw: Lengths, kept: Lengths, part: Part) -> list[dict[str, Any]]:
     """Token slots that the same training costs unpacked and packed, dearest first.
 
-    `raw`: every tokenised document as it came, cut to the capacity. `kept`: the pieces that are packed.
+    `raw`: every tokenised document as it came, cut to the capacity, but those held out. `kept`: the pieces
+    that are packed.
     """
     capacity = part.plan.capacity
     raw = np.minimum(raw[raw > 0], capacity)

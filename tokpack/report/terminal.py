@@ -1,80 +1,175 @@
-"""Reports and artefacts in the terminal."""
+"""Reports and artefacts in the terminal: the bill on the first screen, details after it.
+
+No frames and few colours: what is piped into a file or read at 80 columns is the same text. Whatever comes
+from data passes `one_line`, and goes into `Text` so that no markup in it counts.
+"""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.panel import Panel
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.constrain import Constrain
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from tokpack.ledger import HELD_OUT
+from tokpack.report.safe import one_line, snippet
+from tokpack.report.words import REASONS, SLOT, counted, counters, left_out, make_bill, share
+
+WIDE = 110
+"""Columns from which tables show all they have."""
+READABLE = 96
+"""Columns of running text."""
+MOST_ROWS = 20
+GOOD, QUIET, BAD = "green", "dim", "red"
 
 
 def report_view(data: dict[str, Any]) -> RenderableType:
     """The bill first, details after."""
-    return Group(_bill(data), slots_table(data), ledger_table(data["ledger"]), drops_table(data))
+    parts = [_head(data), _bill(data), _facts(_report_facts(data)), drops_table(data), slots_table(data)]
+    if len(data["ledger"]["sources"]) > 1:
+        parts.append(sources_table(data))
+    parts += [ledger_table(data["ledger"]), _notes(data)]
+    return _spaced(parts)
 
 
 def artefact_panel(manifest: dict[str, Any]) -> RenderableType:
     """One screen about a finished artefact."""
-    plan, ledger = manifest["plan"], manifest["ledger"]
-    lines = Table.grid(padding=(0, 2))
-    for name, value in (
-        ("rows", f"{manifest['rows']:,} of {manifest['capacity']:,} tokens, fill {plan['fill']:.2%}"),
-        ("bound", f"{plan['bound']:,} rows ({plan['bound_kind']}), gap {plan['gap']:.3%}"),
-        (
-            "tokens",
-            f"{manifest['tokens']:,}, trained {share(manifest['trained_tokens'], manifest['tokens'])}",
-        ),
-        ("tokenizer", manifest["tokenizer"]["name"]),
-    ):
-        lines.add_row(Text(name, style="dim"), Text(str(value)))
-    title = f"{manifest['documents']:,} documents packed"
-    return Group(Panel(lines, title=title, title_align="left", expand=False), ledger_table(ledger))
+    plan = manifest["plan"]
+    documents = counted(manifest["documents"], "document")
+    title = Text(f"{documents} packed into {counted(manifest['rows'], 'row')}", style=f"bold {GOOD}")
+    facts = [
+        ("rows", _rows_fact(manifest["rows"], manifest["capacity"], plan)),
+        ("tokens", f"{manifest['tokens']:,}, {_trained(manifest['trained_tokens'], manifest['tokens'])}"),
+        ("tokenizer", one_line(str(manifest["tokenizer"]["name"]))),
+    ]
+    return _spaced([title, _facts(facts), ledger_table(manifest["ledger"])])
+
+
+def _spaced(parts: list[RenderableType]) -> Group:
+    return Group(*(item for part in parts for item in (part, Text())))
+
+
+def _head(data: dict[str, Any]) -> Text:
+    """One quiet line: what was looked at, and how."""
+    read, files = data["ledger"]["documents"]["read"], len(data["inputs"])
+    name = one_line(data["inputs"][0]["name"], 40) if files == 1 else counted(files, "file")
+    tokenizer = one_line(data["tokenizer"], 40)
+    return Text(
+        f"{counted(read, 'document')} in {name}, tokenizer {tokenizer}, rows of {data['capacity']:,} tokens",
+        style=QUIET,
+    )
 
 
 def _bill(data: dict[str, Any]) -> RenderableType:
-    first, packed = data["slots"][0], data["slots"][-1]
-    ledger, plan = data["ledger"], data["plan"]
+    bill = make_bill(data)
+    head = Text(bill.headline, style=f"bold {GOOD}" if bill.after < bill.before else "bold")
+    parts: list[RenderableType] = [head, Text(bill.explanation), Text(SLOT, style=QUIET)]
+    if bill.lines:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column()
+        grid.add_column(justify="right")
+        (first, before), *changes, (last, after) = bill.lines
+        grid.add_row(first, f"{before:,}")
+        for label, slots in changes:
+            grid.add_row(label, Text(f"{slots:+,}", style=GOOD if slots < 0 else ""))
+        grid.add_row("", Text("-" * len(f"{before:,}"), style=QUIET))
+        grid.add_row(last, Text(f"{after:,}"), style="bold")
+        parts += [Text(), Padding(grid, (0, 0, 0, 2))]
+    return Constrain(Group(*parts), READABLE)
+
+
+def _report_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
+    documents, tokens, trained = (data["ledger"][key] for key in ("documents", "tokens", "trained"))
+    held_out = documents["dropped"].get(HELD_OUT, 0)
+    fates = [f"{documents['read']:,} read", f"{documents['kept']:,} kept", f"{left_out(data):,} left out"]
+    fates += [f"{held_out:,} held out"] if held_out else []
+    fates += [f"{documents['quarantined']:,} unreadable"] if documents["quarantined"] else []
+    facts = [
+        ("documents", ", ".join(fates)),
+        (
+            "tokens",
+            f"{tokens['tokenized']:,} in all, {tokens['packed']:,} packed, "
+            + _trained(trained["trained"], trained["packed"]),
+        ),
+        ("rows", _rows_fact(data["plan"]["rows"], data["capacity"], data["plan"])),
+    ]
+    if data["lengths"]["documents"]:
+        facts.append(("lengths", _lengths(data["lengths"], data["capacity"])))
+    return facts
+
+
+def _trained(trained: int, packed: int) -> str:
+    return f"{share(trained, packed)} of them trained"
+
+
+def _rows_fact(rows: int, capacity: int, plan: dict[str, Any]) -> str:
+    full = f"{rows:,} of {capacity:,} tokens, {share(plan['fill'], 1, 2)} full"
+    if rows == plan["bound"]:
+        return f"{full}; fewer are impossible"
+    return f"{full}; at least {plan['bound']:,} are needed"
+
+
+def _lengths(lengths: dict[str, Any], capacity: int) -> str:
+    text = (
+        f"half have up to {lengths['p50']:,} tokens, 90% up to {lengths['p90']:,},"
+        f" 99% up to {lengths['p99']:,}, longest {lengths['max']:,}"
+    )
+    return f"{text}; {lengths['overlong']:,} exceed {capacity:,}" if lengths["overlong"] else text
+
+
+def _facts(facts: list[tuple[str, str]]) -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_row("documents", f"{ledger['documents']['read']:,} read, {ledger['documents']['kept']:,} kept")
-    grid.add_row(
-        "tokens", f"{ledger['tokens']['tokenized']:,} tokenised, {ledger['tokens']['packed']:,} packed"
-    )
-    grid.add_row(
-        "trained", f"{share(ledger['trained']['trained'], ledger['trained']['packed'])} of packed tokens"
-    )
-    grid.add_row(
-        "rows", f"{plan['rows']:,} of {data['capacity']:,}, fill {plan['fill']:.2%}, bound {plan['bound']:,}"
-    )
-    lengths = data["lengths"]
-    if lengths["documents"]:
-        grid.add_row("lengths", "  ".join(f"{key} {lengths[key]:,}" for key in ("p50", "p90", "p99", "max")))
-    saved = f"{1 - packed['slots'] / max(1, first['slots']):.1%} fewer slots than padding to capacity"
-    return Panel(grid, title=f"tokpack: {saved}", title_align="left", expand=False)
+    grid.add_column(style=QUIET, no_wrap=True)
+    for name, value in facts:
+        grid.add_row(name, Text(value))
+    return grid
 
 
-def slots_table(data: dict[str, Any]) -> Table:
-    table = Table(title="Token slots", title_justify="left")
-    table.add_column("training on")
-    for column in ("rows", "tokens", "slots", "fill"):
-        table.add_column(column, justify="right")
-    for line in data["slots"]:
-        table.add_row(
-            line["name"],
-            f"{line['rows']:,}",
-            f"{line['tokens']:,}",
-            f"{line['slots']:,}",
-            f"{line['fill']:.1%}",
-        )
+def _table(title: str, *columns: str, words: int = 1) -> Table:
+    """A table without a frame; all but the first `words` columns are numbers."""
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style=QUIET,
+        show_header=any(columns),
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < words else "right", no_wrap=number >= words)
     return table
+
+
+class slots_table:  # noqa: N801  a table that fits itself to the width
+    """Token slots of the same training, unpacked and packed; rows, tokens and bars where there is room."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.lines = data["slots"]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= WIDE
+        columns = ("rows", "tokens", "slots", "full", "") if wide else ("slots", "full")
+        table = _table("Token slots per epoch", "training on", *columns)
+        longest = max((line["slots"] for line in self.lines), default=0) or 1
+        for line in self.lines:
+            cells: list[RenderableType] = [f"{line['slots']:,}", share(line["fill"], 1)]
+            if wide:
+                bar = ProgressBar(longest, line["slots"], width=20, complete_style=GOOD, finished_style=GOOD)
+                cells = [f"{line['rows']:,}", f"{line['tokens']:,}", *cells, bar]
+            table.add_row(Text(line["name"]), *cells, style="bold" if line is self.lines[-1] else "")
+        yield table
 
 
 def ledger_table(ledger: dict[str, Any]) -> Table:
     """The four sums, one line each."""
     documents, tokens, slots, trained = (ledger[key] for key in ("documents", "tokens", "slots", "trained"))
-    table = Table(title="Ledger", title_justify="left", show_header=False)
+    table = _table("Ledger", "", "", words=2)
     dropped = sum(documents["dropped"].values()), sum(tokens["dropped"].values())
     table.add_row(
         "documents",
@@ -94,18 +189,55 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     return table
 
 
-def drops_table(data: dict[str, Any]) -> Table:
-    table = Table(title="Left out", title_justify="left")
-    table.add_column("reason")
-    table.add_column("documents", justify="right")
-    table.add_column("tokens", justify="right")
-    for drop in data["drops"]:
-        table.add_row(Text(drop["reason"]), f"{drop['documents']:,}", f"{drop['tokens']:,}")
-    return table
+def drops_table(data: dict[str, Any]) -> RenderableType:
+    """Reason, how much, what it means; then the start of one such document each."""
+    if not data["drops"]:
+        return Text("Nothing was left out.")
+    table = _table("Left out, and why", "reason", "documents", "tokens")
+    table.add_column("")
+    examples = _table("Such as", "", "", words=2)
+    examples.expand, examples.columns[1].ratio = True, 1
+    for drop in data["drops"][:MOST_ROWS]:
+        reason = Text(one_line(drop["reason"], 60))
+        meaning = Text(REASONS.get(drop["reason"], ""), style=QUIET)
+        table.add_row(reason, f"{drop['documents']:,}", f"{drop['tokens']:,}", meaning)
+        for text in drop["examples"][:1]:
+            start = Text(one_line(snippet(text), 200), style=QUIET, no_wrap=True, overflow="ellipsis")
+            examples.add_row(reason, start)
+    parts = [_cut(table, len(data["drops"]), "reason")]
+    return Group(*parts, Text(), examples) if examples.row_count else Group(*parts)
 
 
-def share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "none"
+def sources_table(data: dict[str, Any]) -> RenderableType:
+    """Per file: what became of its documents, and the tokens that were packed; most tokens first."""
+    table = _table("Files", "file", "read", "kept", "not kept", "tokens packed")
+    sources = sorted(data["ledger"]["sources"].items(), key=lambda item: -item[1]["tokens"]["packed"])
+    for name, sums in sources[:MOST_ROWS]:
+        documents = sums["documents"]
+        gone = documents["read"] - documents["kept"]
+        table.add_row(
+            Text(one_line(name, 60)),
+            f"{documents['read']:,}",
+            f"{documents['kept']:,}",
+            f"{gone:,}",
+            f"{sums['tokens']['packed']:,}",
+        )
+    return _cut(table, len(sources), "file")
+
+
+def _cut(table: Table, rows: int, noun: str) -> RenderableType:
+    if rows <= MOST_ROWS:
+        return table
+    return Group(table, Text(f"and {counted(rows - MOST_ROWS, noun)} more; --json has all", style=QUIET))
+
+
+def _notes(data: dict[str, Any]) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    for note in make_bill(data).notes:
+        grid.add_row("-", Text(note))
+    for number, text in counters(data):
+        grid.add_row("-", Text(f"{number:,} {one_line(text)}"))
+    return Constrain(Group(Text("Notes", style="bold"), grid), READABLE)
 
 
 def to_html(renderable: Any, width: int = 110) -> str:
@@ -117,9 +249,10 @@ def to_html(renderable: Any, width: int = 110) -> str:
 
 def checks_table(verification: Any) -> RenderableType:
     """`tokpack verify`: one line a check, every fault below its check."""
-    table = Table(title=f"verify {verification.folder}", title_justify="left", show_header=False)
+    table = _table(f"verify {one_line(str(verification.folder))}", "", "", "", words=3)
     for check in verification.checks:
-        table.add_row("[green]ok[/]" if check.ok else "[red]FAULT[/]", check.name, Text(check.detail))
+        verdict = Text("ok", style=GOOD) if check.ok else Text("FAULT", style=f"bold {BAD}")
+        table.add_row(verdict, Text(check.name), Text(one_line(check.detail, 400)))
         for fault in check.faults:
-            table.add_row("", "", Text(fault, style="red"))
+            table.add_row("", "", Text(one_line(fault, 400), style=BAD))
     return Group(table, verification.model) if verification.model is not None else table
