@@ -13,7 +13,8 @@ lines, and OUT.truth.json:
     traits       of the clean lines: multi_turn, system_prompt, and language_xx; these overlap
     near_jaccard least similarity of a near duplicate and its original, over word 5-grams
 
-Same arguments, same bytes: on every machine and Python version.
+Clean lines are no near duplicates of each other. Same arguments, same bytes, on every machine and Python
+version. 20,000 lines take about 3 seconds: 20 MB, 5 million tokens.
 """
 
 from __future__ import annotations

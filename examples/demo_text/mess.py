@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from demo_text import Document, Writer
@@ -251,7 +251,7 @@ def wrong_shape(writer: Writer, line: str) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-COPIES: Mapping[
+COPIES: dict[
     str, tuple[float, Callable[[Writer, list[Message]], list[Message]], Callable[[Document], bool]]
 ] = {
     "exact_duplicate": (0.05, exact_copy, lambda document: True),
@@ -261,7 +261,7 @@ COPIES: Mapping[
 }
 """Category -> (share of all lines, how the copy is made, whether a document may be copied so)."""
 
-FAULTS: Mapping[str, tuple[float, Callable[[Writer], list[Message]]]] = {
+FAULTS: dict[str, tuple[float, Callable[[Writer], list[Message]]]] = {
     "empty_answer": (0.008, empty_answer),
     "blank_answer": (0.004, blank_answer),
     "only_end_of_text": (0.003, only_end_of_text),
@@ -276,7 +276,7 @@ FAULTS: Mapping[str, tuple[float, Callable[[Writer], list[Message]]]] = {
     "repeated_lines": (0.004, repeated_lines),
     "very_long": (0.0012, lambda writer: list(writer.very_long().messages)),
 }
-BROKEN: Mapping[str, tuple[float, Callable[[Writer, str], str]]] = {
+BROKEN: dict[str, tuple[float, Callable[[Writer, str], str]]] = {
     "truncated_json": (0.002, cut_short),
     "missing_comma": (0.001, missing_comma),
     "bare_string": (0.0005, bare_string),
