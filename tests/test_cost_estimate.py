@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +146,16 @@ def test_packed_training_is_cheaper_in_the_comparison() -> None:
     table = slot_table(lengths, 2048, 8, bound(lengths, 2048))
     cost = {row.name: run.money.value for row, run in compare(SHAPE, table, A100, epochs=2)}
     assert cost["packed"] < cost["padded to longest"] < cost["padded to max"]
+    padded = compare(SHAPE, table, A100, epochs=2, pad_rows=True)
+    padded_rows = {row.name: run.money.value for row, run in padded}
+    assert padded_rows["packed"] >= cost["packed"]
+    assert padded_rows["padded to max"] == cost["padded to max"]
+
+
+def test_free_slots_of_flattened_rows_cost_nothing() -> None:
+    (*_, tight), (*_, loose) = (slot_table([10] * 100, 100, 1, rows) for rows in (10, 50))
+    (_, cheap), (_, same) = compare(SHAPE, [tight, loose], A100)
+    assert cheap.money == same.money
 
 
 def test_wrong_utilisation_and_counts_are_refused() -> None:
@@ -260,3 +272,9 @@ def test_a_capacity_that_wastes_slots_is_not_recommended() -> None:
     lengths = np.full(100, 600)
     curve = capacity_curve(lengths, lambda c: math.ceil(100 / (c // 600)), SHAPE, capacities=[1024, 1200])
     assert curve.recommended == 1200
+
+
+def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "cost-model.md").read_text(encoding="utf-8")
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})  # type: ignore[index]
+    assert "packed" in capsys.readouterr().out

@@ -106,6 +106,21 @@ def test_nf4_costs_half_a_byte_and_its_scales() -> None:
     assert nf4_bytes(double_quant=True) == pytest.approx(0.515869, abs=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_nf4_bytes_are_those_that_bitsandbytes_allocates(double_quant: bool) -> None:
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("bitsandbytes").functional
+    weights = torch.randn(1024, 1024)
+    packed, state = functional.quantize_4bit(
+        weights, blocksize=64, compress_statistics=double_quant, quant_type="nf4"
+    )
+    size = packed.nbytes + state.absmax.nbytes
+    if double_quant:
+        size += state.state2.absmax.nbytes
+    assert size == weights.numel() * nf4_bytes(double_quant=double_quant)
+
+
 def test_embeddings_and_head_stay_16_bit_under_nf4() -> None:
     shape, outside = LLAMA_3_8B, 2 * 128256 * 4096
     assert weight_bytes(shape, Method(kind="lora")) == 2 * shape.total_params

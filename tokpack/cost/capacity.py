@@ -62,6 +62,8 @@ def capacity_curve(
 ) -> CapacityCurve:
     """Plan every capacity and pick one. `rows_for(capacity)` plans the lengths cut at that capacity.
 
+    Work and money are those of the tokens: rows are flattened, free slots cost nothing.
+
     Recommended: of the capacities that fit in memory (`max_tokens`, from `fits`) and cut at most
     `max_truncated` of the tokens, the smallest whose slots are within 1 % of the fewest: smaller rows mean
     more optimizer steps and less memory. When all cut too much, the largest that fits.
@@ -82,11 +84,10 @@ def capacity_curve(
                 gpu,
                 method=method,
                 checkpointing=checkpointing,
-                slots=slots,
                 micro_batches=rows,
                 price_usd_h=price_usd_h,
             ).money
-        work = flops(shape, cut, method=method, checkpointing=checkpointing, slots=slots, micro_batches=rows)
+        work = flops(shape, cut, method=method, checkpointing=checkpointing, micro_batches=rows)
         points.append(
             CapacityPoint(
                 capacity=capacity,

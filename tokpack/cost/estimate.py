@@ -144,13 +144,19 @@ def _hours(
 
 
 def compare(
-    shape: ModelShape, table: Sequence[SlotRow], gpu: Gpu, **options: Any
+    shape: ModelShape, table: Sequence[SlotRow], gpu: Gpu, *, pad_rows: bool = False, **options: Any
 ) -> list[tuple[SlotRow, Estimate]]:
-    """Each row of a slot table with its estimate; `options` are those of `estimate`."""
-    return [
-        (row, estimate(shape, row.widths, gpu, **{"slots": row.slots, "micro_batches": row.steps, **options}))
-        for row in table
-    ]
+    """Each row of a slot table with its estimate; `options` are those of `estimate`.
+
+    Packed rows are flattened, not padded, so their free slots cost nothing; `pad_rows` for a trainer that
+    pads them to capacity.
+    """
+    out = []
+    for row in table:
+        slots = row.slots if pad_rows else None
+        run = estimate(shape, row.widths, gpu, **{"slots": slots, "micro_batches": row.steps, **options})
+        out.append((row, run))
+    return out
 
 
 def api_cost(tokens: int, epochs: float, price: ApiPrice) -> Figure:

@@ -1,11 +1,12 @@
 """Token slots a training run pays for: padded, padded by batch, sorted, packed, packed and cleaned.
 
-A slot is a place in a row that the GPU computes, whether a token stands in it or padding.
+A slot is a place in a row, whether a token stands in it or not. Trainers that pad compute every slot; packed
+rows that are flattened, as ours, compute their tokens alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,13 +27,13 @@ class SlotRow:
     name: str
     rows: int
     steps: int
-    """Batches of `batch_size` rows; multiply by nothing: accumulation and GPUs are the run plan's."""
+    """Batches of `batch_size` rows; accumulation and GPUs are the run plan's affair."""
     slots: int
     content: int
     """Tokens of the documents themselves, after the cut at capacity."""
     truncated: int
     """Tokens cut because a document is longer than capacity."""
-    widths: NDArray[np.int64]
+    widths: NDArray[np.int64] = field(compare=False, repr=False)
     """Lengths that attention runs over: the padded widths, or the documents of packed rows."""
 
     @property
