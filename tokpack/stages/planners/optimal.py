@@ -1,0 +1,220 @@
+"""`optimal`: column generation over the length histogram (Gilmore and Gomory 1961), with a proof of how good
+it is.
+
+The linear program picks how often each row pattern is used so that every length is covered; a knapsack over
+the capacity finds patterns that would improve it, until none would. Its dual values prove a lower bound on
+the rows (Farley 1990). Whole multiples of the solution become rows, and what is left is solved again with its
+largest fractions rounded up, each time with `xfill` for the rest; the best of all these plans is kept. It
+ends within a few rows of the bound.
+
+Needs `highspy`. Where `xfill` already meets ceil(tokens / capacity) or L2, its plan is returned at once. More
+than 2,048 distinct lengths are rounded up to at most 1,024 for the program; rows stay valid, and the bound is
+proven for the true lengths. The plan is the same for the same version of HiGHS, unless the time limit cuts
+the search short.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+import numpy as np
+
+from tokpack.stages.planners.bounds import ceil_bound, l2_bound
+from tokpack.stages.planners.layout import (
+    UNLIMITED,
+    Histogram,
+    Int32,
+    Int64,
+    histogram,
+    rows_of_documents,
+    strips_of_patterns,
+)
+from tokpack.stages.planners.program import Columns, Problem, Program, completions, load_highspy
+from tokpack.stages.planners.xfill import fill_rows, xfill
+
+EXACT_SIZES, ROUNDED_SIZES = 2048, 1024
+COLUMNS = 400
+"""Patterns added in one round of column generation."""
+SMOOTHING = 0.7
+"""Weight of the best proven duals against the program's own, which swing (Wentges 1997)."""
+ONE = 1 << 40
+"""Duals as integers: the knapsack and the bound are exact."""
+LARGEST_PROOF = 1 << 31
+"""Distinct lengths x capacity up to which a bound is proven for lengths that were rounded."""
+
+log = logging.getLogger(__name__)
+
+
+def generate(
+    problem: Problem, program: Program, columns: Columns, known: int, deadline: float
+) -> tuple[int, Int64]:
+    """Add patterns until the program is optimal or meets a proven bound: (bound, duals that prove it).
+
+    `known` is a bound proven elsewhere. `columns` grows along with the program.
+    """
+    proven, center = 0, problem.sizes / problem.capacity
+    best_ratio, best = 0.0, np.floor(center * ONE).astype(np.int64)
+    while program.solve() and math.ceil(program.rows() - 1e-6) > max(proven, known):
+        duals, smoothing, new = program.duals(), SMOOTHING, Columns()
+        while True:
+            values = np.floor((smoothing * center + (1 - smoothing) * duals) * ONE).astype(np.int64)
+            bound, value, item = problem.proven(values)
+            start, size, copies, gains = completions(
+                problem.sizes, item, problem.max_docs, duals, problem.capacity
+            )
+            ratio = float(problem.counts @ (values / value[-1, -1]))
+            if ratio > best_ratio:
+                best_ratio, best, center = ratio, values, values / float(value[-1, -1])
+            proven = max(proven, bound)
+            if len(gains) or smoothing == 0:
+                break
+            smoothing = smoothing - 0.3 if smoothing > 0.3 else 0.0  # the program's duals give columns
+        if len(gains) == 0:
+            break
+        most = np.sort(np.argsort(-gains, kind="stable")[:COLUMNS])
+        new = Columns(start, size, copies).take(most)
+        columns.extend(new)
+        program.add(new)
+        if time.monotonic() > deadline:
+            break
+    return proven, best
+
+
+def dive(
+    problem: Problem, program: Program, columns: Columns, enough: int, deadline: float
+) -> tuple[Int64, Int64]:
+    """Whole rows from the program's solution: patterns (entries, times) over `problem.sizes`.
+
+    Each round uses every pattern as often as the solution says, rounded down, or once where nothing is left
+    of that and the fraction is among the largest; the rest is filled by `xfill` for a plan, and solved again.
+    Stops at `enough` rows.
+    """
+    left = problem.counts.copy()
+    fixed: list[tuple[int, int]] = []  # column, times
+    best_rows, best = UNLIMITED, (0, np.empty((0, 3), np.int64), np.empty(0, np.int64))
+    solved = True
+    while solved:
+        usage = program.usage()
+        taken = [take(columns, left, int(j), int(usage[j] + 1e-9)) for j in np.flatnonzero(usage > 1 - 1e-9)]
+        if not sum(times for _, times in taken):
+            largest = np.argsort(-usage, kind="stable")[: max(1, int((usage > 1e-6).sum()) // 8)]
+            taken = [take(columns, left, int(j), 1) for j in largest if usage[j] > 0.5 or j == largest[0]]
+        fixed += [(j, times) for j, times in taken if times]
+        some = np.flatnonzero(left)[::-1]
+        rest = (np.empty((0, 3), np.int64), np.empty(0, np.int64))
+        if len(some):
+            rest = fill_rows(problem.sizes[some], left[some], problem.capacity, problem.max_docs or UNLIMITED)
+            rest[0][:, 1] = some[rest[0][:, 1]]
+        rows = sum(times for _, times in fixed) + int(rest[1].sum())
+        if rows < best_rows:
+            best_rows, best = rows, (len(fixed), *rest)
+        if (
+            rows <= enough
+            or not len(some)
+            or not any(times for _, times in taken)
+            or time.monotonic() > deadline
+        ):
+            break
+        program.lower(left)
+        solved = program.solve()
+    count, entries, times = best
+    kept = np.array(fixed[:count], dtype=np.int64).reshape(-1, 2)
+    used = columns.take(kept[:, 0])
+    pattern = np.repeat(np.arange(count), np.diff(used.start))
+    whole = np.stack((pattern, used.size, used.copies), axis=1)
+    entries = entries + np.array([count, 0, 0])
+    return np.concatenate((whole, entries)), np.concatenate((kept[:, 1], times))
+
+
+def take(columns: Columns, left: Int64, column: int, times: int) -> tuple[int, int]:
+    """Take `times` rows of a column out of `left`, or as many as are covered: (column, times taken)."""
+    span = slice(columns.start[column], columns.start[column + 1])
+    size, copies = columns.size[span], columns.copies[span]
+    times = min(times, int((left[size] // copies).min()))
+    left[size] -= times * copies
+    return int(column), times
+
+
+def rounded(documents: Histogram, capacity: int) -> tuple[Histogram, int]:
+    """Lengths rounded up to a unit of several tokens where too many are distinct: (histogram, unit)."""
+    if len(documents.sizes) <= EXACT_SIZES:
+        return documents, 1
+    unit = -(-len(documents.sizes) // ROUNDED_SIZES)
+    while True:
+        units = in_units(documents.sizes, unit, capacity)
+        first = np.flatnonzero(np.diff(units, prepend=-1))
+        if len(first) <= ROUNDED_SIZES:
+            return Histogram(documents.order, units[first], np.add.reduceat(documents.counts, first)), unit
+        unit += 1
+
+
+def in_units(sizes: Int64, unit: int, capacity: int) -> Int64:
+    """Rounded up; what fills a row alone still does, though capacity is rounded down."""
+    return np.minimum(-(-sizes // unit), capacity // unit)
+
+
+def problem_of(documents: Histogram, capacity: int, max_docs_per_row: int | None) -> Problem:
+    fits = capacity // int(documents.sizes[-1])
+    layers = max_docs_per_row if max_docs_per_row is not None and max_docs_per_row < fits else 0
+    return Problem(documents.sizes[::-1].copy(), documents.counts[::-1].copy(), capacity, layers)
+
+
+def solve(
+    lengths: Int32,
+    capacity: int,
+    *,
+    seed: int = 0,
+    max_docs_per_row: int | None = None,
+    time_limit: float = 30.0,
+) -> tuple[Int32, int]:
+    """(row_of_doc: int32[n], rows proven necessary by the linear program; 0 where it was not needed).
+
+    Raises UsageError without highspy. After `time_limit` seconds the best plan so far is used.
+    """
+    deadline = time.monotonic() + time_limit
+    highspy = load_highspy()
+    quick = xfill(lengths, capacity, seed=seed, max_docs_per_row=max_docs_per_row)
+    rows = int(quick.max()) + 1 if len(quick) else 0
+    known = max(ceil_bound(lengths, capacity, max_docs_per_row), l2_bound(lengths, capacity))
+    if rows <= known:
+        return quick, 0
+
+    exact = histogram(lengths, seed)
+    documents, unit = rounded(exact, capacity)
+    problem = problem_of(documents, capacity // unit, max_docs_per_row)
+    last = len(problem.sizes) - 1  # the histogram's sizes fall, the problem's rise
+    entries, times = fill_rows(
+        documents.sizes, documents.counts, problem.capacity, problem.max_docs or UNLIMITED
+    )
+    start = np.searchsorted(entries[:, 0], np.arange(len(times) + 1))
+    columns = Columns(start, last - entries[:, 1], entries[:, 2])
+    program = Program(highspy, problem.counts, time_limit)
+    program.add(columns)
+    proven, duals = generate(problem, program, columns, known, deadline)
+    entries, times = dive(problem, program, columns, max(known, proven), deadline)
+    if time.monotonic() > deadline:
+        log.warning("planner optimal: stopped after %.0f s, the best plan so far is used", time_limit)
+    if unit > 1:
+        proven = proof_for(exact, problem, duals, unit, capacity, max_docs_per_row)
+    if int(times.sum()) >= rows:
+        return quick, proven
+    entries[:, 1] = last - entries[:, 1]
+    return rows_of_documents(documents, strips_of_patterns(entries, times)), proven
+
+
+def proof_for(
+    exact: Histogram, problem: Problem, duals: Int64, unit: int, capacity: int, max_docs_per_row: int | None
+) -> int:
+    """Rows proven for the true lengths by duals of the rounded ones; 0 where that takes too long."""
+    if len(exact.sizes) * capacity > LARGEST_PROOF:
+        return 0
+    whole = problem_of(exact, capacity, max_docs_per_row)
+    group = np.searchsorted(problem.sizes, in_units(whole.sizes, unit, capacity))
+    return whole.proven(duals[group])[0]
+
+
+def optimal(lengths: Int32, capacity: int, *, seed: int = 0, max_docs_per_row: int | None = None) -> Int32:
+    """Column generation: `row_of_doc: int32[n]`. `solve` takes a time limit and returns the bound too."""
+    return solve(lengths, capacity, seed=seed, max_docs_per_row=max_docs_per_row)[0]
