@@ -342,19 +342,13 @@ def _intersection(grams: Array, start: int, size: int, keys: Array, mask: Any, n
 
 
 @_jit
-def _index(starts: Array, prefixes: Array, sizes: Array) -> tuple[Array, Array, Any]:
-    """Room for the documents of every prefix key by slot: `begins`, `entries` (empty), and the shift."""
-    total, slots, shift = sizes.sum(), 1, _48
-    while slots < total:
-        slots *= 2
-        shift -= _1
-    begins = np.zeros(slots + 1, np.int32)
+def lay_out_index(starts: Array, prefixes: Array, sizes: Array, shift: Any, begins: Array) -> None:
+    """`begins` (zeros): where the entries of each slot `hash >> shift` begin, with room for every prefix."""
     for s in range(len(sizes)):
         for p in range(starts[s], starts[s] + sizes[s]):
             begins[((prefixes[p] & _LOW_48) >> shift) + _1] += 1
-    for k in range(slots):
+    for k in range(len(begins) - 1):
         begins[k + 1] += begins[k]
-    return begins, np.empty(total, np.int32), shift
 
 
 @_jit
@@ -367,6 +361,11 @@ def join(
     prefixes: Array,
     prefix_sizes: Array,
     bitmaps: Array,
+    shift: Any,
+    begins: Array,
+    ends: Array,
+    entries: Array,
+    seen: Array,
     limit: int,
     partner: Array,
     jaccard: Array,
@@ -374,12 +373,10 @@ def join(
 ) -> None:
     """Survivors in order against an index of the kept ones: first kept partner (or -1) and Jaccard.
 
-    Slots shared by chance only add candidates; the entries of a slot ascend. `limit`: candidates a
-    document may cost, see STEPS.
+    Slot k of the index is `entries[begins[k] : ends[k]]`, ascending; slots shared by chance only add
+    candidates. `seen[s]`: the last document that s was a candidate of, at first -1. `limit`:
+    candidates a document may cost, see STEPS.
     """
-    begins, entries, shift = _index(prefix_starts, prefixes, prefix_sizes)
-    ends = begins[:-1].copy()
-    seen = np.full(len(sizes), -1, np.int32)
     keys = np.empty(4 * _largest(sizes) + 4, np.uint64)
     for s in range(len(sizes)):
         mine, mask, best, steps = sizes[s], _0, np.int64(-1), limit * STEPS
@@ -429,5 +426,16 @@ SIGNATURES = {
     gather_sets: (*_BATCH, int64[::1], int64, int64[::1], uint64[::1], int64[::1]),
     count_documents: (*_SETS, uint64, uint8[::1]),
     order_prefixes: (*_SETS, float64, uint64, uint8[::1], *_PREFIXES),
-    join: (*_SETS, float64, *_PREFIXES, int64, int64[::1], float64[::1], boolean[::1]),
+    lay_out_index: (*_PREFIXES[:3], uint64, int32[::1]),
+    join: (
+        *_SETS,
+        float64,
+        *_PREFIXES,
+        uint64,
+        *[int32[::1]] * 4,
+        int64,
+        int64[::1],
+        float64[::1],
+        boolean[::1],
+    ),
 }

@@ -218,20 +218,27 @@ def _join(
     sets: _Sets, prefixes: _Prefixes, threshold: float, candidate_limit: int
 ) -> tuple[Int64, npt.NDArray[np.float64], Bools]:
     """Step 3: partner (its number among the sets, or -1), similarity, bounded."""
+    kernels = _kernels()
+    prefix = (prefixes.starts, prefixes.keys, prefixes.sizes)
+    entries = np.empty(int(prefixes.sizes.sum()), np.int32)
+    slots, shift = _slots(len(entries), bits=48)
+    begins = np.zeros(slots + 1, np.int32)
+    kernels.lay_out_index(*prefix, np.uint64(shift), begins)
     count = len(sets.position)
+    seen = np.full(count, -1, np.int32)
     partner, jaccard, bounded = np.empty(count, np.int64), np.zeros(count), np.zeros(count, np.bool_)
-    _kernels().join(
-        *(sets.grams, sets.starts, sets.sizes, threshold),
-        *(prefixes.starts, prefixes.keys, prefixes.sizes, prefixes.bitmaps),
+    kernels.join(
+        *(sets.grams, sets.starts, sets.sizes, threshold, *prefix, prefixes.bitmaps),
+        *(np.uint64(shift), begins, begins[:-1].copy(), entries, seen),
         *(candidate_limit, partner, jaccard, bounded),
     )
     return partner, jaccard, bounded
 
 
-def _slots(wanted: float) -> tuple[int, int]:
-    """A power of two of at least `wanted` slots, and the shift that takes a 64-bit hash to one."""
-    bits = max(4, ceil(wanted - 1).bit_length())
-    return 1 << bits, 64 - bits
+def _slots(wanted: float, bits: int = 64) -> tuple[int, int]:
+    """A power of two of at least `wanted` slots, and the shift that takes a hash of `bits` to one."""
+    used = max(4, ceil(wanted - 1).bit_length())
+    return 1 << used, bits - used
 
 
 def _ends(batches: Sequence[TokenBatch]) -> Int64:

@@ -1,0 +1,162 @@
+"""Seconds, peak memory and growth of the near-duplicate join and of decontamination on real documents.
+
+The set is `mix.jsonl.zst` of the data folder (README.md there; `--data` names it): 94,639 instruction
+documents, a fifth of them exact duplicates, which the exact stage would have dropped and which are left
+out here. `--million` adds ten copies of it over disjoint vocabularies, memory-mapped from disk as a run
+would, and checks that every copy is decided as the original: none lost, none leaked. Decontamination
+looks for the questions of 1,000 GSM8K rows, which are in the set. Tokens are kept in `--cache`.
+
+    python benchmarks/near_dup.py --tokenizer Qwen2.5/tokenizer.json
+    python benchmarks/near_dup.py --tokenizer Qwen2.5/tokenizer.json --million
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+
+from tokpack.stages.decontaminate import find_contaminated
+from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
+from tokpack.stages.token_batch import TokenBatch
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+COPIES = 10
+BATCH_DOCUMENTS = 30_000
+VOCABULARY = 1 << 18
+Result = TypeVar("Result")
+
+
+def tokenize(texts: list[str], tokenizer: Path) -> tuple[np.ndarray, np.ndarray]:
+    """int32 tokens of all texts and their offsets."""
+    import awkward as ak
+    import gigatoken
+
+    ids = gigatoken.Tokenizer(str(tokenizer)).encode_batch([text.encode() for text in texts])
+    lengths = ak.to_numpy(ak.num(ids))
+    return ak.to_numpy(ak.flatten(ids)).astype(np.int32), np.cumsum([0, *lengths])
+
+
+def prepare(data: Path, tokenizer: Path, cache: Path) -> np.ndarray:
+    """Write the tokens of the set, and of the evaluation questions, to the cache; returns offsets."""
+    if not (cache / "offsets.npy").is_file():
+        messages = pl.read_ndjson(data / "mix.jsonl.zst", infer_schema_length=None)["messages"]
+        texts = messages.list.eval(pl.element().struct.field("content")).list.join("\n").to_list()
+        lines = (data / "gsm8k_question_answer.jsonl").read_text(encoding="utf-8").splitlines()
+        for name, part in (("", texts), ("eval_", [json.loads(line)["question"] for line in lines[:1000]])):
+            tokens, offsets = tokenize(part, tokenizer)
+            np.save(cache / f"{name}tokens.npy", tokens)
+            np.save(cache / f"{name}offsets.npy", offsets)
+    return np.load(cache / "offsets.npy")
+
+
+def batches_of(tokens: np.ndarray, offsets: np.ndarray) -> list[TokenBatch]:
+    cuts = [*range(0, len(offsets) - 1, BATCH_DOCUMENTS), len(offsets) - 1]
+    return [
+        TokenBatch(tokens[offsets[a] : offsets[b]], offsets[a : b + 1] - offsets[a])
+        for a, b in pairwise(cuts)
+    ]
+
+
+def copies_of(cache: Path, tokens: np.ndarray, offsets: np.ndarray) -> list[TokenBatch]:
+    batches = []
+    for copy in range(COPIES):
+        path = cache / f"tokens-{copy}.npy"
+        if not path.is_file():
+            np.save(path, tokens + np.int32(copy * VOCABULARY))
+        batches += batches_of(np.load(path, mmap_mode="r"), offsets)
+    return batches
+
+
+def first_of_equals(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(tokens[a:b].tobytes(), a) == a for a, b in pairwise(offsets)])
+
+
+def best_of(
+    repeats: int, work: Callable[[], Result], seconds: Callable[[Result], float]
+) -> tuple[Result, float]:
+    results = [work() for _ in range(repeats)]
+    return results[-1], min(map(seconds, results))
+
+
+def report(name: str, documents: int, tokens: int, seconds: float, counts: str) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    print(f"{name:<16}{documents:>9,} documents {tokens / 1e6:>7.1f} M tokens {seconds:>7.2f} s  {counts}")
+    print(f"{'':<16}peak memory of the process so far {peak:.2f} GiB", flush=True)
+
+
+def check_copies(base: NearDuplicates, copies: NearDuplicates) -> None:
+    documents = len(base.partner)
+    shift = np.repeat(np.arange(COPIES) * documents, documents)
+    partner, jaccard = np.tile(base.partner, COPIES), np.tile(base.jaccard, COPIES)
+    differing = int((copies.partner != np.where(partner >= 0, partner + shift, -1)).sum())
+    print(f"{'':<16}decided otherwise than in the original: {differing}")
+    if differing or not (copies.jaccard == jaccard).all():
+        raise SystemExit("the copies were not decided as the original")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = os.environ.get("TOKPACK_DATA", REPO_ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=Path(default), help="folder with mix.jsonl.zst")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "tokpack-near-dup")
+    parser.add_argument("--threshold", type=float, default=0.8)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--million", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    packages = " ".join(f"{name} {version(name)}" for name in ("tokpack", "numpy", "numba"))
+    print(f"{shlex.join(['python', *sys.argv])}\n{platform.platform()}, {os.cpu_count()} cores, ", end="")
+    print(f"load {os.getloadavg()[0]:.1f}; Python {platform.python_version()} {packages}")
+    offsets = prepare(options.data, options.tokenizer, options.cache)
+    tokens = np.load(options.cache / "tokens.npy")
+    eligible, batches = first_of_equals(tokens, offsets), batches_of(tokens, offsets)
+
+    def near_dup(batches: list[TokenBatch], eligible: np.ndarray) -> Any:
+        return find_near_duplicates(batches, options.threshold, eligible=eligible, threads=options.threads)
+
+    started = time.perf_counter()
+    near_dup(batches_of(tokens[:0], offsets[:1]), np.ones(0, np.bool_))
+    print(f"kernels ready in {time.perf_counter() - started:.2f} s")
+    base, seconds = best_of(options.repeats, lambda: near_dup(batches, eligible), lambda found: found.seconds)
+    counts = f"{eligible.sum():,} distinct, {base.removed.sum():,} removed, {base.bounded.sum()} bounded"
+    report("near_dup", len(eligible), len(tokens), seconds, counts)
+    questions = TokenBatch(*(np.load(options.cache / f"eval_{name}.npy") for name in ("tokens", "offsets")))
+    found, needed = best_of(
+        options.repeats, lambda: find_contaminated(batches, [questions]), lambda found: found.seconds
+    )
+    report("decontaminate", len(eligible), len(tokens), needed, f"{len(found.document):,} contaminated")
+    if options.million:
+        many = copies_of(options.cache, tokens, offsets)
+        copies = near_dup(many, np.tile(eligible, COPIES))
+        counts = f"{copies.removed.sum():,} removed, {copies.bounded.sum()} bounded"
+        report("near_dup x 10", len(copies.partner), COPIES * len(tokens), copies.seconds, counts)
+        print(f"{'':<16}growth: {copies.seconds / seconds:.1f} x the time for {COPIES} x the documents")
+        check_copies(base, copies)
+
+
+if __name__ == "__main__":
+    main()
