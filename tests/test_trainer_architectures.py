@@ -1,8 +1,8 @@
 """Decoder families of transformers, tiny and random: packed logits equal those of the documents alone.
 
 What the plain call gives for each document is taken before the model is prepared, on other documents than
-the probe's. Families whose layers carry state along the row (Mamba, Jamba, RWKV, Qwen3-Next) have to end up in the
-loop over documents, the others in the packed attention or in transformers' own.
+the probe's. Families whose layers carry state along the row (Mamba, Jamba, RWKV, Qwen3-Next) have to end up
+in the loop over documents, the others in the packed attention or in transformers' own.
 """
 
 from __future__ import annotations
