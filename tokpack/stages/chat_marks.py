@@ -66,6 +66,12 @@ class Marks:
         return other
 
     @property
+    def blank(self) -> set[int]:
+        """Messages whose content is whitespace and nothing else."""
+        contents = enumerate(message.get("content") for message in self.messages)
+        return {i for i, text in contents if isinstance(text, str) and text.isspace()}
+
+    @property
     def have_outer_space(self) -> bool:
         return any(any(self.outer_space(i)) for i in self.chosen)
 

@@ -124,17 +124,26 @@ class _Chat:
 
     @cached_property
     def contents(self) -> list[CharSpan | None]:
-        spans: list[CharSpan | None] = []
-        for index in range(len(self.messages)):
-            end = self.marked.ends.get(index)
-            start = self.marked.starts.get(index)
-            if start is None and end is not None:
-                start = self._rewritten_start(index, end)
-            spans.append(None if start is None or end is None or start > end else (start, end))
+        """Span of each content, with the outer whitespace that the template keeps."""
+        blank = self.marks.blank
+        if self.marks.have_outer_space or blank:
+            outer = self.marks.only(self.marks.chosen | blank).outermost().render(self.template, self.tools)
+            if outer is not None and outer.text == self.text:
+                return self._spans(outer)
+        spans = self._spans(self.marked)
         if self.marks.have_outer_space:
             outer = self.marks.outermost().render(self.template, self.tools)
             if outer is not None:
                 widen(spans, self.marks, self.marked, outer)
+        return spans
+
+    def _spans(self, marked: Marked) -> list[CharSpan | None]:
+        spans: list[CharSpan | None] = []
+        for index in range(len(self.messages)):
+            start, end = marked.starts.get(index), marked.ends.get(index)
+            if start is None and end is not None:
+                start = self._rewritten_start(index, end)
+            spans.append(None if start is None or end is None or start > end else (start, end))
         return spans
 
     def _rewritten_start(self, index: int, end: int) -> int | None:
@@ -158,7 +167,8 @@ class _Chat:
             return self._after_prompt_text(index)
         here, there = self._common_anchor(index, prompt)
         literal = prompt.text[there:]
-        own = self.marked.starts.get(index, len(self.text))
+        content = self.contents[index]
+        own = self.marked.starts.get(index, len(self.text)) if content is None else content[0]
         same = _common_prefix(self.text[here:own], literal)
         if same == len(literal):
             return here + same if self.facts.prompt else self._after_header(index, here + same)

@@ -32,6 +32,10 @@ class Spans:
     starts: Ints
     ends: Ints
 
+    def of_row(self, row: int) -> list[tuple[int, int]]:
+        at = slice(*self.offsets[row : row + 2].tolist())
+        return list(zip(self.starts[at].tolist(), self.ends[at].tolist(), strict=True))
+
     @staticmethod
     def of_rows(rows: Sequence[Sequence[tuple[int, int]]]) -> Spans:
         flat = np.array([span for row in rows for span in row], np.int64).reshape(-1, 2)

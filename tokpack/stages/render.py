@@ -10,9 +10,10 @@ from __future__ import annotations
 import datetime
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,32 +21,26 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack.errors import UsageError
-from tokpack.stages.chat_spans import Located, SpanFinder
-from tokpack.stages.chat_template import CharSpan, ChatTemplate, Message, RenderError
-from tokpack.stages.pieces import Shape, Spans, Verbatim, assemble
+from tokpack.stages.chat_spans import SpanFinder
+from tokpack.stages.chat_template import ChatTemplate, Message, RenderError
+from tokpack.stages.pieces import Ints, Shape, Spans, Verbatim, assemble
+from tokpack.stages.render_reference import (
+    RenderedRow,
+    RenderOptions,
+    chat_reference,
+    plain_reference,
+    plain_shape,
+    select_trained,
+    to_messages,
+)
+from tokpack.stages.template_compiler import TemplateCompiler
+from tokpack.token_places import Bools
 from tokpack.tokenizer import Tokenizer
 
-Loss = Literal["assistant", "last", "all"]
-ByteSpans = list[tuple[int, int]]
+__all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
 
-_DIRECTIONS = ("train", "weight")
-"""Keys of a message that are for us, not for the template."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderOptions:
-    render: Literal["auto", "chat", "plain"] = "auto"
-    loss: Loss = "assistant"
-    eos: bool = True
-    """One EOS at the end of each plain document."""
-    separator: str = ""
-    """Between prompt and completion when they are rendered plain."""
-    paranoid: bool = False
-    """Prove every row against the reference, not a sample."""
-    date: str = ""
-    """Day that templates see in `strftime_now`, as YYYY-MM-DD; today when empty."""
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Further variables of the chat template, `enable_thinking` for example."""
+_PROOF_ROWS = 16
+_ROLE_SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Rendered:
     text: pa.LargeStringArray
     trained: Spans
     content: Spans
-    plain: npt.NDArray[np.bool_]
+    plain: Bools
     """Rows that get the tokenizer's BOS, and EOS when `eos`."""
     eos: bool
     reference_masks: bool
@@ -69,7 +64,10 @@ class Rendered:
 
 
 class Renderer:
-    """Everything about rendering that outlives a batch. Safe to share between threads."""
+    """Everything about rendering that outlives a batch. Safe to share between threads.
+
+    `date` is the day that templates see, `warnings` are messages for the end of the run.
+    """
 
     def __init__(self, tokenizer: Tokenizer, options: RenderOptions) -> None:
         self.tokenizer, self.options = tokenizer, options
@@ -78,8 +76,16 @@ class Renderer:
         self._lock = threading.Lock()
         self.finder = self._finder(tokenizer.chat_template)
         self.tool_finder = self._finder(tokenizer.tool_template)
-        if self.finder and self.finder.template.uses_date:
-            self.warn(f"the chat template writes the date; it is {self.date} for every document")
+        self.compiler = None
+        if self.finder:
+            select = partial(select_trained, excluded=set(), loss=options.loss)
+            self.compiler = TemplateCompiler(self.finder, select)
+            if self.compiler.refused:
+                self.warn(
+                    f"every chat is rendered by Jinja, slowly: the template has {self.compiler.refused}"
+                )
+            if self.finder.template.uses_date:
+                self.warn(f"the chat template writes the date; it is {self.date} in every document")
 
     def _finder(self, source: str | None) -> SpanFinder | None:
         if source is None or self.options.render == "plain":
@@ -89,26 +95,37 @@ class Renderer:
         return SpanFinder(ChatTemplate(source, variables, self.date), tuple(self.tokenizer.added_tokens))
 
     def warn(self, message: str) -> None:
-        """Keep a message for the end of the run, once."""
+        """Keep a message, once."""
         with self._lock:
             if message not in self.warnings:
                 self.warnings.append(message)
 
     @property
-    def uses_date(self) -> bool:
-        return self.finder is not None and self.finder.template.uses_date
+    def marks_generation(self) -> bool:
+        template = self.finder and self.finder.template
+        return bool(template and template.has_generation and self.options.loss != "all")
 
-    def reference(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, ByteSpans, ByteSpans]:
-        """(text, trained spans, content spans) of one chat, in bytes. Raises RenderError."""
+    def reference(self, messages: Sequence[Message], tools: Any = None) -> RenderedRow:
+        """One chat by Jinja, spans in bytes. Raises RenderError."""
         finder = self.finder if tools is None else self.tool_finder
         if finder is None:
             raise RenderError("no chat template")
-        excluded = {i for i, message in enumerate(messages) if _not_trained(message)}
-        clean = [{k: v for k, v in message.items() if k not in _DIRECTIONS} for message in messages]
-        located = finder.locate(clean, tools)
-        trained = select_trained(located, clean, excluded, self.options.loss)
-        contents = sorted(span for span in located.contents if span is not None)
-        return located.text, to_bytes(located.text, trained), to_bytes(located.text, contents)
+        return chat_reference(finder, messages, tools, self.options.loss)
+
+
+@dataclass
+class _Plan:
+    """How each row of a batch is written: `shape_of_row` is -1 for rows on their own."""
+
+    shape_of_row: npt.NDArray[np.int32]
+    plain: Bools
+    shapes: list[Shape] = field(default_factory=list)
+    roles: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add(self, rows: Ints, shape: Shape, roles: tuple[str, ...]) -> None:
+        self.shape_of_row[rows] = len(self.shapes)
+        self.shapes.append(shape)
+        self.roles.append(roles)
 
 
 def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
@@ -116,36 +133,43 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
 
     Raises UsageError when the options cannot render a kind of document that is there.
     """
-    plain = _plain_rows(documents, renderer)
-    contents = documents["contents"].list.explode(keep_nulls=True, empty_as_null=False).fill_null("")
+    flat = documents["contents"].list.explode(keep_nulls=True, empty_as_null=False)
     lengths = documents["contents"].list.len().to_numpy().astype(np.int64)
     first = np.cumsum(lengths) - lengths
-    shapes: list[Shape] = []
-    shape_of_row = np.full(len(documents), -1, np.int32)
-    _plain_shapes(documents, np.flatnonzero(plain), renderer, shapes, shape_of_row)
-    verbatim, errors = Verbatim(), dict[int, str]()
-    rest = np.flatnonzero(shape_of_row < 0)
-    _render_one_by_one(documents, rest, plain, renderer, verbatim, errors)
-    text, trained, content = assemble(contents, first, shape_of_row, shapes, verbatim)
-    return Rendered(
-        text=text,
-        trained=trained,
-        content=content,
-        plain=plain,
-        eos=renderer.options.eos,
-        reference_masks=_marks_generation(renderer),
-        paranoid=renderer.options.paranoid,
-        errors=errors,
-        counters={"jinja": len(rest), "plain": int(plain.sum())},
-    )
+    plan = _Plan(np.full(len(documents), -1, np.int32), _plain_rows(documents, renderer))
+    _plan_shapes(documents, flat, lengths, renderer, plan)
+    contents = flat.fill_null("")
+    proofs = 0
+    while True:
+        verbatim, errors = Verbatim(), dict[int, str]()
+        _render_one_by_one(documents, plan, renderer, verbatim, errors)
+        text, trained, content = assemble(contents, first, plan.shape_of_row, plan.shapes, verbatim)
+        counters = {
+            "compiled": int(((plan.shape_of_row >= 0) & ~plan.plain).sum()),
+            "jinja": int(((plan.shape_of_row < 0) & ~plan.plain).sum()),
+            "plain": int(plan.plain.sum()),
+        }
+        rendered = Rendered(
+            text=text,
+            trained=trained,
+            content=content,
+            plain=plan.plain,
+            eos=renderer.options.eos,
+            reference_masks=renderer.marks_generation,
+            paranoid=renderer.options.paranoid,
+            errors=errors,
+            counters=counters,
+        )
+        rows = _rows_to_prove(plan, renderer.options.paranoid)
+        proofs += len(rows)
+        counters["proofs"] = proofs
+        failed = _failed_shapes(documents, rows, rendered, plan, renderer)
+        if not failed:
+            return rendered
+        plan.shape_of_row[np.isin(plan.shape_of_row, failed)] = -1
 
 
-def _marks_generation(renderer: Renderer) -> bool:
-    finder = renderer.finder
-    return finder is not None and finder.template.has_generation and renderer.options.loss != "all"
-
-
-def _plain_rows(documents: pl.DataFrame, renderer: Renderer) -> npt.NDArray[np.bool_]:
+def _plain_rows(documents: pl.DataFrame, renderer: Renderer) -> Bools:
     """Which rows are rendered plain."""
     mode, templated = renderer.options.render, renderer.finder is not None
     kinds = set(documents["kind"].unique())
@@ -157,7 +181,7 @@ def _plain_rows(documents: pl.DataFrame, renderer: Renderer) -> npt.NDArray[np.b
             hint="give one with --chat-template FILE",
         )
     kinds_plain = ["text"] if templated else ["text", "prompt_completion", "chat"]
-    plain = documents["kind"].is_in(kinds_plain).to_numpy()
+    plain: Bools = documents["kind"].is_in(kinds_plain).to_numpy()
     if plain.any() and renderer.options.eos and renderer.tokenizer.eos_id is None:
         raise UsageError(
             "plain documents end with EOS, and this tokenizer has none",
@@ -167,135 +191,100 @@ def _plain_rows(documents: pl.DataFrame, renderer: Renderer) -> npt.NDArray[np.b
     return plain
 
 
-def _plain_shapes(
-    documents: pl.DataFrame,
-    rows: npt.NDArray[np.int64],
-    renderer: Renderer,
-    shapes: list[Shape],
-    shape_of_row: npt.NDArray[np.int32],
+def _plan_shapes(
+    documents: pl.DataFrame, contents: pl.Series, lengths: Ints, renderer: Renderer, plan: _Plan
 ) -> None:
-    """Contents end to end with the separator between; a chat must be one prompt and one answer."""
-    if not len(rows):
-        return
-    frame = documents[rows].select("kind", roles=pl.col("roles").list.join("\x1f"), row=pl.Series(rows))
-    marked = documents[rows]["extra"].is_not_null().to_numpy()
-    for (kind, joined), group in frame.filter(~marked).group_by("kind", "roles", maintain_order=True):
-        shape = plain_shape(str(kind), str(joined).split("\x1f"), renderer.options)
+    """Find the shapes of the rows that can be written from pieces."""
+    alone = documents["extra"].is_not_null().to_numpy().copy()
+    row_of = np.repeat(np.arange(len(documents)), lengths)
+    alone[row_of[contents.is_null().to_numpy()]] = True
+    compiler = renderer.compiler
+    if compiler is not None:
+        special = row_of[compiler.needs_jinja(contents).fill_null(False).to_numpy()]
+        alone[special[~plan.plain[special]]] = True
+    frame = pl.DataFrame(
+        {
+            "kind": documents["kind"],
+            "roles": documents["roles"].list.join(_ROLE_SEPARATOR),
+            "count": lengths,
+            "plain": plan.plain,
+            "row": np.arange(len(documents)),
+        }
+    ).filter(~alone)
+    groups = frame.group_by("kind", "roles", "count", "plain", maintain_order=True).agg("row")
+    for kind, joined, count, plain, rows in groups.iter_rows():
+        roles = tuple(joined.split(_ROLE_SEPARATOR))
+        if len(roles) != count:  # no message, or a role that holds the separator
+            continue
+        if plain:
+            shape = plain_shape(kind, roles, renderer.options)
+        else:
+            shape = compiler.shape(roles) if compiler is not None else None
         if shape is not None:
-            shape_of_row[group["row"].to_numpy()] = len(shapes)
-            shapes.append(shape)
+            plan.add(np.asarray(rows, np.int64), shape, roles)
 
 
-def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shape | None:
-    """The shape of a plain document; None when it is a chat of several turns."""
-    if kind == "chat" and list(roles) not in (["user", "assistant"], ["system", "user", "assistant"]):
-        return None
-    literals = ("", *[options.separator] * (len(roles) - 1), "")
-    everything = ((0, 0, 2 * len(roles) + 1, 0),)
-    answers = tuple((2 * i + 1, 0, 2 * i + 2, 0) for i, role in enumerate(roles) if role == "assistant")
-    whole = kind == "text" or options.loss == "all"
-    return Shape(literals, everything if whole else answers[-1:] if options.loss == "last" else answers)
+def _rows_to_prove(plan: _Plan, paranoid: bool) -> Ints:
+    """One row of every shape and a few more; they depend on the batch alone."""
+    compiled = np.flatnonzero((plan.shape_of_row >= 0) & ~plan.plain)
+    if paranoid or not len(compiled):
+        return compiled
+    _, firsts = np.unique(plan.shape_of_row[compiled], return_index=True)
+    more = np.random.default_rng(len(compiled)).choice(
+        compiled, min(_PROOF_ROWS, len(compiled)), replace=False
+    )
+    return np.union1d(compiled[firsts], more)
+
+
+def _failed_shapes(
+    documents: pl.DataFrame, rows: Ints, rendered: Rendered, plan: _Plan, renderer: Renderer
+) -> list[int]:
+    """Shapes with a row that Jinja writes in another way; they are left to Jinja from now on."""
+    failed: set[int] = set()
+    columns = documents[rows].select("roles", "contents").iter_rows()
+    for row, (roles, contents) in zip(rows.tolist(), columns, strict=True):
+        number = int(plan.shape_of_row[row])
+        try:
+            expected = renderer.reference(to_messages(roles, contents, None)[0])
+        except RenderError:
+            failed.add(number)
+            continue
+        got = (rendered.text[row].as_py(), rendered.trained.of_row(row), rendered.content.of_row(row))
+        if (got[0], *map(_shown, got[1:])) != (expected[0], *map(_shown, expected[1:])):
+            failed.add(number)
+    for number in failed:
+        roles = plan.roles[number]
+        renderer.warn(f"chats of the roles {', '.join(roles)} are rendered by Jinja: a compiled one differed")
+        if renderer.compiler is not None:
+            renderer.compiler.refuse(roles)
+    return sorted(failed)
+
+
+def _shown(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [span for span in spans if span[0] < span[1]]
 
 
 def _render_one_by_one(
     documents: pl.DataFrame,
-    rows: npt.NDArray[np.int64],
-    plain: npt.NDArray[np.bool_],
+    plan: _Plan,
     renderer: Renderer,
     verbatim: Verbatim,
     errors: dict[int, str],
 ) -> None:
     """The slow path: row by row in Python."""
+    rows = np.flatnonzero(plan.shape_of_row < 0)
     columns = documents[rows].select("kind", "roles", "contents", "extra", "drop_reason")
     for row, (kind, roles, contents, extra, dropped) in zip(rows.tolist(), columns.iter_rows(), strict=True):
-        text, trained, content = "", list[CharSpan](), list[CharSpan]()
+        text, trained, content = "", list[tuple[int, int]](), list[tuple[int, int]]()
         try:
             messages, tools = to_messages(roles, contents, extra, keep_null=dropped is None)
-            if plain[row]:
-                text, trained, content = _plain_reference(kind, messages, renderer.options)
+            if plan.plain[row]:
+                text, trained, content = plain_reference(kind, messages, renderer.options)
             else:
                 text, trained, content = renderer.reference(messages, tools)
-            text.encode()
         except RenderError as error:
             errors[row] = str(error)
-        except UnicodeEncodeError:
-            errors[row] = "a message holds half of a surrogate pair, which is no Unicode text"
-            text, trained, content = "", [], []
         verbatim.add(row, text, trained, content)
-
-
-def _plain_reference(
-    kind: str, messages: Sequence[Message], options: RenderOptions
-) -> tuple[str, ByteSpans, ByteSpans]:
-    shape = plain_shape(kind, [message["role"] for message in messages], options)
-    if shape is None:
-        raise RenderError(
-            f"rendered plain, a document is one prompt and one answer; this one has {len(messages)} messages"
-        )
-    contents = [message["content"] or "" for message in messages]
-    if not all(isinstance(content, str) for content in contents):
-        raise RenderError("content parts cannot be rendered plain")
-    kept = [span for span in shape.trained if not _not_trained(messages[span[0] // 2])]
-    pieces = [shape.literals[0].encode()]
-    for content, literal in zip(contents, shape.literals[1:], strict=True):
-        pieces += [content.encode(), literal.encode()]
-    at = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
-    trained = [(at[first] + start, at[last] + end) for first, start, last, end in kept]
-    written = [(at[i], at[i + 1]) for i in range(1, len(pieces), 2)]
-    return b"".join(pieces).decode(), trained, written
-
-
-def to_messages(
-    roles: Sequence[str], contents: Sequence[str | None], extra: str | None, keep_null: bool = True
-) -> tuple[list[dict[str, Any]], Any]:
-    """(messages, tools) of one document. A content of null is no content, or "" unless `keep_null`."""
-    messages: list[dict[str, Any]] = [
-        {"role": role, "content": content if content is not None or keep_null else ""}
-        for role, content in zip(roles, contents, strict=True)
-    ]
-    if extra is None:
-        return messages, None
-    try:
-        more = json.loads(extra)
-    except ValueError as error:
-        raise RenderError(f"`extra` is not JSON: {error}") from None
-    for message, added in zip(messages, more.get("messages") or [], strict=False):
-        message.update(added or {})
-    return messages, more.get("tools")
-
-
-def select_trained(
-    located: Located, messages: Sequence[Message], excluded: set[int], loss: Loss
-) -> list[CharSpan]:
-    """The spans that `loss` trains, in the order of the text."""
-    if loss == "all":
-        return _without(len(located.text), [span for i, span in located.turns if i in excluded])
-    last = max((i for i, message in enumerate(messages) if message.get("role") == "assistant"), default=-1)
-    return [span for i, span in located.turns if i not in excluded and (loss == "assistant" or i == last)]
-
-
-def _without(length: int, holes: list[CharSpan]) -> list[CharSpan]:
-    spans, start = [], 0
-    for low, high in sorted(holes):
-        if start < low:
-            spans.append((start, low))
-        start = max(start, high)
-    return [*spans, (start, length)] if start < length else spans
-
-
-def to_bytes(text: str, spans: Sequence[CharSpan]) -> ByteSpans:
-    """Character spans as UTF-8 byte spans."""
-    if text.isascii():
-        return list(spans)
-    place, done, length = {0: 0}, 0, 0
-    for char in sorted({end for span in spans for end in span}):
-        length += len(text[done:char].encode("utf-8", "surrogatepass"))
-        place[char], done = length, char
-    return [(place[start], place[end]) for start, end in spans]
-
-
-def _not_trained(message: Message) -> bool:
-    return message.get("train") is False or message.get("weight") == 0
 
 
 def _read_date(text: str) -> datetime.date:
