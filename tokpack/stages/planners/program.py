@@ -94,7 +94,8 @@ class Program:
         return float(self.highs.getInfo().objective_function_value)
 
     def duals(self) -> Float64:
-        return np.clip(np.array(self.highs.getSolution().row_dual), 0.0, 1.0)
+        duals: Float64 = np.clip(np.array(self.highs.getSolution().row_dual), 0.0, 1.0)
+        return duals
 
     def usage(self) -> Float64:
         usage: Float64 = np.array(self.highs.getSolution().col_value)
