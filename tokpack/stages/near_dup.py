@@ -35,7 +35,6 @@ from functools import cache
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -113,9 +112,9 @@ def find_near_duplicates(
         what = f"n = {n}" if n < 1 else f"a candidate limit of {candidate_limit}"
         raise UsageError(f"{what} is below 1", where="near_dup")
     started = time.perf_counter()
+    _compile_kernels()
     documents = sum(len(batch) for batch in batches)
-    if eligible is None:
-        eligible = np.ones(documents, np.bool_)
+    eligible = np.ones(documents, np.bool_) if eligible is None else np.ascontiguousarray(eligible, np.bool_)
     if len(eligible) != documents:
         raise ValueError(f"{len(eligible)} eligible marks for {documents} documents")
     partner, jaccard = np.full(documents, -1, np.int64), np.zeros(documents)
@@ -133,22 +132,22 @@ def find_near_duplicates(
 
 
 @cache
-def _kernels() -> ModuleType:
-    """The compiled loops: built on first use, later read from numba's cache."""
-    from tokpack.stages import _ngram_join
+def _compile_kernels() -> None:
+    """Build the compiled loops on first use, or read them from numba's cache."""
+    from tokpack.stages import _ngram_join, _ngram_sets
 
     folder = _ngram_join.join.stats.cache_path
     if not folder or not any(Path(folder).glob("_ngram_join.join-*.nbi")):
         log.warning("compiling the near-duplicate join (once; a few seconds)")
-    for kernel, signature in _ngram_join.SIGNATURES.items():
+    for kernel, signature in (_ngram_sets.SIGNATURES | _ngram_join.SIGNATURES).items():
         kernel.compile(signature)
         kernel.disable_compile()  # or a writable array would compile anew
-    return _ngram_join
 
 
 def _prune(pool: Executor, batches: Sequence[TokenBatch], eligible: Bools, threshold: float, n: int) -> Int64:
     """Step 1: the grams of each document, repeats included, or 0 where it certainly has no partner."""
-    kernels = _kernels()
+    from tokpack.stages import _ngram_sets as kernels
+
     ends = _ends(batches)
     views, marks = [_arguments(batch) for batch in batches], _split(eligible, ends)
     tokens = sum(int(np.diff(view[-1])[mark].sum()) for view, mark in zip(views, marks, strict=True))
@@ -174,7 +173,8 @@ def _gather(
 
     The counts stop at 255; a gram's is at `hash >> shift`, chance company there included.
     """
-    kernels = _kernels()
+    from tokpack.stages import _ngram_sets as kernels
+
     position = np.flatnonzero(grams_of)
     grams = np.empty(int(grams_of.sum()), np.uint64)
     starts = np.cumsum(grams_of[position]) - grams_of[position]
@@ -196,8 +196,10 @@ def _gather(
 
 def _order(pool: Executor, sets: _Sets, counts: UInt8, shift: int, threshold: float) -> _Prefixes:
     """Step 2: the rarest grams of each set, and its bitmap."""
-    kernels = _kernels()
-    room = sets.sizes - np.ceil(threshold * sets.sizes - kernels.SLACK).astype(np.int64) + 1
+    from tokpack.stages import _ngram_join as kernels
+    from tokpack.stages._ngram_sets import SLACK
+
+    room = sets.sizes - np.ceil(threshold * sets.sizes - SLACK).astype(np.int64) + 1
     starts = np.cumsum(room) - room
     keys = np.empty(int(room.sum()), np.uint64)
     sizes, bitmaps = np.zeros(len(starts), np.int64), np.zeros((len(starts), 8), np.uint64)
@@ -218,7 +220,8 @@ def _join(
     sets: _Sets, prefixes: _Prefixes, threshold: float, candidate_limit: int
 ) -> tuple[Int64, npt.NDArray[np.float64], Bools]:
     """Step 3: partner (its number among the sets, or -1), similarity, bounded."""
-    kernels = _kernels()
+    from tokpack.stages import _ngram_join as kernels
+
     prefix = (prefixes.starts, prefixes.keys, prefixes.sizes)
     entries = np.empty(int(prefixes.sizes.sum()), np.int32)
     slots, shift = _slots(len(entries), bits=48)

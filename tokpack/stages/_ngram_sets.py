@@ -1,0 +1,225 @@
+# mypy: disallow-untyped-decorators=False
+"""The compiled loops of `near_dup` up to the sets; it holds the reasoning. Importing this imports numba.
+
+A set is a document's distinct 64-bit hashes of token n-grams, never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import boolean, float64, int32, int64, uint8, uint64
+
+Array = np.ndarray[Any, Any]
+
+SLACK = 1e-6
+"""Rounding may spare a candidate, never lose one."""
+_BASE, _ODD = np.uint64(0xD6E8FEB86659FD93), np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
+_LOW_32 = np.uint64(2**32 - 1)
+_0, _1, _2, _3, _29, _33 = (np.uint64(k) for k in (0, 1, 2, 3, 29, 33))
+
+
+def jit(function: Any) -> Any:
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no folder to cache in can be written
+        return numba.njit(nogil=True)(function)
+
+
+@jit
+def _finish(h: Any) -> Any:
+    """Spread the bits of a rolling hash (the 64-bit finalizer of MurmurHash3)."""
+    h = (h ^ (h >> _33)) * _MIX_1
+    h = (h ^ (h >> _33)) * _MIX_2
+    return max(h ^ (h >> _33), _1)
+
+
+@jit
+def _hash_grams(
+    tokens: Array, flags: Array, bit: int, start: int, stop: int, n: int, window: Array, out: Array
+) -> int:
+    """Hash the n-grams of the selected tokens into `out`, repeats included; returns how many.
+
+    A polynomial in _BASE modulo 2**64 over mixed tokens, rolled along the document. Fewer than n
+    selected tokens give one hash, of the whole sequence and its length; none give none.
+    """
+    top = _1
+    for _ in range(n):
+        top *= _BASE
+    length, place = 0, 0
+    rolling = _0
+    for i in range(start, stop):
+        if bit != 0 and (flags[i] & bit) == 0:
+            continue
+        x = (np.uint64(tokens[i]) + _1) * _ODD
+        x ^= x >> _29
+        rolling = rolling * _BASE + x
+        if length >= n:
+            rolling -= window[place] * top
+        window[place] = x
+        place = place + 1 if place + 1 < n else 0
+        length += 1
+        if length >= n:
+            out[length - n] = _finish(rolling)
+    if length >= n:
+        return length - n + 1
+    if length > 0:
+        out[0] = _finish(rolling ^ (np.uint64(length) * _MIX_1))
+        return 1
+    return 0
+
+
+@jit
+def largest_of(sizes: Array) -> int:
+    largest = 1
+    for size in sizes:
+        largest = max(largest, size)
+    return largest
+
+
+@jit
+def count_sample(
+    tokens: Array,
+    flags: Array,
+    bit: int,
+    offsets: Array,
+    eligible: Array,
+    n: int,
+    sample: Any,
+    shift: Any,
+    table: Array,
+) -> None:
+    """Count the sampled grams of a batch in `table`: four two-bit counters a byte, stopping at 2."""
+    out, window = np.empty(largest_of(np.diff(offsets)), np.uint64), np.empty(n, np.uint64)
+    for d in range(len(offsets) - 1):
+        if not eligible[d]:
+            continue
+        grams = _hash_grams(tokens, flags, bit, offsets[d], offsets[d + 1], n, window, out)
+        for k in range(grams):
+            if (out[k] & _LOW_32) <= sample:
+                slot = out[k] >> shift
+                place = (slot & _3) << _1
+                held = np.uint64(table[slot >> _2])
+                if ((held >> place) & _3) < _2:
+                    table[slot >> _2] = np.uint8(held + (_1 << place))
+
+
+@jit
+def find_survivors(
+    tokens: Array,
+    flags: Array,
+    bit: int,
+    offsets: Array,
+    eligible: Array,
+    n: int,
+    sample: Any,
+    shift: Any,
+    table: Array,
+    threshold: float,
+    grams_of: Array,
+) -> None:
+    """`grams_of[d]`: the grams of document d, repeats included, or 0 where it provably has no partner."""
+    out, window = np.empty(largest_of(np.diff(offsets)), np.uint64), np.empty(n, np.uint64)
+    for d in range(len(offsets) - 1):
+        if not eligible[d]:
+            continue
+        grams = _hash_grams(tokens, flags, bit, offsets[d], offsets[d + 1], n, window, out)
+        spare = (1 - threshold) * grams + SLACK
+        alone = 0
+        for k in range(grams):
+            if (out[k] & _LOW_32) <= sample:
+                slot = out[k] >> shift
+                alone += ((np.uint64(table[slot >> _2]) >> ((slot & _3) << _1)) & _3) == _1
+                if alone > spare:
+                    break
+        if alone <= spare:
+            grams_of[d] = grams
+
+
+@jit
+def _put(h: Any, keys: Array, mask: Any) -> bool:
+    """Put `h` into an open-addressing table; False when it was there."""
+    slot = h & mask
+    while keys[slot] != _0:
+        if keys[slot] == h:
+            return False
+        slot = (slot + _1) & mask
+    keys[slot] = h
+    return True
+
+
+@jit
+def _empty_table(keys: Array, size: int) -> Any:
+    """Clear room for `size` keys at half load; returns the mask."""
+    room = 4
+    while room < 2 * size:
+        room *= 2
+    keys[:room] = 0
+    return np.uint64(room - 1)
+
+
+@jit
+def put_all(grams: Array, start: int, size: int, keys: Array) -> Any:
+    """Fill a cleared table with a set; returns the mask."""
+    mask = _empty_table(keys, size)
+    for k in range(start, start + size):
+        _put(grams[k], keys, mask)
+    return mask
+
+
+@jit
+def gather_sets(
+    tokens: Array,
+    flags: Array,
+    bit: int,
+    offsets: Array,
+    grams_of: Array,
+    n: int,
+    starts: Array,
+    grams: Array,
+    sizes: Array,
+) -> None:
+    """Write the set of the k-th document with grams_of > 0 to `grams` at starts[k], its size to sizes[k]."""
+    longest = largest_of(np.diff(offsets))
+    out, window = np.empty(longest, np.uint64), np.empty(n, np.uint64)
+    keys = np.empty(4 * longest + 4, np.uint64)
+    survivor = 0
+    for d in range(len(offsets) - 1):
+        if grams_of[d] == 0:
+            continue
+        found = _hash_grams(tokens, flags, bit, offsets[d], offsets[d + 1], n, window, out)
+        mask = _empty_table(keys, found)
+        end = starts[survivor]
+        for k in range(found):
+            if _put(out[k], keys, mask):
+                grams[end] = out[k]
+                end += 1
+        sizes[survivor] = end - starts[survivor]
+        survivor += 1
+
+
+@jit
+def count_documents(grams: Array, starts: Array, sizes: Array, shift: Any, counts: Array) -> None:
+    """Count the documents of each gram in `counts` (uint8, stopping at 255), by slot `hash >> shift`."""
+    for s in range(len(sizes)):
+        for k in range(starts[s], starts[s] + sizes[s]):
+            slot = grams[k] >> shift
+            if counts[slot] < 255:
+                counts[slot] += 1
+
+
+def read_only(kind: Any) -> Any:
+    return numba.types.Array(kind, 1, "C", readonly=True)
+
+
+_BATCH = (read_only(int32), read_only(uint8), int64, read_only(int64))
+_SAMPLE = (read_only(boolean), int64, uint64, uint64, uint8[::1])
+SIGNATURES = {
+    count_sample: (*_BATCH, *_SAMPLE),
+    find_survivors: (*_BATCH, *_SAMPLE, float64, int64[::1]),
+    gather_sets: (*_BATCH, int64[::1], int64, int64[::1], uint64[::1], int64[::1]),
+    count_documents: (uint64[::1], int64[::1], int64[::1], uint64, uint8[::1]),
+}
