@@ -31,11 +31,12 @@ def pack_rows(documents: list[Document], capacity: int) -> list[dict[str, list[i
     rows: list[dict[str, list[int]]] = []
     for number, (ids, labels) in enumerate(documents):
         if not rows or len(rows[-1]["input_ids"]) + len(ids) > capacity:
-            rows.append({"input_ids": [], "labels": [], "seq_lengths": [], "doc_ids": []})
+            rows.append({"input_ids": [], "labels": [], "seq_lengths": [], "doc_ids": [], "pieces": []})
         rows[-1]["input_ids"] += ids
         rows[-1]["labels"] += labels
         rows[-1]["seq_lengths"].append(len(ids))
         rows[-1]["doc_ids"].append(number)
+        rows[-1]["pieces"].append(0)
     return rows
 
 

@@ -33,7 +33,8 @@ class _ListColumn(NamedTuple):
 class PackedDataset:
     """Rows of a packed artefact as dictionaries of read-only NumPy views.
 
-    `dataset[i]` -> `{"input_ids": int32[T], "labels": int32[T], "seq_lengths": int32[D], "doc_ids": ...}`.
+    `dataset[i]` -> `{"input_ids": int32[T], "labels": int32[T], "seq_lengths": int32[D], ...}`, the columns
+    of `tokpack.schema.PACKED_SCHEMA`.
     `select`, `shuffle` and `split` give views over the same mapping. Pickling keeps the folder and the
     order, not the data.
 

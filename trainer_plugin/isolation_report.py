@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 
@@ -63,8 +64,11 @@ class IsolationReport:
         table.caption_justify = "left"
         return table
 
+    def __rich__(self) -> Table:
+        return self.table()
+
     def __str__(self) -> str:
-        return _render(self.table())
+        return _render(self)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -108,8 +112,13 @@ class ModelVerification:
             table.add_row(name, report.dtype, f"{moved:.1e}", f"{alone:.1e}", result)
         return table
 
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        return Group(self.table(), *self.advice)
+
     def __str__(self) -> str:
-        return "\n".join([_render(self.table()), *self.advice])
+        return _render(self)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -120,9 +129,9 @@ class ModelVerification:
         }
 
 
-def _render(table: Table) -> str:
+def _render(report: IsolationReport | ModelVerification) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    Console(file=out, width=110, no_color=True).print(table)
+    Console(file=out, width=110, no_color=True).print(report)
     return out.getvalue().rstrip()
