@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 
-STEERING = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-"""Unicode categories that steer a terminal or reorder a line: controls, format and bidirectional marks,
-private use, surrogates, line and paragraph separators."""
-
 
 def printable(text: str) -> str:
-    """Control and bidirectional characters made visible; line breaks and tabs stay.
+    """Whatever steers a terminal or reorders a line made visible: controls, format and bidirectional marks,
+    surrogates, private and unassigned characters. Spaces, tabs and line breaks stay.
 
     >>> printable("\\x1b[31mred")
     '\\\\u001b[31mred'
     """
-    if text.isprintable():
-        return text
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in STEERING else _escaped(c) for c in text)
+    return text if text.isprintable() else "".join(c if _harmless(c) else _escaped(c) for c in text)
 
 
 def one_line(text: str, limit: int = 120) -> str:
@@ -32,6 +27,10 @@ def snippet(text: str, limit: int = 280) -> str:
     """The start of a document, printable."""
     text = text.strip()
     return printable(text if len(text) <= limit else text[:limit].rstrip() + " …")
+
+
+def _harmless(c: str) -> bool:
+    return c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs"
 
 
 def _escaped(c: str) -> str:

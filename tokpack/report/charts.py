@@ -1,0 +1,285 @@
+"""Charts of the report as inline SVG, drawn by Vega-Lite without a browser or a network.
+
+Every chart is drawn twice, for a screen and for a phone; colours are CSS variables of the page, so one
+drawing serves light, dark and paper. Positions are ours (no text is measured): equal data, equal bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from tokpack.ledger import HELD_OUT
+from tokpack.report.safe import one_line
+from tokpack.report.svg import draw
+from tokpack.report.words import counted, share
+
+WIDE, NARROW = 720, 342
+"""Widths in pixels: the page's column on a screen, and on a phone of 390."""
+INK, MUTED, LINE, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
+ACCENT, SOFT, GRAY = "var(--accent)", "var(--soft)", "var(--gray)"
+LOST, TINT = "var(--lost)", "var(--tint)"
+FONT_SIZE, LINE_HEIGHT, LETTER = 13, 18, 7.4
+WORDS_GAP, BAR_HEIGHT, BAR_GAP, HAIR = 8, 10, 20, 2
+PLOT_HEIGHT = 220
+MOST_REASONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a bar, in the unit of the chart."""
+
+    start: float
+    end: float
+    colour: str
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A line of a bar chart: words left, figures right, the bar below them."""
+
+    label: str
+    value: str
+    parts: list[Part]
+    strong: bool = False
+
+
+def slots_chart(data: dict[str, Any]) -> Chart:
+    """Token slots of each way to train on the same data: tokens and padding."""
+    bars = []
+    for line in data["slots"]:
+        tokens, slots = line["tokens"], line["slots"]
+        parts = [
+            Part(0, tokens, ACCENT, f"{line['name']}: {tokens:,} tokens"),
+            Part(tokens, slots, SOFT, f"{line['name']}: {slots - tokens:,} slots of padding"),
+        ]
+        last = line is data["slots"][-1]
+        bars.append(Bar(line["name"], f"{slots:,} slots, {share(line['fill'], 1)} full", parts, strong=last))
+    return bar_chart(bars, "Token slots per epoch, unpacked and packed")
+
+
+def tokens_chart(data: dict[str, Any]) -> Chart:
+    """From all tokens to the packed ones: what each reason takes away."""
+    tokens = data["ledger"]["tokens"]
+    level = tokens["tokenized"]
+    bars = [Bar("tokens in the data", f"{level:,}", [Part(0, level, GRAY, f"{level:,} tokens in the data")])]
+    for label, lost in _losses(tokens):
+        colour = GRAY if label == HELD_OUT else LOST
+        bars.append(
+            Bar(
+                label,
+                f"\N{MINUS SIGN}{lost:,}",
+                [Part(level - lost, level, colour, f"{label}: {lost:,} tokens")],
+            )
+        )
+        level -= lost
+    packed = Part(0, level, ACCENT, f"{level:,} tokens packed")
+    bars.append(Bar("packed", f"{level:,}", [packed], strong=True))
+    return bar_chart(bars, "Tokens in the data, tokens left out by reason, tokens packed")
+
+
+def _losses(tokens: dict[str, Any]) -> list[tuple[str, int]]:
+    """Reasons, most tokens first, the small ones together; what is cut off kept documents comes last."""
+    reasons = sorted(tokens["dropped"].items(), key=lambda item: (-item[1], item[0]))
+    losses = [(one_line(reason, 40), lost) for reason, lost in reasons[:MOST_REASONS] if lost]
+    if rest := sum(lost for _, lost in reasons[MOST_REASONS:]):
+        losses.append((counted(len(reasons) - MOST_REASONS, "more reason"), rest))
+    if tokens["truncated"]:
+        losses.append(("cut off to fit a row", tokens["truncated"]))
+    return losses
+
+
+def split_chart(first: tuple[int, str], second: tuple[int, str], title: str, digits: int = 1) -> Chart:
+    """One bar of two parts that make up a whole."""
+    (left, left_name), (right, right_name) = first, second
+    whole = left + right
+    bar = Bar(
+        f"{left:,} {left_name}, {share(left, whole, digits)}",
+        f"{right:,} {right_name}",
+        [
+            Part(0, left, ACCENT, f"{left:,} {left_name}"),
+            Part(left, whole, SOFT, f"{right:,} {right_name}"),
+        ],
+    )
+    return bar_chart([bar], title)
+
+
+def bar_chart(bars: list[Bar], title: str) -> Chart:
+    return Chart(_bars(bars, title, WIDE), _bars(bars, title, NARROW))
+
+
+def _bars(bars: list[Bar], title: str, width: int) -> str:
+    """Labels above their bars; on a phone the figures get a line of their own where both do not fit."""
+    import altair as alt
+
+    fits = all((len(bar.label) + len(bar.value) + 3) * LETTER < width for bar in bars)
+    labels, values, tops = [], [], []
+    y = FONT_SIZE
+    for bar in bars:
+        lines = [bar.label] if fits else textwrap.wrap(bar.label, int(width / LETTER)) or [""]
+        labels += [(line, y + i * LINE_HEIGHT, bar.strong) for i, line in enumerate(lines)]
+        y += LINE_HEIGHT * (len(lines) - 1 if fits else len(lines))
+        values.append((bar.value, y, bar.strong))
+        tops.append(y + WORDS_GAP)
+        y += WORDS_GAP + BAR_HEIGHT + BAR_GAP + FONT_SIZE
+    right = _words(values, width, "right", INK) if fits else _words(values, 0, "left", MUTED)
+    layers = [_stretches(bars, tops, width), *_words(labels, 0, "left", INK), *right]
+    return draw(alt.layer(*layers), title, width, tops[-1] + BAR_HEIGHT)
+
+
+def _stretches(bars: list[Bar], tops: list[int], width: int) -> Any:
+    """The parts of all bars; none is thinner than a hair, so that small losses can be seen."""
+    import altair as alt
+
+    longest = max((part.end for bar in bars for part in bar.parts), default=0) or 1
+    hair = HAIR * longest / width
+    rects = [
+        {
+            "start": max(0, min(part.start, part.end - hair)),
+            "end": max(part.end, hair),
+            "top": top,
+            "bottom": top + BAR_HEIGHT,
+            "colour": part.colour,
+            "about": part.about,
+        }
+        for bar, top in zip(bars, tops, strict=True)
+        for part in bar.parts
+        if part.end > part.start
+    ]
+    return (
+        alt.Chart(alt.InlineData(values=rects))
+        .mark_rect()
+        .encode(
+            x=alt.X("start:Q", scale=alt.Scale(domain=[0, longest], nice=False), axis=None),
+            x2=alt.X2("end:Q"),
+            y=alt.Y("top:Q", scale=None, axis=None),
+            y2=alt.Y2("bottom:Q"),
+            color=alt.Color("colour:N", scale=None),
+            description=alt.Description("about:N"),
+        )
+    )
+
+
+def _words(words: list[tuple[str, int, bool]], x: int, align: str, colour: str) -> list[Any]:
+    """Text marks at the given baselines in pixels, the strong ones bold."""
+    import altair as alt
+
+    style = {"align": align, "baseline": "alphabetic", "fontSize": FONT_SIZE, "color": colour}
+    return [
+        alt.Chart(
+            alt.InlineData(values=[{"text": text, "y": y} for text, y, bold in words if bold is strong])
+        )
+        .mark_text(fontWeight=600 if strong else 400, **style)
+        .encode(x=alt.value(x), y=alt.Y("y:Q", scale=None, axis=None), text=alt.Text("text:N"))
+        for strong in sorted({strong for *_, strong in words})
+    ]
+
+
+def lengths_chart(data: dict[str, Any]) -> Chart:
+    """Documents by length over a logarithmic axis; those longer than the capacity in another colour."""
+    return Chart(_lengths(data, WIDE), _lengths(data, NARROW))
+
+
+def _lengths(data: dict[str, Any], width: int) -> str:
+    import altair as alt
+
+    capacity, bins = data["capacity"], data["lengths"]["histogram"]
+    low, high = bins[0]["from"], max(bins[-1]["to"], capacity + 1)
+    levels = level_ticks(max(b["documents"] for b in bins))
+    quiet = {"labelFontSize": 12, "labelColor": MUTED, "labelPadding": 8, "labelOverlap": False}
+    bare = quiet | {"format": ",d", "title": None, "ticks": False}
+    lengths = length_ticks(low, high, 10 if width == WIDE else 6)
+    x = alt.X(
+        "from:Q",
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(values=lengths, grid=False, domainColor=GRAY, **bare),
+    )
+    y = alt.Y(
+        "shown:Q",
+        scale=alt.Scale(domain=[0, levels[-1]], nice=False),
+        axis=alt.Axis(values=levels, gridColor=LINE, domain=False, **bare),
+    )
+    left, right = 12 + 8 * len(f"{levels[-1]:,}"), 22
+    hair = math.ceil(HAIR * levels[-1] / PLOT_HEIGHT)
+    bars = (
+        alt.Chart(alt.InlineData(values=[_bin(b, capacity, hair) for b in bins if b["documents"]]))
+        .mark_rect(stroke=PAPER, strokeWidth=1)
+        .encode(
+            x=x,
+            x2=alt.X2("to:Q"),
+            y=y,
+            y2=alt.value(PLOT_HEIGHT),
+            color=alt.Color("colour:N", scale=None),
+            description=alt.Description("about:N"),
+        )
+    )
+    layers = [*_capacity_marks(data, low, high), bars]
+    padding = {"left": left, "right": right, "top": 28, "bottom": 30}
+    return draw(
+        alt.layer(*layers), "Documents by length in tokens", width - left - right, PLOT_HEIGHT, padding
+    )
+
+
+def _bin(b: dict[str, int], capacity: int, hair: int) -> dict[str, Any]:
+    documents = counted(b["documents"], "document")
+    about = f"{span(b['from'], b['to'] - 1)}: {documents}, {b['tokens']:,} tokens"
+    colour = LOST if b["from"] > capacity else ACCENT
+    return {**b, "shown": max(b["documents"], hair), "colour": colour, "about": about}
+
+
+def _capacity_marks(data: dict[str, Any], low: int, high: int) -> list[Any]:
+    """A dashed line where a row ends, and the ground beyond it, where documents do not fit."""
+    import altair as alt
+
+    capacity, overlong = data["capacity"], data["lengths"]["overlong"]
+    if capacity < low:
+        return []
+    words = [("right", -7, INK, f"a row: {capacity:,} tokens")]
+    words += [("left", 7, LOST, f"{overlong:,} longer")] if overlong else []
+    if not overlong and math.log((capacity + 1) / low) < 0.5 * math.log(high / low):
+        words = [("left", 7, INK, words[0][3])]
+    edge = alt.Chart(alt.InlineData(values=[{"x": capacity + 1, "end": high}])).encode(x=alt.X("x:Q"))
+    ground = [
+        edge.mark_rect(color=TINT).encode(x2=alt.X2("end:Q"), y=alt.value(0), y2=alt.value(PLOT_HEIGHT))
+    ]
+    return [
+        *(ground if overlong else []),
+        edge.mark_rule(color=INK, strokeDash=[3, 3]).encode(y=alt.value(-20), y2=alt.value(PLOT_HEIGHT)),
+        *(
+            edge.mark_text(
+                align=align, dx=dx, baseline="alphabetic", fontSize=12, color=colour, text=text
+            ).encode(y=alt.value(-10))
+            for align, dx, colour, text in words
+        ),
+    ]
+
+
+def span(first: int, last: int) -> str:
+    return f"{first:,} tokens" if first == last else f"{first:,} to {last:,} tokens"
+
+
+def length_ticks(low: int, high: int, most: int) -> list[int]:
+    """Powers of two within [low, high], thinned to at most `most`."""
+    powers = [2**n for n in range(64) if low <= 2**n <= high]
+    step = max(1, math.ceil(len(powers) / most))
+    return powers[::-1][::step][::-1] or [low]
+
+
+def level_ticks(highest: int) -> list[int]:
+    """Round whole numbers from 0 to at least `highest`, three to five steps."""
+    step = next(
+        scale * factor
+        for scale in (10**n for n in range(20))
+        for factor in (1, 2, 5)
+        if highest <= 4 * scale * factor
+    )
+    return list(range(0, step * math.ceil(highest / step) + 1, step))
