@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 
 import pyarrow as pa
 
-from tokpack.fast_proof import difference, odd_strings, shown
+from tokpack.fast_proof import PLAIN, difference, odd_strings, shown
 from tokpack.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer, NormalForm
 
 # The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
@@ -62,26 +62,28 @@ def measure(
         reason = (str(error) or type(error).__name__).splitlines()[0]
         return None, FastPlan(refused=reason), data
     strings = pa.array(list(odd_strings(added)), pa.large_string())
-    base = FastPlan(first_sentinel=first_sentinel, normal_form=form)
-    first = ""
-    for plan in _candidates(base, added, encoder):
+    best, unsure, first = None, len(strings) + 1, ""
+    for plan in _candidates(FastPlan(first_sentinel=first_sentinel, normal_form=form), config):
         fast = FastTokenizer(encoder, plan, added)
         wrong = difference(reference, fast, strings)
-        if wrong is None:
-            return fast, plan, data
-        first = first or f"it differs from `tokenizers` on {shown(wrong)}"
-    return None, FastPlan(refused=first), data
+        first = first or (f"it differs from `tokenizers` on {shown(wrong)}" if wrong is not None else "")
+        slow = int(fast.encode(strings)[1].sum())
+        if wrong is None and slow < unsure:
+            best, unsure = fast, slow
+    if best is None or best.encode(pa.array([PLAIN], pa.large_string()))[1].any():
+        return None, FastPlan(refused=first or "the places of its tokens cannot be read from the ids"), data
+    return best, best.plan, data
 
 
-def _candidates(base: FastPlan, added: dict[str, int], encoder: Any) -> Iterator[FastPlan]:
-    """Plans to try, the commonest first."""
-    marks = sum(raw.startswith(WORD_MARK.encode()) for raw in encoder.vocab.values())
-    if marks > len(added) + 100:
+def _candidates(base: FastPlan, config: dict[str, Any]) -> Iterator[FastPlan]:
+    """Plans to try."""
+    before = json.dumps([config.get("normalizer"), config.get("pre_tokenizer")], ensure_ascii=False)
+    if WORD_MARK in before:
         for front in ("never", "first", "sections"):
             yield replace(base, word_mark=True, mark_in_front=front)
-        return
-    for trim in ("never", "not_first", "always"):
-        yield replace(base, trim=trim)
+    else:
+        for trim in ("never", "not_first", "always"):
+            yield replace(base, trim=trim)
 
 
 def _normal_form(normalizer: Any) -> NormalForm:

@@ -11,11 +11,11 @@ import pyarrow as pa
 from tokpack.fast_tokenizer import WORD_MARK, FastTokenizer
 from tokpack.token_places import encode_reference, text_buffers
 
-_PLAIN = "The quick brown fox's 12345 jumps; over\tthe lazy-dog_name(x) == 3.14!"
+PLAIN = "The quick brown fox's 12345 jumps; over\tthe lazy-dog_name(x) == 3.14!"
 
 # Texts on which tokenizers are known to differ.
 ODD_STRINGS = (
-    *("", " ", "\n", "a", " a", "a ", "  a  ", _PLAIN, _PLAIN.upper(), f" {_PLAIN}", f"{_PLAIN}\n\n"),
+    *("", " ", "\n", "a", " a", "a ", "  a  ", PLAIN, PLAIN.upper(), f" {PLAIN}", f"{PLAIN}\n\n"),
     *("it's we'll I'VE they'd", "don’t", "HTTPServer2xx", "x" * 300, " " * 130 + "x", "\t" * 70, "- " * 90),
     *(
         "a\r\nb\r\n\r\nc",
@@ -46,9 +46,16 @@ def odd_strings(added: Iterable[str]) -> Iterator[str]:
     yield from map(chr, (*range(0x80, 0x800, 7), *range(0x800, 0xD800, 997), *range(0xE000, 0x1FFFF, 997)))
     added = list(added)
     for token in added:
-        yield f"{_PLAIN[:9]}{token}{_PLAIN[3:9]}"
+        yield f"{PLAIN[:9]}{token}{PLAIN[3:9]}"
     for token in added[:40]:
-        yield from (token, token * 2, f" {token} a", f"a\n{token}\n b", token[:-1], f"a{token}")
+        yield from (
+            token,
+            token * 2,
+            f" {token} a",
+            f"a\n{token}\n b",
+            token[:-1],
+            f"a{token}The answer is here",
+        )
     yield " a\n".join(added)
 
 

@@ -11,6 +11,7 @@ read (`FastPlan`) is found by trial against `tokenizers`, in `tokpack.fast_plan`
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,7 +69,11 @@ class FastTokenizer:
         )
         lengths, self._unknown = np.zeros(size, np.int32), np.ones(size, bool)
         lengths[numbers] = [len(text) for text in raw]
-        self._unknown[numbers] = [plan.word_mark and _is_byte_token(text) for text in raw]
+        self._unknown[numbers] = False
+        if plan.word_mark:
+            bytes_of = [(number, _byte_of(text)) for number, text in vocab.items()]
+            lengths[[number for number, byte in bytes_of if byte >= 0]] = 1
+            self._unknown[[number for number, byte in bytes_of if byte >= 0x80]] = True
         for content, number in added.items():
             lengths[number] = len(content.encode())
             self._unknown[number] = False
@@ -114,7 +119,7 @@ class FastTokenizer:
         return ids, offsets
 
     def _odd_tokens(self, ids: npt.NDArray[np.uint32]) -> Ints:
-        """Places of tokens that make their row slow: sentinels, and byte tokens, which share a character."""
+        """Places of tokens that make their row slow: sentinels, and byte tokens that share a character."""
         if self.plan.first_sentinel:
             return np.flatnonzero(ids >= self.plan.first_sentinel)
         return np.flatnonzero(self._unknown[ids]) if self.plan.word_mark else np.zeros(0, np.int64)
@@ -168,6 +173,7 @@ def running_sum(lengths: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.int
     return total
 
 
-def _is_byte_token(text: bytes) -> bool:
-    """`<0x0A>`, SentencePiece's token for one byte."""
-    return len(text) == 6 and text.startswith(b"<0x") and text.endswith(b">")
+def _byte_of(text: bytes) -> int:
+    """10 for `<0x0A>`, SentencePiece's token for one byte; -1 for any other token."""
+    found = re.fullmatch(rb"<0x([0-9A-F]{2})>", text)
+    return int(found[1], 16) if found else -1

@@ -43,13 +43,16 @@ class Marked:
 
 
 class Marks:
-    """Messages, and which of them get marks (`chosen`): all whose content shows anything, at first."""
+    """Messages, and which of them get marks (`chosen`): all with a text, at first.
+
+    Marks in a text without anything visible stand at its end, next to each other.
+    """
 
     def __init__(self, text: str, messages: Sequence[Message]) -> None:
         if len(messages) > _MOST_MESSAGES:
             raise RenderError(f"more than {_MOST_MESSAGES} messages")
         self.messages = messages
-        self.chosen = {i for i, message in enumerate(messages) if visible_texts(message)}
+        self.chosen = {i for i, message in enumerate(messages) if _has_text(message)}
         self._plane = _free_plane(text, messages)
         self._any_mark = _mark_pattern(self._plane)
         self._outside = False
@@ -66,20 +69,27 @@ class Marks:
         return other
 
     @property
-    def blank(self) -> set[int]:
-        """Messages whose content is whitespace and nothing else."""
-        contents = enumerate(message.get("content") for message in self.messages)
-        return {i for i, text in contents if isinstance(text, str) and text.isspace()}
+    def choices(self) -> list[set[int]]:
+        """Which messages to mark, to be tried in this order: an empty content may matter to the template."""
+        visible = {i for i, message in enumerate(self.messages) if visible_texts(message)}
+        answers = {i for i, message in enumerate(self.messages) if message.get("role") == "assistant"}
+        return [self.chosen, self.chosen - (answers - visible), visible]
 
     @property
     def have_outer_space(self) -> bool:
         return any(any(self.outer_space(i)) for i in self.chosen)
 
     def outer_space(self, index: int) -> tuple[str, str]:
-        """The whitespace before and after a content; empty for an index outside the list."""
-        texts = visible_texts(self.messages[index]) if 0 <= index < len(self.messages) else []
-        if not texts:
+        """The whitespace before and after a content, all before where there is nothing else.
+
+        Empty for an index outside the list.
+        """
+        if not 0 <= index < len(self.messages):
             return "", ""
+        texts = visible_texts(self.messages[index])
+        if not texts:
+            content = self.messages[index].get("content")
+            return content if isinstance(content, str) else "", ""
         first, last = texts[0], texts[-1]
         return first[: len(first) - len(first.lstrip())], last[len(last.rstrip()) :]
 
@@ -135,8 +145,12 @@ class Marks:
         if self._outside:
             return before + text + after
         core = text.strip()
-        lead = text.index(core)
+        lead = text.index(core) if core else len(text)
         return text[:lead] + before + core + after + text[lead + len(core) :]
+
+
+def _has_text(message: Message) -> bool:
+    return isinstance(message.get("content"), str) or bool(visible_texts(message))
 
 
 def visible_texts(message: Message) -> list[str]:

@@ -61,9 +61,11 @@ class SpanFinder:
         chat = _Chat(self, messages, tools, text)
         contents = chat.contents
         if self.template.has_generation:
-            return Located(text, contents, _blocks_by_turn(blocks, messages, chat.marked))
+            turns = _blocks_by_turn(blocks, messages, chat.marked)
+            return Located(text, contents, turns)
         assistants = (i for i, message in enumerate(messages) if message.get("role") == "assistant")
-        return Located(text, contents, [(i, chat.turn(i)) for i in assistants])
+        turns = [(i, chat.turn(i)) for i in assistants]
+        return Located(text, _within(contents, turns), turns)
 
     @cached_property
     def facts(self) -> TemplateFacts:
@@ -108,31 +110,30 @@ class _Chat:
 
     def _mark(self) -> Marked:
         """Mark as many contents as leave the text as it is; a template may react to some."""
-        marked = self.marks.render(self.template, self.tools)
-        if marked is not None and marked.text == self.text:
-            return marked
-        self.marks.chosen = {i for i in self.marks.chosen if self._stands(self.marks.only({i}))}
-        marked = self.marks.render(self.template, self.tools)
-        if marked is not None and marked.text == self.text:
+        every = self.marks.chosen
+        for chosen in self.marks.choices:
+            self.marks.chosen = chosen
+            if (marked := self._unchanged(self.marks)) is not None:
+                return marked
+        self.marks.chosen = {i for i in every if self._unchanged(self.marks.only({i})) is not None}
+        if (marked := self._unchanged(self.marks)) is not None:
             return marked
         self.marks.chosen = set()
         return Marked(self.text)
 
-    def _stands(self, marks: Marks) -> bool:
+    def _unchanged(self, marks: Marks) -> Marked | None:
+        """The text with marks, if it is the true one without them."""
         marked = marks.render(self.template, self.tools)
-        return marked is not None and marked.text == self.text
+        return marked if marked is not None and marked.text == self.text else None
 
     @cached_property
     def contents(self) -> list[CharSpan | None]:
         """Span of each content, with the outer whitespace that the template keeps."""
-        blank = self.marks.blank
-        if self.marks.have_outer_space or blank:
-            outer = self.marks.only(self.marks.chosen | blank).outermost().render(self.template, self.tools)
-            if outer is not None and outer.text == self.text:
-                return self._spans(outer)
         spans = self._spans(self.marked)
         if self.marks.have_outer_space:
             outer = self.marks.outermost().render(self.template, self.tools)
+            if outer is not None and outer.text == self.text:
+                return self._spans(outer)
             if outer is not None:
                 widen(spans, self.marks, self.marked, outer)
         return spans
@@ -167,15 +168,19 @@ class _Chat:
             return self._after_prompt_text(index)
         here, there = self._common_anchor(index, prompt)
         literal = prompt.text[there:]
-        content = self.contents[index]
-        own = self.marked.starts.get(index, len(self.text)) if content is None else content[0]
-        same = _common_prefix(self.text[here:own], literal)
+        content = self._exact(index)
+        same = _common_prefix(self.text[here : content[0] if content else len(self.text)], literal)
         if same == len(literal):
             return here + same if self.facts.prompt else self._after_header(index, here + same)
         if not self.facts.prompt:
             return self._after_prompt_text(index)
         kept = self._back_to_boundary(index, same, literal)
         return self._after_prompt_text(index) if kept is None else here + kept
+
+    def _exact(self, index: int) -> CharSpan | None:
+        """The content's span if its start is sure, too."""
+        rewritten = index in self.marked.ends and index not in self.marked.starts
+        return None if rewritten else self.contents[index]
 
     def _common_anchor(self, index: int, other: Marked) -> tuple[int, int]:
         """End of the last content before message `index` that both texts show: (place here, place there)."""
@@ -196,19 +201,20 @@ class _Chat:
 
     def _after_header(self, index: int, start: int) -> int:
         """The template has no generation prompt: the turn begins with its content, or after its header."""
-        if (content := self.contents[index]) is not None:
+        if (content := self._exact(index)) is not None:
             return content[0]
         header = self.facts.header
         return start + len(header) if self.text.startswith(header, start) else start
 
     def _after_prompt_text(self, index: int) -> int:
         """The messages before do not render to a prefix of the text: look for the prompt's text itself."""
-        prompt, content = self.facts.prompt, self.contents[index]
+        prompt, content = self.facts.prompt, self._exact(index)
         if not prompt and content is not None:
             return content[0]
-        low, high = self.marked.last_end(index), self.marked.starts.get(index, len(self.text))
-        if prompt and content is not None and self.text.count(prompt, low, high) == 1:
-            return self.text.index(prompt, low, high) + len(prompt)
+        if prompt and content is not None:
+            before = self.text[self.marked.last_end(index) : content[0]]
+            if before.count(prompt) == 1:
+                return self.marked.last_end(index) + before.index(prompt) + len(prompt)
         raise RenderError(
             f"cannot tell where the assistant's turn (message {index + 1}) begins: the template renders the "
             "messages before it in another way without it"
@@ -222,8 +228,11 @@ class _Chat:
             close = self.finder.close_of_turn.match(self.text, low)
             if close or stop not in self.text[low:high]:
                 return close.end() if close else low
-        if stop and self.text.count(stop, low, high) == 1 and not self._writes(index, stop):
-            return self.text.index(stop, low, high) + len(stop)
+        if stop and not self._writes(index, stop):
+            number = self.text.count(stop, low, high)
+            # More than one are those of messages that are not located, if the turn is a plain one.
+            if number == 1 or (number and not self.messages[index].get("tool_calls")):
+                return self.text.index(stop, low) + len(stop)
         return self._end_of_prefix(index, low, high)
 
     def _writes(self, index: int, stop: str) -> bool:
@@ -244,6 +253,15 @@ class _Chat:
             if agrees and low <= end <= high:
                 return end
         raise RenderError(f"cannot tell where the assistant's turn (message {index + 1}) ends")
+
+
+def _within(contents: list[CharSpan | None], turns: list[tuple[int, CharSpan]]) -> list[CharSpan | None]:
+    """An answer does not begin before its turn; one that the template rewrote may seem to."""
+    clipped = list(contents)
+    for index, (start, _) in turns:
+        if (span := clipped[index]) is not None:
+            clipped[index] = (max(span[0], min(start, span[1])), span[1])
+    return clipped
 
 
 def _end_of_turn(tail: str, special_tokens: Sequence[str]) -> str:
