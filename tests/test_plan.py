@@ -195,7 +195,7 @@ def test_the_bound_never_exceeds_the_optimum(case: tuple[int, list[int]]) -> Non
 def test_the_l2_bound_sees_documents_over_half_the_capacity() -> None:
     assert bound([6, 6, 6], 10) == 3
     assert make_plan([6, 6, 6], 10).bound_kind == "L2"
-    # Three of 4 and up fit no two beside a 6: ceil says 3 rows, L2 (threshold 4) sees 6+4, 6+4, 4+4.
+    # Nothing goes beside a 6, two 5s share a row: 2 + 2, where ceil(27 / 10) says 3.
     assert bound([6, 6, 5, 5, 5], 10) == 4
 
 
@@ -305,9 +305,7 @@ def test_the_order_of_files_does_not_leak_into_packs(name: str) -> None:
     lengths = np.full(4000, 10)  # two files, one after the other, all documents of one length
     plan = make_plan(lengths, 100, name)
     second_file = np.bincount(plan.row_of_doc, weights=np.arange(4000) >= 2000)
-    assert (
-        380 > (second_file > 0).sum() - (second_file == 10).sum() > 320 or (second_file % 10 > 0).mean() > 0.9
-    )
+    assert (second_file % 10 > 0).mean() > 0.9  # most rows hold documents of both files
 
 
 @pytest.mark.parametrize("name", planner_names())

@@ -22,7 +22,8 @@ def sequential(lengths: Int32, capacity: int, *, seed: int = 0, max_docs_per_row
     for low in range(0, documents, BLOCK):
         high = min(low + BLOCK, documents)
         limits = ends[low:high] - lengths[low:high] + capacity
-        following = np.searchsorted(ends, limits, side="right")
+        reach = int(np.searchsorted(ends, limits[-1], side="right"))
+        following = low + np.searchsorted(ends[low:reach], limits, side="right")
         if max_docs_per_row:
             following = np.minimum(following, np.arange(low, high) + max_docs_per_row)
         next_start = following.tolist()
