@@ -32,6 +32,14 @@ def test_importing_the_commands_imports_no_heavy_library():
     assert out.stdout.strip() == "[]"
 
 
+def test_every_public_name_resolves():
+    import trainer_plugin
+
+    assert all(getattr(trainer_plugin, name) for name in trainer_plugin.__all__)
+    with pytest.raises(AttributeError):
+        _ = trainer_plugin.nothing
+
+
 def test_a_recipe_comes_from_file_and_flags_and_survives_its_own_toml(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('method = "lora"\nlearning_rate = 1\n[lora]\nr = 8\n[trainer]\noptim = "adafactor"\n')
@@ -172,6 +180,17 @@ def test_lora_and_full_fine_tuning_lower_the_loss(model_and_artefact, tmp_path, 
     assert shown.exit_code == 0
     entries = [line.split("loss ")[1].split()[0] for line in shown.stderr.splitlines() if "  loss " in line]
     assert float(entries[-1]) < float(entries[0])
+
+
+def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_artefact, tmp_path):
+    model, artefact = model_and_artefact
+    command = ["train", artefact, "-m", model, "-o", tmp_path / "out", "--method", "full", "--save-steps", 1]
+    run(*command, "--max-steps", 2)
+    shown = run(*command, "--max-steps", 5, "--resume")
+    assert shown.exit_code == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["steps"] == 5
+    assert result["tokens"] == result["predicted_tokens"]
 
 
 def test_a_wrong_tokenizer_a_missing_model_and_a_missing_checkpoint_say_what_to_do(

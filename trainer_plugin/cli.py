@@ -96,7 +96,10 @@ def _summary(result: Any, hourly_price: float | None) -> list[str]:
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    import os
+
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(line, err=True)
 
 
 def _quiet_libraries() -> None:

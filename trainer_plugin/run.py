@@ -38,7 +38,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did. `loss_before` and `loss_after` are held-out, None without a validation artefact."""
+    """What a run did. `loss_before` and `loss_after` are held-out, None without a validation artefact.
+
+    Tokens count from the first step, over every resume; `seconds` and the rate are of this session.
+    """
 
     out: str
     method: str
@@ -138,7 +141,7 @@ def run_training(
         tokens=counts["tokens"],
         trained_tokens=counts["trained_tokens"],
         seconds=round(seconds, 2),
-        tokens_per_second=round(counts["tokens"] / seconds, 1),
+        tokens_per_second=round(trainer.session_tokens / seconds, 1),
         loss_before=before,
         loss_after=after,
     )

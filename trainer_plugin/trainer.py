@@ -50,6 +50,7 @@ class PackedTrainerMixin:
         self.isolation_report: Any = None
         self.args.remove_unused_columns = False
         self._pending_counts: list[torch.Tensor] = []
+        self.session_tokens = 0
         self._last_log: float | None = None
         self._eval_sums = torch.zeros(2, dtype=torch.float64)
         if isinstance(self.data_collator, PackedCollator):
@@ -210,6 +211,7 @@ class PackedTrainerMixin:
                 fresh = self.accelerator.reduce(fresh, "sum")
             for name, count in zip(COUNTS, fresh.tolist(), strict=True):
                 kept[name] += count
+            self.session_tokens += int(fresh[1])
         return dict(kept)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
