@@ -23,7 +23,7 @@ from demo_text.mess import BROKEN, COPIES, END_OF_TEXT, FAULTS, NEAR_FLOOR, jacc
 from demo_text.translation import FRAMES, LANGUAGES
 
 DOCUMENTS = 3000
-GOLDEN = "32e930eedaf7e5800816de836e5d33310ac2cb46bc7bebc6d6889a61e431a3bc"
+GOLDEN = "d6daa4cdfab977fb6dc3e0f78208e06b992fd40b75124061c041959a1303c886"
 """SHA-256 of 400 documents, seed 0. Whoever changes a text on purpose notes the new digest."""
 
 
@@ -400,7 +400,7 @@ def similar_pairs(sets: list[frozenset[Any]], threshold: float) -> list[tuple[fl
 
 @pytest.mark.slow
 def test_clean_lines_of_the_full_set_are_no_near_duplicates(full: Demo, smollm2: Path) -> None:
-    # SmolLM2 knows little but English: other scripts fall into bytes, and texts look more alike than elsewhere.
+    # SmolLM2 cuts all scripts but Latin into bytes, which makes texts look more alike than elsewhere.
     tokenizer = load(smollm2)
     grams = [token_grams(tokenizer, full.messages(number)) for number in full.clean()]
     assert similar_pairs(grams, 0.8) == []

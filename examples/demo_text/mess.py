@@ -274,7 +274,7 @@ FAULTS: dict[str, tuple[float, Callable[[Writer], list[Message]]]] = {
     "repeated_characters": (0.004, repeated_characters),
     "repeated_words": (0.004, repeated_words),
     "repeated_lines": (0.004, repeated_lines),
-    "very_long": (0.0012, lambda writer: list(writer.very_long().messages)),
+    "very_long": (0.001, lambda writer: list(writer.very_long().messages)),
 }
 BROKEN: dict[str, tuple[float, Callable[[Writer, str], str]]] = {
     "truncated_json": (0.002, cut_short),

@@ -107,8 +107,8 @@ TASKS = (
         "Wie lerne ich neben der Arbeit eine Sprache? {name} aus {ort} sagt, abends sei es zu spät.",
         "Das geht auch abends, {name} zum Trotz.",
         "tipp",
-        2,
-        5,
+        4,
+        6,
         "Viel Erfolg!",
     ),
     Task(
@@ -116,8 +116,8 @@ TASKS = (
         "{20..90} Stück. Wie fange ich an?",
         "Am besten in kleinen Schritten.",
         "tipp",
-        2,
-        5,
+        4,
+        6,
         "Nach einigen Tagen wird es zur Gewohnheit.",
     ),
     Task(
