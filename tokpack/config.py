@@ -46,12 +46,19 @@ class ReadConfig:
     """The first unreadable row is fatal."""
     allow_bad: float = 0.05
     """Largest share of unreadable rows; more is fatal."""
+    block_mb: int = 32
+    """Input worked on at once by each worker; smaller blocks need less memory and give the same rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanConfig:
     rules: str = "default"
-    """`default`, `strict`, `off`, or comma-separated rule names, each also as `module:function`."""
+    """`default`, `strict`, `off`, or comma-separated rule names, each also as `module:function`.
+    `default,+refusal,-mojibake` edits a preset."""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Rule -> its options, as tables: `[clean.options.mojibake] min_count = 20`."""
+    mask_personal: bool = False
+    """Replace e-mail addresses, telephone numbers and keys by `<EMAIL>`, `<PHONE>`, `<KEY>`; counted."""
     special_in_content: Literal["strip", "keep", "drop"] = "strip"
     """Special tokens written out in a content: `strip` them from its ends, or `drop` the document."""
 
@@ -142,7 +149,7 @@ class Config:
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "config") -> Config:
         """Build and validate. Raises UsageError naming the key for anything unknown or of the wrong type."""
-        config: Config = _convert(Config, data, where)
+        config: Config = convert(Config, data, where)
         _validate(config)
         return config
 
@@ -197,6 +204,7 @@ def _validate(config: Config) -> None:
     checks = [
         (config.truncate.max_length >= 2, "truncate.max_length", "at least 2 tokens"),
         (0 <= config.read.allow_bad <= 1, "read.allow_bad", "a share between 0 and 1"),
+        (1 <= config.read.block_mb <= 1024, "read.block_mb", "1 to 1024 MB"),
         (0 <= config.write.val < 1, "write.val", "a share between 0 and 1"),
         (config.write.shard_mb >= 1, "write.shard_mb", "at least 1 MB"),
         (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),
@@ -211,7 +219,7 @@ def _validate(config: Config) -> None:
             )
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind
+def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind
     """`value` as `kind`: dataclasses from dicts, tuples from lists, Literals and scalars checked."""
     if dataclasses.is_dataclass(kind):
         return _convert_dataclass(kind, value, where)
@@ -225,10 +233,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one r
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise _wrong_type(value, "a list", where)
-        return tuple(_convert(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(convert(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
-        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        item_kind = get_args(kind)[1]
+        if not isinstance(value, dict):
+            raise _wrong_type(value, "a table", where)
+        if item_kind is str and not all(isinstance(v, str) for v in value.values()):
             raise _wrong_type(value, "a table of strings", where)
+        return {key: convert(item_kind, item, f"{where}.{key}") for key, item in value.items()}
+    if kind is Any:
         return value
     if origin in (Union, types.UnionType):
         return value
@@ -254,7 +267,7 @@ def _convert_dataclass(kind: Any, value: Any, where: str) -> Any:
     missing = [name for name in required if name not in value]
     if missing:
         raise UsageError(f"key {missing[0]!r} is missing", where=where, hint="add it to the table")
-    return kind(**{key: _convert(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+    return kind(**{key: convert(hints[key], item, f"{where}.{key}") for key, item in value.items()})
 
 
 def _wrong_type(value: Any, wanted: str, where: str) -> UsageError:

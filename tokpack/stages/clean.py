@@ -1,54 +1,41 @@
 """Clean: mark documents that are noise. A rule is a function returning a polars expression, true = drop.
 
-Expressions see the documents' columns and three derived ones: `answers` (assistant contents, list),
-`answer` (the last of them) and `text` (all contents, one a line). A rule's name is its drop reason; the
-first rule that hits wins. Special tokens written out in the contents are dealt with first, so that an
-answer that is nothing but `<|endoftext|>` counts as empty.
+    --clean default                    the preset
+    --clean default,+refusal,-mojibake a preset, edited
+    --clean empty_answer,my:rule       exactly these; `module:function` is your own
+
+Expressions see the documents' columns and derived ones, made once and only where a rule asks for them:
+
+    answers   contents of assistant turns, or the text: list      answer   the last of them
+    prompts   all other contents: list                            prompt   the last of them
+    text      all contents, one a line                            tokens   length, after tokenize
+
+A rule's name is its drop reason; the first rule that hits wins. Special tokens written out in the contents
+are dealt with first, so that an answer that is nothing but `<|endoftext|>` counts as empty. Rules that read
+`tokens` run after tokenize, in `clean_by_tokens`.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from tokpack.config import CleanConfig
+from tokpack.config import CleanConfig, convert
+from tokpack.errors import UsageError, near_matches
 from tokpack.plugins import resolve
+from tokpack.stages.mask_personal import count_personal, mask_personal
 from tokpack.stages.messages import Messages, as_bool
+from tokpack.stages.rules import PRESETS, RULES, Rule
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "text")
 SPECIAL_TOKEN = "special_token_in_content"
-
-Rule = Callable[..., pl.Expr]
-
-
-def unknown_role() -> pl.Expr:
-    """A message without a role, or with one no chat template knows."""
-    known = pl.element().is_in(ROLES).fill_null(False)
-    return pl.col("roles").list.eval(~known).list.any()
-
-
-def null_content() -> pl.Expr:
-    """A message whose content is null or missing (an assistant's tool call needs none)."""
-    return pl.col("contents").list.eval(pl.element().is_null()).list.any()
-
-
-def no_answer() -> pl.Expr:
-    """No assistant turn: nothing to learn from."""
-    return (pl.col("answers").list.len() == 0) & (pl.col("kind") != "text")
-
-
-def empty_answer() -> pl.Expr:
-    """An assistant turn, or a text, of nothing but whitespace; tool calls count as an answer."""
-    blank = pl.element().str.strip_chars() == ""
-    calls = pl.col("extra").str.contains('"tool_calls"', literal=True).fill_null(False)
-    return pl.col("answers").list.eval(blank).list.any() & ~calls
-
-
-RULES: dict[str, Rule] = {rule.__name__: rule for rule in (unknown_role, null_content, no_answer, empty_answer)}
-PRESETS: dict[str, tuple[str, ...]] = {"default": tuple(RULES), "strict": tuple(RULES), "off": ()}
+TOKENS = "tokens"
+DERIVED = ("answers", "answer", "prompts", "prompt", "text")
 
 
 @dataclass(slots=True)
@@ -57,33 +44,130 @@ class Cleaned:
     counters: dict[str, int] = field(default_factory=dict)
 
 
-def rules_of(config: CleanConfig) -> dict[str, pl.Expr]:
-    """Reason -> expression for a preset, or a comma-separated list of rules and `module:function`."""
-    names = PRESETS.get(config.rules, tuple(name.strip() for name in config.rules.split(",") if name.strip()))
-    return {name.rpartition(":")[2]: resolve("filter", name, RULES)() for name in names}
-
-
 def clean(documents: pl.DataFrame, config: CleanConfig, special_tokens: tuple[str, ...] = ()) -> Cleaned:
-    """Mark noise in `drop_reason`. Contents change only where special tokens are stripped."""
+    """Mark noise in `drop_reason`.
+
+    Contents change only where special tokens are stripped and, on request, where personal data is masked;
+    rules see personal data unmasked. The preset `strict` counts the documents that hold some.
+    """
     documents, counters = _special_tokens(documents, config.special_in_content, special_tokens)
-    rules = rules_of(config)
-    if rules:
-        derived = _derived(documents, {name for rule in rules.values() for name in rule.meta.root_names()})
-        reason = pl.coalesce("drop_reason", *(pl.when(rule).then(pl.lit(name)) for name, rule in rules.items()))
-        documents = documents.with_columns(derived.select(reason.alias("drop_reason")).to_series())
+    rules = {name: rule for name, rule in rules_of(config).items() if not _needs_tokens(rule)}
+    documents = _mark(documents, rules)
+    if config.mask_personal:
+        documents, personal = mask_personal(documents)
+        counters |= personal
+    elif "strict" in _items(config):
+        counters |= count_personal(documents)
     return Cleaned(documents, counters)
+
+
+def clean_by_tokens(
+    documents: pl.DataFrame, lengths: npt.NDArray[np.integer[Any]], config: CleanConfig
+) -> pl.DataFrame:
+    """Mark what rules in tokens reject; `lengths`: tokens of each document. No preset has such a rule."""
+    rules = {name: rule for name, rule in rules_of(config).items() if _needs_tokens(rule)}
+    if not rules:
+        return documents
+    marked = _mark(documents.with_columns(pl.Series(TOKENS, lengths)), rules)
+    return documents.with_columns(marked["drop_reason"])
+
+
+def rules_of(config: CleanConfig) -> dict[str, pl.Expr]:
+    """Reason -> expression, in order, for the presets, edits and rules of `config.rules`.
+
+    Raises UsageError for an unknown rule or option, and for an option of the wrong type.
+    """
+    rules: dict[str, Rule] = {}
+    for full_name in _selected(config):
+        name = full_name.rpartition(":")[2]
+        if name in rules:
+            raise UsageError(
+                f"two rules are named {name!r}", where="clean.rules", hint="a rule's name is its drop reason"
+            )
+        rules[name] = resolve("filter", full_name, RULES)
+    for name in config.options:
+        if name not in rules and name not in RULES:
+            raise UsageError(
+                f"no rule named {name!r}",
+                where=f"clean.options.{name}",
+                hint=near_matches(name, rules | RULES),
+            )
+    return {name: build_rule(name, rule, config.options.get(name, {})) for name, rule in rules.items()}
+
+
+def build_rule(name: str, rule: Rule, options: dict[str, Any]) -> pl.Expr:
+    """Call a rule with its options, checked against its signature."""
+    known = inspect.signature(rule).parameters
+    for key, value in options.items():
+        where = f"clean.options.{name}.{key}"
+        if key not in known:
+            hint = near_matches(key, known) if known else "this rule has no options"
+            raise UsageError(f"{name} has no option {key!r}", where=where, hint=hint)
+        options = options | {key: convert(get_type_hints(rule).get(key, Any), value, where)}
+        if key.endswith("share") and not 0 <= options[key] <= 1:
+            raise UsageError(f"{key} cannot be {value}", where=where, hint="give a share between 0 and 1")
+    expression = rule(**options)
+    if not isinstance(expression, pl.Expr):
+        raise UsageError(
+            f"it returned {type(expression).__name__}, not a polars expression",
+            where=f"rule {name}",
+            hint="def my_rule() -> pl.Expr: return pl.col('answer').str.contains('spam')",
+        )
+    return expression
+
+
+def _items(config: CleanConfig) -> list[str]:
+    return [item.strip() for item in config.rules.split(",") if item.strip()]
+
+
+def _selected(config: CleanConfig) -> list[str]:
+    """Names of rules, once each. `+rule` adds, `-rule` takes away; edits alone edit `default`."""
+    items = _items(config)
+    if items and all(item[0] in "+-" for item in items):
+        items = ["default", *items]
+    names: list[str] = []
+    for item in items:
+        if item.startswith("-"):
+            if item[1:] not in names:
+                raise UsageError(
+                    f"{item}: the rule is not on", where="clean.rules", hint=near_matches(item[1:], names)
+                )
+            names.remove(item[1:])
+        else:
+            name = item.removeprefix("+")
+            names += [new for new in PRESETS.get(name, (name,)) if new not in names]
+    return names
+
+
+def _needs_tokens(rule: pl.Expr) -> bool:
+    return TOKENS in rule.meta.root_names()
+
+
+def _mark(documents: pl.DataFrame, rules: dict[str, pl.Expr]) -> pl.DataFrame:
+    if not rules or documents.is_empty():
+        return documents
+    known = {*documents.columns, *DERIVED}
+    for name, rule in rules.items():
+        for column in set(rule.meta.root_names()) - known:
+            raise UsageError(f"no column {column!r}", where=f"rule {name}", hint=near_matches(column, known))
+    derived = _derived(documents, {name for rule in rules.values() for name in rule.meta.root_names()})
+    reason = pl.coalesce("drop_reason", *(pl.when(rule).then(pl.lit(name)) for name, rule in rules.items()))
+    return documents.with_columns(derived.select(reason.alias("drop_reason")).to_series())
 
 
 def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
     """The columns that rules may use beyond the documents' own, made only where one does."""
-    if wanted & {"answers", "answer"}:
-        messages = Messages.of(documents)
-        mine = as_bool(messages.roles.is_in(["assistant", "text"]))
-        documents = documents.with_columns(messages.lists(messages.contents, mine).alias("answers"))
-    if "answer" in wanted:
-        documents = documents.with_columns(pl.col("answers").list.last().alias("answer"))
+    messages = Messages.of(documents)
+    mine = as_bool(messages.roles.is_in(["assistant", "text"]))
+    for many, last, which in (("answers", "answer", mine), ("prompts", "prompt", ~mine)):
+        if wanted & {many, last}:
+            documents = documents.with_columns(messages.lists(messages.contents, which).alias(many))
+        if last in wanted:
+            documents = documents.with_columns(pl.col(many).list.last().alias(last))
     if "text" in wanted:
-        documents = documents.with_columns(pl.col("contents").list.join("\n", ignore_nulls=True).alias("text"))
+        documents = documents.with_columns(
+            pl.col("contents").list.join("\n", ignore_nulls=True).alias("text")
+        )
     return documents
 
 

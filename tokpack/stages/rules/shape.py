@@ -1,0 +1,41 @@
+"""Rules about what a conversation is made of."""
+
+from __future__ import annotations
+
+import polars as pl
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "text")
+
+
+def unknown_role() -> pl.Expr:
+    """A message without a role, or with one no chat template knows."""
+    known = pl.element().is_in(ROLES).fill_null(False)
+    return pl.col("roles").list.eval(~known).list.any()
+
+
+def null_content() -> pl.Expr:
+    """A message whose content is null or missing (an assistant's tool call needs none)."""
+    return pl.col("contents").list.eval(pl.element().is_null()).list.any()
+
+
+def no_answer() -> pl.Expr:
+    """No assistant turn: nothing to learn from."""
+    return (pl.col("answers").list.len() == 0) & (pl.col("kind") != "text")
+
+
+def empty_answer() -> pl.Expr:
+    """An assistant turn, or a text, of nothing but whitespace; tool calls count as an answer."""
+    blank = pl.element().str.strip_chars() == ""
+    calls = pl.col("extra").str.contains('"tool_calls"', literal=True).fill_null(False)
+    return pl.col("answers").list.eval(blank).list.any() & ~calls
+
+
+def prompt_equals_answer(min_chars: int = 20) -> pl.Expr:
+    """The last answer repeats the last prompt, outer whitespace aside: a model would learn to echo.
+
+    Shorter ones are left alone: "Hello!" is a fair answer to "Hello!". The threshold is ours.
+    """
+    answer, prompt = pl.col("answer"), pl.col("prompt")
+    long = answer.str.len_bytes() >= min_chars
+    same = answer.str.strip_chars() == prompt.str.strip_chars()
+    return long & same & (answer.str.strip_chars().str.len_chars() >= min_chars)
