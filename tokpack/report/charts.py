@@ -249,11 +249,15 @@ def _capacity_marks(data: dict[str, Any], low: int, high: int) -> list[Any]:
         words = [("left", 7, INK, words[0][3])]
     edge = alt.Chart(alt.InlineData(values=[{"x": capacity + 1, "end": high}])).encode(x=alt.X("x:Q"))
     ground = [
-        edge.mark_rect(color=TINT).encode(x2=alt.X2("end:Q"), y=alt.value(0), y2=alt.value(PLOT_HEIGHT))
+        edge.mark_rect(color=TINT, aria=False).encode(
+            x2=alt.X2("end:Q"), y=alt.value(0), y2=alt.value(PLOT_HEIGHT)
+        )
     ]
     return [
         *(ground if overlong else []),
-        edge.mark_rule(color=INK, strokeDash=[3, 3]).encode(y=alt.value(-20), y2=alt.value(PLOT_HEIGHT)),
+        edge.mark_rule(aria=False, color=INK, strokeDash=[3, 3]).encode(
+            y=alt.value(-20), y2=alt.value(PLOT_HEIGHT)
+        ),
         *(
             edge.mark_text(
                 align=align, dx=dx, baseline="alphabetic", fontSize=12, color=colour, text=text

@@ -205,7 +205,7 @@ def drops_table(data: dict[str, Any]) -> RenderableType:
         table.add_row(reason, f"{drop['documents']:,}", f"{drop['tokens']:,}", meaning)
         for text in drop["examples"][:1]:
             start = Text(one_line(snippet(text), 200), style=QUIET, no_wrap=True, overflow="ellipsis")
-            examples.add_row(reason, start)
+            examples.add_row(Text(one_line(drop["reason"], 24)), start)
     parts = [_cut(table, len(data["drops"]), "reason")]
     return Group(*parts, Text(), examples) if examples.row_count else Group(*parts)
 

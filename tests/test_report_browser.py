@@ -1,0 +1,174 @@
+"""The page in a real browser: nothing fails, nothing is fetched, nothing runs off the side, tables sort."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_samples import hostile, sample
+
+from tokpack.report.html import page
+
+pytestmark = pytest.mark.slow
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+Open = Callable[..., tuple[Any, list[str]]]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    chromium = os.environ.get("TOKPACK_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if chromium is None:
+        pytest.skip("no chromium: install it, or set TOKPACK_CHROMIUM to one")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    reports = {
+        "usual": sample(
+            dropped={"empty_answer": 12, "exact_duplicate": 40},
+            overlong=9,
+            examples={"empty_answer": ["What is two and two?"]},
+            counters={"jinja": 400},
+        ),
+        "hostile": hostile(),
+        "empty": sample(documents=20, dropped={"empty_answer": 20}),
+        "long names": sample(sources=("x" * 300 + ".jsonl", "b"), dropped={"y" * 300: 3}),
+    }
+    for name, data in reports.items():
+        (folder / f"{name}.html").write_text(page(data), encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in reports}
+
+
+@pytest.fixture
+def visit(browser: Any, pages: dict[str, Path]) -> Iterator[Open]:
+    contexts = []
+
+    def visit(name: str, width: int = 1440, **options: Any) -> tuple[Any, list[str]]:
+        """The open page, and everything that it complained about or asked for besides itself."""
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        tab, events = context.new_page(), []
+        tab.on("console", lambda message: events.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: events.append(f"error: {error}"))
+        tab.on("dialog", lambda dialog: events.append(f"dialog: {dialog.message}"))
+        tab.on("request", lambda request: events.append(f"request: {request.url}"))
+        tab.goto(pages[name].as_uri(), wait_until="load")
+        tab.wait_for_timeout(100)
+        return tab, [event for event in events if event != f"request: {pages[name].as_uri()}"]
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("name", ["usual", "hostile", "empty", "long names"])
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_renders_without_errors_requests_or_overflow(
+    visit: Open, name: str, width: int, scheme: str
+) -> None:
+    tab, events = visit(name, width, color_scheme=scheme)
+    assert events == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.locator("h1").is_visible()
+    shown = tab.locator("svg:visible")
+    assert shown.count() == (4 if name == "empty" else 5)
+    for number in range(shown.count()):
+        box = shown.nth(number).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+
+
+def test_words_of_a_chart_stay_inside_it(visit: Open) -> None:
+    for width in (1440, 390):
+        tab, _ = visit("usual", width)
+        outside = tab.evaluate(
+            """() => [...document.querySelectorAll("svg")].filter(s => s.checkVisibility()).flatMap(svg => {
+                const frame = svg.getBoundingClientRect();
+                return [...svg.querySelectorAll("text")].filter(text => {
+                    const box = text.getBoundingClientRect();
+                    return box.left < frame.left - 1 || box.right > frame.right + 1;
+                }).map(text => text.textContent);
+            })"""
+        )
+        assert outside == []
+
+
+def test_light_and_dark_have_readable_words(visit: Open) -> None:
+    """Contrast of 4.5 at least (WCAG 2, AA) between the paper and everything written on it."""
+    script = """() => {
+        const light = colour => {
+            const parts = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+                .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+        };
+        const paper = light(getComputedStyle(document.body).backgroundColor);
+        const contrast = colour => {
+            const [high, low] = [paper, light(colour)].sort((a, b) => b - a);
+            return (high + 0.05) / (low + 0.05);
+        };
+        const words = [...document.querySelectorAll("p, th, td, dd, dt, h1, h2, h3, code, summary")]
+            .map(e => getComputedStyle(e).color);
+        const drawn = [...document.querySelectorAll("svg text")].map(e => getComputedStyle(e).fill);
+        return Math.min(...[...words, ...drawn].map(contrast));
+    }"""
+    for scheme in ("light", "dark"):
+        tab, _ = visit("usual", color_scheme=scheme)
+        assert tab.evaluate(script) >= 4.5, scheme
+
+
+def test_the_page_has_its_own_colours_in_the_dark(visit: Open) -> None:
+    paper = "getComputedStyle(document.body).backgroundColor"
+    bar = "getComputedStyle(document.querySelector('svg path')).fill"
+    (light, _), (dark, _) = visit("usual", color_scheme="light"), visit("usual", color_scheme="dark")
+    assert light.evaluate(paper) != dark.evaluate(paper)
+    assert light.evaluate(bar) != dark.evaluate(bar)
+
+
+def test_tables_sort_by_a_click_and_back(visit: Open) -> None:
+    tab, _ = visit("usual")
+    reasons = tab.locator("#left-out tbody th code")
+    header = tab.locator("#left-out th button", has_text="Documents")
+    header.click()
+    assert reasons.all_inner_texts() == ["exact_duplicate", "empty_answer"]
+    header.click()
+    assert reasons.all_inner_texts() == ["empty_answer", "exact_duplicate"]
+    assert tab.locator("#left-out th[aria-sort=ascending]").count() == 1
+    tab.locator("#left-out th button", has_text="Reason").click()
+    assert reasons.all_inner_texts() == ["empty_answer", "exact_duplicate"]
+
+
+def test_it_reads_the_same_without_scripts(visit: Open) -> None:
+    with_script, _ = visit("usual")
+    without, events = visit("usual", java_script_enabled=False)
+    assert events == []
+    text = "main"
+    assert without.locator(text).inner_text() == with_script.locator(text).inner_text()
+
+
+def test_it_prints_with_examples_unfolded(visit: Open) -> None:
+    tab, _ = visit("usual", color_scheme="dark")
+    tab.emulate_media(media="print", color_scheme="dark")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
+    assert len(tab.pdf(format="A4")) > 10_000

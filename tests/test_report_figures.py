@@ -1,0 +1,91 @@
+"""The figures that all views are drawn from."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_samples import sample
+
+from tokpack.report.figures import Report, bin_edges, length_figures, padded_slots
+from tokpack.report.words import make_bill, share
+
+lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=60)
+
+
+@given(lengths, st.integers(1, 6000))
+def test_the_histogram_holds_every_document_and_no_bin_crosses_the_capacity(
+    tokens: list[int], capacity: int
+) -> None:
+    figures = length_figures(np.array(tokens), capacity)
+    bins = figures["histogram"]
+    assert sum(b["documents"] for b in bins) == len(tokens)
+    assert sum(b["tokens"] for b in bins) == sum(tokens)
+    assert all(left["to"] == right["from"] for left, right in pairwise(bins))
+    assert not any(b["from"] <= capacity < b["to"] - 1 for b in bins)
+    assert sum(b["documents"] for b in bins if b["from"] > capacity) == figures["overlong"]
+
+
+def test_bins_are_equal_steps_of_log_length() -> None:
+    edges = bin_edges(100, 99_999, 5_000)
+    steps = np.diff(np.log(edges))[1:-1]
+    assert steps.min() > 0.9 * steps.max()
+    assert 38 <= len(edges) <= 43
+
+
+def test_held_out_documents_are_no_saving() -> None:
+    report = sample(documents=100, dropped={"held_out": 60})
+    raw, packed = report["slots"][1], report["slots"][-1]
+    assert raw["tokens"] == packed["tokens"]
+    assert raw["slots"] == report["slots"][3]["slots"]
+
+
+def test_padded_slots_counts_a_short_last_batch() -> None:
+    assert padded_slots(np.array([3, 5, 1, 2, 9, 1]), batch=4) == 4 * 5 + 2 * 9
+    assert padded_slots(np.array([], np.int64)) == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        sample(dropped={"empty_answer": 30}),
+        sample(overlong=30),
+        sample(dropped={"held_out": 100}),
+        sample(documents=8),
+    ],
+    ids=["left out", "shortened", "held out", "few"],
+)
+def test_the_bill_adds_up(data: dict) -> None:
+    bill = make_bill(data)
+    (_, before), *changes, (_, after) = bill.lines
+    assert before + sum(slots for _, slots in changes) == after
+    assert (before, after) == (data["slots"][1]["slots"], data["ledger"]["slots"]["total"])
+    assert (bill.before, bill.after) == (before, after)
+
+
+def test_the_bill_does_not_praise_packing_that_saves_nothing() -> None:
+    data = sample(capacity=64, documents=64)
+    for line in data["slots"][:5]:
+        line["slots"] = data["slots"][-1]["slots"]
+    bill = make_bill(data)
+    assert bill.headline == "Packing saves no token slots here"
+    assert "10 hours" not in bill.explanation
+    data["slots"][1]["slots"] = round(data["slots"][-1]["slots"] * 1.012)
+    assert make_bill(data).headline.startswith("Packing changes little here")
+
+
+def test_a_report_says_its_headline_as_text() -> None:
+    data = sample()
+    assert make_bill(data).headline in repr(Report(data))
+
+
+def test_a_share_is_never_rounded_to_all_or_nothing() -> None:
+    assert share(99_999, 100_000) == ">99.9%"
+    assert share(1, 100_000) == "<0.1%"
+    assert share(0, 5) == "0.0%"
+    assert share(5, 5) == "100.0%"
+    assert share(1, 0) == "none"
+    assert share(0.99946, 1, 2) == "99.95%"

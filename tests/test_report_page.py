@@ -1,0 +1,305 @@
+"""The page: self-contained, true to the data, and closed to what the data says."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from report_samples import HOSTILE, hostile, sample
+
+from tokpack.report import charts
+from tokpack.report.figures import Report
+from tokpack.report.html import MOST_FILES, page, size
+from tokpack.report.words import make_bill
+
+VOID = {"meta", "link", "br"}
+
+
+class Page(HTMLParser):
+    """All elements with their attributes, and the text a reader sees."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.script, self.text = "", ""
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.script += data
+        elif not self.open or self.open[-1] != "style":
+            self.text += data + "\n"
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return sample(
+        dropped={"exact_duplicate": 40, "empty_answer": 12, "held_out": 20},
+        overlong=9,
+        examples={"empty_answer": ["What is two and two?", "second", "third", "fourth"]},
+        counters={"jinja": 400, "special_token_inside": 0, "my_counter": 7},
+    )
+
+
+@pytest.fixture(scope="module")
+def html(data: dict[str, Any]) -> str:
+    return page(data)
+
+
+@pytest.fixture(scope="module")
+def attacked() -> str:
+    return page(hostile())
+
+
+def test_the_page_asks_for_nothing_outside_itself(html: str, attacked: str) -> None:
+    for text in (html, attacked):
+        for tag, attributes in Page(text).elements:
+            assert tag not in ("iframe", "object", "embed", "base", "form", "img", "image", "use", "a")
+            for name in ("src", "srcset", "href", "xlink:href", "action", "background", "style"):
+                assert name not in attributes or attributes[name] == "data:,", (tag, attributes)
+        style = text[text.index("<style>") : text.index("</style>")]
+        assert "url(" not in style
+        assert "@import" not in style
+    assert "://" not in html
+
+
+def test_the_only_script_is_ours_and_the_policy_names_its_hash(html: str, attacked: str) -> None:
+    for text in (html, attacked):
+        parsed = Page(text)
+        digest = base64.b64encode(hashlib.sha256(parsed.script.encode()).digest()).decode()
+        policy = next(a["content"] for _, a in parsed.elements if a.get("http-equiv"))
+        assert policy is not None
+        assert policy.startswith("default-src 'none';")
+        assert f"script-src 'sha256-{digest}';" in policy
+        assert [tag for tag, _ in parsed.elements].count("script") == 1
+        assert not [name for _, a in parsed.elements for name in a if name.startswith("on")]
+
+
+def test_hostile_text_is_shown_and_does_nothing(attacked: str) -> None:
+    parsed = Page(attacked)
+    assert "<script>alert" not in attacked
+    assert "<img" not in attacked
+    assert "{{ 7 * 7 }}" in parsed.text
+    assert "[red]bold[/red]" in parsed.text
+    assert '<script>alert("x")</script>' in parsed.text
+    assert "\\u202eright to left\\u2066" in parsed.text
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\uffff]", attacked
+    )
+    attacked.encode("utf-8")
+
+
+def test_the_page_is_closed_html_with_one_heading_first(html: str) -> None:
+    tags = [tag for tag, _ in Page(html).elements]
+    assert html.startswith("<!doctype html>")
+    assert tags.count("h1") == 1
+    assert tags.index("h1") < tags.index("svg")
+    assert tags.index("h1") < tags.index("h2")
+
+
+def test_every_figure_of_the_data_is_on_the_page(data: dict[str, Any], html: str) -> None:
+    text = Page(html).text
+    ledger, bill = data["ledger"], make_bill(data)
+    sums = [*ledger["documents"].items(), *ledger["tokens"].items(), *ledger["slots"].items()]
+    numbers = [value for _, value in [*sums, *ledger["trained"].items()] if isinstance(value, int)]
+    numbers += [abs(slots) for _, slots in bill.lines]
+    numbers += [line["slots"] for line in data["slots"]]
+    numbers += [drop[key] for drop in data["drops"] for key in ("documents", "tokens")]
+    numbers += [data["lengths"][key] for key in ("p50", "p90", "p99", "max", "overlong")]
+    numbers += [data["plan"]["rows"], data["plan"]["bound"], data["capacity"]]
+    missing = [n for n in numbers if not re.search(rf"(?<![\d,]){n:,}(?![\d,])", text)]
+    assert not missing
+    assert bill.headline in text
+    assert bill.explanation in text
+    assert "my_counter" in text
+    assert "What is two and two?" in text
+    assert "third" in text
+    assert "fourth" not in text
+
+
+def test_other_data_gives_other_figures(data: dict[str, Any], html: str) -> None:
+    changed = copy.deepcopy(data)
+    changed["slots"][1]["slots"] = 9_876_543_210
+    changed["plan"]["bound"] = 7_654_321
+    text = Page(page(changed)).text
+    assert "9,876,543,210" in text
+    assert "7,654,321" in text
+    assert "9,876,543,210" not in html
+
+
+def bars(svg: str) -> dict[str, float]:
+    """Tooltip -> width in pixels of every bar of a chart."""
+    found = {}
+    for path in ElementTree.fromstring(svg).iter("path"):
+        about = path.find("title")
+        width = re.search(r"h([-\d.e]+)", path.get("d") or "")
+        if about is not None and about.text and width:
+            found[about.text] = abs(float(width[1]))
+    return found
+
+
+def test_bars_are_as_long_as_their_slots(data: dict[str, Any]) -> None:
+    longest = max(line["slots"] for line in data["slots"])
+    for drawn, width in ((charts.slots_chart(data), charts.WIDE), (charts.slots_chart(data), charts.NARROW)):
+        svg = drawn.wide if width == charts.WIDE else drawn.narrow
+        for line in data["slots"]:
+            found = bars(svg)[f"{line['name']}: {line['tokens']:,} tokens"]
+            assert found == pytest.approx(line["tokens"] / longest * width, abs=0.01)
+
+
+def test_the_waterfall_goes_from_all_tokens_to_the_packed_ones(data: dict[str, Any]) -> None:
+    tokens = data["ledger"]["tokens"]
+    found = bars(charts.tokens_chart(data).wide)
+    per_token = charts.WIDE / tokens["tokenized"]
+    assert found[f"{tokens['tokenized']:,} tokens in the data"] == pytest.approx(charts.WIDE)
+    for reason, lost in [*tokens["dropped"].items(), ("cut off to fit a row", tokens["truncated"])]:
+        assert found[f"{reason}: {lost:,} tokens"] == pytest.approx(max(lost * per_token, 2), abs=0.01)
+    assert found[f"{tokens['packed']:,} tokens packed"] == pytest.approx(
+        tokens["packed"] * per_token, abs=0.01
+    )
+
+
+def test_many_reasons_share_one_bar_of_the_waterfall() -> None:
+    data = sample(documents=60, dropped={f"rule_{n:02d}": 2 for n in range(12)})
+    found = bars(charts.tokens_chart(data).wide)
+    assert len(found) == 2 + charts.MOST_REASONS + 1
+    lost = sum(
+        int(re.search(r"([\d,]+) tokens$", about)[1].replace(",", "")) for about in found if about[0] == "r"
+    )
+    rest = next(about for about in found if "more reasons" in about)
+    tokens = data["ledger"]["tokens"]
+    assert lost + int(rest.rpartition(": ")[2].split()[0].replace(",", "")) == sum(tokens["dropped"].values())
+
+
+def test_the_histogram_marks_the_capacity_and_what_is_beyond(data: dict[str, Any]) -> None:
+    svg = charts.lengths_chart(data).wide
+    root = ElementTree.fromstring(svg)
+    words = [text.text for text in root.iter("text")]
+    assert f"a row: {data['capacity']:,} tokens" in words
+    assert f"{data['lengths']['overlong']:,} longer" in words
+    drawn = {p.find("title").text: p.get("fill") for p in root.iter("path") if p.find("title") is not None}
+    shown = [b for b in data["lengths"]["histogram"] if b["documents"]]
+    assert len(drawn) == len(shown)
+    for bin_, (about, colour) in zip(shown, drawn.items(), strict=True):
+        assert f"{bin_['documents']:,} document" in about
+        assert f"{bin_['tokens']:,} tokens" in about
+        assert colour == (charts.LOST if bin_["from"] > data["capacity"] else charts.ACCENT)
+
+
+def test_charts_take_their_colours_from_the_page(data: dict[str, Any], html: str) -> None:
+    drawn = [charts.slots_chart(data), charts.tokens_chart(data), charts.lengths_chart(data)]
+    for svg in (svg for chart in drawn for svg in (chart.wide, chart.narrow)):
+        colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
+        assert all(re.fullmatch(r"var\(--\w+\)", colour) for colour in colours), colours
+        assert " id=" not in svg
+        assert svg in html
+    light, dark = html.split("prefers-color-scheme: dark", 1)
+    for name in set(re.findall(r"var\((--\w+)\)", html)):
+        assert f"{name}:" in light
+        assert f"{name}:" in dark[:500]
+
+
+def test_equal_data_gives_equal_bytes(data: dict[str, Any], html: str, attacked: str) -> None:
+    assert page(copy.deepcopy(data)) == html
+
+
+def test_a_page_of_nothing_kept_says_so() -> None:
+    data = sample(documents=20, dropped={"empty_answer": 20}, examples={"empty_answer": ["  ", ""]})
+    text = Page(page(data)).text
+    assert "Nothing is left to train on" in text
+    assert "Of 20 documents none is kept" in text
+    assert "No document is kept." in text
+
+
+def test_a_page_of_one_document_says_document_not_documents() -> None:
+    text = Page(page(sample(documents=1, sources=("one.jsonl",)))).text
+    assert "1 row of 512 tokens" in text
+    assert "one.jsonl" in text
+    assert "Nothing was left out." in text
+
+
+def test_huge_reports_stay_below_two_megabytes() -> None:
+    long_name = "x" * 4000
+    sources = tuple(f"part-{n:05d}-{long_name}.jsonl" for n in range(3000))
+    reasons = {f"rule_{n:03d}_{long_name}": 4 for n in range(200)}
+    examples = {reason: ["\x1b" * 100_000] * 3 for reason in reasons}
+    html = page(sample(documents=3000, dropped=reasons, sources=sources, examples=examples))
+    assert len(html.encode()) < 2_000_000
+    assert f"and {3000 - MOST_FILES:,} more files" in Page(html).text
+
+
+def test_a_usual_report_is_small(html: str) -> None:
+    assert len(html.encode()) < 150_000
+
+
+def test_save_html_writes_the_page(data: dict[str, Any], html: str, tmp_path: Path) -> None:
+    Report(data).save_html(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html
+
+
+def test_tooltips_and_labels_of_charts_show_hostile_names_as_text() -> None:
+    svg = charts.tokens_chart(hostile()).wide
+    words = " ".join(text.text or "" for text in ElementTree.fromstring(svg).iter("text"))
+    assert "<script>" in words
+    assert "<script>" not in svg
+    assert HOSTILE[-5:] in words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (4_815_925, "4.82 MB"),
+        (999_600, "1 MB"),
+        (5 * 10**15, "5,000 TB"),
+    ],
+)
+def test_sizes_have_the_unit_a_person_would_choose(value: int, text: str) -> None:
+    assert size(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "ticks"),
+    [
+        (20, 4097, 10, [32, 64, 128, 256, 512, 1024, 2048, 4096]),
+        (20, 4097, 5, [64, 256, 1024, 4096]),
+        (5, 7, 6, [5]),
+        (1, 2, 6, [1, 2]),
+    ],
+)
+def test_length_ticks_are_powers_of_two_that_have_room(
+    low: int, high: int, most: int, ticks: list[int]
+) -> None:
+    assert charts.length_ticks(low, high, most) == ticks
+
+
+@pytest.mark.parametrize(
+    ("highest", "last"), [(1, 1), (4, 4), (5, 6), (9, 10), (3542, 4000), (10**12, 10**12)]
+)
+def test_level_ticks_are_round_and_reach_the_highest(highest: int, last: int) -> None:
+    ticks = charts.level_ticks(highest)
+    assert ticks[-1] == last
+    assert 2 <= len(ticks) <= 6

@@ -1,0 +1,184 @@
+"""Reports in a terminal, in a pipe, and in a notebook."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from report_samples import hostile, sample
+from rich.console import Console
+
+from tokpack.report.figures import Report
+from tokpack.report.terminal import artefact_panel, checks_table, ledger_table, report_view, share, to_html
+from tokpack.report.words import make_bill
+
+
+def printed(renderable: Any, width: int = 80, terminal: bool = False) -> str:
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=terminal,
+        color_system="truecolor" if terminal else None,
+    )
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return sample(
+        dropped={"exact_duplicate": 40, "empty_answer": 12, "held_out": 20},
+        overlong=9,
+        examples={"empty_answer": ["What is two and two?"]},
+        counters={"jinja": 400, "special_token_inside": 0},
+    )
+
+
+def test_the_first_screen_is_the_bill(data: dict[str, Any]) -> None:
+    screen = "\n".join(printed(report_view(data)).splitlines()[:24])
+    bill = make_bill(data)
+    assert bill.headline in screen
+    assert all(f"{bill.lines[n][1]:,}" in screen for n in (0, -1))
+    assert f"{bill.lines[1][1]:+,}" in screen
+    assert "documents" in screen
+    assert "trained" in screen
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_no_line_is_wider_than_the_terminal(data: dict[str, Any], width: int) -> None:
+    assert max(len(line) for line in printed(report_view(data), width).splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_numbers_are_whole_and_true(data: dict[str, Any], width: int) -> None:
+    text = printed(report_view(data), width)
+    numbers = [line["slots"] for line in data["slots"]]
+    numbers += [drop[key] for drop in data["drops"] for key in ("documents", "tokens")]
+    numbers += [data["ledger"]["trained"]["masked"], data["ledger"]["slots"]["free"]]
+    assert not [n for n in numbers if not re.search(rf"(?<![\d,]){n:,}(?![\d,])", text)]
+
+
+def test_figures_stand_in_columns(data: dict[str, Any]) -> None:
+    lines = printed(report_view(data)).splitlines()
+    names = tuple(line["name"] for line in data["slots"])
+    ends = {re.search(r"[\d,]+ +[\d.]+%", line).end() for line in lines if line.startswith(names)}  # type: ignore[union-attr]
+    assert len(ends) == 1
+
+
+def test_a_pipe_gets_plain_text(data: dict[str, Any]) -> None:
+    text = printed(report_view(data), 140)
+    assert "\x1b" not in text
+    assert not re.search("[─-╿]", text.replace("━", "").replace("╸", "").replace("╺", ""))
+
+
+def test_a_terminal_gets_few_colours(data: dict[str, Any]) -> None:
+    codes = set(re.findall(r"\x1b\[([\d;]+)m", printed(report_view(data), 140, terminal=True)))
+    colours = {part for code in codes for part in code.split(";") if part in map(str, range(30, 38))}
+    assert colours == {"32"}
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_hostile_text_neither_steers_the_terminal_nor_counts_as_markup(width: int) -> None:
+    text = printed(report_view(hostile()), width)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text)
+    assert "\\u001b" in text
+    assert "[bold]b[/bold].jsonl" in text
+    assert "[red]no[/red]" in text
+    text.encode("utf-8")
+
+
+def test_hostile_text_gets_no_colour_of_its_own() -> None:
+    data = sample(dropped={"[red]x[/red]": 5}, sources=("[red]a[/]", "b"), tokenizer="[red]t[/red]")
+    text = printed(report_view(data), terminal=True)
+    assert "31" not in set(re.findall(r"\x1b\[([\d;]+)m", text))
+    assert text.count("[red]") == 3
+
+
+def test_nothing_kept_prints() -> None:
+    text = printed(report_view(sample(documents=20, dropped={"empty_answer": 20})))
+    assert "Nothing is left to train on" in text
+    assert "Of 20 documents none is kept" in text
+
+
+def test_nothing_left_out_prints() -> None:
+    assert "Nothing was left out." in printed(report_view(sample(documents=3)))
+
+
+def test_long_tables_are_cut_and_say_so() -> None:
+    data = sample(
+        documents=90, dropped={f"rule_{n}": 2 for n in range(30)}, sources=tuple(f"{n}" for n in range(45))
+    )
+    text = printed(report_view(data))
+    assert "and 10 reasons more" in text
+    assert "and 25 files more" in text
+
+
+def test_the_ledger_is_four_lines(data: dict[str, Any]) -> None:
+    lines = printed(ledger_table(data["ledger"]), 120).splitlines()
+    assert [line.split()[0] for line in lines] == ["Ledger", "documents", "tokens", "slots", "trained"]
+    for line in lines[1:]:
+        total, *parts = (int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", line))
+        assert total == sum(parts)
+
+
+def test_an_artefact_is_one_screen(data: dict[str, Any]) -> None:
+    manifest = {
+        "documents": data["ledger"]["documents"]["kept"],
+        "rows": data["plan"]["rows"],
+        "capacity": data["capacity"],
+        "tokens": data["ledger"]["tokens"]["packed"],
+        "trained_tokens": data["ledger"]["trained"]["trained"],
+        "plan": data["plan"],
+        "ledger": data["ledger"],
+        "tokenizer": {"name": "\x1b[31m[red]t[/red]"},
+    }
+    text = printed(artefact_panel(manifest))
+    assert f"{manifest['documents']:,} documents packed into {manifest['rows']:,} rows" in text
+    assert "\\u001b[31m[red]t[/red]" in text
+    assert len(text.splitlines()) <= 24
+
+
+@dataclass
+class Check:
+    name: str
+    detail: str
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+
+def test_checks_show_every_fault_and_no_markup() -> None:
+    @dataclass
+    class Verification:
+        folder: str = "[red]packed[/red]"
+        checks: tuple[Check, ...] = (
+            Check("bytes", "3 files"),
+            Check("rows", "[b]2[/b]", ["row 1 \x1b[2J", "row 2"]),
+        )
+        model: None = None
+
+    text = printed(checks_table(Verification()))
+    assert "verify [red]packed[/red]" in text
+    assert "[b]2[/b]" in text
+    assert "row 1 \\u001b[2J" in text
+    assert "row 2" in text
+    assert re.search(r"ok +bytes", text)
+    assert re.search(r"FAULT +rows", text)
+
+
+def test_a_notebook_gets_escaped_html() -> None:
+    html = Report(hostile())._repr_html_()
+    assert html.startswith("<pre")
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert to_html("x & y").count("&amp;") == 1
+
+
+def test_share_is_offered_with_the_views() -> None:
+    assert share(1, 4) == "25.0%"
