@@ -251,15 +251,16 @@ def show(name: str, report: dict[str, Any], console: Console) -> None:
             result["planner"],
             f"{result['rows']:,}",
             f"{result['over_bound']:.3%}",
-            f"{result['fill']:.2%}",
+            f"{result['fill']:.3%}",
             f"{result['seconds']:.3f}",
             "-" if memory is None else f"{memory:.0f}",
         )
     console.print(table)
     idle = report["idle"]
     console.print(
-        f"8 ranks, 32 rows a step, attention alone: {idle['shuffled']:.1%} of their time is waiting when rows "
-        f"are shuffled, {idle['dealt']:.2%} when dealt\n"
+        f"8 ranks, 32 rows a step, attention alone: they wait {idle['shuffled']:.1%} of the time with rows "
+        f"shuffled, {idle['dealt']:.2%} with rows dealt\n",
+        soft_wrap=True,
     )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from tokpack.stages.planners.layout import (
     rows_of_documents,
     strips_of_patterns,
 )
-from tokpack.stages.planners.program import Columns, Problem, Program, completions, load_highspy
+from tokpack.stages.planners.program import Columns, Float64, Problem, Program, completions, load_highspy
 from tokpack.stages.planners.xfill import fill_rows, xfill
 
 EXACT_SIZES, ROUNDED_SIZES = 2048, 1024
@@ -47,39 +48,59 @@ LARGEST_PROOF = 1 << 31
 log = logging.getLogger(__name__)
 
 
-def generate(
-    problem: Problem, program: Program, columns: Columns, known: int, deadline: float
-) -> tuple[int, Int64]:
-    """Add patterns until the program is optimal or meets a proven bound: (bound, duals that prove it).
+@dataclass
+class Proof:
+    """The best bound so far and the integer duals that prove it."""
 
-    `known` is a bound proven elsewhere. `columns` grows along with the program.
-    """
-    proven, center = 0, problem.sizes / problem.capacity
-    best_ratio, best = 0.0, np.floor(center * ONE).astype(np.int64)
-    while program.solve() and math.ceil(program.rows() - 1e-6) > max(proven, known):
-        duals, smoothing, new = program.duals(), SMOOTHING, Columns()
-        while True:
-            values = np.floor((smoothing * center + (1 - smoothing) * duals) * ONE).astype(np.int64)
-            bound, value, item = problem.proven(values)
-            start, size, copies, gains = completions(
-                problem.sizes, item, problem.max_docs, duals, problem.capacity
-            )
-            ratio = float(problem.counts @ (values / value[-1, -1]))
-            if ratio > best_ratio:
-                best_ratio, best, center = ratio, values, values / float(value[-1, -1])
-            proven = max(proven, bound)
-            if len(gains) or smoothing == 0:
-                break
-            smoothing = smoothing - 0.3 if smoothing > 0.3 else 0.0  # the program's duals give columns
-        if len(gains) == 0:
+    values: Int64
+    ratio: float = 0.0
+    """Rows proven, as a fraction."""
+    bound: int = 0
+    best_row: int = ONE
+    """Value of the most valuable row under `values`."""
+
+    def try_duals(self, problem: Problem, values: Int64) -> Int32:
+        """Keep `values` if they prove more; returns the knapsack's items, for patterns."""
+        bound, value, item = problem.proven(values)
+        best_row = int(value[-1, -1])
+        ratio = float(problem.counts @ (values / best_row))
+        if ratio > self.ratio:
+            self.ratio, self.values, self.best_row = ratio, values, best_row
+        self.bound = max(self.bound, bound)
+        return item
+
+
+def generate(problem: Problem, program: Program, columns: Columns, known: int, deadline: float) -> Proof:
+    """Add patterns to program and `columns` until it is optimal or meets a proven bound (`known` is one)."""
+    proof = Proof(np.floor(problem.sizes / problem.capacity * ONE).astype(np.int64))
+    while program.solve() and math.ceil(program.rows() - 1e-6) > max(proof.bound, known):
+        new = better_rows(problem, proof, program.duals())
+        if len(new) == 0:
             break
-        most = np.sort(np.argsort(-gains, kind="stable")[:COLUMNS])
-        new = Columns(start, size, copies).take(most)
         columns.extend(new)
         program.add(new)
         if time.monotonic() > deadline:
             break
-    return proven, best
+    return proof
+
+
+def better_rows(problem: Problem, proof: Proof, duals: Float64) -> Columns:
+    """Patterns worth more than 1 row under `duals`; none when `duals` are optimal.
+
+    Patterns are searched with duals between the program's and the best proven ones, and with the program's
+    alone when that finds nothing.
+    """
+    smoothing = SMOOTHING
+    while True:
+        mixed = smoothing * (proof.values / proof.best_row) + (1 - smoothing) * duals
+        item = proof.try_duals(problem, np.floor(mixed * ONE).astype(np.int64))
+        start, size, copies, gains = completions(
+            problem.sizes, item, problem.max_docs, duals, problem.capacity
+        )
+        if len(gains) or smoothing == 0:
+            most = np.sort(np.argsort(-gains, kind="stable")[:COLUMNS])
+            return Columns(start, size, copies).take(most)
+        smoothing = smoothing - 0.3 if smoothing > 0.3 else 0.0
 
 
 def dive(
@@ -87,54 +108,62 @@ def dive(
 ) -> tuple[Int64, Int64]:
     """Whole rows from the program's solution: patterns (entries, times) over `problem.sizes`.
 
-    Each round uses every pattern as often as the solution says, rounded down, or once where nothing is left
-    of that and the fraction is among the largest; the rest is filled by `xfill` for a plan, and solved again.
-    Stops at `enough` rows.
+    Each round fixes some rows, fills the rest by `xfill` for a complete plan, and solves again for what the
+    fixed rows leave. The plan with the fewest rows is returned; `enough` rows end the search.
     """
     left = problem.counts.copy()
     fixed: list[tuple[int, int]] = []  # column, times
-    best_rows, best = UNLIMITED, (0, np.empty((0, 3), np.int64), np.empty(0, np.int64))
-    solved = True
-    while solved:
-        usage = program.usage()
-        taken = [take(columns, left, int(j), int(usage[j] + 1e-9)) for j in np.flatnonzero(usage > 1 - 1e-9)]
-        if not sum(times for _, times in taken):
-            largest = np.argsort(-usage, kind="stable")[: max(1, int((usage > 1e-6).sum()) // 8)]
-            taken = [take(columns, left, int(j), 1) for j in largest if usage[j] > 0.5 or j == largest[0]]
-        fixed += [(j, times) for j, times in taken if times]
-        some = np.flatnonzero(left)[::-1]
-        rest = (np.empty((0, 3), np.int64), np.empty(0, np.int64))
-        if len(some):
-            rest = fill_rows(problem.sizes[some], left[some], problem.capacity, problem.max_docs or UNLIMITED)
-            rest[0][:, 1] = some[rest[0][:, 1]]
-        rows = sum(times for _, times in fixed) + int(rest[1].sum())
-        if rows < best_rows:
-            best_rows, best = rows, (len(fixed), *rest)
-        if (
-            rows <= enough
-            or not len(some)
-            or not any(times for _, times in taken)
-            or time.monotonic() > deadline
-        ):
+    fewest, best = UNLIMITED, (0, np.empty((0, 3), np.int64), np.empty(0, np.int64))
+    while True:
+        taken = whole_rows(columns, left, program.usage())
+        fixed += taken
+        entries, times = rest_of(problem, left)
+        rows = sum(count for _, count in fixed) + int(times.sum())
+        if rows < fewest:
+            fewest, best = rows, (len(fixed), entries, times)
+        if rows <= enough or not left.any() or not taken or time.monotonic() > deadline:
             break
         program.lower(left)
-        solved = program.solve()
+        if not program.solve():
+            break
     count, entries, times = best
     kept = np.array(fixed[:count], dtype=np.int64).reshape(-1, 2)
     used = columns.take(kept[:, 0])
     pattern = np.repeat(np.arange(count), np.diff(used.start))
     whole = np.stack((pattern, used.size, used.copies), axis=1)
-    entries = entries + np.array([count, 0, 0])
+    entries[:, 0] += count
     return np.concatenate((whole, entries)), np.concatenate((kept[:, 1], times))
 
 
-def take(columns: Columns, left: Int64, column: int, times: int) -> tuple[int, int]:
-    """Take `times` rows of a column out of `left`, or as many as are covered: (column, times taken)."""
+def whole_rows(columns: Columns, left: Int64, usage: Float64) -> list[tuple[int, int]]:
+    """Take rows out of `left`: (column, times) of all usage rounded down, or of the largest fractions."""
+    full = np.flatnonzero(usage > 1 - 1e-9)
+    taken = [(int(j), take(columns, left, j, int(usage[j] + 1e-9))) for j in full]
+    if not any(times for _, times in taken):
+        largest = np.argsort(-usage, kind="stable")[: max(1, np.count_nonzero(usage > 1e-6) // 8)]
+        largest = largest[: max(1, np.count_nonzero(usage[largest] > 0.5))]
+        taken = [(int(j), take(columns, left, j, 1)) for j in largest]
+    return [(column, times) for column, times in taken if times]
+
+
+def rest_of(problem: Problem, left: Int64) -> tuple[Int64, Int64]:
+    """Patterns of `xfill` for the documents `left`."""
+    some = np.flatnonzero(left)[::-1]
+    if len(some) == 0:
+        return np.empty((0, 3), np.int64), np.empty(0, np.int64)
+    sizes, most = problem.sizes[some], problem.max_docs or UNLIMITED
+    entries, times = fill_rows(sizes, left[some], problem.capacity, most)
+    entries[:, 1] = some[entries[:, 1]]
+    return entries, times
+
+
+def take(columns: Columns, left: Int64, column: np.int64, times: int) -> int:
+    """Take up to `times` rows of a column out of `left`: how many."""
     span = slice(columns.start[column], columns.start[column + 1])
     size, copies = columns.size[span], columns.copies[span]
     times = min(times, int((left[size] // copies).min()))
     left[size] -= times * copies
-    return int(column), times
+    return times
 
 
 def rounded(documents: Histogram, capacity: int) -> tuple[Histogram, int]:
@@ -192,12 +221,13 @@ def solve(
     columns = Columns(start, last - entries[:, 1], entries[:, 2])
     program = Program(highspy, problem.counts, time_limit)
     program.add(columns)
-    proven, duals = generate(problem, program, columns, known, deadline)
-    entries, times = dive(problem, program, columns, max(known, proven), deadline)
+    proof = generate(problem, program, columns, known, deadline)
+    entries, times = dive(problem, program, columns, max(known, proof.bound), deadline)
     if time.monotonic() > deadline:
         log.warning("planner optimal: stopped after %.0f s, the best plan so far is used", time_limit)
+    proven = proof.bound
     if unit > 1:
-        proven = proof_for(exact, problem, duals, unit, capacity, max_docs_per_row)
+        proven = proof_for(exact, problem, proof.values, unit, capacity, max_docs_per_row)
     if int(times.sum()) >= rows:
         return quick, proven
     entries[:, 1] = last - entries[:, 1]
