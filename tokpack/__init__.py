@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokpack.config import Config
     from tokpack.errors import TokpackError
     from tokpack.report.figures import Report
-    from tokpack.verify import verify
+    from tokpack.verification import verify
 
 _HOME = {
     "Artefact": "tokpack.artefact",
@@ -32,7 +32,7 @@ _HOME = {
     "analyze": "tokpack.api",
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",
-    "verify": "tokpack.verify",
+    "verify": "tokpack.verification",
 }
 
 __all__ = [

@@ -60,7 +60,7 @@ def pack(
         if html:
             report.save_html(out / "report.html")
         output.finish(out, manifest)
-        output.write_run(out, run, seconds)
+        output.write_run(out, run, corpus.paths, seconds)
         store.remove()
     return Artefact(out)
 
@@ -116,6 +116,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "overlong": ("truncate", "overlong"),
     "strict": ("read", "strict"),
     "allow_bad": ("read", "allow_bad"),
+    "block_mb": ("read", "block_mb"),
     "clean": ("clean", "rules"),
     "special_in_content": ("clean", "special_in_content"),
     "exact_key": ("dedup", "exact"),

@@ -186,8 +186,8 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Prove an artefact: bytes, rows, documents, ledger; with --model that documents cannot see each other."""
-    from tokpack.verify import verify as run
+    """Prove an artefact: bytes, rows, documents, ledger; with --model that no document sees another."""
+    from tokpack.verification import verify as run
 
     result = run(artefact, model, attn=attn, device=device)
     if json:

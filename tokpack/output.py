@@ -85,8 +85,7 @@ def write_artefact(
     }
     ledger = ledgers.build(docs, names, by_source, packed)
     run.tokenizer.save(out / "tokenizer")
-    manifest = _manifest(run, part, written, ledger, validation)
-    return manifest
+    return _manifest(run, part, written, ledger, validation)
 
 
 def finish(out: Path, manifest: dict[str, Any]) -> None:
@@ -166,7 +165,7 @@ def _manifest(
     }
 
 
-def write_run(out: Path, run: Run, seconds: dict[str, float]) -> None:
+def write_run(out: Path, run: Run, paths: dict[str, int], seconds: dict[str, float]) -> None:
     """`run.json`: what is true of this run and this machine only, so no part of the artefact's bytes."""
     record = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,6 +174,7 @@ def write_run(out: Path, run: Run, seconds: dict[str, float]) -> None:
         "workers": run.workers,
         "inputs": [str(Path(s.path).resolve()) if "://" not in s.path else s.path for s in run.sources],
         "tokenizer": run.config.tokenize.tokenizer,
+        "paths": paths,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
     write_json(out / schema.RUN, record)

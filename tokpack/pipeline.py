@@ -11,7 +11,7 @@ numbers per document are in memory.
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -117,7 +117,8 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
     """Every block through the batch stages into the store; blocks committed by an earlier run are skipped."""
     batches = 0
     bad = _BadRows(run)
-    for index, size in ordered_map(partial(_process, run, store, bad), read_blocks(run.sources), run.workers):
+    blocks = read_blocks(run.sources, run.config.read.block_mb << 20)
+    for index, size in ordered_map(partial(_process, run, store, bad), blocks, run.workers):
         batches = index + 1
         progress("pass 1", size)
     corpus = Corpus.load(store, batches)
@@ -165,7 +166,8 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
     )
     rest = {
         "quarantined": [q.to_json() for q in normalized.quarantined],
-        "counters": cleaned.counters | counters,
+        "counters": cleaned.counters,
+        "paths": counters,
         "examples": _examples(pieces.documents),
     }
     store.commit(block.index, digest, docs, pieces, rest)
@@ -237,12 +239,16 @@ class Corpus:
     """document (position in docs), number, length, trained, batch, index (within the batch)."""
     quarantined: list[str]
     counters: dict[str, int]
+    """What cleaning changed or noticed."""
+    paths: dict[str, int]
+    """Rows on the fast and slow paths, and proofs made: figures of the run, not of the data."""
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     @staticmethod
     def load(store: TokenStore, count: int) -> Corpus:
         docs, pieces, quarantined = [], [], []
-        counters: dict[str, int] = {}
+        counters: Counter[str] = Counter()
+        paths: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
         base = 0
         for number in range(count):
@@ -252,11 +258,11 @@ class Corpus:
             docs.append(batch.docs)
             base += len(batch.docs)
             quarantined += batch.quarantined
-            for name, amount in batch.counters.items():
-                counters[name] = counters.get(name, 0) + amount
+            counters.update(batch.counters)
+            paths.update(batch.paths)
             for reason, snippets in batch.examples.items():
                 examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
-        return Corpus(pl.concat(docs), pl.concat(pieces), quarantined, counters, examples)
+        return Corpus(pl.concat(docs), pl.concat(pieces), quarantined, dict(counters), dict(paths), examples)
 
     def drop(self, positions: Any, reason: str, details: list[str | None]) -> None:
         """Mark documents that are still kept."""
@@ -294,7 +300,7 @@ class Part:
 
     @property
     def placement(self) -> Placement:
-        names = ("batch", "index", "length", "doc_id")
+        names = ("batch", "index", "length", "doc_id", "number")
         return Placement(*(self.pieces[name].to_numpy() for name in names))
 
 
@@ -318,8 +324,3 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
 def mapped_batches(store: TokenStore) -> Callable[[int], FlatBatch]:
     """Batch number -> its mapped arrays; each file is opened once."""
     return lru_cache(maxsize=None)(lambda number: flat_arrays(store.tokens(number)))
-
-
-def timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return function(*args), time.perf_counter() - start

@@ -11,7 +11,9 @@ from typing import Any
 from tokpack.errors import UsageError, near_matches
 
 
-def resolve(kind: str, name: str | Callable[..., Any], builtin: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+def resolve(
+    kind: str, name: str | Callable[..., Any], builtin: Mapping[str, Callable[..., Any]]
+) -> Callable[..., Any]:
     """The function behind a name. Raises UsageError with near matches for an unknown one."""
     if callable(name):
         return name

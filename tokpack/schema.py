@@ -38,9 +38,12 @@ PACKED_SCHEMA: Final = pa.schema(
         ("labels", pa.list_(pa.int32())),
         ("seq_lengths", pa.list_(pa.int32())),
         ("doc_ids", pa.list_(pa.int64())),
+        ("pieces", pa.list_(pa.int32())),
     ]
 )
-"""One record per packed row. `sum(seq_lengths) == len(input_ids) == len(labels)`, labels unshifted."""
+"""One record per packed row. `sum(seq_lengths) == len(input_ids) == len(labels)`, labels unshifted.
+
+`pieces` numbers the parts of a document that was split, from 0; it is 0 for a whole one."""
 
 STORE_SCHEMA: Final = pa.schema(
     [

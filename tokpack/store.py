@@ -38,6 +38,7 @@ class Batch:
     """document (position within the batch), number, length, trained."""
     quarantined: list[str]
     counters: dict[str, int]
+    paths: dict[str, int]
     examples: dict[str, list[str]]
 
 
@@ -81,9 +82,10 @@ class TokenStore:
             pa.array(pieces.trained.astype(np.int32)),
             *lists,
         ]
-        _write_ipc(self._tokens_path(index), pa.table(columns, schema=STORE_SCHEMA))
+        _write_ipc(self._tokens_path(index), pa.record_batch(columns, schema=STORE_SCHEMA))
         meta = json.dumps({"block": block_hash, **rest}, ensure_ascii=False)
-        _write_ipc(self._docs_path(index), docs.to_arrow().replace_schema_metadata({"batch": meta}))
+        table = docs.to_arrow().replace_schema_metadata({"batch": meta})
+        _write_ipc(self._docs_path(index), table)
 
     def load(self, index: int) -> Batch:
         with pa.memory_map(str(self._docs_path(index))) as file:
@@ -100,7 +102,7 @@ class TokenStore:
                 "trained": record.column("trained").to_numpy(),
             }
         )
-        return Batch(docs, pieces, meta["quarantined"], meta["counters"], meta["examples"])
+        return Batch(docs, pieces, meta["quarantined"], meta["counters"], meta["paths"], meta["examples"])
 
     def check_block(self, index: int, block_hash: str) -> None:
         """Raises DataError when the input that made a committed batch has changed since."""
@@ -141,10 +143,10 @@ def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
         yield f"{key} ({found!r} then, {wanted!r} now)" if len(f"{found}{wanted}") < 80 else key
 
 
-def _write_ipc(path: Path, table: pa.Table) -> None:
+def _write_ipc(path: Path, data: pa.Table | pa.RecordBatch) -> None:
     temporary = path.with_suffix(".part")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, data.schema) as writer:
+        writer.write(data)
     temporary.replace(path)
 
 

@@ -7,6 +7,8 @@ something in code and mathematics. Memory: 16 bytes a document.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -31,15 +33,17 @@ def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.ui
         pl.concat_str("text", "extra", separator="\x1e")
     )
     array = text.to_series().to_arrow().cast(pa.large_string())
-    offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1].tolist()
+    offsets = np.frombuffer(array.buffers()[1], np.int64)[
+        array.offset : array.offset + len(array) + 1
+    ].tolist()
     data = memoryview(array.buffers()[2] or b"")
     digest = xxhash.xxh3_128_digest
-    digests = b"".join([digest(data[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    digests = b"".join([digest(data[a:b]) for a, b in pairwise(offsets)])
     return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def canonical(contents: pl.Series, key: str) -> pl.Series:
-    """Contents as they are compared: `raw`, `nfc` (and outer whitespace), or `folded` (NFKC, case, spaces)."""
+    """Contents as they are compared; `key` as `DedupConfig.exact` says."""
     if key == "raw":
         return contents
     contents = contents.str.strip_chars()
@@ -53,9 +57,11 @@ def canonical(contents: pl.Series, key: str) -> pl.Series:
 
 
 def first_of_equal(hashes: npt.NDArray[np.uint64], eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Position of the first eligible document with the same hash; -1 for that first one, and where not eligible."""
+    """Position of the first eligible document with the same hash; -1 for that one, and where not eligible."""
     frame = pl.DataFrame({"high": hashes[:, 0], "low": hashes[:, 1]}).with_row_index("position")
-    first = frame.filter(pl.Series(eligible)).with_columns(pl.col("position").min().over("high", "low").alias("first"))
+    first = frame.filter(pl.Series(eligible)).with_columns(
+        pl.col("position").min().over("high", "low").alias("first")
+    )
     partner = np.full(len(eligible), -1, dtype=np.int64)
     copies = first.filter(pl.col("first") != pl.col("position"))
     partner[copies["position"].to_numpy()] = copies["first"].to_numpy()

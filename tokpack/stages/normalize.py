@@ -28,7 +28,7 @@ from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.stages.read import Block, Source, first_rows, line_numbers
 from tokpack.stages.rows import FIELDS, ROLE_ALIASES, RowDocument, RowError, Shape, row_to_document
 
-DOCUMENT_SCHEMA = {
+DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "doc_id": pl.Int64,
     "source": pl.Int32,
     "row": pl.Int64,
@@ -107,9 +107,13 @@ def _check_map(config: SourceConfig, columns: list[str], source: Source) -> None
     targets = {field for fields in FIELDS.values() for field in fields}
     for target, column in config.map.items():
         if target not in targets:
-            raise UsageError(f"--map: no field {target!r}", where=source.path, hint=near_matches(target, targets))
+            raise UsageError(
+                f"--map: no field {target!r}", where=source.path, hint=near_matches(target, targets)
+            )
         if column not in columns:
-            raise UsageError(f"--map: no column {column!r}", where=source.path, hint=near_matches(column, columns))
+            raise UsageError(
+                f"--map: no column {column!r}", where=source.path, hint=near_matches(column, columns)
+            )
 
 
 def normalize(block: Block, source: Source, shape: Shape) -> Normalized:
@@ -166,7 +170,9 @@ def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> 
     return Normalized(merged, rest.quarantined)
 
 
-def _vectorize(table: pa.Table, shape: Shape) -> tuple[str, pl.Series, pl.Series, np.ndarray[Any, Any]] | None:
+def _vectorize(
+    table: pa.Table, shape: Shape
+) -> tuple[str, pl.Series, pl.Series, np.ndarray[Any, Any]] | None:
     """Columns -> (kind, roles, contents, rows that need the slow path), or None when types do not fit."""
     slow = np.zeros(table.num_rows, dtype=bool)
     for name in shape.slow_columns & set(table.column_names):
@@ -189,7 +195,9 @@ def _vectorize(table: pa.Table, shape: Shape) -> tuple[str, pl.Series, pl.Series
     frame = pl.DataFrame(texts).with_columns(pl.all().fill_null(""))
     if shape.format == "alpaca" and "input" in texts:
         joined = pl.concat_str("instruction", pl.lit("\n"), "input")
-        frame = frame.with_columns(pl.when(pl.col("input") == "").then("instruction").otherwise(joined).alias("instruction"))
+        frame = frame.with_columns(
+            pl.when(pl.col("input") == "").then("instruction").otherwise(joined).alias("instruction")
+        )
     role_of = {name: role for name, role in FIELDS[shape.format].items() if name in texts}
     roles = pl.Series([list(role_of.values())], dtype=pl.List(pl.String)).new_from_index(0, len(frame))
     contents = frame.select(pl.concat_list(list(role_of)).alias("contents")).to_series()
@@ -226,7 +234,9 @@ def _message_lists(
     document_of = np.repeat(np.arange(len(lengths)), lengths)
     slow[document_of[odd]] = True
     slow |= lists.is_null().to_numpy(zero_copy_only=False)
-    pair = [pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat))) for flat in (roles, contents)]
+    pair = [
+        pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat))) for flat in (roles, contents)
+    ]
     return pair[0], pair[1]
 
 
@@ -235,13 +245,17 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _filled(column: Any) -> np.ndarray[Any, Any]:
-    filled: np.ndarray[Any, Any] = pc.is_valid(column).to_numpy(zero_copy_only=False) if isinstance(
-        column, pa.Array
-    ) else pc.is_valid(column).to_numpy()
+    filled: np.ndarray[Any, Any] = (
+        pc.is_valid(column).to_numpy(zero_copy_only=False)
+        if isinstance(column, pa.Array)
+        else pc.is_valid(column).to_numpy()
+    )
     return filled
 
 
-def _frame(block: Block, positions: np.ndarray[Any, Any], kind: Any, roles: Any, contents: Any, extra: Any = None) -> pl.DataFrame:
+def _frame(
+    block: Block, positions: np.ndarray[Any, Any], kind: Any, roles: Any, contents: Any, extra: Any = None
+) -> pl.DataFrame:
     rows = line_numbers(block)[positions]
     return pl.DataFrame(
         {
@@ -251,7 +265,9 @@ def _frame(block: Block, positions: np.ndarray[Any, Any], kind: Any, roles: Any,
             "kind": kind if isinstance(kind, list) else pl.Series([kind]).new_from_index(0, len(positions)),
             "roles": roles,
             "contents": contents,
-            "extra": extra if extra is not None else pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
+            "extra": extra
+            if extra is not None
+            else pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
             "drop_reason": pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
             "drop_detail": pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
         },
@@ -320,7 +336,9 @@ def _slow_rows(block: Block, table: pa.Table, positions: np.ndarray[Any, Any]) -
         lines = [line for line in block.data.split(b"\n") if line.strip()]
         return [(json.loads(lines[i]), lines[i]) for i in positions]
     rows = table.take(pa.array(positions)).to_pylist()
-    return [(row, json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")) for row in rows]
+    return [
+        (row, json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")) for row in rows
+    ]
 
 
 def _from_rows(

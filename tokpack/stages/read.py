@@ -147,7 +147,7 @@ def _expand(config: SourceConfig) -> Iterator[Source]:
     elif folder.exists():
         yield _file_source(path, folder.name, config)
     else:
-        matches = sorted(glob.glob(path, recursive=True))
+        matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - the pattern may be absolute
         if not matches:
             known = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise UsageError(
@@ -175,7 +175,9 @@ def _remote(path: str, config: SourceConfig) -> Iterator[Source]:
     try:
         fs, _, paths = fsspec.get_fs_token_paths(path)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"cannot open {path}: {error}", where=path, hint="s3:// needs `pip install tokpack[s3]`") from None
+        raise UsageError(
+            f"cannot open {path}: {error}", where=path, hint="s3:// needs `pip install tokpack[s3]`"
+        ) from None
     for match in sorted(paths):
         name = PurePosixPath(match).name
         container = _container(name, config)
@@ -196,7 +198,9 @@ def _compression(name: str) -> str:
 
 
 def _known_extensions() -> str:
-    return "known endings: " + " ".join(EXTENSIONS) + " (each also .gz or .zst); or give `container` in the TOML"
+    return (
+        "known endings: " + " ".join(EXTENSIONS) + " (each also .gz or .zst); or give `container` in the TOML"
+    )
 
 
 def _make_names_unique(sources: list[Source]) -> None:
@@ -315,7 +319,9 @@ def _record_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatc
         import pyarrow.csv as pacsv
 
         names = pacsv.open_csv(io.BytesIO(head := stream.read(1 << 20))).schema.names
-        strings = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        strings = pacsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        )
         parse = pacsv.ParseOptions(newlines_in_values=True)
         yield from pacsv.open_csv(_Joined(head, stream), convert_options=strings, parse_options=parse)
     elif source.container == "parquet":
@@ -383,7 +389,9 @@ def _open_raw(source: Source) -> IO[bytes]:
             return cast(IO[bytes], fsspec.open(source.path, "rb").open())
         return Path(source.path).open("rb")
     except OSError as error:
-        raise DataError(f"cannot open: {error.strerror or error}", where=source.path, hint="check path and rights") from None
+        raise DataError(
+            f"cannot open: {error.strerror or error}", where=source.path, hint="check path and rights"
+        ) from None
 
 
 def _stdin() -> io.BufferedReader:

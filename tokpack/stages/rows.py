@@ -79,7 +79,9 @@ class Shape:
 
 
 def _has_keys(messages: Any, key: str) -> bool:
-    return isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and key in messages[0]
+    return (
+        isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and key in messages[0]
+    )
 
 
 def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
@@ -138,7 +140,11 @@ def _message(message: Any, where: str) -> tuple[str | None, str | None, dict[str
     role, content = message.get(role_key), message.get(content_key)
     if role is not None and not isinstance(role, str):
         raise RowError(f"{where}.{role_key} is {_kind(role)}, not a string")
-    extra = {key: value for key, value in message.items() if key not in (role_key, content_key) and value not in (None, [])}
+    extra = {
+        key: value
+        for key, value in message.items()
+        if key not in (role_key, content_key) and value not in (None, [])
+    }
     if "loss_weight" in extra:
         extra["weight"] = extra.pop("loss_weight")
     if sharegpt and role in ("function_call", "tool_call"):
@@ -175,7 +181,10 @@ def _conversational(prompt: Any, completion: Any) -> RowDocument:
         raise RowError(f"prompt is a list of messages, completion is {_kind(completion)}")
     turns = [(_message(m, f"prompt[{i}]"), False) for i, m in enumerate(prompt, 1)]
     turns += [(_message(m, f"completion[{i}]"), True) for i, m in enumerate(completion, 1)]
-    extras = [{**extra, **({} if train or role != "assistant" else {"train": False})} for (role, _, extra), train in turns]
+    extras = [
+        {**extra, **({} if train or role != "assistant" else {"train": False})}
+        for (role, _, extra), train in turns
+    ]
     document = _dump({"messages": extras}) if any(extras) else None
     return RowDocument("chat", [turn[0] for turn, _ in turns], [turn[1] for turn, _ in turns], document)
 
@@ -211,5 +220,11 @@ def _dump(document: dict[str, Any]) -> str:
 
 
 def _kind(value: Any) -> str:
-    kinds = {type(None): "missing", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    kinds = {
+        type(None): "missing",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     return kinds.get(type(value), "an object" if isinstance(value, dict) else "a list")

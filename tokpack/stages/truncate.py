@@ -32,7 +32,7 @@ Encode = Callable[[pl.DataFrame], TokenBatch]
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """What is left of a batch: piece p is `tokens.input_ids[offsets[p]:offsets[p+1]]` of document `document[p]`."""
+    """What is left of a batch: piece p is document p of `tokens`."""
 
     documents: pl.DataFrame
     document: Int64
@@ -167,7 +167,7 @@ def _drop_oldest_turns(
 ) -> _Shortened:
     """Bisect, for all documents at once, how many of the oldest exchanges must go."""
     conversations = {int(p): _Conversation(documents.row(int(p), named=True)) for p in positions}
-    low = {p: 1 for p in conversations}
+    low = dict.fromkeys(conversations, 1)
     high = {p: c.exchanges - 1 for p, c in conversations.items()}
     best: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]] = {}
     pending = [p for p in conversations if low[p] <= high[p]]

@@ -57,6 +57,7 @@ class Placement:
     """Record within the batch."""
     length: npt.NDArray[np.int32]
     doc_id: Int64
+    number: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,8 @@ def _gather(
     document_offsets = pa.array(row_offsets.astype(np.int32))
     lists = [(token_offsets, ids), (token_offsets, labels), (document_offsets, lengths)]
     arrays = [pa.ListArray.from_arrays(offsets, pa.array(values)) for offsets, values in lists]
-    arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(pieces.doc_id[chosen])))
+    for of_document in (pieces.doc_id, pieces.number):
+        arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(of_document[chosen])))
     return pa.record_batch(arrays, schema=PACKED_SCHEMA), labels
 
 
@@ -145,7 +147,7 @@ def _dataset_files(out: Path, shards: list[dict[str, Any]]) -> None:
     info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
     write_json(out / "dataset_info.json", info)
     digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": shard["file"]} for shard in shards],
         "_fingerprint": digest[:16],
         "_format_columns": None,

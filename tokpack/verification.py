@@ -1,0 +1,304 @@
+"""Prove a finished artefact: every byte, row, document and sum; and, with a model, isolation."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from tokpack import ledger as ledgers
+from tokpack import schema
+from tokpack.artefact import Artefact
+from tokpack.engine.local import default_workers
+from tokpack.errors import TokpackError, UsageError
+from tokpack.output import TRUNCATED
+from tokpack.stages.ranges import offsets_of
+from tokpack.stages.write import covered_files, file_sha256
+
+SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+MAX_FAULTS = 20
+
+
+@dataclass(slots=True)
+class Check:
+    """One thing that was looked at. `faults` is empty when it holds."""
+
+    name: str
+    detail: str = ""
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    folder: Path
+    checks: list[Check]
+    model: Any = None
+    """What the trainer plugin's probe returned, when a model was given: has `ok`, prints as a table."""
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks) and (self.model is None or bool(self.model.ok))
+
+    def __rich__(self) -> Any:
+        from tokpack.report.terminal import checks_table
+
+        return checks_table(self)
+
+
+def verify(
+    folder: str | Path, model: str | None = None, *, attn: str | None = None, device: str | None = None
+) -> Verification:
+    """Check an artefact, its validation part included. Raises UsageError when `folder` is no artefact.
+
+    With `model`, the trainer plugin's isolation probe runs on real rows: it needs the extra `train`.
+    """
+    folder = Path(folder)
+    checks = _sums(folder)
+    parts = [folder]
+    if (folder / schema.VALIDATION).is_dir():
+        parts.append(folder / schema.VALIDATION)
+    for part in parts:
+        checks += _attempt(part, folder)
+    probe = _probe(folder, model, attn, device) if model and all(check.ok for check in checks) else None
+    return Verification(folder, checks, probe)
+
+
+def _attempt(part: Path, folder: Path) -> list[Check]:
+    """All checks of the content; a damaged file that cannot even be read is a fault, not a crash."""
+    label = "" if part == folder else f"{part.name}: "
+    try:
+        artefact = Artefact(part)
+        rows = _Rows(artefact)
+        checks = [rows.check(), _documents(artefact, rows), _ledger(artefact, rows), _inputs(artefact)]
+    except UsageError:
+        raise
+    except (TokpackError, pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        checks = [Check("content", faults=[f"cannot be read: {str(error).splitlines()[0]}"])]
+    for check in checks:
+        check.name = label + check.name
+    return checks
+
+
+# Bytes
+
+
+def _sums(folder: Path) -> list[Check]:
+    """Every covered file against SHA256SUMS, and the sums against what there is."""
+    path = folder / schema.SUMS
+    if not path.is_file():
+        schema.read_manifest(folder)  # raises with the hint for an unfinished folder
+    check = Check("files")
+    listed: dict[str, str] = {}
+    for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").split("\n")[:-1], 1):
+        match = SUM_LINE.fullmatch(line)
+        if not match or match[2] in listed:
+            check.faults.append(f"{schema.SUMS}: line {number} is damaged")
+        else:
+            listed[match[2]] = match[1]
+    if not path.read_bytes().endswith(b"\n"):
+        check.faults.append(f"{schema.SUMS}: the last line is cut off")
+    present = covered_files(folder)
+    check.faults += [f"{name}: missing" for name in sorted(set(listed) - set(present))]
+    check.faults += [f"{name}: not in {schema.SUMS}" for name in sorted(set(present) - set(listed))]
+    both = [name for name in present if name in listed]
+    with ThreadPoolExecutor(default_workers()) as pool:
+        digests = list(pool.map(lambda name: file_sha256(folder / name), both))
+    check.faults += [
+        f"{name}: its bytes changed, or its line in {schema.SUMS}"
+        for name, digest in zip(both, digests, strict=True)
+        if digest != listed[name]
+    ]
+    size = sum((folder / name).stat().st_size for name in both)
+    check.detail = f"{len(both)} files, {size / 1e6:,.1f} MB hashed"
+    return [check]
+
+
+# Rows
+
+
+class _Rows:
+    """One pass over all rows, batch by batch: invariants, and the numbers that the other checks compare."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        manifest = artefact.manifest
+        self.rows = self.tokens = self.trained = 0
+        self.doc_ids: list[npt.NDArray[np.int64]] = []
+        self.pieces: list[npt.NDArray[np.int32]] = []
+        self._faults: list[str] = []
+        self._capacity, self._vocab = manifest["capacity"], manifest["tokenizer"]["vocab_size"]
+        for batch in artefact.batches():
+            self._see(batch)
+        if self.rows != manifest["rows"]:
+            self._faults.append(f"{self.rows} rows, the manifest says {manifest['rows']}")
+
+    def check(self) -> Check:
+        return Check("rows", f"{self.rows:,} rows, {self.tokens:,} tokens", self._faults[:MAX_FAULTS])
+
+    def _see(self, batch: pa.RecordBatch) -> None:
+        if batch.schema != schema.PACKED_SCHEMA:
+            self._faults.append(f"columns are {batch.schema.names}")
+            return
+        ids, labels, lengths, doc_ids, pieces = (_list(column) for column in batch.columns)
+        row_sizes = np.diff(ids[0])
+        per_row = (
+            np.add.reduceat(np.append(lengths[1], 0), lengths[0][:-1]) if len(lengths[1]) else 0 * row_sizes
+        )
+        starts = offsets_of(lengths[1])[:-1]
+        in_place = starts < len(labels[1])
+        trained = labels[1] != schema.IGNORE_INDEX
+        tests: list[tuple[str, Callable[[], Any]]] = [
+            ("input_ids and labels differ in length", lambda: np.diff(labels[0]) != row_sizes),
+            ("seq_lengths do not add up to the row", lambda: per_row != row_sizes),
+            ("longer than the capacity, or empty", lambda: (row_sizes > self._capacity) | (row_sizes == 0)),
+            ("seq_lengths and doc_ids differ in length", lambda: np.diff(lengths[0]) != np.diff(doc_ids[0])),
+            ("doc_ids and pieces differ in length", lambda: np.diff(doc_ids[0]) != np.diff(pieces[0])),
+            ("a document of no tokens", lambda: self._by_row(lengths, lengths[1] <= 0)),
+            (
+                "an id outside the vocabulary",
+                lambda: self._by_row(ids, (ids[1] < 0) | (ids[1] >= self._vocab)),
+            ),
+            (
+                "a label that is neither its token nor -100",
+                lambda: self._by_row(ids, trained & (labels[1] != ids[1])),
+            ),
+            (
+                "the first token of a document has a label",
+                lambda: self._by_row(lengths, ~in_place | trained[np.minimum(starts, len(trained) - 1)]),
+            ),
+        ]
+        for text, test in tests:
+            try:
+                hit = np.flatnonzero(test())
+            except (ValueError, IndexError):
+                self._faults.append(f"rows from {self.rows}: lists of different shapes")
+                continue
+            self._faults += [f"row {self.rows + int(row)}: {text}" for row in hit[:3]]
+        self.rows += batch.num_rows
+        self.tokens += len(ids[1])
+        self.trained += int(trained.sum())
+        self.doc_ids.append(doc_ids[1].copy())
+        self.pieces.append(pieces[1].copy())
+
+    @staticmethod
+    def _by_row(lists: tuple[Any, Any], hit: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Per row: is any of its values hit?"""
+        running = np.concatenate([[0], np.cumsum(hit)])
+        result: npt.NDArray[np.bool_] = running[lists[0][1:]] > running[lists[0][:-1]]
+        return result
+
+
+def _list(column: pa.ListArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """(offsets from 0, values) of a list column, sliced or not."""
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0], column.flatten().to_numpy()
+
+
+def _documents(artefact: Artefact, rows: _Rows) -> Check:
+    """Each document of the input is in the rows, or in the record of what was left out: once."""
+    packed = np.concatenate([*rows.doc_ids, np.empty(0, np.int64)])
+    distinct = np.unique(packed)
+    manifest = artefact.manifest
+    check = Check("documents", f"{len(distinct):,} in rows")
+    if len(distinct) != manifest["documents"]:
+        check.faults.append(
+            f"{len(distinct)} documents in the rows, the manifest says {manifest['documents']}"
+        )
+    if len(packed) != manifest["pieces"]:
+        check.faults.append(f"{len(packed)} pieces in the rows, the manifest says {manifest['pieces']}")
+    check.faults += _piece_faults(packed, np.concatenate([*rows.pieces, np.empty(0, np.int32)]))
+    left_out = artefact.dropped.filter(pl.col("reason") != TRUNCATED)["doc_id"].to_numpy()
+    with (artefact.folder / schema.QUARANTINE).open(encoding="utf-8") as file:
+        quarantined = np.array([json.loads(line)["doc_id"] for line in file], dtype=np.int64)
+    everything = np.concatenate([distinct, left_out, quarantined])
+    if manifest["split"] == "train":
+        read = manifest["ledger"]["documents"]["read"]
+        seen = np.bincount(everything[(everything >= 0) & (everything < read)], minlength=read)
+        check.faults += [f"document {doc} is nowhere" for doc in np.flatnonzero(seen == 0)[:3]]
+        check.faults += [f"document {doc} is in two places" for doc in np.flatnonzero(seen > 1)[:3]]
+        check.detail += f", {len(left_out):,} left out, {len(quarantined):,} quarantined: {read:,} read"
+    return check
+
+
+def _piece_faults(doc_ids: npt.NDArray[np.int64], pieces: npt.NDArray[np.int32]) -> list[str]:
+    """The pieces of a document are 0, 1, ... each once."""
+    if len(doc_ids) != len(pieces):
+        return []  # the rows check says so
+    order = np.lexsort((pieces, doc_ids))
+    doc_ids, pieces = doc_ids[order], pieces[order]
+    starts = np.flatnonzero(np.diff(doc_ids, prepend=-1))
+    expected = np.arange(len(pieces)) - np.repeat(starts, np.diff(starts, append=len(pieces)))
+    wrong = doc_ids[pieces != expected]
+    return [f"document {doc} is packed twice, or a piece of it is missing" for doc in np.unique(wrong)[:3]]
+
+
+def _ledger(artefact: Artefact, rows: _Rows) -> Check:
+    ledger = artefact.ledger
+    check = Check("ledger", "adds up, and agrees with the rows")
+    try:
+        ledgers.check(ledger)
+    except TokpackError as error:
+        check.faults.append(error.what)
+    for name, said, found in (
+        ("rows", ledger["slots"]["rows"], rows.rows),
+        ("packed tokens", ledger["slots"]["packed"], rows.tokens),
+        ("trained tokens", ledger["trained"]["trained"], rows.trained),
+    ):
+        if said != found:
+            check.faults.append(f"{name}: ledger {said}, rows {found}")
+    return check
+
+
+def _inputs(artefact: Artefact) -> Check:
+    """The inputs, where they still are, against the hashes taken while they were read."""
+    check = Check("inputs")
+    run = artefact.folder / schema.RUN
+    if not run.is_file():
+        check.detail = "run.json is not here: nothing to compare"
+        return check
+    paths = json.loads(run.read_text(encoding="utf-8")).get("inputs", [])
+    here = 0
+    for path, entry in zip(paths, artefact.manifest["inputs"], strict=False):
+        if entry["sha256"] and Path(path).is_file():
+            here += 1
+            if file_sha256(Path(path)) != entry["sha256"]:
+                check.faults.append(f"{path}: changed since it was packed")
+    check.detail = f"{here} of {len(paths)} still there, unchanged" if not check.faults else ""
+    return check
+
+
+# Isolation
+
+
+def _probe(folder: Path, model: str, attn: str | None, device: str | None) -> Any:
+    found = list(_verifiers())
+    if not found:
+        raise UsageError(
+            "the isolation probe needs the trainer plugin",
+            where="--model",
+            hint="pip install 'tokpack[train]'",
+        )
+    try:
+        return found[0](folder, model, attn=attn, device=device)
+    except ImportError as error:
+        raise UsageError(
+            f"the isolation probe needs {error.name}", where="--model", hint="pip install 'tokpack[train]'"
+        ) from None
+
+
+def _verifiers() -> Iterator[Callable[..., Any]]:
+    for entry in entry_points(group="tokpack.verifiers"):
+        yield entry.load()
