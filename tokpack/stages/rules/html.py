@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
+from collections.abc import Iterable
 
 import polars as pl
 
@@ -22,40 +21,50 @@ STRUCTURE = (
     r"(?i)<(?:ul|ol|li)\b",
     r"(?i)<img\b",
 )
-# Literal, ASCII letters in either case; capitals of other scripts are written out.
+# Phrases by what they are for. ASCII letters match in either case; capitals of other scripts are written out.
 PHRASES = (
-    "cookie|&copy;|©|all rights reserved|privacy policy|terms of use|terms of service|skip to content"
-    "|skip to main content|sign in|log in|login|subscribe|newsletter|share this|share on|advertisement"
-    "|impressum|datenschutz|alle rechte vorbehalten|tous droits réservés|mentions légales"
-    "|todos los derechos reservados|aviso legal|todos os direitos reservados|tutti i diritti riservati"
-    "|все права защищены|Все права защищены|олитика конфиденциальности|版权所有|隐私政策"
-    "|プライバシーポリシー|جميع الحقوق محفوظة"
+    "cookie|privacy policy|terms of use|terms of service|impressum|datenschutz|mentions légales|aviso legal"
+    "|олитика конфиденциальности|隐私政策|プライバシーポリシー|سياسة الخصوصية",
+    "&copy;|©|all rights reserved|alle rechte vorbehalten|tous droits réservés|todos los derechos reservados"
+    "|todos os direitos reservados|tutti i diritti riservati|права защищены|版权所有|جميع الحقوق محفوظة",
+    "skip to content|skip to main content|sign in|log in|login|my account|your cart|anmelden|connexion",
+    "subscribe|newsletter|share this|share on|follow us|advertisement|read more|related posts",
 )
 ABOUT_WEB = (
-    "html|css|javascript|java script|.js| js |jsx|php|web|front-end|frontend|front end|homepage|home page"
-    "|landing page|navbar|nav bar|navigation bar|markup|</|<br|<div|<img|<input|网页|网站|網頁|網站|ウェブ"
-    "|ホームページ|веб|Веб|сайт|Сайт|웹|موقع|صفحة ويب"
+    r"(?i)html|\bcss|java ?script|\.js\b|\bjs\b|\bjsx\b|\bphp|\bweb(?:\b|-|app|page|site|seite|shop|form)"
+    r"|front[ -]?end|home ?page|landing page|nav(?:igation)? ?bar|markup|</|<(?:br|div|img|input|p|a)\b"
+    r"|\b(?:template|ui|user interface)\b|\b(?:code|form|page)s? (?:for|that|to|with|which)\b"
+    r"|网页|网站|網頁|網站|ウェブ|ホームページ|\bвеб|сайт|웹|موقع|صفحة ويب"
 )
+MIN_PHRASES = 2
+PRESENTED = r"(?i)\b(?:code|page|form|example|file|template)\b[^\n<]{0,60}:\s*<(?:!doctype|html)\b"
 
 
 def html_boilerplate(min_structure: int = 3, min_tag_share: float = 0.05) -> pl.Expr:
     """An answer or text that is a scraped page: menus, scripts, cookie notice and footer around the text.
 
     Needs page structure of `min_structure` kinds (document, head, script, navigation, blocks, links, lists,
-    images), a phrase that web sites have, and `min_tag_share` of its characters inside tags, unless a line
-    begins the whole document (`<!DOCTYPE`, `<html`). Code blocks do not count, and an answer is left alone
-    where any prompt speaks of HTML or the web: then the page was asked for. C4 (Raffel et al. 2020) drops
-    lines with "javascript", "cookies", "privacy policy" or "terms of use"; we drop whole documents, so the
-    numbers are ours and stricter.
+    images), phrases of two kinds that web sites have (legal notices, copyright, account, newsletter), and
+    `min_tag_share` of its characters inside tags, unless a line begins the whole document (`<!DOCTYPE`,
+    `<html`). Code blocks do not count, and an answer is left alone where a prompt speaks of HTML, the web or
+    code, or where the page is presented ("Here is the page:"): then it was asked for. C4 (Raffel et al. 2020)
+    drops lines with "javascript", "cookies", "privacy policy" or "terms of use"; we drop whole documents, so
+    the numbers are ours and stricter.
     """
     tagged = pl.col("answers").list.eval(pl.element().str.contains("</", literal=True)).list.any()
     answers = pl.col("answers").list.join("\n", ignore_nulls=True).str.replace_all(CODE, "")
-    kinds = reduce(add, (answers.str.contains(pattern).cast(pl.Int32) for pattern in STRUCTURE))
-    length = answers.str.len_chars()
+    bare = answers.str.replace_all(TAG, "")
     whole = answers.str.contains(r"(?im)^\s*<(?:!doctype|html)\b")
-    in_tags = length - answers.str.replace_all(TAG, "").str.len_chars()
-    phrase = says_any(answers, PHRASES)
+    in_tags = 1 - bare.str.len_chars() / answers.str.len_chars()
+    page = (
+        (_count(answers.str.contains(pattern) for pattern in STRUCTURE) >= min_structure)
+        & (_count(says_any(bare, phrases) for phrases in PHRASES) >= MIN_PHRASES)
+        & (whole | (in_tags >= min_tag_share))
+    )
     prompts = pl.col("prompts").list.join("\n", ignore_nulls=True)
-    asked = says_any(prompts, ABOUT_WEB)
-    page = (kinds >= min_structure) & (whole | (in_tags >= min_tag_share * length)) & phrase
-    return among(tagged, page & ~asked)
+    meant = prompts.str.contains(ABOUT_WEB) | answers.str.contains(PRESENTED)
+    return among(tagged, page & ~meant)
+
+
+def _count(conditions: Iterable[pl.Expr]) -> pl.Expr:
+    return pl.sum_horizontal(condition.cast(pl.Int32) for condition in conditions)
