@@ -51,7 +51,7 @@ def sample(
     )
     lengths = (tokens - cut)[len(reasons) :]
     pieces = pl.DataFrame({"length": lengths, "trained": lengths // 3})
-    corpus = Corpus(docs, pieces, [], counters or {}, examples or {})
+    corpus = Corpus(docs, pieces, quarantined=[], counters=counters or {}, paths={}, examples=examples or {})
     part = Part(pieces, make_plan(lengths, capacity), None)  # type: ignore[arg-type]  # reports need no layout
     run = SimpleNamespace(
         tokenizer=SimpleNamespace(name=tokenizer),
@@ -71,5 +71,5 @@ def hostile() -> dict[str, Any]:
             HOSTILE.replace("\ud800", ""): [HOSTILE, "\u202e" + HOSTILE],
             "overlong": ["[red]no[/red]"],
         },
-        counters={HOSTILE: 3, "jinja": 400},
+        counters={HOSTILE: 3, "special_token_inside": 400},
     )

@@ -49,7 +49,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             dropped={"empty_answer": 12, "exact_duplicate": 40},
             overlong=9,
             examples={"empty_answer": ["What is two and two?"]},
-            counters={"jinja": 400},
+            counters={"special_token_stripped": 400},
         ),
         "hostile": hostile(),
         "empty": sample(documents=20, dropped={"empty_answer": 20}),

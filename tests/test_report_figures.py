@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from report_samples import sample
 
 from tokpack.report.figures import Report, bin_edges, length_figures, padded_slots
-from tokpack.report.words import make_bill, share
+from tokpack.report.words import REASONS, make_bill, share
+from tokpack.stages.rules import RULES
 
 lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=60)
 
@@ -89,3 +90,7 @@ def test_a_share_is_never_rounded_to_all_or_nothing() -> None:
     assert share(5, 5) == "100.0%"
     assert share(1, 0) == "none"
     assert share(0.99946, 1, 2) == "99.95%"
+
+
+def test_every_built_in_rule_is_explained_in_words() -> None:
+    assert set(RULES) <= set(REASONS)

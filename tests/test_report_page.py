@@ -58,7 +58,7 @@ def data() -> dict[str, Any]:
         dropped={"exact_duplicate": 40, "empty_answer": 12, "held_out": 20},
         overlong=9,
         examples={"empty_answer": ["What is two and two?", "second", "third", "fourth"]},
-        counters={"jinja": 400, "special_token_inside": 0, "my_counter": 7},
+        counters={"special_token_stripped": 400, "special_token_inside": 0, "my_counter": 7},
     )
 
 

@@ -34,7 +34,7 @@ def data() -> dict[str, Any]:
         dropped={"exact_duplicate": 40, "empty_answer": 12, "held_out": 20},
         overlong=9,
         examples={"empty_answer": ["What is two and two?"]},
-        counters={"jinja": 400, "special_token_inside": 0},
+        counters={"special_token_stripped": 400, "special_token_inside": 0},
     )
 
 

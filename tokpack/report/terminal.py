@@ -30,7 +30,7 @@ GOOD, QUIET, BAD = "green", "dim", "red"
 
 def report_view(data: dict[str, Any]) -> RenderableType:
     """The bill first, details after."""
-    parts = [_head(data), _bill(data), _facts(_report_facts(data)), drops_table(data), slots_table(data)]
+    parts = [_head(data), _bill(data), _facts(_report_facts(data)), drops_table(data), SlotsTable(data)]
     if len(data["ledger"]["sources"]) > 1:
         parts.append(sources_table(data))
     parts += [ledger_table(data["ledger"]), _notes(data)]
@@ -148,7 +148,7 @@ def _table(title: str, *columns: str, words: int = 1) -> Table:
     return table
 
 
-class slots_table:  # noqa: N801  a table that fits itself to the width
+class SlotsTable:
     """Token slots of the same training, unpacked and packed; rows, tokens and bars where there is room."""
 
     def __init__(self, data: dict[str, Any]) -> None:
@@ -204,7 +204,7 @@ def drops_table(data: dict[str, Any]) -> RenderableType:
         meaning = Text(REASONS.get(drop["reason"], ""), style=QUIET)
         table.add_row(reason, f"{drop['documents']:,}", f"{drop['tokens']:,}", meaning)
         for text in drop["examples"][:1]:
-            start = Text(one_line(snippet(text), 200), style=QUIET, no_wrap=True, overflow="ellipsis")
+            start = Text(one_line(snippet(text), 400), style=QUIET, no_wrap=True, overflow="ellipsis")
             examples.add_row(Text(one_line(drop["reason"], 24)), start)
     parts = [_cut(table, len(data["drops"]), "reason")]
     return Group(*parts, Text(), examples) if examples.row_count else Group(*parts)

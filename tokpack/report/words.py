@@ -20,6 +20,17 @@ REASONS = {
     "null_content": "a message whose content is missing",
     "no_answer": "no assistant turn: nothing to learn from",
     "empty_answer": "an answer that is only white space",
+    "prompt_equals_answer": "the answer repeats the prompt",
+    "mojibake": "garbled letters, text read in a wrong encoding",
+    "html_boilerplate": "a scraped web page: menus, scripts and footer around the text",
+    "gopher_repetition": "text that repeats itself",
+    "repetition": "text that repeats itself",
+    "language": "in none of the languages to keep",
+    "refusal": "an answer that refuses",
+    "url_only": "an answer of nothing but addresses",
+    "symbol_share": "an answer that is mostly signs",
+    "too_short": "fewer tokens than the rule allows",
+    "too_long": "more tokens than the rule allows",
     "special_token_in_content": "a special token written out inside the text",
     "template_error": "the chat template refuses it",
     "no_trained_tokens": "no token of it would be trained",
@@ -33,11 +44,9 @@ REASONS = {
 COUNTERS = {
     "special_token_stripped": "documents had special tokens stripped from the ends of their text",
     "special_token_inside": "documents hold a special token inside their text",
-    "jinja": "documents rendered by the chat template itself",
-    "compiled": "documents rendered by the compiled chat template, proven equal to the template",
-    "plain": "documents rendered plainly, without a chat template",
-    "fast": "documents tokenised by the fast tokenizer, checked against the reference",
-    "slow": "documents tokenised by the reference tokenizer",
+    "with_email": "documents hold an e-mail address",
+    "with_phone": "documents hold a telephone number",
+    "with_key": "documents hold what looks like a secret key",
 }
 
 
