@@ -87,17 +87,23 @@ def first_of_equals(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.array([first.setdefault(tokens[a:b].tobytes(), a) == a for a, b in pairwise(offsets)])
 
 
-def best_of(
-    repeats: int, work: Callable[[], Result], seconds: Callable[[Result], float]
-) -> tuple[Result, float]:
-    results = [work() for _ in range(repeats)]
-    return results[-1], min(map(seconds, results))
+def timed(repeats: int, work: Callable[[], Result]) -> tuple[Result, float, float]:
+    """The result, and the least wall-clock and processor seconds."""
+    wall, processor = [], []
+    for _ in range(repeats):
+        started, used = time.perf_counter(), time.process_time()
+        result = work()
+        wall.append(time.perf_counter() - started)
+        processor.append(time.process_time() - used)
+    return result, min(wall), min(processor)
 
 
-def report(name: str, documents: int, tokens: int, seconds: float, counts: str) -> None:
+def report(name: str, batches: list[TokenBatch], wall: float, processor: float, counts: str) -> None:
+    documents, tokens = sum(map(len, batches)), sum(len(batch.tokens) for batch in batches)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    print(f"{name:<16}{documents:>9,} documents {tokens / 1e6:>7.1f} M tokens {seconds:>7.2f} s  {counts}")
-    print(f"{'':<16}peak memory of the process so far {peak:.2f} GiB", flush=True)
+    print(f"{name:<16}{documents:>9,} documents {tokens / 1e6:>7.1f} M tokens {wall:>7.2f} s")
+    print(f"{'':<16}{processor:.2f} s of processor time; peak memory so far {peak:.2f} GiB")
+    print(f"{'':<16}{counts}", flush=True)
 
 
 def check_copies(base: NearDuplicates, copies: NearDuplicates) -> None:
@@ -141,20 +147,19 @@ def main() -> None:
     started = time.perf_counter()
     near_dup(batches_of(tokens[:0], offsets[:1]), np.ones(0, np.bool_))
     print(f"kernels ready in {time.perf_counter() - started:.2f} s")
-    base, seconds = best_of(options.repeats, lambda: near_dup(batches, eligible), lambda found: found.seconds)
+    base, seconds, used = timed(options.repeats, lambda: near_dup(batches, eligible))
     counts = f"{eligible.sum():,} distinct, {base.removed.sum():,} removed, {base.bounded.sum()} bounded"
-    report("near_dup", len(eligible), len(tokens), seconds, counts)
+    report("near_dup", batches, seconds, used, counts)
     questions = TokenBatch(*(np.load(options.cache / f"eval_{name}.npy") for name in ("tokens", "offsets")))
-    found, needed = best_of(
-        options.repeats, lambda: find_contaminated(batches, [questions]), lambda found: found.seconds
-    )
-    report("decontaminate", len(eligible), len(tokens), needed, f"{len(found.document):,} contaminated")
+    found, *times = timed(options.repeats, lambda: find_contaminated(batches, [questions]))
+    report("decontaminate", batches, *times, f"{len(found.document):,} contaminated")
     if options.million:
-        many = copies_of(options.cache, tokens, offsets)
-        copies = near_dup(many, np.tile(eligible, COPIES))
+        many, every = copies_of(options.cache, tokens, offsets), np.tile(eligible, COPIES)
+        copies, *times = timed(1, lambda: near_dup(many, every))
         counts = f"{copies.removed.sum():,} removed, {copies.bounded.sum()} bounded"
-        report("near_dup x 10", len(copies.partner), COPIES * len(tokens), copies.seconds, counts)
-        print(f"{'':<16}growth: {copies.seconds / seconds:.1f} x the time for {COPIES} x the documents")
+        report("near_dup x 10", many, *times, counts)
+        growth = (times[0] / seconds, times[1] / used)
+        print(f"{'':<16}{growth[0]:.1f} x the time, {growth[1]:.1f} x the processor time")
         check_copies(base, copies)
 
 
