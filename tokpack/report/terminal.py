@@ -33,7 +33,9 @@ def report_view(data: dict[str, Any]) -> RenderableType:
     parts = [_head(data), _bill(data), _facts(_report_facts(data)), drops_table(data), SlotsTable(data)]
     if len(data["ledger"]["sources"]) > 1:
         parts.append(sources_table(data))
-    parts += [ledger_table(data["ledger"]), _notes(data)]
+    parts.append(ledger_table(data["ledger"]))
+    if notes := _notes(data):
+        parts.append(_listed(notes))
     return _spaced(parts)
 
 
@@ -233,12 +235,14 @@ def _cut(table: Table, rows: int, noun: str) -> RenderableType:
     return Group(table, Text(f"and {counted(rows - MOST_ROWS, noun)} more; --json has all", style=QUIET))
 
 
-def _notes(data: dict[str, Any]) -> RenderableType:
+def _notes(data: dict[str, Any]) -> list[str]:
+    return make_bill(data).notes + [f"{number:,} {one_line(text)}" for number, text in counters(data)]
+
+
+def _listed(notes: list[str]) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
-    for note in make_bill(data).notes:
+    for note in notes:
         grid.add_row("-", Text(note))
-    for number, text in counters(data):
-        grid.add_row("-", Text(f"{number:,} {one_line(text)}"))
     return Constrain(Group(Text("Notes", style="bold"), grid), READABLE)
 
 
