@@ -20,8 +20,8 @@ SAMPLE = 5000
 UNKNOWN = "und"
 """Too short, too mixed, or no language at all: numbers, code, markup."""
 _NO_LANGUAGE = "zxx"
-_PART_OF = {"wuu": "zh", "yue": "zh", "ary": "ar", "arz": "ar", "nn": "no", "nb": "no"}
-"""Codes that count as their larger language too."""
+_PART_OF = {"wuu": "zh", "yue": "zh", "ary": "ar", "arz": "ar", "nn": "no"}
+"""Codes that count as their larger language."""
 
 
 def language(keep: tuple[str, ...] = ("en",), min_confidence: float = 0.9, min_bytes: int = 40) -> pl.Expr:
@@ -30,17 +30,17 @@ def language(keep: tuple[str, ...] = ("en",), min_confidence: float = 0.9, min_b
     Judged by the beginning of all contents, without code blocks; what is shorter than `min_bytes` or less
     sure than `min_confidence` stays. A slow path: Python looks at each document, about 5,000 a second.
     """
-    known = set(_identifier().labels) | set(_PART_OF.values())
+    known = set(_identifier().labels)
     for code in keep:
         if code not in known:
             raise UsageError(
                 f"no language {code!r}", where="clean.options.language.keep", hint=near_matches(code, known)
             )
 
+    wanted = {UNKNOWN, *(_PART_OF.get(code, code) for code in keep)}
+
     def foreign(texts: pl.Series) -> pl.Series:
-        found = (detect(text, min_confidence) for text in texts)
-        wanted = {UNKNOWN, *keep}
-        return pl.Series([not wanted & {code, _PART_OF.get(code, code)} for code in found], dtype=pl.Boolean)
+        return pl.Series([detect(text, min_confidence) not in wanted for text in texts], dtype=pl.Boolean)
 
     prose = pl.col("text").str.head(4 * HEAD).str.replace_all(CODE, " ").str.strip_chars().str.head(HEAD)
     judged = prose.map_batches(foreign, return_dtype=pl.Boolean, is_elementwise=True)
@@ -51,16 +51,21 @@ def language_shares(texts: Sequence[str], seed: int = 0, sample: int = SAMPLE) -
     """Share of each language among at most `sample` texts drawn by `seed`, largest first; `und` = unknown."""
     texts = list(texts)
     chosen = texts if len(texts) <= sample else random.Random(seed).sample(texts, sample)
-    codes = (detect(text[:HEAD], min_confidence=0.5) for text in chosen)
-    counts = Counter(_PART_OF.get(code, code) for code in codes)
+    counts = Counter(detect(text[:HEAD], min_confidence=0.5) for text in chosen)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {code: count / len(chosen) for code, count in ranked}
 
 
 def detect(text: str, min_confidence: float) -> str:
-    """ISO 639-1 code (639-3 where there is none), or `und`."""
+    """ISO 639-1 code (639-3 where there is none), or `und`. Varieties of Arabic and Chinese count as one."""
     code, confidence = _identifier().classify(text)
-    return UNKNOWN if code == _NO_LANGUAGE or confidence < min_confidence else str(code)
+    if confidence < min_confidence:
+        shares: dict[str, float] = {}
+        for variety, share in _identifier().rank(text):
+            whole = _PART_OF.get(variety, variety)
+            shares[whole] = shares.get(whole, 0.0) + share
+        code, confidence = max(shares.items(), key=lambda item: item[1])
+    return UNKNOWN if code == _NO_LANGUAGE or confidence < min_confidence else _PART_OF.get(code, str(code))
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,167 @@
+"""The cleaning stage: presets and their edits, options, special tokens, rules of one's own."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+import pytest
+from clean_cases import PAGE, Doc, ask, documents
+
+from tokpack.config import CleanConfig, Config
+from tokpack.errors import UsageError
+from tokpack.stages.clean import clean, clean_by_tokens, rules_of
+from tokpack.stages.rules import PRESETS
+
+END = "<|endoftext|>"
+
+
+def reasons(docs: list[Doc], **config: Any) -> list[str | None]:
+    return clean(documents(docs), CleanConfig(**config), (END,)).documents["drop_reason"].to_list()
+
+
+@pytest.fixture
+def own_rules() -> Any:
+    """A module of the user's, importable as `my_rules`."""
+
+    def shouting(min_share: float = 0.5) -> pl.Expr:
+        answer = pl.col("answer")
+        return answer.str.count_matches(r"\p{Lu}") > min_share * answer.str.len_chars()
+
+    def long(limit: int = 10) -> pl.Expr:
+        return pl.col("tokens") > limit
+
+    module = ModuleType("my_rules")
+    module.shouting, module.long, module.mojibake = shouting, long, shouting  # type: ignore[attr-defined]
+    module.wrong, module.no_column = (lambda: True), (lambda: pl.col("anwser") == "x")  # type: ignore[attr-defined]
+    sys.modules["my_rules"] = module
+    yield module
+    del sys.modules["my_rules"]
+
+
+def test_the_first_rule_that_hits_is_the_reason() -> None:
+    docs = [Doc([("narrator", None)]), Doc([("user", None)]), ask("Hi", "Hello")]
+    assert reasons(docs) == ["unknown_role", "null_content", None]
+
+
+def test_a_reason_once_set_stays() -> None:
+    marked = documents([ask("Hi", "")]).with_columns(drop_reason=pl.lit("earlier"))
+    assert clean(marked, CleanConfig()).documents["drop_reason"].to_list() == ["earlier"]
+
+
+def test_rows_and_their_order_stay() -> None:
+    docs = documents([ask("Hi", ""), ask("Hi", "a"), ask("Hi", PAGE)])
+    cleaned = clean(docs, CleanConfig()).documents
+    assert cleaned.drop("drop_reason").equals(docs.drop("drop_reason"))
+    assert cleaned.schema == docs.schema
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    for rules in ("default", "strict", "off"):
+        assert clean(documents([]), CleanConfig(rules=rules, mask_personal=True)).documents.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("rules", "names"),
+    [
+        ("off", []),
+        ("", []),
+        ("default", [*PRESETS["default"]]),
+        ("mojibake, no_answer", ["mojibake", "no_answer"]),
+        ("default,+refusal,-mojibake", [*(n for n in PRESETS["default"] if n != "mojibake"), "refusal"]),
+        ("-mojibake", [n for n in PRESETS["default"] if n != "mojibake"]),
+        ("+url_only", [*PRESETS["default"], "url_only"]),
+        ("off,+url_only", ["url_only"]),
+        ("default,mojibake", [*PRESETS["default"]]),
+        ("strict,-refusal,+too_long", [*(n for n in PRESETS["strict"] if n != "refusal"), "too_long"]),
+    ],
+)
+def test_presets_can_be_edited(rules: str, names: list[str]) -> None:
+    assert list(rules_of(CleanConfig(rules=rules))) == names
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"rules": "mojibak"}, ["no filter named 'mojibak'", "did you mean 'mojibake'"]),
+        ({"rules": "default,-mojibak"}, ["-mojibak: the rule is not on", "clean.rules", "'mojibake'"]),
+        ({"options": {"mojibak": {}}}, ["no rule named 'mojibak'", "clean.options.mojibak"]),
+        ({"options": {"mojibake": {"min_cuont": 1}}}, ["no option 'min_cuont'", "did you mean 'min_count'"]),
+        (
+            {"options": {"mojibake": {"min_count": "1"}}},
+            ["'1' is not int", "clean.options.mojibake.min_count"],
+        ),
+        ({"options": {"mojibake": {"min_share": 5}}}, ["min_share cannot be 5", "between 0 and 1"]),
+        ({"options": {"no_answer": {"x": 1}}}, ["no_answer has no option 'x'", "this rule has no options"]),
+        ({"rules": "my_rules:nothing"}, ["cannot load filter 'my_rules:nothing'"]),
+        ({"rules": "my_rules:wrong"}, ["it returned bool, not a polars expression", "rule wrong"]),
+        ({"rules": "my_rules:no_column"}, ["no column 'anwser'", "rule no_column", "'answer'"]),
+        ({"rules": "default,my_rules:mojibake"}, ["two rules are named 'mojibake'"]),
+    ],
+)
+def test_mistakes_are_named_with_their_place(
+    config: dict[str, Any], words: list[str], own_rules: ModuleType
+) -> None:
+    with pytest.raises(UsageError) as error:
+        reasons([ask("Hi", "Hello")], **config)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_options_come_from_the_config_file() -> None:
+    table = {
+        "rules": "default",
+        "options": {"repetition": {"min_repeats": 200}, "too_short": {"min_tokens": 3}},
+    }
+    config = Config.from_dict({"clean": table}).clean
+    stuck = ask("Hi", "no " * 90)
+    assert reasons([stuck]) == ["repetition"]
+    assert reasons([stuck], rules=config.rules, options=config.options) == [None]
+    with pytest.raises(UsageError, match="not a table"):
+        Config.from_dict({"clean": {"options": {"repetition": 3}}})
+
+
+def test_a_rule_of_ones_own_gets_options_and_gives_its_name_as_reason(own_rules: ModuleType) -> None:
+    docs = [ask("Hi", "HELLO"), ask("Hi", "Hello"), ask("Hi", "")]
+    assert reasons(docs, rules="default,my_rules:shouting") == ["shouting", None, "empty_answer"]
+    options = {"shouting": {"min_share": 0.1}}
+    assert reasons(docs, rules="my_rules:shouting", options=options) == ["shouting", "shouting", None]
+
+
+def test_the_rule_in_the_documentation_works(own_rules: ModuleType) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "cleaning.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, own_rules.__dict__)
+    (table,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    config = Config.from_dict(tomllib.loads(table)).clean
+    assert config.options["language"] == {"keep": ["en", "de"]}
+    docs = [ask("Hi", "HELLO"), ask("Hi", "Hello")]
+    assert reasons(docs, rules="default,my_rules:too_loud") == ["too_loud", None]
+
+
+def test_rules_that_read_tokens_wait_for_them(own_rules: ModuleType) -> None:
+    docs = documents([ask("Hi", "one"), ask("Hi", "")])
+    config = CleanConfig(rules="default,my_rules:long")
+    cleaned = clean(docs, config).documents
+    assert cleaned["drop_reason"].to_list() == [None, "empty_answer"]
+    marked = clean_by_tokens(cleaned, pl.Series([11, 12]).to_numpy(), config)
+    assert marked["drop_reason"].to_list() == ["long", "empty_answer"]
+    assert clean_by_tokens(cleaned, pl.Series([11, 12]).to_numpy(), CleanConfig()) is cleaned
+
+
+def test_special_tokens_are_stripped_from_the_ends_before_rules_look() -> None:
+    docs = documents([ask("Hi", f"Hello {END}\n{END}"), ask("Hi", END), ask("Hi", f"a {END} b")])
+    cleaned = clean(docs, CleanConfig(), (END,))
+    assert [c[-1] for c in cleaned.documents["contents"].to_list()] == ["Hello", "", f"a {END} b"]
+    assert cleaned.documents["drop_reason"].to_list() == [None, "empty_answer", None]
+    assert cleaned.counters == {"special_token_stripped": 2, "special_token_inside": 1}
+
+
+def test_special_tokens_can_be_kept_or_drop_the_document() -> None:
+    docs = [ask("Hi", f"Hello{END}"), ask("Hi", f"a {END} b"), ask("Hi", "a")]
+    assert reasons(docs, special_in_content="keep") == [None, None, None]
+    assert reasons(docs, special_in_content="drop") == ["special_token_in_content"] * 2 + [None]

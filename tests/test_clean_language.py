@@ -1,0 +1,53 @@
+"""Languages: shares of a sample, the filter, and what happens without the package."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from clean_cases import ARABIC, CHINESE, FRENCH, GERMAN, RUSSIAN, ask, documents
+
+from tokpack.config import CleanConfig
+from tokpack.errors import UsageError
+from tokpack.stages.clean import clean
+from tokpack.stages.rules.language import _identifier, language, language_shares
+
+
+@pytest.fixture
+def languages() -> None:
+    pytest.importorskip("py3langid")
+
+
+@pytest.mark.usefixtures("languages")
+def test_shares_of_a_seeded_sample_add_up_to_one() -> None:
+    texts = [GERMAN, FRENCH, RUSSIAN, GERMAN, "123", ""] * 30
+    shares = language_shares(texts, seed=1, sample=100)
+    assert shares == language_shares(texts, seed=1, sample=100)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert set(shares) == {"de", "fr", "ru", "und"}
+    assert language_shares(texts)["de"] == pytest.approx(1 / 3)
+    assert language_shares([]) == {}
+
+
+@pytest.mark.usefixtures("languages")
+def test_several_languages_can_be_kept() -> None:
+    docs = documents([ask("Hi", t) for t in (GERMAN, FRENCH, RUSSIAN, ARABIC, CHINESE)])
+    config = CleanConfig(rules="language", options={"language": {"keep": ["de", "ar", "zh"]}})
+    dropped = clean(docs, config).documents["drop_reason"].is_not_null().to_list()
+    assert dropped == [False, True, True, False, False]
+
+
+@pytest.mark.usefixtures("languages")
+def test_an_unknown_language_is_an_error() -> None:
+    config = CleanConfig(rules="language", options={"language": {"keep": ["english"]}})
+    with pytest.raises(UsageError, match="no language 'english'"):
+        clean(documents([ask("Hi", GERMAN)]), config)
+
+
+def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "py3langid", None)
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    _identifier.cache_clear()
+    with pytest.raises(UsageError, match=r'pip install "tokpack\[lang\]"'):
+        language()
+    _identifier.cache_clear()
