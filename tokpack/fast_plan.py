@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import pyarrow as pa
 
-from tokpack.fast_proof import PLAIN, difference, odd_strings, shown
-from tokpack.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer, NormalForm
+from tokpack.fast_proof import USUAL, difference, odd_strings, shown
+from tokpack.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
 
 # The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
 # bytes follow from U+0100 on (GPT-2).
@@ -56,21 +56,21 @@ def measure(
     """(fast tokenizer or None, its plan, the tokenizer.json that it was loaded from)."""
     config = json.loads(data)
     try:
-        form = _normal_form(config.get("normalizer"))
+        nfc = _is_nfc(config.get("normalizer"))
         encoder, first_sentinel, data = _load_encoder(data, config)
     except Exception as error:  # gigatoken raises its own and Rust errors for what it does not know
         reason = (str(error) or type(error).__name__).splitlines()[0]
         return None, FastPlan(refused=reason), data
     strings = pa.array(list(odd_strings(added)), pa.large_string())
     best, unsure, first = None, len(strings) + 1, ""
-    for plan in _candidates(FastPlan(first_sentinel=first_sentinel, normal_form=form), config):
+    for plan in _candidates(FastPlan(first_sentinel=first_sentinel, nfc=nfc), config):
         fast = FastTokenizer(encoder, plan, added)
         wrong = difference(reference, fast, strings)
         first = first or (f"it differs from `tokenizers` on {shown(wrong)}" if wrong is not None else "")
         slow = int(fast.encode(strings)[1].sum())
         if wrong is None and slow < unsure:
             best, unsure = fast, slow
-    if best is None or best.encode(pa.array([PLAIN], pa.large_string()))[1].any():
+    if best is None or best.encode(pa.array(USUAL, pa.large_string()))[1].all():
         return None, FastPlan(refused=first or "the places of its tokens cannot be read from the ids"), data
     return best, best.plan, data
 
@@ -86,23 +86,20 @@ def _candidates(base: FastPlan, config: dict[str, Any]) -> Iterator[FastPlan]:
             yield replace(base, trim=trim)
 
 
-def _normal_form(normalizer: Any) -> NormalForm:
-    """The Unicode normal form of a normalizer. Raises ValueError for one that changes text in other ways."""
+def _is_nfc(normalizer: Any) -> bool:
+    """Whether a normalizer is NFC, or changes nothing. Raises ValueError for one that does anything else."""
     if normalizer is None:
-        return ""
+        return False
     kind = normalizer.get("type")
     if kind == "Sequence":
-        forms = {_normal_form(part) for part in normalizer["normalizers"]} - {""}
-        if len(forms) <= 1:
-            return forms.pop() if forms else ""
-    form = next((form for form in get_args(NormalForm) if form == kind), None)
-    if form is not None:
-        return cast(NormalForm, form)
+        return True in [_is_nfc(part) for part in normalizer["normalizers"]]
+    if kind == "NFC":
+        return True
     if kind == "Prepend" and normalizer.get("prepend") == WORD_MARK:
-        return ""
+        return False
     spaces = normalizer.get("pattern") == {"String": " "}
     if kind == "Replace" and spaces and normalizer.get("content") == WORD_MARK:
-        return ""
+        return False
     raise ValueError(f"its normalizer {kind} changes the text, so that places cannot be read from the ids")
 
 

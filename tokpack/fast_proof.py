@@ -13,6 +13,9 @@ from tokpack.token_places import encode_reference, text_buffers
 
 PLAIN = "The quick brown fox's 12345 jumps; over\tthe lazy-dog_name(x) == 3.14!"
 
+USUAL = (PLAIN, "hello world", "The answer is 42", "a")
+"""Texts of which a useful fast path is sure of one at least."""
+
 # Texts on which tokenizers are known to differ.
 ODD_STRINGS = (
     *("", " ", "\n", "a", " a", "a ", "  a  ", PLAIN, PLAIN.upper(), f" {PLAIN}", f"{PLAIN}\n\n"),

@@ -25,13 +25,13 @@ from tokpack.errors import InternalError
 from tokpack.token_places import Bools, Encoded, Ints, text_buffers
 
 WORD_MARK = "\u2581"
-NormalForm = Literal["", "NFC", "NFD", "NFKC", "NFKD"]
 
-# Characters that NFC may change: marks, Hangul jamo, letters whose canonical form is another one. A superset
-# is enough, as rows that hold one are normalised and compared.
+# Characters that NFC may change: marks, Hangul jamo, and those whose canonical form is another. A superset is
+# enough, as rows that hold one are normalised and compared.
 UNSTABLE_IN_NFC = (
-    r"[\p{M}\x{0374}\x{037e}\x{0387}\x{1100}-\x{11ff}\x{1f00}-\x{1fff}\x{2000}\x{2001}\x{2126}\x{212a}\x{212b}"
-    r"\x{2329}\x{232a}\x{2adc}\x{f900}-\x{faff}\x{fb1d}-\x{fb4e}\x{1d15e}-\x{1d1c0}\x{2f800}-\x{2fa1f}]"
+    r"[\p{M}\x{374}\x{37e}\x{387}\x{958}-\x{95f}\x{9dc}-\x{9df}\x{a33}-\x{a36}\x{a59}-\x{a5e}\x{b5c}\x{b5d}"
+    r"\x{f43}-\x{f69}\x{1100}-\x{11ff}\x{1f71}-\x{1fff}\x{2000}\x{2001}\x{2126}\x{212a}\x{212b}\x{2329}\x{232a}"
+    r"\x{2adc}\x{f900}-\x{faff}\x{fb1d}-\x{fb4e}\x{1d15e}-\x{1d1c0}\x{2f800}-\x{2fa1f}]"
 )
 
 
@@ -43,8 +43,8 @@ class FastPlan:
     """Why the fast path cannot serve this tokenizer."""
     first_sentinel: int = 0
     """Bytes are missing from the vocabulary, and ids from this one on stand for them; 0 = none is missing."""
-    normal_form: NormalForm = ""
-    """Of the normalizer."""
+    nfc: bool = False
+    """The normalizer is Unicode NFC."""
     word_mark: bool = False
     """The vocabulary writes a space as U+2581."""
     mark_in_front: Literal["never", "first", "sections"] = "never"
@@ -141,14 +141,13 @@ class FastTokenizer:
         changed = np.zeros(len(text), bool)
         if self.plan.word_mark:
             changed |= pc.match_substring(text, WORD_MARK).to_numpy(zero_copy_only=False)
-        if form := self.plan.normal_form:
+        if self.plan.nfc:
             place, _ = text_buffers(text)
             rows = np.flatnonzero(pc.utf8_length(text).to_numpy() != np.diff(place))
             series = pl.Series(text.take(pa.array(rows)))
-            if form == "NFC":
-                unstable = series.str.contains(UNSTABLE_IN_NFC).to_numpy()
-                rows, series = rows[unstable], series.filter(unstable)
-            changed[rows[(series.str.normalize(form) != series).to_numpy()]] = True
+            unstable = series.str.contains(UNSTABLE_IN_NFC)
+            rows, series = rows[unstable.to_numpy()], series.filter(unstable)
+            changed[rows[(series.str.normalize("NFC") != series).to_numpy()]] = True
         return changed
 
     def _trimmed(

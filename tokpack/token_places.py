@@ -45,6 +45,15 @@ class Encoded:
             hit[hit] = self.starts[token[hit]] <= key[hit]
         return token, hit
 
+    def tokens_before(self, rows: Ints, places: Ints) -> Ints:
+        """One past the last token of the row that begins before the byte."""
+        key = (self.base[rows] + places).astype(self.ends.dtype)
+        if self.starts is None:
+            token = np.searchsorted(self.ends, key, "left") + 1
+        else:
+            token = np.searchsorted(self.starts, key, "left")
+        return np.clip(token, self.offsets[rows], self.offsets[rows + 1])
+
 
 def encode_reference(reference: Any, text: pa.LargeStringArray) -> Encoded:
     """Encode with `tokenizers` and take its character offsets. The slow path: a loop over rows."""

@@ -18,10 +18,8 @@ from typing import Any
 
 from tokpack.stages.chat_template import CharSpan, ChatTemplate, Message, RenderError
 
-_PLANES = (0x100000, 0xF0000)
-"""Private-use planes to take marks from: the second where the data itself uses the first."""
-_PLANE_SIZE = 0xFFFE
-_MOST_MESSAGES = _PLANE_SIZE // 2
+_PRIVATE_USE = range(0x100000, 0x10FFFE)
+"""Where marks are taken from, around the characters that the data itself uses."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,10 @@ class Marks:
     """
 
     def __init__(self, text: str, messages: Sequence[Message]) -> None:
-        if len(messages) > _MOST_MESSAGES:
-            raise RenderError(f"more than {_MOST_MESSAGES} messages")
         self.messages = messages
         self.chosen = {i for i, message in enumerate(messages) if _has_text(message)}
-        self._plane = _free_plane(text, messages)
-        self._any_mark = _mark_pattern(self._plane)
+        self._first_mark = _free_marks(text, messages)
+        self._any_mark = _mark_pattern(self._first_mark, 2 * len(messages))
         self._outside = False
 
     def only(self, chosen: set[int]) -> Marks:
@@ -120,7 +116,7 @@ class Marks:
             pieces.append(text[last : found.start()])
             length += found.start() - last
             last = found.end()
-            number = ord(found.group()) - self._plane
+            number = ord(found.group()) - self._first_mark
             index, side = divmod(number, 2)
             if number in seen:  # the template writes it twice: no place of its own
                 places[side].pop(index, None)
@@ -131,7 +127,7 @@ class Marks:
         return Marked("".join(pieces), *places)
 
     def _put_into(self, index: int, message: Message) -> Message:
-        before, after = chr(self._plane + 2 * index), chr(self._plane + 2 * index + 1)
+        before, after = chr(self._first_mark + 2 * index), chr(self._first_mark + 2 * index + 1)
         content = message["content"]
         if isinstance(content, str):
             return {**message, "content": self._put(content, before, after)}
@@ -165,19 +161,23 @@ def _shows(part: Any) -> bool:
     return isinstance(part, dict) and isinstance(part.get("text"), str) and bool(part["text"].strip())
 
 
-def _mark_pattern(plane: int) -> re.Pattern[str]:
-    return re.compile(f"[{chr(plane)}-{chr(plane + _PLANE_SIZE - 1)}]")
+def _mark_pattern(first: int, number: int) -> re.Pattern[str]:
+    return re.compile(f"[{chr(first)}-{chr(first + max(number, 1) - 1)}]")
 
 
-def _free_plane(text: str, messages: Sequence[Message]) -> int:
-    everything = [text, *(part for message in messages for part in visible_texts(message))]
-    if all(part.isascii() for part in everything):
-        return _PLANES[0]
-    for plane in _PLANES:
-        used = _mark_pattern(plane)
-        if not any(used.search(part) for part in everything):
-            return plane
-    raise RenderError("the text uses both private-use planes of Unicode; one is needed to locate its spans")
+def _free_marks(text: str, messages: Sequence[Message]) -> int:
+    """The first of two private-use characters a message that stand nowhere in the data."""
+    everything = "".join([text, *(part for message in messages for part in visible_texts(message))])
+    first = _PRIVATE_USE.start
+    if not everything.isascii():
+        any_of_them = _mark_pattern(first, len(_PRIVATE_USE))
+        for used in sorted(set(map(ord, any_of_them.findall(everything)))):
+            if used >= first + 2 * len(messages):
+                break
+            first = used + 1
+    if first + 2 * len(messages) > _PRIVATE_USE.stop:
+        raise RenderError("too many messages, or too many characters of Unicode's private-use plane 16")
+    return first
 
 
 def widen(spans: list[CharSpan | None], marks: Marks, inner: Marked, outer: Marked) -> None:

@@ -212,9 +212,13 @@ class _Chat:
         if not prompt and content is not None:
             return content[0]
         if prompt and content is not None:
-            before = self.text[self.marked.last_end(index) : content[0]]
+            low = self.marked.last_end(index)
+            before = self.text[low : content[0]]
             if before.count(prompt) == 1:
-                return self.marked.last_end(index) + before.index(prompt) + len(prompt)
+                return low + before.index(prompt) + len(prompt)
+            ends = [found.end() for found in self.finder.boundaries.finditer(prompt)]
+            if any(before.endswith(prompt[:end]) for end in ends):  # left midway, just before the content
+                return content[0]
         raise RenderError(
             f"cannot tell where the assistant's turn (message {index + 1}) begins: the template renders the "
             "messages before it in another way without it"
@@ -228,19 +232,23 @@ class _Chat:
             close = self.finder.close_of_turn.match(self.text, low)
             if close or stop not in self.text[low:high]:
                 return close.end() if close else low
-        if stop and not self._writes(index, stop):
-            number = self.text.count(stop, low, high)
-            # More than one are those of messages that are not located, if the turn is a plain one.
-            if number == 1 or (number and not self.messages[index].get("tool_calls")):
-                return self.text.index(stop, low) + len(stop)
+        written, data = self.text.count(stop, low, high), self._in_data(index, stop)
+        if stop and written == data + 1 and (not data or self._is_followed(index)):
+            return self.text.rindex(stop, low, high) + len(stop)
+        if stop and written and not data and not self.messages[index].get("tool_calls"):
+            return self.text.index(stop, low) + len(stop)  # the others are those of messages not located
         return self._end_of_prefix(index, low, high)
 
-    def _writes(self, index: int, stop: str) -> bool:
-        """The end-of-turn token stands in the message's own data, outside a located content."""
+    def _in_data(self, index: int, stop: str) -> int:
+        """How often the end-of-turn token stands in the message's own data, outside a located content."""
         message = self.messages[index]
         located = index in self.marked.ends
         hidden = {key: value for key, value in message.items() if key != "content" or not located}
-        return stop in json.dumps(hidden, ensure_ascii=False)
+        return json.dumps(hidden, ensure_ascii=False).count(stop)
+
+    def _is_followed(self, index: int) -> bool:
+        """Nothing but this turn and the next header lies before the next located content."""
+        return index + 1 == len(self.messages) or index + 1 in self.marked.starts
 
     def _end_of_prefix(self, index: int, low: int, high: int) -> int:
         """Several end-of-turn tokens follow, or none: look where the text ends with this message the last."""

@@ -84,7 +84,7 @@ class Renderer:
                 self.warn(
                     f"every chat is rendered by Jinja, slowly: the template has {self.compiler.refused}"
                 )
-            if self.finder.template.uses_date:
+            if self.uses_date:
                 self.warn(f"the chat template writes the date; it is {self.date} in every document")
 
     def _finder(self, source: str | None) -> SpanFinder | None:
@@ -99,6 +99,11 @@ class Renderer:
         with self._lock:
             if message not in self.warnings:
                 self.warnings.append(message)
+
+    @property
+    def uses_date(self) -> bool:
+        """The template's output depends on the day."""
+        return self.finder is not None and self.finder.template.uses_date
 
     @property
     def marks_generation(self) -> bool:

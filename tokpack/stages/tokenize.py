@@ -2,8 +2,7 @@
 
 The masks come from bytes: where each token begins and ends in the text is known (a running sum of token
 lengths on the fast path, `tokenizers`' offsets on the slow one), so a span becomes a range of tokens by two
-binary searches, and all flags by one running sum. A token that crosses a span's edge follows transformers'
-rule: the range goes from the token of the span's first character to the first token of its last character.
+binary searches. A token that crosses a span's edge belongs to the span.
 
 Rows that the fast tokenizer cannot prove (characters that the normalizer rewrites, bytes missing from the
 vocabulary) take the slow path; so does everything when it fails a proof.
@@ -103,34 +102,41 @@ def _replace_rows(batch: TokenBatch, rows: Ints, other: TokenBatch) -> TokenBatc
 
 def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
     """Flags of the encoded rows, `rows[i]` being row i's place in the rendered batch."""
-    trained = _token_ranges(rendered, rendered.trained, encoded, rows, strict=rendered.reference_masks)
-    content = _token_ranges(rendered, rendered.content, encoded, rows, strict=False)
-    return _covered(trained, len(encoded.ids), TRAINED) | _covered(content, len(encoded.ids), CONTENT)
+    every, total = np.arange(len(rows)), len(encoded.ids)
+    strict = ~rendered.plain[rows] if rendered.reference_masks else np.zeros(len(rows), bool)
+    ranges = [
+        _token_ranges(rendered, rendered.trained, encoded, rows, every[chosen == strict], chosen)
+        for chosen in (False, True)
+    ]
+    trained = np.concatenate([r[0] for r in ranges]), np.concatenate([r[1] for r in ranges])
+    content = _token_ranges(rendered, rendered.content, encoded, rows, every, strict=False)
+    return _covered(trained, total, TRAINED) | _covered(content, total, CONTENT)
 
 
 def _token_ranges(
-    rendered: Rendered, spans: Spans, encoded: Encoded, rows: Ints, strict: bool
+    rendered: Rendered, spans: Spans, encoded: Encoded, rows: Ints, chosen: Ints, strict: bool
 ) -> tuple[Ints, Ints]:
-    """Token ranges of all spans of the rows: (first token, one past the last).
+    """Token ranges of all spans of the `chosen` encoded rows: (first token, one past the last).
 
-    `strict` follows transformers' `return_assistant_tokens_mask` to the letter: a span whose first character
-    has no token ends the masking of its document, and one whose last character has none, or the document's
-    first, runs to the document's end. Otherwise a character without a token gives way to its neighbour.
+    They hold every token that shares a byte with its span. `strict` follows transformers'
+    `return_assistant_tokens_mask` to the letter instead: the last token is the first one of the span's last
+    character; a span whose first character has no token ends the masking of its document; one whose last
+    character has none, or the document's first, runs to the document's end.
     """
-    counts = np.diff(spans.offsets)[rows]
-    row = np.repeat(np.arange(len(rows)), counts)
-    at = np.repeat(spans.offsets[rows] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    places = rows[chosen]
+    counts = np.diff(spans.offsets)[places]
+    row = np.repeat(chosen, counts)
+    at = np.repeat(spans.offsets[places] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
     starts, ends = spans.starts[at], spans.ends[at]
     first, first_hit = encoded.token_at(row, starts)
-    last, last_hit = encoded.token_at(row, _last_character(rendered.text, rows[row], ends))
-    low, high = encoded.offsets[row], encoded.offsets[row + 1]
-    stop = np.where(last_hit, last + 1, last)
     if strict:
+        last, last_hit = encoded.token_at(row, _last_character(rendered.text, rows[row], ends))
+        stop = np.where(last_hit & (last > encoded.offsets[row]), last + 1, encoded.offsets[row + 1])
         broken = np.cumsum(~first_hit)
         before = np.append(0, broken)[np.cumsum(counts) - counts]
         usable = (broken == np.repeat(before, counts)) & (ends > 0)
-        stop = np.where(last_hit & (last > low), stop, high)
     else:
+        stop = encoded.tokens_before(row, ends)
         usable = starts < ends
     keep = usable & (first < stop)
     return first[keep], stop[keep]
