@@ -1,0 +1,299 @@
+"""The documentation says what the code does: blocks run, tables agree with the code, links lead somewhere.
+
+In the pages, ```bash and ```python blocks run one after another in a folder that holds `examples/` and the
+model `SmolLM2-135M-Instruct`, and every line of a ```text block must have been printed by then. A block that
+takes minutes has `<!-- tested in PATH -->` before it. Blocks of ```console are shown and not run; their flags
+are checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+
+from tokpack import api, errors, schema
+from tokpack.config import Config, SourceConfig
+from tokpack.report.words import REASONS
+from tokpack.stages.rules import RULES
+
+REPO = Path(__file__).resolve().parent.parent
+PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md")])
+BLOCK = re.compile(r"^(?:<!-- tested in (\S+) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAMES = [page.relative_to(REPO).as_posix() for page in PAGES]
+
+
+def load_reference() -> Any:
+    spec = importlib.util.spec_from_file_location(
+        "make_cli_reference", REPO / "docs" / "make_cli_reference.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    return load_reference()
+
+
+def read(name: str) -> str:
+    return (REPO / name).read_text(encoding="utf-8")
+
+
+def flags_of(reference: Any) -> dict[str, set[str]]:
+    """Command -> all its flags."""
+    return {
+        command.name: {
+            flag
+            for name, _, _, info in reference.parameters(command)
+            if type(info).__name__ == "OptionInfo"
+            for flag in reference.flags(name, info)
+        }
+        for command in reference.commands()
+    }
+
+
+# The command line
+
+
+def test_the_committed_cli_page_is_what_make_docs_writes(reference):
+    assert read("docs/cli.md") == reference.make_page(), "run `make docs`"
+
+
+def test_every_command_and_flag_of_the_help_is_on_the_cli_page(reference):
+    from typer.main import get_command
+
+    reference.commands()  # mounts the plug-ins
+    page = read("docs/cli.md")
+    for name, command in get_command(reference.cli.app).commands.items():
+        section = page.partition(f"\n## tokpack {name}\n")[2].partition("\n## ")[0]
+        assert section, f"docs/cli.md has no section for {name}"
+        flags = {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+        missing = {flag for flag in flags if flag.startswith("-") and f"`{flag}`" not in section}
+        assert missing <= {"--help"}, f"tokpack {name}"
+
+
+def test_every_kind_of_error_has_its_exit_code_on_the_cli_page(reference):
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {str(kind.exit_code) for kind in kinds if issubclass(kind, errors.TokpackError)}
+    assert codes | {"0", "130"} == set(reference.EXITS)
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_commands_shown_in_the_pages_exist_with_the_flags_shown(page, reference):
+    known = flags_of(reference)
+    for _, language, body in BLOCK.findall(read(page)):
+        if language not in ("bash", "console"):
+            continue
+        for line in re.findall(r"^(?:\w+=\S+ )*tokpack (.+)$", body.replace("\\\n", " "), re.MULTILINE):
+            command, *words = line.split(" #")[0].split()
+            assert command in known, f"{page}: tokpack {line}"
+            used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            assert used <= known[command], f"{page}: tokpack {line}"
+
+
+# Settings, reasons, files
+
+
+def toml_type(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return toml_type(next(part for part in get_args(kind) if part is not type(None)))
+    if origin is Literal:
+        return toml_type(type(get_args(kind)[0]))
+    names = {str: "string", bool: "boolean", int: "integer", float: "float", tuple: "array", dict: "table"}
+    return names[origin or kind]
+
+
+def default_of(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return f"`{json.dumps(field.default_factory())}`"
+    return "required" if field.default is dataclasses.MISSING else f"`{json.dumps(field.default)}`"
+
+
+def config_keys() -> dict[tuple[str, str], tuple[str, str]]:
+    """(section, key) -> (type, default), of all of `run.toml`."""
+    keys: dict[tuple[str, str], tuple[str, str]] = {}
+    for field in dataclasses.fields(Config):
+        if field.name == "source":
+            section, kind = "[[source]]", SourceConfig
+        elif dataclasses.is_dataclass(field.default):
+            section, kind = f"[{field.name}]", type(field.default)
+        else:
+            keys["Top level", field.name] = (toml_type(get_type_hints(Config)[field.name]), default_of(field))
+            continue
+        hints = get_type_hints(kind)
+        for inner in dataclasses.fields(kind):
+            keys[section, inner.name] = (toml_type(hints[inner.name]), default_of(inner))
+    return keys
+
+
+def documented_keys() -> dict[tuple[str, str], list[str]]:
+    """(section, key) -> type, default and flag, as docs/configuration.md has them."""
+    found: dict[tuple[str, str], list[str]] = {}
+    section = ""
+    for line in read("docs/configuration.md").splitlines():
+        if line.startswith("## "):
+            section = line[3:].strip("`")
+        elif (cells := [cell.strip() for cell in line.strip("|").split("|")]) and len(cells) == 5:
+            found[section, cells[0].strip("`")] = cells[1:]
+    return {key: cells for key, cells in found.items() if key[1] != "key" and not key[1].startswith("-")}
+
+
+def test_every_key_of_the_config_is_documented_with_its_type_and_default():
+    code = {key: list(value) for key, value in config_keys().items()}
+    assert {key: cells[:2] for key, cells in documented_keys().items()} == code
+
+
+def test_keys_said_to_have_no_effect_are_read_nowhere():
+    for (section, key), cells in documented_keys().items():
+        if cells[3] == "no effect in this version":
+            used = rf"\.{key}\b" if section == "[plan]" else rf"config\.{section.strip('[]')}\b"
+            for path in sorted((REPO / "tokpack").rglob("*.py")):
+                read_here = path.name != "config.py" and re.search(used, path.read_text(encoding="utf-8"))
+                assert not read_here, (
+                    f"{path.name} reads {key} of {section}: say in docs/configuration.md what it does"
+                )
+
+
+def test_the_flag_named_beside_a_key_is_the_one_that_sets_it(reference):
+    flags = flags_of(reference)["pack"] | flags_of(reference)["analyze"]
+    expected = {("[[source]]", "format"): "--format", ("[[source]]", "map"): "--map"}
+    expected["Top level", "seed"] = "--seed"
+    for option, (section, key) in api.OPTIONS.items():
+        name = option.replace("_", "-")
+        expected[f"[{section}]", key] = next((f for f in (f"--{name}", f"--no-{name}") if f in flags), "")
+    documented = {key: cells[2].strip("`") for key, cells in documented_keys().items()}
+    assert documented == {key: expected.get(key, "") for key in documented}
+
+
+def drop_reasons() -> set[str]:
+    """Reasons of the stages and of the rules: string constants that the report has words for."""
+    found = set(RULES)
+    for path in sorted((REPO / "tokpack").rglob("*.py")):
+        if "report" not in path.parts:
+            constants = re.findall(r'^[A-Z_]+(?:: \w+)? = "(\w+)"$', path.read_text("utf-8"), re.MULTILINE)
+            found |= set(constants) & (set(REASONS) | {"truncated"})
+    return found
+
+
+def test_every_drop_reason_is_documented():
+    text = read("docs/concepts.md") + read("docs/cleaning.md")
+    reasons = drop_reasons()
+    assert {"exact_duplicate", "held_out", "overlong", "empty_answer", "truncated"} <= reasons
+    assert not {reason for reason in reasons if f"`{reason}`" not in text}
+
+
+def test_the_artefacts_files_and_columns_are_documented():
+    page = read("docs/concepts.md")
+    for packed in (schema.PACKED_SCHEMA, schema.DROPPED_SCHEMA):
+        for field in packed:
+            kind = str(getattr(field.type, "value_type", field.type))
+            assert re.search(rf"^\| `{field.name}` \| (list of )?{kind} \|", page, re.MULTILINE), field.name
+    for name in ("MANIFEST", "SUMS", "RUN", "REPORT", "DROPPED", "QUARANTINE", "WORK", "VALIDATION"):
+        assert re.search(rf"`{re.escape(getattr(schema, name))}/?`", page), name
+
+
+def test_every_format_container_and_ending_is_documented():
+    from tokpack.stages.read import COMPRESSIONS, EXTENSIONS
+    from tokpack.stages.rows import FIELDS, ROLE_ALIASES
+
+    page = read("docs/input-formats.md")
+    words = [*FIELDS, *EXTENSIONS, *EXTENSIONS.values(), *COMPRESSIONS, *ROLE_ALIASES]
+    words += [field for fields in FIELDS.values() for field in fields]
+    assert not {word for word in words if f"`{word}`" not in page}
+
+
+def test_every_row_that_shows_a_format_is_read_as_that_format(tmp_path):
+    from tokpack.stages.normalize import detect_shape, normalize
+    from tokpack.stages.read import open_sources, read_blocks
+
+    sections = re.findall(r"^### `(\w+)`\n\n```json\n(.*?)\n```", read("docs/input-formats.md"), re.M | re.S)
+    assert len(sections) == 5
+    for name, row in sections:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(row + "\n", encoding="utf-8")
+        sources = open_sources((SourceConfig(path=str(path)),))
+        shape = detect_shape(sources[0])
+        [block] = read_blocks(sources)
+        normalized = normalize(block, sources[0], shape)
+        assert (shape.format, len(normalized.documents), normalized.quarantined) == (name, 1, [])
+
+
+# Pages
+
+
+def anchors(page: str) -> set[str]:
+    """GitHub's anchors of the headings."""
+    heads = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_links_between_the_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if re.match(r"[a-z]+:", target):
+            assert target.startswith("https://"), target
+            continue
+        name, _, anchor = target.partition("#")
+        path = (REPO / page).parent / name if name else REPO / page
+        assert path.exists(), f"{page} links to {target}"
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_pages_name_no_folder_of_one_machine(page):
+    assert not re.findall(r"(?<![\w.~/:-])/(?:home|root|Users|tmp|mnt|work|var)/\S*", read(page))
+
+
+def test_every_page_is_linked_from_the_readme():
+    readme = read("README.md")
+    assert not [name for name in NAMES if name != "README.md" and f"({name})" not in readme]
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_blocks_that_do_not_run_here_name_the_test_that_runs_them(page):
+    for tested_in, _, _ in BLOCK.findall(read(page)):
+        assert not tested_in or (REPO / tested_in).is_file(), f"{page}: {tested_in}"
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"[ \t]+", " ", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_blocks_of_the_page_run_and_print_what_it_shows(page, smollm2, tmp_path):
+    (tmp_path / "examples").symlink_to(REPO / "examples")
+    model = tmp_path / "SmolLM2-135M-Instruct"
+    model.mkdir()
+    for file in smollm2.iterdir():
+        (model / file.name).symlink_to(file)
+    bin_folder = Path(sys.executable).parent
+    env = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    printed = ""
+    for tested_in, language, body in BLOCK.findall(read(page)):
+        if language == "text":
+            for line in filter(str.strip, squeezed(body).splitlines()):
+                assert line.strip() in printed, f"{page} shows a line that was not printed: {line}\n{printed}"
+        elif language in ("bash", "python") and not tested_in:
+            command = ["bash", "-euc", body] if language == "bash" else [sys.executable, "-c", body]
+            done = subprocess.run(
+                command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", check=False
+            )
+            assert done.returncode == 0, f"{page}:\n{body}\n{done.stdout}\n{done.stderr}"
+            printed += squeezed(done.stdout)
