@@ -79,7 +79,7 @@ def _candidates(base: FastPlan, config: dict[str, Any]) -> Iterator[FastPlan]:
     """Plans to try."""
     before = json.dumps([config.get("normalizer"), config.get("pre_tokenizer")], ensure_ascii=False)
     if WORD_MARK in before:
-        for front in ("never", "first", "sections"):
+        for front in ("never", "sections", "first"):
             yield replace(base, word_mark=True, mark_in_front=front)
     else:
         for trim in ("never", "not_first", "always"):

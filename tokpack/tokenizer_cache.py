@@ -122,15 +122,14 @@ def _ask_transformers(folder: Path, out: Path) -> None:
 
 def write_snapshot(folder: str, out: str) -> None:
     """Ask `AutoTokenizer` for everything tokpack needs. Runs in the subprocess; imports transformers."""
-    from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
     from tokpack.fingerprint import vocab_digest
 
     auto = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if getattr(auto, "backend_tokenizer", None) is None:
+    backend = getattr(auto, "backend_tokenizer", None)
+    if backend is None:
         raise SystemExit(f"{type(auto).__name__} has no `tokenizers` backend, and tokpack needs one")
-    backend = Tokenizer.from_str(auto.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
     data = backend.to_str().encode("utf-8")

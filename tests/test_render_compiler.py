@@ -1,0 +1,248 @@
+"""The template compiler: the same as Jinja row by row, and Jinja wherever that is not certain."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import numpy as np
+import polars as pl
+import pytest
+from encode_helpers import NAMES, document, frame, random_chats, small_tokenizer, template
+
+from tokpack.stages.chat_spans import SpanFinder
+from tokpack.stages.chat_template import ENVIRONMENT, ChatTemplate
+from tokpack.stages.pieces import WHITESPACE, Spans, Strip
+from tokpack.stages.render import Renderer, RenderOptions, render
+from tokpack.stages.render_reference import chat_reference, select_trained
+from tokpack.stages.template_analysis import analyse
+from tokpack.stages.template_compiler import TemplateCompiler
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiler") / "tokenizer"
+
+
+@cache
+def opened(folder, source):
+    return small_tokenizer(folder, chat_template=source)
+
+
+def spans(where: Spans, row: int):
+    return [span for span in where.of_row(row) if span[0] < span[1]]
+
+
+def assert_as_by_jinja(documents, rendered, renderer):
+    for row, (roles, contents) in enumerate(documents.select("roles", "contents").iter_rows()):
+        if row in rendered.errors:
+            continue
+        messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
+        text, trained, written = renderer.reference(messages)
+        assert rendered.text[row].as_py() == text
+        assert spans(rendered.trained, row) == [s for s in trained if s[0] < s[1]]
+        assert spans(rendered.content, row) == [s for s in written if s[0] < s[1]]
+
+
+@pytest.mark.parametrize("loss", ["assistant", "last", "all"])
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_chats_are_those_of_jinja(folder, name, loss):
+    documents = frame(document(*chat) for chat in random_chats(80, seed=7))
+    renderer = Renderer(opened(folder, template(name, tagged=False)), RenderOptions(loss=loss))
+    rendered = render(documents, renderer)
+    assert_as_by_jinja(documents, rendered, renderer)
+    assert not any("differed" in warning for warning in renderer.warnings)
+    assert rendered.counters["compiled"] + rendered.counters["jinja"] == 80
+    # What has no odd content and no error is compiled. Most of these contents are odd.
+    assert rendered.counters["compiled"] >= (8 if name == "qwen3" else 20)
+
+
+def test_simple_templates_compile_every_chat(folder):
+    chats = random_chats(100, seed=8)
+    for name in ("smollm2", "llama3", "mistral_v3", "llama2", "alpaca", "parts"):
+        renderer = Renderer(opened(folder, template(name)), RenderOptions())
+        assert render(frame(document(*chat) for chat in chats), renderer).counters["compiled"] == 100
+
+
+def test_every_row_is_proved_when_paranoid_and_some_otherwise(folder):
+    documents = frame(document(*chat) for chat in random_chats(120, seed=9))
+    tokenizer = opened(folder, template("llama3"))
+    some = render(documents, Renderer(tokenizer, RenderOptions()))
+    all_of_them = render(documents, Renderer(tokenizer, RenderOptions(paranoid=True)))
+    shapes = documents["roles"].list.join(" ").n_unique()
+    assert shapes <= some.counters["proofs"] <= shapes + 16
+    assert all_of_them.counters["proofs"] == 120
+    assert some.text == all_of_them.text
+
+
+def test_a_failed_proof_leaves_the_shape_to_jinja_with_a_warning(folder, monkeypatch):
+    body = "{{ m.role }}: {{ m.content | replace('three', '3') }}."
+    tokenizer = opened(folder, "{% for m in messages %}" + body + "{% endfor %}")
+    nothing = analyse(ENVIRONMENT.parse(""))
+    monkeypatch.setattr("tokpack.stages.template_compiler.analyse", lambda tree: nothing)
+    renderer = Renderer(tokenizer, RenderOptions(loss="all"))
+    documents = frame([document([{"role": "user", "content": "longer than three"}])])
+    rendered = render(documents, renderer)
+    assert rendered.text[0].as_py() == "user: longer than 3."
+    assert rendered.counters["jinja"] == 1
+    assert "differed" in renderer.warnings[0]
+
+
+def test_only_chats_that_could_matter_to_the_template_go_to_jinja(folder):
+    renderer = Renderer(opened(folder, template("qwen3")), RenderOptions())
+    plain = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    chats = [
+        document(plain),
+        document([plain[0], {"role": "assistant", "content": "<think>x</think>y"}]),
+        document([{"role": "user", "content": "<tool_response>"}, plain[1]]),
+        document(plain, tools=[]),
+        document([plain[0], {**plain[1], "reasoning_content": "r"}]),
+        {"roles": ["user", "assistant"], "contents": ["a", None], "extra": None},
+        {"roles": ["user\x1fassistant"], "contents": ["a"], "extra": None},
+    ]
+    for row, chat in enumerate(chats):
+        assert render(frame([chat]), renderer).counters["compiled"] == (row == 0), chat
+
+
+def test_roles_are_not_confused_by_their_separator(folder):
+    tokenizer = opened(folder, "{% for m in messages %}[{{ m.role }}|{{ m.content }}]{% endfor %}")
+    renderer = Renderer(tokenizer, RenderOptions(loss="all"))
+    roles = [["a\x1fb", "c"], ["a", "b\x1fc"], ["a", "b"]]
+    rendered = render(frame({"roles": r, "contents": ["1", "2"]} for r in roles), renderer)
+    assert rendered.text.to_pylist() == [f"[{a}|1][{b}|2]" for a, b in roles]
+
+
+STRIPS = {
+    "message.content | trim": Strip(WHITESPACE, WHITESPACE),
+    "message.content.lstrip()": Strip(WHITESPACE, ""),
+    "message.content.rstrip('\\n')": Strip("", "\n"),
+    "message.content.strip(' \\n')": Strip(" \n", " \n"),
+    "message.content": Strip(),
+}
+
+
+@pytest.mark.parametrize("expression", STRIPS)
+def test_stripping_is_found_out_and_done_as_python_does_it(expression):
+    body = "{{ '<' + message.role + '>' }}{{ " + expression + " }}{{ '</s>' }}"
+    source = "{% for message in messages %}" + body + "{% endfor %}"
+    finder = SpanFinder(ChatTemplate(source + "{# trim #}"), ("</s>",))
+    compiler = TemplateCompiler(finder, lambda located, messages: [])
+    assert compiler.shape(("user", "assistant")).strips == (STRIPS[expression],) * 2
+    edges = ["\x1f\u3000 \n", "\n\n", " \t", "\u200b", "\xa0\r\n"]
+    texts = [left + "x y" + right for left in edges for right in edges] + edges
+    cleaned = STRIPS[expression].apply(pl.Series(texts)).to_list() if STRIPS[expression] != Strip() else texts
+    python = [chat_reference(finder, [{"role": "user", "content": t}], None, "all")[0] for t in texts]
+    assert [f"<user>{text}</s>" for text in cleaned] == python
+
+
+def test_a_strip_that_is_not_known_is_left_to_jinja():
+    source = "{% for m in messages %}{{ m.content.strip('\\r') + '</s>' }}{% endfor %}"
+    compiler = TemplateCompiler(SpanFinder(ChatTemplate(source), ("</s>",)), lambda located, messages: [])
+    assert compiler.shape(("user",)) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "constants", "empty"),
+    [
+        ("{{ m.content }}", set(), False),
+        ("{{ m['role'] + m['content'] | trim ~ 'x' }}", set(), False),
+        ("{{ m.content.strip() }}{{ m.get('content') }}", set(), False),
+        ("{% if '</think>' in m.content %}x{% endif %}", {"</think>"}, False),
+        ("{% set c = m.content %}{% if c.startswith('a') or 'b' not in c %}x{% endif %}", {"a", "b"}, False),
+        ("{% set c = m.content.split('</t>')[-1] %}{{ c.lstrip('\\n') }}", {"</t>"}, False),
+        ("{{ (m.content.split('q') | last) }}{{ m.content | replace('a', 'b') }}", {"q", "a"}, False),
+        ("{{ 1 if m.content == 'x' }}{% if m.content in ['y', ''] %}2{% endif %}", {"x", "y"}, True),
+        ("{% if m.content %}x{% endif %}", set(), True),
+        ("{{ m.content or 'nothing' }}", set(), True),
+        ("{% if m.content | length > 0 %}x{% endif %}", set(), True),
+        ("{{ m.content if m.content is string else m.content[0].text }}", set(), False),
+        ("{% if m.content is not string %}{{ m.content[0] }}{% elif m.role %}x{% endif %}", set(), False),
+        ("{% if m.tool_calls %}{{ m.content | upper }}{% endif %}", set(), False),
+        ("{% for call in m.tool_calls %}{{ m | tojson }}{% endfor %}", set(), False),
+        ("{% if 'tool_calls' in m %}{{ m | tojson }}{% endif %}", set(), False),
+        ("{% macro f(c) %}{{ 'x' if 'z' in c }}{{ c }}{% endmacro %}{{ f(m.content) }}", {"z"}, False),
+        ("{% set ns = namespace(s='') %}{% set ns.s = m.content %}{{ ns.s }}", set(), False),
+        ("{% if loop.previtem and loop.previtem.content == 'k' %}x{% endif %}", {"k"}, False),
+        ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", set(), False),
+        ("{{ raise_exception('bad ' + m.content) }}", set(), False),
+        ("{{ tools | tojson }}{{ messages | map(attribute='role') | join | upper }}", set(), False),
+    ],
+)
+def test_the_analysis_finds_what_contents_are_compared_with(body, constants, empty):
+    found = analyse(ENVIRONMENT.parse("{% for m in messages %}" + body + "{% endfor %}"))
+    assert (found.constants, found.empty_matters, found.opaque) == (constants, empty, "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{{ m.content[:10] }}",
+        "{{ m.content | upper }}",
+        "{{ m.content.lower() }}",
+        "{{ m | tojson }}",
+        "{{ m.content | tojson }}",
+        "{{ messages | tojson }}",
+        "{% for c in m.content %}{{ c }}{% endfor %}",
+        "{% if m.content > 'a' %}x{% endif %}",
+        "{% if m.content == messages[0].content %}x{% endif %}",
+        "{% if m == messages[-1] %}x{% endif %}",
+        "{% if m.content | length > 5 %}x{% endif %}",
+        "{% if 'a' in m.content + 'b' %}x{% endif %}",
+        "{% if m.role in m.content %}x{% endif %}",
+        "{{ m[m.role] }}",
+        "{{ m.values() | list }}",
+        "{{ messages | map(attribute='content') | join }}",
+        "{{ messages | selectattr('content') | list | length }}",
+        "{{ '%s' | format(m.content) }}",
+        "{{ 'x' * (m.content | length) }}",
+        "{% set c = m.content %}{% set d = c %}{{ d | title }}",
+        "{% set ns = namespace(s=m.content) %}{{ ns.s | reverse }}",
+        "{% set x %}{{ m.content }}{% endset %}{{ x[0] }}",
+        "{% filter upper %}{{ m.content }}{% endfilter %}",
+        "{{ [m.content] | join }}",
+        "{{ {'a': m.content}.a | upper }}",
+        "{% include 'x' %}",
+    ],
+)
+def test_what_looks_into_contents_otherwise_is_not_compiled(body):
+    assert analyse(ENVIRONMENT.parse("{% for m in messages %}" + body + "{% endfor %}")).opaque
+
+
+def test_batches_of_odd_layout_are_rendered_alike(folder):
+    """Sliced, chunked and filtered frames, empty ones and single rows."""
+    chats = [document(*chat) for chat in random_chats(40, seed=10)]
+    renderer = Renderer(opened(folder, template("llama3")), RenderOptions())
+    whole = frame(chats)
+    expected = render(whole, renderer)
+    for documents, rows in [
+        (whole[7:19], range(7, 19)),
+        (pl.concat([whole[:5], whole[5:40]], rechunk=False), range(40)),
+        (whole.filter(pl.col("doc_id") % 3 == 1), range(1, 40, 3)),
+        (whole[39:], [39]),
+        (whole[:0], []),
+    ]:
+        rendered = render(documents, renderer)
+        assert rendered.text.to_pylist() == [expected.text[row].as_py() for row in rows]
+        for part in ("trained", "content"):
+            got, want = getattr(rendered, part), getattr(expected, part)
+            assert [spans(got, i) for i in range(len(documents))] == [spans(want, row) for row in rows]
+            assert len(got.offsets) == len(documents) + 1
+
+
+def test_threads_share_a_renderer(folder):
+    from concurrent.futures import ThreadPoolExecutor
+
+    documents = frame(document(*chat) for chat in random_chats(60, seed=11, tools=True))
+    renderer = Renderer(opened(folder, template("qwen2_5")), RenderOptions())
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: render(documents, renderer), range(16)))
+    assert all(result.text == results[0].text for result in results)
+    assert all(np.array_equal(result.trained.starts, results[0].trained.starts) for result in results)
+
+
+def test_the_selection_sees_the_probe_as_a_chat():
+    finder = SpanFinder(ChatTemplate(template("smollm2", tagged=False)), ("<|im_end|>",))
+    compiler = TemplateCompiler(finder, partial(select_trained, excluded=set(), loss="last"))
+    shape = compiler.shape(("user", "assistant", "user", "assistant"))
+    header = len("<|im_end|>\n<|im_start|>assistant\n")
+    assert shape.trained == ((6, header, 8, len("<|im_end|>")),)
+    assert sum(literal.count("<|im_end|>") for literal in shape.literals) == 5

@@ -1,0 +1,79 @@
+"""Real chats, with real tokenizers: ids and masks against transformers, one by one."""
+
+from __future__ import annotations
+
+import io
+import json
+from itertools import islice
+
+import pytest
+from encode_helpers import expected, frame, open_here, template
+
+from tokpack.schema import TRAINED
+from tokpack.stages.render import Renderer, RenderOptions, render
+from tokpack.stages.tokenize import tokenize
+
+
+def mixed_chats(real_data, step):
+    """Every `step`-th chat of the mixture."""
+    import zstandard
+
+    with (real_data / "mix.jsonl.zst").open("rb") as file:
+        lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
+        yield from (json.loads(line)["messages"] for line in islice(lines, 0, None, step))
+
+
+def agree(folder, snapshot, chats, tagged, untagged, batch=4000):
+    """Compare all chats, batch by batch; how many took the fast paths."""
+    from transformers import AutoTokenizer
+
+    auto = AutoTokenizer.from_pretrained(folder)
+    tokenizer = open_here(folder, snapshot, untagged)
+    renderer = Renderer(tokenizer, RenderOptions())
+    chats, counts = iter(chats), {"compiled": 0, "fast": 0, "all": 0}
+    while part := list(islice(chats, batch)):
+        roles = [[message["role"] for message in chat] for chat in part]
+        contents = [[message["content"] for message in chat] for chat in part]
+        rows = frame({"roles": r, "contents": c} for r, c in zip(roles, contents, strict=True))
+        rendered = render(rows, renderer)
+        tokens = tokenize(rendered, tokenizer)
+        assert not rendered.errors
+        for row, chat in enumerate(part):
+            here = slice(*tokens.offsets[row : row + 2])
+            ids, mask = expected(auto, chat, tagged)
+            assert tokens.input_ids[here].tolist() == ids
+            assert (tokens.flags[here] & TRAINED).tolist() == mask
+        counts["compiled"] += rendered.counters["compiled"]
+        counts["fast"] += tokens.stats["fast"]
+        counts["all"] += len(part)
+    assert not renderer.warnings
+    assert not tokenizer.warnings
+    return counts
+
+
+TEMPLATES = [("smollm2", "smollm2"), ("qwen2_5", "qwen"), ("qwen3", "qwen")]
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [TEMPLATES[0], pytest.param(*TEMPLATES[2], marks=pytest.mark.slow)]
+)
+def test_a_sample_of_real_chats_has_the_ids_and_masks_of_transformers(
+    name, model, real_data, request, tmp_path
+):
+    folder = request.getfixturevalue(model)
+    counts = agree(
+        folder, tmp_path, mixed_chats(real_data, 150), template(name), template(name, tagged=False)
+    )
+    assert counts["all"] > 600
+    assert counts["fast"] == counts["all"]
+    assert counts["compiled"] > 0.95 * counts["all"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "model"), TEMPLATES)
+def test_all_real_chats_have_the_ids_and_masks_of_transformers(name, model, real_data, request, tmp_path):
+    folder = request.getfixturevalue(model)
+    counts = agree(folder, tmp_path, mixed_chats(real_data, 1), template(name), template(name, tagged=False))
+    assert counts["all"] == 94_639
+    assert counts["fast"] == counts["all"]
+    assert counts["compiled"] > 0.95 * counts["all"]

