@@ -14,6 +14,8 @@ from typing import Any
 from tokpack import output, pipeline, schema
 from tokpack.artefact import Artefact
 from tokpack.config import Config, load_toml, merge
+from tokpack.corpus import Corpus
+from tokpack.decide import decide, near_duplicate_figures
 from tokpack.report.figures import Report, make_report
 from tokpack.stages.write import write_json, writing
 from tokpack.store import TokenStore
@@ -44,7 +46,7 @@ def pack(
         output.claim(out, overwrite)
         store = TokenStore(Path(work_dir) if work_dir else out / schema.WORK, run.fingerprint())
         corpus = _decided(run, store, progress, seconds)
-        batches = pipeline.mapped_batches(store)
+        batches = corpus.mapped()
         if run.config.write.val:
             held = pipeline.plan_part(run, corpus, validation=True)
             inside = out / schema.VALIDATION
@@ -81,7 +83,9 @@ def analyze(
         store = TokenStore(Path(folder), run.fingerprint())
         corpus = _decided(run, store, progress, {})
         part = pipeline.plan_part(run, corpus)
-        return make_report(run, corpus, part)
+        report = make_report(run, corpus, part)
+        report.data["near_dup"] = near_duplicate_figures(run, corpus)
+        return report
 
 
 def open_packed(folder: str | os.PathLike[str]) -> Artefact:
@@ -91,11 +95,11 @@ def open_packed(folder: str | os.PathLike[str]) -> Artefact:
 
 def _decided(
     run: pipeline.Run, store: TokenStore, progress: pipeline.Progress, seconds: dict[str, float]
-) -> pipeline.Corpus:
+) -> Corpus:
     with _clock(seconds, "pass 1"):
         corpus = pipeline.pass_one(run, store, progress)
     with _clock(seconds, "decide"):
-        pipeline.decide(run, corpus)
+        decide(run, corpus)
     return corpus
 
 
@@ -119,7 +123,11 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "block_mb": ("read", "block_mb"),
     "clean": ("clean", "rules"),
     "special_in_content": ("clean", "special_in_content"),
+    "mask_personal": ("clean", "mask_personal"),
     "exact_key": ("dedup", "exact"),
+    "near_dup": ("near_dup", "threshold"),
+    "against": ("decontaminate", "against"),
+    "budget": ("select", "budget"),
     "render": ("render", "mode"),
     "chat_template": ("render", "chat_template"),
     "loss": ("render", "loss"),

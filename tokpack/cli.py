@@ -41,6 +41,17 @@ Overlong = Annotated[str | None, typer.Option(help="auto (default), drop, right,
 Clean = Annotated[
     str | None, typer.Option(help="default, strict, off, or rules: empty_answer,module:function")
 ]
+NearDup = Annotated[
+    float | None, typer.Option(help="Drop documents this similar to an earlier one, as 0.8 (default: off).")
+]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(help="Drop documents that contain this evaluation file's text; repeatable."),
+]
+Budget = Annotated[str | None, typer.Option(help="Most tokens to keep, as 20M: the best and most varied.")]
+MaskPersonal = Annotated[
+    bool, typer.Option("--mask-personal", help="Replace e-mail addresses, phone numbers and keys.")
+]
 ExactKey = Annotated[
     str | None, typer.Option(help="Exact duplicates compare nfc (default), raw, folded, or off.")
 ]
@@ -82,7 +93,11 @@ def analyze(
     map: Map = None,
     overlong: Overlong = None,
     clean: Clean = None,
+    mask_personal: MaskPersonal = False,
     exact_key: ExactKey = None,
+    near_dup: NearDup = None,
+    against: Against = None,
+    budget: Budget = None,
     special_in_content: Special = None,
     render: Render = None,
     chat_template: Template = None,
@@ -128,7 +143,11 @@ def pack(
     map: Map = None,
     overlong: Overlong = None,
     clean: Clean = None,
+    mask_personal: MaskPersonal = False,
     exact_key: ExactKey = None,
+    near_dup: NearDup = None,
+    against: Against = None,
+    budget: Budget = None,
     special_in_content: Special = None,
     render: Render = None,
     chat_template: Template = None,
@@ -219,14 +238,15 @@ def inspect(
 
 def _options(given: dict[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
     """A command's flags as keyword options of the Python API; flags that were not given are None."""
-    from tokpack.config import parse_map
+    from tokpack.config import parse_map, parse_tokens
 
     options = {
         key: value for key, value in given.items() if key not in (*without, "data", "workers", "quiet")
     }
     options["map"] = parse_map(options["map"]) if options["map"] else None
     options["eos"] = False if options.pop("no_eos") else None
-    for flag in ("strict", "paranoid"):
+    options["budget"] = parse_tokens(options["budget"]) if options["budget"] else None
+    for flag in ("strict", "paranoid", "mask_personal"):
         options[flag] = options[flag] or None
     return options
 

@@ -36,6 +36,10 @@ class SourceConfig:
     format: Format = "auto"
     container: str = ""
     """`jsonl`, `json`, `parquet`, `arrow`, `csv`, `text`; from the file's ending when empty."""
+    weight: float = 0.0
+    """Share of `select.budget` relative to other sources; 0: by the source's tokens."""
+    max_tokens: int = 0
+    """Most tokens kept of this source; 0: no limit."""
     map: dict[str, str] = field(default_factory=dict)
     """Field of tokpack -> column of the file: `{"prompt": "question"}`."""
 
@@ -113,6 +117,14 @@ class TruncateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SelectConfig:
+    budget: int = 0
+    """Most tokens kept over all sources; 0: no limit."""
+    diversity: float = 0.5
+    """Jaccard similarity from which a document counts as a repeat and waits behind the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanConfig:
     planner: str = "bfd"
     """`bfd`, `xfill`, `optimal`, `sequential`, `none`, or `module:function`."""
@@ -132,6 +144,35 @@ class WriteConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostConfig:
+    """The planned training run, for the bill in the report; no part of the artefact."""
+
+    model: str = ""
+    """Folder with a config.json, the file itself, or a name on the Hugging Face Hub; empty: no bill."""
+    gpu: str = ""
+    """Name in the table of GPUs; empty: FLOPs and memory, no hours and no money."""
+    gpus: str = ""
+    """TOML file with GPUs of your own, and figures that replace the table's."""
+    gpu_price: float | None = None
+    """Dollars per GPU-hour; the table's price when not given."""
+    gpu_count: int = 1
+    method: Literal["qlora", "lora", "full"] = "qlora"
+    rank: int = 16
+    """LoRA rank."""
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Gradient checkpointing; `auto`: where a row does not fit without."""
+    epochs: float = 1.0
+    batch_size: int = 8
+    """Documents per GPU and micro-batch of the recipe before packing."""
+    accumulation: int = 1
+    """Micro-batches per optimizer step of that recipe."""
+    learning_rate: float = 2e-4
+    """Peak learning rate of that recipe."""
+    mfu: tuple[float, ...] = (0.25, 0.45)
+    """Share of the peak that training reaches, low and high."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     source: tuple[SourceConfig, ...] = ()
     read: ReadConfig = ReadConfig()
@@ -142,8 +183,10 @@ class Config:
     render: RenderConfig = RenderConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     truncate: TruncateConfig = TruncateConfig()
+    select: SelectConfig = SelectConfig()
     plan: PlanConfig = PlanConfig()
     write: WriteConfig = WriteConfig()
+    cost: CostConfig = CostConfig()
     seed: int = 0
 
     @staticmethod
@@ -154,8 +197,9 @@ class Config:
         return config
 
     def portable(self) -> dict[str, Any]:
-        """The config as plain data without paths of this machine: what goes into the manifest."""
+        """What the artefact depends on, as plain data without paths of this machine: for the manifest."""
         data: dict[str, Any] = _plain(dataclasses.asdict(self))
+        del data["cost"]
         for source in data["source"]:
             source["path"] = Path(source["path"]).name
         data["tokenize"]["tokenizer"] = Path(self.tokenize.tokenizer).name
@@ -178,6 +222,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     for source in data.get("source", []):
         _anchor(source, "path", path.parent)
     _anchor(data.get("render", {}), "chat_template", path.parent)
+    _anchor(data.get("cost", {}), "gpus", path.parent)
     return data
 
 
@@ -208,8 +253,18 @@ def _validate(config: Config) -> None:
         (0 <= config.write.val < 1, "write.val", "a share between 0 and 1"),
         (config.write.shard_mb >= 1, "write.shard_mb", "at least 1 MB"),
         (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),
+        (config.select.budget >= 0, "select.budget", "a number of tokens"),
+        (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
         (config.plan.max_docs_per_row >= 0, "plan.max_docs_per_row", "0 (no limit) or more"),
         (config.plan.rows_per_step >= 1, "plan.rows_per_step", "1 or more"),
+        ((config.cost.gpu_price or 0) >= 0, "cost.gpu_price", "dollars per hour, 0 or more"),
+        (config.cost.gpu_count >= 1, "cost.gpu_count", "1 or more"),
+        (config.cost.rank >= 1, "cost.rank", "1 or more"),
+        (config.cost.epochs > 0, "cost.epochs", "more than 0"),
+        (config.cost.batch_size >= 1, "cost.batch_size", "1 or more"),
+        (config.cost.accumulation >= 1, "cost.accumulation", "1 or more"),
+        (config.cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
+        (_is_range(config.cost.mfu), "cost.mfu", "two shares between 0 and 1, low first"),
     ]
     for ok, key, wanted in checks:
         if not ok:
@@ -217,6 +272,10 @@ def _validate(config: Config) -> None:
             raise UsageError(
                 f"{key} cannot be {getattr(getattr(config, section), name)}", where=key, hint=f"give {wanted}"
             )
+
+
+def _is_range(mfu: tuple[float, ...]) -> bool:
+    return len(mfu) == 2 and 0 < mfu[0] <= mfu[1] <= 1
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind
@@ -244,7 +303,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one re
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
-        return value
+        return None if value is None else convert(get_args(kind)[0], value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -288,3 +347,11 @@ def parse_map(text: str) -> dict[str, str]:
         )
     pairs = (pair.split("=", 1) for pair in text.split(","))
     return {target.strip(): column.strip() for target, column in pairs}
+
+
+def parse_tokens(text: str) -> int:
+    """`"20M"`, `"1.5B"`, `"500k"` or `"20000000"` -> tokens."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*", text)
+    if not match:
+        raise UsageError(f"cannot read {text!r} as a number of tokens", where="--budget", hint="--budget 20M")
+    return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2].lower()])

@@ -14,8 +14,9 @@ import polars as pl
 
 from tokpack import ledger as ledgers
 from tokpack import schema
+from tokpack.corpus import Corpus
 from tokpack.errors import UsageError
-from tokpack.pipeline import Corpus, Part, Run
+from tokpack.pipeline import Part, Run
 from tokpack.stages.write import FlatBatch, Written, write_json, write_shards, write_sums
 
 TRUNCATED = "truncated"

@@ -1,7 +1,7 @@
 """The data's way, in order: read this first.
 
     pass 1, by batch    read -> normalize -> clean -> dedup (hash) -> render -> tokenize -> truncate -> store
-    between, globally   exact duplicates, hold-out, plan
+    between, globally   decide (duplicates, evaluation text, budget, hold-out) -> plan
     pass 2              write -> manifest -> report
 
 Documents are marked, never deleted, until the plan: a `drop_reason` set once stays. Pass 1 leaves a token
@@ -11,10 +11,9 @@ numbers per document are in memory.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,24 @@ import xxhash
 
 from tokpack import ledger as ledgers
 from tokpack.config import Config
+from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.clean import clean
-from tokpack.stages.dedup import EXACT_DUPLICATE, content_hash, first_of_equal, held_out
+from tokpack.stages.clean import clean, clean_by_tokens
+from tokpack.stages.dedup import content_hash
 from tokpack.stages.normalize import Normalized, detect_shape, normalize
 from tokpack.stages.plan import Plan, make_plan, row_order
 from tokpack.stages.read import Block, Source, open_sources, read_blocks
 from tokpack.stages.render import Renderer, RenderOptions, render
 from tokpack.stages.rows import Shape
+from tokpack.stages.select import quality
 from tokpack.stages.tokenize import TokenBatch, tokenize
 from tokpack.stages.truncate import truncate
-from tokpack.stages.write import FlatBatch, Layout, Placement
-from tokpack.store import TokenStore, flat_arrays
+from tokpack.stages.write import Layout, Placement
+from tokpack.store import TokenStore
 from tokpack.tokenizer import Tokenizer, load_tokenizer
 
 TEMPLATE_ERROR = "template_error"
-EXAMPLES = 3
 SNIPPET = 400
 
 Progress = Callable[[str, int], None]
@@ -145,6 +145,7 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
     cleaned = clean(normalized.documents, config.clean, tuple(run.tokenizer.special_tokens))
     hashes = content_hash(cleaned.documents, config.dedup.exact)
     documents, tokens, counters = encode(run, cleaned.documents)
+    documents = clean_by_tokens(documents, np.diff(tokens.offsets), config.clean)
     pieces = truncate(
         documents,
         tokens,
@@ -163,6 +164,7 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
         pl.Series("hash_low", hashes[:, 1]),
         pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
         pl.Series("cut", pieces.cut, dtype=pl.Int32),
+        quality(documents) if config.select.budget else pl.lit(0.0, pl.Float32).alias("quality"),
     )
     rest = {
         "quarantined": [q.to_json() for q in normalized.quarantined],
@@ -229,67 +231,6 @@ class _BadRows:
 # Between the passes
 
 
-@dataclass(slots=True)
-class Corpus:
-    """Numbers of all documents and pieces: what global decisions are made from."""
-
-    docs: pl.DataFrame
-    """doc_id, source, row, drop_reason, drop_detail, hash_high, hash_low, tokens, cut."""
-    pieces: pl.DataFrame
-    """document (position in docs), number, length, trained, batch, index (within the batch)."""
-    quarantined: list[str]
-    counters: dict[str, int]
-    """What cleaning changed or noticed."""
-    paths: dict[str, int]
-    """Rows on the fast and slow paths, and proofs made: figures of the run, not of the data."""
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    @staticmethod
-    def load(store: TokenStore, count: int) -> Corpus:
-        docs, pieces, quarantined = [], [], []
-        counters: Counter[str] = Counter()
-        paths: Counter[str] = Counter()
-        examples: dict[str, list[str]] = {}
-        base = 0
-        for number in range(count):
-            batch = store.load(number)
-            place = {"batch": pl.lit(number, pl.Int32), "index": pl.int_range(pl.len(), dtype=pl.Int32)}
-            pieces.append(batch.pieces.with_columns(pl.col("document") + base, **place))
-            docs.append(batch.docs)
-            base += len(batch.docs)
-            quarantined += batch.quarantined
-            counters.update(batch.counters)
-            paths.update(batch.paths)
-            for reason, snippets in batch.examples.items():
-                examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
-        return Corpus(pl.concat(docs), pl.concat(pieces), quarantined, dict(counters), dict(paths), examples)
-
-    def drop(self, positions: Any, reason: str, details: list[str | None]) -> None:
-        """Mark documents that are still kept."""
-        self.docs = self.docs.with_columns(
-            self.docs["drop_reason"].clone().scatter(positions, [reason] * len(details)),
-            self.docs["drop_detail"].clone().scatter(positions, details),
-        )
-
-    def kept(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return self.docs["drop_reason"].is_null().to_numpy()
-
-    def hashes(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        return np.stack([self.docs["hash_high"].to_numpy(), self.docs["hash_low"].to_numpy()], axis=1)
-
-
-def decide(run: Run, corpus: Corpus) -> None:
-    """Global marks: exact duplicates, then the conversations held out for validation."""
-    config = run.config
-    if config.dedup.exact != "off":
-        first = first_of_equal(corpus.hashes(), corpus.kept())
-        copies = np.flatnonzero(first >= 0)
-        corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][first[copies]].cast(pl.String).to_list())
-    if config.write.val:
-        chosen = np.flatnonzero(held_out(corpus.hashes(), config.write.val, config.seed) & corpus.kept())
-        corpus.drop(chosen, ledgers.HELD_OUT, [None] * len(chosen))
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """One artefact to be written: its pieces, their plan, their order."""
@@ -319,8 +260,3 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
     )
     rows = np.arange(plan.rows) if settings.planner == "sequential" else row_order(plan.rows, seed)
     return Part(pieces, plan, Layout.of(plan.row_of_doc, rows))
-
-
-def mapped_batches(store: TokenStore) -> Callable[[int], FlatBatch]:
-    """Batch number -> its mapped arrays; each file is opened once."""
-    return lru_cache(maxsize=None)(lambda number: flat_arrays(store.tokens(number)))

@@ -31,7 +31,7 @@ from tokpack.stages.truncate import Pieces
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A committed batch. `docs` columns: doc_id, source, row, drop_reason, drop_detail, hash_high, hash_low,
-    tokens (before truncation), cut."""
+    tokens (before truncation), cut, quality."""
 
     docs: pl.DataFrame
     pieces: pl.DataFrame

@@ -129,6 +129,21 @@ def normalize(block: Block, source: Source, shape: Shape) -> Normalized:
     return _from_table(block, source, shape, block.data)
 
 
+def text_documents(texts: list[str]) -> pl.DataFrame:
+    """Plain text documents, numbered from 0."""
+    count = len(texts)
+    columns: dict[str, Any] = {
+        "doc_id": range(count),
+        "source": [0] * count,
+        "row": range(1, count + 1),
+        "kind": ["text"] * count,
+        "roles": [["text"]] * count,
+        "contents": [[text] for text in texts],
+    }
+    empty = dict.fromkeys(DOCUMENT_SCHEMA.keys() - columns.keys(), [None] * count)
+    return pl.DataFrame(columns | empty, schema=DOCUMENT_SCHEMA)
+
+
 # The fast path: Arrow columns
 
 

@@ -96,6 +96,20 @@ def line_numbers(block: Block) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.flatnonzero(filled) + block.first_row + 1
 
 
+def rows_of(block: Block) -> list[Any]:
+    """The block's rows as Python values, one by one: for small files. Raises DataError for a broken line."""
+    if not isinstance(block.data, bytes):
+        return list(block.data.to_pylist())
+    rows: list[Any] = []
+    for number, line in enumerate(block.data.split(b"\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise DataError(f"not JSON: {error}", where=f"line {block.first_row + number}") from None
+    return rows
+
+
 def first_rows(source: Source, count: int = 100) -> list[dict[str, Any]]:
     """Up to `count` parsable rows from the head of a source, to recognise its format from."""
     if source.container == "text":

@@ -1,0 +1,114 @@
+"""All documents of a run as numbers: what the decisions between the passes are made from.
+
+About 60 bytes a document are in memory; tokens stay in the store, mapped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tokpack import schema
+from tokpack.stages.ranges import Int64
+from tokpack.stages.token_batch import TokenBatch
+from tokpack.stages.write import FlatBatch
+from tokpack.store import TokenStore, flat_arrays
+
+EXAMPLES = 3
+"""Documents shown of each drop reason."""
+
+
+@dataclass(slots=True)
+class Corpus:
+    """Numbers of all documents and pieces: what global decisions are made from."""
+
+    docs: pl.DataFrame
+    """doc_id, source, row, drop_reason, drop_detail, hash_high, hash_low, tokens, cut, quality."""
+    pieces: pl.DataFrame
+    """document (position in docs), number, length, trained, batch, index (within the batch)."""
+    quarantined: list[str]
+    counters: dict[str, int]
+    """What cleaning changed or noticed."""
+    paths: dict[str, int]
+    """Rows on the fast and slow paths, and proofs made: figures of the run, not of the data."""
+    store: TokenStore
+    batches: int
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @staticmethod
+    def load(store: TokenStore, count: int) -> Corpus:
+        """Read back what pass 1 committed: `count` batches."""
+        docs, pieces, quarantined = [], [], []
+        counters: Counter[str] = Counter()
+        paths: Counter[str] = Counter()
+        examples: dict[str, list[str]] = {}
+        base = 0
+        for number in range(count):
+            batch = store.load(number)
+            place = {"batch": pl.lit(number, pl.Int32), "index": pl.int_range(pl.len(), dtype=pl.Int32)}
+            pieces.append(batch.pieces.with_columns(pl.col("document") + base, **place))
+            docs.append(batch.docs)
+            base += len(batch.docs)
+            quarantined += batch.quarantined
+            counters.update(batch.counters)
+            paths.update(batch.paths)
+            for reason, snippets in batch.examples.items():
+                examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
+        return Corpus(
+            pl.concat(docs),
+            pl.concat(pieces),
+            quarantined,
+            dict(counters),
+            dict(paths),
+            store,
+            count,
+            examples,
+        )
+
+    def drop(self, positions: Any, reason: str, details: list[str | None]) -> None:
+        """Mark documents that are still kept."""
+        self.docs = self.docs.with_columns(
+            self.docs["drop_reason"].clone().scatter(positions, [reason] * len(details)),
+            self.docs["drop_detail"].clone().scatter(positions, details),
+        )
+
+    def kept(self) -> npt.NDArray[np.bool_]:
+        return self.docs["drop_reason"].is_null().to_numpy()
+
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        return np.stack([self.docs["hash_high"].to_numpy(), self.docs["hash_low"].to_numpy()], axis=1)
+
+    def mapped(self) -> Callable[[int], FlatBatch]:
+        """Batch number -> its mapped arrays; each file is opened once."""
+        return lru_cache(maxsize=None)(lambda number: flat_arrays(self.store.tokens(number)))
+
+    def stored_documents(self) -> tuple[Int64, list[TokenBatch]]:
+        """Positions of the documents that the store holds, and the tokens of their contents, batch by batch.
+
+        The pieces of a document lie next to each other, so a document is one range of tokens.
+        """
+        first = self.pieces.filter(pl.col("number") == 0)
+        starts = first.partition_by("batch", as_dict=True)
+        batches = []
+        for number in range(self.batches):
+            offsets, ids, flags = flat_arrays(self.store.tokens(number))
+            index = starts[(number,)]["index"].to_numpy() if (number,) in starts else np.empty(0, np.int32)
+            batches.append(TokenBatch(ids, np.append(offsets[index], offsets[-1]), flags, schema.CONTENT))
+        return first["document"].to_numpy(), batches
+
+    def tokens_of(self, position: int) -> npt.NDArray[np.int32]:
+        """Content tokens of one stored document, for examples; empty when the store does not hold it."""
+        pieces = self.pieces.filter(pl.col("document") == position)
+        parts = [np.empty(0, np.int32)]
+        for number, index in pieces.select("batch", "index").rows():
+            offsets, ids, flags = flat_arrays(self.store.tokens(number))
+            part = slice(offsets[index], offsets[index + 1])
+            parts.append(ids[part][(flags[part] & schema.CONTENT) != 0])
+        return np.concatenate(parts)

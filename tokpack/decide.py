@@ -1,0 +1,191 @@
+"""Between the passes: what to leave out that only the whole corpus can tell.
+
+    exact duplicates -> near duplicates -> evaluation text -> token budget -> held-out conversations
+
+Each step marks documents that the earlier ones left; the first reason stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tokpack import ledger as ledgers
+from tokpack.config import SourceConfig
+from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.pipeline import Run, encode
+from tokpack.schema import CONTENT
+from tokpack.stages.decontaminate import find_contaminated
+from tokpack.stages.dedup import EXACT_DUPLICATE, first_of_equal, held_out
+from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
+from tokpack.stages.normalize import text_documents
+from tokpack.stages.read import line_numbers, open_sources, read_blocks, rows_of
+from tokpack.stages.select import OVER_BUDGET, select
+from tokpack.stages.token_batch import TokenBatch
+
+NEAR_DUPLICATE = "near_duplicate"
+CONTAMINATED = "contaminated"
+MEASURED_AT = 0.8
+"""Similarity at which `analyze` says what near-duplicate removal would save, when none was asked for."""
+SNIPPET_TOKENS = 60
+
+
+def decide(run: Run, corpus: Corpus) -> None:
+    """Mark in `corpus.docs` what the config says to leave out."""
+    config = run.config
+    if config.dedup.exact != "off":
+        first = first_of_equal(corpus.hashes(), corpus.kept())
+        copies = np.flatnonzero(first >= 0)
+        corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][first[copies]].cast(pl.String).to_list())
+        corpus.examples[EXACT_DUPLICATE] = [_text(run, corpus, p) for p in copies[:EXAMPLES]]
+    if config.near_dup.threshold:
+        found = near_duplicates(corpus, config.near_dup.threshold)
+        corpus.drop(found.removed, NEAR_DUPLICATE, found.details(corpus))
+        corpus.examples[NEAR_DUPLICATE] = [_text(run, corpus, p) for p in found.removed[:EXAMPLES]]
+        corpus.counters["near_duplicate_search_bounded"] = found.bounded
+    if config.decontaminate.against:
+        _decontaminate(run, corpus)
+    if config.select.budget or any(source.max_tokens for source in config.source):
+        _select(run, corpus)
+    if config.write.val:
+        chosen = np.flatnonzero(held_out(corpus.hashes(), config.write.val, config.seed) & corpus.kept())
+        corpus.drop(chosen, ledgers.HELD_OUT, [None] * len(chosen))
+
+
+# Near duplicates
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Near duplicates as positions in the corpus."""
+
+    removed: npt.NDArray[np.int64]
+    partner: npt.NDArray[np.int64]
+    jaccard: npt.NDArray[np.float64]
+    bounded: int
+    """Documents whose search was cut short: a partner of theirs may have been missed."""
+
+    def details(self, corpus: Corpus) -> list[str | None]:
+        """`"17 jaccard 0.9123"`: the kept document that each removed one repeats."""
+        kept = corpus.docs["doc_id"].to_numpy()[self.partner]
+        return [f"{doc} jaccard {j:.4f}" for doc, j in zip(kept.tolist(), self.jaccard.tolist(), strict=True)]
+
+
+def near_duplicates(corpus: Corpus, threshold: float) -> Near:
+    """Exact join over the kept documents' content tokens; see `stages/near_dup.py`."""
+    positions, batches = corpus.stored_documents()
+    found: NearDuplicates = find_near_duplicates(batches, threshold, eligible=corpus.kept()[positions])
+    removed = np.flatnonzero(found.partner >= 0)
+    return Near(
+        positions[removed],
+        positions[found.partner[removed]],
+        found.jaccard[removed],
+        int(found.bounded.sum()),
+    )
+
+
+def near_duplicate_figures(run: Run, corpus: Corpus) -> dict[str, Any]:
+    """What near-duplicate removal saves, or would save, with example pairs; for the report."""
+    threshold = run.config.near_dup.threshold
+    if threshold:
+        dropped = corpus.docs.filter(pl.col("drop_reason") == NEAR_DUPLICATE)
+        return {
+            "threshold": threshold,
+            "applied": True,
+            "documents": len(dropped),
+            "tokens": int(dropped["tokens"].cast(pl.Int64).sum()),
+            "bounded": corpus.counters["near_duplicate_search_bounded"],
+            "pairs": [],
+        }
+    found = near_duplicates(corpus, MEASURED_AT)
+    shown = zip(found.removed[:EXAMPLES], found.partner, found.jaccard, strict=False)
+    return {
+        "threshold": MEASURED_AT,
+        "applied": False,
+        "documents": len(found.removed),
+        "tokens": int(corpus.docs["tokens"].cast(pl.Int64).gather(found.removed).sum()),
+        "bounded": found.bounded,
+        "pairs": [
+            {"jaccard": round(float(j), 4), "removed": _text(run, corpus, a), "kept": _text(run, corpus, b)}
+            for a, b, j in shown
+        ],
+    }
+
+
+def _text(run: Run, corpus: Corpus, position: int) -> str:
+    return run.tokenizer.decode(corpus.tokens_of(int(position))[:SNIPPET_TOKENS])
+
+
+# Evaluation text
+
+
+def _decontaminate(run: Run, corpus: Corpus) -> None:
+    names, evaluation = _evaluation_text(run)
+    positions, batches = corpus.stored_documents()
+    found = find_contaminated(batches, evaluation, run.config.decontaminate.ngram)
+    hit = positions[found.document]
+    alive = corpus.kept()[hit]
+    columns = (hit, found.eval_document, found.start, found.end)
+    rows = list(zip(*(column[alive].tolist() for column in columns), strict=True))
+    details: list[str | None] = []
+    for position, document, start, end in rows:
+        span = run.tokenizer.decode(corpus.tokens_of(position)[start:end][:SNIPPET_TOKENS])
+        details.append(f"{names[document]}, tokens {start} to {end}: {span}")
+    corpus.drop([row[0] for row in rows], CONTAMINATED, details)
+    corpus.examples[CONTAMINATED] = [_text(run, corpus, row[0]) for row in rows[:EXAMPLES]]
+    if found.ignored:
+        corpus.counters["evaluation_texts_too_short"] = found.ignored
+
+
+def _evaluation_text(run: Run) -> tuple[list[str], list[TokenBatch]]:
+    """Every string in the evaluation files, whatever their columns: its `file:row`, and its tokens."""
+    names: list[str] = []
+    texts: list[str] = []
+    sources = open_sources(tuple(SourceConfig(path=path) for path in run.config.decontaminate.against))
+    for block in read_blocks(sources):
+        for row, value in zip(line_numbers(block).tolist(), rows_of(block), strict=True):
+            found = list(_strings(value))
+            texts += found
+            names += [f"{sources[block.source].name}:{row}"] * len(found)
+    tokens = encode(run, text_documents(texts))[1]
+    return names, [TokenBatch(tokens.input_ids, tokens.offsets, tokens.flags, CONTENT)]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for item in value.values() for text in _strings(item))
+    elif isinstance(value, list):
+        yield from (text for item in value for text in _strings(item))
+
+
+# Budget
+
+
+def _select(run: Run, corpus: Corpus) -> None:
+    config = run.config
+    kept = corpus.kept()
+    repeats = np.zeros(len(kept), dtype=bool)
+    if config.select.budget:
+        repeats[near_duplicates(corpus, config.select.diversity).removed] = True
+    lengths = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy()
+    chosen = select(
+        lengths=np.where(kept, lengths, 0),
+        source=corpus.docs["source"].to_numpy(),
+        quality=corpus.docs["quality"].to_numpy(),
+        repeats=repeats,
+        eligible=kept,
+        budget=config.select.budget,
+        weights=np.array([source.config.weight for source in run.sources]),
+        max_tokens=np.array([source.config.max_tokens for source in run.sources]),
+        seed=config.seed,
+    )
+    out = np.flatnonzero(kept & ~chosen)
+    corpus.drop(out, OVER_BUDGET, [None] * len(out))
+    corpus.examples[OVER_BUDGET] = [_text(run, corpus, p) for p in out[:EXAMPLES]]
