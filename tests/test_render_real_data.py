@@ -7,7 +7,7 @@ import json
 from itertools import islice
 
 import pytest
-from encode_helpers import expected, frame, open_here, template
+from encode_helpers import document, expected, frame, open_here, template
 
 from tokpack.schema import TRAINED
 from tokpack.stages.render import Renderer, RenderOptions, render
@@ -21,6 +21,20 @@ def mixed_chats(real_data, step):
     with (real_data / "mix.jsonl.zst").open("rb") as file:
         lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
         yield from (json.loads(line)["messages"] for line in islice(lines, 0, None, step))
+
+
+def tool_chats(real_data):
+    """(messages, tools) of the function-calling chats, calls as OpenAI writes them."""
+    roles = {"human": "user", "gpt": "assistant", "observation": "tool", "system": "system"}
+    for row in json.loads((real_data / "glaive_toolcall_en_demo.json").read_text(encoding="utf-8")):
+        messages = []
+        for turn in row["conversations"]:
+            if turn["from"] == "function_call":
+                call = {"type": "function", "function": json.loads(turn["value"])}
+                messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+            else:
+                messages.append({"role": roles[turn["from"]], "content": turn["value"]})
+        yield messages, json.loads(row["tools"] or "null")
 
 
 def agree(folder, snapshot, chats, tagged, untagged, batch=4000):
@@ -67,6 +81,24 @@ def test_a_sample_of_real_chats_has_the_ids_and_masks_of_transformers(
     assert counts["all"] > 600
     assert counts["fast"] == counts["all"]
     assert counts["compiled"] > 0.95 * counts["all"]
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", pytest.param("qwen3", marks=pytest.mark.slow)])
+def test_real_tool_calls_have_the_ids_and_masks_of_transformers(name, real_data, smollm2, tmp_path):
+    from transformers import AutoTokenizer
+
+    auto = AutoTokenizer.from_pretrained(smollm2)
+    chats = list(tool_chats(real_data))
+    for tagged in (True, False):
+        tokenizer = open_here(smollm2, tmp_path, template(name, tagged))
+        rendered = render(frame(document(*chat) for chat in chats), Renderer(tokenizer, RenderOptions()))
+        tokens = tokenize(rendered, tokenizer)
+        assert not rendered.errors
+        for row, (messages, tools) in enumerate(chats):
+            here = slice(*tokens.offsets[row : row + 2])
+            ids, mask = expected(auto, messages, template(name), tools)
+            assert tokens.input_ids[here].tolist() == ids
+            assert (tokens.flags[here] & TRAINED).tolist() == mask
 
 
 @pytest.mark.slow

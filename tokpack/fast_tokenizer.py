@@ -62,7 +62,7 @@ class FastTokenizer:
     def __init__(self, encoder: Any, plan: FastPlan, added: dict[str, int]) -> None:
         self.encoder, self.plan = encoder, plan
         vocab: dict[int, bytes] = encoder.vocab
-        numbers, size = list(vocab), max(vocab, default=0) + 1
+        numbers, size = list(vocab), max([0, *vocab, *added.values()]) + 1
         mark = WORD_MARK.encode()
         raw = (
             [text.replace(mark, b" ") for text in vocab.values()] if plan.word_mark else list(vocab.values())
