@@ -1,0 +1,201 @@
+"""Decisions over the whole corpus: near duplicates, evaluation text, budget."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+from chats import chat, write_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tokpack
+from tokpack.errors import UsageError
+from tokpack.stages.select import quality, select, share_out
+
+
+def lines(rows):
+    return [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+
+
+def one(question, answer):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def words(rng, count):
+    return " ".join(f"{rng.choice('bcdfgklmnprst')}{rng.randrange(10**6)}" for _ in range(count))
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """60 originals; 20 of them come again with one word of the answer changed."""
+    rng = random.Random(5)
+    originals = [(words(rng, 20), words(rng, 60)) for _ in range(60)]
+    edited = [(q, a.replace(a.split()[30], "changed")) for q, a in originals[:20]]
+    path = tmp_path_factory.mktemp("near") / "rows.jsonl"
+    return write_rows(path, lines(one(q, a) for q, a in [*originals, *edited]))
+
+
+def reasons(artefact):
+    return dict(artefact.dropped.group_by("reason").len().rows())
+
+
+def test_near_duplicates_name_the_kept_document_and_their_similarity(copies, qwen, tmp_path):
+    options = {"tokenizer": str(qwen), "max_length": 1024}
+    artefact = tokpack.pack(copies, tmp_path / "a", near_dup=0.8, **options)
+    assert reasons(artefact) == {"near_duplicate": 20}
+    for doc_id, detail in artefact.dropped.select("doc_id", "detail").rows():
+        kept, _, similarity = detail.split()
+        assert int(kept) == doc_id - 60
+        assert 0.8 <= float(similarity) < 1
+    assert reasons(tokpack.pack(copies, tmp_path / "b", **options)) == {}
+    assert tokpack.verify(artefact.folder).ok
+
+
+def test_near_duplicates_do_not_depend_on_workers_or_blocks(copies, qwen, tmp_path, monkeypatch):
+    from tokpack import pipeline
+    from tokpack.stages import read
+
+    def shards(name, block, workers):
+        monkeypatch.setattr(pipeline, "read_blocks", lambda sources, _: read.read_blocks(sources, block))
+        out = tokpack.pack(copies, tmp_path / name, tokenizer=str(qwen), near_dup=0.8, workers=workers)
+        return [shard["sha256"] for shard in out.manifest["shards"]]
+
+    assert shards("a", 1 << 25, 1) == shards("b", 3000, 2) == shards("c", 700, 2)
+
+
+def test_analyze_measures_near_duplicates_that_nobody_asked_to_drop(copies, qwen):
+    report = tokpack.analyze(copies, tokenizer=str(qwen))
+    near = report.data["near_dup"]
+    assert (near["documents"], near["applied"], near["threshold"]) == (20, False, 0.8)
+    assert all(pair["jaccard"] >= 0.8 and pair["removed"] and pair["kept"] for pair in near["pairs"])
+    assert report.data["ledger"]["documents"]["dropped"] == {}
+    applied = tokpack.analyze(copies, tokenizer=str(qwen), near_dup=0.8).data["near_dup"]
+    assert (applied["documents"], applied["applied"]) == (20, True)
+
+
+def test_documents_with_evaluation_text_are_dropped_with_the_span(qwen, tmp_path):
+    rng = random.Random(1)
+    secret = words(rng, 12)
+    rows = [one(words(rng, 10), words(rng, 30)) for _ in range(20)]
+    rows[7] = one(f"please read this: {secret} and answer", "yes")
+    data = write_rows(tmp_path / "rows.jsonl", lines(rows))
+    held = write_rows(
+        tmp_path / "eval.jsonl", lines([{"question": words(rng, 9), "answer": 3}, {"q": [{"x": secret}]}])
+    )
+    artefact = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), against=[str(held)])
+    assert artefact.dropped.select("doc_id", "reason").rows() == [(7, "contaminated")]
+    detail = artefact.dropped["detail"][0]
+    assert detail.startswith("eval.jsonl:2, tokens ")
+    assert secret[5:30] in detail
+
+
+def test_a_budget_is_kept_and_what_it_costs_is_in_the_ledger(copies, qwen, tmp_path):
+    artefact = tokpack.pack(copies, tmp_path / "out", tokenizer=str(qwen), budget=20_000)
+    packed = artefact.ledger["tokens"]["packed"]
+    assert 19_000 < packed <= 20_000
+    left_out = artefact.dropped
+    assert set(left_out["reason"]) == {"over_budget"}
+    # Near copies wait behind documents of their own.
+    kept = set(range(80)) - set(left_out["doc_id"])
+    assert not kept & set(range(60, 80)) or kept >= set(range(60))
+
+
+def test_weights_share_the_budget_among_sources(qwen, tmp_path):
+    rng = random.Random(2)
+    for name in ("a", "b"):
+        write_rows(tmp_path / f"{name}.jsonl", lines(chat(rng, 2) for _ in range(200)))
+    (tmp_path / "run.toml").write_text(
+        '[[source]]\npath = "a.jsonl"\nweight = 3\n[[source]]\npath = "b.jsonl"\nweight = 1\n[select]\nbudget = 8000\n'
+    )
+    artefact = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml", tokenizer=str(qwen))
+    tokens = {name: part["tokens"]["packed"] for name, part in artefact.ledger["sources"].items()}
+    assert 0.72 < tokens["a.jsonl"] / sum(tokens.values()) < 0.78
+    (tmp_path / "cap.toml").write_text(
+        '[[source]]\npath = "a.jsonl"\nmax_tokens = 1000\n[[source]]\npath = "b.jsonl"\n'
+    )
+    capped = tokpack.pack([], tmp_path / "cap", config=tmp_path / "cap.toml", tokenizer=str(qwen))
+    assert 900 < capped.ledger["sources"]["a.jsonl"]["tokens"]["packed"] <= 1000
+    assert capped.ledger["sources"]["b.jsonl"]["tokens"]["dropped"] == {}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_select_never_goes_over_a_budget_or_a_cap_and_is_deterministic(data):
+    count, sources = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 3))
+
+    def array(strategy, dtype, size=count):
+        return np.array(data.draw(st.lists(strategy, min_size=size, max_size=size)), dtype=dtype)
+
+    arguments = {
+        "lengths": array(st.integers(1, 50), np.int64),
+        "source": array(st.integers(0, sources - 1), np.int32),
+        "quality": array(st.floats(0, 1, width=32), np.float32),
+        "repeats": array(st.booleans(), bool),
+        "eligible": array(st.booleans(), bool),
+        "weights": array(st.sampled_from([0.0, 1.0, 3.0]), np.float64, sources),
+        "max_tokens": array(st.sampled_from([0, 30, 200]), np.int64, sources),
+        "budget": data.draw(st.sampled_from([0, 1, 100, 400, 10**6])),
+    }
+    chosen = select(**arguments)
+    assert np.array_equal(chosen, select(**arguments))
+    assert not (chosen & ~arguments["eligible"]).any()
+    lengths, source = arguments["lengths"], arguments["source"]
+    if arguments["budget"]:
+        assert lengths[chosen].sum() <= arguments["budget"]
+    for number, cap in enumerate(arguments["max_tokens"]):
+        if cap:
+            assert lengths[chosen & (source == number)].sum() <= cap
+    if arguments["budget"] == 10**6 and not arguments["max_tokens"].any():
+        assert np.array_equal(chosen, arguments["eligible"])
+
+
+def test_what_a_source_cannot_use_goes_to_the_others():
+    assert share_out(100, np.array([10, 1000]), np.array([1.0, 1.0])).tolist() == [10, 90]
+    assert share_out(100, np.array([10, 20]), np.array([1.0, 1.0])).tolist() == [10, 20]
+
+
+def test_quality_prefers_text_to_noise_and_answers_to_stubs():
+    good = "Bees find their way home by the sun, by landmarks and by the smell of their own hive."
+    noise, stub = "#$%^ &*() " * 12, "ok"
+    documents = pl.DataFrame(
+        {"roles": [["user", "assistant"]] * 3, "contents": [["q", text] for text in (good, noise, stub)]}
+    )
+    scores = quality(documents).to_list()
+    assert scores[0] == max(scores)
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_personal_data_is_masked_on_request(qwen, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", lines([one("who?", "write to jane.doe@mailbox.org please")]))
+    plain = tokpack.pack(data, tmp_path / "a", tokenizer=str(qwen))
+    masked = tokpack.pack(data, tmp_path / "b", tokenizer=str(qwen), mask_personal=True)
+    assert "jane.doe@mailbox.org" in plain.tokenizer.decode(plain[0]["input_ids"])
+    text = masked.tokenizer.decode(masked[0]["input_ids"])
+    assert "jane.doe" not in text
+    assert "<EMAIL>" in text
+
+
+def test_rules_in_tokens_see_the_tokenised_length(qwen, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", lines([one("q", "a"), one("q", words(random.Random(3), 60))]))
+    (tmp_path / "run.toml").write_text(
+        '[clean]\nrules = "default,+too_long"\n[clean.options.too_long]\nmax_tokens = 100\n'
+    )
+    artefact = tokpack.pack(data, tmp_path / "out", config=tmp_path / "run.toml", tokenizer=str(qwen))
+    assert artefact.dropped.select("doc_id", "reason").rows() == [(1, "too_long")]
+
+
+def test_budgets_read_like_people_write_them():
+    from tokpack.config import parse_tokens
+
+    assert [parse_tokens(text) for text in ("20M", "1.5b", "500k", "123")] == [
+        20_000_000,
+        1_500_000_000,
+        500_000,
+        123,
+    ]
+    with pytest.raises(UsageError, match="--budget 20M"):
+        parse_tokens("lots")
