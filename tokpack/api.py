@@ -17,6 +17,7 @@ from tokpack.config import Config, load_toml, merge
 from tokpack.corpus import Corpus
 from tokpack.decide import decide, near_duplicate_figures
 from tokpack.report.figures import Report, make_report
+from tokpack.report.training import load_training
 from tokpack.stages.write import write_json, writing
 from tokpack.store import TokenStore
 
@@ -40,7 +41,9 @@ def pack(
         >>> artefact = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
     """
     out = Path(out)
-    run = pipeline.Run.start(make_config(data, options), workers)
+    config = make_config(data, options)
+    training = load_training(config.cost)
+    run = pipeline.Run.start(config, workers)
     seconds: dict[str, float] = {}
     with writing(out):
         output.claim(out, overwrite)
@@ -57,7 +60,7 @@ def pack(
             part = pipeline.plan_part(run, corpus)
         with _clock(seconds, "pass 2"):
             manifest = output.write_artefact(run, corpus, part, out, batches, partial(progress, "pass 2"))
-        report = make_report(run, corpus, part, manifest["ledger"])
+        report = make_report(run, corpus, part, manifest["ledger"], training)
         write_json(out / schema.REPORT, report.data)
         if html:
             report.save_html(out / "report.html")
@@ -76,14 +79,18 @@ def analyze(
 ) -> Report:
     """Everything `pack` would decide, and what it would save, without writing an artefact.
 
+    With `model=` (and `gpu=`) the report says what the training will cost, and with which settings.
+
     >>> tokpack.analyze("chats.jsonl", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
     """
-    run = pipeline.Run.start(make_config(data, options), workers)
+    config = make_config(data, options)
+    training = load_training(config.cost)
+    run = pipeline.Run.start(config, workers)
     with tempfile.TemporaryDirectory(prefix="tokpack-") as folder:
         store = TokenStore(Path(folder), run.fingerprint())
         corpus = _decided(run, store, progress, {})
         part = pipeline.plan_part(run, corpus)
-        report = make_report(run, corpus, part)
+        report = make_report(run, corpus, part, planned=training)
         report.data["near_dup"] = near_duplicate_figures(run, corpus)
         return report
 
@@ -138,6 +145,17 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "max_docs_per_row": ("plan", "max_docs_per_row"),
     "shard_mb": ("write", "shard_mb"),
     "val": ("write", "val"),
+    "model": ("cost", "model"),
+    "gpu": ("cost", "gpu"),
+    "gpus": ("cost", "gpus"),
+    "gpu_price": ("cost", "gpu_price"),
+    "gpu_count": ("cost", "gpu_count"),
+    "method": ("cost", "method"),
+    "epochs": ("cost", "epochs"),
+    "batch_size": ("cost", "batch_size"),
+    "accumulation": ("cost", "accumulation"),
+    "learning_rate": ("cost", "learning_rate"),
+    "mfu": ("cost", "mfu"),
 }
 """Flag (with underscores) -> section and key of the config."""
 

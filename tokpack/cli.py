@@ -76,6 +76,21 @@ AllowBad = Annotated[
     float | None, typer.Option(help="Share of unreadable rows that is fatal (default 0.05).")
 ]
 Paranoid = Annotated[bool, typer.Option("--paranoid", help="Prove every row against the reference.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model to train: its folder, config.json or Hub name.")
+]
+GpuName = Annotated[str | None, typer.Option("--gpu", help="GPU to train on, such as a10 or h100-sxm.")]
+GpuFile = Annotated[Path | None, typer.Option("--gpus", help="TOML file with GPUs and prices of your own.")]
+GpuPrice = Annotated[float | None, typer.Option(help="Dollars per GPU-hour; the table's when not given.")]
+GpuCount = Annotated[int | None, typer.Option(help="GPUs that train at once (default 1).")]
+Method = Annotated[str | None, typer.Option(help="qlora (default), lora or full.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the data (default 1).")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Documents per GPU and micro-batch before packing (default 8).")
+]
+Accumulation = Annotated[int | None, typer.Option(help="Micro-batches per optimizer step (default 1).")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate before packing (default 2e-4).")]
+Mfu = Annotated[str | None, typer.Option(help="Share of the GPU's peak, low,high (default 0.25,0.45).")]
 Workers = Annotated[
     int, typer.Option(help="Blocks worked on at once; 0: one a core. Never changes the output.")
 ]
@@ -110,12 +125,26 @@ def analyze(
     strict: Strict = False,
     allow_bad: AllowBad = None,
     paranoid: Paranoid = False,
+    model: Model = None,
+    gpu: GpuName = None,
+    gpus: GpuFile = None,
+    gpu_price: GpuPrice = None,
+    gpu_count: GpuCount = None,
+    method: Method = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    accumulation: Accumulation = None,
+    learning_rate: LearningRate = None,
+    mfu: Mfu = None,
     workers: Workers = 0,
     html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what is in the data, what would be left out and why, and what packing saves. Writes no artefact."""
+    """Say what is in the data, what would be left out and why, and what packing saves. Writes no artefact.
+
+    With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
+    """
     options = _options(locals(), without=("html", "json"))
     from tokpack.api import analyze as run
 
@@ -160,6 +189,17 @@ def pack(
     strict: Strict = False,
     allow_bad: AllowBad = None,
     paranoid: Paranoid = False,
+    model: Model = None,
+    gpu: GpuName = None,
+    gpus: GpuFile = None,
+    gpu_price: GpuPrice = None,
+    gpu_count: GpuCount = None,
+    method: Method = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    accumulation: Accumulation = None,
+    learning_rate: LearningRate = None,
+    mfu: Mfu = None,
     shard_mb: Annotated[int | None, typer.Option(help="Size of a shard in MB (default 512).")] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write OUT/report.html.")] = False,
     overwrite: Annotated[
@@ -238,12 +278,14 @@ def inspect(
 
 def _options(given: dict[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
     """A command's flags as keyword options of the Python API; flags that were not given are None."""
-    from tokpack.config import parse_map, parse_tokens
+    from tokpack.config import parse_map, parse_numbers, parse_tokens
 
     options = {
         key: value for key, value in given.items() if key not in (*without, "data", "workers", "quiet")
     }
     options["map"] = parse_map(options["map"]) if options["map"] else None
+    options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options["mfu"] else None
+    options["gpus"] = str(options["gpus"]) if options["gpus"] else None
     options["eos"] = False if options.pop("no_eos") else None
     options["budget"] = parse_tokens(options["budget"]) if options["budget"] else None
     for flag in ("strict", "paranoid", "mask_personal"):

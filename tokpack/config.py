@@ -355,3 +355,13 @@ def parse_tokens(text: str) -> int:
     if not match:
         raise UsageError(f"cannot read {text!r} as a number of tokens", where="--budget", hint="--budget 20M")
     return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2].lower()])
+
+
+def parse_numbers(text: str, where: str) -> list[float]:
+    """`"0.25,0.45"` -> `[0.25, 0.45]`."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"cannot read the numbers {text!r}", where=where, hint=f"{where} 0.25,0.45"
+        ) from None

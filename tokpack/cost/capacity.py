@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tokpack.cost.estimate import estimate
 from tokpack.cost.figure import Figure
@@ -32,7 +32,7 @@ class CapacityPoint:
     rows: int
     fill: float
     truncated: int
-    """Tokens beyond capacity: cut, or split into pieces, as the overlong rule says."""
+    """Tokens beyond capacity, but those of documents kept in pieces."""
     truncated_documents: int
     flops: float
     money: Figure | None
@@ -47,6 +47,18 @@ class CapacityCurve:
     reason: str
 
 
+def fit_lengths(lengths: ArrayLike, capacity: int, split: ArrayLike | None = None) -> NDArray[np.int64]:
+    """Lengths of what is packed in rows of `capacity`: documents cut to it, those marked in `split` (bool[n])
+    in pieces of it, longest pieces first."""
+    array = np.asarray(lengths, dtype=np.int64)
+    if split is None:
+        return np.minimum(array, capacity)
+    marked = np.asarray(split, dtype=bool)
+    whole, rest = np.divmod(array[marked], capacity)
+    pieces = np.concatenate([np.full(int(whole.sum()), capacity, dtype=np.int64), rest[rest > 0]])
+    return np.concatenate([np.minimum(array[~marked], capacity), pieces])
+
+
 def capacity_curve(
     lengths: ArrayLike,
     rows_for: Callable[[int], int],
@@ -59,8 +71,9 @@ def capacity_curve(
     price_usd_h: float | None = None,
     max_tokens: int | None = None,
     max_truncated: float = MAX_TRUNCATED,
+    split: ArrayLike | None = None,
 ) -> CapacityCurve:
-    """Plan every capacity and pick one. `rows_for(capacity)` plans the lengths cut at that capacity.
+    """Plan every capacity and pick one. `rows_for(capacity)` plans `fit_lengths(lengths, capacity, split)`.
 
     Work and money are those of the tokens: rows are flattened, free slots cost nothing.
 
@@ -72,9 +85,10 @@ def capacity_curve(
     if not array.size or not capacities:
         raise UsageError("no lengths or no capacities to compare", where="capacity curve")
     total = int(array.sum())
+    cuttable = np.ones(array.size, dtype=bool) if split is None else ~np.asarray(split, dtype=bool)
     points = []
     for capacity in sorted(set(capacities)):
-        rows, cut = rows_for(capacity), np.minimum(array, capacity)
+        rows, cut = rows_for(capacity), fit_lengths(array, capacity, split)
         slots = rows * capacity
         money = None
         if gpu is not None:
@@ -94,7 +108,7 @@ def capacity_curve(
                 rows=rows,
                 fill=int(cut.sum()) / slots if slots else 0.0,
                 truncated=total - int(cut.sum()),
-                truncated_documents=int((array > capacity).sum()),
+                truncated_documents=int((cuttable & (array > capacity)).sum()),
                 flops=work.total,
                 money=money,
             )

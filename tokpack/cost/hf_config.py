@@ -30,6 +30,12 @@ def read_shape(config: str | Path | Mapping[str, Any]) -> ModelShape:
     return ConfigReader(values, where).shape()
 
 
+def max_positions(config: str | Path | Mapping[str, Any]) -> int | None:
+    """Longest document the model was made for, in tokens; None where its config does not say."""
+    reader = ConfigReader(*_load(config))
+    return reader.count("max_position_embeddings") or None
+
+
 def _load(config: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     if isinstance(config, Mapping):
         return config, "config"

@@ -15,8 +15,12 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import ledger as ledgers
-from tokpack.pipeline import Corpus, Part, Run
+from tokpack.corpus import Corpus
+from tokpack.pipeline import Part, Run
+from tokpack.report.bill import make_cost
+from tokpack.report.training import Documents, Training
 from tokpack.report.words import BATCH, make_bill
+from tokpack.stages.plan import make_plan
 
 BINS = 40
 
@@ -53,8 +57,17 @@ class Report:
         return f"Report({documents:,} documents; {make_bill(self.data).headline})"
 
 
-def make_report(run: Run, corpus: Corpus, part: Part, ledger: dict[str, Any] | None = None) -> Report:
-    """Collect the figures of a run. Without a ledger (nothing was written) the plan's own sums make one."""
+def make_report(
+    run: Run,
+    corpus: Corpus,
+    part: Part,
+    ledger: dict[str, Any] | None = None,
+    planned: Training | None = None,
+) -> Report:
+    """Collect the figures of a run. Without a ledger (nothing was written) the plan's own sums make one.
+
+    `planned` adds the bill of that training as `cost`.
+    """
     from tokpack import __version__
 
     lengths = part.pieces["length"].to_numpy()
@@ -76,7 +89,36 @@ def make_report(run: Run, corpus: Corpus, part: Part, ledger: dict[str, Any] | N
         "drops": _drops(corpus, ledger),
         "counters": corpus.counters,
     }
+    if planned is not None:
+        data["cost"] = make_cost(planned, documents_of(run, corpus, part))
     return Report(data)
+
+
+def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
+    """Lengths of all documents, of the kept ones, and of what is packed, for the bill."""
+    settings = run.config.plan
+    overlong = run.config.truncate.overlong
+    kept = corpus.docs.filter(pl.col("drop_reason").is_null())
+    raw = corpus.docs.filter(pl.col("drop_reason").ne_missing(ledgers.HELD_OUT))["tokens"].to_numpy()
+    in_pieces = [
+        overlong == "split" or (overlong == "auto" and shape.format == "text") for shape in run.shapes
+    ]
+    # An exact solver is too slow for a curve over capacities, and differs from bfd by less than a percent.
+    planner = "bfd" if settings.planner == "optimal" else settings.planner
+
+    def rows_for(lengths: Lengths, capacity: int) -> int:
+        limit = settings.max_docs_per_row or None
+        return make_plan(lengths, capacity, planner, run.config.seed, limit).rows
+
+    return Documents(
+        raw=raw[raw > 0],
+        whole=kept["tokens"].to_numpy(),
+        split=np.array(in_pieces)[kept["source"].to_numpy()],
+        pieces=part.pieces["length"].to_numpy(),
+        rows=part.plan.rows,
+        capacity=part.plan.capacity,
+        rows_for=rows_for,
+    )
 
 
 def planned_ledger(run: Run, corpus: Corpus, part: Part) -> dict[str, Any]:

@@ -1,0 +1,263 @@
+"""What else a run could cost: other capacities, other cards, managed services; and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokpack.cost import Figure, api_cost, capacity_curve, load_apis
+from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint, fit_lengths
+from tokpack.cost.gpus import GIB
+from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
+from tokpack.report.training import Documents, Training, count, figure
+
+WORTH = 0.02
+"""A saving below this share of the money is not worth a changed setting."""
+
+
+def curve(training: Training, documents: Documents) -> dict[str, Any]:
+    """Every capacity up to what the model was made for, with the one to take; documents cut or split anew."""
+    limit = training.max_positions or CAPACITIES[-1]
+    capacities = sorted({c for c in CAPACITIES if c <= limit} | {documents.capacity})
+
+    def rows_for(capacity: int) -> int:
+        return documents.rows_for(fit_lengths(documents.whole, capacity, documents.split), capacity)
+
+    most = None
+    if training.gpu is not None:
+        sparing = training.settings.checkpointing != "off"
+        most = training.fit(documents.capacity, training.gpu, sparing).max_tokens
+    found = capacity_curve(
+        documents.whole,
+        rows_for,
+        training.shape,
+        capacities=capacities,
+        method=training.method,
+        max_tokens=most,
+        split=documents.split,
+    )
+    return {
+        "points": [_point(training, documents, point) for point in found.points],
+        "current": documents.capacity,
+        "recommended": found.recommended,
+        "reason": found.reason,
+    }
+
+
+def _point(training: Training, documents: Documents, point: CapacityPoint) -> dict[str, Any]:
+    capacity = point.capacity
+    checkpointing = training.checkpointing(capacity)
+    cut = fit_lengths(documents.whole, capacity, documents.split)
+    run = training.run(cut, point.rows, checkpointing)
+    fit = training.fit(capacity, training.gpu, checkpointing) if training.gpu else None
+    total = int(documents.whole.sum())
+    return {
+        "capacity": capacity,
+        "rows": count(point.rows, "rows"),
+        "fill": count(point.fill, "share of slots"),
+        "truncated": count(point.truncated, "tokens", "beyond the capacity, one epoch"),
+        "truncated_share": count(point.truncated / total if total else 0.0, "share of tokens"),
+        "truncated_documents": count(point.truncated_documents, "documents"),
+        "flops": figure(run.flops) if run else count(point.flops * training.settings.epochs, "FLOPs"),
+        "hours": figure(run.gpu_hours) if run else None,
+        "money": figure(run.money) if run else None,
+        "memory": Figure(fit.memory.total / GIB, "GiB", "assumed", "one row").to_dict() if fit else None,
+        "fits": fit.fits if fit else None,
+        "checkpointing": checkpointing,
+    }
+
+
+def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
+    """Each GPU with a price that holds a row: hours and money of the packed run, cheapest first."""
+    if training.gpu is None:
+        return []
+    out = []
+    for gpu in training.gpus.values():
+        own = gpu.key == training.gpu.key
+        if not own and gpu.price_usd_h is None:
+            continue
+        checkpointing = training.checkpointing(documents.capacity, gpu)
+        if not training.fit(documents.capacity, gpu, checkpointing).fits:
+            continue
+        run = training.run(documents.pieces, documents.rows, checkpointing, None if own else gpu)
+        if run is not None:
+            line = {"key": gpu.key, "checkpointing": checkpointing, "chosen": own}
+            out.append(
+                {
+                    **line,
+                    "hours": figure(run.gpu_hours),
+                    "wall_hours": figure(run.wall_hours),
+                    "money": figure(run.money),
+                }
+            )
+    return sorted(out, key=lambda card: (card["money"]["value"], card["key"]))
+
+
+def managed(training: Training, documents: Documents) -> list[dict[str, Any]]:
+    """Services that bill by the token, for models of this size and for models of their own."""
+    size, epochs = training.shape.total_params / 1e9, training.settings.epochs
+    raw, kept = int(documents.raw.sum()), int(documents.pieces.sum())
+    out, seen = [], set()
+    for price in sorted(load_apis().values(), key=lambda p: (p.max_params_b or np.inf, p.key)):
+        if price.max_params_b is not None and (size > price.max_params_b or price.provider in seen):
+            continue
+        if price.max_params_b is not None:
+            seen.add(price.provider)
+        out.append(
+            {
+                "key": price.key,
+                "provider": price.provider,
+                "model": price.model,
+                "own_model": price.max_params_b is None,
+                "as_it_came": api_cost(raw, epochs, price).to_dict(),
+                "cleaned": api_cost(kept, epochs, price).to_dict(),
+            }
+        )
+    return out
+
+
+def advise(cost: dict[str, Any], capacity: int) -> list[dict[str, Any]]:
+    """What to do: first what must be done, then by money saved (by share of the work without prices)."""
+    found = [
+        advice
+        for advice in (
+            _memory(cost),
+            _packing(cost),
+            _cleaning(cost),
+            _capacity(cost, capacity),
+            _card(cost),
+            _positions(cost, capacity),
+        )
+        if advice
+    ]
+    return sorted(found, key=lambda a: (not a["urgent"], -a["saved_share"]))
+
+
+def _advice(
+    key: str,
+    do: str,
+    flag: str,
+    why: str,
+    *,
+    saves: dict[str, Any] | None = None,
+    share: float = 0.0,
+    urgent: bool = False,
+) -> dict[str, Any]:
+    return {
+        "key": key,
+        "do": do,
+        "flag": flag,
+        "why": why,
+        "saves": saves,
+        "saved_share": share,
+        "urgent": urgent,
+    }
+
+
+def _way(cost: dict[str, Any], key: str) -> dict[str, Any] | None:
+    return next((way for way in cost["comparison"] if way["key"] == key), None)
+
+
+def saving(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any] | None, float]:
+    """Money saved, as a figure, and the share of `before` that it is."""
+    work = before["flops"]["value"] if "flops" in before else 0.0
+    if before.get("money") is None:
+        return None, 1 - after["flops"]["value"] / work if work else 0.0
+    low, high = (
+        before["money"].get(end, before["money"]["value"]) - after["money"].get(end, after["money"]["value"])
+        for end in ("value", "high")
+    )
+    share = low / before["money"]["value"] if before["money"]["value"] else 0.0
+    return Figure(low, "USD", "assumed", "at the same utilisation of the GPU", high).to_dict(), share
+
+
+def _memory(cost: dict[str, Any]) -> dict[str, Any] | None:
+    found = cost["memory"]
+    if found["fits"] is not False:
+        return None
+    needed, usable = found["parts"]["total"]["value"], found["usable"]["value"]
+    return _advice(
+        "memory",
+        found["advice"][0],
+        "",
+        f"one row needs {needed:.1f} GiB, {cost['gpu']['key']} has {usable:.1f} to use",
+        urgent=True,
+    )
+
+
+def _packing(cost: dict[str, Any]) -> dict[str, Any] | None:
+    padded, packed = _way(cost, PADDED_LONGEST), _way(cost, PACKED)
+    plan = cost["run_plan"]
+    if padded is None or packed is None:
+        return None
+    if plan["recommendation"] == "do not pack":
+        return _advice("do_not_pack", "do not pack", "--planner none", plan["reason"], urgent=True)
+    saves, share = saving(padded, packed)
+    why = f"padded batches are {padded['fill']['value']:.0%} full, rows {packed['fill']['value']:.1%}"
+    return _advice("pack", "pack", "tokpack pack", f"{why}; {plan['reason']}", saves=saves, share=share)
+
+
+def _cleaning(cost: dict[str, Any]) -> dict[str, Any] | None:
+    packed, cleaned = _way(cost, PACKED), _way(cost, PACKED_CLEANED)
+    if packed is None or cleaned is None:
+        return None
+    saves, share = saving(packed, cleaned)
+    if share <= 0:
+        return None
+    gone = packed["tokens"]["value"] - cleaned["tokens"]["value"]
+    return _advice(
+        "clean",
+        "clean first",
+        "tokpack pack",
+        f"{gone:,} tokens are left out; the reasons are below",
+        saves=saves,
+        share=share,
+    )
+
+
+def _capacity(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
+    """Another --max-length, where it saves enough, keeps text that is cut now, or is all that fits."""
+    points = {point["capacity"]: point for point in cost["curve"]["points"]}
+    best = cost["curve"]["recommended"]
+    if best == capacity:
+        return None
+    saves, share = saving(points[capacity], points[best])
+    cuts_too_much = points[capacity]["truncated_share"]["value"] > MAX_TRUNCATED
+    flag, reason = f"--max-length {best}", cost["curve"]["reason"]
+    if best > capacity and cuts_too_much:
+        lost = points[capacity]["truncated_share"]["value"]
+        why = f"at {capacity:,} you cut {lost:.1%} of the tokens; {best:,} is {reason}"
+        return _advice("raise_max_length", "raise --max-length", flag, why, saves=None, share=0.0)
+    if best < capacity and (share >= WORTH or points[capacity]["fits"] is False):
+        why = f"{best:,} is {reason}"
+        return _advice("lower_max_length", "lower --max-length", flag, why, saves=saves, share=share)
+    return None
+
+
+def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
+    """A cheaper card, where list prices make one."""
+    chosen = next((card for card in cost["cards"] if card["chosen"]), None)
+    if chosen is None or cost["cards"][0]["chosen"]:
+        return None
+    best = cost["cards"][0]
+    saves, share = saving(chosen | {"flops": {"value": 0.0}}, best)
+    if share < WORTH:
+        return None
+    hours = best["wall_hours"]
+    why = f"at list prices; it takes {hours['value']:.3g} to {hours['high']:.3g} h"
+    return _advice("cheaper_gpu", "rent another card", f"--gpu {best['key']}", why, saves=saves, share=share)
+
+
+def _positions(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
+    limit = cost["model"]["max_positions"]
+    if limit is None or capacity <= limit:
+        return None
+    return _advice(
+        "positions",
+        "keep documents within the model's positions",
+        f"--max-length {limit}",
+        f"{cost['model']['name']} was made for documents of up to {limit:,} tokens; rows may be longer, "
+        "documents not",
+        urgent=True,
+    )

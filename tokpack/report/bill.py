@@ -1,0 +1,242 @@
+"""The bill before training: what a run will cost, from the lengths of its documents and the plan's rows.
+
+Plain data in, plain data out: `make_cost` returns `data["cost"]` of a report. Every figure in it is a
+`Figure` as a dict: value, unit, source (measured, computed, assumed), note, and `high` where it is a range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tokpack.cost import Figure, RunPlan, Settings, SlotRow, flops, gpu_price, memory, run_plan, slot_table
+from tokpack.cost.gpus import GIB
+from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
+from tokpack.report.advice import advise, cards, curve, managed
+from tokpack.report.training import Documents, Training, count, figure
+
+
+def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None:
+    """`data["cost"]`: None when nothing is left to train on."""
+    if not documents.rows:
+        return None
+    checkpointing = training.checkpointing(documents.capacity)
+    table = comparison(training, documents, checkpointing)
+    plan = plan_of(training, documents)
+    points = curve(training, documents)
+    fit = memory_of(training, documents.capacity, checkpointing)
+    final = training.run(documents.pieces, documents.rows, checkpointing)
+    cost = {
+        "model": _model(training),
+        "gpu": _gpu(training),
+        "method": {
+            "kind": training.method.kind,
+            "rank": training.method.rank if training.method.adapts else None,
+            "weights": training.method.base_weights,
+            "checkpointing": checkpointing,
+        },
+        "recipe": {
+            "epochs": training.settings.epochs,
+            "batch_size": training.settings.batch_size,
+            "accumulation": training.settings.accumulation,
+            "learning_rate": training.settings.learning_rate,
+            "mfu": list(training.settings.mfu),
+        },
+        "estimate": final.to_dict() if final else None,
+        "comparison": table,
+        "saved_share": saved_share(table),
+        "memory": fit,
+        "run_plan": plan_data(training, plan, fit, checkpointing),
+        "curve": points,
+        "cards": cards(training, documents),
+        "api": managed(training, documents),
+    }
+    return {**cost, "recommendations": advise(cost, documents.capacity)}
+
+
+def _model(training: Training) -> dict[str, Any]:
+    shape, method = training.shape, training.method
+    trained = shape.lora_params(method.rank) if method.adapts else shape.total_params
+    return {
+        "name": training.name,
+        "type": shape.model_type,
+        "parameters": count(shape.total_params, "parameters"),
+        "trained": count(trained, "parameters"),
+        "max_positions": training.max_positions,
+        "notes": list(shape.notes),
+    }
+
+
+def _gpu(training: Training) -> dict[str, Any] | None:
+    gpu = training.gpu
+    if gpu is None:
+        return None
+    return {
+        "key": gpu.key,
+        "name": gpu.name or gpu.key,
+        "count": training.settings.gpu_count,
+        "peak": Figure(gpu.tflops, "TFLOP/s", "assumed", f"dense {gpu.dtype}, from data sheets").to_dict(),
+        "memory": Figure(gpu.memory_gb, "GiB", "assumed", "as sold").to_dict(),
+        "price": gpu_price(gpu, training.settings.gpu_price).to_dict(),
+        "sources": list(gpu.sources),
+        "read": gpu.read.isoformat() if gpu.read else None,
+    }
+
+
+def comparison(training: Training, documents: Documents, checkpointing: bool) -> list[dict[str, Any]]:
+    """The ways to train on the same data: padded, sorted, packed, packed and cleaned."""
+    settings, capacity = training.settings, documents.capacity
+    raw = np.minimum(documents.raw, capacity)
+    untouched = len(raw) == len(documents.pieces) and bool(np.array_equal(raw, documents.pieces))
+    raw_rows = documents.rows if untouched else documents.rows_for(raw, capacity)
+    table = slot_table(
+        raw,
+        capacity,
+        settings.batch_size,
+        raw_rows,
+        cleaned_lengths=None if untouched else documents.pieces,
+        cleaned_rows=None if untouched else documents.rows,
+    )
+    return [_way(training, row, untouched, checkpointing) for row in table]
+
+
+def _way(training: Training, row: SlotRow, untouched: bool, checkpointing: bool) -> dict[str, Any]:
+    settings, micro = training.settings, training.settings.batch_size
+    packed = row.name in (PACKED, PACKED_CLEANED)
+    batches = row.rows if packed else row.steps
+    run = training.run(row.widths, batches, checkpointing)
+    steps = settings_of(training, row.widths.size, row.rows).equal.steps if packed else None
+    if steps is None:
+        per_step = micro * settings.accumulation * settings.gpu_count
+        steps = int(np.ceil(np.ceil(row.rows / per_step) * settings.epochs))
+    work = flops(
+        training.shape,
+        row.widths,
+        method=training.method,
+        checkpointing=checkpointing,
+        micro_batches=batches,
+    )
+    return {
+        "key": row.name,
+        "name": way_name(row.name, micro, untouched),
+        "rows": count(row.rows, "rows" if packed else "documents"),
+        "steps": count(steps, "optimizer steps", "with an equal recipe" if packed else "all epochs"),
+        "slots": count(row.slots, "slots", "one epoch"),
+        "tokens": count(row.content, "tokens", "one epoch"),
+        "fill": count(row.fill, "share of slots"),
+        "flops": figure(run.flops) if run else count(work.total * settings.epochs, "FLOPs"),
+        "hours": figure(run.gpu_hours) if run else None,
+        "wall_hours": figure(run.wall_hours) if run else None,
+        "money": figure(run.money) if run else None,
+        "energy": figure(run.energy) if run else None,
+    }
+
+
+def way_name(key: str, batch_size: int, untouched: bool) -> str:
+    names = {
+        PADDED_MAX: "as it came, padded to the full row",
+        PADDED_LONGEST: f"as it came, padded to the longest of {batch_size}",
+        PADDED_SORTED: f"as it came, sorted by length, padded to the longest of {batch_size}",
+        PACKED: "packed" if untouched else "as it came, packed",
+        PACKED_CLEANED: "cleaned and packed",
+    }
+    return names[key]
+
+
+def saved_share(table: list[dict[str, Any]]) -> dict[str, Any]:
+    """FLOPs that cleaning and packing save of what padded batches take: the share of hours and money, too."""
+    before = next(way for way in table if way["key"] == PADDED_LONGEST)["flops"]["value"]
+    note = "of the FLOPs of padded batches; hours and money alike while the GPU's utilisation is the same"
+    return count(1 - table[-1]["flops"]["value"] / before if before else 0.0, "share", note)
+
+
+def settings_of(training: Training, documents: int, rows: int, fill_unpacked: float | None = None) -> RunPlan:
+    settings = training.settings
+    return run_plan(
+        documents=documents,
+        packed_rows=rows,
+        batch_size=settings.batch_size,
+        accumulation=settings.accumulation,
+        gpu_count=settings.gpu_count,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        fill_unpacked=fill_unpacked,
+    )
+
+
+def plan_of(training: Training, documents: Documents) -> RunPlan:
+    """The run plan of the pieces: what packing alone changes."""
+    padded = slot_table(documents.pieces, documents.capacity, training.settings.batch_size, documents.rows)[1]
+    return settings_of(training, len(documents.pieces), documents.rows, padded.fill)
+
+
+def plan_data(training: Training, plan: RunPlan, fit: dict[str, Any], checkpointing: bool) -> dict[str, Any]:
+    """The run plan, and the settings to use: as many rows at once as memory holds, samples per step kept."""
+    rows_at_once = fit["micro_batch_rows"]["value"] if fit["micro_batch_rows"] else 1
+    whole = plan.equal.micro_batch * plan.equal.accumulation
+    micro = max(n for n in range(1, whole + 1) if whole % n == 0 and (n == 1 or n <= rows_at_once))
+    use = replace(plan.equal, micro_batch=micro, accumulation=whole // micro)
+    flags = [
+        f"--method {training.method.kind}",
+        f"--epochs {training.settings.epochs:g}",
+        f"--batch-rows {use.micro_batch}",
+        f"--accumulation {use.accumulation}",
+        f"--learning-rate {use.learning_rate:.3g}",
+    ]
+    return {
+        "before": _settings(plan.before),
+        "unchanged": _settings(plan.unchanged),
+        "use": _settings(use),
+        "documents_per_row": plan.documents_per_row.to_dict(),
+        "recommendation": plan.recommendation,
+        "reason": plan.reason,
+        "warnings": list(plan.warnings),
+        "flags": flags + (["--gradient-checkpointing"] if checkpointing else []),
+    }
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "micro_batch": settings.micro_batch,
+        "accumulation": settings.accumulation,
+        "gpu_count": settings.gpu_count,
+        "samples_per_step": count(settings.samples_per_step, "documents"),
+        "steps": count(settings.steps, "optimizer steps", "all epochs"),
+        "learning_rate": settings.learning_rate,
+    }
+
+
+def memory_of(training: Training, capacity: int, checkpointing: bool) -> dict[str, Any]:
+    """Does a row fit, how many at once, and what to change if none does."""
+    if training.gpu is None:
+        needed = memory(
+            training.shape,
+            capacity,
+            method=training.method,
+            checkpointing=checkpointing,
+            head_bytes=training.head_bytes,
+        )
+        cards = [g for g in training.gpus.values() if training.fit(capacity, g, checkpointing).fits]
+        smallest = min(cards, key=lambda g: (g.memory_gb, g.key)) if cards else None
+        return {
+            "fits": None,
+            "parts": {name: part.to_dict() for name, part in needed.figures().items()},
+            "usable": None,
+            "micro_batch_tokens": None,
+            "micro_batch_rows": None,
+            "padded_fits": None,
+            "advice": [f"{smallest.key} ({smallest.memory_gb:g} GB) holds it"] if smallest else [],
+        }
+    fit = training.fit(capacity, training.gpu, checkpointing)
+    padded = training.settings.batch_size * capacity
+    return {
+        "fits": fit.fits,
+        "parts": {name: part.to_dict() for name, part in fit.memory.figures().items()},
+        "usable": Figure(fit.usable / GIB, "GiB", "assumed", "5 % lost to fragmentation").to_dict(),
+        "micro_batch_tokens": Figure(fit.max_tokens, "tokens", "assumed", "largest that fits").to_dict(),
+        "micro_batch_rows": Figure(fit.max_tokens // capacity, "rows", "assumed").to_dict(),
+        "padded_fits": padded <= fit.max_tokens,
+        "advice": list(fit.advice),
+    }

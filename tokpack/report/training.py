@@ -1,0 +1,176 @@
+"""The run that is planned, ready to be costed: model, GPU, method, and the lengths of its documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokpack.config import CostConfig
+from tokpack.cost import (
+    Estimate,
+    Figure,
+    Fit,
+    Gpu,
+    Method,
+    ModelShape,
+    estimate,
+    find_gpu,
+    fits,
+    gpu_price,
+    load_gpus,
+)
+from tokpack.cost.hf_config import max_positions
+from tokpack.errors import UsageError
+
+Lengths = npt.NDArray[np.integer[Any]]
+KBIT_HEAD_BYTES = 4
+"""`prepare_model_for_kbit_training`, which QLoRA trainers call, keeps embeddings and lm_head in fp32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """The planned run: settings, model and GPU, all of them known to be good."""
+
+    settings: CostConfig
+    name: str
+    shape: ModelShape
+    max_positions: int | None
+    method: Method
+    gpu: Gpu | None
+    gpus: dict[str, Gpu]
+
+    def fit(self, capacity: int, gpu: Gpu, checkpointing: bool) -> Fit:
+        """Memory of one row of `capacity` tokens."""
+        return fits(
+            self.shape,
+            gpu,
+            capacity,
+            method=self.method,
+            checkpointing=checkpointing,
+            head_bytes=self.head_bytes,
+            gpus=self.gpus,
+        )
+
+    def checkpointing(self, capacity: int, gpu: Gpu | None = None) -> bool:
+        """Gradient checkpointing as set; `auto` turns it on where a row does not fit without."""
+        gpu = gpu or self.gpu
+        if self.settings.checkpointing != "auto" or gpu is None:
+            return self.settings.checkpointing == "on"
+        return not self.fit(capacity, gpu, False).fits
+
+    @property
+    def head_bytes(self) -> int | None:
+        return KBIT_HEAD_BYTES if self.method.kind == "qlora" else None
+
+    def run(
+        self, widths: Lengths, micro_batches: int, checkpointing: bool, gpu: Gpu | None = None
+    ) -> Estimate | None:
+        """Hours and money; None without a GPU. A price of the user's holds for the GPU of the user's."""
+        card = gpu or self.gpu
+        if card is None:
+            return None
+        settings = self.settings
+        return estimate(
+            self.shape,
+            widths,
+            card,
+            method=self.method,
+            epochs=settings.epochs,
+            checkpointing=checkpointing,
+            micro_batches=micro_batches,
+            mfu=(settings.mfu[0], settings.mfu[1]),
+            gpu_count=settings.gpu_count,
+            price_usd_h=settings.gpu_price if gpu is None else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Documents:
+    """Lengths in tokens, and the plan."""
+
+    raw: Lengths
+    """Every document as it came, but those held out."""
+    whole: Lengths
+    """The kept documents before truncation."""
+    split: npt.NDArray[np.bool_]
+    """Which of `whole` are kept in pieces where they are longer than a row."""
+    pieces: Lengths
+    """What is packed."""
+    rows: int
+    """Rows of the plan."""
+    capacity: int
+    rows_for: Callable[[Lengths, int], int]
+    """Rows that the planner makes of other lengths, at another capacity."""
+
+
+def load_training(settings: CostConfig) -> Training | None:
+    """Read the model's config and find the GPU; None when no model is given.
+
+    Raises UsageError before any work is done: unknown GPU, no price for it, a model that cannot be read, or
+    a setting that needs a model when there is none.
+    """
+    if not settings.model:
+        given = [f.name for f in fields(settings) if getattr(settings, f.name) != f.default]
+        if given:
+            raise UsageError(
+                "a cost needs the model that is trained",
+                where="--" + given[0].replace("_", "-"),
+                hint="add --model: a folder with config.json, the file, or a name on the Hugging Face Hub",
+            )
+        return None
+    path = model_config(settings.model)
+    gpus = load_gpus(settings.gpus or None)
+    gpu = find_gpu(settings.gpu, gpus) if settings.gpu else None
+    if gpu is not None:
+        gpu_price(gpu, settings.gpu_price)
+    elif settings.gpu_price is not None:
+        raise UsageError("a price without a GPU", where="--gpu-price", hint="add --gpu NAME")
+    return Training(
+        settings=settings,
+        name=model_name(settings.model),
+        shape=ModelShape.from_config(path),
+        max_positions=max_positions(path),
+        method=Method(kind=settings.method, rank=settings.rank),
+        gpu=gpu,
+        gpus=gpus,
+    )
+
+
+def model_config(name: str) -> Path:
+    """The config.json of a folder, a file, or a name on the Hub (from its local cache when it is there)."""
+    path = Path(name).expanduser()
+    if path.exists() or name.startswith((".", "/", "~")) or name.endswith(".json"):
+        return path
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, "config.json"))
+    except Exception as error:  # the hub client raises its own, its transport's and OS errors alike
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"no such folder, and no config.json from the Hugging Face Hub ({type(error).__name__}: {first})",
+            where=f"--model {name}",
+            hint="check the spelling; offline, give a folder that holds config.json, or the file",
+        ) from None
+
+
+def model_name(name: str) -> str:
+    """The name to show: a Hub name as it is, of a path the folder's name."""
+    path = Path(name)
+    if path.exists():
+        path = path.resolve()
+        return path.name if path.is_dir() else path.parent.name or path.name
+    return name
+
+
+def count(value: float, unit: str, note: str = "") -> dict[str, Any]:
+    return Figure(value, unit, "computed", note).to_dict()
+
+
+def figure(value: Figure | None) -> dict[str, Any] | None:
+    return None if value is None else value.to_dict()
