@@ -10,6 +10,7 @@ from tokpack.cost import Figure, api_cost, capacity_curve, load_apis
 from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint, fit_lengths
 from tokpack.cost.gpus import GIB
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
+from tokpack.report.cost_words import hours, money
 from tokpack.report.training import Documents, Training, count, figure
 
 WORTH = 0.02
@@ -131,7 +132,12 @@ def advise(cost: dict[str, Any], capacity: int) -> list[dict[str, Any]]:
         )
         if advice
     ]
-    return sorted(found, key=lambda a: (not a["urgent"], -a["saved_share"]))
+
+    def saved(advice: dict[str, Any]) -> float:
+        money: float = advice["saves"]["value"] if advice["saves"] else advice["saved_share"]
+        return money
+
+    return sorted(found, key=lambda advice: (not advice["urgent"], -saved(advice)))
 
 
 def _advice(
@@ -195,7 +201,7 @@ def _packing(cost: dict[str, Any]) -> dict[str, Any] | None:
         return _advice("do_not_pack", "do not pack", "--planner none", plan["reason"], urgent=True)
     saves, share = saving(padded, packed)
     why = f"padded batches are {padded['fill']['value']:.0%} full, rows {packed['fill']['value']:.1%}"
-    return _advice("pack", "pack", "tokpack pack", f"{why}; {plan['reason']}", saves=saves, share=share)
+    return _advice("pack", "pack", "tokpack pack", why, saves=saves, share=share)
 
 
 def _cleaning(cost: dict[str, Any]) -> dict[str, Any] | None:
@@ -244,8 +250,7 @@ def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
     saves, share = saving(chosen | {"flops": {"value": 0.0}}, best)
     if share < WORTH:
         return None
-    hours = best["wall_hours"]
-    why = f"at list prices; it takes {hours['value']:.3g} to {hours['high']:.3g} h"
+    why = f"{money(best['money'])} at list prices, in {hours(best['wall_hours'])}"
     return _advice("cheaper_gpu", "rent another card", f"--gpu {best['key']}", why, saves=saves, share=share)
 
 

@@ -17,23 +17,25 @@ from rich.table import Table
 from rich.text import Text
 
 from tokpack.ledger import HELD_OUT
+from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.safe import one_line, snippet
+from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, facts_grid, plain_table
 from tokpack.report.words import REASONS, SLOT, counted, counters, left_out, make_bill, share
 
 WIDE = 110
 """Columns from which tables show all they have."""
-READABLE = 96
-"""Columns of running text."""
 MOST_ROWS = 20
-GOOD, QUIET, BAD = "green", "dim", "red"
 
 
 def report_view(data: dict[str, Any]) -> RenderableType:
     """The bill first, details after."""
-    parts = [_head(data), _bill(data), _facts(_report_facts(data)), drops_table(data), SlotsTable(data)]
+    cost = data.get("cost")
+    parts = [_head(data), *([cost_bill(cost)] if cost else []), _bill(data)]
+    parts += [facts_grid(_report_facts(data)), drops_table(data), SlotsTable(data)]
     if len(data["ledger"]["sources"]) > 1:
         parts.append(sources_table(data))
     parts.append(ledger_table(data["ledger"]))
+    parts += cost_details(cost) if cost else []
     if notes := _notes(data):
         parts.append(_listed(notes))
     return _spaced(parts)
@@ -49,7 +51,7 @@ def artefact_panel(manifest: dict[str, Any]) -> RenderableType:
         ("tokens", f"{manifest['tokens']:,}, {_trained(manifest['trained_tokens'], manifest['tokens'])}"),
         ("tokenizer", one_line(str(manifest["tokenizer"]["name"]))),
     ]
-    return _spaced([title, _facts(facts), ledger_table(manifest["ledger"])])
+    return _spaced([title, facts_grid(facts), ledger_table(manifest["ledger"])])
 
 
 def _spaced(parts: list[RenderableType]) -> Group:
@@ -126,30 +128,6 @@ def _lengths(lengths: dict[str, Any], capacity: int) -> str:
     return f"{text}; {lengths['overlong']:,} exceed {capacity:,}" if lengths["overlong"] else text
 
 
-def _facts(facts: list[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style=QUIET, no_wrap=True)
-    for name, value in facts:
-        grid.add_row(name, Text(value))
-    return grid
-
-
-def _table(title: str, *columns: str, words: int = 1) -> Table:
-    """A table without a frame; all but the first `words` columns are numbers."""
-    table = Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        header_style=QUIET,
-        show_header=any(columns),
-    )
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < words else "right", no_wrap=number >= words)
-    return table
-
-
 class SlotsTable:
     """Token slots of the same training, unpacked and packed; rows, tokens and bars where there is room."""
 
@@ -159,7 +137,7 @@ class SlotsTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= WIDE
         columns = ("rows", "tokens", "slots", "full", "") if wide else ("slots", "full")
-        table = _table("Token slots per epoch", "training on", *columns)
+        table = plain_table("Token slots per epoch", "training on", *columns)
         longest = max((line["slots"] for line in self.lines), default=0) or 1
         for line in self.lines:
             cells: list[RenderableType] = [f"{line['slots']:,}", share(line["fill"], 1)]
@@ -173,7 +151,7 @@ class SlotsTable:
 def ledger_table(ledger: dict[str, Any]) -> Table:
     """The four sums, one line each."""
     documents, tokens, slots, trained = (ledger[key] for key in ("documents", "tokens", "slots", "trained"))
-    table = _table("Ledger", "", "", words=2)
+    table = plain_table("Ledger", "", "", words=2)
     dropped = sum(documents["dropped"].values()), sum(tokens["dropped"].values())
     table.add_row(
         "documents",
@@ -197,9 +175,9 @@ def drops_table(data: dict[str, Any]) -> RenderableType:
     """Reason, how much, what it means; then the start of one such document each."""
     if not data["drops"]:
         return Text("Nothing was left out.")
-    table = _table("Left out, and why", "reason", "documents", "tokens")
+    table = plain_table("Left out, and why", "reason", "documents", "tokens")
     table.add_column("")
-    examples = _table("Such as", "", "", words=2)
+    examples = plain_table("Such as", "", "", words=2)
     examples.expand, examples.columns[1].ratio = True, 1
     for drop in data["drops"][:MOST_ROWS]:
         reason = Text(one_line(drop["reason"], 60))
@@ -214,7 +192,7 @@ def drops_table(data: dict[str, Any]) -> RenderableType:
 
 def sources_table(data: dict[str, Any]) -> RenderableType:
     """Per file: what became of its documents, and the tokens that were packed; most tokens first."""
-    table = _table("Files", "file", "read", "kept", "not kept", "tokens packed")
+    table = plain_table("Files", "file", "read", "kept", "not kept", "tokens packed")
     sources = sorted(data["ledger"]["sources"].items(), key=lambda item: -item[1]["tokens"]["packed"])
     for name, sums in sources[:MOST_ROWS]:
         documents = sums["documents"]
@@ -255,7 +233,7 @@ def to_html(renderable: Any, width: int = 110) -> str:
 
 def checks_table(verification: Any) -> RenderableType:
     """`tokpack verify`: one line a check, every fault below its check."""
-    table = _table(f"verify {one_line(str(verification.folder))}", "", "", "", words=3)
+    table = plain_table(f"verify {one_line(str(verification.folder))}", "", "", "", words=3)
     for check in verification.checks:
         verdict = Text("ok", style=GOOD) if check.ok else Text("FAULT", style=f"bold {BAD}")
         table.add_row(verdict, Text(check.name), Text(one_line(check.detail, 400)))

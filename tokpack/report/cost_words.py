@@ -1,0 +1,176 @@
+"""The bill before training in words, for the terminal and the page alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tokpack.cost.slots import PADDED_LONGEST
+from tokpack.report.safe import one_line
+from tokpack.report.words import counted
+
+METHODS = {"qlora": "QLoRA", "lora": "LoRA", "full": "full fine-tuning"}
+PARTS = {
+    "weights": "weights",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "activations": "activations",
+    "logits": "logits and their gradients",
+    "scratch": "restored weights",
+    "overhead": "CUDA context and kernels",
+}
+TIMES = ((3600, "h", 1.0), (60, "min", 60.0), (0, "s", 3600.0))
+"""Seconds from which a unit is used, and how many of it make an hour."""
+
+Fig = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CostWords:
+    """The first screen: what it costs, compared with what, does it fit, how to run it."""
+
+    headline: str
+    explanation: str
+    setting: str
+    fit: str
+    steps: str
+    command: str
+    warnings: list[str]
+
+
+def cost_words(cost: dict[str, Any]) -> CostWords:
+    plan = cost["run_plan"]
+    return CostWords(
+        headline=_headline(cost),
+        explanation=_explanation(cost),
+        setting=_setting(cost),
+        fit=fit_words(cost),
+        steps=_steps(plan),
+        command=command(cost),
+        warnings=plan["warnings"] + [one_line(note, 200) for note in cost["model"]["notes"]],
+    )
+
+
+def _headline(cost: dict[str, Any]) -> str:
+    final = cost["estimate"]
+    if final is None:
+        return f"Training takes {flops(cost['comparison'][-1]['flops'])}"
+    return f"Training costs {money(final['money'])}"
+
+
+def _explanation(cost: dict[str, Any]) -> str:
+    saved, final = cost["saved_share"]["value"], cost["estimate"]
+    padded = next(way for way in cost["comparison"] if way["key"] == PADDED_LONGEST)
+    batch = cost["recipe"]["batch_size"]
+    than = f"than the same data as it came, in padded batches of {batch}"
+    much = f"{abs(saved):.0%} {'less' if saved >= 0 else 'more'} {than}"
+    if final is None:
+        return f"{much} ({flops(padded['flops'])}). Give --gpu for hours and money."
+    gpus = one_line(cost["gpu"]["key"], 40)
+    where = f"on one {gpus}" if cost["gpu"]["count"] == 1 else f"on {cost['gpu']['count']} {gpus}"
+    return f"{hours(final['wall_hours'])} {where}. {much} ({money(padded['money'])})."
+
+
+def _setting(cost: dict[str, Any]) -> str:
+    model, method, recipe = cost["model"], cost["method"], cost["recipe"]
+    how = METHODS[method["kind"]] + (f" of rank {method['rank']}" if method["rank"] else "")
+    text = (
+        f"{one_line(model['name'], 60)}, {big(model['parameters']['value'])} parameters, {how}, "
+        f"{big(model['trained']['value'])} trained, {counted_float(recipe['epochs'], 'epoch')}"
+    )
+    if method["checkpointing"]:
+        text += ", gradient checkpointing"
+    if cost["gpu"] is None:
+        return text + "."
+    low, high = recipe["mfu"]
+    price = cost["gpu"]["price"]["value"]
+    return f"{text}; ${amount(price)} per GPU-hour; {low:.0%} to {high:.0%} of the GPU's peak is assumed."
+
+
+def fit_words(cost: dict[str, Any]) -> str:
+    found = cost["memory"]
+    needed = found["parts"]["total"]["value"]
+    row = f"a row of {cost['curve']['current']:,} tokens"
+    if found["fits"] is None:
+        return f"{row} needs {needed:.1f} GiB" + "".join(f"; {advice}" for advice in found["advice"])
+    usable = found["usable"]["value"]
+    if not found["fits"]:
+        most = found["micro_batch_tokens"]["value"]
+        return f"no: {row} needs {needed:.1f} GiB of {usable:.1f} to use; {most:,} tokens fit"
+    rows = counted(found["micro_batch_rows"]["value"], "row")
+    padded = (
+        "" if found["padded_fits"] else f"; {cost['recipe']['batch_size']} padded to the full row do not fit"
+    )
+    return f"yes: {row} needs {needed:.1f} of {usable:.1f} GiB, up to {rows} at once{padded}"
+
+
+def _steps(plan: dict[str, Any]) -> str:
+    use, before, unchanged = (plan[name]["steps"]["value"] for name in ("use", "before", "unchanged"))
+    each, old = (plan[name]["samples_per_step"]["value"] for name in ("use", "before"))
+    return (
+        f"{counted(use, 'optimizer step')} of {each:.1f} documents; unpacked {before:,} of {old:.0f}; "
+        f"packed with unchanged settings {unchanged:,}"
+    )
+
+
+def command(cost: dict[str, Any]) -> str:
+    name = one_line(cost["model"]["name"], 60)
+    return " ".join(["tokpack train packed --model", name, *cost["run_plan"]["flags"]])
+
+
+def money(figure: Fig | None) -> str:
+    """`$3.10 to $5.60`."""
+    if figure is None:
+        return ""
+    low, high = (f"{'-' if v < 0 else ''}${amount(abs(v))}" for v in ends(figure))
+    return low if low == high else f"{low} to {high}"
+
+
+def hours(figure: Fig | None) -> str:
+    """A range of hours in the unit that suits its upper end: `12 to 22 min`."""
+    if figure is None:
+        return ""
+    low, high = ends(figure)
+    _, unit, factor = next(entry for entry in TIMES if high * 3600 >= entry[0])
+    digits = 0 if high * factor >= 10 else 1 if high * factor >= 0.95 else 2
+    words = [f"{v * factor:,.{digits}f}" for v in (low, high)]
+    return f"{words[0]} {unit}" if words[0] == words[1] else f"{words[0]} to {words[1]} {unit}"
+
+
+def flops(figure: Fig) -> str:
+    value = float(figure["value"])
+    units = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
+    size, unit = next((entry for entry in units if value >= entry[0]), units[-1])
+    return f"{value / size:,.3g} {unit}" if value / size < 1000 else f"{value / size:,.0f} {unit}"
+
+
+def ends(figure: Fig) -> tuple[float, float]:
+    low = float(figure["value"])
+    return low, float(figure.get("high", low))
+
+
+def amount(value: float) -> str:
+    """Two digits after the point, from 100 none; small ones with two digits that count.
+
+    >>> [amount(v) for v in (0, 0.00126, 0.5, 3.456, 1234.5)]
+    ['0', '0.0013', '0.50', '3.46', '1,234']
+    """
+    if not value:
+        return "0"
+    if value < 0.1:
+        return f"{value:.{min(9, 1 - math.floor(math.log10(value)))}f}"
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def big(value: float) -> str:
+    """`8.03B`, `135M`."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:g}"
+
+
+def counted_float(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
