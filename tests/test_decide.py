@@ -109,7 +109,8 @@ def test_weights_share_the_budget_among_sources(qwen, tmp_path):
     for name in ("a", "b"):
         write_rows(tmp_path / f"{name}.jsonl", lines(chat(rng, 2) for _ in range(200)))
     (tmp_path / "run.toml").write_text(
-        '[[source]]\npath = "a.jsonl"\nweight = 3\n[[source]]\npath = "b.jsonl"\nweight = 1\n[select]\nbudget = 8000\n'
+        '[[source]]\npath = "a.jsonl"\nweight = 3\n[[source]]\npath = "b.jsonl"\nweight = 1\n'
+        "[select]\nbudget = 8000\n"
     )
     artefact = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml", tokenizer=str(qwen))
     tokens = {name: part["tokens"]["packed"] for name, part in artefact.ledger["sources"].items()}

@@ -26,10 +26,11 @@ from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.clean import clean, clean_by_tokens
+from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.dedup import content_hash
 from tokpack.stages.normalize import Normalized, detect_shape, normalize
 from tokpack.stages.plan import Plan, make_plan, row_order
+from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read import Block, Source, open_sources, read_blocks
 from tokpack.stages.render import Renderer, RenderOptions, render
 from tokpack.stages.rows import Shape
@@ -69,6 +70,8 @@ class Run:
             raise UsageError(
                 "no tokenizer given", where="--tokenizer", hint="the folder or Hub name of your model"
             )
+        planner(config.plan.planner)
+        rules_of(config.clean)
         sources = open_sources(config.source)
         template = Path(config.render.chat_template) if config.render.chat_template else None
         tokenizer = load_tokenizer(config.tokenize.tokenizer, chat_template=template)

@@ -49,7 +49,7 @@ class TokenStore:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "run.json"
-        if path.is_file():
+        if path.is_file() and any(folder.glob("*.docs.arrow")):  # nothing committed, nothing to protect
             self._compare(json.loads(path.read_text(encoding="utf-8")), fingerprint)
         else:
             _write(path, json.dumps(fingerprint, indent=1, sort_keys=True).encode())

@@ -86,7 +86,15 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
         checks = [rows.check(), _documents(artefact, rows), _ledger(artefact, rows), _inputs(artefact)]
     except UsageError:
         raise
-    except (TokpackError, pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+    except (
+        TokpackError,
+        pa.ArrowException,
+        pl.exceptions.PolarsError,
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+    ) as error:
         checks = [Check("content", faults=[f"cannot be read: {str(error).splitlines()[0]}"])]
     for check in checks:
         check.name = label + check.name

@@ -1,0 +1,192 @@
+"""The command line: light start, exit codes, three-part errors, plain output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from chats import messy_rows, write_rows
+
+import tokpack
+from tokpack.stages.write import covered_files
+
+TOKPACK = [sys.executable, "-c", "from tokpack.cli import main; main()"]
+
+
+def run(*arguments, **options):
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        [*TOKPACK, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "chats.jsonl", messy_rows(200))
+
+
+@pytest.fixture(scope="module")
+def packed(chats, qwen, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "packed"
+    result = run("pack", chats, "--tokenizer", qwen, "--max-length", 256, "--val", 0.1, "-o", out)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["pack", "--help"], ["verify", "--help"]])
+def test_help_imports_no_heavy_library(arguments):
+    code = (
+        "import sys\nfrom tokpack.cli import main\n"
+        f"sys.argv = ['tokpack', *{arguments}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = ('polars', 'pyarrow', 'transformers', 'torch', 'numpy', 'datasets', 'numba', 'altair')\n"
+        "print('LOADED', [name for name in heavy if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "LOADED []" in out
+
+
+def test_packing_imports_neither_torch_nor_altair_nor_numba(chats, qwen, tmp_path):
+    run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "first", "-q")  # fills the tokenizer cache
+    call = f"tokpack.pack({str(chats)!r}, {str(tmp_path / 'out')!r}, tokenizer={str(qwen)!r})"
+    heavy = ("torch", "transformers", "altair", "numba", "datasets")
+    code = f"import sys, tokpack; {call}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_pack_prints_the_ledger_and_json_is_the_manifest(packed, chats, qwen, tmp_path):
+    result = run("pack", chats, "--tokenizer", qwen, "--max-length", 256, "-o", tmp_path / "out", "--json")
+    assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    plain = run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "out", "--overwrite")
+    assert "200 read" in plain.stdout
+    assert "\x1b" not in plain.stdout + plain.stderr
+    quiet = run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "out", "--overwrite", "-q")
+    assert (quiet.stdout.strip(), quiet.stderr) == (str(tmp_path / "out"), "")
+
+
+def test_standard_input_is_an_input(chats, qwen, packed, tmp_path):
+    with chats.open("rb") as stdin:
+        result = run(
+            "pack",
+            "-",
+            "--tokenizer",
+            qwen,
+            "--max-length",
+            256,
+            "--val",
+            0.1,
+            "-o",
+            tmp_path / "o",
+            stdin=stdin,
+        )
+    assert result.returncode == 0, result.stderr
+    ours, theirs = (tokpack.open_packed(p).manifest["shards"] for p in (tmp_path / "o", packed))
+    assert [s["sha256"] for s in ours] == [s["sha256"] for s in theirs]
+
+
+def fail(result, code, *parts):
+    assert result.returncode == code, (result.returncode, result.stderr)
+    assert "Traceback" not in result.stderr
+    assert "error: " in result.stderr
+    assert "hint: " in result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_mistakes_have_their_exit_code_and_say_what_where_and_what_next(chats, qwen, packed, tmp_path):
+    out = tmp_path / "out"
+    tokenizer = ("--tokenizer", qwen)
+    fail(run("pack", tmp_path / "chat.jsonl", *tokenizer, "-o", out), 2, "no such file", "chat.jsonl")
+    fail(run("pack", chats, "-o", out), 2, "no tokenizer")
+    fail(run("pack", chats, "--tokenizer", "./no-such-folder", "-o", out), 2, "no-such-folder")
+    fail(run("pack", chats, "--tokenizer", "nobody/no-such-model", "-o", out), 2, "nobody/no-such-model")
+    fail(run("pack", chats, *tokenizer, "-o", packed), 2, "--overwrite")
+    fail(run("pack", chats, *tokenizer, "--planner", "bdf", "-o", out), 2, "did you mean 'bfd'")
+    fail(run("pack", chats, *tokenizer, "--overlong", "cut", "-o", out), 2, "truncate.overlong")
+    fail(run("pack", chats, *tokenizer, "--max-lenght", 5, "-o", out), 2)
+    (tmp_path / "empty.jsonl").write_text("")
+    fail(run("pack", tmp_path / "empty.jsonl", *tokenizer, "-o", out), 65, "empty")
+    (tmp_path / "not.json").write_text("<html>no</html>")
+    fail(run("pack", tmp_path / "not.json", *tokenizer, "-o", out), 65, "not a JSON array", "not.json")
+    write_rows(tmp_path / "bad.jsonl", [b"{", *messy_rows(100)])
+    fail(run("pack", tmp_path / "bad.jsonl", *tokenizer, "--strict", "-o", out), 65, "bad.jsonl:1")
+    fail(run("verify", tmp_path), 2, "artefact")
+    fail(run("inspect", packed, "--row", 10_000), 2, "rows are 0 to")
+    (tmp_path / "run.toml").write_text("[plan]\nplaner = 'bfd'\n")
+    fail(run("pack", chats, *tokenizer, "--config", tmp_path / "run.toml", "-o", out), 2, "'planner'")
+
+
+def test_an_unwritable_output_is_exit_code_73(chats, qwen, tmp_path):
+    (tmp_path / "file").write_text("")
+    fail(run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "file" / "out"), 73, "cannot write")
+
+
+def test_inspect_shows_boundaries_and_what_became_of_a_document(packed):
+    shown = run("inspect", packed, "--row", 1)
+    assert "document" in shown.stdout
+    assert "<|im_start|>user" in shown.stdout
+    fail(run("inspect", packed, "--doc", 9), 2, "empty_answer", "row 10")
+    kept = int(tokpack.open_packed(packed)[2]["doc_ids"][0])
+    assert f"document {kept}:" in run("inspect", packed, "--doc", kept).stdout
+
+
+def test_verify_finds_and_names_any_flipped_byte(packed, tmp_path):
+    assert run("verify", packed).returncode == 0
+    names = [*covered_files(packed), "SHA256SUMS"]
+    assert "validation/manifest.json" in names
+    for name in names:
+        path = packed / name
+        original = path.read_bytes()
+        for position in {0, len(original) // 2, len(original) - 1} if original else set():
+            flipped = bytearray(original)
+            flipped[position] ^= 1 << (position % 7)
+            path.write_bytes(bytes(flipped))
+            result = tokpack.verify(packed)
+            assert not result.ok, (name, position)
+            faults = "\n".join(fault for check in result.checks for fault in check.faults)
+            assert name in faults or name == "SHA256SUMS", (name, position, faults)
+            path.write_bytes(original)
+    assert tokpack.verify(packed).ok
+    (packed / "extra.txt").write_text("x")
+    assert "extra.txt" in run("verify", packed).stdout
+    (packed / "extra.txt").unlink()
+
+
+def test_verify_finds_rows_that_break_the_contract_though_the_sums_fit(packed, tmp_path):
+    import shutil
+
+    import pyarrow as pa
+
+    from tokpack.stages.write import write_sums
+
+    def broken(name, change):
+        folder = tmp_path / name
+        shutil.copytree(packed, folder)
+        shard = folder / tokpack.open_packed(folder).manifest["shards"][0]["file"]
+        with pa.memory_map(str(shard)) as file:
+            table = pa.ipc.open_stream(file).read_all()
+        rows = table.to_pylist()
+        change(rows)
+        with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(pa.Table.from_pylist(rows, schema=table.schema))
+        write_sums(folder, {})
+        return "\n".join(fault for check in tokpack.verify(folder).checks for fault in check.faults)
+
+    assert "first token of a document has a label" in broken(
+        "a", lambda r: r[3]["labels"].__setitem__(0, r[3]["input_ids"][0])
+    )
+    assert "do not add up" in broken("b", lambda r: r[2]["seq_lengths"].__setitem__(0, 1))
+    assert "outside the vocabulary" in broken("c", lambda r: r[1]["input_ids"].__setitem__(4, 10**7))
+    assert "neither its token nor -100" in broken("d", lambda r: r[1]["labels"].__setitem__(3, 5))
+    assert "packed twice" in broken("e", lambda r: r[0]["doc_ids"].__setitem__(0, r[1]["doc_ids"][0]))
+    assert "rows" in broken("f", lambda r: r.pop())
