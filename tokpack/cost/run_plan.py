@@ -135,7 +135,7 @@ def _warnings(
     grown = unchanged.samples_per_step / before.samples_per_step
     if grown > CLOSE:
         out.append(
-            f"unchanged settings: {unchanged.steps} optimizer steps instead of {before.steps}, "
+            f"unchanged settings: {unchanged.steps:,} optimizer steps instead of {before.steps:,}, "
             f"{grown:.1f} times the documents in each"
         )
     if equal.steps < min_steps:

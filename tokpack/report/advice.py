@@ -12,6 +12,7 @@ from tokpack.cost.gpus import GIB
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
 from tokpack.report.cost_words import hours, money
 from tokpack.report.training import Documents, Training, count, figure
+from tokpack.report.words import share as share_words
 
 WORTH = 0.02
 """A saving below this share of the money is not worth a changed setting."""
@@ -200,7 +201,8 @@ def _packing(cost: dict[str, Any]) -> dict[str, Any] | None:
     if plan["recommendation"] == "do not pack":
         return _advice("do_not_pack", "do not pack", "--planner none", plan["reason"], urgent=True)
     saves, share = saving(padded, packed)
-    why = f"padded batches are {padded['fill']['value']:.0%} full, rows {packed['fill']['value']:.1%}"
+    full = [share_words(way["fill"]["value"], 1) for way in (padded, packed)]
+    why = f"padded batches are {full[0]} full, rows {full[1]}"
     return _advice("pack", "pack", "tokpack pack", why, saves=saves, share=share)
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from tokpack.ledger import HELD_OUT
 from tokpack.report import charts
+from tokpack.report.cost_page import cost_view
 from tokpack.report.safe import one_line, printable, snippet
 from tokpack.report.words import REASONS, SLOT, counted, counters, gap_words, make_bill, share
 
@@ -39,6 +40,7 @@ def page(data: dict[str, Any]) -> str:
         tokenizer=one_line(data["tokenizer"], 80),
         inputs=_inputs(data),
         capacity=data["capacity"],
+        cost=cost_view(data.get("cost")),
         bill=make_bill(data),
         slot=SLOT,
         documents=ledger["documents"],
@@ -70,6 +72,7 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     environment.filters |= {"n": number, "change": change, "size": size, "svg": Markup, "trusted": Markup}
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
 

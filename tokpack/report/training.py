@@ -160,11 +160,13 @@ def model_config(name: str) -> Path:
 
 
 def model_name(name: str) -> str:
-    """The name to show: a Hub name as it is, of a path the folder's name."""
+    """The name to show: a Hub name as it is, of a path the folder's or the file's name."""
     path = Path(name)
     if path.exists():
         path = path.resolve()
-        return path.name if path.is_dir() else path.parent.name or path.name
+        if path.is_file():
+            return path.parent.name if path.name == "config.json" else path.stem
+        return path.name
     return name
 
 

@@ -1,0 +1,174 @@
+"""Charts of the bill before training: ways to train in money, capacities in money, memory by part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokpack.report.charts import (
+    ACCENT,
+    GRAY,
+    INK,
+    LINE,
+    LOST,
+    MUTED,
+    NARROW,
+    PLOT_HEIGHT,
+    SOFT,
+    WIDE,
+    Bar,
+    Chart,
+    Part,
+    bar_chart,
+)
+from tokpack.report.cost_words import PARTS, amount, ends, flops, hours, money
+from tokpack.report.svg import draw
+
+
+def ways_chart(cost: dict[str, Any]) -> Chart:
+    """Each way to train: from zero to the low end of its cost, and on to the high end."""
+    bars = []
+    for way in cost["comparison"]:
+        priced = way["money"] is not None
+        low, high = ends(way["money"] if priced else way["flops"])
+        value = f"{money(way['money'])}, {hours(way['hours'])}" if priced else flops(way["flops"])
+        about = f"{way['name']}: {value}"
+        parts = [Part(0, low, ACCENT, about), Part(low, high, SOFT, about)]
+        bars.append(Bar(way["name"], value, parts, strong=way is cost["comparison"][-1]))
+    return bar_chart(bars, "What the same data costs, padded and packed")
+
+
+def memory_chart(cost: dict[str, Any]) -> Chart:
+    """Parts of the memory of one row, largest first, end to end, and what the GPU has."""
+    parts = {name: part["value"] for name, part in cost["memory"]["parts"].items()}
+    total, usable = parts["total"], cost["memory"]["usable"]
+    bars, level = [], 0.0
+    for name in sorted(PARTS, key=lambda name: -parts[name]):
+        if parts[name] > 0:
+            about = f"{PARTS[name]}: {parts[name]:.2f} GiB"
+            part = Part(level, level + parts[name], ACCENT, about)
+            bars.append(Bar(PARTS[name], f"{parts[name]:.2f} GiB", [part]))
+            level += parts[name]
+    whole = [Part(0, total, ACCENT, f"together: {total:.2f} GiB")]
+    words = f"{total:.1f} GiB"
+    if usable is not None:
+        room = usable["value"]
+        words += f" of {room:.1f} to use"
+        if room > total:
+            whole.append(Part(total, room, SOFT, f"free: {room - total:.1f} GiB"))
+        else:
+            whole = [Part(0, room, ACCENT, f"the GPU's {room:.1f} GiB"), Part(room, total, LOST, "too much")]
+    bars.append(Bar("together", words, whole, strong=True))
+    return bar_chart(bars, "GPU memory of one row at once")
+
+
+def curve_chart(cost: dict[str, Any]) -> Chart:
+    """Cost against capacity on a logarithmic axis: the range as a band, the run and the advice marked."""
+    return Chart(_curve(cost, WIDE), _curve(cost, NARROW))
+
+
+def _curve(cost: dict[str, Any], width: int) -> str:
+    import altair as alt
+
+    points = [_point(point, cost["curve"]) for point in cost["curve"]["points"]]
+    levels = money_ticks(max(point["high"] for point in points))
+    priced = cost["estimate"] is not None
+    labels = {level: f"${amount(level)}" if priced else flops({"value": level}) for level in levels}
+    step = levels[1]
+    capacities = [point["capacity"] for point in points]
+    low, high = capacities[0] / 1.15, capacities[-1] * 1.15
+    shown = capacities if width == WIDE else thinned(capacities, 5)
+    quiet = {"labelFontSize": 12, "labelColor": MUTED, "labelPadding": 8, "labelOverlap": False}
+    bare = quiet | {"title": None, "ticks": False}
+    x = alt.X(
+        "capacity:Q",
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(values=shown, grid=False, domainColor=GRAY, format=",d", **bare),
+    )
+    # Levels are whole steps, so that labels can be looked up by their place.
+    y = alt.Y(
+        "low_step:Q",
+        scale=alt.Scale(domain=[0, len(levels) - 1], nice=False),
+        axis=alt.Axis(
+            values=list(range(len(levels))),
+            labelExpr=f"{[labels[level] for level in levels]!r}[datum.value]",
+            gridColor=LINE,
+            domain=False,
+            **bare,
+        ),
+    )
+    for point in points:
+        point |= {"low_step": point["low"] / step, "high_step": point["high"] / step}
+    base = alt.Chart(alt.InlineData(values=points)).encode(x=x)
+    band = base.mark_area(color=SOFT, aria=False).encode(y=y, y2=alt.Y2("high_step:Q"))
+    dots = base.mark_circle(size=70, opacity=1, fillOpacity=1).encode(
+        y=y, color=alt.Color("colour:N", scale=None), description=alt.Description("about:N")
+    )
+    left = 14 + 7 * max(len(label) for label in labels.values())
+    layers = [band, *_marks(points), dots]
+    padding = {"left": left, "right": 24, "top": 28, "bottom": 30}
+    title = "Cost of training by tokens a row"
+    return draw(alt.layer(*layers), title, width - left - 24, PLOT_HEIGHT, padding)
+
+
+def _point(point: dict[str, Any], curve: dict[str, Any]) -> dict[str, Any]:
+    low, high = ends(point["money"] or point["flops"])
+    words = money(point["money"]) if point["money"] else flops(point["flops"])
+    about = f"{point['capacity']:,} tokens a row: {words}"
+    if point["truncated"]["value"]:
+        about += f", {point['truncated_share']['value']:.2%} of the tokens cut"
+    marks = []
+    if point["capacity"] == curve["current"]:
+        marks.append("this run")
+    if point["capacity"] == curve["recommended"]:
+        marks.append("recommended")
+    fits = point["fits"] is not False
+    return {
+        "capacity": point["capacity"],
+        "low": low,
+        "high": high,
+        "about": about if fits else f"{about}; does not fit",
+        "colour": ACCENT if fits else LOST,
+        "mark": ", ".join(marks),
+    }
+
+
+def _marks(points: list[dict[str, Any]]) -> list[Any]:
+    """A dashed line with its word at this run's capacity and at the recommended one."""
+    import altair as alt
+
+    layers = []
+    marked = [point for point in points if point["mark"]]
+    middle = points[len(points) // 2]["capacity"]
+    for point in marked:
+        edge = alt.Chart(alt.InlineData(values=[point])).encode(x=alt.X("capacity:Q"))
+        # Two words turn their backs on each other; one leans to where there is room.
+        leans_left = point is marked[0] if len(marked) == 2 else point["capacity"] > middle
+        if point["capacity"] == points[0]["capacity"]:
+            leans_left = False
+        rule = edge.mark_rule(aria=False, color=INK, strokeDash=[3, 3])
+        word = edge.mark_text(
+            align="right" if leans_left else "left",
+            dx=-7 if leans_left else 7,
+            baseline="alphabetic",
+            fontSize=12,
+            color=INK,
+            text=point["mark"],
+        )
+        layers += [
+            rule.encode(y=alt.value(-20), y2=alt.value(PLOT_HEIGHT)),
+            word.encode(y=alt.value(-10)),
+        ]
+    return layers
+
+
+def thinned(values: list[int], most: int) -> list[int]:
+    """Every so many of the values, the last one kept."""
+    step = -(-len(values) // most)
+    return values[::-1][::step][::-1]
+
+
+def money_ticks(highest: float) -> list[float]:
+    """From 0 in three to five round steps to at least `highest`, however small it is."""
+    scales = (10.0**n for n in range(-12, 40))
+    step = next(s * f for s in scales for f in (1, 2, 5) if highest <= 4 * s * f)
+    return [step * n for n in range(int(-(-highest // step)) + 1)]

@@ -1,0 +1,150 @@
+"""What the page shows of the bill before training: words and figures of each section, charts included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokpack.report.cost_charts import curve_chart, memory_chart, ways_chart
+from tokpack.report.cost_words import amount, cost_words, flops, hours, money
+from tokpack.report.safe import one_line
+from tokpack.report.words import share
+
+
+def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Everything that page_cost.html.j2 needs; None without a bill."""
+    if cost is None:
+        return None
+    return {
+        "words": cost_words(cost),
+        "priced": cost["estimate"] is not None,
+        "ways": [(way["name"], money(way["money"]) or flops(way["flops"])) for way in cost["comparison"]],
+        "facts": _facts(cost),
+        "advice": _advice(cost),
+        "plan": _plan(cost),
+        "charts": {
+            "ways": ways_chart(cost),
+            "curve": curve_chart(cost),
+            "memory": memory_chart(cost),
+        },
+        "curve": cost["curve"],
+        "points": _points(cost),
+        "unfit": any(point["fits"] is False for point in cost["curve"]["points"]),
+        "cards": [
+            {
+                "name": one_line(card["key"], 40),
+                "hours": hours(card["hours"]),
+                "money": money(card["money"]),
+                "hours_value": card["hours"]["value"],
+                "money_value": card["money"]["value"],
+                "about": ", ".join(
+                    ["this run"] * card["chosen"] + ["gradient checkpointing"] * card["checkpointing"]
+                ),
+            }
+            for card in cost["cards"]
+        ],
+        "services": [
+            (
+                one_line(service["provider"], 40),
+                one_line(service["model"], 60),
+                money(service["as_it_came"]),
+                money(service["cleaned"]),
+            )
+            for service in cost["api"]
+        ],
+        "memory_advice": [one_line(advice, 200) for advice in cost["memory"]["advice"]],
+        "assumptions": _assumptions(cost),
+    }
+
+
+def _facts(cost: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Value, name, and what to compare it with."""
+    final, plan, memory = cost["estimate"], cost["run_plan"], cost["memory"]
+    facts = []
+    if final is not None:
+        gpus = f"{cost['gpu']['count']} {one_line(cost['gpu']['key'], 30)}"
+        facts.append((hours(final["wall_hours"]), "to train", f"on {gpus}"))
+    else:
+        facts.append((flops(cost["comparison"][-1]["flops"]), "of work", "give --gpu for hours and money"))
+    saved = cost["saved_share"]["value"]
+    facts.append((f"{abs(saved):.0%}", "less" if saved >= 0 else "more", "than padded batches"))
+    usable = f"of {memory['usable']['value']:.1f} GiB to use" if memory["usable"] else "one row at once"
+    facts.append((f"{memory['parts']['total']['value']:.1f} GiB", "of GPU memory", usable))
+    before = plan["before"]["steps"]["value"]
+    facts.append((f"{plan['use']['steps']['value']:,}", "optimizer steps", f"{before:,} without packing"))
+    return facts
+
+
+def _advice(cost: dict[str, Any]) -> list[dict[str, Any]]:
+    out = []
+    for advice in cost["recommendations"]:
+        saves = advice["saves"]
+        saved = money(saves) if saves and saves["value"] > 0 else ""
+        if saves is None and advice["saved_share"] > 0:
+            saved = f"{advice['saved_share']:.0%} of the work"
+        words = {key: one_line(advice[key], 300) for key in ("do", "flag", "why")}
+        out.append(words | {"saves": saved, "urgent": advice["urgent"]})
+    return out
+
+
+def _plan(cost: dict[str, Any]) -> list[dict[str, Any]]:
+    names = {"before": "not packed", "unchanged": "packed, nothing changed", "use": "packed, use this"}
+    return [
+        {
+            "name": name,
+            "batch": settings["micro_batch"],
+            "accumulation": settings["accumulation"],
+            "rate": f"{settings['learning_rate']:.3g}",
+            "documents": f"{settings['samples_per_step']['value']:.1f}",
+            "steps": settings["steps"]["value"],
+            "strong": key == "use",
+        }
+        for key, name in names.items()
+        for settings in [cost["run_plan"][key]]
+    ]
+
+
+def _points(cost: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "capacity": point["capacity"],
+            "about": ", ".join(
+                word
+                for word, holds in (
+                    ("this run", point["capacity"] == cost["curve"]["current"]),
+                    ("recommended", point["capacity"] == cost["curve"]["recommended"]),
+                    ("does not fit", point["fits"] is False),
+                    ("gradient checkpointing", point["checkpointing"] and point["fits"] is not False),
+                )
+                if holds
+            ),
+            "rows": point["rows"]["value"],
+            "fill": share(point["fill"]["value"], 1),
+            "fill_value": point["fill"]["value"],
+            "cut": share(point["truncated_share"]["value"], 1, 2),
+            "cut_value": point["truncated_share"]["value"],
+            "memory": f"{point['memory']['value']:.1f} GiB" if point["memory"] else "",
+            "memory_value": point["memory"]["value"] if point["memory"] else 0,
+            "cost": money(point["money"]) or flops(point["flops"]),
+            "cost_value": (point["money"] or point["flops"])["value"],
+        }
+        for point in cost["curve"]["points"]
+    ]
+
+
+def _assumptions(cost: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What is assumed: name, value, where it is from."""
+    out = []
+    if cost["gpu"]:
+        gpu = cost["gpu"]
+        price = gpu["price"]
+        low, high = cost["recipe"]["mfu"]
+        out = [
+            ("Price", f"${amount(price['value'])} per GPU-hour", one_line(price["note"], 200)),
+            ("Peak", f"{gpu['peak']['value']:g} TFLOP/s", one_line(gpu["peak"]["note"], 200)),
+            ("Utilisation", f"{low:.0%} to {high:.0%}", "of the peak, the same for every way to train"),
+        ]
+    if cost["method"]["weights"] == "nf4":
+        out.append(("NF4", "10%", "more work to restore 4-bit weights"))
+    if cost["memory"]["usable"]:
+        out.append(("Memory", "95%", "of the GPU can be used, less 0.6 GiB for CUDA"))
+    return out
