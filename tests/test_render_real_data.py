@@ -69,25 +69,27 @@ def agree(folder, snapshot, chats, tagged, untagged, batch=4000):
     ("name", "model"), [("smollm2", "smollm2"), pytest.param("qwen3", "qwen", marks=pytest.mark.slow)]
 )
 def test_a_sample_of_real_chats_has_the_ids_and_masks_of_transformers(
-    name, model, real_data, request, tmp_path
+    name, model, real_data, request, tmp_path_factory
 ):
     folder = request.getfixturevalue(model)
+    snapshot = tmp_path_factory.getbasetemp() / f"{model}-snapshot"
     counts = agree(
-        folder, tmp_path, mixed_chats(real_data, 150), template(name), template(name, tagged=False)
+        folder, tmp_path_factory, mixed_chats(real_data, 500), template(name), template(name, tagged=False)
     )
-    assert counts["all"] > 600
+    assert counts["all"] == 190
     assert counts["fast"] == counts["all"]
     assert counts["compiled"] > 0.95 * counts["all"]
 
 
-@pytest.mark.parametrize("name", ["qwen2_5", pytest.param("qwen3", marks=pytest.mark.slow)])
-def test_real_tool_calls_have_the_ids_and_masks_of_transformers(name, real_data, smollm2, tmp_path):
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3"])
+def test_real_tool_calls_have_the_ids_and_masks_of_transformers(name, real_data, smollm2, tmp_path_factory):
     from transformers import AutoTokenizer
 
     auto = AutoTokenizer.from_pretrained(smollm2)
-    chats = list(tool_chats(real_data))
+    snapshot = tmp_path_factory.getbasetemp() / "smollm2-snapshot"
+    chats = list(tool_chats(real_data))[:100]
     for tagged in (True, False):
-        tokenizer = open_here(smollm2, tmp_path, template(name, tagged))
+        tokenizer = open_here(smollm2, snapshot, template(name, tagged))
         rendered = render(frame(document(*chat) for chat in chats), Renderer(tokenizer, RenderOptions()))
         tokens = tokenize(rendered, tokenizer)
         assert not rendered.errors
@@ -103,11 +105,12 @@ def test_real_tool_calls_have_the_ids_and_masks_of_transformers(name, real_data,
     ("name", "model", "step"), [("smollm2", "smollm2", 1), ("qwen2_5", "qwen", 7), ("qwen3", "qwen", 7)]
 )
 def test_all_real_chats_have_the_ids_and_masks_of_transformers(
-    name, model, step, real_data, request, tmp_path
+    name, model, step, real_data, request, tmp_path_factory
 ):
     folder = request.getfixturevalue(model)
+    snapshot = tmp_path_factory.getbasetemp() / f"{model}-snapshot"
     chats = mixed_chats(real_data, step)
-    counts = agree(folder, tmp_path, chats, template(name), template(name, tagged=False))
+    counts = agree(folder, snapshot, chats, template(name), template(name, tagged=False))
     assert counts["all"] == -(-94_639 // step)
     assert counts["fast"] == counts["all"]
     assert counts["compiled"] > 0.95 * counts["all"]

@@ -86,7 +86,7 @@ def test_the_message_of_an_error_is_the_template_s_own():
 @pytest.mark.parametrize("prompt", [False, True])
 def test_known_templates_render_as_in_transformers(name, prompt):
     ours = ChatTemplate(template(name), VARIABLES)
-    for messages, tools in [*random_chats(40, 1), *random_chats(40, 2, tools=True)]:
+    for messages, tools in [*random_chats(20, 1), *random_chats(25, 2, tools=True)]:
         try:
             expected = by_transformers(template(name), messages, tools, prompt)
         except Exception:

