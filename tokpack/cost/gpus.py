@@ -83,7 +83,8 @@ def find_gpu(name: str, gpus: Mapping[str, Gpu] | None = None) -> Gpu:
     gpu = by_name.get(_plain(name))
     if gpu is None:
         starts = [key for key in gpus if _plain(key).startswith(_plain(name))]
-        hint = "did you mean " + " or ".join(map(repr, starts)) + "?" if starts else near_matches(name.upper(), gpus)
+        near = near_matches(name.upper(), gpus)
+        hint = "did you mean " + " or ".join(map(repr, starts)) + "?" if starts else near
         raise UsageError(f"unknown GPU {name!r}", where="--gpu", hint=f"{hint} Add yours with --gpus FILE.")
     return gpu
 

@@ -42,7 +42,7 @@ def curve(training: Training, documents: Documents) -> dict[str, Any]:
     return {
         "points": [_point(training, documents, point) for point in found.points],
         "current": documents.capacity,
-        "recommended": found.recommended,
+        "recommended": found.recommended if most is None or found.recommended <= most else None,
         "reason": found.reason,
     }
 
@@ -183,11 +183,13 @@ def _memory(cost: dict[str, Any]) -> dict[str, Any] | None:
     found = cost["memory"]
     if found["fits"] is not False:
         return None
+    first = found["advice"][0]
+    method = {"QLoRA": "--method qlora", "LoRA": "--method lora"}.get(first.split(":")[0].split(" ")[0], "")
     needed, usable = found["parts"]["total"]["value"], found["usable"]["value"]
     return _advice(
         "memory",
-        found["advice"][0],
-        "",
+        first,
+        method,
         f"one row needs {needed:.1f} GiB, {cost['gpu']['key']} has {usable:.1f} to use",
         urgent=True,
     )
@@ -228,7 +230,7 @@ def _capacity(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
     """Another --max-length, where it saves enough, keeps text that is cut now, or is all that fits."""
     points = {point["capacity"]: point for point in cost["curve"]["points"]}
     best = cost["curve"]["recommended"]
-    if best == capacity:
+    if best is None or best == capacity:
         return None
     saves, share = saving(points[capacity], points[best])
     cuts_too_much = points[capacity]["truncated_share"]["value"] > MAX_TRUNCATED

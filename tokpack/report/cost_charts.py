@@ -72,7 +72,7 @@ def _curve(cost: dict[str, Any], width: int) -> str:
     points = [_point(point, cost["curve"]) for point in cost["curve"]["points"]]
     levels = money_ticks(max(point["high"] for point in points))
     priced = cost["estimate"] is not None
-    labels = {level: f"${amount(level)}" if priced else flops({"value": level}) for level in levels}
+    labels = {level: _level(level, priced) for level in levels}
     step = levels[1]
     capacities = [point["capacity"] for point in points]
     low, high = capacities[0] / 1.15, capacities[-1] * 1.15
@@ -159,6 +159,12 @@ def _marks(points: list[dict[str, Any]]) -> list[Any]:
             word.encode(y=alt.value(-10)),
         ]
     return layers
+
+
+def _level(level: float, priced: bool) -> str:
+    if not level:
+        return "0"
+    return f"${amount(level)}" if priced else flops({"value": level})
 
 
 def thinned(values: list[int], most: int) -> list[int]:

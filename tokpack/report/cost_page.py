@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.report.cost_charts import curve_chart, memory_chart, ways_chart
-from tokpack.report.cost_words import amount, cost_words, flops, hours, money
+from tokpack.report.cost_words import amount, cost_words, curve_words, flops, hours, money
 from tokpack.report.safe import one_line
 from tokpack.report.words import share
 
@@ -26,7 +26,7 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
             "curve": curve_chart(cost),
             "memory": memory_chart(cost),
         },
-        "curve": cost["curve"],
+        "curve": curve_words(cost["curve"]),
         "points": _points(cost),
         "unfit": any(point["fits"] is False for point in cost["curve"]["points"]),
         "cards": [
@@ -51,7 +51,9 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
             )
             for service in cost["api"]
         ],
-        "memory_advice": [one_line(advice, 200) for advice in cost["memory"]["advice"]],
+        "memory_advice": [
+            one_line(advice, 200) for advice in cost["memory"]["advice"] if cost["memory"]["fits"] is False
+        ],
         "assumptions": _assumptions(cost),
     }
 

@@ -9,7 +9,7 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
-from tokpack.report.cost_words import PARTS, cost_words, flops, hours, money
+from tokpack.report.cost_words import PARTS, cost_words, curve_words, flops, hours, money
 from tokpack.report.safe import one_line
 from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, facts_grid, plain_table
 from tokpack.report.words import share
@@ -109,8 +109,7 @@ def capacities_table(cost: dict[str, Any]) -> RenderableType:
             money(point["money"]) if priced else flops(point["flops"]),
             Text(", ".join(marks), style=QUIET),
         )
-    reason = Text(f"{curve['recommended']:,}: {curve['reason']}.", style=QUIET)
-    return Group(table, Constrain(reason, READABLE))
+    return Group(table, Constrain(Text(curve_words(curve), style=QUIET), READABLE))
 
 
 def cards_table(cost: dict[str, Any]) -> Table:

@@ -106,6 +106,13 @@ def fit_words(cost: dict[str, Any]) -> str:
     return f"yes: {row} needs {needed:.1f} of {usable:.1f} GiB, up to {rows} at once{padded}"
 
 
+def curve_words(curve: dict[str, Any]) -> str:
+    """Which capacity to take, and why."""
+    if curve["recommended"] is None:
+        return "No length of a row fits in memory."
+    return f"{curve['recommended']:,} is {curve['reason']}."
+
+
 def _steps(plan: dict[str, Any]) -> str:
     use, before, unchanged = (plan[name]["steps"]["value"] for name in ("use", "before", "unchanged"))
     each, old = (plan[name]["samples_per_step"]["value"] for name in ("use", "before"))
