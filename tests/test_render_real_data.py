@@ -74,7 +74,7 @@ def test_a_sample_of_real_chats_has_the_ids_and_masks_of_transformers(
     folder = request.getfixturevalue(model)
     snapshot = tmp_path_factory.getbasetemp() / f"{model}-snapshot"
     counts = agree(
-        folder, tmp_path_factory, mixed_chats(real_data, 500), template(name), template(name, tagged=False)
+        folder, snapshot, mixed_chats(real_data, 500), template(name), template(name, tagged=False)
     )
     assert counts["all"] == 190
     assert counts["fast"] == counts["all"]
