@@ -216,7 +216,7 @@ def test_sliced_and_chunked_tables_keep_each_row_once(tmp_path):
     shape = Shape.of("messages", {}, ["messages"])
     for start, length in [(0, 40), (5, 20), (12, 3)]:
         part = table.slice(start, length)
-        documents = normalize(Block(0, 0, start, start, length, part), sources[0], shape).documents
+        documents = normalize(Block(0, 0, start, start, length, length, part), sources[0], shape).documents
         assert documents["contents"].to_list() == [
             [m["content"] for m in r["messages"]] for r in rows[start : start + length]
         ]

@@ -27,6 +27,7 @@ Container = Literal["jsonl", "json", "parquet", "arrow", "csv", "text", "dataset
 
 BLOCK_BYTES = 32 << 20
 BOM = b"\xef\xbb\xbf"
+NEWLINE, SPACE = b"\n "
 EXTENSIONS: dict[str, Container] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -64,6 +65,8 @@ class Block:
     first_row: int
     """Rows before this block in its source (lines, blank ones included, for line formats)."""
     rows: int
+    lines: int
+    """Rows and blank lines."""
     data: bytes | pa.Table
     byte_offset: int = 0
     """Where `data` begins in the decompressed source; line formats only."""
@@ -84,13 +87,13 @@ def read_blocks(sources: list[Source], block_bytes: int = BLOCK_BYTES) -> Iterat
     for number, source in enumerate(sources):
         row = 0
         for rows, lines, offset, data in _chunks(source, block_bytes):
-            yield Block(index, number, doc_id, row, rows, data, offset)
+            yield Block(index, number, doc_id, row, rows, lines, data, offset)
             index, doc_id, row = index + 1, doc_id + rows, row + lines
 
 
 def line_numbers(block: Block) -> np.ndarray[Any, np.dtype[np.int64]]:
     """1-based row number in the source of each of the block's rows: for line formats, blank lines count."""
-    if not isinstance(block.data, bytes) or not _may_have_blank(block.data):
+    if not isinstance(block.data, bytes) or block.lines == block.rows:
         return np.arange(block.first_row + 1, block.first_row + 1 + block.rows, dtype=np.int64)
     filled = np.fromiter((bool(line.strip()) for line in block.data.split(b"\n")), bool)
     return np.flatnonzero(filled) + block.first_row + 1
@@ -277,13 +280,14 @@ def _line_chunks(stream: IO[bytes], block_bytes: int) -> Iterator[Chunk]:
 
 
 def _count_lines(chunk: bytes, offset: int) -> Chunk:
-    lines = chunk.count(b"\n") + (not chunk.endswith(b"\n"))
-    blank = sum(not line.strip() for line in chunk.split(b"\n")[:lines]) if _may_have_blank(chunk) else 0
-    return lines - blank, lines, offset, chunk
-
-
-def _may_have_blank(chunk: bytes) -> bool:
-    return chunk[:1] in b"\r\n \t" or any(pattern in chunk for pattern in (b"\n\n", b"\n\r", b"\n ", b"\n\t"))
+    """Lines with something in them, lines in all. A line that begins with white space is looked at."""
+    characters = np.frombuffer(chunk, np.uint8)
+    starts = np.append(0, np.flatnonzero(characters == NEWLINE) + 1)
+    starts = starts[starts < len(chunk)]
+    odd = starts[characters[starts] <= SPACE]
+    ends = [chunk.find(b"\n", start) for start in odd.tolist()]
+    blank = sum(not chunk[a : b if b >= 0 else None].strip() for a, b in zip(odd.tolist(), ends, strict=True))
+    return len(starts) - blank, len(starts), offset, chunk
 
 
 def _json_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:

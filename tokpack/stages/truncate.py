@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.schema import TRAINED
-from tokpack.stages.ranges import Int64, offsets_of, range_indices
+from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
 from tokpack.stages.tokenize import TokenBatch
 
 OVERLONG = "overlong"
@@ -108,8 +108,9 @@ def _finish(
     lengths: Int64,
 ) -> Pieces:
     """Count labels, drop documents that have none, gather what stays."""
-    running = np.concatenate([[0], np.cumsum(tokens.flags & TRAINED, dtype=np.int64)])
-    trained = running[starts + sizes] - running[np.minimum(starts + 1, starts + sizes)]
+    labelled = np.flatnonzero(tokens.flags & TRAINED)
+    ends = starts + sizes
+    trained = np.searchsorted(labelled, ends) - np.searchsorted(labelled, np.minimum(starts + 1, ends))
     per_document = np.bincount(document, weights=trained, minlength=len(lengths))
     present = np.bincount(document, minlength=len(lengths)) > 0
     # An empty document has no piece, and nothing to train either.
@@ -133,8 +134,8 @@ def _finish(
 def _gather(tokens: TokenBatch, starts: Int64, sizes: Int64) -> TokenBatch:
     if len(starts) == len(tokens.offsets) - 1 and np.array_equal(starts, tokens.offsets[:-1]):
         return tokens  # nothing was left out
-    where = range_indices(starts, sizes)
-    return TokenBatch(offsets_of(sizes), tokens.input_ids[where], tokens.flags[where])
+    ids, flags = (copy_ranges(values, starts, sizes) for values in (tokens.input_ids, tokens.flags))
+    return TokenBatch(offsets_of(sizes), ids, flags)
 
 
 def _mark(documents: pl.DataFrame, dropped: dict[int, tuple[str, str]]) -> pl.DataFrame:

@@ -1,0 +1,194 @@
+"""`tokpack pack` as a whole and part by part, beside the reference on the same rows.
+
+    python benchmarks/pack.py --data mix.jsonl --tokenizer FOLDER [--copies 10] [--json]
+
+Without `--data`, the demo set is generated. Whole runs are processes, start to exit; parts are timed over
+all blocks, one after another, so their sum is more than a run that overlaps them. The reference is
+transformers' `apply_chat_template` with masks, two processes, on a sample of the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+REFERENCE_ROWS = 4000
+REFERENCE = """
+import json, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+options = {"return_dict": True, "return_assistant_tokens_mask": True}
+def encode(messages):
+    return len(tokenizer.apply_chat_template(messages, **options)["input_ids"])
+rows = [json.loads(line)["messages"] for line in open(sys.argv[2]).readlines()[: int(sys.argv[3])]]
+with ProcessPoolExecutor(2) as pool:
+    list(pool.map(encode, rows[:100], chunksize=10))
+    start = time.perf_counter()
+    tokens = sum(pool.map(encode, rows, chunksize=100))
+print(json.dumps({"rows_per_s": len(rows) / (time.perf_counter() - start), "tokens": tokens}))
+"""
+
+
+def whole_run(data: Path, tokenizer: Path, capacity: int, command: str = "pack") -> dict[str, Any]:
+    """One process, start to exit: seconds, peak memory in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [sys.executable, "-m", "tokpack", command, str(data), "-t", str(tokenizer), "-q"]
+        arguments += ["--max-length", str(capacity)]
+        if command == "pack":
+            arguments += ["-o", f"{folder}/out"]
+        start = time.perf_counter()
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        if status:
+            raise SystemExit(f"{command} failed with status {status}")
+        stages = (
+            json.loads(Path(folder, "out", "run.json").read_text())["seconds"] if command == "pack" else {}
+        )
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"seconds": seconds, "cpu_s": cpu, "peak_mb": usage.ru_maxrss / 1024, "stages": stages}
+
+
+def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
+    """Each stage alone over all blocks: seconds, MB/s of input, MB/s of tokens for gather and write."""
+    import numpy as np
+
+    from tokpack.api import make_config
+    from tokpack.pipeline import Run
+    from tokpack.stages.clean import clean
+    from tokpack.stages.dedup import content_hash
+    from tokpack.stages.normalize import normalize
+    from tokpack.stages.read import read_blocks
+    from tokpack.stages.render import render
+    from tokpack.stages.tokenize import tokenize
+    from tokpack.stages.truncate import truncate
+
+    run = Run.start(make_config(str(data), {"tokenizer": str(tokenizer), "max_length": capacity}))
+    run.tokenizer.fast  # noqa: B018 - loaded in the background; wait for it here
+    seconds: dict[str, float] = {}
+    cpu: dict[str, float] = {}
+
+    def timed(name: str, function: Any, *arguments: Any) -> Any:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        result = function(*arguments)
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        cpu[name] = cpu.get(name, 0.0) + time.process_time() - start_cpu
+        return result
+
+    specials = tuple(run.tokenizer.special_tokens)
+    for block in timed("read", list, read_blocks(run.sources)):
+        documents = timed("normalize", normalize, block, run.sources[0], run.shapes[0]).documents
+        documents = timed("clean", clean, documents, run.config.clean, specials).documents
+        timed("hash", content_hash, documents)
+        rendered = timed("render", render, documents, run.renderer)
+        tokens = timed("tokenize and mask", tokenize, rendered, run.tokenizer)
+        timed("gigatoken alone", run.tokenizer.fast.encode, rendered.text) if hasattr(
+            run.tokenizer.fast, "encode"
+        ) else None
+        timed("truncate", truncate, documents, tokens, capacity, "auto", True, None)
+        assert np.all(np.diff(tokens.offsets) >= 0)
+    size = data.stat().st_size / 1e6
+    return [{"part": n, "seconds": s, "cpu_s": cpu[n], "mb_per_s": size / s} for n, s in seconds.items()]
+
+
+def reference(data: Path, tokenizer: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", REFERENCE, str(tokenizer), str(data), str(REFERENCE_ROWS)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def copies(data: Path, count: int, out: Path) -> Path:
+    """`count` copies, made distinct by a number in the first content of each row."""
+    content = re.compile(rb'"content": "')
+    lines = data.read_bytes().splitlines()
+    with out.open("wb") as file:
+        for copy in range(count):
+            mark = f'"content": "{copy} '.encode()
+            file.write(b"\n".join(content.sub(mark, line, count=1) for line in lines) + b"\n")
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--tokenizer", type=Path, default=os.environ.get("TOKPACK_SMOLLM2"))
+    parser.add_argument("--capacity", type=int, default=4096)
+    parser.add_argument(
+        "--copies", type=int, default=0, help="also pack this many distinct copies of the set"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = arguments.data or Path(folder, "demo.jsonl")
+        if not arguments.data:
+            script = Path(__file__).resolve().parent.parent / "examples" / "make_demo_data.py"
+            subprocess.run([sys.executable, str(script), str(data)], check=True)
+        rows = sum(1 for line in data.open("rb") if line.strip())
+        result: dict[str, Any] = {
+            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+            "versions": {
+                name: version(name) for name in ("tokpack", "polars", "pyarrow", "gigatoken", "tokenizers")
+            },
+            "command": " ".join(sys.argv),
+            "rows": rows,
+            "mb": data.stat().st_size / 1e6,
+        }
+        whole_run(data, arguments.tokenizer, arguments.capacity)  # fills the tokenizer cache
+        runs = [whole_run(data, arguments.tokenizer, arguments.capacity) for _ in range(arguments.repeats)]
+        result["pack"] = min(runs, key=lambda run: run["seconds"])
+        result["analyze"] = whole_run(data, arguments.tokenizer, arguments.capacity, "analyze")
+        result["reference"] = reference(data, arguments.tokenizer)
+        result["ratio"] = rows / result["pack"]["seconds"] / result["reference"]["rows_per_s"]
+        result["parts"] = parts(data, arguments.tokenizer, arguments.capacity)
+        if arguments.copies:
+            large = copies(data, arguments.copies, Path(folder, "copies.jsonl"))
+            result["copies"] = whole_run(large, arguments.tokenizer, arguments.capacity)
+            grown = result["copies"]["peak_mb"] - result["pack"]["peak_mb"]
+            result["copies"]["bytes_per_document"] = grown * 2**20 / (rows * (arguments.copies - 1))
+            per_row = result["copies"]["seconds"] / arguments.copies / result["pack"]["seconds"]
+            result["copies"]["time_per_document_against_one_copy"] = per_row
+    print(json.dumps(result, indent=2) if arguments.json else as_text(result))
+
+
+def as_text(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['machine']}; {result['versions']}",
+        result["command"],
+        f"{result['rows']:,} rows, {result['mb']:.1f} MB",
+    ]
+    for name in ("pack", "analyze", "copies"):
+        if name in result:
+            lines.append(
+                f"{name}: " + ", ".join(f"{k} {v:,.2f}" for k, v in result[name].items() if k != "stages")
+            )
+    lines.append(
+        f"reference: {result['reference']['rows_per_s']:,.0f} rows/s; pack is {result['ratio']:.1f} times that"
+    )
+    for p in result["parts"]:
+        figures = f"{p['seconds']:6.2f} s  {p['cpu_s']:6.2f} s CPU  {p['mb_per_s']:8.0f} MB/s"
+        lines.append(f"  {p['part']:<20} {figures}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m tokpack`."""
+
+from tokpack.cli import main
+
+main()
