@@ -276,6 +276,25 @@ def inspect(
     _print(row_view(opened, choose_row(opened, row, doc), max_tokens))
 
 
+@app.command()
+def export(
+    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    to: Annotated[
+        str,
+        typer.Option(help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the export.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export in this folder.")
+    ] = False,
+) -> None:
+    """Write an artefact in another trainer's layout, with its settings and a check that they take effect."""
+    from tokpack.export import export as run
+
+    typer.echo(run(artefact, to, out, overwrite=overwrite))
+    _say("how to check and start it: README.md in that folder", quiet=False)
+
+
 def _options(given: dict[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
     """A command's flags as keyword options of the Python API; flags that were not given are None."""
     from tokpack.config import parse_map, parse_numbers, parse_tokens

@@ -1,0 +1,77 @@
+"""Export: an artefact in another trainer's layout, with the settings that keep its documents apart.
+
+    tokpack export packed --to trl -o for-trl
+
+An exporter is a function `(artefact, folder) -> None`; your own is given as "module:function" or comes from
+an entry point of the group `tokpack.exporters`. The folder it writes is moved into place when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tokpack.artefact import Artefact
+from tokpack.errors import UsageError
+from tokpack.export.axolotl import export as to_axolotl
+from tokpack.export.llamafactory import export as to_llamafactory
+from tokpack.export.megatron import export as to_megatron
+from tokpack.export.megatron_bridge import export as to_megatron_bridge
+from tokpack.export.trl import export as to_trl
+from tokpack.fresh_folder import fresh_folder
+from tokpack.plugins import resolve
+from tokpack.schema import SUMS
+from tokpack.stages.write import file_sha256, write_json
+
+Exporter = Callable[[Artefact, Path], None]
+
+EXPORTERS: dict[str, Exporter] = {
+    "trl": to_trl,
+    "axolotl": to_axolotl,
+    "llamafactory": to_llamafactory,
+    "megatron-bridge": to_megatron_bridge,
+    "megatron": to_megatron,
+}
+RECORD = "export.json"
+"""Marks a folder as an export, and names what tokpack wrote into it."""
+
+
+def export(
+    artefact: Artefact | str | os.PathLike[str],
+    to: str | Exporter,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write `artefact` into the new folder `out` for the trainer `to`, and return the folder.
+
+    Raises UsageError for an unknown trainer, an artefact it cannot take, or an `out` that is in the way.
+    """
+    artefact = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
+    out = Path(out)
+    exporter = resolve("exporter", to, EXPORTERS)
+    if artefact.folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UsageError("the output lies in the artefact", where=str(out), hint="give -o another folder")
+    with fresh_folder(out, overwrite, exported_entries) as folder:
+        exporter(artefact, folder)
+        write_json(
+            folder / RECORD,
+            {
+                "to": to if isinstance(to, str) else getattr(to, "__qualname__", repr(to)),
+                "artefact": artefact.folder.name,
+                "sha256": file_sha256(artefact.folder / SUMS),
+                "files": sorted(path.name for path in folder.iterdir()),
+            },
+        )
+    return out
+
+
+def exported_entries(folder: Path) -> set[str]:
+    """What an earlier export wrote into a folder; nothing for any other folder."""
+    import json
+
+    record = folder / RECORD
+    if not record.is_file():
+        return set()
+    return {RECORD, "__pycache__", *json.loads(record.read_text(encoding="utf-8"))["files"]}

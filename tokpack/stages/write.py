@@ -95,7 +95,8 @@ def write_shards(
         shards.append(
             {"file": name, "rows": bounds[number + 1] - bounds[number], "sha256": digest.hexdigest()}
         )
-    _dataset_files(out, shards)
+    digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+    dataset_files(out, [shard["file"] for shard in shards], PACKED_SCHEMA, digest[:16])
     return Written(shards, rows, tokens, trained)
 
 
@@ -138,25 +139,24 @@ def _gather(
     return pa.record_batch(arrays, schema=PACKED_SCHEMA), labels
 
 
-def _dataset_files(out: Path, shards: list[dict[str, Any]]) -> None:
-    """`dataset_info.json` and `state.json`, as `datasets.load_from_disk` wants them."""
+def dataset_files(folder: Path, files: list[str], schema: pa.Schema, fingerprint: str) -> None:
+    """`dataset_info.json` and `state.json`, for `datasets.load_from_disk`; all columns are lists."""
     features = {
         field.name: {"feature": {"dtype": str(field.type.value_type), "_type": "Value"}, "_type": "List"}
-        for field in PACKED_SCHEMA
+        for field in schema
     }
     info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
-    write_json(out / "dataset_info.json", info)
-    digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+    write_json(folder / "dataset_info.json", info)
     state: dict[str, Any] = {
-        "_data_files": [{"filename": shard["file"]} for shard in shards],
-        "_fingerprint": digest[:16],
+        "_data_files": [{"filename": name} for name in files],
+        "_fingerprint": fingerprint,
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,
         "_output_all_columns": False,
         "_split": None,
     }
-    write_json(out / "state.json", state)
+    write_json(folder / "state.json", state)
 
 
 def write_json(path: Path, data: Any) -> None:
