@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tokpack.pipeline import Corpus, Part
+from tokpack.config import Config, CostConfig
+from tokpack.corpus import Corpus
+from tokpack.cost import Method, ModelShape, find_gpu, load_gpus
+from tokpack.pipeline import Part
 from tokpack.report.figures import make_report
+from tokpack.report.training import Training
 from tokpack.stages.plan import make_plan
 
 HOSTILE = (
@@ -29,6 +33,7 @@ def sample(
     counters: dict[str, int] | None = None,
     overlong: int = 0,
     seed: int = 0,
+    training: Training | None = None,
 ) -> dict[str, Any]:
     """Report data of `documents` documents; the first of them are dropped for the given reasons, the last
     `overlong` are longer than the capacity and cut."""
@@ -51,19 +56,57 @@ def sample(
     )
     lengths = (tokens - cut)[len(reasons) :]
     pieces = pl.DataFrame({"length": lengths, "trained": lengths // 3})
-    corpus = Corpus(docs, pieces, quarantined=[], counters=counters or {}, paths={}, examples=examples or {})
+    corpus = Corpus(
+        docs,
+        pieces,
+        quarantined=[],
+        counters=counters or {},
+        paths={},
+        store=None,  # type: ignore[arg-type]  # reports read no tokens
+        batches=0,
+        examples=examples or {},
+    )
     part = Part(pieces, make_plan(lengths, capacity), None)  # type: ignore[arg-type]  # reports need no layout
     run = SimpleNamespace(
+        config=Config(),
         tokenizer=SimpleNamespace(name=tokenizer),
         sources=[SimpleNamespace(name=name, size_bytes=4_815_925) for name in sources],
         shapes=[SimpleNamespace(format="messages")] * len(sources),
     )
-    return make_report(run, corpus, part).data  # type: ignore[arg-type]
+    return make_report(run, corpus, part, planned=training).data  # type: ignore[arg-type]
 
 
-def hostile() -> dict[str, Any]:
+LLAMA_8B = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+}
+
+
+def planned(name: str = "llama-8b", gpu: str = "a10", **settings: Any) -> Training:
+    """A training run of an 8B model, without a model folder."""
+    chosen = CostConfig(model=name, gpu=gpu, **settings)
+    gpus = load_gpus()
+    return Training(
+        settings=chosen,
+        name=name,
+        shape=ModelShape.from_config(LLAMA_8B),
+        max_positions=LLAMA_8B["max_position_embeddings"],
+        method=Method(kind=chosen.method, rank=chosen.rank),
+        gpu=find_gpu(gpu, gpus) if gpu else None,
+        gpus=gpus,
+    )
+
+
+def hostile(training: Training | None = None) -> dict[str, Any]:
     """Every string that can come from a user's data or plug-ins is an attack."""
     return sample(
+        training=training,
         dropped={HOSTILE.replace("\ud800", ""): 9, "overlong": 3},
         sources=(HOSTILE, "[bold]b[/bold].jsonl"),
         tokenizer=HOSTILE,

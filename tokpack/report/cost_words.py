@@ -49,7 +49,7 @@ def cost_words(cost: dict[str, Any]) -> CostWords:
         fit=fit_words(cost),
         steps=_steps(plan),
         command=command(cost),
-        warnings=plan["warnings"] + [one_line(note, 200) for note in cost["model"]["notes"]],
+        warnings=[one_line(text, 200) for text in plan["warnings"] + cost["model"]["notes"]],
     )
 
 
@@ -57,6 +57,9 @@ def _headline(cost: dict[str, Any]) -> str:
     final = cost["estimate"]
     if final is None:
         return f"Training takes {flops(cost['comparison'][-1]['flops'])}"
+    if cost["memory"]["fits"] is False:
+        gpu = one_line(cost["gpu"]["key"], 30)
+        return f"Training would cost {money(final['money'])}, but does not fit on {gpu}"
     return f"Training costs {money(final['money'])}"
 
 

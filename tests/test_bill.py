@@ -1,0 +1,474 @@
+"""The bill before training: its figures are those of the cost model, its advice follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_samples import HOSTILE, LLAMA_8B, hostile, planned, sample
+from rich.console import Console
+
+import tokpack
+from tokpack.config import CostConfig
+from tokpack.cost import (
+    api_cost,
+    estimate,
+    find_gpu,
+    fits,
+    flops,
+    load_apis,
+    memory,
+    run_plan,
+    slot_table,
+)
+from tokpack.cost.capacity import fit_lengths
+from tokpack.cost.gpus import GIB
+from tokpack.errors import UsageError
+from tokpack.report.advice import curve
+from tokpack.report.bill import make_cost
+from tokpack.report.cost_charts import money_ticks, thinned
+from tokpack.report.cost_words import amount, big, cost_words, hours, money
+from tokpack.report.cost_words import flops as flops_words
+from tokpack.report.figures import Report
+from tokpack.report.html import page
+from tokpack.report.training import Documents, load_training, model_config, model_name
+from tokpack.stages.plan import make_plan
+
+
+def rows_for(lengths: Any, capacity: int) -> int:
+    return make_plan(lengths, capacity).rows
+
+
+def documents(raw: np.ndarray, kept: np.ndarray | None = None, capacity: int = 2048) -> Documents:
+    whole = raw if kept is None else kept
+    pieces = np.minimum(whole, capacity)
+    return Documents(
+        raw=raw,
+        whole=whole,
+        split=np.zeros(len(whole), bool),
+        pieces=pieces,
+        rows=rows_for(pieces, capacity),
+        capacity=capacity,
+        rows_for=rows_for,
+    )
+
+
+def lengths(count: int = 4000, mean: int = 300, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 2 * mean, count)
+
+
+RAW = lengths()
+KEPT = RAW[:3000]
+
+
+@pytest.fixture(scope="module")
+def cost() -> dict[str, Any]:
+    made = make_cost(planned(epochs=3.0, batch_size=4, accumulation=8), documents(RAW, KEPT))
+    assert made is not None
+    return made
+
+
+def way(cost: dict[str, Any], key: str) -> dict[str, Any]:
+    return next(way for way in cost["comparison"] if way["key"] == key)
+
+
+def advice(cost: dict[str, Any], key: str) -> dict[str, Any] | None:
+    return next((advice for advice in cost["recommendations"] if advice["key"] == key), None)
+
+
+def test_hours_and_money_are_those_of_the_estimate(cost: dict[str, Any]) -> None:
+    run = planned(epochs=3.0)
+    final = estimate(
+        run.shape, KEPT, find_gpu("a10"), method=run.method, epochs=3.0, checkpointing=run.checkpointing(2048)
+    )
+    assert cost["estimate"]["money"] == final.money.to_dict()
+    assert cost["estimate"]["gpu_hours"] == final.gpu_hours.to_dict()
+    assert cost["comparison"][-1]["money"] == final.money.to_dict()
+    assert cost["estimate"]["energy"]["unit"] == "kWh"
+
+
+def test_every_way_to_train_has_the_slots_of_the_slot_table(cost: dict[str, Any]) -> None:
+    table = slot_table(
+        RAW,
+        2048,
+        4,
+        rows_for(RAW, 2048),
+        cleaned_lengths=KEPT,
+        cleaned_rows=rows_for(KEPT, 2048),
+    )
+    assert [w["slots"]["value"] for w in cost["comparison"]] == [row.slots for row in table]
+    assert [w["fill"]["value"] for w in cost["comparison"]] == [row.fill for row in table]
+    work = flops(planned().shape, table[1].widths, method=planned().method, checkpointing=True)
+    assert way(cost, "padded to longest")["flops"]["value"] == pytest.approx(3 * work.total)
+    first, last = way(cost, "padded to longest"), cost["comparison"][-1]
+    assert cost["saved_share"]["value"] == pytest.approx(1 - last["money"]["value"] / first["money"]["value"])
+
+
+def test_a_hundred_thousand_documents_of_800_tokens_fill_39_percent_of_padded_rows() -> None:
+    raw = lengths(100_000, 800)
+    cost = make_cost(planned(), documents(raw))
+    assert cost is not None
+    padded = way(cost, "padded to max")
+    assert padded["slots"]["value"] == 204_800_000
+    assert padded["fill"]["value"] == pytest.approx(0.39, abs=0.005)
+    assert way(cost, "packed")["fill"]["value"] > 0.99
+    assert padded["money"]["value"] > 2 * way(cost, "packed")["money"]["value"]
+    assert padded["steps"]["value"] == 12_500
+    assert cost["run_plan"]["use"]["steps"]["value"] == pytest.approx(12_500, rel=0.25)
+
+
+def test_data_that_cleaning_does_not_touch_has_one_packed_way() -> None:
+    cost = make_cost(planned(), documents(RAW))
+    assert cost is not None
+    assert [w["name"] for w in cost["comparison"]][-1] == "packed"
+    assert len(cost["comparison"]) == 4
+    assert advice(cost, "clean") is None
+
+
+def test_the_run_plan_keeps_samples_per_step_and_fills_memory_with_rows(cost: dict[str, Any]) -> None:
+    plan = run_plan(
+        documents=3000,
+        packed_rows=rows_for(KEPT, 2048),
+        batch_size=4,
+        accumulation=8,
+        epochs=3.0,
+        learning_rate=2e-4,
+    )
+    use = cost["run_plan"]["use"]
+    assert cost["run_plan"]["before"]["steps"]["value"] == plan.before.steps
+    assert use["steps"]["value"] == plan.equal.steps
+    assert use["micro_batch"] * use["accumulation"] == plan.equal.accumulation
+    assert use["micro_batch"] <= max(1, cost["memory"]["micro_batch_rows"]["value"])
+    assert f"--accumulation {use['accumulation']}" in cost["run_plan"]["flags"]
+    assert cost["run_plan"]["recommendation"] == "pack"
+
+
+def test_memory_is_that_of_one_row_and_checkpointing_is_on_only_where_needed() -> None:
+    roomy = make_cost(planned(gpu="h200"), documents(RAW))
+    tight = make_cost(planned(gpu="a10"), documents(RAW, capacity=4096))
+    assert roomy is not None
+    assert tight is not None
+    assert (roomy["method"]["checkpointing"], tight["method"]["checkpointing"]) == (False, True)
+    needed = memory(planned().shape, 4096, method=planned().method, checkpointing=True, head_bytes=4)
+    assert tight["memory"]["parts"]["total"]["value"] == pytest.approx(needed.total / GIB)
+    assert "--gradient-checkpointing" in tight["run_plan"]["flags"]
+    assert "--gradient-checkpointing" not in roomy["run_plan"]["flags"]
+
+
+def test_a_row_that_does_not_fit_says_what_to_change_first() -> None:
+    run = planned(gpu="t4", method="full")
+    cost = make_cost(run, documents(RAW))
+    assert cost is not None
+    assert cost["memory"]["fits"] is False
+    assert cost["recommendations"][0]["key"] == "memory"
+    assert cost["recommendations"][0]["urgent"]
+    fit = fits(run.shape, find_gpu("t4"), 2048, method=run.method, checkpointing=True)
+    assert cost["memory"]["advice"] == list(fit.advice)
+    assert cost["curve"]["recommended"] is None
+    assert "does not fit" in cost_words(cost).headline
+
+
+def test_the_curve_replans_every_capacity_up_to_the_models_positions(cost: dict[str, Any]) -> None:
+    points = cost["curve"]["points"]
+    assert [p["capacity"] for p in points] == [512, 1024, 2048, 4096, 8192]
+    for point in points:
+        capacity = point["capacity"]
+        cut = np.minimum(KEPT, capacity)
+        assert point["rows"]["value"] == rows_for(cut, capacity)
+        assert point["truncated"]["value"] == int((KEPT - cut).sum())
+        run = planned(epochs=3.0)
+        priced = run.run(cut, point["rows"]["value"], point["checkpointing"])
+        assert priced is not None
+        assert point["money"] == priced.money.to_dict()
+    assert cost["curve"]["recommended"] in [p["capacity"] for p in points]
+
+
+def test_documents_kept_in_pieces_lose_no_token_on_the_curve() -> None:
+    text = np.array([100_000, 50, 3000])
+    split = np.array([True, False, False])
+    assert sorted(fit_lengths(text, 4096, split))[-24:] == [4096] * 24
+    assert int(fit_lengths(text, 4096, split).sum()) == text.sum()
+    base = documents(text, capacity=4096)
+    found = curve(planned(), dataclasses.replace(base, split=split))
+    assert [p["truncated"]["value"] for p in found["points"]] == [2488, 1976, 952, 0, 0]
+
+
+def test_advice_comes_with_a_flag_most_money_first(cost: dict[str, Any]) -> None:
+    saved = [a["saves"]["value"] for a in cost["recommendations"] if a["saves"] and not a["urgent"]]
+    assert saved == sorted(saved, reverse=True)
+    assert all(a["flag"] for a in cost["recommendations"])
+    pack = advice(cost, "pack")
+    assert pack is not None
+    difference = way(cost, "padded to longest")["money"]["value"] - way(cost, "packed")["money"]["value"]
+    assert pack["saves"]["value"] == pytest.approx(difference)
+
+
+def test_full_batches_are_advised_not_to_be_packed() -> None:
+    cost = make_cost(planned(), documents(np.full(5000, 2000)))
+    assert cost is not None
+    found = advice(cost, "do_not_pack")
+    assert found is not None
+    assert found["flag"] == "--planner none"
+    assert advice(cost, "pack") is None
+
+
+def test_a_capacity_that_cuts_too_much_is_advised_to_grow_and_one_too_large_to_shrink() -> None:
+    short = make_cost(planned(gpu="h200"), documents(lengths(3000, 1500), capacity=512))
+    assert short is not None
+    found = advice(short, "raise_max_length")
+    assert found is not None
+    assert int(found["flag"].split()[-1]) > 512
+    unfit = make_cost(planned(), documents(RAW, capacity=32768))
+    assert unfit is not None
+    shrink = advice(unfit, "lower_max_length")
+    assert shrink is not None
+    assert int(shrink["flag"].split()[-1]) < 8192
+    assert advice(unfit, "positions") is not None
+
+
+def test_cards_are_those_with_a_price_that_hold_a_row_cheapest_first(cost: dict[str, Any]) -> None:
+    prices = [card["money"]["value"] for card in cost["cards"]]
+    assert prices == sorted(prices)
+    assert [card["key"] for card in cost["cards"] if card["chosen"]] == ["A10"]
+    assert "T4" not in {card["key"] for card in make_cost(planned(method="lora"), documents(RAW))["cards"]}  # type: ignore[index]
+
+
+def test_managed_services_bill_content_times_epochs(cost: dict[str, Any]) -> None:
+    prices = load_apis()
+    for service in cost["api"]:
+        price = prices[service["key"]]
+        assert service["as_it_came"] == api_cost(int(RAW.sum()), 3.0, price).to_dict()
+        assert service["cleaned"] == api_cost(int(KEPT.sum()), 3.0, price).to_dict()
+        assert price.max_params_b is None or price.max_params_b >= 8.03
+    assert len({s["provider"] for s in cost["api"] if not s["own_model"]}) == sum(
+        not s["own_model"] for s in cost["api"]
+    )
+
+
+def test_without_a_gpu_there_is_work_and_memory_and_no_money() -> None:
+    cost = make_cost(planned(gpu=""), documents(RAW, KEPT))
+    assert cost is not None
+    assert cost["estimate"] is cost["gpu"] is cost["memory"]["fits"] is None
+    assert cost["cards"] == []
+    assert all(w["money"] is None and w["flops"]["value"] > 0 for w in cost["comparison"])
+    assert "Give --gpu" in cost_words(cost).explanation
+    assert advice(cost, "pack")["saved_share"] > 0.2  # type: ignore[index]
+
+
+def test_nothing_left_to_train_on_has_no_cost() -> None:
+    nothing = np.array([], np.int64)
+    empty = dataclasses.replace(documents(RAW), whole=nothing, pieces=nothing, rows=0)
+    assert make_cost(planned(), empty) is None
+
+
+# The data
+
+
+def figures_in(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        if "unit" in value:
+            return [value]
+        return [figure for item in value.values() for figure in figures_in(item)]
+    return [figure for item in value for figure in figures_in(item)] if isinstance(value, list) else []
+
+
+def test_every_figure_is_plain_json_and_names_its_source(cost: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(cost)) == cost
+    figures = figures_in(cost)
+    assert len(figures) > 150
+    for figure in figures:
+        assert (
+            {"value", "unit", "source", "note"} <= set(figure) <= {"value", "unit", "source", "note", "high"}
+        )
+        assert figure["source"] in ("measured", "computed", "assumed")
+        assert figure.get("high", figure["value"]) >= figure["value"] or figure["value"] < 0
+
+
+def test_equal_data_gives_equal_bytes() -> None:
+    first, second = (json.dumps(make_cost(planned(), documents(RAW, KEPT))) for _ in range(2))
+    assert first == second
+
+
+# Flags
+
+
+def test_a_gpu_without_a_price_asks_for_the_flag(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(LLAMA_8B))
+    with pytest.raises(UsageError, match="no price known for V100") as error:
+        load_training(CostConfig(model=str(config), gpu="v100"))
+    assert error.value.where == "--gpu-price"
+    assert load_training(CostConfig(model=str(config), gpu="v100", gpu_price=1.0)) is not None
+    with pytest.raises(UsageError, match="unknown GPU 'a11'") as near:
+        load_training(CostConfig(model=str(config), gpu="a11"))
+    assert "A10" in str(near.value.hint)
+    with pytest.raises(UsageError, match="a price without a GPU"):
+        load_training(CostConfig(model=str(config), gpu_price=1.0))
+
+
+def test_a_cost_flag_without_a_model_asks_for_the_model() -> None:
+    assert load_training(CostConfig()) is None
+    with pytest.raises(UsageError, match="needs the model") as error:
+        load_training(CostConfig(gpu="a10"))
+    assert error.value.where == "--gpu"
+
+
+def test_own_gpus_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    table = tmp_path / "gpus.toml"
+    table.write_text("[MY-CARD]\ntflops = 100\nmemory_gb = 48\nprice_usd_h = 0.5\n")
+    run = load_training(CostConfig(model=str(tmp_path), gpu="my card", gpus=str(table)))
+    assert run is not None
+    assert run.gpu is not None
+    assert run.gpu.memory_gb == 48
+
+
+def test_a_model_is_a_folder_a_file_or_a_name_on_the_hub(tmp_path: Path, monkeypatch: Any) -> None:
+    import huggingface_hub
+
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
+    other = tmp_path / "eight.json"
+    other.write_text(json.dumps(LLAMA_8B))
+    assert [model_name(str(p)) for p in (folder, folder / "config.json", other)] == [
+        "my-model",
+        "my-model",
+        "eight",
+    ]
+    assert model_name("Qwen/Qwen2.5-7B") == "Qwen/Qwen2.5-7B"
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(folder / file))
+    assert model_config("some/model") == folder / "config.json"
+
+    def offline(name: str, file: str) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    with pytest.raises(UsageError, match="no route to host") as error:
+        model_config("some/model")
+    assert error.value.where == "--model some/model"
+    assert error.value.hint
+    with pytest.raises(UsageError, match="no model config"):
+        load_training(CostConfig(model="./nothing"))
+
+
+# From the command's side
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bill") / "chats.jsonl"
+    lines = [
+        {
+            "messages": [
+                {"role": "user", "content": f"say {i} " * (i % 40)},
+                {"role": "assistant", "content": f"{i}"},
+            ]
+        }
+        for i in range(1, 200)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_without_a_model_the_report_has_no_cost_and_with_one_nothing_else_changes(
+    chats: Path, qwen: Path
+) -> None:
+    options = {"tokenizer": str(qwen), "max_length": 256}
+    plain = tokpack.analyze(str(chats), **options).data
+    assert "cost" not in plain
+    config = chats.parent / "config.json"
+    config.write_text(json.dumps(LLAMA_8B))
+    priced = tokpack.analyze(str(chats), **options, model=str(config), gpu="a10").data
+    assert {key: value for key, value in priced.items() if key != "cost"} == plain
+    assert priced["cost"]["estimate"]["money"]["value"] > 0
+
+
+def test_the_bill_is_no_part_of_the_artefact(chats: Path, qwen: Path, tmp_path: Path) -> None:
+    config = chats.parent / "config.json"
+    config.write_text(json.dumps(LLAMA_8B))
+    options = {"tokenizer": str(qwen), "max_length": 256}
+    plain = tokpack.pack(str(chats), tmp_path / "plain", **options)
+    priced = tokpack.pack(str(chats), tmp_path / "priced", **options, model=str(config), gpu="a10")
+    assert plain.manifest == priced.manifest
+    report = json.loads((priced.folder / "report.json").read_text())
+    assert report["cost"]["gpu"]["key"] == "A10"
+    assert "cost" not in json.loads((plain.folder / "report.json").read_text())
+
+
+# Views
+
+
+@pytest.mark.parametrize("gpu", ["a10", "t4", ""])
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_terminal_shows_the_bill_first(gpu: str, width: int) -> None:
+    data = sample(training=planned(gpu=gpu), dropped={"empty_answer": 20}, overlong=5)
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(Report(data))
+    text = console.export_text()
+    assert text.index("Training ") < text.index("fewer token slots")
+    assert "tokpack train packed" in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_hostile_names_do_nothing_in_terminal_and_page() -> None:
+    data = hostile(planned(name=HOSTILE))
+    data["cost"]["gpu"]["key"] = data["cost"]["cards"][0]["key"] = HOSTILE
+    data["cost"]["gpu"]["price"]["note"] = data["cost"]["api"][0]["provider"] = HOSTILE
+    data["cost"]["memory"]["advice"] = [HOSTILE]
+    data["cost"]["memory"]["fits"] = False
+    data["cost"]["model"]["notes"] = data["cost"]["run_plan"]["warnings"] = [HOSTILE]
+    drawn = page(data)
+    assert "<script>alert" not in drawn
+    assert "<img" not in drawn
+    assert "\x1b" not in drawn
+    assert "{{ 7" in drawn  # shown, not run
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(Report(data))
+    text = console.export_text(clear=False)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[red]bold[/red]" in text  # no markup
+
+
+def test_the_page_has_the_sections_of_the_bill_and_stays_without_them_when_there_is_none() -> None:
+    with_bill = page(sample(training=planned()))
+    for name in ("cost", "advice", "run", "ways", "capacities", "memory", "prices", "assumptions"):
+        assert f'id="{name}"' in with_bill
+    assert with_bill.count("<h1>") == 1
+    without = page(sample())
+    assert 'id="cost"' not in without
+    assert without.count("<h1>") == 1
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ({"value": 3.1, "high": 5.6}, "$3.10 to $5.60"),
+        ({"value": 0.00126, "high": 0.00227}, "$0.0013 to $0.0023"),
+        ({"value": 1234.5}, "$1,234"),
+        ({"value": -2.0, "high": -1.0}, "-$2.00 to -$1.00"),
+    ],
+)
+def test_money_in_words(figure: dict[str, float], words: str) -> None:
+    assert money(figure) == words
+
+
+def test_hours_work_and_sizes_in_words() -> None:
+    assert hours({"value": 12.2, "high": 21.9}) == "12 to 22 h"
+    assert hours({"value": 0.2, "high": 0.36}) == "12 to 22 min"
+    assert hours({"value": 0.0001, "high": 0.0002}) == "0.36 to 0.72 s"
+    assert flops_words({"value": 1.53e16}) == "15.3 PFLOP"
+    assert flops_words({"value": 0}) == "0 GFLOP"
+    assert [amount(v) for v in (0, 0.00126, 0.5, 3.456)] == ["0", "0.0013", "0.50", "3.46"]
+    assert [big(v) for v in (8.03e9, 135e6, 900)] == ["8.03B", "135M", "900"]
+
+
+def test_ticks_are_round_and_reach_the_highest() -> None:
+    assert money_ticks(18.5) == [0, 5, 10, 15, 20]
+    assert money_ticks(0.0023)[-1] >= 0.0023
+    assert thinned([1, 2, 3, 4, 5, 6, 7], 4) == [1, 3, 5, 7]
