@@ -98,6 +98,8 @@ class RenderConfig:
     """One EOS at the end of each plain document."""
     separator: str = "\n"
     """Between prompt and completion when they are rendered plain."""
+    date: str = ""
+    """Day that a template's `strftime_now` sees, as 2026-11-24; today when empty, and then recorded here."""
     paranoid: bool = False
     """Prove every row of the fast paths against the reference, not a sample."""
 

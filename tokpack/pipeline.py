@@ -11,8 +11,9 @@ numbers per document are in memory.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from tokpack.stages.truncate import truncate
 from tokpack.stages.write import Layout, Placement
 from tokpack.store import TokenStore
 from tokpack.tokenizer import Tokenizer, load_tokenizer
+
+log = logging.getLogger("tokpack")
 
 TEMPLATE_ERROR = "template_error"
 SNIPPET = 400
@@ -82,11 +85,13 @@ class Run:
             eos=settings.eos,
             separator=settings.separator,
             paranoid=settings.paranoid,
+            date=settings.date,
         )
+        renderer = Renderer(tokenizer, options)
+        if renderer.uses_date:
+            config = replace(config, render=replace(settings, date=str(renderer.date)))
         shapes = [detect_shape(source) for source in sources]
-        return Run(
-            config, tokenizer, Renderer(tokenizer, options), sources, shapes, workers or default_workers()
-        )
+        return Run(config, tokenizer, renderer, sources, shapes, workers or default_workers())
 
     @property
     def by_chat_template(self) -> bool:
@@ -124,6 +129,8 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
     for index, size in ordered_map(partial(_process, run, store, bad), blocks, run.workers):
         batches = index + 1
         progress("pass 1", size)
+    for message in (*run.tokenizer.warnings, *run.renderer.warnings):
+        log.warning(message)
     corpus = Corpus.load(store, batches)
     bad.check(len(corpus.docs), len(corpus.quarantined))
     if corpus.docs.is_empty():
