@@ -182,7 +182,7 @@ def as_text(result: dict[str, Any]) -> str:
                 f"{name}: " + ", ".join(f"{k} {v:,.2f}" for k, v in result[name].items() if k != "stages")
             )
     lines.append(
-        f"reference: {result['reference']['rows_per_s']:,.0f} rows/s; pack is {result['ratio']:.1f} times that"
+        f"reference: {result['reference']['rows_per_s']:,.0f} rows/s; pack: {result['ratio']:.1f} times that"
     )
     for p in result["parts"]:
         figures = f"{p['seconds']:6.2f} s  {p['cpu_s']:6.2f} s CPU  {p['mb_per_s']:8.0f} MB/s"

@@ -5,6 +5,7 @@ Results go to stdout; progress, warnings and errors to stderr.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -362,6 +363,7 @@ def _progress(quiet: bool) -> Iterator[Any]:
 def main() -> NoReturn:
     """Entry point: errors as three lines on stderr, each kind with its exit code."""
     _mount_plugins()
+    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     try:
         code = app(standalone_mode=False)
     except TokpackError as error:
