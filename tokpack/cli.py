@@ -263,6 +263,24 @@ def verify(
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A report.json, or the folder of an artefact.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+    json: Json = False,
+) -> None:
+    """Put two reports side by side: documents, tokens, reasons, rows, cost."""
+    from tokpack.report.compare import compare as run
+
+    result = run(a, b)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(result.data, ensure_ascii=False, indent=2))
+    else:
+        _print(result)
+
+
+@app.command()
 def inspect(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     row: Annotated[int | None, typer.Option(help="Row to show (default 0).")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +127,7 @@ def _steps(plan: dict[str, Any]) -> str:
 
 
 def command(cost: dict[str, Any]) -> str:
-    name = one_line(cost["model"]["name"], 60)
+    name = shlex.quote(one_line(cost["model"]["name"], 60))
     return " ".join(["tokpack train packed --model", name, *cost["run_plan"]["flags"]])
 
 
