@@ -1,0 +1,102 @@
+"""TRL trains on the export as our trainer trains on the artefact, loss for loss."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from chats import messy_rows, write_rows
+
+import tokpack
+from tokpack.export import export
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="pip install 'trl==1.16.*'"),
+]
+STEPS = 3
+SETTINGS = {
+    "train_sampling_strategy": "sequential",
+    "max_steps": STEPS,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 0.01,
+    "report_to": "none",
+    "save_strategy": "no",
+    "bf16": False,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture(scope="module")
+def packed(qwen, tmp_path_factory) -> tokpack.Artefact:
+    folder = tmp_path_factory.mktemp("data")
+    data = write_rows(folder / "chats.jsonl", messy_rows(200))
+    return tokpack.pack(data, folder / "packed", tokenizer=str(qwen), max_length=256)
+
+
+@pytest.fixture(scope="module")
+def exported(packed, tmp_path_factory) -> Path:
+    return export(packed, "trl", tmp_path_factory.mktemp("export") / "trl")
+
+
+@pytest.fixture(scope="module")
+def model(packed, tmp_path_factory) -> Path:
+    """A tiny random Llama."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=packed.manifest["tokenizer"]["vocab_size"], num_key_value_heads=2, **size)
+    folder = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def losses(trainer) -> list[float]:
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_the_check_passes_and_sees_settings_that_lose_the_documents(exported, model, tmp_path):
+    command = [sys.executable, str(exported / "check.py"), "--model", str(model)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.stdout.startswith("right:"), ran.stdout + ran.stderr
+    settings = exported / "settings.json"
+    kept = settings.read_text()
+    try:
+        settings.write_text(kept.replace('"padding_free": true', '"padding_free": false'))
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        settings.write_text(kept)
+    assert ran.returncode == 1
+    assert "wrong: the batch has no position_ids" in ran.stdout
+    assert "wrong: the batch has an attention mask" in ran.stdout
+
+
+def test_three_steps_of_trl_have_the_losses_of_our_trainer(packed, exported, model, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM, TrainingArguments
+
+    from trainer_plugin.dataset import PackedDataset
+    from trainer_plugin.trainer import PackedTrainer
+
+    monkeypatch.syspath_prepend(str(exported))
+    from train import make_trainer
+
+    def fresh():
+        return AutoModelForCausalLM.from_pretrained(model, attn_implementation="sdpa")
+
+    theirs = losses(make_trainer(fresh(), tmp_path / "trl", **SETTINGS))
+    arguments = TrainingArguments(output_dir=str(tmp_path / "ours"), remove_unused_columns=False, **SETTINGS)
+    ours = losses(
+        PackedTrainer(fresh(), arguments, train_dataset=PackedDataset(packed.folder), progress=False)
+    )
+    assert len(theirs) == STEPS
+    assert theirs == pytest.approx(ours, rel=1e-4)
+    assert theirs[-1] < theirs[0]
