@@ -131,20 +131,15 @@ def _costs(a: dict[str, Any] | None, b: dict[str, Any] | None) -> list[dict[str,
         return []
     lines = []
     for name, key in COSTS.items():
-        figures = [
-            (cost["estimate"] or {}).get(key) or (_work(cost) if key == "flops" else None) for cost in (a, b)
-        ]
+        figures = [(cost["estimate"] or {}).get(key) for cost in (a, b)]
+        if key == "flops":
+            figures = [cost["comparison"][-1]["flops"] for cost in (a, b)]
         if None not in figures:
             low, other = (figure["value"] for figure in figures if figure)
             lines.append(
                 {"name": name, "a": figures[0], "b": figures[1], "ratio": other / low if low else None}
             )
     return lines
-
-
-def _work(cost: dict[str, Any]) -> dict[str, Any]:
-    work: dict[str, Any] = cost["comparison"][-1]["flops"]
-    return work
 
 
 def comparison_view(data: dict[str, Any]) -> RenderableType:
