@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.text import Text
 
 from tokpack import schema
@@ -144,7 +145,7 @@ def _costs(a: dict[str, Any] | None, b: dict[str, Any] | None) -> list[dict[str,
 
 def comparison_view(data: dict[str, Any]) -> RenderableType:
     """Settings that differ, then sums, reasons and cost."""
-    names = tuple(one_line(data[side]["name"], 30) for side in "ab")
+    names = tuple(escape(one_line(data[side]["name"], 30)) for side in "ab")
     parts: list[RenderableType] = [settings_table(data, names), sums_table(data, names)]
     if data["dropped"]:
         parts.append(dropped_table(data, names))
