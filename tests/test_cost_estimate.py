@@ -187,7 +187,7 @@ def test_the_equal_recipe_keeps_samples_per_step_and_steps() -> None:
     assert (plan.equal.samples_per_step, plan.equal.steps) == (32, 3125)
     assert plan.equal.learning_rate == 1e-4
     assert plan.recommendation == "pack"
-    assert "782 optimizer steps instead of 3125" in plan.warnings[0]
+    assert "782 optimizer steps instead of 3,125" in plan.warnings[0]
 
 
 def test_a_row_that_holds_more_than_a_step_scales_the_learning_rate() -> None:

@@ -200,3 +200,19 @@ def test_budgets_read_like_people_write_them():
     ]
     with pytest.raises(UsageError, match="--budget 20M"):
         parse_tokens("lots")
+
+
+def test_rows_are_dealt_so_that_ranks_have_equal_attention(copies, qwen, tmp_path):
+    options = {"tokenizer": str(qwen), "max_length": 1024, "world_size": 2, "rows_per_step": 2}
+    artefact = tokpack.pack(copies, tmp_path / "out", **options)
+    dealt = json.loads((artefact.folder / "report.json").read_text())["plan"]["dealt"]
+    assert dealt["steps"] > 2
+    assert dealt["steps"] * 4 + dealt["leftover_rows"] == len(artefact)
+    costs = np.array(
+        [(artefact[row]["seq_lengths"].astype(float) ** 2).sum() for row in range(len(artefact))]
+    )
+    steps = costs[: dealt["steps"] * 4].reshape(dealt["steps"], 2, 2).sum(axis=1)
+    idle = 1 - steps.sum() / (steps.max(axis=1).sum() * 2)
+    assert dealt["idle_share"] == pytest.approx(idle, abs=1e-6)
+    assert dealt["idle_share"] <= dealt["idle_share_shuffled"]
+    assert tokpack.verify(artefact.folder).ok

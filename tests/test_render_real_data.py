@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from itertools import islice
 
+import pyarrow as pa
 import pytest
 from encode_helpers import document, expected, frame, open_here, template
 
@@ -16,11 +16,9 @@ from tokpack.stages.tokenize import tokenize
 
 def mixed_chats(real_data, step):
     """Every `step`-th chat of the mixture."""
-    import zstandard
-
-    with (real_data / "mix.jsonl.zst").open("rb") as file:
-        lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
-        yield from (json.loads(line)["messages"] for line in islice(lines, 0, None, step))
+    with pa.input_stream(real_data / "mix.jsonl.zst") as file:
+        lines = file.read().splitlines()
+    yield from (json.loads(line)["messages"] for line in lines[::step])
 
 
 def tool_chats(real_data):

@@ -143,6 +143,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "paranoid": ("render", "paranoid"),
     "planner": ("plan", "planner"),
     "max_docs_per_row": ("plan", "max_docs_per_row"),
+    "world_size": ("plan", "world_size"),
+    "rows_per_step": ("plan", "rows_per_step"),
     "shard_mb": ("write", "shard_mb"),
     "val": ("write", "val"),
     "model": ("cost", "model"),

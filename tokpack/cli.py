@@ -70,6 +70,12 @@ Planner = Annotated[
     str | None, typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.")
 ]
 MaxDocs = Annotated[int | None, typer.Option("--max-docs-per-row", help="0 (default): no limit.")]
+WorldSize = Annotated[
+    int | None, typer.Option(help="Order rows so that this many ranks have equal attention in each step.")
+]
+RowsPerStep = Annotated[
+    int | None, typer.Option(help="Rows per rank and optimizer step, with --world-size (default 1).")
+]
 Val = Annotated[float | None, typer.Option(help="Share of conversations held out into OUT/validation.")]
 Seed = Annotated[int | None, typer.Option(help="Of shuffles and the hold-out (default 0).")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable row.")]
@@ -121,6 +127,8 @@ def analyze(
     no_eos: NoEos = False,
     planner: Planner = None,
     max_docs_per_row: MaxDocs = None,
+    world_size: WorldSize = None,
+    rows_per_step: RowsPerStep = None,
     val: Val = None,
     seed: Seed = None,
     strict: Strict = False,
@@ -185,6 +193,8 @@ def pack(
     no_eos: NoEos = False,
     planner: Planner = None,
     max_docs_per_row: MaxDocs = None,
+    world_size: WorldSize = None,
+    rows_per_step: RowsPerStep = None,
     val: Val = None,
     seed: Seed = None,
     strict: Strict = False,

@@ -219,6 +219,7 @@ def plan_figures(part: Part) -> dict[str, Any]:
         "bound_kind": plan.bound_kind,
         "gap": plan.gap,
         "fill": plan.fill,
+        **({"dealt": part.dealt} if part.dealt else {}),
         "documents_per_row": {"mean": round(float(documents.mean()), 2), "max": int(documents.max())},
     }
 

@@ -38,7 +38,7 @@ REASONS = {
     "exact_duplicate": "the same conversation is already there",
     "near_duplicate": "nearly the same conversation is already there",
     "contaminated": "repeats text of an evaluation set",
-    "not_selected": "beyond the token budget",
+    "over_budget": "beyond the token budget",
     HELD_OUT: "set aside for validation, not lost",
 }
 COUNTERS = {
@@ -46,6 +46,8 @@ COUNTERS = {
     "special_token_inside": "documents hold a special token inside their text",
     "with_email": "documents hold an e-mail address",
     "with_phone": "documents hold a telephone number",
+    "near_duplicate_search_bounded": "documents were compared with only some of their likely near duplicates",
+    "evaluation_texts_too_short": "evaluation texts are too short to look for",
     "with_key": "documents hold what looks like a secret key",
 }
 
