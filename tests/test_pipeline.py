@@ -361,3 +361,26 @@ def test_row_order_does_not_follow_file_order(packed):
         [artefact_row["doc_ids"].min() for artefact_row in (packed[i] for i in range(len(packed)))]
     )
     assert abs(np.corrcoef(firsts, np.arange(len(firsts)))[0, 1]) < 0.3
+
+
+def test_a_work_folder_elsewhere_keeps_what_else_is_in_it(messy, qwen, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "thesis.txt").write_text("mine")
+    (scratch / "run.json").write_text("mine too")
+    options = {"tokenizer": str(qwen), "max_length": CAPACITY, "work_dir": scratch}
+    from tokpack import output
+
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output, "finish", crash)
+        with pytest.raises(KeyboardInterrupt):
+            tokpack.pack(messy, tmp_path / "out", **options)
+    assert len(list(scratch.iterdir())) == 3
+    artefact = tokpack.pack(messy, tmp_path / "out", **options)  # goes on
+    assert sorted(path.name for path in scratch.iterdir()) == ["run.json", "thesis.txt"]
+    assert not (artefact.folder / ".work").exists()
+    tokpack.pack(messy, tmp_path / "out", **{**options, "max_length": 128}, overwrite=True)
+    assert (scratch / "thesis.txt").read_text() == "mine"

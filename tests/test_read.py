@@ -136,3 +136,14 @@ def test_row_numbers_count_blank_lines(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'\n{"text": "a"}\n\n \n{"text": "b"}\n')
     _, blocks = blocks_of(tmp_path / "a.jsonl")
     assert np.array_equal(np.concatenate([line_numbers(block) for block in blocks]), [2, 5])
+
+
+def test_every_split_of_a_saved_dataset_dict_is_read(tmp_path):
+    import datasets
+
+    datasets.disable_progress_bars()
+    parts = {name: datasets.Dataset.from_list([{"text": name}] * 3) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    sources, blocks = blocks_of(tmp_path / "saved")
+    assert [s.name for s in sources] == ["saved/train", "saved/test"]
+    assert sum(block.rows for block in blocks) == 6

@@ -47,7 +47,7 @@ def pack(
     seconds: dict[str, float] = {}
     with writing(out):
         output.claim(out, overwrite)
-        store = TokenStore(Path(work_dir) if work_dir else out / schema.WORK, run.fingerprint())
+        store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
         corpus = _decided(run, store, progress, seconds)
         batches = corpus.mapped()
         if run.config.write.val:
@@ -67,6 +67,7 @@ def pack(
         output.finish(out, manifest)
         output.write_run(out, run, corpus.paths, seconds)
         store.remove()
+        output.leave_work(out)
     return Artefact(out)
 
 

@@ -247,6 +247,11 @@ def _anchor(section: Any, key: str, folder: Path) -> None:
         section[key] = str(folder / value)
 
 
+def _beside(value: Any, folder: Path) -> Any:
+    """A path relative to the file, where there is one; else the value, which may be a Hub name."""
+    return str(folder / value) if isinstance(value, str) and (folder / value).exists() else value
+
+
 def _validate(config: Config) -> None:
     checks = [
         (config.truncate.max_length >= 2, "truncate.max_length", "at least 2 tokens"),

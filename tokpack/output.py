@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from tokpack.stages.write import FlatBatch, Written, write_json, write_shards, w
 
 TRUNCATED = "truncated"
 """Reason in dropped.parquet of documents that were shortened, not left out."""
+ELSEWHERE = "elsewhere"
+"""In OUT/.work: the path of a token store that `--work-dir` moved."""
 OURS = ("data-*.arrow", "*.json", "*.parquet", "*.jsonl", "*.html", schema.SUMS, "cache-*")
 
 
@@ -43,9 +47,30 @@ def claim(out: Path, overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
+def work_folder(out: Path, work_dir: str | os.PathLike[str] | None) -> Path:
+    """OUT/.work, or a folder of this run's own in `work_dir`, of which OUT/.work keeps the path."""
+    inside = out / schema.WORK
+    inside.mkdir(exist_ok=True)
+    if work_dir is None:
+        return inside
+    name = "tokpack-" + hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+    folder = Path(work_dir) / name
+    (inside / ELSEWHERE).write_text(str(folder.resolve()), encoding="utf-8")
+    return folder
+
+
+def leave_work(out: Path) -> None:
+    """Remove OUT/.work, and the store that it points to."""
+    note = out / schema.WORK / ELSEWHERE
+    if note.is_file():
+        shutil.rmtree(note.read_text(encoding="utf-8"), ignore_errors=True)
+    shutil.rmtree(out / schema.WORK, ignore_errors=True)
+
+
 def clear(out: Path) -> None:
     """Remove what tokpack wrote, and nothing else."""
-    for name in (schema.WORK, schema.VALIDATION, "tokenizer"):
+    leave_work(out)
+    for name in (schema.VALIDATION, "tokenizer"):
         shutil.rmtree(out / name, ignore_errors=True)
     for pattern in OURS:
         for path in out.glob(pattern):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ from tokpack.errors import DataError, UsageError
 from tokpack.schema import STORE_SCHEMA
 from tokpack.stages.ranges import Int64
 from tokpack.stages.truncate import Pieces
+
+OURS = ("batch-*.arrow", "batch-*.part", "run.json", "run.part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,12 @@ class TokenStore:
         return pa.ipc.open_file(pa.memory_map(str(self._tokens_path(index)))).get_batch(0)
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the store's own files, and its folder when nothing else is in it."""
+        for pattern in OURS:
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _tokens_path(self, index: int) -> Path:
         return self.folder / f"batch-{index:05}.arrow"

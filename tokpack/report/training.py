@@ -163,7 +163,7 @@ def model_name(name: str) -> str:
     """The name to show: a Hub name as it is, of a path the folder's or the file's name."""
     path = Path(name)
     if path.exists():
-        path = path.resolve()
+        path = path.absolute()
         if path.is_file():
             return path.parent.name if path.name == "config.json" else path.stem
         return path.name

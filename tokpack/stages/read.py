@@ -156,6 +156,10 @@ def _expand(config: SourceConfig) -> Iterator[Source]:
         if (folder / "dataset_info.json").is_file():
             yield Source(folder.name, path, "dataset", "", config)
             return
+        if (folder / "dataset_dict.json").is_file():
+            for split in json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]:
+                yield Source(f"{folder.name}/{split}", str(folder / split), "dataset", "", config)
+            return
         found = sorted(p for p in folder.rglob("*") if p.is_file() and _container(p.name, config))
         if not found:
             raise UsageError("no data file in this folder", where=path, hint=_known_extensions())
