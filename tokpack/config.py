@@ -225,6 +225,13 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         _anchor(source, "path", path.parent)
     _anchor(data.get("render", {}), "chat_template", path.parent)
     _anchor(data.get("cost", {}), "gpus", path.parent)
+    against = data.get("decontaminate", {}).get("against")
+    if isinstance(against, list):
+        data["decontaminate"]["against"] = [_beside(item, path.parent) for item in against]
+    for section, key in (("tokenize", "tokenizer"), ("cost", "model")):
+        table = data.get(section)
+        if isinstance(table, dict) and key in table:
+            table[key] = _beside(table[key], path.parent)
     return data
 
 
