@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 
@@ -216,3 +217,11 @@ def test_rows_are_dealt_so_that_ranks_have_equal_attention(copies, qwen, tmp_pat
     assert dealt["idle_share"] == pytest.approx(idle, abs=1e-6)
     assert dealt["idle_share"] <= dealt["idle_share_shuffled"]
     assert tokpack.verify(artefact.folder).ok
+
+
+def test_the_report_says_which_flag_drops_near_duplicates(copies, qwen):
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(tokpack.analyze(copies, tokenizer=str(qwen)))
+    assert "20 documents nearly repeat an earlier one" in console.export_text()

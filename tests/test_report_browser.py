@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_samples import hostile, sample
+from report_samples import HOSTILE, hostile, planned, sample
 
 from tokpack.report.html import page
 
@@ -53,6 +54,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "hostile": hostile(),
         "empty": sample(documents=20, dropped={"empty_answer": 20}),
+        "bill": sample(training=planned(), dropped={"empty_answer": 12}, overlong=9),
+        "tiny bill": sample(documents=9, training=planned(gpu="t4", method="lora")),
+        "hostile bill": hostile(planned(name=HOSTILE)),
         "long names": sample(sources=("x" * 300 + ".jsonl", "b"), dropped={"y" * 300: 3}),
     }
     for name, data in reports.items():
@@ -82,7 +86,9 @@ def visit(browser: Any, pages: dict[str, Path]) -> Iterator[Open]:
         context.close()
 
 
-@pytest.mark.parametrize("name", ["usual", "hostile", "empty", "long names"])
+@pytest.mark.parametrize(
+    "name", ["usual", "hostile", "empty", "long names", "bill", "tiny bill", "hostile bill"]
+)
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_renders_without_errors_requests_or_overflow(
@@ -93,7 +99,7 @@ def test_it_renders_without_errors_requests_or_overflow(
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.locator("h1").is_visible()
     shown = tab.locator("svg:visible")
-    assert shown.count() == (4 if name == "empty" else 5)
+    assert shown.count() == {"empty": 4}.get(name, 8 if "bill" in name else 5)
     for number in range(shown.count()):
         box = shown.nth(number).bounding_box()
         assert box["x"] >= 0
@@ -101,8 +107,8 @@ def test_it_renders_without_errors_requests_or_overflow(
 
 
 def test_words_of_a_chart_stay_inside_it(visit: Open) -> None:
-    for width in (1440, 390):
-        tab, _ = visit("usual", width)
+    for name, width in product(("usual", "bill", "tiny bill"), (1440, 390)):
+        tab, _ = visit(name, width)
         outside = tab.evaluate(
             """() => [...document.querySelectorAll("svg")].filter(s => s.checkVisibility()).flatMap(svg => {
                 const frame = svg.getBoundingClientRect();

@@ -144,7 +144,13 @@ def left_out(data: dict[str, Any]) -> int:
 
 def counters(data: dict[str, Any]) -> list[tuple[int, str]]:
     """What was counted on the way, in words, without zeros."""
-    return [(n, COUNTERS.get(name, name)) for name, n in data["counters"].items() if n]
+    lines = [(n, COUNTERS.get(name, name)) for name, n in data["counters"].items() if n]
+    near = data.get("near_dup")
+    if near and near["documents"] and not near["applied"]:
+        flag = f"--near-dup {near['threshold']}"
+        words = f"documents nearly repeat an earlier one, in {near['tokens']:,} tokens: {flag} drops them"
+        lines.append((near["documents"], words))
+    return lines
 
 
 def counted(number: int, noun: str) -> str:
