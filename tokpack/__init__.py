@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tokpack.artefact import Artefact
     from tokpack.config import Config
     from tokpack.errors import TokpackError
+    from tokpack.merging import merge
+    from tokpack.repacking import repack
     from tokpack.report.figures import Report
     from tokpack.verification import verify
 
@@ -30,8 +32,10 @@ _HOME = {
     "Report": "tokpack.report.figures",
     "TokpackError": "tokpack.errors",
     "analyze": "tokpack.api",
+    "merge": "tokpack.merging",
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",
+    "repack": "tokpack.repacking",
     "verify": "tokpack.verification",
 }
 
@@ -42,8 +46,10 @@ __all__ = [
     "TokpackError",
     "__version__",
     "analyze",
+    "merge",
     "open_packed",
     "pack",
+    "repack",
     "verify",
 ]
 

@@ -324,6 +324,58 @@ def export(
     _say("how to check and start it: README.md in that folder", quiet=False)
 
 
+@app.command()
+def merge(
+    artefacts: Annotated[list[Path], typer.Argument(help="Folders that `tokpack pack -o` wrote.")],
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Of the new order of all rows.")] = 0,
+    keep_order: Annotated[
+        bool, typer.Option("--keep-order", help="One artefact after another, rows as they are.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Join artefacts of one tokenizer, chat template, loss and capacity; nothing is tokenised again."""
+    from tokpack.merging import merge as run
+
+    merged = run(artefacts, out, seed=seed, keep_order=keep_order, overwrite=overwrite)
+    _written(merged, out, quiet)
+    _say("note: duplicates across the artefacts are not looked for", quiet)
+
+
+@app.command()
+def repack(
+    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    out: Out,
+    max_length: Annotated[
+        int | None, typer.Option(help="New capacity of a row in tokens; as packed when not given.")
+    ] = None,
+    planner: Planner = None,
+    max_docs_per_row: MaxDocs = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order of rows; as packed when not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Plan an artefact anew for another capacity or planner; nothing is tokenised again."""
+    from tokpack.repacking import lost_to_length
+    from tokpack.repacking import repack as run
+
+    settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
+    repacked = run(artefact, out, max_docs_per_row=max_docs_per_row, overwrite=overwrite, **settings)
+    _written(repacked, out, quiet)
+    if lost := lost_to_length(repacked):
+        _say(f"note: {lost}", quiet)
+
+
+def _written(artefact: Any, out: Path, quiet: bool) -> None:
+    """A new artefact: its panel and its place, or the place alone."""
+    if quiet:
+        typer.echo(out)
+    else:
+        _print(artefact)
+        _say(f"artefact: {out}", quiet)
+
+
 def _options(given: dict[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
     """A command's flags as keyword options of the Python API; flags that were not given are None."""
     from tokpack.config import parse_map, parse_numbers, parse_tokens

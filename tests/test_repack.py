@@ -1,0 +1,145 @@
+"""Repacked artefacts hold the same documents, token for token, in other rows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from chats import messy_rows, write_rows
+
+import tokpack
+from tokpack.artefact import Artefact
+from tokpack.errors import UsageError
+
+CAPACITY = 256
+
+
+@pytest.fixture(scope="module")
+def packed(qwen, tmp_path_factory) -> Artefact:
+    """Chats cut at their turns, some held out."""
+    folder = tmp_path_factory.mktemp("data")
+    data = write_rows(folder / "chats.jsonl", messy_rows(300))
+    return tokpack.pack(data, folder / "packed", tokenizer=str(qwen), max_length=CAPACITY, val=0.1)
+
+
+@pytest.fixture(scope="module")
+def pieces(qwen, tmp_path_factory) -> Artefact:
+    """Long documents in pieces."""
+    folder = tmp_path_factory.mktemp("pieces")
+    data = write_rows(folder / "chats.jsonl", messy_rows(100))
+    options: dict[str, Any] = {"max_length": 64, "overlong": "split"}
+    return tokpack.pack(data, folder / "packed", tokenizer=str(qwen), **options)
+
+
+def documents_of(artefact: Artefact) -> dict[tuple[int, int], tuple]:
+    """(document, piece) -> its ids and labels."""
+    found: dict[tuple[int, int], tuple] = {}
+    for number in range(len(artefact)):
+        row, start = artefact[number], 0
+        for doc, piece, length in zip(row["doc_ids"], row["pieces"], row["seq_lengths"], strict=True):
+            end = start + length
+            assert (doc, piece) not in found
+            found[int(doc), int(piece)] = tuple(
+                tuple(row[name][start:end].tolist()) for name in ("input_ids", "labels")
+            )
+            start = end
+    return found
+
+
+@pytest.mark.parametrize("capacity", [255, 257, 1000])
+def test_another_capacity_keeps_every_document_and_verifies(packed, tmp_path, capacity):
+    longest = max(len(ids) for ids, _ in documents_of(packed).values())
+    again = tokpack.repack(packed, tmp_path / "out", max_length=max(capacity, longest))
+    assert tokpack.verify(again.folder).ok
+    assert documents_of(again) == documents_of(packed)
+    assert again.validation is not None
+    assert packed.validation is not None
+    assert documents_of(again.validation) == documents_of(packed.validation)
+    assert again.manifest["capacity"] == again.manifest["config"]["truncate"]["max_length"]
+    for section in ("documents", "tokens", "trained", "sources"):
+        assert again.ledger[section] == packed.ledger[section]
+    assert again.ledger["slots"]["rows"] == len(again)
+
+
+def test_nothing_changed_gives_the_same_shards_byte_for_byte(packed, tmp_path):
+    again = tokpack.repack(packed, tmp_path / "out")
+    assert again.manifest["shards"] == packed.manifest["shards"]
+    assert again.manifest["plan"] == packed.manifest["plan"]
+    assert again.validation.manifest["shards"] == packed.validation.manifest["shards"]
+
+
+def test_repacking_equals_packing_at_once_where_nothing_was_too_long(qwen, tmp_path):
+    data = write_rows(tmp_path / "chats.jsonl", messy_rows(100))
+    at_once = tokpack.pack(data, tmp_path / "large", tokenizer=str(qwen), max_length=4000, seed=3)
+    first = tokpack.pack(data, tmp_path / "larger", tokenizer=str(qwen), max_length=5000)
+    assert not first.ledger["tokens"]["truncated"]
+    again = tokpack.repack(first, tmp_path / "again", max_length=4000, seed=3)
+    assert again.manifest["shards"] == at_once.manifest["shards"]
+    assert again.ledger == at_once.ledger
+
+
+@pytest.mark.parametrize("planner", ["sequential", "none", "xfill"])
+def test_any_planner_can_be_given(packed, tmp_path, planner):
+    again = tokpack.repack(packed, tmp_path / "out", planner=planner, max_length=300)
+    assert again.manifest["plan"]["planner"] == planner
+    assert documents_of(again) == documents_of(packed)
+    if planner == "none":
+        assert len(again) == packed.manifest["documents"]
+
+
+def one_each(lengths, capacity):
+    import numpy as np
+
+    return np.arange(len(lengths), dtype=np.int32)
+
+
+def test_a_planner_of_ones_own_plans_both_parts(packed, tmp_path):
+    again = tokpack.repack(packed, tmp_path / "out", planner=one_each)
+    assert len(again) == packed.manifest["documents"]
+    assert len(again.validation) == packed.validation.manifest["documents"]
+    assert again.manifest["plan"]["planner"] == "one_each"
+    assert tokpack.verify(again.folder).ok
+
+
+def test_pieces_of_split_documents_stay_pieces(pieces, tmp_path):
+    assert max(piece for _, piece in documents_of(pieces)) > 1
+    again = tokpack.repack(pieces, tmp_path / "out", max_length=500)
+    assert documents_of(again) == documents_of(pieces)
+    assert tokpack.verify(again.folder).ok
+
+
+def test_a_capacity_below_the_longest_document_is_refused_with_the_length(packed, tmp_path):
+    longest = max(len(ids) for part in (packed, packed.validation) for ids, _ in documents_of(part).values())
+    with pytest.raises(UsageError, match=f"has {longest} tokens") as caught:
+        tokpack.repack(packed, tmp_path / "out", max_length=longest - 1)
+    assert f"--max-length {longest}" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merged_artefact_is_planned_as_one(packed, tmp_path):
+    merged = tokpack.merge([packed, packed], tmp_path / "merged")
+    again = tokpack.repack(merged, tmp_path / "out", max_length=2000)
+    assert again.manifest["plan"]["planner"] == "bfd"
+    assert documents_of(again) == documents_of(merged)
+    assert tokpack.verify(again.folder).ok
+
+
+def test_the_command_says_what_the_first_packing_cut(packed, tmp_path):
+    out = tmp_path / "out"
+    code = "from tokpack.cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "repack",
+        str(packed.folder),
+        "-o",
+        str(out),
+        "--max-length",
+        "400",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{packed.ledger['tokens']['truncated']:,} tokens cut from long documents" in ran.stderr
+    assert "stay out" in ran.stderr

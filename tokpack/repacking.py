@@ -1,0 +1,116 @@
+"""Plan an artefact anew: another capacity or planner, without reading or tokenising text again.
+
+Documents, and the pieces of split ones, are put into new rows as they are. What was cut or dropped for its
+length when they were packed stays so, and a split document keeps its pieces: only packing the raw data again
+brings it back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokpack import schema
+from tokpack.artefact import Artefact
+from tokpack.config import PlanConfig
+from tokpack.derive import MERGED, artefact_entries, check_out, origin, write_derived, write_inputs
+from tokpack.errors import UsageError
+from tokpack.fresh_folder import fresh_folder
+from tokpack.stages.plan import make_plan, row_order
+from tokpack.stages.truncate import OVERLONG
+from tokpack.stages.write import Layout, writing
+from tokpack.stored_pieces import StoredPieces
+
+
+def repack(
+    artefact: Artefact | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    max_length: int | None = None,
+    planner: str | Callable[..., Any] | None = None,
+    max_docs_per_row: int | None = None,
+    seed: int | None = None,
+    overwrite: bool = False,
+) -> Artefact:
+    """Write the documents of `artefact` into new rows, as the artefact `out`.
+
+    What is not given is as the artefact was packed. With nothing changed the shards come out byte for byte.
+    Raises UsageError when `max_length` is smaller than the longest document.
+    """
+    source = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
+    out = Path(out)
+    check_out(out, [source])
+    config = json.loads(json.dumps(source.manifest["config"]))
+    given: list[tuple[dict[str, Any], str, Any]] = [
+        (config["truncate"], "max_length", max_length),
+        (config["plan"], "planner", planner),
+        (config["plan"], "max_docs_per_row", max_docs_per_row),
+        (config, "seed", seed),
+    ]
+    for section, key, value in given:
+        if value is not None:
+            section[key] = value
+    if config["plan"]["planner"] == MERGED:
+        config["plan"]["planner"] = PlanConfig().planner
+    config["plan"]["world_size"] = 0
+    _check_fits([source, source.validation] if source.validation else [source], config)
+    with writing(out), fresh_folder(out, overwrite, artefact_entries) as folder:
+        if source.validation is not None:
+            inside = folder / schema.VALIDATION
+            inside.mkdir()
+            _write(inside, source.validation, config)
+        _write(folder, source, config)
+        write_inputs(folder, [source])
+    return Artefact(out)
+
+
+def lost_to_length(artefact: Artefact) -> str:
+    """What the capacity of the first packing cost and repacking does not bring back; empty for nothing."""
+    ledger = artefact.ledger
+    cut = ledger["tokens"]["truncated"]
+    dropped = ledger["documents"]["dropped"].get(OVERLONG, 0)
+    lost = [
+        f"{cut:,} tokens cut from long documents" if cut else "",
+        f"{dropped:,} documents dropped as overlong" if dropped else "",
+    ]
+    said = " and ".join(part for part in lost if part)
+    return f"{said} stay out: they are not in the artefact" if said else ""
+
+
+def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
+    stored = StoredPieces.of([source]).by_document()
+    capacity, planner = config["truncate"]["max_length"], config["plan"]["planner"]
+    limit = config["plan"]["max_docs_per_row"] or None
+    plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit)
+    order = np.arange(plan.rows) if planner == "sequential" else row_order(plan.rows, config["seed"])
+    shutil.copytree(source.folder / "tokenizer", out / "tokenizer")
+    for name in (schema.DROPPED, schema.QUARANTINE):
+        shutil.copyfile(source.folder / name, out / name)
+    name = getattr(planner, "__qualname__", repr(planner)) if callable(planner) else planner
+    made = {
+        "config": config | {"plan": config["plan"] | {"planner": name}},
+        "ledger": dict(source.ledger),
+        "derived": {"by": "repack", "from": [origin(source)]},
+    }
+    write_derived(out, stored, Layout.of(plan.row_of_doc, order), plan, source.manifest | made)
+
+
+def _check_fits(parts: list[Artefact], config: dict[str, Any]) -> None:
+    capacity = config["truncate"]["max_length"]
+    placements = [StoredPieces.of([part]).placement for part in parts]
+    lengths = np.concatenate([placement.length for placement in placements])
+    if len(lengths) and int(lengths.max()) > capacity:
+        longest = int(lengths.argmax())
+        document = np.concatenate([placement.doc_id for placement in placements])[longest]
+        raise UsageError(
+            f"document {document} has {lengths[longest]:,} tokens, more than rows of {capacity:,} hold "
+            f"({int((lengths > capacity).sum()):,} documents do)",
+            where=f"{parts[0].folder}, --max-length {capacity}",
+            hint=f"give --max-length {lengths[longest]} or more, or pack the raw data again with --overlong",
+        )
