@@ -15,7 +15,7 @@ say "tokpack analyze: what is in the data, what packing saves"
 tokpack analyze "$out/chats.jsonl" --tokenizer "$model" --max-length 1024 --html "$out/report.html"
 
 say "tokpack pack"
-tokpack pack "$out/chats.jsonl" --tokenizer "$model" --max-length 1024 --val 0.02 -o "$out/packed"
+tokpack pack "$out/chats.jsonl" --tokenizer "$model" --max-length 1024 --val 0.002 -o "$out/packed"
 
 say "tokpack verify: bytes, rows, ledger, and isolation on the model itself"
 OMP_NUM_THREADS=1 tokpack verify "$out/packed" --model "$model"

@@ -295,6 +295,13 @@ def inspect(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     row: Annotated[int | None, typer.Option(help="Row to show (default 0).")] = None,
     doc: Annotated[int | None, typer.Option(help="Show the row that holds this document.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Show the first row with a document of this input.")
+    ] = None,
+    longest: Annotated[bool, typer.Option("--longest", help="Show the row of the longest document.")] = False,
+    worst_fill: Annotated[
+        bool, typer.Option("--worst-fill", help="Show the row with the fewest tokens.")
+    ] = False,
     max_tokens: Annotated[int, typer.Option(help="Tokens shown of each document; 0: all.")] = 400,
 ) -> None:
     """Show a packed row: document boundaries, trained tokens in green, masked ones dim."""
@@ -302,7 +309,8 @@ def inspect(
     from tokpack.viewer import choose_row, row_view
 
     opened = Artefact(artefact)
-    _print(row_view(opened, choose_row(opened, row, doc), max_tokens))
+    chosen = choose_row(opened, row, doc, source=source, longest=longest, worst_fill=worst_fill)
+    _print(row_view(opened, chosen, max_tokens))
 
 
 @app.command()

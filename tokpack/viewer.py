@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from tokpack.artefact import Artefact
-from tokpack.errors import UsageError
+from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.report.safe import printable
 from tokpack.schema import IGNORE_INDEX
 
@@ -20,17 +20,99 @@ TRAINED_STYLE = "bold green"
 MASKED_STYLE = "dim"
 
 
-def choose_row(artefact: Artefact, row: int | None, doc: int | None) -> int:
-    """The row to show. Raises UsageError for one that is not there, with what became of the document."""
+def choose_row(
+    artefact: Artefact,
+    row: int | None = None,
+    doc: int | None = None,
+    *,
+    source: str | None = None,
+    longest: bool = False,
+    worst_fill: bool = False,
+) -> int:
+    """The row to show; the first one when nothing is asked for.
+
+    Raises UsageError for one that is not there, with what became of the document, and for two wishes at once.
+    """
+    wishes = {
+        "--row": row is not None,
+        "--doc": doc is not None,
+        "--source": source is not None,
+        "--longest": longest,
+        "--worst-fill": worst_fill,
+    }
+    asked = [flag for flag, given in wishes.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} each name a row", where=asked[1], hint="give one of them")
     if doc is not None:
         found = artefact.row_of_document(doc)
         if found is None:
             raise UsageError(f"document {doc} is in no row", where="--doc", hint=_fate(artefact, doc))
         return found
+    if source is not None:
+        return _row_of_source(artefact, source)
+    if longest:
+        return _best_row(artefact, np.maximum.reduceat)
+    if worst_fill:
+        return _best_row(artefact, lambda lengths, firsts: -np.add.reduceat(lengths, firsts))
     row = row or 0
     if not 0 <= row < len(artefact):
         raise UsageError(f"no row {row}", where="--row", hint=f"rows are 0 to {len(artefact) - 1}")
     return row
+
+
+def _best_row(artefact: Artefact, measure: Callable[[Any, Any], Any]) -> int:
+    """The first row whose `measure(lengths, firsts)` is largest; `firsts`: where lengths of rows start."""
+    best, found, base = None, 0, 0
+    for batch in artefact.batches():
+        column = batch.column("seq_lengths")
+        if batch.num_rows:
+            offsets = column.offsets.to_numpy()
+            values = measure(column.flatten().to_numpy(), offsets[:-1] - offsets[0])
+            if best is None or values.max() > best:
+                best, found = values.max(), base + int(values.argmax())
+        base += batch.num_rows
+    if best is None:
+        raise UsageError("the artefact has no rows", where=str(artefact.folder))
+    return found
+
+
+def _row_of_source(artefact: Artefact, source: str) -> int:
+    ranges = source_ranges(artefact)
+    if source not in ranges:
+        raise UsageError(f"no input named {source!r}", where="--source", hint=near_matches(source, ranges))
+    first, last = ranges[source]
+    base = 0
+    for batch in artefact.batches():
+        column = batch.column("doc_ids")
+        ids = column.flatten().to_numpy()
+        hits = np.flatnonzero((ids >= first) & (ids < last))
+        if len(hits):
+            offsets = column.offsets.to_numpy()
+            return base + int(np.searchsorted(offsets - offsets[0], hits[0], "right")) - 1
+        base += batch.num_rows
+    raise UsageError(
+        f"no document of {source} is in a row", where="--source", hint="`dropped.parquet` says why"
+    )
+
+
+def source_ranges(artefact: Artefact) -> dict[str, tuple[int, int]]:
+    """Input -> its first document and the one after its last: documents are numbered input by input."""
+    inside = artefact.folder.resolve()
+    whole = Artefact(inside.parent) if artefact.manifest["split"] != "train" else artefact
+    ranges, start = {}, 0
+    for name, part in whole.ledger["sources"].items():
+        end = start + part["documents"]["read"]
+        ranges[name] = (start, end)
+        start = end
+    return ranges
+
+
+def origin_of(ranges: dict[str, tuple[int, int]], doc_id: int) -> str:
+    """`"number 12 of chats.jsonl"`, counted from 1; empty where it is not known."""
+    for name, (first, last) in ranges.items():
+        if first <= doc_id < last:
+            return f"number {doc_id - first + 1:,} of {name}"
+    return ""
 
 
 def _fate(artefact: Artefact, doc: int) -> str:
@@ -54,8 +136,14 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableTyp
         ("masked", MASKED_STYLE),
     )
     parts: list[RenderableType] = [head]
+    try:
+        ranges = source_ranges(artefact)
+    except TokpackError:  # a validation folder on its own
+        ranges = {}
     for doc_id, ids, labels in _documents(record):
         title = f"document {doc_id}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
+        if came_from := origin_of(ranges, doc_id):
+            title += f"; {printable(came_from)}"
         parts.append(Rule(Text(title), align="left", style="cyan"))
         limit = max_tokens or len(ids)
         parts.append(_coloured(artefact.tokenizer, ids[:limit], labels[:limit] != IGNORE_INDEX))

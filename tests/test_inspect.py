@@ -1,0 +1,87 @@
+"""`tokpack inspect`: which row is shown, and where its documents came from."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+from chats import messy_rows, write_rows
+from rich.console import Console
+
+import tokpack
+from tokpack.artefact import Artefact
+from tokpack.errors import UsageError
+from tokpack.viewer import choose_row, origin_of, row_view, source_ranges
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("data")
+    return [
+        write_rows(folder / f"{name}.jsonl", messy_rows(count, seed=count))
+        for name, count in (("first", 60), ("second", 40))
+    ]
+
+
+@pytest.fixture(scope="module")
+def packed(inputs, qwen, tmp_path_factory) -> Artefact:
+    out = tmp_path_factory.mktemp("out") / "packed"
+    paths = [str(path) for path in inputs]
+    return tokpack.pack(paths, out, tokenizer=str(qwen), max_length=256, val=0.15)
+
+
+def shown(artefact: Artefact, row: int) -> str:
+    console = Console(width=200, no_color=True, file=io.StringIO())
+    console.print(row_view(artefact, row))
+    return console.file.getvalue()
+
+
+def test_longest_and_worst_fill_name_the_rows_that_they_say(packed):
+    rows = [packed[row] for row in range(len(packed))]
+    longest = [row["seq_lengths"].max() for row in rows]
+    tokens = [len(row["input_ids"]) for row in rows]
+    assert longest[choose_row(packed, longest=True)] == max(longest)
+    assert tokens[choose_row(packed, worst_fill=True)] == min(tokens)
+
+
+def test_a_source_names_the_first_row_that_holds_a_document_of_it(packed):
+    assert source_ranges(packed) == {"first.jsonl": (0, 60), "second.jsonl": (60, 100)}
+    row = choose_row(packed, source="second.jsonl")
+    assert (packed[row]["doc_ids"] >= 60).any()
+    assert not any((packed[earlier]["doc_ids"] >= 60).any() for earlier in range(row))
+    with pytest.raises(UsageError, match=r"no input named 'secnd\.jsonl'") as caught:
+        choose_row(packed, source="secnd.jsonl")
+    assert "second.jsonl" in str(caught.value.hint)
+
+
+def test_the_origin_leads_to_the_line_of_the_input(packed, inputs):
+    lines = {path.name: path.read_bytes().splitlines() for path in inputs}
+    for part in (packed, packed.validation):
+        ranges = source_ranges(part)
+        for row in range(len(part)):
+            for doc in part[row]["doc_ids"].tolist():
+                number, name = origin_of(ranges, doc).removeprefix("number ").split(" of ")
+                answer = json.loads(lines[name][int(number) - 1])["messages"][-1]["content"]
+                text = packed.tokenizer.decode(part[row]["input_ids"].tolist())
+                assert unicodedata.normalize("NFC", answer.strip()) in text
+                assert f"document {doc}: " in shown(part, row)
+                assert f"number {number} of {name}" in shown(part, row)
+    left_out = packed.dropped.row(0, named=True)
+    assert origin_of(ranges, left_out["doc_id"]) == f"number {left_out['row']} of {left_out['source']}"
+    assert origin_of(ranges, 100) == ""
+
+
+def test_two_wishes_are_refused(packed):
+    with pytest.raises(UsageError, match="--row and --longest"):
+        choose_row(packed, 0, longest=True)
+
+
+def test_a_validation_folder_alone_is_shown_without_origins(packed, tmp_path):
+    shutil.copytree(packed.folder / "validation", tmp_path / "alone")
+    text = shown(Artefact(tmp_path / "alone"), 0)
+    assert "trained" in text
+    assert "first.jsonl" not in text
