@@ -160,11 +160,11 @@ def test_what_a_source_cannot_use_goes_to_the_others():
     assert share_out(100, np.array([10, 20]), np.array([1.0, 1.0])).tolist() == [10, 20]
 
 
-def test_quality_prefers_text_to_noise_and_answers_to_stubs():
+def test_quality_prefers_text_to_noise_and_to_short_answers():
     good = "Bees find their way home by the sun, by landmarks and by the smell of their own hive."
-    noise, stub = "#$%^ &*() " * 12, "ok"
+    noise, short = "#$%^ &*() " * 12, "ok"
     documents = pl.DataFrame(
-        {"roles": [["user", "assistant"]] * 3, "contents": [["q", text] for text in (good, noise, stub)]}
+        {"roles": [["user", "assistant"]] * 3, "contents": [["q", text] for text in (good, noise, short)]}
     )
     scores = quality(documents).to_list()
     assert scores[0] == max(scores)
