@@ -22,8 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tokpack import plugins
 from tokpack.errors import InternalError, UsageError
-from tokpack.stages import plan as plan_module
 from tokpack.stages.plan import (
     BUILT_IN,
     bound,
@@ -395,7 +395,7 @@ def test_a_planner_may_come_from_an_entry_point(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(sys.modules, "my_planners", sys.modules[__name__])
     entry = EntryPoint("mine", "my_planners:all_in_one", "tokpack.planners")
-    monkeypatch.setattr(plan_module, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
     assert make_plan([3, 2], 8, "mine").rows == 1
     with pytest.raises(UsageError, match="did you mean 'mine'"):
         resolve("mines")
@@ -417,7 +417,7 @@ def test_a_bad_plan_of_a_plug_in_names_the_plug_in(planner: Any, fault: str) -> 
 
 
 def test_a_bad_plan_of_ours_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "load", lambda target: all_in_one)
+    monkeypatch.setitem(BUILT_IN, "bfd", all_in_one)
     with pytest.raises(InternalError, match="bfd"):
         make_plan([6, 6], 8)
 

@@ -1,5 +1,5 @@
 """Plug-in points are plain functions, found in this order: a callable, a built-in, `"module:function"`,
-an entry point of the group `tokpack.<kind>s`."""
+an entry point of the group `tokpack.<kind>s`. A built-in is a function, or where to load it from."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tokpack.errors import UsageError, near_matches
 
 
 def resolve(
-    kind: str, name: str | Callable[..., Any], builtin: Mapping[str, Callable[..., Any]]
+    kind: str, name: str | Callable[..., Any], builtin: Mapping[str, str | Callable[..., Any]]
 ) -> Callable[..., Any]:
     """The function behind a name. Raises UsageError with near matches for an unknown one."""
     if callable(name):
         return name
     if name in builtin:
-        return builtin[name]
+        found = builtin[name]
+        return found if callable(found) else _from_module(kind, found)
     if ":" in name:
         return _from_module(kind, name)
-    installed = {entry.name: entry for entry in entry_points(group=f"tokpack.{kind}s")}
+    installed = {entry.name: entry.value for entry in entry_points(group=f"tokpack.{kind}s")}
     if name in installed:
-        loaded: Callable[..., Any] = installed[name].load()
-        return loaded
+        return _from_module(kind, installed[name])
     raise UsageError(
         f"no {kind} named {name!r}",
         where=kind,
@@ -36,8 +36,10 @@ def _from_module(kind: str, name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         function: Callable[..., Any] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"cannot load {kind} {name!r}: {error}", where=kind, hint="is its folder on PYTHONPATH?"
         ) from None
+    if not callable(function):
+        raise UsageError(f"{kind} {name!r} is not a function", where=kind)
     return function

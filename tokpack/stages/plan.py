@@ -9,17 +9,16 @@ against a lower bound. Nothing moves here: the write stage gathers tokens by the
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.errors import InternalError, TokpackError, UsageError, near_matches
+from tokpack import plugins
+from tokpack.errors import InternalError, TokpackError, UsageError
 from tokpack.stages.planners.bounds import ceil_bound, l2_bound
 from tokpack.stages.planners.deal import deal, idle_share, row_costs, row_order
 from tokpack.stages.planners.layout import Int32
@@ -39,14 +38,13 @@ __all__ = [
 Planner = Callable[..., Any]
 BoundKind = Literal["ceil", "L2", "LP"]
 
-BUILT_IN = {
+BUILT_IN: dict[str, str | Planner] = {
     "bfd": "tokpack.stages.planners.bfd:bfd",
     "xfill": "tokpack.stages.planners.xfill:xfill",
     "optimal": "tokpack.stages.planners.optimal:optimal",
     "sequential": "tokpack.stages.planners.in_order:sequential",
     "none": "tokpack.stages.planners.in_order:none",
 }
-ENTRY_POINTS = "tokpack.planners"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,40 +115,8 @@ def bound(lengths: npt.ArrayLike, capacity: int) -> int:
 
 
 def resolve(name: str | Planner) -> Planner:
-    """A planner: a callable, a built-in's name, "module:function", or a name of entry point
-    `tokpack.planners`.
-
-    Raises UsageError with near matches for an unknown name, and for one that cannot be imported.
-    """
-    if callable(name):
-        return name
-    if name in BUILT_IN:
-        return load(BUILT_IN[name])
-    if ":" in name:
-        return load(name)
-    plugins = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
-    if name in plugins:
-        return load(plugins[name])
-    raise UsageError(
-        f"no planner named {name!r}",
-        where=f"--planner {name}",
-        hint=f'{near_matches(name, [*BUILT_IN, *plugins])}; your own is given as "module:function"',
-    )
-
-
-def load(target: str) -> Planner:
-    module, _, attribute = target.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"cannot load planner: {error}",
-            where=f"--planner {target}",
-            hint="the form is module:function, with the module importable from here",
-        ) from error
-    if not callable(function):
-        raise UsageError(f"planner {target!r} is not a function", where=f"--planner {target}")
-    return cast(Planner, function)
+    """A planner by name; see `tokpack.plugins`. Raises UsageError for one that cannot be found or loaded."""
+    return plugins.resolve("planner", name, BUILT_IN)
 
 
 def call(
