@@ -13,7 +13,8 @@ import pytest
 from tokpack.config import CleanConfig, SourceConfig
 from tokpack.stages.clean import clean
 from tokpack.stages.normalize import detect_shape, normalize
-from tokpack.stages.read import open_sources, read_blocks
+from tokpack.stages.read import read_blocks
+from tokpack.stages.sources import open_sources
 
 REASON_OF = {
     "empty_answer": "empty_answer",

@@ -199,8 +199,8 @@ def test_the_artefacts_files_and_columns_are_documented():
 
 
 def test_every_format_container_and_ending_is_documented():
-    from tokpack.stages.read import COMPRESSIONS, EXTENSIONS
     from tokpack.stages.rows import FIELDS, ROLE_ALIASES
+    from tokpack.stages.sources import COMPRESSIONS, EXTENSIONS
 
     page = read("docs/input-formats.md")
     words = [*FIELDS, *EXTENSIONS, *EXTENSIONS.values(), *COMPRESSIONS, *ROLE_ALIASES]
@@ -210,7 +210,8 @@ def test_every_format_container_and_ending_is_documented():
 
 def test_every_row_that_shows_a_format_is_read_as_that_format(tmp_path):
     from tokpack.stages.normalize import detect_shape, normalize
-    from tokpack.stages.read import open_sources, read_blocks
+    from tokpack.stages.read import read_blocks
+    from tokpack.stages.sources import open_sources
 
     sections = re.findall(r"^### `(\w+)`\n\n```json\n(.*?)\n```", read("docs/input-formats.md"), re.M | re.S)
     assert len(sections) == 5

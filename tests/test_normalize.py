@@ -14,8 +14,9 @@ from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.stages import normalize as stage
 from tokpack.stages.normalize import detect_shape, normalize
-from tokpack.stages.read import open_sources, read_blocks
+from tokpack.stages.read import read_blocks
 from tokpack.stages.rows import RowError, Shape, row_to_document
+from tokpack.stages.sources import open_sources
 
 
 def run(tmp_path, rows, name="rows.jsonl", **config):

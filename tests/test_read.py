@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.read import line_numbers, open_sources, read_blocks
+from tokpack.stages.read import line_numbers, read_blocks
+from tokpack.stages.sources import open_sources
 
 
 def blocks_of(path: Path, block_bytes: int = 32 << 20):

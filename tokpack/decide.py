@@ -24,8 +24,9 @@ from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import EXACT_DUPLICATE, first_of_equal, held_out
 from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
 from tokpack.stages.normalize import text_documents
-from tokpack.stages.read import line_numbers, open_sources, read_blocks, rows_of
+from tokpack.stages.read import line_numbers, read_blocks, rows_of
 from tokpack.stages.select import OVER_BUDGET, select
+from tokpack.stages.sources import open_sources
 from tokpack.stages.token_batch import TokenBatch
 
 NEAR_DUPLICATE = "near_duplicate"

@@ -32,10 +32,11 @@ from tokpack.stages.dedup import content_hash
 from tokpack.stages.normalize import Normalized, detect_shape, normalize
 from tokpack.stages.plan import Plan, deal, idle_share, make_plan, row_costs, row_order
 from tokpack.stages.plan import resolve as planner
-from tokpack.stages.read import Block, Source, open_sources, read_blocks
+from tokpack.stages.read import Block, read_blocks
 from tokpack.stages.render import Renderer, RenderOptions, render
 from tokpack.stages.rows import Shape
 from tokpack.stages.select import quality
+from tokpack.stages.sources import Source, open_sources
 from tokpack.stages.tokenize import TokenBatch, tokenize
 from tokpack.stages.truncate import truncate
 from tokpack.stages.write import Layout, Placement

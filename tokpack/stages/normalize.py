@@ -25,8 +25,9 @@ import pyarrow.json as pajson
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
-from tokpack.stages.read import Block, Source, first_rows, line_numbers
+from tokpack.stages.read import Block, first_rows, line_numbers
 from tokpack.stages.rows import FIELDS, ROLE_ALIASES, RowDocument, RowError, Shape, row_to_document
+from tokpack.stages.sources import Source
 
 DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "doc_id": pl.Int64,

@@ -1,4 +1,4 @@
-"""Read: inputs -> blocks of about 32 MB, each with its place in the input.
+"""Read: sources -> blocks of about 32 MB, each with its place in the input.
 
 A block is cut by bytes at a row boundary and never crosses a file, so blocks (and with them everything
 downstream) do not depend on how many workers there are. `doc_id` is a row's position over all inputs;
@@ -7,52 +7,23 @@ unreadable rows use theirs up. Parsing belongs to `normalize`; this module only 
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, cast
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
-from tokpack.config import SourceConfig
-from tokpack.errors import DataError, UsageError, near_matches
-
-Container = Literal["jsonl", "json", "parquet", "arrow", "csv", "text", "dataset"]
+from tokpack.errors import DataError
+from tokpack.stages.sources import Source, decompress, open_hashing, seekable, stdin
 
 BLOCK_BYTES = 32 << 20
 BOM = b"\xef\xbb\xbf"
 NEWLINE, SPACE = b"\n "
-EXTENSIONS: dict[str, Container] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-    ".csv": "csv",
-    ".txt": "text",
-}
-COMPRESSIONS = (".gz", ".zst")
-
-
-@dataclass(slots=True)
-class Source:
-    """One input file. `name` is portable (no folder of this machine); `sha256` is set once it was read."""
-
-    name: str
-    path: str
-    container: Container
-    compression: str
-    config: SourceConfig
-    size_bytes: int | None = None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +41,6 @@ class Block:
     data: bytes | pa.Table
     byte_offset: int = 0
     """Where `data` begins in the decompressed source; line formats only."""
-
-
-def open_sources(configs: tuple[SourceConfig, ...]) -> list[Source]:
-    """Expand paths, folders and globs, in a stable order. Raises UsageError for what does not exist."""
-    sources = [source for config in configs for source in _expand(config)]
-    if not sources:
-        raise UsageError("no input given", hint="tokpack pack DATA.jsonl --tokenizer FOLDER -o OUT")
-    _make_names_unique(sources)
-    return sources
 
 
 def read_blocks(sources: list[Source], block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
@@ -118,7 +80,7 @@ def first_rows(source: Source, count: int = 100) -> list[dict[str, Any]]:
     if source.container == "text":
         return [{"text": ""}]
     if source.path == "-":
-        head = _stdin().peek(1 << 16)
+        head = stdin().peek(1 << 16)
         return _parsable(head[: head.rfind(b"\n") + 1] or head, count)
     for _, _, _, data in _chunks(_copy(source), 1 << 16):
         return _parsable(data, count) if isinstance(data, bytes) else data.slice(0, count).to_pylist()
@@ -143,98 +105,6 @@ def _parsable(data: bytes, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-# Inputs to files
-
-
-def _expand(config: SourceConfig) -> Iterator[Source]:
-    path = config.path
-    if path == "-" or "://" in path:
-        yield from _remote(path, config)
-        return
-    folder = Path(path)
-    if folder.is_dir():
-        if (folder / "dataset_info.json").is_file():
-            yield Source(folder.name, path, "dataset", "", config)
-            return
-        if (folder / "dataset_dict.json").is_file():
-            for split in json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]:
-                yield Source(f"{folder.name}/{split}", str(folder / split), "dataset", "", config)
-            return
-        found = sorted(p for p in folder.rglob("*") if p.is_file() and _container(p.name, config))
-        if not found:
-            raise UsageError("no data file in this folder", where=path, hint=_known_extensions())
-        for file in found:
-            yield _file_source(str(file), file.relative_to(folder).as_posix(), config)
-    elif folder.exists():
-        yield _file_source(path, folder.name, config)
-    else:
-        matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - the pattern may be absolute
-        if not matches:
-            known = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-            raise UsageError(
-                f"no such file: {folder.name}",
-                where=path,
-                hint=near_matches(folder.name, known[:50]) if known else "check the path",
-            )
-        for match in matches:
-            yield _file_source(match, Path(match).name, config)
-
-
-def _file_source(path: str, name: str, config: SourceConfig) -> Source:
-    container = _container(name, config)
-    if container is None:
-        raise UsageError(f"cannot tell the file type of {name}", where=path, hint=_known_extensions())
-    return Source(name, path, container, _compression(name), config, Path(path).stat().st_size)
-
-
-def _remote(path: str, config: SourceConfig) -> Iterator[Source]:
-    if path == "-":
-        yield Source("stdin", path, cast(Container, config.container or "jsonl"), "", config)
-        return
-    import fsspec  # late: only remote inputs need it
-
-    try:
-        fs, _, paths = fsspec.get_fs_token_paths(path)
-    except (ImportError, ValueError) as error:
-        raise UsageError(
-            f"cannot open {path}: {error}", where=path, hint="s3:// needs `pip install tokpack[s3]`"
-        ) from None
-    for match in sorted(paths):
-        name = PurePosixPath(match).name
-        container = _container(name, config)
-        if container is None:
-            raise UsageError(f"cannot tell the file type of {name}", where=path, hint=_known_extensions())
-        yield Source(name, fs.unstrip_protocol(match), container, _compression(name), config, fs.size(match))
-
-
-def _container(name: str, config: SourceConfig) -> Container | None:
-    if config.container:
-        return cast(Container, config.container)
-    stem = name.removesuffix(_compression(name)) if _compression(name) else name
-    return EXTENSIONS.get(PurePosixPath(stem).suffix.lower())
-
-
-def _compression(name: str) -> str:
-    return next((end for end in COMPRESSIONS if name.lower().endswith(end)), "")
-
-
-def _known_extensions() -> str:
-    return (
-        "known endings: " + " ".join(EXTENSIONS) + " (each also .gz or .zst); or give `container` in the TOML"
-    )
-
-
-def _make_names_unique(sources: list[Source]) -> None:
-    """`a/data.jsonl` and `b/data.jsonl` become `data.jsonl` and `data.jsonl#2`."""
-    seen: dict[str, int] = {}
-    for source in sources:
-        if source.config.name:
-            source.name = source.config.name
-        seen[source.name] = seen.get(source.name, 0) + 1
-        if seen[source.name] > 1:
-            source.name = f"{source.name}#{seen[source.name]}"
-
-
 # Files to chunks: (rows, lines, byte offset, data)
 
 Chunk = tuple[int, int, int, "bytes | pa.Table"]
@@ -244,8 +114,8 @@ def _chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
     if source.container == "dataset":
         yield from _dataset_chunks(source, block_bytes)
         return
-    with _Hashing(_open_raw(source)) as raw:
-        stream = _decompress(raw, source)
+    with open_hashing(source) as raw:
+        stream = decompress(raw, source)
         try:
             if source.container == "json":
                 yield from _json_chunks(stream, source, block_bytes)
@@ -349,9 +219,9 @@ def _record_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatc
     elif source.container == "parquet":
         import pyarrow.parquet as pq
 
-        yield from pq.ParquetFile(_seekable(stream)).iter_batches(batch_size=4096)
+        yield from pq.ParquetFile(seekable(stream)).iter_batches(batch_size=4096)
     else:
-        yield from _ipc_batches(_seekable(stream))
+        yield from _ipc_batches(seekable(stream))
 
 
 def _ipc_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
@@ -396,87 +266,6 @@ def _merge(batches: Iterator[pa.RecordBatch], block_bytes: int) -> Iterator[pa.T
                 held, size = [], 0
     if held:
         yield pa.Table.from_batches(held)
-
-
-# Streams
-
-
-def _open_raw(source: Source) -> IO[bytes]:
-    if source.path == "-":
-        return _stdin()
-    try:
-        if "://" in source.path:
-            import fsspec
-
-            return cast(IO[bytes], fsspec.open(source.path, "rb").open())
-        return Path(source.path).open("rb")
-    except OSError as error:
-        raise DataError(
-            f"cannot open: {error.strerror or error}", where=source.path, hint="check path and rights"
-        ) from None
-
-
-def _stdin() -> io.BufferedReader:
-    return cast(io.BufferedReader, sys.stdin.buffer)
-
-
-def _decompress(raw: _Hashing, source: Source) -> IO[bytes]:
-    if not source.compression:
-        return cast(IO[bytes], raw)
-    # Arrow's streams read concatenated members and raise on a cut-off file; others end silently.
-    codec = {".gz": "gzip", ".zst": "zstd"}[source.compression]
-    return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec))
-
-
-def _seekable(stream: IO[bytes]) -> IO[bytes]:
-    """Parquet and Arrow files are read at random: compressed or piped ones are buffered whole."""
-    if isinstance(stream, _Hashing) and stream.seekable():
-        return cast(IO[bytes], stream)
-    return io.BytesIO(stream.read())
-
-
-class _Hashing(io.RawIOBase):
-    """Reads through to `raw` and hashes; a file that was read out of order is hashed again at the end."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self._digest, self._linear = raw, hashlib.sha256(), True
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return self._raw is not sys.stdin.buffer and self._raw.seekable()
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._linear = False
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(size)
-        if self._linear:
-            self._digest.update(data)
-        return data
-
-    def hexdigest(self) -> str:
-        if not self._linear:
-            self._raw.seek(0)
-            return hashlib.file_digest(self._raw, "sha256").hexdigest()  # type: ignore[arg-type]
-        while self.read(1 << 20):  # what follows the last frame or array
-            pass
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        if self._raw is not sys.stdin.buffer and not self.closed:
-            self._raw.close()
-        super().close()
 
 
 class _Joined(io.RawIOBase):
