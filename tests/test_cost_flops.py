@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokpack.cost.flops import attention_pairs, flops
+from tokpack.cost.flops import attention_pairs, flops, token_cost
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import ModelShape
 from tokpack.errors import UsageError
@@ -160,3 +160,13 @@ def test_squares_of_int32_lengths_do_not_overflow() -> None:
 def test_methods_that_cannot_train_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Method(**options)
+
+
+@pytest.mark.parametrize("method", [Method(kind="full"), Method(kind="qlora")])
+def test_the_cost_of_a_token_in_pairs_gives_the_ratio_of_two_rows(method: Method) -> None:
+    shape = ModelShape.from_config(LLAMA)
+    token = token_cost(shape, 1024, method=method, checkpointing=True)
+    rows = [[1000], [10] * 100]
+    ours = [token * sum(row) + sum(n * n for n in row) for row in rows]
+    counted = [flops(shape, row, method=method, checkpointing=True).total for row in rows]
+    assert ours[0] / ours[1] == pytest.approx(counted[0] / counted[1], rel=1e-2)

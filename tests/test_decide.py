@@ -12,6 +12,7 @@ import pytest
 from chats import chat, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_samples import LLAMA_8B
 
 import tokpack
 from tokpack.errors import UsageError
@@ -217,6 +218,28 @@ def test_rows_are_dealt_so_that_ranks_have_equal_attention(copies, qwen, tmp_pat
     assert dealt["idle_share"] == pytest.approx(idle, abs=1e-6)
     assert dealt["idle_share"] <= dealt["idle_share_shuffled"]
     assert tokpack.verify(artefact.folder).ok
+
+
+def test_the_models_balance_of_weights_and_attention_is_part_of_the_plan(copies, qwen, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    options = {"tokenizer": str(qwen), "max_length": 1024, "world_size": 2}
+    with_model = tokpack.pack(copies, tmp_path / "a", model=str(tmp_path / "config.json"), **options)
+    dealt = with_model.manifest["plan"]["dealt"]
+    assert dealt["token_cost"] == with_model.manifest["config"]["plan"]["token_cost"] > 1000
+    run = tmp_path / "run.toml"
+    run.write_text(f"[plan]\ntoken_cost = {dealt['token_cost']}\n")
+    by_file = tokpack.pack(copies, tmp_path / "b", config=run, **options)
+    assert by_file.manifest == with_model.manifest
+    alone = tokpack.pack(copies, tmp_path / "c", **options)
+    assert alone.manifest["plan"]["dealt"]["token_cost"] == 0
+    assert alone.manifest["plan"]["dealt"]["idle_share"] > dealt["idle_share"]
+
+
+def test_rows_that_keep_input_order_are_not_dealt(copies, qwen, tmp_path):
+    with pytest.raises(UsageError, match=r"plan\.world_size"):
+        tokpack.pack(
+            copies, tmp_path / "out", tokenizer=str(qwen), planner="sequential", world_size=2, max_length=1024
+        )
 
 
 def test_the_report_says_which_flag_drops_near_duplicates(copies, qwen):

@@ -35,6 +35,7 @@ from tokpack.stages.plan import (
     row_order,
 )
 from tokpack.stages.planners.bfd import best_fit_strips
+from tokpack.stages.planners.even import even_out
 from tokpack.stages.planners.row_by_row import row_by_row_strips
 
 GOLDEN = Path(__file__).parent / "golden" / "plan"
@@ -478,6 +479,48 @@ def test_dealt_rows_are_a_permutation_in_full_steps(
     assert len(leftover) < rows_per_step
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 10**6), min_size=8, max_size=120),
+    st.integers(2, 4),
+    st.integers(2, 6),
+    st.integers(0, 9),
+)
+def test_exchanging_rows_keeps_each_row_and_never_lengthens_training(
+    costs: list[int], ranks: int, hands: int, seed: int
+) -> None:
+    kept = len(costs) // (ranks * hands) * ranks * hands
+    steps = np.random.default_rng(seed).permutation(kept).reshape(-1, hands, ranks)
+    before = steps.copy()
+    of_row = np.array(costs, dtype=np.float64)
+    even = even_out(steps, of_row)
+    assert (steps == before).all()
+    assert sorted(even.reshape(-1)) == list(range(kept))
+    assert of_row[even].sum(axis=1).max(axis=1).sum() <= of_row[steps].sum(axis=1).max(axis=1).sum()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=6, max_size=6))
+def test_with_one_row_a_rank_no_other_steps_wait_less(costs: list[int]) -> None:
+    of_row = np.array(costs, dtype=np.float64)
+    order, _ = deal(of_row, 2, 2, 0)
+    wall = min(
+        sum(max(costs[rows[i]], costs[rows[i + 1]]) for i in (0, 2, 4))
+        for rows in itertools.permutations(range(6))
+    )
+    assert of_row[order].reshape(3, 2).max(axis=1).sum() == wall
+
+
+@pytest.mark.parametrize("rows_per_step", [16, 32, 64, 128])
+def test_ranks_wait_under_half_a_percent_where_a_step_has_two_rows_a_rank(rows_per_step: int) -> None:
+    lengths = many_lengths("skewed", 60_000, 8192)
+    plan = make_plan(lengths, 8192)
+    costs = row_costs(lengths, plan.row_of_doc, linear=0.0, quadratic=1.0)
+    order, _ = deal(costs, 8, rows_per_step, 0)
+    assert idle_share(costs[order], 8, rows_per_step) < 0.005
+    assert idle_share(costs[row_order(plan.rows, 0)], 8, rows_per_step) > 0.05
+
+
 def test_each_rank_gets_as_many_rows_of_like_cost() -> None:
     costs = np.repeat([1.0, 10.0, 100.0], 8)
     order, leftover = deal(costs, 4, 8, seed=0, micro_batch=2)
@@ -521,8 +564,9 @@ def test_real_lengths_meet_the_bound_and_deal_evenly(real_data: Path) -> None:
         assert make_plan(fitting, capacity, "bfd").gap < 0.0005
     plan = make_plan(fitting, 8192)
     costs = row_costs(fitting, plan.row_of_doc, linear=0.0, quadratic=1.0)
-    order, _ = deal(costs, 8, 32, 0)
-    assert idle_share(costs[order], 8, 32) < 0.005
+    for rows_per_step in (16, 32, 64, 128):
+        order, _ = deal(costs, 8, rows_per_step, 0)
+        assert idle_share(costs[order], 8, rows_per_step) < 0.005
     assert idle_share(costs[row_order(plan.rows, 0)], 8, 32) > 0.5
 
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from tokpack import output, pipeline, schema
 from tokpack.artefact import Artefact
 from tokpack.config import Config, load_toml, merge
 from tokpack.corpus import Corpus
+from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
 from tokpack.report.figures import Report, make_report
-from tokpack.report.training import load_training
+from tokpack.report.training import Training, load_training
 from tokpack.stages.write import write_json, writing
 from tokpack.store import TokenStore
 
@@ -43,7 +45,7 @@ def pack(
     out = Path(out)
     config = make_config(data, options)
     training = load_training(config.cost)
-    run = pipeline.Run.start(config, workers)
+    run = pipeline.Run.start(_with_token_cost(config, training), workers)
     seconds: dict[str, float] = {}
     with writing(out):
         output.claim(out, overwrite)
@@ -86,7 +88,7 @@ def analyze(
     """
     config = make_config(data, options)
     training = load_training(config.cost)
-    run = pipeline.Run.start(config, workers)
+    run = pipeline.Run.start(_with_token_cost(config, training), workers)
     with tempfile.TemporaryDirectory(prefix="tokpack-") as folder:
         store = TokenStore(Path(folder), run.fingerprint())
         corpus = _decided(run, store, progress, {})
@@ -120,6 +122,17 @@ def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 def _quiet(tokens: int) -> None:
     """The validation part is small: no progress of its own."""
+
+
+def _with_token_cost(config: Config, training: Training | None) -> Config:
+    """The model's own balance of weights and attention becomes part of the plan: it decides the order."""
+    plan = config.plan
+    if training is None or not plan.world_size or plan.token_cost:
+        return config
+    capacity = config.truncate.max_length
+    checkpointing = training.checkpointing(capacity)
+    cost = token_cost(training.shape, capacity, method=training.method, checkpointing=checkpointing)
+    return replace(config, plan=replace(plan, token_cost=cost))
 
 
 OPTIONS: dict[str, tuple[str, str]] = {

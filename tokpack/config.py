@@ -136,6 +136,9 @@ class PlanConfig:
     """Ranks whose rows are matched by cost; 0 = rows in a seeded shuffle."""
     rows_per_step: int = 1
     """Rows per rank and optimizer step (micro-batch rows x accumulation); with `world_size`."""
+    token_cost: int = 0
+    """Work of a token in the weights, in units of a pair of tokens in attention; with `world_size`. 0: taken
+    from `[cost] model` where one is given, and then recorded here; else attention alone counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +274,13 @@ def _validate(config: Config) -> None:
         (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
         (config.plan.max_docs_per_row >= 0, "plan.max_docs_per_row", "0 (no limit) or more"),
         (config.plan.rows_per_step >= 1, "plan.rows_per_step", "1 or more"),
+        (config.plan.token_cost >= 0, "plan.token_cost", "0 or more"),
+        (
+            config.plan.world_size == 0
+            or (config.plan.world_size > 0 and config.plan.planner != "sequential"),
+            "plan.world_size",
+            "0 or more, and 0 with the planner `sequential`, whose order dealing would undo",
+        ),
         ((config.cost.gpu_price or 0) >= 0, "cost.gpu_price", "dollars per hour, 0 or more"),
         (config.cost.gpu_count >= 1, "cost.gpu_count", "1 or more"),
         (config.cost.rank >= 1, "cost.rank", "1 or more"),

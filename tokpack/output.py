@@ -19,6 +19,7 @@ from tokpack import schema
 from tokpack.corpus import Corpus
 from tokpack.errors import UsageError
 from tokpack.pipeline import Part, Run
+from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Written, write_json, write_shards, write_sums
 
 TRUNCATED = "truncated"
@@ -178,14 +179,7 @@ def _manifest(
             for source, shape in zip(run.sources, run.shapes, strict=True)
         ],
         "shards": written.shards,
-        "plan": {
-            "planner": run.config.plan.planner,
-            "rows": plan.rows,
-            "bound": plan.bound,
-            "bound_kind": plan.bound_kind,
-            "gap": plan.gap,
-            "fill": plan.fill,
-        },
+        "plan": plan_record(run.config.plan.planner, plan, part.dealt),
         "ledger": ledger,
         "config": run.config.portable(),
     }

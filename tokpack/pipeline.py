@@ -23,14 +23,15 @@ import polars as pl
 import xxhash
 
 from tokpack import ledger as ledgers
-from tokpack.config import Config, PlanConfig
+from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import DataError, UsageError
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.dedup import content_hash
 from tokpack.stages.normalize import Normalized, detect_shape, normalize
-from tokpack.stages.plan import Plan, deal, idle_share, make_plan, row_costs, row_order
+from tokpack.stages.order import order_rows
+from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read import Block, read_blocks
 from tokpack.stages.render import Renderer, RenderOptions, render
@@ -271,25 +272,6 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
     plan = make_plan(
         pieces["length"].to_numpy(), run.config.truncate.max_length, settings.planner, seed, limit
     )
-    rows = np.arange(plan.rows) if settings.planner == "sequential" else row_order(plan.rows, seed)
-    dealt: dict[str, Any] = {}
-    if settings.world_size and not validation:
-        rows, dealt = _deal(settings, pieces["length"].to_numpy(), plan, seed)
+    order = replace(settings, world_size=0) if validation else settings
+    rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)
     return Part(pieces, plan, Layout.of(plan.row_of_doc, rows), dealt)
-
-
-def _deal(settings: PlanConfig, lengths: Any, plan: Plan, seed: int) -> tuple[Any, dict[str, Any]]:
-    """Rows in an order in which the ranks of a step have equal attention to compute; and figures of it."""
-    step = settings.world_size * settings.rows_per_step
-    costs = row_costs(lengths, plan.row_of_doc, linear=0.0, quadratic=1.0)
-    order, leftover = deal(costs, settings.world_size, step, seed)
-    shuffled = row_order(plan.rows, seed)
-    figures = {
-        "world_size": settings.world_size,
-        "rows_per_step": settings.rows_per_step,
-        "steps": len(order) // step,
-        "leftover_rows": len(leftover),
-        "idle_share": round(idle_share(costs[order], settings.world_size, step), 6),
-        "idle_share_shuffled": round(idle_share(costs[shuffled], settings.world_size, step), 6),
-    }
-    return np.concatenate([order, leftover]), figures

@@ -102,6 +102,20 @@ def flops(
     )
 
 
+def token_cost(
+    shape: ModelShape, capacity: int, *, method: Method | None = None, checkpointing: bool = False
+) -> int:
+    """Work of a token in the weights, in units of what one of n * n pairs of tokens costs in attention.
+
+    A row's work is then `token_cost * tokens + sum(n * n)` over its documents. Attention windows shorter than
+    `capacity` make the pair cheaper, as it is in a document that fills the row.
+    """
+    token = flops(shape, [1], method=method, checkpointing=checkpointing).total
+    row = flops(shape, [capacity], method=method, checkpointing=checkpointing).total
+    pair = (row - capacity * token) / (capacity * capacity)
+    return round(token / pair)
+
+
 def _attention(shape: ModelShape, lengths: np.ndarray, causal: bool) -> float:
     per_pair = 2.0 * shape.num_heads * (shape.qk_dim + shape.v_dim)
     pairs = {w: attention_pairs(lengths, w, causal=causal) for w in set(shape.windows)}

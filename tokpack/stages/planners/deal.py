@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.errors import UsageError
+from tokpack.stages.planners.even import even_out
 from tokpack.stages.planners.layout import Int32, Int64, noise
 
 Float64 = npt.NDArray[np.float64]
@@ -48,7 +49,8 @@ def deal(
     Rows sorted by cost are cut into hands of `world_size` neighbours, one row for each rank. A step is made
     of a few runs of neighbouring hands drawn by seed, so it mixes cheap and dear rows and no stage of
     training sees only long documents; within it the dearest row of each hand goes to the rank with the least
-    work so far.
+    work so far. Then rows change places within and across steps where that saves waiting (`even.py`); with
+    one row a rank and step the sorted hands themselves are the best there is.
 
     `order` holds full steps alone. `leftover`, fewer than `rows_per_step` rows drawn at random, is the
     caller's to train on as a short last step or to leave out, and to report.
@@ -63,7 +65,7 @@ def deal(
     run = max(size for size in range(1, LONGEST_RUN + 1) if hands_per_step % size == 0)
     runs = order[np.argsort(costs[order], kind="stable")].reshape(-1, run * world_size)
     runs = runs[np.argsort(noise(len(runs), seed, "runs"), kind="stable")]
-    steps = seat(runs.reshape(-1, hands_per_step, world_size), costs)
+    steps = even_out(seat(runs.reshape(-1, hands_per_step, world_size), costs), costs)
     return steps.reshape(-1, micro_batch, world_size).swapaxes(1, 2).reshape(-1), leftover
 
 
