@@ -8,7 +8,7 @@ from __future__ import annotations
 from tokpack.cost.capacity import CapacityCurve, CapacityPoint, capacity_curve
 from tokpack.cost.estimate import Calibration, Estimate, api_cost, compare, estimate
 from tokpack.cost.figure import Figure
-from tokpack.cost.flops import Flops, attention_pairs, flops
+from tokpack.cost.flops import Flops, attention_pairs, flops, token_cost
 from tokpack.cost.gpus import ApiPrice, Gpu, find_gpu, gpu_price, load_apis, load_gpus
 from tokpack.cost.memory import Fit, Memory, fits, memory
 from tokpack.cost.method import Method
@@ -47,4 +47,5 @@ __all__ = [
     "memory",
     "run_plan",
     "slot_table",
+    "token_cost",
 ]
