@@ -36,6 +36,7 @@ from tokpack.report.cost_words import flops as flops_words
 from tokpack.report.figures import Report
 from tokpack.report.html import page
 from tokpack.report.training import Documents, load_training, model_config, model_name
+from tokpack.report.words import make_bill
 from tokpack.stages.plan import make_plan
 
 
@@ -249,6 +250,52 @@ def test_managed_services_bill_content_times_epochs(cost: dict[str, Any]) -> Non
     )
 
 
+def test_a_service_that_was_asked_for_comes_first_and_stands_beside_the_gpu() -> None:
+    run = dataclasses.replace(planned(epochs=3.0), api=load_apis()["together-lora-100b"])
+    cost = make_cost(run, documents(RAW, KEPT))
+    assert cost is not None
+    first = cost["api"][0]
+    assert (first["key"], first["chosen"]) == ("together-lora-100b", True)
+    assert [service["key"] for service in cost["api"]].count("together-lora-16b") == 1
+    assert not any(service["chosen"] for service in cost["api"][1:])
+    assert money(first["cleaned"]) in cost_words(cost).service
+    assert not cost_words(make_cost(planned(), documents(RAW))).service  # type: ignore[arg-type]
+
+
+def test_a_service_that_does_not_take_the_model_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B | {"num_hidden_layers": 320}))
+    with pytest.raises(UsageError, match="up to 16B, this one has") as error:
+        load_training(CostConfig(model=str(tmp_path), api="together-lora-16b"))
+    assert "together-lora-100b" in str(error.value.hint)
+    assert "together-lora-69b" not in str(error.value.hint)
+    own = tmp_path / "apis.toml"
+    own.write_text("[mine]\nusd_per_million = 2\n")
+    settings = CostConfig(model=str(tmp_path), api="mine", apis=str(own))
+    run = load_training(settings)
+    assert run is not None
+    assert run.api is not None
+    assert run.api.usd_per_million == 2
+
+
+def test_every_way_says_what_it_saves_of_padded_batches(cost: dict[str, Any]) -> None:
+    padded = way(cost, "padded to longest")
+    for line in cost["comparison"]:
+        saved = line["saved"]
+        assert saved["slots"]["value"] == padded["slots"]["value"] - line["slots"]["value"]
+        assert saved["money"]["value"] == pytest.approx(padded["money"]["value"] - line["money"]["value"])
+        assert saved["share"]["value"] == pytest.approx(1 - line["flops"]["value"] / padded["flops"]["value"])
+
+
+def test_slots_and_bill_say_the_same_hours() -> None:
+    data = sample(training=planned())
+    hours_of_ten = 10 * (1 - data["cost"]["saved_share"]["value"])
+    assert f"packed rows take about {hours_of_ten:.1f}." in make_bill(data).explanation
+    assert not any("attention" in note for note in make_bill(data).notes)
+    alone = make_bill(sample())
+    assert any("--model" in note for note in alone.notes)
+    assert data["slots"][1]["slots"] == way(data["cost"], "padded to longest")["slots"]["value"]
+
+
 def test_without_a_gpu_there_is_work_and_memory_and_no_money() -> None:
     cost = make_cost(planned(gpu=""), documents(RAW, KEPT))
     assert cost is not None
@@ -299,10 +346,10 @@ def test_equal_data_gives_equal_bytes() -> None:
 def test_a_gpu_without_a_price_asks_for_the_flag(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(LLAMA_8B))
-    with pytest.raises(UsageError, match="no price known for V100") as error:
-        load_training(CostConfig(model=str(config), gpu="v100"))
+    with pytest.raises(UsageError, match="no price known for V100-32GB") as error:
+        load_training(CostConfig(model=str(config), gpu="v100-32gb"))
     assert error.value.where == "--gpu-price"
-    assert load_training(CostConfig(model=str(config), gpu="v100", gpu_price=1.0)) is not None
+    assert load_training(CostConfig(model=str(config), gpu="v100-32gb", gpu_price=1.0)) is not None
     with pytest.raises(UsageError, match="unknown GPU 'a11'") as near:
         load_training(CostConfig(model=str(config), gpu="a11"))
     assert "A10" in str(near.value.hint)

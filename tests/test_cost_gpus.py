@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tokpack.cost import Gpu, find_gpu, gpu_price, load_apis, load_gpus
+from tokpack.cost import Gpu, find_api, find_gpu, gpu_price, load_apis, load_gpus
 from tokpack.errors import UsageError
 
 
 def test_every_gpu_names_its_sources_and_the_day_they_were_read() -> None:
     gpus = load_gpus()
-    assert len(gpus) == 14
+    assert len(gpus) == 15
     for gpu in gpus.values():
         assert gpu.sources, gpu.key
         assert all(url.startswith("https://") for url in gpu.sources)
@@ -23,7 +23,11 @@ def test_every_gpu_names_its_sources_and_the_day_they_were_read() -> None:
 
 
 def test_only_cards_without_bf16_are_marked_fp16() -> None:
-    assert {key for key, gpu in load_gpus().items() if gpu.dtype == "fp16"} == {"T4", "V100"}
+    assert {key for key, gpu in load_gpus().items() if gpu.dtype == "fp16"} == {
+        "T4",
+        "V100",
+        "V100-32GB",
+    }
 
 
 def test_every_api_price_names_its_source() -> None:
@@ -43,6 +47,14 @@ def test_an_unknown_gpu_lists_what_it_may_be() -> None:
         find_gpu("h100")
     with pytest.raises(UsageError, match="known: A10"):
         find_gpu("zzz")
+
+
+def test_a_service_is_found_however_it_is_written_and_near_names_are_listed() -> None:
+    assert find_api("Together LoRA 16B").key == "together-lora-16b"
+    with pytest.raises(UsageError, match="'fireworks-lora-16b' or") as error:
+        find_api("fireworks")
+    assert error.value.where == "--api"
+    assert "--apis FILE" in str(error.value.hint)
 
 
 def test_a_user_file_overrides_figures_and_adds_gpus(tmp_path: Path) -> None:
@@ -80,7 +92,7 @@ def test_a_missing_user_file_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_a_gpu_without_a_price_asks_for_the_flag() -> None:
-    gpu = load_gpus()["MI300X"]
+    gpu = load_gpus()["V100-32GB"]
     with pytest.raises(UsageError, match="--gpu-price USD_PER_HOUR"):
         gpu_price(gpu)
     assert gpu_price(gpu, 1.5).value == 1.5

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_samples import sample
 
-from tokpack.report.figures import Report, bin_edges, length_figures, padded_slots
+from tokpack.cost import run_plan
+from tokpack.report.figures import Report, bin_edges, length_figures
 from tokpack.report.words import REASONS, make_bill, share
 from tokpack.stages.rules import RULES
 
@@ -44,9 +45,14 @@ def test_held_out_documents_are_no_saving() -> None:
     assert raw["slots"] == report["slots"][3]["slots"]
 
 
-def test_padded_slots_counts_a_short_last_batch() -> None:
-    assert padded_slots(np.array([3, 5, 1, 2, 9, 1]), batch=4) == 4 * 5 + 2 * 9
-    assert padded_slots(np.array([], np.int64)) == 0
+def test_steps_of_packed_rows_are_those_of_the_equal_recipe() -> None:
+    data = sample()
+    lines = data["slots"]
+    assert [line["steps"] for line in lines[:5]] == [50] * 5
+    plan = run_plan(documents=400, packed_rows=data["plan"]["rows"], batch_size=8)
+    assert lines[5]["steps"] == plan.equal.steps
+    assert lines[5]["saved"] == lines[1]["slots"] - lines[5]["slots"]
+    assert lines[1]["saved"] == 0
 
 
 @pytest.mark.parametrize(

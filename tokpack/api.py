@@ -164,6 +164,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "model": ("cost", "model"),
     "gpu": ("cost", "gpu"),
     "gpus": ("cost", "gpus"),
+    "api": ("cost", "api"),
+    "apis": ("cost", "apis"),
     "gpu_price": ("cost", "gpu_price"),
     "gpu_count": ("cost", "gpu_count"),
     "method": ("cost", "method"),

@@ -88,6 +88,13 @@ Model = Annotated[
 ]
 GpuName = Annotated[str | None, typer.Option("--gpu", help="GPU to train on, such as a10 or h100-sxm.")]
 GpuFile = Annotated[Path | None, typer.Option("--gpus", help="TOML file with GPUs and prices of your own.")]
+ApiName = Annotated[
+    str | None,
+    typer.Option("--api", help="Managed service to set beside the GPU, such as together-lora-16b."),
+]
+ApiFile = Annotated[
+    Path | None, typer.Option("--apis", help="TOML file with services and prices of your own.")
+]
 GpuPrice = Annotated[float | None, typer.Option(help="Dollars per GPU-hour; the table's when not given.")]
 GpuCount = Annotated[int | None, typer.Option(help="GPUs that train at once (default 1).")]
 Method = Annotated[str | None, typer.Option(help="qlora (default), lora or full.")]
@@ -137,6 +144,8 @@ def analyze(
     model: Model = None,
     gpu: GpuName = None,
     gpus: GpuFile = None,
+    api: ApiName = None,
+    apis: ApiFile = None,
     gpu_price: GpuPrice = None,
     gpu_count: GpuCount = None,
     method: Method = None,
@@ -203,6 +212,8 @@ def pack(
     model: Model = None,
     gpu: GpuName = None,
     gpus: GpuFile = None,
+    api: ApiName = None,
+    apis: ApiFile = None,
     gpu_price: GpuPrice = None,
     gpu_count: GpuCount = None,
     method: Method = None,
@@ -393,7 +404,8 @@ def _options(given: dict[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
     }
     options["map"] = parse_map(options["map"]) if options["map"] else None
     options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options["mfu"] else None
-    options["gpus"] = str(options["gpus"]) if options["gpus"] else None
+    for flag in ("gpus", "apis"):
+        options[flag] = str(options[flag]) if options[flag] else None
     options["eos"] = False if options.pop("no_eos") else None
     options["budget"] = parse_tokens(options["budget"]) if options["budget"] else None
     for flag in ("strict", "paranoid", "mask_personal"):

@@ -158,6 +158,10 @@ class CostConfig:
     """Name in the table of GPUs; empty: FLOPs and memory, no hours and no money."""
     gpus: str = ""
     """TOML file with GPUs of your own, and figures that replace the table's."""
+    api: str = ""
+    """Managed fine-tuning service to set beside the GPU, by its name in the table."""
+    apis: str = ""
+    """TOML file with services of your own, and prices that replace the table's."""
     gpu_price: float | None = None
     """Dollars per GPU-hour; the table's price when not given."""
     gpu_count: int = 1
@@ -227,7 +231,8 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     for source in data.get("source", []):
         _anchor(source, "path", path.parent)
     _anchor(data.get("render", {}), "chat_template", path.parent)
-    _anchor(data.get("cost", {}), "gpus", path.parent)
+    for key in ("gpus", "apis"):
+        _anchor(data.get("cost", {}), key, path.parent)
     against = data.get("decontaminate", {}).get("against")
     if isinstance(against, list):
         data["decontaminate"]["against"] = [_beside(item, path.parent) for item in against]

@@ -6,10 +6,10 @@ Some functions bear their module's name: `from tokpack.cost import estimate` is 
 from __future__ import annotations
 
 from tokpack.cost.capacity import CapacityCurve, CapacityPoint, capacity_curve
-from tokpack.cost.estimate import Calibration, Estimate, api_cost, compare, estimate
+from tokpack.cost.estimate import Calibration, Estimate, api_cost, compare, estimate, spent
 from tokpack.cost.figure import Figure
 from tokpack.cost.flops import Flops, attention_pairs, flops, token_cost
-from tokpack.cost.gpus import ApiPrice, Gpu, find_gpu, gpu_price, load_apis, load_gpus
+from tokpack.cost.gpus import ApiPrice, Gpu, find_api, find_gpu, gpu_price, load_apis, load_gpus
 from tokpack.cost.memory import Fit, Memory, fits, memory
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import Matrix, ModelShape
@@ -38,6 +38,7 @@ __all__ = [
     "capacity_curve",
     "compare",
     "estimate",
+    "find_api",
     "find_gpu",
     "fits",
     "flops",
@@ -47,5 +48,6 @@ __all__ = [
     "memory",
     "run_plan",
     "slot_table",
+    "spent",
     "token_cost",
 ]

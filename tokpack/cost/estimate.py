@@ -27,6 +27,8 @@ class Calibration:
     tokens_per_second: float | None = None
     """Slots a second, padding included where rows are padded."""
     flops_per_second: float | None = None
+    note: str = ""
+    """What was measured."""
 
     def __post_init__(self) -> None:
         given = [v for v in (self.tokens_per_second, self.flops_per_second) if v is not None]
@@ -139,7 +141,11 @@ def _hours(
     else:
         speed = calibration.flops_per_second or 0.0
         hours = work.value / speed / 3600
-        note = f"{speed / 1e12:g} TFLOP/s, measured ({speed / gpu.flops:.0%} MFU)"
+        note = f"{speed / 1e12:.4g} TFLOP/s, measured"
+        if gpu.flops:
+            note += f" ({speed / gpu.flops:.0%} MFU)"
+    if calibration.note:
+        note += f" {calibration.note}"
     return Figure(hours, "GPU-hours", "measured", note)
 
 
@@ -157,6 +163,20 @@ def compare(
         run = estimate(shape, row.widths, gpu, **{"slots": slots, "micro_batches": row.steps, **options})
         out.append((row, run))
     return out
+
+
+def spent(seconds: float, gpu: Gpu, *, gpu_count: int = 1, price_usd_h: float | None = None) -> Figure:
+    """Dollars that `seconds` of training on `gpu_count` GPUs have cost: a measured time at a list price.
+
+    Raises UsageError when no price is known.
+    """
+    price = gpu_price(gpu, price_usd_h)
+    return Figure(
+        seconds / 3600 * gpu_count * price.value,
+        "USD",
+        weakest("measured", price.source),
+        f"{seconds:.0f} s on {gpu_count} {gpu.key} at {price.value:g} USD/GPU-hour ({price.note})",
+    )
 
 
 def api_cost(tokens: int, epochs: float, price: ApiPrice) -> Figure:

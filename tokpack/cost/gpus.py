@@ -18,7 +18,10 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU: `tflops` is the dense tensor peak in `dtype`, `memory_gb` as sold (counted in GiB)."""
+    """One GPU: `tflops` is the dense tensor peak in `dtype`, `memory_gb` as sold (counted in GiB).
+
+    `tflops` is 0 for a device whose speed was measured.
+    """
 
     key: str
     tflops: float
@@ -78,15 +81,23 @@ def find_gpu(name: str, gpus: Mapping[str, Gpu] | None = None) -> Gpu:
 
     Raises UsageError with the nearest names.
     """
-    gpus = load_gpus() if gpus is None else gpus
-    by_name = {_plain(key): gpu for key, gpu in gpus.items()}
-    gpu = by_name.get(_plain(name))
-    if gpu is None:
-        starts = [key for key in gpus if _plain(key).startswith(_plain(name))]
-        near = near_matches(name.upper(), gpus)
+    return _find("GPU", "--gpu", name, load_gpus() if gpus is None else gpus)
+
+
+def find_api(name: str, apis: Mapping[str, ApiPrice] | None = None) -> ApiPrice:
+    """A managed fine-tuning price by its key, found as `find_gpu` finds a GPU."""
+    return _find("service", "--api", name, load_apis() if apis is None else apis)
+
+
+def _find(kind: str, flag: str, name: str, table: Mapping[str, Row]) -> Row:
+    by_name = {_plain(key): row for key, row in table.items()}
+    row = by_name.get(_plain(name))
+    if row is None:
+        starts = [key for key in table if _plain(key).startswith(_plain(name))]
+        near = near_matches(name.upper() if kind == "GPU" else name.lower(), table)
         hint = "did you mean " + " or ".join(map(repr, starts)) + "?" if starts else near
-        raise UsageError(f"unknown GPU {name!r}", where="--gpu", hint=f"{hint} Add yours with --gpus FILE.")
-    return gpu
+        raise UsageError(f"unknown {kind} {name!r}", where=flag, hint=f"{hint} Add yours with {flag}s FILE.")
+    return row
 
 
 def gpu_price(gpu: Gpu, price_usd_h: float | None = None) -> Figure:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokpack.cost import Figure, api_cost, capacity_curve, load_apis
+from tokpack.cost import ApiPrice, Figure, api_cost, capacity_curve
 from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint, fit_lengths
 from tokpack.cost.gpus import GIB
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
@@ -63,7 +63,7 @@ def _point(training: Training, documents: Documents, point: CapacityPoint) -> di
         "truncated_documents": count(point.truncated_documents, "documents"),
         "flops": figure(run.flops) if run else count(point.flops * training.settings.epochs, "FLOPs"),
         "hours": figure(run.gpu_hours) if run else None,
-        "money": figure(run.money) if run else None,
+        "money": training.money(run),
         "memory": Figure(fit.memory.total / GIB, "GiB", "assumed", "one row").to_dict() if fit else None,
         "fits": fit.fits if fit else None,
         "checkpointing": checkpointing,
@@ -90,33 +90,43 @@ def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
                     **line,
                     "hours": figure(run.gpu_hours),
                     "wall_hours": figure(run.wall_hours),
-                    "money": figure(run.money),
+                    "money": training.money(run) if own else figure(run.money),
                 }
             )
-    return sorted(out, key=lambda card: (card["money"]["value"], card["key"]))
+    return sorted(out, key=lambda card: (card["money"]["value"] if card["money"] else 0.0, card["key"]))
 
 
 def managed(training: Training, documents: Documents) -> list[dict[str, Any]]:
-    """Services that bill by the token, for models of this size and for models of their own."""
-    size, epochs = training.shape.total_params / 1e9, training.settings.epochs
-    raw, kept = int(documents.raw.sum()), int(documents.pieces.sum())
-    out, seen = [], set()
-    for price in sorted(load_apis().values(), key=lambda p: (p.max_params_b or np.inf, p.key)):
-        if price.max_params_b is not None and (size > price.max_params_b or price.provider in seen):
-            continue
-        if price.max_params_b is not None:
+    """Services that bill by the token, for models of this size and for models of their own.
+
+    A provider's smallest price class that takes the model; the service that was asked for comes first.
+    """
+    size = training.shape.total_params / 1e9
+    chosen, seen = [], set()
+    for price in sorted(training.apis.values(), key=lambda p: (p.max_params_b or np.inf, p.key)):
+        asked = training.api is not None and price.key == training.api.key
+        if price.max_params_b is not None and not asked:
+            if size > price.max_params_b or price.provider in seen:
+                continue
             seen.add(price.provider)
-        out.append(
-            {
-                "key": price.key,
-                "provider": price.provider,
-                "model": price.model,
-                "own_model": price.max_params_b is None,
-                "as_it_came": api_cost(raw, epochs, price).to_dict(),
-                "cleaned": api_cost(kept, epochs, price).to_dict(),
-            }
-        )
-    return out
+        chosen.append((not asked, price))
+    return [
+        _service(training, documents, price, chosen=not rank)
+        for rank, price in sorted(chosen, key=lambda entry: entry[0])
+    ]
+
+
+def _service(training: Training, documents: Documents, price: ApiPrice, *, chosen: bool) -> dict[str, Any]:
+    epochs = training.settings.epochs
+    return {
+        "key": price.key,
+        "provider": price.provider,
+        "model": price.model,
+        "own_model": price.max_params_b is None,
+        "chosen": chosen,
+        "as_it_came": api_cost(int(documents.raw.sum()), epochs, price).to_dict(),
+        "cleaned": api_cost(int(documents.pieces.sum()), epochs, price).to_dict(),
+    }
 
 
 def advise(cost: dict[str, Any], capacity: int) -> list[dict[str, Any]]:
@@ -248,7 +258,7 @@ def _capacity(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
 def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
     """A cheaper card, where list prices make one."""
     chosen = next((card for card in cost["cards"] if card["chosen"]), None)
-    if chosen is None or cost["cards"][0]["chosen"]:
+    if chosen is None or chosen["money"] is None or cost["cards"][0]["chosen"]:
         return None
     best = cost["cards"][0]
     saves, share = saving(chosen | {"flops": {"value": 0.0}}, best)

@@ -11,10 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from tokpack.cost import Figure, RunPlan, Settings, SlotRow, flops, gpu_price, memory, run_plan, slot_table
+from tokpack.cost import (
+    Figure,
+    Gpu,
+    RunPlan,
+    Settings,
+    SlotRow,
+    flops,
+    gpu_price,
+    memory,
+    run_plan,
+    slot_table,
+)
 from tokpack.cost.gpus import GIB
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
-from tokpack.report.advice import advise, cards, curve, managed
+from tokpack.report.advice import advise, cards, curve, managed, saving
 from tokpack.report.training import Documents, Training, count, figure
 
 
@@ -44,7 +55,8 @@ def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None
             "learning_rate": training.settings.learning_rate,
             "mfu": list(training.settings.mfu),
         },
-        "estimate": final.to_dict() if final else None,
+        "estimate": final.to_dict() | {"money": training.money(final)} if final else None,
+        "calibrated": training.calibration is not None,
         "comparison": table,
         "saved_share": saved_share(table),
         "memory": fit,
@@ -77,12 +89,18 @@ def _gpu(training: Training) -> dict[str, Any] | None:
         "key": gpu.key,
         "name": gpu.name or gpu.key,
         "count": training.settings.gpu_count,
-        "peak": Figure(gpu.tflops, "TFLOP/s", "assumed", f"dense {gpu.dtype}, from data sheets").to_dict(),
+        "peak": _peak(gpu),
         "memory": Figure(gpu.memory_gb, "GiB", "assumed", "as sold").to_dict(),
-        "price": gpu_price(gpu, training.settings.gpu_price).to_dict(),
+        "price": gpu_price(gpu, training.settings.gpu_price).to_dict() if training.priced else None,
         "sources": list(gpu.sources),
         "read": gpu.read.isoformat() if gpu.read else None,
     }
+
+
+def _peak(gpu: Gpu) -> dict[str, Any] | None:
+    if not gpu.tflops:
+        return None
+    return Figure(gpu.tflops, "TFLOP/s", "assumed", f"dense {gpu.dtype}, from data sheets").to_dict()
 
 
 def comparison(training: Training, documents: Documents, checkpointing: bool) -> list[dict[str, Any]]:
@@ -99,7 +117,13 @@ def comparison(training: Training, documents: Documents, checkpointing: bool) ->
         cleaned_lengths=None if untouched else documents.pieces,
         cleaned_rows=None if untouched else documents.rows,
     )
-    return [_way(training, row, untouched, checkpointing) for row in table]
+    ways = [_way(training, row, untouched, checkpointing) for row in table]
+    padded = next(way for way in ways if way["key"] == PADDED_LONGEST)
+    for way in ways:
+        money, share = saving(padded, way)
+        fewer = padded["slots"]["value"] - way["slots"]["value"]
+        way["saved"] = {"slots": count(fewer, "slots"), "share": count(share, "share"), "money": money}
+    return ways
 
 
 def _way(training: Training, row: SlotRow, untouched: bool, checkpointing: bool) -> dict[str, Any]:
@@ -129,17 +153,17 @@ def _way(training: Training, row: SlotRow, untouched: bool, checkpointing: bool)
         "flops": figure(run.flops) if run else count(work.total * settings.epochs, "FLOPs"),
         "hours": figure(run.gpu_hours) if run else None,
         "wall_hours": figure(run.wall_hours) if run else None,
-        "money": figure(run.money) if run else None,
+        "money": training.money(run),
         "energy": figure(run.energy) if run else None,
     }
 
 
 def way_name(key: str, batch_size: int, untouched: bool) -> str:
     names = {
-        PADDED_MAX: "as it came, padded to the full row",
-        PADDED_LONGEST: f"as it came, padded to the longest of {batch_size}",
-        PADDED_SORTED: f"as it came, sorted by length, padded to the longest of {batch_size}",
-        PACKED: "packed" if untouched else "as it came, packed",
+        PADDED_MAX: "padded to the full row",
+        PADDED_LONGEST: f"padded to the longest of {batch_size}",
+        PADDED_SORTED: f"sorted by length, padded to the longest of {batch_size}",
+        PACKED: "packed" if untouched else "packed as it came",
         PACKED_CLEANED: "cleaned and packed",
     }
     return names[key]

@@ -20,17 +20,17 @@ from tokpack.report.charts import (
     Part,
     bar_chart,
 )
-from tokpack.report.cost_words import PARTS, amount, ends, flops, hours, money
+from tokpack.report.cost_words import PARTS, amount, ends, hours, measure, measured
 from tokpack.report.svg import draw
 
 
 def ways_chart(cost: dict[str, Any]) -> Chart:
     """Each way to train: from zero to the low end of its cost, and on to the high end."""
     bars = []
+    key, _ = measure(cost)
     for way in cost["comparison"]:
-        priced = way["money"] is not None
-        low, high = ends(way["money"] if priced else way["flops"])
-        value = f"{money(way['money'])}, {hours(way['hours'])}" if priced else flops(way["flops"])
+        low, high = ends(way[key])
+        value = measured(cost, way) + (f", {hours(way['hours'])}" if key == "money" else "")
         about = f"{way['name']}: {value}"
         parts = [Part(0, low, ACCENT, about), Part(low, high, SOFT, about)]
         bars.append(Bar(way["name"], value, parts, strong=way is cost["comparison"][-1]))
@@ -69,10 +69,9 @@ def curve_chart(cost: dict[str, Any]) -> Chart:
 def _curve(cost: dict[str, Any], width: int) -> str:
     import altair as alt
 
-    points = [_point(point, cost["curve"]) for point in cost["curve"]["points"]]
+    points = [_point(cost, point) for point in cost["curve"]["points"]]
     levels = money_ticks(max(point["high"] for point in points))
-    priced = cost["estimate"] is not None
-    labels = {level: _level(level, priced) for level in levels}
+    labels = {level: _level(level, cost) for level in levels}
     step = levels[1]
     capacities = [point["capacity"] for point in points]
     low, high = capacities[0] / 1.15, capacities[-1] * 1.15
@@ -110,10 +109,10 @@ def _curve(cost: dict[str, Any], width: int) -> str:
     return draw(alt.layer(*layers), title, width - left - 24, PLOT_HEIGHT, padding)
 
 
-def _point(point: dict[str, Any], curve: dict[str, Any]) -> dict[str, Any]:
-    low, high = ends(point["money"] or point["flops"])
-    words = money(point["money"]) if point["money"] else flops(point["flops"])
-    about = f"{point['capacity']:,} tokens a row: {words}"
+def _point(cost: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+    curve = cost["curve"]
+    low, high = ends(point[measure(cost)[0]])
+    about = f"{point['capacity']:,} tokens a row: {measured(cost, point)}"
     if point["truncated"]["value"]:
         about += f", {point['truncated_share']['value']:.2%} of the tokens cut"
     marks = []
@@ -161,10 +160,11 @@ def _marks(points: list[dict[str, Any]]) -> list[Any]:
     return layers
 
 
-def _level(level: float, priced: bool) -> str:
+def _level(level: float, cost: dict[str, Any]) -> str:
     if not level:
         return "0"
-    return f"${amount(level)}" if priced else flops({"value": level})
+    key, words = measure(cost)
+    return f"${amount(level)}" if key == "money" else words({"value": level})
 
 
 def thinned(values: list[int], most: int) -> list[int]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.report.cost_charts import curve_chart, memory_chart, ways_chart
-from tokpack.report.cost_words import amount, cost_words, curve_words, flops, hours, money
+from tokpack.report.cost_words import (
+    UNITS,
+    amount,
+    cost_words,
+    curve_words,
+    flops,
+    hours,
+    measure,
+    measured,
+    money,
+    priced,
+    timed,
+)
 from tokpack.report.safe import one_line
 from tokpack.report.words import share
 
@@ -16,8 +28,10 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     return {
         "words": cost_words(cost),
-        "priced": cost["estimate"] is not None,
-        "ways": [(way["name"], money(way["money"]) or flops(way["flops"])) for way in cost["comparison"]],
+        "unit": UNITS[measure(cost)[0]],
+        "range": "high" in cost["comparison"][-1][measure(cost)[0]],
+        "timed": timed(cost),
+        "ways": _ways(cost),
         "facts": _facts(cost),
         "advice": _advice(cost),
         "plan": _plan(cost),
@@ -35,9 +49,11 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
                 "hours": hours(card["hours"]),
                 "money": money(card["money"]),
                 "hours_value": card["hours"]["value"],
-                "money_value": card["money"]["value"],
+                "money_value": card["money"]["value"] if card["money"] else 0,
                 "about": ", ".join(
-                    ["this run"] * card["chosen"] + ["gradient checkpointing"] * card["checkpointing"]
+                    ["this run"] * card["chosen"]
+                    + ["gradient checkpointing"] * card["checkpointing"]
+                    + ["measured"] * (card["hours"]["source"] == "measured")
                 ),
             }
             for card in cost["cards"]
@@ -48,6 +64,7 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
                 one_line(service["model"], 60),
                 money(service["as_it_came"]),
                 money(service["cleaned"]),
+                service["chosen"],
             )
             for service in cost["api"]
         ],
@@ -56,6 +73,30 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
         ],
         "assumptions": _assumptions(cost),
     }
+
+
+def _ways(cost: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each way to train: what it takes, and what it saves of padded batches."""
+    key, _ = measure(cost)
+    lines = []
+    for way in cost["comparison"]:
+        saved = way["saved"]
+        less = saved["share"]["value"] > 0
+        lines.append(
+            {
+                "name": way["name"],
+                "value": measured(cost, way),
+                "number": way[key]["value"],
+                "slots": way["slots"]["value"],
+                "steps": way["steps"]["value"],
+                "fill": share(way["fill"]["value"], 1),
+                "fill_value": way["fill"]["value"],
+                "less": f"{saved['share']['value']:.0%}" if less else "",
+                "less_value": saved["share"]["value"],
+                "less_money": money(saved["money"]) if less and saved["money"] else "",
+            }
+        )
+    return lines
 
 
 def _facts(cost: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -126,8 +167,8 @@ def _points(cost: dict[str, Any]) -> list[dict[str, Any]]:
             "cut_value": point["truncated_share"]["value"],
             "memory": f"{point['memory']['value']:.1f} GiB" if point["memory"] else "",
             "memory_value": point["memory"]["value"] if point["memory"] else 0,
-            "cost": money(point["money"]) or flops(point["flops"]),
-            "cost_value": (point["money"] or point["flops"])["value"],
+            "cost": measured(cost, point),
+            "cost_value": point[measure(cost)[0]]["value"],
         }
         for point in cost["curve"]["points"]
     ]
@@ -135,13 +176,15 @@ def _points(cost: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _assumptions(cost: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What is assumed: name, value, where it is from."""
-    out = []
-    if cost["gpu"]:
-        gpu = cost["gpu"]
+    out, gpu = [], cost["gpu"]
+    if priced(cost):
         price = gpu["price"]
+        out.append(("Price", f"${amount(price['value'])} per GPU-hour", one_line(price["note"], 200)))
+    if cost["calibrated"]:
+        out.append(("Speed", "measured", one_line(cost["estimate"]["gpu_hours"]["note"], 200)))
+    elif gpu:
         low, high = cost["recipe"]["mfu"]
-        out = [
-            ("Price", f"${amount(price['value'])} per GPU-hour", one_line(price["note"], 200)),
+        out += [
             ("Peak", f"{gpu['peak']['value']:g} TFLOP/s", one_line(gpu["peak"]["note"], 200)),
             ("Utilisation", f"{low:.0%} to {high:.0%}", "of the peak, the same for every way to train"),
         ]

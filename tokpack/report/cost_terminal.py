@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
-from tokpack.report.cost_words import PARTS, cost_words, curve_words, flops, hours, money
+from tokpack.report.cost_words import PARTS, UNITS, cost_words, curve_words, hours, measure, measured, money
 from tokpack.report.safe import one_line
-from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, facts_grid, plain_table
+from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import share
+
+COMMAND = 120
+"""Columns of facts and the command."""
 
 
 def cost_bill(cost: dict[str, Any]) -> RenderableType:
@@ -23,27 +26,34 @@ def cost_bill(cost: dict[str, Any]) -> RenderableType:
         Text(words.explanation),
         Text(words.setting, style=QUIET),
     ]
-    facts = facts_grid([("fits", words.fit), ("steps", words.steps), ("train with", words.command)])
+    lines = [("fits", words.fit), ("or by API", words.service), ("steps", words.steps)]
+    facts = facts_grid([line for line in lines if line[1]] + [("train with", words.command)])
     warnings = [Text(f"! {warning}", style=BAD) for warning in words.warnings]
-    parts = [Constrain(Group(*head), READABLE), ways_table(cost), advice_table(cost), facts]
-    return Group(*(item for part in parts[:-1] for item in (part, Text())), facts, *warnings)
+    parts: list[RenderableType] = [Constrain(Group(*head), READABLE), WaysTable(cost), advice_table(cost)]
+    parts.append(Constrain(Group(facts, *warnings), COMMAND))
+    return Group(*(item for part in parts for item in (part, Text())))
 
 
-def ways_table(cost: dict[str, Any]) -> Table:
-    """The same training in several ways: slots, GPU time, money."""
-    priced = cost["estimate"] is not None
-    last = ("GPU time", "money") if priced else ("work",)
-    table = plain_table("The same data, trained in other ways", "", "slots an epoch", "full", *last)
-    for way in cost["comparison"]:
-        work = [hours(way["hours"]), money(way["money"])] if priced else [flops(way["flops"])]
-        table.add_row(
-            Text(way["name"]),
-            f"{way['slots']['value']:,}",
-            share(way["fill"]["value"], 1),
-            *work,
-            style="bold" if way is cost["comparison"][-1] else "",
-        )
-    return table
+class WaysTable:
+    """The same training in several ways: slots, GPU time, money; steps and the saving where there is room."""
+
+    def __init__(self, cost: dict[str, Any]) -> None:
+        self.cost = cost
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        cost, wide = self.cost, options.max_width >= WIDE
+        last = measure(cost)[0]
+        names = ["slots an epoch", "full", *["steps"] * wide, *["GPU time"] * (last == "money"), UNITS[last]]
+        table = plain_table("The same data, trained in other ways", "", *names, *["less"] * wide)
+        for way in cost["comparison"]:
+            cells = [f"{way['slots']['value']:,}", share(way["fill"]["value"], 1)]
+            cells += [f"{way['steps']['value']:,}"] * wide + [hours(way["hours"])] * (last == "money")
+            cells.append(measured(cost, way))
+            saved = way["saved"]["share"]["value"]
+            cells += [f"{saved:.0%}" if saved > 0 else ""] * wide
+            style = "bold" if way is cost["comparison"][-1] else ""
+            table.add_row(Text(way["name"]), *cells, style=style)
+        yield table
 
 
 def advice_table(cost: dict[str, Any]) -> RenderableType:
@@ -73,7 +83,8 @@ def cost_details(cost: dict[str, Any]) -> list[RenderableType]:
         parts.append(cards_table(cost))
     if cost["api"]:
         parts.append(services_table(cost))
-    return [*parts, memory_table(cost), Constrain(Text(SOURCES, style=QUIET), READABLE)]
+    sources = MEASURED if cost["calibrated"] else SOURCES
+    return [*parts, memory_table(cost), Constrain(Text(sources, style=QUIET), READABLE)]
 
 
 SOURCES = (
@@ -81,14 +92,19 @@ SOURCES = (
     " the GPU (dated tables in the package), the share of the peak that is reached, the same for all ways to"
     " train, and the overhead of NF4. --json names the source of every figure."
 )
+MEASURED = (
+    "Computed: parameters, slots, FLOPs, steps, memory of weights and activations. Measured: the speed of"
+    " this machine, taken to be the same for all ways to train. Assumed: the price, and all that is said of"
+    " other cards. --json names the source of every figure."
+)
 
 
 def capacities_table(cost: dict[str, Any]) -> RenderableType:
     curve = cost["curve"]
-    priced = cost["estimate"] is not None
-    columns = ("rows", "full", "tokens cut", "memory", "money" if priced else "work")
-    table = plain_table("Other lengths of a row", "tokens a row", *columns, "")
-    table.columns[-1].justify = "left"
+    last = UNITS[measure(cost)[0]]
+    table = plain_table("Other lengths of a row", "length", "rows", "full", "cut", "memory", last, "")
+    table.columns[0].justify, table.columns[0].no_wrap = "right", True
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
     for point in curve["points"]:
         marks = [
             word
@@ -106,7 +122,7 @@ def capacities_table(cost: dict[str, Any]) -> RenderableType:
             share(point["fill"]["value"], 1),
             share(point["truncated_share"]["value"], 1, 2),
             f"{point['memory']['value']:.1f} GiB" if point["memory"] else "",
-            money(point["money"]) if priced else flops(point["flops"]),
+            measured(cost, point),
             Text(", ".join(marks), style=QUIET),
         )
     return Group(table, Constrain(Text(curve_words(curve), style=QUIET), READABLE))
@@ -117,6 +133,7 @@ def cards_table(cost: dict[str, Any]) -> Table:
     table.columns[-1].justify = "left"
     for card in cost["cards"]:
         marks = ["this run"] * card["chosen"] + ["checkpointing"] * card["checkpointing"]
+        marks += ["measured"] * (card["hours"]["source"] == "measured")
         table.add_row(
             Text(one_line(card["key"], 40)),
             hours(card["hours"]),
@@ -131,7 +148,8 @@ def services_table(cost: dict[str, Any]) -> Table:
     table = plain_table("Managed fine-tuning, billed by the token", "", "as it came", "cleaned")
     for service in cost["api"]:
         name = f"{service['provider']}, {service['model']}"
-        table.add_row(Text(one_line(name, 80)), money(service["as_it_came"]), money(service["cleaned"]))
+        prices = money(service["as_it_came"]), money(service["cleaned"])
+        table.add_row(Text(one_line(name, 80)), *prices, style="bold" if service["chosen"] else "")
     return table
 
 

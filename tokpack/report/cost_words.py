@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ PARTS = {
 TIMES = ((3600, "h", 1.0), (60, "min", 60.0), (0, "s", 3600.0))
 """Seconds from which a unit is used, and how many of it make an hour."""
 
+UNITS = {"money": "money", "hours": "GPU time", "flops": "work"}
+"""What a bill counts in, in words."""
+
 Fig = dict[str, Any]
 
 
@@ -36,6 +40,8 @@ class CostWords:
     explanation: str
     setting: str
     fit: str
+    service: str
+    """What a managed service would bill; empty unless one was asked for."""
     steps: str
     command: str
     warnings: list[str]
@@ -48,20 +54,43 @@ def cost_words(cost: dict[str, Any]) -> CostWords:
         explanation=_explanation(cost),
         setting=_setting(cost),
         fit=fit_words(cost),
+        service=_service(cost),
         steps=_steps(plan),
         command=command(cost),
         warnings=[one_line(text, 200) for text in plan["warnings"] + cost["model"]["notes"]],
     )
 
 
+def timed(cost: dict[str, Any]) -> bool:
+    """Whether the bill knows hours: there is a GPU, or the present device was measured."""
+    return cost["estimate"] is not None
+
+
+def priced(cost: dict[str, Any]) -> bool:
+    """Whether the bill knows money."""
+    return cost["estimate"] is not None and cost["estimate"]["money"] is not None
+
+
+def measure(cost: dict[str, Any]) -> tuple[str, Callable[[Fig], str]]:
+    """What the bill counts in, as a key of its ways and capacities, and how it is written: money where there
+    is a price, else hours, else work."""
+    if priced(cost):
+        return "money", money
+    return ("hours", hours) if timed(cost) else ("flops", flops)
+
+
+def measured(cost: dict[str, Any], line: dict[str, Any]) -> str:
+    """A way or a capacity in what the bill counts in."""
+    key, words = measure(cost)
+    return words(line[key])
+
+
 def _headline(cost: dict[str, Any]) -> str:
-    final = cost["estimate"]
-    if final is None:
-        return f"Training takes {flops(cost['comparison'][-1]['flops'])}"
-    if cost["memory"]["fits"] is False:
-        gpu = one_line(cost["gpu"]["key"], 30)
-        return f"Training would cost {money(final['money'])}, but does not fit on {gpu}"
-    return f"Training costs {money(final['money'])}"
+    verb = ("costs", "would cost") if priced(cost) else ("takes", "would take")
+    much = measured(cost, cost["comparison"][-1])
+    if cost["memory"]["fits"] is not False:
+        return f"Training {verb[0]} {much}"
+    return f"Training {verb[1]} {much}, but does not fit on {one_line(cost['gpu']['key'], 30)}"
 
 
 def _explanation(cost: dict[str, Any]) -> str:
@@ -74,6 +103,8 @@ def _explanation(cost: dict[str, Any]) -> str:
         return f"{much} ({flops(padded['flops'])}). Give --gpu for hours and money."
     gpus = one_line(cost["gpu"]["key"], 40)
     where = f"on one {gpus}" if cost["gpu"]["count"] == 1 else f"on {cost['gpu']['count']} {gpus}"
+    if not priced(cost):
+        return f"On {where[3:]}, as measured. {much} ({hours(padded['wall_hours'])}). --gpu-price adds money."
     return f"{hours(final['wall_hours'])} {where}. {much} ({money(padded['money'])})."
 
 
@@ -88,9 +119,21 @@ def _setting(cost: dict[str, Any]) -> str:
         text += ", gradient checkpointing"
     if cost["gpu"] is None:
         return text + "."
+    if priced(cost):
+        text += f"; ${amount(cost['gpu']['price']['value'])} per GPU-hour"
+    if cost["calibrated"]:
+        return f"{text}; {cost['estimate']['gpu_hours']['note']}."
     low, high = recipe["mfu"]
-    price = cost["gpu"]["price"]["value"]
-    return f"{text}; ${amount(price)} per GPU-hour; {low:.0%} to {high:.0%} of the GPU's peak is assumed."
+    return f"{text}; {low:.0%} to {high:.0%} of the GPU's peak is assumed."
+
+
+def _service(cost: dict[str, Any]) -> str:
+    """`$0.52 at Together AI (open models up to 16B, LoRA), by the token; $0.54 as it came`."""
+    chosen = next((service for service in cost["api"] if service["chosen"]), None)
+    if chosen is None:
+        return ""
+    who = f"{one_line(chosen['provider'], 40)} ({one_line(chosen['model'], 60)})"
+    return f"{money(chosen['cleaned'])} at {who}, by the token; {money(chosen['as_it_came'])} as it came"
 
 
 def fit_words(cost: dict[str, Any]) -> str:

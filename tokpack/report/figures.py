@@ -15,11 +15,14 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import ledger as ledgers
+from tokpack.config import CostConfig
 from tokpack.corpus import Corpus
+from tokpack.cost import SlotRow, run_plan, slot_table
+from tokpack.cost.slots import PACKED
 from tokpack.pipeline import Part, Run
 from tokpack.report.bill import make_cost
 from tokpack.report.training import Documents, Training
-from tokpack.report.words import BATCH, make_bill
+from tokpack.report.words import make_bill
 from tokpack.stages.plan import make_plan
 
 BINS = 40
@@ -84,7 +87,8 @@ def make_report(
         ],
         "ledger": ledger,
         "lengths": length_figures(kept["tokens"].to_numpy(), part.plan.capacity),
-        "slots": slot_figures(training["tokens"].to_numpy(), lengths, part),
+        "batch_size": run.config.cost.batch_size,
+        "slots": slot_figures(training["tokens"].to_numpy(), lengths, part, run.config.cost),
         "plan": plan_figures(part),
         "drops": _drops(corpus, ledger),
         "counters": corpus.counters,
@@ -122,17 +126,14 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
 
 
 def planned_ledger(run: Run, corpus: Corpus, part: Part) -> dict[str, Any]:
-    quarantined: dict[str, int] = {}
-    for line in corpus.quarantined:
-        name = json.loads(line)["source"]
-        quarantined[name] = quarantined.get(name, 0) + 1
     packed = {
         "rows": part.plan.rows,
         "capacity": part.plan.capacity,
         "tokens": int(part.pieces["length"].sum()),
         "trained": int(part.pieces["trained"].sum()),
     }
-    return ledgers.build(corpus.docs, [source.name for source in run.sources], quarantined, packed)
+    names = [source.name for source in run.sources]
+    return ledgers.build(corpus.docs, names, corpus.quarantined_by_source(), packed)
 
 
 def length_figures(tokens: Lengths, capacity: int) -> dict[str, Any]:
@@ -166,48 +167,50 @@ def bin_edges(low: int, high: int, capacity: int) -> Lengths:
     return np.unique(np.clip(edges, low, high + 1).astype(np.int64))
 
 
-def slot_figures(raw: Lengths, kept: Lengths, part: Part) -> list[dict[str, Any]]:
-    """Token slots that the same training costs unpacked and packed, dearest first.
+def slot_figures(raw: Lengths, kept: Lengths, part: Part, recipe: CostConfig) -> list[dict[str, Any]]:
+    """Token slots and optimizer steps of an epoch, unpacked and packed.
 
     `raw`: every tokenised document as it came, cut to the capacity, but those held out. `kept`: the pieces
-    that are packed.
+    that are packed. Packed rows are trained with the equal recipe of `run_plan`. `saved` is against padded
+    batches of the documents as they came.
     """
-    capacity = part.plan.capacity
-    raw = np.minimum(raw[raw > 0], capacity)
-    as_is = np.asarray(kept)
-
-    def line(name: str, documents: Lengths, slots: int, rows: int) -> dict[str, Any]:
-        tokens = int(documents.sum())
-        return {
-            "name": name,
-            "rows": rows,
-            "tokens": tokens,
-            "slots": slots,
-            "fill": tokens / slots if slots else 0.0,
-        }
-
+    capacity, batch, rows = part.plan.capacity, recipe.batch_size, part.plan.rows
+    dirty = slot_table(raw[raw > 0], capacity, batch, len(raw))
+    clean = slot_table(kept, capacity, batch, rows)
+    padded = f"padded to the longest of {batch}"
+    table = {
+        "nothing cleaned, padded to capacity": dirty[0],
+        f"nothing cleaned, {padded}": dirty[1],
+        "cleaned, padded to capacity": clean[0],
+        f"cleaned, {padded}": clean[1],
+        f"cleaned, sorted by length, {padded}": clean[2],
+        "cleaned and packed": clean[3],
+    }
     return [
-        line("nothing cleaned, padded to capacity", raw, len(raw) * capacity, len(raw)),
-        line(f"nothing cleaned, padded to the longest of {BATCH}", raw, padded_slots(raw), len(raw)),
-        line("cleaned, padded to capacity", as_is, len(as_is) * capacity, len(as_is)),
-        line(f"cleaned, padded to the longest of {BATCH}", as_is, padded_slots(as_is), len(as_is)),
-        line(
-            f"cleaned, sorted by length, padded to the longest of {BATCH}",
-            as_is,
-            padded_slots(np.sort(as_is)),
-            len(as_is),
-        ),
-        line("cleaned and packed", as_is, part.plan.rows * capacity, part.plan.rows),
+        {
+            "name": name,
+            "rows": row.rows,
+            "tokens": row.content,
+            "slots": row.slots,
+            "fill": row.fill,
+            "steps": _steps(row, len(kept), recipe),
+            "saved": dirty[1].slots - row.slots,
+        }
+        for name, row in table.items()
     ]
 
 
-def padded_slots(lengths: Lengths, batch: int = BATCH) -> int:
-    """Slots of batches in this order, each padded to its longest document."""
-    if not len(lengths):
+def _steps(row: SlotRow, documents: int, recipe: CostConfig) -> int:
+    if not row.rows:
         return 0
-    starts = np.arange(0, len(lengths), batch)
-    sizes = np.minimum(batch, len(lengths) - starts)
-    return int((np.maximum.reduceat(lengths.astype(np.int64), starts) * sizes).sum())
+    plan = run_plan(
+        documents=documents if row.name == PACKED else row.rows,
+        packed_rows=row.rows,
+        batch_size=recipe.batch_size,
+        accumulation=recipe.accumulation,
+        gpu_count=recipe.gpu_count,
+    )
+    return plan.equal.steps if row.name == PACKED else plan.before.steps
 
 
 def plan_figures(part: Part) -> dict[str, Any]:

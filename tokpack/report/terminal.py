@@ -19,11 +19,9 @@ from rich.text import Text
 from tokpack.ledger import HELD_OUT
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.safe import one_line, snippet
-from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, facts_grid, plain_table
+from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import REASONS, SLOT, counted, counters, left_out, make_bill, share
 
-WIDE = 110
-"""Columns from which tables show all they have."""
 MOST_ROWS = 20
 
 
@@ -44,8 +42,8 @@ def report_view(data: dict[str, Any]) -> RenderableType:
 def artefact_panel(manifest: dict[str, Any]) -> RenderableType:
     """One screen about a finished artefact."""
     plan = manifest["plan"]
-    documents = counted(manifest["documents"], "document")
-    title = Text(f"{documents} packed into {counted(manifest['rows'], 'row')}", style=f"bold {GOOD}")
+    held = documents(manifest["documents"], manifest)
+    title = Text(f"{held} packed into {counted(manifest['rows'], 'row')}", style=f"bold {GOOD}")
     facts = [
         ("rows", _rows_fact(manifest["rows"], manifest["capacity"], plan)),
         ("tokens", f"{manifest['tokens']:,}, {_trained(manifest['trained_tokens'], manifest['tokens'])}"),
@@ -64,7 +62,7 @@ def _head(data: dict[str, Any]) -> Text:
     name = one_line(data["inputs"][0]["name"], 40) if files == 1 else counted(files, "file")
     tokenizer = one_line(data["tokenizer"], 40)
     return Text(
-        f"{counted(read, 'document')} in {name}, tokenizer {tokenizer}, rows of {data['capacity']:,} tokens",
+        f"{documents(read, data)} in {name}, tokenizer {tokenizer}, rows of {data['capacity']:,} tokens",
         style=QUIET,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from tokpack.config import CostConfig
 from tokpack.cost import (
+    ApiPrice,
+    Calibration,
     Estimate,
     Figure,
     Fit,
@@ -19,9 +21,11 @@ from tokpack.cost import (
     Method,
     ModelShape,
     estimate,
+    find_api,
     find_gpu,
     fits,
     gpu_price,
+    load_apis,
     load_gpus,
 )
 from tokpack.cost.hf_config import max_positions
@@ -43,6 +47,11 @@ class Training:
     method: Method
     gpu: Gpu | None
     gpus: dict[str, Gpu]
+    apis: dict[str, ApiPrice] = field(default_factory=load_apis)
+    api: ApiPrice | None = None
+    """The service that the user asked for."""
+    calibration: Calibration | None = None
+    """Speed measured on `gpu`."""
 
     def fit(self, capacity: int, gpu: Gpu, checkpointing: bool) -> Fit:
         """Memory of one row of `capacity` tokens."""
@@ -70,11 +79,15 @@ class Training:
     def run(
         self, widths: Lengths, micro_batches: int, checkpointing: bool, gpu: Gpu | None = None
     ) -> Estimate | None:
-        """Hours and money; None without a GPU. A price of the user's holds for the GPU of the user's."""
+        """Hours and money; None without a GPU. Price and speed of the user's hold for the GPU of the user's.
+
+        The money of a measured device without a price is 0: `priced` says whether it means anything.
+        """
         card = gpu or self.gpu
         if card is None:
             return None
         settings = self.settings
+        own_price = settings.gpu_price if self.priced else 0.0
         return estimate(
             self.shape,
             widths,
@@ -85,8 +98,20 @@ class Training:
             micro_batches=micro_batches,
             mfu=(settings.mfu[0], settings.mfu[1]),
             gpu_count=settings.gpu_count,
-            price_usd_h=settings.gpu_price if gpu is None else None,
+            price_usd_h=own_price if gpu is None else None,
+            calibration=self.calibration if gpu is None else None,
         )
+
+    @property
+    def priced(self) -> bool:
+        """Whether hours on `gpu` have a price."""
+        if self.gpu is None:
+            return False
+        return self.settings.gpu_price is not None or self.gpu.price_usd_h is not None
+
+    def money(self, run: Estimate | None) -> dict[str, Any] | None:
+        """The money of a run on `gpu`, where it has a price."""
+        return run.money.to_dict() if run is not None and self.priced else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +133,16 @@ class Documents:
     """Rows that the planner makes of other lengths, at another capacity."""
 
 
-def load_training(settings: CostConfig) -> Training | None:
+def load_training(settings: CostConfig, measured: bool = False) -> Training | None:
     """Read the model's config and find the GPU; None when no model is given.
 
+    `measured`: the speed of the present device will be measured, which needs no GPU of the table.
     Raises UsageError before any work is done: unknown GPU, no price for it, a model that cannot be read, or
     a setting that needs a model when there is none.
     """
     if not settings.model:
         given = [f.name for f in fields(settings) if getattr(settings, f.name) != f.default]
+        given += ["calibrate"] if measured else []
         if given:
             raise UsageError(
                 "a cost needs the model that is trained",
@@ -128,17 +155,34 @@ def load_training(settings: CostConfig) -> Training | None:
     gpu = find_gpu(settings.gpu, gpus) if settings.gpu else None
     if gpu is not None:
         gpu_price(gpu, settings.gpu_price)
-    elif settings.gpu_price is not None:
+    elif settings.gpu_price is not None and not measured:
         raise UsageError("a price without a GPU", where="--gpu-price", hint="add --gpu NAME")
+    shape = ModelShape.from_config(path)
+    apis = load_apis(settings.apis or None)
     return Training(
         settings=settings,
         name=model_name(settings.model),
-        shape=ModelShape.from_config(path),
+        shape=shape,
         max_positions=max_positions(path),
         method=Method(kind=settings.method, rank=settings.rank),
         gpu=gpu,
         gpus=gpus,
+        apis=apis,
+        api=_service(settings.api, apis, shape) if settings.api else None,
     )
+
+
+def _service(name: str, apis: dict[str, ApiPrice], shape: ModelShape) -> ApiPrice:
+    """The service of that name. Raises UsageError when it does not take models of this size."""
+    price, size = find_api(name, apis), shape.total_params / 1e9
+    if price.max_params_b is not None and size > price.max_params_b:
+        others = [p.key for p in apis.values() if p.max_params_b is not None and size <= p.max_params_b]
+        raise UsageError(
+            f"{price.key} is for models of up to {price.max_params_b:g}B, this one has {size:.3g}B",
+            where="--api",
+            hint="for this size: " + (", ".join(others) or "none in the table; add yours with --apis FILE"),
+        )
+    return price
 
 
 def model_config(name: str) -> Path:

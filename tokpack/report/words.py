@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokpack.ledger import HELD_OUT
+from tokpack.schema import is_preference
 
-BATCH = 8
-"""Documents a batch in the comparison with padding."""
 WORTH_TELLING = 0.02
 """A saving below this share of all slots is called small."""
 SLOT = (
@@ -21,6 +20,8 @@ REASONS = {
     "no_answer": "no assistant turn: nothing to learn from",
     "empty_answer": "an answer that is only white space",
     "prompt_equals_answer": "the answer repeats the prompt",
+    "chosen_equals_rejected": "both answers of the pair are the same",
+    "pair_dropped": "the other answer of its pair is left out",
     "mojibake": "garbled letters, text read in a wrong encoding",
     "html_boilerplate": "a scraped web page: menus, scripts and footer around the text",
     "gopher_repetition": "text that repeats itself",
@@ -59,7 +60,7 @@ class Bill:
     headline: str
     explanation: str
     before: int
-    """Slots in batches of BATCH, uncleaned, padded to their longest document."""
+    """Slots in batches, uncleaned, padded to their longest document."""
     after: int
     """Slots of the packed rows."""
     lines: list[tuple[str, int]]
@@ -74,7 +75,7 @@ def make_bill(data: dict[str, Any]) -> Bill:
         return Bill("Nothing is left to train on", _nothing_left(data), raw, packed, [])
     saved = 1 - packed / raw if raw else 0.0
     lines = [
-        (f"as it came, in batches of {BATCH} padded to their longest", raw),
+        (f"as it came, in batches of {data['batch_size']} padded to their longest", raw),
         (_cleaning(data, cleaned - raw), cleaned - raw),
         (_packing(data, packed - cleaned), packed - cleaned),
         ("what you train on", packed),
@@ -83,10 +84,18 @@ def make_bill(data: dict[str, Any]) -> Bill:
     explanation = f"{packed:,} slots in packed rows, {raw:,} in padded batches."
     if saved >= WORTH_TELLING:
         explanation = f"{packed:,} slots instead of {raw:,}."
-        explanation += (
-            f" Where padded batches train for 10 hours, packed rows take about {packed / raw * 10:.1f}."
-        )
+        hours = 10 * (1 - work_saved(data))
+        explanation += f" Where padded batches train for 10 hours, packed rows take about {hours:.1f}."
     return Bill(_headline(saved), explanation, raw, packed, lines, _notes(data, by_length, packed))
+
+
+def work_saved(data: dict[str, Any]) -> float:
+    """Share of the training time that cleaning and packing save: of the FLOPs where a bill counted them, else
+    of the slots."""
+    if cost := data.get("cost"):
+        return float(cost["saved_share"]["value"])
+    padded, packed = data["slots"][1]["slots"], data["slots"][-1]["slots"]
+    return 1 - float(packed) / padded if padded else 0.0
 
 
 def _headline(saved: float) -> str:
@@ -111,15 +120,15 @@ def _packing(data: dict[str, Any], change: int) -> str:
 
 def _nothing_left(data: dict[str, Any]) -> str:
     read = data["ledger"]["documents"]["read"]
-    return f"Of {counted(read, 'document')} none is kept. The reasons are below."
+    return f"Of {documents(read, data)} none is kept. The reasons are below."
 
 
 def _notes(data: dict[str, Any], by_length: int, packed: int) -> list[str]:
     mean = data["plan"]["documents_per_row"]["mean"]
     more, less = by_length / packed - 1, 1 - by_length / packed
     versus = f"{more:.1%} more than packed" if more >= 0 else f"{less:.1%} fewer than packed"
-    notes = [
-        "Hours follow from slots alone; the cost of attention is not counted.",
+    notes = [] if data.get("cost") else ["Hours follow from slots alone; --model counts attention, too."]
+    notes += [
         f"Sorting documents by length before padding would take {by_length:,} slots, {versus}, but then a"
         " batch holds only documents of one length and is no random sample.",
     ]
@@ -155,6 +164,12 @@ def counters(data: dict[str, Any]) -> list[tuple[int, str]]:
 
 def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def documents(number: int, data: dict[str, Any]) -> str:
+    """`"12 documents"`, of preference pairs `"12 documents (6 pairs)"`; `data` of a report or a manifest."""
+    text = counted(number, "document")
+    return f"{text} ({counted(number // 2, 'pair')})" if is_preference(data) else text
 
 
 def share(part: float, whole: float, digits: int = 1) -> str:
