@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from torch.nn.functional import cross_entropy
-from trainer_rows import LENGTHS, make_documents, tiny_llama, write_artefact
+from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_artefact
 
 from tokpack.errors import UsageError, VerifyError
-from trainer_plugin import PackedCollator, PackedDataset, PackedTrainer, load_recipe
+from trainer_plugin import PackedCollator, PackedDataset, load_recipe
+from trainer_plugin.guards import refuse_arguments
 from trainer_plugin.recipe import training_arguments
 
 DOCUMENTS = make_documents(LENGTHS * 3)
@@ -43,14 +44,6 @@ def lora(model, seed=0):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     return model
-
-
-def trainer_for(model, dataset, tmp_path, *, loss="token", trainer=None, eval_dataset=None, **flags):
-    recipe = load_recipe(method="full", loss=loss, trainer={"use_cpu": True, **(trainer or {})}, **flags)
-    arguments = training_arguments(recipe, tmp_path)
-    return PackedTrainer(
-        model, arguments, train_dataset=dataset, eval_dataset=eval_dataset, loss=loss, progress=False
-    )
 
 
 def reference_loss(model, documents, loss):
@@ -288,15 +281,49 @@ def test_what_would_mix_documents_or_weights_is_refused(dataset, tmp_path):
         trainer_for(tiny_llama(), dataset, tmp_path, loss="document", trainer={"label_smoothing_factor": 0.1})
 
 
-def test_data_parallel_in_one_process_and_iterable_datasets_are_refused(dataset, tmp_path):
-    trainer = trainer_for(tiny_llama("tokpack"), dataset, tmp_path)
-    trainer.args._n_gpu = 2
-    with pytest.raises(UsageError, match="DataParallel over 2 GPUs"):
-        trainer._refuse_settings()
-    trainer.args._n_gpu = 1
-    trainer.train_dataset = SimpleNamespace(__iter__=lambda: iter(()))
+def test_iterable_datasets_are_refused(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(())
+
     with pytest.raises(UsageError, match="iterable dataset"):
-        trainer._refuse_settings()
+        trainer_for(tiny_llama("tokpack"), Stream(), tmp_path, max_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_gpu": 2}, "DataParallel over 2 GPUs"),
+        ({"world_size": 2, "average_tokens_across_devices": False}, "average_tokens_across_devices"),
+        ({"cp_enabled": True}, "context parallelism"),
+        ({"fsdp": "true"}, "FSDP was asked for, but accelerate ignores it on CPUs"),
+    ],
+)
+def test_ways_to_distribute_that_tear_rows_apart_or_do_nothing_are_refused(monkeypatch, changes, message):
+    """Settings of machines that the tests do not have, as accelerate and transformers present them."""
+    arguments = SimpleNamespace(
+        n_gpu=1, use_cache=False, world_size=1, average_tokens_across_devices=True, label_smoothing_factor=0
+    )
+    parallel = SimpleNamespace(cp_enabled=False, sp_enabled=False)
+    accelerator = SimpleNamespace(
+        parallelism_config=parallel, num_processes=2, distributed_type=SimpleNamespace(value="MULTI_CPU")
+    )
+    refuse_arguments(arguments, accelerator, "token")
+    for name, value in changes.items():
+        if name == "fsdp":
+            monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
+        else:
+            setattr(parallel if name == "cp_enabled" else arguments, name, value)
+    with pytest.raises(UsageError, match=message):
+        refuse_arguments(arguments, accelerator, "token")
+
+
+def test_positions_of_text_and_image_are_refused(dataset, tmp_path):
+    trainer = trainer_for(tiny_llama("tokpack"), dataset, tmp_path)
+    batch = PackedCollator()([dataset[0]])
+    batch["position_ids"] = batch["position_ids"].expand(3, 1, -1)
+    with pytest.raises(UsageError, match="3-D positions"):
+        trainer.compute_loss(trainer.model, batch)
 
 
 def test_training_does_not_start_when_documents_see_each_other(dataset, tmp_path, monkeypatch):

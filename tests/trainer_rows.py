@@ -122,3 +122,23 @@ def save_tiny_model(folder: Path, **changes: Any) -> str:
     sizes = {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.15}
     tiny_llama(**{**sizes, **changes}).save_pretrained(folder)
     return vocab_digest(tokenizer.get_vocab())
+
+
+def trainer_for(
+    model: Any, dataset: Any, folder: Path, *, options: Any = None, trainer: Any = None, **flags: Any
+) -> Any:
+    """A PackedTrainer on CPU. `options` go to it, `trainer` to TrainingArguments, the rest to the recipe."""
+    from trainer_plugin import PackedTrainer, load_recipe
+    from trainer_plugin.recipe import training_arguments
+
+    held_out = flags.pop("eval_dataset", None)
+    recipe = load_recipe(method="full", trainer={"use_cpu": True, **(trainer or {})}, **flags)
+    return PackedTrainer(
+        model,
+        training_arguments(recipe, folder),
+        train_dataset=dataset,
+        eval_dataset=held_out,
+        loss=recipe.loss,
+        progress=False,
+        **(options or {}),
+    )

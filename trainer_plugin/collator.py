@@ -41,6 +41,8 @@ class PackedCollator:
         trained token, for the per-document mean that `PackedTrainer` computes.
     counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, which `PackedTrainer`
         takes out again before the model sees the batch.
+    documents: add `packed_documents`, NumPy int64 `[D, 3]`: doc_id, piece and trained tokens of each document
+        of the batch (-1 for padding), for the log of losses per document.
 
     Rows may hold lists, NumPy arrays or tensors. Raises DataError for rows that are not packed rows.
     """
@@ -52,12 +54,14 @@ class PackedCollator:
         *,
         pad_token_id: int = 0,
         counts: bool = False,
+        documents: bool = False,
     ) -> None:
         if loss not in ("token", "document"):
             raise UsageError(f"unknown loss {loss!r}", where="loss", hint='"token" or "document"')
         if capacity is not None and capacity < 1:
             raise UsageError("capacity must be positive", where=f"capacity={capacity}")
-        self.capacity, self.loss, self.pad_token_id, self.counts = capacity, loss, pad_token_id, counts
+        self.capacity, self.loss, self.pad_token_id = capacity, loss, pad_token_id
+        self.counts, self.documents = counts, documents
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         input_ids, labels, lengths = _flatten(rows)
@@ -76,6 +80,8 @@ class PackedCollator:
 
             trained = int((labels != IGNORE_INDEX).sum())
             batch["packed_counts"] = torch.tensor([len(rows), real, trained, documents])
+        if self.documents:
+            batch["packed_documents"] = _document_table(rows, labels, lengths)
         return batch
 
     def _tail(self, rows: Sequence[Any], real: int) -> np.ndarray:
@@ -141,11 +147,27 @@ def _batch(input_ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> di
     }
 
 
+def _trained_tokens(labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Tokens with a label in each document: int64[D]."""
+    numbers = np.repeat(np.arange(len(lengths)), lengths)
+    return np.bincount(numbers[labels != IGNORE_INDEX], minlength=len(lengths))
+
+
 def _document_weights(labels: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
     import torch
 
-    numbers = np.repeat(np.arange(len(lengths)), lengths)
-    trained = labels != IGNORE_INDEX
-    per_document = np.bincount(numbers, weights=trained, minlength=len(lengths))
-    weights = np.where(trained, 1.0 / np.maximum(per_document, 1)[numbers], 0.0)
+    per_token = np.repeat(np.maximum(_trained_tokens(labels, lengths), 1), lengths)
+    weights = np.where(labels != IGNORE_INDEX, 1.0 / per_token, 0.0)
     return torch.from_numpy(weights.astype(np.float32))[None]
+
+
+def _document_table(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    if "doc_ids" not in rows[0]:
+        raise DataError("rows without doc_ids cannot be logged by document", hint="give rows of an artefact")
+    table = np.full((len(lengths), 3), -1, np.int64)
+    table[:, 2] = _trained_tokens(labels, lengths)
+    kept = np.concatenate([np.asarray(row["seq_lengths"]) > 0 for row in rows])
+    for column, name in enumerate(("doc_ids", "pieces")):
+        known = np.concatenate([np.asarray(row.get(name, np.zeros(len(row["doc_ids"])))) for row in rows])
+        table[: kept.sum(), column] = known[kept]
+    return table

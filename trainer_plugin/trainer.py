@@ -5,10 +5,12 @@ What the mixin changes, and nothing else:
   do under accumulation; equal to the unpacked run's to rounding;
 - evaluate: weighted by trained tokens (Trainer averages over batches, which weighs a long row like a short
   one), every row once, on any number of ranks;
-- guards: an attention mask, a cache, DataParallel, iterable datasets and context parallelism raise, because
-  each of them silently mixes documents or weights;
+- guards: what silently mixes documents or weights raises (`trainer_plugin.guards`);
 - probe: `train()` proves the isolation of documents before the first step;
-- log: real tokens per second, fill of the rows, tokens and trained tokens so far (kept across a resume).
+- log: real tokens per second, fill of the rows, tokens and trained tokens so far (kept across a resume),
+  money so far and for the whole run, and on request the loss of every document;
+- stop: at a token budget, exactly, or when the money is spent (`trainer_plugin.budget`);
+- resume: only where the checkpoint's rows are the first ones of this run, and never past the end.
 
     trainer = PackedTrainer(model, args, train_dataset=PackedDataset("packed"))
     trainer.train()
@@ -17,32 +19,51 @@ What the mixin changes, and nothing else:
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
-from trainer_plugin.balance import BalancedSampler, pair_cost
+from trainer_plugin.balance import BalancedSampler, RankRows, pair_cost
+from trainer_plugin.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tokens
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.document_log import DocumentLog
+from trainer_plugin.guards import refuse_arguments, refuse_batch, refuse_dataset
 from trainer_plugin.isolation import probe_isolation, refuse_config
+from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.progress import RichProgress
 from trainer_plugin.strategies import fit_batch, inner_model
 
 COUNTS = ("rows", "tokens", "trained_tokens", "documents")
+FORECAST_AT = 0.05
+"""Share of the steps after which the time of the whole run is forecast; the first steps are slow."""
+OWN_KEYS = ("packed_counts", "packed_documents")
 
 
 class PackedTrainerMixin:
     """Put before a Trainer class: `class Mine(PackedTrainerMixin, SFTTrainer)`.
 
     loss: "token" or "document"; probe: run the isolation probe at the start of `train()`.
+    token_budget: end with the row that reaches so many tokens. gpu_price: dollars an hour of one process, to
+    tell the cost; max_cost: end when so many dollars are spent. document_log: a `.parquet` or `.jsonl` file
+    for the loss of each document in each epoch.
     """
 
-    def __init__(self, *args: Any, loss: Loss = "token", probe: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        loss: Loss = "token",
+        probe: bool = True,
+        token_budget: int | None = None,
+        gpu_price: float | None = None,
+        max_cost: float | None = None,
+        document_log: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
         if len(args) < 3 and kwargs.get("data_collator") is None:
             kwargs["data_collator"] = PackedCollator(loss=loss)
         super().__init__(*args, **kwargs)
@@ -53,58 +74,66 @@ class PackedTrainerMixin:
         self.session_tokens = 0
         self._last_log: float | None = None
         self._eval_sums = torch.zeros(2, dtype=torch.float64)
+        self.token_budget, self.sampler = token_budget, None
+        if token_budget is not None:
+            self.add_callback(EpochOfBudget(self))
+        price = None if gpu_price is None else gpu_price * self.args.world_size
+        self.meter = Meter(self.args.output_dir, price, max_cost)
+        self.forecast: tuple[int, float] | None = None
+        """Step, and the seconds of the whole run as they looked then."""
+        if max_cost is not None:
+            self.add_callback(StopWhenSpent(self))
+        self.document_log: DocumentLog | None = None
+        if document_log is not None:
+            self._refuse_document_log()
+            self.document_log = DocumentLog(document_log, self.args.output_dir, self.args.process_index)
         if isinstance(self.data_collator, PackedCollator):
             self.data_collator.counts, self.data_collator.loss = True, loss
+            self.data_collator.documents = document_log is not None
         if loss == "document" or not self.model_accepts_loss_kwargs:
             self.loss_is_scaled_for_ga = True
-        self._refuse_settings()
+        refuse_arguments(self.args, self.accelerator, loss)
+        refuse_dataset(self.train_dataset)
+        refuse_dataset(self.eval_dataset)
 
-    def _refuse_settings(self) -> None:
-        args = self.args
-        parallel = getattr(self.accelerator, "parallelism_config", None)
-        problem = None
-        if args.n_gpu > 1:
-            problem = (
-                f"DataParallel over {args.n_gpu} GPUs cuts packed rows apart",
-                "start one process per GPU: `torchrun --nproc-per-node N`, or set CUDA_VISIBLE_DEVICES=0",
+    def _refuse_document_log(self) -> None:
+        ours = type(self).compute_loss is PackedTrainerMixin.compute_loss
+        if not ours or not isinstance(self.data_collator, PackedCollator):
+            raise UsageError(
+                f"{type(self).__name__} with {type(self.data_collator).__name__} has no losses by document",
+                where="document_log",
+                hint="use PackedTrainer and PackedCollator",
             )
-        elif args.use_cache:
-            problem = ("use_cache=True makes transformers ignore document boundaries", "leave it at False")
-        elif args.world_size > 1 and not args.average_tokens_across_devices:
-            problem = (
-                "without average_tokens_across_devices the loss is no mean over the global batch",
-                "leave it at True",
-            )
-        elif args.label_smoothing_factor and self.packed_loss == "document":
-            problem = ("label smoothing knows no per-document mean", 'use loss="token"')
-        elif parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
-            problem = ("context parallelism cuts documents apart", "use data parallelism or FSDP")
-        if problem is not None:
-            raise UsageError(problem[0], where="TrainingArguments", hint=problem[1])
-        for dataset in (self.train_dataset, self.eval_dataset):
-            if dataset is not None and not isinstance(dataset, dict) and not hasattr(dataset, "__len__"):
-                raise UsageError(
-                    "an iterable dataset: accelerate would slice cu_seq_lens as if it had one entry a row",
-                    where=type(dataset).__name__,
-                    hint="give trainer_plugin.PackedDataset, or a map-style dataset",
-                )
 
     # Training
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         dataset = self.train_dataset if isinstance(self.train_dataset, PackedDataset) else None
         refuse_config(inner_model(self.model).config, dataset)
+        self.meter.start(resumed=bool(resume_from_checkpoint))
         if self.probe_at_start:
-            rows = [self.train_dataset[i] for i in range(min(4, len(self.train_dataset)))]
-            self.isolation_report = probe_isolation(self.model, rows)
-            if not self.isolation_report.ok:
-                raise VerifyError(
-                    f"packed documents see each other in this model\n{self.isolation_report}",
-                    where=type(inner_model(self.model)).__name__,
-                    hint="call trainer_plugin.prepare_model(model) first: it finds a way that passes",
-                )
+            self._probe()
         self._last_log = time.perf_counter()
-        return super().train(*args, **kwargs)
+        try:
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self.meter.end()
+        if self.document_log is not None:
+            self.document_log.flush(self.state.global_step)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                self.document_log.finish(keep_parts=self.args.save_strategy != "no")
+        return output
+
+    def _probe(self) -> None:
+        rows = [self.train_dataset[i] for i in range(min(4, len(self.train_dataset)))]
+        self.isolation_report = probe_isolation(self.model, rows)
+        if not self.isolation_report.ok:
+            raise VerifyError(
+                f"packed documents see each other in this model\n{self.isolation_report}",
+                where=type(inner_model(self.model)).__name__,
+                hint="call trainer_plugin.prepare_model(model) first: it finds a way that passes",
+            )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """The balanced order for our datasets; Trainer's own for others, and for a strategy asked for."""
@@ -112,6 +141,68 @@ class PackedTrainerMixin:
         if isinstance(dataset, PackedDataset) and self.args.train_sampling_strategy == "random":
             return balanced_sampler(dataset, self.args, inner_model(self.model))
         return super()._get_train_sampler(train_dataset)
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
+        """Trainer's, with the steps of the token budget."""
+        *values, steps = super().set_initial_training_values(args, dataloader)
+        batches = getattr(dataloader, "batch_sampler", None)
+        sampler = getattr(getattr(batches, "batch_sampler", batches), "sampler", None)
+        self.sampler = sampler if isinstance(sampler, BalancedSampler) else None
+        if self.token_budget is not None:
+            if self.sampler is None:
+                raise UsageError(
+                    "a token budget needs a row order that is known beforehand",
+                    where="token_budget",
+                    hint="train on a trainer_plugin.PackedDataset, with the default train_sampling_strategy",
+                )
+            steps = limit_tokens(
+                self.sampler,
+                self.train_dataset.row_tokens(),
+                self.token_budget,
+                accumulation=args.gradient_accumulation_steps,
+                steps=steps,
+            )
+        return (*values, steps)
+
+    def _run_epoch(self, *, epoch: int, steps_in_epoch: int, **rest: Any) -> None:
+        """Trainer's, which knows no epoch that ends early, and takes a step more than it should when it
+        resumes at the end."""
+        if epoch == rest["epochs_trained"]:
+            self._begin_session(rest["resume_from_checkpoint"])
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        stop = self.sampler.stop if self.sampler is not None else None
+        if stop is not None and epoch == stop.epoch:
+            steps_in_epoch = -(-stop.rows // self.sampler.hand)
+            rest["num_update_steps_per_epoch"] = self.sampler.steps_for(
+                stop.rows, self.args.gradient_accumulation_steps
+            )
+        super()._run_epoch(epoch=epoch, steps_in_epoch=steps_in_epoch, **rest)
+
+    def _begin_session(self, resumed: Any) -> None:
+        step = self.state.global_step
+        if self.document_log is not None:
+            self.document_log.begin(step)
+        rows = self.counts()["rows"]
+        if not resumed or not rows or self.sampler is None:
+            return
+        expected = len(self.sampler.rows_of(step, self.args.gradient_accumulation_steps))
+        if rows != expected:
+            raise UsageError(
+                f"the checkpoint has trained on {rows:,} rows in {step:,} steps, this run takes {expected:,}",
+                where=str(resumed),
+                hint="resume with the processes, batch_rows and accumulation of the run that wrote it; one "
+                "that ended at a token budget goes on from the checkpoint before its last",
+            )
+
+    def agree(self, decision: bool) -> bool:
+        """The first process's decision, on all of them."""
+        if self.args.world_size == 1:
+            return decision
+        told = torch.tensor(float(decision), device=self.args.device)
+        torch.distributed.broadcast(told, 0)
+        return bool(told)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, items = super().get_batch_samples(*args, **kwargs)
@@ -125,7 +216,7 @@ class PackedTrainerMixin:
         """Sum of the loss weights of the global batch: its trained tokens, or its documents."""
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
-        items = sum(_weights(batch).sum() for batch in batch_samples)
+        items = sum(loss_weights(batch).sum() for batch in batch_samples)
         items = torch.as_tensor(items, device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
@@ -135,15 +226,20 @@ class PackedTrainerMixin:
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         refuse_batch(inputs)
+        documents, seq_idx = inputs.pop("packed_documents", None), inputs.get("seq_idx")
         inputs = fit_batch(model, inputs)
         weights = inputs.pop("loss_weights", None)
-        if weights is None and self.model_accepts_loss_kwargs:
+        if weights is None and documents is None and self.model_accepts_loss_kwargs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
         outputs = model(**inputs)
+        losses = token_losses(outputs.logits, labels)
         weights = (labels != IGNORE_INDEX).float() if weights is None else weights
         items = weights.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = weighted_loss(outputs.logits, labels, weights) / items * self._rank_scale()
+        loss = (losses * weights[0, 1:]).sum() / items * self._rank_scale()
+        if documents is not None:
+            sums = document_sums(losses.detach(), seq_idx, len(documents))
+            self.document_log.add(int(self.state.epoch or 0), documents, sums)
         return (loss, outputs) if return_outputs else loss
 
     def _rank_scale(self) -> int:
@@ -169,6 +265,7 @@ class PackedTrainerMixin:
     def evaluation_loop(
         self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
+        started = time.perf_counter()
         self._eval_sums = torch.zeros(2, dtype=torch.float64)
         output = super().evaluation_loop(
             dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
@@ -179,14 +276,16 @@ class PackedTrainerMixin:
         if sums[1] > 0:
             output.metrics[f"{metric_key_prefix}_loss"] = float(sums[0] / sums[1])
             output.metrics[f"{metric_key_prefix}_weight"] = float(sums[1])
+        if self._last_log is not None:  # tokens per second are those of training
+            self._last_log += time.perf_counter() - started
         return output
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Any, Any, Any]:
-        inputs = {name: value for name, value in inputs.items() if name != "packed_counts"}
+        inputs = {name: value for name, value in inputs.items() if name not in OWN_KEYS}
         inputs = self._prepare_inputs(inputs)
-        labels, weight = inputs["labels"], _weights(inputs).sum()
+        labels, weight = inputs["labels"], loss_weights(inputs).sum()
         items = weight.clamp(min=torch.finfo(torch.float32).tiny)
         with torch.no_grad(), self.compute_loss_context_manager():
             found = self.compute_loss(
@@ -226,10 +325,24 @@ class PackedTrainerMixin:
                     logs["fill"] = round(tokens / (rows * capacity), 4)
                 logs["tokens"], logs["trained_tokens"] = counts["tokens"], counts["trained_tokens"]
             self._last_log = now
+            self._log_money(logs)
         super().log(logs, *args, **kwargs)
+
+    def _log_money(self, logs: dict[str, float]) -> None:
+        step, meter = self.state.global_step, self.meter
+        total = meter.total_seconds(step - self._initial_global_step, self.state.max_steps - step)
+        if self.forecast is None and step >= self.state.max_steps * FORECAST_AT:
+            self.forecast = step, total
+        if meter.price:
+            logs["cost_usd"] = round(meter.dollars, 6)
+            logs["cost_usd_total"] = round(total / 3600 * meter.price, 6)
+        if self.args.save_strategy != "no" and self.is_world_process_zero():
+            meter.save()
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self.counts()
+        if self.document_log is not None:
+            self.document_log.flush(self.state.global_step)
         super()._save_checkpoint(*args, **kwargs)
 
 
@@ -253,48 +366,3 @@ def balanced_sampler(dataset: PackedDataset, args: Any, model: Any) -> BalancedS
         seed=args.seed if args.data_seed is None else args.data_seed,
         pair_cost=pair_cost(model),
     )
-
-
-class RankRows(torch.utils.data.Dataset):
-    """Every `ranks`-th row, as many on each rank: missing ones are repeats without labels, weight 0."""
-
-    def __init__(self, dataset: Any, rank: int, ranks: int) -> None:
-        self.dataset, self.rank, self.ranks = dataset, rank, ranks
-
-    def __len__(self) -> int:
-        return (len(self.dataset) + self.ranks - 1) // self.ranks
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = index * self.ranks + self.rank
-        if row < len(self.dataset):
-            return dict(self.dataset[row])
-        repeat = dict(self.dataset[len(self.dataset) - 1])
-        return {**repeat, "labels": np.full(len(repeat["labels"]), IGNORE_INDEX)}
-
-
-def weighted_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum of weight x cross entropy; logits `[1, T, V]`, labels and weights `[1, T]`, unshifted."""
-    losses = cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=IGNORE_INDEX, reduction="none")
-    return (losses * weights[0, 1:]).sum()
-
-
-def refuse_batch(inputs: dict[str, Any]) -> None:
-    """Raise UsageError for a batch in which documents would not be found."""
-    if inputs.get("attention_mask") is not None:
-        raise UsageError(
-            "the batch has an attention_mask, and transformers then ignores document boundaries",
-            where="batch",
-            hint="collate with trainer_plugin.PackedCollator, which makes none",
-        )
-    if inputs.get("cu_seq_lens_q") is None or inputs.get("position_ids") is None:
-        raise UsageError(
-            "the batch does not say where documents end (cu_seq_lens_q, position_ids)",
-            where="batch",
-            hint="collate with trainer_plugin.PackedCollator",
-        )
-
-
-def _weights(batch: dict[str, Any]) -> torch.Tensor:
-    if "loss_weights" in batch:
-        return batch["loss_weights"]
-    return (batch["labels"][..., 1:] != IGNORE_INDEX).float()

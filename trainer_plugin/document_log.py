@@ -1,0 +1,130 @@
+"""`DocumentLog`: the training loss of every document in every epoch, as a table.
+
+Costs one masked sum per batch, on the device; nothing is copied before a checkpoint or the end. Each process
+keeps its documents in parts beside the checkpoints (`OUT/document-losses/step-00000012-rank-0.parquet`), so a
+resumed run loses none and counts none twice; at the end the first process joins them into one file:
+
+    epoch   doc_id   piece   tokens   times   loss
+    0       7        0       112      1       1.8342
+
+`tokens` are those with a label. `times` counts how often the document was trained on in that epoch (copies that
+`repeat` made, and rows that fill up the last micro-batch of several processes); the loss is the mean over all
+of them. It is null for a document without trained tokens.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokpack.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+PARTS = "document-losses"
+_KEYS = ["epoch", "doc_id", "piece"]
+_PART = pa.schema(
+    [
+        ("epoch", pa.int32()),
+        ("doc_id", pa.int64()),
+        ("piece", pa.int32()),
+        ("tokens", pa.int64()),
+        ("sum", pa.float64()),
+    ]
+)
+
+
+class DocumentLog:
+    """Losses of documents, summed up as training goes by.
+
+    path: `.parquet` or `.jsonl`; raises UsageError for another ending. folder: where the checkpoints lie.
+    """
+
+    def __init__(self, path: str | Path, folder: str | Path, rank: int = 0) -> None:
+        self.path, self.parts, self.rank = Path(path), Path(folder) / PARTS, rank
+        if self.path.suffix not in (".parquet", ".jsonl"):
+            raise UsageError(
+                f"a log of documents cannot be a {self.path.suffix or 'file without ending'}",
+                where=f"--document-log {path}",
+                hint="end the name in .parquet or .jsonl",
+            )
+        self._documents: list[tuple[int, np.ndarray]] = []
+        self._sums: list[torch.Tensor] = []
+
+    def begin(self, step: int) -> None:
+        """Forget what was written after `step`, the checkpoint that a run goes on from; 0: everything."""
+        if step == 0:
+            shutil.rmtree(self.parts, ignore_errors=True)
+        for part in self.parts.glob(f"step-*-rank-{self.rank}.parquet"):
+            if int(re.findall(r"\d+", part.name)[0]) > step:
+                part.unlink()
+
+    def add(self, epoch: int, documents: np.ndarray, sums: torch.Tensor) -> None:
+        """documents: int64[D, 3], doc_id, piece and trained tokens; sums: float[D], on any device."""
+        self._documents.append((epoch, documents))
+        self._sums.append(sums)
+
+    def flush(self, step: int) -> None:
+        """Write what came in since the last time."""
+        if not self._sums:
+            return
+        import torch
+
+        epochs = np.concatenate([np.full(len(rows), epoch, np.int32) for epoch, rows in self._documents])
+        documents = np.concatenate([rows for _, rows in self._documents])
+        sums = torch.cat(self._sums).double().cpu().numpy()
+        self._documents, self._sums = [], []
+        columns = [epochs, documents[:, 0], documents[:, 1].astype(np.int32), documents[:, 2], sums]
+        real = documents[:, 0] >= 0  # the rest is padding
+        self.parts.mkdir(parents=True, exist_ok=True)
+        part = self.parts / f"step-{step:08d}-rank-{self.rank}.parquet"
+        pq.write_table(pa.table([column[real] for column in columns], schema=_PART), part)
+
+    def finish(self, keep_parts: bool = True) -> Path:
+        """Join the parts of all processes into the file; the first process calls it, after the last flush.
+
+        keep_parts: a later session may go on from a checkpoint.
+        """
+        parts = sorted(self.parts.glob("step-*.parquet"))
+        tables = [pq.read_table(part, schema=_PART) for part in parts]
+        table = document_means(pa.concat_tables([_PART.empty_table(), *tables]))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.suffix == ".parquet":
+            pq.write_table(table, self.path)
+        else:
+            with self.path.open("w", encoding="utf-8") as file:
+                for batch in table.to_batches(max_chunksize=10_000):
+                    file.write(_json_lines(batch))
+        if not keep_parts:
+            shutil.rmtree(self.parts, ignore_errors=True)
+        return self.path
+
+
+def document_means(rows: pa.Table) -> pa.Table:
+    """One row per epoch and document, in that order, from rows of sums."""
+    grouped = rows.group_by(_KEYS).aggregate([("tokens", "sum"), ("sum", "sum"), ("tokens", "count")])
+    times, tokens = grouped["tokens_count"], grouped["tokens_sum"]
+    trained = pc.if_else(pc.equal(tokens, 0), None, tokens)
+    table = pa.table(
+        {
+            **{name: grouped[name] for name in _KEYS},
+            "tokens": pc.divide(tokens, times),
+            "times": times.cast(pa.int32()),
+            "loss": pc.divide(grouped["sum_sum"], trained.cast(pa.float64())),
+        }
+    )
+    return table.sort_by([(name, "ascending") for name in _KEYS])
+
+
+def _json_lines(batch: pa.RecordBatch) -> str:
+    import json
+
+    return "".join(json.dumps(row) + "\n" for row in batch.to_pylist())

@@ -1,0 +1,76 @@
+"""What PackedTrainer refuses, because it would silently mix documents or weights."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tokpack.errors import UsageError
+
+
+def refuse_batch(inputs: dict[str, Any]) -> None:
+    """Raise UsageError for a batch in which documents would not be found."""
+    if inputs.get("attention_mask") is not None:
+        raise UsageError(
+            "the batch has an attention_mask, and transformers then ignores document boundaries",
+            where="batch",
+            hint="collate with trainer_plugin.PackedCollator, which makes none",
+        )
+    if inputs.get("cu_seq_lens_q") is None or inputs.get("position_ids") is None:
+        raise UsageError(
+            "the batch does not say where documents end (cu_seq_lens_q, position_ids)",
+            where="batch",
+            hint="collate with trainer_plugin.PackedCollator",
+        )
+    if inputs["position_ids"].ndim != 2:
+        raise UsageError(
+            f"position_ids of shape {tuple(inputs['position_ids'].shape)}: 3-D positions (text and image) do "
+            "not tell where documents end",
+            where="batch",
+            hint="train a text-only model of the family, and collate with trainer_plugin.PackedCollator",
+        )
+
+
+def refuse_arguments(args: Any, accelerator: Any, loss: str) -> None:
+    """Raise UsageError for TrainingArguments under which packed rows train wrongly."""
+    parallel = getattr(accelerator, "parallelism_config", None)
+    problem = None
+    if args.n_gpu > 1:
+        problem = (
+            f"DataParallel over {args.n_gpu} GPUs cuts packed rows apart",
+            "start one process per GPU: `torchrun --nproc-per-node N`, or set CUDA_VISIBLE_DEVICES=0",
+        )
+    elif args.use_cache:
+        problem = ("use_cache=True makes transformers ignore document boundaries", "leave it at False")
+    elif args.world_size > 1 and not args.average_tokens_across_devices:
+        problem = (
+            "without average_tokens_across_devices the loss is no mean over the global batch",
+            "leave it at True",
+        )
+    elif args.label_smoothing_factor and loss == "document":
+        problem = ("label smoothing knows no per-document mean", 'use loss="token"')
+    elif parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
+        problem = ("context parallelism cuts documents apart", "use data parallelism or FSDP")
+    elif _fsdp_ignored(accelerator):
+        problem = (
+            "FSDP was asked for, but accelerate ignores it on CPUs: every process would train a whole copy",
+            "leave the FSDP configuration out; `shard = true` in the recipe shards on CPUs too",
+        )
+    if problem is not None:
+        raise UsageError(problem[0], where="TrainingArguments", hint=problem[1])
+
+
+def _fsdp_ignored(accelerator: Any) -> bool:
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return asked and accelerator.num_processes > 1 and accelerator.distributed_type.value == "MULTI_CPU"
+
+
+def refuse_dataset(dataset: Any) -> None:
+    """Raise UsageError for an iterable dataset."""
+    if dataset is None or isinstance(dataset, dict) or hasattr(dataset, "__len__"):
+        return
+    raise UsageError(
+        "an iterable dataset: accelerate would slice cu_seq_lens as if it had one entry a row",
+        where=type(dataset).__name__,
+        hint="give trainer_plugin.PackedDataset, or a map-style dataset",
+    )
