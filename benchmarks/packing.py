@@ -166,7 +166,7 @@ def contenders(lengths: np.ndarray, capacity: int) -> dict[str, Callable[[], Any
     for name in ("sequential", "bfd", "xfill"):
         found[f"tokpack {name}"] = lambda name=name: partial(resolve(name), lengths, capacity)
     if importlib.util.find_spec("highspy"):
-        found["tokpack optimal"] = lambda: partial(optimal(), lengths, capacity)
+        found["tokpack optimal"] = lambda: partial(optimal, lengths, capacity)
     for name, rule in PEERS.items():
         found[name] = lambda rule=rule: partial(rule, lengths, capacity)
     if importlib.util.find_spec("trl"):
@@ -174,10 +174,11 @@ def contenders(lengths: np.ndarray, capacity: int) -> dict[str, Callable[[], Any
     return found
 
 
-def optimal() -> Callable[..., Any]:
+def optimal(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
     from tokpack.stages.planners.optimal import solve
 
-    return solve
+    found = solve(lengths, capacity)
+    return found.row_of_doc, found.proven
 
 
 def measure(call: Callable[[], Any], repeats: int) -> tuple[int, int, float, float | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass, field
+from html import unescape
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from report_samples import hostile, sample
 from rich.console import Console
 
 from tokpack.report.figures import Report
+from tokpack.report.html import page
 from tokpack.report.terminal import artefact_panel, checks_table, ledger_table, report_view, share, to_html
 from tokpack.report.words import make_bill
 
@@ -46,6 +48,17 @@ def test_the_first_screen_is_the_bill(data: dict[str, Any]) -> None:
     assert f"{bill.lines[1][1]:+,}" in screen
     assert "documents" in screen
     assert "trained" in screen
+
+
+def test_rows_the_bound_its_proof_and_the_gap_are_told_on_the_terminal_and_the_page(
+    data: dict[str, Any],
+) -> None:
+    plan = data["plan"] | {"rows": 1219, "bound": 1213, "bound_kind": "LP", "gap": 1219 / 1213 - 1}
+    for text in (printed(report_view(data | {"plan": plan}), 200), page(data | {"plan": plan})):
+        text = " ".join(unescape(text).split())
+        assert all(part in text for part in ("1,219", "1,213", "a linear program's bound", "0.495%"))
+    met = plan | {"rows": 1213, "gap": 0.0}
+    assert "fewer are impossible (a linear" in printed(report_view(data | {"plan": met}), 200)
 
 
 @pytest.mark.parametrize("width", [60, 80, 140])

@@ -112,10 +112,7 @@ def _trained(trained: int, packed: int) -> str:
 def _rows_fact(rows: int, capacity: int, plan: dict[str, Any]) -> str:
     if not rows:
         return "none"
-    full = f"{rows:,} of {capacity:,} tokens, {share(plan['fill'], 1, 2)} full"
-    if rows == plan["bound"]:
-        return f"{full}; fewer are impossible"
-    return f"{full}; at least {plan['bound']:,} are needed"
+    return f"{rows:,} of {capacity:,} tokens, {share(plan['fill'], 1, 2)} full; {bound_words(plan)}"
 
 
 def _lengths(lengths: dict[str, Any], capacity: int) -> str:

@@ -145,6 +145,18 @@ def gap_words(gap: float) -> str:
     return share(gap, 1, 3 if gap < 0.01 else 1)
 
 
+PROOFS = {"ceil": "", "L2": " (Martello and Toth's bound)", "LP": " (a linear program's bound)"}
+"""How it is known that no plan has fewer rows, where that is more than a division."""
+
+
+def bound_words(plan: dict[str, Any]) -> str:
+    """How good the plan is, and by what proof."""
+    proof = PROOFS[plan["bound_kind"]]
+    if plan["rows"] == plan["bound"]:
+        return f"fewer are impossible{proof}"
+    return f"at least {plan['bound']:,} are needed{proof}: {gap_words(plan['gap'])} above"
+
+
 def left_out(data: dict[str, Any]) -> int:
     """Documents that no artefact holds; held-out ones are in the validation artefact."""
     dropped = data["ledger"]["documents"]["dropped"]

@@ -45,5 +45,6 @@ def plan_record(planner: str, plan: Plan, dealt: dict[str, Any]) -> dict[str, An
         "bound_kind": plan.bound_kind,
         "gap": plan.gap,
         "fill": plan.fill,
+        **({"note": plan.note} if plan.note else {}),
         **({"dealt": dealt} if dealt else {}),
     }

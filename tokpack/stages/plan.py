@@ -65,6 +65,8 @@ class Plan:
     """rows / bound - 1; 0.0 is proven optimal."""
     fill: float
     """tokens / (rows * capacity); 0.0 without rows."""
+    note: str = ""
+    """Why the same input may get another plan elsewhere; empty for nearly all plans."""
 
 
 def make_plan(
@@ -87,25 +89,26 @@ def make_plan(
     name = planner if isinstance(planner, str) else getattr(planner, "__qualname__", repr(planner))
     function = resolve(planner)
     checked = check_input(lengths, capacity, seed, max_docs_per_row)
-    items, item_of_doc, max_items = checked, None, max_docs_per_row
+    items, item_of_doc, max_items, lp, note = checked, None, max_docs_per_row, 0, ""
     if pairs is not None:
         items, item_of_doc, max_items = group(checked, np.asarray(pairs), capacity, max_docs_per_row)
 
     if len(items) == 0:
-        row_of_item, lp = np.empty(0, np.int32), 0
+        row_of_item = np.empty(0, np.int32)
     elif planner == "optimal":
         from tokpack.stages.planners.optimal import solve
 
-        row_of_item, lp = solve(items, capacity, seed=seed, max_docs_per_row=max_items)
+        found = solve(items, capacity, seed=seed, max_docs_per_row=max_items)
+        row_of_item, lp, note = found.row_of_doc, found.proven, found.note
     else:
-        row_of_item, lp = call(name, function, items, capacity, seed=seed, max_docs=max_items), 0
+        row_of_item = call(name, function, items, capacity, seed=seed, max_docs=max_items)
     fault = find_fault(row_of_item, items, capacity, max_items)
     if fault:
         if planner in BUILT_IN:
             raise InternalError(f"planner {name!r} made a bad plan: {fault}", hint="please report this")
         raise UsageError(f"planner {name!r} made a bad plan: {fault}", where=f"--planner {name}")
     row_of_doc = row_of_item if item_of_doc is None else row_of_item[item_of_doc]
-    return with_figures(row_of_doc.astype(np.int32, copy=False), items, capacity, max_items, lp)
+    return with_figures(row_of_doc.astype(np.int32, copy=False), items, capacity, max_items, lp, note)
 
 
 def bound(lengths: npt.ArrayLike, capacity: int) -> int:
@@ -235,7 +238,15 @@ def find_fault(
     return fault
 
 
-def with_figures(row_of_doc: Int32, items: Int32, capacity: int, max_items: int | None, lp: int) -> Plan:
+def with_figures(
+    row_of_doc: Int32,
+    items: Int32,
+    capacity: int,
+    max_items: int | None = None,
+    lp: int = 0,
+    note: str = "",
+) -> Plan:
+    """The plan of `items` (lengths of documents or groups) with its bound; `lp`: rows a program proved."""
     rows = int(row_of_doc.max()) + 1 if len(row_of_doc) else 0
     tokens = int(items.sum(dtype=np.int64))
     proofs: list[tuple[int, BoundKind]] = [
@@ -253,4 +264,5 @@ def with_figures(row_of_doc: Int32, items: Int32, capacity: int, max_items: int 
         bound_kind=kind,
         gap=rows / least - 1 if least else 0.0,
         fill=tokens / (rows * capacity) if rows else 0.0,
+        note=note,
     )

@@ -51,13 +51,18 @@ def load_highspy() -> Any:
 
 
 class Program:
-    """min sum(x) with, for each size, sum(copies * x) >= documents; HiGHS keeps its basis between solves."""
+    """min sum(x) with, for each size, sum(copies * x) >= documents; HiGHS keeps its basis between solves.
 
-    def __init__(self, highspy: Any, counts: Int64, seconds: float) -> None:
+    `iterations` of the simplex method are the work that it may do in all, until `allow` gives more.
+    """
+
+    def __init__(self, highspy: Any, counts: Int64, iterations: int, seconds: float) -> None:
         # The public class prints a banner to stdout as it is made; its base does not.
         self.highs = getattr(highspy, "_Highs", highspy.Highs)()
         self.infinity = highspy.kHighsInf
-        self.solved = highspy.HighsModelStatus.kOptimal
+        self.status = highspy.HighsModelStatus
+        self.late = False
+        """The time limit struck."""
         options = {
             "output_flag": False,
             "threads": 1,
@@ -65,6 +70,7 @@ class Program:
             "solver": "simplex",
             "time_limit": seconds,
         }
+        self.allow(iterations)
         for option, value in options.items():
             self.highs.setOptionValue(option, value)
         self.highs.setOptionValue("simplex_strategy", 4)  # primal: columns come in
@@ -85,10 +91,17 @@ class Program:
         places = np.arange(len(left), dtype=np.int32)
         self.highs.changeRowsBounds(len(left), places, left.astype(float), np.full(len(left), self.infinity))
 
+    def allow(self, iterations: int) -> None:
+        self.left = iterations
+
     def solve(self) -> bool:
-        """False when the time limit struck."""
+        """False when the work that was allowed is done, or the time limit struck."""
+        self.highs.setOptionValue("simplex_iteration_limit", max(self.left, 0))
         self.highs.run()
-        return bool(self.highs.getModelStatus() == self.solved)
+        self.left -= int(self.highs.getInfo().simplex_iteration_count)
+        status = self.highs.getModelStatus()
+        self.late = self.late or bool(status == self.status.kTimeLimit)
+        return bool(status == self.status.kOptimal)
 
     def rows(self) -> float:
         return float(self.highs.getInfo().objective_function_value)
@@ -168,6 +181,11 @@ class Problem:
     capacity: int
     max_docs: int
     """Most documents in a row where that limit binds, else 0."""
+
+    @property
+    def cells(self) -> int:
+        """Of the knapsack's table, and so its time."""
+        return len(self.sizes) * self.capacity * max(self.max_docs, 1)
 
     def proven(self, values: Int64) -> tuple[int, Int64, Int32]:
         """(Rows that integer duals prove: their sum / the best pattern's value; the knapsack's tables.)"""
