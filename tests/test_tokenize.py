@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 
 from tokpack.fast_plan import BYTE_ALPHABET
 from tokpack.fast_proof import ODD_STRINGS, difference, odd_strings
-from tokpack.fast_tokenizer import UNSTABLE_IN_NFC
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.pieces import Spans
 from tokpack.stages.render import Rendered, Renderer, RenderOptions, render
 from tokpack.stages.tokenize import flag_tokens, tokenize
 from tokpack.token_places import encode_reference
+from tokpack.unicode import UNSTABLE_IN_NFC, nfc
 
 
 def large(texts):

@@ -50,7 +50,7 @@ class ReadConfig:
     """The first unreadable row is fatal."""
     allow_bad: float = 0.05
     """Largest share of unreadable rows; more is fatal."""
-    block_mb: int = 32
+    block_mb: int = 8
     """Input worked on at once by each worker; smaller blocks need less memory and give the same rows."""
 
 

@@ -23,16 +23,9 @@ import pyarrow.compute as pc
 
 from tokpack.errors import InternalError
 from tokpack.token_places import Bools, Encoded, Ints, text_buffers
+from tokpack.unicode import nfc
 
 WORD_MARK = "\u2581"
-
-# Characters that NFC may change: marks, Hangul jamo, and those whose canonical form is another. A superset is
-# enough, as rows that hold one are normalised and compared.
-UNSTABLE_IN_NFC = (
-    r"[\p{M}\x{374}\x{37e}\x{387}\x{958}-\x{95f}\x{9dc}-\x{9df}\x{a33}-\x{a36}\x{a59}-\x{a5e}\x{b5c}\x{b5d}"
-    r"\x{f43}-\x{f69}\x{1100}-\x{11ff}\x{1f71}-\x{1fff}\x{2000}\x{2001}\x{2126}\x{212a}\x{212b}\x{2329}\x{232a}"
-    r"\x{2adc}\x{f900}-\x{faff}\x{fb1d}-\x{fb4e}\x{1d15e}-\x{1d1c0}\x{2f800}-\x{2fa1f}]"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,30 +55,30 @@ class FastTokenizer:
     def __init__(self, encoder: Any, plan: FastPlan, added: dict[str, int]) -> None:
         self.encoder, self.plan = encoder, plan
         vocab: dict[int, bytes] = encoder.vocab
-        numbers, size = list(vocab), max([0, *vocab, *added.values()]) + 1
+        numbers = np.fromiter(vocab, np.int64, len(vocab))
+        size = max([0, *added.values(), *numbers[-1:].tolist()]) + 1
         mark = WORD_MARK.encode()
-        raw = (
-            [text.replace(mark, b" ") for text in vocab.values()] if plan.word_mark else list(vocab.values())
-        )
         lengths, self._unknown = np.zeros(size, np.int32), np.ones(size, bool)
-        lengths[numbers] = [len(text) for text in raw]
+        self._begins_with_mark, self._spaces = np.zeros(size, bool), np.zeros((size, 2), np.int32)
+        raw = list(vocab.values())
+        if plan.word_mark:
+            self._begins_with_mark[numbers] = [text.startswith(mark) for text in raw]
+            raw = [text.replace(mark, b" ") for text in raw]
+        texts = pa.array(raw, pa.large_binary())
+        lengths[numbers] = pc.binary_length(texts).to_numpy()
         self._unknown[numbers] = False
         if plan.word_mark:
-            bytes_of = [(number, _byte_of(text)) for number, text in vocab.items()]
-            lengths[[number for number, byte in bytes_of if byte >= 0]] = 1
-            self._unknown[[number for number, byte in bytes_of if byte >= 0x80]] = True
+            bytes_of = np.array([_byte_of(text) for text in vocab.values()])
+            lengths[numbers[bytes_of >= 0]] = 1
+            self._unknown[numbers[bytes_of >= 0x80]] = True
         for content, number in added.items():
             lengths[number] = len(content.encode())
             self._unknown[number] = False
         self._lengths = pa.array(lengths)
         self._added = np.zeros(size, bool)
         self._added[list(added.values())] = True
-        self._begins_with_mark = np.zeros(size, bool)
-        self._begins_with_mark[numbers] = [text.startswith(mark) for text in vocab.values()]
-        self._spaces = np.zeros((size, 2), np.int32)
         if plan.trim != "never":
-            self._spaces[numbers, 0] = [len(text) - len(text.lstrip(b" ")) for text in raw]
-            self._spaces[numbers, 1] = [len(text) - len(text.rstrip(b" ")) for text in raw]
+            self._spaces[numbers] = _spaces_at_ends(*text_buffers(texts))
 
     def encode(self, text: pa.LargeStringArray) -> tuple[Encoded, Bools]:
         """(ids with their places, rows whose places or ids are not sure)."""
@@ -142,12 +135,7 @@ class FastTokenizer:
         if self.plan.word_mark:
             changed |= pc.match_substring(text, WORD_MARK).to_numpy(zero_copy_only=False)
         if self.plan.nfc:
-            place, _ = text_buffers(text)
-            rows = np.flatnonzero(pc.utf8_length(text).to_numpy() != np.diff(place))
-            series = pl.Series(text.take(pa.array(rows)))
-            unstable = series.str.contains(UNSTABLE_IN_NFC)
-            rows, series = rows[unstable.to_numpy()], series.filter(unstable)
-            changed[rows[(series.str.normalize("NFC") != series).to_numpy()]] = True
+            changed[nfc(pl.Series(text))[0]] = True
         return changed
 
     def _trimmed(
@@ -163,6 +151,15 @@ class FastTokenizer:
             lead[offsets[:-1][np.diff(offsets) > 0]] = 0
         starts = np.minimum(ends - lengths + lead, ends)
         return starts, np.maximum(ends - tail, starts)
+
+
+def _spaces_at_ends(offsets: Ints, data: npt.NDArray[np.uint8]) -> Ints:
+    """Leading and trailing spaces of each text; one that is all spaces counts them twice."""
+    starts, ends = offsets[:-1], offsets[1:]
+    others = np.concatenate([[-1], np.flatnonzero(data != ord(" ")), [len(data)]])
+    first = others[np.searchsorted(others, starts)]
+    last = others[np.searchsorted(others, ends) - 1]
+    return np.stack([np.minimum(first, ends) - starts, ends - np.maximum(last + 1, starts)], axis=1)
 
 
 def running_sum(lengths: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.integer[Any]]:

@@ -15,7 +15,8 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
-from tokpack.stages.messages import Messages, as_bool
+from tokpack.stages.messages import Messages
+from tokpack.unicode import nfc
 
 EXACT_DUPLICATE = "exact_duplicate"
 
@@ -47,12 +48,12 @@ def canonical(contents: pl.Series, key: str) -> pl.Series:
     if key == "raw":
         return contents
     contents = contents.str.strip_chars()
-    wide = contents.str.len_bytes() != contents.str.len_chars()
-    if as_bool(wide).any():
-        normal = contents.filter(wide).str.normalize("NFKC" if key == "folded" else "NFC")
-        contents = contents.scatter(wide.arg_true(), normal)
     if key == "folded":
+        wide = (contents.str.len_bytes() != contents.str.len_chars()).arg_true()
+        contents = contents.scatter(wide, contents.gather(wide).str.normalize("NFKC"))
         contents = contents.str.to_lowercase().str.replace_all(r"\s+", " ")
+    else:
+        contents = contents.scatter(*nfc(contents))
     return contents
 
 

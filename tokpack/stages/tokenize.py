@@ -27,7 +27,9 @@ from tokpack.tokenizer import Tokenizer
 
 Flags = npt.NDArray[np.uint8]
 
-_PROOF_ROWS = 24
+_PROOF_ROWS = 4
+_PROOF_BYTES = 1 << 20
+"""So many rows of a batch are proved, and one more for so many bytes of it."""
 _PROOF_ROW_BYTES = 8192
 
 
@@ -75,9 +77,10 @@ def _prove(rendered: Rendered, tokenizer: Tokenizer, fast: FastTokenizer) -> str
     if not rendered.paranoid:
         sizes = pc.binary_length(text).to_numpy()
         short = np.flatnonzero(sizes <= _PROOF_ROW_BYTES)
-        rows = np.random.default_rng(len(text)).permutation(short)[: 8 * _PROOF_ROWS]
+        count = _PROOF_ROWS + int(sizes.sum()) // _PROOF_BYTES
+        rows = np.random.default_rng(len(text)).permutation(short)[: 8 * count]
         wide = pc.utf8_length(text.take(pa.array(rows))).to_numpy() != sizes[rows]
-        chosen = np.concatenate([rows[wide][: _PROOF_ROWS // 2], rows[:_PROOF_ROWS]])
+        chosen = np.concatenate([rows[wide][: (count + 1) // 2], rows[:count]])
         text = text.take(pa.array(np.unique(chosen)))
     return difference(tokenizer.reference, fast, text)
 

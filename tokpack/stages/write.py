@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import OutputError
 from tokpack.schema import IGNORE_INDEX, PACKED_SCHEMA, RUN, SUMS, TRAINED, WORK
-from tokpack.stages.ranges import Int64, offsets_of, range_indices
+from tokpack.stages.ranges import Int64, offsets_of
 
-CHUNK_TOKENS = 4 << 20
+CHUNK_TOKENS = 1 << 20
 BYTES_PER_TOKEN = 8
 
 FlatBatch = tuple[Int64, npt.NDArray[np.int32], npt.NDArray[np.uint8]]
@@ -78,6 +80,7 @@ def write_shards(
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Written:
     """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store."""
+    workers = default_workers()
     rows = len(layout.row_offsets) - 1
     size = int(pieces.length[layout.order].sum()) * BYTES_PER_TOKEN
     count = max(1, min(rows, -(-size // shard_bytes)))
@@ -86,8 +89,8 @@ def write_shards(
     for number in range(count):
         name = f"data-{number:05}-of-{count:05}.arrow"
         with _hashed_file(out / name) as (sink, digest), pa.ipc.new_stream(sink, PACKED_SCHEMA) as writer:
-            for first, last in _chunks(layout, pieces, bounds[number], bounds[number + 1]):
-                record, labels = _gather(layout, pieces, batches, first, last)
+            chunks = _chunks(layout, pieces, bounds[number], bounds[number + 1])
+            for record, labels in ordered_map(partial(_gather, layout, pieces, batches), chunks, workers):
                 writer.write_batch(record)
                 tokens += len(labels)
                 trained += int(np.count_nonzero(labels != IGNORE_INDEX))
@@ -112,23 +115,16 @@ def _chunks(layout: Layout, pieces: Placement, first: int, last: int) -> Iterato
 
 
 def _gather(
-    layout: Layout, pieces: Placement, batches: Callable[[int], FlatBatch], first: int, last: int
+    layout: Layout, pieces: Placement, batches: Callable[[int], FlatBatch], rows: tuple[int, int]
 ) -> tuple[pa.RecordBatch, npt.NDArray[np.int32]]:
-    """Rows first..last-1 as one record batch, and their labels."""
+    """Rows `first` to before `last` as one record batch, and their labels."""
+    first, last = rows
     row_offsets = layout.row_offsets[first : last + 1] - layout.row_offsets[first]
     chosen = layout.order[layout.row_offsets[first] : layout.row_offsets[last]]
     lengths = pieces.length[chosen]
     targets = offsets_of(lengths)
-    ids = np.empty(targets[-1], dtype=np.int32)
-    labels = np.empty(targets[-1], dtype=np.int32)
-    for number in np.unique(pieces.batch[chosen]):
-        here = np.flatnonzero(pieces.batch[chosen] == number)
-        offsets, store_ids, store_flags = batches(int(number))
-        source = range_indices(offsets[pieces.index[chosen[here]]], lengths[here])
-        target = range_indices(targets[here], lengths[here])
-        moved = store_ids[source]
-        ids[target] = moved
-        labels[target] = np.where(store_flags[source] & TRAINED, moved, IGNORE_INDEX)
+    ids, flags = _copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches)
+    labels = np.where(flags & TRAINED, ids, np.int32(IGNORE_INDEX))
     labels[targets[:-1]] = IGNORE_INDEX  # nothing before it in its own document predicts it
     token_offsets = pa.array(targets[row_offsets].astype(np.int32))
     document_offsets = pa.array(row_offsets.astype(np.int32))
@@ -137,6 +133,31 @@ def _gather(
     for of_document in (pieces.doc_id, pieces.number):
         arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(of_document[chosen])))
     return pa.record_batch(arrays, schema=PACKED_SCHEMA), labels
+
+
+def _copy_pieces(
+    batch: npt.NDArray[np.int32], index: npt.NDArray[np.int32], batches: Callable[[int], FlatBatch]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """Ids and flags of the pieces, end to end: batch by batch first, then in order; a memcpy a piece each."""
+    by_batch = np.argsort(batch, kind="stable")
+    in_order = pa.array(np.argsort(by_batch, kind="stable"))
+    numbers, starts = np.unique(batch[by_batch], return_index=True)
+    ids, flags = [], []
+    for number, positions in zip(numbers, np.split(by_batch, starts[1:]), strict=True):
+        offsets, store_ids, store_flags = batches(int(number))
+        records = pa.array(index[positions])
+        ids.append(_as_binary(offsets, store_ids).take(records))
+        flags.append(_as_binary(offsets, store_flags).take(records))
+    moved = (pa.concat_arrays(parts).take(in_order).buffers()[2] for parts in (ids, flags))
+    return np.frombuffer(next(moved), np.int32), np.frombuffer(next(moved), np.uint8)
+
+
+def _as_binary(offsets: Int64, values: npt.NDArray[Any]) -> pa.LargeBinaryArray:
+    """The lists as byte strings, values not copied: Arrow takes bytes by memcpy, lists number by number."""
+    place = pa.py_buffer(offsets * values.itemsize)
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(offsets) - 1, [None, place, pa.py_buffer(values)]
+    )
 
 
 def dataset_files(folder: Path, files: list[str], schema: pa.Schema, fingerprint: str) -> None:

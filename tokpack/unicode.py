@@ -1,0 +1,23 @@
+"""Unicode NFC of a column: only the rows that hold a character which NFC may change are worked on."""
+
+from __future__ import annotations
+
+import polars as pl
+
+# Marks, Hangul jamo, and characters whose canonical form is another. A superset is enough.
+UNSTABLE_IN_NFC = (
+    r"[\p{M}\x{374}\x{37e}\x{387}\x{958}-\x{95f}\x{9dc}-\x{9df}\x{a33}-\x{a36}\x{a59}-\x{a5e}\x{b5c}\x{b5d}"
+    r"\x{f43}-\x{f69}\x{1100}-\x{11ff}\x{1f71}-\x{1fff}\x{2000}\x{2001}\x{2126}\x{212a}\x{212b}\x{2329}\x{232a}"
+    r"\x{2adc}\x{f900}-\x{faff}\x{fb1d}-\x{fb4e}\x{1d15e}-\x{1d1c0}\x{2f800}-\x{2fa1f}]"
+)
+
+
+def nfc(text: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """(positions of the rows that NFC changes, their new text). `text` has no nulls."""
+    positions = (text.str.len_bytes() != text.str.len_chars()).arg_true()
+    wide = text.gather(positions)
+    unstable = wide.str.contains(UNSTABLE_IN_NFC)
+    positions, wide = positions.filter(unstable), wide.filter(unstable)
+    normal = wide.str.normalize("NFC")
+    changed = normal != wide
+    return positions.filter(changed), normal.filter(changed)
