@@ -131,7 +131,8 @@ def sorted_spans(rng, size):
 def test_the_fast_path_serves_common_kinds_of_tokenizers(tokenizers_, kind):
     tokenizer = tokenizers_(kind)
     assert tokenizer.fast is not None, tokenizer.fast_refused
-    assert difference(tokenizer.reference, tokenizer.fast, large(odd_strings(tokenizer.added_tokens))) is None
+    strings = large(odd_strings(tokenizer.added_tokens))
+    assert difference(tokenizer.encode_reference, tokenizer.fast, strings) is None
     usual = ["hello lazy dog jumps over"[:n] + "</s>hello" for n in range(2, 26)] * 4
     tokens = tokenize(plain_batch(usual), tokenizer)
     assert tokens.stats["fast"] >= 0.9 * len(usual)
@@ -168,7 +169,7 @@ def test_rows_the_normalizer_changes_and_rows_with_missing_bytes_are_slow(tokeni
 )
 def test_any_text_has_the_ids_and_places_of_tokenizers(tokenizers_, kind, texts):
     tokenizer = tokenizers_(kind)
-    assert difference(tokenizer.reference, tokenizer.fast, large(texts)) is None
+    assert difference(tokenizer.encode_reference, tokenizer.fast, large(texts)) is None
     tokens = tokenize(plain_batch(texts, paranoid=True), tokenizer)
     items = tokenizer.reference.encode_batch(texts, add_special_tokens=False)
     assert tokens.input_ids.tolist() == [number for item in items for number in item.ids]
@@ -246,6 +247,34 @@ def test_the_superset_of_unstable_characters_holds_all_that_nfc_changes():
                 assert pl.Series([character]).str.contains(UNSTABLE_IN_NFC)[0]
 
 
+@given(st.lists(st.text(alphabet=st.sampled_from("aé\u0301\u212b가\u1100\u1161\u11a8z’")), max_size=8))
+def test_nfc_gives_the_rows_that_it_changes(texts):
+    import polars as pl
+
+    positions, changed = nfc(pl.Series(texts, dtype=pl.String))
+    want = {i: n for i, text in enumerate(texts) if (n := unicodedata.normalize("NFC", text)) != text}
+    assert dict(zip(positions, changed, strict=True)) == want
+
+
+def test_the_reference_in_a_process_of_its_own_gives_the_same_and_its_death_loses_nothing(tokenizers_):
+    tokenizer = tokenizers_("nfc")
+    texts = large(odd_texts(seed=6, number=30))
+    want = encode_reference(tokenizer.reference, texts)
+    tokenizer.prepare()
+    process = tokenizer._process
+    for _ in range(2):
+        got = tokenizer.encode_reference(texts)
+        assert tokenizer._process is process
+        for name in ("offsets", "ids", "base", "ends", "starts"):
+            assert np.array_equal(getattr(got, name), getattr(want, name))
+        process.close()
+        assert tokenizer.encode_reference(texts).ids.tolist() == want.ids.tolist()
+        assert tokenizer._process is None
+        tokenizer.prepare()
+        process = tokenizer._process
+    process.close()
+
+
 def test_a_batch_of_any_layout_is_tokenised_alike(tokenizers_):
     tokenizer = tokenizers_("nfc")
     texts = odd_texts(seed=5, number=40)
@@ -300,7 +329,7 @@ def test_real_tokenizers_are_served_by_the_fast_path(name, request, tmp_path_fac
     tokenizer = open_here(folder, tmp_path_factory.getbasetemp() / f"{name}-snapshot", source)
     assert tokenizer.fast is not None
     texts = odd_texts(seed=8, number=300)
-    assert difference(tokenizer.reference, tokenizer.fast, large(texts)) is None
+    assert difference(tokenizer.encode_reference, tokenizer.fast, large(texts)) is None
     rows = frame({"roles": ["user", "assistant"], "contents": pair} for pair in map(list, pairwise(texts)))
     tokens = tokenize(render(rows, Renderer(tokenizer, RenderOptions())), tokenizer)
     assert tokens.stats["fast"] > 0.5 * len(rows)

@@ -48,10 +48,10 @@ def test_a_folder_is_loaded_as_auto_tokenizer_loads_it(folder, cache):
 
 
 def test_the_second_load_asks_nobody_and_imports_neither_transformers_nor_torch(folder, cache):
-    load_tokenizer(folder, cache).load()
+    assert load_tokenizer(folder, cache).fast is not None
     code = (
         "import sys; from tokpack.tokenizer import load_tokenizer; "
-        f"t = load_tokenizer({str(folder)!r}, {str(cache)!r}); t.load(); assert t.fast is not None; "
+        f"t = load_tokenizer({str(folder)!r}, {str(cache)!r}); t.prepare(); assert t.fast is not None; "
         "print([m for m in ('transformers', 'torch', 'numba') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

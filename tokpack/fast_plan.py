@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from tokpack.fast_proof import USUAL, difference, odd_strings, shown
 from tokpack.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
+from tokpack.token_places import encode_reference
 
 # The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
 # bytes follow from U+0100 on (GPT-2).
@@ -65,7 +67,7 @@ def measure(
     best, unsure, first = None, len(strings) + 1, ""
     for plan in _candidates(FastPlan(first_sentinel=first_sentinel, nfc=nfc), config):
         fast = FastTokenizer(encoder, plan, added)
-        wrong = difference(reference, fast, strings)
+        wrong = difference(partial(encode_reference, reference), fast, strings)
         first = first or (f"it differs from `tokenizers` on {shown(wrong)}" if wrong is not None else "")
         slow = int(fast.encode(strings)[1].sum())
         if wrong is None and slow < unsure:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
 
 from tokpack.fast_tokenizer import WORD_MARK, FastTokenizer
-from tokpack.token_places import encode_reference, text_buffers
+from tokpack.token_places import Encoded, text_buffers
 
 PLAIN = "The quick brown fox's 12345 jumps; over\tthe lazy-dog_name(x) == 3.14!"
 
@@ -62,10 +61,12 @@ def odd_strings(added: Iterable[str]) -> Iterator[str]:
     yield " a\n".join(added)
 
 
-def difference(reference: Any, fast: FastTokenizer, text: pa.LargeStringArray) -> str | None:
+def difference(
+    reference: Callable[[pa.LargeStringArray], Encoded], fast: FastTokenizer, text: pa.LargeStringArray
+) -> str | None:
     """The first row on which ids or places differ, among the rows that the fast path is sure of."""
     got, slow = fast.encode(text)
-    want = encode_reference(reference, text)
+    want = reference(text)
     place, data = text_buffers(text)
     for row in np.flatnonzero(~slow):
         mine, theirs = slice(*got.offsets[row : row + 2]), slice(*want.offsets[row : row + 2])

@@ -80,6 +80,7 @@ class Run:
         sources = open_sources(config.source)
         template = Path(config.render.chat_template) if config.render.chat_template else None
         tokenizer = load_tokenizer(config.tokenize.tokenizer, chat_template=template)
+        tokenizer.prepare()
         settings = config.render
         options = RenderOptions(
             render=settings.mode,

@@ -117,8 +117,9 @@ class TokenStore:
             )
 
     def tokens(self, index: int) -> pa.RecordBatch:
-        """The batch's ids and flags, memory-mapped."""
-        return pa.ipc.open_file(pa.memory_map(str(self._tokens_path(index)))).get_batch(0)
+        """The batch's ids and flags, memory-mapped; the mapping outlives the closed file."""
+        with pa.memory_map(str(self._tokens_path(index))) as file:
+            return pa.ipc.open_file(file).get_batch(0)
 
     def remove(self) -> None:
         """Delete the store's own files, and its folder when nothing else is in it."""

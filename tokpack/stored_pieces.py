@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.artefact import Artefact
-from tokpack.schema import IGNORE_INDEX, TRAINED
 from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch, Layout, Placement
 
@@ -80,19 +79,8 @@ class StoredPieces:
         return StoredPieces(placement, np.arange(len(order) + 1), self.batches)
 
 
-class _Flags:
-    """Labels read as the store's flags, only where they are asked for."""
-
-    def __init__(self, labels: npt.NDArray[np.int32]) -> None:
-        self._labels = labels
-
-    def __getitem__(self, places: Any) -> npt.NDArray[np.uint8]:
-        return np.where(self._labels[places] != IGNORE_INDEX, TRAINED, 0).astype(np.uint8)
-
-
 def _flat_batch(record: pa.RecordBatch) -> FlatBatch:
-    flags = cast("npt.NDArray[np.uint8]", _Flags(flat(record, "labels")))
-    return offsets_of(flat(record, "seq_lengths")), flat(record, "input_ids"), flags
+    return offsets_of(flat(record, "seq_lengths")), flat(record, "input_ids"), flat(record, "labels")
 
 
 def flat(record: pa.RecordBatch, column: str) -> npt.NDArray[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import pickle
 import sys
 import threading
 from collections.abc import Iterable
@@ -16,10 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from tokpack import tokenizer_cache
 from tokpack.errors import UsageError
 from tokpack.fast_plan import load_fast
 from tokpack.fast_tokenizer import FastTokenizer
+from tokpack.reference_process import ReferenceProcess
+from tokpack.token_places import Encoded, encode_reference
 from tokpack.tokenizer_cache import BACKEND, SNAPSHOT, TOKENIZER_FILES
 
 _SPECIALS_OF_MAP = ("bos_token", "eos_token", "pad_token")
@@ -53,6 +58,7 @@ class Tokenizer:
         self._config: dict[str, Any] = snapshot["tokenizer_config"]
         self.warnings: list[str] = []
         self._lock = threading.RLock()
+        self._process: ReferenceProcess | None = None
         self._fast: FastTokenizer | None = None
         self._fast_refused: str | None = None
 
@@ -96,10 +102,26 @@ class Tokenizer:
                 self.warnings.append(f"the slow path of tokenising serves {self.name}: {reason}")
             self._fast, self._fast_refused = None, reason
 
-    def load(self) -> None:
-        """Load both tokenizers now; what goes wrong shows at their first use."""
+    def encode_reference(self, text: pa.LargeStringArray) -> Encoded:
+        """Ids and places as `tokenizers` gives them."""
+        if self._process is not None:
+            try:
+                return self._process.encode(text)
+            except (OSError, EOFError, pickle.UnpicklingError):  # it died: here the cause will show
+                self._process = None
+        return encode_reference(self.reference, text)
+
+    def prepare(self) -> None:
+        """Begin to load what encoding needs, in the background; what goes wrong shows at the first use."""
+        with contextlib.suppress(OSError):
+            self._process = ReferenceProcess(self.folder / BACKEND)
+        threading.Thread(target=self._load_fast, name="load tokenizer").start()
+
+    def _load_fast(self) -> None:
         with contextlib.suppress(Exception):
-            _ = self.fast, self.reference
+            import awkward  # noqa: F401 - gigatoken's results are awkward's
+
+            _ = self.fast
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids, special tokens written out."""
@@ -143,9 +165,7 @@ def load_tokenizer(
         folder, name = local, local.resolve().name
     else:
         folder, name = _from_hub(str(name_or_folder)), str(name_or_folder)
-    tokenizer = Tokenizer(tokenizer_cache.snapshot_folder(folder, cache_dir), name, template)
-    threading.Thread(target=tokenizer.load, name="load tokenizer").start()
-    return tokenizer
+    return Tokenizer(tokenizer_cache.snapshot_folder(folder, cache_dir), name, template)
 
 
 def _choose_templates(templates: Any, name: str) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""Read: sources -> blocks of about 32 MB, each with its place in the input.
+"""Read: sources -> blocks of about 8 MB, each with its place in the input.
 
 A block is cut by bytes at a row boundary and never crosses a file, so blocks (and with them everything
 downstream) do not depend on how many workers there are. `doc_id` is a row's position over all inputs;
@@ -21,7 +21,7 @@ import pyarrow as pa
 from tokpack.errors import DataError
 from tokpack.stages.sources import Source, decompress, open_hashing, seekable, stdin
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 8 << 20
 BOM = b"\xef\xbb\xbf"
 NEWLINE, SPACE = b"\n "
 

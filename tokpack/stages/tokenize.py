@@ -22,7 +22,7 @@ from tokpack.fast_tokenizer import FastTokenizer
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.pieces import Ints, Spans
 from tokpack.stages.render import Rendered
-from tokpack.token_places import Bools, Encoded, encode_reference, text_buffers
+from tokpack.token_places import Bools, Encoded, text_buffers
 from tokpack.tokenizer import Tokenizer
 
 Flags = npt.NDArray[np.uint8]
@@ -53,7 +53,7 @@ def tokenize(rendered: Rendered, tokenizer: Tokenizer) -> TokenBatch:
         tokenizer.refuse_fast(f"the fast one differs from `tokenizers` on {shown(wrong)}")
         fast = None
     if fast is None:
-        encoded = encode_reference(tokenizer.reference, text)
+        encoded = tokenizer.encode_reference(text)
         batch = TokenBatch(encoded.offsets, encoded.ids, flag_tokens(rendered, encoded, rows))
         slow = rows
     else:
@@ -61,7 +61,7 @@ def tokenize(rendered: Rendered, tokenizer: Tokenizer) -> TokenBatch:
         batch = TokenBatch(encoded.offsets, encoded.ids, flag_tokens(rendered, encoded, rows))
         slow = np.flatnonzero(is_slow)
         if len(slow):
-            again = encode_reference(tokenizer.reference, text.take(pa.array(slow)))
+            again = tokenizer.encode_reference(text.take(pa.array(slow)))
             flags = flag_tokens(rendered, again, slow)
             batch = _replace_rows(batch, slow, TokenBatch(again.offsets, again.ids, flags))
     stats = {"fast": len(text) - len(slow), "slow": len(slow)}
@@ -82,7 +82,7 @@ def _prove(rendered: Rendered, tokenizer: Tokenizer, fast: FastTokenizer) -> str
         wide = pc.utf8_length(text.take(pa.array(rows))).to_numpy() != sizes[rows]
         chosen = np.concatenate([rows[wide][: (count + 1) // 2], rows[:count]])
         text = text.take(pa.array(np.unique(chosen)))
-    return difference(tokenizer.reference, fast, text)
+    return difference(tokenizer.encode_reference, fast, text)
 
 
 def _replace_rows(batch: TokenBatch, rows: Ints, other: TokenBatch) -> TokenBatch:

@@ -28,7 +28,8 @@ from tokpack.stages.ranges import Int64, offsets_of
 CHUNK_TOKENS = 1 << 20
 BYTES_PER_TOKEN = 8
 
-FlatBatch = tuple[Int64, npt.NDArray[np.int32], npt.NDArray[np.uint8]]
+FlatBatch = tuple[Int64, npt.NDArray[np.int32], npt.NDArray[np.uint8] | npt.NDArray[np.int32]]
+"""Offsets of the pieces, their ids, and the store's flags (uint8) or labels as they are (int32)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,9 @@ def _gather(
     chosen = layout.order[layout.row_offsets[first] : layout.row_offsets[last]]
     lengths = pieces.length[chosen]
     targets = offsets_of(lengths)
-    ids, flags = _copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches)
-    labels = np.where(flags & TRAINED, ids, np.int32(IGNORE_INDEX))
+    ids, marks = _copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches)
+    trained = marks & TRAINED if marks.dtype == np.uint8 else marks != IGNORE_INDEX
+    labels = np.where(trained, ids, np.int32(IGNORE_INDEX))
     labels[targets[:-1]] = IGNORE_INDEX  # nothing before it in its own document predicts it
     token_offsets = pa.array(targets[row_offsets].astype(np.int32))
     document_offsets = pa.array(row_offsets.astype(np.int32))
@@ -137,19 +139,17 @@ def _gather(
 
 def _copy_pieces(
     batch: npt.NDArray[np.int32], index: npt.NDArray[np.int32], batches: Callable[[int], FlatBatch]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-    """Ids and flags of the pieces, end to end: batch by batch first, then in order; a memcpy a piece each."""
+) -> Iterator[npt.NDArray[Any]]:
+    """Ids, then flags, of the pieces end to end: batch by batch first, then in order, a memcpy a piece."""
     by_batch = np.argsort(batch, kind="stable")
     in_order = pa.array(np.argsort(by_batch, kind="stable"))
     numbers, starts = np.unique(batch[by_batch], return_index=True)
-    ids, flags = [], []
-    for number, positions in zip(numbers, np.split(by_batch, starts[1:]), strict=True):
-        offsets, store_ids, store_flags = batches(int(number))
-        records = pa.array(index[positions])
-        ids.append(_as_binary(offsets, store_ids).take(records))
-        flags.append(_as_binary(offsets, store_flags).take(records))
-    moved = (pa.concat_arrays(parts).take(in_order).buffers()[2] for parts in (ids, flags))
-    return np.frombuffer(next(moved), np.int32), np.frombuffer(next(moved), np.uint8)
+    records = [pa.array(index[positions]) for positions in np.split(by_batch, starts[1:])]
+    for column in (1, 2):
+        stored = [(batches(int(number))[0], batches(int(number))[column]) for number in numbers]
+        parts = [_as_binary(*flat).take(which) for flat, which in zip(stored, records, strict=True)]
+        moved = pa.concat_arrays(parts).take(in_order)
+        yield np.frombuffer(moved.buffers()[2], stored[0][1].dtype)
 
 
 def _as_binary(offsets: Int64, values: npt.NDArray[Any]) -> pa.LargeBinaryArray:
