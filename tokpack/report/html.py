@@ -19,7 +19,7 @@ from tokpack.ledger import HELD_OUT
 from tokpack.report import charts
 from tokpack.report.cost_page import cost_view
 from tokpack.report.safe import one_line, printable, snippet
-from tokpack.report.words import REASONS, SLOT, counted, counters, gap_words, make_bill, share
+from tokpack.report.words import PROOFS, REASONS, SLOT, counted, counters, gap_words, make_bill, share
 
 HERE = Path(__file__).parent
 MOST_FILES, MOST_REASONS, EXAMPLES = 500, 50, 3
@@ -49,6 +49,7 @@ def page(data: dict[str, Any]) -> str:
         fill=share(ledger["slots"]["packed"], ledger["slots"]["total"], 2),
         plan=data["plan"],
         gap=gap_words(data["plan"]["gap"]),
+        proof=PROOFS[data["plan"]["bound_kind"]],
         lengths=data["lengths"],
         charts=_charts(data),
         drops=_drops(data),

@@ -20,7 +20,7 @@ from tokpack.ledger import HELD_OUT
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.safe import one_line, snippet
 from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
-from tokpack.report.words import REASONS, SLOT, counted, counters, left_out, make_bill, share
+from tokpack.report.words import REASONS, SLOT, bound_words, counted, counters, left_out, make_bill, share
 
 MOST_ROWS = 20
 

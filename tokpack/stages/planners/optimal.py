@@ -242,7 +242,7 @@ def solve(
 
 
 def proof_for(whole: Problem, sizes: Int64, duals: Int64) -> int:
-    """Rows proven for the true lengths by duals between those of rounded `sizes`; 0 where that is too long."""
+    """Rows proven for the true lengths by duals between those of rounded `sizes`; 0 where that takes long."""
     if whole.cells > LARGEST_PROOF:
         return 0
     return whole.proven(np.floor(np.interp(whole.sizes, sizes, duals)).astype(np.int64))[0]
