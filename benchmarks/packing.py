@@ -37,6 +37,7 @@ from rich.table import Table
 
 from tokpack.stages.plan import bound, deal, idle_share, make_plan, resolve, row_costs, row_order
 
+RANKS, ROWS_PER_STEP = 8, (1, 2, 4, 8, 16)
 WINDOW = 1000
 """Documents that `datasets.map` hands out at once, and so all that TRL, LLaMA-Factory and ms-swift see."""
 
@@ -53,20 +54,26 @@ def next_fit(lengths: np.ndarray, capacity: int) -> int:
 
 @njit(cache=True)
 def first_fit(lengths: np.ndarray, capacity: int, chunk: int, most_docs: int) -> int:
+    """Rows, by a tree over the free space of open rows: its left half is looked at first."""
     rows = 0
     for start in range(0, len(lengths), chunk):
         part = lengths[start : start + chunk]
-        free, docs = np.empty(len(part), np.int64), np.zeros(len(part), np.int64)
+        leaves = 1
+        while leaves < len(part):
+            leaves *= 2
+        free, docs = np.full(2 * leaves, capacity), np.zeros(len(part), np.int64)
         used = 0
         for length in part:
-            row = 0
-            while row < used and (free[row] < length or docs[row] >= most_docs):
-                row += 1
-            if row == used:
-                free[row] = capacity
-                used += 1
-            free[row] -= length
+            node = 1
+            while node < leaves:
+                node = 2 * node if free[2 * node] >= length else 2 * node + 1
+            row = node - leaves
+            used = max(used, row + 1)
             docs[row] += 1
+            free[node] = free[node] - length if docs[row] < most_docs else 0
+            while node > 1:
+                node //= 2
+                free[node] = max(free[2 * node], free[2 * node + 1])
         rows += used
     return rows
 
@@ -74,6 +81,11 @@ def first_fit(lengths: np.ndarray, capacity: int, chunk: int, most_docs: int) ->
 def axolotl(lengths: np.ndarray, capacity: int) -> int:
     """axolotl: first-fit in shuffled order, chunks of 100,000 documents, at most 200 in a row."""
     return int(first_fit(lengths, capacity, 100_000, 200))
+
+
+def megatron_bridge(lengths: np.ndarray, capacity: int) -> int:
+    """Megatron-Bridge, NeMo: first-fit over all documents, shuffled (`first_fit_shuffle`)."""
+    return int(first_fit(lengths, capacity, len(lengths), len(lengths)))
 
 
 def greedy_knapsack(lengths: np.ndarray, capacity: int) -> int:
@@ -134,13 +146,13 @@ def trl_itself(lengths: np.ndarray, capacity: int) -> Callable[[], int]:
     documents = pa.LargeListArray.from_arrays(pa.array(ends), tokens)
     dataset = Dataset(InMemoryTable(pa.table({"input_ids": documents})))
     options = {"keep_in_memory": True}
-    options = {"keep_in_memory": True}
     return lambda: len(pack_dataset(dataset, capacity, strategy="bfd", map_kwargs=options))
 
 
 PEERS: dict[str, Callable[[np.ndarray, int], int]] = {
     "next-fit (torchtune)": next_fit,
     "first-fit in chunks (axolotl)": axolotl,
+    "first-fit, shuffled (Megatron-Bridge)": megatron_bridge,
     "greedy knapsack (LLaMA-Factory)": greedy_knapsack,
     "binpacking in windows (ms-swift)": ms_swift,
     "bfd in windows (TRL)": trl_bfd,
@@ -229,15 +241,26 @@ def run(lengths: np.ndarray, capacity: int, only: list[str], repeats: int) -> di
     return {**figures, "results": results}
 
 
-def waiting(lengths: np.ndarray, capacity: int) -> dict[str, float]:
-    """Share of 8 ranks' time spent waiting, counting attention alone, 32 rows a step."""
+def waiting(lengths: np.ndarray, capacity: int) -> list[dict[str, float]]:
+    """Share of the ranks' time spent waiting, counting attention alone, by rows a rank and step."""
     plan = make_plan(lengths, capacity)
     costs = row_costs(lengths, plan.row_of_doc, linear=0.0, quadratic=1.0)
-    dealt, _ = deal(costs, 8, 32, 0)
-    return {
-        "shuffled": idle_share(costs[row_order(plan.rows, 0)], 8, 32),
-        "dealt": idle_share(costs[dealt], 8, 32),
-    }
+    shuffled = row_order(plan.rows, 0)
+    lines = []
+    for rows in ROWS_PER_STEP:
+        step = RANKS * rows
+        start = time.perf_counter()
+        dealt, leftover = deal(costs, RANKS, step, 0)
+        lines.append(
+            {
+                "rows_per_step": rows,
+                "shuffled": idle_share(costs[shuffled], RANKS, step),
+                "dealt": idle_share(costs[dealt], RANKS, step),
+                "leftover_rows": len(leftover),
+                "seconds": time.perf_counter() - start,
+            }
+        )
+    return lines
 
 
 def show(name: str, report: dict[str, Any], console: Console) -> None:
@@ -257,12 +280,15 @@ def show(name: str, report: dict[str, Any], console: Console) -> None:
             "-" if memory is None else f"{memory:.0f}",
         )
     console.print(table)
-    idle = report["idle"]
-    console.print(
-        f"8 ranks, 32 rows a step, attention alone: they wait {idle['shuffled']:.1%} of the time with rows "
-        f"shuffled, {idle['dealt']:.2%} with rows dealt\n",
-        soft_wrap=True,
-    )
+    waits = Table(title=f"{RANKS} ranks, attention alone: share of the time they wait", title_justify="left")
+    for column in ("rows a rank and step", "shuffled", "dealt", "rows left over", "seconds"):
+        waits.add_column(column, justify="right")
+    for line in report["idle"]:
+        shares = f"{line['shuffled']:.1%}", f"{line['dealt']:.3%}"
+        waits.add_row(
+            str(line["rows_per_step"]), *shares, str(line["leftover_rows"]), f"{line['seconds']:.3f}"
+        )
+    console.print(waits)
 
 
 def machine() -> dict[str, str]:
