@@ -125,6 +125,109 @@ def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provena
         run("train", artefact, "-m", model, "-o", out)
 
 
+def test_time_and_money_are_predicted_from_the_gpu_table_and_told_beside_the_actual(
+    model_and_artefact, tmp_path
+):
+    model, artefact = model_and_artefact
+    out = tmp_path / "out"
+    flags = ["--method", "full", "--dtype", "float32", "--gpu", "rtx 4090", "--gpu-price", 0.5]
+    shown = run("train", artefact, "-m", model, "-o", out, *flags).stderr
+    result = json.loads((out / "result.json").read_text())
+    low, high = result["predicted_seconds"]
+    assert 0 < low < high
+    assert result["predicted_cost"] == pytest.approx([low / 7200, high / 7200])
+    assert result["cost"] == pytest.approx(result["seconds"] / 7200, abs=1e-5)
+    assert "165.2 TFLOP/s" in result["prediction"]
+    assert "predicted: 0.0 s to 0.0 s, $" in shown
+    assert "of about $" in shown
+    assert "to go" in shown
+    assert "spent, at $0.5 an hour" in shown
+
+
+def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_artefact, tmp_path):
+    model, artefact = model_and_artefact
+    flags = ["--method", "full", "--epochs", 3, "--gpu-price", 2.0, "--document-log", tmp_path / "d.jsonl"]
+    run("train", artefact, "-m", model, "-o", tmp_path / "out", *flags)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["prediction"] == "from the speed until step 1"
+    assert result["predicted_seconds"][0] > 0
+    rows = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+    assert {(row["epoch"], row["doc_id"]) for row in rows} == {(e, d) for e in range(3) for d in range(24)}
+
+
+def test_budgets_from_the_command_line_end_the_run_and_say_so(model_and_artefact, tmp_path):
+    model, artefact = model_and_artefact
+    command = ["train", artefact, "-m", model, "--method", "full", "--epochs", 9]
+    shown = run(*command, "-o", tmp_path / "a", "--token-budget", 100)
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert "(token budget)" in shown.stderr
+    assert 100 <= result["tokens"] == result["predicted_tokens"] < 164
+    run(*command, "-o", tmp_path / "b", "--max-cost", 1e-9, "--gpu-price", 1)
+    result = json.loads((tmp_path / "b" / "result.json").read_text())
+    assert (result["steps"], result["ended"]) == (1, "max cost")
+    with pytest.raises(UsageError, match="needs a price"):
+        run(*command, "-o", tmp_path / "c", "--max-cost", 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "message", "hint"),
+    [
+        ({"optim": "galore_adamw"}, "needs the package galore-torch", "pip install galore-torch"),
+        ({"optim": "apollo_adamw_layerwise"}, "needs the package apollo-torch", "pip install apollo-torch"),
+        ({"optim": "schedule_free_adamw"}, "needs the package schedulefree", "pip install schedulefree"),
+        ({"optim": "paged_adamw_8bit"}, "needs the package bitsandbytes", "pip install bitsandbytes"),
+        ({"optim": "adamw_trch"}, "unknown optimizer 'adamw_trch'", "adamw_torch"),
+        ({"use_liger_kernel": True}, "needs the package liger-kernel", "pip install liger-kernel"),
+        ({"report_to": "wandb"}, "needs the package wandb", "pip install wandb"),
+        ({"report_to": ["tensorboard", "trackio"]}, "needs the package", "pip install"),
+        ({"report_to": "wandbb"}, "unknown logger 'wandbb'", "wandb"),
+    ],
+)
+def test_a_package_that_the_recipe_needs_is_named_when_missing(monkeypatch, table, message, hint):
+    from trainer_plugin import extras
+
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=message) as error:
+        extras.check_extras(table)
+    assert hint in error.value.hint
+
+
+def test_every_optimizer_of_transformers_is_known_or_needs_nothing():
+    """A new optimizer that needs a package must not slip by: those left over are torch's own."""
+    from transformers.training_args import OptimizerNames
+
+    from trainer_plugin.extras import OPTIMIZERS
+
+    free = {one.value for one in OptimizerNames if not one.value.startswith(tuple(OPTIMIZERS))}
+    own = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
+    assert free == own | {"adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision"}
+
+
+def test_settings_that_transformers_refuses_are_an_error_of_the_recipe(tmp_path):
+    with pytest.raises(UsageError, match="does not take these settings"):
+        training_arguments(Recipe(scheduler="cosinus"), tmp_path)
+    with pytest.raises(UsageError, match="must not be negative"):
+        Recipe(max_cost=-1.0)
+    with pytest.raises(UsageError, match="cannot be sharded"):
+        Recipe(shard=True)
+
+
+def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_artefact, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model, artefact = model_and_artefact
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('method = "full"\ngpu_price = 1.0\n[trainer]\nreport_to = "tensorboard"\n')
+    run("train", artefact, "-m", model, "-o", tmp_path / "out", "--recipe", recipe)
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    names = {"loss", "tokens_per_second", "fill", "tokens", "trained_tokens", "cost_usd", "cost_usd_total"}
+    assert {f"train/{name}" for name in names} <= set(events.Tags()["scalars"])
+    tokens = [event.value for event in events.Scalars("train/tokens")]
+    assert tokens[-1] == 2 * sum(LENGTHS)
+
+
 def test_a_merged_adapter_answers_as_the_quantised_model_with_the_adapter(model_and_artefact, tmp_path):
     pytest.importorskip("bitsandbytes")
     import torch

@@ -49,6 +49,7 @@ def test_row_figures_equal_those_counted_row_by_row(artefact):
     assert dataset.row_documents().tolist() == [len(row["seq_lengths"]) for row in chosen]
     assert dataset.row_trained().tolist() == [sum(x != -100 for x in row["labels"]) for row in chosen]
     assert dataset.row_pairs().tolist() == [sum(n * n for n in row["seq_lengths"]) for row in chosen]
+    assert dataset.seq_lengths().tolist() == [n for row in chosen for n in row["seq_lengths"]]
     assert dataset.row_longest().tolist() == [max(row["seq_lengths"]) for row in chosen]
 
 

@@ -94,14 +94,14 @@ class Meter:
 
     def start(self, resumed: bool) -> None:
         """Begin a session. Raises UsageError when a resumed run has nothing left to spend."""
-        self.before = _seconds_in(self.file) if resumed else 0.0
-        self._started = time.perf_counter()
+        self.before, self._session = _seconds_in(self.file) if resumed else 0.0, 0.0
         if self.spent:
             raise UsageError(
                 f"the run has cost ${self.dollars:,.4f}, all of --max-cost {self.limit:g}",
                 where=str(self.file),
                 hint="resume with a larger --max-cost",
             )
+        self._started = time.perf_counter()
 
     def end(self) -> None:
         self._session, self._started = self.session, None

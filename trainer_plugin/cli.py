@@ -31,12 +31,31 @@ def train(
     eval_steps: Annotated[int | None, typer.Option(help="Held-out loss every so many steps.")] = None,
     save_steps: Annotated[int | None, typer.Option(help="Checkpoint every so many steps.")] = None,
     gradient_checkpointing: Annotated[
-        bool | None, typer.Option("--gradient-checkpointing/--no-gradient-checkpointing")
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Compute activations again in the backward pass: less memory, a third more time.",
+        ),
+    ] = None,
+    token_budget: Annotated[
+        int | None, typer.Option(help="End with the packed row that reaches so many tokens.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="GPU that trains, such as a10: prediction and price.")
+    ] = None,
+    gpu_price: Annotated[
+        float | None, typer.Option(help="Dollars an hour of one GPU, for the table's.")
+    ] = None,
+    gpus: Annotated[Path | None, typer.Option(help="TOML file with GPUs and prices of your own.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="End after the step in which so many dollars are spent.")
+    ] = None,
+    document_log: Annotated[
+        str | None, typer.Option(help=".parquet or .jsonl file for each document's loss in each epoch.")
     ] = None,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder in use.")] = False,
-    hourly_price: Annotated[float | None, typer.Option(help="Price per hour, to state the cost.")] = None,
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
     from trainer_plugin.recipe import load_recipe
@@ -55,14 +74,21 @@ def train(
         "eval_steps": eval_steps,
         "save_steps": save_steps,
         "gradient_checkpointing": gradient_checkpointing,
+        "token_budget": token_budget,
+        "gpu": gpu,
+        "gpu_price": gpu_price,
+        "max_cost": max_cost,
+        "document_log": document_log,
         "probe": False if no_probe else None,
     }
     settings = load_recipe(recipe, **flags)
     _quiet_libraries()
     from trainer_plugin.run import run_training
 
-    result = run_training(artefact, model, settings, out, resume=resume, overwrite=overwrite, say=_say)
-    for line in _summary(result, hourly_price):
+    result = run_training(
+        artefact, model, settings, out, resume=resume, overwrite=overwrite, gpus=gpus, say=_say
+    )
+    for line in _summary(result):
         _say(line)
     typer.echo(result.out)
 
@@ -80,19 +106,33 @@ def merge_adapter(
     typer.echo(str(merge_dequantized(adapter, out, model=model)))
 
 
-def _summary(result: Any, hourly_price: float | None) -> list[str]:
+def _summary(result: Any) -> list[str]:
+    from trainer_plugin.words import dollars, duration
+
     difference = result.tokens / result.predicted_tokens - 1 if result.predicted_tokens else 0.0
+    ended = "" if result.ended == "done" else f" ({result.ended})"
     lines = [
-        f"{result.steps:,} steps in {result.seconds:,.1f} s, {result.tokens_per_second:,.1f} tokens/s",
+        f"{result.steps:,} steps{ended}, {result.tokens_per_second:,.1f} tokens/s",
         f"tokens: {result.predicted_tokens:,} predicted, {result.tokens:,} trained on ({difference:+.2%}), "
         f"{result.trained_tokens:,} with loss",
+        f"time: {_range(result.predicted_seconds, duration)}{duration(result.seconds)} taken"
+        + (f" (predicted: {result.prediction})" if result.prediction else ""),
     ]
+    if result.cost is not None:
+        rate = f"${result.gpu_price:g} an hour" + (f" x {result.processes}" if result.processes > 1 else "")
+        spent = f"{_range(result.predicted_cost, dollars)}{dollars(result.cost)} spent"
+        lines.append(f"cost: {spent}, at {rate}")
     if result.loss_before is not None and result.loss_after is not None:
         lines.append(f"held-out loss: {result.loss_before:.4f} before, {result.loss_after:.4f} after")
-    if hourly_price is not None:
-        lines.append(f"cost: {result.seconds / 3600 * hourly_price:,.4f} at {hourly_price:g} an hour")
     lines.append(f"{'model' if result.method == 'full' else 'adapter'}: {result.out}")
     return lines
+
+
+def _range(predicted: tuple[float, float] | None, shown: Any) -> str:
+    if predicted is None:
+        return ""
+    ends = list(dict.fromkeys(map(shown, predicted)))
+    return " to ".join(ends) + " predicted, "
 
 
 def _say(line: str) -> None:

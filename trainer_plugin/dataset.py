@@ -120,6 +120,17 @@ class PackedDataset:
         """Tokens of each row of this view: int64[rows]."""
         return self._per_row(lambda columns: np.diff(columns["input_ids"].offsets))
 
+    def seq_lengths(self) -> np.ndarray:
+        """Lengths of all documents of this view, row after row: int32[documents]."""
+        parts = [
+            column.values[column.offsets[0] : column.offsets[-1]]
+            for column in (columns["seq_lengths"] for columns in self._batches)
+        ]
+        counts = self._per_row(lambda columns: np.diff(columns["seq_lengths"].offsets), every=True)
+        starts, taken = np.cumsum(counts) - counts, counts[self.indices]
+        within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
+        return np.concatenate(parts)[np.repeat(starts[self.indices], taken) + within]
+
     def row_documents(self) -> np.ndarray:
         """Documents of each row of this view: int64[rows]."""
         return self._per_row(lambda columns: np.diff(columns["seq_lengths"].offsets))
@@ -145,10 +156,10 @@ class PackedDataset:
             ]
         )
 
-    def _per_row(self, measure: Any) -> np.ndarray:
+    def _per_row(self, measure: Any, *, every: bool = False) -> np.ndarray:
         parts = [np.asarray(measure(columns), dtype=np.int64) for columns in self._batches]
-        every = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-        return every[self.indices]
+        figures = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return figures if every else figures[self.indices]
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raise UsageError unless `tokenizer` has the vocabulary that the rows were made with.

@@ -9,18 +9,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from trainer_plugin.words import dollars, duration
+
 
 class RichProgress(TrainerCallback):
-    """Step, loss, tokens per second and fill; only the first process prints."""
+    """Step, loss, tokens per second, fill, money and time left; only the first process prints."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.progress: Progress | None = None
         self.task: Any = None
-        self.started = 0.0
+        self.started, self.first_step = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started = time.perf_counter()
+        self.started, self.first_step = time.perf_counter(), state.global_step
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
         self.progress = Progress(
@@ -49,8 +51,16 @@ class RichProgress(TrainerCallback):
             self.progress.update(self.task, figures=figures)
         else:
             step = f"step {state.global_step}/{state.max_steps}  " if state.max_steps else ""
-            seconds = f"  {time.perf_counter() - self.started:.0f} s" if self.started else ""
-            self.console.print(step + figures + seconds, highlight=False, soft_wrap=True)
+            self.console.print(step + figures + self._times(state), highlight=False, soft_wrap=True)
+
+    def _times(self, state: Any) -> str:
+        """Time taken and to come."""
+        done = state.global_step - self.first_step
+        if not self.started or done < 1:
+            return ""
+        taken = time.perf_counter() - self.started
+        left = taken / done * (state.max_steps - state.global_step)
+        return f"  {duration(taken)}" + (f", {duration(left)} to go" if left else "")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.progress is not None:
@@ -70,5 +80,7 @@ def figures_of(logs: dict[str, Any]) -> str:
     if "fill" in logs:
         parts.append(f"fill {logs['fill']:.1%}")
     if "tokens" in logs:
-        parts.append(f"{logs['tokens']:,} tokens")
+        parts.append(f"{logs['tokens']:,} tokens ({logs['trained_tokens']:,} trained)")
+    if "cost_usd" in logs:
+        parts.append(f"{dollars(logs['cost_usd'])} of about {dollars(logs['cost_usd_total'])}")
     return "  ".join(parts)

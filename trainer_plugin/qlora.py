@@ -108,9 +108,14 @@ def prepare_lora(model: Any, recipe: Recipe) -> Any:
 def save_result(
     trainer: Any, out: str | Path, recipe: Recipe, *, artefact: Any, tokenizer: Any = None
 ) -> Path:
-    """Write the adapter (or full model), its recipe, and the fingerprint of the artefact behind it."""
+    """Write the adapter (or full model), its recipe, and the fingerprint of the artefact behind it.
+
+    All processes call it: a sharded model is gathered.
+    """
     out = Path(out)
     trainer.save_model(str(out))
+    if not trainer.is_world_process_zero():
+        return out
     if tokenizer is not None:
         tokenizer.save_pretrained(out)
     (out / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")

@@ -53,6 +53,18 @@ class Recipe:
     gradient_checkpointing: bool = False
     pad_to_capacity: bool = False
     """Pad each batch to the capacity, so that all have one shape."""
+    shard: bool = False
+    """Spread weights, gradients and optimizer state over all processes (FSDP2); method full."""
+    token_budget: int = 0
+    """End with the row that reaches so many tokens; 0: no budget."""
+    gpu: str = ""
+    """Key of the GPU table, for prediction and price."""
+    gpu_price: float = 0.0
+    """Dollars an hour of one GPU; 0: the table's."""
+    max_cost: float = 0.0
+    """End when so many dollars are spent, all GPUs together; 0: no limit."""
+    document_log: str = ""
+    """`.parquet` or `.jsonl` file for the loss of each document in each epoch."""
     seed: int = 0
     log_steps: int = 1
     eval_steps: int = 0
@@ -70,6 +82,15 @@ class Recipe:
         if self.learning_rate <= 0:
             raise UsageError(
                 "the learning rate must be positive", where=f"learning_rate={self.learning_rate}"
+            )
+        for name in ("token_budget", "gpu_price", "max_cost", "eval_steps", "save_steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must not be negative", where=f"{name}={getattr(self, name)}")
+        if self.shard and self.method != "full":
+            raise UsageError(
+                f"method {self.method!r} cannot be sharded",
+                where="shard",
+                hint='method = "full"; for adapters: accelerate launch --config_file examples/accelerate/...',
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,7 +161,7 @@ def _expected(kind: Any) -> str:
 def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> Any:
     """`transformers.TrainingArguments` for a recipe; `[trainer]` wins over the named fields.
 
-    Raises UsageError for a key that TrainingArguments does not know.
+    Raises UsageError for a key that TrainingArguments does not know, and for a value it does not take.
     """
     import torch
     from transformers import TrainingArguments
@@ -176,4 +197,9 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
     for name in values:
         if name not in known:
             raise UsageError(f"unknown key {name!r}", where="[trainer]", hint=near_matches(name, known))
-    return TrainingArguments(**values)
+    try:
+        return TrainingArguments(**values)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UsageError(
+            f"transformers does not take these settings: {error}", where="recipe: [trainer]"
+        ) from None

@@ -1,78 +1,59 @@
 """One training run from an artefact to a saved adapter; what `tokpack train` calls.
 
-open artefact ─▶ compare tokenizers ─▶ load model ─▶ prove isolation ─▶ adapter ─▶ held-out loss
+open artefact ─▶ compare tokenizers ─▶ load model ─▶ prove isolation ─▶ adapter ─▶ predict ─▶ held-out loss
 ─▶ train ─▶ held-out loss ─▶ save adapter, recipe, provenance, result.json
 """
 
 from __future__ import annotations
 
 import json
-import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from tokpack.errors import UsageError
-from trainer_plugin.balance import BalancedSampler
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.recipe import Recipe, training_arguments
+from trainer_plugin.words import dollars, duration
+
+if TYPE_CHECKING:
+    from tokpack.cost import Figure
+    from trainer_plugin.forecast import Plan
 
 RESULT = "result.json"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do. `order` holds the rows it trains on, all ranks, repeats included: int64[n]."""
-
-    rows: int
-    tokens: int
-    trained_share: float
-    steps: int
-    order: np.ndarray
-    tokens_to_train: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run did. `loss_before` and `loss_after` are held-out, None without a validation artefact.
+    """What a run did, beside what was predicted.
 
-    Tokens count from the first step, over every resume; `seconds` and the rate are of this session.
+    Tokens, seconds and dollars count from the first step, over every resume; the rate is of this session.
+    Ranges are (low, high). `loss_before`, `loss_after` and `held_out` (step, loss) are held-out losses.
     """
 
     out: str
     method: str
     attn: str
+    processes: int
     steps: int
+    ended: str
+    """`done`, `token budget` or `max cost`."""
     predicted_tokens: int
     tokens: int
     trained_tokens: int
+    predicted_seconds: tuple[float, float] | None
+    prediction: str
+    """Where the predicted seconds come from."""
     seconds: float
     tokens_per_second: float
+    gpu_price: float | None
+    """Dollars an hour of one GPU (process)."""
+    predicted_cost: tuple[float, float] | None
+    cost: float | None
     loss_before: float | None
     loss_after: float | None
-
-
-def plan_run(dataset: PackedDataset, arguments: Any, sampler: BalancedSampler) -> Plan:
-    """Steps as Trainer counts them: the last step of an epoch may be smaller, no row is left out."""
-    tokens, trained = dataset.row_tokens(), dataset.row_trained()
-    accumulation = arguments.gradient_accumulation_steps
-    micro = math.ceil(len(dataset) / (sampler.batch_rows * sampler.ranks))
-    steps = arguments.max_steps
-    if steps <= 0:
-        steps = math.ceil(arguments.num_train_epochs * math.ceil(micro / accumulation))
-    order = sampler.rows_of(steps, accumulation)
-    return Plan(
-        rows=len(dataset),
-        tokens=int(tokens.sum()),
-        trained_share=float(trained.sum() / max(tokens.sum(), 1)),
-        steps=steps,
-        order=order,
-        tokens_to_train=int(tokens[order].sum()),
-    )
+    held_out: tuple[tuple[int, float], ...]
 
 
 def run_training(
@@ -83,11 +64,13 @@ def run_training(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    gpus: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Result:
     """Train `model` on `artefact` as `recipe` says, write the result to `out`; `say` gets lines to show.
 
-    Raises UsageError for settings that cannot work, VerifyError when documents would see each other.
+    gpus: a TOML file laid over the GPU table. Raises UsageError for settings that cannot work, VerifyError
+    when documents would see each other.
     """
     out = Path(out)
     checkpoint = _checkpoint(out, resume, overwrite)
@@ -97,10 +80,15 @@ def run_training(
     from transformers import set_seed
 
     from trainer_plugin.collator import PackedCollator
+    from trainer_plugin.extras import check_extras
+    from trainer_plugin.forecast import plan_run, predicted_hours, price_of
     from trainer_plugin.isolation import prepare_model
     from trainer_plugin.qlora import load_model, prepare_lora, save_result
     from trainer_plugin.trainer import PackedTrainer, balanced_sampler
 
+    check_extras(recipe.trainer)
+    gpu, price = price_of(recipe, gpus)
+    arguments = training_arguments(recipe, out)
     tokenizer = _tokenizer(model)
     dataset.check_tokenizer(tokenizer)
     network = load_model(model, recipe)
@@ -110,12 +98,14 @@ def run_training(
     if recipe.method != "full":
         network = prepare_lora(network, recipe)
     say(_parameters_line(network))
-    arguments = training_arguments(recipe, out)
-    plan = plan_run(dataset, arguments, balanced_sampler(dataset, arguments, network))
-    say(
-        f"{plan.rows:,} rows, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "
-        f"{plan.steps:,} steps over {len(plan.order):,} rows, {plan.tokens_to_train:,} tokens"
-    )
+    budget = recipe.token_budget or None
+    plan = plan_run(dataset, arguments, balanced_sampler(dataset, arguments, network), budget)
+    hours = None
+    if gpu is not None:
+        config = network.config.to_dict()
+        hours = predicted_hours(config, dataset, plan, recipe, gpu, arguments.world_size)
+    for line in _plan_lines(plan, hours, price, arguments.world_size):
+        say(line)
     pad = dataset.manifest["tokenizer"].get("pad_token_id") or 0
     trainer = PackedTrainer(
         network,
@@ -125,30 +115,84 @@ def run_training(
         eval_dataset=held_out,
         loss=recipe.loss,
         probe=False,
+        token_budget=budget,
+        gpu_price=price,
+        max_cost=recipe.max_cost or None,
+        document_log=recipe.document_log or None,
     )
     before = trainer.evaluate()["eval_loss"] if held_out is not None else None
-    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
     after = trainer.evaluate()["eval_loss"] if held_out is not None else None
-    counts = trainer.counts()
     result = Result(
         out=str(out),
         method=recipe.method,
         attn=report.attn,
-        steps=trainer.state.global_step,
-        predicted_tokens=plan.tokens_to_train,
-        tokens=counts["tokens"],
-        trained_tokens=counts["trained_tokens"],
-        seconds=round(seconds, 2),
-        tokens_per_second=round(trainer.session_tokens / seconds, 1),
         loss_before=before,
         loss_after=after,
+        held_out=_curve(trainer, before),
+        **_measured(trainer, plan, hours),
     )
+    save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
     if trainer.is_world_process_zero():
-        save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
         (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _measured(trainer: Any, plan: Plan, hours: Figure | None) -> dict[str, Any]:
+    """Tokens, time and money, predicted and real, by the names of `Result`."""
+    counts, meter, ranks = trainer.counts(), trainer.meter, trainer.args.world_size
+    seconds, prediction = None, ""
+    if hours is not None:
+        seconds, prediction = (hours.value * 3600, (hours.high or hours.value) * 3600), hours.note
+    elif trainer.forecast is not None:
+        step, guess = trainer.forecast
+        seconds, prediction = (guess, guess), f"from the speed until step {step}"
+    price = meter.price
+    cost = None if price is None or seconds is None else tuple(s / 3600 * price for s in seconds)
+    return {
+        "processes": ranks,
+        "steps": trainer.state.global_step,
+        "ended": _ending(trainer),
+        "predicted_tokens": plan.tokens_to_train,
+        "tokens": counts["tokens"],
+        "trained_tokens": counts["trained_tokens"],
+        "predicted_seconds": seconds,
+        "prediction": prediction,
+        "seconds": round(meter.seconds, 2),
+        "tokens_per_second": round(trainer.session_tokens / max(meter.session, 1e-9), 1),
+        "gpu_price": None if price is None else price / ranks,
+        "predicted_cost": cost,
+        "cost": None if price is None else round(meter.dollars, 6),
+    }
+
+
+def _ending(trainer: Any) -> str:
+    if trainer.state.global_step < trainer.state.max_steps:
+        return "max cost" if trainer.meter.spent else "stopped"
+    return "token budget" if trainer.sampler is not None and trainer.sampler.stop is not None else "done"
+
+
+def _curve(trainer: Any, before: float | None) -> tuple[tuple[int, float], ...]:
+    """Held-out losses by step, the untrained model first."""
+    curve = {} if before is None else {0: before}
+    curve |= {
+        entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry
+    }
+    return tuple(curve.items())
+
+
+def _plan_lines(plan: Plan, hours: Figure | None, price: float | None, ranks: int) -> list[str]:
+    lines = [
+        f"{plan.rows:,} rows, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "
+        f"{plan.steps:,} steps over {len(plan.order):,} rows, {plan.tokens_to_train:,} tokens"
+    ]
+    if hours is not None:
+        low, high = hours.value, hours.high or hours.value
+        money = ""
+        if price is not None:
+            money = f", {dollars(low * price * ranks)} to {dollars(high * price * ranks)}"
+        lines.append(f"predicted: {duration(low * 3600)} to {duration(high * 3600)}{money} ({hours.note})")
+    return lines
 
 
 def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:

@@ -1,0 +1,75 @@
+"""Packages that a recipe asks for besides ours: missing ones are named before the model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from tokpack.errors import UsageError, near_matches
+
+OPTIMIZERS = {
+    "galore": ("galore_torch", "galore-torch"),
+    "apollo": ("apollo_torch", "apollo-torch"),
+    "lomo": ("lomo_optim", "lomo-optim"),
+    "adalomo": ("lomo_optim", "lomo-optim"),
+    "grokadamw": ("grokadamw", "grokadamw"),
+    "schedule_free": ("schedulefree", "schedulefree"),
+    "stable_adamw": ("optimi", "torch-optimi"),
+    "adamw_torch_4bit": ("torchao", "torchao"),
+    "adamw_torch_8bit": ("torchao", "torchao"),
+    "adamw_bnb": ("bitsandbytes", "bitsandbytes"),
+    "adamw_8bit": ("bitsandbytes", "bitsandbytes"),
+    "ademamix": ("bitsandbytes", "bitsandbytes"),
+    "lion": ("bitsandbytes", "bitsandbytes"),
+    "paged": ("bitsandbytes", "bitsandbytes"),
+    "rmsprop_bnb": ("bitsandbytes", "bitsandbytes"),
+}
+"""Beginning of a name that `optim` takes -> module and distribution it needs."""
+
+LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
+
+
+def check_extras(trainer: Mapping[str, Any]) -> None:
+    """Raise UsageError with key and package when the `[trainer]` table asks for what is not installed."""
+    optimizer = str(trainer.get("optim", "adamw_torch"))
+    _check_optimizer(optimizer)
+    for prefix, (module, package) in OPTIMIZERS.items():
+        if optimizer.startswith(prefix):
+            _need(module, package, f"optim = {optimizer!r}")
+    if trainer.get("use_liger_kernel"):
+        _need("liger_kernel", "liger-kernel", "use_liger_kernel = true")
+    loggers = trainer.get("report_to", ())
+    for logger in [loggers] if isinstance(loggers, str) else loggers:
+        _check_logger(str(logger))
+
+
+def _check_optimizer(name: str) -> None:
+    from transformers.training_args import OptimizerNames
+
+    known = [one.value for one in OptimizerNames]
+    if name not in known:
+        raise UsageError(
+            f"unknown optimizer {name!r}", where="[trainer] optim", hint=near_matches(name, known)
+        )
+
+
+def _check_logger(name: str) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    if name in ("none", "all"):
+        return
+    if name not in INTEGRATION_TO_CALLBACK:
+        hint = near_matches(name, INTEGRATION_TO_CALLBACK)
+        raise UsageError(f"unknown logger {name!r}", where="[trainer] report_to", hint=hint)
+    if name in LOGGERS:
+        _need(LOGGERS[name], LOGGERS[name], f"report_to = {name!r}")
+
+
+def _need(module: str, package: str, key: str) -> None:
+    if find_spec(module) is None:
+        raise UsageError(
+            f"{key} needs the package {package}, which is not installed",
+            where=f"[trainer] {key}",
+            hint=f"pip install {package}",
+        )
