@@ -18,7 +18,7 @@ from tokpack.config import Config, load_toml, merge
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
-from tokpack.report.figures import Report, make_report
+from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
 from tokpack.stages.write import write_json, writing
 from tokpack.store import TokenStore
@@ -76,23 +76,32 @@ def pack(
 def analyze(
     data: str | os.PathLike[str] | list[str] | Config,
     *,
+    calibrate: bool = False,
     workers: int = 0,
     progress: pipeline.Progress = pipeline.silent,
     **options: Any,
 ) -> Report:
     """Everything `pack` would decide, and what it would save, without writing an artefact.
 
-    With `model=` (and `gpu=`) the report says what the training will cost, and with which settings.
+    With `model=` (and `gpu=`) the report says what the training will cost, and with which settings;
+    `calibrate` trains a few rows here and counts with their speed.
 
     >>> tokpack.analyze("chats.jsonl", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
     """
     config = make_config(data, options)
-    training = load_training(config.cost)
+    training = load_training(config.cost, measured=calibrate)
+    if calibrate and training is not None:
+        from tokpack.calibration import measured, on_this_machine
+
+        training = on_this_machine(training)
     run = pipeline.Run.start(_with_token_cost(config, training), workers)
     with tempfile.TemporaryDirectory(prefix="tokpack-") as folder:
         store = TokenStore(Path(folder), run.fingerprint())
         corpus = _decided(run, store, progress, {})
         part = pipeline.plan_part(run, corpus)
+        if calibrate and training is not None:
+            documents = documents_of(run, corpus, part)
+            training = measured(training, documents, corpus, part, partial(progress, "calibrate"))
         report = make_report(run, corpus, part, planned=training)
         report.data["near_dup"] = near_duplicate_figures(run, corpus)
         return report

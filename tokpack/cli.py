@@ -156,6 +156,10 @@ def analyze(
     mfu: Mfu = None,
     workers: Workers = 0,
     html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Train a few rows on this machine and count with its speed."),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -163,11 +167,11 @@ def analyze(
 
     With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
     """
-    options = _options(locals(), without=("html", "json"))
+    options = _options(locals(), without=("html", "json", "calibrate"))
     from tokpack.api import analyze as run
 
     with _progress(quiet) as progress:
-        report = run(data or [], workers=workers, progress=progress, **options)
+        report = run(data or [], calibrate=calibrate, workers=workers, progress=progress, **options)
     if html:
         report.save_html(html)
         _say(f"report: {html}", quiet)
@@ -429,6 +433,14 @@ def _say(text: str, quiet: bool) -> None:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Any]:
+UNITS = {
+    "pass 1": (1e6, "MB read"),
+    "pass 2": (1e6, "M tokens written"),
+    "calibrate": (1, "tokens trained"),
+}
+"""Stage -> what one unit of its progress is."""
+
+
     """A bar for each pass on stderr, only where a person looks."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -452,8 +464,8 @@ def _progress(quiet: bool) -> Iterator[Any]:
                     bars.update(earlier, total=bars.tasks[earlier].completed)
                 tasks[stage] = bars.add_task(stage, total=None, shown="")
             bars.advance(tasks[stage], amount)
-            unit = "MB read" if stage == "pass 1" else "M tokens written"
-            bars.update(tasks[stage], shown=f"{bars.tasks[tasks[stage]].completed / 1e6:,.0f} {unit}")
+            size, unit = UNITS[stage]
+            bars.update(tasks[stage], shown=f"{bars.tasks[tasks[stage]].completed / size:,.0f} {unit}")
 
         yield advance
         for task in tasks.values():

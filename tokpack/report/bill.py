@@ -60,7 +60,7 @@ def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None
         "comparison": table,
         "saved_share": saved_share(table),
         "memory": fit,
-        "run_plan": plan_data(training, plan, fit, checkpointing),
+        "run_plan": plan_data(training, plan, micro_batch(training, documents, checkpointing), checkpointing),
         "curve": points,
         "cards": cards(training, documents),
         "api": managed(training, documents),
@@ -196,11 +196,20 @@ def plan_of(training: Training, documents: Documents) -> RunPlan:
     return settings_of(training, len(documents.pieces), documents.rows, padded.fill)
 
 
-def plan_data(training: Training, plan: RunPlan, fit: dict[str, Any], checkpointing: bool) -> dict[str, Any]:
-    """The run plan, and the settings to use: as many rows at once as memory holds, samples per step kept."""
-    rows_at_once = fit["micro_batch_rows"]["value"] if fit["micro_batch_rows"] else 1
+def micro_batch(training: Training, documents: Documents, checkpointing: bool) -> int:
+    """Rows of a micro-batch: as many as memory holds, so that samples per step stay as the plan has them."""
+    plan = plan_of(training, documents).equal
+    whole = plan.micro_batch * plan.accumulation
+    most = 1
+    if training.gpu is not None:
+        tokens = training.fit(documents.capacity, training.gpu, checkpointing).max_tokens
+        most = max(1, tokens // documents.capacity)
+    return max(n for n in range(1, whole + 1) if whole % n == 0 and n <= most)
+
+
+def plan_data(training: Training, plan: RunPlan, micro: int, checkpointing: bool) -> dict[str, Any]:
+    """The run plan, and the settings to use, with `micro` rows at once."""
     whole = plan.equal.micro_batch * plan.equal.accumulation
-    micro = max(n for n in range(1, whole + 1) if whole % n == 0 and (n == 1 or n <= rows_at_once))
     use = replace(plan.equal, micro_batch=micro, accumulation=whole // micro)
     flags = [
         f"--method {training.method.kind}",

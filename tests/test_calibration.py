@@ -1,0 +1,233 @@
+"""The speed of this machine in the bill: what is measured, who measures it, and how well it predicts."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from report_samples import LLAMA_8B, planned
+from typer.testing import CliRunner
+
+import tokpack
+from tokpack import calibration
+from tokpack.calibration import find_calibrator, on_this_machine, speed_of
+from tokpack.cli import app
+from tokpack.cost import Method, ModelShape, flops
+from tokpack.errors import UsageError
+from tokpack.report.cost_words import cost_words
+
+GIB = 1 << 30
+CPU = SimpleNamespace(kind="cpu", name="CPU, 2 threads", memory_bytes=64 * GIB)
+
+
+class Calibrator:
+    """Stands for the plug-in: a speed of 1 TFLOP/s, and a note of what it was asked for."""
+
+    def __init__(self, here: Any = CPU) -> None:
+        self.here, self.asked = here, {}
+
+    def device(self) -> Any:
+        return self.here
+
+    def measure(self, model: str, rows: list[dict[str, Any]], **options: Any) -> list[Any]:
+        self.asked = {"model": model, "rows": rows, **options}
+        shape, method = ModelShape.from_config(LLAMA_8B), Method(kind=options["method"])
+        checkpointing = options["checkpointing"]
+        taken = [row["seq_lengths"].tolist() for row in rows[:5]]
+        work = [flops(shape, lengths, method=method, checkpointing=checkpointing).total for lengths in taken]
+        return [(lengths, flop / 1e12) for lengths, flop in zip(taken, work, strict=True)]
+
+
+@pytest.fixture
+def calibrator(monkeypatch: pytest.MonkeyPatch) -> Calibrator:
+    plugin = Calibrator()
+    monkeypatch.setattr(calibration, "find_calibrator", lambda: plugin)
+    return plugin
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibration")
+    words = ["one", "two", "three", "four"]
+    lines = [
+        [
+            {"role": "user", "content": " ".join(words * (i % 9 + 1)) + f" {i}"},
+            {"role": "assistant", "content": f"number {i}"},
+        ]
+        for i in range(300)
+    ]
+    path = folder / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": line}) + "\n" for line in lines))
+    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
+    return path
+
+
+def analyzed(chats: Path, qwen: Path, **options: Any) -> dict[str, Any]:
+    model = str(chats.parent / "config.json")
+    report = tokpack.analyze(
+        str(chats), tokenizer=str(qwen), max_length=256, model=model, method="lora", calibrate=True, **options
+    )
+    return report.data["cost"]
+
+
+def test_tokpack_finds_the_plug_in_and_does_not_import_it_before() -> None:
+    code = (
+        "import sys, tokpack.cli, tokpack.api, tokpack.calibration\n"
+        "print({'torch', 'trainer_plugin'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+def test_without_the_plug_in_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "entry_points", lambda group: [])
+    with pytest.raises(UsageError, match="needs torch") as error:
+        find_calibrator()
+    assert "tokpack[train]" in str(error.value.hint)
+
+
+def test_a_measured_machine_has_hours_without_a_range_and_no_money(
+    calibrator: Calibrator, chats: Path, qwen: Path
+) -> None:
+    cost = analyzed(chats, qwen)
+    assert (cost["gpu"]["key"], cost["gpu"]["price"], cost["gpu"]["peak"]) == ("CPU", None, None)
+    hours = cost["estimate"]["gpu_hours"]
+    assert hours["source"] == "measured"
+    assert "high" not in hours
+    assert hours["value"] == pytest.approx(cost["estimate"]["flops"]["value"] / 1e12 / 3600)
+    assert cost["estimate"]["money"] is None
+    assert all(way["money"] is None and way["hours"] for way in cost["comparison"])
+    words = cost_words(cost)
+    assert words.headline.startswith("Training takes")
+    assert "on one CPU" in words.explanation.replace("On", "on")
+    assert "measured" in words.setting
+
+
+def test_a_price_turns_measured_hours_into_money(calibrator: Calibrator, chats: Path, qwen: Path) -> None:
+    cost = analyzed(chats, qwen, gpu_price=2.0)
+    estimate = cost["estimate"]
+    assert estimate["money"]["value"] == pytest.approx(2 * estimate["gpu_hours"]["value"])
+    assert cost_words(cost).headline.startswith("Training costs")
+
+
+def test_rows_are_measured_as_training_will_read_them(
+    calibrator: Calibrator, chats: Path, qwen: Path, tmp_path: Path
+) -> None:
+    cost = analyzed(chats, qwen)
+    packed = tokpack.pack(str(chats), tmp_path / "packed", tokenizer=str(qwen), max_length=256)
+    for row, wanted in zip(calibrator.asked["rows"], packed.table.to_pylist(), strict=False):
+        for column in ("input_ids", "labels", "seq_lengths"):
+            assert row[column].tolist() == wanted[column]
+    assert calibrator.asked["batch_rows"] == cost["run_plan"]["use"]["micro_batch"]
+
+
+def test_the_cpu_of_this_machine_says_nothing_about_another_card(calibrator: Calibrator) -> None:
+    with pytest.raises(UsageError, match="says nothing about A10") as error:
+        on_this_machine(planned(gpu="a10"))
+    assert "--gpu" in str(error.value.hint)
+
+
+def test_another_card_than_the_one_asked_for_is_warned_of(
+    calibrator: Calibrator, caplog: pytest.LogCaptureFixture
+) -> None:
+    calibrator.here = SimpleNamespace(kind="cuda", name="NVIDIA A10", memory_bytes=24 * GIB)
+    training = planned(gpu="a10")
+    assert on_this_machine(training) == training
+    assert not caplog.records
+    on_this_machine(planned(gpu="h100-sxm"))
+    assert "measured on NVIDIA A10" in caplog.text
+
+
+def test_the_speed_is_the_median_and_says_how_far_steps_differ() -> None:
+    training = planned(method="lora")
+    work = flops(training.shape, [100], method=training.method).total
+    found = speed_of(training, [([100], 1.0), ([100], 2.0), ([100], 4.0)], checkpointing=False)
+    assert found.flops_per_second == pytest.approx(work / 2)
+    assert "3 steps of 300 tokens" in found.note
+    assert "100%" in found.note
+
+
+def test_calibrate_without_a_model_asks_for_it(chats: Path, qwen: Path) -> None:
+    run = CliRunner().invoke(app, ["analyze", str(chats), "--tokenizer", str(qwen), "--calibrate"])
+    assert isinstance(run.exception, UsageError)
+    assert run.exception.where == "--calibrate"
+
+
+# With a real model
+
+
+def made_rows(count: int, capacity: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """Rows of documents of all lengths, as a plan makes them."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        cuts = np.sort(rng.choice(np.arange(8, capacity - 8), rng.integers(1, 6), replace=False))
+        ids = rng.integers(3, 40_000, capacity).astype(np.int32)
+        labels = ids.copy()
+        labels[[0, *cuts]] = -100
+        rows.append(
+            {
+                "input_ids": ids,
+                "labels": labels,
+                "seq_lengths": np.diff([0, *cuts, capacity]).astype(np.int32),
+                "doc_ids": np.arange(len(cuts) + 1),
+                "pieces": np.zeros(len(cuts) + 1, np.int32),
+            }
+        )
+    return rows
+
+
+@pytest.mark.slow
+def test_the_measured_speed_predicts_the_rest_of_a_run_within_ten_percent(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    """SmolLM2-135M, bf16 LoRA, one thread, process CPU time, medians of steps taken in turns."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    from trainer_plugin.calibration import Trial
+    from trainer_plugin.trainer import PackedTrainer
+
+    torch.set_num_threads(1)
+    first, rest = made_rows(9, 256, seed=1), made_rows(10, 256, seed=2)
+    trial = Trial(str(smollm2), method="lora", clock=time.process_time)
+    trial.step(first[:1])
+    measured, trained = [], []
+
+    class Turns(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
+        """A step of the run, then one of the trial: both meet the machine in the same mood."""
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.mark = time.process_time()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trained.append(time.process_time() - self.mark)
+            if len(measured) < len(first):
+                measured.append(trial.step([first[len(measured)]]))
+            self.mark = time.process_time()
+
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=1, num_train_epochs=1, learning_rate=1e-5,
+        report_to="none", save_strategy="no", logging_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    run = PackedTrainer(trial.network, arguments, train_dataset=rest, probe=False, progress=False)
+    run.add_callback(Turns())
+    run.train()
+    shape, method = ModelShape.from_config(smollm2), Method(kind="lora")
+
+    def work(rows: list[dict[str, np.ndarray]]) -> list[float]:
+        return [flops(shape, row["seq_lengths"], method=method).total for row in rows]
+
+    speed = statistics.median(np.array(work(first)) / np.array(measured))
+    predicted = statistics.median(work(rest)[1:]) / speed
+    real = statistics.median(trained[1:])  # the first step warms up
+    print(f"{speed / 1e12:.3f} TFLOP/s: a step of the run takes {predicted:.3f} s, it took {real:.3f} s")
+    assert predicted == pytest.approx(real, rel=0.10)

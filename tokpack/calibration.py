@@ -1,0 +1,122 @@
+"""The speed of this machine in the bill: a few packed rows are trained here, by whoever knows how.
+
+Training needs torch; tokpack alone does not. The plug-in of the entry point `tokpack.calibrators` has
+`device()` (kind, name, memory_bytes) and `measure(model, rows, ...)`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import Any
+
+import numpy as np
+
+from tokpack.corpus import Corpus
+from tokpack.cost import Calibration, Gpu, flops
+from tokpack.cost.gpus import GIB
+from tokpack.errors import UsageError
+from tokpack.pipeline import Part
+from tokpack.report.bill import micro_batch
+from tokpack.report.training import Documents, Training
+from tokpack.schema import IGNORE_INDEX, TRAINED
+
+log = logging.getLogger("tokpack")
+
+MOST_ROWS = 48
+
+
+def on_this_machine(training: Training) -> Training:
+    """The training on the present device: the GPU of `--gpu`, which it must then be, or its own.
+
+    Raises UsageError when nothing can train here, and for another device than that of `--gpu`.
+    """
+    here = find_calibrator().device()
+    if training.gpu is None:
+        own = Gpu(key=here.name.partition(",")[0], name=here.name, tflops=0.0, memory_gb=here.memory_bytes / GIB)
+        return replace(training, gpu=own, gpus={**training.gpus, own.key: own})
+    if here.kind != "cuda":
+        raise UsageError(
+            f"the speed of this machine ({here.name}) says nothing about {training.gpu.key}",
+            where="--calibrate",
+            hint="leave out --gpu, or run the same command on a machine that has one",
+        )
+    if training.gpu.key.split("-")[0].lower() not in here.name.lower().replace(" ", ""):
+        log.warning("the bill is for %s, the speed is measured on %s", training.gpu.key, here.name)
+    return training
+
+
+def measured(
+    training: Training,
+    documents: Documents,
+    corpus: Corpus,
+    part: Part,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Training:
+    """The training with the speed that its first rows have here, in FLOP/s."""
+    checkpointing = training.checkpointing(documents.capacity)
+    taken = find_calibrator().measure(
+        training.settings.model,
+        first_rows(corpus, part, MOST_ROWS),
+        method=training.method.kind,
+        rank=training.method.rank,
+        checkpointing=checkpointing,
+        batch_rows=micro_batch(training, documents, checkpointing),
+        progress=progress,
+    )
+    return replace(training, calibration=speed_of(training, taken, checkpointing))
+
+
+def speed_of(training: Training, taken: list[tuple[list[int], float]], checkpointing: bool) -> Calibration:
+    """The median speed of some steps: (document lengths, seconds) of each."""
+    work = [
+        flops(training.shape, lengths, method=training.method, checkpointing=checkpointing).total
+        for lengths, _ in taken
+    ]
+    speeds = np.array(work) / np.array([seconds for _, seconds in taken])
+    tokens = sum(sum(lengths) for lengths, _ in taken)
+    middle = float(np.median(speeds))
+    spread = float(np.abs(speeds - middle).max() / middle)
+    return Calibration(
+        flops_per_second=middle,
+        note=f"in {len(taken)} steps of {tokens:,} tokens, which differ by up to {spread:.0%} from it",
+    )
+
+
+def find_calibrator() -> Any:
+    for entry in entry_points(group="tokpack.calibrators"):
+        try:
+            return entry.load()
+        except ImportError as error:
+            log.debug("%s does not load: %s", entry.name, error)
+    raise UsageError(
+        "measuring the speed of training needs torch and PEFT",
+        where="--calibrate",
+        hint='pip install "tokpack[train]"',
+    )
+
+
+def first_rows(corpus: Corpus, part: Part, most: int) -> list[dict[str, Any]]:
+    """The first rows as training would read them: input_ids, labels, seq_lengths."""
+    batches, layout, place = corpus.mapped(), part.layout, part.placement
+    rows = []
+    for row in range(min(most, len(layout.row_offsets) - 1)):
+        pieces = layout.order[layout.row_offsets[row] : layout.row_offsets[row + 1]]
+        ids, labels = [], []
+        for piece in pieces:
+            offsets, stored, flags = batches(int(place.batch[piece]))
+            index = int(place.index[piece])
+            span = slice(int(offsets[index]), int(offsets[index + 1]))
+            ids.append(stored[span])
+            labels.append(np.where(flags[span] & TRAINED, stored[span], IGNORE_INDEX))
+            labels[-1][:1] = IGNORE_INDEX
+        rows.append(
+            {
+                "input_ids": np.concatenate(ids),
+                "labels": np.concatenate(labels),
+                "seq_lengths": place.length[pieces],
+            }
+        )
+    return rows
