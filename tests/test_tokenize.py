@@ -267,7 +267,9 @@ def test_the_reference_in_a_process_of_its_own_gives_the_same_and_its_death_lose
         assert tokenizer._process is process
         for name in ("offsets", "ids", "base", "ends", "starts"):
             assert np.array_equal(getattr(got, name), getattr(want, name))
+        assert tokenizer.decode(want.ids[:9]) == tokenizer.reference.decode(want.ids[:9].tolist())
         process.close()
+        assert tokenizer.decode(want.ids[:9]) == tokenizer.reference.decode(want.ids[:9].tolist())
         assert tokenizer.encode_reference(texts).ids.tolist() == want.ids.tolist()
         assert tokenizer._process is None
         tokenizer.prepare()

@@ -26,7 +26,10 @@ def build(
     `docs`: source, drop_reason, tokens, cut, one row a document. `quarantined`: source -> rows. `packed`:
     what the writer counted while it wrote (rows, capacity, tokens, trained), independent of `docs`.
     """
-    ledger = _sums(docs, sum(quarantined.values()))
+    grouped = docs.group_by("source", "drop_reason").agg(
+        pl.len().cast(pl.Int64).alias("documents"), pl.col("tokens", "cut").cast(pl.Int64).sum()
+    )
+    ledger = _sums(grouped, sum(quarantined.values()))
     total = packed["rows"] * packed["capacity"]
     ledger["slots"] = {
         "rows": packed["rows"],
@@ -40,36 +43,34 @@ def build(
         "trained": packed["trained"],
         "masked": packed["tokens"] - packed["trained"],
     }
-    by_source = docs.partition_by("source", as_dict=True)
-    empty = docs.clear()
     ledger["sources"] = {
-        name: _sums(by_source.get((number,), empty), quarantined.get(name, 0))
+        name: _sums(grouped.filter(pl.col("source") == number), quarantined.get(name, 0))
         for number, name in enumerate(sources)
     }
     check(ledger)
     return ledger
 
 
-def _sums(docs: pl.DataFrame, quarantined: int) -> dict[str, Any]:
-    kept = docs.filter(pl.col("drop_reason").is_null())
-    dropped = docs.filter(pl.col("drop_reason").is_not_null())
+def _sums(grouped: pl.DataFrame, quarantined: int) -> dict[str, Any]:
+    """`grouped`: documents, tokens and cut of each drop_reason."""
+    kept = grouped.filter(pl.col("drop_reason").is_null())
     reasons = (
-        dropped.group_by("drop_reason")
-        .agg(pl.len().alias("documents"), pl.col("tokens").cast(pl.Int64).sum())
+        grouped.filter(pl.col("drop_reason").is_not_null())
+        .group_by("drop_reason")
+        .agg(pl.col("documents", "tokens").sum())
         .sort("drop_reason")
     )
-    truncated = int(kept["cut"].cast(pl.Int64).sum())
-    tokenized = int(docs["tokens"].cast(pl.Int64).sum())
+    truncated = int(kept["cut"].sum())
     return {
         "documents": {
-            "read": len(docs) + quarantined,
-            "kept": len(kept),
+            "read": int(grouped["documents"].sum()) + quarantined,
+            "kept": int(kept["documents"].sum()),
             "dropped": dict(zip(reasons["drop_reason"], reasons["documents"], strict=True)),
             "quarantined": quarantined,
         },
         "tokens": {
-            "tokenized": tokenized,
-            "packed": int(kept["tokens"].cast(pl.Int64).sum()) - truncated,
+            "tokenized": int(grouped["tokens"].sum()),
+            "packed": int(kept["tokens"].sum()) - truncated,
             "truncated": truncated,
             "dropped": dict(zip(reasons["drop_reason"], reasons["tokens"], strict=True)),
         },

@@ -33,13 +33,20 @@ class ReferenceProcess:
 
     def encode(self, text: pa.LargeStringArray) -> Encoded:
         """`encode_reference` over there. Raises OSError or EOFError when the process is gone."""
+        return cast(Encoded, self._ask("encode", text))
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of the ids, special tokens written out. Raises as `encode`."""
+        return cast(str, self._ask("decode", ids))
+
+    def _ask(self, what: str, about: Any) -> Any:
         if not self.close.alive:
             raise EOFError
         questions, answers = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         with self._lock:
-            pickle.dump(text, questions)
+            pickle.dump((what, about), questions)
             questions.flush()
-            return cast(Encoded, pickle.load(answers))
+            return pickle.load(answers)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
@@ -53,10 +60,13 @@ def _serve(backend: str, questions: IO[bytes], answers: IO[bytes]) -> None:
     reference: Any = tokenizers.Tokenizer.from_buffer(Path(backend).read_bytes())
     while True:
         try:
-            text = pickle.load(questions)
+            what, about = pickle.load(questions)
         except EOFError:
             return
-        pickle.dump(encode_reference(reference, text), answers)
+        if what == "encode":
+            pickle.dump(encode_reference(reference, about), answers)
+        else:
+            pickle.dump(reference.decode(about, skip_special_tokens=False), answers)
         answers.flush()
 
 

@@ -12,7 +12,7 @@ import json
 import pickle
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,18 @@ class Tokenizer:
 
     def encode_reference(self, text: pa.LargeStringArray) -> Encoded:
         """Ids and places as `tokenizers` gives them."""
-        if self._process is not None:
-            try:
-                return self._process.encode(text)
-            except (OSError, EOFError, pickle.UnpicklingError):  # it died: here the cause will show
-                self._process = None
+        with self._other_process() as process:
+            if process is not None:
+                return process.encode(text)
         return encode_reference(self.reference, text)
+
+    @contextlib.contextmanager
+    def _other_process(self) -> Iterator[ReferenceProcess | None]:
+        """The process to ask. One that died is given up: asked here, the cause will show."""
+        try:
+            yield self._process
+        except (OSError, EOFError, pickle.UnpicklingError):
+            self._process = None
 
     def prepare(self) -> None:
         """Begin to load what encoding needs, in the background; what goes wrong shows at the first use."""
@@ -125,7 +131,11 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids, special tokens written out."""
-        return str(self.reference.decode([int(i) for i in ids], skip_special_tokens=False))
+        numbers = [int(i) for i in ids]
+        with self._other_process() as process:
+            if process is not None:
+                return process.decode(numbers)
+        return str(self.reference.decode(numbers, skip_special_tokens=False))
 
     def decode_tokens(self, ids: Iterable[int]) -> list[str]:
         """One string per token; bytes of a character that is split between tokens show as U+FFFD."""

@@ -59,13 +59,12 @@ def canonical(contents: pl.Series, key: str) -> pl.Series:
 
 def first_of_equal(hashes: npt.NDArray[np.uint64], eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Position of the first eligible document with the same hash; -1 for that one, and where not eligible."""
-    frame = pl.DataFrame({"high": hashes[:, 0], "low": hashes[:, 1]}).with_row_index("position")
-    first = frame.filter(pl.Series(eligible)).with_columns(
-        pl.col("position").min().over("high", "low").alias("first")
-    )
+    positions = np.flatnonzero(eligible)
+    positions = positions[np.lexsort((hashes[positions, 1], hashes[positions, 0]))]  # stable: first one first
+    begins = np.append(True, (hashes[positions[1:]] != hashes[positions[:-1]]).any(axis=1))[: len(positions)]
     partner = np.full(len(eligible), -1, dtype=np.int64)
-    copies = first.filter(pl.col("first") != pl.col("position"))
-    partner[copies["position"].to_numpy()] = copies["first"].to_numpy()
+    originals = positions[begins][np.cumsum(begins) - 1]
+    partner[positions[~begins]] = originals[~begins]
     return partner
 
 
