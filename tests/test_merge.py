@@ -71,6 +71,32 @@ def test_with_keep_order_rows_stand_as_they_were_packed(parts, tmp_path):
     assert rows_of(merged) == rows_of(parts[0]) + rows_of(parts[1], 300)
 
 
+def test_parts_dealt_alike_are_dealt_again_and_others_are_not(parts, tmp_path):
+    dealt = [
+        tokpack.repack(part, tmp_path / f"dealt{n}", world_size=2) for n, part in enumerate(parts, 1)
+    ]
+    figures = tokpack.merge(dealt, tmp_path / "both").manifest["plan"]["dealt"]
+    assert figures["idle_share"] < figures["idle_share_shuffled"]
+    for name, mixed, options in [("one", [dealt[0], parts[1]], {}), ("kept", dealt, {"keep_order": True})]:
+        manifest = tokpack.merge(mixed, tmp_path / name, **options).manifest
+        assert "dealt" not in manifest["plan"]
+        assert manifest["config"]["plan"]["world_size"] == 0
+
+
+def test_the_report_adds_the_reports_of_the_parts(parts, merged):
+    reports = [json.loads((a.folder / "report.json").read_text()) for a in (*parts, merged)]
+    first, second, both = reports
+    assert both["ledger"] == merged.ledger
+    assert both["plan"]["rows"] == len(merged)
+    assert both["lengths"]["documents"] == first["lengths"]["documents"] + second["lengths"]["documents"]
+    assert both["counters"] == {
+        key: first["counters"].get(key, 0) + second["counters"].get(key, 0) for key in both["counters"]
+    }
+    full = "nothing cleaned, padded to capacity"
+    rows = [next(line["tokens"] for line in r["slots"] if line["name"] == full) for r in reports]
+    assert rows[2] == rows[0] + rows[1]
+
+
 def test_the_ledger_is_the_sum_of_the_parts_and_sources_of_one_name_stay_apart(parts, merged):
     ledgers.check(merged.ledger)
     for section in ("documents", "tokens"):

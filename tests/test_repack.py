@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack.artefact import Artefact
 from tokpack.errors import UsageError
+from tokpack.stages.plan import idle_share
 
 CAPACITY = 256
 
@@ -70,6 +73,38 @@ def test_nothing_changed_gives_the_same_shards_byte_for_byte(packed, tmp_path):
     assert again.validation.manifest["shards"] == packed.validation.manifest["shards"]
 
 
+def test_the_report_is_that_of_the_new_plan_with_the_texts_of_the_old(packed, tmp_path):
+    def report(artefact: Artefact) -> dict[str, Any]:
+        return json.loads((artefact.folder / "report.json").read_text())
+
+    same, first = report(tokpack.repack(packed, tmp_path / "same")), report(packed)
+    assert same == {key: first[key] for key in same}
+    assert {"ledger", "lengths", "slots", "plan", "drops", "counters"} <= same.keys()
+    wider = tokpack.repack(packed, tmp_path / "wider", max_length=512)
+    assert report(wider)["plan"]["rows"] == len(wider) < len(packed)
+    assert report(wider)["slots"][-1]["slots"] == 512 * len(wider)
+    assert report(wider)["drops"] == report(packed)["drops"]
+    assert any(drop["examples"] for drop in report(wider)["drops"])
+
+
+def test_dealt_rows_are_dealt_again_by_the_same_costs(packed, tmp_path):
+    dealt = tokpack.repack(packed, tmp_path / "dealt", world_size=2, rows_per_step=2)
+    figures = dealt.manifest["plan"]["dealt"]
+    assert (figures["world_size"], figures["rows_per_step"]) == (2, 2)
+    costs = np.array([(dealt[row]["seq_lengths"].astype(float) ** 2).sum() for row in range(len(dealt))])
+    assert idle_share(costs, 2, 4) == pytest.approx(figures["idle_share"], abs=1e-6)
+    assert figures["idle_share"] < figures["idle_share_shuffled"]
+    assert dealt.manifest["shards"] != packed.manifest["shards"]
+    assert dealt.validation.manifest["shards"] == packed.validation.manifest["shards"]
+    assert tokpack.repack(dealt, tmp_path / "same").manifest["shards"] == dealt.manifest["shards"]
+    off = tokpack.repack(dealt, tmp_path / "off", world_size=0)
+    assert off.manifest["shards"] == packed.manifest["shards"]
+    in_order = tokpack.repack(dealt, tmp_path / "order", planner="sequential")
+    assert "dealt" not in in_order.manifest["plan"]
+    with pytest.raises(UsageError, match="dealing would undo"):
+        tokpack.repack(dealt, tmp_path / "both", planner="sequential", world_size=2)
+
+
 def test_repacking_equals_packing_at_once_where_nothing_was_too_long(qwen, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(100))
     at_once = tokpack.pack(data, tmp_path / "large", tokenizer=str(qwen), max_length=4000, seed=3)
@@ -90,8 +125,6 @@ def test_any_planner_can_be_given(packed, tmp_path, planner):
 
 
 def one_each(lengths, capacity):
-    import numpy as np
-
     return np.arange(len(lengths), dtype=np.int32)
 
 

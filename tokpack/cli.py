@@ -71,7 +71,7 @@ Planner = Annotated[
 ]
 MaxDocs = Annotated[int | None, typer.Option("--max-docs-per-row", help="0 (default): no limit.")]
 WorldSize = Annotated[
-    int | None, typer.Option(help="Order rows so that this many ranks have equal attention in each step.")
+    int | None, typer.Option(help="Order rows so that this many ranks have equal work in each step.")
 ]
 RowsPerStep = Annotated[
     int | None, typer.Option(help="Rows per rank and optimizer step, with --world-size (default 1).")
@@ -375,6 +375,8 @@ def repack(
     ] = None,
     planner: Planner = None,
     max_docs_per_row: MaxDocs = None,
+    world_size: WorldSize = None,
+    rows_per_step: RowsPerStep = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows; as packed when not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
     quiet: Quiet = False,
@@ -384,6 +386,7 @@ def repack(
     from tokpack.repacking import repack as run
 
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
+    settings |= {"world_size": world_size, "rows_per_step": rows_per_step}
     repacked = run(artefact, out, max_docs_per_row=max_docs_per_row, overwrite=overwrite, **settings)
     _written(repacked, out, quiet)
     if lost := lost_to_length(repacked):

@@ -12,6 +12,8 @@ from tokpack import schema
 from tokpack.artefact import Artefact
 from tokpack.errors import UsageError
 from tokpack.output import OURS, finish
+from tokpack.report.derived import derived_report
+from tokpack.stages.order import plan_record
 from tokpack.stages.plan import Plan
 from tokpack.stages.write import Layout, file_sha256, write_json, write_shards
 from tokpack.stored_pieces import StoredPieces
@@ -28,10 +30,12 @@ def write_derived(
     stored: StoredPieces,
     layout: Layout,
     plan: Plan,
+    dealt: dict[str, Any],
     record: dict[str, Any],
+    sources: list[Artefact],
     progress: Progress = lambda tokens: None,
 ) -> None:
-    """Shards, manifest and sums. dropped.parquet, quarantine.jsonl and tokenizer are there already.
+    """Shards, report, manifest, sums. dropped.parquet, quarantine.jsonl and tokenizer are there already.
 
     `record` is a manifest whose figures of rows are filled in here, from what was written. Raises
     InternalError when the ledger does not add up; then nothing is finished.
@@ -61,16 +65,14 @@ def write_derived(
         "documents": ledger["documents"]["kept"],
         "pieces": len(stored.placement.length),
         "shards": written.shards,
-        "plan": {
-            "planner": record["config"]["plan"]["planner"],
-            "rows": plan.rows,
-            "bound": plan.bound,
-            "bound_kind": plan.bound_kind,
-            "gap": plan.gap,
-            "fill": plan.fill,
-        },
+        "plan": plan_record(record["config"]["plan"]["planner"], plan, dealt),
     }
-    finish(out, record | figures)
+    manifest = record | figures
+    if manifest["split"] == "train":
+        pieces = stored.by_document().placement
+        report = derived_report(manifest, plan, pieces, out / schema.DROPPED, sources)
+        write_json(out / schema.REPORT, report.data)
+    finish(out, manifest)
 
 
 def origin(artefact: Artefact) -> dict[str, str]:

@@ -1,0 +1,88 @@
+"""The report of an artefact that was made from others: figures of its own plan, texts from their reports."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from tokpack import schema
+from tokpack.artefact import Artefact
+from tokpack.config import CostConfig
+from tokpack.corpus import EXAMPLES
+from tokpack.ledger import HELD_OUT
+from tokpack.output import TRUNCATED
+from tokpack.report.figures import DocumentLengths, Report, report_figures
+from tokpack.stages.plan import Plan
+from tokpack.stages.write import Placement
+
+
+def derived_report(
+    manifest: dict[str, Any],
+    plan: Plan,
+    pieces: Placement,
+    dropped: Path,
+    sources: list[Artefact],
+) -> Report:
+    """`pieces` in document order; `dropped` is the new artefact's dropped.parquet. Holds no bill."""
+    earlier = [report for source in sources if (report := _report_of(source))]
+    examples: dict[str, list[str]] = {}
+    counters: Counter[str] = Counter()
+    for report in earlier:
+        counters.update(report["counters"])
+        for drop in report["drops"]:
+            reason = drop["reason"]
+            examples[reason] = (examples.get(reason, []) + drop["examples"])[:EXAMPLES]
+    head = {
+        "tokpack_version": manifest["tokpack_version"],
+        **({"kind": manifest["kind"]} if "kind" in manifest else {}),
+        "tokenizer": manifest["tokenizer"]["name"],
+        "capacity": plan.capacity,
+        "inputs": [{key: entry[key] for key in INPUT} for entry in manifest["inputs"]],
+    }
+    figures = report_figures(
+        manifest["ledger"],
+        _lengths(pieces, dropped),
+        plan,
+        manifest["plan"].get("dealt", {}),
+        _recipe(earlier),
+        examples,
+        dict(counters),
+    )
+    return Report(head | figures)
+
+
+INPUT = ("name", "size_bytes", "format")
+
+
+def _report_of(artefact: Artefact) -> dict[str, Any] | None:
+    path = artefact.folder / schema.REPORT
+    if not path.is_file():
+        return None
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
+
+
+def _recipe(reports: list[dict[str, Any]]) -> CostConfig:
+    """The batches that the first report compares with."""
+    return CostConfig(batch_size=reports[0]["batch_size"]) if reports else CostConfig()
+
+
+def _lengths(pieces: Placement, dropped: Path) -> DocumentLengths:
+    """Lengths before truncation and dropping, put together from what is packed and what is on record."""
+    packed = pl.DataFrame({"doc_id": pieces.doc_id, "tokens": pieces.length.astype(np.int64)})
+    left_out = pl.DataFrame(pl.from_arrow(pq.read_table(dropped)))
+    record = left_out.select("doc_id", "reason", tokens="tokens_lost")
+    cut = record.filter(pl.col("reason") == TRUNCATED).drop("reason")
+    whole = pl.concat([packed, cut]).group_by("doc_id").agg(pl.col("tokens").sum())
+    lost = record.filter(~pl.col("reason").is_in([TRUNCATED, HELD_OUT])).drop("reason")
+    return DocumentLengths(
+        raw=pl.concat([whole, lost]).sort("doc_id")["tokens"].to_numpy(),
+        whole=whole.sort("doc_id")["tokens"].to_numpy(),
+        pieces=pieces.length,
+    )
