@@ -1,7 +1,8 @@
 """Join artefacts of one tokenizer, chat template, loss and capacity, without reading text again.
 
     documents   numbered on: those of the second artefact follow the last number of the first
-    rows        as they were packed, all in a new seeded order (`keep_order`: one artefact after another)
+    rows        as they were packed, all in a new seeded order (`keep_order`: one artefact after another);
+                dealt again where all artefacts are dealt alike
     record      ledgers added, dropped.parquet and quarantine.jsonl joined; of two inputs of one name, the
                 second is called `name#2`
     validation  the parts of those that have one
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,19 @@ import pyarrow.parquet as pq
 
 from tokpack import schema
 from tokpack.artefact import Artefact
+from tokpack.config import PlanConfig
 from tokpack.decide import NEAR_DUPLICATE
 from tokpack.derive import MERGED, artefact_entries, check_out, origin, write_derived, write_inputs
 from tokpack.errors import UsageError
 from tokpack.fresh_folder import fresh_folder
 from tokpack.stages.dedup import EXACT_DUPLICATE
-from tokpack.stages.plan import row_order, with_figures
+from tokpack.stages.order import order_rows
+from tokpack.stages.plan import with_figures
 from tokpack.stages.write import writing
 from tokpack.stored_pieces import StoredPieces
+
+DEALING = ("world_size", "rows_per_step", "token_cost")
+"""Settings by which rows are dealt."""
 
 
 def merge(
@@ -74,12 +81,18 @@ def _write(
 ) -> None:
     stored = StoredPieces.of(parts, bases)
     capacity = parts[0].manifest["capacity"]
-    plan = with_figures(stored.row_of_piece(), stored.placement.length, capacity, None, 0)
-    order = np.arange(stored.rows) if keep_order else row_order(stored.rows, seed)
+    plan = with_figures(stored.row_of_piece(), stored.placement.length, capacity)
+    record = _record(parts, names, seed, keep_order)
+    settings = PlanConfig(**record["config"]["plan"])
+    if record["split"] != "train":
+        settings = replace(settings, world_size=0)
+    order, dealt = order_rows(settings, plan, stored.placement.length, seed)
+    if keep_order:
+        order = np.arange(stored.rows)
     shutil.copytree(parts[0].folder / "tokenizer", out / "tokenizer")
     _join_dropped(out, parts, bases, names)
     _join_quarantine(out, parts, bases, names)
-    write_derived(out, stored, stored.in_rows(order), plan, _record(parts, names, seed))
+    write_derived(out, stored, stored.in_rows(order), plan, dealt, record, parts)
 
 
 def _check_alike(parts: list[Artefact]) -> None:
@@ -130,12 +143,17 @@ def _source_names(parts: list[Artefact]) -> list[dict[str, str]]:
     return result
 
 
-def _record(parts: list[Artefact], names: list[dict[str, str]], seed: int) -> dict[str, Any]:
+def _record(
+    parts: list[Artefact], names: list[dict[str, str]], seed: int, keep_order: bool
+) -> dict[str, Any]:
     """The first manifest with inputs and ledgers of all."""
     manifests = [part.manifest for part in parts]
     config = json.loads(json.dumps(manifests[0]["config"]))
     config["source"] = [source for m in manifests for source in m["config"]["source"]]
-    config["plan"] |= {"planner": MERGED, "world_size": 0}
+    config["plan"] |= {"planner": MERGED}
+    dealing = [[m["config"]["plan"].get(key, 0) for key in DEALING] for m in manifests]
+    if keep_order or any(settings != dealing[0] for settings in dealing):
+        config["plan"]["world_size"] = 0
     config["seed"] = seed
     inputs = [
         entry | {"name": renamed[entry["name"]]}

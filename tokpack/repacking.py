@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from tokpack.config import PlanConfig
 from tokpack.derive import MERGED, artefact_entries, check_out, origin, write_derived, write_inputs
 from tokpack.errors import UsageError
 from tokpack.fresh_folder import fresh_folder
-from tokpack.stages.plan import make_plan, row_order
+from tokpack.stages.order import SEQUENTIAL, order_rows
+from tokpack.stages.plan import make_plan
 from tokpack.stages.truncate import OVERLONG
 from tokpack.stages.write import Layout, writing
 from tokpack.stored_pieces import StoredPieces
@@ -35,13 +37,16 @@ def repack(
     max_length: int | None = None,
     planner: str | Callable[..., Any] | None = None,
     max_docs_per_row: int | None = None,
+    world_size: int | None = None,
+    rows_per_step: int | None = None,
     seed: int | None = None,
     overwrite: bool = False,
 ) -> Artefact:
     """Write the documents of `artefact` into new rows, as the artefact `out`.
 
-    What is not given is as the artefact was packed. With nothing changed the shards come out byte for byte.
-    Raises UsageError when `max_length` is smaller than the longest document.
+    What is not given is as the artefact was packed: rows that were dealt are dealt again, unless `planner`
+    keeps input order. With nothing changed the shards come out byte for byte. Raises UsageError when
+    `max_length` is smaller than the longest document.
     """
     source = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
     out = Path(out)
@@ -51,6 +56,8 @@ def repack(
         (config["truncate"], "max_length", max_length),
         (config["plan"], "planner", planner),
         (config["plan"], "max_docs_per_row", max_docs_per_row),
+        (config["plan"], "rows_per_step", rows_per_step),
+        (config["plan"], "world_size", 0 if planner == SEQUENTIAL and world_size is None else world_size),
         (config, "seed", seed),
     ]
     for section, key, value in given:
@@ -58,7 +65,12 @@ def repack(
             section[key] = value
     if config["plan"]["planner"] == MERGED:
         config["plan"]["planner"] = PlanConfig().planner
-    config["plan"]["world_size"] = 0
+    if config["plan"]["world_size"] and config["plan"]["planner"] == SEQUENTIAL:
+        raise UsageError(
+            "the planner `sequential` keeps input order, which dealing would undo",
+            where="--world-size",
+            hint="leave one of them out",
+        )
     _check_fits([source, source.validation] if source.validation else [source], config)
     with writing(out), fresh_folder(out, overwrite, artefact_entries) as folder:
         if source.validation is not None:
@@ -88,17 +100,22 @@ def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
     capacity, planner = config["truncate"]["max_length"], config["plan"]["planner"]
     limit = config["plan"]["max_docs_per_row"] or None
     plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit)
-    order = np.arange(plan.rows) if planner == "sequential" else row_order(plan.rows, config["seed"])
+    name = getattr(planner, "__qualname__", repr(planner)) if callable(planner) else planner
+    config = config | {"plan": config["plan"] | {"planner": name}}
+    settings = PlanConfig(**config["plan"])
+    if source.manifest["split"] != "train":
+        settings = replace(settings, world_size=0)
+    order, dealt = order_rows(settings, plan, stored.placement.length, config["seed"])
     shutil.copytree(source.folder / "tokenizer", out / "tokenizer")
     for name in (schema.DROPPED, schema.QUARANTINE):
         shutil.copyfile(source.folder / name, out / name)
-    name = getattr(planner, "__qualname__", repr(planner)) if callable(planner) else planner
     made = {
-        "config": config | {"plan": config["plan"] | {"planner": name}},
+        "config": config,
         "ledger": dict(source.ledger),
         "derived": {"by": "repack", "from": [origin(source)]},
     }
-    write_derived(out, stored, Layout.of(plan.row_of_doc, order), plan, source.manifest | made)
+    layout = Layout.of(plan.row_of_doc, order)
+    write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source])
 
 
 def _check_fits(parts: list[Artefact], config: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from tokpack.pipeline import Part, Run
 from tokpack.report.bill import make_cost
 from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
-from tokpack.stages.plan import make_plan
+from tokpack.stages.plan import Plan, make_plan
 
 BINS = 40
 
@@ -73,11 +73,9 @@ def make_report(
     """
     from tokpack import __version__
 
-    lengths = part.pieces["length"].to_numpy()
-    ledger = ledger or planned_ledger(run, corpus, part)
     kept = corpus.docs.filter(pl.col("drop_reason").is_null())
     training = corpus.docs.filter(pl.col("drop_reason").ne_missing(ledgers.HELD_OUT))
-    data = {
+    head = {
         "tokpack_version": __version__,
         "tokenizer": run.tokenizer.name,
         "capacity": part.plan.capacity,
@@ -85,17 +83,52 @@ def make_report(
             {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format}
             for s, shape in zip(run.sources, run.shapes, strict=True)
         ],
-        "ledger": ledger,
-        "lengths": length_figures(kept["tokens"].to_numpy(), part.plan.capacity),
-        "batch_size": run.config.cost.batch_size,
-        "slots": slot_figures(training["tokens"].to_numpy(), lengths, part, run.config.cost),
-        "plan": plan_figures(part),
-        "drops": _drops(corpus, ledger),
-        "counters": corpus.counters,
     }
+    lengths = DocumentLengths(
+        raw=training["tokens"].to_numpy(),
+        whole=kept["tokens"].to_numpy(),
+        pieces=part.pieces["length"].to_numpy(),
+    )
+    ledger = ledger or planned_ledger(run, corpus, part)
+    data = head | report_figures(
+        ledger, lengths, part.plan, part.dealt, run.config.cost, corpus.examples, corpus.counters
+    )
     if planned is not None:
         data["cost"] = make_cost(planned, documents_of(run, corpus, part))
     return Report(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentLengths:
+    """Tokens of documents, in input order."""
+
+    raw: Lengths
+    """Every tokenised document as it came, but those held out."""
+    whole: Lengths
+    """The kept documents before truncation."""
+    pieces: Lengths
+    """What is packed."""
+
+
+def report_figures(
+    ledger: dict[str, Any],
+    lengths: DocumentLengths,
+    plan: Plan,
+    dealt: dict[str, Any],
+    recipe: CostConfig,
+    examples: dict[str, list[str]],
+    counters: dict[str, int],
+) -> dict[str, Any]:
+    """The part of a report that follows from ledger, lengths and plan."""
+    return {
+        "ledger": ledger,
+        "lengths": length_figures(lengths.whole, plan.capacity),
+        "batch_size": recipe.batch_size,
+        "slots": slot_figures(lengths.raw, lengths.pieces, plan, recipe),
+        "plan": plan_figures(plan, dealt),
+        "drops": drop_figures(ledger, examples),
+        "counters": counters,
+    }
 
 
 def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
@@ -167,14 +200,14 @@ def bin_edges(low: int, high: int, capacity: int) -> Lengths:
     return np.unique(np.clip(edges, low, high + 1).astype(np.int64))
 
 
-def slot_figures(raw: Lengths, kept: Lengths, part: Part, recipe: CostConfig) -> list[dict[str, Any]]:
+def slot_figures(raw: Lengths, kept: Lengths, plan: Plan, recipe: CostConfig) -> list[dict[str, Any]]:
     """Token slots and optimizer steps of an epoch, unpacked and packed.
 
     `raw`: every tokenised document as it came, cut to the capacity, but those held out. `kept`: the pieces
     that are packed. Packed rows are trained with the equal recipe of `run_plan`. `saved` is against padded
     batches of the documents as they came.
     """
-    capacity, batch, rows = part.plan.capacity, recipe.batch_size, part.plan.rows
+    capacity, batch, rows = plan.capacity, recipe.batch_size, plan.rows
     dirty = slot_table(raw[raw > 0], capacity, batch, len(raw))
     clean = slot_table(kept, capacity, batch, rows)
     padded = f"padded to the longest of {batch}"
@@ -213,8 +246,7 @@ def _steps(row: SlotRow, documents: int, recipe: CostConfig) -> int:
     return plan.equal.steps if row.name == PACKED else plan.before.steps
 
 
-def plan_figures(part: Part) -> dict[str, Any]:
-    plan = part.plan
+def plan_figures(plan: Plan, dealt: dict[str, Any]) -> dict[str, Any]:
     documents = np.bincount(plan.row_of_doc, minlength=plan.rows) if plan.rows else np.zeros(1, np.int64)
     return {
         "rows": plan.rows,
@@ -222,12 +254,12 @@ def plan_figures(part: Part) -> dict[str, Any]:
         "bound_kind": plan.bound_kind,
         "gap": plan.gap,
         "fill": plan.fill,
-        **({"dealt": part.dealt} if part.dealt else {}),
+        **({"dealt": dealt} if dealt else {}),
         "documents_per_row": {"mean": round(float(documents.mean()), 2), "max": int(documents.max())},
     }
 
 
-def _drops(corpus: Corpus, ledger: dict[str, Any]) -> list[dict[str, Any]]:
+def drop_figures(ledger: dict[str, Any], examples: dict[str, list[str]]) -> list[dict[str, Any]]:
     """What was left out, most tokens first, with shortened examples."""
     documents, tokens = ledger["documents"]["dropped"], ledger["tokens"]["dropped"]
     return [
@@ -235,7 +267,7 @@ def _drops(corpus: Corpus, ledger: dict[str, Any]) -> list[dict[str, Any]]:
             "reason": reason,
             "documents": documents[reason],
             "tokens": tokens[reason],
-            "examples": corpus.examples.get(reason, []),
+            "examples": examples.get(reason, []),
         }
         for reason in sorted(documents, key=lambda r: (-tokens[r], r))
     ]
