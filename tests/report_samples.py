@@ -55,7 +55,13 @@ def sample(
         }
     )
     lengths = (tokens - cut)[len(reasons) :]
-    pieces = pl.DataFrame({"length": lengths, "trained": lengths // 3})
+    pieces = pl.DataFrame(
+        {
+            "length": lengths,
+            "trained": lengths // 3,
+            "document": np.arange(len(reasons), documents, dtype=np.int64),
+        }
+    )
     corpus = Corpus(
         docs,
         pieces,
@@ -72,6 +78,7 @@ def sample(
         tokenizer=SimpleNamespace(name=tokenizer),
         sources=[SimpleNamespace(name=name, size_bytes=4_815_925) for name in sources],
         shapes=[SimpleNamespace(format="messages")] * len(sources),
+        pairs=False,
     )
     return make_report(run, corpus, part, planned=training).data  # type: ignore[arg-type]
 

@@ -190,7 +190,7 @@ def test_every_drop_reason_is_documented():
 
 def test_the_artefacts_files_and_columns_are_documented():
     page = read("docs/concepts.md")
-    for packed in (schema.PACKED_SCHEMA, schema.DROPPED_SCHEMA):
+    for packed in (schema.PREFERENCE_SCHEMA, schema.DROPPED_SCHEMA):
         for field in packed:
             kind = str(getattr(field.type, "value_type", field.type))
             assert re.search(rf"^\| `{field.name}` \| (list of )?{kind} \|", page, re.MULTILINE), field.name
@@ -214,7 +214,7 @@ def test_every_row_that_shows_a_format_is_read_as_that_format(tmp_path):
     from tokpack.stages.sources import open_sources
 
     sections = re.findall(r"^### `(\w+)`\n\n```json\n(.*?)\n```", read("docs/input-formats.md"), re.M | re.S)
-    assert len(sections) == 5
+    assert len(sections) == 6
     for name, row in sections:
         path = tmp_path / f"{name}.jsonl"
         path.write_text(row + "\n", encoding="utf-8")
@@ -222,7 +222,8 @@ def test_every_row_that_shows_a_format_is_read_as_that_format(tmp_path):
         shape = detect_shape(sources[0])
         [block] = read_blocks(sources)
         normalized = normalize(block, sources[0], shape)
-        assert (shape.format, len(normalized.documents), normalized.quarantined) == (name, 1, [])
+        found = (shape.format, len(normalized.documents), normalized.quarantined)
+        assert found == (name, shape.documents_per_row, [])
 
 
 # Pages

@@ -43,8 +43,8 @@ class Artefact:
 
     @cached_property
     def table(self) -> pa.Table:
-        """All packed rows, `schema.PACKED_SCHEMA`, mapped from disk."""
-        return pa.Table.from_batches(list(self.batches()), schema=schema.PACKED_SCHEMA)
+        """All packed rows, mapped from disk: `schema.packed_schema(manifest)`."""
+        return pa.Table.from_batches(list(self.batches()), schema=schema.packed_schema(self.manifest))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for shard in self.manifest["shards"]:
@@ -64,13 +64,14 @@ class Artefact:
     def __len__(self) -> int:
         return int(self.manifest["rows"])
 
-    def __getitem__(self, row: int) -> dict[str, npt.NDArray[np.integer[Any]]]:
+    def __getitem__(self, row: int) -> dict[str, npt.NDArray[Any]]:
         """One packed row: input_ids, labels int32[T]; seq_lengths int32[D], doc_ids int64[D]."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         record = self.table.slice(row % len(self), 1)
         return {
-            name: record.column(name).combine_chunks().flatten().to_numpy() for name in record.column_names
+            name: record.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            for name in record.column_names
         }
 
     def row_of_document(self, doc_id: int) -> int | None:

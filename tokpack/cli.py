@@ -35,7 +35,9 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; fl
 MaxLength = Annotated[int | None, typer.Option(help="Capacity of a row in tokens (default 2048).")]
 Format = Annotated[
     str | None,
-    typer.Option(help="messages, sharegpt, alpaca, prompt_completion or text; recognised when not given."),
+    typer.Option(
+        help="preference, messages, sharegpt, alpaca, prompt_completion or text; recognised when not given."
+    ),
 ]
 Map = Annotated[str | None, typer.Option("--map", help="Columns: prompt=question,completion=answer")]
 Overlong = Annotated[str | None, typer.Option(help="auto (default), drop, right, left, turns or split.")]

@@ -5,6 +5,7 @@ About 60 bytes a document are in memory; tokens stay in the store, mapped.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.stages.pairs import drop_partners
 from tokpack.stages.ranges import Int64
 from tokpack.stages.token_batch import TokenBatch
 from tokpack.stages.write import FlatBatch
@@ -40,10 +42,12 @@ class Corpus:
     """Rows on the fast and slow paths, and proofs made: figures of the run, not of the data."""
     store: TokenStore
     batches: int
+    width: int = 1
+    """Documents that are decided about together: 2 for preference pairs, side by side in `docs`."""
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     @staticmethod
-    def load(store: TokenStore, count: int) -> Corpus:
+    def load(store: TokenStore, count: int, width: int = 1) -> Corpus:
         """Read back what pass 1 committed: `count` batches."""
         docs, pieces, quarantined = [], [], []
         counters: Counter[str] = Counter()
@@ -69,6 +73,7 @@ class Corpus:
             dict(paths),
             store,
             count,
+            width,
             examples,
         )
 
@@ -79,22 +84,39 @@ class Corpus:
             self.docs["drop_detail"].clone().scatter(positions, details),
         )
 
+    def drop_partners(self) -> None:
+        """After marks on single documents: of a pair, both leave."""
+        if self.width > 1:
+            self.docs = drop_partners(self.docs)
+
+    def documents_of(self, groups: npt.NDArray[np.integer[Any]]) -> Int64:
+        """Positions of all documents of the groups, group g being the documents that are decided about
+        together: `g * width` and on."""
+        positions: Int64 = (groups[:, None] * self.width + np.arange(self.width)).ravel()
+        return positions
+
     def kept(self) -> npt.NDArray[np.bool_]:
         return self.docs["drop_reason"].is_null().to_numpy()
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         return np.stack([self.docs["hash_high"].to_numpy(), self.docs["hash_low"].to_numpy()], axis=1)
 
+    def quarantined_by_source(self) -> dict[str, int]:
+        """Documents that could not be read: an unreadable row of pairs is two."""
+        rows = Counter(json.loads(line)["source"] for line in self.quarantined)
+        return {name: count * self.width for name, count in rows.items()}
+
     def mapped(self) -> Callable[[int], FlatBatch]:
         """Batch number -> its mapped arrays; each file is opened once."""
         return lru_cache(maxsize=None)(lambda number: flat_arrays(self.store.tokens(number)))
 
-    def stored_documents(self) -> tuple[Int64, list[TokenBatch]]:
+    def stored_documents(self, width: int = 1) -> tuple[Int64, list[TokenBatch]]:
         """Positions of the documents that the store holds, and the tokens of their contents, batch by batch.
 
-        The pieces of a document lie next to each other, so a document is one range of tokens.
+        The pieces of a document lie next to each other, so a document is one range of tokens; with a `width`
+        of 2 a pair is, and has the position of its first document.
         """
-        first = self.pieces.filter(pl.col("number") == 0)
+        first = self.pieces.filter((pl.col("number") == 0) & (pl.col("document") % width == 0))
         starts = first.partition_by("batch", as_dict=True)
         batches = []
         for number in range(self.batches):

@@ -2,7 +2,8 @@
 
     exact duplicates -> near duplicates -> evaluation text -> token budget -> held-out conversations
 
-Each step marks documents that the earlier ones left; the first reason stays.
+Each step marks documents that the earlier ones left; the first reason stays. The documents of a preference
+pair are compared, chosen and held out as one.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ SNIPPET_TOKENS = 60
 
 def decide(run: Run, corpus: Corpus) -> None:
     """Mark in `corpus.docs` what the config says to leave out."""
-    config = run.config
+    config, width = run.config, corpus.width
     if config.dedup.exact != "off":
-        first = first_of_equal(corpus.hashes(), corpus.kept())
-        copies = np.flatnonzero(first >= 0)
-        corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][first[copies]].cast(pl.String).to_list())
+        first = first_of_equal(corpus.hashes()[::width], corpus.kept()[::width])
+        groups = np.flatnonzero(first >= 0)
+        copies, originals = corpus.documents_of(groups), corpus.documents_of(first[groups])
+        corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][originals].cast(pl.String).to_list())
         corpus.examples[EXACT_DUPLICATE] = [_text(run, corpus, p) for p in copies[:EXAMPLES]]
     if config.near_dup.threshold:
         found = near_duplicates(corpus, config.near_dup.threshold)
@@ -54,7 +56,8 @@ def decide(run: Run, corpus: Corpus) -> None:
     if config.select.budget or any(source.max_tokens for source in config.source):
         _select(run, corpus)
     if config.write.val:
-        chosen = np.flatnonzero(held_out(corpus.hashes(), config.write.val, config.seed) & corpus.kept())
+        drawn = held_out(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
+        chosen = corpus.documents_of(np.flatnonzero(drawn))
         corpus.drop(chosen, ledgers.HELD_OUT, [None] * len(chosen))
 
 
@@ -79,13 +82,15 @@ class Near:
 
 def near_duplicates(corpus: Corpus, threshold: float) -> Near:
     """Exact join over the kept documents' content tokens; see `stages/near_dup.py`."""
-    positions, batches = corpus.stored_documents()
+    width = corpus.width
+    positions, batches = corpus.stored_documents(width)
     found: NearDuplicates = find_near_duplicates(batches, threshold, eligible=corpus.kept()[positions])
+    groups = positions // width
     removed = np.flatnonzero(found.partner >= 0)
     return Near(
-        positions[removed],
-        positions[found.partner[removed]],
-        found.jaccard[removed],
+        corpus.documents_of(groups[removed]),
+        corpus.documents_of(groups[found.partner[removed]]),
+        np.repeat(found.jaccard[removed], width),
         int(found.bounded.sum()),
     )
 
@@ -104,7 +109,8 @@ def near_duplicate_figures(run: Run, corpus: Corpus) -> dict[str, Any]:
             "pairs": [],
         }
     found = near_duplicates(corpus, MEASURED_AT)
-    shown = zip(found.removed[:EXAMPLES], found.partner, found.jaccard, strict=False)
+    columns = (found.removed, found.partner, found.jaccard)
+    shown = zip(*(column[:: corpus.width][:EXAMPLES] for column in columns), strict=True)
     return {
         "threshold": MEASURED_AT,
         "applied": False,
@@ -138,6 +144,7 @@ def _decontaminate(run: Run, corpus: Corpus) -> None:
         span = run.tokenizer.decode(corpus.tokens_of(position)[start:end][:SNIPPET_TOKENS])
         details.append(f"{names[document]}, tokens {start} to {end}: {span}")
     corpus.drop([row[0] for row in rows], CONTAMINATED, details)
+    corpus.drop_partners()
     corpus.examples[CONTAMINATED] = [_text(run, corpus, row[0]) for row in rows[:EXAMPLES]]
     if found.ignored:
         corpus.counters["evaluation_texts_too_short"] = found.ignored
@@ -170,16 +177,17 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _select(run: Run, corpus: Corpus) -> None:
-    config = run.config
-    kept = corpus.kept()
+    config, width = run.config, corpus.width
+    kept = corpus.kept()[::width]
     repeats = np.zeros(len(kept), dtype=bool)
     if config.select.budget:
-        repeats[near_duplicates(corpus, config.select.diversity).removed] = True
-    lengths = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy()
+        repeats[near_duplicates(corpus, config.select.diversity).removed // width] = True
+    lengths = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy().reshape(-1, width).sum(axis=1)
+    first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality
     chosen = select(
         lengths=np.where(kept, lengths, 0),
-        source=corpus.docs["source"].to_numpy(),
-        quality=corpus.docs["quality"].to_numpy(),
+        source=first["source"].to_numpy(),
+        quality=first["quality"].to_numpy(),
         repeats=repeats,
         eligible=kept,
         budget=config.select.budget,
@@ -187,6 +195,6 @@ def _select(run: Run, corpus: Corpus) -> None:
         max_tokens=np.array([source.config.max_tokens for source in run.sources]),
         seed=config.seed,
     )
-    out = np.flatnonzero(kept & ~chosen)
+    out = corpus.documents_of(np.flatnonzero(kept & ~chosen))
     corpus.drop(out, OVER_BUDGET, [None] * len(out))
     corpus.examples[OVER_BUDGET] = [_text(run, corpus, p) for p in out[:EXAMPLES]]

@@ -41,7 +41,8 @@ def write_derived(
     InternalError when the ledger does not add up; then nothing is finished.
     """
     shard_bytes = record["config"]["write"]["shard_mb"] << 20
-    written = write_shards(out, layout, stored.placement, stored.batches, shard_bytes, progress)
+    columns = schema.packed_schema(record)
+    written = write_shards(out, layout, stored.placement, stored.batches, shard_bytes, progress, columns)
     ledger = record["ledger"]
     total = written.rows * plan.capacity
     ledger["slots"] = {

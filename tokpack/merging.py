@@ -33,6 +33,7 @@ from tokpack.errors import UsageError
 from tokpack.fresh_folder import fresh_folder
 from tokpack.stages.dedup import EXACT_DUPLICATE
 from tokpack.stages.order import order_rows
+from tokpack.stages.pairs import PAIR_DROPPED
 from tokpack.stages.plan import with_figures
 from tokpack.stages.write import writing
 from tokpack.stored_pieces import StoredPieces
@@ -102,6 +103,7 @@ def _check_alike(parts: list[Artefact]) -> None:
     for part in parts[1:]:
         other = part.manifest
         shared = {
+            "kind of documents": [m.get("kind", "supervised") for m in (first, other)],
             "tokenizer": [m["tokenizer"]["name"] for m in (first, other)],
             "chat template": [m["template"]["sha256"] for m in (first, other)],
             "loss": [m["template"]["loss"] for m in (first, other)],
@@ -111,11 +113,10 @@ def _check_alike(parts: list[Artefact]) -> None:
         same["tokenizer"] = first["tokenizer"]["sha256"] == other["tokenizer"]["sha256"]
         for name, (ours, theirs) in shared.items():
             if not same[name]:
-                hint = (
-                    f"`tokpack repack {part.folder} --max-length {ours}` may give it the same"
-                    if name == "capacity"
-                    else "pack one of them again as the other was"
-                )
+                hint = {
+                    "capacity": f"`tokpack repack {part.folder} --max-length {ours}` may give it the same",
+                    "kind of documents": "preference pairs are trained in another way: keep them apart",
+                }.get(name, "pack one of them again as the other was")
                 raise UsageError(
                     f"another {name}: {theirs}, where {parts[0].folder} has {ours}",
                     where=str(part.folder),
@@ -187,7 +188,7 @@ def _sum(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _join_dropped(out: Path, parts: list[Artefact], bases: list[int], names: list[dict[str, str]]) -> None:
     """dropped.parquet of all, one after another; details that name a document follow its new number."""
-    names_document = pl.col("reason").is_in([EXACT_DUPLICATE, NEAR_DUPLICATE])
+    names_document = pl.col("reason").is_in([EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED])
     with pq.ParquetWriter(out / schema.DROPPED, schema.DROPPED_SCHEMA, compression="zstd") as writer:
         for part, base, renamed in zip(parts, bases, names, strict=True):
             number = pl.col("detail").str.extract(r"^(\d+)").cast(pl.Int64) + base

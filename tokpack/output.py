@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -92,18 +91,15 @@ def write_artefact(
     Raises InternalError when the ledger does not add up; then nothing is finished.
     """
     out.mkdir(parents=True, exist_ok=True)
-    written = write_shards(
-        out, part.layout, part.placement, batches, run.config.write.shard_mb << 20, progress
-    )
+    columns = schema.PREFERENCE_SCHEMA if run.pairs else schema.PACKED_SCHEMA
+    shard_bytes = run.config.write.shard_mb << 20
+    written = write_shards(out, part.layout, part.placement, batches, shard_bytes, progress, columns)
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]
     _write_dropped(out, docs, names)
     (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
-    by_source: dict[str, int] = {}
-    for line in quarantined:
-        name = json.loads(line)["source"]
-        by_source[name] = by_source.get(name, 0) + 1
+    by_source = {} if validation else corpus.quarantined_by_source()
     packed = {
         "rows": written.rows,
         "capacity": part.plan.capacity,
@@ -153,6 +149,7 @@ def _manifest(
     return {
         "format_version": schema.FORMAT_VERSION,
         "tokpack_version": __version__,
+        **({"kind": schema.PREFERENCE} if run.pairs else {}),
         "split": "validation" if validation else "train",
         "capacity": plan.capacity,
         "rows": written.rows,

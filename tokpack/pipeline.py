@@ -27,10 +27,12 @@ from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import DataError, UsageError
+from tokpack.schema import PREFERENCE
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.dedup import content_hash
 from tokpack.stages.normalize import Normalized, detect_shape, normalize
 from tokpack.stages.order import order_rows
+from tokpack.stages.pairs import WIDTH, drop_partners, pair_hash
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read import Block, read_blocks
@@ -81,10 +83,12 @@ class Run:
         template = Path(config.render.chat_template) if config.render.chat_template else None
         tokenizer = load_tokenizer(config.tokenize.tokenizer, chat_template=template)
         tokenizer.prepare()
+        shapes = [detect_shape(source) for source in sources]
+        pairs = check_pairs(config, sources, shapes)
         settings = config.render
         options = RenderOptions(
             render=settings.mode,
-            loss=settings.loss,
+            loss="completion" if pairs and settings.loss == "assistant" else settings.loss,
             eos=settings.eos,
             separator=settings.separator,
             paranoid=settings.paranoid,
@@ -93,13 +97,17 @@ class Run:
         renderer = Renderer(tokenizer, options)
         if renderer.uses_date:
             config = replace(config, render=replace(settings, date=str(renderer.date)))
-        shapes = [detect_shape(source) for source in sources]
         return Run(config, tokenizer, renderer, sources, shapes, workers or default_workers())
 
     @property
     def by_chat_template(self) -> bool:
         """Whether conversations are rendered by a chat template."""
         return self.config.render.mode != "plain" and self.tokenizer.chat_template is not None
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the documents are preference pairs: all of them, or none."""
+        return self.shapes[0].format == PREFERENCE
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for an unfinished run to be continued."""
@@ -121,6 +129,33 @@ class Run:
         return zip(self.sources, self.shapes, strict=True)
 
 
+def check_pairs(config: Config, sources: list[Source], shapes: list[Shape]) -> bool:
+    """Whether the inputs are preference pairs. Raises UsageError for what cannot be done with pairs."""
+    pairs = [shape.format == PREFERENCE for shape in shapes]
+    if not any(pairs):
+        return False
+    if not all(pairs):
+        raise UsageError(
+            f"{sources[pairs.index(True)].name} holds preference pairs, {sources[pairs.index(False)].name} "
+            f"holds {shapes[pairs.index(False)].format}: one artefact cannot hold both",
+            where=sources[pairs.index(False)].path,
+            hint="pack them apart, or read both alike with --format",
+        )
+    if config.render.loss == "all":
+        raise UsageError(
+            "preference pairs are compared by their completions: there is no loss on the prompt",
+            where="--loss all",
+            hint="leave it out, or give last: the last answer of a completion of several turns",
+        )
+    if config.truncate.overlong == "split":
+        raise UsageError(
+            "splitting would tear preference pairs",
+            where="--overlong split",
+            hint="drop (the default for pairs), right, left or turns",
+        )
+    return True
+
+
 # Pass 1
 
 
@@ -134,8 +169,8 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
         progress("pass 1", size)
     for message in (*run.tokenizer.warnings, *run.renderer.warnings):
         log.warning(message)
-    corpus = Corpus.load(store, batches)
-    bad.check(len(corpus.docs), len(corpus.quarantined))
+    corpus = Corpus.load(store, batches, WIDTH if run.pairs else 1)
+    bad.check(len(corpus.docs) // corpus.width, len(corpus.quarantined))
     if corpus.docs.is_empty():
         raise DataError(
             "no document in the input", where=", ".join(s.path for s in run.sources), hint="see `head`"
@@ -155,10 +190,12 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
     config = run.config
     normalized = normalize(block, run.sources[block.source], run.shapes[block.source])
     bad.see(normalized)
-    cleaned = clean(normalized.documents, config.clean, tuple(run.tokenizer.special_tokens))
+    cleaned = clean(normalized.documents, config.clean, tuple(run.tokenizer.special_tokens), run.pairs)
     hashes = content_hash(cleaned.documents, config.dedup.exact)
     documents, tokens, counters = encode(run, cleaned.documents)
-    documents = clean_by_tokens(documents, np.diff(tokens.offsets), config.clean)
+    documents = clean_by_tokens(documents, np.diff(tokens.offsets), config.clean, run.pairs)
+    if run.pairs:
+        hashes, documents = pair_hash(hashes), drop_partners(documents)
     pieces = truncate(
         documents,
         tokens,
@@ -166,6 +203,7 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
         config.truncate.overlong,
         run.by_chat_template,
         lambda shortened: encode(run, shortened)[1],
+        run.pairs,
     )
     docs = pieces.documents.select(
         "doc_id",
@@ -231,11 +269,11 @@ class _BadRows:
                 hint="mend the row, or leave out --strict to set such rows aside in quarantine.jsonl",
             )
 
-    def check(self, documents: int, quarantined: int) -> None:
-        share = quarantined / max(1, documents + quarantined)
+    def check(self, read: int, quarantined: int) -> None:
+        share = quarantined / max(1, read + quarantined)
         if share > self.run.config.read.allow_bad:
             raise DataError(
-                f"{quarantined} of {documents + quarantined} rows are unreadable ({share:.1%})",
+                f"{quarantined} of {read + quarantined} rows are unreadable ({share:.1%})",
                 where=", ".join(source.path for source in self.run.sources),
                 hint=f"--strict shows the first; --allow-bad {min(1.0, share + 0.01):.2f} sets all aside",
             )
@@ -271,7 +309,12 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
     settings, seed = run.config.plan, run.config.seed
     limit = settings.max_docs_per_row or None
     plan = make_plan(
-        pieces["length"].to_numpy(), run.config.truncate.max_length, settings.planner, seed, limit
+        pieces["length"].to_numpy(),
+        run.config.truncate.max_length,
+        settings.planner,
+        seed,
+        limit,
+        pairs=pieces["doc_id"].to_numpy() // WIDTH if run.pairs else None,
     )
     order = replace(settings, world_size=0) if validation else settings
     rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)

@@ -24,6 +24,7 @@ from tokpack.derive import MERGED, artefact_entries, check_out, origin, write_de
 from tokpack.errors import UsageError
 from tokpack.fresh_folder import fresh_folder
 from tokpack.stages.order import SEQUENTIAL, order_rows
+from tokpack.stages.pairs import WIDTH
 from tokpack.stages.plan import make_plan
 from tokpack.stages.truncate import OVERLONG
 from tokpack.stages.write import Layout, writing
@@ -99,7 +100,8 @@ def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
     stored = StoredPieces.of([source]).by_document()
     capacity, planner = config["truncate"]["max_length"], config["plan"]["planner"]
     limit = config["plan"]["max_docs_per_row"] or None
-    plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit)
+    pairs = stored.placement.doc_id // WIDTH if schema.is_preference(source.manifest) else None
+    plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit, pairs=pairs)
     name = getattr(planner, "__qualname__", repr(planner)) if callable(planner) else planner
     config = config | {"plan": config["plan"] | {"planner": name}}
     settings = PlanConfig(**config["plan"])
@@ -120,14 +122,15 @@ def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
 
 def _check_fits(parts: list[Artefact], config: dict[str, Any]) -> None:
     capacity = config["truncate"]["max_length"]
-    placements = [StoredPieces.of([part]).placement for part in parts]
-    lengths = np.concatenate([placement.length for placement in placements])
+    width, noun = (WIDTH, "pair") if schema.is_preference(parts[0].manifest) else (1, "document")
+    placements = [StoredPieces.of([part]).by_document().placement for part in parts]
+    lengths = np.concatenate([p.length.reshape(-1, width).sum(axis=1) for p in placements])
     if len(lengths) and int(lengths.max()) > capacity:
         longest = int(lengths.argmax())
-        document = np.concatenate([placement.doc_id for placement in placements])[longest]
+        number = np.concatenate([p.doc_id[::width] for p in placements])[longest] // width
         raise UsageError(
-            f"document {document} has {lengths[longest]:,} tokens, more than rows of {capacity:,} hold "
-            f"({int((lengths > capacity).sum()):,} documents do)",
+            f"{noun} {number} has {lengths[longest]:,} tokens, more than rows of {capacity:,} hold "
+            f"({int((lengths > capacity).sum()):,} {noun}s do)",
             where=f"{parts[0].folder}, --max-length {capacity}",
             hint=f"give --max-length {lengths[longest]} or more, or pack the raw data again with --overlong",
         )

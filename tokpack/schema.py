@@ -45,6 +45,14 @@ PACKED_SCHEMA: Final = pa.schema(
 
 `pieces` numbers the parts of a document that was split, from 0; it is 0 for a whole one."""
 
+PREFERENCE: Final = "preference"
+"""Input format, and `kind` in the manifest, of preference pairs."""
+
+PREFERENCE_SCHEMA: Final = pa.schema(
+    [*PACKED_SCHEMA, ("pair_ids", pa.list_(pa.int64())), ("is_chosen", pa.list_(pa.bool_()))]
+)
+"""Packed rows of preference pairs. Pair k is the documents 2k, chosen, and 2k + 1, rejected, side by side."""
+
 STORE_SCHEMA: Final = pa.schema(
     [
         ("doc_id", pa.int64()),
@@ -69,6 +77,16 @@ DROPPED_SCHEMA: Final = pa.schema(
     ]
 )
 """One record per document left out or shortened; `row` counts from 1, in lines for JSONL."""
+
+
+def is_preference(manifest: dict[str, Any]) -> bool:
+    """Whether the rows hold preference pairs."""
+    return manifest.get("kind") == PREFERENCE
+
+
+def packed_schema(manifest: dict[str, Any]) -> pa.Schema:
+    """Columns of an artefact's rows."""
+    return PREFERENCE_SCHEMA if is_preference(manifest) else PACKED_SCHEMA
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

@@ -22,9 +22,12 @@ from tokpack.artefact import Artefact
 from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.output import TRUNCATED
+from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import offsets_of
 from tokpack.stages.write import covered_files, file_sha256
 
+Lists = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
+"""Offsets and values of a list column."""
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 MAX_FAULTS = 20
 
@@ -84,6 +87,8 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
         artefact = Artefact(part)
         rows = _Rows(artefact)
         checks = [rows.check(), _documents(artefact, rows), _ledger(artefact, rows), _inputs(artefact)]
+        if schema.is_preference(artefact.manifest):
+            checks.insert(2, _pairs(rows))
     except UsageError:
         raise
     except (
@@ -146,6 +151,8 @@ class _Rows:
         self.rows = self.tokens = self.trained = 0
         self.doc_ids: list[npt.NDArray[np.int64]] = []
         self.pieces: list[npt.NDArray[np.int32]] = []
+        self.pair_faults: list[str] = []
+        self._schema = schema.packed_schema(manifest)
         self._faults: list[str] = []
         self._capacity, self._vocab = manifest["capacity"], manifest["tokenizer"]["vocab_size"]
         for batch in artefact.batches():
@@ -157,10 +164,10 @@ class _Rows:
         return Check("rows", f"{self.rows:,} rows, {self.tokens:,} tokens", self._faults[:MAX_FAULTS])
 
     def _see(self, batch: pa.RecordBatch) -> None:
-        if batch.schema != schema.PACKED_SCHEMA:
+        if batch.schema != self._schema:
             self._faults.append(f"columns are {batch.schema.names}")
             return
-        ids, labels, lengths, doc_ids, pieces = (_list(column) for column in batch.columns)
+        ids, labels, lengths, doc_ids, pieces, *of_pairs = (_list(column) for column in batch.columns)
         row_sizes = np.diff(ids[0])
         per_row = (
             np.add.reduceat(np.append(lengths[1], 0), lengths[0][:-1]) if len(lengths[1]) else 0 * row_sizes
@@ -195,6 +202,9 @@ class _Rows:
                 self._faults.append(f"rows from {self.rows}: lists of different shapes")
                 continue
             self._faults += [f"row {self.rows + int(row)}: {text}" for row in hit[:3]]
+        if of_pairs:
+            faults = _torn_rows(doc_ids, *of_pairs)
+            self.pair_faults += [f"row {self.rows + row}: {text}" for row, text in faults]
         self.rows += batch.num_rows
         self.tokens += len(ids[1])
         self.trained += int(trained.sum())
@@ -209,10 +219,32 @@ class _Rows:
         return result
 
 
-def _list(column: pa.ListArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+def _list(column: pa.ListArray) -> Lists:
     """(offsets from 0, values) of a list column, sliced or not."""
     offsets = column.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0], column.flatten().to_numpy()
+    return offsets - offsets[0], column.flatten().to_numpy(zero_copy_only=False)
+
+
+def _torn_rows(doc_ids: Lists, pair_ids: Lists, is_chosen: Lists) -> list[tuple[int, str]]:
+    """Rows that do not hold whole pairs, the rejected answer right behind the chosen one."""
+    if not np.array_equal(doc_ids[0], pair_ids[0]) or not np.array_equal(doc_ids[0], is_chosen[0]):
+        return [(0, "doc_ids, pair_ids and is_chosen differ in length")]
+    row = np.repeat(np.arange(len(doc_ids[0]) - 1), np.diff(doc_ids[0]))
+    named = (pair_ids[1] == doc_ids[1] // WIDTH) & (is_chosen[1] == (doc_ids[1] % WIDTH == 0))
+    faults = [(int(r), "pair_ids or is_chosen do not fit the document") for r in row[~named][:3]]
+    first = np.arange(len(row)) - doc_ids[0][row]
+    partner = np.where(first % WIDTH == 0, 1, -1) + np.arange(len(row))
+    inside = partner < len(row)
+    partner = np.where(inside, partner, 0)
+    whole = inside & (row[partner] == row) & (doc_ids[1][partner] == doc_ids[1] ^ 1)
+    whole &= is_chosen[1] == (first % WIDTH == 0)
+    return faults + [(int(r), "half a pair, or its two documents apart") for r in np.unique(row[~whole])[:3]]
+
+
+def _pairs(rows: _Rows) -> Check:
+    """Each pair is in one row, chosen and rejected; that each document is there once is checked beside."""
+    documents = sum(len(ids) for ids in rows.doc_ids)
+    return Check("pairs", f"{documents // WIDTH:,} whole, each in one row", rows.pair_faults[:MAX_FAULTS])
 
 
 def _documents(artefact: Artefact, rows: _Rows) -> Check:
@@ -230,7 +262,9 @@ def _documents(artefact: Artefact, rows: _Rows) -> Check:
     check.faults += _piece_faults(packed, np.concatenate([*rows.pieces, np.empty(0, np.int32)]))
     left_out = artefact.dropped.filter(pl.col("reason") != TRUNCATED)["doc_id"].to_numpy()
     with (artefact.folder / schema.QUARANTINE).open(encoding="utf-8") as file:
-        quarantined = np.array([json.loads(line)["doc_id"] for line in file], dtype=np.int64)
+        width = WIDTH if schema.is_preference(manifest) else 1
+        ids = [json.loads(line)["doc_id"] + i for line in file for i in range(width)]
+        quarantined = np.array(ids, dtype=np.int64)
     everything = np.concatenate([distinct, left_out, quarantined])
     if manifest["split"] == "train":
         read = manifest["ledger"]["documents"]["read"]

@@ -14,7 +14,9 @@ from rich.text import Text
 from tokpack.artefact import Artefact
 from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.report.safe import printable
-from tokpack.schema import IGNORE_INDEX
+from tokpack.report.words import counted
+from tokpack.schema import IGNORE_INDEX, is_preference
+from tokpack.stages.pairs import WIDTH
 
 TRAINED_STYLE = "bold green"
 MASKED_STYLE = "dim"
@@ -107,11 +109,11 @@ def source_ranges(artefact: Artefact) -> dict[str, tuple[int, int]]:
     return ranges
 
 
-def origin_of(ranges: dict[str, tuple[int, int]], doc_id: int) -> str:
-    """`"number 12 of chats.jsonl"`, counted from 1; empty where it is not known."""
+def origin_of(ranges: dict[str, tuple[int, int]], doc_id: int, width: int = 1) -> str:
+    """`"number 12 of chats.jsonl"`, counted from 1; empty where it is not known. `width`: documents a row."""
     for name, (first, last) in ranges.items():
         if first <= doc_id < last:
-            return f"number {doc_id - first + 1:,} of {name}"
+            return f"number {(doc_id - first) // width + 1:,} of {name}"
     return ""
 
 
@@ -128,9 +130,11 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableTyp
     record = artefact[row]
     capacity = artefact.manifest["capacity"]
     used, documents = len(record["input_ids"]), len(record["doc_ids"])
+    pairs = is_preference(artefact.manifest)
+    held = counted(documents // WIDTH, "pair") if pairs else f"{documents} documents"
     head = Text.assemble(
         (f"row {row}", "bold"),
-        f"  {used:,} of {capacity:,} tokens, {documents} documents  ",
+        f"  {used:,} of {capacity:,} tokens, {held}  ",
         ("trained", TRAINED_STYLE),
         " ",
         ("masked", MASKED_STYLE),
@@ -142,7 +146,9 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableTyp
         ranges = {}
     for doc_id, ids, labels in _documents(record):
         title = f"document {doc_id}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
-        if came_from := origin_of(ranges, doc_id):
+        if pairs:
+            title = f"pair {doc_id // WIDTH}, {'rejected' if doc_id % WIDTH else 'chosen'}, {title}"
+        if came_from := origin_of(ranges, doc_id, WIDTH if pairs else 1):
             title += f"; {printable(came_from)}"
         parts.append(Rule(Text(title), align="left", style="cyan"))
         limit = max_tokens or len(ids)

@@ -21,7 +21,7 @@ from tokpack.export.megatron_bridge import export as to_megatron_bridge
 from tokpack.export.trl import export as to_trl
 from tokpack.fresh_folder import fresh_folder
 from tokpack.plugins import resolve
-from tokpack.schema import SUMS
+from tokpack.schema import SUMS, is_preference
 from tokpack.stages.write import file_sha256, write_json
 
 Exporter = Callable[[Artefact, Path], None]
@@ -51,6 +51,12 @@ def export(
     artefact = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
     out = Path(out)
     exporter = resolve("exporter", to, EXPORTERS)
+    if is_preference(artefact.manifest) and exporter in EXPORTERS.values():
+        raise UsageError(
+            f"{to} trains packed rows as supervised text: it would learn the rejected answers as well",
+            where=str(artefact.folder),
+            hint="`tokpack train` reads preference pairs, and datasets.load_from_disk opens them",
+        )
     if artefact.folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError("the output lies in the artefact", where=str(out), hint="give -o another folder")
     with fresh_folder(out, overwrite, exported_entries) as folder:

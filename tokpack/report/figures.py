@@ -6,6 +6,7 @@ No times and no paths: the same input gives the same bytes.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ from tokpack.pipeline import Part, Run
 from tokpack.report.bill import make_cost
 from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
+from tokpack.schema import PREFERENCE
 from tokpack.stages.plan import Plan, make_plan
+
+log = logging.getLogger("tokpack")
 
 BINS = 40
 
@@ -77,6 +81,7 @@ def make_report(
     training = corpus.docs.filter(pl.col("drop_reason").ne_missing(ledgers.HELD_OUT))
     head = {
         "tokpack_version": __version__,
+        **({"kind": PREFERENCE} if run.pairs else {}),
         "tokenizer": run.tokenizer.name,
         "capacity": part.plan.capacity,
         "inputs": [
@@ -93,7 +98,9 @@ def make_report(
     data = head | report_figures(
         ledger, lengths, part.plan, part.dealt, run.config.cost, corpus.examples, corpus.counters
     )
-    if planned is not None:
+    if planned is not None and run.pairs:
+        log.warning("no bill: it counts supervised training, and pairs are trained beside a reference model")
+    elif planned is not None:
         data["cost"] = make_cost(planned, documents_of(run, corpus, part))
     return Report(data)
 

@@ -19,7 +19,18 @@ from tokpack.ledger import HELD_OUT
 from tokpack.report import charts
 from tokpack.report.cost_page import cost_view
 from tokpack.report.safe import one_line, printable, snippet
-from tokpack.report.words import PROOFS, REASONS, SLOT, counted, counters, gap_words, make_bill, share
+from tokpack.report.words import (
+    PROOFS,
+    REASONS,
+    SLOT,
+    counted,
+    counted_documents,
+    counters,
+    gap_words,
+    make_bill,
+    share,
+)
+from tokpack.schema import is_preference
 
 HERE = Path(__file__).parent
 MOST_FILES, MOST_REASONS, EXAMPLES = 500, 50, 3
@@ -44,6 +55,8 @@ def page(data: dict[str, Any]) -> str:
         bill=make_bill(data),
         slot=SLOT,
         documents=ledger["documents"],
+        read=counted_documents(ledger["documents"]["read"], data),
+        kept_about=_kept_about(data),
         tokens=ledger["tokens"],
         trained_share=share(ledger["trained"]["trained"], ledger["trained"]["packed"]),
         fill=share(ledger["slots"]["packed"], ledger["slots"]["total"], 2),
@@ -110,6 +123,12 @@ def size(size_bytes: int) -> str:
 def _inputs(data: dict[str, Any]) -> str:
     names = [source["name"] for source in data["inputs"]]
     return one_line(names[0], 80) if len(names) == 1 else counted(len(names), "file")
+
+
+def _kept_about(data: dict[str, Any]) -> str:
+    documents = data["ledger"]["documents"]
+    pairs = f", in {counted(documents['kept'] // 2, 'pair')}" if is_preference(data) else ""
+    return f"of {documents['read']:,} read{pairs}"
 
 
 def _charts(data: dict[str, Any]) -> dict[str, charts.Chart]:

@@ -20,7 +20,18 @@ from tokpack.ledger import HELD_OUT
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.safe import one_line, snippet
 from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
-from tokpack.report.words import REASONS, SLOT, bound_words, counted, counters, left_out, make_bill, share
+from tokpack.report.words import (
+    REASONS,
+    SLOT,
+    bound_words,
+    counted,
+    counted_documents,
+    counters,
+    left_out,
+    make_bill,
+    share,
+)
+from tokpack.schema import is_preference
 
 MOST_ROWS = 20
 
@@ -42,7 +53,7 @@ def report_view(data: dict[str, Any]) -> RenderableType:
 def artefact_panel(manifest: dict[str, Any]) -> RenderableType:
     """One screen about a finished artefact."""
     plan = manifest["plan"]
-    held = documents(manifest["documents"], manifest)
+    held = counted_documents(manifest["documents"], manifest)
     title = Text(f"{held} packed into {counted(manifest['rows'], 'row')}", style=f"bold {GOOD}")
     facts = [
         ("rows", _rows_fact(manifest["rows"], manifest["capacity"], plan)),
@@ -61,8 +72,9 @@ def _head(data: dict[str, Any]) -> Text:
     read, files = data["ledger"]["documents"]["read"], len(data["inputs"])
     name = one_line(data["inputs"][0]["name"], 40) if files == 1 else counted(files, "file")
     tokenizer = one_line(data["tokenizer"], 40)
+    held = counted_documents(read, data)
     return Text(
-        f"{documents(read, data)} in {name}, tokenizer {tokenizer}, rows of {data['capacity']:,} tokens",
+        f"{held} in {name}, tokenizer {tokenizer}, rows of {data['capacity']:,} tokens",
         style=QUIET,
     )
 
@@ -93,6 +105,7 @@ def _report_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
     fates += [f"{documents['quarantined']:,} unreadable"] if documents["quarantined"] else []
     facts = [
         ("documents", ", ".join(fates)),
+        *([("pairs", _pairs(documents))] if is_preference(data) else []),
         (
             "tokens",
             f"{tokens['tokenized']:,} in all, {tokens['packed']:,} packed, "
@@ -103,6 +116,10 @@ def _report_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
     if data["lengths"]["documents"]:
         facts.append(("lengths", _lengths(data["lengths"], data["capacity"])))
     return facts
+
+
+def _pairs(documents: dict[str, Any]) -> str:
+    return f"{documents['read'] // 2:,} read, {documents['kept'] // 2:,} kept; both answers, or neither"
 
 
 def _trained(trained: int, packed: int) -> str:

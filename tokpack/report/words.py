@@ -120,7 +120,7 @@ def _packing(data: dict[str, Any], change: int) -> str:
 
 def _nothing_left(data: dict[str, Any]) -> str:
     read = data["ledger"]["documents"]["read"]
-    return f"Of {documents(read, data)} none is kept. The reasons are below."
+    return f"Of {counted_documents(read, data)} none is kept. The reasons are below."
 
 
 def _notes(data: dict[str, Any], by_length: int, packed: int) -> list[str]:
@@ -178,7 +178,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def documents(number: int, data: dict[str, Any]) -> str:
+def counted_documents(number: int, data: dict[str, Any]) -> str:
     """`"12 documents"`, of preference pairs `"12 documents (6 pairs)"`; `data` of a report or a manifest."""
     text = counted(number, "document")
     return f"{text} ({counted(number // 2, 'pair')})" if is_preference(data) else text

@@ -9,6 +9,7 @@ Expressions see the documents' columns and derived ones, made once and only wher
     answers   contents of assistant turns, or the text: list      answer   the last of them
     prompts   all other contents: list                            prompt   the last of them
     text      all contents, one a line                            tokens   length, after tokenize
+    partner   contents of a pair's other document                 partner_extra   its `extra`
 
 A rule's name is its drop reason; the first rule that hits wins. Special tokens written out in the contents
 are dealt with first, so that an answer that is nothing but `<|endoftext|>` counts as empty. Rules that read
@@ -31,11 +32,14 @@ from tokpack.errors import UsageError, near_matches
 from tokpack.plugins import resolve
 from tokpack.stages.mask_personal import count_personal, mask_personal
 from tokpack.stages.messages import Messages, as_bool
+from tokpack.stages.pairs import partners
 from tokpack.stages.rules import PRESETS, RULES, Rule
 
 SPECIAL_TOKEN = "special_token_in_content"
 TOKENS = "tokens"
-DERIVED = ("answers", "answer", "prompts", "prompt", "text")
+PARTNER = {"partner": "contents", "partner_extra": "extra"}
+"""Derived column -> the other document's column; only pairs have them, and rules that read them."""
+DERIVED = ("answers", "answer", "prompts", "prompt", "text", *PARTNER)
 
 
 @dataclass(slots=True)
@@ -44,15 +48,17 @@ class Cleaned:
     counters: dict[str, int] = field(default_factory=dict)
 
 
-def clean(documents: pl.DataFrame, config: CleanConfig, special_tokens: tuple[str, ...] = ()) -> Cleaned:
-    """Mark noise in `drop_reason`.
+def clean(
+    documents: pl.DataFrame, config: CleanConfig, special_tokens: tuple[str, ...] = (), pairs: bool = False
+) -> Cleaned:
+    """Mark noise in `drop_reason`. `pairs`: every two documents are a preference pair.
 
     Contents change only where special tokens are stripped and, on request, where personal data is masked;
     rules see personal data unmasked. The preset `strict` counts the documents that hold some.
     """
     documents, counters = _special_tokens(documents, config.special_in_content, special_tokens)
     rules = {name: rule for name, rule in rules_of(config).items() if not _needs_tokens(rule)}
-    documents = _mark(documents, rules)
+    documents = _mark(documents, rules, pairs)
     if config.mask_personal:
         documents, personal = mask_personal(documents)
         counters |= personal
@@ -62,13 +68,13 @@ def clean(documents: pl.DataFrame, config: CleanConfig, special_tokens: tuple[st
 
 
 def clean_by_tokens(
-    documents: pl.DataFrame, lengths: npt.NDArray[np.integer[Any]], config: CleanConfig
+    documents: pl.DataFrame, lengths: npt.NDArray[np.integer[Any]], config: CleanConfig, pairs: bool = False
 ) -> pl.DataFrame:
     """Mark what rules in tokens reject; `lengths`: tokens of each document. No preset has such a rule."""
     rules = {name: rule for name, rule in rules_of(config).items() if _needs_tokens(rule)}
     if not rules:
         return documents
-    marked = _mark(documents.with_columns(pl.Series(TOKENS, lengths)), rules)
+    marked = _mark(documents.with_columns(pl.Series(TOKENS, lengths)), rules, pairs)
     return documents.with_columns(marked["drop_reason"])
 
 
@@ -143,7 +149,9 @@ def _needs_tokens(rule: pl.Expr) -> bool:
     return TOKENS in rule.meta.root_names()
 
 
-def _mark(documents: pl.DataFrame, rules: dict[str, pl.Expr]) -> pl.DataFrame:
+def _mark(documents: pl.DataFrame, rules: dict[str, pl.Expr], pairs: bool) -> pl.DataFrame:
+    if not pairs:
+        rules = {name: rule for name, rule in rules.items() if not PARTNER.keys() & rule.meta.root_names()}
     if not rules or documents.is_empty():
         return documents
     known = {*documents.columns, *DERIVED}
@@ -164,6 +172,9 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
             documents = documents.with_columns(messages.lists(messages.contents, which).alias(many))
         if last in wanted:
             documents = documents.with_columns(pl.col(many).list.last().alias(last))
+    for name in wanted & PARTNER.keys():
+        other = documents[PARTNER[name]].gather(partners(documents))
+        documents = documents.with_columns(other.alias(name))
     if "text" in wanted:
         documents = documents.with_columns(
             pl.col("contents").list.join("\n", ignore_nulls=True).alias("text")

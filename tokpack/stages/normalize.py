@@ -3,7 +3,8 @@
     doc_id, source, row, kind, roles: list[str], contents: list[str], extra, drop_reason, drop_detail
 
 `kind` is `chat`, `prompt_completion` or `text`; prompt + completion and Alpaca rows become user and
-assistant messages. `extra` is null, or JSON with what only the Jinja template understands:
+assistant messages. A row of preference data becomes two documents, `doc_id` 2k the chosen and 2k + 1 the
+rejected one. `extra` is null, or JSON with what only the Jinja template understands:
 `{"tools": [...], "messages": [{"tool_calls": ...}, ...]}`.
 
 The fast path maps Arrow columns; a row it does not understand goes through `row_to_document`, the
@@ -20,13 +21,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.json as pajson
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
+from tokpack.schema import PREFERENCE
+from tokpack.stages.message_columns import OPENAI, SHAREGPT, filled, message_lists, text_column
+from tokpack.stages.pair_columns import pair_lists
+from tokpack.stages.pair_rows import row_to_pair
 from tokpack.stages.read import Block, first_rows, line_numbers
-from tokpack.stages.rows import FIELDS, ROLE_ALIASES, RowDocument, RowError, Shape, row_to_document
+from tokpack.stages.rows import FIELDS, RowDocument, RowError, Shape, row_to_document
 from tokpack.stages.sources import Source
 
 DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -151,7 +155,11 @@ def text_documents(texts: list[str]) -> pl.DataFrame:
 def _read_json(data: bytes, shape: Shape, rows: int) -> pa.Table | None:
     """Parse JSON lines, or None when any line is not what the shape promises."""
     try:
-        fields = [pa.field(column, _json_type(target)) for target, column in shape.columns.items()]
+        fields = [
+            pa.field(column, _json_type(target))
+            for target, column in shape.columns.items()
+            if shape.format != PREFERENCE  # texts, messages or ShareGPT turns: the reader finds out
+        ]
         table = pajson.read_json(
             pa.BufferReader(data),
             read_options=pajson.ReadOptions(block_size=max(4 << 20, min(len(data), 1 << 30))),
@@ -177,13 +185,13 @@ def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> 
         rows = _slow_rows(block, table, np.arange(block.rows))
         return _from_rows(block, source, shape, np.arange(block.rows), rows)
     kind, roles, contents, slow = columns
-    documents = _frame(block, np.arange(block.rows), kind, roles, contents)
+    documents = _frame(block, np.arange(block.rows), shape, kind, roles, contents)
     if not slow.any():
         return Normalized(documents, [])
     positions = np.flatnonzero(slow)
     rest = _from_rows(block, source, shape, positions, _slow_rows(block, table, positions))
-    merged = pl.concat([documents.filter(~pl.Series(slow)), rest.documents]).sort("doc_id")
-    return Normalized(merged, rest.quarantined)
+    fast = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
+    return Normalized(pl.concat([fast, rest.documents]).sort("doc_id"), rest.quarantined)
 
 
 def _vectorize(
@@ -192,17 +200,21 @@ def _vectorize(
     """Columns -> (kind, roles, contents, rows that need the slow path), or None when types do not fit."""
     slow = np.zeros(table.num_rows, dtype=bool)
     for name in shape.slow_columns & set(table.column_names):
-        slow |= _filled(table.column(name))
+        slow |= filled(table.column(name))
+    if shape.format == PREFERENCE:
+        pairs = pair_lists(table, shape, slow)
+        return (*pairs, slow) if pairs else None
     if shape.format in ("messages", "sharegpt"):
-        lists = _message_lists(table, shape, slow)
+        column = table.column(next(iter(shape.columns.values())))
+        lists = message_lists(column, OPENAI if shape.format == "messages" else SHAREGPT, slow)
         return ("chat", *lists, slow) if lists else None
     texts: dict[str, pl.Series] = {}
-    for target, column in shape.columns.items():
-        if column in table.column_names:
-            values = table.column(column)
-            if not _is_text(values.type):
+    for target, name in shape.columns.items():
+        if name in table.column_names:
+            values = text_column(table.column(name))
+            if values is None:
                 return None
-            texts[target] = pl.Series(target, pl.from_arrow(values.cast(pa.large_string())))
+            texts[target] = values.alias(target)
     kind = "text" if shape.format == "text" else "prompt_completion"
     for required in FIELDS[shape.format]:
         if required not in texts:
@@ -220,72 +232,30 @@ def _vectorize(
     return kind, roles, contents, slow
 
 
-def _message_lists(
-    table: pa.Table, shape: Shape, slow: np.ndarray[Any, Any]
-) -> tuple[pl.Series, pl.Series] | None:
-    """Role and content lists of a column of message structs. Marks in `slow` the rows that hold more."""
-    role_key, content_key = ("role", "content") if shape.format == "messages" else ("from", "value")
-    column = table.column(next(iter(shape.columns.values())))
-    lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
-        return None
-    struct = lists.type.value_type
-    if not pa.types.is_struct(struct) or {role_key, content_key} - {field.name for field in struct}:
-        return None
-    if not all(_is_text(struct.field(key).type) for key in (role_key, content_key)):
-        return None
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    messages = lists.flatten()
-    odd = messages.is_null().to_numpy(zero_copy_only=False)
-    for field in struct:
-        if field.name not in (role_key, content_key):
-            odd = odd | _filled(pc.struct_field(messages, field.name))
-    roles = pc.struct_field(messages, role_key).cast(pa.large_string())
-    if shape.format == "sharegpt":
-        named = pl.Series(pl.from_arrow(roles))
-        odd = odd | named.is_in(["function_call", "tool_call"]).fill_null(False).to_numpy()
-        roles = named.replace(ROLE_ALIASES).to_arrow().cast(pa.large_string())
-    contents = pc.struct_field(messages, content_key).cast(pa.large_string())
-    document_of = np.repeat(np.arange(len(lengths)), lengths)
-    slow[document_of[odd]] = True
-    slow |= lists.is_null().to_numpy(zero_copy_only=False)
-    pair = [
-        pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat))) for flat in (roles, contents)
-    ]
-    return pair[0], pair[1]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
-
-
-def _filled(column: Any) -> np.ndarray[Any, Any]:
-    filled: np.ndarray[Any, Any] = (
-        pc.is_valid(column).to_numpy(zero_copy_only=False)
-        if isinstance(column, pa.Array)
-        else pc.is_valid(column).to_numpy()
-    )
-    return filled
-
-
 def _frame(
-    block: Block, positions: np.ndarray[Any, Any], kind: Any, roles: Any, contents: Any, extra: Any = None
+    block: Block,
+    positions: np.ndarray[Any, Any],
+    shape: Shape,
+    kind: Any,
+    roles: Any,
+    contents: Any,
+    extra: Any = None,
 ) -> pl.DataFrame:
-    rows = line_numbers(block)[positions]
+    """The documents of the block's rows at `positions`; `roles` and the rest have one entry a document."""
+    width = shape.documents_per_row
+    doc_ids = (width * (block.first_doc_id + positions)[:, None] + np.arange(width)).ravel()
+    nothing = pl.Series([None], dtype=pl.String).new_from_index(0, len(doc_ids))
     return pl.DataFrame(
         {
-            "doc_id": block.first_doc_id + positions,
-            "source": np.full(len(positions), block.source, np.int32),
-            "row": rows,
-            "kind": kind if isinstance(kind, list) else pl.Series([kind]).new_from_index(0, len(positions)),
+            "doc_id": doc_ids,
+            "source": np.full(len(doc_ids), block.source, np.int32),
+            "row": np.repeat(line_numbers(block)[positions], width),
+            "kind": kind if isinstance(kind, list) else pl.Series([kind]).new_from_index(0, len(doc_ids)),
             "roles": roles,
             "contents": contents,
-            "extra": extra
-            if extra is not None
-            else pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
-            "drop_reason": pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
-            "drop_detail": pl.Series([None], dtype=pl.String).new_from_index(0, len(positions)),
+            "extra": nothing if extra is None else extra,
+            "drop_reason": nothing,
+            "drop_detail": nothing,
         },
         schema=DOCUMENT_SCHEMA,
     )
@@ -306,7 +276,7 @@ def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
         if line.strip():
             reason = _broken(line)
             if reason:
-                where = (block.first_doc_id + position, source.name, int(rows[position]), offset)
+                where = (_first_id(block, shape, position), source.name, int(rows[position]), offset)
                 quarantined.append(Quarantined(*where, reason, line))
             else:
                 good.append(line)
@@ -323,7 +293,8 @@ def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
         rest = _from_rows(block, source, shape, kept, parsed)
         return Normalized(rest.documents, sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id))
     kind, roles, contents, slow = columns
-    documents = _frame(block, kept, kind, roles, contents).filter(~pl.Series(slow))
+    documents = _frame(block, kept, shape, kind, roles, contents)
+    documents = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
     again = np.flatnonzero(slow)
     rest = _from_rows(block, source, shape, kept[again], [(json.loads(good[i]), good[i]) for i in again])
     return Normalized(
@@ -367,21 +338,28 @@ def _from_rows(
     offsets = _byte_offsets(block) if isinstance(block.data, bytes) else None
     for position, (row, raw) in zip(positions.tolist(), rows, strict=True):
         try:
-            documents.append(row_to_document(row, shape))
+            pairs = shape.format == PREFERENCE
+            documents += row_to_pair(row, shape) if pairs else (row_to_document(row, shape),)
             kept.append(position)
         except RowError as error:
             offset = int(offsets[position]) if offsets is not None else -1
-            where = (block.first_doc_id + position, source.name, int(numbers[position]), offset)
+            where = (_first_id(block, shape, position), source.name, int(numbers[position]), offset)
             quarantined.append(Quarantined(*where, str(error), raw))
     frame = _frame(
         block,
         np.array(kept, dtype=np.int64),
+        shape,
         [d.kind for d in documents],
         [d.roles for d in documents],
         [d.contents for d in documents],
         [d.extra for d in documents],
     )
     return Normalized(frame, quarantined)
+
+
+def _first_id(block: Block, shape: Shape, position: int) -> int:
+    """`doc_id` of the row's first document, which it uses up when it is quarantined."""
+    return shape.documents_per_row * (block.first_doc_id + position)
 
 
 def _byte_offsets(block: Block) -> np.ndarray[Any, Any]:

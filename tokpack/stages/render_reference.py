@@ -13,7 +13,9 @@ from tokpack.stages.chat_spans import Located, SpanFinder
 from tokpack.stages.chat_template import CharSpan, Message, RenderError
 from tokpack.stages.pieces import Shape
 
-Loss = Literal["assistant", "last", "all"]
+Loss = Literal["assistant", "last", "all", "completion"]
+"""`completion`, for preference pairs: the last assistant turn, or, where messages say `"train": false`, every
+assistant turn that does not."""
 ByteSpans = list[tuple[int, int]]
 RenderedRow = tuple[str, ByteSpans, ByteSpans]
 """(text, trained spans, content spans)"""
@@ -82,7 +84,8 @@ def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shap
     everything = ((0, 0, 2 * len(roles) + 1, 0),)
     answers = tuple((2 * i + 1, 0, 2 * i + 2, 0) for i, role in enumerate(roles) if role == "assistant")
     whole = kind == "text" or options.loss == "all"
-    return Shape(literals, everything if whole else answers[-1:] if options.loss == "last" else answers)
+    last = options.loss in ("last", "completion")
+    return Shape(literals, everything if whole else answers[-1:] if last else answers)
 
 
 def to_messages(
@@ -111,7 +114,8 @@ def select_trained(
     if loss == "all":
         return _without(len(located.text), [span for i, span in located.turns if i in excluded])
     last = max((i for i, message in enumerate(messages) if message.get("role") == "assistant"), default=-1)
-    return [span for i, span in located.turns if i not in excluded and (loss == "assistant" or i == last)]
+    every = loss == "assistant" or (loss == "completion" and excluded)
+    return [span for i, span in located.turns if i not in excluded and (every or i == last)]
 
 
 def _without(length: int, holes: list[CharSpan]) -> list[CharSpan]:

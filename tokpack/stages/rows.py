@@ -7,20 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tokpack.schema import PREFERENCE
+
 # Formats in the order they are tried, each with its required fields and the role each text plays.
 FIELDS: dict[str, dict[str, str]] = {
+    PREFERENCE: {"chosen": "assistant", "rejected": "assistant"},
     "messages": {"messages": ""},
     "sharegpt": {"conversations": ""},
     "alpaca": {"instruction": "user", "output": "assistant"},
     "prompt_completion": {"prompt": "user", "completion": "assistant"},
     "text": {"text": "text"},
 }
-OPTIONAL: dict[str, tuple[str, ...]] = {"alpaca": ("input",)}
+OPTIONAL: dict[str, tuple[str, ...]] = {"alpaca": ("input",), PREFERENCE: ("prompt",)}
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "output": ("output", "response"),
     "completion": ("completion", "response"),
     "conversations": ("conversations", "conversation"),
 }
+PROMPTS = ("prompt", "conversations", "conversation", "question", "instruction")
+"""Columns that hold the prompt of preference pairs."""
+INPUT = "input"
 SLOW_COLUMNS = frozenset({"tools", "functions", "system", "history"})
 """Columns that change the document and that only the row-by-row path reads."""
 ROLE_ALIASES = {
@@ -59,17 +65,30 @@ class Shape:
     def of(name: str, mapping: Mapping[str, str], present: list[str]) -> Shape:
         columns = {}
         for target in (*FIELDS[name], *OPTIONAL.get(name, ())):
-            names = (mapping[target],) if target in mapping else ALTERNATIVES.get(target, (target,))
+            names = ALTERNATIVES.get(target, (target,))
+            if target in mapping:
+                names = (mapping[target],)
+            elif (name, target) == (PREFERENCE, "prompt"):
+                names = PROMPTS
             found = next((column for column in names if column in present), names[0])
             if target in FIELDS[name] or found in present:
                 columns[target] = found
-        return Shape(name, columns, SLOW_COLUMNS - set(columns.values()))
+        # Preference pairs in Alpaca's columns: the input belongs to the instruction.
+        slow = SLOW_COLUMNS | ({INPUT} if columns.get("prompt") == "instruction" else set())
+        return Shape(name, columns, slow - set(columns.values()))
+
+    @property
+    def documents_per_row(self) -> int:
+        """A preference pair is two documents, `2 * row` and `2 * row + 1`; any other row is one."""
+        return 2 if self.format == PREFERENCE else 1
 
     def fits(self, rows: list[dict[str, Any]]) -> bool:
         """Whether any of the first rows has every required field, with messages where they belong."""
         required = [self.columns[field] for field in FIELDS[self.format]]
         for row in rows:
             if all(row.get(column) is not None for column in required):
+                if self.format == PREFERENCE:
+                    return all(isinstance(row[column], str | list | dict) for column in required)
                 if self.format == "messages":
                     return _has_keys(row[required[0]], "role")
                 if self.format == "sharegpt":
@@ -90,56 +109,62 @@ def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
         return _chat(row, shape)
     texts = {target: row.get(column) for target, column in shape.columns.items()}
     if shape.format == "text":
-        return RowDocument("text", ["text"], [_text(texts["text"], "text")], None)
+        return RowDocument("text", ["text"], [read_text(texts["text"], "text")], None)
     if shape.format == "prompt_completion" and isinstance(texts["prompt"], list):
         return _conversational(texts["prompt"], texts["completion"])
     prompt_field, answer_field = FIELDS[shape.format]
-    prompt = _text(texts[prompt_field], prompt_field)
+    prompt = read_text(texts[prompt_field], prompt_field)
     if texts.get("input"):
-        prompt += "\n" + _text(texts["input"], "input")
+        prompt += "\n" + read_text(texts["input"], "input")
+    answer = read_text(texts[answer_field], answer_field)
+    turns = [*turns_before(row), ("user", prompt), ("assistant", answer)]
+    return RowDocument("prompt_completion", [role for role, _ in turns], [text for _, text in turns], None)
+
+
+def turns_before(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The turns of the columns `system` and `history`."""
     turns: list[tuple[str, str]] = []
     if row.get("system"):
-        turns.append(("system", _text(row["system"], "system")))
+        turns.append(("system", read_text(row["system"], "system")))
     for pair in row.get("history") or []:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RowError("history is not a list of [question, answer] pairs")
-        turns += [("user", _text(pair[0], "history")), ("assistant", _text(pair[1], "history"))]
-    turns += [("user", prompt), ("assistant", _text(texts[answer_field], answer_field))]
-    return RowDocument("prompt_completion", [role for role, _ in turns], [text for _, text in turns], None)
+        turns += [("user", read_text(pair[0], "history")), ("assistant", read_text(pair[1], "history"))]
+    return turns
 
 
 def _chat(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     column = next(iter(shape.columns.values()))
     messages = row.get(column)
     if not isinstance(messages, list):
-        raise RowError(f"{column} is {_kind(messages)}, not a list of messages")
+        raise RowError(f"{column} is {kind_of(messages)}, not a list of messages")
     roles: list[str | None] = []
     contents: list[str | None] = []
     extras: list[dict[str, Any]] = []
     if row.get("system"):
-        roles, contents, extras = ["system"], [_text(row["system"], "system")], [{}]
+        roles, contents, extras = ["system"], [read_text(row["system"], "system")], [{}]
     for number, message in enumerate(messages, 1):
-        role, content, extra = _message(message, f"{column}[{number}]")
+        role, content, extra = read_message(message, f"{column}[{number}]")
         roles.append(role)
         contents.append(content)
         extras.append(extra)
     document: dict[str, Any] = {}
     tools = row.get("tools") or row.get("functions")
     if tools:
-        document["tools"] = _parsed(tools, "tools")
+        document["tools"] = parsed(tools, "tools")
     if any(extras):
         document["messages"] = extras
-    return RowDocument("chat", roles, contents, _dump(document) if document else None)
+    return RowDocument("chat", roles, contents, dump(document) if document else None)
 
 
-def _message(message: Any, where: str) -> tuple[str | None, str | None, dict[str, Any]]:
+def read_message(message: Any, where: str) -> tuple[str | None, str | None, dict[str, Any]]:
     if not isinstance(message, dict):
-        raise RowError(f"{where} is {_kind(message)}, not a message")
+        raise RowError(f"{where} is {kind_of(message)}, not a message")
     sharegpt = "from" in message and "role" not in message
     role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
     role, content = message.get(role_key), message.get(content_key)
     if role is not None and not isinstance(role, str):
-        raise RowError(f"{where}.{role_key} is {_kind(role)}, not a string")
+        raise RowError(f"{where}.{role_key} is {kind_of(role)}, not a string")
     extra = {
         key: value
         for key, value in message.items()
@@ -148,7 +173,7 @@ def _message(message: Any, where: str) -> tuple[str | None, str | None, dict[str
     if "loss_weight" in extra:
         extra["weight"] = extra.pop("loss_weight")
     if sharegpt and role in ("function_call", "tool_call"):
-        calls = _parsed(content, f"{where}.value")
+        calls = parsed(content, f"{where}.value")
         calls = calls if isinstance(calls, list) else [calls]
         extra["tool_calls"] = [{"type": "function", "function": call} for call in calls]
         return "assistant", "", extra
@@ -162,15 +187,15 @@ def _content(content: Any, where: str) -> str | None:
     if content is None:
         return None
     if not isinstance(content, list):
-        return _text(content, f"{where}.content")
+        return read_text(content, f"{where}.content")
     parts = []
     for part in content:
         if isinstance(part, str):
             parts.append(part)
         elif isinstance(part, dict) and part.get("type") == "text":
-            parts.append(_text(part.get("text"), f"{where}.content[].text"))
+            parts.append(read_text(part.get("text"), f"{where}.content[].text"))
         else:
-            kind = part.get("type") if isinstance(part, dict) else _kind(part)
+            kind = part.get("type") if isinstance(part, dict) else kind_of(part)
             raise RowError(f"{where}: content part of type {kind!r}; only text can be packed")
     return _checked("".join(parts), where)
 
@@ -178,18 +203,18 @@ def _content(content: Any, where: str) -> str | None:
 def _conversational(prompt: Any, completion: Any) -> RowDocument:
     """TRL's conversational prompt + completion: only the completion's answers are trained."""
     if not isinstance(completion, list):
-        raise RowError(f"prompt is a list of messages, completion is {_kind(completion)}")
-    turns = [(_message(m, f"prompt[{i}]"), False) for i, m in enumerate(prompt, 1)]
-    turns += [(_message(m, f"completion[{i}]"), True) for i, m in enumerate(completion, 1)]
+        raise RowError(f"prompt is a list of messages, completion is {kind_of(completion)}")
+    turns = [(read_message(m, f"prompt[{i}]"), False) for i, m in enumerate(prompt, 1)]
+    turns += [(read_message(m, f"completion[{i}]"), True) for i, m in enumerate(completion, 1)]
     extras = [
         {**extra, **({} if train or role != "assistant" else {"train": False})}
         for (role, _, extra), train in turns
     ]
-    document = _dump({"messages": extras}) if any(extras) else None
+    document = dump({"messages": extras}) if any(extras) else None
     return RowDocument("chat", [turn[0] for turn, _ in turns], [turn[1] for turn, _ in turns], document)
 
 
-def _parsed(value: Any, where: str) -> Any:
+def parsed(value: Any, where: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -198,9 +223,9 @@ def _parsed(value: Any, where: str) -> Any:
         raise RowError(f"{where} is not JSON") from None
 
 
-def _text(value: Any, where: str) -> str:
+def read_text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise RowError(f"{where} is {_kind(value)}, not a string")
+        raise RowError(f"{where} is {kind_of(value)}, not a string")
     return str(_checked(value, where))
 
 
@@ -214,12 +239,12 @@ def _checked(value: str | None, where: str) -> str | None:
     return value
 
 
-def _dump(document: dict[str, Any]) -> str:
+def dump(document: dict[str, Any]) -> str:
     text = json.dumps(document, ensure_ascii=False)
     return str(_checked(text, "tools or message fields"))
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     kinds = {
         type(None): "missing",
         str: "a string",

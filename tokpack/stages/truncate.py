@@ -6,6 +6,9 @@
             tokenised again, fits; a tool call stays with its result; ends on a complete assistant turn
     split   cuts into pieces of at most the capacity, in order
 
+A preference pair has to fit into one row together: `right` keeps as many first tokens of both, `left` takes
+as many tokens from the front of both, `turns` drops the same exchanges of their common prompt.
+
 Every token left behind is in `cut`. A document without a trained token left is dropped as well.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.schema import TRAINED
+from tokpack.stages.pairs import PAIR_DROPPED, WIDTH
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
 from tokpack.stages.tokenize import TokenBatch
 
@@ -46,8 +51,10 @@ class Pieces:
     """Tokens left behind, per document; 0 for dropped ones, whose tokens are all lost."""
 
 
-def mode_of(documents: pl.DataFrame, overlong: str, by_chat_template: bool) -> pl.Series:
+def mode_of(documents: pl.DataFrame, overlong: str, by_chat_template: bool, pairs: bool = False) -> pl.Series:
     """The truncation of each document: `auto` depends on its kind."""
+    if overlong == "auto" and pairs:
+        overlong = "drop"
     if overlong != "auto":
         return pl.Series([overlong], dtype=pl.String).new_from_index(0, len(documents))
     other = "turns" if by_chat_template else "right"
@@ -63,26 +70,33 @@ def truncate(
     overlong: str,
     by_chat_template: bool,
     encode: Encode,
+    pairs: bool = False,
 ) -> Pieces:
-    """Cut a batch to `capacity` tokens a piece. `encode` renders and tokenises shortened conversations."""
+    """Cut a batch to `capacity` tokens a piece, or a pair. `encode` renders and tokenises shortened
+    conversations."""
+    width = WIDTH if pairs else 1
     lengths = np.diff(tokens.offsets)
     alive = documents["drop_reason"].is_null().to_numpy()
-    long = alive & (lengths > capacity)
-    mode = mode_of(documents, overlong, by_chat_template).to_numpy() if long.any() else np.empty(0)
+    together = np.repeat(np.where(alive, lengths, 0).reshape(-1, width).sum(axis=1), width)
+    long = alive & (together > capacity)
+    mode = mode_of(documents, overlong, by_chat_template, pairs).to_numpy() if long.any() else np.empty(0)
     starts, sizes = tokens.offsets[:-1].copy(), np.where(alive, lengths, 0)
     dropped: dict[int, tuple[str, str]] = {}
     number_of = np.ones(len(lengths), dtype=np.int64)
     short = _Shortened([], tokens)
     if long.any():
-        cut_here = long & ((mode == "right") | (mode == "left"))
-        sizes[cut_here] = capacity
-        starts[long & (mode == "left")] += (lengths - capacity)[long & (mode == "left")]
-        split = long & (mode == "split")
+        right, left, split = (long & (mode == name) for name in ("right", "left", "split"))
+        sizes[right] = np.minimum(lengths, _limit(lengths, capacity, width))[right]
+        over = -((capacity - together) // width)  # tokens too many, shared out and rounded up
+        starts[left], sizes[left] = (starts + over)[left], (lengths - over)[left]
+        lost = left & (np.repeat(sizes.reshape(-1, width).min(axis=1), width) <= 0)
         number_of[split] = -(-lengths[split] // capacity)
         turns = np.flatnonzero(long & (mode == "turns"))
-        short = _drop_oldest_turns(documents, turns, tokens, capacity, encode)
-        for position in [*np.flatnonzero(long & (mode == "drop")), *(set(turns) - set(short.documents))]:
-            dropped[int(position)] = (OVERLONG, f"{lengths[position]} tokens, capacity {capacity}")
+        short = _drop_oldest_turns(documents, turns.reshape(-1, width), tokens, capacity, encode)
+        gone = set(np.flatnonzero(lost | (long & (mode == "drop"))).tolist())
+        what = "a pair of " if pairs else ""
+        for position in gone | set(turns.tolist()) - set(short.documents):
+            dropped[position] = (OVERLONG, f"{what}{together[position]} tokens, capacity {capacity}")
             sizes[position] = 0
         for position, start, size in short.ranges:
             starts[position], sizes[position] = start, size
@@ -94,7 +108,15 @@ def truncate(
     piece_sizes = (
         np.minimum(sizes[document] - number * capacity, np.int64(capacity)) if len(document) else sizes[:0]
     )
-    return _finish(documents, tokens, document, number, piece_starts, piece_sizes, dropped, lengths)
+    return _finish(documents, tokens, document, number, piece_starts, piece_sizes, dropped, lengths, pairs)
+
+
+def _limit(lengths: Int64, capacity: int, width: int) -> Int64:
+    """Most first tokens that both of a pair may keep, so that they fit together; of a document alone, all."""
+    if width == 1:
+        return np.full(len(lengths), capacity)
+    shorter = lengths.reshape(-1, width).min(axis=1)
+    return np.repeat(np.maximum(capacity // 2, capacity - shorter), width)
 
 
 def _finish(
@@ -106,6 +128,7 @@ def _finish(
     sizes: Int64,
     dropped: dict[int, tuple[str, str]],
     lengths: Int64,
+    pairs: bool,
 ) -> Pieces:
     """Count labels, drop documents that have none, gather what stays."""
     labelled = np.flatnonzero(tokens.flags & TRAINED)
@@ -117,6 +140,8 @@ def _finish(
     alive = documents["drop_reason"].is_null().to_numpy() & ~np.isin(np.arange(len(lengths)), list(dropped))
     for position in np.flatnonzero(alive & (per_document == 0)):
         dropped[int(position)] = (NO_TRAINED_TOKENS, f"{lengths[position]} tokens, none with a label")
+    for torn in [p for p in dropped if pairs and p ^ 1 not in dropped]:
+        dropped[torn ^ 1] = (PAIR_DROPPED, f"{documents['doc_id'][torn]} {dropped[torn][0]}")
     keep = ~np.isin(document, list(dropped))
     document, number, starts, sizes, trained = (a[keep] for a in (document, number, starts, sizes, trained))
     stored = np.bincount(document, weights=sizes, minlength=len(lengths)).astype(np.int64)
@@ -132,8 +157,9 @@ def _finish(
 
 
 def _gather(tokens: TokenBatch, starts: Int64, sizes: Int64) -> TokenBatch:
-    if len(starts) == len(tokens.offsets) - 1 and np.array_equal(starts, tokens.offsets[:-1]):
-        return tokens  # nothing was left out
+    whole = np.array_equal(starts, tokens.offsets[:-1]) and np.array_equal(starts + sizes, tokens.offsets[1:])
+    if whole:
+        return tokens
     ids, flags = (copy_ranges(values, starts, sizes) for values in (tokens.input_ids, tokens.flags))
     return TokenBatch(offsets_of(sizes), ids, flags)
 
@@ -164,34 +190,52 @@ class _Shortened:
 
 
 def _drop_oldest_turns(
-    documents: pl.DataFrame, positions: Int64, tokens: TokenBatch, capacity: int, encode: Encode
+    documents: pl.DataFrame, groups: Int64, tokens: TokenBatch, capacity: int, encode: Encode
 ) -> _Shortened:
-    """Bisect, for all documents at once, how many of the oldest exchanges must go."""
-    conversations = {int(p): _Conversation(documents.row(int(p), named=True)) for p in positions}
+    """Bisect, for all documents at once, how many of the oldest exchanges must go.
+
+    groups: int64[n, 1 or 2], the positions of documents that must fit together.
+    """
+    width = groups.shape[1]
+    conversations = {int(g[0]): [_Conversation(documents.row(int(p), named=True)) for p in g] for g in groups}
     low = dict.fromkeys(conversations, 1)
-    high = {p: c.exchanges - 1 for p, c in conversations.items()}
-    best: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]] = {}
+    high = {p: _droppable(members) for p, members in conversations.items()}
+    best: dict[int, list[tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]]] = {}
     pending = [p for p in conversations if low[p] <= high[p]]
     while pending:
         # The first try keeps the last exchange only: where that is too long, nothing fits.
         tries = {p: high[p] if p not in best else (low[p] + high[p]) // 2 for p in pending}
-        batch = encode(
-            pl.DataFrame([conversations[p].without(k) for p, k in tries.items()], schema=documents.schema)
-        )
-        for (p, k), start, end in zip(tries.items(), batch.offsets[:-1], batch.offsets[1:], strict=True):
-            if 0 < end - start <= capacity:
-                best[p] = (batch.input_ids[start:end], batch.flags[start:end])
+        shortened = [member.without(k) for p, k in tries.items() for member in conversations[p]]
+        batch = encode(pl.DataFrame(shortened, schema=documents.schema))
+        for number, (p, k) in enumerate(tries.items()):
+            bounds = batch.offsets[number * width : (number + 1) * width + 1]
+            if bounds[-1] - bounds[0] <= capacity and np.diff(bounds).min() > 0:
+                best[p] = [
+                    (batch.input_ids[start:end], batch.flags[start:end]) for start, end in pairwise(bounds)
+                ]
                 high[p] = k - 1
             else:
                 low[p] = k + 1
         pending = [p for p in pending if low[p] <= high[p]]
     if not best:
         return _Shortened([], tokens)
-    starts = len(tokens.input_ids) + offsets_of(np.array([len(ids) for ids, _ in best.values()]))
-    ids = np.concatenate([tokens.input_ids, *(ids for ids, _ in best.values())])
-    flags = np.concatenate([tokens.flags, *(flags for _, flags in best.values())])
-    ranges = [(p, int(a), int(b - a)) for p, a, b in zip(best, starts[:-1], starts[1:], strict=True)]
+    found = {p + i: pieces for p, members in best.items() for i, pieces in enumerate(members)}
+    starts = len(tokens.input_ids) + offsets_of(np.array([len(ids) for ids, _ in found.values()]))
+    ids = np.concatenate([tokens.input_ids, *(ids for ids, _ in found.values())])
+    flags = np.concatenate([tokens.flags, *(flags for _, flags in found.values())])
+    ranges = [(p, int(a), int(b - a)) for p, a, b in zip(found, starts[:-1], starts[1:], strict=True)]
     return _Shortened(ranges, TokenBatch(tokens.offsets, ids, flags))
+
+
+def _droppable(members: list[_Conversation]) -> int:
+    """Exchanges that may go: all but the last, and of a pair only those that lie in the common prompt."""
+    most = min(member.exchanges for member in members) - 1
+    if len(members) == 1:
+        return most
+    chosen, rejected = members
+    turns = enumerate(zip(chosen.turns, rejected.turns, strict=False))
+    shared = next((i for i, (a, b) in turns if a != b), 0)
+    return min(most, chosen.exchanges_within(shared) - 1)
 
 
 class _Conversation:
@@ -213,6 +257,14 @@ class _Conversation:
     @property
     def exchanges(self) -> int:
         return len([start for start in self._starts if start < self._end])
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        return list(zip(self._document["roles"], self._document["contents"], strict=True))
+
+    def exchanges_within(self, turns: int) -> int:
+        """Exchanges that begin in the first `turns` messages."""
+        return len([start for start in self._starts if start < turns])
 
     def without(self, count: int) -> dict[str, Any]:
         """The document without its `count` oldest exchanges, and without what follows the last answer."""

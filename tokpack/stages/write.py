@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import OutputError
-from tokpack.schema import IGNORE_INDEX, PACKED_SCHEMA, RUN, SUMS, TRAINED, WORK
+from tokpack.schema import IGNORE_INDEX, PACKED_SCHEMA, PREFERENCE_SCHEMA, RUN, SUMS, TRAINED, WORK
+from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, offsets_of
 
 CHUNK_TOKENS = 1 << 20
@@ -79,8 +80,10 @@ def write_shards(
     batches: Callable[[int], FlatBatch],
     shard_bytes: int,
     progress: Callable[[int], None] = lambda tokens: None,
+    schema: pa.Schema = PACKED_SCHEMA,
 ) -> Written:
-    """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store."""
+    """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store; `schema` is
+    PACKED_SCHEMA or PREFERENCE_SCHEMA."""
     workers = default_workers()
     rows = len(layout.row_offsets) - 1
     size = int(pieces.length[layout.order].sum()) * BYTES_PER_TOKEN
@@ -89,9 +92,10 @@ def write_shards(
     shards, tokens, trained = [], 0, 0
     for number in range(count):
         name = f"data-{number:05}-of-{count:05}.arrow"
-        with _hashed_file(out / name) as (sink, digest), pa.ipc.new_stream(sink, PACKED_SCHEMA) as writer:
+        with _hashed_file(out / name) as (sink, digest), pa.ipc.new_stream(sink, schema) as writer:
             chunks = _chunks(layout, pieces, bounds[number], bounds[number + 1])
-            for record, labels in ordered_map(partial(_gather, layout, pieces, batches), chunks, workers):
+            gather = partial(_gather, layout, pieces, batches, schema)
+            for record, labels in ordered_map(gather, chunks, workers):
                 writer.write_batch(record)
                 tokens += len(labels)
                 trained += int(np.count_nonzero(labels != IGNORE_INDEX))
@@ -100,7 +104,7 @@ def write_shards(
             {"file": name, "rows": bounds[number + 1] - bounds[number], "sha256": digest.hexdigest()}
         )
     digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
-    dataset_files(out, [shard["file"] for shard in shards], PACKED_SCHEMA, digest[:16])
+    dataset_files(out, [shard["file"] for shard in shards], schema, digest[:16])
     return Written(shards, rows, tokens, trained)
 
 
@@ -116,7 +120,11 @@ def _chunks(layout: Layout, pieces: Placement, first: int, last: int) -> Iterato
 
 
 def _gather(
-    layout: Layout, pieces: Placement, batches: Callable[[int], FlatBatch], rows: tuple[int, int]
+    layout: Layout,
+    pieces: Placement,
+    batches: Callable[[int], FlatBatch],
+    schema: pa.Schema,
+    rows: tuple[int, int],
 ) -> tuple[pa.RecordBatch, npt.NDArray[np.int32]]:
     """Rows `first` to before `last` as one record batch, and their labels."""
     first, last = rows
@@ -132,9 +140,13 @@ def _gather(
     document_offsets = pa.array(row_offsets.astype(np.int32))
     lists = [(token_offsets, ids), (token_offsets, labels), (document_offsets, lengths)]
     arrays = [pa.ListArray.from_arrays(offsets, pa.array(values)) for offsets, values in lists]
-    for of_document in (pieces.doc_id, pieces.number):
-        arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(of_document[chosen])))
-    return pa.record_batch(arrays, schema=PACKED_SCHEMA), labels
+    doc_ids = pieces.doc_id[chosen]
+    of_documents: list[npt.NDArray[Any]] = [doc_ids, pieces.number[chosen]]
+    if schema == PREFERENCE_SCHEMA:
+        of_documents += [doc_ids // WIDTH, doc_ids % WIDTH == 0]
+    for values in of_documents:
+        arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(values)))
+    return pa.record_batch(arrays, schema=schema), labels
 
 
 def _copy_pieces(

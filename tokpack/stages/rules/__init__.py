@@ -17,6 +17,7 @@ from tokpack.stages.rules.language import language
 from tokpack.stages.rules.length import too_long, too_short
 from tokpack.stages.rules.repetition import repetition
 from tokpack.stages.rules.shape import (
+    chosen_equals_rejected,
     empty_answer,
     no_answer,
     null_content,
@@ -33,6 +34,7 @@ _DEFAULT: tuple[Rule, ...] = (
     no_answer,
     empty_answer,
     prompt_equals_answer,
+    chosen_equals_rejected,
     mojibake,
     html_boilerplate,
     repetition,

@@ -30,6 +30,12 @@ def empty_answer() -> pl.Expr:
     return pl.col("answers").list.eval(blank).list.any() & ~calls
 
 
+def chosen_equals_rejected() -> pl.Expr:
+    """A preference pair whose answers are the same, outer whitespace aside: there is nothing to prefer."""
+    own, other = (pl.col(name).list.eval(pl.element().str.strip_chars()) for name in ("contents", "partner"))
+    return (own == other) & pl.col("extra").eq_missing(pl.col("partner_extra"))
+
+
 def prompt_equals_answer(min_chars: int = 20) -> pl.Expr:
     """The last answer repeats the last prompt, outer whitespace aside: a model would learn to echo.
 

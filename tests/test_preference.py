@@ -1,0 +1,423 @@
+"""Preference pairs through the whole way: both documents or neither, in one row, rendered as by reference."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+from encode_helpers import byte_level, template, tokenizer_folder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+import tokpack
+from tokpack import ledger, schema
+from tokpack.errors import UsageError
+from tokpack.export import export
+
+TRANSFORMED = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def pair(prompt, chosen, rejected):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def words(rng, count):
+    return " ".join(f"w{rng.randrange(10**6)}" for _ in range(count))
+
+
+def places_of(artefact):
+    """doc_id -> (row, place in the row, ids, labels)."""
+    found = {}
+    for number in range(len(artefact)):
+        row = artefact[number]
+        ends = np.cumsum(row["seq_lengths"])
+        spans = zip(ends - row["seq_lengths"], ends, strict=True)
+        for place, (doc_id, (start, end)) in enumerate(zip(row["doc_ids"].tolist(), spans, strict=True)):
+            assert doc_id not in found
+            assert row["pair_ids"][place] == doc_id // 2
+            assert row["is_chosen"][place] == (doc_id % 2 == 0)
+            found[doc_id] = (number, place, row["input_ids"][start:end], row["labels"][start:end])
+    return found
+
+
+def reasons(artefact):
+    return dict(artefact.dropped.select("doc_id", "reason").rows())
+
+
+def shown(renderable):
+    console = Console(width=160, no_color=True, record=True, file=None)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def check_pairs(artefact, read):
+    """Every document of `read` rows is packed, or in the record: with its partner, in one row, once."""
+    found, left_out = places_of(artefact), reasons(artefact)
+    cut = {doc for doc, reason in left_out.items() if reason == "truncated"}
+    assert cut <= found.keys()
+    gone = left_out.keys() - cut
+    assert found.keys() | gone == set(range(2 * read))
+    assert not found.keys() & gone
+    for chosen in range(0, 2 * read, 2):
+        assert (chosen in found) == (chosen + 1 in found)
+        if chosen in found:
+            (row, place, *_), (other_row, other_place, *_) = found[chosen], found[chosen + 1]
+            assert (row, place + 1) == (other_row, other_place)
+    ledger.check(artefact.ledger)
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_sync():
+    """What a crash of the machine would lose is not tested here, and waiting for the disk takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small tokenizer with a chat template: it loads at once."""
+    return tokenizer_folder(byte_level(), tmp_path_factory.mktemp("tiny"), template("qwen2_5"))
+
+
+# Ids and masks
+
+
+@pytest.fixture(scope="module")
+def demo(real_data):
+    path = real_data / "dpo_en_demo.json"
+    if not path.is_file():
+        pytest.skip("no preference data: dpo_en_demo.json")
+    return path
+
+
+@pytest.fixture(scope="module")
+def packed(demo, qwen, tmp_path_factory):
+    return tokpack.pack(demo, tmp_path_factory.mktemp("pairs") / "a", tokenizer=str(qwen), max_length=2048)
+
+
+def test_ids_and_masks_of_real_pairs_equal_the_reference(demo, packed, qwen):
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(qwen)
+    rows = json.loads(demo.read_text(encoding="utf-8"))
+    found = check_pairs(packed, len(rows))
+    assert len(found) > 400
+    for doc_id, (_, _, ids, labels) in found.items():
+        row = rows[doc_id // 2]
+        answer = row["rejected"] if doc_id % 2 else row["chosen"]
+        prompt, full = (
+            [{"role": TRANSFORMED[turn["from"]], "content": turn["value"]} for turn in turns]
+            for turns in (row["conversations"], [*row["conversations"], answer])
+        )
+        expected = reference.apply_chat_template(full, return_dict=True, return_assistant_tokens_mask=True)
+        before = len(reference.apply_chat_template(prompt, return_dict=True)["input_ids"])
+        mask = np.array(expected["assistant_masks"], bool) & (np.arange(len(ids)) >= before)
+        assert ids.tolist() == expected["input_ids"]
+        assert labels.tolist() == np.where(mask, expected["input_ids"], -100).tolist()
+
+
+def test_the_artefact_opens_in_datasets_and_passes_verify(packed):
+    datasets = pytest.importorskip("datasets")
+
+    opened = datasets.load_from_disk(str(packed.folder))
+    assert opened.column_names == schema.PREFERENCE_SCHEMA.names
+    assert opened[0]["is_chosen"] == [True, False] * (len(opened[0]["is_chosen"]) // 2)
+    assert packed.manifest["kind"] == "preference"
+    verified = tokpack.verify(packed.folder)
+    assert verified.ok
+    assert [check.name for check in verified.checks][2:4] == ["documents", "pairs"]
+
+
+def test_reports_and_rows_speak_of_pairs(packed, demo, qwen, tmp_path):
+    from tokpack.viewer import row_view
+
+    report = tokpack.analyze(demo, tokenizer=str(qwen))
+    assert report.data["kind"] == "preference"
+    assert "600 documents (300 pairs)" in shown(report)
+    report.save_html(tmp_path / "report.html")
+    assert "600 documents (300 pairs)" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    view = shown(row_view(packed, 0, max_tokens=20))
+    number = int(packed[0]["pair_ids"][0])
+    assert f"pair {number}, chosen, document {2 * number}: " in view
+    assert f"number {number + 1} of dpo_en_demo.json" in view
+    assert f"({packed.manifest['documents'] // 2} pairs)" in shown(packed)
+
+
+# Both or neither
+
+SOUND = ["plain words", "other words", "more of the same", "a longer answer of several words in a row"]
+texts = st.one_of(
+    st.sampled_from([*SOUND, "", " ", "<|im_end|>", "Â£60 Ã© Ã¨ Ã¼"]), st.integers(1, 40).map("so ".__mul__)
+)
+turns = st.lists(texts.map(lambda text: text or "hm"), max_size=2)
+rows = st.builds(
+    lambda history, question, chosen, rejected: pair(
+        [
+            {"role": role, "content": text}
+            for text in history
+            for role, text in (("user", text), ("assistant", "I see"))
+        ]
+        + [{"role": "user", "content": question}],
+        chosen,
+        rejected,
+    ),
+    turns,
+    texts,
+    texts,
+    texts,
+)
+options = st.fixed_dictionaries(
+    {"overlong": st.sampled_from(["auto", "drop", "right", "left", "turns"])},
+    optional={
+        "near_dup": st.just(0.6),
+        "budget": st.integers(100, 1500),
+        "val": st.just(0.3),
+        "planner": st.sampled_from(["xfill", "sequential", "none"]),
+        "max_docs_per_row": st.integers(2, 5),
+        "loss": st.just("last"),
+        "special_in_content": st.just("drop"),
+    },
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.one_of(rows, rows, rows, st.just({"prompt": "a", "chosen": 1})), min_size=1, max_size=12),
+    options,
+)
+def test_pairs_are_never_torn_and_the_ledger_adds_up(tmp_path_factory, tiny, rows, options):
+    rows = [pair("a first question", "its good answer", "a bad one"), *rows]
+    folder = tmp_path_factory.mktemp("pairs")
+    path = write(folder / "rows.jsonl", rows)
+    settings = {"tokenizer": str(tiny), "max_length": 256, "allow_bad": 1.0, **options}
+    artefact = tokpack.pack(path, folder / "packed", **settings)
+    assert tokpack.verify(artefact.folder).ok
+    quarantined = [json.loads(line)["doc_id"] // 2 for line in (artefact.folder / schema.QUARANTINE).open()]
+    found, left_out = places_of(artefact), reasons(artefact)
+    gone = {doc: reason for doc, reason in left_out.items() if reason != "truncated"}
+    assert found.keys() | gone.keys() | {2 * q + i for q in quarantined for i in (0, 1)} == set(
+        range(2 * len(rows))
+    )
+    for chosen in range(0, 2 * len(rows), 2):
+        assert (chosen in found) == (chosen + 1 in found)
+        if chosen in found:
+            assert found[chosen][:2] == (found[chosen + 1][0], found[chosen + 1][1] - 1)
+            assert all((found[doc][3] != -100).any() for doc in (chosen, chosen + 1))
+        elif chosen in gone:
+            either = {gone[chosen], gone[chosen + 1]}
+            assert either != {"pair_dropped"}
+    ledger.check(artefact.ledger)
+    assert artefact.ledger["documents"]["read"] == 2 * len(rows)
+    if artefact.validation:
+        held = places_of(artefact.validation)
+        assert held.keys() == {doc for doc, reason in gone.items() if reason == "held_out"}
+        assert held.keys() == {doc ^ 1 for doc in held}
+
+
+def test_each_cause_drops_both_documents(tiny, tmp_path):
+    rng = random.Random(1)
+    sound = [pair(words(rng, 8), words(rng, 12), words(rng, 12)) for _ in range(4)]
+    rows = [
+        sound[0],
+        pair(sound[1]["prompt"], " " + sound[1]["chosen"], sound[1]["chosen"] + "\n"),
+        pair(sound[2]["prompt"], sound[2]["chosen"], " "),
+        dict(sound[0]),
+        pair(sound[0]["prompt"], sound[0]["chosen"], sound[3]["rejected"]),
+        pair("Which bird sings at night?", words(rng, 9), "It is said: " + (quoted := words(rng, 20))),
+        pair(words(rng, 10), words(rng, 40), words(rng, 300)),
+        sound[3],
+    ]
+    against = write(tmp_path / "eval.jsonl", [{"text": quoted}])
+    path = write(tmp_path / "rows.jsonl", rows)
+    options = {"tokenizer": str(tiny), "max_length": 1024, "against": [str(against)]}
+    artefact = tokpack.pack(path, tmp_path / "packed", **options)
+    details = {
+        doc: (reason, detail)
+        for doc, reason, detail in artefact.dropped.select("doc_id", "reason", "detail").rows()
+    }
+    assert details.pop(11)[0] == "contaminated"
+    assert {reason for reason, _ in (details.pop(12), details.pop(13))} == {"overlong"}
+    assert details == {
+        2: ("chosen_equals_rejected", None),
+        3: ("chosen_equals_rejected", None),
+        4: ("pair_dropped", "5 empty_answer"),
+        5: ("empty_answer", None),
+        6: ("exact_duplicate", "0"),
+        7: ("exact_duplicate", "1"),
+        10: ("pair_dropped", "11 contaminated"),
+    }
+    assert sorted(check_pairs(artefact, len(rows))) == [0, 1, 8, 9, 14, 15]
+    kept = tokpack.pack(
+        path, tmp_path / "kept", tokenizer=str(tiny), max_length=4096, clean="-chosen_equals_rejected"
+    )
+    assert 2 in places_of(kept)
+
+
+def test_tool_calls_that_differ_make_a_pair(tiny, tmp_path):
+    def call(name):
+        function = {"name": name, "arguments": {}}
+        return {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": function}],
+        }
+
+    rows = [pair([{"role": "user", "content": "Go."}], [call(a)], [call(b)]) for a, b in ("xy", "zz")]
+    artefact = tokpack.pack(write(tmp_path / "a.jsonl", rows), tmp_path / "out", tokenizer=str(tiny))
+    assert reasons(artefact) == dict.fromkeys((2, 3), "chosen_equals_rejected")
+
+
+def test_near_duplicates_are_pairs_and_a_pair_is_no_duplicate_of_itself(tiny, tmp_path):
+    rng = random.Random(2)
+    prompt, good, bad = words(rng, 60), words(rng, 10), words(rng, 10)
+    rows = [
+        pair(prompt, good, bad),
+        pair(prompt, good, bad + " too"),
+        pair(prompt, words(rng, 60), words(rng, 60)),
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    artefact = tokpack.pack(path, tmp_path / "out", tokenizer=str(tiny), near_dup=0.8)
+    detail = dict(artefact.dropped.select("doc_id", "detail").rows())
+    assert detail.keys() == {2, 3}
+    assert [text.split()[0] for text in detail.values()] == ["0", "1"]
+    assert len({text.split()[2] for text in detail.values()}) == 1
+
+
+# Truncation
+
+
+def long_pairs():
+    rng = random.Random(3)
+    exchanges = [
+        {"role": role, "content": words(rng, 12)} for _ in range(3) for role in ("user", "assistant")
+    ]
+    asked = [{"role": "user", "content": words(rng, 12)}]
+    return [
+        pair(exchanges + asked, words(rng, 12), words(rng, 20)),
+        pair(words(rng, 6), words(rng, 4), words(rng, 4)),
+    ]
+
+
+@pytest.mark.parametrize("overlong", ["drop", "right", "left", "turns"])
+def test_truncation_keeps_both_answers_on_one_prompt(overlong, tiny, tmp_path):
+    path = write(tmp_path / "rows.jsonl", long_pairs())
+    whole = places_of(tokpack.pack(path, tmp_path / "whole", tokenizer=str(tiny), max_length=4096))
+    capacity = sum(len(whole[doc][2]) for doc in (0, 1)) - 101
+    options = {"tokenizer": str(tiny), "max_length": capacity, "overlong": overlong}
+    artefact = tokpack.pack(path, tmp_path / "cut", **options)
+    found = check_pairs(artefact, 2)
+    assert {2, 3} <= found.keys()
+    if overlong == "drop":
+        assert reasons(artefact) == dict.fromkeys((0, 1), "overlong")
+        return
+    (ids, labels), (other, others_labels) = found[0][2:], found[1][2:]
+    full, other_full = whole[0][2].tolist(), whole[1][2].tolist()
+    prompt = int(np.flatnonzero(labels != -100)[0])
+    assert ids[:prompt].tolist() == other[:prompt].tolist()
+    assert prompt == int(np.flatnonzero(others_labels != -100)[0])
+    if overlong == "right":
+        assert (ids.tolist(), other.tolist()) == (full[: len(ids)], other_full[: len(other)])
+        assert capacity - 1 <= len(ids) + len(other) <= capacity
+        assert len(ids) == len(other) or len(ids) == len(full) or len(other) == len(other_full)
+    else:
+        assert len(full) - len(ids) == len(other_full) - len(other) > 50
+        assert (ids.tolist()[-40:], other.tolist()[-40:]) == (full[-40:], other_full[-40:])
+    if overlong == "turns":
+        assert artefact.tokenizer.decode(ids.tolist()).count("<|im_start|>user") < 4
+    lost = dict(artefact.dropped.select("doc_id", "tokens_lost").rows())
+    assert lost == {0: len(full) - len(ids), 1: len(other_full) - len(other)}
+
+
+def test_what_would_tear_pairs_is_refused(tiny, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", long_pairs())
+    chats = write(tmp_path / "chats.jsonl", [{"prompt": "a", "completion": "b"}])
+    for data, options, message in (
+        ([pairs, chats], {}, "one artefact cannot hold both"),
+        (pairs, {"overlong": "split"}, "splitting would tear preference pairs"),
+        (pairs, {"loss": "all"}, "compared by their completions"),
+        (pairs, {"max_docs_per_row": 1}, "a group of 2 documents"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            tokpack.pack(data, tmp_path / "out", tokenizer=str(tiny), overwrite=True, **options)
+
+
+# Made from artefacts
+
+
+@pytest.fixture(scope="module")
+def two(tiny, tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("two"), random.Random(4)
+    made = []
+    for name in "ab":
+        rows = [pair(words(rng, 9), words(rng, rng.randint(2, 30)), words(rng, 9)) for _ in range(20)]
+        path = write(folder / f"{name}.jsonl", [*rows, pair("q", " ", "an answer")])
+        made.append(tokpack.pack(path, folder / name, tokenizer=str(tiny), max_length=512, val=0.2))
+    return made
+
+
+def test_merging_and_planning_anew_keep_pairs_together(two, tmp_path):
+    merged = tokpack.merge(two, tmp_path / "merged")
+    check_pairs(merged, 42)
+    assert tokpack.verify(merged.folder).ok
+    assert merged.manifest["kind"] == "preference"
+    assert dict(merged.dropped.select("doc_id", "detail").rows())[83] == "82 empty_answer"
+    again = tokpack.repack(merged, tmp_path / "again", max_length=1024)
+    check_pairs(again, 42)
+    assert tokpack.verify(again.folder).ok
+    with pytest.raises(UsageError, match=r"pair \d+ has \d+ tokens"):
+        tokpack.repack(merged, tmp_path / "small", max_length=64)
+
+
+def test_pairs_and_chats_are_not_merged(two, tiny, tmp_path):
+    rows = write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
+    chats = tokpack.pack(rows, tmp_path / "chats", tokenizer=str(tiny), max_length=512)
+    with pytest.raises(UsageError, match="another kind of documents: supervised"):
+        tokpack.merge([two[0], chats], tmp_path / "merged")
+
+
+def test_exports_for_supervised_trainers_refuse_pairs(two, tmp_path):
+    with pytest.raises(UsageError, match="would learn the rejected answers"):
+        export(two[0], "trl", tmp_path / "out")
+    seen = []
+    export(two[0], lambda artefact, folder: seen.append(artefact), tmp_path / "own")
+    assert len(seen) == 1
+
+
+def test_verify_finds_a_torn_pair(two, tmp_path):
+    import shutil
+
+    import pyarrow as pa
+
+    folder = tmp_path / "torn"
+    shutil.copytree(two[0].folder, folder)
+    shard = folder / two[0].manifest["shards"][0]["file"]
+    table = pa.ipc.open_stream(shard.read_bytes()).read_all()
+    rows = table.to_pylist()
+    rows[0]["is_chosen"][0] = False
+    rows[1]["doc_ids"][0], rows[2]["doc_ids"][0] = rows[2]["doc_ids"][0], rows[1]["doc_ids"][0]
+    rows[1]["pair_ids"][0], rows[2]["pair_ids"][0] = rows[2]["pair_ids"][0], rows[1]["pair_ids"][0]
+    with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=table.schema))
+    faults = {check.name: check.faults for check in tokpack.verify(folder).checks}
+    assert any(fault.startswith("row 0: pair_ids or is_chosen") for fault in faults["pairs"])
+    assert any(fault.startswith("row 1: half a pair") for fault in faults["pairs"])
+
+
+def test_other_artefacts_know_nothing_of_pairs(tiny, tmp_path):
+    rows = write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
+    artefact = tokpack.pack(rows, tmp_path / "out", tokenizer=str(tiny))
+    assert artefact.table.schema == schema.PACKED_SCHEMA
+    assert "kind" not in artefact.manifest
+    report = json.loads((artefact.folder / schema.REPORT).read_text(encoding="utf-8"))
+    assert "kind" not in report

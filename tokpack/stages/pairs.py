@@ -1,0 +1,44 @@
+"""Preference pairs: what holds for one document of a pair holds for both.
+
+In a run of pairs every batch holds documents 2k and 2k + 1 (chosen, rejected) side by side, so the partner of
+the document at position p is at p ^ 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import xxhash
+
+PAIR_DROPPED = "pair_dropped"
+"""Reason of a document whose partner was dropped for a reason of its own; the detail names both."""
+
+WIDTH = 2
+
+
+def partners(documents: pl.DataFrame | pl.Series) -> pl.Series:
+    """Position of each document's partner."""
+    return pl.Series(np.arange(len(documents)) ^ 1)
+
+
+def drop_partners(documents: pl.DataFrame) -> pl.DataFrame:
+    """Mark the documents whose partner is marked: reason `pair_dropped`, detail `"17 empty_answer"`."""
+    reason = documents["drop_reason"]
+    other = partners(documents)
+    torn = reason.is_null() & reason.gather(other).is_not_null()
+    if not torn.any():
+        return documents
+    of_partner = documents.select(pl.concat_str("doc_id", "drop_reason", separator=" ")).to_series()
+    detail = of_partner.gather(other)
+    return documents.with_columns(
+        pl.when(torn).then(pl.lit(PAIR_DROPPED)).otherwise("drop_reason").alias("drop_reason"),
+        pl.when(torn).then(detail).otherwise("drop_detail").alias("drop_detail"),
+    )
+
+
+def pair_hash(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Both documents of a pair get the hash of the two: uint64[n, 2] -> uint64[n, 2]."""
+    joined = np.ascontiguousarray(hashes.astype(">u8")).reshape(-1, 2 * WIDTH)
+    digests = b"".join(xxhash.xxh3_128_digest(row.tobytes()) for row in joined)
+    return np.repeat(np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2), WIDTH, axis=0)
