@@ -28,7 +28,7 @@ _HOME = {
     "load_model": "qlora",
     "prepare_lora": "qlora",
     "repair_linear4bit": "qlora",
-    "merge_dequantized": "qlora",
+    "merge_dequantized": "merge",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

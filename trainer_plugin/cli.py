@@ -98,12 +98,17 @@ def merge_adapter(
     adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Base, when it has moved.")] = None,
+    original: Annotated[
+        bool, typer.Option("--original", help="Into the base as it is: other answers than QLoRA trained.")
+    ] = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare the logits.")] = False,
 ) -> None:
     """Merge an adapter into its base model: a plain model folder that needs neither PEFT nor bitsandbytes."""
     _quiet_libraries()
-    from trainer_plugin.qlora import merge_dequantized
+    from trainer_plugin.merge import merge_dequantized
 
-    typer.echo(str(merge_dequantized(adapter, out, model=model)))
+    merged = merge_dequantized(adapter, out, model=model, original=original, check=not no_check, say=_say)
+    typer.echo(str(merged))
 
 
 def _summary(result: Any) -> list[str]:

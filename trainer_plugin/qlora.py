@@ -1,13 +1,13 @@
 """Adapters: LoRA and QLoRA by PEFT and bitsandbytes, with what they need to be right, on CPU too.
 
 QLoRA here is NF4 with double quantisation, bf16 computation, LoRA on all linear layers. Adapters trained on a
-4-bit base belong to the *dequantised* base: merged into it the logits agree to rounding; merged into 4-bit,
-or moved to the original full-precision weights, they do not. `merge_dequantized` makes that base.
+4-bit base belong to the *dequantised* base: `trainer_plugin.merge`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,23 +31,30 @@ def quantization_config(compute_dtype: Any = None) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype or torch.bfloat16,
+        bnb_4bit_quant_storage=(compute_dtype or torch.bfloat16) if _by_accelerate("FSDP") else torch.uint8,
     )
 
 
+def _by_accelerate(name: str) -> bool:
+    """Whether `accelerate launch` set FSDP or DEEPSPEED up: then it places the model, and shards by dtype."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+
+
 def load_model(model: str | Path, recipe: Recipe) -> Any:
-    """Base model for a recipe: 4-bit for qlora, in `recipe.dtype` otherwise."""
+    """Base model for a recipe: 4-bit for qlora, in `recipe.dtype` otherwise, sharded if it says so."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    dtype: Any = recipe.dtype
-    if dtype == "auto" and recipe.method != "full":
-        dtype = "bfloat16"
-    dtype = dtype if dtype == "auto" else getattr(torch, dtype)
+    dtype = weight_dtype(recipe)
     options: dict[str, Any] = {"dtype": dtype}
     if recipe.method == "qlora":
-        _need("bitsandbytes")
+        need("bitsandbytes")
         options["quantization_config"] = quantization_config(None if dtype == "auto" else dtype)
-    if torch.cuda.is_available():
+    if recipe.shard:
+        from transformers.distributed import DistributedConfig
+
+        options["distributed_config"] = DistributedConfig(fsdp_size=_processes())
+    elif torch.cuda.is_available() and not (_by_accelerate("FSDP") or _by_accelerate("DEEPSPEED")):
         from accelerate import PartialState
 
         options["device_map"] = {"": PartialState().local_process_index}
@@ -61,6 +68,26 @@ def load_model(model: str | Path, recipe: Recipe) -> Any:
         ) from None
     repair_linear4bit(loaded)
     return loaded
+
+
+def _processes() -> int:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks < 2:
+        raise UsageError(
+            "one process has nobody to share the weights with",
+            where="shard",
+            hint="torchrun --nproc-per-node N $(which tokpack) train ...",
+        )
+    return ranks
+
+
+def weight_dtype(recipe: Recipe) -> Any:
+    """torch.dtype of the base weights, or "auto": the model's own, for full fine-tuning."""
+    import torch
+
+    if recipe.dtype == "auto":
+        return "auto" if recipe.method == "full" else torch.bfloat16
+    return getattr(torch, recipe.dtype)
 
 
 def repair_linear4bit(model: Any) -> int:
@@ -85,7 +112,7 @@ def prepare_lora(model: Any, recipe: Recipe) -> Any:
 
     `recipe.lora` goes to `peft.LoraConfig`. Raises UsageError for a key that it does not know.
     """
-    _need("peft")
+    need("peft")
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     known = set(LoraConfig.__dataclass_fields__)
@@ -142,49 +169,7 @@ def provenance(artefact: Any, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def merge_dequantized(adapter: str | Path, out: str | Path, *, model: str | Path | None = None) -> Path:
-    """Merge a trained adapter into its base and save a plain model that needs no PEFT.
-
-    A QLoRA adapter is merged into the dequantised 4-bit base it was trained on (logits agree to rounding); a
-    LoRA adapter into the base as it was loaded. `model` replaces the base named in the adapter.
-    """
-    _need("peft")
-    from peft import PeftConfig, PeftModel
-    from transformers import AutoTokenizer
-
-    from trainer_plugin.recipe import Recipe, load_recipe
-
-    adapter, out = Path(adapter), Path(out)
-    if not (adapter / "adapter_config.json").is_file():
-        raise UsageError(
-            "no adapter here: adapter_config.json is missing",
-            where=str(adapter),
-            hint="give the folder that `tokpack train -o` wrote",
-        )
-    recipe = load_recipe(adapter / RECIPE) if (adapter / RECIPE).is_file() else Recipe(method="lora")
-    base_name = str(model or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
-    base = load_model(base_name, recipe)
-    if recipe.method == "qlora":
-        base = base.dequantize()
-        base = base.to(base.get_input_embeddings().weight.dtype)
-    merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-    forget_quantization(merged)
-    merged.save_pretrained(str(out))
-    AutoTokenizer.from_pretrained(base_name).save_pretrained(str(out))
-    return out
-
-
-def forget_quantization(model: Any) -> None:
-    """Make a dequantised model save as a plain one."""
-    for name in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(model.config, name):
-            delattr(model.config, name)
-    model.is_loaded_in_4bit = False
-    model.is_quantized = False
-    model.hf_quantizer = None
-
-
-def _need(package: str) -> None:
+def need(package: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(package) is None:

@@ -1,0 +1,273 @@
+"""`tokpack merge-adapter`: an adapter and its base become one plain model, without PEFT or bitsandbytes.
+
+A QLoRA adapter was trained on 4-bit weights, so it belongs to the *dequantised* base: merged into that, the
+logits agree to rounding; merged into 4-bit, or into the original weights, they do not.
+
+LoRA of every kind (rsLoRA, DoRA, rank patterns) is merged file by file, one weight at a time:
+
+    weight ─▶ 4 bits and back (qlora) ─▶ PEFT merges the one layer ─▶ the file of the same name in OUT
+
+so memory is that of one file, not of the model. Other adapters, biases, retrained embeddings and bases whose
+names on disk are not those in memory go through the whole model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokpack.errors import UsageError, VerifyError
+from trainer_plugin.qlora import RECIPE, load_model, need, quantization_config, weight_dtype
+from trainer_plugin.recipe import Recipe, load_recipe
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference of the logits, relative to the largest logit, by the type of the merged weights."""
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", "olora")
+"""`init_lora_weights` that leave the base weights as they are."""
+INDEX = "model.safetensors.index.json"
+
+
+def merge_dequantized(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    original: bool = False,
+    check: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Merge a trained adapter into its base and save a plain model in `out`.
+
+    model: replaces the base named in the adapter. original: merge a QLoRA adapter into the weights as they
+    are, not dequantised; the answers then are not those that were trained. check: compare logits with those
+    of base and adapter, for which both models are loaded, one after the other.
+    Raises UsageError for a folder that holds no adapter, VerifyError when the logits differ.
+    """
+    need("peft")
+    from peft import PeftConfig
+    from transformers import AutoTokenizer
+
+    adapter, out = Path(adapter), Path(out)
+    if not (adapter / "adapter_config.json").is_file():
+        raise UsageError(
+            "no adapter here: adapter_config.json is missing",
+            where=str(adapter),
+            hint="give the folder that `tokpack train -o` wrote",
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("the output is not empty", where=str(out), hint="give another folder")
+    recipe = load_recipe(adapter / RECIPE) if (adapter / RECIPE).is_file() else Recipe(method="lora")
+    if original and recipe.method == "qlora":
+        recipe = replace(recipe, method="lora")
+    config = PeftConfig.from_pretrained(str(adapter))
+    base = str(model or config.base_model_name_or_path)
+    out.mkdir(parents=True, exist_ok=True)
+    files = _files_to_merge(base, adapter, config, recipe)
+    if files is None:
+        _merge_whole(base, adapter, out, recipe)
+    else:
+        _merge_files(base, files, adapter, config, out, recipe)
+    AutoTokenizer.from_pretrained(base).save_pretrained(str(out))
+    if check:
+        say(compare_logits(base, adapter, out, recipe))
+    return out
+
+
+# File by file
+
+
+def _files_to_merge(base: str, adapter: Path, config: Any, recipe: Recipe) -> dict[str, Path] | None:
+    """Safetensors files of the base by name, or None when the whole model has to be loaded."""
+    from peft import PeftType
+
+    plain = (
+        config.peft_type == PeftType.LORA
+        and config.init_lora_weights in PLAIN_STARTS
+        and config.bias == "none"
+        and not (config.modules_to_save or config.trainable_token_indices or config.target_parameters)
+    )
+    files = _safetensors(base) if plain else None
+    if files is None:
+        return None
+    named = {name for file in files.values() for name in _names(file)}
+    known, quantized = _names_in_memory(base, recipe)
+    touched = {f"{module}.weight" for module in [*_adapter_weights(adapter), *quantized]}
+    return files if touched <= named <= known else None
+
+
+def _safetensors(base: str) -> dict[str, Path] | None:
+    from transformers.utils import cached_file
+
+    options = {"_raise_exceptions_for_missing_entries": False}
+    index = cached_file(base, INDEX, **options)
+    names = ["model.safetensors"]
+    if index is not None:
+        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    found = {name: cached_file(base, name, **options) for name in names}
+    return None if None in found.values() else {name: Path(path) for name, path in found.items()}
+
+
+def _names(file: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(str(file), "pt") as tensors:
+        return list(tensors.keys())
+
+
+def _names_in_memory(base: str, recipe: Recipe) -> tuple[set[str], set[str]]:
+    """Names of all weights, and of the modules that bitsandbytes quantises; nothing is loaded."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.quantizers import AutoHfQuantizer
+
+    config = AutoConfig.from_pretrained(base)
+    if getattr(config, "quantization_config", None) is not None:
+        return set(), set()
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    known = set(skeleton.state_dict())
+    if recipe.method != "qlora":
+        return known, set()
+    from bitsandbytes.nn import Linear4bit
+
+    quantizer = AutoHfQuantizer.from_config(quantization_config())
+    quantizer.preprocess_model(model=skeleton, device_map=None)
+    return known, {name for name, module in skeleton.named_modules() if isinstance(module, Linear4bit)}
+
+
+def _merge_files(
+    base: str, files: Mapping[str, Path], adapter: Path, config: Any, out: Path, recipe: Recipe
+) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, GenerationConfig
+    from transformers.utils import cached_file
+
+    dtype = weight_dtype(recipe)
+    updates = _adapter_weights(adapter)
+    _, quantized = _names_in_memory(base, recipe)
+    for name, path in files.items():
+        merged = {}
+        with safe_open(str(path), "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                weight, module = tensors.get_tensor(key), key.removesuffix(".weight")
+                weight = weight.to(dtype) if weight.is_floating_point() else weight
+                if module in quantized:
+                    weight = through_nf4(weight)
+                if module in updates:
+                    weight = merge_layer(weight, updates[module], config, module)
+                merged[key] = weight.contiguous()
+        save_file(merged, str(out / name), metadata={"format": "pt"})
+    if (index := cached_file(base, INDEX, _raise_exceptions_for_missing_entries=False)) is not None:
+        shutil.copyfile(index, out / INDEX)
+    settings = AutoConfig.from_pretrained(base)
+    settings.dtype = dtype
+    settings.save_pretrained(str(out))
+    GenerationConfig.from_model_config(settings).save_pretrained(str(out))
+
+
+def _adapter_weights(adapter: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors of the adapter by module and name: `{"model.layers.0.mlp.up_proj": {"lora_A.weight": ...}}`."""
+    from safetensors.torch import load_file
+
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(str(adapter / "adapter_model.safetensors")).items():
+        module, mark, rest = key.removeprefix("base_model.model.").partition(".lora_")
+        found.setdefault(module, {})[f"lora_{rest}" if mark else key] = tensor
+    return found
+
+
+def through_nf4(weight: torch.Tensor) -> torch.Tensor:
+    """The weight as the 4-bit base has it: quantised as `load_model` does, and dequantised."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    packed, state = quantize_4bit(weight.contiguous(), compress_statistics=True, quant_type="nf4")
+    return dequantize_4bit(packed, state).to(weight.dtype)
+
+
+def merge_layer(
+    weight: torch.Tensor, tensors: Mapping[str, torch.Tensor], config: Any, module: str
+) -> torch.Tensor:
+    """A linear layer's weight with its adapter merged in, by PEFT: whatever kind of LoRA it is."""
+    from peft import get_peft_model, set_peft_model_state_dict
+    from peft.utils.other import get_pattern_key
+
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, module), config.lora_alpha)
+    own = replace(
+        config,
+        task_type=None,
+        base_model_name_or_path=None,
+        target_modules=["layer"],
+        exclude_modules=None,
+        layers_to_transform=None,
+        layers_pattern=None,
+        r=tensors["lora_A.weight"].shape[0],
+        lora_alpha=alpha,
+        rank_pattern={},
+        alpha_pattern={},
+    )
+    holder = get_peft_model(torch.nn.ModuleDict({"layer": layer}), own)
+    set_peft_model_state_dict(
+        holder, {f"base_model.model.layer.{name}": tensor for name, tensor in tensors.items()}
+    )
+    return holder.merge_and_unload()["layer"].weight.data
+
+
+# The whole model
+
+
+def _merge_whole(base: str, adapter: Path, out: Path, recipe: Recipe) -> None:
+    from peft import PeftModel
+
+    model = load_model(base, recipe)
+    if recipe.method == "qlora":
+        model = model.dequantize()
+        model = model.to(model.get_input_embeddings().weight.dtype)
+    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    _forget_quantization(merged)
+    merged.save_pretrained(str(out))
+
+
+def _forget_quantization(model: Any) -> None:
+    """Make a dequantised model save as a plain one."""
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(model.config, name):
+            delattr(model.config, name)
+    model.is_loaded_in_4bit = False
+    model.is_quantized = False
+    model.hf_quantizer = None
+
+
+# The proof
+
+
+def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> str:
+    """A line that tells how far the logits of the merged model are from those of base and adapter."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    dtype = weight_dtype(recipe)
+    tuned = PeftModel.from_pretrained(load_model(base, recipe), str(adapter)).eval()
+    ids = torch.randint(0, tuned.config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = tuned(ids.to(tuned.device), use_cache=False).logits.float().cpu()
+        del tuned
+        plain = AutoModelForCausalLM.from_pretrained(str(merged), dtype=dtype).eval()
+        got = plain(ids, use_cache=False).logits.float()
+    difference = float((got - expected).abs().max() / expected.abs().max())
+    agree = float((got.argmax(-1) == expected.argmax(-1)).float().mean())
+    line = f"logits: within {difference:.1e} of those of base and adapter, {agree:.1%} the same first choice"
+    if not difference < TOLERANCE[dtype]:
+        raise VerifyError(
+            f"the merged model is another one: {line}",
+            where=str(merged),
+            hint=f"at most {TOLERANCE[dtype]:.0e} is rounding; is this the base the adapter was trained on?",
+        )
+    return line
