@@ -18,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+ALONE = "gigatoken alone"
 REFERENCE_ROWS = 4000
 REFERENCE = """
 import json, sys, time
@@ -49,6 +51,7 @@ def whole_run(data: Path, tokenizer: Path, capacity: int, command: str = "pack")
             arguments += ["-o", f"{folder}/out"]
         start = time.perf_counter()
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+        memory = peak_memory(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         if status:
@@ -57,22 +60,41 @@ def whole_run(data: Path, tokenizer: Path, capacity: int, command: str = "pack")
             json.loads(Path(folder, "out", "run.json").read_text())["seconds"] if command == "pack" else {}
         )
     cpu = usage.ru_utime + usage.ru_stime
-    return {"seconds": seconds, "cpu_s": cpu, "peak_mb": usage.ru_maxrss / 1024, "stages": stages}
+    return {"seconds": seconds, "cpu_s": cpu, **memory, "stages": stages}
+
+
+def peak_memory(pid: int) -> dict[str, float]:
+    """Peaks until the process ends, in MB: its own memory, and all of it with the files it maps.
+
+    Mapped pages of the token store belong to the kernel's page cache, which takes them back when it must.
+    """
+    own = resident = 0
+    status = Path(f"/proc/{pid}/status")
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        found = dict(re.findall(r"^(VmRSS|RssAnon):\s+(\d+) kB", status.read_text(), re.MULTILINE))
+        own, resident = (max(a, int(found.get(n, 0))) for a, n in ((own, "RssAnon"), (resident, "VmRSS")))
+        time.sleep(0.02)
+    return {"peak_own_mb": own / 1024, "peak_resident_mb": resident / 1024}
 
 
 def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
-    """Each stage alone over all blocks: seconds, MB/s of input, MB/s of tokens for gather and write."""
+    """Each stage alone over all blocks: seconds, MB/s of input, MB/s of shards for gather and write."""
+    import awkward
     import numpy as np
 
     from tokpack.api import make_config
-    from tokpack.pipeline import Run
+    from tokpack.pipeline import Run, pass_one, plan_part
+    from tokpack.schema import PACKED_SCHEMA
+    from tokpack.stages import write
     from tokpack.stages.clean import clean
     from tokpack.stages.dedup import content_hash
     from tokpack.stages.normalize import normalize
     from tokpack.stages.read import read_blocks
     from tokpack.stages.render import render
-    from tokpack.stages.tokenize import tokenize
+    from tokpack.stages.tokenize import flag_tokens, tokenize
     from tokpack.stages.truncate import truncate
+    from tokpack.stages.write import write_shards
+    from tokpack.store import TokenStore
 
     run = Run.start(make_config(str(data), {"tokenizer": str(tokenizer), "max_length": capacity}))
     run.tokenizer.fast  # noqa: B018 - loaded in the background; wait for it here
@@ -92,25 +114,56 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
         documents = timed("clean", clean, documents, run.config.clean, specials).documents
         timed("hash", content_hash, documents)
         rendered = timed("render", render, documents, run.renderer)
+        if (fast := run.tokenizer.fast) is not None:
+            timed(ALONE, fast.encoder.encode_batch, awkward.from_arrow(rendered.text))
         tokens = timed("tokenize and mask", tokenize, rendered, run.tokenizer)
-        timed("gigatoken alone", run.tokenizer.fast.encode, rendered.text) if hasattr(
-            run.tokenizer.fast, "encode"
-        ) else None
+        if fast is not None:
+            encoded = fast.encode(rendered.text)[0]
+            timed("of it masks", flag_tokens, rendered, encoded, np.arange(len(rendered.text)))
         timed("truncate", truncate, documents, tokens, capacity, "auto", True, None)
-        assert np.all(np.diff(tokens.offsets) >= 0)
-    size = data.stat().st_size / 1e6
-    return [{"part": n, "seconds": s, "cpu_s": cpu[n], "mb_per_s": size / s} for n, s in seconds.items()]
+    size = dict.fromkeys(seconds, data.stat().st_size / 1e6)
+    with tempfile.TemporaryDirectory() as folder:
+        store = TokenStore(Path(folder, "store"), run.fingerprint())
+        corpus = pass_one(run, store)
+        part = plan_part(run, corpus)
+        batches, out = corpus.mapped(), Path(folder, "out")
+        out.mkdir()
+        chunks = write._chunks(part.layout, part.placement, 0, part.plan.rows)
+        gather = partial(write._gather, part.layout, part.placement, batches, PACKED_SCHEMA)
+        timed("gather", lambda: [gather(rows)[0].nbytes for rows in chunks])
+        timed("gather and write", write_shards, out, part.layout, part.placement, batches, 512 << 20)
+        shards = sum(path.stat().st_size for path in out.glob("*.arrow")) / 1e6
+        size |= {"gather": shards, "gather and write": shards}
+    return [{"part": n, "seconds": s, "cpu_s": cpu[n], "mb_per_s": size[n] / s} for n, s in seconds.items()]
 
 
-def reference(data: Path, tokenizer: Path) -> dict[str, Any]:
+TRL = """
+import json, sys, tempfile, time
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+folder, data, capacity = sys.argv[1], sys.argv[2], int(sys.argv[3])
+with tempfile.TemporaryDirectory() as cache:
+    rows = load_dataset("json", data_files=data, split="train", cache_dir=cache).select_columns(["messages"])
+    settings = SFTConfig(output_dir=cache, packing=True, packing_strategy="bfd", max_length=capacity,
+        assistant_only_loss=True, report_to=[], use_cpu=True, bf16=False, dataset_num_proc=2)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    start = time.perf_counter()
+    SFTTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer)
+    print(json.dumps({"rows_per_s": len(rows) / (time.perf_counter() - start)}))
+"""
+
+
+def peer(script: str, tokenizer: Path, data: Path, number: int) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", REFERENCE, str(tokenizer), str(data), str(REFERENCE_ROWS)],
+        [sys.executable, "-c", script, str(tokenizer), str(data), str(number)],
         capture_output=True,
         text=True,
         check=True,
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
     )
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
@@ -136,6 +189,7 @@ def main() -> None:
         "--copies", type=int, default=0, help="also pack this many distinct copies of the set"
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--trl", action="store_true", help="time TRL's preparation of all rows beside it")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -157,13 +211,14 @@ def main() -> None:
         runs = [whole_run(data, arguments.tokenizer, arguments.capacity) for _ in range(arguments.repeats)]
         result["pack"] = min(runs, key=lambda run: run["seconds"])
         result["analyze"] = whole_run(data, arguments.tokenizer, arguments.capacity, "analyze")
-        result["reference"] = reference(data, arguments.tokenizer)
-        result["ratio"] = rows / result["pack"]["seconds"] / result["reference"]["rows_per_s"]
+        result["reference"] = peer(REFERENCE, arguments.tokenizer, data, REFERENCE_ROWS)
+        if arguments.trl:
+            result["trl"] = peer(TRL, arguments.tokenizer, data, arguments.capacity)
         result["parts"] = parts(data, arguments.tokenizer, arguments.capacity)
         if arguments.copies:
             large = copies(data, arguments.copies, Path(folder, "copies.jsonl"))
             result["copies"] = whole_run(large, arguments.tokenizer, arguments.capacity)
-            grown = result["copies"]["peak_mb"] - result["pack"]["peak_mb"]
+            grown = result["copies"]["peak_own_mb"] - result["pack"]["peak_own_mb"]
             result["copies"]["bytes_per_document"] = grown * 2**20 / (rows * (arguments.copies - 1))
             per_row = result["copies"]["seconds"] / arguments.copies / result["pack"]["seconds"]
             result["copies"]["time_per_document_against_one_copy"] = per_row
@@ -181,9 +236,13 @@ def as_text(result: dict[str, Any]) -> str:
             lines.append(
                 f"{name}: " + ", ".join(f"{k} {v:,.2f}" for k, v in result[name].items() if k != "stages")
             )
-    lines.append(
-        f"reference: {result['reference']['rows_per_s']:,.0f} rows/s; pack: {result['ratio']:.1f} times that"
-    )
+    speed = result["rows"] / result["pack"]["seconds"]
+    for name in ("reference", "trl"):
+        if name in result:
+            theirs = result[name]["rows_per_s"]
+            lines.append(f"{name}: {theirs:,.0f} rows/s; pack: {speed:,.0f}, {speed / theirs:.1f} times that")
+    for alone in (p["seconds"] for p in result["parts"] if p["part"] == ALONE):
+        lines.append(f"pack takes {result['pack']['seconds'] / alone:.1f} times what gigatoken alone takes")
     for p in result["parts"]:
         figures = f"{p['seconds']:6.2f} s  {p['cpu_s']:6.2f} s CPU  {p['mb_per_s']:8.0f} MB/s"
         lines.append(f"  {p['part']:<20} {figures}")
