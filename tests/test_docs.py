@@ -199,29 +199,34 @@ def test_the_artefacts_files_and_columns_are_documented():
 
 
 def test_every_format_container_and_ending_is_documented():
-    from tokpack.stages.rows import FIELDS, ROLE_ALIASES
+    from tokpack.stages.rows import FIELDS, OPTIONAL, ROLE_ALIASES, TOKENS
     from tokpack.stages.sources import COMPRESSIONS, EXTENSIONS
 
     page = read("docs/input-formats.md")
     words = [*FIELDS, *EXTENSIONS, *EXTENSIONS.values(), *COMPRESSIONS, *ROLE_ALIASES]
-    words += [field for fields in FIELDS.values() for field in fields]
+    words += [field for fields in FIELDS.values() for field in fields] + list(OPTIONAL[TOKENS])
     assert not {word for word in words if f"`{word}`" not in page}
 
 
 def test_every_row_that_shows_a_format_is_read_as_that_format(tmp_path):
     from tokpack.stages.normalize import detect_shape, normalize
     from tokpack.stages.read import read_blocks
+    from tokpack.stages.rows import FIELDS, TOKENS
     from tokpack.stages.sources import open_sources
+    from tokpack.stages.token_columns import take_tokens
 
     sections = re.findall(r"^### `(\w+)`\n\n```json\n(.*?)\n```", read("docs/input-formats.md"), re.M | re.S)
-    assert len(sections) == 6
+    assert [name for name, _ in sections] == list(FIELDS)
     for name, row in sections:
         path = tmp_path / f"{name}.jsonl"
         path.write_text(row + "\n", encoding="utf-8")
         sources = open_sources((SourceConfig(path=str(path)),))
         shape = detect_shape(sources[0])
         [block] = read_blocks(sources)
-        normalized = normalize(block, sources[0], shape)
+        if name == TOKENS:
+            normalized, _ = take_tokens(block, sources[0], shape, vocab_size=151_646)
+        else:
+            normalized = normalize(block, sources[0], shape)
         found = (shape.format, len(normalized.documents), normalized.quarantined)
         assert found == (name, shape.documents_per_row, [])
 

@@ -36,7 +36,8 @@ MaxLength = Annotated[int | None, typer.Option(help="Capacity of a row in tokens
 Format = Annotated[
     str | None,
     typer.Option(
-        help="preference, messages, sharegpt, alpaca, prompt_completion or text; recognised when not given."
+        help="preference, messages, sharegpt, alpaca, prompt_completion, text or tokens; "
+        "recognised when not given."
     ),
 ]
 Map = Annotated[str | None, typer.Option("--map", help="Columns: prompt=question,completion=answer")]
@@ -436,8 +437,6 @@ def _say(text: str, quiet: bool) -> None:
         typer.echo(text, err=True)
 
 
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
 UNITS = {
     "pass 1": (1e6, "MB read"),
     "pass 2": (1e6, "M tokens written"),
@@ -446,6 +445,8 @@ UNITS = {
 """Stage -> what one unit of its progress is."""
 
 
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
     """A bar for each pass on stderr, only where a person looks."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

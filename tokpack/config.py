@@ -23,7 +23,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokpack.errors import UsageError, near_matches
 
-Format = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+Format = Literal[
+    "auto", "preference", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"
+]
 Overlong = Literal["auto", "drop", "right", "left", "turns", "split"]
 
 

@@ -29,17 +29,18 @@ from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import PREFERENCE
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
-from tokpack.stages.dedup import content_hash
-from tokpack.stages.normalize import Normalized, detect_shape, normalize
+from tokpack.stages.dedup import content_hash, token_hash
+from tokpack.stages.normalize import Normalized, Quarantined, detect_shape, normalize
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, drop_partners, pair_hash
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read import Block, read_blocks
 from tokpack.stages.render import Renderer, RenderOptions, render
-from tokpack.stages.rows import Shape
+from tokpack.stages.rows import TOKENS, Shape
 from tokpack.stages.select import quality
 from tokpack.stages.sources import Source, open_sources
+from tokpack.stages.token_columns import take_tokens
 from tokpack.stages.tokenize import TokenBatch, tokenize
 from tokpack.stages.truncate import truncate
 from tokpack.stages.write import Layout, Placement
@@ -188,12 +189,10 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
         store.check_block(block.index, digest)
         return block.index, size
     config = run.config
-    normalized = normalize(block, run.sources[block.source], run.shapes[block.source])
-    bad.see(normalized)
-    cleaned = clean(normalized.documents, config.clean, tuple(run.tokenizer.special_tokens), run.pairs)
-    hashes = content_hash(cleaned.documents, config.dedup.exact)
-    documents, tokens, counters = encode(run, cleaned.documents)
-    documents = clean_by_tokens(documents, np.diff(tokens.offsets), config.clean, run.pairs)
+    ready = run.shapes[block.source].format == TOKENS
+    made = (_take_tokens if ready else _make_tokens)(run, bad, block)
+    tokens, hashes = made.tokens, made.hashes
+    documents = clean_by_tokens(made.documents, np.diff(tokens.offsets), config.clean, run.pairs)
     if run.pairs:
         hashes, documents = pair_hash(hashes), drop_partners(documents)
     pieces = truncate(
@@ -218,13 +217,49 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
         quality(documents) if config.select.budget else pl.lit(0.0, pl.Float32).alias("quality"),
     )
     rest = {
-        "quarantined": [q.to_json() for q in normalized.quarantined],
-        "counters": cleaned.counters,
-        "paths": counters,
-        "examples": _examples(pieces.documents),
+        "quarantined": [q.to_json() for q in made.quarantined],
+        "counters": made.counters,
+        "paths": made.paths,
+        "examples": _examples(pieces.documents, partial(_decoded, run, tokens) if ready else None),
     }
     store.commit(block.index, digest, docs, pieces, rest)
     return block.index, size
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The documents of a block with their tokens and hashes, and what happened on the way."""
+
+    documents: pl.DataFrame
+    tokens: TokenBatch
+    hashes: Any
+    quarantined: list[Quarantined]
+    counters: dict[str, int] = field(default_factory=dict)
+    paths: dict[str, int] = field(default_factory=dict)
+
+
+def _make_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
+    """From text: cleaned, hashed, rendered and tokenised."""
+    config = run.config
+    normalized = normalize(block, run.sources[block.source], run.shapes[block.source])
+    bad.see(normalized)
+    cleaned = clean(normalized.documents, config.clean, tuple(run.tokenizer.special_tokens), run.pairs)
+    hashes = content_hash(cleaned.documents, config.dedup.exact)
+    documents, tokens, paths = encode(run, cleaned.documents)
+    return _Made(documents, tokens, hashes, normalized.quarantined, cleaned.counters, paths)
+
+
+def _take_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
+    """From rows that are tokenised already: as they are."""
+    source, shape = run.sources[block.source], run.shapes[block.source]
+    normalized, tokens = take_tokens(block, source, shape, run.tokenizer.vocab_size)
+    bad.see(normalized)
+    return _Made(normalized.documents, tokens, token_hash(tokens), normalized.quarantined)
+
+
+def _decoded(run: Run, tokens: TokenBatch, position: int) -> str:
+    start, end = tokens.offsets[position : position + 2]
+    return run.tokenizer.decode(tokens.input_ids[start : min(end, start + SNIPPET)])
 
 
 def encode(run: Run, documents: pl.DataFrame) -> tuple[pl.DataFrame, TokenBatch, dict[str, int]]:
@@ -240,18 +275,23 @@ def encode(run: Run, documents: pl.DataFrame) -> tuple[pl.DataFrame, TokenBatch,
     return documents, tokens, rendered.counters | tokens.stats
 
 
-def _examples(documents: pl.DataFrame) -> dict[str, list[str]]:
-    """The first few documents of each drop reason, shortened, for the report."""
+def _examples(documents: pl.DataFrame, text_of: Callable[[int], str] | None = None) -> dict[str, list[str]]:
+    """The first few documents of each drop reason, shortened, for the report.
+
+    `text_of` a position in the batch: for documents without contents.
+    """
     first = (
-        documents.filter(pl.col("drop_reason").is_not_null())
+        documents.with_row_index("position")
+        .filter(pl.col("drop_reason").is_not_null())
         .group_by("drop_reason", maintain_order=True)
         .head(EXAMPLES)
-        .select("drop_reason", pl.col("contents").list.join("\n", ignore_nulls=True).str.slice(0, SNIPPET))
+        .select("drop_reason", "position", pl.col("contents").list.join("\n", ignore_nulls=True))
     )
-    return {
-        reason: rows.to_series(1).to_list()
-        for (reason,), rows in first.group_by(["drop_reason"], maintain_order=True)
-    }
+    examples: dict[str, list[str]] = {}
+    for reason, position, contents in first.rows():
+        text = text_of(position) if text_of else contents
+        examples.setdefault(reason, []).append(text[:SNIPPET] if text else text)
+    return examples
 
 
 @dataclass(slots=True)

@@ -144,9 +144,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
     overlong = run.config.truncate.overlong
     kept = corpus.docs.filter(pl.col("drop_reason").is_null())
     raw = corpus.docs.filter(pl.col("drop_reason").ne_missing(ledgers.HELD_OUT))["tokens"].to_numpy()
-    in_pieces = [
-        overlong == "split" or (overlong == "auto" and shape.format == "text") for shape in run.shapes
-    ]
+    in_pieces = [overlong == "split" or (overlong == "auto" and shape.is_text) for shape in run.shapes]
     # An exact solver is too slow for a curve over capacities, and differs from bfd by less than a percent.
     planner = "bfd" if settings.planner == "optimal" else settings.planner
 

@@ -15,7 +15,9 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
+from tokpack.schema import TRAINED
 from tokpack.stages.messages import Messages
+from tokpack.stages.tokenize import TokenBatch
 from tokpack.unicode import nfc
 
 EXACT_DUPLICATE = "exact_duplicate"
@@ -37,9 +39,18 @@ def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.ui
     offsets = np.frombuffer(array.buffers()[1], np.int64)[
         array.offset : array.offset + len(array) + 1
     ].tolist()
-    data = memoryview(array.buffers()[2] or b"")
+    return _digests(memoryview(array.buffers()[2] or b""), offsets)
+
+
+def token_hash(tokens: TokenBatch) -> npt.NDArray[np.uint64]:
+    """The same of documents that came tokenised: of their ids, and of which ones are trained."""
+    marked = tokens.input_ids.astype("<u4") << 1 | (tokens.flags & TRAINED)
+    return _digests(memoryview(marked.tobytes()), (4 * tokens.offsets).tolist(), seed=1)
+
+
+def _digests(data: memoryview, offsets: list[int], seed: int = 0) -> npt.NDArray[np.uint64]:
     digest = xxhash.xxh3_128_digest
-    digests = b"".join([digest(data[a:b]) for a, b in pairwise(offsets)])
+    digests = b"".join([digest(data[a:b], seed) for a, b in pairwise(offsets)])
     return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
 
 

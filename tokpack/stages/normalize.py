@@ -30,7 +30,7 @@ from tokpack.stages.message_columns import OPENAI, SHAREGPT, filled, message_lis
 from tokpack.stages.pair_columns import pair_lists
 from tokpack.stages.pair_rows import row_to_pair
 from tokpack.stages.read import Block, first_rows, line_numbers
-from tokpack.stages.rows import FIELDS, RowDocument, RowError, Shape, row_to_document
+from tokpack.stages.rows import FIELDS, OPTIONAL, TOKENS, RowDocument, RowError, Shape, row_to_document
 from tokpack.stages.sources import Source
 
 DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -95,21 +95,39 @@ def detect_shape(source: Source) -> Shape:
         )
     columns = list(dict.fromkeys(key for row in rows for key in row))
     _check_map(config, columns, source)
-    if config.format != "auto":
-        return Shape.of(config.format, config.map, columns)
-    for name in FIELDS:
-        shape = Shape.of(name, config.map, columns)
-        if shape.fits(rows):
-            return shape
-    raise UsageError(
-        f"cannot recognise the rows of {source.name}; their columns: {', '.join(columns)}",
-        where=source.path,
-        hint="say what is what, for example --map prompt=question,completion=answer",
-    )
+    names = FIELDS if config.format == "auto" else [config.format]
+    shapes = [Shape.of(name, config.map, columns) for name in names]
+    fitting = [shape for shape in shapes if config.format != "auto" or shape.fits(rows)]
+    if not fitting:
+        raise UsageError(
+            f"cannot recognise the rows of {source.name}; their columns: {', '.join(columns)}",
+            where=source.path,
+            hint="say what is what, for example --map prompt=question,completion=answer",
+        )
+    _check_tokens(fitting, columns, source)
+    return fitting[0]
+
+
+def _check_tokens(fitting: list[Shape], columns: list[str], source: Source) -> None:
+    """Ids beside a text are not taken, or left, without a word; nor are rows of several documents."""
+    if fitting[-1].format != TOKENS:
+        return
+    if len(fitting) > 1:
+        raise UsageError(
+            f"the rows hold both {fitting[0].format} and input_ids",
+            where=source.path,
+            hint=f"--format tokens takes the ids as they are, --format {fitting[0].format} the text",
+        )
+    if "seq_lengths" in columns:
+        raise UsageError(
+            "the rows are packed already: several documents each, as seq_lengths says",
+            where=source.path,
+            hint="`tokpack repack` and `tokpack merge` take artefacts; of other sets give one document a row",
+        )
 
 
 def _check_map(config: SourceConfig, columns: list[str], source: Source) -> None:
-    targets = {field for fields in FIELDS.values() for field in fields}
+    targets = {field for fields in FIELDS.values() for field in fields} | set(OPTIONAL[TOKENS])
     for target, column in config.map.items():
         if target not in targets:
             raise UsageError(

@@ -9,6 +9,8 @@ from typing import Any
 
 from tokpack.schema import PREFERENCE
 
+TOKENS = "tokens"
+"""Format of rows that are tokenised already."""
 # Formats in the order they are tried, each with its required fields and the role each text plays.
 FIELDS: dict[str, dict[str, str]] = {
     PREFERENCE: {"chosen": "assistant", "rejected": "assistant"},
@@ -17,8 +19,13 @@ FIELDS: dict[str, dict[str, str]] = {
     "alpaca": {"instruction": "user", "output": "assistant"},
     "prompt_completion": {"prompt": "user", "completion": "assistant"},
     "text": {"text": "text"},
+    TOKENS: {"input_ids": ""},
 }
-OPTIONAL: dict[str, tuple[str, ...]] = {"alpaca": ("input",), PREFERENCE: ("prompt",)}
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "alpaca": ("input",),
+    PREFERENCE: ("prompt",),
+    TOKENS: ("labels", "attention_mask"),
+}
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "output": ("output", "response"),
     "completion": ("completion", "response"),
@@ -82,6 +89,11 @@ class Shape:
         """A preference pair is two documents, `2 * row` and `2 * row + 1`; any other row is one."""
         return 2 if self.format == PREFERENCE else 1
 
+    @property
+    def is_text(self) -> bool:
+        """Whether all of a row is trained: a text, or ids without labels."""
+        return self.format == "text" or (self.format == TOKENS and "labels" not in self.columns)
+
     def fits(self, rows: list[dict[str, Any]]) -> bool:
         """Whether any of the first rows has every required field, with messages where they belong."""
         required = [self.columns[field] for field in FIELDS[self.format]]
@@ -93,6 +105,8 @@ class Shape:
                     return _has_keys(row[required[0]], "role")
                 if self.format == "sharegpt":
                     return _has_keys(row[required[0]], "from") or _has_keys(row[required[0]], "role")
+                if self.format == TOKENS:
+                    return _is_ids(row[required[0]])
                 return True
         return False
 
@@ -101,6 +115,10 @@ def _has_keys(messages: Any, key: str) -> bool:
     return (
         isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and key in messages[0]
     )
+
+
+def _is_ids(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int for value in values)
 
 
 def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:

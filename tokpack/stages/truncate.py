@@ -27,6 +27,7 @@ import polars as pl
 from tokpack.schema import TRAINED
 from tokpack.stages.pairs import PAIR_DROPPED, WIDTH
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
+from tokpack.stages.token_rows import LABELLED
 from tokpack.stages.tokenize import TokenBatch
 
 OVERLONG = "overlong"
@@ -59,7 +60,7 @@ def mode_of(documents: pl.DataFrame, overlong: str, by_chat_template: bool, pair
         return pl.Series([overlong], dtype=pl.String).new_from_index(0, len(documents))
     other = "turns" if by_chat_template else "right"
     return documents.select(
-        pl.when(pl.col("kind") == "text").then(pl.lit("split")).otherwise(pl.lit(other))
+        pl.col("kind").replace_strict({"text": "split", LABELLED: "right"}, default=other)
     ).to_series()
 
 

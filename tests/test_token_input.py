@@ -1,0 +1,395 @@
+"""Input that is tokenised already: ids and masks go through as they are, whatever is odd is set aside."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from chats import messy_rows, write_rows
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import tokpack
+from tokpack.config import SourceConfig
+from tokpack.errors import DataError, UsageError
+from tokpack.schema import CONTENT, TRAINED
+from tokpack.stages.normalize import detect_shape
+from tokpack.stages.read import read_blocks
+from tokpack.stages.rows import RowError, Shape
+from tokpack.stages.sources import open_sources
+from tokpack.stages.token_columns import take_tokens
+from tokpack.stages.token_rows import row_to_tokens
+from tokpack.stages.truncate import truncate
+
+VOCAB = 50
+SHAPE = Shape.of("tokens", {}, ["input_ids"])
+
+
+def taken(path: Path, block_bytes: int = 32 << 20, **config: Any):
+    """doc_id -> (kind, ids, flags) of what was taken, and doc_id -> reason of the rest."""
+    sources = open_sources((SourceConfig(path=str(path), **config),))
+    shape = detect_shape(sources[0])
+    good, bad = {}, {}
+    for block in read_blocks(sources, block_bytes):
+        normalized, tokens = take_tokens(block, sources[0], shape, VOCAB)
+        for at, (doc_id, kind) in enumerate(normalized.documents.select("doc_id", "kind").rows()):
+            part = slice(*tokens.offsets[at : at + 2])
+            good[doc_id] = (kind, tokens.input_ids[part].tolist(), tokens.flags[part].tolist())
+        bad |= {row.doc_id: row.reason for row in normalized.quarantined}
+    return good, bad
+
+
+def by_the_reference(rows: list[dict[str, Any]]):
+    good, bad = {}, {}
+    for number, row in enumerate(rows):
+        try:
+            tokens = row_to_tokens(row, SHAPE, VOCAB)
+            good[number] = (tokens.kind, tokens.ids.tolist(), tokens.flags.tolist())
+        except RowError as error:
+            bad[number] = str(error)
+    return good, bad
+
+
+ids = st.lists(st.integers(0, VOCAB - 1), max_size=8)
+odd_ids = st.lists(st.one_of(st.integers(-2, VOCAB + 1), st.just(2**70)), max_size=8)
+
+
+@st.composite
+def token_rows(draw: st.DrawFn, odd: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"input_ids": draw(st.one_of(ids, odd_ids) if odd else ids)}
+    length = len(row["input_ids"])
+    if draw(st.booleans()):
+        row["labels"] = [i if draw(st.booleans()) else -100 for i in row["input_ids"]]
+    if draw(st.booleans()):
+        left, right = draw(st.integers(0, length)), draw(st.integers(0, length))
+        row["attention_mask"] = [int(left <= i < length - right) for i in range(length)]
+    if odd and draw(st.booleans()):
+        field = draw(st.sampled_from(["input_ids", "labels", "attention_mask"]))
+        values = row.get(field) or [1] * length
+        change = draw(st.sampled_from(["drop", "null", "text", "inside", "longer", "other"]))
+        place = draw(st.integers(0, max(0, len(values) - 1)))
+        if change == "inside" and values:
+            values = [*values]
+            values[place] = draw(st.sampled_from([None, 1.5, "1", True, 2, 0]))
+        row[field] = {"null": None, "text": "1 2", "longer": [*values, 1], "other": [7] * length}.get(
+            change, values
+        )
+        if change == "drop":
+            del row[field]
+    return row
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(token_rows(odd=True), min_size=1, max_size=8), st.integers(20, 400))
+@example([{"input_ids": [1, 2], "attention_mask": [True, False]}, {"input_ids": [True]}], 400)
+def test_lines_give_what_the_reference_gives_row_by_row(tmp_path_factory, rows, block_bytes):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert taken(path, block_bytes, format="tokens") == by_the_reference(rows)
+
+
+TYPES = [pa.list_(pa.int64()), pa.large_list(pa.int32()), pa.list_(pa.uint16()), pa.list_(pa.uint64())]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(token_rows(odd=False), min_size=1, max_size=8),
+    st.sampled_from(TYPES),
+    st.sampled_from([pa.list_(pa.int8()), pa.list_(pa.bool_())]),
+    st.integers(1, 3),
+    st.integers(0, 2),
+)
+def test_columns_of_any_integer_type_sliced_and_chunked_give_the_same(
+    tmp_path_factory, rows, kind, mask_kind, chunk, skipped
+):
+    path = tmp_path_factory.mktemp("rows") / "rows.arrow"
+    column_types = {"input_ids": kind, "labels": pa.list_(pa.int64()), "attention_mask": mask_kind}
+    padded = [{"input_ids": [9]}] * skipped + rows
+    table = pa.Table.from_pydict(
+        {name: pa.array([_as(row.get(name), of) for row in padded], of) for name, of in column_types.items()}
+    ).slice(skipped)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=chunk)
+    assert taken(path) == by_the_reference(rows)
+
+
+def _as(values: list[int] | None, kind: pa.DataType) -> list[Any] | None:
+    return (
+        [bool(v) for v in values] if values is not None and pa.types.is_boolean(kind.value_type) else values
+    )
+
+
+def test_padding_goes_and_the_first_token_is_never_trained(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"input_ids": [0, 5, 6, 7], "labels": [-100, 5, -100, 7], "attention_mask": [0, 1, 1, 1]}\n'
+        '{"input_ids": [5, 6, 0], "attention_mask": [1, 1, 0], "text": "left alone"}\n'
+    )
+    good, bad = taken(path, format="tokens")
+    both = CONTENT | TRAINED
+    assert good == {
+        0: ("tokens", [5, 6, 7], [CONTENT, CONTENT, both]),
+        1: ("text", [5, 6], [CONTENT, both]),
+    }
+    assert not bad
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"input_ids": [1, 50]}, "id 50 at input_ids[1] is not in the vocabulary of 50 tokens"),
+        ({"input_ids": [-1]}, "id -1 at input_ids[0] is not in the vocabulary of 50 tokens"),
+        ({"input_ids": [1, 2], "labels": [2, -100]}, "labels[0] is 2, input_ids[0] is 1"),
+        ({"input_ids": [1, 2], "labels": [-100]}, "labels has 1 values, input_ids 2"),
+        ({"input_ids": [1, 2], "attention_mask": [1, 2]}, "attention_mask[1] is 2"),
+        ({"input_ids": [1, 2, 3], "attention_mask": [1, 0, 1]}, "attention_mask[1] is 0 between ones"),
+        ({"input_ids": [1, 2.0]}, "input_ids[1] is 2.0, not an integer"),
+        ({"labels": [1]}, "input_ids is missing, not a list"),
+        ({"input_ids": "1 2"}, 'input_ids is "1 2", not a list'),
+    ],
+)
+def test_a_row_that_cannot_be_packed_says_why(row, reason):
+    with pytest.raises(RowError) as error:
+        row_to_tokens(row, SHAPE, VOCAB)
+    assert str(error.value).startswith(reason)
+
+
+# The whole way
+
+
+def stretches(artefact: tokpack.Artefact) -> list[tuple[list[int], list[int]]]:
+    """(ids, labels) of each packed piece, by document and piece."""
+    found = []
+    for row in (artefact[i] for i in range(len(artefact))):
+        cuts = np.cumsum(row["seq_lengths"])[:-1]
+        parts = zip(np.split(row["input_ids"], cuts), np.split(row["labels"], cuts), strict=True)
+        names = zip(row["doc_ids"].tolist(), row["pieces"].tolist(), strict=True)
+        found += [(*name, i.tolist(), x.tolist()) for name, (i, x) in zip(names, parts, strict=True)]
+    return [(i, x) for _, _, i, x in sorted(found)]
+
+
+@pytest.fixture(scope="module")
+def packed(qwen, tmp_path_factory) -> tokpack.Artefact:
+    """Chats with masks, and a long text in pieces."""
+    folder = tmp_path_factory.mktemp("text")
+    chats = write_rows(folder / "chats.jsonl", messy_rows(200, seed=3))
+    long = " ".join(f"word {i} of a long text" for i in range(300))
+    (folder / "book.txt").write_text(f"{long}\nshort text\n")
+    paths = [str(chats), str(folder / "book.txt")]
+    return tokpack.pack(paths, folder / "out", tokenizer=str(qwen), max_length=200)
+
+
+def write_tokens(folder: Path, rows: list[tuple[list[int], list[int]]], container: str) -> Path:
+    table = pa.Table.from_pylist([{"input_ids": i, "labels": x} for i, x in rows])
+    path = folder / f"tokens.{container}"
+    if container == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    elif container == "parquet":
+        pq.write_table(table, path, row_group_size=17)
+    else:
+        import datasets
+
+        datasets.disable_progress_bars()
+        datasets.Dataset(table).save_to_disk(path, num_shards=2)
+    return path
+
+
+@pytest.mark.parametrize("container", ["jsonl", "saved"])
+def test_the_documents_of_an_artefact_fed_back_come_out_the_same(packed, qwen, tmp_path, container):
+    rows = stretches(packed)
+    assert max(len(i) for i, _ in rows) == 200
+    path = write_tokens(tmp_path, rows, container)
+    again = tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), max_length=200, exact_key="off")
+    assert stretches(again) == rows
+    assert again.manifest["inputs"][0]["format"] == "tokens"
+    assert again.ledger["documents"] == {
+        "read": len(rows),
+        "kept": len(rows),
+        "dropped": {},
+        "quarantined": 0,
+    }
+    assert tokpack.verify(again.folder).ok
+    for derived in (
+        tokpack.repack(again, tmp_path / "repacked", max_length=333),
+        tokpack.merge([packed, again], tmp_path / "merged"),
+    ):
+        assert tokpack.verify(derived.folder).ok
+        assert all(stretch in stretches(derived) for stretch in rows[::20])
+
+
+def test_workers_and_blocks_do_not_change_the_shards(packed, qwen, tmp_path):
+    path = write_tokens(tmp_path, stretches(packed) * 20, "parquet")
+    options = {"tokenizer": str(qwen), "max_length": 200}
+    first = tokpack.pack(path, tmp_path / "a", workers=1, block_mb=1, **options)
+    second = tokpack.pack(path, tmp_path / "b", workers=3, **options)
+    assert first.manifest["shards"] == second.manifest["shards"]
+    assert first.ledger["documents"]["dropped"] == {"exact_duplicate": 19 * len(stretches(packed))}
+
+
+def test_text_and_tokens_go_into_one_artefact(packed, qwen, tmp_path):
+    rows = stretches(packed)[:50]
+    write_tokens(tmp_path, rows, "parquet")
+    write_rows(tmp_path / "chats.jsonl", messy_rows(40, seed=9))
+    (tmp_path / "run.toml").write_text(
+        f'[tokenize]\ntokenizer = "{qwen}"\n[truncate]\nmax_length = 200\n'
+        '[[source]]\npath = "chats.jsonl"\n[[source]]\npath = "tokens.parquet"\nformat = "tokens"\n'
+    )
+    mixed = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml")
+    read = {name: part["documents"]["read"] for name, part in mixed.ledger["sources"].items()}
+    assert read == {"chats.jsonl": 40, "tokens.parquet": 50}
+    assert stretches(mixed)[-50:] == rows
+    assert tokpack.verify(mixed.folder).ok
+
+
+LONG = list(range(250))
+MODES = {
+    "drop": [],
+    "right": [LONG[:100]],
+    "left": [LONG[150:]],
+    "turns": [],
+    "split": [LONG[:100], LONG[100:200], LONG[200:]],
+}
+
+
+@pytest.mark.parametrize(("overlong", "kept"), MODES.items())
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("others", [0, 1])
+def test_long_documents_are_dropped_cut_or_split(tmp_path, overlong, kept, labelled, others):
+    row = {"input_ids": LONG, **({"labels": LONG} if labelled else {})}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in [row, *[{"input_ids": [1, 2, 3]}] * others]))
+    source = open_sources((SourceConfig(path=str(path)),))[0]
+    [block] = read_blocks([source])
+    normalized, tokens = take_tokens(block, source, SHAPE, 1000)
+    for mode in (overlong, "auto") if overlong == ("right" if labelled else "split") else (overlong,):
+        pieces = truncate(normalized.documents, tokens, 100, mode, True, lambda documents: tokens)
+        cuts = pieces.tokens.offsets
+        found = [pieces.tokens.input_ids[a:b].tolist() for a, b in pairwise(cuts)]
+        assert found == [*kept, *[[1, 2, 3]] * others]
+        assert pieces.cut[0] == (250 - sum(map(len, kept)) if kept else 0)
+
+
+def test_rules_in_tokens_apply_and_rules_in_text_do_not(qwen, tmp_path):
+    rows = [(list(range(n)), [-100, *range(1, n)]) for n in (3, 30, 300)] + [([], []), ([5], [5])]
+    path = write_tokens(tmp_path, rows, "jsonl")
+    artefact = tokpack.pack(
+        path, tmp_path / "out", tokenizer=str(qwen), max_length=512, clean="strict,too_short,too_long"
+    )
+    dropped = dict(artefact.dropped.select("doc_id", "reason").rows())
+    assert dropped == {0: "too_short", 3: "too_short", 4: "too_short"}
+    plain = tokpack.pack(path, tmp_path / "plain", tokenizer=str(qwen), max_length=512)
+    assert dict(plain.dropped.select("doc_id", "reason").rows()) == dict.fromkeys((3, 4), "no_trained_tokens")
+
+
+def test_equal_ids_with_another_mask_are_no_duplicates(qwen, tmp_path):
+    rows = [([1, 2, 3], [-100, 2, 3]), ([1, 2, 3], [-100, -100, 3]), ([1, 2, 3], [1, 2, 3])]
+    artefact = tokpack.pack(write_tokens(tmp_path, rows, "jsonl"), tmp_path / "out", tokenizer=str(qwen))
+    assert artefact.dropped.select("doc_id", "reason", "detail").rows() == [(2, "exact_duplicate", "0")]
+
+
+def test_near_duplicates_and_evaluation_text_are_found_by_ids(qwen, tmp_path):
+    question = "How many legs do seven spiders and three beetles have when they walk together at night?"
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"question": question}))
+    from tokpack.tokenizer import load_tokenizer
+
+    asked = load_tokenizer(qwen).reference.encode(question).ids
+    rng = np.random.default_rng(0)
+    base = rng.integers(1000, 9000, 200).tolist()
+    near = [*base[:100], 7, *base[101:]]
+    rows = [(i, [-100, *i[1:]]) for i in (base, near, [*base[:50:-1], *asked, *base[50:90]])]
+    artefact = tokpack.pack(
+        write_tokens(tmp_path, rows, "parquet"),
+        tmp_path / "out",
+        tokenizer=str(qwen),
+        near_dup=0.8,
+        against=[str(tmp_path / "eval.jsonl")],
+    )
+    assert dict(artefact.dropped.select("doc_id", "reason").rows()) == {
+        1: "near_duplicate",
+        2: "contaminated",
+    }
+
+
+def test_a_budget_and_a_hold_out_work_without_text(packed, qwen, tmp_path):
+    path = write_tokens(tmp_path, stretches(packed), "parquet")
+    artefact = tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), max_length=200, budget=5000, val=0.1)
+    assert 4000 < artefact.manifest["tokens"] <= 5000
+    assert artefact.validation is not None
+    assert tokpack.verify(artefact.folder).ok
+
+
+def test_the_report_shows_the_start_of_what_was_left_out(qwen, tmp_path):
+    from tokpack.tokenizer import load_tokenizer
+
+    hello = load_tokenizer(qwen).reference.encode("Hello there").ids
+    path = write_tokens(tmp_path, [(hello, [-100] * len(hello)), ([1, 2], [-100, 2])], "jsonl")
+    report = tokpack.analyze(path, tokenizer=str(qwen))
+    [drop] = report.data["drops"]
+    assert (drop["reason"], drop["examples"]) == ("no_trained_tokens", ["Hello there"])
+
+
+# Recognising
+
+
+def recognised(tmp_path: Path, row: dict[str, Any], **config: Any) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    return detect_shape(open_sources((SourceConfig(path=str(path), **config),))[0]).format
+
+
+def test_ids_are_recognised_and_columns_can_be_mapped(tmp_path):
+    assert recognised(tmp_path, {"input_ids": [1, 2], "labels": [1, 2], "length": 2}) == "tokens"
+    with pytest.raises(UsageError, match="cannot recognise"):
+        recognised(tmp_path, {"tokens": [1, 2], "targets": [1, -100]})
+    mapping = {"input_ids": "tokens", "labels": "targets"}
+    assert recognised(tmp_path, {"tokens": [1, 2], "targets": [1, -100]}, map=mapping) == "tokens"
+    good, _ = taken(tmp_path / "rows.jsonl", map=mapping)
+    assert good[0][2] == [CONTENT, CONTENT]
+
+
+def test_labels_that_first_appear_below_the_head_count(tmp_path):
+    rows = [{"input_ids": [1, 2]}] * 500 + [{"input_ids": [1, 2, 3], "labels": [-100, -100, 3]}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert taken(tmp_path / "rows.jsonl")[0][500] == (
+        "tokens",
+        [1, 2, 3],
+        [CONTENT, CONTENT, CONTENT | TRAINED],
+    )
+
+
+def test_ids_beside_a_text_are_not_chosen_in_silence(tmp_path):
+    row = {"text": "a b", "input_ids": [1, 2]}
+    with pytest.raises(UsageError, match="both text and input_ids"):
+        recognised(tmp_path, row)
+    assert recognised(tmp_path, row, format="text") == "text"
+    assert recognised(tmp_path, row, format="tokens") == "tokens"
+
+
+def test_packed_rows_are_not_taken_for_documents(packed):
+    with pytest.raises(UsageError, match="packed already"):
+        detect_shape(open_sources((SourceConfig(path=str(packed.folder)),))[0])
+
+
+def test_too_many_foreign_ids_stop_the_run(qwen, tmp_path):
+    (tmp_path / "ids.jsonl").write_text('{"input_ids": [1, 2]}\n{"input_ids": [1, 999999]}\n')
+    with pytest.raises(DataError, match="1 of 2 rows are unreadable"):
+        tokpack.pack(tmp_path / "ids.jsonl", tmp_path / "out", tokenizer=str(qwen))
+    with pytest.raises(DataError, match=r"id 999999 at input_ids\[1\]"):
+        tokpack.pack(tmp_path / "ids.jsonl", tmp_path / "strict", tokenizer=str(qwen), strict=True)
+
+
+def test_kept_and_quarantined_rows_are_all_that_was_read(qwen, tmp_path):
+    rows = [{"input_ids": [i, i + 1]} if i % 7 else {"input_ids": [i, 10**6]} for i in range(100)]
+    (tmp_path / "ids.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    artefact = tokpack.pack(tmp_path / "ids.jsonl", tmp_path / "out", tokenizer=str(qwen), allow_bad=0.5)
+    quarantined = pl.read_ndjson(artefact.folder / "quarantine.jsonl")
+    assert quarantined["doc_id"].to_list() == list(range(0, 100, 7))
+    assert quarantined["row"].to_list() == list(range(1, 101, 7))
+    assert tokpack.verify(artefact.folder).ok

@@ -1,0 +1,55 @@
+"""Rows of a block one by one, with their bytes and their place: for the slow paths and for quarantine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tokpack.stages.read import Block, line_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    position: int
+    """Among the rows of the block."""
+    number: int
+    """In the source, from 1."""
+    byte_offset: int
+    """-1 where there are no bytes to count."""
+    raw: bytes
+
+
+def raw_rows(block: Block, positions: np.ndarray[Any, Any]) -> Iterator[tuple[Any, RawRow]]:
+    """(row, its bytes and place) of the rows at `positions`, in order; a line is given as its bytes."""
+    numbers = line_numbers(block)[positions].tolist()
+    if isinstance(block.data, bytes):
+        lines = block.data.split(b"\n")
+        starts = np.concatenate([[0], np.cumsum([len(line) + 1 for line in lines])])
+        filled = np.flatnonzero([bool(line.strip()) for line in lines])[positions]
+        for position, number, at in zip(positions.tolist(), numbers, filled.tolist(), strict=True):
+            yield lines[at], RawRow(position, number, block.byte_offset + int(starts[at]), lines[at])
+        return
+    rows = block.data.take(positions).to_pylist()
+    for position, number, row in zip(positions.tolist(), numbers, rows, strict=True):
+        raw = json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")
+        yield row, RawRow(position, number, -1, raw)
+
+
+def parse_line(line: bytes) -> tuple[dict[str, Any] | None, str]:
+    """(the row, "") of a JSON line, or (None, what is wrong with it)."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
+    except (ValueError, RecursionError) as error:
+        return None, f"not JSON: {error}"
+    return (row, "") if isinstance(row, dict) else (None, f"not a JSON object but {_json_kind(row)}")
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {str: "a string", list: "an array", int: "a number", float: "a number", bool: "true or false"}
+    return kinds.get(type(value), "null")
