@@ -207,6 +207,14 @@ def test_truncation_is_exact_to_the_token(messy, qwen, tmp_path, overlong):
     assert tokpack.verify(cut.folder).ok
 
 
+def test_right_truncation_cuts_where_no_document_leaves(qwen, tmp_path):
+    texts = [" ".join(f"word{i}" for i in range(n)) for n in (300, 3)]
+    data = write_rows(tmp_path / "t.jsonl", [json.dumps({"text": text}).encode() for text in texts])
+    artefact = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=64, overlong="right")
+    assert [len(documents_of(artefact)[doc][0][0]) for doc in (0, 1)] == [64, 7]
+    assert artefact.ledger["tokens"]["truncated"] > 200
+
+
 def test_split_pieces_keep_their_order(qwen, tmp_path):
     text = " ".join(f"word{i}" for i in range(3000))
     data = write_rows(tmp_path / "t.jsonl", [json.dumps({"text": text}).encode(), b'{"text": "short"}'])
