@@ -29,6 +29,7 @@ from tokpack.schema import PREFERENCE
 from tokpack.stages.message_columns import OPENAI, SHAREGPT, filled, message_lists, text_column
 from tokpack.stages.pair_columns import pair_lists
 from tokpack.stages.pair_rows import row_to_pair
+from tokpack.stages.raw_rows import lines_of, parse_line
 from tokpack.stages.read import Block, first_rows, line_numbers
 from tokpack.stages.rows import FIELDS, OPTIONAL, TOKENS, RowDocument, RowError, Shape, row_to_document
 from tokpack.stages.sources import Source
@@ -292,7 +293,7 @@ def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
     rows = line_numbers(block)
     for line in block.data.split(b"\n"):
         if line.strip():
-            reason = _broken(line)
+            _, reason = parse_line(line)
             if reason:
                 where = (_first_id(block, shape, position), source.name, int(rows[position]), offset)
                 quarantined.append(Quarantined(*where, reason, line))
@@ -321,24 +322,9 @@ def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
     )
 
 
-def _broken(line: bytes) -> str:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
-    return "" if isinstance(row, dict) else f"not a JSON object but {_json_kind(row)}"
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {str: "a string", list: "an array", int: "a number", float: "a number", bool: "true or false"}
-    return kinds.get(type(value), "null")
-
-
 def _slow_rows(block: Block, table: pa.Table, positions: np.ndarray[Any, Any]) -> list[tuple[Any, bytes]]:
     if isinstance(block.data, bytes) and block.data[:1] != b"":
-        lines = [line for line in block.data.split(b"\n") if line.strip()]
+        lines, _ = lines_of(block)
         return [(json.loads(lines[i]), lines[i]) for i in positions]
     rows = table.take(pa.array(positions)).to_pylist()
     return [
@@ -353,7 +339,7 @@ def _from_rows(
     kept: list[int] = []
     quarantined: list[Quarantined] = []
     numbers = line_numbers(block)
-    offsets = _byte_offsets(block) if isinstance(block.data, bytes) else None
+    offsets = lines_of(block)[1] if isinstance(block.data, bytes) else None
     for position, (row, raw) in zip(positions.tolist(), rows, strict=True):
         try:
             pairs = shape.format == PREFERENCE
@@ -378,10 +364,3 @@ def _from_rows(
 def _first_id(block: Block, shape: Shape, position: int) -> int:
     """`doc_id` of the row's first document, which it uses up when it is quarantined."""
     return shape.documents_per_row * (block.first_doc_id + position)
-
-
-def _byte_offsets(block: Block) -> np.ndarray[Any, Any]:
-    assert isinstance(block.data, bytes)
-    lines = block.data.split(b"\n")
-    starts = np.concatenate([[0], np.cumsum([len(line) + 1 for line in lines])])[:-1]
-    return starts[[bool(line.strip()) for line in lines]] + block.byte_offset

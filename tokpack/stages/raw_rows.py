@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,24 @@ def raw_rows(block: Block, positions: np.ndarray[Any, Any]) -> Iterator[tuple[An
     """(row, its bytes and place) of the rows at `positions`, in order; a line is given as its bytes."""
     numbers = line_numbers(block)[positions].tolist()
     if isinstance(block.data, bytes):
-        lines = block.data.split(b"\n")
-        starts = np.concatenate([[0], np.cumsum([len(line) + 1 for line in lines])])
-        filled = np.flatnonzero([bool(line.strip()) for line in lines])[positions]
-        for position, number, at in zip(positions.tolist(), numbers, filled.tolist(), strict=True):
-            yield lines[at], RawRow(position, number, block.byte_offset + int(starts[at]), lines[at])
+        lines, starts = lines_of(block)
+        for position, number in zip(positions.tolist(), numbers, strict=True):
+            line = lines[position]
+            yield line, RawRow(position, number, int(starts[position]), line)
         return
     rows = block.data.take(positions).to_pylist()
     for position, number, row in zip(positions.tolist(), numbers, rows, strict=True):
         raw = json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")
         yield row, RawRow(position, number, -1, raw)
+
+
+def lines_of(block: Block) -> tuple[list[bytes], np.ndarray[Any, Any]]:
+    """The lines of a block that are not blank, and where in the source each begins, in bytes."""
+    assert isinstance(block.data, bytes)
+    lines = block.data.split(b"\n")
+    starts = np.concatenate([[0], np.cumsum([len(line) + 1 for line in lines])])[:-1]
+    filled = [bool(line.strip()) for line in lines]
+    return list(compress(lines, filled)), starts[filled] + block.byte_offset
 
 
 def parse_line(line: bytes) -> tuple[dict[str, Any] | None, str]:
