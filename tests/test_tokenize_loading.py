@@ -47,6 +47,16 @@ def test_a_folder_is_loaded_as_auto_tokenizer_loads_it(folder, cache):
     assert tokenizer.name == "model"
 
 
+def test_the_vocabulary_ends_after_the_largest_id_also_where_ids_are_missing(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    sparse = Tokenizer(models.WordLevel({"a": 0, "</s>": 4, "<s>": 9}, unk_token="a"))
+    folder = tokenizer_folder(sparse, tmp_path / "model", template("llama3"))
+    tokenizer = load_tokenizer(folder, tmp_path / "cache")
+    vocab = tokenizer.reference.get_vocab()
+    assert tokenizer.vocab_size == max(vocab.values()) + 1 > len(vocab)
+
+
 def test_the_second_load_asks_nobody_and_imports_neither_transformers_nor_torch(folder, cache):
     assert load_tokenizer(folder, cache).fast is not None
     code = (

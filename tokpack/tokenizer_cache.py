@@ -26,7 +26,7 @@ from tokpack.errors import OutputError, UsageError
 
 BACKEND = "tokenizer.json"
 SNAPSHOT = "snapshot.json"
-LAYOUT = 2
+LAYOUT = 3
 """Raised whenever the content of a snapshot changes, so that old ones are made again."""
 
 TOKENIZER_FILES = (
@@ -141,7 +141,7 @@ def write_snapshot(folder: str, out: str) -> None:
         "added_tokens": {t.content: number for number, t in auto.added_tokens_decoder.items()},
         "ids": {name: getattr(auto, f"{name}_token_id") for name in ("bos", "eos", "pad")},
         "bos_prefix": _bos_prefix(backend),
-        "vocab_size": len(vocab),
+        "vocab_size": max(vocab.values(), default=-1) + 1,
         "vocab_sha256": vocab_digest(vocab),
         "sha256": hashlib.sha256(data).hexdigest(),
         "tokenizer_config": _tokenizer_config(auto),
