@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack import schema
+from tokpack.shards import PARQUET, mapped_shard, read_row, read_shard
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,17 @@ class Artefact:
     @cached_property
     def table(self) -> pa.Table:
         """All packed rows, mapped from disk: `schema.packed_schema(manifest)`."""
-        return pa.Table.from_batches(list(self.batches()), schema=schema.packed_schema(self.manifest))
+        return pa.Table.from_batches(self.mapped(), schema=schema.packed_schema(self.manifest))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows in order, some at a time in memory."""
         for shard in self.manifest["shards"]:
-            yield from pa.ipc.open_stream(pa.memory_map(str(self.folder / shard["file"])))
+            yield from read_shard(self.folder / shard["file"])
+
+    def mapped(self) -> list[pa.RecordBatch]:
+        """All rows in order, mapped from disk: Parquet shards are unpacked once, into `cache-*`."""
+        shards = self.manifest["shards"]
+        return [batch for s in shards for batch in mapped_shard(self.folder / s["file"], s["sha256"])]
 
     @cached_property
     def dropped(self) -> pl.DataFrame:
@@ -68,11 +75,18 @@ class Artefact:
         """One packed row: input_ids, labels int32[T]; seq_lengths int32[D], doc_ids int64[D]."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        record = self.table.slice(row % len(self), 1)
+        record = self._record(row % len(self))
         return {
             name: record.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
             for name in record.column_names
         }
+
+    def _record(self, row: int) -> pa.Table:
+        for shard in self.manifest["shards"]:
+            if row < shard["rows"] and shard["file"].endswith(PARQUET):
+                return read_row(self.folder / shard["file"], row)
+            row -= shard["rows"]
+        return self.table.slice(row + len(self), 1)
 
     def row_of_document(self, doc_id: int) -> int | None:
         """The first row that holds a document, None where it was left out."""

@@ -23,6 +23,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokpack.errors import UsageError, near_matches
 
+ShardFormat = Literal["arrow", "parquet"]
+
 Format = Literal[
     "auto", "preference", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"
 ]
@@ -145,6 +147,8 @@ class PlanConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteConfig:
+    shard_format: ShardFormat = "arrow"
+    """`arrow`: mapped from disk as it is; `parquet`: a fifth of the size, for storage and other tools."""
     shard_mb: int = 512
     val: float = 0.0
     """Share of conversations held out into OUT/validation."""

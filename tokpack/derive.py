@@ -10,6 +10,7 @@ from typing import Any
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.artefact import Artefact
+from tokpack.config import WriteConfig
 from tokpack.errors import UsageError
 from tokpack.output import OURS, finish
 from tokpack.report.derived import derived_report
@@ -40,9 +41,10 @@ def write_derived(
     `record` is a manifest whose figures of rows are filled in here, from what was written. Raises
     InternalError when the ledger does not add up; then nothing is finished.
     """
-    shard_bytes = record["config"]["write"]["shard_mb"] << 20
-    columns = schema.packed_schema(record)
-    written = write_shards(out, layout, stored.placement, stored.batches, shard_bytes, progress, columns)
+    settings = WriteConfig(**record["config"]["write"])
+    written = write_shards(
+        out, layout, stored.placement, stored.batches, schema.packed_schema(record), settings, progress
+    )
     ledger = record["ledger"]
     total = written.rows * plan.capacity
     ledger["slots"] = {

@@ -92,8 +92,7 @@ def write_artefact(
     """
     out.mkdir(parents=True, exist_ok=True)
     columns = schema.PREFERENCE_SCHEMA if run.pairs else schema.PACKED_SCHEMA
-    shard_bytes = run.config.write.shard_mb << 20
-    written = write_shards(out, part.layout, part.placement, batches, shard_bytes, progress, columns)
+    written = write_shards(out, part.layout, part.placement, batches, columns, run.config.write, progress)
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]

@@ -19,7 +19,7 @@ import numpy as np
 
 from tokpack import schema
 from tokpack.artefact import Artefact
-from tokpack.config import PlanConfig
+from tokpack.config import PlanConfig, ShardFormat, convert
 from tokpack.derive import MERGED, artefact_entries, check_out, origin, write_derived, write_inputs
 from tokpack.errors import UsageError
 from tokpack.fresh_folder import fresh_folder
@@ -40,6 +40,7 @@ def repack(
     max_docs_per_row: int | None = None,
     world_size: int | None = None,
     rows_per_step: int | None = None,
+    shard_format: str | None = None,
     seed: int | None = None,
     overwrite: bool = False,
 ) -> Artefact:
@@ -59,6 +60,11 @@ def repack(
         (config["plan"], "max_docs_per_row", max_docs_per_row),
         (config["plan"], "rows_per_step", rows_per_step),
         (config["plan"], "world_size", 0 if planner == SEQUENTIAL and world_size is None else world_size),
+        (
+            config["write"],
+            "shard_format",
+            shard_format and convert(ShardFormat, shard_format, "--shard-format"),
+        ),
         (config, "seed", seed),
     ]
     for section, key, value in given:

@@ -34,7 +34,7 @@ class StoredPieces:
     def of(artefacts: list[Artefact], first_doc_ids: list[int] | None = None) -> StoredPieces:
         """The pieces of all artefacts; `first_doc_ids` are added to the doc_ids of each."""
         bases = first_doc_ids or [0] * len(artefacts)
-        records = [(record, base) for a, base in zip(artefacts, bases, strict=True) for record in a.batches()]
+        records = [(record, base) for a, base in zip(artefacts, bases, strict=True) for record in a.mapped()]
         columns: dict[str, list[npt.NDArray[Any]]] = {
             name: [np.empty(0, np.int64)] for name in ("batch", "index", "length", "doc_id", "number", "row")
         }

@@ -18,9 +18,8 @@ import pyarrow as pa
 
 from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
-from tokpack.schema import IGNORE_INDEX, PACKED_SCHEMA, VALIDATION, read_manifest
-
-COLUMNS = tuple(PACKED_SCHEMA.names)
+from tokpack.schema import IGNORE_INDEX, VALIDATION, is_preference, packed_schema, read_manifest
+from tokpack.shards import mapped_shard
 
 
 class _ListColumn(NamedTuple):
@@ -34,7 +33,7 @@ class PackedDataset:
     """Rows of a packed artefact as dictionaries of read-only NumPy views.
 
     `dataset[i]` -> `{"input_ids": int32[T], "labels": int32[T], "seq_lengths": int32[D], ...}`, the columns
-    of `tokpack.schema.PACKED_SCHEMA`.
+    of `tokpack.schema.PACKED_SCHEMA`, and of preference pairs `pair_ids` and `is_chosen` as well.
     `select`, `shuffle` and `split` give views over the same mapping. Pickling keeps the folder and the
     order, not the data.
 
@@ -57,10 +56,11 @@ class PackedDataset:
 
     def _open(self) -> None:
         self._batches: list[dict[str, _ListColumn]] = []
+        columns = packed_schema(self.manifest).names
         starts = [0]
         for shard in self.manifest["shards"]:
-            for batch in _read_batches(self.folder / shard["file"]):
-                self._batches.append({name: _list_column(batch.column(name)) for name in COLUMNS})
+            for batch in _read_batches(self.folder / shard["file"], shard["sha256"], columns):
+                self._batches.append({name: _list_column(batch.column(name)) for name in columns})
                 starts.append(starts[-1] + batch.num_rows)
         self._starts = starts
 
@@ -71,6 +71,11 @@ class PackedDataset:
         self.__dict__.update(state)
         self.capacity = int(self.manifest["capacity"])
         self._open()
+
+    @property
+    def is_preference(self) -> bool:
+        """Whether the rows hold preference pairs."""
+        return is_preference(self.manifest)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -178,30 +183,20 @@ class PackedDataset:
         )
 
 
-def _read_batches(path: Path) -> list[pa.RecordBatch]:
-    if not path.is_file():
-        raise DataError(
-            "a shard named in the manifest is missing", where=str(path), hint="copy the artefact again"
-        )
-    try:
-        with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
-            batches = [batch for batch in stream if batch.num_rows]
-            columns = stream.schema.names
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"a shard cannot be read: {error}", where=str(path), hint="run `tokpack verify`"
-        ) from None
-    missing = [name for name in COLUMNS if name not in columns]
+def _read_batches(path: Path, sha256: str, columns: list[str]) -> list[pa.RecordBatch]:
+    batches = [batch for batch in mapped_shard(path, sha256) if batch.num_rows]
+    found = batches[0].schema.names if batches else columns
+    missing = [name for name in columns if name not in found]
     if missing:
-        raise DataError(f"a shard has no column {missing[0]!r}, only {columns}", where=str(path))
+        raise DataError(f"a shard has no column {missing[0]!r}, only {found}", where=str(path))
     return batches
 
 
 def _list_column(column: pa.Array) -> _ListColumn:
     """Views of a list array's values and offsets; `offsets` respects the slice that the array may be."""
-    return _ListColumn(
-        column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
-    )
+    packed_bits = pa.types.is_boolean(column.type.value_type)  # is_chosen: the one column that is copied
+    values = column.values.to_numpy(zero_copy_only=not packed_bits)
+    return _ListColumn(values, column.offsets.to_numpy(zero_copy_only=True))
 
 
 def _sum_lists(column: _ListColumn, value: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.artefact import Artefact
+from tokpack.shards import read_shard
 from tokpack.stages.ranges import Int64, offsets_of
 from tokpack.stages.write import dataset_files, write_json
 from tokpack.stored_pieces import flat
@@ -70,9 +71,9 @@ def splits(artefact: Artefact) -> dict[str, Artefact]:
 
 
 def shards(artefact: Artefact) -> Iterator[Iterator[pa.RecordBatch]]:
-    """The record batches of each shard, mapped from disk."""
+    """The record batches of each shard."""
     for shard in artefact.manifest["shards"]:
-        yield iter(pa.ipc.open_stream(pa.memory_map(str(artefact.folder / shard["file"]))))
+        yield read_shard(artefact.folder / shard["file"])
 
 
 def write_datasets(

@@ -20,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import OutputError
-from tokpack.schema import IGNORE_INDEX, PACKED_SCHEMA, PREFERENCE_SCHEMA, RUN, SUMS, TRAINED, WORK
+from tokpack.schema import IGNORE_INDEX, PREFERENCE_SCHEMA, RUN, SUMS, TRAINED, WORK
+from tokpack.shards import ARROW, CACHE, shard_writer
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, offsets_of
 
@@ -78,21 +80,24 @@ def write_shards(
     layout: Layout,
     pieces: Placement,
     batches: Callable[[int], FlatBatch],
-    shard_bytes: int,
+    schema: pa.Schema,
+    settings: WriteConfig,
     progress: Callable[[int], None] = lambda tokens: None,
-    schema: pa.Schema = PACKED_SCHEMA,
 ) -> Written:
     """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store; `schema` is
-    PACKED_SCHEMA or PREFERENCE_SCHEMA."""
+    PACKED_SCHEMA or PREFERENCE_SCHEMA. Shards are sized by their tokens, before compression."""
     workers = default_workers()
     rows = len(layout.row_offsets) - 1
     size = int(pieces.length[layout.order].sum()) * BYTES_PER_TOKEN
-    count = max(1, min(rows, -(-size // shard_bytes)))
+    count = max(1, min(rows, -(-size // (settings.shard_mb << 20))))
     bounds = [rows * i // count for i in range(count + 1)]
     shards, tokens, trained = [], 0, 0
     for number in range(count):
-        name = f"data-{number:05}-of-{count:05}.arrow"
-        with _hashed_file(out / name) as (sink, digest), pa.ipc.new_stream(sink, schema) as writer:
+        name = f"data-{number:05}-of-{count:05}.{settings.shard_format}"
+        with (
+            _hashed_file(out / name) as (sink, digest),
+            shard_writer(sink, schema, settings.shard_format) as writer,
+        ):
             chunks = _chunks(layout, pieces, bounds[number], bounds[number + 1])
             gather = partial(_gather, layout, pieces, batches, schema)
             for record, labels in ordered_map(gather, chunks, workers):
@@ -104,7 +109,8 @@ def write_shards(
             {"file": name, "rows": bounds[number + 1] - bounds[number], "sha256": digest.hexdigest()}
         )
     digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
-    dataset_files(out, [shard["file"] for shard in shards], schema, digest[:16])
+    if settings.shard_format == ARROW:
+        dataset_files(out, [shard["file"] for shard in shards], schema, digest[:16])
     return Written(shards, rows, tokens, trained)
 
 
@@ -205,8 +211,13 @@ def write_sums(folder: Path, known: Mapping[str, str]) -> None:
 def covered_files(folder: Path) -> list[str]:
     """Relative names of what `SHA256SUMS` covers: all but itself, `run.json` and `cache-*`."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    skipped = (SUMS, WORK, "cache-")
-    return [name for name in names if not name.startswith(skipped) and Path(name).name != RUN]
+    return [
+        name
+        for name in names
+        if not name.startswith((SUMS, WORK))
+        and not Path(name).name.startswith(CACHE)
+        and Path(name).name != RUN
+    ]
 
 
 def file_sha256(path: Path) -> str:
