@@ -168,6 +168,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "max_docs_per_row": ("plan", "max_docs_per_row"),
     "world_size": ("plan", "world_size"),
     "rows_per_step": ("plan", "rows_per_step"),
+    "shard_format": ("write", "shard_format"),
     "shard_mb": ("write", "shard_mb"),
     "val": ("write", "val"),
     "model": ("cost", "model"),

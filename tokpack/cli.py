@@ -79,6 +79,9 @@ WorldSize = Annotated[
 RowsPerStep = Annotated[
     int | None, typer.Option(help="Rows per rank and optimizer step, with --world-size (default 1).")
 ]
+ShardFormat = Annotated[
+    str | None, typer.Option(help="arrow (default), mapped from disk, or parquet, a fifth of the size.")
+]
 Val = Annotated[float | None, typer.Option(help="Share of conversations held out into OUT/validation.")]
 Seed = Annotated[int | None, typer.Option(help="Of shuffles and the hold-out (default 0).")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable row.")]
@@ -229,6 +232,7 @@ def pack(
     accumulation: Accumulation = None,
     learning_rate: LearningRate = None,
     mfu: Mfu = None,
+    shard_format: ShardFormat = None,
     shard_mb: Annotated[int | None, typer.Option(help="Size of a shard in MB (default 512).")] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write OUT/report.html.")] = False,
     overwrite: Annotated[
@@ -380,6 +384,7 @@ def repack(
     max_docs_per_row: MaxDocs = None,
     world_size: WorldSize = None,
     rows_per_step: RowsPerStep = None,
+    shard_format: ShardFormat = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows; as packed when not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
     quiet: Quiet = False,
@@ -389,7 +394,7 @@ def repack(
     from tokpack.repacking import repack as run
 
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
-    settings |= {"world_size": world_size, "rows_per_step": rows_per_step}
+    settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
     repacked = run(artefact, out, max_docs_per_row=max_docs_per_row, overwrite=overwrite, **settings)
     _written(repacked, out, quiet)
     if lost := lost_to_length(repacked):
