@@ -50,7 +50,7 @@ def test_a_folder_is_loaded_as_auto_tokenizer_loads_it(folder, cache):
 def test_the_vocabulary_ends_after_the_largest_id_also_where_ids_are_missing(tmp_path):
     from tokenizers import Tokenizer, models
 
-    sparse = Tokenizer(models.WordLevel({"a": 0, "</s>": 4, "<s>": 9}, unk_token="a"))
+    sparse = Tokenizer(models.WordLevel({"a": 0, "</s>": 400, "<s>": 900}, unk_token="a"))
     folder = tokenizer_folder(sparse, tmp_path / "model", template("llama3"))
     tokenizer = load_tokenizer(folder, tmp_path / "cache")
     vocab = tokenizer.reference.get_vocab()
