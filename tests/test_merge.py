@@ -72,9 +72,7 @@ def test_with_keep_order_rows_stand_as_they_were_packed(parts, tmp_path):
 
 
 def test_parts_dealt_alike_are_dealt_again_and_others_are_not(parts, tmp_path):
-    dealt = [
-        tokpack.repack(part, tmp_path / f"dealt{n}", world_size=2) for n, part in enumerate(parts, 1)
-    ]
+    dealt = [tokpack.repack(part, tmp_path / f"dealt{n}", world_size=2) for n, part in enumerate(parts, 1)]
     figures = tokpack.merge(dealt, tmp_path / "both").manifest["plan"]["dealt"]
     assert figures["idle_share"] < figures["idle_share_shuffled"]
     for name, mixed, options in [("one", [dealt[0], parts[1]], {}), ("kept", dealt, {"keep_order": True})]:
