@@ -6,6 +6,7 @@ Results go to stdout; progress, warnings and errors to stderr.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,12 +161,12 @@ def analyze(
     accumulation: Accumulation = None,
     learning_rate: LearningRate = None,
     mfu: Mfu = None,
-    workers: Workers = 0,
-    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="Train a few rows on this machine and count with its speed."),
     ] = False,
+    workers: Workers = 0,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -485,6 +486,8 @@ def _progress(quiet: bool) -> Iterator[Any]:
 
 def main() -> NoReturn:
     """Entry point: errors as three lines on stderr, each kind with its exit code."""
+    # Several blocks are in work at once: threads inside each would be in one another's way.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     _mount_plugins()
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     try:
