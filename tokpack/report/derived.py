@@ -70,7 +70,8 @@ def _report_of(artefact: Artefact) -> dict[str, Any] | None:
 
 def _recipe(reports: list[dict[str, Any]]) -> CostConfig:
     """The batches that the first report compares with."""
-    return CostConfig(batch_size=reports[0]["batch_size"]) if reports else CostConfig()
+    known = [report["batch_size"] for report in reports if "batch_size" in report]
+    return CostConfig(batch_size=known[0]) if known else CostConfig()
 
 
 def _lengths(pieces: Placement, dropped: Path) -> DocumentLengths:
