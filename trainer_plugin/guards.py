@@ -34,11 +34,17 @@ def refuse_batch(inputs: dict[str, Any]) -> None:
 def refuse_arguments(args: Any, accelerator: Any, loss: str) -> None:
     """Raise UsageError for TrainingArguments under which packed rows train wrongly."""
     parallel = getattr(accelerator, "parallelism_config", None)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     problem = None
     if args.n_gpu > 1:
         problem = (
             f"DataParallel over {args.n_gpu} GPUs cuts packed rows apart",
             "start one process per GPU: `torchrun --nproc-per-node N`, or set CUDA_VISIBLE_DEVICES=0",
+        )
+    elif processes > args.world_size:
+        problem = (
+            f"{processes} processes were started, but each would train alone, on all rows",
+            'on CPUs give use_cpu=True and ddp_backend="gloo"',
         )
     elif args.use_cache:
         problem = ("use_cache=True makes transformers ignore document boundaries", "leave it at False")

@@ -17,6 +17,7 @@ can do (DoRA, rsLoRA, PiSSA, GaLore, APOLLO, schedules, reporting) is theirs, un
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -166,8 +167,12 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
     import torch
     from transformers import TrainingArguments
 
+    on_cpu = not torch.accelerator.is_available()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     values = {
         "output_dir": str(output),
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and processes > 1 else None,
         "num_train_epochs": recipe.epochs,
         "max_steps": recipe.max_steps,
         "per_device_train_batch_size": recipe.batch_rows,

@@ -113,6 +113,7 @@ class PackedTrainerMixin:
         self.meter.start(resumed=bool(resume_from_checkpoint))
         if self.probe_at_start:
             self._probe()
+        reshard(self.model)
         self._last_log = time.perf_counter()
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -355,6 +356,18 @@ class PackedTrainer(PackedTrainerMixin, Trainer):
             for callback in (PrinterCallback, ProgressCallback):
                 self.remove_callback(callback)
             self.add_callback(RichProgress())
+
+
+def reshard(model: Any) -> None:
+    """Give back the weights that FSDP2 keeps whole after a forward pass without a backward one.
+
+    An optimizer made of whole weights would train copies that nobody reads.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def balanced_sampler(dataset: PackedDataset, args: Any, model: Any) -> BalancedSampler:
