@@ -296,7 +296,8 @@ def test_iterable_datasets_are_refused(tmp_path):
         ({"n_gpu": 2}, "DataParallel over 2 GPUs"),
         ({"world_size": 2, "average_tokens_across_devices": False}, "average_tokens_across_devices"),
         ({"cp_enabled": True}, "context parallelism"),
-        ({"fsdp": "true"}, "FSDP was asked for, but accelerate ignores it on CPUs"),
+        ({"WORLD_SIZE": "2"}, "each would train alone"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP was asked for, but accelerate ignores it on CPUs"),
     ],
 )
 def test_ways_to_distribute_that_tear_rows_apart_or_do_nothing_are_refused(monkeypatch, changes, message):
@@ -310,8 +311,8 @@ def test_ways_to_distribute_that_tear_rows_apart_or_do_nothing_are_refused(monke
     )
     refuse_arguments(arguments, accelerator, "token")
     for name, value in changes.items():
-        if name == "fsdp":
-            monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
+        if name.isupper():
+            monkeypatch.setenv(name, value)
         else:
             setattr(parallel if name == "cp_enabled" else arguments, name, value)
     with pytest.raises(UsageError, match=message):
