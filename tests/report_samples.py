@@ -77,7 +77,7 @@ def sample(
         config=Config(),
         tokenizer=SimpleNamespace(name=tokenizer),
         sources=[SimpleNamespace(name=name, size_bytes=4_815_925) for name in sources],
-        shapes=[SimpleNamespace(format="messages")] * len(sources),
+        shapes=[SimpleNamespace(format="messages", is_text=False)] * len(sources),
         pairs=False,
     )
     return make_report(run, corpus, part, planned=training).data  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def test_hostile_text_gets_no_colour_of_its_own() -> None:
     data = sample(dropped={"[red]x[/red]": 5}, sources=("[red]a[/]", "b"), tokenizer="[red]t[/red]")
     text = printed(report_view(data), terminal=True)
     assert "31" not in set(re.findall(r"\x1b\[([\d;]+)m", text))
-    assert text.count("[red]") == 3
+    assert text.count("[red]") >= 3
 
 
 def test_nothing_kept_prints() -> None:

@@ -20,6 +20,7 @@ from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
+from tokpack.report.vocabulary import language_figures, vocabulary_figures
 from tokpack.stages.write import write_json, writing
 from tokpack.store import TokenStore
 
@@ -104,6 +105,9 @@ def analyze(
             training = measured(training, documents, corpus, part, partial(progress, "calibrate"))
         report = make_report(run, corpus, part, planned=training)
         report.data["near_dup"] = near_duplicate_figures(run, corpus)
+        names = [source.name for source in run.sources]
+        report.data["vocabulary"] = vocabulary_figures(run.tokenizer, corpus, names)
+        report.data["languages"] = language_figures(run.tokenizer, corpus, config.seed)
         return report
 
 

@@ -32,7 +32,7 @@ class CapacityPoint:
     rows: int
     fill: float
     truncated: int
-    """Tokens beyond capacity, but those of documents kept in pieces."""
+    """Tokens beyond capacity, and of documents left out for it, but not of those kept in pieces."""
     truncated_documents: int
     flops: float
     money: Figure | None
@@ -47,13 +47,19 @@ class CapacityCurve:
     reason: str
 
 
-def fit_lengths(lengths: ArrayLike, capacity: int, split: ArrayLike | None = None) -> NDArray[np.int64]:
+def fit_lengths(
+    lengths: ArrayLike,
+    capacity: int,
+    split: ArrayLike | None = None,
+    uncut: ArrayLike | None = None,
+) -> NDArray[np.int64]:
     """Lengths of what is packed in rows of `capacity`: documents cut to it, those marked in `split` (bool[n])
-    in pieces of it, longest pieces first."""
+    in pieces of it, longest pieces first, and those marked in `uncut` whole or not at all."""
     array = np.asarray(lengths, dtype=np.int64)
-    if split is None:
-        return np.minimum(array, capacity)
-    marked = np.asarray(split, dtype=bool)
+    marked = np.zeros(array.size, bool) if split is None else np.asarray(split, dtype=bool)
+    if uncut is not None:
+        kept = ~(np.asarray(uncut, dtype=bool) & (array > capacity))
+        array, marked = array[kept], marked[kept]
     whole, rest = np.divmod(array[marked], capacity)
     pieces = np.concatenate([np.full(int(whole.sum()), capacity, dtype=np.int64), rest[rest > 0]])
     return np.concatenate([np.minimum(array[~marked], capacity), pieces])
@@ -72,8 +78,9 @@ def capacity_curve(
     max_tokens: int | None = None,
     max_truncated: float = MAX_TRUNCATED,
     split: ArrayLike | None = None,
+    uncut: ArrayLike | None = None,
 ) -> CapacityCurve:
-    """Plan every capacity and pick one. `rows_for(capacity)` plans `fit_lengths(lengths, capacity, split)`.
+    """Plan every capacity and pick one. `rows_for(capacity)` plans `fit_lengths` of the same documents.
 
     Work and money are those of the tokens: rows are flattened, free slots cost nothing.
 
@@ -88,7 +95,7 @@ def capacity_curve(
     cuttable = np.ones(array.size, dtype=bool) if split is None else ~np.asarray(split, dtype=bool)
     points = []
     for capacity in sorted(set(capacities)):
-        rows, cut = rows_for(capacity), fit_lengths(array, capacity, split)
+        rows, cut = rows_for(capacity), fit_lengths(array, capacity, split, uncut)
         slots = rows * capacity
         money = None
         if gpu is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tokpack.cost import ApiPrice, Figure, api_cost, capacity_curve
-from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint, fit_lengths
+from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
 from tokpack.cost.gpus import GIB
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
 from tokpack.report.cost_words import hours, money
@@ -24,7 +24,7 @@ def curve(training: Training, documents: Documents) -> dict[str, Any]:
     capacities = sorted({c for c in CAPACITIES if c <= limit} | {documents.capacity})
 
     def rows_for(capacity: int) -> int:
-        return documents.rows_for(fit_lengths(documents.whole, capacity, documents.split), capacity)
+        return documents.rows_for(documents.fit(capacity), capacity)
 
     most = None
     if training.gpu is not None:
@@ -38,6 +38,7 @@ def curve(training: Training, documents: Documents) -> dict[str, Any]:
         method=training.method,
         max_tokens=most,
         split=documents.split,
+        uncut=documents.uncut,
     )
     return {
         "points": [_point(training, documents, point) for point in found.points],
@@ -50,7 +51,7 @@ def curve(training: Training, documents: Documents) -> dict[str, Any]:
 def _point(training: Training, documents: Documents, point: CapacityPoint) -> dict[str, Any]:
     capacity = point.capacity
     checkpointing = training.checkpointing(capacity)
-    cut = fit_lengths(documents.whole, capacity, documents.split)
+    cut = documents.fit(capacity)
     run = training.run(cut, point.rows, checkpointing)
     fit = training.fit(capacity, training.gpu, checkpointing) if training.gpu else None
     total = int(documents.whole.sum())
@@ -58,7 +59,7 @@ def _point(training: Training, documents: Documents, point: CapacityPoint) -> di
         "capacity": capacity,
         "rows": count(point.rows, "rows"),
         "fill": count(point.fill, "share of slots"),
-        "truncated": count(point.truncated, "tokens", "beyond the capacity, one epoch"),
+        "truncated": count(point.truncated, "tokens", "beyond the capacity or left out for it, one epoch"),
         "truncated_share": count(point.truncated / total if total else 0.0, "share of tokens"),
         "truncated_documents": count(point.truncated_documents, "documents"),
         "flops": figure(run.flops) if run else count(point.flops * training.settings.epochs, "FLOPs"),
@@ -84,7 +85,7 @@ def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
             continue
         run = training.run(documents.pieces, documents.rows, checkpointing, None if own else gpu)
         if run is not None:
-            line = {"key": gpu.key, "checkpointing": checkpointing, "chosen": own}
+            line = {"key": gpu.key, "dtype": gpu.dtype, "checkpointing": checkpointing, "chosen": own}
             out.append(
                 {
                     **line,
@@ -102,7 +103,8 @@ def managed(training: Training, documents: Documents) -> list[dict[str, Any]]:
     A provider's smallest price class that takes the model; the service that was asked for comes first.
     """
     size = training.shape.total_params / 1e9
-    chosen, seen = [], set()
+    chosen: list[tuple[bool, ApiPrice]] = []
+    seen = {training.api.provider} if training.api is not None else set()
     for price in sorted(training.apis.values(), key=lambda p: (p.max_params_b or np.inf, p.key)):
         asked = training.api is not None and price.key == training.api.key
         if price.max_params_b is not None and not asked:
@@ -247,7 +249,7 @@ def _capacity(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
     flag, reason = f"--max-length {best}", cost["curve"]["reason"]
     if best > capacity and cuts_too_much:
         lost = points[capacity]["truncated_share"]["value"]
-        why = f"at {capacity:,} you cut {lost:.1%} of the tokens; {best:,} is {reason}"
+        why = f"at {capacity:,} you lose {lost:.1%} of the tokens to length; {best:,} is {reason}"
         return _advice("raise_max_length", "raise --max-length", flag, why, saves=None, share=0.0)
     if best < capacity and (share >= WORTH or points[capacity]["fits"] is False):
         why = f"{best:,} is {reason}"
@@ -256,11 +258,13 @@ def _capacity(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
 
 
 def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
-    """A cheaper card, where list prices make one."""
+    """A cheaper card, where list prices make one; none without bf16 for one that has it."""
     chosen = next((card for card in cost["cards"] if card["chosen"]), None)
-    if chosen is None or chosen["money"] is None or cost["cards"][0]["chosen"]:
+    if chosen is None or chosen["money"] is None:
         return None
-    best = cost["cards"][0]
+    best = next(card for card in cost["cards"] if card["dtype"] in ("bf16", chosen["dtype"]))
+    if best["chosen"]:
+        return None
     saves, share = saving(chosen | {"flops": {"value": 0.0}}, best)
     if share < WORTH:
         return None

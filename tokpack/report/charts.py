@@ -25,6 +25,7 @@ FONT_SIZE, LINE_HEIGHT, LETTER = 13, 18, 7.4
 WORDS_GAP, BAR_HEIGHT, BAR_GAP, HAIR = 8, 10, 20, 2
 PLOT_HEIGHT = 220
 MOST_REASONS = 8
+DUPLICATES = ("exact_duplicate", "near_duplicate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,11 @@ def tokens_chart(data: dict[str, Any]) -> Chart:
 
 
 def _losses(tokens: dict[str, Any]) -> list[tuple[str, int]]:
-    """Reasons, most tokens first, the small ones together; what is cut off kept documents comes last."""
+    """Duplicates, then noise and the rest, most tokens first, the small ones together; last what is cut off
+    kept documents."""
     reasons = sorted(tokens["dropped"].items(), key=lambda item: (-item[1], item[0]))
-    losses = [(one_line(reason, 40), lost) for reason, lost in reasons[:MOST_REASONS] if lost]
+    shown = sorted(reasons[:MOST_REASONS], key=lambda item: item[0] not in DUPLICATES)
+    losses = [(one_line(reason, 40), lost) for reason, lost in shown if lost]
     if rest := sum(lost for _, lost in reasons[MOST_REASONS:]):
         losses.append((counted(len(reasons) - MOST_REASONS, "more reason"), rest))
     if tokens["truncated"]:

@@ -54,6 +54,7 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
                     ["this run"] * card["chosen"]
                     + ["gradient checkpointing"] * card["checkpointing"]
                     + ["measured"] * (card["hours"]["source"] == "measured")
+                    + ["no bf16"] * (card["dtype"] == "fp16")
                 ),
             }
             for card in cost["cards"]

@@ -11,11 +11,8 @@ from rich.text import Text
 
 from tokpack.report.cost_words import PARTS, UNITS, cost_words, curve_words, hours, measure, measured, money
 from tokpack.report.safe import one_line
-from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
+from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import share
-
-COMMAND = 120
-"""Columns of facts and the command."""
 
 
 def cost_bill(cost: dict[str, Any]) -> RenderableType:
@@ -30,7 +27,7 @@ def cost_bill(cost: dict[str, Any]) -> RenderableType:
     facts = facts_grid([line for line in lines if line[1]] + [("train with", words.command)])
     warnings = [Text(f"! {warning}", style=BAD) for warning in words.warnings]
     parts: list[RenderableType] = [Constrain(Group(*head), READABLE), WaysTable(cost), advice_table(cost)]
-    parts.append(Constrain(Group(facts, *warnings), COMMAND))
+    parts.append(Constrain(Group(facts, *warnings), FACTS))
     return Group(*(item for part in parts for item in (part, Text())))
 
 
@@ -133,7 +130,9 @@ def cards_table(cost: dict[str, Any]) -> Table:
     table.columns[-1].justify = "left"
     for card in cost["cards"]:
         marks = ["this run"] * card["chosen"] + ["checkpointing"] * card["checkpointing"]
-        marks += ["measured"] * (card["hours"]["source"] == "measured")
+        marks += ["measured"] * (card["hours"]["source"] == "measured") + ["no bf16"] * (
+            card["dtype"] == "fp16"
+        )
         table.add_row(
             Text(one_line(card["key"], 40)),
             hours(card["hours"]),

@@ -18,14 +18,25 @@ import polars as pl
 from tokpack import ledger as ledgers
 from tokpack.config import CostConfig
 from tokpack.corpus import Corpus
-from tokpack.cost import SlotRow, run_plan, slot_table
+from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED
 from tokpack.pipeline import Part, Run
 from tokpack.report.bill import make_cost
+from tokpack.report.data_figures import (
+    RANKS,
+    longest_documents,
+    quantiles,
+    rank_figures,
+    row_figures,
+    source_figures,
+    truncation_figures,
+)
 from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
 from tokpack.schema import PREFERENCE
+from tokpack.stages.clean import rules_of
 from tokpack.stages.plan import Plan, make_plan
+from tokpack.stages.truncate import OVERLONG
 
 log = logging.getLogger("tokpack")
 
@@ -98,11 +109,31 @@ def make_report(
     data = head | report_figures(
         ledger, lengths, part.plan, part.dealt, run.config.cost, corpus.examples, corpus.counters
     )
+    documents, names = documents_of(run, corpus, part), [source.name for source in run.sources]
+    data |= {
+        "sources": source_figures(corpus, part.pieces, names),
+        "longest": longest_documents(corpus, names),
+        "truncation": truncation_figures(documents),
+        "ranks": _ranks(run, part, planned),
+        "rules": list(rules_of(run.config.clean)),
+    }
     if planned is not None and run.pairs:
         log.warning("no bill: it counts supervised training, and pairs are trained beside a reference model")
     elif planned is not None:
-        data["cost"] = make_cost(planned, documents_of(run, corpus, part))
+        data["cost"] = make_cost(planned, documents)
     return Report(data)
+
+
+def _ranks(run: Run, part: Part, planned: Training | None) -> dict[str, Any] | None:
+    """Of the ranks that were asked for, or of the GPUs of the bill, or of an example."""
+    settings, capacity = run.config.plan, part.plan.capacity
+    ranks = settings.world_size or run.config.cost.gpu_count
+    weights = settings.token_cost
+    if planned is not None and not weights:
+        checkpointing = planned.checkpointing(capacity)
+        weights = token_cost(planned.shape, capacity, method=planned.method, checkpointing=checkpointing)
+    lengths = part.pieces["length"].to_numpy()
+    return rank_figures(part.plan, lengths, settings, weights, ranks if ranks > 1 else RANKS, run.config.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +164,7 @@ def report_figures(
         "batch_size": recipe.batch_size,
         "slots": slot_figures(lengths.raw, lengths.pieces, plan, recipe),
         "plan": plan_figures(plan, dealt),
+        "rows": row_figures(plan, lengths.pieces),
         "drops": drop_figures(ledger, examples),
         "counters": counters,
     }
@@ -142,8 +174,9 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
     """Lengths of all documents, of the kept ones, and of what is packed, for the bill."""
     settings = run.config.plan
     overlong = run.config.truncate.overlong
-    kept = corpus.docs.filter(pl.col("drop_reason").is_null())
-    raw = corpus.docs.filter(pl.col("drop_reason").ne_missing(ledgers.HELD_OUT))["tokens"].to_numpy()
+    reason = pl.col("drop_reason")
+    whole = corpus.docs.filter(reason.is_null() | (reason == OVERLONG))
+    raw = corpus.docs.filter(reason.ne_missing(ledgers.HELD_OUT))["tokens"].to_numpy()
     in_pieces = [overlong == "split" or (overlong == "auto" and shape.is_text) for shape in run.shapes]
     # An exact solver is too slow for a curve over capacities, and differs from bfd by less than a percent.
     planner = "bfd" if settings.planner == "optimal" else settings.planner
@@ -154,8 +187,9 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
 
     return Documents(
         raw=raw[raw > 0],
-        whole=kept["tokens"].to_numpy(),
-        split=np.array(in_pieces)[kept["source"].to_numpy()],
+        whole=whole["tokens"].to_numpy(),
+        split=np.array(in_pieces)[whole["source"].to_numpy()],
+        uncut=whole["drop_reason"].is_not_null().to_numpy(),
         pieces=part.pieces["length"].to_numpy(),
         rows=part.plan.rows,
         capacity=part.plan.capacity,
@@ -189,8 +223,7 @@ def length_figures(tokens: Lengths, capacity: int) -> dict[str, Any]:
     return {
         "documents": len(tokens),
         "mean": round(float(tokens.mean()), 1),
-        **{f"p{q}": int(np.percentile(tokens, q, method="inverted_cdf")) for q in (50, 90, 99)},
-        "max": high,
+        **quantiles(tokens),
         "overlong": int((tokens > capacity).sum()),
         "histogram": bins,
     }

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from tokpack.ledger import HELD_OUT
 from tokpack.report import charts
 from tokpack.report.cost_page import cost_view
+from tokpack.report.data_page import data_view
 from tokpack.report.safe import one_line, printable, snippet
 from tokpack.report.words import (
     PROOFS,
@@ -65,6 +66,7 @@ def page(data: dict[str, Any]) -> str:
         proof=PROOFS[data["plan"]["bound_kind"]],
         lengths=data["lengths"],
         charts=_charts(data),
+        more=data_view(data),
         drops=_drops(data),
         more_drops=max(0, len(data["drops"]) - MOST_REASONS),
         files=_files(data),

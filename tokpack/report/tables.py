@@ -7,6 +7,8 @@ from rich.text import Text
 
 READABLE = 96
 """Columns of running text."""
+FACTS = 120
+"""Columns of facts and commands."""
 WIDE = 110
 """Columns from which tables show all they have."""
 GOOD, QUIET, BAD = "green", "dim", "red"

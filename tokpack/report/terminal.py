@@ -18,8 +18,10 @@ from rich.text import Text
 
 from tokpack.ledger import HELD_OUT
 from tokpack.report.cost_terminal import cost_bill, cost_details
+from tokpack.report.data_terminal import data_details, data_facts
+from tokpack.report.data_words import rules_without_hits
 from tokpack.report.safe import one_line, snippet
-from tokpack.report.tables import BAD, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
+from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import (
     REASONS,
     SLOT,
@@ -40,9 +42,10 @@ def report_view(data: dict[str, Any]) -> RenderableType:
     """The bill first, details after."""
     cost = data.get("cost")
     parts = [_head(data), *([cost_bill(cost)] if cost else []), _bill(data)]
-    parts += [facts_grid(_report_facts(data)), drops_table(data), SlotsTable(data)]
+    parts += [Constrain(facts_grid(_report_facts(data)), FACTS), drops_table(data), SlotsTable(data)]
     if len(data["ledger"]["sources"]) > 1:
         parts.append(sources_table(data))
+    parts += data_details(data)
     parts.append(ledger_table(data["ledger"]))
     parts += cost_details(cost) if cost else []
     if notes := _notes(data):
@@ -115,7 +118,7 @@ def _report_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if data["lengths"]["documents"]:
         facts.append(("lengths", _lengths(data["lengths"], data["capacity"])))
-    return facts
+    return facts + data_facts(data)
 
 
 def _pairs(documents: dict[str, Any]) -> str:
@@ -148,14 +151,16 @@ class SlotsTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= WIDE
-        columns = ("rows", "tokens", "slots", "full", "") if wide else ("slots", "full")
+        columns = ("rows", "tokens", "slots", "full", "steps", "saved", "") if wide else ("slots", "full")
         table = plain_table("Token slots per epoch", "training on", *columns)
         longest = max((line["slots"] for line in self.lines), default=0) or 1
         for line in self.lines:
             cells: list[RenderableType] = [f"{line['slots']:,}", share(line["fill"], 1)]
             if wide:
-                bar = ProgressBar(longest, line["slots"], width=20, complete_style=GOOD, finished_style=GOOD)
-                cells = [f"{line['rows']:,}", f"{line['tokens']:,}", *cells, bar]
+                bar = ProgressBar(longest, line["slots"], width=14, complete_style=GOOD, finished_style=GOOD)
+                saved = share(line["saved"], self.lines[1]["slots"]) if line["saved"] > 0 else ""
+                cells = [f"{line['rows']:,}", f"{line['tokens']:,}", *cells]
+                cells += [f"{line['steps']:,}", saved, bar]
             table.add_row(Text(line["name"]), *cells, style="bold" if line is self.lines[-1] else "")
         yield table
 
@@ -199,6 +204,8 @@ def drops_table(data: dict[str, Any]) -> RenderableType:
             start = Text(one_line(snippet(text), 400), style=QUIET, no_wrap=True, overflow="ellipsis")
             examples.add_row(Text(one_line(drop["reason"], 24)), start)
     parts = [_cut(table, len(data["drops"]), "reason")]
+    if missed := rules_without_hits(data):
+        parts.append(Constrain(Text(f"looked for, not found: {', '.join(missed)}", style=QUIET), READABLE))
     return Group(*parts, Text(), examples) if examples.row_count else Group(*parts)
 
 

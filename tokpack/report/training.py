@@ -28,6 +28,7 @@ from tokpack.cost import (
     load_apis,
     load_gpus,
 )
+from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.hf_config import max_positions
 from tokpack.errors import UsageError
 
@@ -121,9 +122,11 @@ class Documents:
     raw: Lengths
     """Every document as it came, but those held out."""
     whole: Lengths
-    """The kept documents before truncation."""
+    """Documents before truncation: those kept, and those that are too long for a row."""
     split: npt.NDArray[np.bool_]
     """Which of `whole` are kept in pieces where they are longer than a row."""
+    uncut: npt.NDArray[np.bool_]
+    """Which of `whole` are left out where they are longer than a row."""
     pieces: Lengths
     """What is packed."""
     rows: int
@@ -131,6 +134,10 @@ class Documents:
     capacity: int
     rows_for: Callable[[Lengths, int], int]
     """Rows that the planner makes of other lengths, at another capacity."""
+
+    def fit(self, capacity: int) -> npt.NDArray[np.int64]:
+        """What would be packed in rows of another capacity."""
+        return fit_lengths(self.whole, capacity, self.split, self.uncut)
 
 
 def load_training(settings: CostConfig, measured: bool = False) -> Training | None:

@@ -1,0 +1,133 @@
+"""What is in the data, source by source, and how rows come out: lengths, trained share, what other capacities
+would cut, the longest documents, free slots, and how long ranks wait. Plain data, like all of a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tokpack.config import PlanConfig
+from tokpack.corpus import Corpus
+from tokpack.cost.capacity import CAPACITIES
+from tokpack.report.training import Documents
+from tokpack.stages.plan import Plan
+from tokpack.stages.planners.deal import deal, row_costs, row_order
+
+Lengths = npt.NDArray[np.integer[Any]]
+LONGEST = 10
+FREE = (0.0, 0.001, 0.01, 0.05, 0.10, 0.25, 1.0)
+"""Classes of rows: free slots up to this share of the capacity."""
+RANKS = 8
+"""Ranks of the example, where none were asked for."""
+QUANTILES = (50, 90, 99)
+
+
+def quantiles(tokens: Lengths) -> dict[str, int]:
+    """`p50`, `p90`, `p99` and `max`: lengths that so many percent do not exceed."""
+    if not len(tokens):
+        return dict.fromkeys([*(f"p{q}" for q in QUANTILES), "max"], 0)
+    found = np.percentile(tokens, [*QUANTILES, 100], method="inverted_cdf")
+    names = [*(f"p{q}" for q in QUANTILES), "max"]
+    return {name: int(value) for name, value in zip(names, found, strict=True)}
+
+
+def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+    """Kept documents of each source: their lengths before truncation, and what is packed and trained."""
+    kept = corpus.docs.filter(pl.col("drop_reason").is_null()).select("source", "tokens")
+    by_source = {source: rows["tokens"] for (source,), rows in kept.group_by("source")}
+    packed = (
+        pieces.select("length", "trained", source=corpus.docs["source"].gather(pieces["document"]))
+        .group_by("source")
+        .agg(pl.col("length", "trained").cast(pl.Int64).sum())
+    )
+    sums = {source: (length, trained) for source, length, trained in packed.rows()}
+    out = []
+    for number, name in enumerate(names):
+        tokens = by_source.get(number, kept["tokens"].clear()).to_numpy()
+        length, trained = sums.get(number, (0, 0))
+        share = trained / length if length else 0.0
+        figures = {"documents": len(tokens), "packed": length, "trained": trained, "trained_share": share}
+        out.append({"name": name, **figures, **quantiles(tokens)})
+    return out
+
+
+def truncation_figures(documents: Documents) -> list[dict[str, Any]]:
+    """Documents and tokens that rows of other lengths would cut or leave out.
+
+    Truncation by turns cuts a little more than is said here.
+    """
+    whole, total = documents.whole, int(documents.whole.sum())
+    out = []
+    for capacity in sorted({*CAPACITIES, documents.capacity}):
+        lost = total - int(documents.fit(capacity).sum())
+        longer = int(((whole > capacity) & ~documents.split).sum())
+        share = lost / total if total else 0.0
+        out.append({"capacity": capacity, "documents": longer, "tokens": lost, "share": share})
+    return out
+
+
+def longest_documents(corpus: Corpus, names: list[str]) -> list[dict[str, Any]]:
+    """The longest documents as they came, where they stand, and what became of them."""
+    top = corpus.docs.sort("tokens", "doc_id", descending=[True, False]).head(LONGEST)
+    columns = ("doc_id", "source", "row", "tokens", "cut", "drop_reason")
+    return [
+        {
+            "doc_id": doc,
+            "source": names[source],
+            "row": row,
+            "tokens": tokens,
+            "fate": reason or ("shortened" if cut else "kept"),
+        }
+        for doc, source, row, tokens, cut, reason in top.select(columns).rows()
+        if tokens
+    ]
+
+
+def row_figures(plan: Plan, lengths: Lengths) -> list[dict[str, Any]]:
+    """Rows by their free slots: how many have more than the class before, and at most `up_to`."""
+    if not plan.rows:
+        return []
+    tokens = np.bincount(plan.row_of_doc, weights=lengths, minlength=plan.rows)
+    free = (plan.capacity - tokens) / plan.capacity
+    counts = np.diff(np.searchsorted(np.sort(free), FREE, side="right"), prepend=0)
+    return [{"up_to": up_to, "rows": int(n)} for up_to, n in zip(FREE, counts, strict=True)]
+
+
+def rank_figures(
+    plan: Plan, lengths: Lengths, settings: PlanConfig, token_cost: int, ranks: int, seed: int
+) -> dict[str, Any] | None:
+    """How long `ranks` wait for the slowest of them, with rows shuffled and with rows dealt by cost.
+
+    `step`: the work of each rank in a step that waits as much as the middle one, the slowest being 1. Without
+    `token_cost` attention alone counts. None where there are fewer rows than ranks.
+    """
+    per_rank = settings.rows_per_step if settings.world_size else 1
+    step = ranks * per_rank
+    if ranks < 2 or plan.rows < step:
+        return None
+    costs = row_costs(lengths.astype(np.int32), plan.row_of_doc, linear=float(token_cost), quadratic=1.0)
+    dealt, _ = deal(costs, ranks, step, seed)
+    orders = {"shuffled": row_order(plan.rows, seed), "dealt": dealt}
+    return {
+        "ranks": ranks,
+        "rows_per_step": per_rank,
+        "token_cost": token_cost,
+        "asked": settings.world_size == ranks,
+        **{name: _waiting(costs[order], ranks, per_rank) for name, order in orders.items()},
+    }
+
+
+def _waiting(costs: npt.NDArray[np.float64], ranks: int, per_rank: int) -> dict[str, Any]:
+    """Ranks take rows in turn."""
+    kept = len(costs) // (ranks * per_rank) * ranks * per_rank
+    work = costs[:kept].reshape(-1, per_rank, ranks).sum(axis=1)
+    slowest = work.max(axis=1)
+    waits = 1 - work.mean(axis=1) / slowest
+    middle = int(np.argsort(waits, kind="stable")[len(waits) // 2])
+    return {
+        "idle_share": float(1 - work.sum() / (slowest.sum() * ranks)),
+        "step": [round(float(share), 4) for share in work[middle] / slowest[middle]],
+    }

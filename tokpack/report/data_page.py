@@ -1,0 +1,120 @@
+"""What the page shows of the data itself: texts, lengths by file, the longest documents, ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokpack.report import data_charts
+from tokpack.report.data_words import (
+    error,
+    fit,
+    language_name,
+    language_words,
+    languages_source,
+    ranks_words,
+    rules_without_hits,
+    vocabulary_words,
+)
+from tokpack.report.safe import one_line, snippet
+from tokpack.report.words import REASONS, share
+
+MOST_FILES, MOST_PAIRS, MOST_LANGUAGES = 500, 3, 12
+
+
+def data_view(data: dict[str, Any]) -> dict[str, Any]:
+    """Everything that page_text.html.j2 and page_rows.html.j2 need; parts that the report lacks are None."""
+    vocabulary, ranks = data.get("vocabulary"), data.get("ranks")
+    return {
+        "text": _text(vocabulary, data.get("languages")) if vocabulary and vocabulary["tokens"] else None,
+        "sources": _sources(data, vocabulary) if len(data.get("sources", [])) > 1 else None,
+        "longest": _longest(data.get("longest")),
+        "truncation": _truncation(data),
+        "pairs": _pairs(data.get("near_dup")),
+        "not_found": ", ".join(rules_without_hits(data)),
+        "files": data_charts.sources_chart(data) if len(data["ledger"]["sources"]) > 1 else None,
+        "free": data_charts.free_chart(data["rows"], data["capacity"]) if data.get("rows") else None,
+        "ranks": {"words": ranks_words(ranks), "chart": data_charts.ranks_chart(ranks)} if ranks else None,
+    }
+
+
+def _text(vocabulary: dict[str, Any], languages: dict[str, Any] | None) -> dict[str, Any]:
+    shares = languages["shares"][:MOST_LANGUAGES] if languages else []
+    return {
+        "words": vocabulary_words(vocabulary),
+        "chart": data_charts.scripts_chart(vocabulary),
+        "used": share(vocabulary["used"], vocabulary["size"]),
+        "fit": fit(vocabulary),
+        "covered": vocabulary["covered"],
+        "size": vocabulary["size"],
+        "top": [
+            {
+                "text": one_line(token["text"], 40).replace(" ", "\N{OPEN BOX}"),
+                "id": token["id"],
+                "count": token["count"],
+                "share": share(token["count"], vocabulary["tokens"], 2),
+            }
+            for token in vocabulary["top"]
+        ],
+        "languages": [
+            {
+                "name": language_name(line["language"]),
+                "share": share(line["share"], 1) + error(line),
+                "value": line["share"],
+            }
+            for line in shares
+        ],
+        "about_languages": languages_source(languages) if shares and languages else "",
+        "no_languages": language_words(languages) if languages and not shares else "",
+    }
+
+
+def _sources(data: dict[str, Any], vocabulary: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Lengths of each file, most packed tokens first."""
+    fits = {line["name"]: line for line in vocabulary["sources"]} if vocabulary else {}
+    lines = sorted(data["sources"], key=lambda line: (-line["packed"], line["name"]))[:MOST_FILES]
+    return [
+        line
+        | {
+            "name": one_line(line["name"]),
+            "share": share(line["trained"], line["packed"]),
+            "fit": fit(fits[line["name"]]) if line["name"] in fits else "",
+        }
+        for line in lines
+    ]
+
+
+def _longest(longest: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    if not longest:
+        return None
+    return [
+        line
+        | {
+            "place": f"{one_line(line['source'], 60)}:{line['row']}",
+            "fate": one_line(line["fate"], 40),
+            "meaning": REASONS.get(line["fate"], ""),
+        }
+        for line in longest
+    ]
+
+
+def _truncation(data: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Where the bill has no table of capacities."""
+    if data.get("cost") or not data.get("truncation"):
+        return None
+    return [
+        line | {"share_words": share(line["share"], 1, 2), "current": line["capacity"] == data["capacity"]}
+        for line in data["truncation"]
+    ]
+
+
+def _pairs(near: dict[str, Any] | None) -> list[dict[str, Any]] | None:
+    if not near or not near["pairs"]:
+        return None
+    return [
+        {
+            "jaccard": f"{pair['jaccard']:.2f}",
+            "removed": snippet(pair["removed"]),
+            "kept": snippet(pair["kept"]),
+        }
+        for pair in near["pairs"][:MOST_PAIRS]
+    ]
