@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
+from tokpack.stages.remote import list_remote, open_remote
 
 Container = Literal["jsonl", "json", "parquet", "arrow", "csv", "text", "dataset"]
 
@@ -64,7 +65,10 @@ def open_sources(configs: tuple[SourceConfig, ...]) -> list[Source]:
 
 def _expand(config: SourceConfig) -> Iterator[Source]:
     path = config.path
-    if path == "-" or "://" in path:
+    if path == "-":
+        yield Source("stdin", path, cast(Container, config.container or "jsonl"), "", config)
+        return
+    if "://" in path:
         yield from _remote(path, config)
         return
     folder = Path(path)
@@ -103,24 +107,12 @@ def _file_source(path: str, name: str, config: SourceConfig) -> Source:
     return Source(name, path, container, _compression(name), config, Path(path).stat().st_size)
 
 
-def _remote(path: str, config: SourceConfig) -> Iterator[Source]:
-    if path == "-":
-        yield Source("stdin", path, cast(Container, config.container or "jsonl"), "", config)
-        return
-    import fsspec  # late: only remote inputs need it
-
-    try:
-        fs, _, paths = fsspec.get_fs_token_paths(path)
-    except (ImportError, ValueError) as error:
-        raise UsageError(
-            f"cannot open {path}: {error}", where=path, hint="s3:// needs `pip install tokpack[s3]`"
-        ) from None
-    for match in sorted(paths):
-        name = PurePosixPath(match).name
-        container = _container(name, config)
+def _remote(url: str, config: SourceConfig) -> Iterator[Source]:
+    for file in list_remote(url, lambda name: _container(name, config) is not None):
+        container = _container(file.name, config)
         if container is None:
-            raise UsageError(f"cannot tell the file type of {name}", where=path, hint=_known_extensions())
-        yield Source(name, fs.unstrip_protocol(match), container, _compression(name), config, fs.size(match))
+            raise UsageError(f"cannot tell the file type of {file.name}", where=url, hint=_known_extensions())
+        yield Source(file.name, file.url, container, _compression(file.name), config, file.size_bytes)
 
 
 def _container(name: str, config: SourceConfig) -> Container | None:
@@ -162,11 +154,9 @@ def open_hashing(source: Source) -> Hashing:
 def _open_raw(source: Source) -> IO[bytes]:
     if source.path == "-":
         return stdin()
+    if "://" in source.path:
+        return open_remote(source.path)
     try:
-        if "://" in source.path:
-            import fsspec
-
-            return cast(IO[bytes], fsspec.open(source.path, "rb").open())
         return Path(source.path).open("rb")
     except OSError as error:
         raise DataError(

@@ -1,0 +1,163 @@
+"""Inputs behind URLs: memory:// always, s3:// against a server on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from chats import messy_rows
+
+import tokpack
+from tokpack.config import SourceConfig
+from tokpack.errors import UsageError
+from tokpack.stages.read import read_blocks
+from tokpack.stages.sources import open_sources
+
+ROWS = messy_rows(60, seed=4)
+LINES = b"\n".join(ROWS) + b"\n"
+
+
+def parquet(texts: list[str]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), sink, row_group_size=2)
+    return sink.getvalue()
+
+
+FILES = {
+    "data/chats.jsonl": LINES,
+    "data/b.parquet": parquet(["three", "four", "five"]),
+    "data/a.parquet": parquet(["one", "two"]),
+    "data/deep/c.jsonl": b'{"text": "six"}\n',
+    "data/notes.md": b"no data",
+}
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    for name, data in FILES.items():
+        fs.pipe(f"/bucket/{name}", data)
+    yield "memory://bucket"
+    fs.rm("/bucket", recursive=True)
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    server = pytest.importorskip("moto.server", reason='pip install "moto[server]"')
+    pytest.importorskip("s3fs", reason='pip install "tokpack[s3]"')
+    import boto3
+
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    with closing(client):
+        client.create_bucket(Bucket="bucket")
+        for name, data in FILES.items():
+            client.put_object(Bucket="bucket", Key=name, Body=data)
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> Iterator[str]:
+    import fsspec.config
+    import s3fs
+
+    quick = {"connect_timeout": 5, "read_timeout": 5, "retries": {"max_attempts": 2}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": quick})
+    settings = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield "s3://bucket"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def bucket(request) -> str:
+    return request.getfixturevalue(request.param)
+
+
+def names_and_rows(url: str) -> tuple[list[str], list[Any]]:
+    sources = open_sources((SourceConfig(path=url),))
+    rows: list[Any] = []
+    for block in read_blocks(sources):
+        lines = block.data.splitlines() if isinstance(block.data, bytes) else block.data.to_pylist()
+        rows += [json.loads(line)["text"] if isinstance(line, bytes) else line["text"] for line in lines]
+    assert all(source.sha256 and source.size_bytes for source in sources)
+    return [source.name for source in sources], rows
+
+
+def test_globs_and_folders_are_read_in_a_stable_order(bucket):
+    assert names_and_rows(f"{bucket}/data/*.parquet") == (
+        ["a.parquet", "b.parquet"],
+        ["one", "two", "three", "four", "five"],
+    )
+    assert names_and_rows(f"{bucket}/data/deep") == (["c.jsonl"], ["six"])
+    sources = open_sources((SourceConfig(path=f"{bucket}/data/"),))
+    assert [source.name for source in sources] == ["a.parquet", "b.parquet", "chats.jsonl", "deep/c.jsonl"]
+
+
+def test_a_remote_input_packs_to_the_bytes_of_the_local_one(bucket, qwen, tmp_path):
+    (tmp_path / "chats.jsonl").write_bytes(LINES)
+    options = {"tokenizer": str(qwen), "max_length": 256}
+    remote = tokpack.pack(f"{bucket}/data/chats.jsonl", tmp_path / "remote", **options)
+    local = tokpack.pack(tmp_path / "chats.jsonl", tmp_path / "local", **options)
+    assert (remote.folder / "SHA256SUMS").read_bytes() == (local.folder / "SHA256SUMS").read_bytes()
+    assert tokpack.verify(remote.folder).ok
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("data/chat.jsonl", "no such object"),
+        ("nothing/here.jsonl", "no such object"),
+        ("data/*.csv", "nothing matches"),
+        ("data/notes.md", "cannot tell the file type"),
+    ],
+)
+def test_what_is_not_there_is_an_error_with_its_url(bucket, path, what):
+    with pytest.raises(UsageError, match=what) as error:
+        open_sources((SourceConfig(path=f"{bucket}/{path}"),))
+    assert error.value.where == f"{bucket}/{path}"
+
+
+def test_a_missing_library_is_named_with_its_pip_line(monkeypatch):
+    registry = importlib.import_module("fsspec.registry")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(registry._registry, "s3", raising=False)
+    with pytest.raises(UsageError, match="not installed") as error:
+        open_sources((SourceConfig(path="s3://bucket/a.jsonl"),))
+    assert error.value.hint == 'pip install "tokpack[s3]"'
+
+
+def test_a_server_that_does_not_answer_is_an_error_with_its_url(s3, monkeypatch):
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UsageError, match="cannot open") as error:
+        open_sources((SourceConfig(path="s3://bucket/data/chats.jsonl"),))
+    assert "AWS_ENDPOINT_URL" in error.value.hint
