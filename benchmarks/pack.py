@@ -129,9 +129,11 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
         batches, out = corpus.mapped(), Path(folder, "out")
         out.mkdir()
         chunks = write._chunks(part.layout, part.placement, 0, part.plan.rows)
-        gather = partial(write._gather, part.layout, part.placement, batches, PACKED_SCHEMA)
+        moved = (part.layout, part.placement, batches)
+        gather = partial(write._gather, *moved, PACKED_SCHEMA)
         timed("gather", lambda: [gather(rows)[0].nbytes for rows in chunks])
-        timed("gather and write", write_shards, out, part.layout, part.placement, batches, 512 << 20)
+        settings = run.config.write
+        timed("gather and write", write_shards, out, *moved, PACKED_SCHEMA, settings)
         shards = sum(path.stat().st_size for path in out.glob("*.arrow")) / 1e6
         size |= {"gather": shards, "gather and write": shards}
     return [{"part": n, "seconds": s, "cpu_s": cpu[n], "mb_per_s": size[n] / s} for n, s in seconds.items()]

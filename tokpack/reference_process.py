@@ -1,7 +1,7 @@
 """`tokenizers` in a process of its own.
 
 Loading a vocabulary holds the interpreter lock for a third of a second, and so would keep every stage from
-its work. Questions and answers are pickled through pipes, one at a time.
+its work.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ import weakref
 from pathlib import Path
 from typing import IO, Any, cast
 
-import pyarrow as pa
-
-from tokpack.token_places import Encoded, encode_reference
+from tokpack.token_places import Tokenized
 
 
 class ReferenceProcess:
-    """Starts at once and loads meanwhile. Safe to share between threads; ends with its owner."""
+    """Starts at once and loads meanwhile. Safe to share between threads; ends with its owner.
+
+    Its methods raise OSError or EOFError when the process is gone.
+    """
 
     def __init__(self, backend: Path) -> None:
         # -P: a folder of the user's that happens to be named like a package must not shadow it.
-        command = [sys.executable, "-P", "-m", __name__, str(backend)]
+        command = [sys.executable, "-P", "-m", "tokpack.reference_server", str(backend)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, _close, self._process)
 
-    def encode(self, text: pa.LargeStringArray) -> Encoded:
-        """`encode_reference` over there. Raises OSError or EOFError when the process is gone."""
-        return cast(Encoded, self._ask("encode", text))
+    def encode(self, texts: list[str]) -> list[Tokenized]:
+        """Ids of each text, and the characters that each stands for."""
+        return cast(list[Tokenized], self._ask("encode", texts))
 
     def decode(self, ids: list[int]) -> str:
-        """Text of the ids, special tokens written out. Raises as `encode`."""
+        """Text of the ids, special tokens written out."""
         return cast(str, self._ask("decode", ids))
 
     def _ask(self, what: str, about: Any) -> Any:
@@ -52,23 +53,3 @@ class ReferenceProcess:
 def _close(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.communicate()
-
-
-def _serve(backend: str, questions: IO[bytes], answers: IO[bytes]) -> None:
-    import tokenizers
-
-    reference: Any = tokenizers.Tokenizer.from_buffer(Path(backend).read_bytes())
-    while True:
-        try:
-            what, about = pickle.load(questions)
-        except EOFError:
-            return
-        if what == "encode":
-            pickle.dump(encode_reference(reference, about), answers)
-        else:
-            pickle.dump(reference.decode(about, skip_special_tokens=False), answers)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1], sys.stdin.buffer, sys.stdout.buffer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -55,17 +56,20 @@ class Encoded:
         return np.clip(token, self.offsets[rows], self.offsets[rows + 1])
 
 
-def encode_reference(reference: Any, text: pa.LargeStringArray) -> Encoded:
+Tokenized = tuple[list[int], list[tuple[int, int]]]
+"""Ids of one text as `tokenizers` gives them, and the characters that each stands for."""
+
+
+def encode_with(encode: Callable[[list[str]], list[Tokenized]], text: pa.LargeStringArray) -> Encoded:
     """Encode with `tokenizers` and take its character offsets. The slow path: a loop over rows."""
     ids: list[npt.NDArray[np.int32]] = []
     places: list[Ints] = []
     counts, sizes = [0], [0]
     for chunk in _chunks(text):
         strings = chunk.to_pylist()
-        items = reference.encode_batch(strings, add_special_tokens=False)
-        for string, item in zip(strings, items, strict=True):
-            place, size = _byte_places(string, item.offsets)
-            ids.append(np.array(item.ids, np.int32))
+        for string, (numbers, characters) in zip(strings, encode(strings), strict=True):
+            place, size = _byte_places(string, characters)
+            ids.append(np.array(numbers, np.int32))
             places.append(np.maximum.accumulate(place, axis=0) + sizes[-1])
             counts.append(counts[-1] + len(place))
             sizes.append(sizes[-1] + size)
@@ -77,6 +81,16 @@ def encode_reference(reference: Any, text: pa.LargeStringArray) -> Encoded:
         np.ascontiguousarray(flat[:, 1]),
         np.ascontiguousarray(flat[:, 0]),
     )
+
+
+def encode_reference(reference: Any, text: pa.LargeStringArray) -> Encoded:
+    """`encode_with` a `tokenizers.Tokenizer`."""
+
+    def encode(strings: list[str]) -> list[Tokenized]:
+        items = reference.encode_batch(strings, add_special_tokens=False)
+        return [(item.ids, item.offsets) for item in items]
+
+    return encode_with(encode, text)
 
 
 def _byte_places(string: str, offsets: list[tuple[int, int]]) -> tuple[Ints, int]:

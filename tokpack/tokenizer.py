@@ -24,7 +24,7 @@ from tokpack.errors import UsageError
 from tokpack.fast_plan import load_fast
 from tokpack.fast_tokenizer import FastTokenizer
 from tokpack.reference_process import ReferenceProcess
-from tokpack.token_places import Encoded, encode_reference
+from tokpack.token_places import Encoded, encode_reference, encode_with
 from tokpack.tokenizer_cache import BACKEND, SNAPSHOT, TOKENIZER_FILES
 
 _SPECIALS_OF_MAP = ("bos_token", "eos_token", "pad_token")
@@ -106,7 +106,7 @@ class Tokenizer:
         """Ids and places as `tokenizers` gives them."""
         with self._other_process() as process:
             if process is not None:
-                return process.encode(text)
+                return encode_with(process.encode, text)
         return encode_reference(self.reference, text)
 
     @contextlib.contextmanager
