@@ -1,10 +1,13 @@
-"""Packed DPO equals DPO pair by pair."""
+"""Packed preference optimisation equals the same pair by pair, and TRL's."""
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +16,28 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from encode_helpers import byte_level, template, tokenizer_folder
 from torch.nn.functional import log_softmax, logsigmoid
-from trainer_rows import tiny_llama
+from trainer_rows import make_documents, tiny_llama, write_artefact
 
+import tokpack
 from tokpack.errors import DataError, UsageError
-from trainer_plugin import PackedDPOTrainer, load_recipe, pack_pairs
+from trainer_plugin import (
+    PackedCollator,
+    PackedDataset,
+    PackedDPOTrainer,
+    PackedTrainer,
+    PreferenceLoss,
+    load_model,
+    load_recipe,
+    pack_pairs,
+    prepare_lora,
+    prepare_model,
+)
 from trainer_plugin.recipe import training_arguments
+from trainer_plugin.run import run_training
+
+LOSSES = ("dpo", "ipo", "orpo", "simpo")
 
 
 def make_pairs(count=9, seed=0):
@@ -40,10 +59,52 @@ def with_adapter(seed=0):
     )
 
 
-def trainer_for(model, rows, tmp_path, **flags):
+def moved(model, names="lora_B", std=0.05):
+    """The model a few steps away from its reference."""
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if names in name:
+            parameter.data += std * torch.randn_like(parameter)
+    return model
+
+
+def trainer_for(model, rows, tmp_path, loss="dpo", ref_model=None, **flags):
     recipe = load_recipe(method="full", trainer={"use_cpu": True}, **flags)
     arguments = training_arguments(recipe, tmp_path)
-    return PackedDPOTrainer(model, arguments, train_dataset=rows, eval_dataset=rows, progress=False)
+    return PackedDPOTrainer(
+        model,
+        arguments,
+        train_dataset=rows,
+        eval_dataset=rows,
+        progress=False,
+        preference=PreferenceLoss(loss=loss),
+        ref_model=ref_model,
+    )
+
+
+def packed_loss(trainer, model, rows):
+    """Loss of one step over all rows, a micro-batch each, and its gradients."""
+    batches = [trainer.data_collator([row]) for row in rows]
+    batches, items = trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+    model.zero_grad()
+    total = 0.0
+    for batch in batches:
+        loss = trainer.compute_loss(model, batch, num_items_in_batch=items)
+        loss.backward()
+        total += loss.item()
+    return total, items, gradients_of(model)
+
+
+def gradients_of(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(ours, others, tolerance):
+    assert ours.keys() == others.keys()
+    norm = torch.stack([gradient.norm() for gradient in others.values()]).norm()
+    assert norm > 0
+    for name, gradient in ours.items():
+        assert (gradient - others[name]).norm() <= tolerance * norm, name
 
 
 def log_prob(model, ids, labels):
@@ -55,12 +116,14 @@ def log_prob(model, ids, labels):
 def test_pairs_are_packed_whole_and_each_once():
     pairs = make_pairs(40)
     rows = pack_pairs(pairs, 64)
-    assert sorted(n for row in rows for n in row["doc_ids"][::2]) == list(range(40))
+    assert sorted(n for row in rows for n in row["doc_ids"]) == list(range(80))
     for row in rows:
         assert len(row["input_ids"]) == sum(row["seq_lengths"]) <= 64
+        assert row["pair_ids"] == [doc // 2 for doc in row["doc_ids"]]
+        assert row["is_chosen"] == [doc % 2 == 0 for doc in row["doc_ids"]]
         at = 0
-        for document, length in enumerate(row["seq_lengths"]):
-            ids, labels = pairs[row["doc_ids"][document]][document % 2]
+        for document, length in zip(row["doc_ids"], row["seq_lengths"], strict=True):
+            ids, labels = pairs[document // 2][document % 2]
             assert row["input_ids"][at : at + length] == ids
             assert row["labels"][at : at + length] == labels
             at += length
@@ -68,53 +131,323 @@ def test_pairs_are_packed_whole_and_each_once():
         pack_pairs(pairs, 10)
 
 
+# Loss and gradients
+
+
 def test_the_first_loss_is_ln_2_and_training_widens_the_margin(tmp_path):
     trainer = trainer_for(
         with_adapter(), pack_pairs(make_pairs(), 64), tmp_path, epochs=6.0, learning_rate=2e-2
     )
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    before = trainer.evaluate()
+    assert before["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert before["eval_rewards/margin"] == pytest.approx(0, abs=1e-6)
     trainer.train()
-    assert trainer.evaluate()["eval_loss"] < 0.5
+    after = trainer.evaluate()
+    assert after["eval_loss"] < 0.5
+    assert after["eval_rewards/accuracy"] > 0.8
     last = [entry for entry in trainer.state.log_history if "rewards/margin" in entry][-1]
     assert last["rewards/margin"] > 0
+    assert last["rewards/chosen"] - last["rewards/rejected"] == pytest.approx(
+        last["rewards/margin"], abs=1e-4
+    )
 
 
-def test_packed_loss_and_gradients_equal_those_pair_by_pair_under_accumulation(tmp_path):
+def expected_loss(name, policy, reference, tokens):
+    """One pair, written out: policy, reference, tokens of the chosen and the rejected document."""
+    (good, bad), (good_kept, bad_kept), (good_tokens, bad_tokens) = policy, reference, tokens
+    if name == "dpo":
+        return -logsigmoid(0.1 * ((good - good_kept) - (bad - bad_kept)))
+    if name == "ipo":
+        return ((good - good_kept) / good_tokens - (bad - bad_kept) / bad_tokens - 5) ** 2
+    good, bad = good / good_tokens, bad / bad_tokens
+    if name == "simpo":
+        return -logsigmoid(2 * (good - bad) - 1)
+    odds = [p / (1 - p) for p in (torch.exp(good), torch.exp(bad))]
+    return -good - 0.1 * logsigmoid(torch.log(odds[0] / odds[1]))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_packed_loss_and_gradients_equal_those_pair_by_pair_under_accumulation(name, tmp_path):
     pairs = make_pairs()
-    model = with_adapter()
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    trainer = trainer_for(model, pack_pairs(pairs, 64), tmp_path)
-    batches = [trainer.data_collator([row]) for row in trainer.train_dataset]
-    batches, items = trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+    model = moved(with_adapter())
+    rows = pack_pairs(pairs, 64)
+    packed, items, gradients = packed_loss(trainer_for(model, rows, tmp_path, name), model, rows)
     assert items == len(pairs)
-    packed = 0.0
-    for batch in batches:
-        loss = trainer.compute_loss(model, batch, num_items_in_batch=items)
-        loss.backward()
-        packed += loss.item()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    margins = []
-    for chosen, rejected in pairs:
-        policy = log_prob(model, *chosen) - log_prob(model, *rejected)
+    losses = []
+    for pair in pairs:
+        tokens = [sum(label != -100 for label in labels) for _, labels in pair]
+        policy = [log_prob(model, *answer) for answer in pair]
         with torch.no_grad(), model.disable_adapter():
-            reference = log_prob(model, *chosen) - log_prob(model, *rejected)
-        margins.append(0.1 * (policy - reference))
-    expected = -logsigmoid(torch.stack(margins)).mean()
+            reference = [log_prob(model, *answer) for answer in pair]
+        losses.append(expected_loss(name, policy, reference, tokens))
+    expected = torch.stack(losses).mean()
     expected.backward()
-    assert packed == pytest.approx(expected.item(), rel=2e-6)
-    for name, gradient in gradients.items():
-        other = dict(model.named_parameters())[name].grad
-        assert (gradient - other).norm() < 5e-5 * other.norm(), name
+    assert packed == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(gradients, gradients_of(model), 5e-5)
+
+
+def test_padding_and_rows_that_fill_up_a_rank_weigh_nothing(tmp_path):
+    model = moved(with_adapter())
+    rows = pack_pairs(make_pairs(), 64)
+    trainer = trainer_for(model, rows, tmp_path)
+    expected = trainer.evaluate()
+    repeat = {**rows[0], "labels": [-100] * len(rows[0]["labels"])}
+    trainer.data_collator.capacity = 64
+    padded = trainer.evaluate([*rows, repeat])
+    assert padded["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-6)
+    assert padded["eval_weight"] == expected["eval_weight"] == 9
+    assert padded["eval_rewards/margin"] == pytest.approx(expected["eval_rewards/margin"], abs=1e-5)
+
+
+# TRL
+
+
+@pytest.fixture(scope="module")
+def trl_dpo(tmp_path_factory):
+    """(model, reference) -> TRL's loss name -> its DPOTrainer."""
+    trl = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
+    datasets = pytest.importorskip("datasets")
+    from transformers import AutoTokenizer
+
+    folder = tokenizer_folder(byte_level(), tmp_path_factory.mktemp("words"), template("qwen2_5"))
+    rows = datasets.Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2)
+
+    def make(model, reference, loss):
+        config = trl.DPOConfig(
+            str(folder / "out"), loss_type=[loss], beta=0.1, report_to="none", use_cpu=True, bf16=False
+        )
+        return trl.DPOTrainer(
+            model,
+            reference,
+            config,
+            train_dataset=rows,
+            processing_class=AutoTokenizer.from_pretrained(folder),
+        )
+
+    return make
+
+
+def padded(pairs):
+    """TRL's batch: chosen documents, then rejected ones, padded on the right."""
+    documents = [pair[which] for which in (0, 1) for pair in pairs]
+    width = max(len(ids) for ids, _ in documents)
+    batch = {
+        name: torch.zeros(len(documents), width, dtype=torch.long)
+        for name in ("input_ids", "attention_mask", "completion_mask")
+    }
+    for number, (ids, labels) in enumerate(documents):
+        batch["input_ids"][number, : len(ids)] = torch.tensor(ids)
+        batch["attention_mask"][number, : len(ids)] = 1
+        batch["completion_mask"][number, : len(ids)] = torch.tensor(labels) != -100
+    return batch
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("dpo", "sigmoid"), ("ipo", "ipo")])
+def test_loss_and_gradients_equal_those_of_trl_unpacked(ours, theirs, trl_dpo, tmp_path):
+    pairs = make_pairs(12, seed=1)
+    reference, policy = tiny_llama("sdpa"), moved(tiny_llama("sdpa"), "weight", 0.05)
+    trl = trl_dpo(copy.deepcopy(policy), copy.deepcopy(reference), theirs)
+    trl.model.eval()
+    expected = trl.compute_loss(trl.model, padded(pairs))
+    expected.backward()
+    for model in (reference, policy):
+        model.set_attn_implementation("tokpack")
+    rows = pack_pairs(pairs, 64)
+    assert len(rows) > 2
+    trainer = trainer_for(policy, rows, tmp_path, ours, reference)
+    loss, _, gradients = packed_loss(trainer, policy, rows)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert abs(loss - (math.log(2) if ours == "dpo" else 25)) > 1e-3  # the policy has moved
+    assert_same_gradients(gradients, gradients_of(trl.model), 1e-5)
+
+
+def test_losses_without_a_reference_equal_those_of_trl():
+    orpo = pytest.importorskip("trl.experimental.orpo", reason="TRL is not installed: pip install trl")
+    cpo = pytest.importorskip("trl.experimental.cpo")
+    tokens = torch.tensor([[3, 9], [1, 2], [40, 7], [5, 5]])
+    means = torch.tensor([[-0.4, -2.0], [-7.5, -0.01], [-1.1, -1.3], [-3.0, -3.0]])
+    device = SimpleNamespace(device=torch.device("cpu"))
+    simpo = SimpleNamespace(
+        alpha=0.0, beta=1.5, simpo_gamma=0.7, loss_type="simpo", label_smoothing=0.0, accelerator=device
+    )
+    theirs = cpo.CPOTrainer.cpo_loss(simpo, means[:, 0], means[:, 1])[0]
+    ours = PreferenceLoss(loss="simpo", beta=1.5, gamma=0.7)(means * tokens, tokens)
+    torch.testing.assert_close(ours.loss, theirs)
+    odds = SimpleNamespace(beta=0.3, accelerator=device)
+    ratio, chosen, rejected, *_ = orpo.ORPOTrainer.odds_ratio_loss(odds, means[:, 0], means[:, 1])
+    found = PreferenceLoss(loss="orpo", beta=0.3)(means * tokens, tokens)
+    torch.testing.assert_close(found.loss, -means[:, 0] - ratio)
+    torch.testing.assert_close((found.chosen, found.rejected), (chosen, rejected))
+
+
+def test_log_odds_are_finite_and_have_gradients_everywhere():
+    from trainer_plugin.preference_loss import log_odds
+
+    logp = torch.tensor([-80.0, -20.0, -1.0, -0.6931, -0.1, -1e-5, 0.0], requires_grad=True)
+    odds = log_odds(logp)
+    odds.sum().backward()
+    exact = logp.detach().double()
+    wanted = exact - torch.log(-torch.expm1(exact.clamp(max=-1e-7)))
+    torch.testing.assert_close(odds.detach().double(), wanted, rtol=1e-5, atol=1e-4)
+    assert torch.isfinite(logp.grad).all()
+
+
+# Artefacts
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A tiny Llama with a byte-level tokenizer and a chat template."""
+    from transformers import AutoTokenizer
+
+    folder = tokenizer_folder(byte_level(), tmp_path_factory.mktemp("model"), template("qwen2_5"))
+    size = len(AutoTokenizer.from_pretrained(folder))
+    tiny_llama(vocab_size=size, initializer_range=0.1, max_position_embeddings=2048).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artefact(model_folder, tmp_path_factory):
+    """Pairs whose chosen answer ends in "yes" and whose rejected one ends in "no"."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = [
+        {"prompt": f"question {n}", "chosen": f"{n} " * (n % 5) + "yes", "rejected": f"{n} no"}
+        for n in range(40)
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tokpack.pack(path, folder / "packed", tokenizer=str(model_folder), max_length=256, val=0.2)
+
+
+def test_an_artefact_gives_its_pairs_to_the_trainer(artefact, tmp_path):
+    dataset = PackedDataset(artefact.folder)
+    assert dataset.is_preference
+    assert dataset.validation().is_preference
+    batch = PackedCollator(pairs=True, capacity=256)([dataset[0], dataset[1]])
+    ids = np.concatenate([dataset[i]["pair_ids"] for i in (0, 1)])
+    assert batch["packed_pairs"].tolist() == [[2 * i, 2 * i + 1] for i in range(len(ids) // 2)]
+    assert (np.diff(batch["cu_seq_lens_q"]) > 0).all()
+    trained = sum(len(PackedCollator(pairs=True)([row])["packed_pairs"]) for row in dataset)
+    assert 2 * trained == artefact.manifest["documents"]
+
+
+def test_train_picks_the_preference_loss_by_the_artefact(artefact, model_folder, tmp_path):
+    said = []
+    recipe = load_recipe(
+        method="lora",
+        dtype="float32",
+        epochs=3.0,
+        learning_rate=1e-2,
+        preference={"loss": "dpo", "beta": 0.2},
+        trainer={"use_cpu": True},
+    )
+    result = run_training(artefact.folder, model_folder, recipe, tmp_path / "out", say=said.append)
+    assert result.loss_before == pytest.approx(math.log(2), abs=1e-5)
+    assert result.loss_after < 0.6
+    assert result.rewards_before == {"accuracy": 0.0, "margin": 0.0, "chosen": 0.0, "rejected": 0.0}
+    assert result.rewards_after["accuracy"] > 0.7
+    assert any("dpo on preference pairs, beta 0.2" in line for line in said)
+    kept = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert kept["rewards_after"]["margin"] > 0
+    assert load_recipe(tmp_path / "out" / "recipe.toml").preference == {"loss": "dpo", "beta": 0.2}
+
+
+@pytest.mark.parametrize("loss", ["dpo", "orpo"])
+def test_full_training_takes_the_untrained_model_as_reference(loss, artefact, model_folder, tmp_path):
+    recipe = load_recipe(
+        method="full", max_steps=4, learning_rate=1e-3, preference={"loss": loss}, trainer={"use_cpu": True}
+    )
+    result = run_training(artefact.folder, model_folder, recipe, tmp_path / "out", say=lambda line: None)
+    if loss == "dpo":
+        assert result.loss_before == pytest.approx(math.log(2), abs=1e-5)
+    assert result.loss_after < result.loss_before
+
+
+def losses_on_real_pairs(folder, real_data, tmp_path, max_length, budget, **flags):
+    """Training losses by step of a LoRA on a few pairs of the demo data."""
+    data = real_data / "dpo_en_demo.json"
+    if not data.is_file():
+        pytest.skip("no preference data: dpo_en_demo.json")
+    options = {"tokenizer": str(folder), "max_length": max_length, "budget": budget}
+    packed = tokpack.pack(data, tmp_path / "packed", **options)
+    settings = {"method": "lora", "dtype": "float32", "scheduler": "constant", "warmup_steps": 0, **flags}
+    recipe = load_recipe(trainer={"use_cpu": True}, **settings)
+    network = load_model(folder, recipe)
+    dataset = PackedDataset(packed.folder)
+    prepare_model(network, "auto", dataset=dataset)
+    arguments = training_arguments(recipe, tmp_path / "out")
+    model = prepare_lora(network, recipe)
+    trainer = PackedDPOTrainer(model, arguments, train_dataset=dataset, progress=False)
+    trainer.train()
+    assert trainer.counts()["documents"] == recipe.epochs * packed.manifest["documents"]
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_real_pairs_train_from_ln_2(model_folder, real_data, tmp_path):
+    options = {"accumulation": 5, "epochs": 4.0, "learning_rate": 1e-3}
+    losses = losses_on_real_pairs(model_folder, real_data, tmp_path, 2048, 10_000, **options)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses[-1] < math.log(2) - 0.05
+
+
+@pytest.mark.slow
+def test_smollm2_learns_to_prefer(smollm2, real_data, tmp_path):
+    options = {"epochs": 3.0, "learning_rate": 3e-4}
+    losses = losses_on_real_pairs(smollm2, real_data, tmp_path, 512, 600, **options)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
+    assert losses[-1] < 0.5
+
+
+# What is refused
 
 
 def test_half_a_pair_and_a_missing_reference_are_refused(tmp_path):
     rows = pack_pairs(make_pairs(), 64)
     trainer = trainer_for(with_adapter(), rows, tmp_path)
-    row = {**rows[0], "seq_lengths": [*rows[0]["seq_lengths"][:-1], rows[0]["seq_lengths"][-1] - 1, 1]}
-    with pytest.raises(DataError, match="pairs make an even number"):
-        trainer.compute_loss(trainer.model, trainer.data_collator([row]))
-    with pytest.raises(UsageError, match="reference model"):
+    first = rows[0]["seq_lengths"][0]
+    names = ("seq_lengths", "doc_ids", "pair_ids", "is_chosen")
+    torn = {name: values[1:] for name, values in rows[0].items() if name in names}
+    torn |= {name: rows[0][name][first:] for name in ("input_ids", "labels")}
+    with pytest.raises(DataError, match="half a pair"):
+        trainer.data_collator([torn])
+    swapped = {**rows[0], "is_chosen": rows[0]["is_chosen"][::-1]}
+    with pytest.raises(DataError, match="half a pair"):
+        trainer.data_collator([swapped])
+    plain = {name: rows[0][name] for name in ("input_ids", "labels", "seq_lengths")}
+    with pytest.raises(DataError, match="no 'pair_ids'"):
+        trainer.data_collator([plain])
+    with pytest.raises(DataError, match="packed_pairs"):
+        trainer.compute_loss(trainer.model, PackedCollator()([rows[0]]))
+    with pytest.raises(UsageError, match="dpo needs a reference model"):
         trainer_for(tiny_llama("tokpack"), rows, tmp_path)
+    trainer_for(tiny_llama("tokpack"), rows, tmp_path, "simpo")
+
+
+def test_pairs_and_supervised_rows_are_not_mistaken_for_each_other(artefact, model_folder, tmp_path):
+    write_artefact(tmp_path / "rows", make_documents())
+    arguments = training_arguments(load_recipe(method="full", trainer={"use_cpu": True}), tmp_path)
+    with pytest.raises(UsageError, match="would teach the rejected answers"):
+        PackedTrainer(tiny_llama("tokpack"), arguments, train_dataset=PackedDataset(artefact.folder))
+    with pytest.raises(UsageError, match="holds no preference pairs"):
+        trainer_for(with_adapter(), PackedDataset(tmp_path / "rows"), tmp_path)
+    recipe = load_recipe(method="full", preference={"beta": 0.1}, trainer={"use_cpu": True})
+    with pytest.raises(UsageError, match="holds no preference pairs"):
+        run_training(tmp_path / "rows", model_folder, recipe, tmp_path / "out", say=print)
+    recipe = load_recipe(method="lora", loss="document", trainer={"use_cpu": True})
+    with pytest.raises(UsageError, match="pairs all weigh the same"):
+        run_training(artefact.folder, model_folder, recipe, tmp_path / "out", say=print)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"los": "dpo"}, "unknown key 'los'"),
+        ({"loss": "kto"}, "no preference loss 'kto'"),
+        ({"beta": "strong"}, "beta = 'strong' is not a number"),
+        ({"beta": -1}, "cannot be negative"),
+    ],
+)
+def test_a_recipe_for_a_loss_that_is_none_is_refused(table, message):
+    with pytest.raises(UsageError, match=message):
+        load_recipe(preference=table)

@@ -41,6 +41,8 @@ class PackedCollator:
         trained token, for the per-document mean that `PackedTrainer` computes.
     counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, which `PackedTrainer`
         takes out again before the model sees the batch.
+    pairs: add `packed_pairs`, int64 `[P, 2]`: which documents of the batch are the chosen and the rejected
+        one of each preference pair; pairs without trained tokens are not among them.
     documents: add `packed_documents`, NumPy int64 `[D, 3]`: doc_id, piece and trained tokens of each document
         of the batch (-1 for padding), for the log of losses per document.
 
@@ -55,13 +57,14 @@ class PackedCollator:
         pad_token_id: int = 0,
         counts: bool = False,
         documents: bool = False,
+        pairs: bool = False,
     ) -> None:
         if loss not in ("token", "document"):
             raise UsageError(f"unknown loss {loss!r}", where="loss", hint='"token" or "document"')
         if capacity is not None and capacity < 1:
             raise UsageError("capacity must be positive", where=f"capacity={capacity}")
         self.capacity, self.loss, self.pad_token_id = capacity, loss, pad_token_id
-        self.counts, self.documents = counts, documents
+        self.counts, self.documents, self.pairs = counts, documents, pairs
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         input_ids, labels, lengths = _flatten(rows)
@@ -82,6 +85,10 @@ class PackedCollator:
             batch["packed_counts"] = torch.tensor([len(rows), real, trained, documents])
         if self.documents:
             batch["packed_documents"] = _document_table(rows, labels, lengths)
+        if self.pairs:
+            import torch
+
+            batch["packed_pairs"] = torch.from_numpy(_pairs(rows, labels, lengths))
         return batch
 
     def _tail(self, rows: Sequence[Any], real: int) -> np.ndarray:
@@ -159,6 +166,27 @@ def _document_weights(labels: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
     per_token = np.repeat(np.maximum(_trained_tokens(labels, lengths), 1), lengths)
     weights = np.where(labels != IGNORE_INDEX, 1.0 / per_token, 0.0)
     return torch.from_numpy(weights.astype(np.float32))[None]
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """`[P, 2]`; raises DataError unless each chosen document has its rejected one behind it."""
+    if not {"pair_ids", "is_chosen"} <= rows[0].keys():
+        raise DataError(
+            f"a row has no 'pair_ids' and 'is_chosen', only {sorted(rows[0])}",
+            hint="give rows of preference pairs: `tokpack pack` data with chosen and rejected answers",
+        )
+    pair_ids, is_chosen = (
+        np.concatenate([np.asarray(row[name]) for row in rows]) for name in ("pair_ids", "is_chosen")
+    )
+    whole = len(pair_ids) % 2 == 0 and len(pair_ids) <= len(lengths)
+    if not whole or (pair_ids[::2] != pair_ids[1::2]).any() or not (is_chosen[::2] & ~is_chosen[1::2]).all():
+        raise DataError(
+            "half a pair: a chosen document is not followed by its rejected one",
+            where="a row of the batch",
+            hint="keep rows of preference pairs as they were packed",
+        )
+    pairs = np.arange(len(pair_ids)).reshape(-1, 2)
+    return pairs[(_trained_tokens(labels, lengths)[pairs] > 0).all(axis=1)]
 
 
 def _document_table(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -71,8 +71,18 @@ def _fsdp_ignored(accelerator: Any) -> bool:
     return asked and accelerator.num_processes > 1 and accelerator.distributed_type.value == "MULTI_CPU"
 
 
-def refuse_dataset(dataset: Any) -> None:
-    """Raise UsageError for an iterable dataset."""
+def refuse_dataset(dataset: Any, takes_pairs: bool = False) -> None:
+    """Raise UsageError for an iterable dataset, and for preference pairs where other documents are expected,
+    or the other way round."""
+    pairs = getattr(dataset, "is_preference", takes_pairs)
+    if pairs != takes_pairs:
+        raise UsageError(
+            "the artefact holds preference pairs: this trainer would teach the rejected answers as well"
+            if pairs
+            else "the artefact holds no preference pairs",
+            where=str(dataset.folder),
+            hint="use trainer_plugin.PackedDPOTrainer" if pairs else "use trainer_plugin.PackedTrainer",
+        )
     if dataset is None or isinstance(dataset, dict) or hasattr(dataset, "__len__"):
         return
     raise UsageError(

@@ -1,15 +1,13 @@
-"""`PackedDPOTrainer`: direct preference optimisation on packed pairs.
+"""`PackedDPOTrainer`: preference optimisation on packed pairs.
 
-A row holds whole pairs: its documents 2k and 2k + 1 are the chosen and the rejected answer to one prompt,
-each with the prompt in front and the prompt's labels at -100. With log-probabilities summed over each
-document's trained tokens, policy minus reference:
+A row holds whole pairs: a chosen document, and behind it the rejected one to the same prompt, each with the
+prompt in front and the prompt's labels at -100. With log-probabilities summed over each document's trained
+tokens, the loss of `preference_loss.PreferenceLoss` is taken per pair:
 
-    loss = mean over the pairs of the global batch of  -log sigmoid(beta * (chosen - rejected))
+    loss = mean over the pairs of the global batch
 
 A pair weighs the same wherever it is packed: the mean is over pairs, not over rows. Before the first step the
-policy is the reference and the loss is ln 2.
-
-Direct Preference Optimization, Rafailov et al. 2023.
+policy is the reference, and the loss of DPO is ln 2.
 """
 
 from __future__ import annotations
@@ -19,21 +17,27 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import cross_entropy
 
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import IGNORE_INDEX
+from trainer_plugin.collator import PackedCollator
+from trainer_plugin.guards import refuse_batch
+from trainer_plugin.preference_loss import PairLosses, PreferenceLoss
 from trainer_plugin.strategies import fit_batch
-from trainer_plugin.trainer import PackedTrainer, refuse_batch
+from trainer_plugin.trainer import PackedTrainer
 
 Answer = tuple[Sequence[int], Sequence[int]]
 """`(input_ids, labels)` of prompt and answer, labels unshifted."""
 
+METRICS = ("rewards/accuracy", "rewards/margin", "rewards/chosen", "rewards/rejected")
 
-def pack_pairs(pairs: Sequence[tuple[Answer, Answer]], capacity: int) -> list[dict[str, list[int]]]:
+
+def pack_pairs(pairs: Sequence[tuple[Answer, Answer]], capacity: int) -> list[dict[str, list[Any]]]:
     """Packed rows of (chosen, rejected) pairs, best fit, longest first; a pair is never torn apart.
 
-    Raises DataError for a pair that is longer than `capacity`.
+    For pairs that are in memory; `tokpack pack` makes an artefact of raw data. Raises DataError for a pair
+    that is longer than `capacity`.
     """
     lengths = [len(chosen[0]) + len(rejected[0]) for chosen, rejected in pairs]
     rows: list[list[int]] = []
@@ -56,42 +60,57 @@ def pack_pairs(pairs: Sequence[tuple[Answer, Answer]], capacity: int) -> list[di
     return [_row(pairs, numbers) for numbers in rows]
 
 
-def _row(pairs: Sequence[tuple[Answer, Answer]], numbers: list[int]) -> dict[str, list[int]]:
+def _row(pairs: Sequence[tuple[Answer, Answer]], numbers: list[int]) -> dict[str, list[Any]]:
     answers = [answer for number in numbers for answer in pairs[number]]
     return {
         "input_ids": [token for ids, _ in answers for token in ids],
         "labels": [label for _, labels in answers for label in labels],
         "seq_lengths": [len(ids) for ids, _ in answers],
-        "doc_ids": [number for number in numbers for _ in range(2)],
+        "doc_ids": [2 * number + which for number in numbers for which in (0, 1)],
+        "pair_ids": [number for number in numbers for _ in range(2)],
+        "is_chosen": [True, False] * len(numbers),
     }
 
 
 class PackedDPOTrainer(PackedTrainer):
-    """DPO over rows of pairs. The reference is `ref_model`, or the model without its adapter when that is
-    None.
+    """Preference optimisation over rows of pairs: an artefact of preference data, or `pack_pairs`.
 
-    beta: strength of the pull to the reference. Do not pad (`PackedCollator(capacity=None)`): a padding
-    document would be half a pair. Logs `rewards/accuracy` and `rewards/margin` of the last micro-batch.
+    The reference of DPO and IPO is `ref_model`, or the model without its adapter when that is None; ORPO and
+    SimPO have none. Logs `rewards/accuracy`, `rewards/margin` and the rewards of both answers, means over the
+    pairs since the last log.
     """
 
-    def __init__(self, *args: Any, beta: float = 0.1, ref_model: Any = None, **kwargs: Any) -> None:
+    takes_pairs = True
+
+    def __init__(
+        self,
+        *args: Any,
+        preference: PreferenceLoss | None = None,
+        ref_model: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.beta, self.ref_model = beta, ref_model
+        self.preference = preference or PreferenceLoss()
+        self.ref_model = ref_model
         self.loss_is_scaled_for_ga = True
-        self._rewards: dict[str, float] = {}
-        if ref_model is None and not hasattr(self.model, "disable_adapter"):
-            raise UsageError(
-                "DPO needs a reference model",
-                where="ref_model",
-                hint="give ref_model, or train an adapter: the model without it is then the reference",
-            )
-        if ref_model is not None:
+        self._rewards = self._no_rewards()
+        if isinstance(self.data_collator, PackedCollator):
+            self.data_collator.pairs = True
+        if not self.preference.needs_reference:
+            self.ref_model = None
+        elif ref_model is not None:
             ref_model.eval().requires_grad_(False).to(self.args.device)
+        elif not hasattr(self.model, "disable_adapter"):
+            raise UsageError(
+                f"{self.preference.loss} needs a reference model",
+                where="ref_model",
+                hint="give ref_model, train an adapter (the model without it is then the reference), or take "
+                "a loss without one: orpo, simpo",
+            )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Pairs of the global batch."""
-        pairs = sum((len(batch["cu_seq_lens_q"]) - 1) // 2 for batch in batch_samples)
-        items = torch.as_tensor(pairs, device=device)
+        items = torch.as_tensor(sum(len(_pairs_of(batch)) for batch in batch_samples), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
         return items
@@ -100,50 +119,91 @@ class PackedDPOTrainer(PackedTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         refuse_batch(inputs)
-        inputs = fit_batch(model, inputs)
-        labels, bounds = inputs.pop("labels"), inputs["cu_seq_lens_q"]
-        if len(bounds) % 2 == 0:
-            raise DataError(
-                f"a row holds {len(bounds) - 1} documents: pairs make an even number",
-                where="batch",
-                hint="pack pairs whole (trainer_plugin.preference.pack_pairs), without padding",
-            )
-        with torch.no_grad(), self._reference(model) as reference:
-            kept = document_log_probs(reference(**inputs).logits, labels, bounds)
-        outputs = model(**inputs)
-        rewards = self.beta * (document_log_probs(outputs.logits, labels, bounds) - kept)
-        margins = rewards[0::2] - rewards[1::2]
-        items = len(margins) if num_items_in_batch is None else num_items_in_batch
-        loss = -logsigmoid(margins).sum() / items * self._rank_scale()
-        self._rewards = {
-            "rewards/accuracy": float((margins > 0).float().mean()),
-            "rewards/margin": float(margins.detach().mean()),
-        }
+        found, outputs = self._pair_losses(model, inputs)
+        items = len(found.loss) if num_items_in_batch is None else num_items_in_batch
+        loss = found.loss.sum() / items * self._rank_scale()
+        if model.training:
+            self._rewards += _sums_of(found)
         return (loss, outputs) if return_outputs else loss
+
+    def _pair_losses(self, model: Any, inputs: dict[str, Any]) -> tuple[PairLosses, Any]:
+        pairs, labels, numbers = _pairs_of(inputs), inputs["labels"], inputs["seq_idx"]
+        own = ("packed_pairs", "packed_counts", "labels")
+        batch = fit_batch(model, {name: value for name, value in inputs.items() if name not in own})
+        labels, numbers = labels[0].to(self.args.device), numbers[0].to(self.args.device)
+        documents = len(inputs["cu_seq_lens_q"]) - 1
+        tokens = torch.bincount(numbers[labels != IGNORE_INDEX], minlength=documents)
+        reference = None
+        if self.preference.needs_reference:
+            with torch.no_grad(), self._reference(model) as frozen:
+                reference = document_log_probs(frozen(**batch).logits, labels, numbers, documents)[pairs]
+        outputs = model(**batch)
+        sums = document_log_probs(outputs.logits, labels, numbers, documents)
+        return self.preference(sums[pairs], tokens[pairs], reference), outputs
 
     def _reference(self, model: Any) -> AbstractContextManager[Any]:
         if self.ref_model is not None:
             return nullcontext(self.ref_model)
         return _WithoutAdapter(self.accelerator.unwrap_model(model))
 
+    # Rewards
+
+    def _no_rewards(self) -> torch.Tensor:
+        return torch.zeros(len(METRICS) + 1, device=self.args.device)
+
+    def _mean_rewards(self, sums: torch.Tensor, prefix: str = "") -> dict[str, float]:
+        """Means over the pairs of all ranks; nothing without pairs."""
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, "sum")
+        *values, pairs = sums.tolist()
+        means = zip(METRICS, values, strict=True) if pairs else ()
+        return {f"{prefix}{name}": round(value / pairs, 6) for name, value in means}
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs |= self._rewards
+            logs |= self._mean_rewards(self._rewards)
+            self._rewards = self._no_rewards()
         super().log(logs, *args, **kwargs)
+
+    # Evaluation
+
+    def evaluation_loop(
+        self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
+        self._eval_rewards = self._no_rewards()
+        output = super().evaluation_loop(
+            dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
+        )
+        output.metrics.update(self._mean_rewards(self._eval_rewards, f"{metric_key_prefix}_"))
+        return output
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Any, Any, Any]:
-        inputs = {name: value for name, value in inputs.items() if name != "packed_counts"}
         inputs = self._prepare_inputs(inputs)
-        pairs = (len(inputs["cu_seq_lens_q"]) - 1) // 2
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs, num_items_in_batch=pairs) / self._rank_scale()
-        trained = bool(
-            (inputs["labels"] != IGNORE_INDEX).any()
-        )  # rows that only fill up a rank weigh nothing
-        self._eval_sums += torch.tensor([float(loss) * pairs * trained, pairs * trained], dtype=torch.float64)
-        return loss.detach(), None, None
+            found, _ = self._pair_losses(model, inputs)
+        self._eval_rewards += _sums_of(found)
+        self._eval_sums += torch.tensor([float(found.loss.sum()), len(found.loss)], dtype=torch.float64)
+        return found.loss.mean() if len(found.loss) else found.loss.sum(), None, None
+
+
+def _pairs_of(batch: dict[str, Any]) -> torch.Tensor:
+    pairs = batch.get("packed_pairs")
+    if pairs is None:
+        raise DataError(
+            "the batch does not say which documents are a pair (packed_pairs)",
+            where="batch",
+            hint="collate with trainer_plugin.PackedCollator(pairs=True)",
+        )
+    return pairs
+
+
+def _sums_of(found: PairLosses) -> torch.Tensor:
+    """The values of METRICS summed over pairs, and the pairs: fp32[5]."""
+    margin = found.chosen - found.rejected
+    values = [margin > 0, margin, found.chosen, found.rejected, torch.ones_like(margin)]
+    return torch.stack([value.float().sum() for value in values])
 
 
 class _WithoutAdapter(AbstractContextManager[Any]):
@@ -162,9 +222,14 @@ class _WithoutAdapter(AbstractContextManager[Any]):
         self.model.train(self.training)
 
 
-def document_log_probs(logits: torch.Tensor, labels: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each document's trained tokens: fp32[documents]; logits `[1, T, V]`."""
-    losses = cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=IGNORE_INDEX, reduction="none")
-    lengths = bounds.diff().long()
-    document = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    return -losses.new_zeros(len(lengths)).index_add(0, document[1:], losses)
+def document_log_probs(
+    logits: torch.Tensor, labels: torch.Tensor, numbers: torch.Tensor, documents: int
+) -> torch.Tensor:
+    """Log-probability of each document's trained tokens: fp32[documents].
+
+    logits `[1, T, V]`; labels and numbers (which document each token is of) `[T]`. Only those rows of logits
+    that predict a label become fp32.
+    """
+    kept = labels[1:] != IGNORE_INDEX
+    losses = cross_entropy(logits[0, :-1][kept].float(), labels[1:][kept], reduction="none")
+    return -losses.new_zeros(documents).index_add(0, numbers[1:][kept].long(), losses)

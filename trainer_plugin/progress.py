@@ -75,6 +75,9 @@ def figures_of(logs: dict[str, Any]) -> str:
         parts.append(f"loss {logs['loss']:.4f}")
     if "eval_loss" in logs:
         parts.append(f"held-out loss {logs['eval_loss']:.4f}")
+    for prefix in ("", "eval_"):
+        if f"{prefix}rewards/accuracy" in logs:
+            parts.append(f"chosen ahead in {logs[f'{prefix}rewards/accuracy']:.1%}")
     if "tokens_per_second" in logs:
         parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
     if "fill" in logs:

@@ -11,6 +11,10 @@
     [trainer]             # handed to transformers.TrainingArguments as it is
     optim = "paged_adamw_8bit"
 
+    [preference]          # for artefacts of preference pairs
+    loss = "dpo"
+    beta = 0.1
+
 The named fields are the ones that packing gives a meaning of its own. Everything else that PEFT and Trainer
 can do (DoRA, rsLoRA, PiSSA, GaLore, APOLLO, schedules, reporting) is theirs, under their own names.
 """
@@ -25,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokpack.errors import UsageError, near_matches
+from trainer_plugin.preference_loss import PreferenceLoss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +38,7 @@ class Recipe:
 
     method: Literal["lora", "qlora", "full"] = "qlora"
     attn: str = "auto"
-    """"auto", "tokpack", "loop", or any `attn_implementation` of transformers."""
+    """"auto", "tokpack", "mixers", "loop", or any `attn_implementation` of transformers."""
     loss: Literal["token", "document"] = "token"
     """Mean over the trained tokens of the global batch, or over documents, each weighing the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -75,8 +80,11 @@ class Recipe:
     probe: bool = True
     lora: Mapping[str, Any] = field(default_factory=dict)
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    preference: Mapping[str, Any] = field(default_factory=dict)
+    """For preference pairs: `loss` (dpo, ipo, orpo, simpo), `beta`, `gamma`."""
 
     def __post_init__(self) -> None:
+        PreferenceLoss.of(self.preference)
         for name in ("batch_rows", "accumulation", "log_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1", where=f"{name}={getattr(self, name)}")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.errors import UsageError
 from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.preference_loss import PreferenceLoss
 from trainer_plugin.recipe import Recipe, training_arguments
 from trainer_plugin.words import dollars, duration
 
@@ -54,6 +56,9 @@ class Result:
     loss_before: float | None
     loss_after: float | None
     held_out: tuple[tuple[int, float], ...]
+    rewards_before: dict[str, float] | None = None
+    """Of preference pairs held out: accuracy, margin, chosen, rejected."""
+    rewards_after: dict[str, float] | None = None
 
 
 def run_training(
@@ -76,6 +81,7 @@ def run_training(
     checkpoint = _checkpoint(out, resume, overwrite)
     dataset = PackedDataset(artefact)
     held_out = dataset.validation()
+    preference = preference_of(dataset, recipe)
 
     from transformers import set_seed
 
@@ -84,7 +90,7 @@ def run_training(
     from trainer_plugin.forecast import plan_run, predicted_hours, price_of
     from trainer_plugin.isolation import prepare_model
     from trainer_plugin.qlora import load_model, prepare_lora, save_result
-    from trainer_plugin.trainer import PackedTrainer, balanced_sampler
+    from trainer_plugin.trainer import balanced_sampler
 
     check_extras(recipe.trainer)
     gpu, price = price_of(recipe, gpus)
@@ -98,16 +104,19 @@ def run_training(
     if recipe.method != "full":
         network = prepare_lora(network, recipe)
     say(_parameters_line(network))
+    if preference is not None:
+        say(f"{preference.loss} on preference pairs, beta {preference.strength:g}")
     budget = recipe.token_budget or None
     plan = plan_run(dataset, arguments, balanced_sampler(dataset, arguments, network), budget)
     hours = None
-    if gpu is not None:
+    if gpu is not None and not (preference and preference.needs_reference):  # which takes time, uncounted
         config = network.config.to_dict()
         hours = predicted_hours(config, dataset, plan, recipe, gpu, arguments.world_size)
     for line in _plan_lines(plan, hours, price, arguments.world_size):
         say(line)
     pad = dataset.manifest["tokenizer"].get("pad_token_id") or 0
-    trainer = PackedTrainer(
+    make = trainer_of(preference, model, recipe, report.attn)
+    trainer = make(
         network,
         arguments,
         PackedCollator(dataset.capacity if recipe.pad_to_capacity else None, pad_token_id=pad),
@@ -120,22 +129,71 @@ def run_training(
         max_cost=recipe.max_cost or None,
         document_log=recipe.document_log or None,
     )
-    before = trainer.evaluate()["eval_loss"] if held_out is not None else None
+    before = trainer.evaluate() if held_out is not None else {}
     trainer.train(resume_from_checkpoint=checkpoint)
-    after = trainer.evaluate()["eval_loss"] if held_out is not None else None
+    after = trainer.evaluate() if held_out is not None else {}
     result = Result(
         out=str(out),
         method=recipe.method,
         attn=report.attn,
-        loss_before=before,
-        loss_after=after,
-        held_out=_curve(trainer, before),
+        loss_before=before.get("eval_loss"),
+        loss_after=after.get("eval_loss"),
+        held_out=_curve(trainer, before.get("eval_loss")),
+        rewards_before=_rewards(before),
+        rewards_after=_rewards(after),
         **_measured(trainer, plan, hours),
     )
     save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
     if trainer.is_world_process_zero():
         (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def preference_of(dataset: PackedDataset, recipe: Recipe) -> PreferenceLoss | None:
+    """The loss of an artefact of preference pairs, None for any other.
+
+    Raises UsageError for a recipe that is not for it.
+    """
+    if not dataset.is_preference:
+        if recipe.preference:
+            raise UsageError(
+                "the recipe is for preference pairs, the artefact holds no preference pairs",
+                where=f"[preference], {dataset.folder}",
+                hint="pack data with chosen and rejected answers, or leave the table out",
+            )
+        return None
+    if recipe.loss == "document":
+        raise UsageError(
+            "preference pairs all weigh the same: there is no loss by document",
+            where="loss = document",
+            hint='leave it out; [preference] loss = "ipo" counts by token',
+        )
+    return PreferenceLoss.of(recipe.preference)
+
+
+def trainer_of(
+    preference: PreferenceLoss | None, model: str | Path, recipe: Recipe, attn: str
+) -> Callable[..., Any]:
+    """PackedTrainer, or PackedDPOTrainer with its loss and, without an adapter, a second copy of the model as
+    the reference."""
+    if preference is None:
+        from trainer_plugin.trainer import PackedTrainer
+
+        return PackedTrainer
+    from trainer_plugin.isolation import prepare_model
+    from trainer_plugin.preference import PackedDPOTrainer
+    from trainer_plugin.qlora import load_model
+
+    reference = None
+    if recipe.method == "full" and preference.needs_reference:
+        reference = load_model(model, recipe)
+        prepare_model(reference, attn, probe=recipe.probe)
+    return partial(PackedDPOTrainer, preference=preference, ref_model=reference)
+
+
+def _rewards(metrics: dict[str, float]) -> dict[str, float] | None:
+    prefix = "eval_rewards/"
+    return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)} or None
 
 
 def _measured(trainer: Any, plan: Plan, hours: Figure | None) -> dict[str, Any]:

@@ -53,6 +53,9 @@ class PackedTrainerMixin:
     for the loss of each document in each epoch.
     """
 
+    takes_pairs = False
+    """Whether the rows are preference pairs."""
+
     def __init__(
         self,
         *args: Any,
@@ -93,8 +96,8 @@ class PackedTrainerMixin:
         if loss == "document" or not self.model_accepts_loss_kwargs:
             self.loss_is_scaled_for_ga = True
         refuse_arguments(self.args, self.accelerator, loss)
-        refuse_dataset(self.train_dataset)
-        refuse_dataset(self.eval_dataset)
+        refuse_dataset(self.train_dataset, self.takes_pairs)
+        refuse_dataset(self.eval_dataset, self.takes_pairs)
 
     def _refuse_document_log(self) -> None:
         ours = type(self).compute_loss is PackedTrainerMixin.compute_loss
