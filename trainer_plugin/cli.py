@@ -90,7 +90,8 @@ def train(
     )
     for line in _summary(result):
         _say(line)
-    typer.echo(result.out)
+    _say(str(result.out), err=False)
+    _leave_other_processes()
 
 
 @app.command("merge-adapter")
@@ -129,12 +130,6 @@ def _summary(result: Any) -> list[str]:
         lines.append(f"cost: {spent}, at {rate}")
     if result.loss_before is not None and result.loss_after is not None:
         lines.append(f"held-out loss: {result.loss_before:.4f} before, {result.loss_after:.4f} after")
-    if result.rewards_after is not None:
-        rewards = result.rewards_after
-        lines.append(
-            f"held-out pairs: the chosen answer ahead in {rewards['accuracy']:.1%}, "
-            f"by {rewards['margin']:.4f} on average"
-        )
     lines.append(f"{'model' if result.method == 'full' else 'adapter'}: {result.out}")
     return lines
 
@@ -146,11 +141,21 @@ def _range(predicted: tuple[float, float] | None, shown: Any) -> str:
     return " to ".join(ends) + " predicted, "
 
 
-def _say(line: str) -> None:
+def _say(line: str, err: bool = True) -> None:
+    """Print, in the first process only."""
     import os
 
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(line, err=True)
+        typer.echo(line, err=err)
+
+
+def _leave_other_processes() -> None:
+    """Their communication ends before the interpreter does: threads that still wait would abort it."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _quiet_libraries() -> None:
