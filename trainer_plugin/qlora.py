@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,13 @@ def quantization_config(compute_dtype: Any = None) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype or torch.bfloat16,
-        bnb_4bit_quant_storage=(compute_dtype or torch.bfloat16) if _by_accelerate("FSDP") else torch.uint8,
+        bnb_4bit_quant_storage=(compute_dtype or torch.bfloat16) if _placed_by_accelerate() else torch.uint8,
     )
 
 
-def _by_accelerate(name: str) -> bool:
-    """Whether `accelerate launch` set FSDP or DEEPSPEED up: then it places the model, and shards by dtype."""
-    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+def _placed_by_accelerate() -> bool:
+    """Whether FSDP or DeepSpeed is set up: then accelerate places the weights, and spreads them by dtype."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
 
 
 def load_model(model: str | Path, recipe: Recipe) -> Any:
@@ -54,12 +56,13 @@ def load_model(model: str | Path, recipe: Recipe) -> Any:
         from transformers.distributed import DistributedConfig
 
         options["distributed_config"] = DistributedConfig(fsdp_size=_processes())
-    elif torch.cuda.is_available() and not (_by_accelerate("FSDP") or _by_accelerate("DEEPSPEED")):
+    elif torch.cuda.is_available() and not _placed_by_accelerate():
         from accelerate import PartialState
 
         options["device_map"] = {"": PartialState().local_process_index}
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(str(model), **options)
+        with _whole_weights():
+            loaded = AutoModelForCausalLM.from_pretrained(str(model), **options)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"the model cannot be loaded: {str(error).splitlines()[0]}",
@@ -68,6 +71,24 @@ def load_model(model: str | Path, recipe: Recipe) -> Any:
         ) from None
     repair_linear4bit(loaded)
     return loaded
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Under DeepSpeed ZeRO-3 transformers would spread the weights while it loads them: no probe could run;
+    the engine spreads them when training begins."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    config = None if reference is None else reference()
+    if config is None:
+        yield
+        return
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed.set_hf_deepspeed_config(config)
 
 
 def _processes() -> int:
