@@ -11,6 +11,9 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_decoders import build
 from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, write_artefact
 
 from tokpack.errors import UsageError, VerifyError
@@ -140,6 +143,56 @@ def test_a_batch_without_document_bounds_raises_instead_of_leaking(batch):
         packed_attention(model, *[torch.ones(2, 1, 2, 2)] * 3, None, cu_seq_lens_q=torch.tensor([0, 2]))
 
 
+def test_tensors_that_would_change_who_sees_whom_are_refused():
+    states = [torch.ones(1, 1, 2, 2)] * 3
+    with pytest.raises(UsageError, match="'block_indices', which it does not know"):
+        packed_attention(
+            torch.nn.Module(), *states, None, cu_seq_lens_q=torch.tensor([0, 2]), block_indices=torch.ones(1)
+        )
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    heads=st.sampled_from([(2, 1), (4, 2), (3, 3)]),
+    window=st.sampled_from([None, 1, 7]),
+    softcap=st.sampled_from([None, 5.0]),
+    sinks=st.booleans(),
+    causal=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_packed_attention_is_the_masked_softmax(lengths, heads, window, softcap, sinks, causal):
+    """Against the definition on the whole row in float64: cap, mask of blocks and window, sinks, softmax."""
+    torch.manual_seed(sum(lengths))
+    total, (queries, keys) = sum(lengths), heads
+    q = torch.randn(1, queries, total, 4, dtype=torch.float64)
+    k, v = (torch.randn(1, keys, total, 4, dtype=torch.float64) for _ in range(2))
+    s_aux = torch.randn(queries, dtype=torch.float64) if sinks else None
+    bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0).int()
+    got, _ = packed_attention(
+        torch.nn.Module(),
+        *(q, k, v, None),
+        scaling=0.7,
+        sliding_window=window,
+        softcap=softcap,
+        s_aux=s_aux,
+        is_causal=causal,
+        cu_seq_lens_q=bounds,
+    )
+    k, v = (states.repeat_interleave(queries // keys, 1) for states in (k, v))
+    scores = q @ k.transpose(2, 3) * 0.7
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    number = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    distance = torch.arange(total)[:, None] - torch.arange(total)
+    visible = number[:, None] == number
+    visible &= (distance >= 0) if causal else True
+    visible &= (distance.abs() < window) if window else True
+    scores = scores.masked_fill(~visible, -torch.inf)
+    if sinks:
+        scores = torch.cat([scores, s_aux[None, :, None, None].expand(1, -1, total, 1)], -1)
+    expected = (torch.softmax(scores, -1)[..., :total] @ v).transpose(1, 2)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("attn", ["tokpack", "sdpa", "eager"])
 def test_the_probe_passes_for_every_sound_attention(attn):
     report = probe_isolation(tiny_llama(attn))
@@ -155,6 +208,44 @@ def test_the_probe_sees_documents_that_see_each_other(monkeypatch):
     report = probe_isolation(tiny_llama("sdpa"))
     assert not report.ok
     assert report.max_difference > 0.1
+
+
+def test_the_probe_sees_a_leak_that_only_training_has():
+    """Fused training kernels are other code than the ones that evaluate."""
+    model = tiny_llama("tokpack")
+
+    def leak(module, _args, output):
+        return output + 0.01 * output.mean(1, keepdim=True) if module.training else output
+
+    assert probe_isolation(model).ok
+    model.model.layers[0].mlp.register_forward_hook(leak)
+    report = probe_isolation(model)
+    assert not report.ok
+    assert report.problem.startswith("gradients of another document")
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_probe_sees_windows_that_are_lost_though_its_documents_are_shorter(monkeypatch):
+    from trainer_plugin import attention
+
+    model = build("mistral")
+    model.config.sliding_window = 4096
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = 4096
+    model.set_attn_implementation("tokpack")
+    assert probe_isolation(model).ok
+    monkeypatch.setattr(attention, "_visible", lambda *_: None)
+    assert probe_isolation(model).problem.startswith("packed against alone")
+    assert model.config.sliding_window == model.model.layers[0].self_attn.sliding_window == 4096
+
+
+def test_the_probe_uses_up_no_random_numbers():
+    model = tiny_llama("tokpack", attention_dropout=0.5).train()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    probe_isolation(model)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_probe_tells_what_a_cache_would_do_and_leaves_the_model_as_it_was():
@@ -173,25 +264,19 @@ def test_the_ladder_takes_our_attention_first():
     assert model.config.use_cache is False
 
 
-@pytest.mark.parametrize("family", ["Mamba", "Bloom"])
-def test_models_without_exchangeable_attention_go_document_by_document(family, batch):
-    import transformers
-
-    torch.manual_seed(0)
-    sizes = {
-        "Mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
-        "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
-    }[family]
-    config = getattr(transformers, f"{family}Config")(vocab_size=128, initializer_range=0.3, **sizes)
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+@pytest.mark.parametrize(("family", "way"), [("mamba", "mixers"), ("bloom", "loop")])
+def test_the_loss_of_models_without_exchangeable_attention_is_that_of_the_row(family, way, batch):
+    model = build(family)
     report = prepare_model(model)
-    assert (report.strategy, report.ok) == ("loop", True)
+    assert (report.strategy, report.ok) == (way, True)
     with torch.no_grad():
         out = model(**batch)
         lengths = document_lengths(batch["cu_seq_lens_q"])
         plain = [type(model).forward(model, input_ids=ids) for ids in batch["input_ids"].split(lengths, 1)]
-    torch.testing.assert_close(out.logits, torch.cat([one.logits for one in plain], 1), atol=1e-6, rtol=1e-5)
-    assert out.loss.isfinite()
+    expected = torch.cat([one.logits for one in plain], 1)
+    torch.testing.assert_close(out.logits, expected, atol=1e-6, rtol=1e-5)
+    loss = torch.nn.functional.cross_entropy(expected[0, :-1], batch["labels"][0, 1:])
+    torch.testing.assert_close(out.loss, loss)
 
 
 def test_an_attention_that_leaks_is_refused_with_advice(monkeypatch):

@@ -16,6 +16,7 @@ reached by it, which is what the isolation probe is for.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tokpack.errors import UsageError
 
 NAME = "tokpack"
+ONE_DOCUMENT: ContextVar[bool] = ContextVar("one_document", default=False)
+"""Set by `trainer_plugin.mixers` where a layer is called with the states of a single document."""
+
+_HARMLESS = {"cu_seq_lens_k", "position_ids", "seq_idx", "cache_position", "num_items_in_batch"}
+"""Tensors of the batch that say nothing more about who attends to whom; others (sparse indices) would."""
+
 _LENGTHS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
@@ -89,13 +96,16 @@ def packed_attention(
     position_bias: torch.Tensor | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
-    **_kwargs: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """query `[1, H, T, D]`, key and value `[1, H_kv, T, D]` -> `[1, T, H, D_v]`, documents apart.
 
     Signature as transformers calls it. Raises UsageError without `cu_seq_lens_q`, and for what it cannot
     honour: a mask, a batch of more than one row, a position bias, cached keys.
     """
+    if cu_seq_lens_q is None and ONE_DOCUMENT.get():
+        max_length_q = query.shape[2]
+        cu_seq_lens_q = torch.tensor([0, max_length_q], dtype=torch.int32, device=query.device)
     if cu_seq_lens_q is None:
         raise UsageError(
             'attention "tokpack" got no cu_seq_lens_q: it would not know where documents end',
@@ -103,7 +113,7 @@ def packed_attention(
             hint="make batches with trainer_plugin.PackedCollator; to generate text, first call "
             'model.set_attn_implementation("sdpa")',
         )
-    _refuse(module, query, key, attention_mask, position_bias)
+    _refuse(module, query, key, attention_mask, position_bias, others)
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     scores = Scores(scale, bool(causal), dropout, sliding_window, softcap, s_aux)
@@ -131,12 +141,17 @@ def _refuse(
     key: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_bias: torch.Tensor | None,
+    others: dict[str, Any],
 ) -> None:
     problem = None
+    unknown = [name for name, value in others.items() if isinstance(value, torch.Tensor)]
+    unknown = [name for name in unknown if name not in _HARMLESS]
     if attention_mask is not None:
         problem = "an attention mask", "give no attention_mask: the collator's batch carries the documents"
     elif position_bias is not None:
         problem = "a position bias (ALiBi or relative positions)", "use attn=auto or attn=eager"
+    elif unknown:
+        problem = f"{unknown[0]!r}, which it does not know", "use attn=auto or attn=eager"
     elif query.shape[0] != 1:
         problem = f"{query.shape[0]} rows in one batch", "flatten them with trainer_plugin.PackedCollator"
     elif query.shape[2] != key.shape[2]:

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+CHANGED_FIRST, CHANGED_LAST = "first document changed", "last document changed"
+ALONE, GRADIENTS = "packed against alone", "gradients of another document"
+_SHORT = {
+    CHANGED_FIRST: "first changed",
+    CHANGED_LAST: "last changed",
+    ALONE: "against alone",
+    GRADIENTS: "gradients",
+}
+
+
 @dataclass(frozen=True)
 class Check:
     """One comparison of logits: `difference` against `limit`, both relative to the largest logit."""
@@ -25,7 +35,10 @@ class Check:
 
 @dataclass(frozen=True)
 class IsolationReport:
-    """What the probe saw. `ok` means that training on packed rows equals training on the documents alone."""
+    """What the probe saw. `ok` means that training on packed rows equals training on the documents alone.
+
+    `attn` is what `prepare_model` takes to set another model up alike.
+    """
 
     strategy: str
     attn: str
@@ -34,6 +47,8 @@ class IsolationReport:
     tokens: int
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
+    mixers: tuple[str, ...] = ()
+    """Layers that run document by document, as "MambaMixer x 2"."""
 
     @property
     def ok(self) -> bool:
@@ -44,10 +59,27 @@ class IsolationReport:
         """Of all checks, relative to the largest logit."""
         return max((check.difference for check in self.checks), default=float("inf"))
 
+    @property
+    def verdict(self) -> str:
+        if self.ok:
+            return "exact" if self.max_difference == 0 else "equal"
+        return "cannot run" if self.max_difference == float("inf") else "LEAKS"
+
+    @property
+    def problem(self) -> str:
+        """Why the first check that failed did, in one line; empty when all passed."""
+        failed = next((check for check in self.checks if not check.ok), None)
+        if failed is None:
+            return ""
+        if failed.difference == float("inf"):
+            return " ".join([*self.notes[-1:]]) or failed.note
+        return f"{failed.name}: {failed.difference:.1e}, where {failed.limit:.1e} is allowed"
+
     def table(self) -> Table:
         from rich.table import Table
 
-        table = Table(title=f"isolation of packed documents: {self.attn}, {self.dtype}", title_justify="left")
+        setup = ", ".join(filter(None, [self.attn, self.dtype]))
+        table = Table(title=f"isolation of packed documents: {setup}", title_justify="left")
         for heading, justify in (
             ("check", "left"),
             ("difference", "right"),
@@ -60,9 +92,12 @@ class IsolationReport:
             table.add_row(
                 check.name, f"{check.difference:.1e}", f"{check.limit:.1e}", f"{verdict} {check.note}".strip()
             )
-        table.caption = "\n".join(self.notes) or None
+        table.caption = "\n".join(self._lines()) or None
         table.caption_justify = "left"
         return table
+
+    def _lines(self) -> list[str]:
+        return [*([f"document by document: {', '.join(self.mixers)}"] if self.mixers else []), *self.notes]
 
     def __rich__(self) -> Table:
         return self.table()
@@ -80,6 +115,7 @@ class IsolationReport:
             "tokens": self.tokens,
             "checks": [vars(check) for check in self.checks],
             "notes": list(self.notes),
+            "mixers": list(self.mixers),
         }
 
 
@@ -99,17 +135,12 @@ class ModelVerification:
         from rich.table import Table
 
         table = Table(title=f"isolation of packed documents in {self.model}", title_justify="left")
-        for heading in ("attention", "dtype", "neighbour changed", "against alone", "result"):
-            table.add_column(
-                heading, justify="right" if heading[0] in "na" and heading != "attention" else "left"
-            )
+        for heading in ("attention", "dtype", *_SHORT.values(), "result"):
+            table.add_column(heading, justify="right" if heading in _SHORT.values() else "left")
         for name, report in self.reports.items():
-            moved = max((c.difference for c in report.checks[:-1]), default=float("inf"))
-            alone = report.checks[-1].difference if report.checks else float("inf")
-            result = "exact" if report.max_difference == 0 else "equal" if report.ok else "LEAKS"
-            if report.max_difference == float("inf"):
-                result = "cannot run"
-            table.add_row(name, report.dtype, f"{moved:.1e}", f"{alone:.1e}", result)
+            found = {check.name: check.difference for check in report.checks}
+            figures = [f"{found[check]:.1e}" if check in found else "-" for check in _SHORT]
+            table.add_row(name, report.dtype, *figures, report.verdict)
         return table
 
     def __rich__(self) -> Group:

@@ -1,0 +1,151 @@
+"""Layers with a state, a convolution or an index, run document by document, forward and backward."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from tiny_decoders import build
+from trainer_rows import make_documents, pack_rows
+
+from tokpack.errors import UsageError, VerifyError
+from trainer_plugin import PackedCollator, prepare_model, probe_isolation
+from trainer_plugin.attention import document_lengths
+from trainer_plugin.strategies import apply_strategy, fit_batch, restore_forward, split_layers, strategy_of
+
+HYBRIDS = ("mamba2", "qwen3_next", "lfm2", "falcon_h1")
+
+
+def make_batch(seed=3, lengths=(9, 17, 5, 23, 1, 12)):
+    return PackedCollator()(pack_rows(make_documents(lengths, seed=seed), 128))
+
+
+def documents_of(batch):
+    lengths = document_lengths(batch["cu_seq_lens_q"])
+    return zip(batch["input_ids"].split(lengths, 1), batch["labels"].split(lengths, 1), strict=True)
+
+
+def gradients_alone(model, batches):
+    """Gradients of the token mean over all batches, each document through the plain call."""
+    model.zero_grad()
+    trained = sum((batch["labels"] != -100).sum() for batch in batches)
+    for batch in batches:
+        for ids, labels in documents_of(batch):
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+            loss = torch.nn.functional.cross_entropy(
+                logits, labels[0, 1:], reduction="sum", ignore_index=-100
+            )
+            (loss / trained).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_gradients(model, expected):
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-8, name
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_gradients_of_packed_rows_equal_those_of_documents_alone(family, checkpointing):
+    """Two rows, both forward passes before the backward pass: recomputing needs the bounds of its row."""
+    model, batches = build(family), [make_batch(3), make_batch(4, (30, 6, 31))]
+    expected = gradients_alone(model, batches)
+    assert prepare_model(model).strategy == "mixers"
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.zero_grad()
+    trained = sum((batch["labels"] != -100).sum() for batch in batches)
+    losses = [model(**fit_batch(model, batch), num_items_in_batch=trained).loss for batch in batches]
+    sum(losses).backward()
+    assert_gradients(model, expected)
+
+
+@pytest.mark.parametrize("strategy", ["mixers", "loop"])
+def test_a_copy_of_a_prepared_model_runs_on_its_own_weights(strategy):
+    """TRL copies the model to make its reference."""
+    model, batch = build("mamba"), make_batch()
+    prepare_model(model, strategy)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        before = model(**batch).logits
+        for parameter in model.parameters():
+            parameter.zero_()
+        torch.testing.assert_close(twin(**batch).logits, before)
+        assert model(**batch).logits.abs().max() < before.abs().max()
+
+
+def test_calls_without_documents_run_as_before_and_the_set_up_can_be_undone():
+    model, ids = build("jamba"), torch.arange(3, 30)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids, use_cache=False).logits
+        assert prepare_model(model).mixers == ("JambaMambaMixer x 1",)
+        model.set_attn_implementation("sdpa")  # the packed attention wants documents
+        assert torch.equal(model(input_ids=ids, use_cache=False).logits, before)
+        longer = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False)
+    assert longer.shape[1] == ids.shape[1] + 4
+    restore_forward(model)
+    assert (strategy_of(model), split_layers(model)) == ("native", ())
+    assert "forward" not in vars(model)
+
+
+def test_one_document_in_a_row_and_a_row_of_padding_are_no_special_case():
+    model = build("falcon_mamba")
+    prepare_model(model)
+    batch = PackedCollator(capacity=32)(pack_rows(make_documents([20]), 32))
+    with torch.no_grad():
+        alone = type(model).forward(model, input_ids=batch["input_ids"][:, :20]).logits
+        packed = model(**batch).logits
+    torch.testing.assert_close(packed[:, :20], alone, atol=1e-6, rtol=1e-5)
+
+
+def test_a_cache_stays_off_for_rows_with_documents():
+    model, batch = build("qwen3_next"), make_batch()
+    prepare_model(model)
+    with torch.no_grad():
+        assert torch.equal(model(**batch, use_cache=True).logits, model(**batch, use_cache=False).logits)
+
+
+def test_rows_that_a_model_lengthens_are_refused():
+    """Virtual tokens of prompt tuning: the layers would see more states than the documents have tokens."""
+    model, batch = build("mamba"), make_batch()
+    prepare_model(model)
+    embeddings = model.get_input_embeddings()
+    handle = embeddings.register_forward_hook(lambda _module, _args, out: torch.cat([out[:, :4], out], 1))
+    with pytest.raises(UsageError, match="another number"):
+        model(**batch)
+    handle.remove()
+
+
+def test_the_loss_of_the_router_is_kept():
+    batch, losses = make_batch(), {}
+    for coefficient in (0.0, 10.0):
+        model = build("jamba")
+        model.config.output_router_logits, model.router_aux_loss_coef = True, coefficient
+        prepare_model(model)
+        with torch.no_grad():
+            losses[coefficient] = model(**batch, output_router_logits=True).loss
+    assert losses[10.0] > losses[0.0] + 1
+
+
+def test_mixers_can_be_asked_for_and_say_when_there_are_none():
+    assert prepare_model(build("lfm2"), "mixers").mixers == ("Lfm2ShortConv x 1",)
+    with pytest.raises(VerifyError, match="no layer was found"):
+        prepare_model(build("llama"), "mixers")
+
+
+def test_a_leak_behind_another_leak_is_found():
+    """RWKV: the shift by one token leaks, and the attention around it."""
+    model = build("rwkv")
+    apply_strategy(model, "mixers", "eager")
+    assert split_layers(model) == ("RwkvSelfAttention x 2", "ZeroPad2d x 2")
+    assert probe_isolation(model).ok

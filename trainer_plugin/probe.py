@@ -1,0 +1,305 @@
+"""The isolation probe: does a document in a packed row see its neighbours, with this model as it is now?
+
+    packed     A B C  in one row, as the collator makes it
+    changed    A'B C  and  A B C'                 logits of the others must not move
+    alone      A | B | C  through the plain call  logits must be the packed ones
+    gradients  of a loss on B, in training mode   must not reach A and C
+    control    A'BC   as one document             how far logits move when documents do leak
+
+A leak shows as a difference near the control; rounding stays far below it. So a check passes when the
+difference is exactly zero, or both under the tolerance for the dtype (relative to the largest logit) and
+under a tenth of the control, which keeps the probe from being blind on models whose logits hardly depend on
+context. Packed against alone in 16 bits compares means over tokens, and with a fifth. Sliding windows and
+chunks are shortened while it runs, so that short documents reach beyond them.
+
+A dozen short passes: seconds for a small model, and the only proof that holds for every architecture: of the
+decoder models in transformers some leak without any warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tokpack.schema import IGNORE_INDEX
+from trainer_plugin.attention import NAME
+from trainer_plugin.collator import PackedCollator
+from trainer_plugin.isolation_report import (
+    ALONE,
+    CHANGED_FIRST,
+    CHANGED_LAST,
+    GRADIENTS,
+    Check,
+    IsolationReport,
+)
+from trainer_plugin.strategies import (
+    attention_of,
+    cache_option,
+    fit_batch,
+    inner_model,
+    quiet_evaluation,
+    split_layers,
+    strategy_of,
+    text_config,
+)
+
+TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-8, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Largest difference that counts as rounding, relative to the largest logit."""
+
+GRADIENT_LIMIT = 1e-6
+"""Largest gradient at another document's tokens, relative to the own ones. Nothing but a path makes one."""
+
+PROBE_TOKENS = 384
+WINDOW = 16
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+
+Logits = list[torch.Tensor]
+
+
+def probe_isolation(
+    model: Any,
+    rows: Iterable[Mapping[str, Any]] | None = None,
+    *,
+    seed: int = 0,
+    max_tokens: int = PROBE_TOKENS,
+) -> IsolationReport:
+    """Probe a model as it is set up now.
+
+    `rows` are packed rows whose documents are used, shortened to `max_tokens` in all; without them the
+    documents are random tokens. A model that raises fails the probe with the error as the note.
+    """
+    documents = _probe_documents(model, rows, seed, max_tokens)
+    notes: list[str] = []
+    with _short_windows(model), quiet_evaluation(model):
+        try:
+            checks = _run_checks(_Case(model, documents, seed), notes)
+        except Exception as error:  # any error of a model's own code means: not proven
+            text = " ".join(str(error).split())[:300]
+            checks = (Check("the model runs on packed rows", float("inf"), 0.0, False, type(error).__name__),)
+            notes.append(text)
+    strategy = strategy_of(model)
+    return IsolationReport(
+        strategy=strategy,
+        attn=strategy if strategy in ("mixers", "loop") else attention_of(model),
+        dtype=str(next(inner_model(model).parameters()).dtype).removeprefix("torch."),
+        documents=len(documents),
+        tokens=sum(map(len, documents)),
+        checks=checks,
+        notes=tuple(notes),
+        mixers=split_layers(model),
+    )
+
+
+def reference_attention(model: Any) -> str:
+    """The attention of transformers that documents alone are run with."""
+    return "sdpa" if getattr(inner_model(model), "_supports_sdpa", False) else "eager"
+
+
+def unmasked(logits: torch.Tensor) -> torch.Tensor:
+    """Zero where a model masks a logit out with the lowest number that there is."""
+    return logits.where(logits.abs() < torch.finfo(logits.dtype).max / 2, 0)
+
+
+class _Case(NamedTuple):
+    model: Any
+    documents: list[np.ndarray]
+    seed: int
+
+    def changed(self, number: int) -> list[np.ndarray]:
+        """The documents, one of them replaced by other random tokens."""
+        rng = np.random.default_rng(self.seed + 1)
+        documents = list(self.documents)
+        documents[number] = rng.integers(1, text_config(self.model).vocab_size, len(documents[number]))
+        return documents
+
+
+def _probe_documents(
+    model: Any, rows: Iterable[Mapping[str, Any]] | None, seed: int, max_tokens: int
+) -> list[np.ndarray]:
+    """At least two documents of at least two tokens, `max_tokens` in all."""
+    documents: list[np.ndarray] = []
+    for row in rows or ():
+        bounds = np.cumsum(np.asarray(row["seq_lengths"]))[:-1]
+        documents += [part for part in np.split(np.asarray(row["input_ids"]), bounds) if len(part) > 1]
+    if len(documents) >= 2:
+        documents = documents[:4]
+        return [document[: max_tokens // len(documents)].astype(np.int64) for document in documents]
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, text_config(model).vocab_size, length) for length in (21, 40, 17)]
+
+
+def _run_checks(case: _Case, notes: list[str]) -> tuple[Check, ...]:
+    model, documents = case.model, case.documents
+    packed = _packed_logits(model, documents)
+    first = case.changed(0)
+    leaked = [
+        _packed_logits(model, [np.concatenate(row)])[0][len(documents[0]) :] for row in (documents, first)
+    ]
+    largest = _Largest(max(float(logits.abs().max()) for logits in packed), leaked)
+    against_alone = _TokenMean(leaked) if packed[0].dtype in (torch.float16, torch.bfloat16) else largest
+    checks = [
+        largest.check(CHANGED_FIRST, _packed_logits(model, first)[1:], packed[1:]),
+        largest.check(CHANGED_LAST, _packed_logits(model, case.changed(-1))[:-1], packed[:-1]),
+        against_alone.check(ALONE, packed, _alone_logits(model, documents)),
+    ]
+    if all(one.ok for one in checks):
+        checks.append(_gradient_check(model, documents))
+    notes.append(f"leaking documents would move the logits by {largest.leak:.1e}")
+    notes.extend(_cache_note(case, packed, largest))
+    return tuple(checks)
+
+
+class _Largest:
+    """Differences as the largest of any logit, relative to the largest logit."""
+
+    share = 0.1
+
+    def __init__(self, scale: float, leaked: Logits) -> None:
+        self.scale = scale
+        self.leak = self.distance(leaked[:1], leaked[1:])
+
+    def distance(self, found: Logits, wanted: Logits) -> float:
+        moved = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
+        return moved / self.scale
+
+    def check(self, name: str, found: Logits, wanted: Logits) -> Check:
+        dtype = found[0].dtype
+        tolerance = TOLERANCE.get(dtype, 5e-2)
+        if not all(torch.isfinite(logits).all() for logits in found):
+            return Check(name, float("inf"), tolerance, False, "not finite")
+        moved = self.distance(found, wanted)
+        limit = max(min(tolerance, self.share * self.leak), 4 * torch.finfo(dtype).eps)
+        return Check(name, moved, limit, moved <= limit)
+
+
+class _TokenMean(_Largest):
+    """The same as the mean over the tokens of the norms of their logits.
+
+    For 16-bit logits of two runs: at the worst token their rounding comes near to what a leak does there.
+    """
+
+    share = 0.2
+
+    def __init__(self, leaked: Logits) -> None:
+        super().__init__(1.0, leaked)
+
+    def distance(self, found: Logits, wanted: Logits) -> float:
+        a, b = (torch.cat(list(logits)).float() for logits in (found, wanted))
+        return float((a - b).norm(dim=1).mean() / b.norm(dim=1).mean())
+
+
+def _cache_note(case: _Case, packed: Logits, largest: _Largest) -> list[str]:
+    """What `use_cache=True` would do: transformers then ignores the document boundaries without a warning."""
+    try:
+        moved = largest.distance(_packed_logits(case.model, case.documents, use_cache=True), packed)
+    except Exception:  # a model that refuses is safe
+        return []
+    if moved <= TOLERANCE.get(packed[0].dtype, 5e-2):
+        return []
+    return [f"use_cache=True would leak ({moved:.1e}): the trainer keeps it off, own loops must too"]
+
+
+def _packed_logits(model: Any, documents: list[np.ndarray], use_cache: bool = False) -> Logits:
+    row = {
+        "input_ids": np.concatenate(documents),
+        "labels": np.full(sum(map(len, documents)), IGNORE_INDEX),
+        "seq_lengths": np.array([len(document) for document in documents]),
+    }
+    batch = PackedCollator()([row])
+    del batch["labels"]
+    logits = unmasked(model(**fit_batch(model, batch), **cache_option(model, use_cache)).logits[0])
+    return list(logits.split([len(document) for document in documents]))
+
+
+def _alone_logits(model: Any, documents: list[np.ndarray]) -> Logits:
+    """Each document by the plain call, with the attention that transformers itself brings."""
+    inner = inner_model(model)
+    ours = attention_of(model) == NAME
+    if ours:
+        inner.set_attn_implementation(reference_attention(model))
+    try:
+        option = cache_option(model, False)
+        device = next(inner.parameters()).device
+        ids = [torch.as_tensor(document, device=device)[None] for document in documents]
+        return [unmasked(model(input_ids=document, **option).logits[0]) for document in ids]
+    finally:
+        if ours:
+            inner.set_attn_implementation(NAME)
+
+
+def _gradient_check(model: Any, documents: list[np.ndarray]) -> Check:
+    """One loss, on one document, in training mode: some models take other kernels there."""
+    middle = len(documents) // 2
+    with _training(model), _embedding_leaves(model) as leaves:
+        logits = _packed_logits(model, documents)[middle]
+        logits.float().square().mean().backward()
+    gradients = [leaf.grad.float().reshape(-1, leaf.shape[-1]) for leaf in leaves if leaf.grad is not None]
+    start = sum(map(len, documents[:middle]))
+    if sum(map(len, gradients)) != sum(map(len, documents)):
+        return Check(GRADIENTS, 0.0, GRADIENT_LIMIT, True, "not measured: the embeddings are out of reach")
+    sizes = torch.cat(gradients).abs().amax(dim=1)
+    own = float(sizes[start : start + len(documents[middle])].max())
+    sizes[start : start + len(documents[middle])] = 0
+    other = float(sizes.max()) / own if own else float("inf")
+    return Check(GRADIENTS, other, GRADIENT_LIMIT, other <= GRADIENT_LIMIT)
+
+
+@contextmanager
+def _training(model: Any) -> Iterator[None]:
+    """Training mode without a trace: no gradients at parameters, no random numbers used up."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)), torch.enable_grad():
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def _embedding_leaves(model: Any) -> Iterator[list[torch.Tensor]]:
+    """The embeddings of each call, made leaves of the graph."""
+    leaves: list[torch.Tensor] = []
+
+    def make_leaf(_module: Any, _args: Any, output: Any) -> Any:
+        leaf = output.detach().requires_grad_(True)
+        leaves.append(leaf)
+        return leaf.clone()  # a model may write into its embeddings
+
+    handle = inner_model(model).get_input_embeddings().register_forward_hook(make_leaf)
+    try:
+        yield leaves
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _short_windows(model: Any) -> Iterator[None]:
+    """Windows and chunks of `WINDOW` tokens, in the configurations and the layers that read them."""
+    inner = inner_model(model)
+    places: list[dict[str, Any]] = [vars(module) for module in inner.modules()]
+    configs = [place["config"] for place in places if hasattr(place.get("config"), "__dict__")]
+    configs.append(text_config(model))
+    places += {id(config): vars(config) for config in configs}.values()
+    before = [
+        (place, name, place[name])
+        for place in places
+        for name in _WINDOWS
+        if isinstance(place.get(name), int) and place[name] > WINDOW
+    ]
+    try:
+        for place, name, _ in before:
+            place[name] = WINDOW
+        yield
+    finally:
+        for place, name, value in before:
+            place[name] = value
