@@ -130,6 +130,12 @@ def _summary(result: Any) -> list[str]:
         lines.append(f"cost: {spent}, at {rate}")
     if result.loss_before is not None and result.loss_after is not None:
         lines.append(f"held-out loss: {result.loss_before:.4f} before, {result.loss_after:.4f} after")
+    if result.rewards_after is not None:
+        rewards = result.rewards_after
+        lines.append(
+            f"held-out pairs: the chosen answer ahead in {rewards['accuracy']:.1%}, "
+            f"by {rewards['margin']:.4f} on average"
+        )
     lines.append(f"{'model' if result.method == 'full' else 'adapter'}: {result.out}")
     return lines
 
