@@ -32,6 +32,7 @@ bench: $(STAMP) $(MODEL)/config.json
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_cli_reference.py
+	$(BIN)/python docs/make_architecture_table.py
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
