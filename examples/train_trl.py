@@ -1,6 +1,7 @@
-"""Packed rows in TRL's SFTTrainer (pip install trl): its own metrics and losses, our batches.
+"""Packed rows in TRL's SFTTrainer (pip install trl), through its own padding-free path.
 
-`packing` stays off: the rows are packed already, and TRL would pack them again without their boundaries.
+TRL finds the documents of a row by the column `seq_lengths`, and only with `padding_free`. `packing` stays off:
+it would pack the rows again, without their boundaries. `skip_prepare_dataset` keeps the columns as they are.
 
     python examples/train_trl.py PACKED MODEL OUT
 """
@@ -14,28 +15,26 @@ from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from trainer_plugin import PackedCollator, prepare_model
+from trainer_plugin import prepare_model
 
 
 def main(packed: str, model_name: str, out: str, steps: int = 5) -> SFTTrainer:
     model = AutoModelForCausalLM.from_pretrained(model_name)
-    prepare_model(model)
+    print(prepare_model(model, "sdpa"))  # or flash_attention_2: TRL's batches have no cu_seq_lens for ours
     arguments = SFTConfig(
         out,
+        packing=False,
+        padding_free=True,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
         max_steps=steps,
         per_device_train_batch_size=1,
         bf16=torch.cuda.is_available(),
-        packing=False,
-        padding_free=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
         report_to="none",
     )
     trainer = SFTTrainer(
         model,
         arguments,
-        data_collator=PackedCollator(),
         train_dataset=load_from_disk(packed),
         processing_class=AutoTokenizer.from_pretrained(model_name),
     )

@@ -1,8 +1,9 @@
-"""The examples run, and give the same losses where they do the same work."""
+"""The examples run on an artefact that `tokpack pack` wrote, and where they do the same work the losses agree."""
 
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 from pathlib import Path
 
@@ -11,28 +12,40 @@ import pytest
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trainer_rows import LENGTHS, make_documents, pack_rows, save_tiny_model, write_artefact
+from trainer_rows import save_tiny_model
+
+import tokpack
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny model, and an artefact of texts packed with its tokenizer."""
+    root = tmp_path_factory.mktemp("examples")
+    save_tiny_model(root / "model")
+    rng = random.Random(0)
+    texts = [" ".join(f"w{rng.randrange(3, 128)}" for _ in range(rng.randrange(8, 50))) for _ in range(60)]
+    (root / "texts.txt").write_text("\n".join(texts) + "\n")
+    tokpack.pack(root / "texts.txt", root / "packed", tokenizer=str(root / "model"), max_length=64)
+    return str(root / "packed"), str(root / "model")
 
 
 @pytest.fixture
-def paths(tmp_path, monkeypatch):
+def paths(folders, tmp_path, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    digest = save_tiny_model(tmp_path / "model")
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 3), 64, vocab_sha256=digest)
-    return str(tmp_path / "packed"), str(tmp_path / "model"), str(tmp_path / "out")
-
-
-def losses(trainer):
-    return [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
+    return (*folders, str(tmp_path / "out"))
 
 
 def run(name, *paths, **options):
     return importlib.import_module(name).main(*paths, **options)
 
 
-def test_the_plain_trainer_example_trains(paths, capsys):
+def losses(trainer):
+    return [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
+
+
+def test_three_lines_make_a_plain_trainer_train_on_packed_rows(paths, capsys):
     trainer = run("train_plain_trainer", *paths, steps=2)
     assert trainer.state.global_step == 2
     assert "first document changed" in capsys.readouterr().out
@@ -44,18 +57,22 @@ def test_the_packed_trainer_example_trains_and_evaluates(paths, capsys):
     assert "after" in capsys.readouterr().out
 
 
-def test_the_trl_example_has_the_losses_of_plain_trainer_on_the_same_rows(paths, tmp_path):
+def test_an_artefact_opened_by_datasets_trains_like_one_opened_by_packed_dataset(paths):
+    raw = run("train_load_from_disk", *paths, steps=4)
+    mapped = run("train_plain_trainer", *paths, steps=4)
+    assert losses(raw) == losses(mapped)
+
+
+def test_trl_without_padding_has_the_losses_of_a_plain_trainer(paths):
     pytest.importorskip("trl")
     import datasets
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
     from trainer_plugin import PackedCollator, prepare_model
 
-    rows = datasets.Dataset.from_list(pack_rows(make_documents(LENGTHS * 3), 64))
-    rows.save_to_disk(tmp_path / "raw")
-    trl = run("train_trl", str(tmp_path / "raw"), *paths[1:], steps=4)
+    trl = run("train_trl", *paths, steps=4)
     model = AutoModelForCausalLM.from_pretrained(paths[1])
-    prepare_model(model)
+    prepare_model(model, "sdpa")
     arguments = TrainingArguments(
         paths[2],
         max_steps=4,
@@ -64,8 +81,6 @@ def test_the_trl_example_has_the_losses_of_plain_trainer_on_the_same_rows(paths,
         remove_unused_columns=False,
         report_to="none",
     )
-    plain = Trainer(
-        model, arguments, PackedCollator(), train_dataset=datasets.load_from_disk(str(tmp_path / "raw"))
-    )
+    plain = Trainer(model, arguments, PackedCollator(), train_dataset=datasets.load_from_disk(paths[0]))
     plain.train()
     assert losses(trl) == pytest.approx(losses(plain), rel=1e-5)
