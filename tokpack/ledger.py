@@ -2,7 +2,7 @@
 
 documents: read = kept + dropped(reason) + quarantined
 tokens:    tokenized = packed + truncated + dropped(reason)
-slots:     rows x capacity = packed + free
+slots:     rows x capacity = packed + free            (not where documents are written as text)
 trained:   packed = trained + masked
 """
 
@@ -24,20 +24,25 @@ def build(
     """The ledger of a run, and the same per source.
 
     `docs`: source, drop_reason, tokens, cut, one row a document. `quarantined`: source -> rows. `packed`:
-    what the writer counted while it wrote (rows, capacity, tokens, trained), independent of `docs`.
+    what the writer counted while it wrote (tokens, trained, and of rows: rows, capacity), independent of
+    `docs`.
     """
-    grouped = docs.group_by("source", "drop_reason").agg(
-        pl.len().cast(pl.Int64).alias("documents"), pl.col("tokens", "cut").cast(pl.Int64).sum()
+    grouped = (
+        docs.lazy()
+        .group_by("source", "drop_reason")
+        .agg(pl.len().cast(pl.Int64).alias("documents"), pl.col("tokens", "cut").cast(pl.Int64).sum())
+        .collect(engine="streaming")
     )
     ledger = _sums(grouped, sum(quarantined.values()))
-    total = packed["rows"] * packed["capacity"]
-    ledger["slots"] = {
-        "rows": packed["rows"],
-        "capacity": packed["capacity"],
-        "total": total,
-        "packed": packed["tokens"],
-        "free": total - packed["tokens"],
-    }
+    if "rows" in packed:
+        total = packed["rows"] * packed["capacity"]
+        ledger["slots"] = {
+            "rows": packed["rows"],
+            "capacity": packed["capacity"],
+            "total": total,
+            "packed": packed["tokens"],
+            "free": total - packed["tokens"],
+        }
     ledger["trained"] = {
         "packed": packed["tokens"],
         "trained": packed["trained"],
@@ -79,7 +84,7 @@ def _sums(grouped: pl.DataFrame, quarantined: int) -> dict[str, Any]:
 
 def check(ledger: dict[str, Any]) -> None:
     """Raises InternalError naming the first line of the ledger that does not add up."""
-    slots, trained = ledger["slots"], ledger["trained"]
+    slots, trained = ledger.get("slots"), ledger["trained"]
     lines = [("total", ledger), *ledger["sources"].items()]
     for name, part in lines:
         documents, tokens = part["documents"], part["tokens"]
@@ -93,8 +98,10 @@ def check(ledger: dict[str, Any]) -> None:
             tokens["tokenized"],
             tokens["packed"] + tokens["truncated"] + sum(tokens["dropped"].values()),
         )
-    _equal("packed tokens", ledger["tokens"]["packed"], slots["packed"])
-    _equal("slots", slots["rows"] * slots["capacity"], slots["packed"] + slots["free"])
+    _equal("packed tokens", ledger["tokens"]["packed"], trained["packed"])
+    if slots:
+        _equal("packed slots", trained["packed"], slots["packed"])
+        _equal("slots", slots["rows"] * slots["capacity"], slots["packed"] + slots["free"])
     _equal("trained", trained["packed"], trained["trained"] + trained["masked"])
     for part in ("documents", "tokens"):
         for key, value in ledger[part].items():
@@ -102,10 +109,9 @@ def check(ledger: dict[str, Any]) -> None:
                 _equal(
                     f"{part}.{key} over sources", value, sum(s[part][key] for s in ledger["sources"].values())
                 )
-    if slots["free"] < 0 or trained["masked"] < 0:
-        raise InternalError(
-            "the ledger has a negative line", where=f"free {slots['free']}, masked {trained['masked']}"
-        )
+    free, masked = slots["free"] if slots else 0, trained["masked"]
+    if free < 0 or masked < 0:
+        raise InternalError("the ledger has a negative line", where=f"free {free}, masked {masked}")
 
 
 def _equal(line: str, left: int, right: int) -> None:

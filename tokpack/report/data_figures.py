@@ -36,7 +36,7 @@ def quantiles(tokens: Lengths) -> dict[str, int]:
 
 def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
     """Kept documents of each source: their lengths before truncation, and what is packed and trained."""
-    kept = corpus.docs.filter(pl.col("drop_reason").is_null()).select("source", "tokens")
+    kept = corpus.docs.select("source", "tokens").filter(corpus.docs["drop_reason"].is_null())
     by_source = {source: rows["tokens"] for (source,), rows in kept.group_by("source")}
     packed = (
         pieces.select("length", "trained", source=corpus.docs["source"].gather(pieces["document"]))
@@ -54,8 +54,9 @@ def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> li
     return out
 
 
-def truncation_figures(documents: Documents) -> list[dict[str, Any]]:
-    """Documents and tokens that rows of other lengths would cut or leave out.
+def truncation_figures(documents: Documents, width: int = 1) -> list[dict[str, Any]]:
+    """Documents and tokens that rows of other lengths would cut or leave out; `width` of `documents` are one
+    of `documents.whole`.
 
     Truncation by turns cuts a little more than is said here.
     """
@@ -65,14 +66,15 @@ def truncation_figures(documents: Documents) -> list[dict[str, Any]]:
         lost = total - int(documents.fit(capacity).sum())
         longer = int(((whole > capacity) & ~documents.split).sum())
         share = lost / total if total else 0.0
-        out.append({"capacity": capacity, "documents": longer, "tokens": lost, "share": share})
+        out.append({"capacity": capacity, "documents": width * longer, "tokens": lost, "share": share})
     return out
 
 
 def longest_documents(corpus: Corpus, names: list[str]) -> list[dict[str, Any]]:
     """The longest documents as they came, where they stand, and what became of them."""
-    top = corpus.docs.sort("tokens", "doc_id", descending=[True, False]).head(LONGEST)
     columns = ("doc_id", "source", "row", "tokens", "cut", "drop_reason")
+    order = corpus.docs.select(pl.arg_sort_by("tokens", "doc_id", descending=[True, False])).to_series()
+    top = corpus.docs.select(columns)[order.head(LONGEST)]
     return [
         {
             "doc_id": doc,
@@ -81,7 +83,7 @@ def longest_documents(corpus: Corpus, names: list[str]) -> list[dict[str, Any]]:
             "tokens": tokens,
             "fate": reason or ("shortened" if cut else "kept"),
         }
-        for doc, source, row, tokens, cut, reason in top.select(columns).rows()
+        for doc, source, row, tokens, cut, reason in top.rows()
         if tokens
     ]
 

@@ -88,8 +88,7 @@ def make_report(
     """
     from tokpack import __version__
 
-    kept = corpus.docs.filter(pl.col("drop_reason").is_null())
-    training = corpus.docs.filter(pl.col("drop_reason").ne_missing(ledgers.HELD_OUT))
+    tokens, reason = corpus.docs["tokens"], corpus.docs["drop_reason"]
     head = {
         "tokpack_version": __version__,
         **({"kind": PREFERENCE} if run.pairs else {}),
@@ -101,8 +100,8 @@ def make_report(
         ],
     }
     lengths = DocumentLengths(
-        raw=training["tokens"].to_numpy(),
-        whole=kept["tokens"].to_numpy(),
+        raw=tokens.filter(reason.ne_missing(ledgers.HELD_OUT)).to_numpy(),
+        whole=tokens.filter(reason.is_null()).to_numpy(),
         pieces=part.pieces["length"].to_numpy(),
     )
     ledger = ledger or planned_ledger(run, corpus, part)
@@ -113,7 +112,7 @@ def make_report(
     data |= {
         "sources": source_figures(corpus, part.pieces, names),
         "longest": longest_documents(corpus, names),
-        "truncation": truncation_figures(documents),
+        "truncation": truncation_figures(documents, corpus.width),
         "ranks": _ranks(run, part, planned),
         "rules": list(rules_of(run.config.clean)),
     }
@@ -175,9 +174,12 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
     settings = run.config.plan
     overlong = run.config.truncate.overlong
     reason = pl.col("drop_reason")
-    whole = corpus.docs.filter(reason.is_null() | (reason == OVERLONG))
-    raw = corpus.docs.filter(reason.ne_missing(ledgers.HELD_OUT))["tokens"].to_numpy()
+    docs = corpus.docs.select("source", "tokens", "drop_reason")
+    whole = docs.filter(reason.is_null() | (reason == OVERLONG))
+    raw = docs.filter(reason.ne_missing(ledgers.HELD_OUT))["tokens"].to_numpy()
     in_pieces = [overlong == "split" or (overlong == "auto" and shape.is_text) for shape in run.shapes]
+    width = corpus.width  # pairs are as long as both their documents
+    first = whole.gather_every(width)
     # An exact solver is too slow for a curve over capacities, and differs from bfd by less than a percent.
     planner = "bfd" if settings.planner == "optimal" else settings.planner
 
@@ -187,9 +189,9 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
 
     return Documents(
         raw=raw[raw > 0],
-        whole=whole["tokens"].to_numpy(),
-        split=np.array(in_pieces)[whole["source"].to_numpy()],
-        uncut=whole["drop_reason"].is_not_null().to_numpy(),
+        whole=whole["tokens"].to_numpy().reshape(-1, width).sum(axis=1),
+        split=np.array(in_pieces)[first["source"].to_numpy()],
+        uncut=first["drop_reason"].is_not_null().to_numpy() | (run.pairs and overlong in ("auto", "drop")),
         pieces=part.pieces["length"].to_numpy(),
         rows=part.plan.rows,
         capacity=part.plan.capacity,
