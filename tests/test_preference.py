@@ -145,6 +145,9 @@ def test_reports_and_rows_speak_of_pairs(packed, demo, qwen, tmp_path):
     report = tokpack.analyze(demo, tokenizer=str(qwen))
     assert report.data["kind"] == "preference"
     assert "600 documents (300 pairs)" in shown(report)
+    here = next(line for line in report.data["truncation"] if line["capacity"] == 2048)
+    overlong = next(drop for drop in report.data["drops"] if drop["reason"] == "overlong")
+    assert (here["documents"], here["tokens"]) == (overlong["documents"], overlong["tokens"])
     report.save_html(tmp_path / "report.html")
     assert "600 documents (300 pairs)" in (tmp_path / "report.html").read_text(encoding="utf-8")
     view = shown(row_view(packed, 0, max_tokens=20))

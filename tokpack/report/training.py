@@ -122,7 +122,8 @@ class Documents:
     raw: Lengths
     """Every document as it came, but those held out."""
     whole: Lengths
-    """Documents before truncation: those kept, and those that are too long for a row."""
+    """Documents before truncation: those kept, and those that are too long for a row. Of preference pairs,
+    both documents together."""
     split: npt.NDArray[np.bool_]
     """Which of `whole` are kept in pieces where they are longer than a row."""
     uncut: npt.NDArray[np.bool_]
