@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,8 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_decoders import build
-from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, write_artefact
+from trainer_rows import LENGTHS, make_documents, pack_rows, save_tiny_model, tiny_llama, write_artefact
+from typer.testing import CliRunner
 
+import tokpack
+from tokpack.cli import app
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import PackedCollator, PackedDataset, prepare_model, probe_isolation, verify_model
 from trainer_plugin.attention import Scores, document_lengths, packed_attention, varlen_window
@@ -318,3 +323,47 @@ def test_verify_probes_every_backend_on_the_artefacts_own_rows(tmp_path):
     assert "exact" in str(result)
     assert "use attn=tokpack" in result.advice[0]
     assert verify_model(tmp_path / "p", tiny_llama(), attn="eager").reports.keys() == {"eager"}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """An artefact, as `tokpack pack` writes it, and the folder of its model."""
+    folder = tmp_path_factory.mktemp("verify")
+    save_tiny_model(folder / "model")
+    rows = [{"input_ids": ids, "labels": labels} for ids, labels in make_documents(LENGTHS)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    settings = {"tokenizer": str(folder / "model"), "max_length": 64}
+    tokpack.pack([folder / "rows.jsonl"], folder / "packed", **settings)
+    return str(folder / "packed"), str(folder / "model")
+
+
+def verify(packed, *flags):
+    return CliRunner().invoke(app, ["verify", packed[0], "--model", packed[1], *flags])
+
+
+def test_verify_with_a_model_ends_in_a_table_and_advice(packed):
+    result = verify(packed)
+    assert result.exit_code == 0
+    assert re.search(r"tokpack .*exact", result.stdout)
+    assert "use attn=tokpack" in result.stdout
+
+
+def test_verify_exits_with_one_and_says_why_when_documents_see_each_other(packed, monkeypatch):
+    from transformers import masking_utils
+
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
+    result = verify(packed, "--attn", "sdpa")
+    assert result.exit_code == 1
+    assert "LEAKS" in result.stdout
+    assert "do not train packed rows with attn=sdpa: first document changed" in result.stdout
+    found = json.loads(verify(packed, "--attn", "sdpa", "--json").stdout)
+    assert (found["ok"], found["isolation"]["reports"]["sdpa"]["ok"]) == (False, False)
+
+
+def test_verify_of_an_attention_that_the_machine_has_not_is_a_failed_proof(packed):
+    result = verify(packed, "--attn", "flash_attention_3", "--json")
+    assert result.exit_code == 1
+    assert (
+        json.loads(result.stdout)["isolation"]["reports"]["flash_attention_3"]["checks"][0]["difference"]
+        is None
+    )

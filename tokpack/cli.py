@@ -288,7 +288,10 @@ def verify(
         import json as codec
 
         checks = [dataclasses.asdict(check) | {"ok": check.ok} for check in result.checks]
-        typer.echo(codec.dumps({"ok": result.ok, "checks": checks}, ensure_ascii=False, indent=2))
+        found = {"ok": result.ok, "checks": checks}
+        if result.model is not None:
+            found["isolation"] = result.model.to_dict()
+        typer.echo(codec.dumps(found, ensure_ascii=False, indent=2))
     else:
         _print(result)
     if not result.ok:

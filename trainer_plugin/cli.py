@@ -18,7 +18,7 @@ def train(
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags win over it.")] = None,
     method: Annotated[str | None, typer.Option(help="qlora (default), lora or full.")] = None,
     attn: Annotated[
-        str | None, typer.Option(help="auto (default), tokpack, loop, sdpa, eager, flash_attention_2, ...")
+        str | None, typer.Option(help="auto (default), tokpack, mixers, loop, sdpa, eager, ...")
     ] = None,
     loss: Annotated[str | None, typer.Option(help="Mean over each token (default) or each document.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,

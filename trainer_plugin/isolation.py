@@ -164,12 +164,14 @@ def _probe_backend(model: Any, rows: list[Any], backend: str, native: str) -> Is
 
 def _advice(reports: Mapping[str, IsolationReport]) -> list[str]:
     good = [name for name, report in reports.items() if report.ok]
-    bad = [name for name, report in reports.items() if not report.ok]
     lines = []
     if good:
         lines.append(f"use attn={good[0]} (`tokpack train --attn auto` picks it)")
-    if bad:
-        lines.append(f"do not train packed rows with attn={', '.join(bad)}")
+    for name, report in reports.items():
+        if not report.ok:
+            lines.append(f"do not train packed rows with attn={name}: {report.problem}")
+        if report.mixers:
+            lines.append(f"attn={name} runs document by document: {', '.join(report.mixers)}")
     if not good:
         lines.append("no backend keeps documents apart: pack with `--planner none`, one document a row")
     return lines

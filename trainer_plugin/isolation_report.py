@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class Check:
     limit: float
     ok: bool
     note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON has no infinity: a check that could not run has no difference."""
+        return {**vars(self), "difference": self.difference if isfinite(self.difference) else None}
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class IsolationReport:
             "ok": self.ok,
             "documents": self.documents,
             "tokens": self.tokens,
-            "checks": [vars(check) for check in self.checks],
+            "checks": [check.to_dict() for check in self.checks],
             "notes": list(self.notes),
             "mixers": list(self.mixers),
         }
