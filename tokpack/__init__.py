@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tokpack.api import analyze, open_packed, pack
     from tokpack.artefact import Artefact
+    from tokpack.cleaning import clean
     from tokpack.config import Config
     from tokpack.errors import TokpackError
     from tokpack.merging import merge
@@ -32,6 +33,7 @@ _HOME = {
     "Report": "tokpack.report.figures",
     "TokpackError": "tokpack.errors",
     "analyze": "tokpack.api",
+    "clean": "tokpack.cleaning",
     "merge": "tokpack.merging",
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",
@@ -46,6 +48,7 @@ __all__ = [
     "TokpackError",
     "__version__",
     "analyze",
+    "clean",
     "merge",
     "open_packed",
     "pack",

@@ -41,6 +41,9 @@ Format = Annotated[
         "recognised when not given."
     ),
 ]
+InputFormat = Annotated[
+    str | None, typer.Option("--input-format", help="Of the rows that are read; recognised when not given.")
+]
 Map = Annotated[str | None, typer.Option("--map", help="Columns: prompt=question,completion=answer")]
 Overlong = Annotated[str | None, typer.Option(help="auto (default), drop, right, left, turns or split.")]
 Clean = Annotated[
@@ -268,6 +271,61 @@ def pack(
 
 
 @app.command()
+def clean(
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write, as kept.jsonl.")],
+    data: Data = None,
+    format: Annotated[
+        str, typer.Option(help="Shape to write: openai, sharegpt, alpaca, prompt_completion or text.")
+    ] = "openai",
+    input_format: InputFormat = None,
+    map: Map = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", "-t", help="To count with; when not given, one is learned from the data."),
+    ] = None,
+    config: ConfigFile = None,
+    max_length: Annotated[int | None, typer.Option(help="Drop documents of more tokens (default: none).")] = None,
+    clean: Clean = None,
+    mask_personal: MaskPersonal = False,
+    exact_key: ExactKey = None,
+    near_dup: NearDup = None,
+    against: Against = None,
+    budget: Budget = None,
+    special_in_content: Special = None,
+    chat_template: Template = None,
+    seed: Seed = None,
+    strict: Strict = False,
+    allow_bad: AllowBad = None,
+    api: Annotated[str | None, typer.Option("--api", help="Service to bill by, such as openai-gpt-4o.")] = None,
+    apis: ApiFile = None,
+    api_price: Annotated[float | None, typer.Option(help="Dollars per million training tokens.")] = None,
+    epochs: Epochs = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
+    workers: Workers = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what pack would keep as text, for services and trainers that tokenise themselves.
+
+    Beside kept.jsonl come kept.dropped.parquet and kept.report.json.
+    """
+    options = _options(locals(), without=("out", "json"))
+    from tokpack.cleaning import clean as run
+
+    with _progress(quiet) as progress:
+        report = run(data or [], out, workers=workers, progress=progress, **options)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(report.data, ensure_ascii=False, indent=2))
+    elif quiet:
+        typer.echo(out)
+    else:
+        _print(report)
+        _say(f"rows: {out}", quiet)
+
+
+@app.command()
 def verify(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     model: Annotated[
@@ -422,13 +480,13 @@ def _options(given: dict[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
         key: value for key, value in given.items() if key not in (*without, "data", "workers", "quiet")
     }
     options["map"] = parse_map(options["map"]) if options["map"] else None
-    options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options["mfu"] else None
+    options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options.get("mfu") else None
     for flag in ("gpus", "apis"):
-        options[flag] = str(options[flag]) if options[flag] else None
-    options["eos"] = False if options.pop("no_eos") else None
+        options[flag] = str(options[flag]) if options.get(flag) else None
+    options["eos"] = False if options.pop("no_eos", False) else None
     options["budget"] = parse_tokens(options["budget"]) if options["budget"] else None
     for flag in ("strict", "paranoid", "mask_personal"):
-        options[flag] = options[flag] or None
+        options[flag] = options.get(flag) or None
     return options
 
 

@@ -96,7 +96,7 @@ def write_artefact(
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]
-    _write_dropped(out, docs, names)
+    write_dropped(out / schema.DROPPED, docs, names)
     (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
     by_source = {} if validation else corpus.quarantined_by_source()
     packed = {
@@ -123,7 +123,8 @@ def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _write_dropped(out: Path, docs: pl.DataFrame, names: list[str]) -> None:
+def write_dropped(path: Path, docs: pl.DataFrame, names: list[str]) -> None:
+    """One row for each document left out or shortened (`schema.DROPPED_SCHEMA`)."""
     left_out = pl.col("drop_reason").is_not_null()
     shortened = pl.col("drop_reason").is_null() & (pl.col("cut") > 0)
     record = docs.filter(left_out | shortened).select(
@@ -136,7 +137,7 @@ def _write_dropped(out: Path, docs: pl.DataFrame, names: list[str]) -> None:
     )
     import pyarrow.parquet as pq
 
-    pq.write_table(record.to_arrow().cast(schema.DROPPED_SCHEMA), out / schema.DROPPED, compression="zstd")
+    pq.write_table(record.to_arrow().cast(schema.DROPPED_SCHEMA), path, compression="zstd")
 
 
 def _manifest(

@@ -72,9 +72,12 @@ class Run:
     workers: int
 
     @staticmethod
-    def start(config: Config, workers: int = 0) -> Run:
-        """Open the inputs, recognise their shapes, load the tokenizer. Raises before any work is done."""
-        if not config.tokenize.tokenizer:
+    def start(config: Config, workers: int = 0, tokenizer: Tokenizer | None = None) -> Run:
+        """Open the inputs, recognise their shapes, load the tokenizer. Raises before any work is done.
+
+        `tokenizer` replaces the one of the config.
+        """
+        if not config.tokenize.tokenizer and tokenizer is None:
             raise UsageError(
                 "no tokenizer given", where="--tokenizer", hint="the folder or Hub name of your model"
             )
@@ -82,7 +85,7 @@ class Run:
         rules_of(config.clean)
         sources = open_sources(config.source)
         template = Path(config.render.chat_template) if config.render.chat_template else None
-        tokenizer = load_tokenizer(config.tokenize.tokenizer, chat_template=template)
+        tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
         tokenizer.prepare()
         shapes = [detect_shape(source) for source in sources]
         pairs = check_pairs(config, sources, shapes)

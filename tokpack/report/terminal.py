@@ -166,8 +166,10 @@ class SlotsTable:
 
 
 def ledger_table(ledger: dict[str, Any]) -> Table:
-    """The four sums, one line each."""
-    documents, tokens, slots, trained = (ledger[key] for key in ("documents", "tokens", "slots", "trained"))
+    """The sums, one line each."""
+    documents, tokens, trained = (ledger[key] for key in ("documents", "tokens", "trained"))
+    slots = ledger.get("slots")
+    kept = "packed" if slots else "kept"
     table = plain_table("Ledger", "", "", words=2)
     dropped = sum(documents["dropped"].values()), sum(tokens["dropped"].values())
     table.add_row(
@@ -177,13 +179,14 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     )
     table.add_row(
         "tokens",
-        f"{tokens['tokenized']:,} tokenised = {tokens['packed']:,} packed + {tokens['truncated']:,} truncated"
+        f"{tokens['tokenized']:,} tokenised = {tokens['packed']:,} {kept} + {tokens['truncated']:,} truncated"
         f" + {dropped[1]:,} dropped",
     )
-    table.add_row("slots", f"{slots['total']:,} = {slots['packed']:,} packed + {slots['free']:,} free")
+    if slots:
+        table.add_row("slots", f"{slots['total']:,} = {slots['packed']:,} packed + {slots['free']:,} free")
     table.add_row(
         "trained",
-        f"{trained['packed']:,} packed = {trained['trained']:,} trained + {trained['masked']:,} masked",
+        f"{trained['packed']:,} {kept} = {trained['trained']:,} trained + {trained['masked']:,} masked",
     )
     return table
 

@@ -36,6 +36,7 @@ REASONS = {
     "template_error": "the chat template refuses it",
     "no_trained_tokens": "no token of it would be trained",
     "overlong": "longer than a row, and not to be shortened sensibly",
+    "not_in_format": "the chosen shape cannot hold it: a text, tools, turns out of order",
     "exact_duplicate": "the same conversation is already there",
     "near_duplicate": "nearly the same conversation is already there",
     "contaminated": "repeats text of an evaluation set",

@@ -1,0 +1,283 @@
+"""`tokpack.clean`: the documents that `pack` would keep, as text, for trainers that tokenise themselves.
+
+    pass 1, decide   as for an artefact: see `tokpack/pipeline.py`; the token store is temporary
+    pass 2           the inputs once more, block by block: normalize -> kept? -> transforms -> JSON lines
+
+No text is held between the passes; rows stand in input order. The bill is that of services which count
+tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokpack import ledger as ledgers
+from tokpack.api import make_config
+from tokpack.config import Config
+from tokpack.corpus import Corpus
+from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
+from tokpack.decide import decide
+from tokpack.engine.local import ordered_map
+from tokpack.errors import DataError, UsageError
+from tokpack.learned_tokenizer import NAME, learn_tokenizer
+from tokpack.output import write_dropped
+from tokpack.pipeline import Progress, Run, pass_one, silent
+from tokpack.report.figures import drop_figures, length_figures
+from tokpack.stages.clean import clean as clean_documents
+from tokpack.stages.normalize import detect_shape, normalize
+from tokpack.stages.read import Block, read_blocks
+from tokpack.stages.rows import TOKENS
+from tokpack.stages.sources import open_sources
+from tokpack.stages.write import write_json, writing
+from tokpack.store import TokenStore
+from tokpack.text_formats import TextFormat, text_format, write_rows
+
+NOT_IN_FORMAT = "not_in_format"
+"""Reason of a document that the chosen shape cannot hold."""
+NO_LIMIT = (1 << 31) - 1
+OPENAI = "OpenAI"
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """What was kept and left out, and what training on it costs. Prints as tables."""
+
+    data: dict[str, Any]
+    path: Path
+
+    def __rich__(self) -> Any:
+        from tokpack.report.clean_terminal import clean_view
+
+        return clean_view(self.data)
+
+    def _repr_html_(self) -> str:
+        from tokpack.report.terminal import to_html
+
+        return to_html(self)
+
+    def __repr__(self) -> str:
+        documents = self.data["ledger"]["documents"]
+        return f"CleanReport({str(self.path)!r}: {documents['kept']:,} of {documents['read']:,} documents)"
+
+
+def clean(
+    data: str | os.PathLike[str] | list[str] | Config,
+    out: str | os.PathLike[str],
+    *,
+    format: str = "openai",
+    input_format: str | None = None,
+    api_price: float | None = None,
+    overwrite: bool = False,
+    workers: int = 0,
+    progress: Progress = silent,
+    **options: Any,
+) -> CleanReport:
+    """Write the kept documents of `data` into the JSONL file `out`, one row each, in the shape `format`.
+
+    Beside it, for `kept.jsonl`: `kept.dropped.parquet`, `kept.report.json`, and `kept.quarantine.jsonl` where
+    a row could not be read. `options` are the flags of `tokpack clean` with underscores. Without `tokenizer=`
+    one is learned from the data, and token counts are estimates. `max_length=` drops longer documents.
+
+        >>> tokpack.clean("chats.jsonl", "kept.jsonl", near_dup=0.8, api="openai-gpt-4o-mini")
+    """
+    out, shape = Path(out), text_format(format)
+    config = make_config(data, options | {"format": input_format})
+    limit = options.get("max_length") or NO_LIMIT
+    config = replace(config, truncate=replace(config.truncate, max_length=limit, overlong="drop"))
+    prices = find_prices(config, format, api_price)
+    _check_files(out, overwrite)
+    with writing(out), tempfile.TemporaryDirectory(prefix="tokpack-") as name:
+        folder = Path(name)
+        run = _start(config, workers, folder)
+        store = TokenStore(folder / "store", run.fingerprint())
+        corpus = pass_one(run, store, progress)
+        decide(run, corpus)
+        part = out.with_name(f".{out.name}.part")
+        try:
+            _write(run, corpus, shape, part, progress)
+            report = CleanReport(_figures(run, corpus, format, prices), out)
+            _publish(run, corpus, report, part, out)
+        finally:
+            part.unlink(missing_ok=True)
+    return report
+
+
+def find_prices(config: Config, format: str, api_price: float | None) -> list[ApiPrice]:
+    """Prices to bill by: the one given, the service asked for, or those of OpenAI for its shape."""
+    if api_price is not None:
+        if config.cost.api or api_price < 0:
+            what = "both a price and a service" if config.cost.api else f"a price cannot be {api_price}"
+            raise UsageError(what, where="--api-price", hint="give dollars per million tokens, or --api")
+        return [ApiPrice(key="given", usd_per_million=api_price, model="the price given")]
+    apis = load_apis(config.cost.apis or None)
+    if config.cost.api:
+        return [find_api(config.cost.api, apis)]
+    return [price for price in apis.values() if format == "openai" and price.provider == OPENAI]
+
+
+def companions(out: Path) -> dict[str, Path]:
+    """What is written beside `kept.jsonl`."""
+    stem = out.name.removesuffix(".jsonl")
+    names = {"dropped": "dropped.parquet", "report": "report.json", "quarantine": "quarantine.jsonl"}
+    return {key: out.with_name(f"{stem}.{name}") for key, name in names.items()}
+
+
+def _check_files(out: Path, overwrite: bool) -> None:
+    there = [path for path in (out, *companions(out).values()) if path.exists()]
+    if out.is_dir():
+        raise UsageError("the output is a folder", where=str(out), hint="give -o a file, as kept.jsonl")
+    if there and not overwrite:
+        raise UsageError(
+            "the file exists already", where=str(there[0]), hint="give --overwrite, or another -o"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _start(config: Config, workers: int, folder: Path) -> Run:
+    sources = open_sources(config.source)
+    for source in sources:
+        if source.path == "-":
+            raise UsageError(
+                "the input is read twice, and standard input cannot be",
+                where="-",
+                hint="save it to a file first",
+            )
+    shapes = [detect_shape(source) for source in sources]
+    for source, shape in zip(sources, shapes, strict=True):
+        if shape.format == TOKENS or shape.documents_per_row > 1:
+            what = "rows that are tokenised already" if shape.format == TOKENS else "preference pairs"
+            raise UsageError(
+                f"{what} cannot be written as text",
+                where=source.path,
+                hint="`tokpack pack` takes them",
+            )
+    learned = None
+    if not config.tokenize.tokenizer:
+        if config.render.chat_template:
+            raise UsageError(
+                "a chat template without a tokenizer",
+                where="--chat-template",
+                hint="add --tokenizer, the folder or Hub name of your model",
+            )
+        learned = learn_tokenizer(sources, shapes, folder / "tokenizer")
+    return Run.start(config, workers, learned)
+
+
+# Pass 2
+
+
+def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path, progress: Progress) -> None:
+    """All kept rows, in input order; documents that the shape cannot hold are marked."""
+    before = [source.sha256 for source in run.sources]
+    kept = corpus.docs.filter(corpus.docs["drop_reason"].is_null())["doc_id"].to_numpy()
+    rows = partial(_rows, run, shape, kept)
+    lost: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+    with path.open("wb") as file:
+        blocks: Iterable[Block] = read_blocks(run.sources, run.config.read.block_mb << 20)
+        for lines, not_held in ordered_map(rows, blocks, run.workers):
+            file.write(lines)
+            lost.append(not_held)
+            progress("pass 2", len(lines))
+    if [source.sha256 for source in run.sources] != before:
+        raise DataError(
+            "the input changed while it was read",
+            where=", ".join(source.path for source in run.sources),
+            hint="repeat the command when nothing writes to it",
+        )
+    positions = np.searchsorted(corpus.docs["doc_id"].to_numpy(), np.concatenate(lost))
+    corpus.drop(positions, NOT_IN_FORMAT, [None] * len(positions))
+
+
+def _rows(
+    run: Run, shape: TextFormat, kept: npt.NDArray[np.int64], block: Block
+) -> tuple[bytes, npt.NDArray[np.int64]]:
+    """(lines of the kept documents of a block, doc_ids of those that the shape cannot hold)."""
+    transforms = replace(run.config.clean, rules="off")
+    documents = normalize(block, run.sources[block.source], run.shapes[block.source]).documents
+    doc_ids = documents["doc_id"].to_numpy()
+    here = np.append(kept, -1)[np.searchsorted(kept, doc_ids)] == doc_ids
+    documents = documents.filter(here)
+    if documents.is_empty():
+        return b"", doc_ids[:0]
+    documents = clean_documents(documents, transforms, tuple(run.tokenizer.special_tokens)).documents
+    lines, lost = write_rows(documents, shape)
+    return lines, doc_ids[here][lost]
+
+
+# Figures
+
+
+def _figures(run: Run, corpus: Corpus, format: str, prices: list[ApiPrice]) -> dict[str, Any]:
+    from tokpack import __version__
+
+    docs = corpus.docs
+    kept = docs["drop_reason"].is_null()
+    trained = corpus.pieces.filter(kept.gather(corpus.pieces["document"]))["trained"].sum()
+    tokens = int(docs.filter(kept)["tokens"].sum())
+    names = [source.name for source in run.sources]
+    ledger = ledgers.build(
+        docs, names, corpus.quarantined_by_source(), {"tokens": tokens, "trained": int(trained)}
+    )
+    return {
+        "tokpack_version": __version__,
+        "tokenizer": run.tokenizer.name,
+        "estimated": run.tokenizer.name == NAME,
+        "format": format,
+        "inputs": [
+            {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format, "sha256": s.sha256}
+            for s, shape in zip(run.sources, run.shapes, strict=True)
+        ],
+        "ledger": ledger,
+        "lengths": length_figures(docs.filter(kept)["tokens"].to_numpy(), run.config.truncate.max_length),
+        "drops": drop_figures(ledger, corpus.examples),
+        "counters": corpus.counters,
+        "bill": _bill(ledger["tokens"], run.config.cost.epochs, prices),
+    }
+
+
+def _bill(tokens: dict[str, Any], epochs: float, prices: list[ApiPrice]) -> dict[str, Any]:
+    """Services bill tokens x epochs, whatever the batches."""
+    return {
+        "epochs": epochs,
+        "services": [
+            {
+                "key": price.key,
+                "provider": price.provider,
+                "model": price.model,
+                "usd_per_million": price.usd_per_million,
+                "as_it_came": api_cost(tokens["tokenized"], epochs, price).to_dict(),
+                "kept": api_cost(tokens["packed"], epochs, price).to_dict(),
+            }
+            for price in prices
+        ],
+    }
+
+
+def _publish(run: Run, corpus: Corpus, report: CleanReport, part: Path, out: Path) -> None:
+    """Each file whole, the rows last: they are there when everything is."""
+    beside = companions(out)
+    scratch = {key: path.with_name(f".{path.name}.part") for key, path in beside.items()}
+    try:
+        write_dropped(scratch["dropped"], corpus.docs, [source.name for source in run.sources])
+        write_json(scratch["report"], report.data)
+        if corpus.quarantined:
+            lines = "".join(line + "\n" for line in corpus.quarantined)
+            scratch["quarantine"].write_text(lines, encoding="utf-8")
+        else:
+            beside["quarantine"].unlink(missing_ok=True)
+        for key, path in scratch.items():
+            if path.exists():
+                path.replace(beside[key])
+        part.replace(out)
+    finally:
+        for path in scratch.values():
+            path.unlink(missing_ok=True)
