@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,19 @@ def test_a_report_compared_with_itself_shows_no_change() -> None:
     text = shown(data)
     assert "The settings are the same." in text
     assert "%" not in text.replace(f"{CLEAN['plan']['fill']:.2%}", "")
+
+
+def test_settings_of_every_stage_that_differ_are_named() -> None:
+    other = json.loads(json.dumps(CLEAN))
+    other["config"]["clean"]["rules"] = "strict"
+    other["config"]["near_dup"]["threshold"] = 0.8
+    text = shown(comparison_data(CLEAN, other, "a", "b"))
+    assert "The settings are the same." not in text
+    assert re.search(r"clean.rules +default +strict", text)
+    assert re.search(r"near_dup.threshold +0.0 +0.8", text)
+    assert "truncate" not in text
+    del other["config"]["seed"]  # of another version, perhaps
+    assert re.search(r"seed +0", shown(comparison_data(CLEAN, other, "a", "b")))
 
 
 def test_the_table_names_settings_that_differ_and_fits_the_screen() -> None:

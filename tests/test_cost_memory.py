@@ -201,53 +201,67 @@ PEAK = """
 import sys, gc, torch
 from transformers import AutoModelForCausalLM
 from peft import LoraConfig, get_peft_model
-folder, tokens, checkpointing = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
+folder, kind, *settings = sys.argv[1:]
 torch.set_num_threads(1)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
 for p in model.parameters():
     p.data = p.data.clone()  # out of the memory-mapped file
-model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-if checkpointing:
-    model.gradient_checkpointing_enable()
-    model.enable_input_require_grads()
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+if kind == "lora":
+    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+model.enable_input_require_grads()
 def status(key):
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-def loss(count):
-    ids = torch.randint(3, 49000, (1, count))
-    return model(input_ids=ids, labels=ids, use_cache=False).loss
-loss(8).backward()  # libraries and buffers of the runtime
-optimizer.zero_grad(set_to_none=True)
+def backward(rows, tokens):
+    ids = torch.randint(3, 49000, (rows, tokens))
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+backward(1, 8)  # libraries and buffers of the runtime
+model.zero_grad(set_to_none=True)
 gc.collect()
 before = status("VmRSS")
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # resets the peak
-for _ in range(2):
-    loss(tokens).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=False)
-print(status("VmHWM") - before)
+def peak(rows, tokens, checkpointing):
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_disable()
+    model.zero_grad(set_to_none=True)
+    gc.collect()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # resets the peak
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    for _ in range(2):
+        backward(rows, tokens)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    return status("VmHWM") - before
+for setting in settings:
+    rows, tokens, checkpointing = setting.split("x")
+    print(peak(int(rows), int(tokens), checkpointing == "True"))
 """
+PEAKS = {
+    "lora": [(1, 256, False), (1, 384, True), (2, 256, False)],
+    "full": [(1, 256, False), (1, 256, True)],
+}
+"""Kind -> rows of a micro-batch, tokens of each, gradient checkpointing."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tokens", "checkpointing"), [(512, False), (512, True)])
-def test_peak_of_two_real_lora_steps_is_within_fifteen_percent(
-    smollm2: Path, tokens: int, checkpointing: bool
-) -> None:
-    """SmolLM2-135M, fp32 LoRA, on the CPU: growth of the resident peak over the loaded model."""
+@pytest.mark.parametrize("kind", PEAKS)
+def test_peak_of_two_real_steps_is_within_fifteen_percent(smollm2: Path, kind: Any) -> None:
+    """SmolLM2-135M in fp32 on the CPU: growth of the resident peak over the loaded model."""
     pytest.importorskip("peft")
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is reset through /proc")
     # glibc returns freed blocks at once, so that the peak is the model's and not the allocator's.
     settings = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PEAK, str(smollm2), str(tokens), str(checkpointing)]
+    options = ["x".join(map(str, setting)) for setting in PEAKS[kind]]
+    command = [sys.executable, "-c", PEAK, str(smollm2), kind, *options]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **settings})
-    grown = int(run.stdout.split()[-1])
-
-    method = Method(kind="lora", weights="fp32", compute_bytes=4)
-    need = memory(ModelShape.from_config(smollm2), tokens, method=method, checkpointing=checkpointing)
-    predicted = need.total - need.overhead - need.weights - need.adapter
-    print(f"{tokens=} {checkpointing=}: measured {grown / 1e6:.0f} MB, predicted {predicted / 1e6:.0f} MB")
-    assert predicted == pytest.approx(grown, rel=0.15)
+    shape = ModelShape.from_config(smollm2)
+    method = Method(kind=kind, weights="fp32", compute_bytes=4)
+    for (rows, tokens, checkpointing), line in zip(PEAKS[kind], run.stdout.split(), strict=True):
+        need = memory(shape, rows * tokens, method=method, checkpointing=checkpointing)
+        predicted = need.total - need.overhead - need.weights - need.adapter
+        setting = f"{kind}, {rows} x {tokens} tokens, checkpointing {checkpointing}"
+        print(f"{setting}: measured {int(line) / 1e6:.0f} MB, predicted {predicted / 1e6:.0f} MB")
+        assert predicted == pytest.approx(int(line), rel=0.15), setting

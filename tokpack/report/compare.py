@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,23 @@ def _settings(report: dict[str, Any], name: str) -> dict[str, Any]:
         "model": cost.get("model", {}).get("name"),
         "method": cost.get("method", {}).get("kind"),
         "gpu": f"{gpu['count']} {gpu['key']}" if gpu else None,
-        "epochs": cost.get("recipe", {}).get("epochs"),
+        "dollars per GPU-hour": (gpu.get("price") or {}).get("value"),
+        **{key.replace("_", " "): value for key, value in cost.get("recipe", {}).items()},
+        **{key: value for key, value in flat(report.get("config", {})) if key not in NAMED},
     }
+
+
+NAMED = ("source", "tokenize.tokenizer", "truncate.max_length")
+"""Settings that are listed by other names: inputs, tokenizer, capacity."""
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`clean.rules` and its value, for each key of nested tables."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _line(name: str, a: float, b: float) -> dict[str, Any]:
@@ -155,12 +171,13 @@ def comparison_view(data: dict[str, Any]) -> RenderableType:
 
 
 def settings_table(data: dict[str, Any], names: tuple[str, ...]) -> RenderableType:
-    differing = [key for key in data["a"] if key != "name" and data["a"][key] != data["b"][key]]
+    a, b = data["a"], data["b"]
+    differing = [key for key in {**a, **b} if key != "name" and a.get(key) != b.get(key)]
     if not differing:
         return Text("The settings are the same.", style=QUIET)
     table = plain_table("Settings that differ", "", *names, words=3)
     for key in differing:
-        cells = (data[side][key] for side in "ab")
+        cells = (data[side].get(key) for side in "ab")
         table.add_row(key, *(Text("" if cell is None else one_line(str(cell), 60)) for cell in cells))
     return table
 

@@ -43,6 +43,7 @@ def derived_report(
         **({"kind": manifest["kind"]} if "kind" in manifest else {}),
         "tokenizer": manifest["tokenizer"]["name"],
         "capacity": plan.capacity,
+        "config": manifest["config"],
         "inputs": [{key: entry[key] for key in INPUT} for entry in manifest["inputs"]],
     }
     figures = report_figures(

@@ -94,6 +94,7 @@ def make_report(
         **({"kind": PREFERENCE} if run.pairs else {}),
         "tokenizer": run.tokenizer.name,
         "capacity": part.plan.capacity,
+        "config": run.config.portable(),
         "inputs": [
             {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format}
             for s, shape in zip(run.sources, run.shapes, strict=True)
