@@ -281,10 +281,14 @@ def clean(
     map: Map = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", "-t", help="To count with; when not given, one is learned from the data."),
+        typer.Option(
+            "--tokenizer", "-t", help="To count with; when not given, one is learned from the data."
+        ),
     ] = None,
     config: ConfigFile = None,
-    max_length: Annotated[int | None, typer.Option(help="Drop documents of more tokens (default: none).")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Drop documents of more tokens (default: none).")
+    ] = None,
     clean: Clean = None,
     mask_personal: MaskPersonal = False,
     exact_key: ExactKey = None,
@@ -296,7 +300,9 @@ def clean(
     seed: Seed = None,
     strict: Strict = False,
     allow_bad: AllowBad = None,
-    api: Annotated[str | None, typer.Option("--api", help="Service to bill by, such as openai-gpt-4o.")] = None,
+    api: Annotated[
+        str | None, typer.Option("--api", help="Service to bill by, such as openai-gpt-4o.")
+    ] = None,
     apis: ApiFile = None,
     api_price: Annotated[float | None, typer.Option(help="Dollars per million training tokens.")] = None,
     epochs: Epochs = None,
