@@ -32,7 +32,7 @@ import polars as pl
 
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
-from tokpack.stages.token_batch import TokenBatch
+from tokpack.stages.selected_tokens import SelectedTokens
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 COPIES = 10
@@ -64,15 +64,15 @@ def prepare(data: Path, tokenizer: Path, cache: Path) -> np.ndarray:
     return np.load(cache / "offsets.npy")
 
 
-def batches_of(tokens: np.ndarray, offsets: np.ndarray) -> list[TokenBatch]:
+def batches_of(tokens: np.ndarray, offsets: np.ndarray) -> list[SelectedTokens]:
     cuts = [*range(0, len(offsets) - 1, BATCH_DOCUMENTS), len(offsets) - 1]
     return [
-        TokenBatch(tokens[offsets[a] : offsets[b]], offsets[a : b + 1] - offsets[a])
+        SelectedTokens(tokens[offsets[a] : offsets[b]], offsets[a : b + 1] - offsets[a])
         for a, b in pairwise(cuts)
     ]
 
 
-def copies_of(cache: Path, tokens: np.ndarray, offsets: np.ndarray) -> list[TokenBatch]:
+def copies_of(cache: Path, tokens: np.ndarray, offsets: np.ndarray) -> list[SelectedTokens]:
     batches = []
     for copy in range(COPIES):
         path = cache / f"tokens-{copy}.npy"
@@ -98,7 +98,7 @@ def timed(repeats: int, work: Callable[[], Result]) -> tuple[Result, float, floa
     return result, min(wall), min(processor)
 
 
-def report(name: str, batches: list[TokenBatch], wall: float, processor: float, counts: str) -> None:
+def report(name: str, batches: list[SelectedTokens], wall: float, processor: float, counts: str) -> None:
     documents, tokens = sum(map(len, batches)), sum(len(batch.tokens) for batch in batches)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     print(f"{name:<16}{documents:>9,} documents {tokens / 1e6:>7.1f} M tokens {wall:>7.2f} s")
@@ -141,7 +141,7 @@ def main() -> None:
     tokens = np.load(options.cache / "tokens.npy")
     eligible, batches = first_of_equals(tokens, offsets), batches_of(tokens, offsets)
 
-    def near_dup(batches: list[TokenBatch], eligible: np.ndarray) -> Any:
+    def near_dup(batches: list[SelectedTokens], eligible: np.ndarray) -> Any:
         return find_near_duplicates(batches, options.threshold, eligible=eligible, threads=options.threads)
 
     started = time.perf_counter()
@@ -150,7 +150,9 @@ def main() -> None:
     base, seconds, used = timed(options.repeats, lambda: near_dup(batches, eligible))
     counts = f"{eligible.sum():,} distinct, {base.removed.sum():,} removed, {base.bounded.sum()} bounded"
     report("near_dup", batches, seconds, used, counts)
-    questions = TokenBatch(*(np.load(options.cache / f"eval_{name}.npy") for name in ("tokens", "offsets")))
+    questions = SelectedTokens(
+        *(np.load(options.cache / f"eval_{name}.npy") for name in ("tokens", "offsets"))
+    )
     found, *times = timed(options.repeats, lambda: find_contaminated(batches, [questions]))
     report("decontaminate", batches, *times, f"{len(found.document):,} contaminated")
     if options.million:

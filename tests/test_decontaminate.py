@@ -14,16 +14,16 @@ from tokpack.errors import InternalError, UsageError
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages import decontaminate
 from tokpack.stages.decontaminate import Contaminated, find_contaminated
-from tokpack.stages.token_batch import TokenBatch
+from tokpack.stages.selected_tokens import SelectedTokens
 
 UNHURRIED = settings(deadline=None, max_examples=150)
 
 Document = Sequence[int]
 
 
-def batch_of(documents: Sequence[Document]) -> TokenBatch:
+def batch_of(documents: Sequence[Document]) -> SelectedTokens:
     tokens = np.array([token for document in documents for token in document], np.int32)
-    return TokenBatch(tokens, np.cumsum([0, *(len(document) for document in documents)]))
+    return SelectedTokens(tokens, np.cumsum([0, *(len(document) for document in documents)]))
 
 
 def rows_of(found: Contaminated) -> list[tuple[int, ...]]:
@@ -97,14 +97,14 @@ def test_spans_count_all_tokens_and_lengths_the_selected_ones():
     quoted = list(range(100, 120))
     tokens = [1, 2, *quoted[:8], 3, 4, *quoted[8:], 5]
     flags = [TRAINED] * 2 + [CONTENT] * 8 + [TRAINED] * 2 + [CONTENT | TRAINED] * 12 + [TRAINED]
-    batch = TokenBatch(
+    batch = SelectedTokens(
         np.array([9, 9, *tokens], np.int32),
         np.array([0, 2, 2 + len(tokens)]),
         np.array([CONTENT, 0, *flags], np.uint8),
         CONTENT,
     )
     assert rows_of(find_contaminated([batch], [batch_of([[7] * 30, quoted])])) == [(1, 1, 2, 24, 20)]
-    whole = TokenBatch(batch.tokens, batch.offsets)
+    whole = SelectedTokens(batch.tokens, batch.offsets)
     assert rows_of(find_contaminated([whole], [batch_of([quoted])], n=12)) == [(1, 0, 12, 24, 12)]
     assert rows_of(find_contaminated([whole], [batch_of([quoted])], n=13)) == []
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, STORE_SCHEMA, TRAINED
 from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
-from tokpack.stages.token_batch import TokenBatch
+from tokpack.stages.selected_tokens import SelectedTokens
 
 WORD = re.compile(r"\w+|\W")
 UNHURRIED = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -28,9 +28,9 @@ Document = Sequence[int]
 STORE_TOKENS = pa.schema([STORE_SCHEMA.field(name) for name in ("input_ids", "flags")])
 
 
-def batch_of(documents: Sequence[Document]) -> TokenBatch:
+def batch_of(documents: Sequence[Document]) -> SelectedTokens:
     tokens = np.array([token for document in documents for token in document], np.int32)
-    return TokenBatch(tokens, np.cumsum([0, *(len(document) for document in documents)]))
+    return SelectedTokens(tokens, np.cumsum([0, *(len(document) for document in documents)]))
 
 
 def grams(document: Document, n: int) -> frozenset[tuple[int, ...]]:
@@ -127,7 +127,7 @@ def test_only_tokens_with_the_bit_count(documents, data):
             tokens.append(token)
             flags.append(CONTENT | noise.randrange(2))
         lengths.append(len(tokens) - before)
-    batch = TokenBatch(
+    batch = SelectedTokens(
         np.array(tokens, np.int32), np.cumsum([0, *lengths]), np.array(flags, np.uint8), CONTENT
     )
     assert_same(find_near_duplicates([batch]), brute_force(documents, 0.8, 5))
@@ -140,7 +140,7 @@ def test_store_batches_are_read_in_place_sliced_or_not():
         schema=STORE_TOKENS,
     )
     whole = table.to_batches()[0]
-    assert find_near_duplicates([TokenBatch.from_arrow(whole, CONTENT)]).partner.tolist() == [
+    assert find_near_duplicates([SelectedTokens.from_arrow(whole, CONTENT)]).partner.tolist() == [
         -1,
         0,
         -1,
@@ -148,12 +148,12 @@ def test_store_batches_are_read_in_place_sliced_or_not():
         -1,
         2,
     ]
-    sliced = TokenBatch.from_arrow(whole.slice(1, 3), CONTENT)
+    sliced = SelectedTokens.from_arrow(whole.slice(1, 3), CONTENT)
     assert sliced.offsets.tolist() == [0, 30, 60, 90]
-    assert np.shares_memory(sliced.tokens, TokenBatch.from_arrow(whole).tokens)
+    assert np.shares_memory(sliced.tokens, SelectedTokens.from_arrow(whole).tokens)
     assert find_near_duplicates([sliced]).partner.tolist() == [-1, -1, 0]
-    assert len(TokenBatch.from_arrow(whole.slice(3, 0))) == 0
-    assert len(TokenBatch.from_arrow(pa.RecordBatch.from_pylist([], schema=STORE_TOKENS))) == 0
+    assert len(SelectedTokens.from_arrow(whole.slice(3, 0))) == 0
+    assert len(SelectedTokens.from_arrow(pa.RecordBatch.from_pylist([], schema=STORE_TOKENS))) == 0
 
 
 def test_short_documents_meet_only_their_equals():
@@ -185,7 +185,7 @@ def test_a_removed_document_removes_nothing():
 def test_one_template_over_three_symbols_is_bounded_and_says_so():
     random = np.random.default_rng(0)
     tokens = random.integers(0, 3, 20_000 * 200, dtype=np.int32)
-    batch = TokenBatch(tokens, np.arange(0, len(tokens) + 1, 200))
+    batch = SelectedTokens(tokens, np.arange(0, len(tokens) + 1, 200))
     found = find_near_duplicates([batch], candidate_limit=500)
     assert found.bounded.sum() > 15_000
     assert not (found.bounded & found.removed).any()

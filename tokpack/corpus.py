@@ -19,7 +19,7 @@ import polars as pl
 from tokpack import schema
 from tokpack.stages.pairs import drop_partners
 from tokpack.stages.ranges import Int64
-from tokpack.stages.token_batch import TokenBatch
+from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
 from tokpack.store import TokenStore, flat_arrays
 
@@ -110,7 +110,7 @@ class Corpus:
         """Batch number -> its mapped arrays; each file is opened once."""
         return lru_cache(maxsize=None)(lambda number: flat_arrays(self.store.tokens(number)))
 
-    def stored_documents(self, width: int = 1) -> tuple[Int64, list[TokenBatch]]:
+    def stored_documents(self, width: int = 1) -> tuple[Int64, list[SelectedTokens]]:
         """Positions of the documents that the store holds, and the tokens of their contents, batch by batch.
 
         The pieces of a document lie next to each other, so a document is one range of tokens; with a `width`
@@ -122,7 +122,7 @@ class Corpus:
         for number in range(self.batches):
             offsets, ids, flags = flat_arrays(self.store.tokens(number))
             index = starts[(number,)]["index"].to_numpy() if (number,) in starts else np.empty(0, np.int32)
-            batches.append(TokenBatch(ids, np.append(offsets[index], offsets[-1]), flags, schema.CONTENT))
+            batches.append(SelectedTokens(ids, np.append(offsets[index], offsets[-1]), flags, schema.CONTENT))
         return first["document"].to_numpy(), batches
 
     def tokens_of(self, position: int) -> npt.NDArray[np.int32]:

@@ -27,8 +27,8 @@ from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
 from tokpack.stages.normalize import text_documents
 from tokpack.stages.read import line_numbers, read_blocks, rows_of
 from tokpack.stages.select import OVER_BUDGET, select
+from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.sources import open_sources
-from tokpack.stages.token_batch import TokenBatch
 
 NEAR_DUPLICATE = "near_duplicate"
 CONTAMINATED = "contaminated"
@@ -150,7 +150,7 @@ def _decontaminate(run: Run, corpus: Corpus) -> None:
         corpus.counters["evaluation_texts_too_short"] = found.ignored
 
 
-def _evaluation_text(run: Run) -> tuple[list[str], list[TokenBatch]]:
+def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
     """Every string in the evaluation files, whatever their columns: its `file:row`, and its tokens."""
     names: list[str] = []
     texts: list[str] = []
@@ -161,7 +161,7 @@ def _evaluation_text(run: Run) -> tuple[list[str], list[TokenBatch]]:
             texts += found
             names += [f"{sources[block.source].name}:{row}"] * len(found)
     tokens = encode(run, text_documents(texts))[1]
-    return names, [TokenBatch(tokens.input_ids, tokens.offsets, tokens.flags, CONTENT)]
+    return names, [SelectedTokens(tokens.input_ids, tokens.offsets, tokens.flags, CONTENT)]
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.errors import InternalError, UsageError
-from tokpack.stages.token_batch import Bools, Int32, Int64, TokenBatch
+from tokpack.stages.selected_tokens import Bools, Int32, Int64, SelectedTokens
 
 SHORTEST: Final = 5
 """An evaluation document of fewer tokens is ignored."""
@@ -97,7 +97,7 @@ class _Hasher:
 
 
 def find_contaminated(
-    batches: Sequence[TokenBatch], eval_docs: Sequence[TokenBatch], n: int = 13
+    batches: Sequence[SelectedTokens], eval_docs: Sequence[SelectedTokens], n: int = 13
 ) -> Contaminated:
     """Every training document that holds n tokens in a row of an evaluation document, and where."""
     if n < 1:
@@ -127,7 +127,7 @@ def find_contaminated(
     )
 
 
-def _select(batch: TokenBatch, first: int, last: int) -> _Text:
+def _select(batch: SelectedTokens, first: int, last: int) -> _Text:
     """Documents first to last - 1 of a batch."""
     offsets = batch.offsets[first : last + 1]
     tokens = batch.tokens[offsets[0] : offsets[-1]]
@@ -140,7 +140,7 @@ def _select(batch: TokenBatch, first: int, last: int) -> _Text:
     return _Text(tokens[selected], before[ends], place[selected])
 
 
-def _joined(batches: Sequence[TokenBatch]) -> _Text:
+def _joined(batches: Sequence[SelectedTokens]) -> _Text:
     texts = [_select(batch, 0, len(batch)) for batch in batches]
     lengths = [np.diff(text.offsets) for text in texts]
     return _Text(
@@ -150,7 +150,7 @@ def _joined(batches: Sequence[TokenBatch]) -> _Text:
     )
 
 
-def _blocks(batch: TokenBatch) -> Iterator[tuple[int, _Text]]:
+def _blocks(batch: SelectedTokens) -> Iterator[tuple[int, _Text]]:
     """Whole documents, about BLOCK tokens at a time, and the number of the first."""
     first = 0
     while first < len(batch):

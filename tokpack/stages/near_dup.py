@@ -41,7 +41,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.errors import UsageError
-from tokpack.stages.token_batch import Bools, Int32, Int64, TokenBatch, UInt8
+from tokpack.stages.selected_tokens import Bools, Int32, Int64, SelectedTokens, UInt8
 
 CANDIDATE_LIMIT: Final = 10_000
 
@@ -88,7 +88,7 @@ class _Prefixes:
 
 
 def find_near_duplicates(
-    batches: Sequence[TokenBatch],
+    batches: Sequence[SelectedTokens],
     threshold: float = 0.8,
     n: int = 5,
     candidate_limit: int = CANDIDATE_LIMIT,
@@ -144,7 +144,9 @@ def _compile_kernels() -> None:
         kernel.disable_compile()  # or a writable array would compile anew
 
 
-def _prune(pool: Executor, batches: Sequence[TokenBatch], eligible: Bools, threshold: float, n: int) -> Int64:
+def _prune(
+    pool: Executor, batches: Sequence[SelectedTokens], eligible: Bools, threshold: float, n: int
+) -> Int64:
     """Step 1: the grams of each document, repeats included, or 0 where it certainly has no partner."""
     from tokpack.stages import _ngram_sets as kernels
 
@@ -167,7 +169,7 @@ def _prune(pool: Executor, batches: Sequence[TokenBatch], eligible: Bools, thres
 
 
 def _gather(
-    pool: Executor, batches: Sequence[TokenBatch], grams_of: Int64, n: int
+    pool: Executor, batches: Sequence[SelectedTokens], grams_of: Int64, n: int
 ) -> tuple[_Sets, UInt8, int]:
     """The sets of documents with grams, and in how many documents each gram is.
 
@@ -183,7 +185,7 @@ def _gather(
     cuts = np.searchsorted(position, ends)
     starts_of, sizes_of = _split(starts, cuts), _split(sizes, cuts)
 
-    def gather(batch: TokenBatch, wanted: Int64, start: Int64, size: Int64) -> None:
+    def gather(batch: SelectedTokens, wanted: Int64, start: Int64, size: Int64) -> None:
         kernels.gather_sets(*_arguments(batch), wanted, n, start, grams, size)
 
     slots, shift = _slots(len(grams))
@@ -244,7 +246,7 @@ def _slots(wanted: float, bits: int = 64) -> tuple[int, int]:
     return 1 << used, bits - used
 
 
-def _ends(batches: Sequence[TokenBatch]) -> Int64:
+def _ends(batches: Sequence[SelectedTokens]) -> Int64:
     return np.cumsum([0, *(len(batch) for batch in batches)])
 
 
@@ -252,7 +254,7 @@ def _split(array: npt.NDArray[Any], cuts: Int64) -> list[npt.NDArray[Any]]:
     return [array[a:b] for a, b in pairwise(cuts)]
 
 
-def _arguments(batch: TokenBatch) -> _View:
+def _arguments(batch: SelectedTokens) -> _View:
     flags = np.empty(0, np.uint8) if batch.flags is None else batch.flags
     return (
         np.ascontiguousarray(batch.tokens, np.int32),

@@ -16,7 +16,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenBatch:
+class SelectedTokens:
     """Document i is `tokens[offsets[i]:offsets[i + 1]]`; of these only the selected tokens count.
 
     tokens: int32[total], offsets: int64[documents + 1]. With a `bit`, the tokens whose `flags`
@@ -30,7 +30,7 @@ class TokenBatch:
 
     def __post_init__(self) -> None:
         if self.bit and self.flags is None:
-            raise ValueError("a TokenBatch with a bit needs flags")
+            raise ValueError("a SelectedTokens with a bit needs flags")
         if self.flags is not None and len(self.flags) != len(self.tokens):
             raise ValueError(f"{len(self.flags)} flags for {len(self.tokens)} tokens")
         if len(self.offsets) == 0 or self.offsets[-1] > len(self.tokens):
