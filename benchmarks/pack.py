@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,14 +77,12 @@ def peak_memory(pid: int) -> dict[str, float]:
 
 
 def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
-    """Each stage alone over all blocks: seconds, MB/s of input, MB/s of shards for gather and write."""
+    """Each stage of pass 1 alone over all blocks: seconds, MB/s of input (pass 2: `artefact.py`)."""
     import awkward
     import numpy as np
 
     from tokpack.api import make_config
-    from tokpack.pipeline import Run, pass_one, plan_part
-    from tokpack.schema import PACKED_SCHEMA
-    from tokpack.stages import write
+    from tokpack.pipeline import Run
     from tokpack.stages.clean import clean
     from tokpack.stages.dedup import content_hash
     from tokpack.stages.normalize import normalize
@@ -93,8 +90,6 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
     from tokpack.stages.render import render
     from tokpack.stages.tokenize import flag_tokens, tokenize
     from tokpack.stages.truncate import truncate
-    from tokpack.stages.write import write_shards
-    from tokpack.store import TokenStore
 
     run = Run.start(make_config(str(data), {"tokenizer": str(tokenizer), "max_length": capacity}))
     run.tokenizer.fast  # noqa: B018 - loaded in the background; wait for it here
@@ -121,22 +116,8 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
             encoded = fast.encode(rendered.text)[0]
             timed("of it masks", flag_tokens, rendered, encoded, np.arange(len(rendered.text)))
         timed("truncate", truncate, documents, tokens, capacity, "auto", True, None)
-    size = dict.fromkeys(seconds, data.stat().st_size / 1e6)
-    with tempfile.TemporaryDirectory() as folder:
-        store = TokenStore(Path(folder, "store"), run.fingerprint())
-        corpus = pass_one(run, store)
-        part = plan_part(run, corpus)
-        batches, out = corpus.mapped(), Path(folder, "out")
-        out.mkdir()
-        chunks = write._chunks(part.layout, part.placement, 0, part.plan.rows)
-        moved = (part.layout, part.placement, batches)
-        gather = partial(write._gather, *moved, PACKED_SCHEMA)
-        timed("gather", lambda: [gather(rows)[0].nbytes for rows in chunks])
-        settings = run.config.write
-        timed("gather and write", write_shards, out, *moved, PACKED_SCHEMA, settings)
-        shards = sum(path.stat().st_size for path in out.glob("*.arrow")) / 1e6
-        size |= {"gather": shards, "gather and write": shards}
-    return [{"part": n, "seconds": s, "cpu_s": cpu[n], "mb_per_s": size[n] / s} for n, s in seconds.items()]
+    size = data.stat().st_size / 1e6
+    return [{"part": n, "seconds": s, "cpu_s": cpu[n], "mb_per_s": size / s} for n, s in seconds.items()]
 
 
 TRL = """
