@@ -28,7 +28,7 @@ from tokpack.cost import (
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
 from tokpack.errors import UsageError
-from tokpack.report.advice import curve
+from tokpack.report.advice import advise_near_duplicates, curve, remedy
 from tokpack.report.bill import make_cost
 from tokpack.report.cost_charts import money_ticks, thinned
 from tokpack.report.cost_words import amount, big, cost_words, hours, money
@@ -207,6 +207,36 @@ def test_advice_comes_with_a_flag_most_money_first(cost: dict[str, Any]) -> None
     assert pack is not None
     difference = way(cost, "padded to longest")["money"]["value"] - way(cost, "packed")["money"]["value"]
     assert pack["saves"]["value"] == pytest.approx(difference)
+
+
+def test_near_duplicates_are_advised_with_the_money_of_their_tokens() -> None:
+    cost = make_cost(planned(), documents(RAW))
+    assert cost is not None
+    near = {"threshold": 0.8, "applied": False, "documents": 7, "tokens": int(RAW.sum()) // 4}
+    advise_near_duplicates(cost, near, int(RAW.sum()))
+    found = advice(cost, "near_duplicates")
+    assert found is not None
+    assert found["flag"] == "--near-dup 0.8"
+    assert found["saves"]["value"] == pytest.approx(cost["estimate"]["money"]["value"] / 4, rel=0.001)
+    saved = [a["saves"]["value"] for a in cost["recommendations"] if a["saves"] and not a["urgent"]]
+    assert saved == sorted(saved, reverse=True)
+    few = make_cost(planned(), documents(RAW))
+    assert few is not None
+    advise_near_duplicates(few, near | {"tokens": 10}, int(RAW.sum()))
+    advise_near_duplicates(few, near | {"applied": True}, int(RAW.sum()))
+    assert advice(few, "near_duplicates") is None
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_every_remedy_for_too_little_memory_has_its_flag(method: str) -> None:
+    shape = planned().shape
+    for gpu in ("t4", "a10", "l4", "h200"):
+        for capacity in (8192, 65_536):
+            fit = fits(shape, find_gpu(gpu), capacity, method=planned(method=method).method)
+            for line in fit.advice:
+                assert ("shard" in line) == (not remedy(line)), line
+    assert remedy("a capacity of 3072 tokens fits as it is") == "--max-length 3072"
+    assert remedy("A100-80GB (80 GB) holds it as it is") == "--gpu A100-80GB"
 
 
 def test_full_batches_are_advised_not_to_be_packed() -> None:

@@ -18,6 +18,7 @@ from tokpack.config import Config, load_toml, merge
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
+from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
@@ -104,7 +105,9 @@ def analyze(
             documents = documents_of(run, corpus, part)
             training = measured(training, documents, corpus, part, partial(progress, "calibrate"))
         report = make_report(run, corpus, part, planned=training)
-        report.data["near_dup"] = near_duplicate_figures(run, corpus)
+        near = report.data["near_dup"] = near_duplicate_figures(run, corpus)
+        if cost := report.data.get("cost"):
+            advise_near_duplicates(cost, near, report.data["ledger"]["tokens"]["packed"])
         names = [source.name for source in run.sources]
         report.data["vocabulary"] = vocabulary_figures(run.tokenizer, corpus, names)
         report.data["languages"] = language_figures(run.tokenizer, corpus, config.seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -133,7 +135,7 @@ def _service(training: Training, documents: Documents, price: ApiPrice, *, chose
 
 def advise(cost: dict[str, Any], capacity: int) -> list[dict[str, Any]]:
     """What to do: first what must be done, then by money saved (by share of the work without prices)."""
-    found = [
+    found = (
         advice
         for advice in (
             _memory(cost),
@@ -144,7 +146,27 @@ def advise(cost: dict[str, Any], capacity: int) -> list[dict[str, Any]]:
             _positions(cost, capacity),
         )
         if advice
-    ]
+    )
+    return ranked(found)
+
+
+def advise_near_duplicates(cost: dict[str, Any], near: dict[str, Any], packed: int) -> None:
+    """Add to a bill's recommendations what dropping near duplicates would save of `packed` tokens."""
+    share = near["tokens"] / packed if packed and not near["applied"] else 0.0
+    if share < WORTH:
+        return
+    saves = None
+    if (final := cost["estimate"]) and final["money"]:
+        low, high = (final["money"].get(end, final["money"]["value"]) * share for end in ("value", "high"))
+        saves = Figure(low, "USD", "assumed", "at the cost of an average token", high).to_dict()
+    why = f"{near['documents']:,} documents of {near['tokens']:,} tokens nearly repeat an earlier one"
+    flag = f"--near-dup {near['threshold']}"
+    new = _advice("near_duplicates", "drop near duplicates", flag, why, saves=saves, share=share)
+    cost["recommendations"] = ranked([*cost["recommendations"], new])
+
+
+def ranked(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """First what must be done, then by money saved, or by share of the work where nothing has a price."""
 
     def saved(advice: dict[str, Any]) -> float:
         money: float = advice["saves"]["value"] if advice["saves"] else advice["saved_share"]
@@ -196,15 +218,33 @@ def _memory(cost: dict[str, Any]) -> dict[str, Any] | None:
     if found["fits"] is not False:
         return None
     first = found["advice"][0]
-    method = {"QLoRA": "--method qlora", "LoRA": "--method lora"}.get(first.split(":")[0].split(" ")[0], "")
     needed, usable = found["parts"]["total"]["value"], found["usable"]["value"]
     return _advice(
         "memory",
         first,
-        method,
+        remedy(first),
         f"one row needs {needed:.1f} GiB, {cost['gpu']['key']} has {usable:.1f} to use",
         urgent=True,
     )
+
+
+REMEDIES = (
+    (r"gradient checkpointing", "tokpack train --gradient-checkpointing"),
+    (r"an 8-bit optimizer", 'optim = "adamw_8bit" under [trainer]'),
+    (r"QLoRA", "--method qlora"),
+    (r"LoRA", "--method lora"),
+    (r"a capacity of (\d+)", r"--max-length \1"),
+    (r"(\S+) \([\d.]+ GB\) holds", r"--gpu \1"),
+)
+"""How the advice of `cost.fits` begins, and the flag that does it."""
+
+
+def remedy(advice: str) -> str:
+    """The flag for a line of `Fit.advice`; empty where none helps (shard the model)."""
+    for pattern, flag in REMEDIES:
+        if found := re.match(pattern, advice):
+            return found.expand(flag)
+    return ""
 
 
 def _packing(cost: dict[str, Any]) -> dict[str, Any] | None:
