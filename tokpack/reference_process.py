@@ -36,9 +36,9 @@ class ReferenceProcess:
         """Ids of each text, and the characters that each stands for."""
         return cast(list[Tokenized], self._ask("encode", texts))
 
-    def decode(self, ids: list[int]) -> str:
-        """Text of the ids, special tokens written out."""
-        return cast(str, self._ask("decode", ids))
+    def decode(self, rows: list[list[int]], plain: bool) -> list[str]:
+        """Text of each row of ids; `plain`: without special tokens."""
+        return cast(list[str], self._ask("decode", (rows, plain)))
 
     def _ask(self, what: str, about: Any) -> Any:
         if not self.close.alive:

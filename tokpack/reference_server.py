@@ -24,7 +24,8 @@ def serve(backend: str, questions: IO[bytes], answers: IO[bytes]) -> None:
             items = reference.encode_batch(about, add_special_tokens=False)
             answer: Any = [(item.ids, item.offsets) for item in items]
         else:
-            answer = reference.decode(about, skip_special_tokens=False)
+            rows, plain = about
+            answer = reference.decode_batch(rows, skip_special_tokens=plain)
         pickle.dump(answer, answers)
         answers.flush()
 

@@ -131,16 +131,18 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids, special tokens written out."""
-        numbers = [int(i) for i in ids]
+        return self.decode_rows([[int(i) for i in ids]])[0]
+
+    def decode_rows(self, rows: list[list[int]], plain: bool = False) -> list[str]:
+        """Text of each row of ids, special tokens written out, or with `plain` left out."""
         with self._other_process() as process:
             if process is not None:
-                return process.decode(numbers)
-        return str(self.reference.decode(numbers, skip_special_tokens=False))
+                return process.decode(rows, plain)
+        return list(self.reference.decode_batch(rows, skip_special_tokens=plain))
 
     def decode_tokens(self, ids: Iterable[int]) -> list[str]:
         """One string per token; bytes of a character that is split between tokens show as U+FFFD."""
-        rows = [[int(i)] for i in ids]
-        return list(self.reference.decode_batch(rows, skip_special_tokens=False))
+        return self.decode_rows([[int(i)] for i in ids])
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and chat_template.jinja for AutoTokenizer."""

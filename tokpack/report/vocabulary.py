@@ -96,6 +96,10 @@ def _sum(a: Counts, b: Counts) -> Counts:
 
 def token_bytes(tokenizer: Tokenizer, ids: npt.NDArray[np.integer[Any]]) -> list[bytes]:
     """What each id stands for in a text."""
+    fast = tokenizer.fast
+    if fast is not None and not fast.plan.word_mark:
+        vocab = fast.encoder.vocab
+        return [vocab[number] for number in ids.tolist()]
     contents = {number: text for text, number in tokenizer.added_tokens.items()}
     reference = tokenizer.reference
     by_bytes = reference.token_to_id(SPACE) is not None
@@ -191,4 +195,4 @@ def heads(tokenizer: Tokenizer, corpus: Corpus, positions: npt.NDArray[np.int64]
             selected = batch.flags is None or (batch.flags[span] & batch.bit) != 0
             ids.append(batch.tokens[span][selected][:HEAD_TOKENS].tolist())
         first += len(batch)
-    return list(tokenizer.reference.decode_batch(ids, skip_special_tokens=True))
+    return tokenizer.decode_rows(ids, plain=True)
