@@ -1,11 +1,13 @@
-"""transformers' own flash-attention path on our batches, with a reference kernel in place of flash-attn's.
+"""The code around flash-attention kernels, with a reference kernel in their place.
 
 The kernel is the definition, written out; everything around it (boundaries, windows, unpadding) is the code
-that runs on a GPU. `calls` keeps the bounds that each call of the kernel was given.
+that runs on a GPU: transformers' own flash path, and the `varlen_attn` path of the packed attention. `calls`
+keeps the documents that each call of the kernel was given.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tiny_decoders import build
 from trainer_rows import make_documents, pack_rows
 from transformers import modeling_flash_attention_utils as flash
 
-from trainer_plugin import PackedCollator, prepare_model, probe_isolation
+from trainer_plugin import PackedCollator, attention, prepare_model, probe_isolation
 from trainer_plugin.attention import document_lengths
 
 
@@ -139,3 +141,43 @@ def test_what_other_batches_do_on_the_flash_path(calls, case):
     with torch.no_grad():
         found = model(input_ids=ids, position_ids=positions, use_cache=False, **extra).logits[mask.bool()]
     assert (found - expected).abs().max() > 0.1 * expected.abs().max()
+
+
+@pytest.fixture
+def varlen_calls(monkeypatch):
+    """PyTorch's `varlen_attn`, called as its signature wants it."""
+    from torch.nn.attention import varlen
+
+    signature, seen = inspect.signature(varlen.varlen_attn), []
+
+    def reference(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        values = given.arguments
+        q, k, v = values["query"], values["key"], values["value"]
+        lengths = values["cu_seq_q"].diff().tolist()
+        assert values["max_q"] == values["max_k"] == max(lengths)
+        assert values["enable_gqa"] == (q.shape[1] != k.shape[1])
+        assert all(states.is_contiguous() for states in (q, k, v))
+        seen.append(lengths)
+        left, right = values["window_size"]
+        causal, window = right == 0, (left, right)
+        parts = zip(*(states.split(lengths) for states in (q, k, v)), strict=True)
+        return torch.cat([attend(*part, values["scale"], causal, window) for part in parts])
+
+    monkeypatch.setattr(varlen, "varlen_attn", reference)
+    monkeypatch.setattr(attention, "_varlen_fits", lambda *_: True)
+    monkeypatch.setattr(attention, "_half_dtype", lambda _module, query: query.dtype)
+    return seen
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+def test_the_packed_attention_gives_varlen_attn_the_documents(varlen_calls, family):
+    batch, model = PackedCollator()(make_rows()), build(family)
+    expected = alone(model, batch)
+    prepare_model(model, "tokpack", probe=False)
+    with torch.no_grad():
+        found = model(**batch, use_cache=False).logits[0]
+    assert varlen_calls == [document_lengths(batch["cu_seq_lens_q"])] * 2
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert probe_isolation(model).ok

@@ -16,7 +16,9 @@ reached by it, which is what the isolation probe is for.
 
 from __future__ import annotations
 
+import inspect
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -193,7 +195,18 @@ def _varlen_fits(query: torch.Tensor, value: torch.Tensor, scores: Scores) -> bo
         and query.shape[-1] == value.shape[-1] <= 256
         and scores.plain
         and scores.dropout == 0.0
+        and _has_varlen()
     )
+
+
+@cache
+def _has_varlen() -> bool:
+    """True when this PyTorch has `varlen_attn` with windows and grouped queries (2.9 has it without)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
 def varlen_window(scores: Scores) -> tuple[int, int]:
