@@ -95,7 +95,7 @@ def clean(
     config = replace(config, truncate=replace(config.truncate, max_length=limit, overlong="drop"))
     prices = find_prices(config, format, api_price)
     _check_files(out, overwrite)
-    with writing(out), tempfile.TemporaryDirectory(prefix="tokpack-") as name:
+    with writing(out, resumes=False), tempfile.TemporaryDirectory(prefix="tokpack-") as name:
         folder = Path(name)
         run = _start(config, workers, folder)
         store = TokenStore(folder / "store", run.fingerprint())

@@ -61,7 +61,7 @@ def merge(
     bases = _bases(parts)
     names = _source_names(parts)
     held = [(p.validation, b, n) for p, b, n in zip(parts, bases, names, strict=True) if p.validation]
-    with writing(out), fresh_folder(out, overwrite, artefact_entries) as folder:
+    with writing(out, resumes=False), fresh_folder(out, overwrite, artefact_entries) as folder:
         if held:
             inside = folder / schema.VALIDATION
             inside.mkdir()

@@ -79,7 +79,7 @@ def repack(
             hint="leave one of them out",
         )
     _check_fits([source, source.validation] if source.validation else [source], config)
-    with writing(out), fresh_folder(out, overwrite, artefact_entries) as folder:
+    with writing(out, resumes=False), fresh_folder(out, overwrite, artefact_entries) as folder:
         if source.validation is not None:
             inside = folder / schema.VALIDATION
             inside.mkdir()

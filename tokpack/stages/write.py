@@ -226,8 +226,8 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def writing(where: Path) -> Iterator[None]:
-    """Turn a full disk or missing rights into an OutputError; what stands already is kept."""
+def writing(where: Path, resumes: bool = True) -> Iterator[None]:
+    """Turn a full disk or missing rights into an OutputError. `resumes`: what stands already is kept."""
     try:
         yield
     except OSError as error:
@@ -237,7 +237,8 @@ def writing(where: Path) -> Iterator[None]:
         raise OutputError(
             f"cannot write: {error.strerror}",
             where=str(error.filename or where),
-            hint="free some space and repeat the command: it goes on where it stopped"
+            hint="free some space and repeat the command"
+            + (": it goes on where it stopped" if resumes else "")
             if full
             else "choose another -o, or check its rights",
         ) from None
