@@ -234,7 +234,7 @@ def test_rounded_lengths_give_a_valid_plan_and_a_valid_bound(monkeypatch: pytest
 
 @pytest.mark.skipif(not has_highspy(), reason="highspy is not installed")
 def test_a_limit_keeps_the_best_plan_so_far_and_only_that_of_time_is_noted(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from tokpack.stages.planners import optimal
 
@@ -251,6 +251,9 @@ def test_a_limit_keeps_the_best_plan_so_far_and_only_that_of_time_is_noted(
         assert cut_short.proven <= whole.row_of_doc.max() + 1
     assert "another machine" in in_time.note
     assert by_work[0].note == whole.note == ""
+    monkeypatch.setattr(optimal, "solve", lambda *args, **options: in_time)
+    assert make_plan(lengths, 2048, "optimal").note == in_time.note
+    assert "another machine" in caplog.text
 
 
 def test_without_highspy_optimal_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:

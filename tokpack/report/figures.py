@@ -295,6 +295,7 @@ def plan_figures(plan: Plan, dealt: dict[str, Any]) -> dict[str, Any]:
         "bound_kind": plan.bound_kind,
         "gap": plan.gap,
         "fill": plan.fill,
+        **({"note": plan.note} if plan.note else {}),
         **({"dealt": dealt} if dealt else {}),
         "documents_per_row": {"mean": round(float(documents.mean()), 2), "max": int(documents.max())},
     }

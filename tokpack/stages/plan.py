@@ -10,6 +10,7 @@ against a lower bound. Nothing moves here: the write stage gathers tokens by the
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,6 +35,8 @@ __all__ = [
     "row_costs",
     "row_order",
 ]
+
+log = logging.getLogger("tokpack")
 
 Planner = Callable[..., Any]
 BoundKind = Literal["ceil", "L2", "LP"]
@@ -102,6 +105,8 @@ def make_plan(
         row_of_item, lp, note = found.row_of_doc, found.proven, found.note
     else:
         row_of_item = call(name, function, items, capacity, seed=seed, max_docs=max_items)
+    if note:
+        log.warning("planner %s: %s", name, note)
     fault = find_fault(row_of_item, items, capacity, max_items)
     if fault:
         if planner in BUILT_IN:
