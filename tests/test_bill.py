@@ -269,6 +269,16 @@ def test_cards_are_those_with_a_price_that_hold_a_row_cheapest_first(cost: dict[
     assert "T4" not in {card["key"] for card in make_cost(planned(method="lora"), documents(RAW))["cards"]}  # type: ignore[index]
 
 
+def test_another_card_is_of_the_same_maker_and_has_bf16(cost: dict[str, Any]) -> None:
+    found = advice(cost, "cheaper_gpu")
+    assert found is not None
+    cards = {card["key"]: card for card in cost["cards"]}
+    chosen = cards[found["flag"].split()[-1]]
+    assert (chosen["maker"], chosen["dtype"]) == ("NVIDIA", "bf16")
+    alike = [c for c in cards.values() if c["maker"] == "NVIDIA" and c["dtype"] == "bf16"]
+    assert chosen["money"]["value"] == min(card["money"]["value"] for card in alike)
+
+
 def test_managed_services_bill_content_times_epochs(cost: dict[str, Any]) -> None:
     prices = load_apis()
     for service in cost["api"]:

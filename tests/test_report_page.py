@@ -180,6 +180,25 @@ def test_the_waterfall_goes_from_all_tokens_to_the_packed_ones(data: dict[str, A
     )
 
 
+def test_the_waterfall_takes_duplicates_first_then_noise_then_what_does_not_fit() -> None:
+    data = sample(
+        documents=300,
+        dropped={"overlong": 90, "empty_answer": 20, "exact_duplicate": 5, "mojibake": 40},
+        overlong=9,
+    )
+    order = [about.partition(":")[0] for about in bars(charts.tokens_chart(data).wide)]
+    noise = sorted(("empty_answer", "mojibake"), key=lambda name: -data["ledger"]["tokens"]["dropped"][name])
+    assert order[1:-1] == ["exact_duplicate", *noise, "overlong", "cut off to fit a row"]
+
+
+def test_words_beside_the_capacity_find_room_on_a_phone() -> None:
+    data = sample(documents=2000, capacity=2048, overlong=3)
+    data["lengths"]["histogram"][-1]["to"] = 2100
+    for svg in (charts.lengths_chart(data).wide, charts.lengths_chart(data).narrow):
+        words = [text.text for text in ElementTree.fromstring(svg).iter("text")]
+        assert "a row: 2,048 tokens, 3 longer" in words
+
+
 def test_many_reasons_share_one_bar_of_the_waterfall() -> None:
     data = sample(documents=60, dropped={f"rule_{n:02d}": 2 for n in range(12)})
     found = bars(charts.tokens_chart(data).wide)

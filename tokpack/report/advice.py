@@ -87,10 +87,13 @@ def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
             continue
         run = training.run(documents.pieces, documents.rows, checkpointing, None if own else gpu)
         if run is not None:
-            line = {"key": gpu.key, "dtype": gpu.dtype, "checkpointing": checkpointing, "chosen": own}
             out.append(
                 {
-                    **line,
+                    "key": gpu.key,
+                    "maker": gpu.name.partition(" ")[0],
+                    "dtype": gpu.dtype,
+                    "checkpointing": checkpointing,
+                    "chosen": own,
                     "hours": figure(run.gpu_hours),
                     "wall_hours": figure(run.wall_hours),
                     "money": training.money(run) if own else figure(run.money),
@@ -298,11 +301,13 @@ def _capacity(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
 
 
 def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
-    """A cheaper card, where list prices make one; none without bf16 for one that has it."""
+    """A cheaper card that runs the same software, where list prices make one: of the same maker, with bf16 if
+    the chosen one has it."""
     chosen = next((card for card in cost["cards"] if card["chosen"]), None)
     if chosen is None or chosen["money"] is None:
         return None
-    best = next(card for card in cost["cards"] if card["dtype"] in ("bf16", chosen["dtype"]))
+    alike = (card for card in cost["cards"] if card["dtype"] in ("bf16", chosen["dtype"]))
+    best = next(card for card in alike if chosen["maker"] in ("", card["maker"]))
     if best["chosen"]:
         return None
     saves, share = saving(chosen | {"flops": {"value": 0.0}}, best)

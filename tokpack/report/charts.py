@@ -26,6 +26,7 @@ WORDS_GAP, BAR_HEIGHT, BAR_GAP, HAIR = 8, 10, 20, 2
 PLOT_HEIGHT = 220
 MOST_REASONS = 8
 DUPLICATES = ("exact_duplicate", "near_duplicate")
+UNFIT = ("overlong", "no_trained_tokens", "over_budget", HELD_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +90,20 @@ def tokens_chart(data: dict[str, Any]) -> Chart:
 
 
 def _losses(tokens: dict[str, Any]) -> list[tuple[str, int]]:
-    """Duplicates, then noise and the rest, most tokens first, the small ones together; last what is cut off
-    kept documents."""
+    """Duplicates, noise, what does not fit: each most tokens first, the small ones together; last what is cut
+    off kept documents."""
     reasons = sorted(tokens["dropped"].items(), key=lambda item: (-item[1], item[0]))
-    shown = sorted(reasons[:MOST_REASONS], key=lambda item: item[0] not in DUPLICATES)
+    shown = sorted(reasons[:MOST_REASONS], key=lambda item: _turn(item[0]))
     losses = [(one_line(reason, 40), lost) for reason, lost in shown if lost]
     if rest := sum(lost for _, lost in reasons[MOST_REASONS:]):
         losses.append((counted(len(reasons) - MOST_REASONS, "more reason"), rest))
     if tokens["truncated"]:
         losses.append(("cut off to fit a row", tokens["truncated"]))
     return losses
+
+
+def _turn(reason: str) -> int:
+    return 0 if reason in DUPLICATES else 2 if reason in UNFIT else 1
 
 
 def split_chart(first: tuple[int, str], second: tuple[int, str], title: str, digits: int = 1) -> Chart:
@@ -225,7 +230,8 @@ def _lengths(data: dict[str, Any], width: int) -> str:
             description=alt.Description("about:N"),
         )
     )
-    layers = [*_capacity_marks(data, low, high), bars]
+    room = math.log(high / (capacity + 1)) / math.log(high / low) * (width - left - right) + right
+    layers = [*_capacity_marks(data, low, high, room), bars]
     padding = {"left": left, "right": right, "top": 28, "bottom": 30}
     return draw(
         alt.layer(*layers), "Documents by length in tokens", width - left - right, PLOT_HEIGHT, padding
@@ -239,15 +245,20 @@ def _bin(b: dict[str, int], capacity: int, hair: int) -> dict[str, Any]:
     return {**b, "shown": max(b["documents"], hair), "colour": colour, "about": about}
 
 
-def _capacity_marks(data: dict[str, Any], low: int, high: int) -> list[Any]:
-    """A dashed line where a row ends, and the ground beyond it, where documents do not fit."""
+def _capacity_marks(data: dict[str, Any], low: int, high: int, room: float) -> list[Any]:
+    """A dashed line where a row ends, and the ground beyond it, where documents do not fit. `room`: pixels
+    right of the line."""
     import altair as alt
 
     capacity, overlong = data["capacity"], data["lengths"]["overlong"]
     if capacity < low:
         return []
     words = [("right", -7, INK, f"a row: {capacity:,} tokens")]
-    words += [("left", 7, LOST, f"{overlong:,} longer")] if overlong else []
+    longer = f"{overlong:,} longer"
+    if overlong and len(longer) * LETTER + 7 > room:
+        words = [("right", -7, INK, f"{words[0][3]}, {longer}")]
+    elif overlong:
+        words.append(("left", 7, LOST, longer))
     if not overlong and math.log((capacity + 1) / low) < 0.5 * math.log(high / low):
         words = [("left", 7, INK, words[0][3])]
     edge = alt.Chart(alt.InlineData(values=[{"x": capacity + 1, "end": high}])).encode(x=alt.X("x:Q"))

@@ -27,8 +27,8 @@ def cost_bill(cost: dict[str, Any]) -> RenderableType:
     facts = facts_grid([line for line in lines if line[1]] + [("train with", words.command)])
     warnings = [Text(f"! {warning}", style=BAD) for warning in words.warnings]
     parts: list[RenderableType] = [Constrain(Group(*head), READABLE), WaysTable(cost), advice_table(cost)]
-    parts.append(Constrain(Group(facts, *warnings), FACTS))
-    return Group(*(item for part in parts for item in (part, Text())))
+    last = Constrain(Group(facts, *warnings), FACTS)
+    return Group(*(item for part in parts for item in (part, Text())), last)
 
 
 class WaysTable:
