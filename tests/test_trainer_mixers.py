@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from tiny_decoders import build
-from trainer_rows import make_documents, pack_rows
+from trainer_rows import LENGTHS, make_documents, pack_rows, write_artefact
 
 from tokpack.errors import UsageError, VerifyError
-from trainer_plugin import PackedCollator, prepare_model, probe_isolation
+from trainer_plugin import PackedCollator, prepare_model, probe_isolation, verify_model
 from trainer_plugin.attention import document_lengths
 from trainer_plugin.strategies import apply_strategy, fit_batch, restore_forward, split_layers, strategy_of
 
@@ -149,3 +149,44 @@ def test_a_leak_behind_another_leak_is_found():
     apply_strategy(model, "mixers", "eager")
     assert split_layers(model) == ("RwkvSelfAttention x 2", "ZeroPad2d x 2")
     assert probe_isolation(model).ok
+
+
+def test_verify_goes_on_to_the_mixers_when_no_attention_passes(tmp_path):
+    write_artefact(tmp_path / "p", make_documents(LENGTHS), 64)
+    result = verify_model(tmp_path / "p", build("mamba"))
+    assert list(result.reports) == ["tokpack", "sdpa", "eager", "mixers"]
+    assert result.ok
+    assert "use attn=mixers" in result.advice[0]
+    assert result.advice[-1] == "attn=mixers runs document by document: MambaMixer x 2"
+
+
+@pytest.mark.slow
+def test_lora_trains_on_a_hybrid_as_on_any_model(tmp_path):
+    """With and without gradient checkpointing, two rows a step: the same losses, and they fall."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import TrainingArguments
+
+    from trainer_plugin import PackedTrainer
+
+    losses = []
+    for checkpointing in (False, True):
+        model = build("qwen3_next")
+        prepare_model(model)
+        torch.manual_seed(0)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+        arguments = TrainingArguments(
+            str(tmp_path),
+            max_steps=6,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=2,
+            gradient_checkpointing=checkpointing,
+            learning_rate=1e-2,
+            logging_steps=1,
+            **{"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True},
+        )
+        trainer = PackedTrainer(model, arguments, train_dataset=pack_rows(make_documents(LENGTHS), 64))
+        trainer.train()
+        assert (trainer.isolation_report.strategy, trainer.isolation_report.ok) == ("mixers", True)
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][-1] < losses[0][0] - 0.3
