@@ -190,7 +190,7 @@ def test_every_drop_reason_is_documented():
 
 def test_the_artefacts_files_and_columns_are_documented():
     page = read("docs/concepts.md")
-    for packed in (schema.PREFERENCE_SCHEMA, schema.DROPPED_SCHEMA):
+    for packed in (schema.row_schema(pairs=True, copies=True), schema.DROPPED_SCHEMA):
         for field in packed:
             kind = str(getattr(field.type, "value_type", field.type))
             assert re.search(rf"^\| `{field.name}` \| (list of )?{kind} \|", page, re.MULTILINE), field.name

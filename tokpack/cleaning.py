@@ -35,6 +35,7 @@ from tokpack.report.figures import drop_figures, length_figures
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.normalize import detect_shape, normalize
 from tokpack.stages.read import Block, read_blocks
+from tokpack.stages.repeat import times_of
 from tokpack.stages.rows import TOKENS
 from tokpack.stages.sources import open_sources
 from tokpack.stages.write import write_json, writing
@@ -178,8 +179,8 @@ def _start(config: Config, workers: int, folder: Path) -> Run:
 def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path, progress: Progress) -> None:
     """All kept rows, in input order; documents that the shape cannot hold are marked."""
     before = [source.sha256 for source in run.sources]
-    kept = corpus.docs.filter(corpus.docs["drop_reason"].is_null())["doc_id"].to_numpy()
-    rows = partial(_rows, run, shape, kept)
+    kept = corpus.docs.filter(corpus.docs["drop_reason"].is_null())
+    rows = partial(_rows, run, shape, kept["doc_id"].to_numpy(), times_of(kept))
     lost: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     with path.open("wb") as file:
         blocks: Iterable[Block] = read_blocks(run.sources, run.config.read.block_mb << 20)
@@ -198,19 +199,27 @@ def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path, progress: Pr
 
 
 def _rows(
-    run: Run, shape: TextFormat, kept: npt.NDArray[np.int64], block: Block
+    run: Run,
+    shape: TextFormat,
+    kept: npt.NDArray[np.int64],
+    times: npt.NDArray[np.int32],
+    block: Block,
 ) -> tuple[bytes, npt.NDArray[np.int64]]:
-    """(lines of the kept documents of a block, doc_ids of those that the shape cannot hold)."""
+    """(lines of the kept documents of a block, doc_ids of those that the shape cannot hold).
+
+    A document of a source that repeats is written `times` in a row."""
     transforms = replace(run.config.clean, rules="off")
     documents = normalize(block, run.sources[block.source], run.shapes[block.source]).documents
     doc_ids = documents["doc_id"].to_numpy()
-    here = np.append(kept, -1)[np.searchsorted(kept, doc_ids)] == doc_ids
-    documents = documents.filter(here)
+    at = np.searchsorted(kept, doc_ids)
+    here = np.append(kept, -1)[at] == doc_ids
+    documents = documents.filter(here)[np.repeat(np.arange(here.sum()), times[at[here]])]
+    doc_ids = documents["doc_id"].to_numpy()
     if documents.is_empty():
         return b"", doc_ids[:0]
     documents = clean_documents(documents, transforms, tuple(run.tokenizer.special_tokens)).documents
     lines, lost = write_rows(documents, shape)
-    return lines, doc_ids[here][lost]
+    return lines, np.unique(doc_ids[lost])
 
 
 # Figures
@@ -221,8 +230,10 @@ def _figures(run: Run, corpus: Corpus, format: str, prices: list[ApiPrice]) -> d
 
     docs = corpus.docs
     kept = docs["drop_reason"].is_null()
-    trained = corpus.pieces.filter(kept.gather(corpus.pieces["document"]))["trained"].sum()
-    tokens = int(docs.filter(kept)["tokens"].sum())
+    document = corpus.pieces["document"].to_numpy()
+    times = np.where(kept.to_numpy(), times_of(docs), 0).astype(np.int64)
+    trained = (corpus.pieces["trained"].to_numpy() * times[document]).sum()
+    tokens = int((docs["tokens"].to_numpy() * times).sum())
     names = [source.name for source in run.sources]
     ledger = ledgers.build(
         docs, names, corpus.quarantined_by_source(), {"tokens": tokens, "trained": int(trained)}

@@ -28,6 +28,7 @@ ShardFormat = Literal["arrow", "parquet"]
 Format = Literal[
     "auto", "preference", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"
 ]
+MOST_COPIES = 1000
 Overlong = Literal["auto", "drop", "right", "left", "turns", "split"]
 
 
@@ -44,6 +45,8 @@ class SourceConfig:
     """Share of `select.budget` relative to other sources; 0: by the source's tokens."""
     max_tokens: int = 0
     """Most tokens kept of this source; 0: no limit."""
+    repeat: float = 1.0
+    """How often its documents are packed; 2.5: all twice, and a seeded half of them a third time."""
     map: dict[str, str] = field(default_factory=dict)
     """Field of tokpack -> column of the file: `{"prompt": "question"}`."""
 
@@ -217,6 +220,8 @@ class Config:
         del data["cost"]
         for source in data["source"]:
             source["path"] = Path(source["path"]).name
+            if source["repeat"] == 1:
+                del source["repeat"]
         data["tokenize"]["tokenizer"] = Path(self.tokenize.tokenizer).name
         data["render"]["chat_template"] = Path(self.render.chat_template).name
         data["decontaminate"]["against"] = [Path(path).name for path in self.decontaminate.against]
@@ -301,6 +306,13 @@ def _validate(config: Config) -> None:
         (config.cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
         (_is_range(config.cost.mfu), "cost.mfu", "two shares between 0 and 1, low first"),
     ]
+    for number, source in enumerate(config.source):
+        if not 1 <= source.repeat <= MOST_COPIES:
+            raise UsageError(
+                f"repeat cannot be {source.repeat:g}",
+                where=f"source[{number}].repeat",
+                hint=f"give 1 to {MOST_COPIES}; max_tokens takes less of a source",
+            )
     for ok, key, wanted in checks:
         if not ok:
             section, name = key.split(".")

@@ -20,12 +20,13 @@ from tokpack import ledger as ledgers
 from tokpack.config import SourceConfig
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.pipeline import Run, encode
-from tokpack.schema import CONTENT
+from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
-from tokpack.stages.dedup import EXACT_DUPLICATE, first_of_equal, held_out
+from tokpack.stages.dedup import EXACT_DUPLICATE, draw, first_of_equal
 from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
 from tokpack.stages.normalize import text_documents
 from tokpack.stages.read import line_numbers, read_blocks, rows_of
+from tokpack.stages.repeat import copies_of, times_of
 from tokpack.stages.select import OVER_BUDGET, select
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.sources import open_sources
@@ -40,6 +41,10 @@ SNIPPET_TOKENS = 60
 def decide(run: Run, corpus: Corpus) -> None:
     """Mark in `corpus.docs` what the config says to leave out."""
     config, width = run.config, corpus.width
+    repeat = [source.config.repeat for source in run.sources]
+    if max(repeat) > 1:
+        times = copies_of(corpus.hashes(), corpus.docs["source"].to_numpy(), repeat, config.seed)
+        corpus.docs = corpus.docs.with_columns(pl.Series(COPIES, times))
     if config.dedup.exact != "off":
         first = first_of_equal(corpus.hashes()[::width], corpus.kept()[::width])
         groups = np.flatnonzero(first >= 0)
@@ -56,7 +61,7 @@ def decide(run: Run, corpus: Corpus) -> None:
     if config.select.budget or any(source.max_tokens for source in config.source):
         _select(run, corpus)
     if config.write.val:
-        drawn = held_out(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
+        drawn = draw(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
         chosen = corpus.documents_of(np.flatnonzero(drawn))
         corpus.drop(chosen, ledgers.HELD_OUT, [None] * len(chosen))
 
@@ -182,7 +187,8 @@ def _select(run: Run, corpus: Corpus) -> None:
     repeats = np.zeros(len(kept), dtype=bool)
     if config.select.budget:
         repeats[near_duplicates(corpus, config.select.diversity).removed // width] = True
-    lengths = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy().reshape(-1, width).sum(axis=1)
+    tokens = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy() * times_of(corpus.docs).astype(np.int64)
+    lengths = tokens.reshape(-1, width).sum(axis=1)
     first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality
     chosen = select(
         lengths=np.where(kept, lengths, 0),

@@ -1,9 +1,11 @@
 """The token ledger: four sums that must come out to the last token, or the run is a bug of ours.
 
 documents: read = kept + dropped(reason) + quarantined
-tokens:    tokenized = packed + truncated + dropped(reason)
+tokens:    tokenized + repeated = packed + truncated + dropped(reason)
 slots:     rows x capacity = packed + free            (not where documents are written as text)
 trained:   packed = trained + masked
+
+`repeated` is there where a source repeats: the copies beyond the first, of documents and of packed tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from tokpack.errors import InternalError
+from tokpack.schema import COPIES
 
 HELD_OUT = "held_out"
 """Reason of documents that went to the validation artefact."""
@@ -23,16 +26,16 @@ def build(
 ) -> dict[str, Any]:
     """The ledger of a run, and the same per source.
 
-    `docs`: source, drop_reason, tokens, cut, one row a document. `quarantined`: source -> rows. `packed`:
-    what the writer counted while it wrote (tokens, trained, and of rows: rows, capacity), independent of
-    `docs`.
+    `docs`: source, drop_reason, tokens, cut [, copies], one row a document. `quarantined`: source -> rows.
+    `packed`: what the writer counted while it wrote (tokens, trained, and of rows: rows, capacity),
+    independent of `docs`.
     """
-    grouped = (
-        docs.lazy()
-        .group_by("source", "drop_reason")
-        .agg(pl.len().cast(pl.Int64).alias("documents"), pl.col("tokens", "cut").cast(pl.Int64).sum())
-        .collect(engine="streaming")
-    )
+    sums = [pl.len().cast(pl.Int64).alias("documents"), pl.col("tokens", "cut").cast(pl.Int64).sum()]
+    if COPIES in docs.columns:
+        again = (pl.col(COPIES) - 1).cast(pl.Int64)
+        kept = pl.col("tokens") - pl.col("cut")
+        sums += [again.sum().alias("copies"), (again * kept).sum().alias("again")]
+    grouped = docs.lazy().group_by("source", "drop_reason").agg(sums).collect(engine="streaming")
     ledger = _sums(grouped, sum(quarantined.values()))
     if "rows" in packed:
         total = packed["rows"] * packed["capacity"]
@@ -66,16 +69,19 @@ def _sums(grouped: pl.DataFrame, quarantined: int) -> dict[str, Any]:
         .sort("drop_reason")
     )
     truncated = int(kept["cut"].sum())
+    repeated = {name: int(kept[name].sum()) for name in ("copies", "again") if name in kept.columns}
     return {
         "documents": {
             "read": int(grouped["documents"].sum()) + quarantined,
             "kept": int(kept["documents"].sum()),
             "dropped": dict(zip(reasons["drop_reason"], reasons["documents"], strict=True)),
             "quarantined": quarantined,
+            **({"repeated": repeated["copies"]} if repeated else {}),
         },
         "tokens": {
             "tokenized": int(grouped["tokens"].sum()),
-            "packed": int(kept["tokens"].sum()) - truncated,
+            **({"repeated": repeated["again"]} if repeated else {}),
+            "packed": int(kept["tokens"].sum()) - truncated + repeated.get("again", 0),
             "truncated": truncated,
             "dropped": dict(zip(reasons["drop_reason"], reasons["tokens"], strict=True)),
         },
@@ -95,7 +101,7 @@ def check(ledger: dict[str, Any]) -> None:
         )
         _equal(
             f"tokens of {name}",
-            tokens["tokenized"],
+            tokens["tokenized"] + tokens.get("repeated", 0),
             tokens["packed"] + tokens["truncated"] + sum(tokens["dropped"].values()),
         )
     _equal("packed tokens", ledger["tokens"]["packed"], trained["packed"])
@@ -106,9 +112,8 @@ def check(ledger: dict[str, Any]) -> None:
     for part in ("documents", "tokens"):
         for key, value in ledger[part].items():
             if isinstance(value, int):
-                _equal(
-                    f"{part}.{key} over sources", value, sum(s[part][key] for s in ledger["sources"].values())
-                )
+                parts = sum(source[part].get(key, 0) for source in ledger["sources"].values())
+                _equal(f"{part}.{key} over sources", value, parts)
     free, masked = slots["free"] if slots else 0, trained["masked"]
     if free < 0 or masked < 0:
         raise InternalError("the ledger has a negative line", where=f"free {free}, masked {masked}")

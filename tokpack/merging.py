@@ -168,7 +168,9 @@ def _record(
     }
     ledger = {key: _sum([part.ledger[key] for part in parts]) for key in ("documents", "tokens")}
     made = {"by": "merge", "from": [origin(part) for part in parts]}
+    copies = {schema.COPIES: True} if any(m.get(schema.COPIES) for m in manifests) else {}
     return manifests[0] | {
+        **copies,
         "inputs": inputs,
         "ledger": ledger | {"sources": sources},
         "config": config,

@@ -91,7 +91,8 @@ def write_artefact(
     Raises InternalError when the ledger does not add up; then nothing is finished.
     """
     out.mkdir(parents=True, exist_ok=True)
-    columns = schema.PREFERENCE_SCHEMA if run.pairs else schema.PACKED_SCHEMA
+    copies = schema.COPIES in corpus.docs.columns and not validation
+    columns = schema.row_schema(run.pairs, copies)
     written = write_shards(out, part.layout, part.placement, batches, columns, run.config.write, progress)
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
@@ -107,7 +108,7 @@ def write_artefact(
     }
     ledger = ledgers.build(docs, names, by_source, packed)
     run.tokenizer.save(out / "tokenizer")
-    return _manifest(run, part, written, ledger, validation)
+    return _manifest(run, part, written, ledger, validation, copies)
 
 
 def finish(out: Path, manifest: dict[str, Any]) -> None:
@@ -118,9 +119,8 @@ def finish(out: Path, manifest: dict[str, Any]) -> None:
 
 def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
     """The held-out documents, as the documents of an artefact of their own."""
-    return docs.filter(pl.col("drop_reason") == ledgers.HELD_OUT).with_columns(
-        drop_reason=pl.lit(None, pl.String)
-    )
+    held = docs.filter(pl.col("drop_reason") == ledgers.HELD_OUT).drop(schema.COPIES, strict=False)
+    return held.with_columns(drop_reason=pl.lit(None, pl.String))
 
 
 def write_dropped(path: Path, docs: pl.DataFrame, names: list[str]) -> None:
@@ -141,7 +141,7 @@ def write_dropped(path: Path, docs: pl.DataFrame, names: list[str]) -> None:
 
 
 def _manifest(
-    run: Run, part: Part, written: Written, ledger: dict[str, Any], validation: bool
+    run: Run, part: Part, written: Written, ledger: dict[str, Any], validation: bool, copies: bool
 ) -> dict[str, Any]:
     from tokpack import __version__
 
@@ -150,6 +150,7 @@ def _manifest(
         "format_version": schema.FORMAT_VERSION,
         "tokpack_version": __version__,
         **({"kind": schema.PREFERENCE} if run.pairs else {}),
+        **({schema.COPIES: True} if copies else {}),
         "split": "validation" if validation else "train",
         "capacity": plan.capacity,
         "rows": written.rows,

@@ -27,16 +27,17 @@ from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import DataError, UsageError
-from tokpack.schema import PREFERENCE
+from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.dedup import content_hash, token_hash
 from tokpack.stages.normalize import Normalized, Quarantined, detect_shape, normalize
 from tokpack.stages.order import order_rows
-from tokpack.stages.pairs import WIDTH, drop_partners, pair_hash
+from tokpack.stages.pairs import WIDTH, drop_partners, pair_groups, pair_hash
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read import Block, read_blocks
 from tokpack.stages.render import Renderer, RenderOptions, render
+from tokpack.stages.repeat import with_copies
 from tokpack.stages.rows import TOKENS, Shape
 from tokpack.stages.select import quality
 from tokpack.stages.sources import Source, open_sources
@@ -337,7 +338,7 @@ class Part:
 
     @property
     def placement(self) -> Placement:
-        names = ("batch", "index", "length", "doc_id", "number")
+        names = ("batch", "index", "length", "doc_id", "number", "copy")
         return Placement(*(self.pieces[name].to_numpy() for name in names))
 
 
@@ -349,6 +350,9 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
     pieces = corpus.pieces.with_columns(
         doc_id=chosen["doc_id"].gather(corpus.pieces["document"]),
     ).filter(chosen["chosen"].gather(corpus.pieces["document"]))
+    pieces = pieces.with_columns(copy=pl.lit(0, pl.Int32))
+    if COPIES in corpus.docs.columns and not validation:
+        pieces = with_copies(pieces, corpus.docs[COPIES].to_numpy())
     settings, seed = run.config.plan, run.config.seed
     limit = settings.max_docs_per_row or None
     plan = make_plan(
@@ -357,7 +361,7 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
         settings.planner,
         seed,
         limit,
-        pairs=pieces["doc_id"].to_numpy() // WIDTH if run.pairs else None,
+        pairs=pair_groups(pieces["doc_id"].to_numpy(), pieces["copy"].to_numpy()) if run.pairs else None,
     )
     order = replace(settings, world_size=0) if validation else settings
     rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)

@@ -24,7 +24,7 @@ from tokpack.derive import MERGED, artefact_entries, check_out, origin, write_de
 from tokpack.errors import UsageError
 from tokpack.fresh_folder import fresh_folder
 from tokpack.stages.order import SEQUENTIAL, order_rows
-from tokpack.stages.pairs import WIDTH
+from tokpack.stages.pairs import WIDTH, pair_groups
 from tokpack.stages.plan import make_plan
 from tokpack.stages.truncate import OVERLONG
 from tokpack.stages.write import Layout, writing
@@ -106,7 +106,8 @@ def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
     stored = StoredPieces.of([source]).by_document()
     capacity, planner = config["truncate"]["max_length"], config["plan"]["planner"]
     limit = config["plan"]["max_docs_per_row"] or None
-    pairs = stored.placement.doc_id // WIDTH if schema.is_preference(source.manifest) else None
+    pieces = stored.placement
+    pairs = pair_groups(pieces.doc_id, pieces.copy) if schema.is_preference(source.manifest) else None
     plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit, pairs=pairs)
     name = getattr(planner, "__qualname__", repr(planner)) if callable(planner) else planner
     config = config | {"plan": config["plan"] | {"planner": name}}

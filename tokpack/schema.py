@@ -53,6 +53,9 @@ PREFERENCE_SCHEMA: Final = pa.schema(
 )
 """Packed rows of preference pairs. Pair k is the documents 2k, chosen, and 2k + 1, rejected, side by side."""
 
+COPIES: Final = "copies"
+"""Where a source repeats: the last column of rows, number of the copy from 0; and a key of the manifest."""
+
 STORE_SCHEMA: Final = pa.schema(
     [
         ("doc_id", pa.int64()),
@@ -84,9 +87,15 @@ def is_preference(manifest: dict[str, Any]) -> bool:
     return manifest.get("kind") == PREFERENCE
 
 
+def row_schema(pairs: bool, copies: bool) -> pa.Schema:
+    """Columns of packed rows; `copies` where a document may be in them more than once."""
+    columns = PREFERENCE_SCHEMA if pairs else PACKED_SCHEMA
+    return columns.append(pa.field(COPIES, pa.list_(pa.int32()))) if copies else columns
+
+
 def packed_schema(manifest: dict[str, Any]) -> pa.Schema:
     """Columns of an artefact's rows."""
-    return PREFERENCE_SCHEMA if is_preference(manifest) else PACKED_SCHEMA
+    return row_schema(is_preference(manifest), bool(manifest.get(COPIES)))
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

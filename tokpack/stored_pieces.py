@@ -7,7 +7,7 @@ Tokens stay on disk: only a few numbers a piece are in memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.artefact import Artefact
+from tokpack.schema import COPIES
 from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch, Layout, Placement
 
@@ -35,9 +36,8 @@ class StoredPieces:
         """The pieces of all artefacts; `first_doc_ids` are added to the doc_ids of each."""
         bases = first_doc_ids or [0] * len(artefacts)
         records = [(record, base) for a, base in zip(artefacts, bases, strict=True) for record in a.mapped()]
-        columns: dict[str, list[npt.NDArray[Any]]] = {
-            name: [np.empty(0, np.int64)] for name in ("batch", "index", "length", "doc_id", "number", "row")
-        }
+        names = ("batch", "index", "length", "doc_id", "number", "copy", "row")
+        columns: dict[str, list[npt.NDArray[Any]]] = {name: [np.empty(0, np.int64)] for name in names}
         for number, (record, base) in enumerate(records):
             lengths = flat(record, "seq_lengths")
             columns["batch"].append(np.full(len(lengths), number))
@@ -45,6 +45,8 @@ class StoredPieces:
             columns["length"].append(lengths)
             columns["doc_id"].append(flat(record, "doc_ids") + base)
             columns["number"].append(flat(record, "pieces"))
+            repeats = COPIES in record.schema.names
+            columns["copy"].append(flat(record, COPIES) if repeats else np.zeros(len(lengths), np.int32))
             columns["row"].append(np.diff(record.column("seq_lengths").offsets.to_numpy()))
         joined = {name: np.concatenate(parts) for name, parts in columns.items()}
         placement = Placement(
@@ -53,6 +55,7 @@ class StoredPieces:
             joined["length"].astype(np.int32),
             joined["doc_id"].astype(np.int64),
             joined["number"].astype(np.int32),
+            joined["copy"].astype(np.int32),
         )
         batches = lru_cache(maxsize=None)(lambda number: _flat_batch(records[number][0]))
         return StoredPieces(placement, offsets_of(joined["row"]), batches)
@@ -70,12 +73,10 @@ class StoredPieces:
         return Layout(range_indices(self.row_offsets[order], counts), offsets_of(counts))
 
     def by_document(self) -> StoredPieces:
-        """The same pieces sorted by document and piece, as they were before they were planned; one a row."""
-        order = np.lexsort((self.placement.number, self.placement.doc_id))
+        """The same pieces as they were before they were planned: by copy, document and piece; one a row."""
         at = self.placement
-        placement = Placement(
-            at.batch[order], at.index[order], at.length[order], at.doc_id[order], at.number[order]
-        )
+        order = np.lexsort((at.number, at.doc_id, at.copy))
+        placement = Placement(*(getattr(at, field.name)[order] for field in fields(at)))
         return StoredPieces(placement, np.arange(len(order) + 1), self.batches)
 
 

@@ -31,6 +31,7 @@ Lists = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
 """Offsets and values of a list column."""
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 MAX_FAULTS = 20
+PLACED = {"doc": pl.Int64, "copy": pl.Int32, "piece": pl.Int32, "length": pl.Int32}
 
 
 @dataclass(slots=True)
@@ -151,8 +152,7 @@ class _Rows:
     def __init__(self, artefact: Artefact) -> None:
         manifest = artefact.manifest
         self.rows = self.tokens = self.trained = 0
-        self.doc_ids: list[npt.NDArray[np.int64]] = []
-        self.pieces: list[npt.NDArray[np.int32]] = []
+        self._found: list[pl.DataFrame] = []
         self.pair_faults: list[str] = []
         self._schema = schema.packed_schema(manifest)
         self._faults: list[str] = []
@@ -169,7 +169,9 @@ class _Rows:
         if batch.schema != self._schema:
             self._faults.append(f"columns are {batch.schema.names}")
             return
-        ids, labels, lengths, doc_ids, pieces, *of_pairs = (_list(column) for column in batch.columns)
+        columns = {name: _list(batch.column(name)) for name in batch.schema.names}
+        ids, labels, lengths, doc_ids, pieces = (columns[name] for name in schema.PACKED_SCHEMA.names)
+        copies = columns.get(schema.COPIES, (pieces[0], np.zeros_like(pieces[1])))
         row_sizes = np.diff(ids[0])
         per_row = (
             np.add.reduceat(np.append(lengths[1], 0), lengths[0][:-1]) if len(lengths[1]) else 0 * row_sizes
@@ -183,6 +185,7 @@ class _Rows:
             ("longer than the capacity, or empty", lambda: (row_sizes > self._capacity) | (row_sizes == 0)),
             ("seq_lengths and doc_ids differ in length", lambda: np.diff(lengths[0]) != np.diff(doc_ids[0])),
             ("doc_ids and pieces differ in length", lambda: np.diff(doc_ids[0]) != np.diff(pieces[0])),
+            ("doc_ids and copies differ in length", lambda: np.diff(doc_ids[0]) != np.diff(copies[0])),
             ("a document of no tokens", lambda: self._by_row(lengths, lengths[1] <= 0)),
             (
                 "an id outside the vocabulary",
@@ -204,14 +207,19 @@ class _Rows:
                 self._faults.append(f"rows from {self.rows}: lists of different shapes")
                 continue
             self._faults += [f"row {self.rows + int(row)}: {text}" for row in hit[:3]]
-        if of_pairs:
-            faults = _torn_rows(doc_ids, *of_pairs)
+        if "pair_ids" in columns:
+            faults = _torn_rows(doc_ids, columns["pair_ids"], columns["is_chosen"])
             self.pair_faults += [f"row {self.rows + row}: {text}" for row, text in faults]
         self.rows += batch.num_rows
         self.tokens += len(ids[1])
         self.trained += int(trained.sum())
-        self.doc_ids.append(doc_ids[1].copy())
-        self.pieces.append(pieces[1].copy())
+        if len(doc_ids[1]) == len(pieces[1]) == len(copies[1]) == len(lengths[1]):  # else it is a fault above
+            known = zip(PLACED, (doc_ids[1], copies[1], pieces[1], lengths[1]), strict=True)
+            self._found.append(pl.DataFrame({name: values.copy() for name, values in known}, schema=PLACED))
+
+    def placed(self) -> pl.DataFrame:
+        """Every document, copy and piece in the rows, and its tokens."""
+        return pl.concat([pl.DataFrame(schema=PLACED), *self._found])
 
     @staticmethod
     def _by_row(lists: tuple[Any, Any], hit: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -247,23 +255,23 @@ def _torn_rows(doc_ids: Lists, pair_ids: Lists, is_chosen: Lists) -> list[tuple[
 
 def _pairs(rows: _Rows) -> Check:
     """Each pair is in one row, chosen and rejected; that each document is there once is checked beside."""
-    documents = sum(len(ids) for ids in rows.doc_ids)
+    documents = len(rows.placed())
     return Check("pairs", f"{documents // WIDTH:,} whole, each in one row", rows.pair_faults[:MAX_FAULTS])
 
 
 def _documents(artefact: Artefact, rows: _Rows) -> Check:
     """Each document of the input is in the rows, or in the record of what was left out: once."""
-    packed = np.concatenate([*rows.doc_ids, np.empty(0, np.int64)])
-    distinct = np.unique(packed)
+    placed = rows.placed()
+    distinct = np.unique(placed["doc"].to_numpy())
     manifest = artefact.manifest
     check = Check("documents", f"{len(distinct):,} in rows")
     if len(distinct) != manifest["documents"]:
         check.faults.append(
             f"{len(distinct)} documents in the rows, the manifest says {manifest['documents']}"
         )
-    if len(packed) != manifest["pieces"]:
-        check.faults.append(f"{len(packed)} pieces in the rows, the manifest says {manifest['pieces']}")
-    check.faults += _piece_faults(packed, np.concatenate([*rows.pieces, np.empty(0, np.int32)]))
+    if len(placed) != manifest["pieces"]:
+        check.faults.append(f"{len(placed)} pieces in the rows, the manifest says {manifest['pieces']}")
+    check.faults += _piece_faults(placed)
     left_out = artefact.dropped.filter(pl.col("reason") != TRUNCATED)["doc_id"].to_numpy()
     with (artefact.folder / schema.QUARANTINE).open(encoding="utf-8") as file:
         width = WIDTH if schema.is_preference(manifest) else 1
@@ -279,16 +287,24 @@ def _documents(artefact: Artefact, rows: _Rows) -> Check:
     return check
 
 
-def _piece_faults(doc_ids: npt.NDArray[np.int64], pieces: npt.NDArray[np.int32]) -> list[str]:
-    """The pieces of a document are 0, 1, ... each once."""
-    if len(doc_ids) != len(pieces):
-        return []  # the rows check says so
-    order = np.lexsort((pieces, doc_ids))
-    doc_ids, pieces = doc_ids[order], pieces[order]
-    starts = np.flatnonzero(np.diff(doc_ids, prepend=-1))
-    expected = np.arange(len(pieces)) - np.repeat(starts, np.diff(starts, append=len(pieces)))
-    wrong = doc_ids[pieces != expected]
-    return [f"document {doc} is packed twice, or a piece of it is missing" for doc in np.unique(wrong)[:3]]
+def _piece_faults(placed: pl.DataFrame) -> list[str]:
+    """The pieces of a document are 0, 1, ... each once; its copies are 0, 1, ... and as long as copy 0."""
+    ordered = placed.sort("doc", "copy", "piece")
+    doc, copy, piece, length = (ordered[name].to_numpy() for name in PLACED)
+    begins = np.append(True, (np.diff(doc) != 0) | (np.diff(copy) != 0))[: len(doc)]
+    starts = np.flatnonzero(begins)
+    sizes = np.diff(starts, append=len(doc))
+    inside = np.arange(len(doc)) - np.repeat(starts, sizes)
+    torn = np.unique(doc[piece != inside])
+    firsts = np.flatnonzero(np.append(True, np.diff(doc[starts]) != 0)[: len(starts)])
+    copies = np.diff(firsts, append=len(starts))
+    original = np.repeat(firsts, copies)
+    alike = (copy[starts] == np.arange(len(starts)) - original) & (sizes == sizes[original])
+    place = np.minimum(np.repeat(starts[original], sizes) + inside, len(doc) - 1)
+    unlike = np.union1d(doc[starts][~alike], doc[length[place] != length])
+    return [f"document {d} is packed twice, or a piece of it is missing" for d in torn[:3]] + [
+        f"document {d}: its copies are not all there, or not alike" for d in np.setdiff1d(unlike, torn)[:3]
+    ]
 
 
 def _ledger(artefact: Artefact, rows: _Rows) -> Check:
@@ -298,7 +314,10 @@ def _ledger(artefact: Artefact, rows: _Rows) -> Check:
         ledgers.check(ledger)
     except TokpackError as error:
         check.faults.append(error.what)
+    again = rows.placed().filter(pl.col("copy") > 0)
     for name, said, found in (
+        ("repeated documents", ledger["documents"].get("repeated", 0), again.n_unique(("doc", "copy"))),
+        ("repeated tokens", ledger["tokens"].get("repeated", 0), int(again["length"].sum())),
         ("rows", ledger["slots"]["rows"], rows.rows),
         ("packed tokens", ledger["slots"]["packed"], rows.tokens),
         ("trained tokens", ledger["trained"]["trained"], rows.trained),

@@ -15,7 +15,7 @@ from tokpack.artefact import Artefact
 from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.report.safe import printable
 from tokpack.report.words import counted
-from tokpack.schema import IGNORE_INDEX, is_preference
+from tokpack.schema import COPIES, IGNORE_INDEX, is_preference
 from tokpack.stages.pairs import WIDTH
 
 TRAINED_STYLE = "bold green"
@@ -144,8 +144,9 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableTyp
         ranges = source_ranges(artefact)
     except TokpackError:  # a validation folder on its own
         ranges = {}
-    for doc_id, ids, labels in _documents(record):
-        title = f"document {doc_id}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
+    for doc_id, copy, ids, labels in _documents(record):
+        name = f"document {doc_id}" if copy is None else f"document {doc_id}, copy {copy}"
+        title = f"{name}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
         if pairs:
             title = f"pair {doc_id // WIDTH}, {'rejected' if doc_id % WIDTH else 'chosen'}, {title}"
         if came_from := origin_of(ranges, doc_id, WIDTH if pairs else 1):
@@ -158,10 +159,13 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableTyp
     return Group(*parts)
 
 
-def _documents(record: dict[str, Any]) -> Iterator[tuple[int, Any, Any]]:
+def _documents(record: dict[str, Any]) -> Iterator[tuple[int, int | None, Any, Any]]:
+    """doc_id, copy (None where nothing is repeated), ids and labels of each."""
     ends = np.cumsum(record["seq_lengths"])
-    for doc_id, start, end in zip(record["doc_ids"], ends - record["seq_lengths"], ends, strict=True):
-        yield int(doc_id), record["input_ids"][start:end], record["labels"][start:end]
+    copies = record[COPIES].tolist() if COPIES in record else [None] * len(ends)
+    places = zip(record["doc_ids"], copies, ends - record["seq_lengths"], ends, strict=True)
+    for doc_id, copy, start, end in places:
+        yield int(doc_id), copy, record["input_ids"][start:end], record["labels"][start:end]
 
 
 def _coloured(tokenizer: Any, ids: Any, trained: Any) -> Text:

@@ -82,7 +82,7 @@ def _write(artefact: Artefact, path: Path) -> None:
             stop = max(start + 1, int(np.searchsorted(ends, ends[start] + CHUNK_TOKENS, side="right")) - 1)
             file.write(_ids(stored, start, stop).astype(dtype).tobytes())
             start = stop
-    firsts = np.flatnonzero(np.diff(pieces.doc_id, prepend=-1))
+    firsts = np.flatnonzero(pieces.number == 0)
     lengths = np.add.reduceat(pieces.length, firsts) if len(firsts) else pieces.length
     _write_index(path.with_suffix(".idx"), lengths.astype(np.int32), np.dtype(dtype))
 

@@ -84,6 +84,10 @@ def tokens_chart(data: dict[str, Any]) -> Chart:
             )
         )
         level -= lost
+    if again := tokens.get("repeated", 0):
+        part = Part(level, level + again, ACCENT, f"{again:,} tokens of repeated documents")
+        bars.append(Bar("repeated", f"+{again:,}", [part]))
+        level += again
     packed = Part(0, level, ACCENT, f"{level:,} tokens packed")
     bars.append(Bar("packed", f"{level:,}", [packed], strong=True))
     return bar_chart(bars, "Tokens in the data, tokens left out by reason, tokens packed")

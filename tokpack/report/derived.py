@@ -19,6 +19,7 @@ from tokpack.ledger import HELD_OUT
 from tokpack.output import TRUNCATED
 from tokpack.report.figures import DocumentLengths, Report, report_figures
 from tokpack.stages.plan import Plan
+from tokpack.stages.repeat import each_copy
 from tokpack.stages.write import Placement
 
 
@@ -77,14 +78,18 @@ def _recipe(reports: list[dict[str, Any]]) -> CostConfig:
 
 def _lengths(pieces: Placement, dropped: Path) -> DocumentLengths:
     """Lengths before truncation and dropping, put together from what is packed and what is on record."""
-    packed = pl.DataFrame({"doc_id": pieces.doc_id, "tokens": pieces.length.astype(np.int64)})
+    places = {"doc_id": pieces.doc_id, "copy": pieces.copy, "tokens": pieces.length.astype(np.int64)}
+    every = pl.DataFrame(places)
+    packed = every.filter(pl.col("copy") == 0).drop("copy")
     left_out = pl.DataFrame(pl.from_arrow(pq.read_table(dropped)))
     record = left_out.select("doc_id", "reason", tokens="tokens_lost")
     cut = record.filter(pl.col("reason") == TRUNCATED).drop("reason")
     whole = pl.concat([packed, cut]).group_by("doc_id").agg(pl.col("tokens").sum())
+    times = every.group_by("doc_id").agg((pl.col("copy").max() + 1).alias(schema.COPIES))
+    repeated = each_copy(whole.join(times, on="doc_id")).drop(schema.COPIES)
     lost = record.filter(~pl.col("reason").is_in([TRUNCATED, HELD_OUT])).drop("reason")
     return DocumentLengths(
-        raw=pl.concat([whole, lost]).sort("doc_id")["tokens"].to_numpy(),
+        raw=pl.concat([repeated, lost]).sort("doc_id")["tokens"].to_numpy(),
         whole=whole.sort("doc_id")["tokens"].to_numpy(),
         pieces=pieces.length,
     )

@@ -33,9 +33,10 @@ from tokpack.report.data_figures import (
 )
 from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
-from tokpack.schema import PREFERENCE
+from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.clean import rules_of
 from tokpack.stages.plan import Plan, make_plan
+from tokpack.stages.repeat import each_copy
 from tokpack.stages.truncate import OVERLONG
 
 log = logging.getLogger("tokpack")
@@ -88,7 +89,8 @@ def make_report(
     """
     from tokpack import __version__
 
-    tokens, reason = corpus.docs["tokens"], corpus.docs["drop_reason"]
+    docs = corpus.docs.select("tokens", "drop_reason", f"^{COPIES}$")
+    held, kept = pl.col("drop_reason").eq_missing(ledgers.HELD_OUT), pl.col("drop_reason").is_null()
     head = {
         "tokpack_version": __version__,
         **({"kind": PREFERENCE} if run.pairs else {}),
@@ -101,8 +103,8 @@ def make_report(
         ],
     }
     lengths = DocumentLengths(
-        raw=tokens.filter(reason.ne_missing(ledgers.HELD_OUT)).to_numpy(),
-        whole=tokens.filter(reason.is_null()).to_numpy(),
+        raw=each_copy(docs.filter(~held))["tokens"].to_numpy(),
+        whole=docs.filter(kept)["tokens"].to_numpy(),
         pieces=part.pieces["length"].to_numpy(),
     )
     ledger = ledger or planned_ledger(run, corpus, part)
@@ -141,7 +143,7 @@ class DocumentLengths:
     """Tokens of documents, in input order."""
 
     raw: Lengths
-    """Every tokenised document as it came, but those held out."""
+    """Every tokenised document as it came, as often as its source is repeated, but those held out."""
     whole: Lengths
     """The kept documents before truncation."""
     pieces: Lengths
@@ -175,7 +177,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
     settings = run.config.plan
     overlong = run.config.truncate.overlong
     reason = pl.col("drop_reason")
-    docs = corpus.docs.select("source", "tokens", "drop_reason")
+    docs = each_copy(corpus.docs.select("source", "tokens", "drop_reason", f"^{COPIES}$"), corpus.width)
     whole = docs.filter(reason.is_null() | (reason == OVERLONG))
     raw = docs.filter(reason.ne_missing(ledgers.HELD_OUT))["tokens"].to_numpy()
     in_pieces = [overlong == "split" or (overlong == "auto" and shape.is_text) for shape in run.shapes]

@@ -211,6 +211,7 @@ def _sums(ledger: dict[str, Any]) -> Ledger:
             "Tokens",
             (tokens["tokenized"], "tokenised"),
             [
+                *([("+", tokens["repeated"], "repeated")] if tokens.get("repeated") else []),
                 ("=", tokens["packed"], "packed"),
                 ("+", tokens["truncated"], "truncated"),
                 ("+", sum(tokens["dropped"].values()), "dropped"),

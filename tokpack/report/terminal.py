@@ -175,12 +175,14 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     table.add_row(
         "documents",
         f"{documents['read']:,} read = {documents['kept']:,} kept + {dropped[0]:,} dropped"
-        f" + {documents['quarantined']:,} quarantined",
+        f" + {documents['quarantined']:,} quarantined"
+        + (f"; {documents['repeated']:,} copies more" if documents.get("repeated") else ""),
     )
+    again = f" + {tokens['repeated']:,} repeated" if tokens.get("repeated") else ""
     table.add_row(
         "tokens",
-        f"{tokens['tokenized']:,} tokenised = {tokens['packed']:,} {kept} + {tokens['truncated']:,} truncated"
-        f" + {dropped[1]:,} dropped",
+        f"{tokens['tokenized']:,} tokenised{again} = {tokens['packed']:,} {kept}"
+        f" + {tokens['truncated']:,} truncated + {dropped[1]:,} dropped",
     )
     if slots:
         table.add_row("slots", f"{slots['total']:,} = {slots['packed']:,} packed + {slots['free']:,} free")

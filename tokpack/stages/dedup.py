@@ -79,8 +79,10 @@ def first_of_equal(hashes: npt.NDArray[np.uint64], eligible: npt.NDArray[np.bool
     return partner
 
 
-def held_out(hashes: npt.NDArray[np.uint64], share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Seeded choice of about `share` of all conversations; copies of one fall on the same side."""
+def draw(
+    hashes: npt.NDArray[np.uint64], share: float | npt.NDArray[np.float64], seed: int
+) -> npt.NDArray[np.bool_]:
+    """Seeded choice of about `share` of all conversations; equal ones fall on the same side."""
     mixed = (hashes[:, 0] ^ np.uint64(seed & 0xFFFFFFFFFFFFFFFF)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(32)) ^ hashes[:, 1]) * np.uint64(0xD6E8FEB86659FD93)
     chosen: npt.NDArray[np.bool_] = (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53) < share

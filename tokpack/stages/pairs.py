@@ -37,6 +37,12 @@ def drop_partners(documents: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def pair_groups(doc_ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """A number for each pair, and for each copy of one: what is planned as one item."""
+    pairs = doc_ids // WIDTH
+    return pairs + copies * (int(pairs.max(initial=0)) + 1)
+
+
 def pair_hash(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Both documents of a pair get the hash of the two: uint64[n, 2] -> uint64[n, 2]."""
     joined = np.ascontiguousarray(hashes.astype(">u8")).reshape(-1, 2 * WIDTH)

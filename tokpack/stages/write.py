@@ -23,7 +23,7 @@ import pyarrow as pa
 from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import OutputError
-from tokpack.schema import IGNORE_INDEX, PREFERENCE_SCHEMA, RUN, SUMS, TRAINED, WORK
+from tokpack.schema import COPIES, IGNORE_INDEX, RUN, SUMS, TRAINED, WORK
 from tokpack.shards import ARROW, CACHE, shard_writer
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, offsets_of
@@ -64,6 +64,7 @@ class Placement:
     length: npt.NDArray[np.int32]
     doc_id: Int64
     number: npt.NDArray[np.int32]
+    copy: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def write_shards(
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Written:
     """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store; `schema` is
-    PACKED_SCHEMA or PREFERENCE_SCHEMA. Shards are sized by their tokens, before compression."""
+    that of the rows. Shards are sized by their tokens, before compression."""
     workers = default_workers()
     rows = len(layout.row_offsets) - 1
     size = int(pieces.length[layout.order].sum()) * BYTES_PER_TOKEN
@@ -147,11 +148,15 @@ def _gather(
     lists = [(token_offsets, ids), (token_offsets, labels), (document_offsets, lengths)]
     arrays = [pa.ListArray.from_arrays(offsets, pa.array(values)) for offsets, values in lists]
     doc_ids = pieces.doc_id[chosen]
-    of_documents: list[npt.NDArray[Any]] = [doc_ids, pieces.number[chosen]]
-    if schema == PREFERENCE_SCHEMA:
-        of_documents += [doc_ids // WIDTH, doc_ids % WIDTH == 0]
-    for values in of_documents:
-        arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(values)))
+    of_documents: dict[str, npt.NDArray[Any]] = {
+        "doc_ids": doc_ids,
+        "pieces": pieces.number[chosen],
+        "pair_ids": doc_ids // WIDTH,
+        "is_chosen": doc_ids % WIDTH == 0,
+        COPIES: pieces.copy[chosen],
+    }
+    for name in schema.names[len(arrays) :]:
+        arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(of_documents[name])))
     return pa.record_batch(arrays, schema=schema), labels
 
 
