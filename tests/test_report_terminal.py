@@ -54,8 +54,8 @@ def test_rows_the_bound_its_proof_and_the_gap_are_told_on_the_terminal_and_the_p
     data: dict[str, Any],
 ) -> None:
     plan = data["plan"] | {"rows": 1219, "bound": 1213, "bound_kind": "LP", "gap": 1219 / 1213 - 1}
-    for text in (printed(report_view(data | {"plan": plan}), 200), page(data | {"plan": plan})):
-        text = " ".join(unescape(text).split())
+    for view in (printed(report_view(data | {"plan": plan}), 200), page(data | {"plan": plan})):
+        text = " ".join(unescape(view).split())
         assert all(part in text for part in ("1,219", "1,213", "a linear program's bound", "0.495%"))
     met = plan | {"rows": 1213, "gap": 0.0}
     assert "fewer are impossible (a linear" in printed(report_view(data | {"plan": met}), 200)
