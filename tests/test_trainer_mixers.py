@@ -98,6 +98,16 @@ def test_calls_without_documents_run_as_before_and_the_set_up_can_be_undone():
     assert "forward" not in vars(model)
 
 
+@pytest.mark.parametrize("way", ["mixers", "loop"])
+def test_packed_rows_that_other_collators_make_raise_instead_of_leaking(way):
+    """Positions that restart, or document numbers, and no bounds."""
+    model, batch = build("mamba"), make_batch()
+    prepare_model(model, way)
+    for keys in (("input_ids", "position_ids"), ("input_ids", "seq_idx")):
+        with pytest.raises(UsageError, match="without cu_seq_lens_q"):
+            model(**{key: batch[key] for key in keys})
+
+
 def test_one_document_in_a_row_and_a_row_of_padding_are_no_special_case():
     model = build("falcon_mamba")
     prepare_model(model)

@@ -97,7 +97,7 @@ def quiet_evaluation(model: Any) -> Iterator[None]:
 
 
 def apply_strategy(model: Any, strategy: str, native_attn: str) -> None:
-    """Set the model up for a strategy, and its cache off; `native_attn` is the attention for all but `tokpack`.
+    """Set the model up for a strategy; `native_attn` is the attention for all but `tokpack`. Caches go off.
 
     Raises UsageError when the model does not take the attention, or no layer can run document by document.
     """
@@ -173,13 +173,26 @@ def _replace_forward(model: Any, run: Callable[..., Any], documents: Documents) 
 
 
 def _packed_forward(model: Any, input_ids: torch.Tensor | None = None, **batch: Any) -> Any:
-    """Batches without `cu_seq_lens_q` (generation, say) reach the old forward unchanged."""
+    """Batches without documents (generation, say) reach the old forward unchanged."""
     whole, run, documents = vars(model)[_REPLACED]
     if input_ids is None or batch.get("cu_seq_lens_q") is None:
+        _refuse_unbounded_documents(model, batch)
         return whole(input_ids=input_ids, **batch)
     if _accepts(whole, "use_cache"):
         batch["use_cache"] = False
     return run(model, whole, documents, {"input_ids": input_ids, **batch})
+
+
+def _refuse_unbounded_documents(model: Any, batch: Mapping[str, Any]) -> None:
+    """Positions that restart are documents too; left padding restarts as well, but with a mask."""
+    positions, mask = batch.get("position_ids"), batch.get("attention_mask")
+    restart = isinstance(positions, torch.Tensor) and mask is None and bool((positions.diff() < 0).any())
+    if restart or batch.get("seq_idx") is not None:
+        raise UsageError(
+            "packed documents without cu_seq_lens_q: this model needs their bounds",
+            where=type(model).__name__,
+            hint="make batches with trainer_plugin.PackedCollator",
+        )
 
 
 def _run_documents(
