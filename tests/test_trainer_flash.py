@@ -181,3 +181,17 @@ def test_the_packed_attention_gives_varlen_attn_the_documents(varlen_calls, fami
     assert varlen_calls == [document_lengths(batch["cu_seq_lens_q"])] * 2
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     assert probe_isolation(model).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_flex_attention_is_exact_and_refused_where_it_has_no_backward(family):
+    """Uncompiled: compiling it takes minutes on a CPU."""
+    batch, model = PackedCollator()(make_rows()), build(family)
+    expected = alone(model, batch)
+    model.set_attn_implementation("flex_attention")
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        found = model(**batch, use_cache=False).logits[0]
+        report = probe_isolation(model)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert "does not support backward on CPU" in report.problem
