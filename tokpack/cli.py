@@ -16,6 +16,25 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tokpack.cli_options import (
+    ApiFile,
+    Data,
+    Epochs,
+    InputFormat,
+    Json,
+    MaxDocs,
+    Out,
+    Planner,
+    Quiet,
+    RowsPerStep,
+    ShardFormat,
+    Workers,
+    WorldSize,
+    bill_options,
+    content_options,
+    row_options,
+    takes,
+)
 from tokpack.errors import InternalError, OutputError, TokpackError
 
 app = typer.Typer(
@@ -27,143 +46,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Data = Annotated[
-    list[str] | None, typer.Argument(help="Files, globs, folders, URLs, or - for stdin.", show_default=False)
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the artefact.")]
-Tokenizer = Annotated[str | None, typer.Option("--tokenizer", "-t", help="Folder or Hub name of your model.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; flags win over it.")]
-MaxLength = Annotated[int | None, typer.Option(help="Capacity of a row in tokens (default 2048).")]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        help="preference, messages, sharegpt, alpaca, prompt_completion, text or tokens; "
-        "recognised when not given."
-    ),
-]
-InputFormat = Annotated[
-    str | None, typer.Option("--input-format", help="Of the rows that are read; recognised when not given.")
-]
-Map = Annotated[str | None, typer.Option("--map", help="Columns: prompt=question,completion=answer")]
-Overlong = Annotated[str | None, typer.Option(help="auto (default), drop, right, left, turns or split.")]
-Clean = Annotated[
-    str | None, typer.Option(help="default, strict, off, or rules: empty_answer,module:function")
-]
-NearDup = Annotated[
-    float | None, typer.Option(help="Drop documents this similar to an earlier one, as 0.8 (default: off).")
-]
-Against = Annotated[
-    list[str] | None,
-    typer.Option(help="Drop documents that contain this evaluation file's text; repeatable."),
-]
-Budget = Annotated[str | None, typer.Option(help="Most tokens to keep, as 20M: the best and most varied.")]
-MaskPersonal = Annotated[
-    bool, typer.Option("--mask-personal", help="Replace e-mail addresses, phone numbers and keys.")
-]
-ExactKey = Annotated[
-    str | None, typer.Option(help="Exact duplicates compare nfc (default), raw, folded, or off.")
-]
-Special = Annotated[
-    str | None,
-    typer.Option("--special-in-content", help="Special tokens in contents: strip (default), keep or drop."),
-]
-Render = Annotated[str | None, typer.Option(help="auto (default), chat or plain.")]
-Template = Annotated[
-    str | None, typer.Option("--chat-template", help="Jinja file that replaces the tokenizer's own.")
-]
-Loss = Annotated[str | None, typer.Option(help="Train on: assistant (default), last or all.")]
-NoEos = Annotated[bool, typer.Option("--no-eos", help="No EOS after plain documents.")]
-Planner = Annotated[
-    str | None, typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.")
-]
-MaxDocs = Annotated[int | None, typer.Option("--max-docs-per-row", help="0 (default): no limit.")]
-WorldSize = Annotated[
-    int | None, typer.Option(help="Order rows so that this many ranks have equal work in each step.")
-]
-RowsPerStep = Annotated[
-    int | None, typer.Option(help="Rows per rank and optimizer step, with --world-size (default 1).")
-]
-ShardFormat = Annotated[
-    str | None, typer.Option(help="arrow (default), mapped from disk, or parquet, a fifth of the size.")
-]
-Val = Annotated[float | None, typer.Option(help="Share of conversations held out into OUT/validation.")]
-Seed = Annotated[int | None, typer.Option(help="Of shuffles and the hold-out (default 0).")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable row.")]
-AllowBad = Annotated[
-    float | None, typer.Option(help="Share of unreadable rows that is fatal (default 0.05).")
-]
-Paranoid = Annotated[bool, typer.Option("--paranoid", help="Prove every row against the reference.")]
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model to train: its folder, config.json or Hub name.")
-]
-GpuName = Annotated[str | None, typer.Option("--gpu", help="GPU to train on, such as a10 or h100-sxm.")]
-GpuFile = Annotated[Path | None, typer.Option("--gpus", help="TOML file with GPUs and prices of your own.")]
-ApiName = Annotated[
-    str | None,
-    typer.Option("--api", help="Managed service to set beside the GPU, such as together-lora-16b."),
-]
-ApiFile = Annotated[
-    Path | None, typer.Option("--apis", help="TOML file with services and prices of your own.")
-]
-GpuPrice = Annotated[float | None, typer.Option(help="Dollars per GPU-hour; the table's when not given.")]
-GpuCount = Annotated[int | None, typer.Option(help="GPUs that train at once (default 1).")]
-Method = Annotated[str | None, typer.Option(help="qlora (default), lora or full.")]
-Epochs = Annotated[float | None, typer.Option(help="Passes over the data (default 1).")]
-BatchSize = Annotated[
-    int | None, typer.Option(help="Documents per GPU and micro-batch before packing (default 8).")
-]
-Accumulation = Annotated[int | None, typer.Option(help="Micro-batches per optimizer step (default 1).")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate before packing (default 2e-4).")]
-Mfu = Annotated[str | None, typer.Option(help="Share of the GPU's peak, low,high (default 0.25,0.45).")]
-Workers = Annotated[
-    int, typer.Option(help="Blocks worked on at once; 0: one a core. Never changes the output.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
-Json = Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")]
-
 
 @app.command()
+@takes(content_options, row_options, bill_options)
 def analyze(
     data: Data = None,
-    tokenizer: Tokenizer = None,
-    config: ConfigFile = None,
-    max_length: MaxLength = None,
-    format: Format = None,
-    map: Map = None,
-    overlong: Overlong = None,
-    clean: Clean = None,
-    mask_personal: MaskPersonal = False,
-    exact_key: ExactKey = None,
-    near_dup: NearDup = None,
-    against: Against = None,
-    budget: Budget = None,
-    special_in_content: Special = None,
-    render: Render = None,
-    chat_template: Template = None,
-    loss: Loss = None,
-    no_eos: NoEos = False,
-    planner: Planner = None,
-    max_docs_per_row: MaxDocs = None,
-    world_size: WorldSize = None,
-    rows_per_step: RowsPerStep = None,
-    val: Val = None,
-    seed: Seed = None,
-    strict: Strict = False,
-    allow_bad: AllowBad = None,
-    paranoid: Paranoid = False,
-    model: Model = None,
-    gpu: GpuName = None,
-    gpus: GpuFile = None,
-    api: ApiName = None,
-    apis: ApiFile = None,
-    gpu_price: GpuPrice = None,
-    gpu_count: GpuCount = None,
-    method: Method = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    accumulation: Accumulation = None,
-    learning_rate: LearningRate = None,
-    mfu: Mfu = None,
+    *,
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="Train a few rows on this machine and count with its speed."),
@@ -172,16 +60,17 @@ def analyze(
     html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
     json: Json = False,
     quiet: Quiet = False,
+    **options: Any,
 ) -> None:
     """Say what is in the data, what would be left out and why, and what packing saves. Writes no artefact.
 
     With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
     """
-    options = _options(locals(), without=("html", "json", "calibrate"))
     from tokpack.api import analyze as run
 
+    settings: dict[str, Any] = {"calibrate": calibrate, "workers": workers, **_options(options)}
     with _progress(quiet) as progress:
-        report = run(data or [], calibrate=calibrate, workers=workers, progress=progress, **options)
+        report = run(data or [], progress=progress, **settings)
     if html:
         report.save_html(html)
         _say(f"report: {html}", quiet)
@@ -194,48 +83,11 @@ def analyze(
 
 
 @app.command()
+@takes(content_options, row_options, bill_options)
 def pack(
     out: Out,
     data: Data = None,
-    tokenizer: Tokenizer = None,
-    config: ConfigFile = None,
-    max_length: MaxLength = None,
-    format: Format = None,
-    map: Map = None,
-    overlong: Overlong = None,
-    clean: Clean = None,
-    mask_personal: MaskPersonal = False,
-    exact_key: ExactKey = None,
-    near_dup: NearDup = None,
-    against: Against = None,
-    budget: Budget = None,
-    special_in_content: Special = None,
-    render: Render = None,
-    chat_template: Template = None,
-    loss: Loss = None,
-    no_eos: NoEos = False,
-    planner: Planner = None,
-    max_docs_per_row: MaxDocs = None,
-    world_size: WorldSize = None,
-    rows_per_step: RowsPerStep = None,
-    val: Val = None,
-    seed: Seed = None,
-    strict: Strict = False,
-    allow_bad: AllowBad = None,
-    paranoid: Paranoid = False,
-    model: Model = None,
-    gpu: GpuName = None,
-    gpus: GpuFile = None,
-    api: ApiName = None,
-    apis: ApiFile = None,
-    gpu_price: GpuPrice = None,
-    gpu_count: GpuCount = None,
-    method: Method = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    accumulation: Accumulation = None,
-    learning_rate: LearningRate = None,
-    mfu: Mfu = None,
+    *,
     shard_format: ShardFormat = None,
     shard_mb: Annotated[int | None, typer.Option(help="Size of a shard in MB (default 512).")] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write OUT/report.html.")] = False,
@@ -246,9 +98,9 @@ def pack(
     workers: Workers = 0,
     json: Json = False,
     quiet: Quiet = False,
+    **options: Any,
 ) -> None:
     """Write the packed artefact. The same command goes on where a killed run stopped."""
-    options = _options(locals(), without=("out", "report", "overwrite", "work_dir", "json"))
     from tokpack.api import pack as run
 
     settings: dict[str, Any] = {
@@ -257,8 +109,9 @@ def pack(
         "html": report,
         "workers": workers,
     }
+    options |= {"shard_format": shard_format, "shard_mb": shard_mb}
     with _progress(quiet) as progress:
-        artefact = run(data or [], out, progress=progress, **settings, **options)
+        artefact = run(data or [], out, progress=progress, **settings, **_options(options))
     if json:
         import json as codec
 
@@ -271,6 +124,7 @@ def pack(
 
 
 @app.command()
+@takes(content_options)
 def clean(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write, as kept.jsonl.")],
     data: Data = None,
@@ -278,28 +132,16 @@ def clean(
         str, typer.Option(help="Shape to write: openai, sharegpt, alpaca, prompt_completion or text.")
     ] = "openai",
     input_format: InputFormat = None,
-    map: Map = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
             "--tokenizer", "-t", help="To count with; when not given, one is learned from the data."
         ),
     ] = None,
-    config: ConfigFile = None,
     max_length: Annotated[
         int | None, typer.Option(help="Drop documents of more tokens (default: none).")
     ] = None,
-    clean: Clean = None,
-    mask_personal: MaskPersonal = False,
-    exact_key: ExactKey = None,
-    near_dup: NearDup = None,
-    against: Against = None,
-    budget: Budget = None,
-    special_in_content: Special = None,
-    chat_template: Template = None,
-    seed: Seed = None,
-    strict: Strict = False,
-    allow_bad: AllowBad = None,
+    *,
     api: Annotated[
         str | None, typer.Option("--api", help="Service to bill by, such as openai-gpt-4o.")
     ] = None,
@@ -310,16 +152,19 @@ def clean(
     workers: Workers = 0,
     json: Json = False,
     quiet: Quiet = False,
+    **options: Any,
 ) -> None:
     """Write what pack would keep as text, for services and trainers that tokenise themselves.
 
     Beside kept.jsonl come kept.dropped.parquet and kept.report.json.
     """
-    options = _options(locals(), without=("out", "json"))
     from tokpack.cleaning import clean as run
 
+    options |= {"format": format, "input_format": input_format, "tokenizer": tokenizer}
+    options |= {"max_length": max_length, "api": api, "apis": apis, "api_price": api_price, "epochs": epochs}
+    settings: dict[str, Any] = {"overwrite": overwrite, "workers": workers, **_options(options)}
     with _progress(quiet) as progress:
-        report = run(data or [], out, workers=workers, progress=progress, **options)
+        report = run(data or [], out, progress=progress, **settings)
     if json:
         import json as codec
 
@@ -478,13 +323,11 @@ def _written(artefact: Any, out: Path, quiet: bool) -> None:
         _say(f"artefact: {out}", quiet)
 
 
-def _options(given: dict[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
-    """A command's flags as keyword options of the Python API; flags that were not given are None."""
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """Flags as keyword options of the Python API; flags that were not given are None."""
     from tokpack.config import parse_map, parse_numbers, parse_tokens
 
-    options = {
-        key: value for key, value in given.items() if key not in (*without, "data", "workers", "quiet")
-    }
+    options = dict(given)
     options["map"] = parse_map(options["map"]) if options["map"] else None
     options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options.get("mfu") else None
     for flag in ("gpus", "apis"):
