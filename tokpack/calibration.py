@@ -35,7 +35,8 @@ def on_this_machine(training: Training) -> Training:
     """
     here = find_calibrator().device()
     if training.gpu is None:
-        own = Gpu(key=here.name.partition(",")[0], name=here.name, tflops=0.0, memory_gb=here.memory_bytes / GIB)
+        key, memory = here.name.partition(",")[0], here.memory_bytes / GIB
+        own = Gpu(key=key, name=here.name, tflops=0.0, memory_gb=memory)
         return replace(training, gpu=own, gpus={**training.gpus, own.key: own})
     if here.kind != "cuda":
         raise UsageError(
