@@ -1,7 +1,7 @@
 """Packed rows in TRL's SFTTrainer (pip install trl), through its own padding-free path.
 
-TRL finds the documents of a row by the column `seq_lengths`, and only with `padding_free`. `packing` stays off:
-it would pack the rows again, without their boundaries. `skip_prepare_dataset` keeps the columns as they are.
+TRL finds the documents of a row by the column `seq_lengths`, and only with `padding_free`. `packing` stays
+off: it would pack the rows again, without their boundaries. `skip_prepare_dataset` keeps the columns.
 
     python examples/train_trl.py PACKED MODEL OUT
 """

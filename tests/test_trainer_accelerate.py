@@ -90,6 +90,7 @@ def test_two_processes_under_deepspeed_end_at_the_weights_of_two_without(tmp_pat
 
     digest = save_tiny_model(tmp_path / "model")
     write_artefact(tmp_path / "packed", make_documents(LENGTHS * 2), 64, vocab_sha256=digest)
+    write_artefact(tmp_path / "packed" / "validation", make_documents(LENGTHS, seed=1), 64)
     script = tmp_path / "train.py"
     script.write_text("from trainer_plugin.cli import app; app()")
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]

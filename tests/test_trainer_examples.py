@@ -1,4 +1,4 @@
-"""The examples run on an artefact that `tokpack pack` wrote, and where they do the same work the losses agree."""
+"""The examples run on an artefact that `tokpack pack` wrote; where they do the same work, losses agree."""
 
 from __future__ import annotations
 

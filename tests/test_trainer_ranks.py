@@ -48,6 +48,7 @@ for loss in ("token", "document"):
     )
     if ranks == 1:
         trainer._get_train_sampler = lambda *args: sampler
+    trainer.evaluate()  # must not leave the processes to train alone
     trainer.train()
     if shard:
         from torch.distributed.tensor import DTensor

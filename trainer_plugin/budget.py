@@ -78,6 +78,7 @@ class Meter:
     """Seconds and dollars of a run over all its sessions; a killed one counts up to its last log.
 
     price: dollars an hour of all processes together; None: seconds alone. limit: dollars, None: no limit.
+    `evaluation` is the part of this session's seconds that went into evaluations.
     """
 
     def __init__(self, folder: str | Path, price: float | None = None, limit: float | None = None) -> None:
@@ -88,13 +89,14 @@ class Meter:
                 hint="name the GPU (--gpu) or its price an hour (--gpu-price)",
             )
         self.file, self.price, self.limit = Path(folder) / SPENT, price, limit
-        self.before = 0.0
+        self.before, self.evaluation = 0.0, 0.0
         self._started: float | None = None
         self._session = 0.0
 
     def start(self, resumed: bool) -> None:
         """Begin a session. Raises UsageError when a resumed run has nothing left to spend."""
         self.before, self._session = _seconds_in(self.file) if resumed else 0.0, 0.0
+        self.evaluation = 0.0
         if self.spent:
             raise UsageError(
                 f"the run has cost ${self.dollars:,.4f}, all of --max-cost {self.limit:g}",
@@ -124,8 +126,11 @@ class Meter:
         return self.limit is not None and self.dollars >= self.limit
 
     def total_seconds(self, done: int, left: int) -> float:
-        """Seconds of the whole run, when this session took `done` steps and `left` are to come."""
-        return self.seconds + self.session / max(done, 1) * left
+        """Seconds of the whole run, when this session took `done` steps and `left` are to come.
+
+        Evaluations to come are not counted.
+        """
+        return self.seconds + (self.session - self.evaluation) / max(done, 1) * left
 
     def save(self) -> None:
         """Keep the seconds for a later session; by rename, so that a kill leaves no half a file."""

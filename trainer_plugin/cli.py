@@ -117,11 +117,14 @@ def _summary(result: Any) -> list[str]:
 
     difference = result.tokens / result.predicted_tokens - 1 if result.predicted_tokens else 0.0
     ended = "" if result.ended == "done" else f" ({result.ended})"
+    taken = f"{duration(result.seconds)} taken"
+    if result.evaluation_seconds:
+        taken += f", {duration(result.evaluation_seconds)} of it for evaluation"
     lines = [
         f"{result.steps:,} steps{ended}, {result.tokens_per_second:,.1f} tokens/s",
         f"tokens: {result.predicted_tokens:,} predicted, {result.tokens:,} trained on ({difference:+.2%}), "
         f"{result.trained_tokens:,} with loss",
-        f"time: {_range(result.predicted_seconds, duration)}{duration(result.seconds)} taken"
+        f"time: {_range(result.predicted_seconds, duration)}{taken}"
         + (f" (predicted: {result.prediction})" if result.prediction else ""),
     ]
     if result.cost is not None:

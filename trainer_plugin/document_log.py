@@ -7,9 +7,9 @@ resumed run loses none and counts none twice; at the end the first process joins
     epoch   doc_id   piece   tokens   times   loss
     0       7        0       112      1       1.8342
 
-`tokens` are those with a label. `times` counts how often the document was trained on in that epoch (copies that
-`repeat` made, and rows that fill up the last micro-batch of several processes); the loss is the mean over all
-of them. It is null for a document without trained tokens.
+`tokens` are those with a label. `times` counts how often the document was trained on in that epoch: copies
+that `repeat` made, rows that fill up the last micro-batch of several processes. The loss is the mean over all
+of them, and null for a document without trained tokens.
 """
 
 from __future__ import annotations

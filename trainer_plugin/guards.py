@@ -71,6 +71,16 @@ def _fsdp_ignored(accelerator: Any) -> bool:
     return asked and accelerator.num_processes > 1 and accelerator.distributed_type.value == "MULTI_CPU"
 
 
+def refuse_evaluation(trainer: Any) -> None:
+    """Raise UsageError for an evaluation before `train()` that would spread the weights for good."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise UsageError(
+            "FSDP and DeepSpeed spread the weights when training begins: no evaluation before",
+            where="evaluate()",
+            hint="set eval_on_start=True in TrainingArguments",
+        )
+
+
 def refuse_dataset(dataset: Any, takes_pairs: bool = False) -> None:
     """Raise UsageError for an iterable dataset, and for preference pairs where other documents are expected,
     or the other way round."""

@@ -1,7 +1,7 @@
 """One training run from an artefact to a saved adapter; what `tokpack train` calls.
 
-open artefact ─▶ compare tokenizers ─▶ load model ─▶ prove isolation ─▶ adapter ─▶ predict ─▶ held-out loss
-─▶ train ─▶ held-out loss ─▶ save adapter, recipe, provenance, result.json
+open artefact ─▶ compare tokenizers ─▶ load model ─▶ prove isolation ─▶ adapter ─▶ predict
+─▶ train, held-out loss before and after ─▶ save adapter, recipe, provenance, result.json
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Result:
     prediction: str
     """Where the predicted seconds come from."""
     seconds: float
+    evaluation_seconds: float
+    """Part of the seconds of this session; predictions are without."""
     tokens_per_second: float
     gpu_price: float | None
     """Dollars an hour of one GPU (process)."""
@@ -94,7 +96,8 @@ def run_training(
 
     check_extras(recipe.trainer)
     gpu, price = price_of(recipe, gpus)
-    arguments = training_arguments(recipe, out)
+    first = held_out is not None and checkpoint is None
+    arguments = training_arguments(recipe, out, eval_on_start=first)
     tokenizer = _tokenizer(model)
     dataset.check_tokenizer(tokenizer)
     network = load_model(model, recipe)
@@ -129,16 +132,17 @@ def run_training(
         max_cost=recipe.max_cost or None,
         document_log=recipe.document_log or None,
     )
-    before = trainer.evaluate() if held_out is not None else {}
     trainer.train(resume_from_checkpoint=checkpoint)
     after = trainer.evaluate() if held_out is not None else {}
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    before = next((entry for entry in evaluations if entry["step"] == 0), {})
     result = Result(
         out=str(out),
         method=recipe.method,
         attn=report.attn,
         loss_before=before.get("eval_loss"),
         loss_after=after.get("eval_loss"),
-        held_out=_curve(trainer, before.get("eval_loss")),
+        held_out=tuple({entry["step"]: entry["eval_loss"] for entry in evaluations}.items()),
         rewards_before=_rewards(before),
         rewards_after=_rewards(after),
         **_measured(trainer, plan, hours),
@@ -217,7 +221,8 @@ def _measured(trainer: Any, plan: Plan, hours: Figure | None) -> dict[str, Any]:
         "predicted_seconds": seconds,
         "prediction": prediction,
         "seconds": round(meter.seconds, 2),
-        "tokens_per_second": round(trainer.session_tokens / max(meter.session, 1e-9), 1),
+        "evaluation_seconds": round(meter.evaluation, 2),
+        "tokens_per_second": round(trainer.session_tokens / max(meter.session - meter.evaluation, 1e-9), 1),
         "gpu_price": None if price is None else price / ranks,
         "predicted_cost": cost,
         "cost": None if price is None else round(meter.dollars, 6),
@@ -228,15 +233,6 @@ def _ending(trainer: Any) -> str:
     if trainer.state.global_step < trainer.state.max_steps:
         return "max cost" if trainer.meter.spent else "stopped"
     return "token budget" if trainer.sampler is not None and trainer.sampler.stop is not None else "done"
-
-
-def _curve(trainer: Any, before: float | None) -> tuple[tuple[int, float], ...]:
-    """Held-out losses by step, the untrained model first."""
-    curve = {} if before is None else {0: before}
-    curve |= {
-        entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry
-    }
-    return tuple(curve.items())
 
 
 def _plan_lines(plan: Plan, hours: Figure | None, price: float | None, ranks: int) -> list[str]:

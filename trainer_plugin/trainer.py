@@ -32,7 +32,7 @@ from trainer_plugin.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tok
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import DocumentLog
-from trainer_plugin.guards import refuse_arguments, refuse_batch, refuse_dataset
+from trainer_plugin.guards import refuse_arguments, refuse_batch, refuse_dataset, refuse_evaluation
 from trainer_plugin.isolation import probe_isolation, refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.progress import RichProgress
@@ -271,18 +271,36 @@ class PackedTrainerMixin:
     ) -> Any:
         started = time.perf_counter()
         self._eval_sums = torch.zeros(2, dtype=torch.float64)
+        untrained = not self.is_in_train and self.model_wrapped is self.model and self.args.world_size > 1
+        if untrained:
+            refuse_evaluation(self)
+        forward = vars(self.model).get("forward")
         output = super().evaluation_loop(
             dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
         )
+        if untrained:
+            self._take_back_preparation(forward)
         sums = self._eval_sums
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device), "sum")
         if sums[1] > 0:
             output.metrics[f"{metric_key_prefix}_loss"] = float(sums[0] / sums[1])
             output.metrics[f"{metric_key_prefix}_weight"] = float(sums[1])
-        if self._last_log is not None:  # tokens per second are those of training
+        if self.is_in_train:  # tokens per second are those of training
             self._last_log += time.perf_counter() - started
+            self.meter.evaluation += time.perf_counter() - started
         return output
+
+    def _take_back_preparation(self, forward: Any) -> None:
+        """accelerate takes a model that was prepared for evaluation for prepared altogether: `train()` would
+        leave it without DDP, and every process would train alone (transformers 5.23)."""
+        self.model_wrapped = self.model
+        self.model._is_accelerate_prepared = False
+        self.accelerator._models = [one for one in self.accelerator._models if one is not self.model]
+        if forward is None:
+            vars(self.model).pop("forward", None)
+        else:
+            self.model.forward = forward
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None

@@ -1,0 +1,87 @@
+"""What only a CUDA device shows. `pytest -m gpu`; each test skips with its reason where there is none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefact
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.gpu
+TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    digest = save_tiny_model(tmp_path / "model", num_hidden_layers=8)
+    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 4), 64, vocab_sha256=digest)
+    write_artefact(tmp_path / "packed" / "validation", make_documents(LENGTHS), 64)  # seen in training
+    return tmp_path / "packed", tmp_path / "model"
+
+
+def train(*arguments):
+    from trainer_plugin.cli import app
+
+    done = CliRunner().invoke(app, ["train", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stderr
+
+
+METHODS = [("qlora", "paged_adamw_8bit"), ("lora", "adamw_torch_fused"), ("full", "adamw_8bit")]
+
+
+@pytest.mark.parametrize(("method", "optimizer"), METHODS)
+def test_every_method_lowers_the_held_out_loss_with_documents_isolated(folders, tmp_path, method, optimizer):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'method = "{method}"\ndtype = "bfloat16"\n[trainer]\noptim = "{optimizer}"\n')
+    flags = ["--epochs", 8, "--learning-rate", 1e-2, "--recipe", recipe]
+    shown = train(*folders[:1], "-m", folders[1], "-o", tmp_path / "out", *flags)
+    assert "attention tokpack: documents are isolated" in shown
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["loss_after"] < result["loss_before"]
+
+
+def test_gradient_checkpointing_needs_less_memory_for_the_same_losses(folders, tmp_path):
+    peaks, losses = [], []
+    for flag in ("--no-gradient-checkpointing", "--gradient-checkpointing"):
+        torch.cuda.reset_peak_memory_stats()
+        out = tmp_path / flag.strip("-")
+        train(folders[0], "-m", folders[1], "-o", out, "--method", "full", "--batch-rows", 8, flag)
+        peaks.append(torch.cuda.max_memory_allocated())
+        losses.append(json.loads((out / "result.json").read_text())["loss_after"])
+    assert peaks[1] < peaks[0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@TWO_GPUS
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_gpus_end_where_one_ends(folders, tmp_path, shard):
+    script = tmp_path / "train.py"
+    script.write_text("from trainer_plugin.cli import app; app()")
+    recipe = tmp_path / "recipe.toml"
+    rows, results = json.loads((folders[0] / "manifest.json").read_text())["rows"], []
+    for ranks in (1, 2):
+        recipe.write_text(
+            f'method = "full"\ndtype = "float32"\nshard = {str(shard and ranks > 1).lower()}\n'
+            f"accumulation = {rows // ranks}\nepochs = 4\n"  # one step is all rows, in whatever order
+        )
+        out = tmp_path / f"out{ranks}"
+        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), str(script)]
+        command = ["train", str(folders[0]), "-m", str(folders[1]), "--recipe", str(recipe), "-o", str(out)]
+        done = subprocess.run(
+            [sys.executable, "-m", *launcher, *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append(json.loads((out / "result.json").read_text()))
+    assert results[1]["processes"] == 2
+    assert results[1]["tokens"] == results[0]["tokens"]
+    assert results[1]["loss_after"] == pytest.approx(results[0]["loss_after"], rel=1e-4)
