@@ -129,6 +129,16 @@ def test_rows_are_measured_as_training_will_read_them(
     assert calibrator.asked["batch_rows"] == cost["run_plan"]["use"]["micro_batch"]
 
 
+def test_nothing_left_to_train_on_is_not_measured(calibrator: Calibrator, qwen: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    empty = {"messages": [{"role": "user", "content": "hm"}, {"role": "assistant", "content": " "}]}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(empty) + "\n")
+    options = {"tokenizer": str(qwen), "model": str(tmp_path), "calibrate": True}
+    report = tokpack.analyze(str(tmp_path / "chats.jsonl"), **options)
+    assert report.data["cost"] is None
+    assert not calibrator.asked
+
+
 def test_the_cpu_of_this_machine_says_nothing_about_another_card(calibrator: Calibrator) -> None:
     with pytest.raises(UsageError, match="says nothing about A10") as error:
         on_this_machine(planned(gpu="a10"))

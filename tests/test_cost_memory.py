@@ -240,7 +240,7 @@ for setting in settings:
 """
 PEAKS = {
     "lora": [(1, 256, False), (1, 384, True), (2, 256, False)],
-    "full": [(1, 256, False), (1, 256, True)],
+    "full": [(1, 256, False), (1, 384, True)],
 }
 """Kind -> rows of a micro-batch, tokens of each, gradient checkpointing."""
 

@@ -101,7 +101,7 @@ def analyze(
         store = TokenStore(Path(folder), run.fingerprint())
         corpus = _decided(run, store, progress, {})
         part = pipeline.plan_part(run, corpus)
-        if calibrate and training is not None:
+        if calibrate and training is not None and part.plan.rows and not run.pairs:
             documents = documents_of(run, corpus, part)
             training = measured(training, documents, corpus, part, partial(progress, "calibrate"))
         report = make_report(run, corpus, part, planned=training)
