@@ -116,10 +116,9 @@ def test_a_budget_that_the_run_never_reaches_changes_nothing(dataset, tmp_path):
 @given(data=st.data())
 def test_the_end_of_a_budget_is_the_first_row_or_micro_batch_that_reaches_it(data):
     tokens = np.array(data.draw(st.lists(st.integers(1, 50), min_size=1, max_size=23)))
-    sampler = BalancedSampler.__new__(BalancedSampler)
-    sampler.ranks, sampler.batch_rows = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
-    sampler.seed, sampler.epoch, sampler.costs = 0, 0, tokens.astype(float)
     accumulation, budget = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3 * int(tokens.sum())))
+    layout = {"ranks": data.draw(st.integers(1, 3)), "batch_rows": data.draw(st.integers(1, 3))}
+    sampler = BalancedSampler(None, **layout, accumulation=accumulation, costs=tokens)
     whole = 4 * sampler.steps_for(len(tokens), accumulation)
     everything = sampler.rows_of(whole, accumulation)
     steps = limit_tokens(sampler, tokens, budget, accumulation=accumulation, steps=whole)

@@ -14,6 +14,8 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trainer_rows import LENGTHS, make_documents, pack_rows, write_artefact
 
 from tokpack.errors import DataError, UsageError
@@ -203,9 +205,34 @@ def test_balanced_order_holds_every_row_once_and_changes_by_epoch(tmp_path):
     assert waiting(first) < 0.01 < waiting(plain)
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    costs=st.lists(st.floats(0.1, 100), min_size=1, max_size=90),
+    ranks=st.integers(1, 4),
+    batch_rows=st.integers(1, 3),
+    accumulation=st.integers(1, 4),
+)
+def test_a_balanced_order_holds_every_row_once_for_any_layout(costs, ranks, batch_rows, accumulation):
+    sampler = BalancedSampler(
+        None, ranks, batch_rows=batch_rows, accumulation=accumulation, costs=np.array(costs)
+    )
+    assert sorted(sampler.order(3)) == list(range(len(costs)))
+    assert sampler.order(3).tolist() == sampler.order(3).tolist()
+    sampler.set_epoch(3)
+    assert list(sampler) == sampler.order(3).tolist()
+
+
+def test_costs_that_differ_within_a_hand_even_out_over_a_step():
+    costs = np.random.default_rng(0).uniform(1, 2, 8 * 64)
+    waiting = {}
+    for accumulation in (1, 4):
+        order = BalancedSampler(None, 8, accumulation=accumulation, costs=costs).order(0)
+        work = costs[order].reshape(-1, 4, 8).sum(1)
+        waiting[accumulation] = 1 - work.sum() / (work.max(1) * 8).sum()
+    assert waiting[4] < 0.5 * waiting[1]
+
+
 def test_rows_of_a_run_are_told_beforehand():
-    sampler = BalancedSampler.__new__(BalancedSampler)
-    sampler.ranks, sampler.batch_rows, sampler.seed, sampler.epoch = 1, 2, 0, 0
-    sampler.costs = np.ones(7)
+    sampler = BalancedSampler(None, batch_rows=2, costs=np.ones(7))
     assert sampler.rows_of(2, 2).tolist() == sampler.order(0).tolist()
     assert sampler.rows_of(3, 2).tolist() == [*sampler.order(0), *sampler.order(1)[:4]]

@@ -33,7 +33,7 @@ from trainer_plugin.recipe import training_arguments
 packed, model, out, shard = *sys.argv[2:5], sys.argv[5] == "shard"
 ranks = int(os.environ.get("WORLD_SIZE", "1"))
 dataset = PackedDataset(packed)
-sampler = BalancedSampler(dataset, 2)
+sampler = BalancedSampler(dataset, 2, accumulation=2)
 for loss in ("token", "document"):
     recipe = load_recipe(
         method="full", dtype="float32", loss=loss, epochs=2.0, accumulation=4 // ranks, learning_rate=1e-2,

@@ -3,7 +3,8 @@
 Rows are equal in tokens, not in attention: the slowest rank of a step sets its pace. Rows sorted by cost
 are cut into hands of `ranks * batch_rows` neighbours, one micro-batch for every rank, and the hands are
 shuffled: within a hand costs are nearly equal, from hand to hand they vary, so every optimizer step still
-mixes. With one rank nothing needs balancing and the order is a plain shuffle.
+mixes. What differs within a hand evens out over the micro-batches of a step: whoever has worked most gets
+the cheapest part of the next hand. With one rank nothing needs balancing and the order is a plain shuffle.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 
 class BalancedSampler:
-    """Sampler over a `PackedDataset`. The order depends on `(seed, epoch)` alone: it is known beforehand.
+    """Sampler over a `PackedDataset`. The order is known beforehand: for one rank by seed and epoch
+    alone, for several on their layout and the costs too.
 
-    costs: float[rows], the time a row takes, in any unit; default: tokens + `pair_cost` x squared lengths.
+    costs: float[rows], the time a row takes, in any unit (no dataset is needed then); default: tokens +
+    `pair_cost` x squared lengths.
     Call `set_epoch` as with PyTorch's DistributedSampler (accelerate does). `stop` cuts the order short.
     """
 
@@ -32,16 +35,19 @@ class BalancedSampler:
 
     def __init__(
         self,
-        dataset: PackedDataset,
+        dataset: PackedDataset | None,
         ranks: int = 1,
         *,
         batch_rows: int = 1,
+        accumulation: int = 1,
         seed: int = 0,
         costs: np.ndarray | None = None,
         pair_cost: float = 0.0,
     ) -> None:
-        self.ranks, self.batch_rows, self.seed, self.epoch = ranks, batch_rows, seed, 0
+        self.ranks, self.batch_rows, self.accumulation = ranks, batch_rows, accumulation
+        self.seed, self.epoch = seed, 0
         if costs is None:
+            assert dataset is not None
             costs = dataset.row_tokens() + pair_cost * dataset.row_pairs()
         self.costs = np.asarray(costs, dtype=np.float64)
 
@@ -69,7 +75,24 @@ class BalancedSampler:
         kept, rest = rows[:full], rows[full:]
         hands = kept[np.argsort(self.costs[kept], kind="stable")].reshape(-1, self.hand)
         hands = rng.permuted(rng.permutation(hands), axis=1)
-        return np.concatenate([hands.reshape(-1), rest])
+        return np.concatenate([self._even_out(hands, rng).reshape(-1), rest])
+
+    def _even_out(self, hands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Each hand dealt so that the ranks' sums over a step come close; hands: int64[n, hand]."""
+        steps = len(hands) // self.accumulation
+        if self.accumulation == 1 or steps == 0:
+            return hands
+        shape = (steps, self.accumulation, self.ranks, self.batch_rows)
+        dealt = hands[: steps * self.accumulation].reshape(shape)
+        costs = self.costs[dealt].sum(-1)
+        load = rng.random((steps, self.ranks)) * costs.mean() * 1e-9  # any rank may begin with the dearest
+        for turn in range(self.accumulation):
+            busiest, cheapest = np.argsort(-load, axis=1), np.argsort(costs[:, turn], axis=1)
+            given = np.empty_like(cheapest)
+            np.put_along_axis(given, busiest, cheapest, axis=1)
+            dealt[:, turn] = np.take_along_axis(dealt[:, turn], given[..., None], axis=1)
+            load += np.take_along_axis(costs[:, turn], given, axis=1)
+        return np.concatenate([dealt.reshape(-1, self.hand), hands[steps * self.accumulation :]])
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
         """Rows that all ranks together train on in an epoch, in order.

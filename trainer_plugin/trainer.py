@@ -397,6 +397,7 @@ def balanced_sampler(dataset: PackedDataset, args: Any, model: Any) -> BalancedS
         dataset,
         args.world_size,
         batch_rows=args.per_device_train_batch_size,
+        accumulation=args.gradient_accumulation_steps,
         seed=args.seed if args.data_seed is None else args.data_seed,
         pair_cost=pair_cost(model),
     )
