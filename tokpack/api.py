@@ -14,10 +14,12 @@ from typing import Any
 
 from tokpack import output, pipeline, schema
 from tokpack.artefact import Artefact
-from tokpack.config import Config, load_toml, merge
+from tokpack.config import Config, load_toml, merge, parse_budget
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
+from tokpack.errors import UsageError, near_matches
+from tokpack.money import MoneyBudget, money_budget
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
@@ -47,12 +49,13 @@ def pack(
     out = Path(out)
     config = make_config(data, options)
     training = load_training(config.cost)
+    money = money_budget(config, training)
     run = pipeline.Run.start(_with_token_cost(config, training), workers)
     seconds: dict[str, float] = {}
     with writing(out):
         output.claim(out, overwrite)
         store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
-        corpus = _decided(run, store, progress, seconds)
+        corpus = _decided(run, store, money, progress, seconds)
         batches = corpus.mapped()
         if run.config.write.val:
             held = pipeline.plan_part(run, corpus, validation=True)
@@ -92,6 +95,13 @@ def analyze(
     """
     config = make_config(data, options)
     training = load_training(config.cost, measured=calibrate)
+    if calibrate and config.select.budget_usd:
+        raise UsageError(
+            "a budget in money is spent before the speed is measured",
+            where="--calibrate",
+            hint="measure first, then give the share it names as --mfu, with --budget",
+        )
+    money = money_budget(config, training)
     if calibrate and training is not None:
         from tokpack.calibration import measured, on_this_machine
 
@@ -99,7 +109,7 @@ def analyze(
     run = pipeline.Run.start(_with_token_cost(config, training), workers)
     with tempfile.TemporaryDirectory(prefix="tokpack-") as folder:
         store = TokenStore(Path(folder), run.fingerprint())
-        corpus = _decided(run, store, progress, {})
+        corpus = _decided(run, store, money, progress, {})
         part = pipeline.plan_part(run, corpus)
         if calibrate and training is not None and part.plan.rows and not run.pairs:
             documents = documents_of(run, corpus, part)
@@ -120,12 +130,22 @@ def open_packed(folder: str | os.PathLike[str]) -> Artefact:
 
 
 def _decided(
-    run: pipeline.Run, store: TokenStore, progress: pipeline.Progress, seconds: dict[str, float]
+    run: pipeline.Run,
+    store: TokenStore,
+    money: MoneyBudget | None,
+    progress: pipeline.Progress,
+    seconds: dict[str, float],
 ) -> Corpus:
+    if money is not None and run.pairs:
+        raise UsageError(
+            "no bill is known for preference pairs: they are trained beside a reference model",
+            where=f"--budget {money.usd:g}usd",
+            hint="give tokens: --budget 20M",
+        )
     with _clock(seconds, "pass 1"):
         corpus = pipeline.pass_one(run, store, progress)
     with _clock(seconds, "decide"):
-        decide(run, corpus)
+        decide(run, corpus, money)
     return corpus
 
 
@@ -209,9 +229,10 @@ def make_config(data: str | os.PathLike[str] | list[str] | Config, options: dict
         flags["source"] = [{"path": str(path), **source} for path in paths]
     for name, value in options.items():
         if name not in OPTIONS:
-            from tokpack.errors import UsageError, near_matches
-
             raise UsageError(f"unknown option {name!r}", where=name, hint=near_matches(name, OPTIONS))
         section, key = OPTIONS[name]
-        flags.setdefault(section, {})[key] = value
+        values = {key: value}
+        if name == "budget" and value is not None:
+            values = parse_budget(value) if isinstance(value, str) else {key: value, "budget_usd": 0.0}
+        flags.setdefault(section, {}).update(values)
     return Config.from_dict(merge(base, flags))

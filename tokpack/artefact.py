@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,6 +62,13 @@ class Artefact:
     def dropped(self) -> pl.DataFrame:
         """What was left out or shortened, one row a document (`schema.DROPPED_SCHEMA`)."""
         return pl.read_parquet(self.folder / schema.DROPPED)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """`report.json`; empty where there is none, as in a validation part."""
+        path = self.folder / schema.REPORT
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return report
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -29,6 +29,7 @@ from tokpack.decide import decide
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError
 from tokpack.learned_tokenizer import NAME, learn_tokenizer
+from tokpack.money import MoneyBudget, service_budget
 from tokpack.output import write_dropped
 from tokpack.pipeline import Progress, Run, pass_one, silent
 from tokpack.report.figures import drop_figures, length_figures
@@ -95,13 +96,14 @@ def clean(
     limit = options.get("max_length") or NO_LIMIT
     config = replace(config, truncate=replace(config.truncate, max_length=limit, overlong="drop"))
     prices = find_prices(config, format, api_price)
+    money = _money(config, prices)
     _check_files(out, overwrite)
     with writing(out, resumes=False), tempfile.TemporaryDirectory(prefix="tokpack-") as name:
         folder = Path(name)
         run = _start(config, workers, folder)
         store = TokenStore(folder / "store", run.fingerprint())
         corpus = pass_one(run, store, progress)
-        decide(run, corpus)
+        decide(run, corpus, money)
         part = out.with_name(f".{out.name}.part")
         try:
             _write(run, corpus, shape, part, progress)
@@ -123,6 +125,17 @@ def find_prices(config: Config, format: str, api_price: float | None) -> list[Ap
     if config.cost.api:
         return [find_api(config.cost.api, apis)]
     return [price for price in apis.values() if format == "openai" and price.provider == OPENAI]
+
+
+def _money(config: Config, prices: list[ApiPrice]) -> MoneyBudget | None:
+    usd = config.select.budget_usd
+    if usd and len(prices) != 1:
+        raise UsageError(
+            "a budget in money needs one price to bill by",
+            where=f"--budget {usd:g}usd",
+            hint="add --api NAME, or --api-price in dollars per million tokens",
+        )
+    return service_budget(usd, prices[0], config.cost.epochs) if usd else None
 
 
 def companions(out: Path) -> dict[str, Path]:
@@ -252,6 +265,7 @@ def _figures(run: Run, corpus: Corpus, format: str, prices: list[ApiPrice]) -> d
         "drops": drop_figures(ledger, corpus.examples),
         "counters": corpus.counters,
         "bill": _bill(ledger["tokens"], run.config.cost.epochs, prices),
+        **({"budget": corpus.money} if corpus.money else {}),
     }
 
 

@@ -102,6 +102,7 @@ def pack(
 ) -> None:
     """Write the packed artefact. The same command goes on where a killed run stopped."""
     from tokpack.api import pack as run
+    from tokpack.report.words import budget_words
 
     settings: dict[str, Any] = {
         "overwrite": overwrite,
@@ -120,6 +121,8 @@ def pack(
         typer.echo(out)
     else:
         _print(artefact)
+        if budget := artefact.report.get("budget"):
+            _say(budget_words(budget), quiet)
         _say(f"artefact: {out}", quiet)
 
 
@@ -325,7 +328,7 @@ def _written(artefact: Any, out: Path, quiet: bool) -> None:
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
     """Flags as keyword options of the Python API; flags that were not given are None."""
-    from tokpack.config import parse_map, parse_numbers, parse_tokens
+    from tokpack.config import parse_map, parse_numbers
 
     options = dict(given)
     options["map"] = parse_map(options["map"]) if options["map"] else None
@@ -333,7 +336,6 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
     for flag in ("gpus", "apis"):
         options[flag] = str(options[flag]) if options.get(flag) else None
     options["eos"] = False if options.pop("no_eos", False) else None
-    options["budget"] = parse_tokens(options["budget"]) if options["budget"] else None
     for flag in ("strict", "paranoid", "mask_personal"):
         options[flag] = options.get(flag) or None
     return options

@@ -38,7 +38,10 @@ Against = Annotated[
     list[str] | None,
     typer.Option(help="Drop documents that contain this evaluation file's text; repeatable."),
 ]
-Budget = Annotated[str | None, typer.Option(help="Most tokens to keep, as 20M: the best and most varied.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="Most to keep, the best and most varied: tokens, as 20M, or what 50usd pay for."),
+]
 MaskPersonal = Annotated[
     bool, typer.Option("--mask-personal", help="Replace e-mail addresses, phone numbers and keys.")
 ]

@@ -129,8 +129,14 @@ class TruncateConfig:
 class SelectConfig:
     budget: int = 0
     """Most tokens kept over all sources; 0: no limit."""
+    budget_usd: float = 0.0
+    """Most dollars that training may cost; becomes a `budget` by the bill of the planned run."""
     diversity: float = 0.5
     """Jaccard similarity from which a document counts as a repeat and waits behind the others."""
+
+    @property
+    def limited(self) -> bool:
+        return bool(self.budget or self.budget_usd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +228,8 @@ class Config:
             source["path"] = Path(source["path"]).name
             if source["repeat"] == 1:
                 del source["repeat"]
+        if not self.select.budget_usd:
+            del data["select"]["budget_usd"]
         data["tokenize"]["tokenizer"] = Path(self.tokenize.tokenizer).name
         data["render"]["chat_template"] = Path(self.render.chat_template).name
         data["decontaminate"]["against"] = [Path(path).name for path in self.decontaminate.against]
@@ -287,6 +295,7 @@ def _validate(config: Config) -> None:
         (config.write.shard_mb >= 1, "write.shard_mb", "at least 1 MB"),
         (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),
         (config.select.budget >= 0, "select.budget", "a number of tokens"),
+        (0 <= config.select.budget_usd < float("inf"), "select.budget_usd", "dollars, 0 or more"),
         (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
         (config.plan.max_docs_per_row >= 0, "plan.max_docs_per_row", "0 (no limit) or more"),
         (config.plan.rows_per_step >= 1, "plan.rows_per_step", "1 or more"),
@@ -313,6 +322,10 @@ def _validate(config: Config) -> None:
                 where=f"source[{number}].repeat",
                 hint=f"give 1 to {MOST_COPIES}; max_tokens takes less of a source",
             )
+    if config.select.budget and config.select.budget_usd:
+        raise UsageError(
+            "a budget in tokens and one in dollars", where="select.budget_usd", hint="leave one of them out"
+        )
     for ok, key, wanted in checks:
         if not ok:
             section, name = key.split(".")
@@ -400,8 +413,21 @@ def parse_tokens(text: str) -> int:
     """`"20M"`, `"1.5B"`, `"500k"` or `"20000000"` -> tokens."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*", text)
     if not match:
-        raise UsageError(f"cannot read {text!r} as a number of tokens", where="--budget", hint="--budget 20M")
+        raise UsageError(
+            f"cannot read {text!r} as a number of tokens",
+            where="--budget",
+            hint="--budget 20M, or dollars: --budget 50usd",
+        )
     return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2].lower()])
+
+
+def parse_budget(text: str) -> dict[str, float]:
+    """Keys of `[select]`: dollars of `"50usd"`, `"$50"`, `"50 USD"`, or tokens of `"20M"`."""
+    number = r"(\d+(?:\.\d+)?|\.\d+)"
+    match = re.fullmatch(rf"\s*(?:\$\s*{number}|{number}\s*(?:usd|\$))\s*", text, re.IGNORECASE)
+    if match:
+        return {"budget": 0, "budget_usd": float(match[1] or match[2])}
+    return {"budget": parse_tokens(text), "budget_usd": 0.0}
 
 
 def parse_numbers(text: str, where: str) -> list[float]:

@@ -45,6 +45,8 @@ class Corpus:
     width: int = 1
     """Documents that are decided about together: 2 for preference pairs, side by side in `docs`."""
     examples: dict[str, list[str]] = field(default_factory=dict)
+    money: dict[str, Any] | None = None
+    """A budget in dollars: `usd`, the `tokens` it became, their `bill`, and whether it pays for `all`."""
 
     @staticmethod
     def load(store: TokenStore, count: int, width: int = 1) -> Corpus:

@@ -8,8 +8,9 @@ pair are compared, chosen and held out as one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import polars as pl
 from tokpack import ledger as ledgers
 from tokpack.config import SourceConfig
 from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.money import MoneyBudget
 from tokpack.pipeline import Run, encode
 from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
@@ -38,8 +40,8 @@ MEASURED_AT = 0.8
 SNIPPET_TOKENS = 60
 
 
-def decide(run: Run, corpus: Corpus) -> None:
-    """Mark in `corpus.docs` what the config says to leave out."""
+def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
+    """Mark in `corpus.docs` what the config says to leave out. With `money` the token budget is set."""
     config, width = run.config, corpus.width
     repeat = [source.config.repeat for source in run.sources]
     if max(repeat) > 1:
@@ -58,8 +60,8 @@ def decide(run: Run, corpus: Corpus) -> None:
         corpus.counters["near_duplicate_search_bounded"] = found.bounded
     if config.decontaminate.against:
         _decontaminate(run, corpus)
-    if config.select.budget or any(source.max_tokens for source in config.source):
-        _select(run, corpus)
+    if config.select.limited or any(source.max_tokens for source in config.source):
+        _select(run, corpus, money)
     if config.write.val:
         drawn = draw(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
         chosen = corpus.documents_of(np.flatnonzero(drawn))
@@ -181,26 +183,48 @@ def _strings(value: Any) -> Iterator[str]:
 # Budget
 
 
-def _select(run: Run, corpus: Corpus) -> None:
+def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> None:
     config, width = run.config, corpus.width
     kept = corpus.kept()[::width]
     repeats = np.zeros(len(kept), dtype=bool)
-    if config.select.budget:
+    if config.select.limited:
         repeats[near_duplicates(corpus, config.select.diversity).removed // width] = True
     tokens = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy() * times_of(corpus.docs).astype(np.int64)
-    lengths = tokens.reshape(-1, width).sum(axis=1)
+    lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
     first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality
-    chosen = select(
-        lengths=np.where(kept, lengths, 0),
+    choose = partial(
+        select,
+        lengths=lengths,
         source=first["source"].to_numpy(),
         quality=first["quality"].to_numpy(),
         repeats=repeats,
         eligible=kept,
-        budget=config.select.budget,
         weights=np.array([source.config.weight for source in run.sources]),
         max_tokens=np.array([source.config.max_tokens for source in run.sources]),
         seed=config.seed,
     )
+    if money is not None:
+        _set_budget(run, corpus, money, choose, int(lengths.sum()))
+    chosen = choose(budget=run.config.select.budget)
     out = corpus.documents_of(np.flatnonzero(kept & ~chosen))
     corpus.drop(out, OVER_BUDGET, [None] * len(out))
     corpus.examples[OVER_BUDGET] = [_text(run, corpus, p) for p in out[:EXAMPLES]]
+
+
+def _set_budget(
+    run: Run, corpus: Corpus, money: MoneyBudget, choose: Callable[..., npt.NDArray[np.bool_]], total: int
+) -> None:
+    """Turn dollars into the token budget of the config. What is held out is selected, but not billed."""
+    config, width = run.config, corpus.width
+    held = draw(corpus.hashes()[::width], config.write.val, config.seed)
+    document = corpus.pieces["document"].to_numpy()
+    times = times_of(corpus.docs)[document]
+    group = np.repeat(document // width, times)
+    length = np.repeat(corpus.pieces["length"].to_numpy(), times)
+
+    def cost_of(budget: int) -> float:
+        return money.bill(length[(choose(budget=budget) & ~held)[group]])
+
+    budget = money.tokens(total, cost_of)
+    run.config = replace(config, select=replace(config.select, budget=budget, budget_usd=0.0))
+    corpus.money = {"usd": money.usd, "tokens": budget, "bill": cost_of(budget), "all": budget == total}

@@ -218,7 +218,7 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
         pl.Series("hash_low", hashes[:, 1]),
         pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
         pl.Series("cut", pieces.cut, dtype=pl.Int32),
-        quality(documents) if config.select.budget else pl.lit(0.0, pl.Float32).alias("quality"),
+        quality(documents) if config.select.limited else pl.lit(0.0, pl.Float32).alias("quality"),
     )
     rest = {
         "quarantined": [q.to_json() for q in made.quarantined],

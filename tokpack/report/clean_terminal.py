@@ -11,7 +11,7 @@ from tokpack.report.cost_words import money
 from tokpack.report.safe import one_line
 from tokpack.report.tables import GOOD, QUIET, facts_grid, plain_table
 from tokpack.report.terminal import drops_table, ledger_table
-from tokpack.report.words import counters, share
+from tokpack.report.words import budget_words, counters, share
 
 
 def clean_view(data: dict[str, Any]) -> RenderableType:
@@ -23,6 +23,8 @@ def clean_view(data: dict[str, Any]) -> RenderableType:
         ("tokenizer", one_line(data["tokenizer"]) + ("; counts are estimates" if data["estimated"] else "")),
         ("shape", data["format"]),
     ]
+    if "budget" in data:
+        facts.append(("budget", budget_words(data["budget"])))
     parts: list[RenderableType] = [title, facts_grid(facts)]
     if data["bill"]["services"]:
         parts.append(_bill(data["bill"]))

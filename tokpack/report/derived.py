@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def derived_report(
     sources: list[Artefact],
 ) -> Report:
     """`pieces` in document order; `dropped` is the new artefact's dropped.parquet. Holds no bill."""
-    earlier = [report for source in sources if (report := _report_of(source))]
+    earlier = [source.report for source in sources if source.report]
     examples: dict[str, list[str]] = {}
     counters: Counter[str] = Counter()
     for report in earlier:
@@ -60,14 +59,6 @@ def derived_report(
 
 
 INPUT = ("name", "size_bytes", "format")
-
-
-def _report_of(artefact: Artefact) -> dict[str, Any] | None:
-    path = artefact.folder / schema.REPORT
-    if not path.is_file():
-        return None
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return report
 
 
 def _recipe(reports: list[dict[str, Any]]) -> CostConfig:

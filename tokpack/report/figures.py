@@ -118,6 +118,7 @@ def make_report(
         "truncation": truncation_figures(documents, corpus.width),
         "ranks": _ranks(run, part, planned),
         "rules": list(rules_of(run.config.clean)),
+        **({"budget": corpus.money} if corpus.money else {}),
     }
     if planned is not None and run.pairs:
         log.warning("no bill: it counts supervised training, and pairs are trained beside a reference model")

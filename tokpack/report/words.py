@@ -128,7 +128,8 @@ def _notes(data: dict[str, Any], by_length: int, packed: int) -> list[str]:
     mean = data["plan"]["documents_per_row"]["mean"]
     more, less = by_length / packed - 1, 1 - by_length / packed
     versus = f"{more:.1%} more than packed" if more >= 0 else f"{less:.1%} fewer than packed"
-    notes = [] if data.get("cost") else ["Hours follow from slots alone; --model counts attention, too."]
+    notes = [budget_words(data["budget"])] if "budget" in data else []
+    notes += [] if data.get("cost") else ["Hours follow from slots alone; --model counts attention, too."]
     notes += [
         f"Sorting documents by length before padding would take {by_length:,} slots, {versus}, but then a"
         " batch holds only documents of one length and is no random sample.",
@@ -140,6 +141,14 @@ def _notes(data: dict[str, Any], by_length: int, packed: int) -> list[str]:
             " lower the batch size or the gradient accumulation to keep the recipe."
         )
     return notes
+
+
+def budget_words(budget: dict[str, Any]) -> str:
+    """What an amount of money pays for."""
+    usd, bill = f"{budget['usd']:g} USD", f"at most {budget['bill']:.3g} USD"
+    if budget["all"]:
+        return f"The budget of {usd} is more than all of it costs, {bill}."
+    return f"The budget of {usd} pays for {budget['tokens']:,} tokens: {bill}."
 
 
 def gap_words(gap: float) -> str:

@@ -1,0 +1,96 @@
+"""A budget in dollars: how many tokens the planned training pays for.
+
+The bill is the cost model's own, on the documents that would be chosen, at the upper end of its range; the
+number of tokens is found by trying. What the artefact records is that number: it gives the same documents
+again without prices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokpack.config import Config
+from tokpack.cost import ApiPrice, api_cost
+from tokpack.errors import UsageError
+from tokpack.report.training import Training
+from tokpack.stages.plan import make_plan
+
+CLOSE = 0.995
+"""Share of the amount that is near enough to stop."""
+TRIES = 60
+
+Lengths = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyBudget:
+    usd: float
+    bill: Callable[[Lengths], float]
+    """Dollars, at most, of training on packed pieces of these lengths."""
+
+    def tokens(self, total: int, cost_of: Callable[[int], float]) -> int:
+        """The largest budget found whose cost stays within the amount, `total` if all does.
+
+        `cost_of`: dollars of what a budget in tokens selects. Raises UsageError when no document is paid for.
+        """
+        whole = cost_of(total)
+        if whole <= self.usd:
+            return total
+        low, high = (0, 0.0), (total, whole)
+        for step in range(TRIES):
+            # Cost is nearly a straight line: the next try lies on it, or in the middle where that is slow.
+            share = 0.5 if step % 3 == 2 else (self.usd - low[1]) / (high[1] - low[1])
+            budget = low[0] + max(1, int((high[0] - low[0]) * share))
+            if low[1] >= CLOSE * self.usd or budget >= high[0]:
+                break
+            cost = cost_of(budget)
+            low, high = ((budget, cost), high) if cost <= self.usd else (low, (budget, cost))
+        if not low[1]:
+            raise UsageError(
+                f"{self.usd:g} USD pay for no document",
+                where="--budget",
+                hint=f"all of the data costs {whole:.2g} USD with these settings",
+            )
+        return low[0]
+
+
+def money_budget(config: Config, training: Training | None) -> MoneyBudget | None:
+    """The bill of the GPU that is planned, or else of the service. None when no dollars were named.
+
+    Raises UsageError when there is nothing to bill by.
+    """
+    usd = config.select.budget_usd
+    if not usd:
+        return None
+    if training is None or not (training.priced or training.api):
+        raise UsageError(
+            "a budget in money needs the training that it pays for",
+            where=f"--budget {usd:g}usd",
+            hint="add --model and --gpu, or --model and --api; or give tokens: --budget 20M",
+        )
+    if training.priced:
+        return MoneyBudget(usd, lambda lengths: _gpu_bill(config, training, lengths))
+    assert training.api is not None
+    return service_budget(usd, training.api, training.settings.epochs)
+
+
+def service_budget(usd: float, price: ApiPrice, epochs: float) -> MoneyBudget:
+    """Services bill tokens x epochs, whatever the rows."""
+    return MoneyBudget(usd, lambda lengths: api_cost(int(lengths.sum()), epochs, price).value)
+
+
+def _gpu_bill(config: Config, training: Training, lengths: Lengths) -> float:
+    if not len(lengths):
+        return 0.0
+    plan, capacity = config.plan, config.truncate.max_length
+    # Rows only matter to adapters on experts, and an exact plan has no more of them.
+    planner = "bfd" if plan.planner == "optimal" else plan.planner
+    rows = make_plan(lengths, capacity, planner, config.seed, plan.max_docs_per_row or None).rows
+    run = training.run(lengths, rows, training.checkpointing(capacity))
+    assert run is not None
+    return run.money.high or run.money.value
