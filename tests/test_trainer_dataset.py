@@ -75,11 +75,11 @@ def test_reading_and_collating_a_row_takes_less_than_a_tenth_of_a_millisecond(tm
     dataset, collate = PackedDataset(tmp_path / "p"), PackedCollator()
     best = float("inf")
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         for i in range(len(rows)):
             collate([dataset[i]])
-        best = min(best, (time.perf_counter() - start) / len(rows))
-    assert best < 300e-6, f"{best * 1e6:.0f} us"  # three times the target: machines under test are shared
+        best = min(best, (time.process_time() - start) / len(rows))
+    assert best < 100e-6, f"{best * 1e6:.0f} us"
 
 
 def test_the_validation_artefact_is_found(artefact):
