@@ -27,6 +27,7 @@ from tokpack.stages.sources import open_sources
 from tokpack.stages.token_columns import take_tokens
 from tokpack.stages.token_rows import row_to_tokens
 from tokpack.stages.truncate import truncate
+from tokpack.store import TokenStore
 
 VOCAB = 50
 SHAPE = Shape.of("tokens", {}, ["input_ids"])
@@ -193,6 +194,9 @@ def write_tokens(folder: Path, rows: list[tuple[list[int], list[int]]], containe
         path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
     elif container == "parquet":
         pq.write_table(table, path, row_group_size=17)
+    elif container == "arrow":
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=900)
     else:
         import datasets
 
@@ -231,6 +235,26 @@ def test_workers_and_blocks_do_not_change_the_shards(packed, qwen, tmp_path):
     second = tokpack.pack(path, tmp_path / "b", workers=3, **options)
     assert first.manifest["shards"] == second.manifest["shards"]
     assert first.ledger["documents"]["dropped"] == {"exact_duplicate": 19 * len(stretches(packed))}
+
+
+def test_a_run_is_not_continued_with_labels_that_changed(qwen, tmp_path, monkeypatch):
+    rows = [(list(range(i, i + 90)), list(range(i, i + 90))) for i in range(3000)]
+    path = write_tokens(tmp_path, rows, "arrow")
+    commit, options = TokenStore.commit, {"tokenizer": str(qwen), "block_mb": 1, "workers": 1}
+
+    def stop_after_the_first(store, index, *rest):
+        if index:
+            raise KeyboardInterrupt
+        commit(store, index, *rest)
+
+    monkeypatch.setattr(TokenStore, "commit", stop_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        tokpack.pack(path, tmp_path / "out", **options)
+    monkeypatch.setattr(TokenStore, "commit", commit)
+    write_tokens(tmp_path, [(ids, [-100, *labels[1:]]) for ids, labels in rows], "arrow")
+    with pytest.raises(DataError, match="changed since"):
+        tokpack.pack(path, tmp_path / "out", **options)
+    assert tokpack.verify(tokpack.pack(path, tmp_path / "out", overwrite=True, **options).folder).ok
 
 
 def test_text_and_tokens_go_into_one_artefact(packed, qwen, tmp_path):

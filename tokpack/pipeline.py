@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import xxhash
 
 from tokpack import ledger as ledgers
 from tokpack.config import Config
@@ -186,9 +185,7 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
 def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[int, int]:
     """One block through all batch stages, committed. Returns its index and size in bytes."""
     size = len(block.data) if isinstance(block.data, bytes) else block.data.nbytes
-    digest = (
-        xxhash.xxh3_64_hexdigest(block.data) if isinstance(block.data, bytes) else f"{block.rows} rows {size}"
-    )
+    digest = block.digest()
     if store.has(block.index):
         store.check_block(block.index, digest)
         return block.index, size

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from tokpack.errors import DataError
 from tokpack.stages.sources import Source, decompress, open_hashing, seekable, stdin
@@ -41,6 +42,15 @@ class Block:
     data: bytes | pa.Table
     byte_offset: int = 0
     """Where `data` begins in the decompressed source; line formats only."""
+
+    def digest(self) -> str:
+        """Of the content of all rows; the same whatever memory they lie in."""
+        if isinstance(self.data, bytes):
+            return xxhash.xxh3_64_hexdigest(self.data)
+        hashing = _HashingSink()
+        with pa.ipc.new_stream(pa.PythonFile(hashing, "w"), self.data.schema) as writer:
+            writer.write_table(self.data.combine_chunks())
+        return hashing.digest.hexdigest()
 
 
 def read_blocks(sources: list[Source], block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
@@ -103,6 +113,19 @@ def _parsable(data: bytes, count: int) -> list[dict[str, Any]]:
         if len(rows) == count:
             break
     return rows
+
+
+class _HashingSink:
+    closed = False
+
+    def __init__(self) -> None:
+        self.digest = xxhash.xxh3_64()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return len(data)
+
+    def flush(self) -> None: ...
 
 
 # Files to chunks: (rows, lines, byte offset, data)
