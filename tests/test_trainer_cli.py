@@ -80,6 +80,18 @@ def test_keys_of_peft_and_trainer_are_checked_too(tmp_path):
         prepare_lora(None, Recipe(lora={"rank": 3}))
 
 
+def test_an_adapter_that_the_weights_cannot_take_is_an_error_of_the_recipe(model_and_artefact):
+    pytest.importorskip("bitsandbytes")
+    from trainer_plugin import prepare_lora
+    from trainer_plugin.qlora import load_model
+
+    recipe = Recipe(lora={"init_lora_weights": "pissa"})
+    with pytest.raises(UsageError, match="PEFT does not take this adapter"):
+        prepare_lora(load_model(model_and_artefact[0], recipe), recipe)
+    with pytest.raises(UsageError, match="EVA looks at data"):
+        prepare_lora(None, Recipe(lora={"init_lora_weights": "eva"}))
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_example_recipe_loads_and_its_keys_are_known(path, tmp_path):
     from peft import LoraConfig

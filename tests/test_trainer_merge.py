@@ -121,6 +121,15 @@ def test_an_adapter_with_a_retrained_head_is_merged_in_the_whole_model(base, tmp
     assert [path.name for path in (tmp_path / "merged").glob("*.safetensors")] == ["model.safetensors"]
 
 
+def test_an_adapter_that_changed_its_base_at_the_start_is_merged_in_the_whole_model(base, tmp_path):
+    lora = {"init_lora_weights": "pissa", "r": 4}
+    recipe = load_recipe(method="lora", dtype="float32", lora=lora)
+    adapter = adapter_on(base, tmp_path / "adapter", recipe)
+    lines = []
+    merge_dequantized(adapter, tmp_path / "merged", check=True, say=lines.append)
+    assert "100.0% the same first choice" in lines[0]
+
+
 def test_the_comparison_sees_a_weight_that_was_not_merged(base, tmp_path):
     recipe = load_recipe(method="qlora")
     adapter = adapter_on(base, tmp_path / "adapter", recipe)

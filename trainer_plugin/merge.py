@@ -28,7 +28,7 @@ from trainer_plugin.recipe import Recipe, load_recipe
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of the logits, relative to the largest logit, by the type of the merged weights."""
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva", "olora")
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
 """`init_lora_weights` that leave the base weights as they are."""
 INDEX = "model.safetensors.index.json"
 

@@ -131,7 +131,8 @@ def repair_linear4bit(model: Any) -> int:
 def prepare_lora(model: Any, recipe: Recipe) -> Any:
     """The model with a trainable LoRA adapter; k-bit preparation first when it is quantised.
 
-    `recipe.lora` goes to `peft.LoraConfig`. Raises UsageError for a key that it does not know.
+    `recipe.lora` goes to `peft.LoraConfig`. Raises UsageError for a key that it does not know, and for an
+    adapter that does not go with the weights (PiSSA on 4 bits, say).
     """
     need("peft")
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -149,8 +150,20 @@ def prepare_lora(model: Any, recipe: Recipe) -> Any:
         )
     elif recipe.gradient_checkpointing:
         model.enable_input_require_grads()
-    config = LoraConfig(task_type="CAUSAL_LM", **{**LORA_DEFAULTS, **recipe.lora})
-    return get_peft_model(model, config)
+    if recipe.lora.get("init_lora_weights") == "eva":
+        raise UsageError(
+            "EVA looks at data before training, which a recipe cannot make it do",
+            where="[lora] init_lora_weights",
+            hint="call peft.initialize_lora_eva_weights in Python, with PackedCollator batches",
+        )
+    try:
+        config = LoraConfig(task_type="CAUSAL_LM", **{**LORA_DEFAULTS, **recipe.lora})
+        return get_peft_model(model, config)
+    except (TypeError, ValueError, ImportError) as error:
+        raise UsageError(
+            f"PEFT does not take this adapter: {' '.join(str(error).split())}",
+            where=f"[lora], {recipe.method}",
+        ) from None
 
 
 def save_result(
