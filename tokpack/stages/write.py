@@ -210,7 +210,9 @@ def write_json(path: Path, data: Any) -> None:
 def write_sums(folder: Path, known: Mapping[str, str]) -> None:
     """`SHA256SUMS`, the last file written. `known`: digests taken while the file was written."""
     lines = [f"{known.get(name) or file_sha256(folder / name)}  {name}\n" for name in covered_files(folder)]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    whole = folder / f".{SUMS}.part"
+    whole.write_text("".join(lines), encoding="utf-8")
+    whole.replace(folder / SUMS)
 
 
 def covered_files(folder: Path) -> list[str]:
