@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -90,6 +92,17 @@ def test_an_adapter_that_the_weights_cannot_take_is_an_error_of_the_recipe(model
         prepare_lora(load_model(model_and_artefact[0], recipe), recipe)
     with pytest.raises(UsageError, match="EVA looks at data"):
         prepare_lora(None, Recipe(lora={"init_lora_weights": "eva"}))
+
+
+def test_every_key_of_a_recipe_is_documented_with_its_default():
+    page = (RECIPES.parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    keys = page.partition("| key |")[2].partition("\n\n")[0]
+    table = dict(re.findall(r"^\| `(\w+|\[\w+\])` \| (.*?) \|", keys, re.MULTILINE))
+    for field in dataclasses.fields(Recipe):
+        if field.default_factory is not dataclasses.MISSING:
+            assert f"[{field.name}]" in table
+        else:
+            assert table[field.name] == f"`{json.dumps(field.default)}`", field.name
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)

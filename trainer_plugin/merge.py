@@ -26,8 +26,8 @@ from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.qlora import RECIPE, load_model, need, quantization_config, weight_dtype
 from trainer_plugin.recipe import Recipe, load_recipe
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest difference of the logits, relative to the largest logit, by the type of the merged weights."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+"""Largest difference of the logits, relative to the largest logit, that rounding of merged weights makes."""
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
 """`init_lora_weights` that leave the base weights as they are."""
 INDEX = "model.safetensors.index.json"
@@ -46,7 +46,7 @@ def merge_dequantized(
 
     model: replaces the base named in the adapter. original: merge a QLoRA adapter into the weights as they
     are, not dequantised; the answers then are not those that were trained. check: compare logits with those
-    of base and adapter, for which both models are loaded, one after the other.
+    of base and adapter, for which both models are loaded, one after the other, the merged one in fp32.
     Raises UsageError for a folder that holds no adapter, VerifyError when the logits differ.
     """
     need("peft")
@@ -249,25 +249,39 @@ def _forget_quantization(model: Any) -> None:
 
 
 def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> str:
-    """A line that tells how far the logits of the merged model are from those of base and adapter."""
+    """A line that tells how far the logits of the merged model are from those of base and adapter.
+
+    Both compute in fp32: in bf16 the noise of computing would hide what rounding the weights does.
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    dtype = weight_dtype(recipe)
     tuned = PeftModel.from_pretrained(load_model(base, recipe), str(adapter)).eval()
+    _compute_in_fp32(tuned)
     ids = torch.randint(0, tuned.config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = tuned(ids.to(tuned.device), use_cache=False).logits.float().cpu()
+        expected = tuned(ids.to(tuned.device), use_cache=False).logits.cpu()
         del tuned
-        plain = AutoModelForCausalLM.from_pretrained(str(merged), dtype=dtype).eval()
-        got = plain(ids, use_cache=False).logits.float()
+        plain = AutoModelForCausalLM.from_pretrained(str(merged), dtype=torch.float32).eval()
+        got = plain(ids, use_cache=False).logits
     difference = float((got - expected).abs().max() / expected.abs().max())
     agree = float((got.argmax(-1) == expected.argmax(-1)).float().mean())
     line = f"logits: within {difference:.1e} of those of base and adapter, {agree:.1%} the same first choice"
-    if not difference < TOLERANCE[dtype]:
+    limit = TOLERANCE[weight_dtype(recipe)]
+    if not difference < limit:
         raise VerifyError(
             f"the merged model is another one: {line}",
             where=str(merged),
-            hint=f"at most {TOLERANCE[dtype]:.0e} is rounding; is this the base the adapter was trained on?",
+            hint=f"up to {limit:.0e} is rounding; is this the base the adapter was trained on?",
         )
     return line
+
+
+def _compute_in_fp32(model: Any) -> None:
+    """Full-precision arithmetic with the weights as they are; 4-bit ones stay in 4 bits."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = torch.float32
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.float()
