@@ -293,12 +293,25 @@ def test_an_attention_that_leaks_is_refused_with_advice(monkeypatch):
     assert error.value.hint == "use attn=auto"
 
 
-def test_a_row_too_long_for_a_dynamic_rope_is_refused(tmp_path):
-    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    model = tiny_llama(max_position_embeddings=20, rope_parameters=rope)
+ROPES = {
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 20,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_a_row_too_long_for_a_rope_that_looks_at_lengths_is_refused(tmp_path, kind):
+    positions = 20 if kind == "dynamic" else 40
+    model = tiny_llama(max_position_embeddings=positions, rope_parameters=ROPES[kind])
     write_artefact(tmp_path / "long", make_documents([30, 10]), 64)
     write_artefact(tmp_path / "alone", make_documents([30]), 64)
-    with pytest.raises(UsageError, match="dynamic RoPE"):
+    with pytest.raises(UsageError, match=f"{kind} RoPE"):
         prepare_model(model, dataset=PackedDataset(tmp_path / "long"))
     assert prepare_model(model, "tokpack", dataset=PackedDataset(tmp_path / "alone"), probe=False)
 

@@ -84,3 +84,33 @@ def test_trl_without_padding_has_the_losses_of_a_plain_trainer(paths):
     plain = Trainer(model, arguments, PackedCollator(), train_dataset=datasets.load_from_disk(paths[0]))
     plain.train()
     assert losses(trl) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_the_mixin_makes_an_sft_trainer_count_and_weigh_by_tokens(paths):
+    trl = pytest.importorskip("trl")
+    import datasets
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trainer_plugin import PackedCollator, PackedTrainerMixin, prepare_model
+
+    class PackedSFTTrainer(PackedTrainerMixin, trl.SFTTrainer):
+        pass
+
+    rows = datasets.load_from_disk(paths[0])
+    model = AutoModelForCausalLM.from_pretrained(paths[1])
+    prepare_model(model)
+    options = {"packing": False, "max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    trainer = PackedSFTTrainer(
+        model,
+        trl.SFTConfig(paths[2], **options, max_steps=4, per_device_train_batch_size=2, bf16=False),
+        PackedCollator(),
+        train_dataset=rows,
+        eval_dataset=rows.select(range(5)),
+        processing_class=AutoTokenizer.from_pretrained(paths[1]),
+    )
+    before = trainer.evaluate()
+    labels = [label for row in rows.select(range(5)) for label in row["labels"]]
+    assert before["eval_weight"] == sum(label != -100 for label in labels)
+    trainer.train()
+    assert trainer.counts()["rows"] == 8
+    assert losses(trainer)[0] > 0

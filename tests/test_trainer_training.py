@@ -231,6 +231,27 @@ def test_logs_tell_real_tokens_fill_and_trained_tokens(dataset, tmp_path):
     assert all(entry["tokens_per_second"] > 0 for entry in logs)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_tells_loss_speed_fill_tokens_money_and_the_time_to_go(dataset, tmp_path, terminal):
+    import io
+
+    from rich.console import Console
+
+    from trainer_plugin.progress import RichProgress
+
+    trainer = trainer_for(tiny_llama("tokpack"), dataset, tmp_path, options={"gpu_price": 3600.0})
+    shown = io.StringIO()
+    progress = RichProgress()
+    progress.console = Console(file=shown, force_terminal=terminal, width=160)
+    trainer.add_callback(progress)
+    trainer.train()
+    text = shown.getvalue()
+    for word in ("loss ", "tokens/s", "fill ", "trained)", " of about $"):
+        assert word in text, word
+    assert ("9/9" if terminal else "step 8/9") in text
+    assert terminal or " to go" in text
+
+
 def test_padding_to_the_capacity_changes_neither_loss_nor_fill(dataset, tmp_path):
     logs = []
     for capacity in (None, 64):
