@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -64,20 +65,30 @@ def losses(trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_the_check_passes_and_sees_settings_that_lose_the_documents(exported, model, tmp_path):
+def check(exported: Path, model: Path, **changed) -> subprocess.CompletedProcess[str]:
+    """Run the export's check.py, with some of its settings changed."""
     command = [sys.executable, str(exported / "check.py"), "--model", str(model)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.stdout.startswith("right:"), ran.stdout + ran.stderr
     settings = exported / "settings.json"
     kept = settings.read_text()
     try:
-        settings.write_text(kept.replace('"padding_free": true', '"padding_free": false'))
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        settings.write_text(json.dumps(json.loads(kept) | changed))
+        return subprocess.run(command, capture_output=True, text=True, check=False)
     finally:
         settings.write_text(kept)
+
+
+def test_the_check_passes_and_sees_settings_that_lose_the_documents(exported, model):
+    assert check(exported, model).stdout.startswith("right:")
+    ran = check(exported, model, padding_free=False)
     assert ran.returncode == 1
     assert "wrong: the batch has no position_ids" in ran.stdout
     assert "wrong: the batch has an attention mask" in ran.stdout
+
+
+def test_the_check_sees_rows_that_trl_packs_or_cuts_again(exported, model):
+    ran = check(exported, model, packing=True, max_length=100, dataset_kwargs={})
+    assert ran.returncode == 1
+    assert "wrong: input_ids is not what was packed" in ran.stdout
 
 
 def test_three_steps_of_trl_have_the_losses_of_our_trainer(packed, exported, model, tmp_path, monkeypatch):

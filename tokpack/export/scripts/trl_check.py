@@ -5,14 +5,17 @@ import sys
 import tempfile
 
 import torch
-from train import make_trainer
+from datasets import load_from_disk
+from train import HERE, make_trainer
 from transformers import AutoModelForCausalLM
 
 
-def faults(trainer):
-    """What is wrong with the first batch that the trainer would train on."""
-    dataset, batch = trainer.train_dataset, next(iter(trainer.get_train_dataloader()))
-    rows = [dataset[i] for i in range(trainer.args.per_device_train_batch_size)]
+def faults(trainer, packed):
+    """What is wrong with the trainer's rows, and with the first batch that it would train on."""
+    if len(trainer.train_dataset) != len(packed):
+        yield f"TRL trains on {len(trainer.train_dataset)} rows, {len(packed)} were packed"
+    batch = next(iter(trainer.get_train_dataloader()))
+    rows = [packed[i] for i in range(min(trainer.args.train_batch_size, len(packed)))]
     lengths = [length for row in rows for length in row["seq_lengths"]]
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     ends = torch.tensor([0, *lengths]).cumsum(0)
@@ -44,7 +47,7 @@ def main():
             bf16=False,
             report_to="none",
         )
-        found = list(faults(trainer))
+        found = list(faults(trainer, load_from_disk(str(HERE))["train"]))
     for fault in found:
         print(f"wrong: {fault}")
     if not found:
