@@ -127,12 +127,17 @@ class Corpus:
             batches.append(SelectedTokens(ids, np.append(offsets[index], offsets[-1]), flags, schema.CONTENT))
         return first["document"].to_numpy(), batches
 
-    def tokens_of(self, position: int) -> npt.NDArray[np.int32]:
-        """Content tokens of one stored document, for examples; empty when the store does not hold it."""
+    def tokens_of(self, position: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.int32]:
+        """Content tokens of one stored document, for examples; empty when the store does not hold it.
+
+        `start` and `end` are places among all of its tokens.
+        """
         pieces = self.pieces.filter(pl.col("document") == position)
-        parts = [np.empty(0, np.int32)]
+        tokens, chosen = [np.empty(0, np.int32)], [np.empty(0, np.bool_)]
         for number, index in pieces.select("batch", "index").rows():
             offsets, ids, flags = flat_arrays(self.store.tokens(number))
             part = slice(offsets[index], offsets[index + 1])
-            parts.append(ids[part][(flags[part] & schema.CONTENT) != 0])
-        return np.concatenate(parts)
+            tokens.append(ids[part])
+            chosen.append((flags[part] & schema.CONTENT) != 0)
+        content: npt.NDArray[np.int32] = np.concatenate(tokens)[start:end][np.concatenate(chosen)[start:end]]
+        return content

@@ -20,6 +20,7 @@ import polars as pl
 from tokpack import ledger as ledgers
 from tokpack.config import SourceConfig
 from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.errors import DataError
 from tokpack.money import MoneyBudget
 from tokpack.pipeline import Run, encode
 from tokpack.schema import CONTENT, COPIES
@@ -148,7 +149,7 @@ def _decontaminate(run: Run, corpus: Corpus) -> None:
     rows = list(zip(*(column[alive].tolist() for column in columns), strict=True))
     details: list[str | None] = []
     for position, document, start, end in rows:
-        span = run.tokenizer.decode(corpus.tokens_of(position)[start:end][:SNIPPET_TOKENS])
+        span = run.tokenizer.decode(corpus.tokens_of(position, start, end)[:SNIPPET_TOKENS])
         details.append(f"{names[document]}, tokens {start} to {end}: {span}")
     corpus.drop([row[0] for row in rows], CONTAMINATED, details)
     corpus.drop_partners()
@@ -163,10 +164,18 @@ def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
     texts: list[str] = []
     sources = open_sources(tuple(SourceConfig(path=path) for path in run.config.decontaminate.against))
     for block in read_blocks(sources):
-        for row, value in zip(line_numbers(block).tolist(), rows_of(block), strict=True):
+        for row, value in zip(
+            line_numbers(block).tolist(), rows_of(block, sources[block.source]), strict=True
+        ):
             found = list(_strings(value))
             texts += found
             names += [f"{sources[block.source].name}:{row}"] * len(found)
+    if not texts:
+        raise DataError(
+            "no evaluation text",
+            where=", ".join(s.path for s in sources),
+            hint="check the files of --against",
+        )
     tokens = encode(run, text_documents(texts))[1]
     return names, [SelectedTokens(tokens.input_ids, tokens.offsets, tokens.flags, CONTENT)]
 

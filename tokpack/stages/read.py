@@ -71,7 +71,7 @@ def line_numbers(block: Block) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.flatnonzero(filled) + block.first_row + 1
 
 
-def rows_of(block: Block) -> list[Any]:
+def rows_of(block: Block, source: Source) -> list[Any]:
     """The block's rows as Python values, one by one: for small files. Raises DataError for a broken line."""
     if not isinstance(block.data, bytes):
         return list(block.data.to_pylist())
@@ -79,9 +79,15 @@ def rows_of(block: Block) -> list[Any]:
     for number, line in enumerate(block.data.split(b"\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise DataError(f"not JSON: {error}", where=f"line {block.first_row + number}") from None
+                text = line.decode("utf-8")
+                rows.append(text if source.container == "text" else json.loads(text))
+            except (ValueError, RecursionError) as error:
+                what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
+                raise DataError(
+                    f"not {what}: {error}",
+                    where=f"{source.path}:{block.first_row + number}",
+                    hint="mend the line, or take it out",
+                ) from None
     return rows
 
 
