@@ -184,6 +184,31 @@ def test_half_a_surrogate_pair_is_quarantined(tmp_path):
     assert "surrogate" in quarantined[0].reason
 
 
+def test_lines_of_text_are_documents_unless_blank_or_not_utf8(tmp_path):
+    body = "one\r\n\n \t\n\u3000\ntwo\u2028still two\n".encode() + b"caf\xe9\n" + b"\x00three"
+    for bad in (False, True):
+        (tmp_path / "a.txt").write_bytes(body if bad else body.replace(b"\xe9", b"e"))
+        documents, quarantined, _ = run_file(tmp_path / "a.txt")
+        texts = ["one", "\u3000", "two\u2028still two", *([] if bad else ["cafe"]), "\0three"]
+        assert [text for (text,) in documents["contents"].to_list()] == texts
+        assert documents["row"].to_list() == [1, 4, 5, *([] if bad else [6]), 7]
+        assert [(q.row, q.reason) for q in quarantined] == [(6, "not UTF-8: byte 0xe9 at column 4")] * bad
+
+
+@pytest.mark.parametrize("depth", [450, 5_000, 100_000])
+@pytest.mark.parametrize("pair", ["[]", "{}"])
+def test_a_row_nested_too_deeply_costs_no_other_row(tmp_path, depth, pair):
+    good = {"messages": [{"role": "user", "content": "hi"}], "tools": []}
+    opening, closing = (pair[0] * depth, pair[1] * depth) if pair == "[]" else ('{"a":' * depth, "}" * depth)
+    deep = (
+        f'{{"messages": [{{"role": "user", "content": "x"}}], "x": {opening}{"1" * (pair == "{}")}{closing}}}'
+    )
+    documents, quarantined, _ = run(tmp_path, [deep.encode(), good, deep.encode(), good])
+    assert {1, 3} <= set(documents["doc_id"])
+    assert len(documents) + len(quarantined) == 4
+    assert {q.reason for q in quarantined} <= {"nested too deeply"}
+
+
 def test_date_like_strings_stay_strings(tmp_path):
     rows = [
         {

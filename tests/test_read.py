@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -15,6 +20,8 @@ from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
+from tokpack.stages.csv_rows import UNREADABLE
+from tokpack.stages.normalize import detect_shape, normalize
 from tokpack.stages.read import line_numbers, read_blocks
 from tokpack.stages.sources import open_sources
 
@@ -49,10 +56,6 @@ def test_blocks_hold_every_line_once_and_know_its_number(
 
 
 def test_compressed_files_read_the_same_and_their_hash_is_that_of_the_file(tmp_path):
-    import hashlib
-
-    import pyarrow as pa
-
     body = b"".join(json.dumps({"text": f"row {i}"}).encode() + b"\n" for i in range(2000))
     (tmp_path / "a.jsonl").write_bytes(body)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(body[:5000]) + gzip.compress(body[5000:]))
@@ -109,6 +112,83 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
     _, blocks = blocks_of(tmp_path / "bom.jsonl")
     assert blocks[0].data == b'{"text": "a"}\n'
     assert blocks[0].byte_offset == 3
+
+
+def test_csv_rows_that_do_not_fit_keep_their_place(tmp_path):
+    good = [f'q{i},"a\n{i}"' for i in range(400)]
+    lines = [row.encode() for row in good]
+    lines[3:3] = [b"one cell"]
+    lines[90:90] = [b"1,2,3", b"caf\xe9,x"]
+    lines += [b"", b"last"]
+    (tmp_path / "a.csv").write_bytes(b"q,a\n" + b"\n".join(lines))
+    rows = [row for block in blocks_of(tmp_path / "a.csv", 500)[1] for row in block.data.to_pylist()]
+    faults = {number: row[UNREADABLE] for number, row in enumerate(rows) if row[UNREADABLE]}
+    assert {number: (fault["reason"], fault["raw"]) for number, fault in faults.items()} == {
+        3: ("the header has 2 cells, the row 1", b"one cell"),
+        90: ("the header has 2 cells, the row 3", b"1,2,3"),
+        91: ("not UTF-8: byte 0xe9", b"caf\xe9,x"),
+        403: ("the header has 2 cells, the row 1", b"last"),
+    }
+    fine = [row for row in rows if not row[UNREADABLE]]
+    assert [(row["q"], row["a"]) for row in fine] == [(f"q{i}", f"a\n{i}") for i in range(400)]
+
+
+def test_two_columns_of_one_name_are_an_error(tmp_path):
+    (tmp_path / "a.csv").write_text("q,a,q\n1,2,3\n")
+    pq.write_table(pa.table([[1], [2]], names=["q", "q"]), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(DataError, match="two columns are named 'q'"):
+            blocks_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("container", ["jsonl", "json", "csv", "parquet", "text"])
+def test_standard_input_is_recognised_and_then_read_from_its_beginning(tmp_path, monkeypatch, container):
+    """Rows far longer than a pipe's buffer, written in small pieces."""
+    rows = [{"text": f"{i} " + "x" * 30_000} for i in range(20)]
+    table = pa.Table.from_pylist(rows)
+    path = tmp_path / "rows"
+    if container == "parquet":
+        pq.write_table(table, path)
+    elif container == "csv":
+        pacsv.write_csv(table, path)
+    else:
+        lines = [row["text"] if container == "text" else json.dumps(row) for row in rows]
+        path.write_text(json.dumps(rows) if container == "json" else "\n".join(lines))
+    command = [sys.executable, "-c", PIECEMEAL, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=process.stdout))
+        sources = open_sources((SourceConfig(path="-", container=container),))
+        shape = detect_shape(sources[0])
+        blocks = list(read_blocks(sources, 100_000))
+    documents = [normalize(block, sources[0], shape).documents for block in blocks]
+    assert [text for frame in documents for (text,) in frame["contents"].to_list()] == [
+        row["text"] for row in rows
+    ]
+    assert sources[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+PIECEMEAL = """
+import sys, time
+body = open(sys.argv[1], "rb").read()
+for start in range(0, len(body), 9000):
+    sys.stdout.buffer.write(body[start : start + 9000])
+    sys.stdout.buffer.flush()
+    time.sleep(0.001)
+"""
+
+
+def test_standard_input_cannot_be_given_twice():
+    with pytest.raises(UsageError, match="twice"):
+        open_sources((SourceConfig(path="-"), SourceConfig(path="-")))
+
+
+def test_a_folder_is_read_without_hidden_files_and_without_artefacts(tmp_path):
+    for name in ("a.jsonl", ".b.jsonl", ".cache/c.jsonl", "out/SHA256SUMS", "out/quarantine.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"text": "x"}\n')
+    (tmp_path / "begun" / ".work").mkdir(parents=True)
+    (tmp_path / "begun" / "report.json").write_text("{}")
+    assert [s.name for s in open_sources((SourceConfig(path=str(tmp_path)),))] == ["a.jsonl"]
 
 
 def test_globs_and_folders_expand_in_a_stable_order(tmp_path):

@@ -11,6 +11,7 @@ numbers per document are in memory.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -173,13 +174,19 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
         progress("pass 1", size)
     for message in (*run.tokenizer.warnings, *run.renderer.warnings):
         log.warning(message)
+    if not batches:
+        raise _nothing(run)
     corpus = Corpus.load(store, batches, WIDTH if run.pairs else 1)
-    bad.check(len(corpus.docs) // corpus.width, len(corpus.quarantined))
+    bad.check(len(corpus.docs) // corpus.width, corpus.quarantined)
     if corpus.docs.is_empty():
-        raise DataError(
-            "no document in the input", where=", ".join(s.path for s in run.sources), hint="see `head`"
-        )
+        raise _nothing(run)
     return corpus
+
+
+def _nothing(run: Run) -> DataError:
+    return DataError(
+        "no document in the input", where=", ".join(s.path for s in run.sources), hint="see `head`"
+    )
 
 
 def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[int, int]:
@@ -310,13 +317,15 @@ class _BadRows:
                 hint="mend the row, or leave out --strict to set such rows aside in quarantine.jsonl",
             )
 
-    def check(self, read: int, quarantined: int) -> None:
-        share = quarantined / max(1, read + quarantined)
+    def check(self, read: int, quarantined: list[str]) -> None:
+        bad, rows = len(quarantined), read + len(quarantined)
+        share = bad / max(1, rows)
         if share > self.run.config.read.allow_bad:
+            first = json.loads(quarantined[0])
             raise DataError(
-                f"{quarantined} of {read + quarantined} rows are unreadable ({share:.1%})",
-                where=", ".join(source.path for source in self.run.sources),
-                hint=f"--strict shows the first; --allow-bad {min(1.0, share + 0.01):.2f} sets all aside",
+                f"{bad} of {rows} rows are unreadable ({share:.1%}), the first: {first['reason']}",
+                where=f"{first['source']}:{first['row']}",
+                hint=f"check --format and --map; --allow-bad {min(1.0, share + 0.01):.2f} sets all aside",
             )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import json
+import string
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ import pyarrow.json as pajson
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.schema import PREFERENCE
+from tokpack.stages.csv_rows import UNREADABLE
 from tokpack.stages.message_columns import OPENAI, SHAREGPT, filled, message_lists, text_column
 from tokpack.stages.pair_columns import pair_lists
 from tokpack.stages.pair_rows import row_to_pair
@@ -34,6 +36,8 @@ from tokpack.stages.read import Block, first_rows, line_numbers
 from tokpack.stages.rows import FIELDS, OPTIONAL, TOKENS, RowDocument, RowError, Shape, row_to_document
 from tokpack.stages.sources import Source
 
+DEEP = tuple(pair * 400 for pair in (b"[", b"]", b"}", b"}]", b"]}"))
+"""What deeply nested JSON begins or ends with."""
 DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "doc_id": pl.Int64,
     "source": pl.Int32,
@@ -85,14 +89,12 @@ def detect_shape(source: Source) -> Shape:
     Raises UsageError naming the columns when nothing fits, DataError when there is no JSON row at all.
     """
     config = source.config
+    if source.size_bytes == 0:
+        raise DataError("the input is empty", where=source.path, hint="check the step that wrote it")
     rows = first_rows(source)
     if not rows:
-        if source.size_bytes == 0:
-            raise DataError("the input is empty", where=source.path, hint="check the step that wrote it")
         raise DataError(
-            f"no {source.container} row in the first lines",
-            where=source.path,
-            hint="one JSON object a line is expected; see `head` of the file",
+            f"no {source.container} row in the first lines", where=source.path, hint=_expected(source)
         )
     columns = list(dict.fromkeys(key for row in rows for key in row))
     _check_map(config, columns, source)
@@ -107,6 +109,12 @@ def detect_shape(source: Source) -> Shape:
         )
     _check_tokens(fitting, columns, source)
     return fitting[0]
+
+
+def _expected(source: Source) -> str:
+    if source.container == "jsonl":
+        return 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
+    return "there are no rows in it: check the step that wrote it"
 
 
 def _check_tokens(fitting: list[Shape], columns: list[str], source: Source) -> None:
@@ -142,13 +150,8 @@ def _check_map(config: SourceConfig, columns: list[str], source: Source) -> None
 
 def normalize(block: Block, source: Source, shape: Shape) -> Normalized:
     """One block -> its documents in input order, and what had to be quarantined."""
-    if isinstance(block.data, bytes) and source.container == "text":
-        lines = pl.Series("text", [block.data]).cast(pl.String)
-        texts = lines.str.split("\n").explode().str.strip_suffix("\r")
-        table = texts.filter(texts.str.strip_chars() != "").to_frame().to_arrow()
-        return _from_table(block, source, shape, table)
     if isinstance(block.data, bytes):
-        table = _read_json(block.data, shape, block.rows)
+        table = _read_lines(block.data, source, shape, block.rows)
         return _from_table(block, source, shape, table) if table else _from_lines(block, source, shape)
     return _from_table(block, source, shape, block.data)
 
@@ -171,8 +174,23 @@ def text_documents(texts: list[str]) -> pl.DataFrame:
 # The fast path: Arrow columns
 
 
+def _read_lines(data: bytes, source: Source, shape: Shape, rows: int) -> pa.Table | None:
+    """The lines that are not blank as a table, or None when any line is not what the shape promises."""
+    return _read_text(data) if source.container == "text" else _read_json(data, shape, rows)
+
+
+def _read_text(data: bytes) -> pa.Table | None:
+    try:
+        texts = pl.Series("text", [data]).cast(pl.String).str.split("\n").explode()
+    except pl.exceptions.ComputeError:  # not UTF-8
+        return None
+    filled = texts.str.strip_chars(string.whitespace) != ""  # as for bytes: other blanks are text
+    return texts.filter(filled).str.strip_suffix("\r").to_frame().to_arrow()
+
+
 def _read_json(data: bytes, shape: Shape, rows: int) -> pa.Table | None:
-    """Parse JSON lines, or None when any line is not what the shape promises."""
+    if any(brackets in data for brackets in DEEP):
+        return None  # Arrow's reader runs out of stack
     try:
         fields = [
             pa.field(column, _json_type(target))
@@ -201,14 +219,14 @@ def _json_type(target: str) -> pa.DataType:
 def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> Normalized:
     columns = _vectorize(table, shape)
     if columns is None:
-        rows = _slow_rows(block, table, np.arange(block.rows))
+        rows = _slow_rows(block, source, table, np.arange(block.rows))
         return _from_rows(block, source, shape, np.arange(block.rows), rows)
     kind, roles, contents, slow = columns
     documents = _frame(block, np.arange(block.rows), shape, kind, roles, contents)
     if not slow.any():
         return Normalized(documents, [])
     positions = np.flatnonzero(slow)
-    rest = _from_rows(block, source, shape, positions, _slow_rows(block, table, positions))
+    rest = _from_rows(block, source, shape, positions, _slow_rows(block, source, table, positions))
     fast = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
     return Normalized(pl.concat([fast, rest.documents]).sort("doc_id"), rest.quarantined)
 
@@ -293,7 +311,7 @@ def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
     rows = line_numbers(block)
     for line in block.data.split(b"\n"):
         if line.strip():
-            _, reason = parse_line(line)
+            _, reason = parse_line(line, source.container)
             if reason:
                 where = (_first_id(block, shape, position), source.name, int(rows[position]), offset)
                 quarantined.append(Quarantined(*where, reason, line))
@@ -305,31 +323,42 @@ def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
     kept = np.array(positions, dtype=np.int64)
     columns = table = None
     if quarantined and good:
-        table = _read_json(b"\n".join(good), shape, len(good))
+        table = _read_lines(b"\n".join(good), source, shape, len(good))
         columns = _vectorize(table, shape) if table else None
     if columns is None:
-        parsed = [(json.loads(line), line) for line in good]
-        rest = _from_rows(block, source, shape, kept, parsed)
+        rest = _from_rows(block, source, shape, kept, [_parsed(line, source) for line in good])
         return Normalized(rest.documents, sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id))
     kind, roles, contents, slow = columns
     documents = _frame(block, kept, shape, kind, roles, contents)
     documents = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
     again = np.flatnonzero(slow)
-    rest = _from_rows(block, source, shape, kept[again], [(json.loads(good[i]), good[i]) for i in again])
+    rest = _from_rows(block, source, shape, kept[again], [_parsed(good[i], source) for i in again])
     return Normalized(
         pl.concat([documents, rest.documents]).sort("doc_id"),
         sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id),
     )
 
 
-def _slow_rows(block: Block, table: pa.Table, positions: np.ndarray[Any, Any]) -> list[tuple[Any, bytes]]:
-    if isinstance(block.data, bytes) and block.data[:1] != b"":
+def _parsed(line: bytes, source: Source) -> tuple[Any, bytes]:
+    row, reason = parse_line(line, source.container)
+    return ({UNREADABLE: {"reason": reason, "raw": line}} if row is None else row), line
+
+
+def _slow_rows(
+    block: Block, source: Source, table: pa.Table, positions: np.ndarray[Any, Any]
+) -> list[tuple[Any, bytes]]:
+    if isinstance(block.data, bytes):
         lines, _ = lines_of(block)
-        return [(json.loads(lines[i]), lines[i]) for i in positions]
+        return [_parsed(lines[i], source) for i in positions]
     rows = table.take(pa.array(positions)).to_pylist()
-    return [
-        (row, json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")) for row in rows
-    ]
+    return [(row, _dumped(row)) for row in rows]
+
+
+def _dumped(row: dict[str, Any]) -> bytes:
+    if fault := row.get(UNREADABLE):
+        return bytes(fault["raw"])
+    shown = {key: value for key, value in row.items() if key != UNREADABLE}
+    return json.dumps(shown, ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
 def _from_rows(
@@ -342,6 +371,8 @@ def _from_rows(
     offsets = lines_of(block)[1] if isinstance(block.data, bytes) else None
     for position, (row, raw) in zip(positions.tolist(), rows, strict=True):
         try:
+            if fault := row.pop(UNREADABLE, None):
+                raise RowError(fault["reason"])
             pairs = shape.format == PREFERENCE
             documents += row_to_pair(row, shape) if pairs else (row_to_document(row, shape),)
             kept.append(position)

@@ -48,13 +48,16 @@ def lines_of(block: Block) -> tuple[list[bytes], np.ndarray[Any, Any]]:
     return list(compress(lines, filled)), starts[filled] + block.byte_offset
 
 
-def parse_line(line: bytes) -> tuple[dict[str, Any] | None, str]:
-    """(the row, "") of a JSON line, or (None, what is wrong with it)."""
+def parse_line(line: bytes, container: str = "jsonl") -> tuple[dict[str, Any] | None, str]:
+    """(the row, "") of a line of JSON or text, or (None, what is wrong with it)."""
     try:
-        row = json.loads(line.decode("utf-8"))
+        text = line.decode("utf-8")
+        row = {"text": text.removesuffix("\r")} if container == "text" else json.loads(text)
     except UnicodeDecodeError as error:
         return None, f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return None, "nested too deeply"
+    except ValueError as error:
         return None, f"not JSON: {error}"
     return (row, "") if isinstance(row, dict) else (None, f"not a JSON object but {_json_kind(row)}")
 

@@ -20,7 +20,8 @@ import pyarrow as pa
 import xxhash
 
 from tokpack.errors import DataError
-from tokpack.stages.sources import Source, decompress, open_hashing, seekable, stdin
+from tokpack.stages.csv_rows import UNREADABLE, csv_batches
+from tokpack.stages.sources import Source, decompress, looked_at, open_hashing, seekable
 
 BLOCK_BYTES = 8 << 20
 BOM = b"\xef\xbb\xbf"
@@ -95,11 +96,9 @@ def first_rows(source: Source, count: int = 100) -> list[dict[str, Any]]:
     """Up to `count` parsable rows from the head of a source, to recognise its format from."""
     if source.container == "text":
         return [{"text": ""}]
-    if source.path == "-":
-        head = stdin().peek(1 << 16)
-        return _parsable(head[: head.rfind(b"\n") + 1] or head, count)
-    for _, _, _, data in _chunks(_copy(source), 1 << 16):
-        return _parsable(data, count) if isinstance(data, bytes) else data.slice(0, count).to_pylist()
+    with looked_at(source):
+        for _, _, _, data in _chunks(_copy(source), 1 << 16):
+            return _parsable(data, count) if isinstance(data, bytes) else _readable(data, count)
     return []
 
 
@@ -107,12 +106,17 @@ def _copy(source: Source) -> Source:
     return Source(source.name, source.path, source.container, source.compression, source.config)
 
 
+def _readable(table: pa.Table, count: int) -> list[dict[str, Any]]:
+    rows = table.slice(0, count).to_pylist()
+    return [row for row in rows if row.pop(UNREADABLE, None) is None]
+
+
 def _parsable(data: bytes, count: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for line in data.splitlines()[: 10 * count]:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)
@@ -204,7 +208,7 @@ def _json_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterato
         body = b"[" + body + b"]" if body else b"[]"
     try:
         rows = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"not a JSON array: {error}",
             where=source.path,
@@ -225,26 +229,24 @@ def _json_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterato
 def _looks_like_lines(body: bytes) -> bool:
     try:
         json.loads(body[: body.index(b"\n")])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
 def _table_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:
-    for batch in _merge(_record_batches(stream, source), block_bytes):
-        yield batch.num_rows, batch.num_rows, 0, batch
+    for table in _merge(_record_batches(stream, source), block_bytes):
+        names = table.column_names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(
+                f"two columns are named {twice[0]!r}", where=source.path, hint="rename one of them"
+            )
+        yield table.num_rows, table.num_rows, 0, table
 
 
 def _record_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatch]:
     if source.container == "csv":
-        import pyarrow.csv as pacsv
-
-        names = pacsv.open_csv(io.BytesIO(head := stream.read(1 << 20))).schema.names
-        strings = pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        )
-        parse = pacsv.ParseOptions(newlines_in_values=True)
-        yield from pacsv.open_csv(_Joined(head, stream), convert_options=strings, parse_options=parse)
+        yield from csv_batches(stream)
     elif source.container == "parquet":
         import pyarrow.parquet as pq
 
@@ -295,18 +297,3 @@ def _merge(batches: Iterator[pa.RecordBatch], block_bytes: int) -> Iterator[pa.T
                 held, size = [], 0
     if held:
         yield pa.Table.from_batches(held)
-
-
-class _Joined(io.RawIOBase):
-    """`head`, then the rest of `stream`."""
-
-    def __init__(self, head: bytes, stream: IO[bytes]) -> None:
-        self._head, self._stream = io.BytesIO(head), stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._head.read(len(buffer)) or self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)

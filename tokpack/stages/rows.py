@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokpack.schema import PREFERENCE
+from tokpack.stages.csv_rows import UNREADABLE
 
 TOKENS = "tokens"
 """Format of rows that are tokenised already."""
@@ -34,7 +35,7 @@ ALTERNATIVES: dict[str, tuple[str, ...]] = {
 PROMPTS = ("prompt", "conversations", "conversation", "question", "instruction")
 """Columns that hold the prompt of preference pairs."""
 INPUT = "input"
-SLOW_COLUMNS = frozenset({"tools", "functions", "system", "history"})
+SLOW_COLUMNS = frozenset({"tools", "functions", "system", "history", UNREADABLE})
 """Columns that change the document and that only the row-by-row path reads."""
 ROLE_ALIASES = {
     "human": "user",

@@ -10,14 +10,17 @@ import glob
 import hashlib
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
 
 import pyarrow as pa
 
+from tokpack import schema
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.stages.remote import list_remote, open_remote
@@ -56,6 +59,8 @@ def open_sources(configs: tuple[SourceConfig, ...]) -> list[Source]:
     sources = [source for config in configs for source in _expand(config)]
     if not sources:
         raise UsageError("no input given", hint="tokpack pack DATA.jsonl --tokenizer FOLDER -o OUT")
+    if sum(source.path == "-" for source in sources) > 1:
+        raise UsageError("standard input is given twice", where="-", hint="it can be read once only")
     _make_names_unique(sources)
     return sources
 
@@ -80,7 +85,7 @@ def _expand(config: SourceConfig) -> Iterator[Source]:
             for split in json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]:
                 yield Source(f"{folder.name}/{split}", str(folder / split), "dataset", "", config)
             return
-        found = sorted(p for p in folder.rglob("*") if p.is_file() and _container(p.name, config))
+        found = sorted(p for p in _files_in(folder) if _container(p.name, config))
         if not found:
             raise UsageError("no data file in this folder", where=path, hint=_known_extensions())
         for file in found:
@@ -98,6 +103,17 @@ def _expand(config: SourceConfig) -> Iterator[Source]:
             )
         for match in matches:
             yield _file_source(match, Path(match).name, config)
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """All files below, but hidden ones and what tokpack itself wrote there."""
+    for inside, folders, files in os.walk(folder):
+        here = Path(inside)
+        if here != folder and ((here / schema.WORK).is_dir() or (here / schema.SUMS).is_file()):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (here / name for name in files if not name.startswith(".") and (here / name).is_file())
 
 
 def _file_source(path: str, name: str, config: SourceConfig) -> Source:
@@ -153,7 +169,7 @@ def open_hashing(source: Source) -> Hashing:
 
 def _open_raw(source: Source) -> IO[bytes]:
     if source.path == "-":
-        return stdin()
+        return cast(IO[bytes], stdin())
     if "://" in source.path:
         return open_remote(source.path)
     try:
@@ -164,8 +180,25 @@ def _open_raw(source: Source) -> IO[bytes]:
         ) from None
 
 
-def stdin() -> io.BufferedReader:
-    return cast(io.BufferedReader, sys.stdin.buffer)
+def stdin() -> Piped:
+    """What is piped in, once for the process."""
+    global _piped  # noqa: PLW0603 - there is one standard input
+    if _piped is None or _piped.raw is not sys.stdin.buffer:
+        _piped = Piped(cast(IO[bytes], sys.stdin.buffer))
+    return _piped
+
+
+@contextmanager
+def looked_at(source: Source) -> Iterator[None]:
+    """What is read of the source inside will be read again: standard input keeps it."""
+    if source.path != "-":
+        yield
+        return
+    stdin().keeping = True
+    try:
+        yield
+    finally:
+        stdin().begin_again()
 
 
 def decompress(raw: Hashing, source: Source) -> IO[bytes]:
@@ -183,6 +216,35 @@ def seekable(stream: IO[bytes]) -> IO[bytes]:
     return io.BytesIO(stream.read())
 
 
+class Piped(io.RawIOBase):
+    """A pipe whose head can be read twice: what passes while `keeping` comes again after `begin_again`."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self.raw, self.keeping, self._kept = raw, False, io.BytesIO()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._kept.read(size)
+        if size < 0 or len(data) < size:
+            more = self.raw.read(size - len(data) if size >= 0 else -1)
+            if self.keeping:
+                self._kept.write(more)
+            data += more
+        return data
+
+    def begin_again(self) -> None:
+        self.keeping = False
+        self._kept.seek(0)
+
+    def close(self) -> None:
+        """Standard input stays open."""
+
+
+_piped: Piped | None = None
+
+
 class Hashing(io.RawIOBase):
     """Reads through to `raw` and hashes; a file that was read out of order is hashed again at the end."""
 
@@ -193,7 +255,7 @@ class Hashing(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        return self._raw is not sys.stdin.buffer and self._raw.seekable()
+        return self._raw.seekable()
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self._linear = False
@@ -222,6 +284,6 @@ class Hashing(io.RawIOBase):
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        if self._raw is not sys.stdin.buffer and not self.closed:
+        if not self.closed:
             self._raw.close()
         super().close()
