@@ -296,8 +296,9 @@ def test_the_command_line(rows, tmp_path):
 
 
 texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-extras = st.dictionaries(
-    st.sampled_from(["weight", "name", "reasoning_content"]), st.text("ab", min_size=1), max_size=2
+names = st.text("ab", min_size=1)
+extras = st.fixed_dictionaries(
+    {}, optional={"weight": st.sampled_from([0, 0.5, 1]), "name": names, "reasoning_content": names}
 )
 
 

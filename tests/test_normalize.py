@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import polars as pl
 import pyarrow as pa
@@ -140,6 +141,25 @@ def test_function_calls_of_sharegpt_become_tool_calls(tmp_path):
     extra = json.loads(documents["extra"][0])
     assert extra["tools"] == [{"name": "search"}]
     assert extra["messages"][1] == {"tool_calls": [{"type": "function", "function": call}]}
+
+
+@pytest.mark.parametrize(
+    ("message", "row", "reason"),
+    [
+        ({"train": "false"}, {}, r"messages\[2\].train is a string, not true or false"),
+        ({"train": 0}, {}, r"messages\[2\].train is a number"),
+        ({"weight": "0"}, {}, r"messages\[2\].weight is a string, not a number"),
+        ({"loss_weight": False}, {}, r"messages\[2\].weight is true or false"),
+        ({}, {"tools": {"name": "f"}}, "tools is an object, not a list"),
+        ({}, {"tools": '["f"]'}, r"tools\[1\] is a string, not an object"),
+        ({"weight": 0.5, "train": None}, {"tools": ""}, None),
+    ],
+)
+def test_directions_and_tools_that_cannot_be_read_are_quarantined(tmp_path, message, row, reason):
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", **message}]
+    _, quarantined, _ = run(tmp_path, [{"messages": messages, **row}])
+    assert len(quarantined) == (reason is not None)
+    assert all(re.match(reason, q.reason) for q in quarantined)
 
 
 def test_map_names_the_columns(tmp_path):

@@ -24,9 +24,9 @@ from tokpack.stages.rows import (
     Shape,
     dump,
     kind_of,
-    parsed,
     read_message,
     read_text,
+    read_tools,
     turns_before,
 )
 
@@ -50,8 +50,7 @@ def row_to_pair(row: Mapping[str, Any], shape: Shape) -> tuple[RowDocument, RowD
             _document("prompt_completion", turns, [("assistant", read_text(chosen, "chosen"), {})], {}),
             _document("prompt_completion", turns, [("assistant", read_text(rejected, "rejected"), {})], {}),
         )
-    tools = row.get("tools") or row.get("functions")
-    more = {"tools": parsed(tools, "tools")} if tools else {}
+    more = read_tools(row)
     asked, good, bad = _split(prompt, _turns(chosen, "chosen", prompt), _turns(rejected, "rejected", prompt))
     asked = before + asked
     return _document("chat", asked, good, more), _document("chat", asked, bad, more)

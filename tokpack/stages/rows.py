@@ -167,13 +167,24 @@ def _chat(row: Mapping[str, Any], shape: Shape) -> RowDocument:
         roles.append(role)
         contents.append(content)
         extras.append(extra)
-    document: dict[str, Any] = {}
-    tools = row.get("tools") or row.get("functions")
-    if tools:
-        document["tools"] = parsed(tools, "tools")
+    document = read_tools(row)
     if any(extras):
         document["messages"] = extras
     return RowDocument("chat", roles, contents, dump(document) if document else None)
+
+
+def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"tools": [...]}` of the columns `tools` and `functions`, or nothing."""
+    value = row.get("tools") or row.get("functions")
+    if not value:
+        return {}
+    tools = parsed(value, "tools")
+    if not isinstance(tools, list):
+        raise RowError(f"tools is {kind_of(tools)}, not a list")
+    for number, tool in enumerate(tools, 1):
+        if not isinstance(tool, dict):
+            raise RowError(f"tools[{number}] is {kind_of(tool)}, not an object")
+    return {"tools": tools}
 
 
 def read_message(message: Any, where: str) -> tuple[str | None, str | None, dict[str, Any]]:
@@ -191,6 +202,7 @@ def read_message(message: Any, where: str) -> tuple[str | None, str | None, dict
     }
     if "loss_weight" in extra:
         extra["weight"] = extra.pop("loss_weight")
+    _check_directions(extra, where)
     if sharegpt and role in ("function_call", "tool_call"):
         calls = parsed(content, f"{where}.value")
         calls = calls if isinstance(calls, list) else [calls]
@@ -199,6 +211,15 @@ def read_message(message: Any, where: str) -> tuple[str | None, str | None, dict
     if sharegpt:
         role = ROLE_ALIASES.get(role, role) if role else role
     return _checked(role, where), _content(content, where), extra
+
+
+def _check_directions(extra: Mapping[str, Any], where: str) -> None:
+    """What says whether a message is trained must be readable: `"train": "false"` is not."""
+    train, weight = extra.get("train", True), extra.get("weight", 1)
+    if not isinstance(train, bool):
+        raise RowError(f"{where}.train is {kind_of(train)}, not true or false")
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise RowError(f"{where}.weight is {kind_of(weight)}, not a number")
 
 
 def _content(content: Any, where: str) -> str | None:
@@ -238,7 +259,7 @@ def parsed(value: Any, where: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RowError(f"{where} is not JSON") from None
 
 
