@@ -39,6 +39,8 @@ def own_rules() -> Any:
     module = ModuleType("my_rules")
     module.shouting, module.long, module.mojibake = shouting, long, shouting  # type: ignore[attr-defined]
     module.wrong, module.no_column = (lambda: True), (lambda: pl.col("anwser") == "x")  # type: ignore[attr-defined]
+    module.raises, module.text = (lambda: 1 / 0), (lambda: pl.col("answer"))  # type: ignore[attr-defined]
+    module.number = lambda: pl.col("answer") > 3  # type: ignore[attr-defined]
     sys.modules["my_rules"] = module
     yield module
     del sys.modules["my_rules"]
@@ -101,6 +103,10 @@ def test_presets_can_be_edited(rules: str, names: list[str]) -> None:
         ({"rules": "my_rules:nothing"}, ["cannot load filter 'my_rules:nothing'"]),
         ({"rules": "my_rules:wrong"}, ["it returned bool, not a polars expression", "rule wrong"]),
         ({"rules": "my_rules:no_column"}, ["no column 'anwser'", "rule no_column", "'answer'"]),
+        ({"rules": "my_rules:raises"}, ["it failed: ZeroDivisionError", "rule raises"]),
+        ({"rules": "default,my_rules:text"}, ["it gives String, not true or false", "rule text"]),
+        ({"rules": "default,my_rules:number"}, ["it failed: ", "rule number"]),
+        ({"rules": "defalt"}, ["did you mean 'default'"]),
         ({"rules": "default,my_rules:mojibake"}, ["two rules are named 'mojibake'"]),
     ],
 )

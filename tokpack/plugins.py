@@ -3,7 +3,7 @@ an entry point of the group `tokpack.<kind>s`. A built-in is a function, or wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -12,9 +12,12 @@ from tokpack.errors import UsageError, near_matches
 
 
 def resolve(
-    kind: str, name: str | Callable[..., Any], builtin: Mapping[str, str | Callable[..., Any]]
+    kind: str,
+    name: str | Callable[..., Any],
+    builtin: Mapping[str, str | Callable[..., Any]],
+    known: Iterable[str] = (),
 ) -> Callable[..., Any]:
-    """The function behind a name. Raises UsageError with near matches for an unknown one."""
+    """The function behind a name. Raises UsageError for an unknown one, with near matches, in `known` too."""
     if callable(name):
         return name
     if name in builtin:
@@ -28,7 +31,7 @@ def resolve(
     raise UsageError(
         f"no {kind} named {name!r}",
         where=kind,
-        hint=f"{near_matches(name, [*builtin, *installed])} Your own: module:function",
+        hint=f"{near_matches(name, [*builtin, *installed, *known])} Your own: module:function",
     )
 
 

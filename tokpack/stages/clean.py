@@ -28,7 +28,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.config import CleanConfig, convert
-from tokpack.errors import UsageError, near_matches
+from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.plugins import resolve
 from tokpack.stages.mask_personal import count_personal, mask_personal
 from tokpack.stages.messages import Messages, as_bool
@@ -90,7 +90,7 @@ def rules_of(config: CleanConfig) -> dict[str, pl.Expr]:
             raise UsageError(
                 f"two rules are named {name!r}", where="clean.rules", hint="a rule's name is its drop reason"
             )
-        rules[name] = resolve("filter", full_name, RULES)
+        rules[name] = resolve("filter", full_name, RULES, known=PRESETS)
     for name in config.options:
         if name not in rules and name not in RULES:
             raise UsageError(
@@ -112,7 +112,14 @@ def build_rule(name: str, rule: Rule, options: dict[str, Any]) -> pl.Expr:
         options = options | {key: convert(get_type_hints(rule).get(key, Any), value, where)}
         if key.endswith("share") and not 0 <= options[key] <= 1:
             raise UsageError(f"{key} cannot be {value}", where=where, hint="give a share between 0 and 1")
-    expression = rule(**options)
+    try:
+        expression = rule(**options)
+    except TokpackError:
+        raise
+    except Exception as error:
+        if name in RULES:
+            raise
+        raise _rule_failed(name, error) from error
     if not isinstance(expression, pl.Expr):
         raise UsageError(
             f"it returned {type(expression).__name__}, not a polars expression",
@@ -160,7 +167,35 @@ def _mark(documents: pl.DataFrame, rules: dict[str, pl.Expr], pairs: bool) -> pl
             raise UsageError(f"no column {column!r}", where=f"rule {name}", hint=near_matches(column, known))
     derived = _derived(documents, {name for rule in rules.values() for name in rule.meta.root_names()})
     reason = pl.coalesce("drop_reason", *(pl.when(rule).then(pl.lit(name)) for name, rule in rules.items()))
-    return documents.with_columns(derived.select(reason.alias("drop_reason")).to_series())
+    try:
+        return documents.with_columns(derived.select(reason.alias("drop_reason")).to_series())
+    except pl.exceptions.PolarsError:
+        for name in rules.keys() - RULES.keys():
+            _try_rule(name, rules[name], derived)
+        raise
+
+
+def _try_rule(name: str, rule: pl.Expr, derived: pl.DataFrame) -> None:
+    """Raises UsageError for a user's rule that does not say true or false of each document."""
+    try:
+        found = derived.select(rule.alias(name))[name].dtype
+    except pl.exceptions.PolarsError as error:
+        raise _rule_failed(name, error) from error
+    if found != pl.Boolean:
+        raise UsageError(
+            f"it gives {found}, not true or false",
+            where=f"rule {name}",
+            hint="end it in a comparison, as pl.col('answer').str.len_chars() < 3",
+        )
+
+
+def _rule_failed(name: str, error: Exception) -> UsageError:
+    first = (str(error).splitlines() or [""])[0]
+    return UsageError(
+        f"it failed: {type(error).__name__}: {first}",
+        where=f"rule {name}",
+        hint="columns and examples are in docs/cleaning.md",
+    )
 
 
 def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
