@@ -303,6 +303,20 @@ def test_an_unfinished_run_with_other_settings_names_what_differs(messy, qwen, t
     tokpack.pack(messy, tmp_path / "out", tokenizer=str(qwen), max_length=512, overwrite=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of folders")
+def test_two_runs_do_not_write_into_one_folder(messy, qwen, tmp_path):
+    from tokpack import output
+
+    out = tmp_path / "out"
+    with output.claim(out, overwrite=False):
+        (out / ".work").mkdir()
+        for overwrite in (False, True):
+            with pytest.raises(UsageError, match="another run is writing here"):
+                tokpack.pack(messy, out, tokenizer=str(qwen), overwrite=overwrite)
+        assert (out / ".work").is_dir()
+    tokpack.pack(messy, out, tokenizer=str(qwen))
+
+
 def test_overwrite_never_touches_a_folder_of_somebody_else(messy, qwen, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.json").write_text("{}")

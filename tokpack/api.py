@@ -52,8 +52,7 @@ def pack(
     money = money_budget(config, training)
     run = pipeline.Run.start(_with_token_cost(config, training), workers)
     seconds: dict[str, float] = {}
-    with writing(out):
-        output.claim(out, overwrite)
+    with writing(out), output.claim(out, overwrite):
         store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
         corpus = _decided(run, store, money, progress, seconds)
         batches = corpus.mapped()

@@ -6,7 +6,8 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,21 @@ ELSEWHERE = "elsewhere"
 OURS = ("data-*.arrow", "*.json", "*.parquet", "*.jsonl", "*.html", schema.SUMS, "cache-*")
 
 
-def claim(out: Path, overwrite: bool) -> None:
-    """Make `out` ours. Raises UsageError when something finished, or of somebody else's, is there."""
+@contextmanager
+def claim(out: Path, overwrite: bool) -> Iterator[None]:
+    """Make `out` ours, and no other run's meanwhile.
+
+    Raises UsageError when something finished, or of somebody else's, is there, or a run that still goes on.
+    """
     if out.is_file():
         raise UsageError("the output is a file", where=str(out), hint="give -o a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        _check(out, overwrite)
+        yield
+
+
+def _check(out: Path, overwrite: bool) -> None:
     finished = (out / schema.MANIFEST).is_file() and (out / schema.SUMS).is_file()
     unfinished = (out / schema.WORK).is_dir()
     if overwrite and (finished or unfinished):
@@ -40,11 +52,32 @@ def claim(out: Path, overwrite: bool) -> None:
         raise UsageError(
             "a finished artefact is here", where=str(out), hint="give --overwrite, or another -o"
         )
-    elif out.is_dir() and not unfinished and any(out.iterdir()):
+    elif not unfinished and any(out.iterdir()):
         raise UsageError(
             "the folder is not empty and not tokpack's", where=str(out), hint="give -o a new folder"
         )
-    out.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises UsageError where another process holds the lock; a process that dies lets go of it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems know no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    "another run is writing here", where=str(folder), hint="wait for it, or give another -o"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def work_folder(out: Path, work_dir: str | os.PathLike[str] | None) -> Path:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, NoReturn, cast
 
 import pyarrow as pa
 
@@ -107,13 +107,17 @@ def _expand(config: SourceConfig) -> Iterator[Source]:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     """All files below, but hidden ones and what tokpack itself wrote there."""
-    for inside, folders, files in os.walk(folder):
+    for inside, folders, files in os.walk(folder, onerror=_refuse):
         here = Path(inside)
         if here != folder and ((here / schema.WORK).is_dir() or (here / schema.SUMS).is_file()):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (here / name for name in files if not name.startswith(".") and (here / name).is_file())
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"cannot open: {error.strerror}", where=str(error.filename), hint="check path and rights")
 
 
 def _file_source(path: str, name: str, config: SourceConfig) -> Source:
