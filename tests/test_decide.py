@@ -16,7 +16,7 @@ from report_samples import LLAMA_8B
 
 import tokpack
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.select import quality, select, share_out
+from tokpack.stages.select import by_weight, quality, select, share_out
 
 
 def lines(rows):
@@ -191,6 +191,12 @@ def test_select_never_goes_over_a_budget_or_a_cap_and_is_deterministic(data):
 def test_what_a_source_cannot_use_goes_to_the_others():
     assert share_out(100, np.array([10, 1000]), np.array([1.0, 1.0])).tolist() == [10, 90]
     assert share_out(100, np.array([10, 20]), np.array([1.0, 1.0])).tolist() == [10, 20]
+
+
+def test_sources_without_a_weight_get_their_share_by_tokens():
+    caps = np.array([500, 300, 200])
+    assert share_out(500, caps, by_weight(np.array([3.0, 1.0, 0.0]), caps)).tolist() == [300, 100, 100]
+    assert share_out(500, caps, by_weight(np.zeros(3), caps)).tolist() == [250, 150, 100]
 
 
 def test_quality_prefers_text_to_noise_and_to_short_answers():

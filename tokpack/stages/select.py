@@ -1,7 +1,7 @@
 """Select: which documents to keep within a budget of tokens.
 
-    quotas      the budget is shared among sources by their `weight` (default: by their tokens); what a source
-                cannot use goes to the others; `max_tokens` caps a source
+    quotas      the budget is shared among sources by their tokens; those with a `weight` share theirs by
+                weight; what a source cannot use goes to the others; `max_tokens` caps a source
     diversity   within a source, documents that are no loose near duplicate of an earlier one come first
     quality     then the better answers (see `quality`), ties in seeded order
 
@@ -66,7 +66,7 @@ def select(
     count = len(weights)
     available = np.bincount(source, weights=np.where(eligible, lengths, 0), minlength=count).astype(np.int64)
     caps = np.where(max_tokens > 0, np.minimum(max_tokens, available), available)
-    quotas = share_out(budget, caps, np.where(weights > 0, weights, caps)) if budget else caps
+    quotas = share_out(budget, caps, by_weight(weights, caps)) if budget else caps
     tie = noise(len(lengths), seed, "documents")
     order = np.lexsort((tie, -quality, repeats))
     order = order[eligible[order]]
@@ -81,6 +81,18 @@ def select(
         left = order[~chosen[order] & open_sources[order]]
         chosen[take(left, lengths, rest)] = True
     return chosen
+
+
+def by_weight(weights: Floats, caps: Int64) -> Floats:
+    """Shares of the sources: their tokens, but what those with a weight have is dealt by weight among them.
+
+    Weights [3, 1, 0], tokens [500, 300, 200] -> shares [600, 200, 200].
+    """
+    given = weights > 0
+    if given.all():
+        return weights
+    scale = caps[given].sum() / max(weights[given].sum(), np.finfo(np.float64).tiny)
+    return np.where(given, weights * scale, caps)
 
 
 def share_out(budget: int, caps: Int64, weights: Floats) -> Int64:
