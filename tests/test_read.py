@@ -141,6 +141,14 @@ def test_two_columns_of_one_name_are_an_error(tmp_path):
             blocks_of(tmp_path / name)
 
 
+def test_a_table_with_text_that_is_not_utf8_is_an_error(tmp_path):
+    raw = pa.array([b"fine", b"caf\xe9"])
+    text = pa.StringArray.from_buffers(len(raw), *raw.buffers()[1:])
+    pq.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="cannot read parquet: .*UTF8"):
+        blocks_of(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("container", ["jsonl", "json", "csv", "parquet", "text"])
 def test_standard_input_is_recognised_and_then_read_from_its_beginning(tmp_path, monkeypatch, container):
     """Rows far longer than a pipe's buffer, written in small pieces."""

@@ -241,6 +241,7 @@ def _table_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterat
             raise DataError(
                 f"two columns are named {twice[0]!r}", where=source.path, hint="rename one of them"
             )
+        table.validate(full=True)  # texts that are not UTF-8 pass Arrow's readers
         yield table.num_rows, table.num_rows, 0, table
 
 
