@@ -145,7 +145,7 @@ def test_a_table_with_text_that_is_not_utf8_is_an_error(tmp_path):
     raw = pa.array([b"fine", b"caf\xe9"])
     text = pa.StringArray.from_buffers(len(raw), *raw.buffers()[1:])
     pq.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="cannot read parquet: .*UTF8"):
+    with pytest.raises(DataError, match=r"cannot read parquet: .*UTF8"):
         blocks_of(tmp_path / "a.parquet")
 
 
