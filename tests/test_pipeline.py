@@ -283,6 +283,21 @@ def test_a_run_killed_at_any_moment_goes_on_and_gives_the_same_bytes(qwen, tmp_p
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
 
+def test_overwrite_leaves_files_that_tokpack_did_not_write(messy, qwen, tmp_path):
+    out = tmp_path / "out"
+    tokpack.pack(messy, out, tokenizer=str(qwen), max_length=256)
+    theirs = [
+        out / name for name in ("notes.json", "eval.parquet", "mine.jsonl", "page.html", "data-x.arrow")
+    ]
+    for path in theirs:
+        path.write_text("mine")
+    before = {path.name for path in out.iterdir()}
+    tokpack.pack(messy, out, tokenizer=str(qwen), max_length=128, overwrite=True)
+    assert [path.read_text() for path in theirs] == ["mine"] * len(theirs)
+    assert {path.name for path in out.iterdir()} == before
+    assert tokpack.verify(out).ok
+
+
 def test_an_unfinished_run_with_other_settings_names_what_differs(messy, qwen, tmp_path, monkeypatch):
     from tokpack import output
 

@@ -26,7 +26,12 @@ TRUNCATED = "truncated"
 """Reason in dropped.parquet of documents that were shortened, not left out."""
 ELSEWHERE = "elsewhere"
 """In OUT/.work: the path of a token store that `--work-dir` moved."""
-OURS = ("data-*.arrow", "*.json", "*.parquet", "*.jsonl", "*.html", schema.SUMS, "cache-*")
+OURS = (
+    *("data-[0-9]*-of-[0-9]*.arrow", "data-[0-9]*-of-[0-9]*.parquet", "dataset_info.json", "state.json"),
+    *(schema.MANIFEST, schema.RUN, schema.REPORT, "report.html", schema.DROPPED, schema.QUARANTINE),
+    *(schema.SUMS, f".{schema.SUMS}.part", "cache-*"),
+)
+"""What an artefact consists of, beside its sub-folders."""
 
 
 @contextmanager
