@@ -75,6 +75,32 @@ def test_the_origin_leads_to_the_line_of_the_input(packed, inputs):
     assert origin_of(ranges, 100) == ""
 
 
+def test_a_document_held_out_is_found_in_the_validation_part(packed):
+    doc = int(packed.validation[0]["doc_ids"][0])
+    with pytest.raises(UsageError, match=f"document {doc} is in no row") as caught:
+        choose_row(packed, doc=doc)
+    assert f"tokpack inspect {packed.folder / 'validation'} --doc {doc}" in str(caught.value.hint)
+    assert choose_row(packed.validation, doc=doc) == 0
+
+
+def test_a_number_beyond_the_input_was_never_read(packed):
+    with pytest.raises(UsageError) as caught:
+        choose_row(packed, doc=100)
+    assert caught.value.hint == "documents are 0 to 99"
+
+
+def test_one_document_is_no_plural(inputs, qwen, tmp_path):
+    alone = tokpack.pack(inputs[0], tmp_path / "alone", tokenizer=str(qwen), max_length=256, planner="none")
+    assert "tokens, 1 document  trained" in shown(alone, 0)
+
+
+def test_an_artefact_without_rows_says_so(qwen, tmp_path):
+    data = write_rows(tmp_path / "one.jsonl", [b'{"messages": [{"role": "assistant", "content": ""}]}'])
+    empty = tokpack.pack(data, tmp_path / "empty", tokenizer=str(qwen))
+    with pytest.raises(UsageError, match="the artefact has no rows"):
+        choose_row(empty)
+
+
 def test_two_wishes_are_refused(packed):
     with pytest.raises(UsageError, match="--row and --longest"):
         choose_row(packed, 0, longest=True)

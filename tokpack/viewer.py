@@ -13,9 +13,10 @@ from rich.text import Text
 
 from tokpack.artefact import Artefact
 from tokpack.errors import TokpackError, UsageError, near_matches
+from tokpack.ledger import HELD_OUT
 from tokpack.report.safe import printable
 from tokpack.report.words import counted
-from tokpack.schema import COPIES, IGNORE_INDEX, is_preference
+from tokpack.schema import COPIES, IGNORE_INDEX, VALIDATION, is_preference
 from tokpack.stages.pairs import WIDTH
 
 TRAINED_STYLE = "bold green"
@@ -57,6 +58,8 @@ def choose_row(
     if worst_fill:
         return _best_row(artefact, lambda lengths, firsts: -np.add.reduceat(lengths, firsts))
     row = row or 0
+    if not len(artefact):
+        raise _no_rows(artefact)
     if not 0 <= row < len(artefact):
         raise UsageError(f"no row {row}", where="--row", hint=f"rows are 0 to {len(artefact) - 1}")
     return row
@@ -74,8 +77,14 @@ def _best_row(artefact: Artefact, measure: Callable[[Any, Any], Any]) -> int:
                 best, found = values.max(), base + int(values.argmax())
         base += batch.num_rows
     if best is None:
-        raise UsageError("the artefact has no rows", where=str(artefact.folder))
+        raise _no_rows(artefact)
     return found
+
+
+def _no_rows(artefact: Artefact) -> UsageError:
+    return UsageError(
+        "the artefact has no rows", where=str(artefact.folder), hint="`dropped.parquet` says why"
+    )
 
 
 def _row_of_source(artefact: Artefact, source: str) -> int:
@@ -119,9 +128,14 @@ def origin_of(ranges: dict[str, tuple[int, int]], doc_id: int, width: int = 1) -
 
 def _fate(artefact: Artefact, doc: int) -> str:
     record = artefact.dropped.filter(artefact.dropped["doc_id"] == doc)
+    if artefact.manifest["split"] != "train":
+        return "this is the validation part: look for it in the artefact that holds this folder"
     if record.is_empty():
-        return "it is in the validation part, in quarantine.jsonl, or was never read"
+        read = artefact.ledger["documents"]["read"]
+        return "it is in quarantine.jsonl" if 0 <= doc < read else f"documents are 0 to {read - 1}"
     reason, detail, source, line = record.select("reason", "detail", "source", "row").row(0)
+    if reason == HELD_OUT:
+        return f"held out: tokpack inspect {artefact.folder / VALIDATION} --doc {doc}"
     return f"left out: {reason}" + (f" ({detail})" if detail else "") + f"; {source}, row {line}"
 
 
@@ -131,7 +145,7 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableTyp
     capacity = artefact.manifest["capacity"]
     used, documents = len(record["input_ids"]), len(record["doc_ids"])
     pairs = is_preference(artefact.manifest)
-    held = counted(documents // WIDTH, "pair") if pairs else f"{documents} documents"
+    held = counted(documents // WIDTH, "pair") if pairs else counted(documents, "document")
     head = Text.assemble(
         (f"row {row}", "bold"),
         f"  {used:,} of {capacity:,} tokens, {held}  ",
