@@ -138,8 +138,8 @@ def test_the_ledger_is_four_lines(data: dict[str, Any]) -> None:
         assert total == sum(parts)
 
 
-def test_an_artefact_is_one_screen(data: dict[str, Any]) -> None:
-    manifest = {
+def manifest_of(data: dict[str, Any]) -> dict[str, Any]:
+    return {
         "documents": data["ledger"]["documents"]["kept"],
         "rows": data["plan"]["rows"],
         "capacity": data["capacity"],
@@ -149,10 +149,22 @@ def test_an_artefact_is_one_screen(data: dict[str, Any]) -> None:
         "ledger": data["ledger"],
         "tokenizer": {"name": "\x1b[31m[red]t[/red]"},
     }
+
+
+def test_an_artefact_is_one_screen(data: dict[str, Any]) -> None:
+    manifest = manifest_of(data)
     text = printed(artefact_panel(manifest))
     assert f"{manifest['documents']:,} documents packed into {manifest['rows']:,} rows" in text
     assert "\\u001b[31m[red]t[/red]" in text
     assert len(text.splitlines()) <= 24
+
+
+def test_dealt_rows_say_how_long_ranks_wait_and_what_is_left_over(data: dict[str, Any]) -> None:
+    dealt = {"world_size": 8, "rows_per_step": 2, "token_cost": 0, "steps": 56, "leftover_rows": 14}
+    plan = data["plan"] | {"dealt": dealt | {"idle_share": 0.0031, "idle_share_shuffled": 0.3917}}
+    text = " ".join(printed(artefact_panel(manifest_of(data) | {"plan": plan})).split())
+    assert "ranks 8 ranks wait 0.3% of the time, 39.2% with rows shuffled (attention alone counted)" in text
+    assert "in 56 steps; the 14 rows that fill no step stand last" in text
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.report.safe import one_line
-from tokpack.report.words import share
+from tokpack.report.words import counted, share
 
 MOST_LANGUAGES = 8
 NO_LANGUAGES = 'languages are told apart with: pip install "tokpack[lang]"'
@@ -67,9 +67,29 @@ def rules_without_hits(data: dict[str, Any]) -> list[str]:
     return [one_line(name, 60) for name in data.get("rules", []) if name not in found]
 
 
+def dealt_words(dealt: dict[str, Any]) -> str:
+    """Rows that were written in the order of ranks: how long those still wait, and what is left over."""
+    ranks, left = f"{dealt['world_size']} ranks", dealt["leftover_rows"]
+    if not dealt["steps"]:
+        return f"{counted(left, 'row')} fill no step of {ranks} with {dealt['rows_per_step']:,} rows each"
+    waits = [share(dealt[key], 1) for key in ("idle_share", "idle_share_shuffled")]
+    rest = f"; the {left:,} rows that fill no step stand last" if left > 1 else ""
+    rest = "; the row that fills no step stands last" if left == 1 else rest
+    return (
+        f"{ranks} wait {waits[0]} of the time, {waits[1]} with rows shuffled ({_counted_work(dealt)}), in"
+        f" {counted(dealt['steps'], 'step')}{rest}"
+    )
+
+
+def _counted_work(ranks: dict[str, Any]) -> str:
+    return "weights and attention counted" if ranks["token_cost"] else "attention alone counted"
+
+
 def ranks_words(ranks: dict[str, Any]) -> str:
     """How long ranks wait, and what to do."""
     waits = [share(ranks[key]["idle_share"], 1) for key in ("shuffled", "dealt")]
-    work = "weights and attention" if ranks["token_cost"] else "attention alone"
     who = f"{ranks['ranks']} ranks" if ranks["asked"] else f"{ranks['ranks']} ranks, as an example,"
-    return f"{who} wait {waits[0]} of the time with rows shuffled, {waits[1]} dealt by cost ({work} counted)"
+    return (
+        f"{who} wait {waits[0]} of the time with rows shuffled, {waits[1]} dealt by cost"
+        f" ({_counted_work(ranks)})"
+    )

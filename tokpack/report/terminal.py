@@ -19,7 +19,7 @@ from rich.text import Text
 from tokpack.ledger import HELD_OUT
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.data_terminal import data_details, data_facts
-from tokpack.report.data_words import rules_without_hits
+from tokpack.report.data_words import dealt_words, rules_without_hits
 from tokpack.report.safe import one_line, snippet
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import (
@@ -60,6 +60,7 @@ def artefact_panel(manifest: dict[str, Any]) -> RenderableType:
     title = Text(f"{held} packed into {counted(manifest['rows'], 'row')}", style=f"bold {GOOD}")
     facts = [
         ("rows", _rows_fact(manifest["rows"], manifest["capacity"], plan)),
+        *([("ranks", dealt_words(plan["dealt"]))] if "dealt" in plan else []),
         ("tokens", f"{manifest['tokens']:,}, {_trained(manifest['trained_tokens'], manifest['tokens'])}"),
         ("tokenizer", one_line(str(manifest["tokenizer"]["name"]))),
     ]
