@@ -123,6 +123,7 @@ def test_mistakes_have_their_exit_code_and_say_what_where_and_what_next(chats, q
     write_rows(tmp_path / "bad.jsonl", [b"{", *messy_rows(100)])
     fail(run("pack", tmp_path / "bad.jsonl", *tokenizer, "--strict", "-o", out), 65, "bad.jsonl:1")
     fail(run("verify", tmp_path), 2, "artefact")
+    fail(run("verify", tmp_path / "nowhere"), 2, "no such folder", "nowhere")
     fail(run("inspect", packed, "--row", 10_000), 2, "rows are 0 to")
     (tmp_path / "run.toml").write_text("[plan]\nplaner = 'bfd'\n")
     fail(run("pack", chats, *tokenizer, "--config", tmp_path / "run.toml", "-o", out), 2, "'planner'")
@@ -131,6 +132,20 @@ def test_mistakes_have_their_exit_code_and_say_what_where_and_what_next(chats, q
 def test_an_unwritable_output_is_exit_code_73(chats, qwen, tmp_path):
     (tmp_path / "file").write_text("")
     fail(run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "file" / "out"), 73, "cannot write")
+
+
+def test_a_report_that_cannot_be_written_is_exit_code_73_and_named(chats, qwen, tmp_path):
+    place = tmp_path / "file" / "page.html"
+    place.parent.write_text("")
+    result = run("analyze", chats, "--tokenizer", qwen, "--html", place)
+    fail(result, 73, "cannot write", f"at: {place}", "check its rights")
+
+
+def test_flags_without_what_they_belong_to_are_refused(chats, qwen, packed, tmp_path):
+    fail(run("verify", packed, "--attn", "eager"), 2, "--attn", "--model")
+    fail(run("verify", packed, "--device", "cpu"), 2, "--device", "--model")
+    flags = ("--rows-per-step", 4, "-o", tmp_path / "out")
+    fail(run("pack", chats, "--tokenizer", qwen, *flags), 2, "plan.rows_per_step", "world_size")
 
 
 def test_inspect_shows_boundaries_and_what_became_of_a_document(packed):
@@ -175,6 +190,17 @@ def test_verify_finds_and_names_any_flipped_bit(packed, data):
     name = data.draw(st.sampled_from(names))
     position = data.draw(st.integers(0, (packed / name).stat().st_size - 1))
     assert name in faults_with_flipped(packed, name, position, data.draw(st.integers(0, 7)))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS"])
+def test_verify_names_what_makes_the_validation_part_an_artefact_when_it_is_missing(packed, tmp_path, name):
+    import shutil
+
+    shutil.copytree(packed, tmp_path / "copy")
+    (tmp_path / "copy" / "validation" / name).unlink()
+    result = run("verify", tmp_path / "copy")
+    assert result.returncode == 1
+    assert f"validation/{name}: missing" in result.stdout
 
 
 def test_verify_names_a_file_that_is_not_in_the_sums(packed):

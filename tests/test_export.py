@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import subprocess
@@ -17,7 +18,7 @@ from chats import messy_rows, write_rows
 import tokpack
 from tokpack import schema
 from tokpack.artefact import Artefact
-from tokpack.errors import UsageError
+from tokpack.errors import OutputError, UsageError
 from tokpack.export import EXPORTERS, export
 
 CAPACITY = 250
@@ -271,6 +272,16 @@ def test_an_exporter_that_fails_leaves_nothing(packed, tmp_path):
     with pytest.raises(RuntimeError, match="no space"):
         export(packed, half, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_its_place_and_what_to_do(packed, tmp_path):
+    def full(artefact: Artefact, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    with pytest.raises(OutputError, match="cannot write: No space left on device\n") as caught:
+        export(packed, full, tmp_path / "out")
+    assert caught.value.where == str(tmp_path / "out")
+    assert caught.value.hint == "free some space and repeat the command"
 
 
 def test_an_unknown_trainer_is_named_with_near_matches(packed, tmp_path):

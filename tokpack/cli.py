@@ -72,7 +72,10 @@ def analyze(
     with _progress(quiet) as progress:
         report = run(data or [], progress=progress, **settings)
     if html:
-        report.save_html(html)
+        from tokpack.stages.write import writing
+
+        with writing(html, resumes=False):
+            report.save_html(html)
         _say(f"report: {html}", quiet)
     if json:
         import json as codec

@@ -299,6 +299,11 @@ def _validate(config: Config) -> None:
         (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
         (config.plan.max_docs_per_row >= 0, "plan.max_docs_per_row", "0 (no limit) or more"),
         (config.plan.rows_per_step >= 1, "plan.rows_per_step", "1 or more"),
+        (
+            config.plan.rows_per_step == 1 or config.plan.world_size > 0,
+            "plan.rows_per_step",
+            "plan.world_size (--world-size) as well: rows are dealt to that many ranks",
+        ),
         (config.plan.token_cost >= 0, "plan.token_cost", "0 or more"),
         (
             config.plan.world_size == 0

@@ -104,6 +104,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     Raises UsageError when the folder is no artefact, DataError when a newer tokpack wrote it.
     """
     path = Path(folder) / MANIFEST
+    if not Path(folder).is_dir():
+        raise UsageError(
+            "no such folder", where=str(folder), hint="give the folder that `tokpack pack -o` wrote"
+        )
     if not path.is_file() or not (Path(folder) / SUMS).is_file():
         unfinished = (Path(folder) / WORK).is_dir()
         raise UsageError(

@@ -73,6 +73,9 @@ def verify(
     """
     folder = Path(folder)
     parts = [folder]
+    for flag, given in (("--attn", attn), ("--device", device)):
+        if given and not model:
+            raise UsageError(f"{flag} needs a model", where=flag, hint="give --model as well")
     if (folder / schema.VALIDATION).is_dir():
         parts.append(folder / schema.VALIDATION)
     with ThreadPoolExecutor(1) as beside:
@@ -89,11 +92,15 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
     try:
         artefact = Artefact(part)
         rows = _Rows(artefact)
-        checks = [rows.check(), _documents(artefact, rows), _ledger(artefact, rows), _inputs(artefact)]
+        checks = [rows.check(), _documents(artefact, rows), _ledger(artefact, rows)]
+        if part == folder:  # the validation part has the same inputs
+            checks.append(_inputs(artefact))
         if schema.is_preference(artefact.manifest):
             checks.insert(2, _pairs(rows))
-    except UsageError:
-        raise
+    except UsageError as error:
+        if part == folder:
+            raise
+        checks = [Check("content", faults=[error.what])]
     except (
         TokpackError,
         pa.ArrowException,

@@ -22,7 +22,7 @@ from tokpack.export.trl import export as to_trl
 from tokpack.fresh_folder import fresh_folder
 from tokpack.plugins import resolve
 from tokpack.schema import SUMS, is_preference
-from tokpack.stages.write import file_sha256, write_json
+from tokpack.stages.write import file_sha256, write_json, writing
 
 Exporter = Callable[[Artefact, Path], None]
 
@@ -46,7 +46,8 @@ def export(
 ) -> Path:
     """Write `artefact` into the new folder `out` for the trainer `to`, and return the folder.
 
-    Raises UsageError for an unknown trainer, an artefact it cannot take, or an `out` that is in the way.
+    Raises UsageError for an unknown trainer, an artefact it cannot take, or an `out` that is in the way, and
+    OutputError where `out` cannot be written.
     """
     artefact = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
     out = Path(out)
@@ -59,7 +60,7 @@ def export(
         )
     if artefact.folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError("the output lies in the artefact", where=str(out), hint="give -o another folder")
-    with fresh_folder(out, overwrite, exported_entries) as folder:
+    with writing(out, resumes=False), fresh_folder(out, overwrite, exported_entries) as folder:
         exporter(artefact, folder)
         write_json(
             folder / RECORD,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -242,7 +243,7 @@ def writing(where: Path, resumes: bool = True) -> Iterator[None]:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
-            f"cannot write: {error.strerror}",
+            f"cannot write: {os.strerror(error.errno)}",
             where=str(error.filename or where),
             hint="free some space and repeat the command"
             + (": it goes on where it stopped" if resumes else "")
