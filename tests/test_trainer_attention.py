@@ -373,6 +373,22 @@ def test_verify_exits_with_one_and_says_why_when_documents_see_each_other(packed
     assert (found["ok"], found["isolation"]["reports"]["sdpa"]["ok"]) == (False, False)
 
 
+def test_verify_of_one_attention_advises_about_that_one(packed):
+    result = verify(packed, "--attn", "eager")
+    assert result.exit_code == 0
+    assert "use attn=eager (`tokpack train --attn eager`)" in result.stdout
+    words = " ".join(verify(packed, "--attn", "no_such_attention").stdout.split())
+    assert "no backend keeps documents apart" not in words
+    assert "verify without --attn tries the others" in words
+
+
+@pytest.mark.parametrize("device", ["no_such_device", *([] if torch.cuda.is_available() else ["cuda"])])
+def test_a_device_that_the_machine_has_not_is_refused_by_name(packed, device):
+    with pytest.raises(UsageError, match=f"cannot use the device '{device}'") as caught:
+        tokpack.verify(packed[0], packed[1], device=device)
+    assert caught.value.where == f"--device {device}"
+
+
 def test_verify_of_an_attention_that_the_machine_has_not_is_a_failed_proof(packed):
     result = verify(packed, "--attn", "flash_attention_3", "--json")
     assert result.exit_code == 1

@@ -123,11 +123,14 @@ def verify_model(
     """Probe `model` (a folder, a hub name, or a loaded model) on real rows of the artefact in `folder`.
 
     Every backend of "tokpack", "sdpa", "eager" is probed, or `attn` alone; when none passes, "mixers" and
-    "loop" follow. Raises UsageError when the model's tokenizer is not the artefact's.
+    "loop" follow. Raises UsageError when the model's tokenizer is not the artefact's, and
+    for a `device` that is not there.
     """
     from trainer_plugin.dataset import PackedDataset
 
     dataset = PackedDataset(folder)
+    if device:
+        _check_device(device)
     name = str(model)
     if isinstance(model, (str, Path)):
         model = _load_model(str(model), dataset, device)
@@ -144,7 +147,7 @@ def verify_model(
         if not any(report.ok for report in reports.values()):
             reports[fallback] = _probe_backend(model, rows, fallback, native)
     apply_strategy(model, NAME if before == NAME else "native", native)
-    return ModelVerification(name, reports, tuple(_advice(reports)))
+    return ModelVerification(name, reports, tuple(_advice(reports, attn)))
 
 
 def _probe_backend(model: Any, rows: list[Any], backend: str, native: str) -> IsolationReport:
@@ -162,19 +165,39 @@ def _probe_backend(model: Any, rows: list[Any], backend: str, native: str) -> Is
     return report
 
 
-def _advice(reports: Mapping[str, IsolationReport]) -> list[str]:
+def _advice(reports: Mapping[str, IsolationReport], asked: str | None) -> list[str]:
     good = [name for name, report in reports.items() if report.ok]
     lines = []
     if good:
-        lines.append(f"use attn={good[0]} (`tokpack train --attn auto` picks it)")
+        how = f"`tokpack train --attn {asked}`" if asked else "`tokpack train --attn auto` picks it"
+        lines.append(f"use attn={good[0]} ({how})")
     for name, report in reports.items():
         if not report.ok:
             lines.append(f"do not train packed rows with attn={name}: {report.problem}")
         if report.mixers:
             lines.append(f"attn={name} runs document by document: {', '.join(report.mixers)}")
-    if not good:
+    if not good and asked:
+        lines.append("verify without --attn tries the others")
+    elif not good:
         lines.append("no backend keeps documents apart: pack with `--planner none`, one document a row")
     return lines
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # each build has its own way to say no
+        raise UsageError(
+            f"cannot use the device {device!r}: {str(error).splitlines()[0]}",
+            where=f"--device {device}",
+            hint="leave it out, or give one that this machine and this build of PyTorch have: cpu, cuda, mps",
+        ) from None
 
 
 def _load_model(name: str, dataset: PackedDataset, device: str | None) -> Any:
