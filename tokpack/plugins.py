@@ -28,11 +28,8 @@ def resolve(
     installed = {entry.name: entry.value for entry in entry_points(group=f"tokpack.{kind}s")}
     if name in installed:
         return _from_module(kind, installed[name])
-    raise UsageError(
-        f"no {kind} named {name!r}",
-        where=kind,
-        hint=f"{near_matches(name, [*builtin, *installed, *known])} Your own: module:function",
-    )
+    near = near_matches(name, [*builtin, *installed, *known]).removesuffix("?")
+    raise UsageError(f"no {kind} named {name!r}", where=kind, hint=f"{near}; your own: module:function")
 
 
 def _from_module(kind: str, name: str) -> Callable[..., Any]:
