@@ -101,6 +101,10 @@ def test_dealt_rows_are_dealt_again_by_the_same_costs(packed, tmp_path):
     assert off.manifest["shards"] == packed.manifest["shards"]
     in_order = tokpack.repack(dealt, tmp_path / "order", planner="sequential")
     assert "dealt" not in in_order.manifest["plan"]
+    assert in_order.manifest["config"]["plan"]["rows_per_step"] == 1
+    with pytest.raises(UsageError, match="rows per step of no ranks") as caught:
+        tokpack.repack(packed, tmp_path / "no_ranks", rows_per_step=2)
+    assert "--world-size" in str(caught.value.hint)
     with pytest.raises(UsageError, match="dealing would undo"):
         tokpack.repack(dealt, tmp_path / "both", planner="sequential", world_size=2)
 

@@ -78,6 +78,12 @@ def repack(
             where="--world-size",
             hint="leave one of them out",
         )
+    if not config["plan"]["world_size"]:
+        if (rows_per_step or 1) > 1:
+            raise UsageError(
+                "rows per step of no ranks", where="--rows-per-step", hint="give --world-size as well"
+            )
+        config["plan"]["rows_per_step"] = 1
     _check_fits([source, source.validation] if source.validation else [source], config)
     with writing(out, resumes=False), fresh_folder(out, overwrite, artefact_entries) as folder:
         if source.validation is not None:
