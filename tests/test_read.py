@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.csv_rows import UNREADABLE
+from tokpack.stages.csv_rows import UNREADABLE, csv_batches
 from tokpack.stages.normalize import detect_shape, normalize
 from tokpack.stages.read import line_numbers, read_blocks
 from tokpack.stages.sources import open_sources
@@ -118,7 +119,7 @@ def test_csv_rows_that_do_not_fit_keep_their_place(tmp_path):
     good = [f'q{i},"a\n{i}"' for i in range(400)]
     lines = [row.encode() for row in good]
     lines[3:3] = [b"one cell"]
-    lines[90:90] = [b"1,2,3", b"caf\xe9,x"]
+    lines[90:90] = [b"1,2,3", b"caf\xe9,x", b"1,caf\xe9,3"]
     lines += [b"", b"last"]
     (tmp_path / "a.csv").write_bytes(b"q,a\n" + b"\n".join(lines))
     rows = [row for block in blocks_of(tmp_path / "a.csv", 500)[1] for row in block.data.to_pylist()]
@@ -127,10 +128,48 @@ def test_csv_rows_that_do_not_fit_keep_their_place(tmp_path):
         3: ("the header has 2 cells, the row 1", b"one cell"),
         90: ("the header has 2 cells, the row 3", b"1,2,3"),
         91: ("not UTF-8: byte 0xe9", b"caf\xe9,x"),
-        403: ("the header has 2 cells, the row 1", b"last"),
+        92: ("the header has 2 cells, the row 3", b"1,caf\xe9,3"),
+        404: ("the header has 2 cells, the row 1", b"last"),
     }
     fine = [row for row in rows if not row[UNREADABLE]]
     assert [(row["q"], row["a"]) for row in fine] == [(f"q{i}", f"a\n{i}") for i in range(400)]
+
+
+CELLS = st.sampled_from([b"a", b"\xc3\xa9", b"\xf0\x9f\x99\x82", b"\xe9", b"\xf0\x9f", b"\xf4\x8f\xbf\x81"])
+
+
+@settings(max_examples=60)
+@given(rows=st.lists(st.lists(CELLS, min_size=1, max_size=3), max_size=30), piece=st.integers(1, 7))
+def test_every_csv_row_comes_once_whatever_its_bytes_and_however_it_is_read(rows, piece):
+    class Pieces(io.BytesIO):
+        def read(self, size=-1):
+            return super().read(min(size, piece))
+
+    lines = [b",".join(cells) for cells in rows]
+    found = [row for b in csv_batches(Pieces(b"\n".join([b"q,a", *lines])), "x") for row in b.to_pylist()]
+    assert len(found) == len(rows)
+    for cells, line, row in zip(rows, lines, found, strict=True):
+        if len(cells) != 2:
+            assert row[UNREADABLE]["reason"] == f"the header has 2 cells, the row {len(cells)}"
+            assert row[UNREADABLE]["raw"] == line
+        elif b"\xe9" in cells or b"\xf0\x9f" in cells:
+            assert row[UNREADABLE]["reason"].startswith("not UTF-8")
+            assert row[UNREADABLE]["raw"] == line
+        else:
+            assert [row["q"], row["a"]] == [cell.decode() for cell in cells]
+
+
+def test_a_csv_row_of_megabytes_is_a_row(tmp_path):
+    long = "x y\n" * 700_000
+    (tmp_path / "a.csv").write_text(f'q,a\n1,2\n3,"{long}"\n5,6\n')
+    rows = [row for block in blocks_of(tmp_path / "a.csv")[1] for row in block.data.to_pylist()]
+    assert [(row["q"], row["a"]) for row in rows] == [("1", "2"), ("3", long), ("5", "6")]
+
+
+def test_a_csv_header_that_is_not_utf8_is_an_error(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"pr\xe9nom,answer\na,b\n")
+    with pytest.raises(DataError, match="the header is not UTF-8: byte 0xe9"):
+        blocks_of(tmp_path / "a.csv")
 
 
 def test_two_columns_of_one_name_are_an_error(tmp_path):

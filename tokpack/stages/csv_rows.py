@@ -6,22 +6,45 @@ A row with too many or too few cells, or with bytes that are not UTF-8, keeps it
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokpack.errors import DataError
 
 UNREADABLE = "tokpack:unreadable"
 """Column of every CSV table: null, or what is wrong with the row."""
 _FAULT = pa.struct([("reason", pa.string()), ("raw", pa.binary())])
 _HEAD_BYTES = 1 << 20
+_BLOCK_BYTES = 32 << 20
+"""Of Arrow's reader: no row can be longer."""
+_ESCAPES = 0x10FF00
+"""Byte b that is no UTF-8 passes Arrow's reader as the character `_ESCAPES + b`, and so does each byte of a
+character that stands for one."""
+_ESCAPED = "[\U0010ff80-\U0010ffff]"
+_TAKEN = (b"\xf4\x8f\xbe", b"\xf4\x8f\xbf")
+"""How these characters begin in UTF-8."""
+_UNESCAPE = {_ESCAPES + byte: 0xDC00 + byte for byte in range(0x80, 0x100)}
+_ESCAPE: dict[int, int | str] = {surrogate: escape for escape, surrogate in _UNESCAPE.items()}
+_ESCAPE |= {escape: "".join(chr(_ESCAPES + byte) for byte in chr(escape).encode()) for escape in _UNESCAPE}
 
 
-def csv_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
-    """Raises pa.ArrowException for what is no CSV at all."""
-    head = stream.read(_HEAD_BYTES)
+def csv_batches(stream: IO[bytes], where: str) -> Iterator[pa.RecordBatch]:
+    """Raises pa.ArrowException for what is no CSV at all, DataError for a header that is not UTF-8."""
+    escaped = _Escaped(stream)
+    text = io.BufferedReader(escaped, _HEAD_BYTES)
+    head = text.read(_HEAD_BYTES)
+    if b"\n" not in head:
+        head += b"\n"  # Arrow takes a header alone for no CSV
     names = _open(io.BytesIO(head), lambda row: "skip", None).schema.names
+    if fault := _fault_of(_bytes_of("".join(names))):
+        raise DataError(
+            f"the header is {fault}", where=where, hint="convert the file: iconv -f LATIN1 -t UTF-8"
+        )
     misfits: list[Any] = []
 
     def set_aside(row: Any) -> str:
@@ -29,8 +52,8 @@ def csv_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
         return "skip"
 
     place = 0
-    for batch in _open(_Joined(head, stream), set_aside, names):
-        for whole in _with_misfits(_as_text(batch), misfits, place):
+    for batch in _open(io.BufferedReader(_Joined(head, text), _HEAD_BYTES), set_aside, names):
+        for whole in _with_misfits(_as_text(batch, escaped.found), misfits, place):
             place += whole.num_rows
             yield whole
     empty = pa.RecordBatch.from_pylist([], schema=_schema(names))
@@ -42,10 +65,11 @@ def _open(stream: Any, invalid: Callable[[Any], str], names: list[str] | None) -
 
     return pacsv.open_csv(
         stream,
+        read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES),
         parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=invalid),
         convert_options=pacsv.ConvertOptions(
             check_utf8=False,
-            column_types=dict.fromkeys(names or (), pa.binary()),
+            column_types=dict.fromkeys(names or (), pa.string()),
             strings_can_be_null=False,
         ),
     )
@@ -55,22 +79,39 @@ def _schema(names: list[str]) -> pa.Schema:
     return pa.schema([*((name, pa.string()) for name in names), (UNREADABLE, _FAULT)])
 
 
-def _as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _as_text(batch: pa.RecordBatch, escaped: bool) -> pa.RecordBatch:
     schema = _schema(batch.schema.names)
-    try:
-        texts = [column.cast(pa.string()) for column in batch.columns]
-        return pa.RecordBatch.from_arrays([*texts, pa.nulls(batch.num_rows, _FAULT)], schema=schema)
-    except pa.ArrowInvalid:
-        columns = [column.to_pylist() for column in batch.columns]
-        rows = [_decoded(cells, schema.names) for cells in zip(*columns, strict=True)]
-        return pa.RecordBatch.from_pylist(rows, schema=schema)
+    if not escaped or not any(_has_escapes(column) for column in batch.columns):
+        columns = [*batch.columns, pa.nulls(batch.num_rows, _FAULT)]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+    columns = [column.to_pylist() for column in batch.columns]
+    rows = [_checked(cells, schema.names) for cells in zip(*columns, strict=True)]
+    return pa.RecordBatch.from_pylist(rows, schema=schema)
 
 
-def _decoded(cells: tuple[bytes, ...], names: list[str]) -> dict[str, Any]:
+def _has_escapes(column: pa.Array) -> bool:
+    return bool(pc.any(pc.match_substring_regex(column, _ESCAPED)).as_py())
+
+
+def _checked(cells: tuple[str, ...], names: list[str]) -> dict[str, Any]:
+    raw = _bytes_of(",".join(cells))
+    fault = _fault_of(raw)
+    if fault:
+        return _unreadable(fault, raw)
+    return dict(zip(names, (_bytes_of(cell).decode() for cell in cells), strict=False))
+
+
+def _bytes_of(text: str) -> bytes:
+    """What stood in the file."""
+    return text.translate(_UNESCAPE).encode("utf-8", "surrogateescape")
+
+
+def _fault_of(raw: bytes) -> str:
     try:
-        return dict(zip(names, (cell.decode("utf-8") for cell in cells), strict=False))
+        raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        return _unreadable(f"not UTF-8: byte {error.object[error.start]:#04x}", b",".join(cells))
+        return f"not UTF-8: byte {raw[error.start]:#04x}"
+    return ""
 
 
 def _with_misfits(batch: pa.RecordBatch, misfits: list[Any], place: int) -> Iterator[pa.RecordBatch]:
@@ -81,13 +122,50 @@ def _with_misfits(batch: pa.RecordBatch, misfits: list[Any], place: int) -> Iter
         before = row.number - 2 - place - done
         yield batch.slice(done, before)
         cells = f"the header has {row.expected_columns} cells, the row {row.actual_columns}"
-        yield pa.RecordBatch.from_pylist([_unreadable(cells, row.text.encode())], schema=batch.schema)
+        yield pa.RecordBatch.from_pylist([_unreadable(cells, _bytes_of(row.text))], schema=batch.schema)
         done, place = done + before, place + 1
     yield batch.slice(done)
 
 
 def _unreadable(reason: str, raw: bytes) -> dict[str, Any]:
     return {UNREADABLE: {"reason": reason, "raw": raw}}
+
+
+class _Escaped(io.RawIOBase):
+    """`stream` as UTF-8 whatever is in it: Arrow hands misfits over as text and stops at others."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._cut, self._ready = stream, b"", io.BytesIO()
+        self.found = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._ready.read(len(buffer))
+        while not data:
+            read = self._stream.read(max(1 << 16, len(buffer)))
+            whole = self._whole(self._cut + read, final=not read)
+            if not read and not whole:
+                return 0
+            self._ready = io.BytesIO(whole)
+            data = self._ready.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _whole(self, data: bytes, final: bool) -> bytes:
+        """`data` without the beginning of a character at its end."""
+        try:
+            _, used = codecs.utf_8_decode(data, "strict", final)
+            whole, odd = data[:used], any(taken in data for taken in _TAKEN)
+        except UnicodeDecodeError:
+            odd = True
+        if odd:
+            text, used = codecs.utf_8_decode(data, "surrogateescape", final)
+            whole = text.translate(_ESCAPE).encode("utf-8")
+            self.found = True
+        self._cut = data[used:]
+        return whole
 
 
 class _Joined(io.RawIOBase):
@@ -100,6 +178,6 @@ class _Joined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._head.read(len(buffer)) or self._stream.read(len(buffer))
+        data = self._head.read(len(buffer)) or self._stream.read(len(buffer)) or b""
         buffer[: len(data)] = data
         return len(data)

@@ -247,7 +247,7 @@ def _table_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterat
 
 def _record_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatch]:
     if source.container == "csv":
-        yield from csv_batches(stream)
+        yield from csv_batches(stream, source.path)
     elif source.container == "parquet":
         import pyarrow.parquet as pq
 
