@@ -24,6 +24,8 @@ from tokpack.stages.write import FlatBatch, Written, write_json, write_shards, w
 
 TRUNCATED = "truncated"
 """Reason in dropped.parquet of documents that were shortened, not left out."""
+SLICE = 1 << 16
+"""Documents of dropped.parquet in work at a time: their columns of text take memory."""
 ELSEWHERE = "elsewhere"
 """In OUT/.work: the path of a token store that `--work-dir` moved."""
 OURS = (
@@ -162,20 +164,22 @@ def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
 
 
 def write_dropped(path: Path, docs: pl.DataFrame, names: list[str]) -> None:
-    """One row for each document left out or shortened (`schema.DROPPED_SCHEMA`)."""
+    """One row for each document left out or shortened (`schema.DROPPED_SCHEMA`), a slice at a time."""
     left_out = pl.col("drop_reason").is_not_null()
     shortened = pl.col("drop_reason").is_null() & (pl.col("cut") > 0)
-    record = docs.filter(left_out | shortened).select(
-        "doc_id",
-        pl.col("source").replace_strict(dict(enumerate(names)), return_dtype=pl.String),
-        "row",
-        pl.col("drop_reason").fill_null(TRUNCATED).alias("reason"),
-        pl.col("drop_detail").alias("detail"),
-        pl.when(left_out).then("tokens").otherwise("cut").cast(pl.Int64).alias("tokens_lost"),
-    )
     import pyarrow.parquet as pq
 
-    pq.write_table(record.to_arrow().cast(schema.DROPPED_SCHEMA), path, compression="zstd")
+    with pq.ParquetWriter(path, schema.DROPPED_SCHEMA, compression="zstd") as writer:
+        for some in docs.iter_slices(SLICE):
+            record = some.filter(left_out | shortened).select(
+                "doc_id",
+                pl.col("source").replace_strict(dict(enumerate(names)), return_dtype=pl.String),
+                "row",
+                pl.col("drop_reason").fill_null(TRUNCATED).alias("reason"),
+                pl.col("drop_detail").alias("detail"),
+                pl.when(left_out).then("tokens").otherwise("cut").cast(pl.Int64).alias("tokens_lost"),
+            )
+            writer.write_table(record.to_arrow().cast(schema.DROPPED_SCHEMA))
 
 
 def _manifest(

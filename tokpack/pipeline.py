@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from tokpack import ledger as ledgers
 from tokpack.config import Config
@@ -29,8 +30,10 @@ from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
+from tokpack.stages.containers import notes
 from tokpack.stages.dedup import content_hash, token_hash
-from tokpack.stages.normalize import Normalized, Quarantined, detect_shape, normalize
+from tokpack.stages.detect import detect_shape
+from tokpack.stages.normalize import Normalized, Quarantined, normalize
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, drop_partners, pair_groups, pair_hash
 from tokpack.stages.plan import Plan, make_plan
@@ -89,6 +92,8 @@ class Run:
         tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
         tokenizer.prepare()
         shapes = [detect_shape(source) for source in sources]
+        for note in notes(sources):
+            log.warning(note)
         pairs = check_pairs(config, sources, shapes)
         settings = config.render
         options = RenderOptions(
@@ -176,6 +181,7 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
         log.warning(message)
     if not batches:
         raise _nothing(run)
+    pa.default_memory_pool().release_unused()  # the blocks are done: what follows needs little
     corpus = Corpus.load(store, batches, WIDTH if run.pairs else 1)
     bad.check(len(corpus.docs) // corpus.width, corpus.quarantined)
     if corpus.docs.is_empty():
