@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow as pa
 from tokpack.fast_proof import USUAL, difference, odd_strings, shown
 from tokpack.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
 from tokpack.token_places import encode_reference
+from tokpack.tokenizer_cache import BACKEND
 
 # The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
 # bytes follow from U+0100 on (GPT-2).
@@ -28,9 +29,7 @@ BYTE_ALPHABET = [chr(b) if b in _SELF else chr(0x100 + _OTHERS.index(b)) for b i
 _COMPLETED = "tokenizer-completed.json"
 
 
-def load_fast(
-    folder: Path, data: bytes, added: dict[str, int], reference: Any
-) -> tuple[FastTokenizer | None, str]:
+def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[FastTokenizer | None, str]:
     """(fast tokenizer, or None, why not). The plan is read from the snapshot folder, or measured and kept.
 
     `reference` is a callable that gives the `tokenizers` object: it is not needed when the plan is there.
@@ -40,11 +39,9 @@ def load_fast(
         plan = FastPlan(**json.loads(kept.read_text(encoding="utf-8")))
         if plan.refused:
             return None, plan.refused
-        completed = folder / _COMPLETED
-        return FastTokenizer(
-            _encoder(completed.read_bytes() if plan.first_sentinel else data), plan, added
-        ), ""
-    fast, plan, data = measure(data, added, reference())
+        path = folder / (_COMPLETED if plan.first_sentinel else BACKEND)
+        return FastTokenizer(_kept_encoder(path), plan, added), ""
+    fast, plan, data = measure((folder / BACKEND).read_bytes(), added, reference())
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         if plan.first_sentinel:
             _write(folder / _COMPLETED, data)
@@ -118,6 +115,12 @@ def _load_encoder(data: bytes, config: dict[str, Any]) -> tuple[Any, int, bytes]
     vocab.update({character: first + i for i, character in enumerate(missing)})
     data = json.dumps(config, ensure_ascii=False).encode()
     return _encoder(data), first, data
+
+
+@lru_cache(maxsize=1)
+def _kept_encoder(path: Path) -> Any:
+    """Of a snapshot folder, whose name is a digest: loaded once for all runs of a process."""
+    return _encoder(path.read_bytes())
 
 
 def _encoder(data: bytes) -> Any:

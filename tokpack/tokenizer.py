@@ -84,8 +84,7 @@ class Tokenizer:
         """The tokenizer of the fast path, loaded at first use; None when it cannot serve this one."""
         with self._lock:
             if self._fast is None and self._fast_refused is None:
-                data = (self.folder / BACKEND).read_bytes()
-                self._fast, refused = load_fast(self.folder, data, self.added_tokens, lambda: self._reference)
+                self._fast, refused = load_fast(self.folder, self.added_tokens, lambda: self._reference)
                 if self._fast is None:
                     self.refuse_fast(refused)
             return self._fast
