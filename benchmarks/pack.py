@@ -246,10 +246,9 @@ def as_text(result: dict[str, Any]) -> str:
         if name in result:
             theirs = result[name]["rows_per_s"]
             second = result["second_call"]["rows_per_s"]
-            lines.append(
-                f"{name}: {theirs:,.0f} rows/s; pack, whole process: {speed:,.0f}, {speed / theirs:.1f} times; "
-                f"imports and tokenizer loaded: {second:,.0f}, {second / theirs:.1f} times"
-            )
+            ours = (("whole process", speed), ("imports and tokenizer loaded", second))
+            times = "; ".join(f"{what}: {rate:,.0f}, {rate / theirs:.1f} times" for what, rate in ours)
+            lines.append(f"{name}: {theirs:,.0f} rows/s; pack, {times}")
     for alone in (p["seconds"] for p in result["parts"] if p["part"] == ALONE):
         lines.append(f"pack takes {result['pack']['seconds'] / alone:.1f} times what gigatoken alone takes")
     for p in result["parts"]:
