@@ -12,7 +12,8 @@ import pytest
 
 from tokpack.config import CleanConfig, SourceConfig
 from tokpack.stages.clean import clean
-from tokpack.stages.normalize import detect_shape, normalize
+from tokpack.stages.detect import detect_shape
+from tokpack.stages.normalize import normalize
 from tokpack.stages.read import read_blocks
 from tokpack.stages.sources import open_sources
 

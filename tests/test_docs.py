@@ -209,7 +209,8 @@ def test_every_format_container_and_ending_is_documented():
 
 
 def test_every_row_that_shows_a_format_is_read_as_that_format(tmp_path):
-    from tokpack.stages.normalize import detect_shape, normalize
+    from tokpack.stages.detect import detect_shape
+    from tokpack.stages.normalize import normalize
     from tokpack.stages.read import read_blocks
     from tokpack.stages.rows import FIELDS, TOKENS
     from tokpack.stages.sources import open_sources

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.stages import normalize as stage
-from tokpack.stages.normalize import detect_shape, normalize
+from tokpack.stages.detect import detect_shape
+from tokpack.stages.normalize import normalize
 from tokpack.stages.read import read_blocks
 from tokpack.stages.rows import RowError, Shape, row_to_document
 from tokpack.stages.sources import open_sources

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
 from tokpack.stages import normalize as stage
-from tokpack.stages.normalize import detect_shape, normalize
+from tokpack.stages.detect import detect_shape
+from tokpack.stages.normalize import normalize
 from tokpack.stages.pair_rows import row_to_pair
 from tokpack.stages.read import read_blocks
 from tokpack.stages.rows import RowError

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.stages.csv_rows import UNREADABLE, csv_batches
-from tokpack.stages.normalize import detect_shape, normalize
+from tokpack.stages.detect import detect_shape
+from tokpack.stages.normalize import normalize
 from tokpack.stages.read import line_numbers, read_blocks
 from tokpack.stages.sources import open_sources
 

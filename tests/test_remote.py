@@ -18,6 +18,7 @@ from chats import messy_rows
 import tokpack
 from tokpack.config import SourceConfig
 from tokpack.errors import UsageError
+from tokpack.stages.detect import detect_shape
 from tokpack.stages.read import read_blocks
 from tokpack.stages.sources import open_sources
 
@@ -37,6 +38,7 @@ FILES = {
     "data/a.parquet": parquet(["one", "two"]),
     "data/deep/c.jsonl": b'{"text": "six"}\n',
     "data/notes.md": b"no data",
+    "data/deep/chats": LINES,
 }
 
 
@@ -135,13 +137,20 @@ def test_a_remote_input_packs_to_the_bytes_of_the_local_one(bucket, qwen, tmp_pa
         ("data/chat.jsonl", "no such object"),
         ("nothing/here.jsonl", "no such object"),
         ("data/*.csv", "nothing matches"),
-        ("data/notes.md", "cannot tell the file type"),
     ],
 )
 def test_what_is_not_there_is_an_error_with_its_url(bucket, path, what):
     with pytest.raises(UsageError, match=what) as error:
         open_sources((SourceConfig(path=f"{bucket}/{path}"),))
     assert error.value.where == f"{bucket}/{path}"
+
+
+def test_a_remote_file_is_known_by_its_content_where_its_name_does_not_say(bucket):
+    [notes] = open_sources((SourceConfig(path=f"{bucket}/data/notes.md"),))
+    with pytest.raises(UsageError, match="cannot tell the file type"):
+        detect_shape(notes)
+    [chats] = open_sources((SourceConfig(path=f"{bucket}/data/deep/chats"),))
+    assert (detect_shape(chats).format, chats.container) == ("messages", "jsonl")
 
 
 def test_a_missing_library_is_named_with_its_pip_line(monkeypatch):

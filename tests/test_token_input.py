@@ -20,7 +20,7 @@ import tokpack
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import CONTENT, TRAINED
-from tokpack.stages.normalize import detect_shape
+from tokpack.stages.detect import detect_shape
 from tokpack.stages.read import read_blocks
 from tokpack.stages.rows import RowError, Shape
 from tokpack.stages.sources import open_sources

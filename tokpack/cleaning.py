@@ -34,7 +34,8 @@ from tokpack.output import write_dropped
 from tokpack.pipeline import Progress, Run, pass_one, silent
 from tokpack.report.figures import drop_figures, length_figures
 from tokpack.stages.clean import clean as clean_documents
-from tokpack.stages.normalize import detect_shape, normalize
+from tokpack.stages.detect import detect_shape
+from tokpack.stages.normalize import normalize
 from tokpack.stages.read import Block, read_blocks
 from tokpack.stages.repeat import times_of
 from tokpack.stages.rows import TOKENS

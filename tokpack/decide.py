@@ -8,6 +8,7 @@ pair are compared, chosen and held out as one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from tokpack.errors import DataError
 from tokpack.money import MoneyBudget
 from tokpack.pipeline import Run, encode
 from tokpack.schema import CONTENT, COPIES
+from tokpack.stages.containers import notes, recognise
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import EXACT_DUPLICATE, draw, first_of_equal
 from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
@@ -33,6 +35,8 @@ from tokpack.stages.repeat import copies_of, times_of
 from tokpack.stages.select import OVER_BUDGET, select
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.sources import open_sources
+
+log = logging.getLogger("tokpack")
 
 NEAR_DUPLICATE = "near_duplicate"
 CONTAMINATED = "contaminated"
@@ -163,6 +167,10 @@ def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
     names: list[str] = []
     texts: list[str] = []
     sources = open_sources(tuple(SourceConfig(path=path) for path in run.config.decontaminate.against))
+    for source in sources:
+        recognise(source)
+    for note in notes(sources):
+        log.warning(note)
     for block in read_blocks(sources):
         for row, value in zip(
             line_numbers(block).tolist(), rows_of(block, sources[block.source]), strict=True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class TokpackError(Exception):
@@ -55,6 +57,22 @@ class OutputError(TokpackError):
     """The output cannot be written (permissions, full disk, something in the way)."""
 
     exit_code = 73
+
+
+@contextmanager
+def reading(where: str | os.PathLike[str], hint: str = "check path and rights") -> Iterator[None]:
+    """Turn what the system refuses to open or read (rights, a missing file) into a DataError.
+
+    Arrow's own OSErrors, about what is in a file, carry no number and pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise DataError(
+            f"cannot open: {os.strerror(error.errno)}", where=str(error.filename or where), hint=hint
+        ) from None
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

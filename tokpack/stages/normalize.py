@@ -24,16 +24,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.json as pajson
 
-from tokpack.config import SourceConfig
-from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.schema import PREFERENCE
 from tokpack.stages.csv_rows import UNREADABLE
 from tokpack.stages.message_columns import OPENAI, SHAREGPT, filled, message_lists, text_column
 from tokpack.stages.pair_columns import pair_lists
 from tokpack.stages.pair_rows import row_to_pair
 from tokpack.stages.raw_rows import lines_of, parse_line
-from tokpack.stages.read import Block, first_rows, line_numbers
-from tokpack.stages.rows import FIELDS, OPTIONAL, TOKENS, RowDocument, RowError, Shape, row_to_document
+from tokpack.stages.read import Block, line_numbers
+from tokpack.stages.rows import FIELDS, RowDocument, RowError, Shape, row_to_document
 from tokpack.stages.sources import Source
 
 DEEP = tuple(pair * 400 for pair in (b"[", b"]", b"}", b"}]", b"]}"))
@@ -81,71 +79,6 @@ class Quarantined:
 class Normalized:
     documents: pl.DataFrame
     quarantined: list[Quarantined]
-
-
-def detect_shape(source: Source) -> Shape:
-    """Recognise a source's row shape from its columns and first rows, or take the one that was forced.
-
-    Raises UsageError naming the columns when nothing fits, DataError when there is no JSON row at all.
-    """
-    config = source.config
-    if source.size_bytes == 0:
-        raise DataError("the input is empty", where=source.path, hint="check the step that wrote it")
-    rows = first_rows(source)
-    if not rows:
-        raise DataError(
-            f"no {source.container} row in the first lines", where=source.path, hint=_expected(source)
-        )
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    _check_map(config, columns, source)
-    names = FIELDS if config.format == "auto" else [config.format]
-    shapes = [Shape.of(name, config.map, columns) for name in names]
-    fitting = [shape for shape in shapes if config.format != "auto" or shape.fits(rows)]
-    if not fitting:
-        raise UsageError(
-            f"cannot recognise the rows of {source.name}; their columns: {', '.join(columns)}",
-            where=source.path,
-            hint="say what is what, for example --map prompt=question,completion=answer",
-        )
-    _check_tokens(fitting, columns, source)
-    return fitting[0]
-
-
-def _expected(source: Source) -> str:
-    if source.container == "jsonl":
-        return 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
-    return "there are no rows in it: check the step that wrote it"
-
-
-def _check_tokens(fitting: list[Shape], columns: list[str], source: Source) -> None:
-    """Ids beside a text are not taken, or left, without a word; nor are rows of several documents."""
-    if fitting[-1].format != TOKENS:
-        return
-    if len(fitting) > 1:
-        raise UsageError(
-            f"the rows hold both {fitting[0].format} and input_ids",
-            where=source.path,
-            hint=f"--format tokens takes the ids as they are, --format {fitting[0].format} the text",
-        )
-    if "seq_lengths" in columns:
-        raise UsageError(
-            "the rows are packed already: several documents each, as seq_lengths says",
-            where=source.path,
-            hint="`tokpack repack` and `tokpack merge` take artefacts; of other sets give one document a row",
-        )
-
-
-def _check_map(config: SourceConfig, columns: list[str], source: Source) -> None:
-    targets = {field for fields in FIELDS.values() for field in fields} | set(OPTIONAL[TOKENS])
-    for target, column in config.map.items():
-        if target not in targets:
-            raise UsageError(
-                f"--map: no field {target!r}", where=source.path, hint=near_matches(target, targets)
-            )
-        if column not in columns:
-            raise UsageError(
-                f"--map: no column {column!r}", where=source.path, hint=near_matches(column, columns)
-            )
 
 
 def normalize(block: Block, source: Source, shape: Shape) -> Normalized:

@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from tokpack.errors import DataError
-from tokpack.stages.csv_rows import UNREADABLE, csv_batches
-from tokpack.stages.sources import Source, decompress, looked_at, open_hashing, seekable
+from tokpack.errors import DataError, reading
+from tokpack.stages.csv_rows import csv_batches
+from tokpack.stages.sources import Source, saved_field
+from tokpack.stages.streams import BOM, decompress, open_hashing, seekable
 
 BLOCK_BYTES = 8 << 20
-BOM = b"\xef\xbb\xbf"
 NEWLINE, SPACE = b"\n "
 
 
@@ -59,7 +59,7 @@ def read_blocks(sources: list[Source], block_bytes: int = BLOCK_BYTES) -> Iterat
     index = doc_id = 0
     for number, source in enumerate(sources):
         row = 0
-        for rows, lines, offset, data in _chunks(source, block_bytes):
+        for rows, lines, offset, data in chunks(source, block_bytes):
             yield Block(index, number, doc_id, row, rows, lines, data, offset)
             index, doc_id, row = index + 1, doc_id + rows, row + lines
 
@@ -92,39 +92,6 @@ def rows_of(block: Block, source: Source) -> list[Any]:
     return rows
 
 
-def first_rows(source: Source, count: int = 100) -> list[dict[str, Any]]:
-    """Up to `count` parsable rows from the head of a source, to recognise its format from."""
-    if source.container == "text":
-        return [{"text": ""}]
-    with looked_at(source):
-        for _, _, _, data in _chunks(_copy(source), 1 << 16):
-            return _parsable(data, count) if isinstance(data, bytes) else _readable(data, count)
-    return []
-
-
-def _copy(source: Source) -> Source:
-    return Source(source.name, source.path, source.container, source.compression, source.config)
-
-
-def _readable(table: pa.Table, count: int) -> list[dict[str, Any]]:
-    rows = table.slice(0, count).to_pylist()
-    return [row for row in rows if row.pop(UNREADABLE, None) is None]
-
-
-def _parsable(data: bytes, count: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for line in data.splitlines()[: 10 * count]:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-        if len(rows) == count:
-            break
-    return rows
-
-
 class _HashingSink:
     closed = False
 
@@ -143,19 +110,14 @@ class _HashingSink:
 Chunk = tuple[int, int, int, "bytes | pa.Table"]
 
 
-def _chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
-    if source.container == "dataset":
-        yield from _dataset_chunks(source, block_bytes)
-        return
-    with open_hashing(source) as raw:
-        stream = decompress(raw, source)
+def chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
+    """A source in pieces that end at a row's end; its `sha256` is set after the last."""
+    with reading(source.path):
         try:
-            if source.container == "json":
-                yield from _json_chunks(stream, source, block_bytes)
-            elif source.container in ("jsonl", "text"):
-                yield from _line_chunks(stream, block_bytes)
+            if source.container == "dataset":
+                yield from _dataset_chunks(source, block_bytes)
             else:
-                yield from _table_chunks(stream, source, block_bytes)
+                yield from _file_chunks(source, block_bytes)
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -164,26 +126,36 @@ def _chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
                 where=source.path,
                 hint="the file is damaged or cut off: fetch it again, or take it out of the inputs",
             ) from None
+
+
+def _file_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
+    with open_hashing(source) as raw:
+        stream = decompress(raw, source)
+        if source.container == "json":
+            yield from _json_chunks(stream, source, block_bytes)
+        elif source.container in ("jsonl", "text"):
+            yield from _line_chunks(stream, block_bytes)
+        else:
+            yield from _table_chunks(stream, source, block_bytes)
         source.sha256 = raw.hexdigest()
 
 
 def _line_chunks(stream: IO[bytes], block_bytes: int) -> Iterator[Chunk]:
     """Whole lines, about `block_bytes` at a time; a longer line is a block of its own."""
     head = stream.read(3)
-    rest, offset = (b"", 3) if head == BOM else (head, 0)
-    while True:
-        data = stream.read(block_bytes)
-        if not data:
-            break
+    rest, offset = ([], 3) if head == BOM else ([head], 0)
+    while data := stream.read(block_bytes):
         cut = data.rfind(b"\n") + 1
         if not cut:
-            rest += data
+            rest.append(data)
             continue
-        chunk, rest = rest + data[:cut], data[cut:]
+        chunk = b"".join([*rest, data[:cut]])
+        rest = [data[cut:]]
         yield _count_lines(chunk, offset)
         offset += len(chunk)
-    if rest.strip():
-        yield _count_lines(rest, offset)
+    last = b"".join(rest)
+    if last.strip():
+        yield _count_lines(last, offset)
 
 
 def _count_lines(chunk: bytes, offset: int) -> Chunk:
@@ -268,11 +240,11 @@ def _ipc_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
 
 def _dataset_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
     """A folder written by `datasets.save_to_disk`; its hash covers all shards in order."""
-    state = json.loads((Path(source.path) / "state.json").read_text(encoding="utf-8"))
+    files = saved_field(Path(source.path) / "state.json", "_data_files")
     digest = hashlib.sha256()
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for entry in state["_data_files"]:
+        for entry in files:
             with (Path(source.path) / entry["filename"]).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
                 file.seek(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ FIELDS: dict[str, dict[str, str]] = {
     "text": {"text": "text"},
     TOKENS: {"input_ids": ""},
 }
+CHATS = {"messages": ("role",), "sharegpt": ("from", "role")}
+"""Formats of a column of messages, and what these name their role."""
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "alpaca": ("input",),
     PREFERENCE: ("prompt",),
@@ -102,17 +105,25 @@ class Shape:
             if all(row.get(column) is not None for column in required):
                 if self.format == PREFERENCE:
                     return all(isinstance(row[column], str | list | dict) for column in required)
-                if self.format == "messages":
-                    return _has_keys(row[required[0]], "role")
-                if self.format == "sharegpt":
-                    return _has_keys(row[required[0]], "from") or _has_keys(row[required[0]], "role")
+                if self.format in CHATS:
+                    if row[required[0]] in ([], "[]"):
+                        continue
+                    return any(_has_keys(row[required[0]], key) for key in CHATS[self.format])
                 if self.format == TOKENS:
                     return _is_ids(row[required[0]])
                 return True
         return False
 
+    def fits_empty(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether the rows are chats without a message."""
+        column = next(iter(self.columns.values()))
+        return self.format in CHATS and any(row.get(column) in ([], "[]") for row in rows)
+
 
 def _has_keys(messages: Any, key: str) -> bool:
+    if isinstance(messages, str) and messages.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            messages = json.loads(messages)
     return (
         isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and key in messages[0]
     )
@@ -124,7 +135,7 @@ def _is_ids(values: Any) -> bool:
 
 def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     """Raises RowError for a row of the wrong shape. Missing content is None: cleaning has a rule for it."""
-    if shape.format in ("messages", "sharegpt"):
+    if shape.format in CHATS:
         return _chat(row, shape)
     texts = {target: row.get(column) for target, column in shape.columns.items()}
     if shape.format == "text":
@@ -155,6 +166,8 @@ def turns_before(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _chat(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     column = next(iter(shape.columns.values()))
     messages = row.get(column)
+    if isinstance(messages, str) and messages.lstrip().startswith("["):
+        messages = parsed(messages, column)
     if not isinstance(messages, list):
         raise RowError(f"{column} is {kind_of(messages)}, not a list of messages")
     roles: list[str | None] = []
@@ -291,5 +304,6 @@ def kind_of(value: Any) -> str:
         bool: "true or false",
         int: "a number",
         float: "a number",
+        bytes: "bytes",
     }
     return kinds.get(type(value), "an object" if isinstance(value, dict) else "a list")

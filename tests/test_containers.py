@@ -1,0 +1,358 @@
+"""What a file holds, by its name and by its content; folders, links, and what cannot be opened."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import tokpack
+from tokpack.config import SourceConfig
+from tokpack.errors import DataError, UsageError
+from tokpack.stages.containers import notes
+from tokpack.stages.detect import detect_shape
+from tokpack.stages.normalize import normalize
+from tokpack.stages.read import read_blocks
+from tokpack.stages.sources import Source, open_sources
+
+CHATS = [
+    {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}]}
+    for i in range(20)
+]
+LINES = "".join(json.dumps(row) + "\n" for row in CHATS).encode()
+
+
+def look(path: Path | str, **config: Any) -> tuple[Source, str]:
+    [source] = open_sources((SourceConfig(path=str(path), **config),))
+    return source, detect_shape(source).format
+
+
+def texts_of(path: Path | str, **config: Any) -> list[list[str]]:
+    """The contents of every document, in order; nothing may have been set aside."""
+    sources = open_sources((SourceConfig(path=str(path), **config),))
+    shapes = [detect_shape(source) for source in sources]
+    found = []
+    for block in read_blocks(sources):
+        normalized = normalize(block, sources[block.source], shapes[block.source])
+        assert not normalized.quarantined
+        found += normalized.documents["contents"].to_list()
+    return found
+
+
+CONTENTS = [[f"{i}?", f"{i}!"] for i in range(20)]
+
+
+# Text that is none
+
+
+@pytest.mark.parametrize("name", ["chats.txt", "chats.text", "chats", "chats.data", "chats.txt.gz", "a.gz"])
+def test_json_lines_are_read_as_such_whatever_their_name(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(LINES) if name.endswith(".gz") else b"\n" + LINES)
+    source, format = look(tmp_path / name)
+    assert (source.container, format) == ("jsonl", "messages")
+    assert texts_of(tmp_path / name) == CONTENTS
+    assert bool(source.note) == (".t" in name)  # where the name said text
+
+
+def test_a_few_broken_lines_do_not_make_text_of_json_lines(tmp_path):
+    (tmp_path / "chats.txt").write_bytes(LINES + b'{"messages": [\n')
+    assert look(tmp_path / "chats.txt")[0].container == "jsonl"
+
+
+def test_json_lines_named_text_are_packed_as_text_when_asked(tmp_path):
+    (tmp_path / "chats.txt").write_bytes(LINES)
+    source, format = look(tmp_path / "chats.txt", format="text")
+    assert (source.container, format) == ("text", "text")
+    assert texts_of(tmp_path / "chats.txt", format="text") == [[line] for line in LINES.decode().splitlines()]
+    assert "as plain text, as asked" in source.note
+
+
+def test_text_stays_text(tmp_path):
+    for number, text in enumerate(("{ braces } here\nand there\n", "[1] a source\n[2] another\n", "a\n")):
+        (tmp_path / f"{number}.txt").write_text(text)
+        source, _ = look(tmp_path / f"{number}.txt")
+        assert (source.container, source.note) == ("text", "")
+
+
+def test_a_format_with_columns_makes_json_lines_of_a_text_file(tmp_path):
+    (tmp_path / "a.txt").write_text("no JSON\n")
+    with pytest.raises(DataError, match="no jsonl row in the first lines, the first is not JSON"):
+        look(tmp_path / "a.txt", format="messages")
+
+
+def test_json_objects_of_no_known_format_in_a_text_file_name_the_way_to_text(tmp_path):
+    (tmp_path / "log.txt").write_text('{"level": "info"}\n' * 3)
+    with pytest.raises(UsageError, match="cannot recognise") as error:
+        look(tmp_path / "log.txt")
+    assert "--format text" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_of_objects_is_read_as_json_whatever_its_name(tmp_path, name, indent):
+    (tmp_path / name).write_text(json.dumps(CHATS, indent=indent))
+    assert texts_of(tmp_path / name) == CONTENTS
+
+
+def test_an_array_a_line_is_not_taken_for_one_array(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"[{}]\n" + LINES)
+    assert look(tmp_path / "a.jsonl")[0].container == "jsonl"
+
+
+def test_a_long_row_is_recognised_whole(tmp_path):
+    row = {"text": "x" * 300_000}
+    (tmp_path / "a.txt").write_text(json.dumps(row) + "\n" + json.dumps(row))
+    assert look(tmp_path / "a.txt")[0].container == "jsonl"
+
+
+def test_tables_without_an_ending_are_recognised(tmp_path):
+    table = pa.Table.from_pylist(CHATS)
+    pq.write_table(table, tmp_path / "parquet")
+    with pa.OSFile(str(tmp_path / "arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("parquet", "arrow"):
+        assert texts_of(tmp_path / name) == CONTENTS
+
+
+def test_a_name_and_a_content_that_say_nothing_are_an_error_but_text_when_asked(tmp_path):
+    (tmp_path / "README.md").write_text("# one\n\ntwo\n")
+    with pytest.raises(UsageError, match="cannot tell the file type") as error:
+        look(tmp_path / "README.md")
+    assert "--format text" in error.value.hint
+    assert texts_of(tmp_path / "README.md", format="text") == [["# one"], ["two"]]
+
+
+@pytest.mark.parametrize("body", [LINES, json.dumps(CHATS).encode()])
+def test_standard_input_is_recognised_by_its_content(monkeypatch, body):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(body)))
+    assert texts_of("-") == CONTENTS
+
+
+def test_a_container_that_is_given_is_taken(tmp_path):
+    (tmp_path / "chats.data").write_bytes(LINES)
+    source, format = look(tmp_path / "chats.data", container="text")
+    assert (source.container, format) == ("text", "text")
+
+
+def zipped(data: bytes) -> bytes:
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.jsonl", data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "what"),
+    [
+        ("a.jsonl", gzip.compress(LINES), "is gzip data, not JSON lines"),
+        ("a.jsonl.bz2", bz2.compress(LINES), "is bzip2 data"),
+        ("a.csv", zipped(LINES), "is a zip archive or an Excel workbook, not CSV"),
+        ("a.zip", zipped(LINES), "is a zip archive"),
+        ("a.txt", "hello\n".encode("utf-16"), "is text in UTF-16, not plain text"),
+        ("a.csv", "q,a\n".encode("utf-16"), "is text in UTF-16, not CSV"),
+        ("a.jsonl", LINES.decode().encode("utf-16-le"), "is text in UTF-16"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("a.json", b"<!DOCTYPE html>\n<html>", "is a web page, not JSON"),
+        ("a.jsonl", b"PAR1....", "is Parquet, not JSON lines"),
+        ("a.jsonl.gz", LINES, "is not compressed by gzip"),
+        ("a.jsonl.gz", pa.compress(LINES, "zstd", asbytes=True), "is not compressed by gzip"),
+        ("a.jsonl.zst", gzip.compress(LINES), "is not compressed by Zstandard"),
+    ],
+)
+def test_content_that_the_name_denies_is_named_with_a_way_out(tmp_path, name, body, what):
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(DataError, match=what) as error:
+        look(tmp_path / name)
+    assert error.value.where == str(tmp_path / name)
+    assert error.value.hint
+
+
+def test_what_was_recognised_against_a_name_is_told_once(tmp_path, qwen, caplog):
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_bytes(LINES)
+    with caplog.at_level(logging.WARNING, "tokpack"):
+        tokpack.pack(tmp_path, tmp_path / "out", tokenizer=str(qwen))
+    told = [record.message for record in caplog.records if "read as such" in record.message]
+    assert [message.split()[0] for message in told] == ["0.txt", "1.txt", "2.txt"]
+    assert "and 3 inputs more like these" in caplog.messages
+
+
+def test_evaluation_text_in_json_lines_named_text_is_read_as_rows(tmp_path, qwen, caplog):
+    question = "Which of the planets that orbit the sun has the largest number of known moons today, and why?"
+    (tmp_path / "eval.txt").write_text(json.dumps({"question": question, "answer": "Saturn"}) + "\n")
+    rows = [json.dumps({"text": f"{number} {question}"}) for number in range(2)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*rows, '{"text": "Something else."}']))
+    report = tokpack.analyze(
+        tmp_path / "rows.jsonl", tokenizer=str(qwen), against=[str(tmp_path / "eval.txt")]
+    )
+    assert report.data["ledger"]["documents"]["dropped"] == {"contaminated": 2}
+    assert any("eval.txt holds JSON lines" in message for message in caplog.messages)
+
+
+# Rows
+
+
+def test_chats_without_a_message_do_not_hide_those_with_one(tmp_path):
+    rows = [{"messages": []}, {"messages": []}, *CHATS]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert texts_of(tmp_path / "a.jsonl") == [[], [], *CONTENTS]
+
+
+def test_chats_that_all_have_no_message_are_documents_but_not_before_another_format(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"messages": []}\n')
+    assert look(tmp_path / "a.jsonl")[1] == "messages"
+    (tmp_path / "b.jsonl").write_text('{"messages": [], "text": "t"}\n')
+    assert look(tmp_path / "b.jsonl")[1] == "text"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+def test_messages_written_as_a_json_string_are_messages(tmp_path, ending):
+    rows = [{"messages": json.dumps(row["messages"])} for row in CHATS]
+    path = tmp_path / f"a.{ending}"
+    if ending == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        import pyarrow.csv as pacsv
+
+        pacsv.write_csv(pa.Table.from_pylist(rows), path)
+    assert texts_of(path) == CONTENTS
+
+
+def test_a_head_without_a_readable_row_says_what_is_wrong_with_the_first(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"q,a\nd\xe9j\xe0,vu\n")
+    with pytest.raises(DataError, match="the first is not UTF-8: byte 0xe9") as error:
+        look(tmp_path / "a.csv")
+    assert "iconv" in error.value.hint
+    (tmp_path / "a.jsonl").write_text(",\n".join(map(json.dumps, CHATS)) + ",\n")
+    with pytest.raises(DataError, match="the first is not JSON: Extra data"):
+        look(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_csv_with_another_separator_is_named(tmp_path, mark):
+    (tmp_path / "a.csv").write_text(f"prompt{mark}completion\nq{mark}a\n")
+    with pytest.raises(UsageError, match="cannot recognise") as error:
+        look(tmp_path / "a.csv")
+    assert repr(mark) in error.value.hint
+
+
+# Folders and links
+
+
+def save(rows: list[dict[str, Any]], folder: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(rows).save_to_disk(folder)
+
+
+def test_several_splits_are_read_with_a_word(tmp_path):
+    import datasets
+
+    datasets.disable_progress_bars()
+    parts = {name: datasets.Dataset.from_list(CHATS[:2]) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    sources = open_sources((SourceConfig(path=str(tmp_path / "saved")),))
+    assert [source.name for source in sources] == ["saved/train", "saved/test"]
+    [note] = notes(sources)
+    assert "all of its splits are read, train, test" in note
+    assert str(tmp_path / "saved" / "train") in note
+
+
+def test_a_saved_dataset_inside_a_folder_is_one_input_without_its_caches(tmp_path):
+    save(CHATS, tmp_path / "data" / "saved")
+    shard = next((tmp_path / "data" / "saved").glob("*.arrow"))
+    shutil.copyfile(shard, shard.with_name("cache-1.arrow"))
+    (tmp_path / "data" / "dataset_infos.json").write_text('{"default": {}}')
+    sources = open_sources((SourceConfig(path=str(tmp_path / "data")),))
+    assert [(source.name, source.container) for source in sources] == [("saved", "dataset")]
+    assert texts_of(tmp_path / "data") == CONTENTS
+
+
+def test_the_folder_of_a_hub_dataset_is_a_folder_of_files(tmp_path):
+    (tmp_path / "dataset_info.json").write_text('{"features": {}}')
+    pq.write_table(pa.Table.from_pylist(CHATS), tmp_path / "train-0.parquet")
+    assert texts_of(tmp_path) == CONTENTS
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off", "no state"])
+def test_a_damaged_saved_dataset_is_bad_data(tmp_path, damage):
+    save(CHATS, tmp_path / "saved")
+    shard = next((tmp_path / "saved").glob("*.arrow"))
+    if damage == "missing":
+        shard.unlink()
+    elif damage == "cut off":
+        shard.write_bytes(shard.read_bytes()[:300])
+    else:
+        (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(DataError) as error:
+        texts_of(tmp_path / "saved")
+    assert str(tmp_path / "saved") in error.value.where
+
+
+def test_links_are_followed_and_no_folder_is_read_twice(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "b.jsonl").write_bytes(LINES)
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    (tmp_path / "data" / "sub" / "a.jsonl").write_bytes(LINES)
+    for name, target in (("loop", "."), ("sub/up", ".."), ("one", "../far"), ("two", "../far")):
+        (tmp_path / "data" / name).symlink_to(target)
+    names = [s.name for s in open_sources((SourceConfig(path=str(tmp_path / "data")),))]
+    assert names == ["one/b.jsonl", "sub/a.jsonl"]
+
+
+@pytest.mark.parametrize("target", ["nowhere.jsonl", "dead.jsonl"])
+def test_a_link_that_leads_nowhere_is_an_error_in_a_folder_as_well(tmp_path, target):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "dead.jsonl").symlink_to(target)
+    for path in (tmp_path, tmp_path / "dead.jsonl", tmp_path / "*.jsonl"):
+        with pytest.raises(DataError, match="cannot open: ") as error:
+            open_sources((SourceConfig(path=str(path)),))
+        assert error.value.where == str(tmp_path / "dead.jsonl")
+
+
+def test_a_pipe_with_a_name_is_refused_with_the_way_that_works(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    for path in (tmp_path, tmp_path / "a.jsonl"):
+        with pytest.raises(UsageError, match="no regular file") as error:
+            open_sources((SourceConfig(path=str(path)),))
+        assert "-" in error.value.hint
+
+
+def test_a_glob_that_matches_a_folder_says_so(tmp_path):
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(UsageError, match="sub is a folder"):
+        open_sources((SourceConfig(path=str(tmp_path / "*")),))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may open everything")
+@pytest.mark.parametrize("kept_out", ["a.jsonl", "sub", "saved/state.json"])
+def test_what_may_not_be_opened_is_bad_data_with_its_path(tmp_path, kept_out):
+    (tmp_path / "sub").mkdir()
+    for path in (tmp_path / "a.jsonl", tmp_path / "sub" / "b.jsonl"):
+        path.write_bytes(LINES)
+    save(CHATS, tmp_path / "saved")
+    place = tmp_path / kept_out
+    place.chmod(0)
+    try:
+        with pytest.raises(DataError, match="cannot open: Permission denied") as error:
+            texts_of(tmp_path)
+        assert error.value.where.startswith(str(place))
+    finally:
+        place.chmod(0o755)
