@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
@@ -158,6 +159,40 @@ def test_every_csv_row_comes_once_whatever_its_bytes_and_however_it_is_read(rows
             assert row[UNREADABLE]["raw"] == line
         else:
             assert [row["q"], row["a"]] == [cell.decode() for cell in cells]
+
+
+@settings(max_examples=60)
+@given(data=st.data(), columns=st.integers(1, 3), newline=st.booleans())
+def test_every_csv_row_that_is_written_is_read(data, columns, newline):
+    cell = st.text(st.sampled_from('a,"\n é\U0010ff85'), max_size=6)
+    rows = data.draw(st.lists(st.lists(cell, min_size=columns, max_size=columns), max_size=20))
+    names = list("abc"[:columns])
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([names, *rows])
+    text = buffer.getvalue() if newline else buffer.getvalue().removesuffix("\n")
+    found = [row for b in csv_batches(io.BytesIO(text.encode()), "x") for row in b.to_pylist()]
+    assert [[row.get(name) for name in names] for row in found] == rows
+    assert not any(row[UNREADABLE] for row in found)
+
+
+@pytest.mark.parametrize("opened", ["3,4", "3", "3,4,5"])
+def test_a_csv_quote_that_swallows_lines_is_an_error_at_its_row(tmp_path, opened):
+    (tmp_path / "a.csv").write_text('q,a\n1,"2"\n' + opened.replace("3", '3,"', 1) + "\n5,6\n7,8")
+    with pytest.raises(DataError, match="the row takes in the 2 lines after it") as error:
+        blocks_of(tmp_path / "a.csv")
+    assert error.value.where == f"{tmp_path / 'a.csv'}:2"
+
+
+def test_a_csv_file_cut_off_inside_its_last_row_loses_that_row_alone(tmp_path):
+    (tmp_path / "a.csv").write_text('q,a\n1,"2"\n3,"4')
+    rows = [row for block in blocks_of(tmp_path / "a.csv")[1] for row in block.data.to_pylist()]
+    assert [row["q"] for row in rows] == ["1", None]
+    assert rows[1][UNREADABLE] == {"reason": "a quote is not closed", "raw": b"3,4"}
+
+
+def test_a_csv_file_of_blank_lines_has_no_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("\n\n")
+    assert blocks_of(tmp_path / "a.csv")[1] == []
 
 
 def test_a_csv_row_of_megabytes_is_a_row(tmp_path):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import IO, Any
 
 import pyarrow as pa
@@ -20,8 +22,12 @@ UNREADABLE = "tokpack:unreadable"
 """Column of every CSV table: null, or what is wrong with the row."""
 _FAULT = pa.struct([("reason", pa.string()), ("raw", pa.binary())])
 _HEAD_BYTES = 1 << 20
-_BLOCK_BYTES = 32 << 20
+_BLOCK_BYTES = 16 << 20
 """Of Arrow's reader: no row can be longer."""
+_END = "tokpack:end"
+"""A last line of ours. Arrow closes a quote that is open at the end of the file without a word: then this is
+the end of a cell, not a row."""
+_CLOSE = 'close the quote (`"`), and write one inside a cell twice (`""`)'
 _ESCAPES = 0x10FF00
 """Byte b that is no UTF-8 passes Arrow's reader as the character `_ESCAPES + b`, and so does each byte of a
 character that stands for one."""
@@ -34,30 +40,77 @@ _ESCAPE |= {escape: "".join(chr(_ESCAPES + byte) for byte in chr(escape).encode(
 
 
 def csv_batches(stream: IO[bytes], where: str) -> Iterator[pa.RecordBatch]:
-    """Raises pa.ArrowException for what is no CSV at all, DataError for a header that is not UTF-8."""
-    escaped = _Escaped(stream)
-    text = io.BufferedReader(escaped, _HEAD_BYTES)
-    head = text.read(_HEAD_BYTES)
-    if b"\n" not in head:
-        head += b"\n"  # Arrow takes a header alone for no CSV
-    names = _open(io.BytesIO(head), lambda row: "skip", None).schema.names
-    if fault := _fault_of(_bytes_of("".join(names))):
+    """Raises pa.ArrowException for what is no CSV at all.
+
+    Raises DataError for a header that is not UTF-8, and for an open quote that swallows the rows after it.
+    """
+    with _long_rows_named(where):
+        escaped = _Escaped(stream)
+        text = io.BufferedReader(escaped, _HEAD_BYTES)
+        head = text.read(_HEAD_BYTES)
+        if head.strip() == _END.encode():
+            return
+        names = _open(io.BytesIO(head), lambda row: "skip", None).schema.names
+        if fault := _fault_of(_bytes_of("".join(names))):
+            raise DataError(
+                f"the header is {fault}", where=where, hint="convert the file: iconv -f LATIN1 -t UTF-8"
+            )
+        misfits: list[Any] = []
+
+        def set_aside(row: Any) -> str:
+            if row.text != _END:
+                misfits.append(row)
+            return "skip"
+
+        place = 0
+        empty = pa.RecordBatch.from_pylist([], schema=_schema(names))
+        tables = _open(io.BufferedReader(_Joined(head, text), _HEAD_BYTES), set_aside, names)
+        checked = (_as_text(_without_end(batch), escaped.found) for batch in tables)
+        for batch in chain(checked, [empty]):
+            for whole in _with_misfits(batch, misfits, place):
+                place += whole.num_rows
+                yield from _closed(whole, f"{where}:{place}")
+
+
+@contextmanager
+def _long_rows_named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        if "straddles" not in str(error):
+            raise
+        what = f"a row of more than {_BLOCK_BYTES >> 20} MB"
+        raise DataError(what, where=where, hint=f"{_CLOSE}, or use JSONL or Parquet") from None
+
+
+def _without_end(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """`_END` is a row of a table of one column, and a misfit in others."""
+    if batch.num_columns == 1 and batch.num_rows and batch.column(0)[-1].as_py() == _END:
+        return batch.slice(0, batch.num_rows - 1)
+    return batch
+
+
+def _closed(batch: pa.RecordBatch, where: str) -> Iterator[pa.RecordBatch]:
+    """The batch; its last row is unreadable when it runs to the file's end inside a quote.
+
+    Raises DataError when other lines are lost in it.
+    """
+    row = batch.slice(max(0, batch.num_rows - 1)).to_pylist()
+    cells = list(row[0].values()) if row else [None]
+    fault = cells.pop()
+    raw = fault["raw"] if fault else ",".join(cell or "" for cell in cells).encode()
+    if not raw.endswith(_END.encode()):
+        yield batch
+        return
+    raw = raw.removesuffix(f"\n{_END}".encode())
+    if lines := raw.count(b"\n"):
         raise DataError(
-            f"the header is {fault}", where=where, hint="convert the file: iconv -f LATIN1 -t UTF-8"
+            f"a quote is opened and never closed: the row takes in the {lines:,} lines after it",
+            where=where,
+            hint=_CLOSE,
         )
-    misfits: list[Any] = []
-
-    def set_aside(row: Any) -> str:
-        misfits.append(row)
-        return "skip"
-
-    place = 0
-    for batch in _open(io.BufferedReader(_Joined(head, text), _HEAD_BYTES), set_aside, names):
-        for whole in _with_misfits(_as_text(batch, escaped.found), misfits, place):
-            place += whole.num_rows
-            yield whole
-    empty = pa.RecordBatch.from_pylist([], schema=_schema(names))
-    yield from _with_misfits(empty, misfits, place)
+    yield batch.slice(0, batch.num_rows - 1)
+    yield pa.RecordBatch.from_pylist([_unreadable("a quote is not closed", raw)], schema=batch.schema)
 
 
 def _open(stream: Any, invalid: Callable[[Any], str], names: list[str] | None) -> Any:
@@ -136,6 +189,7 @@ class _Escaped(io.RawIOBase):
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._cut, self._ready = stream, b"", io.BytesIO()
+        self._ended = False
         self.found = False
 
     def readable(self) -> bool:
@@ -146,8 +200,11 @@ class _Escaped(io.RawIOBase):
         while not data:
             read = self._stream.read(max(1 << 16, len(buffer)))
             whole = self._whole(self._cut + read, final=not read)
-            if not read and not whole:
-                return 0
+            if not read:
+                if self._ended:
+                    return 0
+                self._ended = True
+                whole += f"\n{_END}".encode()
             self._ready = io.BytesIO(whole)
             data = self._ready.read(len(buffer))
         buffer[: len(data)] = data
