@@ -24,5 +24,15 @@ say "tokpack train: QLoRA on the packed rows"
 OMP_NUM_THREADS=1 tokpack train "$out/packed" --model "$model" --method qlora --max-steps 20 -o "$out/adapter"
 
 say "done"
-printf 'report   %s\nshards   %s\nadapter  %s\n' "$out/report.html" "$out/packed" "$out/adapter"
-printf 'look at a row:  tokpack inspect %s --row 3\n' "$out/packed"
+bin="$(dirname "$(command -v tokpack)")"
+cat <<END
+report   $out/report.html
+shards   $out/packed
+adapter  $out/adapter
+
+and now, a row as people read it, the bill on a rented card, the adapter in the model:
+  source ${bin#"$PWD"/}/activate
+  tokpack inspect $out/packed --row 3
+  tokpack analyze $out/chats.jsonl --tokenizer "$model" --max-length 1024 --model "$model" --gpu a10
+  tokpack merge-adapter $out/adapter -o $out/merged
+END
