@@ -57,6 +57,26 @@ def test_help_imports_no_heavy_library(arguments):
     assert "LOADED []" in out
 
 
+def test_without_arguments_there_is_help_and_no_empty_error():
+    alone = run()
+    assert (alone.returncode, "Usage:" in alone.stdout + alone.stderr) == (2, True)
+    assert "error" not in alone.stderr
+    assert "hint: tokpack pack --help" in run("pack").stderr
+
+
+def test_warnings_go_to_what_stderr_is_now(monkeypatch, capsys):
+    import io
+    import logging
+
+    from tokpack.cli import _Stderr
+
+    handler = _Stderr()
+    bar = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", bar)
+    handler.emit(logging.makeLogRecord({"msg": "compiled"}))
+    assert bar.getvalue() == "compiled\n"
+
+
 def test_packing_imports_neither_torch_nor_altair_nor_numba(chats, qwen, tmp_path):
     run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "first", "-q")  # fills the tokenizer cache
     call = f"tokpack.pack({str(chats)!r}, {str(tmp_path / 'out')!r}, tokenizer={str(qwen)!r})"

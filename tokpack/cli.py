@@ -197,7 +197,8 @@ def verify(
     """Prove an artefact: bytes, rows, documents, ledger; with --model that no document sees another."""
     from tokpack.verification import verify as run
 
-    result = run(artefact, model, attn=attn, device=device)
+    with _working(f"proving isolation in {model}: a minute on a CPU" if model else ""):
+        result = run(artefact, model, attn=attn, device=device)
     if json:
         import dataclasses
         import json as codec
@@ -392,11 +393,27 @@ def _progress(quiet: bool) -> Iterator[Any]:
                 tasks[stage] = bars.add_task(stage, total=None, shown="")
             bars.advance(tasks[stage], amount)
             size, unit = UNITS[stage]
-            bars.update(tasks[stage], shown=f"{bars.tasks[tasks[stage]].completed / size:,.0f} {unit}")
+            done = bars.tasks[tasks[stage]].completed / size
+            digits = 1 if size > 1 and done < 10 else 0
+            bars.update(tasks[stage], shown=f"{done:,.{digits}f} {unit}")
 
         yield advance
         for task in tasks.values():
             bars.update(task, total=bars.tasks[task].completed)
+
+
+@contextmanager
+def _working(on: str) -> Iterator[None]:
+    """Says what takes long without a measure of how far it is, only where a person looks."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not on or not console.is_terminal:
+        yield
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two bars at once would write into each other
+    with console.status(on):
+        yield
 
 
 def main() -> NoReturn:
@@ -404,7 +421,7 @@ def main() -> NoReturn:
     # Several blocks are in work at once: threads inside each would be in one another's way.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     _mount_plugins()
-    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING, handlers=[_Stderr()])
     try:
         code = app(standalone_mode=False)
     except TokpackError as error:
@@ -418,8 +435,7 @@ def main() -> NoReturn:
         _fail(OutputError(str(error), hint="see the path above"))
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
-            typer.echo(f"error: {error.format_message()}\n  hint: tokpack --help", err=True)
-            sys.exit(2)
+            _usage(error)
         import traceback
 
         traceback.print_exc()
@@ -429,6 +445,22 @@ def main() -> NoReturn:
             )
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what sys.stderr is now: a progress bar puts itself there, and keeps lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _usage(error: Any) -> NoReturn:
+    """`error` comes from typer; where there was no argument at all, it has just printed the help."""
+    if message := error.format_message():
+        command = f"tokpack {error.ctx.info_name}" if error.ctx and error.ctx.parent else "tokpack"
+        typer.echo(f"error: {message}\n  hint: {command} --help", err=True)
+    sys.exit(2)
 
 
 def _fail(error: TokpackError) -> NoReturn:

@@ -138,7 +138,7 @@ def _compile_kernels() -> None:
 
     folder = _ngram_join.join.stats.cache_path
     if not folder or not any(Path(folder).glob("_ngram_join.join-*.nbi")):
-        log.warning("compiling the near-duplicate join (once; a few seconds)")
+        log.warning("the search for near duplicates is compiled first, once: a few seconds")
     for kernel, signature in (_ngram_sets.SIGNATURES | _ngram_join.SIGNATURES).items():
         kernel.compile(signature)
         kernel.disable_compile()  # or a writable array would compile anew
