@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tokpack.cost.gpus import GIB
 from tokpack.errors import UsageError
 from tokpack.report.advice import advise_near_duplicates, curve, remedy
 from tokpack.report.bill import make_cost
-from tokpack.report.cost_charts import money_ticks, thinned
+from tokpack.report.cost_charts import curve_chart, money_ticks, thinned
 from tokpack.report.cost_words import amount, big, cost_words, hours, money
 from tokpack.report.cost_words import flops as flops_words
 from tokpack.report.figures import Report
@@ -187,6 +188,14 @@ def test_the_curve_replans_every_capacity_up_to_the_models_positions(cost: dict[
         assert priced is not None
         assert point["money"] == priced.money.to_dict()
     assert cost["curve"]["recommended"] in [p["capacity"] for p in points]
+
+
+def test_words_over_the_curve_stay_inside_the_chart(cost: dict[str, Any]) -> None:
+    last = cost["curve"]["points"][-1]["capacity"]
+    chart = curve_chart(cost | {"curve": cost["curve"] | {"recommended": last}})
+    for svg in (chart.wide, chart.narrow):
+        anchors = re.findall(r'text-anchor="(\w+)"[^>]*>recommended<', svg)
+        assert anchors == ["end"]
 
 
 def test_documents_kept_in_pieces_lose_no_token_on_the_curve() -> None:

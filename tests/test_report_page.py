@@ -211,6 +211,13 @@ def test_many_reasons_share_one_bar_of_the_waterfall() -> None:
     assert lost + int(rest.rpartition(": ")[2].split()[0].replace(",", "")) == sum(tokens["dropped"].values())
 
 
+def test_a_single_reason_beyond_the_most_is_named() -> None:
+    names = {f"rule_{n:02d}": n + 2 for n in range(charts.MOST_REASONS + 1)}
+    chart = charts.tokens_chart(sample(documents=90, dropped=names)).wide
+    assert all(name in chart for name in names)
+    assert "more reason" not in chart
+
+
 def test_the_histogram_marks_the_capacity_and_what_is_beyond(data: dict[str, Any]) -> None:
     svg = charts.lengths_chart(data).wide
     root = ElementTree.fromstring(svg)

@@ -75,6 +75,13 @@ def test_numbers_are_whole_and_true(data: dict[str, Any], width: int) -> None:
     assert not [n for n in numbers if not re.search(rf"(?<![\d,]){n:,}(?![\d,])", text)]
 
 
+@pytest.mark.parametrize("width", range(112, 150, 6))
+def test_bars_get_shorter_before_a_name_is_broken(data: dict[str, Any], width: int) -> None:
+    slots = [line | {"rows": line["rows"] * 10, "slots": line["slots"] * 100} for line in data["slots"]]
+    lines = printed(report_view(data | {"slots": slots}), width).splitlines()
+    assert all(any(line["name"] in shown for shown in lines) for line in slots)
+
+
 def test_figures_stand_in_columns(data: dict[str, Any]) -> None:
     lines = printed(report_view(data)).splitlines()
     names = tuple(line["name"] for line in data["slots"])

@@ -97,13 +97,20 @@ def _losses(tokens: dict[str, Any]) -> list[tuple[str, int]]:
     """Duplicates, noise, what does not fit: each most tokens first, the small ones together; last what is cut
     off kept documents."""
     reasons = sorted(tokens["dropped"].items(), key=lambda item: (-item[1], item[0]))
-    shown = sorted(reasons[:MOST_REASONS], key=lambda item: _turn(item[0]))
+    most, rest = first_and_rest(reasons, MOST_REASONS)
+    shown = sorted(most, key=lambda item: _turn(item[0]))
     losses = [(one_line(reason, 40), lost) for reason, lost in shown if lost]
-    if rest := sum(lost for _, lost in reasons[MOST_REASONS:]):
-        losses.append((counted(len(reasons) - MOST_REASONS, "more reason"), rest))
+    if together := sum(lost for _, lost in rest):
+        losses.append((counted(len(rest), "more reason"), together))
     if tokens["truncated"]:
         losses.append(("cut off to fit a row", tokens["truncated"]))
     return losses
+
+
+def first_and_rest(lines: list[Any], most: int) -> tuple[list[Any], list[Any]]:
+    """The first `most` lines, one more where it would be all the rest; and the rest."""
+    most += len(lines) == most + 1
+    return lines[:most], lines[most:]
 
 
 def _turn(reason: str) -> int:

@@ -23,6 +23,9 @@ from tokpack.report.charts import (
 from tokpack.report.cost_words import PARTS, amount, ends, hours, measure, measured
 from tokpack.report.svg import draw
 
+ABOVE = 14
+"""Pixels from one word above the plot to one that stands over it."""
+
 
 def ways_chart(cost: dict[str, Any]) -> Chart:
     """Each way to train: from zero to the low end of its cost, and on to the high end."""
@@ -104,7 +107,7 @@ def _curve(cost: dict[str, Any], width: int) -> str:
     )
     left = 14 + 7 * max(len(label) for label in labels.values())
     layers = [band, *_marks(points), dots]
-    padding = {"left": left, "right": 24, "top": 28, "bottom": 30}
+    padding = {"left": left, "right": 24, "top": 28 + ABOVE, "bottom": 30}
     title = "Cost of training by tokens a row"
     return draw(alt.layer(*layers), title, width - left - 24, PLOT_HEIGHT, padding)
 
@@ -144,6 +147,10 @@ def _marks(points: list[dict[str, Any]]) -> list[Any]:
         leans_left = point is marked[0] if len(marked) == 2 else point["capacity"] > middle
         if point["capacity"] == points[0]["capacity"]:
             leans_left = False
+        last = point["capacity"] == points[-1]["capacity"]
+        leans_left |= last
+        # At the right edge the second word leans over the first, and has a line of its own above it.
+        above = ABOVE if last and len(marked) == 2 else 0
         rule = edge.mark_rule(aria=False, color=INK, strokeDash=[3, 3])
         word = edge.mark_text(
             align="right" if leans_left else "left",
@@ -154,8 +161,8 @@ def _marks(points: list[dict[str, Any]]) -> list[Any]:
             text=point["mark"],
         )
         layers += [
-            rule.encode(y=alt.value(-20), y2=alt.value(PLOT_HEIGHT)),
-            word.encode(y=alt.value(-10)),
+            rule.encode(y=alt.value(-20 - above), y2=alt.value(PLOT_HEIGHT)),
+            word.encode(y=alt.value(-10 - above)),
         ]
     return layers
 

@@ -17,6 +17,7 @@ from tokpack.report.charts import (
     Chart,
     Part,
     bar_chart,
+    first_and_rest,
 )
 from tokpack.report.safe import one_line
 from tokpack.report.svg import draw
@@ -31,8 +32,9 @@ def sources_chart(data: dict[str, Any]) -> Chart:
     """Tokens of each file, packed and not, most packed ones first; the small files together."""
     sums = sorted(data["ledger"]["sources"].items(), key=lambda item: (-item[1]["tokens"]["packed"], item[0]))
     lines = [(one_line(name, 48), own["tokens"]) for name, own in sums]
-    shown = [(name, own["packed"], own["tokenized"]) for name, own in lines[:MOST_FILES]]
-    if rest := lines[MOST_FILES:]:
+    most, rest = first_and_rest(lines, MOST_FILES)
+    shown = [(name, own["packed"], own["tokenized"]) for name, own in most]
+    if rest:
         packed, tokens = (sum(own[key] for _, own in rest) for key in ("packed", "tokenized"))
         shown.append((counted(len(rest), "more file"), packed, tokens))
     bars = [
@@ -52,7 +54,7 @@ def sources_chart(data: dict[str, Any]) -> Chart:
 def scripts_chart(vocabulary: dict[str, Any]) -> Chart:
     """Tokens by script, most first, the rare scripts together."""
     lines = [(line["script"], line["tokens"]) for line in vocabulary["scripts"]]
-    shown, rest = lines[:MOST_SCRIPTS], lines[MOST_SCRIPTS:]
+    shown, rest = first_and_rest(lines, MOST_SCRIPTS)
     if rest:
         shown.append((counted(len(rest), "more script"), sum(tokens for _, tokens in rest)))
     total = vocabulary["tokens"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -36,6 +37,7 @@ from tokpack.report.words import (
 from tokpack.schema import is_preference
 
 MOST_ROWS = 20
+MOST_BAR, LEAST_BAR = 14, 6
 
 
 def report_view(data: dict[str, Any]) -> RenderableType:
@@ -151,19 +153,30 @@ class SlotsTable:
         self.lines = data["slots"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The longest bars with which no name is broken, if there are any."""
         wide = options.max_width >= WIDE
+        unbroken = options.update(max_width=2 * options.max_width)
+        for bar in range(MOST_BAR, LEAST_BAR - 1, -1):
+            table = self._table(wide, bar)
+            if Measurement.get(console, unbroken, table).maximum <= options.max_width:
+                break
+        else:
+            table = self._table(wide, MOST_BAR)
+        yield table
+
+    def _table(self, wide: bool, bar_width: int) -> Table:
         columns = ("rows", "tokens", "slots", "full", "steps", "saved", "") if wide else ("slots", "full")
         table = plain_table("Token slots per epoch", "training on", *columns)
         longest = max((line["slots"] for line in self.lines), default=0) or 1
         for line in self.lines:
             cells: list[RenderableType] = [f"{line['slots']:,}", share(line["fill"], 1)]
             if wide:
-                bar = ProgressBar(longest, line["slots"], width=14, complete_style=GOOD, finished_style=GOOD)
+                bar = ProgressBar(longest, line["slots"], bar_width, complete_style=GOOD, finished_style=GOOD)
                 saved = share(line["saved"], self.lines[1]["slots"]) if line["saved"] > 0 else ""
                 cells = [f"{line['rows']:,}", f"{line['tokens']:,}", *cells]
                 cells += [f"{line['steps']:,}", saved, bar]
             table.add_row(Text(line["name"]), *cells, style="bold" if line is self.lines[-1] else "")
-        yield table
+        return table
 
 
 def ledger_table(ledger: dict[str, Any]) -> Table:
