@@ -57,6 +57,12 @@ def test_near_duplicates_name_the_kept_document_and_their_similarity(copies, qwe
     assert tokpack.verify(artefact.folder).ok
 
 
+def test_examples_of_duplicates_have_a_line_for_each_message(qwen, tmp_path):
+    chats = [one("Who is there?", "A friend.\n\nCome in."), one("Who is there?", "A friend.\n\nCome in.")]
+    report = tokpack.analyze(write_rows(tmp_path / "twice.jsonl", lines(chats)), tokenizer=str(qwen))
+    assert report.data["drops"][0]["examples"] == ["Who is there?\nA friend.\n\nCome in."]
+
+
 def test_near_duplicates_do_not_depend_on_workers_or_blocks(copies, qwen, tmp_path, monkeypatch):
     from tokpack import pipeline
     from tokpack.stages import read

@@ -128,16 +128,26 @@ class Corpus:
         return first["document"].to_numpy(), batches
 
     def tokens_of(self, position: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.int32]:
-        """Content tokens of one stored document, for examples; empty when the store does not hold it.
+        """Content tokens of one stored document; empty when the store does not hold it.
 
         `start` and `end` are places among all of its tokens.
         """
+        tokens, content = self._stored(position)
+        return tokens[start:end][content[start:end]]
+
+    def messages_of(self, position: int, most: int) -> list[npt.NDArray[np.int32]]:
+        """The first `most` content tokens of one stored document, parted where the template stood between."""
+        tokens, content = self._stored(position)
+        places = np.flatnonzero(content)[:most]
+        return np.split(tokens[places], np.flatnonzero(np.diff(places) > 1) + 1)
+
+    def _stored(self, position: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """All tokens of one document in the store, and which of them are content."""
         pieces = self.pieces.filter(pl.col("document") == position)
-        tokens, chosen = [np.empty(0, np.int32)], [np.empty(0, np.bool_)]
+        tokens, content = [np.empty(0, np.int32)], [np.empty(0, np.bool_)]
         for number, index in pieces.select("batch", "index").rows():
             offsets, ids, flags = flat_arrays(self.store.tokens(number))
             part = slice(offsets[index], offsets[index + 1])
             tokens.append(ids[part])
-            chosen.append((flags[part] & schema.CONTENT) != 0)
-        content: npt.NDArray[np.int32] = np.concatenate(tokens)[start:end][np.concatenate(chosen)[start:end]]
-        return content
+            content.append((flags[part] & schema.CONTENT) != 0)
+        return np.concatenate(tokens), np.concatenate(content)

@@ -42,7 +42,7 @@ NEAR_DUPLICATE = "near_duplicate"
 CONTAMINATED = "contaminated"
 MEASURED_AT = 0.8
 """Similarity at which `analyze` says what near-duplicate removal would save, when none was asked for."""
-SNIPPET_TOKENS = 60
+SPAN_TOKENS, SNIPPET_TOKENS = 60, 300
 
 
 def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
@@ -137,7 +137,9 @@ def near_duplicate_figures(run: Run, corpus: Corpus) -> dict[str, Any]:
 
 
 def _text(run: Run, corpus: Corpus, position: int) -> str:
-    return run.tokenizer.decode(corpus.tokens_of(int(position))[:SNIPPET_TOKENS])
+    """The start of a document, as the report cuts it further; each message begins a line."""
+    messages = corpus.messages_of(int(position), SNIPPET_TOKENS)
+    return "\n".join(run.tokenizer.decode(message) for message in messages)
 
 
 # Evaluation text
@@ -153,7 +155,7 @@ def _decontaminate(run: Run, corpus: Corpus) -> None:
     rows = list(zip(*(column[alive].tolist() for column in columns), strict=True))
     details: list[str | None] = []
     for position, document, start, end in rows:
-        span = run.tokenizer.decode(corpus.tokens_of(position, start, end)[:SNIPPET_TOKENS])
+        span = run.tokenizer.decode(corpus.tokens_of(position, start, end)[:SPAN_TOKENS])
         details.append(f"{names[document]}, tokens {start} to {end}: {span}")
     corpus.drop([row[0] for row in rows], CONTAMINATED, details)
     corpus.drop_partners()
