@@ -174,7 +174,7 @@ def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_ar
     flags = ["--method", "full", "--epochs", 3, "--gpu-price", 2.0, "--document-log", tmp_path / "d.jsonl"]
     run("train", artefact, "-m", model, "-o", tmp_path / "out", *flags)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert result["prediction"] == "from the speed until step 1"
+    assert result["prediction"] == "from the speed until step 3"
     assert result["predicted_seconds"][0] > 0
     rows = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert {(row["epoch"], row["doc_id"]) for row in rows} == {(e, d) for e in range(3) for d in range(24)}

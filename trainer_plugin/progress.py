@@ -63,6 +63,7 @@ class RichProgress(TrainerCallback):
         return f"  {duration(taken)}" + (f", {duration(left)} to go" if left else "")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = 0.0  # an evaluation after the training is no part of its time
         if self.progress is not None:
             self.progress.stop()
             self.progress = None

@@ -39,8 +39,8 @@ from trainer_plugin.progress import RichProgress
 from trainer_plugin.strategies import fit_batch, inner_model
 
 COUNTS = ("rows", "tokens", "trained_tokens", "documents")
-FORECAST_AT = 0.05
-"""Share of the steps after which the time of the whole run is forecast; the first steps are slow."""
+FORECAST_AT, FORECAST_STEPS = 0.05, 3
+"""Share of the steps after which the time of the whole run is forecast, and the fewest: the first is slow."""
 OWN_KEYS = ("packed_counts", "packed_documents")
 
 
@@ -353,7 +353,8 @@ class PackedTrainerMixin:
     def _log_money(self, logs: dict[str, float]) -> None:
         step, meter = self.state.global_step, self.meter
         total = meter.total_seconds(step - self._initial_global_step, self.state.max_steps - step)
-        if self.forecast is None and step >= self.state.max_steps * FORECAST_AT:
+        due = min(max(FORECAST_AT * self.state.max_steps, FORECAST_STEPS), self.state.max_steps)
+        if self.forecast is None and step >= due:
             self.forecast = step, total
         if meter.price:
             logs["cost_usd"] = round(meter.dollars, 6)
