@@ -176,9 +176,8 @@ def test_texts_are_written_as_texts_and_nothing_else(tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", rows)
     tokpack.clean(data, tmp_path / "kept.jsonl", format="text")
     assert lines_of(tmp_path / "kept.jsonl") == [json.loads(row) for row in rows]
-    report = tokpack.clean(data, tmp_path / "chat.jsonl")
-    assert report.data["ledger"]["documents"]["dropped"] == {"not_in_format": 30}
-    assert (tmp_path / "chat.jsonl").read_bytes() == b""
+    with pytest.raises(DataError, match="30 not_in_format"):
+        tokpack.clean(data, tmp_path / "chat.jsonl")
 
 
 def test_a_budget_and_a_longest_document_are_in_tokens(rows, smollm2, tmp_path):

@@ -42,7 +42,8 @@ def pack(
     """Turn raw data into a packed artefact in the folder `out`; the same call goes on after a crash.
 
     `options` are the flags of `tokpack pack` with underscores: `tokenizer=`, `max_length=`, `val=`, ...
-    Raises a TokpackError that says what happened, where, and what to do.
+    Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
+    kept, with the record of why in `out`, which is no artefact then.
 
         >>> artefact = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
     """
@@ -55,6 +56,10 @@ def pack(
     with writing(out), output.claim(out, overwrite):
         store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
         corpus = _decided(run, store, money, progress, seconds)
+        if not corpus.kept().any():
+            report = make_report(run, corpus, pipeline.plan_part(run, corpus))
+            store.remove()
+            raise output.leave_nothing(run, corpus, report, out)
         batches = corpus.mapped()
         if run.config.write.val:
             held = pipeline.plan_part(run, corpus, validation=True)

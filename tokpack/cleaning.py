@@ -9,6 +9,7 @@ tokens.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError
 from tokpack.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.money import MoneyBudget, service_budget
+from tokpack.nothing_kept import nothing_kept
 from tokpack.output import write_dropped
 from tokpack.pipeline import Progress, Run, pass_one, silent
 from tokpack.report.figures import drop_figures, length_figures
@@ -89,6 +91,7 @@ def clean(
     Beside it, for `kept.jsonl`: `kept.dropped.parquet`, `kept.report.json`, and `kept.quarantine.jsonl` where
     a row could not be read. `options` are the flags of `tokpack clean` with underscores. Without `tokenizer=`
     one is learned from the data, and token counts are estimates. `max_length=` drops longer documents.
+    Raises DataError when no document is kept: then there is no `out`, but what is beside it.
 
         >>> tokpack.clean("chats.jsonl", "kept.jsonl", near_dup=0.8, api="openai-gpt-4o-mini")
     """
@@ -110,6 +113,8 @@ def clean(
             _write(run, corpus, shape, part, progress)
             report = CleanReport(_figures(run, corpus, format, prices), out)
             _publish(run, corpus, report, part, out)
+            if not corpus.kept().any():
+                raise _nothing_kept(run, report)
         finally:
             part.unlink(missing_ok=True)
     return report
@@ -148,6 +153,7 @@ def companions(out: Path) -> dict[str, Path]:
 
 def _check_files(out: Path, overwrite: bool) -> None:
     there = [path for path in (out, *companions(out).values()) if path.exists()]
+    overwrite = overwrite or not (out.exists() or _kept_some(companions(out)["report"]))
     if out.is_dir():
         raise UsageError("the output is a folder", where=str(out), hint="give -o a file, as kept.jsonl")
     if there and not overwrite:
@@ -155,6 +161,15 @@ def _check_files(out: Path, overwrite: bool) -> None:
             "the file exists already", where=str(there[0]), hint="give --overwrite, or another -o"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _kept_some(report: Path) -> bool:
+    """Unless it is the report of a run that kept nothing, and left no rows."""
+    try:
+        data = json.loads(report.read_text(encoding="utf-8"))
+        return bool(data["ledger"]["documents"]["kept"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def _start(config: Config, workers: int, folder: Path) -> Run:
@@ -288,8 +303,14 @@ def _bill(tokens: dict[str, Any], epochs: float, prices: list[ApiPrice]) -> dict
     }
 
 
+def _nothing_kept(run: Run, report: CleanReport) -> DataError:
+    beside, documents = companions(report.path), report.data["ledger"]["documents"]
+    records = {beside["dropped"]: documents["dropped"], beside["quarantine"]: documents["quarantined"]}
+    return nothing_kept(documents, run.config.clean, [path for path, held in records.items() if held])
+
+
 def _publish(run: Run, corpus: Corpus, report: CleanReport, part: Path, out: Path) -> None:
-    """Each file whole, the rows last: they are there when everything is."""
+    """Each file whole, the rows last: they are there when everything is, and not when there are none."""
     beside = companions(out)
     scratch = {key: path.with_name(f".{path.name}.part") for key, path in beside.items()}
     try:
@@ -303,7 +324,10 @@ def _publish(run: Run, corpus: Corpus, report: CleanReport, part: Path, out: Pat
         for key, path in scratch.items():
             if path.exists():
                 path.replace(beside[key])
-        part.replace(out)
+        if corpus.kept().any():
+            part.replace(out)
+        else:
+            out.unlink(missing_ok=True)
     finally:
         for path in scratch.values():
             path.unlink(missing_ok=True)

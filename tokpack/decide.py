@@ -71,6 +71,8 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
         drawn = draw(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
         chosen = corpus.documents_of(np.flatnonzero(drawn))
         corpus.drop(chosen, ledgers.HELD_OUT, [None] * len(chosen))
+        if not len(chosen):
+            log.warning("no conversation is held out: --val %g draws none of so few", config.write.val)
 
 
 # Near duplicates

@@ -17,8 +17,10 @@ import polars as pl
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.corpus import Corpus
-from tokpack.errors import UsageError
+from tokpack.errors import DataError, UsageError
+from tokpack.nothing_kept import nothing_kept
 from tokpack.pipeline import Part, Run
+from tokpack.report.figures import Report
 from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Written, write_json, write_shards, write_sums
 
@@ -137,8 +139,7 @@ def write_artefact(
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]
-    write_dropped(out / schema.DROPPED, docs, names)
-    (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
+    write_record(out, docs, names, quarantined)
     by_source = {} if validation else corpus.quarantined_by_source()
     packed = {
         "rows": written.rows,
@@ -149,6 +150,26 @@ def write_artefact(
     ledger = ledgers.build(docs, names, by_source, packed)
     run.tokenizer.save(out / "tokenizer")
     return _manifest(run, part, written, ledger, validation, copies)
+
+
+def write_record(out: Path, docs: pl.DataFrame, names: list[str], quarantined: list[str]) -> None:
+    """What was left out: documents by their reason, and input that could not be read."""
+    write_dropped(out / schema.DROPPED, docs, names)
+    (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
+
+
+def leave_nothing(run: Run, corpus: Corpus, report: Report, out: Path) -> DataError:
+    """For a run that keeps no document: its record and report in a folder that is no artefact.
+
+    OUT/.work stays, empty, so that the folder counts as unfinished: the next run, of any settings, takes it.
+    """
+    write_record(out, corpus.docs, [source.name for source in run.sources], corpus.quarantined)
+    write_json(out / schema.REPORT, report.data)
+    leave_work(out)
+    (out / schema.WORK).mkdir()
+    documents = report.data["ledger"]["documents"]
+    records = {out / schema.DROPPED: documents["dropped"], out / schema.QUARANTINE: documents["quarantined"]}
+    return nothing_kept(documents, run.config.clean, [path for path, held in records.items() if held])
 
 
 def finish(out: Path, manifest: dict[str, Any]) -> None:

@@ -127,9 +127,11 @@ class Run:
             {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format}
             for s, shape in self._inputs()
         ]
+        config = self.config.portable()
+        del config["read"]["allow_bad"]  # decides whether the run ends, not what is in it
         return {
             "tokpack": __version__,
-            "config": self.config.portable(),
+            "config": config,
             "tokenizer": self.tokenizer.sha256,
             "template": self.tokenizer.template_sha256,
             "inputs": inputs,
@@ -184,14 +186,16 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
     pa.default_memory_pool().release_unused()  # the blocks are done: what follows needs little
     corpus = Corpus.load(store, batches, WIDTH if run.pairs else 1)
     bad.check(len(corpus.docs) // corpus.width, corpus.quarantined)
-    if corpus.docs.is_empty():
+    if corpus.docs.is_empty() and not corpus.quarantined:
         raise _nothing(run)
     return corpus
 
 
 def _nothing(run: Run) -> DataError:
     return DataError(
-        "no document in the input", where=", ".join(s.path for s in run.sources), hint="see `head`"
+        "no document in the input",
+        where=", ".join(s.path for s in run.sources),
+        hint="there are only blank lines: check the step that wrote it",
     )
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokpack.ledger import HELD_OUT
+from tokpack.report.safe import one_line
 from tokpack.schema import is_preference
 
 WORTH_TELLING = 0.02
 """A saving below this share of all slots is called small."""
+UNREADABLE = "unreadable"
+"""What rows in quarantine are, beside the drop reasons."""
 SLOT = (
     "A token slot is one position in a batch. The GPU computes every slot, whether it holds a token of"
     " yours or padding."
@@ -121,7 +124,20 @@ def _packing(data: dict[str, Any], change: int) -> str:
 
 def _nothing_left(data: dict[str, Any]) -> str:
     read = data["ledger"]["documents"]["read"]
-    return f"Of {counted_documents(read, data)} none is kept. The reasons are below."
+    told = reasons_told(data["ledger"]["documents"])
+    return f"Of {counted_documents(read, data)} none is kept: {told}. `pack` would write nothing."
+
+
+def reasons_told(documents: dict[str, Any]) -> str:
+    """`"40 no_answer, 2 unreadable"`: what became of the documents of a ledger that are not kept."""
+    return ", ".join(f"{count:,} {one_line(reason, 60)}" for reason, count in ranked_reasons(documents))
+
+
+def ranked_reasons(documents: dict[str, Any]) -> list[tuple[str, int]]:
+    """Reasons and counts, most first; those that follow from another document's reason last."""
+    reasons = {**documents["dropped"], UNREADABLE: documents["quarantined"]}
+    known = [(reason, count) for reason, count in reasons.items() if count]
+    return sorted(known, key=lambda item: (item[0] == "pair_dropped", -item[1], item[0]))
 
 
 def _notes(data: dict[str, Any], by_length: int, packed: int) -> list[str]:

@@ -1,0 +1,134 @@
+"""Runs that leave out everything: an error with the reasons, a record, and nothing that looks finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import tokpack
+from tokpack.errors import DataError, UsageError
+
+GOOD = [
+    {"messages": [{"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": f"A {i}."}]}
+    for i in range(8)
+]
+NO_ANSWER = [{"messages": []}, {"messages": [{"role": "user", "content": "Hello?"}]}]
+UNREADABLE = [{"messages": [{"role": "user", "content": 3}]}]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "told", "way"),
+    [
+        (NO_ANSWER, {}, "of 2 documents 2 no_answer", "--clean default,-no_answer"),
+        (UNREADABLE, {"allow_bad": 1.0}, "of 1 document 1 unreadable", "--format and --map"),
+        (GOOD, {"budget": "2"}, "of 8 documents 8 over_budget", "--budget"),
+        (GOOD, {"max_length": 4}, "of 8 documents 8 overlong", "--max-length"),
+        (GOOD, {"val": 0.99999}, "of 8 documents 8 held_out", "--val"),
+        (
+            [*NO_ANSWER, *UNREADABLE, *GOOD],
+            {"allow_bad": 1.0, "max_length": 4},
+            "of 11 documents 8 overlong, 2 no_answer, 1 unreadable",
+            "--max-length",
+        ),
+    ],
+)
+def test_a_run_that_keeps_no_document_names_the_reasons_and_records_each(
+    tmp_path, qwen, rows, options, told, way
+):
+    data, out = write(tmp_path / "a.jsonl", rows), tmp_path / "out"
+    with pytest.raises(DataError, match="nothing is left") as error:
+        tokpack.pack(data, out, tokenizer=str(qwen), **options)
+    assert error.value.what == f"nothing is left to train on: {told}"
+    assert way in error.value.hint
+    dropped = pl.read_parquet(out / "dropped.parquet")["doc_id"].to_list()
+    unreadable = [json.loads(line)["doc_id"] for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert sorted(dropped + unreadable) == list(range(len(rows)))
+    named = {name for name, ids in (("dropped.parquet", dropped), ("quarantine.jsonl", unreadable)) if ids}
+    assert {Path(place).name for place in error.value.where.split(", ")} == named
+    report = json.loads((out / "report.json").read_text())
+    assert report["ledger"]["documents"]["kept"] == 0
+
+
+def test_what_it_leaves_is_no_artefact_no_input_and_in_nobodys_way(tmp_path, qwen):
+    data, out, work = write(tmp_path / "a.jsonl", GOOD), tmp_path / "out", tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(DataError, match="8 overlong"):
+        tokpack.pack(data, out, tokenizer=str(qwen), max_length=4, work_dir=work)
+    assert not any(work.iterdir())
+    with pytest.raises(UsageError):
+        tokpack.open_packed(out)
+    again = tokpack.pack(tmp_path, out, tokenizer=str(qwen))
+    alone = tokpack.pack(data, tmp_path / "alone", tokenizer=str(qwen))
+    assert [source["name"] for source in again.manifest["inputs"]] == ["a.jsonl"]
+    assert again.manifest["shards"] == alone.manifest["shards"]
+    assert sorted(path.name for path in again.folder.iterdir()) == sorted(
+        path.name for path in alone.folder.iterdir()
+    )
+    assert tokpack.verify(out).ok
+
+
+def test_clean_that_keeps_no_document_writes_no_rows(tmp_path):
+    data, out = write(tmp_path / "a.jsonl", [*NO_ANSWER, *UNREADABLE]), tmp_path / "kept.jsonl"
+    with pytest.raises(DataError, match="of 3 documents 2 no_answer, 1 unreadable") as error:
+        tokpack.clean(data, out, allow_bad=1.0)
+    assert error.value.where == f"{tmp_path / 'kept.dropped.parquet'}, {tmp_path / 'kept.quarantine.jsonl'}"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("a.jsonl", "kept.dropped.parquet", "kept.quarantine.jsonl", "kept.report.json")
+    }
+    tokpack.clean(write(tmp_path / "b.jsonl", GOOD), out)  # what was left is in nobody's way
+    assert len(out.read_text().splitlines()) == len(GOOD)
+    assert not (tmp_path / "kept.quarantine.jsonl").exists()
+    with pytest.raises(UsageError, match="exists already"):
+        tokpack.clean(data, out, allow_bad=1.0)
+    with pytest.raises(DataError, match="nothing is left"):
+        tokpack.clean(data, out, allow_bad=1.0, overwrite=True)
+    assert not out.exists()
+
+
+def test_clean_names_a_shape_that_holds_no_document(tmp_path):
+    with pytest.raises(DataError, match="8 not_in_format") as error:
+        tokpack.clean(write(tmp_path / "a.jsonl", GOOD), tmp_path / "kept.jsonl", format="text")
+    assert "--format" in error.value.hint
+
+
+@pytest.mark.parametrize("report", ["{}", "no JSON", '{"ledger": {"documents": {"kept": 3}}}'])
+def test_clean_takes_no_report_of_others_for_one_that_kept_nothing(tmp_path, report):
+    (tmp_path / "kept.report.json").write_text(report)
+    with pytest.raises(UsageError, match="exists already"):
+        tokpack.clean(write(tmp_path / "a.jsonl", GOOD), tmp_path / "kept.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"), [(NO_ANSWER, "2 documents none is kept: 2 no_answer"), (UNREADABLE, "1 unreadable")]
+)
+def test_analyze_reports_that_nothing_would_be_kept(tmp_path, qwen, rows, told):
+    from rich.console import Console
+
+    report = tokpack.analyze(write(tmp_path / "a.jsonl", rows), tokenizer=str(qwen), allow_bad=1.0)
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(report)
+    text = console.export_text()
+    assert "Nothing is left to train on" in text
+    assert f"{told}. `pack` would write nothing." in text
+
+
+def test_more_unreadable_rows_are_allowed_to_an_unfinished_run(tmp_path, qwen):
+    data = write(tmp_path / "a.jsonl", [*GOOD, *UNREADABLE])
+    with pytest.raises(DataError, match=r"--allow-bad 0\.12"):
+        tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen))
+    artefact = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), allow_bad=0.12)
+    assert artefact.ledger["documents"] == {"read": 9, "kept": 8, "dropped": {}, "quarantined": 1}
+
+
+def test_a_hold_out_that_draws_nothing_is_told(tmp_path, qwen, caplog):
+    tokpack.pack(write(tmp_path / "a.jsonl", GOOD), tmp_path / "out", tokenizer=str(qwen), val=1e-9)
+    assert any("no conversation is held out" in message for message in caplog.messages)
