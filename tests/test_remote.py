@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import importlib
 import io
 import json
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +20,8 @@ from chats import messy_rows
 
 import tokpack
 from tokpack.config import SourceConfig
-from tokpack.errors import UsageError
+from tokpack.errors import DataError, UsageError
+from tokpack.stages import streams
 from tokpack.stages.detect import detect_shape
 from tokpack.stages.read import read_blocks
 from tokpack.stages.sources import open_sources
@@ -26,9 +30,9 @@ ROWS = messy_rows(60, seed=4)
 LINES = b"\n".join(ROWS) + b"\n"
 
 
-def parquet(texts: list[str]) -> bytes:
+def parquet(texts: list[str], row_group_size: int = 2) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.table({"text": texts}), sink, row_group_size=2)
+    pq.write_table(pa.table({"text": texts}), sink, row_group_size=row_group_size)
     return sink.getvalue()
 
 
@@ -151,6 +155,60 @@ def test_a_remote_file_is_known_by_its_content_where_its_name_does_not_say(bucke
         detect_shape(notes)
     [chats] = open_sources((SourceConfig(path=f"{bucket}/data/deep/chats"),))
     assert (detect_shape(chats).format, chats.container) == ("messages", "jsonl")
+
+
+@pytest.fixture
+def fetched(memory, monkeypatch) -> list[int]:
+    """Sizes of the reads of remote files."""
+    import fsspec.implementations.memory as implementation
+
+    sizes: list[int] = []
+    read = implementation.MemoryFile.read
+
+    def counted(self, size=-1):
+        data = read(self, size)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(implementation.MemoryFile, "read", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("in_memory", [1 << 10, 64 << 20])
+def test_a_remote_table_is_fetched_once_and_hashed_as_it_is(memory, fetched, monkeypatch, in_memory):
+    import fsspec
+
+    monkeypatch.setattr(streams, "IN_MEMORY", in_memory)
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("abcdefgh ", k=300)) for _ in range(20_000)]
+    body = parquet(texts, row_group_size=5000)
+    fsspec.filesystem("memory").pipe("/bucket/big.parquet", body)
+    [source] = open_sources((SourceConfig(path=f"{memory}/big.parquet"),))
+    detect_shape(source)
+    assert sum(fetched) < len(body) / 3
+    fetched.clear()
+    rows = [row["text"] for block in read_blocks([source]) for row in block.data.to_pylist()]
+    assert rows == texts
+    assert source.sha256 == hashlib.sha256(body).hexdigest()
+    assert sum(fetched) == len(body)
+
+
+@pytest.mark.parametrize("name", ["chats.jsonl", "chats.jsonl.gz", "b.parquet"])
+def test_a_connection_that_breaks_is_an_error_with_its_url(memory, monkeypatch, name):
+    import fsspec
+    import fsspec.implementations.memory as implementation
+
+    fsspec.filesystem("memory").pipe("/bucket/data/chats.jsonl.gz", gzip.compress(LINES))
+    [source] = open_sources((SourceConfig(path=f"{memory}/data/{name}"),))
+
+    def broken(self, size=-1):
+        raise RuntimeError("connection lost")
+
+    monkeypatch.setattr(implementation.MemoryFile, "read", broken)
+    for read in (detect_shape, lambda source: list(read_blocks([source]))):
+        with pytest.raises(DataError, match="cannot read: RuntimeError: connection lost") as error:
+            read(source)
+        assert error.value.where == f"memory:///bucket/data/{name}"
 
 
 def test_a_missing_library_is_named_with_its_pip_line(monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -72,7 +72,7 @@ def first_rows(source: Source, count: int = 100) -> tuple[list[dict[str, Any]], 
     if source.container == "text":
         return [{"text": ""}], ""
     with looked_at(source):
-        for _, _, _, data in chunks(copy(source), 1 << 16):
+        for _, _, _, data in chunks(replace(source, head_only=True), 1 << 16):
             return _parsable(data, count) if isinstance(data, bytes) else _readable(data, count)
     return [], ""
 

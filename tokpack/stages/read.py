@@ -223,9 +223,10 @@ def _record_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatc
     elif source.container == "parquet":
         import pyarrow.parquet as pq
 
-        yield from pq.ParquetFile(seekable(stream)).iter_batches(batch_size=4096)
+        lazily = {"pre_buffer": False, "buffer_size": 1 << 16} if source.head_only else {}
+        yield from pq.ParquetFile(seekable(stream, source), **lazily).iter_batches(batch_size=4096)
     else:
-        yield from _ipc_batches(seekable(stream))
+        yield from _ipc_batches(seekable(stream, source))
 
 
 def _ipc_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:

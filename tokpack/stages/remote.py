@@ -6,6 +6,7 @@ Credentials and endpoints come from where the file system's own library finds th
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,15 +60,47 @@ def list_remote(url: str, is_data: Callable[[str], bool]) -> list[RemoteFile]:
 
 
 def open_remote(url: str) -> IO[bytes]:
-    """Raises DataError when the object cannot be opened."""
+    """Raises DataError when the object cannot be opened or, later, read."""
     import fsspec
 
+    with _told(url, "open", "check url and rights"):
+        return cast(IO[bytes], _Remote(fsspec.open(url, "rb").open(), url))
+
+
+class _Remote(io.RawIOBase):
+    """A remote file whose errors are ours."""
+
+    def __init__(self, file: IO[bytes], url: str) -> None:
+        self._file, self._url = file, url
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        with _told(self._url, "read", "check the connection, and repeat the command"):
+            return self._file.read(size)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+@contextmanager
+def _told(url: str, what: str, hint: str) -> Iterator[None]:
     try:
-        return cast(IO[bytes], fsspec.open(url, "rb").open())
+        yield
     except Exception as error:  # each library raises its own
-        raise DataError(
-            f"cannot open: {_first_line(error)}", where=url, hint="check url and rights"
-        ) from None
+        raise DataError(f"cannot {what}: {_first_line(error)}", where=url, hint=hint) from None
 
 
 @contextmanager

@@ -50,6 +50,8 @@ class Source:
     sha256: str | None = None
     note: str = ""
     """What a user should know about how it is read."""
+    head_only: bool = False
+    """Only the first rows are read, not the file to its end."""
 
 
 def open_sources(configs: tuple[SourceConfig, ...]) -> list[Source]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,10 @@ import pyarrow as pa
 from tokpack.errors import reading
 from tokpack.stages.remote import open_remote
 from tokpack.stages.sources import Source
+from tokpack.stages.write import writing
 
+IN_MEMORY = 64 << 20
+"""A fetched file that is larger lies on disk, in `TMPDIR`."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -66,11 +70,21 @@ def decompress(raw: Hashing, source: Source) -> IO[bytes]:
     return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec))
 
 
-def seekable(stream: IO[bytes]) -> IO[bytes]:
-    """Parquet and Arrow files are read at random: compressed or piped ones are buffered whole."""
-    if isinstance(stream, Hashing) and stream.seekable():
-        return cast(IO[bytes], stream)
-    return io.BytesIO(stream.read())
+def seekable(stream: IO[bytes], source: Source) -> IO[bytes]:
+    """Parquet and Arrow files are read at random: compressed or piped ones are buffered whole, remote ones
+    that are read to their end are fetched once, into a temporary file."""
+    if not isinstance(stream, Hashing) or not stream.seekable():
+        return io.BytesIO(stream.read())
+    return _fetched(stream) if "://" in source.path and not source.head_only else cast(IO[bytes], stream)
+
+
+def _fetched(stream: Hashing) -> IO[bytes]:
+    file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - goes with its reader
+    while data := stream.read(1 << 20):
+        with writing(Path(tempfile.gettempdir())):
+            file.write(data)
+    file.seek(0)
+    return cast(IO[bytes], file)
 
 
 class Piped(io.RawIOBase):
