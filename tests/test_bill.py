@@ -472,6 +472,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_without_a_model_the_report_has_no_cost_and_with_one_nothing_else_changes(
     chats: Path, qwen: Path
 ) -> None:

@@ -276,6 +276,7 @@ def test_what_cannot_be_cleaned_to_text_is_refused(rows, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_the_command_line(rows, tmp_path):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         code = "from tokpack.cli import main; main()"

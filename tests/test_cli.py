@@ -86,6 +86,7 @@ def test_packing_imports_neither_torch_nor_altair_nor_numba(chats, qwen, tmp_pat
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_pack_prints_the_ledger_and_json_is_the_manifest(packed, chats, qwen, tmp_path):
     result = run("pack", chats, "--tokenizer", qwen, "--max-length", 256, "-o", tmp_path / "out", "--json")
     assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -125,6 +126,7 @@ def fail(result, code, *parts):
         assert part in result.stderr
 
 
+@pytest.mark.slow
 def test_mistakes_have_their_exit_code_and_say_what_where_and_what_next(chats, qwen, packed, tmp_path):
     out = tmp_path / "out"
     tokenizer = ("--tokenizer", qwen)
@@ -154,6 +156,7 @@ def test_an_unwritable_output_is_exit_code_73(chats, qwen, tmp_path):
     fail(run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "file" / "out"), 73, "cannot write")
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_exit_code_73_and_named(chats, qwen, tmp_path):
     place = tmp_path / "file" / "page.html"
     place.parent.write_text("")
@@ -161,6 +164,7 @@ def test_a_report_that_cannot_be_written_is_exit_code_73_and_named(chats, qwen, 
     fail(result, 73, "cannot write", f"at: {place}", "check its rights")
 
 
+@pytest.mark.slow
 def test_flags_without_what_they_belong_to_are_refused(chats, qwen, packed, tmp_path):
     fail(run("verify", packed, "--attn", "eager"), 2, "--attn", "--model")
     fail(run("verify", packed, "--device", "cpu"), 2, "--device", "--model")
@@ -168,6 +172,7 @@ def test_flags_without_what_they_belong_to_are_refused(chats, qwen, packed, tmp_
     fail(run("pack", chats, "--tokenizer", qwen, *flags), 2, "plan.rows_per_step", "world_size")
 
 
+@pytest.mark.slow
 def test_inspect_shows_boundaries_and_what_became_of_a_document(packed):
     shown = run("inspect", packed, "--row", 1)
     assert "document" in shown.stdout

@@ -169,6 +169,7 @@ def test_languages_are_estimated_where_the_extra_is_there(report: dict[str, Any]
     assert "estimated" in language_words(languages)
 
 
+@pytest.mark.slow
 def test_a_sample_has_an_error(monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_path: Path) -> None:
     pytest.importorskip("py3langid")
     monkeypatch.setattr("tokpack.report.vocabulary.SAMPLE", 25)
@@ -183,6 +184,7 @@ def test_a_sample_has_an_error(monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_
     assert " ± " in language_words(first)
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_report_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_path: Path
 ) -> None:

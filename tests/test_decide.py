@@ -63,6 +63,7 @@ def test_examples_of_duplicates_have_a_line_for_each_message(qwen, tmp_path):
     assert report.data["drops"][0]["examples"] == ["Who is there?\nA friend.\n\nCome in."]
 
 
+@pytest.mark.slow
 def test_near_duplicates_do_not_depend_on_workers_or_blocks(copies, qwen, tmp_path, monkeypatch):
     from tokpack import pipeline
     from tokpack.stages import read
@@ -216,6 +217,7 @@ def test_quality_prefers_text_to_noise_and_to_short_answers():
     assert all(0 <= score <= 1 for score in scores)
 
 
+@pytest.mark.slow
 def test_personal_data_is_masked_on_request(qwen, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", lines([one("who?", "write to jane.doe@mailbox.org please")]))
     plain = tokpack.pack(data, tmp_path / "a", tokenizer=str(qwen))
@@ -264,6 +266,7 @@ def test_rows_are_dealt_so_that_ranks_have_equal_attention(copies, qwen, tmp_pat
     assert tokpack.verify(artefact.folder).ok
 
 
+@pytest.mark.slow
 def test_the_models_balance_of_weights_and_attention_is_part_of_the_plan(copies, qwen, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     options = {"tokenizer": str(qwen), "max_length": 1024, "world_size": 2}

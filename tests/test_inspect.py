@@ -89,6 +89,7 @@ def test_a_number_beyond_the_input_was_never_read(packed):
     assert caught.value.hint == "documents are 0 to 99"
 
 
+@pytest.mark.slow
 def test_one_document_is_no_plural(inputs, qwen, tmp_path):
     alone = tokpack.pack(inputs[0], tmp_path / "alone", tokenizer=str(qwen), max_length=256, planner="none")
     assert "tokens, 1 document  trained" in shown(alone, 0)

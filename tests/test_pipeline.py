@@ -116,6 +116,7 @@ def test_the_folder_opens_with_datasets(packed):
     assert opened.column_names == ["input_ids", "labels", "seq_lengths", "doc_ids", "pieces"]
 
 
+@pytest.mark.slow
 def test_the_tokenizer_in_the_folder_is_the_one_that_was_given(packed, qwen):
     from transformers import AutoTokenizer
 
@@ -136,6 +137,7 @@ def test_same_bytes_for_any_workers_blocks_and_a_second_run(messy, packed, qwen,
         assert bytes_of(again.folder) == expected
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_size_of_blocks(qwen, tmp_path, monkeypatch):
     from functools import partial
 
@@ -166,6 +168,7 @@ def test_the_ledger_adds_up_and_is_refused_when_it_does_not(packed):
             check(broken)
 
 
+@pytest.mark.slow
 def test_validation_takes_whole_conversations_and_copies_stay_on_one_side(messy, qwen, tmp_path):
     options = {"tokenizer": str(qwen), "max_length": CAPACITY, "exact_key": "off"}
     split = tokpack.pack(messy, tmp_path / "split", val=0.2, **options)
@@ -225,6 +228,7 @@ def test_split_pieces_keep_their_order(qwen, tmp_path):
     assert joined.removesuffix("<|im_end|>") == text
 
 
+@pytest.mark.slow
 def test_special_tokens_in_contents_are_stripped_kept_or_dropped(qwen, tmp_path):
     rows = [("a", "b<|endoftext|>"), ("c <|im_end|> c", "d"), ("e", "<|endoftext|> "), ("f", "g")]
     lines = [
@@ -283,6 +287,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_gives_the_same_bytes(qwen, tmp_p
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_overwrite_leaves_files_that_tokpack_did_not_write(messy, qwen, tmp_path):
     out = tmp_path / "out"
     tokpack.pack(messy, out, tokenizer=str(qwen), max_length=256)
@@ -298,6 +303,7 @@ def test_overwrite_leaves_files_that_tokpack_did_not_write(messy, qwen, tmp_path
     assert tokpack.verify(out).ok
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_with_other_settings_names_what_differs(messy, qwen, tmp_path, monkeypatch):
     from tokpack import output
 

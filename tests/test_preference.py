@@ -194,6 +194,7 @@ options = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.one_of(rows, rows, rows, st.just({"prompt": "a", "chosen": 1})), min_size=1, max_size=12),

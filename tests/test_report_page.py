@@ -265,6 +265,7 @@ def test_a_page_of_one_document_says_document_not_documents() -> None:
     assert "Nothing was left out." in text
 
 
+@pytest.mark.slow
 def test_huge_reports_stay_below_two_megabytes() -> None:
     long_name = "x" * 4000
     sources = tuple(f"part-{n:05d}-{long_name}.jsonl" for n in range(3000))

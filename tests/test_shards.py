@@ -149,6 +149,7 @@ def test_a_folder_that_cannot_be_written_is_unpacked_elsewhere(both, tmp_path, m
         Artefact(folder).mapped()
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_and_shows_them(both, qwen, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(60))
 

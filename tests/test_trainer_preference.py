@@ -332,6 +332,7 @@ def test_an_artefact_gives_its_pairs_to_the_trainer(artefact, tmp_path):
     assert 2 * trained == artefact.manifest["documents"]
 
 
+@pytest.mark.slow
 def test_train_picks_the_preference_loss_by_the_artefact(artefact, model_folder, tmp_path):
     said = []
     recipe = load_recipe(
@@ -384,6 +385,7 @@ def losses_on_real_pairs(folder, real_data, tmp_path, max_length, budget, **flag
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_real_pairs_train_from_ln_2(model_folder, real_data, tmp_path):
     options = {"accumulation": 5, "epochs": 4.0, "learning_rate": 1e-3}
     losses = losses_on_real_pairs(model_folder, real_data, tmp_path, 2048, 10_000, **options)

@@ -111,6 +111,7 @@ def tuned_plain(model, attn):
     return model
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_train_like_one_large_batch(dataset, tmp_path):
     weights = []
     for rows, accumulation in ((1, 4), (2, 2), (4, 1)):
