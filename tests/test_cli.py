@@ -64,7 +64,22 @@ def test_without_arguments_there_is_help_and_no_empty_error():
     assert "hint: tokpack pack --help" in run("pack").stderr
 
 
-def test_warnings_go_to_what_stderr_is_now(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "command", ["verify {} --model m", "train {} --model m -o out", "merge-adapter {} -o out"]
+)
+def test_without_the_extra_for_training_the_hint_says_how_to_get_it(packed, tmp_path, command):
+    arguments = command.format(packed).split()
+    code = f"import sys; sys.modules['torch'] = None; sys.argv = ['tokpack', *{arguments}]; "
+    code += "from tokpack.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 2, result.stderr
+    assert "torch" in result.stderr
+    assert 'hint: pip install "tokpack[train]"' in result.stderr
+
+
+def test_warnings_go_to_what_stderr_is_now(monkeypatch):
     import io
     import logging
 
@@ -97,6 +112,7 @@ def test_pack_prints_the_ledger_and_json_is_the_manifest(packed, chats, qwen, tm
     assert (quiet.stdout.strip(), quiet.stderr) == (str(tmp_path / "out"), "")
 
 
+@pytest.mark.slow
 def test_standard_input_is_an_input(chats, qwen, packed, tmp_path):
     with chats.open("rb") as stdin:
         result = run(
@@ -151,6 +167,7 @@ def test_mistakes_have_their_exit_code_and_say_what_where_and_what_next(chats, q
     fail(run("pack", chats, *tokenizer, "--config", tmp_path / "run.toml", "-o", out), 2, "'planner'")
 
 
+@pytest.mark.slow
 def test_an_unwritable_output_is_exit_code_73(chats, qwen, tmp_path):
     (tmp_path / "file").write_text("")
     fail(run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "file" / "out"), 73, "cannot write")
@@ -197,6 +214,7 @@ def faults_with_flipped(folder, name, position, bit):
     return "\n".join(fault for check in result.checks for fault in check.faults)
 
 
+@pytest.mark.slow
 def test_verify_names_each_file_with_its_first_middle_or_last_byte_changed(packed):
     assert run("verify", packed).returncode == 0
     names = [*covered_files(packed), "SHA256SUMS"]

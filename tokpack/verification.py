@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -357,21 +357,12 @@ def _inputs(artefact: Artefact) -> Check:
 
 
 def _probe(folder: Path, model: str, attn: str | None, device: str | None) -> Any:
-    found = list(_verifiers())
-    if not found:
-        raise UsageError(
-            "the isolation probe needs the trainer plugin",
-            where="--model",
-            hint="pip install 'tokpack[train]'",
-        )
+    needed = "the trainer plugin"
     try:
-        return found[0](folder, model, attn=attn, device=device)
+        for entry in entry_points(group="tokpack.verifiers"):
+            return entry.load()(folder, model, attn=attn, device=device)
     except ImportError as error:
-        raise UsageError(
-            f"the isolation probe needs {error.name}", where="--model", hint="pip install 'tokpack[train]'"
-        ) from None
-
-
-def _verifiers() -> Iterator[Callable[..., Any]]:
-    for entry in entry_points(group="tokpack.verifiers"):
-        yield entry.load()
+        needed = str(error.name)
+    raise UsageError(
+        f"the isolation probe needs {needed}", where="--model", hint='pip install "tokpack[train]"'
+    )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+LIBRARIES = ("torch", "accelerate", "peft")
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
@@ -58,8 +59,10 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder in use.")] = False,
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
+    from trainer_plugin.extras import need
     from trainer_plugin.recipe import load_recipe
 
+    need(*LIBRARIES)
     flags: dict[str, Any] = {
         "method": method,
         "attn": attn,
@@ -105,6 +108,9 @@ def merge_adapter(
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare the logits.")] = False,
 ) -> None:
     """Merge an adapter into its base model: a plain model folder that needs neither PEFT nor bitsandbytes."""
+    from trainer_plugin.extras import need
+
+    need(*LIBRARIES)
     _quiet_libraries()
     from trainer_plugin.merge import merge_dequantized
 

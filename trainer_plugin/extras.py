@@ -1,4 +1,4 @@
-"""Packages that a recipe asks for besides ours: missing ones are named before the model is loaded."""
+"""Packages of the extra `train`, and those that a recipe asks for: missing ones are named before loading."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ OPTIMIZERS = {
 """Beginning of a name that `optim` takes -> module and distribution it needs."""
 
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
+
+
+def need(*packages: str) -> None:
+    """Raise UsageError for the first package of the extra `train` that is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise UsageError(f"{package} is not installed", hint='pip install "tokpack[train]"')
 
 
 def check_extras(trainer: Mapping[str, Any]) -> None:

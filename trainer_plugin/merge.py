@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from tokpack.errors import UsageError, VerifyError
-from trainer_plugin.qlora import RECIPE, load_model, need, quantization_config, weight_dtype
+from trainer_plugin.extras import need
+from trainer_plugin.qlora import RECIPE, load_model, quantization_config, weight_dtype
 from trainer_plugin.recipe import Recipe, load_recipe
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.errors import UsageError, near_matches
+from trainer_plugin.extras import need
 
 if TYPE_CHECKING:
     from trainer_plugin.recipe import Recipe
@@ -201,10 +202,3 @@ def provenance(artefact: Any, recipe: Recipe) -> dict[str, Any]:
         "method": recipe.method,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }
-
-
-def need(package: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise UsageError(f"{package} is not installed", hint='pip install "tokpack[train]"')
