@@ -76,6 +76,7 @@ def test_near_duplicates_do_not_depend_on_workers_or_blocks(copies, qwen, tmp_pa
     assert shards("a", 1 << 25, 1) == shards("b", 3000, 2) == shards("c", 700, 2)
 
 
+@pytest.mark.slow
 def test_analyze_measures_near_duplicates_that_nobody_asked_to_drop(copies, qwen):
     report = tokpack.analyze(copies, tokenizer=str(qwen))
     near = report.data["near_dup"]
@@ -145,6 +146,7 @@ def test_a_budget_is_kept_and_what_it_costs_is_in_the_ledger(copies, qwen, tmp_p
     assert not kept & set(range(60, 80)) or kept >= set(range(60))
 
 
+@pytest.mark.slow
 def test_weights_share_the_budget_among_sources(qwen, tmp_path):
     rng = random.Random(2)
     for name in ("a", "b"):

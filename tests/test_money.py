@@ -50,6 +50,7 @@ def bill(artefact: tokpack.Artefact) -> float:
     return float(artefact.report["cost"]["estimate"]["money"]["high"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "options"),
     [

@@ -223,6 +223,7 @@ def real_documents(real_data: Path) -> list[list[int]]:
     return [[numbers.setdefault(word, len(numbers)) for word in WORD.findall(texts[k])] for k in sample]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 1.0])
 def test_real_documents_equal_comparing_all_pairs(real_documents, threshold):
     batches = [batch_of(real_documents[:150]), batch_of(real_documents[150:])]

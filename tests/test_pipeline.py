@@ -185,6 +185,7 @@ def test_validation_takes_whole_conversations_and_copies_stay_on_one_side(messy,
     assert set(documents_of(other.validation)) != set(held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlong", ["drop", "right", "left", "turns", "split"])
 def test_truncation_is_exact_to_the_token(messy, qwen, tmp_path, overlong):
     full = documents_of(tokpack.pack(messy, tmp_path / "full", tokenizer=str(qwen), max_length=4096))
@@ -347,6 +348,7 @@ def test_overwrite_never_touches_a_folder_of_somebody_else(messy, qwen, tmp_path
     assert (tmp_path / "mine" / "thesis.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_strict_stops_at_the_first_bad_row_and_too_many_are_fatal(qwen, tmp_path):
     rows = messy_rows(100)
     data = write_rows(tmp_path / "chats.jsonl", rows)
@@ -359,6 +361,7 @@ def test_strict_stops_at_the_first_bad_row_and_too_many_are_fatal(qwen, tmp_path
     assert artefact.ledger["documents"]["quarantined"] == 24
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_output_error_and_the_run_can_go_on(messy, qwen, tmp_path, monkeypatch):
     from tokpack.store import TokenStore
 
@@ -409,6 +412,7 @@ def test_row_order_does_not_follow_file_order(packed):
     assert abs(np.corrcoef(firsts, np.arange(len(firsts)))[0, 1]) < 0.3
 
 
+@pytest.mark.slow
 def test_a_work_folder_elsewhere_keeps_what_else_is_in_it(messy, qwen, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -139,6 +139,7 @@ def test_the_artefact_opens_in_datasets_and_passes_verify(packed):
     assert [check.name for check in verified.checks][2:4] == ["documents", "pairs"]
 
 
+@pytest.mark.slow
 def test_reports_and_rows_speak_of_pairs(packed, demo, qwen, tmp_path):
     from tokpack.viewer import row_view
 

@@ -98,6 +98,7 @@ def test_evaluation_is_not_logged(dataset, tmp_path):
     assert logged == {int(n) for i in range(3, 6) for n in dataset[i]["doc_ids"]}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_log_of_a_whole_one(dataset, tmp_path):
     def run(folder, resume=None, crash=None):
         trainer = trainer_for(

@@ -190,6 +190,7 @@ def test_evaluation_with_metrics_keeps_the_weighted_loss(dataset, tmp_path):
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_mid_epoch_ends_bit_equal_and_counts_on(dataset, tmp_path):
     def run(folder, stop=None, resume=None):
         model = tiny_llama("tokpack", attention_dropout=0.1)
