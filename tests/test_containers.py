@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -356,3 +357,40 @@ def test_what_may_not_be_opened_is_bad_data_with_its_path(tmp_path, kept_out):
         assert error.value.where.startswith(str(place))
     finally:
         place.chmod(0o755)
+
+
+def test_a_model_folder_that_may_not_be_read_is_named(tmp_path, qwen, monkeypatch):
+    """Root may read everything: the system's refusal is acted."""
+    from tokpack.cost.hf_config import read_shape
+    from tokpack.tokenizer import load_tokenizer
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(qwen / name, tmp_path / name)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "template.jinja").write_text("{{ messages }}")
+
+    def refused(self, *args, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(DataError, match="cannot open: Permission denied") as error:
+        load_tokenizer(tmp_path)
+    assert error.value.where == str(tmp_path / "config.json")  # one of its files
+    with pytest.raises(UsageError, match="cannot open the model config: Permission denied"):
+        read_shape(tmp_path)
+    with pytest.raises(UsageError, match="cannot read the chat template: Permission denied\n"):
+        load_tokenizer(tmp_path, chat_template=tmp_path / "template.jinja")
+
+
+def test_planners_compile_where_no_cache_can_be_written(tmp_path):
+    """numba keeps compiled code beside the source or in the home; here both are refused."""
+    code = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from tokpack.stages.plan import make_plan\n"
+        "import numpy as np\n"
+        "print(make_plan(np.array([3, 5, 2], dtype=np.int32), 8, 'xfill', 0, None).rows)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2"

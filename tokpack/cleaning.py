@@ -101,15 +101,16 @@ def clean(
     config = replace(config, truncate=replace(config.truncate, max_length=limit, overlong="drop"))
     prices = find_prices(config, format, api_price)
     money = _money(config, prices)
-    _check_files(out, overwrite)
+    part = out.with_name(f".{out.name}.part")
     with writing(out, resumes=False), tempfile.TemporaryDirectory(prefix="tokpack-") as name:
+        _check_files(out, overwrite)
         folder = Path(name)
-        run = _start(config, workers, folder)
-        store = TokenStore(folder / "store", run.fingerprint())
-        corpus = pass_one(run, store, progress)
-        decide(run, corpus, money)
-        part = out.with_name(f".{out.name}.part")
         try:
+            part.touch()  # a folder without rights is told before the work
+            run = _start(config, workers, folder)
+            store = TokenStore(folder / "store", run.fingerprint())
+            corpus = pass_one(run, store, progress)
+            decide(run, corpus, money)
             _write(run, corpus, shape, part, progress)
             report = CleanReport(_figures(run, corpus, format, prices), out)
             _publish(run, corpus, report, part, out)

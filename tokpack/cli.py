@@ -432,7 +432,9 @@ def main() -> NoReturn:
     except typer.Abort:
         sys.exit(130)
     except OSError as error:
-        _fail(OutputError(str(error), hint="see the path above"))
+        what = os.strerror(error.errno) if error.errno else str(error)
+        where = str(error.filename) if error.filename else None
+        _fail(OutputError(f"cannot open or write: {what}", where=where, hint="check the path and its rights"))
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             _usage(error)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from tokpack.errors import DataError, UsageError
+from tokpack.errors import DataError, UsageError, reading
 
 FORMAT_VERSION: Final = 1
 IGNORE_INDEX: Final = -100
@@ -103,13 +103,18 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
     Raises UsageError when the folder is no artefact, DataError when a newer tokpack wrote it.
     """
-    path = Path(folder) / MANIFEST
-    if not Path(folder).is_dir():
+    with reading(folder):
+        return _read_manifest(Path(folder))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not folder.is_dir():
         raise UsageError(
             "no such folder", where=str(folder), hint="give the folder that `tokpack pack -o` wrote"
         )
-    if not path.is_file() or not (Path(folder) / SUMS).is_file():
-        unfinished = (Path(folder) / WORK).is_dir()
+    if not path.is_file() or not (folder / SUMS).is_file():
+        unfinished = (folder / WORK).is_dir()
         raise UsageError(
             "not a finished tokpack artefact: manifest.json or SHA256SUMS is missing",
             where=str(folder),

@@ -200,8 +200,9 @@ def _read_template(given: str | Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"cannot read the chat template: {error}", where=str(path), hint="check --chat-template"
+            f"cannot read the chat template: {why}", where=str(path), hint="check --chat-template"
         ) from None
 
 

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokpack.errors import OutputError, UsageError
+from tokpack.errors import OutputError, UsageError, reading
 
 BACKEND = "tokenizer.json"
 SNAPSHOT = "snapshot.json"
@@ -85,7 +85,8 @@ def _publish(scratch: Path, target: Path) -> None:
 
 
 def _key(folder: Path) -> str:
-    files = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+    with reading(folder, hint="check --tokenizer, and the rights of the folder"):
+        files = sorted({path for name in TOKENIZER_FILES for path in folder.glob(name) if path.is_file()})
     if not files:
         raise UsageError(
             "no tokenizer in this folder", where=str(folder), hint="give a folder that holds tokenizer.json"
@@ -93,7 +94,8 @@ def _key(folder: Path) -> str:
     digest = hashlib.sha256(f"{LAYOUT} {version('transformers')} {version('tokenizers')}\n".encode())
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\x00".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with reading(path, hint="check --tokenizer, and the rights of its files"):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:32]
 
 

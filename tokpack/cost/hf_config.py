@@ -44,9 +44,10 @@ def _load(config: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], st
         path = path / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
         raise UsageError(
-            "no model config found",
+            "no model config found" if missing else f"cannot open the model config: {error.strerror}",
             where=str(path),
             hint="give a Hugging Face model folder or its config.json",
         ) from None

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numba import boolean, float64, int32, int64, uint8, uint64
 
-from tokpack.stages._ngram_sets import SLACK, Array, jit, largest_of, put_all
+from tokpack.stages._ngram_sets import SLACK, Array, largest_of, put_all
+from tokpack.stages.compiled import jit
 
 STEPS = 16
 """A candidate costs 16 steps, an index entry passed over 1, an intersection 1 more for 16 grams."""

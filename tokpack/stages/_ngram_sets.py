@@ -12,6 +12,8 @@ import numba
 import numpy as np
 from numba import boolean, float64, int32, int64, uint8, uint64
 
+from tokpack.stages.compiled import jit
+
 Array = np.ndarray[Any, Any]
 
 SLACK = 1e-6
@@ -20,13 +22,6 @@ _BASE, _ODD = np.uint64(0xD6E8FEB86659FD93), np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _LOW_32 = np.uint64(2**32 - 1)
 _0, _1, _2, _3, _29, _33 = (np.uint64(k) for k in (0, 1, 2, 3, 29, 33))
-
-
-def jit(function: Any) -> Any:
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder to cache in can be written
-        return numba.njit(nogil=True)(function)
 
 
 @jit

@@ -248,7 +248,7 @@ def writing(where: Path, resumes: bool = True) -> Iterator[None]:
             hint="free some space and repeat the command"
             + (": it goes on where it stopped" if resumes else "")
             if full
-            else "choose another -o, or check its rights",
+            else "choose another place, or check its rights",
         ) from None
 
 

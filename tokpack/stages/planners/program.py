@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from tokpack.errors import UsageError
+from tokpack.stages.compiled import jit
 from tokpack.stages.planners.layout import Int32, Int64
 
 Float64 = npt.NDArray[np.float64]
@@ -115,7 +115,7 @@ class Program:
         return usage
 
 
-@njit(cache=True)
+@jit
 def knapsack(sizes: Int64, values: Int64, capacity: int, max_docs: int) -> tuple[Int64, Int32]:
     """Best value for every space: (value, item) of shape [layers + 1, capacity + 1], `sizes` rising.
 
@@ -139,7 +139,7 @@ def knapsack(sizes: Int64, values: Int64, capacity: int, max_docs: int) -> tuple
     return value, item
 
 
-@njit(cache=True)
+@jit
 def completions(
     sizes: Int64, item: Int32, max_docs: int, duals: Float64, capacity: int
 ) -> tuple[Int64, Int64, Int64, Float64]:

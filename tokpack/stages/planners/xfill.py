@@ -14,8 +14,8 @@ better; the plan with fewer rows is taken.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from tokpack.stages.compiled import jit
 from tokpack.stages.planners.bfd import FEW_SIZES, best_fit_strips
 from tokpack.stages.planners.layout import (
     UNLIMITED,
@@ -30,7 +30,7 @@ SCARCE = 0.1
 """Space counts as fillable if documents above the shortest tenth can fill it: the shortest are scarce."""
 
 
-@njit(cache=True)
+@jit
 def longest(below: Int64, limit: int) -> int:
     """The longest length left up to `limit`, 0 for none. `below` links used-up lengths to shorter ones."""
     while below[limit] != limit:
@@ -39,14 +39,14 @@ def longest(below: Int64, limit: int) -> int:
     return limit
 
 
-@njit(cache=True)
+@jit
 def take(stock: Int64, below: Int64, length: int, documents: int) -> None:
     stock[length] -= documents
     if stock[length] == 0:
         below[length] = length - 1
 
 
-@njit(cache=True)
+@jit
 def pair(stock: Int64, space: int, limit: int) -> int:
     """The longer of two lengths left, up to `limit` and most alike, that add up to `space`; 0 for none."""
     for longer in range((space + 1) // 2, min(limit, space - 1) + 1):
@@ -55,7 +55,7 @@ def pair(stock: Int64, space: int, limit: int) -> int:
     return 0
 
 
-@njit(cache=True)
+@jit
 def leave_fillable(stock: Int64, below: Int64, space: int, limit: int, short: int) -> tuple[int, int]:
     """Length and number of the next documents: the longest that leave a rest which others can fill.
 
@@ -74,7 +74,7 @@ def leave_fillable(stock: Int64, below: Int64, space: int, limit: int, short: in
     return limit, 1
 
 
-@njit(cache=True)
+@jit
 def take_row(
     left: tuple[Int64, Int64], row: tuple[Int64, Int64], capacity: int, max_docs: int, short: int
 ) -> int:
@@ -110,7 +110,7 @@ def take_row(
     return distinct
 
 
-@njit(cache=True)
+@jit
 def fill_rows(sizes: Int64, counts: Int64, capacity: int, max_docs: int) -> tuple[Int64, Int64]:
     """Patterns for a histogram with `sizes` falling: (entries, times), as `strips_of_patterns` takes them."""
     stock, in_row = np.zeros(capacity + 1, np.int64), np.zeros(capacity + 1, np.int64)
