@@ -13,9 +13,9 @@ from chats import messy_rows, write_rows
 from rich.console import Console
 
 import tokpack
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
+from tokpack.artefact.viewer import choose_row, origin_of, row_view, source_ranges
 from tokpack.errors import UsageError
-from tokpack.viewer import choose_row, origin_of, row_view, source_ranges
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +96,8 @@ def test_one_document_is_no_plural(inputs, qwen, tmp_path):
 
 
 def test_an_artefact_without_rows_says_so(qwen, tmp_path):
-    data = write_rows(tmp_path / "one.jsonl", [b'{"messages": [{"role": "assistant", "content": ""}]}'])
-    empty = tokpack.pack(data, tmp_path / "empty", tokenizer=str(qwen))
+    data = write_rows(tmp_path / "one.jsonl", [b'{"text": "held out is nothing of so little"}'])
+    empty = tokpack.pack(data, tmp_path / "packed", tokenizer=str(qwen), val=1e-9).validation
     with pytest.raises(UsageError, match="the artefact has no rows"):
         choose_row(empty)
 
