@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import tokpack
+from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import WriteConfig
 from tokpack.schema import PACKED_SCHEMA
 from tokpack.stages.plan import row_order
 from tokpack.stages.write import write_shards
-from tokpack.stored_pieces import StoredPieces
 
 
 def shard_bytes(artefact: tokpack.Artefact) -> int:

@@ -24,11 +24,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import polars as pl
 
+from tokpack.encoding.token_places import encode_reference
+from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.schema import TRAINED
-from tokpack.stages.render import Rendered, Renderer, RenderOptions, render
+from tokpack.stages.render.render import Rendered, Renderer, RenderOptions, render
 from tokpack.stages.tokenize import TokenBatch, tokenize
-from tokpack.token_places import encode_reference
-from tokpack.tokenizer import Tokenizer, load_tokenizer
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 BATCH_ROWS = 33_000

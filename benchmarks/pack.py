@@ -85,9 +85,9 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
     from tokpack.pipeline import Run
     from tokpack.stages.clean import clean
     from tokpack.stages.dedup import content_hash
-    from tokpack.stages.normalize import normalize
-    from tokpack.stages.read import read_blocks
-    from tokpack.stages.render import render
+    from tokpack.stages.normalize.normalize import normalize
+    from tokpack.stages.read.blocks import read_blocks
+    from tokpack.stages.render.render import render
     from tokpack.stages.tokenize import flag_tokens, tokenize
     from tokpack.stages.truncate import truncate
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from tokpack import tokenizer_cache
-from tokpack.tokenizer import Tokenizer
+from tokpack.encoding import snapshot as tokenizer_cache
+from tokpack.encoding.tokenizer import Tokenizer
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))

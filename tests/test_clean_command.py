@@ -20,10 +20,10 @@ import tokpack
 from tokpack import cleaning
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.normalize import DOCUMENT_SCHEMA, normalize
-from tokpack.stages.read import Block
-from tokpack.stages.rows import Shape
-from tokpack.stages.sources import Source
+from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, normalize
+from tokpack.stages.normalize.rows import Shape
+from tokpack.stages.read.blocks import Block
+from tokpack.stages.read.sources import Source
 from tokpack.text_formats import FORMATS
 from tokpack.text_formats import write_rows as write_lines
 

@@ -12,10 +12,10 @@ import pytest
 
 from tokpack.config import CleanConfig, SourceConfig
 from tokpack.stages.clean import clean
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.normalize import normalize
-from tokpack.stages.read import read_blocks
-from tokpack.stages.sources import open_sources
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.sources import open_sources
 
 REASON_OF = {
     "empty_answer": "empty_answer",

@@ -22,11 +22,11 @@ import pytest
 import tokpack
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.containers import notes
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.normalize import normalize
-from tokpack.stages.read import read_blocks
-from tokpack.stages.sources import Source, open_sources
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.containers import notes
+from tokpack.stages.read.sources import Source, open_sources
 
 CHATS = [
     {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}]}
@@ -362,7 +362,7 @@ def test_what_may_not_be_opened_is_bad_data_with_its_path(tmp_path, kept_out):
 def test_a_model_folder_that_may_not_be_read_is_named(tmp_path, qwen, monkeypatch):
     """Root may read everything: the system's refusal is acted."""
     from tokpack.cost.hf_config import read_shape
-    from tokpack.tokenizer import load_tokenizer
+    from tokpack.encoding.tokenizer import load_tokenizer
 
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(qwen / name, tmp_path / name)

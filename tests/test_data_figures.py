@@ -17,6 +17,7 @@ from rich.console import Console
 import tokpack
 from tokpack.config import PlanConfig
 from tokpack.cost.capacity import fit_lengths
+from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.report import data_charts
 from tokpack.report.data_figures import rank_figures, row_figures, truncation_figures
 from tokpack.report.data_words import NO_LANGUAGES, language_words, rules_without_hits
@@ -25,7 +26,6 @@ from tokpack.report.html import page
 from tokpack.report.training import Documents
 from tokpack.report.vocabulary import script_of, token_bytes
 from tokpack.stages.plan import make_plan
-from tokpack.tokenizer import load_tokenizer
 
 ENGLISH = "The weather in the mountains changes quickly, so take a warm coat and enough water with you."
 GERMAN = "Das Wetter in den Bergen ändert sich schnell, nimm also eine warme Jacke und genug Wasser mit."

@@ -199,8 +199,8 @@ def test_the_artefacts_files_and_columns_are_documented():
 
 
 def test_every_format_container_and_ending_is_documented():
-    from tokpack.stages.rows import FIELDS, OPTIONAL, ROLE_ALIASES, TOKENS
-    from tokpack.stages.sources import COMPRESSIONS, EXTENSIONS
+    from tokpack.stages.normalize.rows import FIELDS, OPTIONAL, ROLE_ALIASES, TOKENS
+    from tokpack.stages.read.sources import COMPRESSIONS, EXTENSIONS
 
     page = read("docs/input-formats.md")
     words = [*FIELDS, *EXTENSIONS, *EXTENSIONS.values(), *COMPRESSIONS, *ROLE_ALIASES]
@@ -209,12 +209,12 @@ def test_every_format_container_and_ending_is_documented():
 
 
 def test_every_row_that_shows_a_format_is_read_as_that_format(tmp_path):
-    from tokpack.stages.detect import detect_shape
-    from tokpack.stages.normalize import normalize
-    from tokpack.stages.read import read_blocks
-    from tokpack.stages.rows import FIELDS, TOKENS
-    from tokpack.stages.sources import open_sources
-    from tokpack.stages.token_columns import take_tokens
+    from tokpack.stages.normalize.detect import detect_shape
+    from tokpack.stages.normalize.normalize import normalize
+    from tokpack.stages.normalize.rows import FIELDS, TOKENS
+    from tokpack.stages.normalize.token_columns import take_tokens
+    from tokpack.stages.read.blocks import read_blocks
+    from tokpack.stages.read.sources import open_sources
 
     sections = re.findall(r"^### `(\w+)`\n\n```json\n(.*?)\n```", read("docs/input-formats.md"), re.M | re.S)
     assert [name for name, _ in sections] == list(FIELDS)

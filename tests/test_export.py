@@ -17,7 +17,7 @@ from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack import schema
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.errors import OutputError, UsageError
 from tokpack.export import EXPORTERS, export
 

@@ -12,7 +12,7 @@ from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack import ledger as ledgers
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.errors import UsageError
 from tokpack.stages.write import covered_files
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.stages import normalize as stage
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.normalize import normalize
-from tokpack.stages.read import read_blocks
-from tokpack.stages.rows import RowError, Shape, row_to_document
-from tokpack.stages.sources import open_sources
+from tokpack.stages.normalize import normalize as stage
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.normalize.rows import RowError, Shape, row_to_document
+from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.sources import open_sources
 
 
 def run(tmp_path, rows, name="rows.jsonl", **config):
@@ -258,7 +258,7 @@ def test_sliced_and_chunked_tables_keep_each_row_once(tmp_path):
         [pa.Table.from_pylist(rows).slice(0, 13), pa.Table.from_pylist(rows).slice(13, 27)]
     )
     sources = open_sources((SourceConfig(path="-", container="jsonl"),))
-    from tokpack.stages.read import Block
+    from tokpack.stages.read.blocks import Block
 
     shape = Shape.of("messages", {}, ["messages"])
     for start, length in [(0, 40), (5, 20), (12, 3)]:

@@ -142,7 +142,7 @@ def test_rows_do_not_depend_on_the_size_of_blocks(qwen, tmp_path, monkeypatch):
     from functools import partial
 
     from tokpack import pipeline
-    from tokpack.stages import read
+    from tokpack.stages.read import blocks as read
 
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(300, seed=1))
     shards = []

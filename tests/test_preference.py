@@ -141,7 +141,7 @@ def test_the_artefact_opens_in_datasets_and_passes_verify(packed):
 
 @pytest.mark.slow
 def test_reports_and_rows_speak_of_pairs(packed, demo, qwen, tmp_path):
-    from tokpack.viewer import row_view
+    from tokpack.artefact.viewer import row_view
 
     report = tokpack.analyze(demo, tokenizer=str(qwen))
     assert report.data["kind"] == "preference"

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
-from tokpack.stages import normalize as stage
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.normalize import normalize
-from tokpack.stages.pair_rows import row_to_pair
-from tokpack.stages.read import read_blocks
-from tokpack.stages.rows import RowError
-from tokpack.stages.sources import open_sources
+from tokpack.stages.normalize import normalize as stage
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.normalize.pair_rows import row_to_pair
+from tokpack.stages.normalize.rows import RowError
+from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.sources import open_sources
 
 
 def run(tmp_path, rows, **config):

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.csv_rows import UNREADABLE, csv_batches
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.normalize import normalize
-from tokpack.stages.read import line_numbers, read_blocks
-from tokpack.stages.sources import open_sources
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.read.blocks import line_numbers, read_blocks
+from tokpack.stages.read.csv_rows import UNREADABLE, csv_batches
+from tokpack.stages.read.sources import open_sources
 
 
 def blocks_of(path: Path, block_bytes: int = 32 << 20):

@@ -21,10 +21,10 @@ from chats import messy_rows
 import tokpack
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.stages import streams
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.read import read_blocks
-from tokpack.stages.sources import open_sources
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.read import streams
+from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.sources import open_sources
 
 ROWS = messy_rows(60, seed=4)
 LINES = b"\n".join(ROWS) + b"\n"

@@ -11,7 +11,7 @@ from encode_helpers import byte_level, document, frame, small_tokenizer, templat
 
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, TRAINED
-from tokpack.stages.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderOptions, render
 from tokpack.stages.tokenize import tokenize
 
 PAIR = {"kind": "prompt_completion", "roles": ["user", "assistant"], "contents": ["Question é", "Answer"]}

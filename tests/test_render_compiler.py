@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from encode_helpers import NAMES, document, frame, random_chats, small_tokenizer, template
 
-from tokpack.stages.chat_spans import SpanFinder
-from tokpack.stages.chat_template import ENVIRONMENT, ChatTemplate
-from tokpack.stages.pieces import WHITESPACE, Spans, Strip
-from tokpack.stages.render import Renderer, RenderOptions, render
-from tokpack.stages.render_reference import chat_reference, select_trained
-from tokpack.stages.template_analysis import analyse
-from tokpack.stages.template_compiler import TemplateCompiler
+from tokpack.stages.render.chat_spans import SpanFinder
+from tokpack.stages.render.chat_template import ENVIRONMENT, ChatTemplate
+from tokpack.stages.render.pieces import WHITESPACE, Spans, Strip
+from tokpack.stages.render.reference import chat_reference, select_trained
+from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.template_analysis import analyse
+from tokpack.stages.render.template_compiler import TemplateCompiler
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_failed_proof_leaves_the_shape_to_jinja_with_a_warning(folder, monkeyp
     body = "{{ m.role }}: {{ m.content | replace('three', '3') }}."
     tokenizer = opened(folder, "{% for m in messages %}" + body + "{% endfor %}")
     nothing = analyse(ENVIRONMENT.parse(""))
-    monkeypatch.setattr("tokpack.stages.template_compiler.analyse", lambda tree: nothing)
+    monkeypatch.setattr("tokpack.stages.render.template_compiler.analyse", lambda tree: nothing)
     renderer = Renderer(tokenizer, RenderOptions(loss="all"))
     documents = frame([document([{"role": "user", "content": "longer than three"}])])
     rendered = render(documents, renderer)

@@ -10,7 +10,7 @@ import pytest
 from encode_helpers import document, expected, frame, open_here, template
 
 from tokpack.schema import TRAINED
-from tokpack.stages.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderOptions, render
 from tokpack.stages.tokenize import tokenize
 
 

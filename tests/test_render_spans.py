@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokpack.schema import TRAINED
-from tokpack.stages.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderOptions, render
 from tokpack.stages.tokenize import tokenize
 
 KINDS = ("byte_level", "nfc", "byte_fallback", "llama2")

@@ -8,7 +8,7 @@ import pytest
 from encode_helpers import NAMES, random_chats, template
 
 from tokpack.errors import UsageError
-from tokpack.stages.chat_template import ChatTemplate, RenderError
+from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 

@@ -12,7 +12,7 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.errors import UsageError
 from tokpack.stages.plan import idle_share
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import tokpack
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
+from tokpack.artefact.verification import PLACED, _piece_faults
 from tokpack.errors import UsageError
 from tokpack.ledger import check
 from tokpack.stages.repeat import copies_of, with_copies
-from tokpack.verification import PLACED, _piece_faults
 
 Key = tuple[int, int, int]
 FIRST = 120
@@ -148,7 +148,7 @@ def test_a_budget_counts_every_copy(pack):
 
 
 def test_inspect_shows_the_copy_and_the_terminal_the_sum(repeated, once):
-    from tokpack.viewer import row_view
+    from tokpack.artefact.viewer import row_view
 
     def text(renderable: Any) -> str:
         console = Console(width=200, no_color=True, file=io.StringIO())

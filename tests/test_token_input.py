@@ -20,12 +20,12 @@ import tokpack
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import CONTENT, TRAINED
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.read import read_blocks
-from tokpack.stages.rows import RowError, Shape
-from tokpack.stages.sources import open_sources
-from tokpack.stages.token_columns import take_tokens
-from tokpack.stages.token_rows import row_to_tokens
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.rows import RowError, Shape
+from tokpack.stages.normalize.token_columns import take_tokens
+from tokpack.stages.normalize.token_rows import row_to_tokens
+from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.sources import open_sources
 from tokpack.stages.truncate import truncate
 from tokpack.store import TokenStore
 
@@ -321,7 +321,7 @@ def test_equal_ids_with_another_mask_are_no_duplicates(qwen, tmp_path):
 def test_near_duplicates_and_evaluation_text_are_found_by_ids(qwen, tmp_path):
     question = "How many legs do seven spiders and three beetles have when they walk together at night?"
     (tmp_path / "eval.jsonl").write_text(json.dumps({"question": question}))
-    from tokpack.tokenizer import load_tokenizer
+    from tokpack.encoding.tokenizer import load_tokenizer
 
     asked = load_tokenizer(qwen).reference.encode(question).ids
     rng = np.random.default_rng(0)
@@ -350,7 +350,7 @@ def test_a_budget_and_a_hold_out_work_without_text(packed, qwen, tmp_path):
 
 
 def test_the_report_shows_the_start_of_what_was_left_out(qwen, tmp_path):
-    from tokpack.tokenizer import load_tokenizer
+    from tokpack.encoding.tokenizer import load_tokenizer
 
     hello = load_tokenizer(qwen).reference.encode("Hello there").ids
     path = write_tokens(tmp_path, [(hello, [-100] * len(hello)), ([1, 2], [-100, 2])], "jsonl")

@@ -24,14 +24,14 @@ from encode_helpers import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokpack.fast_plan import BYTE_ALPHABET
-from tokpack.fast_proof import ODD_STRINGS, difference, odd_strings
+from tokpack.encoding.fast_plan import BYTE_ALPHABET
+from tokpack.encoding.fast_proof import ODD_STRINGS, difference, odd_strings
+from tokpack.encoding.token_places import encode_reference
+from tokpack.encoding.unicode import UNSTABLE_IN_NFC, nfc
 from tokpack.schema import CONTENT, TRAINED
-from tokpack.stages.pieces import Spans
-from tokpack.stages.render import Rendered, Renderer, RenderOptions, render
+from tokpack.stages.render.pieces import Spans
+from tokpack.stages.render.render import Rendered, Renderer, RenderOptions, render
 from tokpack.stages.tokenize import flag_tokens, tokenize
-from tokpack.token_places import encode_reference
-from tokpack.unicode import UNSTABLE_IN_NFC, nfc
 
 
 def large(texts):
@@ -208,7 +208,7 @@ def test_a_row_that_differs_sends_the_tokenizer_to_the_slow_path_with_a_warning(
 def test_the_proof_is_kept_with_the_snapshot(tmp_path, monkeypatch):
     first = small_tokenizer(tmp_path / "kept", byte_level(drop_bytes=5))
     assert first.fast is not None
-    monkeypatch.setattr("tokpack.fast_plan.measure", None)
+    monkeypatch.setattr("tokpack.encoding.fast_plan.measure", None)
     again = small_tokenizer(tmp_path / "kept")
     assert again.fast.plan == first.fast.plan
     assert tokenize(plain_batch(["hello"]), again).stats["fast"] == 1

@@ -9,10 +9,10 @@ import sys
 import pytest
 from encode_helpers import byte_level, open_here, small_tokenizer, template, tokenizer_folder
 
-from tokpack import tokenizer_cache
+from tokpack.encoding import snapshot as tokenizer_cache
+from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import OutputError, UsageError
 from tokpack.fingerprint import vocab_digest
-from tokpack.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_vocabulary_ends_after_the_largest_id_also_where_ids_are_missing(tmp
 def test_the_second_load_asks_nobody_and_imports_neither_transformers_nor_torch(folder, cache):
     assert load_tokenizer(folder, cache).fast is not None
     code = (
-        "import sys; from tokpack.tokenizer import load_tokenizer; "
+        "import sys; from tokpack.encoding.tokenizer import load_tokenizer; "
         f"t = load_tokenizer({str(folder)!r}, {str(cache)!r}); t.prepare(); assert t.fast is not None; "
         "print([m for m in ('transformers', 'torch', 'numba') if m in sys.modules])"
     )

@@ -18,27 +18,27 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tokpack.api import analyze, open_packed, pack
-    from tokpack.artefact import Artefact
+    from tokpack.artefact.folder import Artefact
+    from tokpack.artefact.merging import merge
+    from tokpack.artefact.repacking import repack
+    from tokpack.artefact.verification import verify
     from tokpack.cleaning import clean
     from tokpack.config import Config
     from tokpack.errors import TokpackError
-    from tokpack.merging import merge
-    from tokpack.repacking import repack
     from tokpack.report.figures import Report
-    from tokpack.verification import verify
 
 _HOME = {
-    "Artefact": "tokpack.artefact",
+    "Artefact": "tokpack.artefact.folder",
     "Config": "tokpack.config",
     "Report": "tokpack.report.figures",
     "TokpackError": "tokpack.errors",
     "analyze": "tokpack.api",
     "clean": "tokpack.cleaning",
-    "merge": "tokpack.merging",
+    "merge": "tokpack.artefact.merging",
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",
-    "repack": "tokpack.repacking",
-    "verify": "tokpack.verification",
+    "repack": "tokpack.artefact.repacking",
+    "verify": "tokpack.artefact.verification",
 }
 
 __all__ = [

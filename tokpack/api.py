@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack import output, pipeline, schema
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.config import Config, load_toml, merge, parse_budget
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost

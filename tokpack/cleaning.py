@@ -27,21 +27,21 @@ from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
 from tokpack.decide import decide
+from tokpack.encoding.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError
-from tokpack.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
 from tokpack.output import write_dropped
 from tokpack.pipeline import Progress, Run, pass_one, silent
 from tokpack.report.figures import drop_figures, length_figures
 from tokpack.stages.clean import clean as clean_documents
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.normalize import normalize
-from tokpack.stages.read import Block, read_blocks
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.normalize.rows import TOKENS
+from tokpack.stages.read.blocks import Block, read_blocks
+from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import times_of
-from tokpack.stages.rows import TOKENS
-from tokpack.stages.sources import open_sources
 from tokpack.stages.write import write_json, writing
 from tokpack.store import TokenStore
 from tokpack.text_formats import TextFormat, text_format, write_rows

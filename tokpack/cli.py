@@ -195,7 +195,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Prove an artefact: bytes, rows, documents, ledger; with --model that no document sees another."""
-    from tokpack.verification import verify as run
+    from tokpack.artefact.verification import verify as run
 
     with _working(f"proving isolation in {model}: a minute on a CPU" if model else ""):
         result = run(artefact, model, attn=attn, device=device)
@@ -247,8 +247,8 @@ def inspect(
     max_tokens: Annotated[int, typer.Option(help="Tokens shown of each document; 0: all.")] = 400,
 ) -> None:
     """Show a packed row: document boundaries, trained tokens in green, masked ones dim."""
-    from tokpack.artefact import Artefact
-    from tokpack.viewer import choose_row, row_view
+    from tokpack.artefact.folder import Artefact
+    from tokpack.artefact.viewer import choose_row, row_view
 
     opened = Artefact(artefact)
     chosen = choose_row(opened, row, doc, source=source, longest=longest, worst_fill=worst_fill)
@@ -286,7 +286,7 @@ def merge(
     quiet: Quiet = False,
 ) -> None:
     """Join artefacts of one tokenizer, chat template, loss and capacity; nothing is tokenised again."""
-    from tokpack.merging import merge as run
+    from tokpack.artefact.merging import merge as run
 
     merged = run(artefacts, out, seed=seed, keep_order=keep_order, overwrite=overwrite)
     _written(merged, out, quiet)
@@ -310,8 +310,8 @@ def repack(
     quiet: Quiet = False,
 ) -> None:
     """Plan an artefact anew for another capacity or planner; nothing is tokenised again."""
-    from tokpack.repacking import lost_to_length
-    from tokpack.repacking import repack as run
+    from tokpack.artefact.repacking import lost_to_length
+    from tokpack.artefact.repacking import repack as run
 
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}

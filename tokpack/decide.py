@@ -25,16 +25,16 @@ from tokpack.errors import DataError
 from tokpack.money import MoneyBudget
 from tokpack.pipeline import Run, encode
 from tokpack.schema import CONTENT, COPIES
-from tokpack.stages.containers import notes, recognise
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import EXACT_DUPLICATE, draw, first_of_equal
 from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
-from tokpack.stages.normalize import text_documents
-from tokpack.stages.read import line_numbers, read_blocks, rows_of
+from tokpack.stages.normalize.normalize import text_documents
+from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
+from tokpack.stages.read.containers import notes, recognise
+from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import copies_of, times_of
 from tokpack.stages.select import OVER_BUDGET, select
 from tokpack.stages.selected_tokens import SelectedTokens
-from tokpack.stages.sources import open_sources
 
 log = logging.getLogger("tokpack")
 

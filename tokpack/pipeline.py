@@ -26,30 +26,30 @@ import pyarrow as pa
 from tokpack import ledger as ledgers
 from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
-from tokpack.stages.containers import notes
 from tokpack.stages.dedup import content_hash, token_hash
-from tokpack.stages.detect import detect_shape
-from tokpack.stages.normalize import Normalized, Quarantined, normalize
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import Normalized, Quarantined, normalize
+from tokpack.stages.normalize.rows import TOKENS, Shape
+from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, drop_partners, pair_groups, pair_hash
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.plan import resolve as planner
-from tokpack.stages.read import Block, read_blocks
-from tokpack.stages.render import Renderer, RenderOptions, render
+from tokpack.stages.read.blocks import Block, read_blocks
+from tokpack.stages.read.containers import notes
+from tokpack.stages.read.sources import Source, open_sources
+from tokpack.stages.render.render import Renderer, RenderOptions, render
 from tokpack.stages.repeat import with_copies
-from tokpack.stages.rows import TOKENS, Shape
 from tokpack.stages.select import quality
-from tokpack.stages.sources import Source, open_sources
-from tokpack.stages.token_columns import take_tokens
 from tokpack.stages.tokenize import TokenBatch, tokenize
 from tokpack.stages.truncate import truncate
 from tokpack.stages.write import Layout, Placement
 from tokpack.store import TokenStore
-from tokpack.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger("tokpack")
 

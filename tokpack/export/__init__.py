@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
+from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.errors import UsageError
 from tokpack.export.axolotl import export as to_axolotl
 from tokpack.export.llamafactory import export as to_llamafactory
 from tokpack.export.megatron import export as to_megatron
 from tokpack.export.megatron_bridge import export as to_megatron_bridge
 from tokpack.export.trl import export as to_trl
-from tokpack.fresh_folder import fresh_folder
 from tokpack.plugins import resolve
 from tokpack.schema import SUMS, is_preference
 from tokpack.stages.write import file_sha256, write_json, writing

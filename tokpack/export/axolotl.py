@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.export.common import (
     Rows,
     as_lists,

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.artefact import Artefact
-from tokpack.shards import read_shard
+from tokpack.artefact.folder import Artefact
+from tokpack.artefact.shards import read_shard
+from tokpack.artefact.stored_pieces import flat
 from tokpack.stages.ranges import Int64, offsets_of
 from tokpack.stages.write import dataset_files, write_json
-from tokpack.stored_pieces import flat
 
 Int32 = npt.NDArray[np.int32]
 SCRIPTS = Path(__file__).parent / "scripts"

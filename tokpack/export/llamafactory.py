@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.export.common import (
     Rows,
     as_lists,

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
+from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.errors import UsageError
 from tokpack.export.common import copy_script, copy_tokenizer, figures, splits, write_text
 from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch
-from tokpack.stored_pieces import StoredPieces
 
 MAGIC = b"MMIDIDX\x00\x00"
 SMALL_VOCABULARY = 65_500

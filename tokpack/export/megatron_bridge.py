@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.export.common import (
     Rows,
     as_lists,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.export.common import copy_script, copy_tokenizer, figures, write_datasets, write_text
 from tokpack.schema import PACKED_SCHEMA
 from tokpack.stages.write import write_json

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tokpack import schema
-from tokpack.artefact import Artefact
+from tokpack.artefact.folder import Artefact
 from tokpack.config import CostConfig
 from tokpack.corpus import EXAMPLES
 from tokpack.ledger import HELD_OUT

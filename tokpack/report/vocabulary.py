@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.corpus import Corpus
+from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.schema import CONTENT
 from tokpack.stages.rules.language import SAMPLE, language_shares
-from tokpack.tokenizer import Tokenizer
 
 Counts = npt.NDArray[np.int64]
 TOP = 20

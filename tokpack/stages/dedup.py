@@ -15,10 +15,10 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
+from tokpack.encoding.unicode import nfc
 from tokpack.schema import TRAINED
 from tokpack.stages.messages import Messages
 from tokpack.stages.tokenize import TokenBatch
-from tokpack.unicode import nfc
 
 EXACT_DUPLICATE = "exact_duplicate"
 

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokpack.fast_proof import difference, shown
-from tokpack.fast_tokenizer import FastTokenizer
+from tokpack.encoding.fast_proof import difference, shown
+from tokpack.encoding.fast_tokenizer import FastTokenizer
+from tokpack.encoding.token_places import Bools, Encoded, text_buffers
+from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.schema import CONTENT, TRAINED
-from tokpack.stages.pieces import Ints, Spans
-from tokpack.stages.render import Rendered
-from tokpack.token_places import Bools, Encoded, text_buffers
-from tokpack.tokenizer import Tokenizer
+from tokpack.stages.render.pieces import Ints, Spans
+from tokpack.stages.render.render import Rendered
 
 Flags = npt.NDArray[np.uint8]
 

@@ -25,9 +25,9 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.schema import TRAINED
+from tokpack.stages.normalize.token_rows import LABELLED
 from tokpack.stages.pairs import PAIR_DROPPED, WIDTH
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
-from tokpack.stages.token_rows import LABELLED
 from tokpack.stages.tokenize import TokenBatch
 
 OVERLONG = "overlong"

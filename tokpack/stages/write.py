@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.artefact.shards import ARROW, CACHE, shard_writer
 from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import OutputError
 from tokpack.schema import COPIES, IGNORE_INDEX, RUN, SUMS, TRAINED, WORK
-from tokpack.shards import ARROW, CACHE, shard_writer
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, offsets_of
 

@@ -1,0 +1,114 @@
+"""Artefacts made from artefacts: the pieces gathered into new rows, the rest of the record carried over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tokpack import ledger as ledgers
+from tokpack import schema
+from tokpack.artefact.folder import Artefact
+from tokpack.artefact.stored_pieces import StoredPieces
+from tokpack.config import WriteConfig
+from tokpack.errors import UsageError
+from tokpack.output import OURS, finish
+from tokpack.report.derived import derived_report
+from tokpack.stages.order import plan_record
+from tokpack.stages.plan import Plan
+from tokpack.stages.write import Layout, file_sha256, write_json, write_shards
+
+MERGED = "merged"
+"""Planner in the manifest of a merged artefact: its rows were planned apart."""
+
+Progress = Callable[[int], None]
+"""Called with the number of tokens written since the last call."""
+
+
+def write_derived(
+    out: Path,
+    stored: StoredPieces,
+    layout: Layout,
+    plan: Plan,
+    dealt: dict[str, Any],
+    record: dict[str, Any],
+    sources: list[Artefact],
+    progress: Progress = lambda tokens: None,
+) -> None:
+    """Shards, report, manifest, sums. dropped.parquet, quarantine.jsonl and tokenizer are there already.
+
+    `record` is a manifest whose figures of rows are filled in here, from what was written. Raises
+    InternalError when the ledger does not add up; then nothing is finished.
+    """
+    settings = WriteConfig(**record["config"]["write"])
+    written = write_shards(
+        out, layout, stored.placement, stored.batches, schema.packed_schema(record), settings, progress
+    )
+    ledger = record["ledger"]
+    total = written.rows * plan.capacity
+    ledger["slots"] = {
+        "rows": written.rows,
+        "capacity": plan.capacity,
+        "total": total,
+        "packed": written.tokens,
+        "free": total - written.tokens,
+    }
+    ledger["trained"] = {
+        "packed": written.tokens,
+        "trained": written.trained,
+        "masked": written.tokens - written.trained,
+    }
+    ledgers.check(ledger)
+    figures = {
+        "capacity": plan.capacity,
+        "rows": written.rows,
+        "tokens": written.tokens,
+        "trained_tokens": written.trained,
+        "documents": ledger["documents"]["kept"],
+        "pieces": len(stored.placement.length),
+        "shards": written.shards,
+        "plan": plan_record(record["config"]["plan"]["planner"], plan, dealt),
+    }
+    manifest = record | figures
+    if manifest["split"] == "train":
+        pieces = stored.by_document().placement
+        report = derived_report(manifest, plan, pieces, out / schema.DROPPED, sources)
+        write_json(out / schema.REPORT, report.data)
+    finish(out, manifest)
+
+
+def origin(artefact: Artefact) -> dict[str, str]:
+    """An artefact as the manifest of a derived one names it."""
+    return {"name": artefact.folder.resolve().name, "sha256": file_sha256(artefact.folder / schema.SUMS)}
+
+
+def check_out(out: Path, sources: list[Artefact]) -> None:
+    """Raises UsageError when `out` is, lies in, or holds one of the artefacts that are read."""
+    place = out.resolve()
+    for source in sources:
+        folder = source.folder.resolve()
+        if folder == place or folder in place.parents or place in folder.parents:
+            raise UsageError(
+                "the output is, or lies in, an artefact that is read",
+                where=str(out),
+                hint="give -o another folder",
+            )
+
+
+def artefact_entries(folder: Path) -> set[str]:
+    """What tokpack wrote into the folder of a finished artefact; nothing for any other folder."""
+    if not (folder / schema.MANIFEST).is_file() or not (folder / schema.SUMS).is_file():
+        return set()
+    ours = {path.name for pattern in OURS for path in folder.glob(pattern)}
+    return ours | {"tokenizer", schema.VALIDATION, schema.WORK}
+
+
+def write_inputs(out: Path, sources: list[Artefact]) -> None:
+    """`run.json` with the places of the inputs, as far as they are known: what `verify` compares."""
+    paths: list[str] = []
+    for source in sources:
+        run = source.folder / schema.RUN
+        known = json.loads(run.read_text(encoding="utf-8")).get("inputs", []) if run.is_file() else []
+        paths += known or [""] * len(source.manifest["inputs"])
+    write_json(out / schema.RUN, {"inputs": paths, "made_from": [str(s.folder.resolve()) for s in sources]})

@@ -1,0 +1,132 @@
+"""A finished artefact, opened for reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from tokpack import schema
+from tokpack.artefact.shards import PARQUET, mapped_shard, read_row, read_shard
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished artefact, memory-mapped. Raises UsageError when `folder` is none."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        _ = self.manifest
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return schema.read_manifest(self.folder)
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        ledger: dict[str, Any] = self.manifest["ledger"]
+        return ledger
+
+    @cached_property
+    def validation(self) -> Artefact | None:
+        """The validation artefact inside, where one was held out."""
+        inside = self.folder / schema.VALIDATION
+        return Artefact(inside) if inside.is_dir() else None
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All packed rows, mapped from disk: `schema.packed_schema(manifest)`."""
+        return pa.Table.from_batches(self.mapped(), schema=schema.packed_schema(self.manifest))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows in order, some at a time in memory."""
+        for shard in self.manifest["shards"]:
+            yield from read_shard(self.folder / shard["file"])
+
+    def mapped(self) -> list[pa.RecordBatch]:
+        """All rows in order, mapped from disk: Parquet shards are unpacked once, into `cache-*`."""
+        shards = self.manifest["shards"]
+        return [batch for s in shards for batch in mapped_shard(self.folder / s["file"], s["sha256"])]
+
+    @cached_property
+    def dropped(self) -> pl.DataFrame:
+        """What was left out or shortened, one row a document (`schema.DROPPED_SCHEMA`)."""
+        return pl.read_parquet(self.folder / schema.DROPPED)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """`report.json`; empty where there is none, as in a validation part."""
+        path = self.folder / schema.REPORT
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return report
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from tokpack.encoding.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.folder / "tokenizer")
+
+    def __len__(self) -> int:
+        return int(self.manifest["rows"])
+
+    def __getitem__(self, row: int) -> dict[str, npt.NDArray[Any]]:
+        """One packed row: input_ids, labels int32[T]; seq_lengths int32[D], doc_ids int64[D]."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        record = self._record(row % len(self))
+        return {
+            name: record.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            for name in record.column_names
+        }
+
+    def _record(self, row: int) -> pa.Table:
+        for shard in self.manifest["shards"]:
+            if row < shard["rows"] and shard["file"].endswith(PARQUET):
+                return read_row(self.folder / shard["file"], row)
+            row -= shard["rows"]
+        return self.table.slice(row + len(self), 1)
+
+    def row_of_document(self, doc_id: int) -> int | None:
+        """The first row that holds a document, None where it was left out."""
+        import pyarrow.compute as pc
+
+        base = 0
+        for batch in self.batches():
+            ids = batch.column("doc_ids")
+            hits = pc.equal(ids.flatten(), doc_id).to_numpy(zero_copy_only=False).nonzero()[0]
+            if len(hits):
+                return (
+                    base
+                    + int(np.searchsorted(ids.offsets.to_numpy() - ids.offsets[0].as_py(), hits[0], "right"))
+                    - 1
+                )
+            base += batch.num_rows
+        return None
+
+    def __rich__(self) -> Any:
+        from tokpack.report.terminal import artefact_panel
+
+        return artefact_panel(self.manifest)
+
+    def _repr_html_(self) -> str:
+        from tokpack.report.terminal import to_html
+
+        return to_html(self)
+
+    def __repr__(self) -> str:
+        plan = self.manifest["plan"]
+        return (
+            f"Artefact({str(self.folder)!r}: {self.manifest['documents']:,} documents, "
+            f"{self.manifest['tokens']:,} tokens in {len(self):,} rows of {self.manifest['capacity']:,}, "
+            f"fill {plan['fill']:.2%})"
+        )

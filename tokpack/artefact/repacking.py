@@ -1,0 +1,149 @@
+"""Plan an artefact anew: another capacity or planner, without reading or tokenising text again.
+
+Documents, and the pieces of split ones, are put into new rows as they are. What was cut or dropped for its
+length when they were packed stays so, and a split document keeps its pieces: only packing the raw data again
+brings it back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokpack import schema
+from tokpack.artefact.derive import MERGED, artefact_entries, check_out, origin, write_derived, write_inputs
+from tokpack.artefact.folder import Artefact
+from tokpack.artefact.fresh_folder import fresh_folder
+from tokpack.artefact.stored_pieces import StoredPieces
+from tokpack.config import PlanConfig, ShardFormat, convert
+from tokpack.errors import UsageError
+from tokpack.stages.order import SEQUENTIAL, order_rows
+from tokpack.stages.pairs import WIDTH, pair_groups
+from tokpack.stages.plan import make_plan
+from tokpack.stages.truncate import OVERLONG
+from tokpack.stages.write import Layout, writing
+
+
+def repack(
+    artefact: Artefact | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    max_length: int | None = None,
+    planner: str | Callable[..., Any] | None = None,
+    max_docs_per_row: int | None = None,
+    world_size: int | None = None,
+    rows_per_step: int | None = None,
+    shard_format: str | None = None,
+    seed: int | None = None,
+    overwrite: bool = False,
+) -> Artefact:
+    """Write the documents of `artefact` into new rows, as the artefact `out`.
+
+    What is not given is as the artefact was packed: rows that were dealt are dealt again, unless `planner`
+    keeps input order. With nothing changed the shards come out byte for byte. Raises UsageError when
+    `max_length` is smaller than the longest document.
+    """
+    source = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
+    out = Path(out)
+    check_out(out, [source])
+    config = json.loads(json.dumps(source.manifest["config"]))
+    given: list[tuple[dict[str, Any], str, Any]] = [
+        (config["truncate"], "max_length", max_length),
+        (config["plan"], "planner", planner),
+        (config["plan"], "max_docs_per_row", max_docs_per_row),
+        (config["plan"], "rows_per_step", rows_per_step),
+        (config["plan"], "world_size", 0 if planner == SEQUENTIAL and world_size is None else world_size),
+        (
+            config["write"],
+            "shard_format",
+            shard_format and convert(ShardFormat, shard_format, "--shard-format"),
+        ),
+        (config, "seed", seed),
+    ]
+    for section, key, value in given:
+        if value is not None:
+            section[key] = value
+    if config["plan"]["planner"] == MERGED:
+        config["plan"]["planner"] = PlanConfig().planner
+    if config["plan"]["world_size"] and config["plan"]["planner"] == SEQUENTIAL:
+        raise UsageError(
+            "the planner `sequential` keeps input order, which dealing would undo",
+            where="--world-size",
+            hint="leave one of them out",
+        )
+    if not config["plan"]["world_size"]:
+        if (rows_per_step or 1) > 1:
+            raise UsageError(
+                "rows per step of no ranks", where="--rows-per-step", hint="give --world-size as well"
+            )
+        config["plan"]["rows_per_step"] = 1
+    _check_fits([source, source.validation] if source.validation else [source], config)
+    with writing(out, resumes=False), fresh_folder(out, overwrite, artefact_entries) as folder:
+        if source.validation is not None:
+            inside = folder / schema.VALIDATION
+            inside.mkdir()
+            _write(inside, source.validation, config)
+        _write(folder, source, config)
+        write_inputs(folder, [source])
+    return Artefact(out)
+
+
+def lost_to_length(artefact: Artefact) -> str:
+    """What the capacity of the first packing cost and repacking does not bring back; empty for nothing."""
+    ledger = artefact.ledger
+    cut = ledger["tokens"]["truncated"]
+    dropped = ledger["documents"]["dropped"].get(OVERLONG, 0)
+    lost = [
+        f"{cut:,} tokens cut from long documents" if cut else "",
+        f"{dropped:,} documents dropped as overlong" if dropped else "",
+    ]
+    said = " and ".join(part for part in lost if part)
+    return f"{said} stay out: they are not in the artefact" if said else ""
+
+
+def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
+    stored = StoredPieces.of([source]).by_document()
+    capacity, planner = config["truncate"]["max_length"], config["plan"]["planner"]
+    limit = config["plan"]["max_docs_per_row"] or None
+    pieces = stored.placement
+    pairs = pair_groups(pieces.doc_id, pieces.copy) if schema.is_preference(source.manifest) else None
+    plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit, pairs=pairs)
+    name = getattr(planner, "__qualname__", repr(planner)) if callable(planner) else planner
+    config = config | {"plan": config["plan"] | {"planner": name}}
+    settings = PlanConfig(**config["plan"])
+    if source.manifest["split"] != "train":
+        settings = replace(settings, world_size=0)
+    order, dealt = order_rows(settings, plan, stored.placement.length, config["seed"])
+    shutil.copytree(source.folder / "tokenizer", out / "tokenizer")
+    for name in (schema.DROPPED, schema.QUARANTINE):
+        shutil.copyfile(source.folder / name, out / name)
+    made = {
+        "config": config,
+        "ledger": dict(source.ledger),
+        "derived": {"by": "repack", "from": [origin(source)]},
+    }
+    layout = Layout.of(plan.row_of_doc, order)
+    write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source])
+
+
+def _check_fits(parts: list[Artefact], config: dict[str, Any]) -> None:
+    capacity = config["truncate"]["max_length"]
+    width, noun = (WIDTH, "pair") if schema.is_preference(parts[0].manifest) else (1, "document")
+    placements = [StoredPieces.of([part]).by_document().placement for part in parts]
+    lengths = np.concatenate([p.length.reshape(-1, width).sum(axis=1) for p in placements])
+    if len(lengths) and int(lengths.max()) > capacity:
+        longest = int(lengths.argmax())
+        number = np.concatenate([p.doc_id[::width] for p in placements])[longest] // width
+        raise UsageError(
+            f"{noun} {number} has {lengths[longest]:,} tokens, more than rows of {capacity:,} hold "
+            f"({int((lengths > capacity).sum()):,} {noun}s do)",
+            where=f"{parts[0].folder}, --max-length {capacity}",
+            hint=f"give --max-length {lengths[longest]} or more, or pack the raw data again with --overlong",
+        )

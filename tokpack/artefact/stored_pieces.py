@@ -1,0 +1,90 @@
+"""A finished artefact seen as a token store: its pieces can be planned anew and gathered again.
+
+Each record batch of a shard is a batch of the store, each document (or piece of a split one) a record in it.
+Tokens stay on disk: only a few numbers a piece are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokpack.artefact.folder import Artefact
+from tokpack.schema import COPIES
+from tokpack.stages.ranges import Int64, offsets_of, range_indices
+from tokpack.stages.write import FlatBatch, Layout, Placement
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPieces:
+    """The pieces of one or more artefacts in row order."""
+
+    placement: Placement
+    row_offsets: Int64
+    """Row r holds the pieces `row_offsets[r]` to `row_offsets[r + 1]`."""
+    batches: Callable[[int], FlatBatch]
+    """For `write_shards`."""
+
+    @staticmethod
+    def of(artefacts: list[Artefact], first_doc_ids: list[int] | None = None) -> StoredPieces:
+        """The pieces of all artefacts; `first_doc_ids` are added to the doc_ids of each."""
+        bases = first_doc_ids or [0] * len(artefacts)
+        records = [(record, base) for a, base in zip(artefacts, bases, strict=True) for record in a.mapped()]
+        names = ("batch", "index", "length", "doc_id", "number", "copy", "row")
+        columns: dict[str, list[npt.NDArray[Any]]] = {name: [np.empty(0, np.int64)] for name in names}
+        for number, (record, base) in enumerate(records):
+            lengths = flat(record, "seq_lengths")
+            columns["batch"].append(np.full(len(lengths), number))
+            columns["index"].append(np.arange(len(lengths)))
+            columns["length"].append(lengths)
+            columns["doc_id"].append(flat(record, "doc_ids") + base)
+            columns["number"].append(flat(record, "pieces"))
+            repeats = COPIES in record.schema.names
+            columns["copy"].append(flat(record, COPIES) if repeats else np.zeros(len(lengths), np.int32))
+            columns["row"].append(np.diff(record.column("seq_lengths").offsets.to_numpy()))
+        joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+        placement = Placement(
+            joined["batch"].astype(np.int32),
+            joined["index"].astype(np.int32),
+            joined["length"].astype(np.int32),
+            joined["doc_id"].astype(np.int64),
+            joined["number"].astype(np.int32),
+            joined["copy"].astype(np.int32),
+        )
+        batches = lru_cache(maxsize=None)(lambda number: _flat_batch(records[number][0]))
+        return StoredPieces(placement, offsets_of(joined["row"]), batches)
+
+    @property
+    def rows(self) -> int:
+        return len(self.row_offsets) - 1
+
+    def row_of_piece(self) -> npt.NDArray[np.int32]:
+        return np.repeat(np.arange(self.rows, dtype=np.int32), np.diff(self.row_offsets))
+
+    def in_rows(self, order: Int64) -> Layout:
+        """The rows as they are, `order[0]` first."""
+        counts = np.diff(self.row_offsets)[order]
+        return Layout(range_indices(self.row_offsets[order], counts), offsets_of(counts))
+
+    def by_document(self) -> StoredPieces:
+        """The same pieces as they were before they were planned: by copy, document and piece; one a row."""
+        at = self.placement
+        order = np.lexsort((at.number, at.doc_id, at.copy))
+        placement = Placement(*(getattr(at, field.name)[order] for field in fields(at)))
+        return StoredPieces(placement, np.arange(len(order) + 1), self.batches)
+
+
+def _flat_batch(record: pa.RecordBatch) -> FlatBatch:
+    return offsets_of(flat(record, "seq_lengths")), flat(record, "input_ids"), flat(record, "labels")
+
+
+def flat(record: pa.RecordBatch, column: str) -> npt.NDArray[Any]:
+    """The values of a list column, of these rows only, without copying."""
+    values: npt.NDArray[Any] = record.column(column).flatten().to_numpy()
+    return values

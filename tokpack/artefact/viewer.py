@@ -1,0 +1,194 @@
+"""Show packed rows as a person reads them: document boundaries, trained tokens in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.text import Text
+
+from tokpack.artefact.folder import Artefact
+from tokpack.errors import TokpackError, UsageError, near_matches
+from tokpack.ledger import HELD_OUT
+from tokpack.report.safe import printable
+from tokpack.report.words import counted
+from tokpack.schema import COPIES, IGNORE_INDEX, VALIDATION, is_preference
+from tokpack.stages.pairs import WIDTH
+
+TRAINED_STYLE = "bold green"
+MASKED_STYLE = "dim"
+
+
+def choose_row(
+    artefact: Artefact,
+    row: int | None = None,
+    doc: int | None = None,
+    *,
+    source: str | None = None,
+    longest: bool = False,
+    worst_fill: bool = False,
+) -> int:
+    """The row to show; the first one when nothing is asked for.
+
+    Raises UsageError for one that is not there, with what became of the document, and for two wishes at once.
+    """
+    wishes = {
+        "--row": row is not None,
+        "--doc": doc is not None,
+        "--source": source is not None,
+        "--longest": longest,
+        "--worst-fill": worst_fill,
+    }
+    asked = [flag for flag, given in wishes.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} each name a row", where=asked[1], hint="give one of them")
+    if doc is not None:
+        found = artefact.row_of_document(doc)
+        if found is None:
+            raise UsageError(f"document {doc} is in no row", where="--doc", hint=_fate(artefact, doc))
+        return found
+    if source is not None:
+        return _row_of_source(artefact, source)
+    if longest:
+        return _best_row(artefact, np.maximum.reduceat)
+    if worst_fill:
+        return _best_row(artefact, lambda lengths, firsts: -np.add.reduceat(lengths, firsts))
+    row = row or 0
+    if not len(artefact):
+        raise _no_rows(artefact)
+    if not 0 <= row < len(artefact):
+        raise UsageError(f"no row {row}", where="--row", hint=f"rows are 0 to {len(artefact) - 1}")
+    return row
+
+
+def _best_row(artefact: Artefact, measure: Callable[[Any, Any], Any]) -> int:
+    """The first row whose `measure(lengths, firsts)` is largest; `firsts`: where lengths of rows start."""
+    best, found, base = None, 0, 0
+    for batch in artefact.batches():
+        column = batch.column("seq_lengths")
+        if batch.num_rows:
+            offsets = column.offsets.to_numpy()
+            values = measure(column.flatten().to_numpy(), offsets[:-1] - offsets[0])
+            if best is None or values.max() > best:
+                best, found = values.max(), base + int(values.argmax())
+        base += batch.num_rows
+    if best is None:
+        raise _no_rows(artefact)
+    return found
+
+
+def _no_rows(artefact: Artefact) -> UsageError:
+    return UsageError(
+        "the artefact has no rows", where=str(artefact.folder), hint="`dropped.parquet` says why"
+    )
+
+
+def _row_of_source(artefact: Artefact, source: str) -> int:
+    ranges = source_ranges(artefact)
+    if source not in ranges:
+        raise UsageError(f"no input named {source!r}", where="--source", hint=near_matches(source, ranges))
+    first, last = ranges[source]
+    base = 0
+    for batch in artefact.batches():
+        column = batch.column("doc_ids")
+        ids = column.flatten().to_numpy()
+        hits = np.flatnonzero((ids >= first) & (ids < last))
+        if len(hits):
+            offsets = column.offsets.to_numpy()
+            return base + int(np.searchsorted(offsets - offsets[0], hits[0], "right")) - 1
+        base += batch.num_rows
+    raise UsageError(
+        f"no document of {source} is in a row", where="--source", hint="`dropped.parquet` says why"
+    )
+
+
+def source_ranges(artefact: Artefact) -> dict[str, tuple[int, int]]:
+    """Input -> its first document and the one after its last: documents are numbered input by input."""
+    inside = artefact.folder.resolve()
+    whole = Artefact(inside.parent) if artefact.manifest["split"] != "train" else artefact
+    ranges, start = {}, 0
+    for name, part in whole.ledger["sources"].items():
+        end = start + part["documents"]["read"]
+        ranges[name] = (start, end)
+        start = end
+    return ranges
+
+
+def origin_of(ranges: dict[str, tuple[int, int]], doc_id: int, width: int = 1) -> str:
+    """`"number 12 of chats.jsonl"`, counted from 1; empty where it is not known. `width`: documents a row."""
+    for name, (first, last) in ranges.items():
+        if first <= doc_id < last:
+            return f"number {(doc_id - first) // width + 1:,} of {name}"
+    return ""
+
+
+def _fate(artefact: Artefact, doc: int) -> str:
+    record = artefact.dropped.filter(artefact.dropped["doc_id"] == doc)
+    if artefact.manifest["split"] != "train":
+        return "this is the validation part: look for it in the artefact that holds this folder"
+    if record.is_empty():
+        read = artefact.ledger["documents"]["read"]
+        return "it is in quarantine.jsonl" if 0 <= doc < read else f"documents are 0 to {read - 1}"
+    reason, detail, source, line = record.select("reason", "detail", "source", "row").row(0)
+    if reason == HELD_OUT:
+        return f"held out: tokpack inspect {artefact.folder / VALIDATION} --doc {doc}"
+    return f"left out: {reason}" + (f" ({detail})" if detail else "") + f"; {source}, row {line}"
+
+
+def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableType:
+    """One row: each document under a rule, trained tokens green, masked ones dim, white space as it is."""
+    record = artefact[row]
+    capacity = artefact.manifest["capacity"]
+    used, documents = len(record["input_ids"]), len(record["doc_ids"])
+    pairs = is_preference(artefact.manifest)
+    held = counted(documents // WIDTH, "pair") if pairs else counted(documents, "document")
+    head = Text.assemble(
+        (f"row {row}", "bold"),
+        f"  {used:,} of {capacity:,} tokens, {held}  ",
+        ("trained", TRAINED_STYLE),
+        " ",
+        ("masked", MASKED_STYLE),
+    )
+    parts: list[RenderableType] = [head]
+    try:
+        ranges = source_ranges(artefact)
+    except TokpackError:  # a validation folder on its own
+        ranges = {}
+    for doc_id, copy, ids, labels in _documents(record):
+        name = f"document {doc_id}" if copy is None else f"document {doc_id}, copy {copy}"
+        title = f"{name}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
+        if pairs:
+            title = f"pair {doc_id // WIDTH}, {'rejected' if doc_id % WIDTH else 'chosen'}, {title}"
+        if came_from := origin_of(ranges, doc_id, WIDTH if pairs else 1):
+            title += f"; {printable(came_from)}"
+        parts.append(Rule(Text(title), align="left", style="cyan"))
+        limit = max_tokens or len(ids)
+        parts.append(_coloured(artefact.tokenizer, ids[:limit], labels[:limit] != IGNORE_INDEX))
+        if limit < len(ids):
+            parts.append(Text(f"... {len(ids) - limit:,} more tokens", style="italic"))
+    return Group(*parts)
+
+
+def _documents(record: dict[str, Any]) -> Iterator[tuple[int, int | None, Any, Any]]:
+    """doc_id, copy (None where nothing is repeated), ids and labels of each."""
+    ends = np.cumsum(record["seq_lengths"])
+    copies = record[COPIES].tolist() if COPIES in record else [None] * len(ends)
+    places = zip(record["doc_ids"], copies, ends - record["seq_lengths"], ends, strict=True)
+    for doc_id, copy, start, end in places:
+        yield int(doc_id), copy, record["input_ids"][start:end], record["labels"][start:end]
+
+
+def _coloured(tokenizer: Any, ids: Any, trained: Any) -> Text:
+    """Runs of equal colour are decoded together, so that characters split between tokens come out whole."""
+    text = Text()
+    if not len(ids):
+        return text
+    edges = [0, *(np.flatnonzero(np.diff(trained.astype(np.int8))) + 1).tolist(), len(ids)]
+    for start, end in pairwise(edges):
+        style = TRAINED_STYLE if trained[start] else MASKED_STYLE
+        text.append(printable(tokenizer.decode(ids[start:end].tolist())), style=style)
+    return text

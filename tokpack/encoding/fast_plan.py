@@ -1,0 +1,137 @@
+"""Find out whether and how the fast path serves a tokenizer, by proof against `tokenizers`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tokpack.encoding.fast_proof import USUAL, difference, odd_strings, shown
+from tokpack.encoding.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
+from tokpack.encoding.snapshot import BACKEND
+from tokpack.encoding.token_places import encode_reference
+
+# The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
+# bytes follow from U+0100 on (GPT-2).
+_SELF = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_OTHERS = [byte for byte in range(256) if byte not in _SELF]
+BYTE_ALPHABET = [chr(b) if b in _SELF else chr(0x100 + _OTHERS.index(b)) for b in range(256)]
+
+_COMPLETED = "tokenizer-completed.json"
+
+
+def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[FastTokenizer | None, str]:
+    """(fast tokenizer, or None, why not). The plan is read from the snapshot folder, or measured and kept.
+
+    `reference` is a callable that gives the `tokenizers` object: it is not needed when the plan is there.
+    """
+    kept = folder / f"fast-{version('gigatoken')}-{version('tokenizers')}.json"
+    with suppress(OSError, ValueError, TypeError):
+        plan = FastPlan(**json.loads(kept.read_text(encoding="utf-8")))
+        if plan.refused:
+            return None, plan.refused
+        path = folder / (_COMPLETED if plan.first_sentinel else BACKEND)
+        return FastTokenizer(_kept_encoder(path), plan, added), ""
+    fast, plan, data = measure((folder / BACKEND).read_bytes(), added, reference())
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        if plan.first_sentinel:
+            _write(folder / _COMPLETED, data)
+        _write(kept, json.dumps(asdict(plan), ensure_ascii=False, indent=1).encode())
+    return fast, plan.refused
+
+
+def measure(
+    data: bytes, added: dict[str, int], reference: Any
+) -> tuple[FastTokenizer | None, FastPlan, bytes]:
+    """(fast tokenizer or None, its plan, the tokenizer.json that it was loaded from)."""
+    config = json.loads(data)
+    try:
+        nfc = _is_nfc(config.get("normalizer"))
+        encoder, first_sentinel, data = _load_encoder(data, config)
+    except Exception as error:  # gigatoken raises its own and Rust errors for what it does not know
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return None, FastPlan(refused=reason), data
+    strings = pa.array(list(odd_strings(added)), pa.large_string())
+    best, unsure, first = None, len(strings) + 1, ""
+    for plan in _candidates(FastPlan(first_sentinel=first_sentinel, nfc=nfc), config):
+        fast = FastTokenizer(encoder, plan, added)
+        wrong = difference(partial(encode_reference, reference), fast, strings)
+        first = first or (f"it differs from `tokenizers` on {shown(wrong)}" if wrong is not None else "")
+        slow = int(fast.encode(strings)[1].sum())
+        if wrong is None and slow < unsure:
+            best, unsure = fast, slow
+    if best is None or best.encode(pa.array(USUAL, pa.large_string()))[1].all():
+        return None, FastPlan(refused=first or "the places of its tokens cannot be read from the ids"), data
+    return best, best.plan, data
+
+
+def _candidates(base: FastPlan, config: dict[str, Any]) -> Iterator[FastPlan]:
+    """Plans to try."""
+    before = json.dumps([config.get("normalizer"), config.get("pre_tokenizer")], ensure_ascii=False)
+    if WORD_MARK in before:
+        for front in ("never", "sections", "first"):
+            yield replace(base, word_mark=True, mark_in_front=front)
+    else:
+        for trim in ("never", "not_first", "always"):
+            yield replace(base, trim=trim)
+
+
+def _is_nfc(normalizer: Any) -> bool:
+    """Whether a normalizer is NFC, or changes nothing. Raises ValueError for one that does anything else."""
+    if normalizer is None:
+        return False
+    kind = normalizer.get("type")
+    if kind == "Sequence":
+        return True in [_is_nfc(part) for part in normalizer["normalizers"]]
+    if kind == "NFC":
+        return True
+    if kind == "Prepend" and normalizer.get("prepend") == WORD_MARK:
+        return False
+    spaces = normalizer.get("pattern") == {"String": " "}
+    if kind == "Replace" and spaces and normalizer.get("content") == WORD_MARK:
+        return False
+    raise ValueError(f"its normalizer {kind} changes the text, so that places cannot be read from the ids")
+
+
+def _load_encoder(data: bytes, config: dict[str, Any]) -> tuple[Any, int, bytes]:
+    """(gigatoken tokenizer, first sentinel id or 0, its tokenizer.json), missing bytes given sentinel ids."""
+    try:
+        return _encoder(data), 0, data
+    except RuntimeError:
+        vocab = config["model"].get("vocab")
+        missing = [c for c in BYTE_ALPHABET if c not in vocab] if isinstance(vocab, dict) else []
+        if not 0 < len(missing) < 256:
+            raise
+    first = max(*vocab.values(), *(token["id"] for token in config["added_tokens"])) + 1
+    vocab.update({character: first + i for i, character in enumerate(missing)})
+    data = json.dumps(config, ensure_ascii=False).encode()
+    return _encoder(data), first, data
+
+
+@lru_cache(maxsize=1)
+def _kept_encoder(path: Path) -> Any:
+    """Of a snapshot folder, whose name is a digest: loaded once for all runs of a process."""
+    return _encoder(path.read_bytes())
+
+
+def _encoder(data: bytes) -> Any:
+    import gigatoken
+
+    return gigatoken.Tokenizer.from_json(data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """At once, so that another process never reads half a file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(name).replace(path)

@@ -1,0 +1,175 @@
+"""The fast path of tokenising: gigatoken on whole batches, with every token's place in the text.
+
+gigatoken gives ids and no offsets. For byte-level BPE the places follow from the ids alone: a token stands
+for as many bytes as its entry in the vocabulary has, so places are a running sum. In SentencePiece
+vocabularies the word mark U+2581 stands for one space, or for nothing where it was put in front of a text.
+
+Rows are watched one by one: where the tokens' bytes do not add up to the text's, the normalizer changes the
+text, or a byte is missing from the vocabulary, the row is left to the slow path. How a tokenizer's places are
+read (`FastPlan`) is found by trial against `tokenizers`, in `tokpack.encoding.fast_plan`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokpack.encoding.token_places import Bools, Encoded, Ints, text_buffers
+from tokpack.encoding.unicode import nfc
+from tokpack.errors import InternalError
+
+WORD_MARK = "\u2581"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastPlan:
+    """How to read a tokenizer's places from its ids; kept with its snapshot."""
+
+    refused: str = ""
+    """Why the fast path cannot serve this tokenizer."""
+    first_sentinel: int = 0
+    """Bytes are missing from the vocabulary, and ids from this one on stand for them; 0 = none is missing."""
+    nfc: bool = False
+    """The normalizer is Unicode NFC."""
+    word_mark: bool = False
+    """The vocabulary writes a space as U+2581."""
+    mark_in_front: Literal["never", "first", "sections"] = "never"
+    """A word mark is put in front of the text, or of every section between added tokens."""
+    trim: Literal["never", "not_first", "always"] = "never"
+    """Spaces at the ends of a token are not part of its place; `not_first` spares a row's first token."""
+
+
+class FastTokenizer:
+    """A gigatoken tokenizer with the byte length of every token. Safe to share between threads.
+
+    `added` are the ids of added tokens; they stand for their own text, word marks included.
+    """
+
+    def __init__(self, encoder: Any, plan: FastPlan, added: dict[str, int]) -> None:
+        self.encoder, self.plan = encoder, plan
+        vocab: dict[int, bytes] = encoder.vocab
+        numbers = np.fromiter(vocab, np.int64, len(vocab))
+        size = max([0, *added.values(), *numbers[-1:].tolist()]) + 1
+        mark = WORD_MARK.encode()
+        lengths, self._unknown = np.zeros(size, np.int32), np.ones(size, bool)
+        self._begins_with_mark, self._spaces = np.zeros(size, bool), np.zeros((size, 2), np.int32)
+        raw = list(vocab.values())
+        if plan.word_mark:
+            self._begins_with_mark[numbers] = [text.startswith(mark) for text in raw]
+            raw = [text.replace(mark, b" ") for text in raw]
+        texts = pa.array(raw, pa.large_binary())
+        lengths[numbers] = pc.binary_length(texts).to_numpy()
+        self._unknown[numbers] = False
+        if plan.word_mark:
+            bytes_of = np.array([_byte_of(text) for text in vocab.values()])
+            lengths[numbers[bytes_of >= 0]] = 1
+            self._unknown[numbers[bytes_of >= 0x80]] = True
+        for content, number in added.items():
+            lengths[number] = len(content.encode())
+            self._unknown[number] = False
+        self._lengths = pa.array(lengths)
+        self._added = np.zeros(size, bool)
+        self._added[list(added.values())] = True
+        if plan.trim != "never":
+            self._spaces[numbers] = _spaces_at_ends(*text_buffers(texts))
+
+    def encode(self, text: pa.LargeStringArray) -> tuple[Encoded, Bools]:
+        """(ids with their places, rows whose places or ids are not sure)."""
+        if not len(text):
+            none = np.zeros(0, np.int64)
+            return Encoded(np.zeros(1, np.int64), none.astype(np.int32), none, none), np.zeros(0, bool)
+        ids, offsets = self._ids(text)
+        lengths = pc.take(self._lengths, pa.array(ids), boundscheck=False).to_numpy()
+        odd = self._odd_tokens(ids)
+        if self.plan.mark_in_front != "never":
+            lengths, bare = self._without_front_marks(lengths.copy(), ids, offsets)
+            odd = np.concatenate([odd, bare])
+        place, _ = text_buffers(text)
+        ends = running_sum(lengths, int(place[-1] - place[0]))
+        base = np.append(ends[:1] * 0, ends)[offsets] if len(ids) else offsets * 0
+        slow = np.diff(base) != np.diff(place)
+        slow[np.searchsorted(offsets, odd, "right") - 1] = True
+        slow |= self._rewritten(text)
+        starts = None
+        if self.plan.trim != "never":
+            starts, ends = self._trimmed(ids, offsets, lengths, ends)
+        return Encoded(offsets, ids.view(np.int32), base[:-1].astype(np.int64), ends, starts), slow
+
+    def _ids(self, text: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint32], Ints]:
+        import awkward
+
+        layout = self.encoder.encode_batch(awkward.from_arrow(text)).layout
+        ids, offsets = np.asarray(layout.content.data), np.asarray(layout.offsets.data)
+        if ids.dtype != np.uint32 or offsets.dtype != np.int64 or len(offsets) != len(text) + 1 or offsets[0]:
+            raise InternalError("gigatoken's result has another layout", hint="install gigatoken 0.10")
+        return ids, offsets
+
+    def _odd_tokens(self, ids: npt.NDArray[np.uint32]) -> Ints:
+        """Places of tokens that make their row slow: sentinels, and byte tokens that share a character."""
+        if self.plan.first_sentinel:
+            return np.flatnonzero(ids >= self.plan.first_sentinel)
+        return np.flatnonzero(self._unknown[ids]) if self.plan.word_mark else np.zeros(0, np.int64)
+
+    def _without_front_marks(
+        self, lengths: npt.NDArray[np.int32], ids: npt.NDArray[np.uint32], offsets: Ints
+    ) -> tuple[npt.NDArray[np.int32], Ints]:
+        """Count the mark put in front as no byte. A token that is nothing else has no place: (.., those)."""
+        fronts = offsets[:-1][np.diff(offsets) > 0]
+        if self.plan.mark_in_front == "sections":
+            after = np.flatnonzero(self._added[ids[:-1]]) + 1
+            fronts = np.union1d(fronts, after)
+        fronts = fronts[self._begins_with_mark[ids[fronts]] & ~self._added[ids[fronts]]]
+        lengths[fronts] -= 1
+        return lengths, fronts[lengths[fronts] == 0]
+
+    def _rewritten(self, text: pa.LargeStringArray) -> Bools:
+        """Rows whose text the normalizer changes, or that hold a word mark of their own."""
+        changed = np.zeros(len(text), bool)
+        if self.plan.word_mark:
+            changed |= pc.match_substring(text, WORD_MARK).to_numpy(zero_copy_only=False)
+        if self.plan.nfc:
+            changed[nfc(pl.Series(text))[0]] = True
+        return changed
+
+    def _trimmed(
+        self,
+        ids: npt.NDArray[np.uint32],
+        offsets: Ints,
+        lengths: npt.NDArray[np.int32],
+        ends: npt.NDArray[np.integer[Any]],
+    ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]:
+        """Places without the spaces at a token's ends; one that is all spaces is left empty, at its end."""
+        lead, tail = self._spaces[ids, 0], self._spaces[ids, 1]
+        if self.plan.trim == "not_first":
+            lead[offsets[:-1][np.diff(offsets) > 0]] = 0
+        starts = np.minimum(ends - lengths + lead, ends)
+        return starts, np.maximum(ends - tail, starts)
+
+
+def _spaces_at_ends(offsets: Ints, data: npt.NDArray[np.uint8]) -> Ints:
+    """Leading and trailing spaces of each text; one that is all spaces counts them twice."""
+    starts, ends = offsets[:-1], offsets[1:]
+    others = np.concatenate([[-1], np.flatnonzero(data != ord(" ")), [len(data)]])
+    first = others[np.searchsorted(others, starts)]
+    last = others[np.searchsorted(others, ends) - 1]
+    return np.stack([np.minimum(first, ends) - starts, ends - np.maximum(last + 1, starts)], axis=1)
+
+
+def running_sum(lengths: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.integer[Any]]:
+    """In 32 bits where the text is small enough: half the memory traffic."""
+    wide = lengths if size < 1 << 30 else lengths.astype(np.int64)
+    total: npt.NDArray[np.integer[Any]] = pc.cumulative_sum(pa.array(wide)).to_numpy()
+    return total
+
+
+def _byte_of(text: bytes) -> int:
+    """10 for `<0x0A>`, SentencePiece's token for one byte; -1 for any other token."""
+    found = re.fullmatch(rb"<0x([0-9A-F]{2})>", text)
+    return int(found[1], 16) if found else -1

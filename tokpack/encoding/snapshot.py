@@ -1,0 +1,173 @@
+"""What `AutoTokenizer` knows about a tokenizer folder, asked once and kept as plain files.
+
+`AutoTokenizer` is the truth, but importing transformers costs seconds and pulls in torch. So a subprocess
+(`python -m tokpack.encoding.tokenizer FOLDER OUT`) asks it once per folder; later runs read
+
+    <cache>/tokenizers/<key>/tokenizer.json   the backend, as `tokenizers` serialises it
+    <cache>/tokenizers/<key>/snapshot.json    chat template, special tokens, vocabulary size and digest
+
+where the key is a SHA-256 over the folder's tokenizer files and the transformers version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokpack.errors import OutputError, UsageError, reading
+
+BACKEND = "tokenizer.json"
+SNAPSHOT = "snapshot.json"
+LAYOUT = 3
+"""Raised whenever the content of a snapshot changes, so that old ones are made again."""
+
+TOKENIZER_FILES = (
+    "*token*.json",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "vocab*",
+    "merges*",
+    "config.json",
+    "chat_template.json",
+)
+"""Files of a model folder that can change what `AutoTokenizer` makes of it."""
+
+_LOCAL_KEYS = ("is_local", "local_files_only", "name_or_path")
+
+
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """`cache_dir`, else TOKPACK_CACHE, else ~/.cache/tokpack."""
+    given = cache_dir or os.environ.get("TOKPACK_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "tokpack"
+
+
+def snapshot_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
+    """The snapshot of a tokenizer folder; made now when the cache has none. About 4 s the first time."""
+    key = _key(folder)
+    target = cache_root(cache_dir) / "tokenizers" / key
+    if (target / SNAPSHOT).is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the tokenizer cache: {error.strerror}",
+            where=str(target.parent),
+            hint="set TOKPACK_CACHE to a folder that can be written",
+        ) from None
+    try:
+        _ask_transformers(folder, scratch)
+        _publish(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _publish(scratch: Path, target: Path) -> None:
+    """Move into place at once; another process that was faster has written the same files."""
+    scratch.chmod(0o755)
+    try:
+        scratch.rename(target)
+    except OSError:
+        if not (target / SNAPSHOT).is_file():
+            raise
+
+
+def _key(folder: Path) -> str:
+    with reading(folder, hint="check --tokenizer, and the rights of the folder"):
+        files = sorted({path for name in TOKENIZER_FILES for path in folder.glob(name) if path.is_file()})
+    if not files:
+        raise UsageError(
+            "no tokenizer in this folder", where=str(folder), hint="give a folder that holds tokenizer.json"
+        )
+    digest = hashlib.sha256(f"{LAYOUT} {version('transformers')} {version('tokenizers')}\n".encode())
+    for path in files:
+        digest.update(f"{path.relative_to(folder).as_posix()}\x00".encode())
+        with reading(path, hint="check --tokenizer, and the rights of its files"):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:32]
+
+
+def _ask_transformers(folder: Path, out: Path) -> None:
+    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+    # -P: a folder of the user's that happens to be named like a package must not shadow it.
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tokpack.encoding.tokenizer", str(folder.resolve()), str(out)],
+        env={**os.environ, **quiet},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if done.returncode == 0:
+        return
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    raise UsageError(
+        f"AutoTokenizer cannot load it: {lines[-1] if lines else 'no message'}",
+        where=str(folder),
+        hint="check that transformers' AutoTokenizer.from_pretrained(FOLDER) loads it",
+    )
+
+
+def write_snapshot(folder: str, out: str) -> None:
+    """Ask `AutoTokenizer` for everything tokpack needs. Runs in the subprocess; imports transformers."""
+    from transformers import AutoTokenizer
+
+    from tokpack.fingerprint import vocab_digest
+
+    auto = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    backend = getattr(auto, "backend_tokenizer", None)
+    if backend is None:
+        raise SystemExit(f"{type(auto).__name__} has no `tokenizers` backend, and tokpack needs one")
+    backend.no_padding()
+    backend.no_truncation()
+    data = backend.to_str().encode("utf-8")
+    vocab = backend.get_vocab(with_added_tokens=True)
+    snapshot = {
+        "chat_template": auto.chat_template,
+        "special_tokens_map": auto.special_tokens_map,
+        "special_tokens": sorted({t.content for t in auto.added_tokens_decoder.values() if t.special}),
+        "added_tokens": {t.content: number for number, t in auto.added_tokens_decoder.items()},
+        "ids": {name: getattr(auto, f"{name}_token_id") for name in ("bos", "eos", "pad")},
+        "bos_prefix": _bos_prefix(backend),
+        "vocab_size": max(vocab.values(), default=-1) + 1,
+        "vocab_sha256": vocab_digest(vocab),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "tokenizer_config": _tokenizer_config(auto),
+    }
+    Path(out, BACKEND).write_bytes(data)
+    text = json.dumps(snapshot, ensure_ascii=False, indent=1, sort_keys=True)
+    Path(out, SNAPSHOT).write_text(text, encoding="utf-8")
+
+
+def _bos_prefix(backend: Any) -> list[int]:
+    """Ids that the post-processor puts in front of a text: [bos], nothing, or GLM's pair."""
+    bare = backend.encode("a", add_special_tokens=False).ids
+    full = backend.encode("a", add_special_tokens=True).ids
+    if not bare:
+        return []
+    start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    return list(full[:start])
+
+
+def _tokenizer_config(auto: Any) -> dict[str, Any]:
+    """tokenizer_config.json as transformers writes it, without what ties it to this machine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        auto.save_pretrained(scratch)
+        config: dict[str, Any] = json.loads(
+            Path(scratch, "tokenizer_config.json").read_text(encoding="utf-8")
+        )
+    return {key: value for key, value in config.items() if key not in (*_LOCAL_KEYS, "chat_template")}

@@ -1,0 +1,129 @@
+"""Detect: the layout of a source's rows, from its columns and first rows, or as the user says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from tokpack.config import SourceConfig
+from tokpack.errors import DataError, UsageError, near_matches
+from tokpack.stages.normalize.raw_rows import parse_line
+from tokpack.stages.normalize.rows import FIELDS, OPTIONAL, TOKENS, Shape
+from tokpack.stages.read.blocks import chunks
+from tokpack.stages.read.containers import AS_TEXT, recognise
+from tokpack.stages.read.csv_rows import UNREADABLE
+from tokpack.stages.read.sources import Source
+from tokpack.stages.read.streams import looked_at
+
+
+def detect_shape(source: Source) -> Shape:
+    """Recognise a source's container and row shape, or take the one that was forced.
+
+    Raises UsageError naming the columns when nothing fits, DataError when no row can be read.
+    """
+    config = source.config
+    if source.size_bytes == 0:
+        raise DataError("the input is empty", where=source.path, hint="check the step that wrote it")
+    recognise(source)
+    rows, fault = first_rows(source)
+    if not rows:
+        raise DataError(
+            f"no {source.container} row in the first lines{f', the first is {fault}' if fault else ''}",
+            where=source.path,
+            hint=_expected(source, fault),
+        )
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    _check_map(config, columns, source)
+    names = FIELDS if config.format == "auto" else [config.format]
+    shapes = [Shape.of(name, config.map, columns) for name in names]
+    fitting = shapes if config.format != "auto" else [shape for shape in shapes if shape.fits(rows)]
+    fitting = fitting or [shape for shape in shapes if shape.fits_empty(rows)]
+    if not fitting:
+        raise UsageError(
+            f"cannot recognise the rows of {source.name}; their columns: {', '.join(columns)}",
+            where=source.path,
+            hint=_way_out(source, columns),
+        )
+    _check_tokens(fitting, columns, source)
+    return fitting[0]
+
+
+def _expected(source: Source, fault: str) -> str:
+    if fault.startswith("not UTF-8"):
+        return "convert the file to UTF-8: iconv -f LATIN1 -t UTF-8"
+    if source.container == "jsonl":
+        return 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
+    return "there are no rows in it: check the step that wrote it"
+
+
+def _way_out(source: Source, columns: list[str]) -> str:
+    marks = [mark for mark in ";\t|" if mark in columns[0]]
+    if source.container == "csv" and len(columns) == 1 and marks:
+        return f"cells are separated by {marks[0]!r}: save the file with commas"
+    way = "say what is what, for example --map prompt=question,completion=answer"
+    return f"{way}; {AS_TEXT}" if source.note else way
+
+
+def first_rows(source: Source, count: int = 100) -> tuple[list[dict[str, Any]], str]:
+    """Up to `count` readable rows from the head of a source, to recognise its format from, and what is wrong
+    with the first unreadable one."""
+    if source.container == "text":
+        return [{"text": ""}], ""
+    with looked_at(source):
+        for _, _, _, data in chunks(replace(source, head_only=True), 1 << 16):
+            return _parsable(data, count) if isinstance(data, bytes) else _readable(data, count)
+    return [], ""
+
+
+def _readable(table: pa.Table, count: int) -> tuple[list[dict[str, Any]], str]:
+    rows = table.slice(0, count).to_pylist()
+    faults = [fault["reason"] for row in rows if (fault := row.get(UNREADABLE))]
+    return [row for row in rows if row.pop(UNREADABLE, None) is None], next(iter(faults), "")
+
+
+def _parsable(data: bytes, count: int) -> tuple[list[dict[str, Any]], str]:
+    rows: list[dict[str, Any]] = []
+    fault = ""
+    for line in data.split(b"\n")[: 10 * count]:
+        if not line.strip():
+            continue
+        row, reason = parse_line(line)
+        if row is not None:
+            rows.append(row)
+        fault = fault or reason
+        if len(rows) == count:
+            break
+    return rows, fault
+
+
+def _check_tokens(fitting: list[Shape], columns: list[str], source: Source) -> None:
+    """Ids beside a text are not taken, or left, without a word; nor are rows of several documents."""
+    if fitting[-1].format != TOKENS:
+        return
+    if len(fitting) > 1:
+        raise UsageError(
+            f"the rows hold both {fitting[0].format} and input_ids",
+            where=source.path,
+            hint=f"--format tokens takes the ids as they are, --format {fitting[0].format} the text",
+        )
+    if "seq_lengths" in columns:
+        raise UsageError(
+            "the rows are packed already: several documents each, as seq_lengths says",
+            where=source.path,
+            hint="`tokpack repack` and `tokpack merge` take artefacts; of other sets give one document a row",
+        )
+
+
+def _check_map(config: SourceConfig, columns: list[str], source: Source) -> None:
+    targets = {field for fields in FIELDS.values() for field in fields} | set(OPTIONAL[TOKENS])
+    for target, column in config.map.items():
+        if target not in targets:
+            raise UsageError(
+                f"--map: no field {target!r}", where=source.path, hint=near_matches(target, targets)
+            )
+        if column not in columns:
+            raise UsageError(
+                f"--map: no column {column!r}", where=source.path, hint=near_matches(column, columns)
+            )

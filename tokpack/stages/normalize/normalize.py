@@ -1,0 +1,330 @@
+"""Normalize: a block of rows in any known shape -> documents, one row each.
+
+    doc_id, source, row, kind, roles: list[str], contents: list[str], extra, drop_reason, drop_detail
+
+`kind` is `chat`, `prompt_completion` or `text`; prompt + completion and Alpaca rows become user and
+assistant messages. A row of preference data becomes two documents, `doc_id` 2k the chosen and 2k + 1 the
+rejected one. `extra` is null, or JSON with what only the Jinja template understands:
+`{"tools": [...], "messages": [{"tool_calls": ...}, ...]}`.
+
+The fast path maps Arrow columns; a row it does not understand goes through `row_to_document`, the
+row-by-row reference, and what that refuses is quarantined with its place and reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import string
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.json as pajson
+
+from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.message_columns import OPENAI, SHAREGPT, filled, message_lists, text_column
+from tokpack.stages.normalize.pair_columns import pair_lists
+from tokpack.stages.normalize.pair_rows import row_to_pair
+from tokpack.stages.normalize.raw_rows import lines_of, parse_line
+from tokpack.stages.normalize.rows import FIELDS, RowDocument, RowError, Shape, row_to_document
+from tokpack.stages.read.blocks import Block, line_numbers
+from tokpack.stages.read.csv_rows import UNREADABLE
+from tokpack.stages.read.sources import Source
+
+DEEP = tuple(pair * 400 for pair in (b"[", b"]", b"}", b"}]", b"]}"))
+"""What deeply nested JSON begins or ends with."""
+DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "doc_id": pl.Int64,
+    "source": pl.Int32,
+    "row": pl.Int64,
+    "kind": pl.String,
+    "roles": pl.List(pl.String),
+    "contents": pl.List(pl.String),
+    "extra": pl.String,
+    "drop_reason": pl.String,
+    "drop_detail": pl.String,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An input row that is no document: where it stands, why, and its bytes as they were."""
+
+    doc_id: int
+    source: str
+    row: int
+    byte_offset: int
+    reason: str
+    raw: bytes
+
+    def to_json(self) -> str:
+        record: dict[str, Any] = {
+            "doc_id": self.doc_id,
+            "source": self.source,
+            "row": self.row,
+            "byte_offset": self.byte_offset,
+            "reason": self.reason,
+        }
+        try:
+            record["line"] = self.raw.decode("utf-8")
+        except UnicodeDecodeError:
+            record["line_base64"] = base64.b64encode(self.raw).decode("ascii")
+        return json.dumps(record, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalized:
+    documents: pl.DataFrame
+    quarantined: list[Quarantined]
+
+
+def normalize(block: Block, source: Source, shape: Shape) -> Normalized:
+    """One block -> its documents in input order, and what had to be quarantined."""
+    if isinstance(block.data, bytes):
+        table = _read_lines(block.data, source, shape, block.rows)
+        return _from_table(block, source, shape, table) if table else _from_lines(block, source, shape)
+    return _from_table(block, source, shape, block.data)
+
+
+def text_documents(texts: list[str]) -> pl.DataFrame:
+    """Plain text documents, numbered from 0."""
+    count = len(texts)
+    columns: dict[str, Any] = {
+        "doc_id": range(count),
+        "source": [0] * count,
+        "row": range(1, count + 1),
+        "kind": ["text"] * count,
+        "roles": [["text"]] * count,
+        "contents": [[text] for text in texts],
+    }
+    empty = dict.fromkeys(DOCUMENT_SCHEMA.keys() - columns.keys(), [None] * count)
+    return pl.DataFrame(columns | empty, schema=DOCUMENT_SCHEMA)
+
+
+# The fast path: Arrow columns
+
+
+def _read_lines(data: bytes, source: Source, shape: Shape, rows: int) -> pa.Table | None:
+    """The lines that are not blank as a table, or None when any line is not what the shape promises."""
+    return _read_text(data) if source.container == "text" else _read_json(data, shape, rows)
+
+
+def _read_text(data: bytes) -> pa.Table | None:
+    try:
+        texts = pl.Series("text", [data]).cast(pl.String).str.split("\n").explode()
+    except pl.exceptions.ComputeError:  # not UTF-8
+        return None
+    filled = texts.str.strip_chars(string.whitespace) != ""  # as for bytes: other blanks are text
+    return texts.filter(filled).str.strip_suffix("\r").to_frame().to_arrow()
+
+
+def _read_json(data: bytes, shape: Shape, rows: int) -> pa.Table | None:
+    if any(brackets in data for brackets in DEEP):
+        return None  # Arrow's reader runs out of stack
+    try:
+        fields = [
+            pa.field(column, _json_type(target))
+            for target, column in shape.columns.items()
+            if shape.format != PREFERENCE  # texts, messages or ShareGPT turns: the reader finds out
+        ]
+        table = pajson.read_json(
+            pa.BufferReader(data),
+            read_options=pajson.ReadOptions(block_size=max(4 << 20, min(len(data), 1 << 30))),
+            parse_options=pajson.ParseOptions(explicit_schema=pa.schema(fields)),
+        )
+        table.validate(full=True)  # the reader itself lets invalid UTF-8 pass
+        return table if table.num_rows == rows else None
+    except pa.ArrowException:
+        return None
+
+
+def _json_type(target: str) -> pa.DataType:
+    if target == "messages":
+        return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    if target == "conversations":
+        return pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
+    return pa.string()
+
+
+def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> Normalized:
+    columns = _vectorize(table, shape)
+    if columns is None:
+        rows = _slow_rows(block, source, table, np.arange(block.rows))
+        return _from_rows(block, source, shape, np.arange(block.rows), rows)
+    kind, roles, contents, slow = columns
+    documents = _frame(block, np.arange(block.rows), shape, kind, roles, contents)
+    if not slow.any():
+        return Normalized(documents, [])
+    positions = np.flatnonzero(slow)
+    rest = _from_rows(block, source, shape, positions, _slow_rows(block, source, table, positions))
+    fast = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
+    return Normalized(pl.concat([fast, rest.documents]).sort("doc_id"), rest.quarantined)
+
+
+def _vectorize(
+    table: pa.Table, shape: Shape
+) -> tuple[str, pl.Series, pl.Series, np.ndarray[Any, Any]] | None:
+    """Columns -> (kind, roles, contents, rows that need the slow path), or None when types do not fit."""
+    slow = np.zeros(table.num_rows, dtype=bool)
+    for name in shape.slow_columns & set(table.column_names):
+        slow |= filled(table.column(name))
+    if shape.format == PREFERENCE:
+        pairs = pair_lists(table, shape, slow)
+        return (*pairs, slow) if pairs else None
+    if shape.format in ("messages", "sharegpt"):
+        column = table.column(next(iter(shape.columns.values())))
+        lists = message_lists(column, OPENAI if shape.format == "messages" else SHAREGPT, slow)
+        return ("chat", *lists, slow) if lists else None
+    texts: dict[str, pl.Series] = {}
+    for target, name in shape.columns.items():
+        if name in table.column_names:
+            values = text_column(table.column(name))
+            if values is None:
+                return None
+            texts[target] = values.alias(target)
+    kind = "text" if shape.format == "text" else "prompt_completion"
+    for required in FIELDS[shape.format]:
+        if required not in texts:
+            return None
+        slow |= texts[required].is_null().to_numpy()
+    frame = pl.DataFrame(texts).with_columns(pl.all().fill_null(""))
+    if shape.format == "alpaca" and "input" in texts:
+        joined = pl.concat_str("instruction", pl.lit("\n"), "input")
+        frame = frame.with_columns(
+            pl.when(pl.col("input") == "").then("instruction").otherwise(joined).alias("instruction")
+        )
+    role_of = {name: role for name, role in FIELDS[shape.format].items() if name in texts}
+    roles = pl.Series([list(role_of.values())], dtype=pl.List(pl.String)).new_from_index(0, len(frame))
+    contents = frame.select(pl.concat_list(list(role_of)).alias("contents")).to_series()
+    return kind, roles, contents, slow
+
+
+def _frame(
+    block: Block,
+    positions: np.ndarray[Any, Any],
+    shape: Shape,
+    kind: Any,
+    roles: Any,
+    contents: Any,
+    extra: Any = None,
+) -> pl.DataFrame:
+    """The documents of the block's rows at `positions`; `roles` and the rest have one entry a document."""
+    width = shape.documents_per_row
+    doc_ids = (width * (block.first_doc_id + positions)[:, None] + np.arange(width)).ravel()
+    nothing = pl.Series([None], dtype=pl.String).new_from_index(0, len(doc_ids))
+    return pl.DataFrame(
+        {
+            "doc_id": doc_ids,
+            "source": np.full(len(doc_ids), block.source, np.int32),
+            "row": np.repeat(line_numbers(block)[positions], width),
+            "kind": kind if isinstance(kind, list) else pl.Series([kind]).new_from_index(0, len(doc_ids)),
+            "roles": roles,
+            "contents": contents,
+            "extra": nothing if extra is None else extra,
+            "drop_reason": nothing,
+            "drop_detail": nothing,
+        },
+        schema=DOCUMENT_SCHEMA,
+    )
+
+
+# The slow path: row by row, the reference
+
+
+def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
+    """A block the fast reader refused: find the broken lines, then try the rest again."""
+    assert isinstance(block.data, bytes)
+    good: list[bytes] = []
+    positions: list[int] = []
+    quarantined: list[Quarantined] = []
+    offset, position = block.byte_offset, 0
+    rows = line_numbers(block)
+    for line in block.data.split(b"\n"):
+        if line.strip():
+            _, reason = parse_line(line, source.container)
+            if reason:
+                where = (_first_id(block, shape, position), source.name, int(rows[position]), offset)
+                quarantined.append(Quarantined(*where, reason, line))
+            else:
+                good.append(line)
+                positions.append(position)
+            position += 1
+        offset += len(line) + 1
+    kept = np.array(positions, dtype=np.int64)
+    columns = table = None
+    if quarantined and good:
+        table = _read_lines(b"\n".join(good), source, shape, len(good))
+        columns = _vectorize(table, shape) if table else None
+    if columns is None:
+        rest = _from_rows(block, source, shape, kept, [_parsed(line, source) for line in good])
+        return Normalized(rest.documents, sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id))
+    kind, roles, contents, slow = columns
+    documents = _frame(block, kept, shape, kind, roles, contents)
+    documents = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
+    again = np.flatnonzero(slow)
+    rest = _from_rows(block, source, shape, kept[again], [_parsed(good[i], source) for i in again])
+    return Normalized(
+        pl.concat([documents, rest.documents]).sort("doc_id"),
+        sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id),
+    )
+
+
+def _parsed(line: bytes, source: Source) -> tuple[Any, bytes]:
+    row, reason = parse_line(line, source.container)
+    return ({UNREADABLE: {"reason": reason, "raw": line}} if row is None else row), line
+
+
+def _slow_rows(
+    block: Block, source: Source, table: pa.Table, positions: np.ndarray[Any, Any]
+) -> list[tuple[Any, bytes]]:
+    if isinstance(block.data, bytes):
+        lines, _ = lines_of(block)
+        return [_parsed(lines[i], source) for i in positions]
+    rows = table.take(pa.array(positions)).to_pylist()
+    return [(row, _dumped(row)) for row in rows]
+
+
+def _dumped(row: dict[str, Any]) -> bytes:
+    if fault := row.get(UNREADABLE):
+        return bytes(fault["raw"])
+    shown = {key: value for key, value in row.items() if key != UNREADABLE}
+    return json.dumps(shown, ensure_ascii=False, default=str).encode("utf-8", "replace")
+
+
+def _from_rows(
+    block: Block, source: Source, shape: Shape, positions: np.ndarray[Any, Any], rows: list[tuple[Any, bytes]]
+) -> Normalized:
+    documents: list[RowDocument] = []
+    kept: list[int] = []
+    quarantined: list[Quarantined] = []
+    numbers = line_numbers(block)
+    offsets = lines_of(block)[1] if isinstance(block.data, bytes) else None
+    for position, (row, raw) in zip(positions.tolist(), rows, strict=True):
+        try:
+            if fault := row.pop(UNREADABLE, None):
+                raise RowError(fault["reason"])
+            pairs = shape.format == PREFERENCE
+            documents += row_to_pair(row, shape) if pairs else (row_to_document(row, shape),)
+            kept.append(position)
+        except RowError as error:
+            offset = int(offsets[position]) if offsets is not None else -1
+            where = (_first_id(block, shape, position), source.name, int(numbers[position]), offset)
+            quarantined.append(Quarantined(*where, str(error), raw))
+    frame = _frame(
+        block,
+        np.array(kept, dtype=np.int64),
+        shape,
+        [d.kind for d in documents],
+        [d.roles for d in documents],
+        [d.contents for d in documents],
+        [d.extra for d in documents],
+    )
+    return Normalized(frame, quarantined)
+
+
+def _first_id(block: Block, shape: Shape, position: int) -> int:
+    """`doc_id` of the row's first document, which it uses up when it is quarantined."""
+    return shape.documents_per_row * (block.first_doc_id + position)

@@ -1,0 +1,160 @@
+"""Streams: the bytes of a source.
+
+A source is opened as one stream. What passes through is hashed, so that the manifest names the very bytes
+that were read, and decompressed after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+
+from tokpack.errors import reading
+from tokpack.stages.read.remote import open_remote
+from tokpack.stages.read.sources import Source
+from tokpack.stages.write import writing
+
+IN_MEMORY = 64 << 20
+"""A fetched file that is larger lies on disk, in `TMPDIR`."""
+BOM = b"\xef\xbb\xbf"
+
+
+def open_hashing(source: Source) -> Hashing:
+    """The source's bytes as they are stored. Raises DataError when they cannot be opened."""
+    return Hashing(_open_raw(source))
+
+
+def _open_raw(source: Source) -> IO[bytes]:
+    if source.path == "-":
+        return cast(IO[bytes], stdin())
+    if "://" in source.path:
+        return open_remote(source.path)
+    with reading(source.path):
+        return Path(source.path).open("rb")
+
+
+def stdin() -> Piped:
+    """What is piped in, once for the process."""
+    global _piped  # noqa: PLW0603 - there is one standard input
+    if _piped is None or _piped.raw is not sys.stdin.buffer:
+        _piped = Piped(cast(IO[bytes], sys.stdin.buffer))
+    return _piped
+
+
+@contextmanager
+def looked_at(source: Source) -> Iterator[None]:
+    """What is read of the source inside will be read again: standard input keeps it."""
+    if source.path != "-":
+        yield
+        return
+    stdin().keeping = True
+    try:
+        yield
+    finally:
+        stdin().begin_again()
+
+
+def decompress(raw: Hashing, source: Source) -> IO[bytes]:
+    if not source.compression:
+        return cast(IO[bytes], raw)
+    # Arrow's streams read concatenated members and raise on a cut-off file; others end silently.
+    codec = {".gz": "gzip", ".zst": "zstd"}[source.compression]
+    return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec))
+
+
+def seekable(stream: IO[bytes], source: Source) -> IO[bytes]:
+    """Parquet and Arrow files are read at random: compressed or piped ones are buffered whole, remote ones
+    that are read to their end are fetched once, into a temporary file."""
+    if not isinstance(stream, Hashing) or not stream.seekable():
+        return io.BytesIO(stream.read())
+    return _fetched(stream) if "://" in source.path and not source.head_only else cast(IO[bytes], stream)
+
+
+def _fetched(stream: Hashing) -> IO[bytes]:
+    file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - goes with its reader
+    while data := stream.read(1 << 20):
+        with writing(Path(tempfile.gettempdir())):
+            file.write(data)
+    file.seek(0)
+    return cast(IO[bytes], file)
+
+
+class Piped(io.RawIOBase):
+    """A pipe whose head can be read twice: what passes while `keeping` comes again after `begin_again`."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self.raw, self.keeping, self._kept = raw, False, io.BytesIO()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._kept.read(size)
+        if size < 0 or len(data) < size:
+            more = self.raw.read(size - len(data) if size >= 0 else -1)
+            if self.keeping:
+                self._kept.write(more)
+            data += more
+        return data
+
+    def begin_again(self) -> None:
+        self.keeping = False
+        self._kept.seek(0)
+
+    def close(self) -> None:
+        """Standard input stays open."""
+
+
+_piped: Piped | None = None
+
+
+class Hashing(io.RawIOBase):
+    """Reads through to `raw` and hashes; a file that was read out of order is hashed again at the end."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._digest, self._linear = raw, hashlib.sha256(), True
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._raw.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._linear = False
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        if self._linear:
+            self._digest.update(data)
+        return data
+
+    def hexdigest(self) -> str:
+        if not self._linear:
+            self._raw.seek(0)
+            return hashlib.file_digest(self._raw, "sha256").hexdigest()  # type: ignore[arg-type]
+        while self.read(1 << 20):  # what follows the last frame or array
+            pass
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()

@@ -1,0 +1,142 @@
+"""Rendering one document at a time: the reference, and the slow path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from tokpack.stages.render.chat_spans import Located, SpanFinder
+from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
+from tokpack.stages.render.pieces import Shape
+
+Loss = Literal["assistant", "last", "all", "completion"]
+"""`completion`, for preference pairs: the last assistant turn, or, where messages say `"train": false`, every
+assistant turn that does not."""
+ByteSpans = list[tuple[int, int]]
+RenderedRow = tuple[str, ByteSpans, ByteSpans]
+"""(text, trained spans, content spans)"""
+
+_DIRECTIONS = ("train", "weight")
+"""Keys of a message that are for us, not for the template."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderOptions:
+    render: Literal["auto", "chat", "plain"] = "auto"
+    loss: Loss = "assistant"
+    eos: bool = True
+    """One EOS at the end of each plain document."""
+    separator: str = ""
+    """Between prompt and completion when they are rendered plain."""
+    paranoid: bool = False
+    """Prove every row against the reference, not a sample."""
+    date: str = ""
+    """Day that templates see in `strftime_now`, as YYYY-MM-DD; today when empty."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template, `enable_thinking` for example."""
+
+
+def chat_reference(finder: SpanFinder, messages: Sequence[Message], tools: Any, loss: Loss) -> RenderedRow:
+    """One chat by its template. Raises RenderError."""
+    if not messages:
+        raise RenderError("a chat without messages")
+    excluded = {i for i, message in enumerate(messages) if _not_trained(message)}
+    clean = [{k: v for k, v in message.items() if k not in _DIRECTIONS} for message in messages]
+    located = finder.locate(clean, tools)
+    try:
+        located.text.encode()
+    except UnicodeEncodeError:
+        raise RenderError("it holds half of a surrogate pair, which is no Unicode text") from None
+    trained = select_trained(located, clean, excluded, loss)
+    contents = sorted(span for span in located.contents if span is not None)
+    return located.text, to_bytes(located.text, trained), to_bytes(located.text, contents)
+
+
+def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptions) -> RenderedRow:
+    """One document end to end. Raises RenderError."""
+    shape = plain_shape(kind, [message["role"] for message in messages], options)
+    if shape is None:
+        raise RenderError(
+            f"rendered plain, a document is one prompt and one answer; this one has {len(messages)} messages"
+        )
+    contents = [message["content"] or "" for message in messages]
+    if not all(isinstance(content, str) for content in contents):
+        raise RenderError("content parts cannot be rendered plain")
+    kept = [span for span in shape.trained if not _not_trained(messages[span[0] // 2])]
+    pieces = [shape.literals[0].encode()]
+    for content, literal in zip(contents, shape.literals[1:], strict=True):
+        pieces += [content.encode(), literal.encode()]
+    at = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
+    trained = [(at[first] + start, at[last] + end) for first, start, last, end in kept]
+    written = [(at[i], at[i + 1]) for i in range(1, len(pieces), 2)]
+    return b"".join(pieces).decode(), trained, written
+
+
+def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shape | None:
+    """The shape of a plain document; None when it is a chat of several turns."""
+    if kind == "chat" and list(roles) not in (["user", "assistant"], ["system", "user", "assistant"]):
+        return None
+    literals = ("", *[options.separator] * (len(roles) - 1), "")
+    everything = ((0, 0, 2 * len(roles) + 1, 0),)
+    answers = tuple((2 * i + 1, 0, 2 * i + 2, 0) for i, role in enumerate(roles) if role == "assistant")
+    whole = kind == "text" or options.loss == "all"
+    last = options.loss in ("last", "completion")
+    return Shape(literals, everything if whole else answers[-1:] if last else answers)
+
+
+def to_messages(
+    roles: Sequence[str], contents: Sequence[str | None], extra: str | None, keep_null: bool = True
+) -> tuple[list[dict[str, Any]], Any]:
+    """(messages, tools) of one document. A content of null is no content, or "" unless `keep_null`."""
+    messages: list[dict[str, Any]] = [
+        {"role": role, "content": content if content is not None or keep_null else ""}
+        for role, content in zip(roles, contents, strict=True)
+    ]
+    if extra is None:
+        return messages, None
+    try:
+        more = json.loads(extra)
+    except ValueError as error:
+        raise RenderError(f"`extra` is not JSON: {error}") from None
+    for message, added in zip(messages, more.get("messages") or [], strict=False):
+        message.update(added or {})
+    return messages, more.get("tools")
+
+
+def select_trained(
+    located: Located, messages: Sequence[Message], excluded: set[int], loss: Loss
+) -> list[CharSpan]:
+    """The spans that `loss` trains, in the order of the text."""
+    if loss == "all":
+        return _without(len(located.text), [span for i, span in located.turns if i in excluded])
+    last = max((i for i, message in enumerate(messages) if message.get("role") == "assistant"), default=-1)
+    every = loss == "assistant" or (loss == "completion" and excluded)
+    return [span for i, span in located.turns if i not in excluded and (every or i == last)]
+
+
+def _without(length: int, holes: list[CharSpan]) -> list[CharSpan]:
+    spans, start = [], 0
+    for low, high in sorted(holes):
+        if start < low:
+            spans.append((start, low))
+        start = max(start, high)
+    return [*spans, (start, length)] if start < length else spans
+
+
+def to_bytes(text: str, spans: Sequence[CharSpan]) -> ByteSpans:
+    """Character spans as UTF-8 byte spans."""
+    if text.isascii():
+        return list(spans)
+    place, done, length = {0: 0}, 0, 0
+    for char in sorted({end for span in spans for end in span}):
+        length += len(text[done:char].encode("utf-8", "surrogatepass"))
+        place[char], done = length, char
+    return [(place[start], place[end]) for start, end in spans]
+
+
+def _not_trained(message: Message) -> bool:
+    return message.get("train") is False or message.get("weight") == 0
