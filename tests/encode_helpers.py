@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from tokpack.encoding import snapshot as tokenizer_cache
+from tokpack.encoding import snapshot
 from tokpack.encoding.tokenizer import Tokenizer
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -136,9 +136,9 @@ def small_tokenizer(folder: Path, backend: Any = None, chat_template: str | None
 
 def open_here(folder: Path, scratch: Path, chat_template: str | None = None) -> Tokenizer:
     """`load_tokenizer` without the subprocess: the tests have imported transformers anyway."""
-    if not (scratch / tokenizer_cache.SNAPSHOT).is_file():
+    if not (scratch / snapshot.SNAPSHOT).is_file():
         scratch.mkdir(parents=True, exist_ok=True)
-        tokenizer_cache.write_snapshot(str(folder), str(scratch))
+        snapshot.write_snapshot(str(folder), str(scratch))
     return Tokenizer(scratch, folder.name, chat_template)
 
 

@@ -369,11 +369,15 @@ def test_a_model_folder_that_may_not_be_read_is_named(tmp_path, qwen, monkeypatc
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "template.jinja").write_text("{{ messages }}")
 
-    def refused(self, *args, **options):
-        raise PermissionError(13, "Permission denied", str(self))
+    for name in ("read_bytes", "read_text"):
+        real = getattr(Path, name)
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
-    monkeypatch.setattr(Path, "read_text", refused)
+        def refused(self, *args, real=real, **options):
+            if self.parent == tmp_path:
+                raise PermissionError(13, "Permission denied", str(self))
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(Path, name, refused)
     with pytest.raises(DataError, match="cannot open: Permission denied") as error:
         load_tokenizer(tmp_path)
     assert error.value.where == str(tmp_path / "config.json")  # one of its files

@@ -9,7 +9,7 @@ import sys
 import pytest
 from encode_helpers import byte_level, open_here, small_tokenizer, template, tokenizer_folder
 
-from tokpack.encoding import snapshot as tokenizer_cache
+from tokpack.encoding import snapshot
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import OutputError, UsageError
 from tokpack.fingerprint import vocab_digest
@@ -70,9 +70,9 @@ def test_the_second_load_asks_nobody_and_imports_neither_transformers_nor_torch(
 
 def test_a_changed_file_is_asked_about_again(folder, cache, tmp_path, monkeypatch):
     def ask_here(folder, out):
-        tokenizer_cache.write_snapshot(str(folder), str(out))
+        snapshot.write_snapshot(str(folder), str(out))
 
-    monkeypatch.setattr(tokenizer_cache, "_ask_transformers", ask_here)
+    monkeypatch.setattr(snapshot, "_ask_transformers", ask_here)
     changed = tmp_path / "model"
     changed.mkdir()
     for path in folder.iterdir():

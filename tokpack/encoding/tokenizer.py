@@ -19,11 +19,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokpack.encoding import snapshot as tokenizer_cache
 from tokpack.encoding.fast_plan import load_fast
 from tokpack.encoding.fast_tokenizer import FastTokenizer
 from tokpack.encoding.reference_process import ReferenceProcess
-from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, TOKENIZER_FILES
+from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, TOKENIZER_FILES, snapshot_folder, write_snapshot
 from tokpack.encoding.token_places import Encoded, encode_reference, encode_with
 from tokpack.errors import UsageError
 
@@ -176,7 +175,7 @@ def load_tokenizer(
         folder, name = local, local.resolve().name
     else:
         folder, name = _from_hub(str(name_or_folder)), str(name_or_folder)
-    return Tokenizer(tokenizer_cache.snapshot_folder(folder, cache_dir), name, template)
+    return Tokenizer(snapshot_folder(folder, cache_dir), name, template)
 
 
 def _choose_templates(templates: Any, name: str) -> tuple[str | None, str | None]:
@@ -226,4 +225,4 @@ def _from_hub(name: str) -> Path:
 
 if __name__ == "__main__":
     sys.modules["torch"] = None  # type: ignore[assignment]  # as if not installed: tokenizers need none of it
-    tokenizer_cache.write_snapshot(*sys.argv[1:])
+    write_snapshot(*sys.argv[1:])
