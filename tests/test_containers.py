@@ -235,6 +235,29 @@ def test_messages_written_as_a_json_string_are_messages(tmp_path, ending):
     assert texts_of(path) == CONTENTS
 
 
+@pytest.mark.parametrize("kind", ["file", "stream", "parquet"])
+def test_tables_that_polars_writes_are_read(tmp_path, kind):
+    """Its Arrow files hold texts as views, also inside lists of messages."""
+    import polars as pl
+
+    frame = pl.DataFrame(CHATS)
+    frame = pl.concat([frame[:7], frame[7:]], rechunk=False)
+    path = tmp_path / ("a.parquet" if kind == "parquet" else "a.arrow")
+    write = {"file": frame.write_ipc, "stream": frame.write_ipc_stream, "parquet": frame.write_parquet}[kind]
+    write(path)
+    assert texts_of(path) == CONTENTS
+    empty = tmp_path / "empty.arrow"
+    frame.clear().write_ipc(empty)
+    with pytest.raises(DataError, match="no arrow row"):
+        look(empty)
+
+
+def test_rows_that_are_empty_objects_are_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(UsageError, match="they have no columns"):
+        look(tmp_path / "a.jsonl")
+
+
 def test_a_head_without_a_readable_row_says_what_is_wrong_with_the_first(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"q,a\nd\xe9j\xe0,vu\n")
     with pytest.raises(DataError, match="the first is not UTF-8: byte 0xe9") as error:

@@ -41,8 +41,9 @@ def detect_shape(source: Source) -> Shape:
     fitting = shapes if config.format != "auto" else [shape for shape in shapes if shape.fits(rows)]
     fitting = fitting or [shape for shape in shapes if shape.fits_empty(rows)]
     if not fitting:
+        held = f"their columns: {', '.join(columns)}" if columns else "they have no columns"
         raise UsageError(
-            f"cannot recognise the rows of {source.name}; their columns: {', '.join(columns)}",
+            f"cannot recognise the rows of {source.name}; {held}",
             where=source.path,
             hint=_way_out(source, columns),
         )
@@ -53,13 +54,13 @@ def detect_shape(source: Source) -> Shape:
 def _expected(source: Source, fault: str) -> str:
     if fault.startswith("not UTF-8"):
         return "convert the file to UTF-8: iconv -f LATIN1 -t UTF-8"
-    if source.container == "jsonl":
+    if fault and source.container in ("jsonl", "json"):
         return 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
     return "there are no rows in it: check the step that wrote it"
 
 
 def _way_out(source: Source, columns: list[str]) -> str:
-    marks = [mark for mark in ";\t|" if mark in columns[0]]
+    marks = [mark for mark in ";\t|" if mark in "".join(columns)]
     if source.container == "csv" and len(columns) == 1 and marks:
         return f"cells are separated by {marks[0]!r}: save the file with commas"
     way = "say what is what, for example --map prompt=question,completion=answer"

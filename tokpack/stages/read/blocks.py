@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import xxhash
 
@@ -184,7 +185,7 @@ def _json_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterato
         raise DataError(
             f"not a JSON array: {error}",
             where=source.path,
-            hint="one JSON object a line is JSONL: name the file .jsonl",
+            hint="mend it there, or write one JSON object a line and name the file .jsonl",
         ) from None
     lines: list[bytes] = []
     size = 0
@@ -211,7 +212,9 @@ def _table_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterat
         names = table.column_names
         if twice := [name for name in names if names.count(name) > 1]:
             raise DataError(
-                f"two columns are named {twice[0]!r}", where=source.path, hint="rename one of them"
+                f"two columns are named {twice[0]!r}" if twice[0] else "two columns have no name",
+                where=source.path,
+                hint="rename one of them, or take empty ones out",
             )
         table.validate(full=True)  # texts that are not UTF-8 pass Arrow's readers
         yield table.num_rows, table.num_rows, 0, table
@@ -256,11 +259,26 @@ def _dataset_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
     source.sha256 = digest.hexdigest()
 
 
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Polars writes texts as views, which Arrow's own functions do not take everywhere."""
+    names = batch.schema.names
+    if len(set(names)) < len(names) or not any(_has_views(field.type) for field in batch.schema):
+        return batch
+    table = pl.DataFrame(pl.from_arrow(batch)).to_arrow(compat_level=pl.CompatLevel.oldest())
+    return next(iter(table.combine_chunks().to_batches()), batch)
+
+
+def _has_views(kind: pa.DataType) -> bool:
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return True
+    return any(_has_views(kind.field(number).type) for number in range(kind.num_fields))
+
+
 def _merge(batches: Iterator[pa.RecordBatch], block_bytes: int) -> Iterator[pa.Table]:
     """Join small record batches, and slice large ones, into tables of about `block_bytes`."""
     held: list[pa.RecordBatch] = []
     size = 0
-    for batch in batches:
+    for batch in map(_without_views, batches):
         rows = max(1, batch.num_rows * block_bytes // max(batch.nbytes, 1))
         for start in range(0, batch.num_rows, rows):
             part = batch.slice(start, rows)

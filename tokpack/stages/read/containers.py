@@ -154,7 +154,8 @@ def _refuse_foreign(source: Source, head: bytes) -> None:
     if found:
         named = NAMES.get(source.container, source.container.capitalize())
         what = f"{source.name} is {found[0]}" + (f", not {named}" if named else "")
-        raise DataError(what, where=source.path, hint=found[1])
+        hint = "unpack it first" if source.path == "-" and found[1].endswith("unpack it") else found[1]
+        raise DataError(what, where=source.path, hint=hint)
 
 
 def _head(source: Source) -> bytes:
