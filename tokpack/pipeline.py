@@ -21,13 +21,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from tokpack import ledger as ledgers
 from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
-from tokpack.engine.local import default_workers, ordered_map
+from tokpack.engine.local import default_workers, ordered_map, release_memory
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
@@ -183,7 +182,7 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
         log.warning(message)
     if not batches:
         raise _nothing(run)
-    pa.default_memory_pool().release_unused()  # the blocks are done: what follows needs little
+    release_memory()
     corpus = Corpus.load(store, batches, WIDTH if run.pairs else 1)
     bad.check(len(corpus.docs) // corpus.width, corpus.quarantined)
     if corpus.docs.is_empty() and not corpus.quarantined:

@@ -5,11 +5,15 @@ Threads are enough: Arrow, polars and both tokenizers leave the interpreter lock
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
+
+import pyarrow as pa
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,3 +37,10 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def release_memory() -> None:
+    """Give back to the system what allocators keep for another block."""
+    pa.default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
