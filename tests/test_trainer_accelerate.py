@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 pytest.importorskip("accelerate")
 sys.path.insert(0, str(Path(__file__).parent))
 
+from rank_processes import start
 from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefact
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "accelerate"
@@ -93,23 +93,16 @@ def test_two_processes_under_deepspeed_end_at_the_weights_of_two_without(tmp_pat
     write_artefact(tmp_path / "packed" / "validation", make_documents(LENGTHS, seed=1), 64)
     script = tmp_path / "train.py"
     script.write_text("from trainer_plugin.cli import app; app()")
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     recipe = ["--method", "full", "--dtype", "float32", "--accumulation", "2", "--learning-rate", "1e-3"]
     models = {}
     for stage in (0, 2, 3):
-        environment = dict(os.environ)
+        environment = {}
         if stage:
             wanted = prepare_deepspeed_cmd_env(launched(EXAMPLES / f"deepspeed_zero{stage}.yaml"))[1]
-            environment |= {**wanted, "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu"}
+            environment = {**wanted, "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu"}
         out = tmp_path / f"stage{stage}"
-        command = ["-m", *launcher, "train", str(tmp_path / "packed"), "-m", str(tmp_path / "model")]
-        done = subprocess.run(
-            [sys.executable, *command, "-o", str(out), *recipe],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = ["train", tmp_path / "packed", "-m", tmp_path / "model", "-o", out, *recipe]
+        done = start(script, *command, ranks=2, **environment)
         assert done.returncode == 0, done.stderr[-3000:]
         models[stage] = load_file(out / "model.safetensors")
     for stage in (2, 3):

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from encode_helpers import byte_level, template, tokenizer_folder
+from rank_processes import start
 from torch.nn.functional import log_softmax, logsigmoid
 from trainer_rows import make_documents, tiny_llama, write_artefact
 
@@ -403,45 +404,48 @@ def test_smollm2_learns_to_prefer(smollm2, real_data, tmp_path):
 
 RANKS = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
 import torch
+from rank_processes import gloo_threads
 from trainer_plugin import (
-    BalancedSampler, PackedDataset, PackedDPOTrainer, load_model, load_recipe, prepare_lora, prepare_model
+    BalancedSampler, PackedDataset, PackedDPOTrainer, leave_processes, load_model, load_recipe, prepare_lora,
+    prepare_model
 )
 from trainer_plugin.balance import pair_cost
 from trainer_plugin.recipe import training_arguments
 from transformers import set_seed
 
-packed, model, out = sys.argv[2:5]
-ranks = int(os.environ.get("WORLD_SIZE", "1"))
-dataset = PackedDataset(packed).select(range(16))  # as many rows for each rank
-recipe = load_recipe(
-    method="lora", dtype="float32", epochs=2.0, accumulation=4 // ranks, learning_rate=2e-2,
-    trainer={"optim": "sgd"},
-)
-arguments = training_arguments(recipe, out + ".run")
-network = load_model(model, recipe)
-prepare_model(network, "tokpack")
-sampler = BalancedSampler(dataset, 2, pair_cost=pair_cost(network))
-set_seed(0)
-trainer = PackedDPOTrainer(
-    prepare_lora(network, recipe), arguments, train_dataset=dataset, eval_dataset=dataset, progress=False
-)
-if ranks == 1:
-    trainer._get_train_sampler = lambda *args: sampler
-trainer.train()
-metrics = trainer.evaluate()
-if trainer.is_world_process_zero():
-    rewards = [entry for entry in trainer.state.log_history if "rewards/margin" in entry]
-    weights = {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
-    torch.save({"weights": weights, "metrics": metrics, "rewards": rewards}, out)
+def run(packed, model, out):
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    dataset = PackedDataset(packed).select(range(16))  # as many rows for each rank
+    recipe = load_recipe(
+        method="lora", dtype="float32", epochs=2.0, accumulation=4 // ranks, learning_rate=2e-2,
+        trainer={"optim": "sgd"},
+    )
+    arguments = training_arguments(recipe, out + ".run")
+    network = load_model(model, recipe)
+    prepare_model(network, "tokpack")
+    sampler = BalancedSampler(dataset, 2, pair_cost=pair_cost(network))
+    set_seed(0)
+    trainer = PackedDPOTrainer(
+        prepare_lora(network, recipe), arguments, train_dataset=dataset, eval_dataset=dataset, progress=False
+    )
+    if ranks == 1:
+        trainer._get_train_sampler = lambda *args: sampler
+    trainer.train()
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        rewards = [entry for entry in trainer.state.log_history if "rewards/margin" in entry]
+        weights = {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
+        torch.save({"weights": weights, "metrics": metrics, "rewards": rewards}, out)
+
+run(*sys.argv[1:])
+leave_processes()
+assert not gloo_threads()  # one that meets the end of the interpreter aborts it
 """
 
 
 @pytest.mark.slow
 def test_two_ranks_end_at_the_weights_and_rewards_of_one(artefact, model_folder, tmp_path):
-    from test_trainer_ranks import start
-
     (script := tmp_path / "run.py").write_text(RANKS)
     ends = []
     for ranks in (1, 2):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,25 +15,28 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from rank_processes import start
 from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefact
 
 pytestmark = pytest.mark.slow
-TESTS = str(Path(__file__).parent)
 
 RANKS = """
 import json, os, sys
-sys.path.insert(0, sys.argv[1])
 import torch
+from rank_processes import gloo_threads
 from transformers import AutoModelForCausalLM
-from trainer_plugin import BalancedSampler, PackedDataset, PackedTrainer, load_recipe, prepare_model
+from trainer_plugin import (
+    BalancedSampler, PackedDataset, PackedTrainer, leave_processes, load_recipe, prepare_model
+)
 from trainer_plugin.qlora import load_model
 from trainer_plugin.recipe import training_arguments
 
-packed, model, out, shard = *sys.argv[2:5], sys.argv[5] == "shard"
+packed, model, out, shard = *sys.argv[1:4], sys.argv[4] == "shard"
 ranks = int(os.environ.get("WORLD_SIZE", "1"))
-dataset = PackedDataset(packed)
-sampler = BalancedSampler(dataset, 2, accumulation=2)
-for loss in ("token", "document"):
+
+def run(loss):
+    dataset = PackedDataset(packed)
+    sampler = BalancedSampler(dataset, 2, accumulation=2)
     recipe = load_recipe(
         method="full", dtype="float32", loss=loss, epochs=2.0, accumulation=4 // ranks, learning_rate=1e-2,
         shard=shard, trainer={"optim": "sgd"},
@@ -70,13 +72,12 @@ for loss in ("token", "document"):
         saved = AutoModelForCausalLM.from_pretrained(f"{out}.{loss}.model").state_dict()
         for name, weight in zip(names, full, strict=True):
             assert torch.equal(saved[name], weight), name
+
+for loss in ("token", "document"):
+    run(loss)
+leave_processes()
+assert shard or not gloo_threads()  # one that meets the end of the interpreter aborts it
 """
-
-
-def start(script: Path, *args: object, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [sys.executable, *(launcher if ranks > 1 else []), str(script), TESTS, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_two_ranks_with_whole_or_sharded_models_end_at_the_weights_losses_and_counts_of_one(tmp_path):
@@ -106,7 +107,6 @@ def test_two_ranks_with_whole_or_sharded_models_end_at_the_weights_losses_and_co
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
 import torch
 from transformers import TrainerCallback
 from trainer_plugin import PackedDataset
@@ -120,7 +120,7 @@ class Kill(TrainerCallback):
 
 def run(folder, *, kill=False, resume=None):
     trainer = trainer_for(
-        tiny_llama("tokpack", attention_dropout=0.1), PackedDataset(sys.argv[2]), folder,
+        tiny_llama("tokpack", attention_dropout=0.1), PackedDataset(sys.argv[1]), folder,
         accumulation=2, epochs=2.0, learning_rate=1e-2, save_steps=3,
         options={"document_log": folder / "documents.parquet", "token_budget": 2000},
     )
@@ -130,8 +130,8 @@ def run(folder, *, kill=False, resume=None):
     weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     torch.save({"weights": weights, "counts": trainer.counts()}, folder / "end.pt")
 
-out = Path(sys.argv[3])
-if sys.argv[4] == "kill":
+out = Path(sys.argv[2])
+if sys.argv[3] == "kill":
     run(out / "cut", kill=True)
 run(out / "whole")
 run(out / "cut", resume=True)

@@ -30,6 +30,7 @@ _HOME = {
     "prepare_lora": "qlora",
     "repair_linear4bit": "qlora",
     "merge_dequantized": "merge",
+    "leave_processes": "processes",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

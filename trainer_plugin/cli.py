@@ -86,6 +86,7 @@ def train(
     }
     settings = load_recipe(recipe, **flags)
     _quiet_libraries()
+    from trainer_plugin.processes import leave_processes
     from trainer_plugin.run import run_training
 
     result = run_training(
@@ -94,7 +95,7 @@ def train(
     for line in _summary(result):
         _say(line)
     _say(str(result.out), err=False)
-    _leave_other_processes()
+    leave_processes()
 
 
 @app.command("merge-adapter")
@@ -162,15 +163,6 @@ def _say(line: str, err: bool = True) -> None:
 
     if os.environ.get("RANK", "0") == "0":
         typer.echo(line, err=err)
-
-
-def _leave_other_processes() -> None:
-    """Their communication ends before the interpreter does: threads that still wait would abort it."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
 
 
 def _quiet_libraries() -> None:
