@@ -183,8 +183,9 @@ def test_a_csv_quote_that_swallows_lines_is_an_error_at_its_row(tmp_path, opened
     assert error.value.where == f"{tmp_path / 'a.csv'}:2"
 
 
-def test_a_csv_file_cut_off_inside_its_last_row_loses_that_row_alone(tmp_path):
-    (tmp_path / "a.csv").write_text('q,a\n1,"2"\n3,"4')
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_csv_file_cut_off_inside_its_last_row_loses_that_row_alone(tmp_path, end):
+    (tmp_path / "a.csv").write_text('q,a\n1,"2"\n3,"4' + end)
     rows = [row for block in blocks_of(tmp_path / "a.csv")[1] for row in block.data.to_pylist()]
     assert [row["q"] for row in rows] == ["1", None]
     assert rows[1][UNREADABLE] == {"reason": "a quote is not closed", "raw": b"3,4"}

@@ -102,10 +102,11 @@ def _closed(batch: pa.RecordBatch, where: str) -> Iterator[pa.RecordBatch]:
     if not raw.endswith(_END.encode()):
         yield batch
         return
-    raw = raw.removesuffix(f"\n{_END}".encode())
+    raw = raw.removesuffix(f"\n{_END}".encode()).rstrip(b"\r\n")
     if lines := raw.count(b"\n"):
+        after = "line" if lines == 1 else f"{lines:,} lines"
         raise DataError(
-            f"a quote is opened and never closed: the row takes in the {lines:,} lines after it",
+            f"a quote is opened and never closed: the row takes in the {after} after it",
             where=where,
             hint=_CLOSE,
         )
