@@ -306,8 +306,7 @@ def _bill(tokens: dict[str, Any], epochs: float, prices: list[ApiPrice]) -> dict
 
 def _nothing_kept(run: Run, report: CleanReport) -> DataError:
     beside, documents = companions(report.path), report.data["ledger"]["documents"]
-    records = {beside["dropped"]: documents["dropped"], beside["quarantine"]: documents["quarantined"]}
-    return nothing_kept(documents, run.config.clean, [path for path, held in records.items() if held])
+    return nothing_kept(documents, run.config.clean, beside["dropped"], beside["quarantine"])
 
 
 def _publish(run: Run, corpus: Corpus, report: CleanReport, part: Path, out: Path) -> None:

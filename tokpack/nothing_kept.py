@@ -27,8 +27,9 @@ WAYS_OUT = {
 """Reason -> what to change."""
 
 
-def nothing_kept(documents: dict[str, Any], clean: CleanConfig, records: list[Path]) -> DataError:
-    """`documents` as in the ledger; `records` name each document that was left out."""
+def nothing_kept(documents: dict[str, Any], clean: CleanConfig, dropped: Path, quarantine: Path) -> DataError:
+    """`documents` as in the ledger; the files name each one that was left out."""
+    records = {dropped: documents["dropped"], quarantine: documents["quarantined"]}
     told = reasons_told(documents)
     first = ranked_reasons(documents)[0][0]
     way = WAYS_OUT.get(first, "see `tokpack analyze`")
@@ -36,6 +37,6 @@ def nothing_kept(documents: dict[str, Any], clean: CleanConfig, records: list[Pa
         way = f"check --format and --map; without that rule: --clean {clean.rules},-{first}"
     return DataError(
         f"nothing is left to train on: of {counted(documents['read'], 'document')} {told}",
-        where=", ".join(str(path) for path in records),
+        where=", ".join(str(path) for path, held in records.items() if held),
         hint=way,
     )

@@ -168,8 +168,7 @@ def leave_nothing(run: Run, corpus: Corpus, report: Report, out: Path) -> DataEr
     leave_work(out)
     (out / schema.WORK).mkdir()
     documents = report.data["ledger"]["documents"]
-    records = {out / schema.DROPPED: documents["dropped"], out / schema.QUARANTINE: documents["quarantined"]}
-    return nothing_kept(documents, run.config.clean, [path for path, held in records.items() if held])
+    return nothing_kept(documents, run.config.clean, out / schema.DROPPED, out / schema.QUARANTINE)
 
 
 def finish(out: Path, manifest: dict[str, Any]) -> None:

@@ -17,7 +17,6 @@ from tokpack.errors import DataError, UsageError, near_matches, reading
 from tokpack.stages.read.remote import list_remote
 
 Container = Literal["", "jsonl", "json", "parquet", "arrow", "csv", "text", "dataset"]
-
 """How rows lie in a file; empty: the name does not say, `containers.recognise` looks inside."""
 
 EXTENSIONS: dict[str, Container] = {
@@ -139,14 +138,14 @@ def _data_in(folder: Path) -> Iterator[Path]:
         status = here.stat()
         place = status.st_dev, status.st_ino
         ours = here != folder and ((here / schema.WORK).is_dir() or (here / schema.SUMS).is_file())
-        if ours or place in seen or _is_saved(here):
-            if not ours and place not in seen:
-                yield here
+        if ours or place in seen:
+            folders.clear()
+        elif _is_saved(here):
+            yield here
             folders.clear()
         else:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            known = (name for name in files if not name.startswith(".") and name not in METADATA)
-            yield from (here / name for name in known)
+            yield from (here / name for name in files if not name.startswith(".") and name not in METADATA)
         seen.add(place)
 
 
@@ -166,31 +165,29 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise DataError(f"cannot open: {error.strerror}", where=str(error.filename), hint="check path and rights")
+    raise error
 
 
 def _file_source(path: str, name: str, config: SourceConfig) -> Source:
     status = Path(path).stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise UsageError(f"{name} is a folder", where=path, hint="give the folder itself")
     if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file, and inputs are read twice"
         raise UsageError(
-            f"{name} is {kind}",
+            f"{name} is no regular file, and inputs are read twice",
             where=path,
-            hint="give the folder itself"
-            if stat.S_ISDIR(status.st_mode)
-            else "pipe it in, and give - as input",
+            hint="pipe it in, and give - as input",
         )
     return Source(name, path, _container(name, config), _compression(name), config, status.st_size)
 
 
 def _remote(url: str, config: SourceConfig) -> Iterator[Source]:
-    for file in list_remote(url, lambda name: bool(_container(name, config)) and not _is_metadata(name)):
+    def is_data(name: str) -> bool:
+        return bool(_container(name, config)) and name.rsplit("/", 1)[-1] not in METADATA
+
+    for file in list_remote(url, is_data):
         container, compression = _container(file.name, config), _compression(file.name)
         yield Source(file.name, file.url, container, compression, config, file.size_bytes)
-
-
-def _is_metadata(name: str) -> bool:
-    return name.rsplit("/", 1)[-1] in METADATA
 
 
 def _container(name: str, config: SourceConfig) -> Container:
