@@ -1,7 +1,8 @@
 """A packed folder after `pack`: opened, shown, checked, joined, packed anew.
 
-folder, shards                what `open_packed` gives, and the rows behind it
-viewer                        `tokpack inspect`
-verification                  `tokpack verify`
-merging, repacking            `tokpack merge`, `tokpack repack`; what they share: derive, stored_pieces
+folder, shards       what `open_packed` gives, and the rows behind it
+viewer               `tokpack inspect`
+verification         `tokpack verify`
+merging, repacking   `tokpack merge`, `tokpack repack`; what they share: derive, stored_pieces
+fresh_folder         a folder that is there when it is whole: theirs and that of `tokpack export`
 """

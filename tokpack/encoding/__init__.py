@@ -1,10 +1,12 @@
 """Text to token ids: the tokenizer as `AutoTokenizer` knows it, its fast path, and the proof of that path.
 
-    tokenizer                          what the stages ask
-    snapshot                           what `AutoTokenizer` says of a folder, asked once
+    tokenizer                               what the stages ask
+    snapshot                                what `AutoTokenizer` says of a folder, asked once
     fast_plan, fast_proof, fast_tokenizer   gigatoken, proved equal to `tokenizers`
     reference_process, reference_server     `tokenizers` in a process beside, for the proofs and the slow path
-    learned_tokenizer                  where no tokenizer is given: `tokpack clean`
+    token_places                            where each token stands in its text; the slow path itself
+    learned_tokenizer                       where no tokenizer is given: `tokpack clean`
+    unicode                                 NFC of a column
 
 Nothing is imported here: `reference_server` has to be ready soon.
 """

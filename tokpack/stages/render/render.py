@@ -134,7 +134,7 @@ class _Plan:
 
 
 def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
-    """Render a batch; see the columns in `stages/normalize.py`.
+    """Render a batch; see the columns in `tokpack.stages.normalize.normalize`.
 
     Raises UsageError when the options cannot render a kind of document that is there.
     """
