@@ -131,7 +131,9 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError("no such recipe", where=str(path), hint=_hint_for_recipes(path)) from None
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the recipe is not valid TOML: {error}", where=str(path)) from None
+        raise UsageError(
+            f"the recipe is not valid TOML: {error}", where=str(path), hint="mend it there"
+        ) from None
 
 
 def _hint_for_recipes(path: Path) -> str:

@@ -142,9 +142,11 @@ def _read_user(path: Path) -> dict[str, dict[str, Any]]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read: {error.strerror}", where=str(path)) from None
+        raise UsageError(
+            f"cannot read: {error.strerror}", where=str(path), hint="check path and rights"
+        ) from None
     except ValueError as error:
-        raise UsageError(f"not TOML: {error}", where=str(path)) from None
+        raise UsageError(f"not TOML: {error}", where=str(path), hint="mend it there") from None
     for key, entry in values.items():
         if not isinstance(entry, dict):
             raise UsageError(

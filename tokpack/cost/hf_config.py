@@ -52,9 +52,13 @@ def _load(config: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], st
             hint="give a Hugging Face model folder or its config.json",
         ) from None
     except ValueError as error:
-        raise UsageError(f"not JSON: {error}", where=str(path)) from None
+        raise UsageError(
+            f"not JSON: {error}", where=str(path), hint="fetch the model's config.json again"
+        ) from None
     if not isinstance(values, dict):
-        raise UsageError("config.json is not an object", where=str(path))
+        raise UsageError(
+            "config.json is not an object", where=str(path), hint="fetch the model's config.json again"
+        )
     return values, str(path)
 
 
@@ -69,7 +73,11 @@ class ConfigReader:
             self.notes.append("only the text model of a multimodal model is counted")
         self.values, self.where = values, where
         if values.get("is_encoder_decoder"):
-            raise UsageError("an encoder-decoder model", where=f"{where}: is_encoder_decoder")
+            raise UsageError(
+                "an encoder-decoder model",
+                where=f"{where}: is_encoder_decoder",
+                hint="packed rows are for decoders: give a causal language model",
+            )
         for key in _FOREIGN_KEYS:
             if values.get(key):
                 raise UsageError(

@@ -163,9 +163,13 @@ def check_input(lengths: npt.ArrayLike, capacity: int, seed: int, max_docs_per_r
             f"lengths must be a flat array of integers, got {array.dtype} of shape {array.shape}"
         )
     if not 1 <= capacity < 1 << 31:
-        raise UsageError(f"capacity must be at least 1 token, got {capacity}", where=f"--capacity {capacity}")
+        raise UsageError(
+            f"capacity must be at least 1 token, got {capacity}", where=f"--max-length {capacity}"
+        )
     if seed < 0:
-        raise UsageError(f"seed must not be negative, got {seed}", where=f"--seed {seed}")
+        raise UsageError(
+            f"seed must not be negative, got {seed}", where=f"--seed {seed}", hint="give 0 or more"
+        )
     if max_docs_per_row is not None and max_docs_per_row < 1:
         raise UsageError(
             "a row must hold at least 1 document", where=f"--max-docs-per-row {max_docs_per_row}"
