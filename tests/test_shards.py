@@ -127,7 +127,7 @@ def test_training_maps_an_unpacked_copy_that_is_no_part_of_the_artefact(both, tm
 
 
 def test_a_folder_that_cannot_be_written_is_unpacked_elsewhere(both, tmp_path, monkeypatch):
-    from tokpack.artefact import shards
+    from tokpack import shards
 
     folder = tmp_path / "copy"
     shutil.copytree(both["parquet"].folder, folder, ignore=shutil.ignore_patterns("cache-*"))

@@ -18,13 +18,13 @@ from tokpack.config import Config, load_toml, merge, parse_budget
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
-from tokpack.errors import UsageError, near_matches
+from tokpack.errors import UsageError, near_matches, writing
 from tokpack.money import MoneyBudget, money_budget
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
-from tokpack.stages.write import write_json, writing
+from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
 
 

@@ -29,7 +29,7 @@ from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
 from tokpack.decide import decide
 from tokpack.encoding.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.engine.local import ordered_map
-from tokpack.errors import DataError, UsageError
+from tokpack.errors import DataError, UsageError, writing
 from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
 from tokpack.output import write_dropped
@@ -42,7 +42,7 @@ from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import times_of
-from tokpack.stages.write import write_json, writing
+from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
 from tokpack.text_formats import TextFormat, text_format, write_rows
 

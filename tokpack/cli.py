@@ -72,7 +72,7 @@ def analyze(
     with _progress(quiet) as progress:
         report = run(data or [], progress=progress, **settings)
     if html:
-        from tokpack.stages.write import writing
+        from tokpack.errors import writing
 
         with writing(html, resumes=False):
             report.save_html(html)

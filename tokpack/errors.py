@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class TokpackError(Exception):
@@ -82,3 +84,22 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(match) for match in close) + "?"
     return "known: " + ", ".join(known)
+
+
+@contextmanager
+def writing(where: Path, resumes: bool = True) -> Iterator[None]:
+    """Turn a full disk or missing rights into an OutputError. `resumes`: what stands already is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise OutputError(
+            f"cannot write: {os.strerror(error.errno)}",
+            where=str(error.filename or where),
+            hint="free some space and repeat the command"
+            + (": it goes on where it stopped" if resumes else "")
+            if full
+            else "choose another place, or check its rights",
+        ) from None

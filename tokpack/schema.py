@@ -1,6 +1,6 @@
 """The contract on disk: columns, dtypes, drop reasons, file names, the manifest. Nothing here computes.
 
-`trainer_plugin` imports this module, errors, fingerprint, cost and artefact.shards: nothing else of tokpack.
+`trainer_plugin` imports this module, errors, fingerprint, cost and shards: nothing else of tokpack.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tokpack.artefact.shards import mapped_shard
 from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
 from tokpack.schema import IGNORE_INDEX, VALIDATION, is_preference, packed_schema, read_manifest
+from tokpack.shards import mapped_shard
 
 
 class _ListColumn(NamedTuple):

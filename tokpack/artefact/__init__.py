@@ -1,6 +1,6 @@
 """A packed folder after `pack`: opened, shown, checked, joined, packed anew.
 
-folder, shards       what `open_packed` gives, and the rows behind it
+folder               what `open_packed` gives
 viewer               `tokpack inspect`
 verification         `tokpack verify`
 merging, repacking   `tokpack merge`, `tokpack repack`; what they share: derive, stored_pieces

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack import schema
-from tokpack.artefact.shards import PARQUET, mapped_shard, read_row, read_shard
+from tokpack.shards import PARQUET, mapped_shard, read_row, read_shard
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from tokpack.artefact.folder import Artefact
 from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import PlanConfig, ShardFormat, convert
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, writing
 from tokpack.stages.order import SEQUENTIAL, order_rows
 from tokpack.stages.pairs import WIDTH, pair_groups
 from tokpack.stages.plan import make_plan
 from tokpack.stages.truncate import OVERLONG
-from tokpack.stages.write import Layout, writing
+from tokpack.stages.write import Layout
 
 
 def repack(

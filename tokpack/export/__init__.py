@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.fresh_folder import fresh_folder
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, writing
 from tokpack.export.axolotl import export as to_axolotl
 from tokpack.export.llamafactory import export as to_llamafactory
 from tokpack.export.megatron import export as to_megatron
@@ -22,7 +22,7 @@ from tokpack.export.megatron_bridge import export as to_megatron_bridge
 from tokpack.export.trl import export as to_trl
 from tokpack.plugins import resolve
 from tokpack.schema import SUMS, is_preference
-from tokpack.stages.write import file_sha256, write_json, writing
+from tokpack.stages.write import file_sha256, write_json
 
 Exporter = Callable[[Artefact, Path], None]
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.artefact.folder import Artefact
-from tokpack.artefact.shards import read_shard
 from tokpack.artefact.stored_pieces import flat
+from tokpack.shards import read_shard
 from tokpack.stages.ranges import Int64, offsets_of
 from tokpack.stages.write import dataset_files, write_json
 

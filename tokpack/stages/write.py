@@ -6,10 +6,8 @@ dataset. Memory is bounded by one chunk of rows, whatever the size of the data.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.artefact.shards import ARROW, CACHE, shard_writer
 from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
-from tokpack.errors import OutputError
 from tokpack.schema import COPIES, IGNORE_INDEX, RUN, SUMS, TRAINED, WORK
+from tokpack.shards import ARROW, CACHE, shard_writer
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, offsets_of
 
@@ -231,25 +228,6 @@ def covered_files(folder: Path) -> list[str]:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def writing(where: Path, resumes: bool = True) -> Iterator[None]:
-    """Turn a full disk or missing rights into an OutputError. `resumes`: what stands already is kept."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise OutputError(
-            f"cannot write: {os.strerror(error.errno)}",
-            where=str(error.filename or where),
-            hint="free some space and repeat the command"
-            + (": it goes on where it stopped" if resumes else "")
-            if full
-            else "choose another place, or check its rights",
-        ) from None
 
 
 class _HashingSink:

@@ -17,10 +17,9 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from tokpack.errors import reading
+from tokpack.errors import reading, writing
 from tokpack.stages.read.remote import open_remote
 from tokpack.stages.read.sources import Source
-from tokpack.stages.write import writing
 
 IN_MEMORY = 64 << 20
 """A fetched file that is larger lies on disk, in `TMPDIR`."""
