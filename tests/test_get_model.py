@@ -54,7 +54,7 @@ def test_racing_builders_leave_one_whole_folder(tmp_path: Path) -> None:
 
     def build(folder: Path) -> None:
         (folder / "a").write_text("1")
-        together.wait(timeout=10)
+        together.wait(timeout=60)
         (folder / "b").write_text("2")
 
     def is_done(folder: Path) -> bool:

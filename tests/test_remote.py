@@ -86,8 +86,8 @@ def s3(s3_server, monkeypatch) -> Iterator[str]:
     import fsspec.config
     import s3fs
 
-    quick = {"connect_timeout": 5, "read_timeout": 5, "retries": {"max_attempts": 2}}
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": quick})
+    few = {"connect_timeout": 60, "read_timeout": 60, "retries": {"max_attempts": 2}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": few})
     settings = {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "test",
