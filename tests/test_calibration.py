@@ -24,6 +24,8 @@ from tokpack.cost import Method, ModelShape, flops
 from tokpack.errors import UsageError
 from tokpack.report.cost_words import cost_words
 
+pytestmark = pytest.mark.slow
+
 GIB = 1 << 30
 CPU = SimpleNamespace(kind="cpu", name="CPU, 2 threads", memory_bytes=64 * GIB)
 
@@ -195,7 +197,6 @@ def made_rows(count: int, capacity: int, seed: int) -> list[dict[str, np.ndarray
     return rows
 
 
-@pytest.mark.slow
 def test_the_measured_speed_predicts_the_rest_of_a_run_within_ten_percent(
     smollm2: Path, tmp_path: Path
 ) -> None:

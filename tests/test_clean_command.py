@@ -27,6 +27,8 @@ from tokpack.stages.read.sources import Source
 from tokpack.text_formats import FORMATS
 from tokpack.text_formats import write_rows as write_lines
 
+pytestmark = pytest.mark.slow
+
 CALL = {"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"q": "größe"}'}}
 ODD_ROWS: list[Any] = [
     {
@@ -276,7 +278,6 @@ def test_what_cannot_be_cleaned_to_text_is_refused(rows, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.slow
 def test_the_command_line(rows, tmp_path):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         code = "from tokpack.cli import main; main()"

@@ -27,6 +27,8 @@ from tokpack.report.training import Documents
 from tokpack.report.vocabulary import script_of, token_bytes
 from tokpack.stages.plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 ENGLISH = "The weather in the mountains changes quickly, so take a warm coat and enough water with you."
 GERMAN = "Das Wetter in den Bergen ändert sich schnell, nimm also eine warme Jacke und genug Wasser mit."
 
@@ -169,7 +171,6 @@ def test_languages_are_estimated_where_the_extra_is_there(report: dict[str, Any]
     assert "estimated" in language_words(languages)
 
 
-@pytest.mark.slow
 def test_a_sample_has_an_error(monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_path: Path) -> None:
     pytest.importorskip("py3langid")
     monkeypatch.setattr("tokpack.report.vocabulary.SAMPLE", 25)
@@ -184,7 +185,6 @@ def test_a_sample_has_an_error(monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_
     assert " ± " in language_words(first)
 
 
-@pytest.mark.slow
 def test_without_the_extra_the_report_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_path: Path
 ) -> None:

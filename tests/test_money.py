@@ -20,6 +20,8 @@ from tokpack.config import parse_budget
 from tokpack.errors import UsageError
 from tokpack.money import MoneyBudget
 
+pytestmark = pytest.mark.slow
+
 MIXTRAL = {**LLAMA_8B, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 
 
@@ -50,7 +52,6 @@ def bill(artefact: tokpack.Artefact) -> float:
     return float(artefact.report["cost"]["estimate"]["money"]["high"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "options"),
     [
@@ -76,7 +77,6 @@ def bill_of_all(chats: Path, options: dict[str, Any]) -> float:
     return float(tokpack.analyze(chats, **options).data["cost"]["estimate"]["money"]["high"])
 
 
-@pytest.mark.slow
 def test_the_tokens_in_the_manifest_give_the_same_rows_without_prices(chats, plan, all_of_it, qwen, tmp_path):
     first = tokpack.pack(chats, tmp_path / "a", budget=f"${0.3 * all_of_it:.12f}", **plan)
     tokens = first.manifest["config"]["select"]["budget"]
@@ -93,7 +93,6 @@ def test_copies_are_paid_for(chats, plan, all_of_it, tmp_path):
     assert artefact.ledger["documents"]["repeated"]
 
 
-@pytest.mark.slow
 def test_adapters_on_experts_are_billed_by_their_rows(chats, plan, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
     options = plan | {"model": str(tmp_path / "config.json"), "gpu": "h100-sxm", "method": "lora"}

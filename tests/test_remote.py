@@ -26,6 +26,8 @@ from tokpack.stages.read import streams
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources
 
+pytestmark = pytest.mark.slow
+
 ROWS = messy_rows(60, seed=4)
 LINES = b"\n".join(ROWS) + b"\n"
 

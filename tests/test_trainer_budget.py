@@ -21,6 +21,8 @@ from tokpack.errors import UsageError
 from trainer_plugin import BalancedSampler, PackedDataset
 from trainer_plugin.budget import SPENT, limit_tokens
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
@@ -128,7 +130,6 @@ def test_the_end_of_a_budget_is_the_first_row_or_micro_batch_that_reaches_it(dat
     assert tokens[rows].sum() >= budget > tokens[rows[:-last]].sum()
 
 
-@pytest.mark.slow
 def test_a_run_resumed_under_a_budget_ends_where_the_whole_run_ends_bit_equal(dataset, tmp_path):
     def run(folder, resume=None, kill_at=None):
         trainer = trainer_for(
@@ -167,7 +168,6 @@ def monkey_stop(trainer, step):
     trainer.add_callback(Stop())
 
 
-@pytest.mark.slow
 def test_a_checkpoint_whose_rows_are_not_the_first_of_this_run_is_refused(dataset, tmp_path):
     def run(budget=None, resume=False, accumulation=2):
         trainer = trainer_for(
