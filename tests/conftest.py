@@ -17,9 +17,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TOKPACK_CACHE", str(Path.home() / ".cache" / "tokpack-tests"))  # not the user's
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "NO_COLOR", "COLUMNS"):
+    os.environ.pop(name, None)  # what decides how output looks: tests that want one set it
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -76,7 +80,7 @@ def has_cuda() -> bool:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("TOKPACK_CACHE", Path.home() / ".cache" / "tokpack-tests"))
+    return Path(os.environ["TOKPACK_CACHE"])
 
 
 def folder_from(variable: str) -> Path | None:

@@ -68,7 +68,7 @@ def test_without_arguments_there_is_help_and_no_empty_error():
     "command", ["verify {} --model m", "train {} --model m -o out", "merge-adapter {} -o out"]
 )
 def test_without_the_extra_for_training_the_hint_says_how_to_get_it(packed, tmp_path, command):
-    arguments = command.format(packed).split()
+    arguments = [word.format(packed) for word in command.split()]
     code = f"import sys; sys.modules['torch'] = None; sys.argv = ['tokpack', *{arguments}]; "
     code += "from tokpack.cli import main; main()"
     result = subprocess.run(
@@ -233,6 +233,23 @@ def test_verify_finds_and_names_any_flipped_bit(packed, data):
     name = data.draw(st.sampled_from(names))
     position = data.draw(st.integers(0, (packed / name).stat().st_size - 1))
     assert name in faults_with_flipped(packed, name, position, data.draw(st.integers(0, 7)))
+
+
+def test_no_flipped_bit_of_the_record_of_what_was_left_out_ends_the_process(packed, tmp_path):
+    import shutil
+    from contextlib import suppress
+
+    import pyarrow as pa
+
+    shutil.copytree(packed, tmp_path / "copy")
+    path = tmp_path / "copy" / "dropped.parquet"
+    original = path.read_bytes()
+    for position in range(len(original)):
+        flipped = bytearray(original)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(bytes(flipped))
+        with suppress(OSError, KeyError, ValueError, pa.ArrowException):
+            assert tokpack.open_packed(tmp_path / "copy").dropped.rows() is not None
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS"])

@@ -60,8 +60,16 @@ class Artefact:
 
     @cached_property
     def dropped(self) -> pl.DataFrame:
-        """What was left out or shortened, one row a document (`schema.DROPPED_SCHEMA`)."""
-        return pl.read_parquet(self.folder / schema.DROPPED)
+        """What was left out or shortened, one row a document (`schema.DROPPED_SCHEMA`).
+
+        Read by Arrow: polars panics at damaged files, or aborts.
+        """
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.folder / schema.DROPPED) as file:
+            table = file.read().select(schema.DROPPED_SCHEMA.names).replace_schema_metadata()
+        table.validate(full=True)
+        return pl.DataFrame(table)
 
     @cached_property
     def report(self) -> dict[str, Any]:
