@@ -73,7 +73,7 @@ def peak_memory(pid: int) -> dict[str, float]:
         found = dict(re.findall(r"^(VmRSS|RssAnon):\s+(\d+) kB", status.read_text(), re.MULTILINE))
         own, resident = (max(a, int(found.get(n, 0))) for a, n in ((own, "RssAnon"), (resident, "VmRSS")))
         time.sleep(0.02)
-    return {"peak_own_mb": own / 1024, "peak_resident_mb": resident / 1024}
+    return {"peak_own_mb": own * 1024 / 1e6, "peak_resident_mb": resident * 1024 / 1e6}
 
 
 def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
@@ -224,7 +224,7 @@ def main() -> None:
             large = copies(data, arguments.copies, Path(folder, "copies.jsonl"))
             result["copies"] = whole_run(large, arguments.tokenizer, arguments.capacity)
             grown = result["copies"]["peak_own_mb"] - result["pack"]["peak_own_mb"]
-            result["copies"]["bytes_per_document"] = grown * 2**20 / (rows * (arguments.copies - 1))
+            result["copies"]["bytes_per_document"] = grown * 1e6 / (rows * (arguments.copies - 1))
             per_row = result["copies"]["seconds"] / arguments.copies / result["pack"]["seconds"]
             result["copies"]["time_per_document_against_one_copy"] = per_row
     print(json.dumps(result, indent=2) if arguments.json else as_text(result))

@@ -14,6 +14,7 @@ import polars as pl
 
 from tokpack.encoding import snapshot
 from tokpack.encoding.tokenizer import Tokenizer
+from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
@@ -22,15 +23,7 @@ SPECIALS = (
     *("<|eot_id|>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "[TOOL_CALLS]"),
     *("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
 )
-DOCUMENTS = {
-    "doc_id": pl.Int64,
-    "kind": pl.String,
-    "roles": pl.List(pl.String),
-    "contents": pl.List(pl.String),
-    "extra": pl.String,
-    "drop_reason": pl.String,
-    "drop_detail": pl.String,
-}
+DOCUMENTS = {name: kind for name, kind in DOCUMENT_SCHEMA.items() if name not in ("source", "row")}
 CORPUS = (
     "The quick brown fox jumps over the lazy dog. How can I help you today? Sure, here is the answer: 42.\n"
     "def main():\n    print('hello world')\n\nWhat is the capital of France? It is Paris, on the Seine. "

@@ -12,49 +12,30 @@ import itertools
 import json
 import os
 import platform
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plan_lengths import many_lengths
 
-from tokpack import plugins
-from tokpack.errors import InternalError, UsageError
+from tokpack.errors import UsageError
 from tokpack.stages.plan import (
     BUILT_IN,
     bound,
     deal,
-    idle_share,
     make_plan,
     resolve,
-    row_costs,
     row_order,
 )
 from tokpack.stages.planners.bfd import best_fit_strips
-from tokpack.stages.planners.even import even_out
 from tokpack.stages.planners.row_by_row import row_by_row_strips
 
 GOLDEN = Path(__file__).parent / "golden" / "plan"
 POWERS = [2**n + off for n in (3, 6, 11) for off in (-1, 0, 1)]
-
-
-def raw(count: int, seed: int) -> np.ndarray:
-    return np.random.PCG64(seed).random_raw(count)
-
-
-def many_lengths(kind: str, count: int, capacity: int) -> np.ndarray:
-    """Fixed lengths from integer arithmetic alone: the same on every machine."""
-    if kind == "skewed":  # many short, few long
-        product = (1 + raw(count, 1) % 61) * (1 + raw(count, 2) % 67)
-        return np.minimum(product, capacity).astype(np.int32)
-    low, high = capacity // 4, capacity * 11 // 20  # "hard": two or three in a row, rarely an exact fit
-    return (low + raw(count, 3) % (high - low)).astype(np.int32)
 
 
 def planner_names() -> list[Any]:
@@ -379,215 +360,6 @@ def test_lengths_may_be_slices_and_other_integer_types() -> None:
     lengths = np.array([5, 9, 3, 9, 3, 9, 2, 9, 2], dtype=np.int64)[::2]
     assert make_plan(lengths, 8).rows == 2
     assert make_plan(lengths.astype(np.uint16), 8).rows == 2
-
-
-# --- finding planners, and checking what they return
-
-
-def reversed_rows(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    return np.arange(len(lengths))[::-1]
-
-
-def all_in_one(lengths: np.ndarray, capacity: int, **options: Any) -> np.ndarray:
-    return np.zeros(len(lengths), dtype=np.int64)
-
-
-def with_a_gap(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    return np.where(np.arange(len(lengths)) > 0, 2, 0)
-
-
-def too_short(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    return np.zeros(1)
-
-
-def failing(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    raise ValueError("out of luck")
-
-
-def test_a_planner_may_be_a_callable_or_a_name_in_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert make_plan([3, 2], 8, reversed_rows).row_of_doc.tolist() == [1, 0]
-    monkeypatch.setitem(sys.modules, "my_planners", sys.modules[__name__])
-    assert make_plan([3, 2], 8, "my_planners:reversed_rows").row_of_doc.tolist() == [1, 0]
-    assert make_plan([3, 2], 8, "my_planners:all_in_one", max_docs_per_row=2).rows == 1
-
-
-def test_a_planner_may_come_from_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib.metadata import EntryPoint
-
-    monkeypatch.setitem(sys.modules, "my_planners", sys.modules[__name__])
-    entry = EntryPoint("mine", "my_planners:all_in_one", "tokpack.planners")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
-    assert make_plan([3, 2], 8, "mine").rows == 1
-    with pytest.raises(UsageError, match="did you mean 'mine'"):
-        resolve("mines")
-
-
-@pytest.mark.parametrize(
-    ("planner", "fault"),
-    [
-        (all_in_one, "row 0 has 10 tokens, capacity is 8"),
-        (with_a_gap, "row 1 is empty"),
-        (too_short, "not one row number each"),
-        (failing, "ValueError: out of luck"),
-    ],
-)
-def test_a_bad_plan_of_a_plug_in_names_the_plug_in(planner: Any, fault: str) -> None:
-    with pytest.raises(UsageError, match=fault) as error:
-        make_plan([6, 2, 2], 8, planner)
-    assert planner.__name__ in str(error.value)
-
-
-def test_a_bad_plan_of_ours_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BUILT_IN, "bfd", all_in_one)
-    with pytest.raises(InternalError, match="bfd"):
-        make_plan([6, 6], 8)
-
-
-def test_an_option_the_planner_does_not_take_is_refused() -> None:
-    with pytest.raises(UsageError, match="max_docs_per_row"):
-        make_plan([3, 2], 8, reversed_rows, max_docs_per_row=2)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("bdf", "did you mean 'bfd'"), ("no_such_module:plan", "cannot load"), ("json:no_such", "cannot load")],
-)
-def test_unknown_planners_get_a_hint(name: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        resolve(name)
-
-
-def test_planning_imports_numba_only_when_asked_to() -> None:
-    code = (
-        "import sys; from tokpack.stages.plan import make_plan; make_plan([3, 2], 8);"
-        "print([m for m in ('numba', 'highspy', 'polars', 'torch') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
-
-
-# --- order of rows
-
-
-def test_row_order_is_a_permutation_that_the_seed_decides() -> None:
-    assert sorted(row_order(100, 3)) == list(range(100))
-    assert (row_order(100, 3) == row_order(100, 3)).all()
-    assert (row_order(100, 3) != row_order(100, 4)).any()
-    assert row_order(0, 0).shape == (0,)
-
-
-def test_the_cost_of_a_row_is_linear_in_tokens_and_quadratic_in_documents() -> None:
-    lengths, rows = np.array([2, 3, 5]), np.array([1, 0, 1])
-    assert row_costs(lengths, rows, linear=10.0, quadratic=1.0).tolist() == [39.0, 99.0]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.floats(0, 1e6), max_size=200),
-    st.integers(1, 4),
-    st.integers(1, 5),
-    st.integers(1, 3),
-    st.integers(0, 9),
-)
-def test_dealt_rows_are_a_permutation_in_full_steps(
-    costs: list[float], world_size: int, accumulation: int, micro_batch: int, seed: int
-) -> None:
-    rows_per_step = world_size * accumulation * micro_batch
-    order, leftover = deal(np.array(costs), world_size, rows_per_step, seed, micro_batch)
-    assert sorted([*order, *leftover]) == list(range(len(costs)))
-    assert len(order) % rows_per_step == 0
-    assert len(leftover) < rows_per_step
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(0, 10**6), min_size=8, max_size=120),
-    st.integers(2, 4),
-    st.integers(2, 6),
-    st.integers(0, 9),
-)
-def test_exchanging_rows_keeps_each_row_and_never_lengthens_training(
-    costs: list[int], ranks: int, hands: int, seed: int
-) -> None:
-    kept = len(costs) // (ranks * hands) * ranks * hands
-    steps = np.random.default_rng(seed).permutation(kept).reshape(-1, hands, ranks)
-    before = steps.copy()
-    of_row = np.array(costs, dtype=np.float64)
-    even = even_out(steps, of_row)
-    assert (steps == before).all()
-    assert sorted(even.reshape(-1)) == list(range(kept))
-    assert of_row[even].sum(axis=1).max(axis=1).sum() <= of_row[steps].sum(axis=1).max(axis=1).sum()
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 50), min_size=6, max_size=6))
-def test_with_one_row_a_rank_no_other_steps_wait_less(costs: list[int]) -> None:
-    of_row = np.array(costs, dtype=np.float64)
-    order, _ = deal(of_row, 2, 2, 0)
-    wall = min(
-        sum(max(costs[rows[i]], costs[rows[i + 1]]) for i in (0, 2, 4))
-        for rows in itertools.permutations(range(6))
-    )
-    assert of_row[order].reshape(3, 2).max(axis=1).sum() == wall
-
-
-@pytest.mark.parametrize("rows_per_step", [16, 32, 64, 128])
-def test_ranks_wait_under_half_a_percent_where_a_step_has_two_rows_a_rank(rows_per_step: int) -> None:
-    lengths = many_lengths("skewed", 60_000, 8192)
-    plan = make_plan(lengths, 8192)
-    costs = row_costs(lengths, plan.row_of_doc, linear=0.0, quadratic=1.0)
-    order, _ = deal(costs, 8, rows_per_step, 0)
-    assert idle_share(costs[order], 8, rows_per_step) < 0.005
-    assert idle_share(costs[row_order(plan.rows, 0)], 8, rows_per_step) > 0.05
-
-
-def test_each_rank_gets_as_many_rows_of_like_cost() -> None:
-    costs = np.repeat([1.0, 10.0, 100.0], 8)
-    order, leftover = deal(costs, 4, 8, seed=0, micro_batch=2)
-    assert len(leftover) == 0
-    assert idle_share(costs[order], 4, 8, micro_batch=2) == 0.0
-    by_rank = costs[order].reshape(3, 4, 2)
-    assert (by_rank.sum(axis=2) == by_rank.sum(axis=2)[:, :1]).all()
-
-
-def test_idle_share_counts_the_wait_for_the_slowest_rank() -> None:
-    assert idle_share(np.array([4.0, 2.0, 1.0, 1.0]), 2, 2) == pytest.approx(1 - 8 / 10)
-    assert idle_share(np.array([4.0, 2.0, 1.0, 1.0]), 2, 4) == pytest.approx(1 - 8 / 10)
-    assert idle_share(np.array([4.0, 2.0, 1.0, 1.0]), 2, 4, micro_batch=2) == pytest.approx(1 - 8 / 12)
-    assert idle_share(np.array([4.0]), 2, 2) == 0.0
-    assert idle_share(np.zeros(4), 2, 2) == 0.0
-
-
-def test_leftover_rows_are_drawn_at_random_not_by_cost() -> None:
-    costs = np.arange(101.0)
-    means = [costs[deal(costs, 4, 16, seed)[1]].mean() for seed in range(40)]
-    assert 40 < np.mean(means) < 60
-    assert len(deal(costs, 4, 16, 0)[1]) == 5
-
-
-def test_a_step_that_does_not_divide_among_ranks_is_refused() -> None:
-    with pytest.raises(UsageError, match="do not divide"):
-        deal(np.ones(8), 3, 8, 0)
-    with pytest.raises(UsageError, match="do not divide"):
-        idle_share(np.ones(8), 2, 6, micro_batch=2)
-
-
-@pytest.mark.slow
-def test_real_lengths_meet_the_bound_and_deal_evenly(real_data: Path) -> None:
-    with pa.input_stream(real_data / "mix.jsonl.zst") as file:
-        messages = (json.loads(line)["messages"] for line in file.read().splitlines())
-        sizes = [sum(len(turn.get("content") or "") for turn in turns) for turns in messages]
-    lengths = np.array(sizes) // 4 + 20  # tokens, near enough
-    for capacity in (2048, 4096, 8192):
-        fitting = lengths[lengths <= capacity]
-        assert make_plan(fitting, capacity, "xfill").gap == 0.0
-        assert make_plan(fitting, capacity, "bfd").gap < 0.0005
-    plan = make_plan(fitting, 8192)
-    costs = row_costs(fitting, plan.row_of_doc, linear=0.0, quadratic=1.0)
-    for rows_per_step in (16, 32, 64, 128):
-        order, _ = deal(costs, 8, rows_per_step, 0)
-        assert idle_share(costs[order], 8, rows_per_step) < 0.005
-    assert idle_share(costs[row_order(plan.rows, 0)], 8, 32) > 0.5
 
 
 def test_brute_force_agrees_on_a_case_worked_by_hand() -> None:

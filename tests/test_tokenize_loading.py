@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from encode_helpers import byte_level, open_here, small_tokenizer, template, tokenizer_folder
 
 from tokpack.encoding import snapshot
 from tokpack.encoding.tokenizer import load_tokenizer
-from tokpack.errors import OutputError, UsageError
+from tokpack.errors import DataError, OutputError, UsageError
 from tokpack.fingerprint import vocab_digest
 
 
@@ -162,3 +164,39 @@ def test_the_cache_is_where_the_environment_says(folder, cache, monkeypatch):
     load_tokenizer(folder, cache)
     monkeypatch.setenv("TOKPACK_CACHE", str(cache))
     assert load_tokenizer(folder).folder.is_relative_to(cache)
+
+
+def test_a_model_folder_that_may_not_be_read_is_named(tmp_path, qwen, monkeypatch):
+    """Root may read everything: the system's refusal is acted."""
+    from tokpack.cost.hf_config import read_shape
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(qwen / name, tmp_path / name)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "template.jinja").write_text("{{ messages }}")
+
+    for name in ("read_bytes", "read_text"):
+        real = getattr(Path, name)
+
+        def refused(self, *args, real=real, **options):
+            if self.parent == tmp_path:
+                raise PermissionError(13, "Permission denied", str(self))
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(Path, name, refused)
+    with pytest.raises(DataError, match="cannot open: Permission denied") as error:
+        load_tokenizer(tmp_path)
+    assert error.value.where == str(tmp_path / "config.json")  # one of its files
+    with pytest.raises(UsageError, match="cannot open the model config: Permission denied"):
+        read_shape(tmp_path)
+    with pytest.raises(UsageError, match="cannot read the chat template: Permission denied\n"):
+        load_tokenizer(tmp_path, chat_template=tmp_path / "template.jinja")
+
+
+def test_a_process_loads_the_encoder_of_a_folder_once(folder, cache, monkeypatch):
+    first = load_tokenizer(folder, cache).fast
+    kept = load_tokenizer(folder, cache).fast  # the first may have measured the plan
+    monkeypatch.setattr("tokpack.encoding.fast_plan._encoder", None)
+    again = load_tokenizer(folder, cache).fast
+    assert first is not None
+    assert again.encoder is kept.encoder
