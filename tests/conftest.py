@@ -19,11 +19,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TOKPACK_CACHE", str(Path.home() / ".cache" / "tokpack-tests"))  # not the user's
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
 
 for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "NO_COLOR", "COLUMNS"):
     os.environ.pop(name, None)  # what decides how output looks: tests that want one set it
+
+pa.set_cpu_count(2)  # as users have it: with OMP_NUM_THREADS=1 Arrow's readers work in another way
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

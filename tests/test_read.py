@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,21 @@ def test_csv_rows_that_do_not_fit_keep_their_place(tmp_path):
     }
     fine = [row for row in rows if not row[UNREADABLE]]
     assert [(row["q"], row["a"]) for row in fine] == [(f"q{i}", f"a\n{i}") for i in range(400)]
+
+
+def test_csv_rows_that_do_not_fit_are_set_aside_on_a_machine_with_many_cores(tmp_path):
+    (tmp_path / "a.csv").write_text("q,a\nhello,hi\n1,2,3\nbye,so long\n")
+    code = (
+        "import sys, pyarrow as pa\n"
+        "from tokpack.stages.read.csv_rows import csv_batches\n"
+        "pa.set_cpu_count(8)\n"
+        "rows = [row for b in csv_batches(open(sys.argv[1], 'rb'), 'a.csv') for row in b.to_pylist()]\n"
+        "print([row['q'] for row in rows])"
+    )
+    user = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    command = [sys.executable, "-c", code, str(tmp_path / "a.csv")]
+    result = subprocess.run(command, env=user, capture_output=True, text=True, check=False)
+    assert result.stdout == "['hello', None, 'bye']\n", result.stderr
 
 
 CELLS = st.sampled_from([b"a", b"\xc3\xa9", b"\xf0\x9f\x99\x82", b"\xe9", b"\xf0\x9f", b"\xf4\x8f\xbf\x81"])

@@ -119,7 +119,8 @@ def _open(stream: Any, invalid: Callable[[Any], str], names: list[str] | None) -
 
     return pacsv.open_csv(
         stream,
-        read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES),
+        # With threads Arrow does not say which row is a misfit.
+        read_options=pacsv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
         parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=invalid),
         convert_options=pacsv.ConvertOptions(
             check_utf8=False,
