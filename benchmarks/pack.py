@@ -103,10 +103,9 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
         cpu[name] = cpu.get(name, 0.0) + time.process_time() - start_cpu
         return result
 
-    specials = tuple(run.tokenizer.special_tokens)
     for block in timed("read", list, read_blocks(run.sources)):
         documents = timed("normalize", normalize, block, run.sources[0], run.shapes[0]).documents
-        documents = timed("clean", clean, documents, run.config.clean, specials).documents
+        documents = timed("clean", clean, documents, run.config.clean, run.special).documents
         timed("hash", content_hash, documents)
         rendered = timed("render", render, documents, run.renderer)
         if (fast := run.tokenizer.fast) is not None:

@@ -17,12 +17,15 @@ from tokpack.config import CleanConfig, Config
 from tokpack.errors import UsageError
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.rules import PRESETS
+from tokpack.stages.special_tokens import SpecialTokens
 
-END = "<|endoftext|>"
+END, START = "<|endoftext|>", "<|im_start|>"
+TAGS = ("<think>", "</think>", "<repo_name>")
+SPECIAL = SpecialTokens(every=(END, START, *TAGS), ends=(END,), openers=(START,))
 
 
 def reasons(docs: list[Doc], **config: Any) -> list[str | None]:
-    return clean(documents(docs), CleanConfig(**config), (END,)).documents["drop_reason"].to_list()
+    return clean(documents(docs), CleanConfig(**config), SPECIAL).documents["drop_reason"].to_list()
 
 
 @pytest.fixture
@@ -161,7 +164,7 @@ def test_rules_that_read_tokens_wait_for_them(own_rules: ModuleType) -> None:
 
 def test_special_tokens_are_stripped_from_the_ends_before_rules_look() -> None:
     docs = documents([ask("Hi", f"Hello {END}\n{END}"), ask("Hi", END), ask("Hi", f"a {END} b")])
-    cleaned = clean(docs, CleanConfig(), (END,))
+    cleaned = clean(docs, CleanConfig(), SPECIAL)
     assert [c[-1] for c in cleaned.documents["contents"].to_list()] == ["Hello", "", f"a {END} b"]
     assert cleaned.documents["drop_reason"].to_list() == [None, "empty_answer", None]
     assert cleaned.counters == {"special_token_stripped": 2, "special_token_inside": 1}
@@ -171,3 +174,32 @@ def test_special_tokens_can_be_kept_or_drop_the_document() -> None:
     docs = [ask("Hi", f"Hello{END}"), ask("Hi", f"a {END} b"), ask("Hi", "a")]
     assert reasons(docs, special_in_content="keep") == [None, None, None]
     assert reasons(docs, special_in_content="drop") == ["special_token_in_content"] * 2 + [None]
+
+
+def test_tags_that_mean_something_stay_at_the_ends() -> None:
+    answers = ["<think>hm</think>", f"<think>hm</think>{END}", f"{END} <repo_name>demo"]
+    cleaned = clean(documents([ask("Hi", answer) for answer in answers]), CleanConfig(), SPECIAL)
+    assert [c[-1] for c in cleaned.documents["contents"].to_list()] == [
+        "<think>hm</think>",
+        "<think>hm</think>",
+        "<repo_name>demo",
+    ]
+
+
+def test_text_rows_keep_their_special_tokens() -> None:
+    text = f"{END}a{END}"
+    docs = [Doc([("text", text)], kind="text"), Doc([("user", "q"), ("assistant", text)])]
+    cleaned = clean(documents(docs), CleanConfig(), SPECIAL)
+    assert cleaned.documents["contents"].to_list() == [[text], ["q", "a"]]
+
+
+def test_documents_that_are_rendered_already_are_left_as_they_are_and_counted() -> None:
+    pair = ask(f"{START}user\nq{END}\n{START}assistant\n", f"a{END}\n")
+    text = Doc([("text", f" {START}user\nq{END}\n")], kind="text")
+    docs = documents([pair, text, ask("q", f"a{START}"), ask("q", f"a{END}")])
+    cleaned = clean(docs, CleanConfig(), SPECIAL)
+    assert cleaned.documents["contents"].to_list()[:3] == docs["contents"].to_list()[:3]
+    assert cleaned.documents["contents"].to_list()[3] == ["q", "a"]
+    assert cleaned.counters["rendered_already_text"] == 1
+    assert cleaned.counters["rendered_already_chat"] == 1
+    assert cleaned.counters["special_token_stripped"] == 1

@@ -247,7 +247,7 @@ def _rows(
     doc_ids = documents["doc_id"].to_numpy()
     if documents.is_empty():
         return b"", doc_ids[:0]
-    documents = clean_documents(documents, transforms, tuple(run.tokenizer.special_tokens)).documents
+    documents = clean_documents(documents, transforms, run.special).documents
     lines, lost = write_rows(documents, shape)
     return lines, np.unique(doc_ids[lost])
 

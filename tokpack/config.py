@@ -71,7 +71,8 @@ class CleanConfig:
     mask_personal: bool = False
     """Replace e-mail addresses, telephone numbers and keys by `<EMAIL>`, `<PHONE>`, `<KEY>`; counted."""
     special_in_content: Literal["strip", "keep", "drop"] = "strip"
-    """Special tokens written out in a content: `strip` them from its ends, or `drop` the document."""
+    """Special tokens written out in a content: `strip` those that only end or begin a text from its ends, or
+    `drop` the document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ from tokpack.config import CleanConfig
 from tokpack.errors import DataError
 from tokpack.ledger import HELD_OUT
 from tokpack.report.words import UNREADABLE, counted, ranked_reasons, reasons_told
-from tokpack.stages.clean import SPECIAL_TOKEN, rules_of
+from tokpack.stages.clean import rules_of
 from tokpack.stages.select import OVER_BUDGET
+from tokpack.stages.special_tokens import SPECIAL_TOKEN
 from tokpack.stages.truncate import NO_TRAINED_TOKENS, OVERLONG
 
 WAYS_OUT = {

@@ -43,8 +43,10 @@ from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.containers import notes
 from tokpack.stages.read.sources import Source, open_sources
 from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.template_markers import special_tokens_of
 from tokpack.stages.repeat import with_copies
 from tokpack.stages.select import quality
+from tokpack.stages.special_tokens import SpecialTokens, told
 from tokpack.stages.tokenize import TokenBatch, tokenize
 from tokpack.stages.truncate import truncate
 from tokpack.stages.write import Layout, Placement
@@ -73,6 +75,7 @@ class Run:
     sources: list[Source]
     shapes: list[Shape]
     workers: int
+    special: SpecialTokens
 
     @staticmethod
     def start(config: Config, workers: int = 0, tokenizer: Tokenizer | None = None) -> Run:
@@ -106,7 +109,15 @@ class Run:
         renderer = Renderer(tokenizer, options)
         if renderer.uses_date:
             config = replace(config, render=replace(settings, date=str(renderer.date)))
-        return Run(config, tokenizer, renderer, sources, shapes, workers or default_workers())
+        return Run(
+            config,
+            tokenizer,
+            renderer,
+            sources,
+            shapes,
+            workers or default_workers(),
+            special_tokens_of(tokenizer),
+        )
 
     @property
     def by_chat_template(self) -> bool:
@@ -185,6 +196,8 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
     release_memory()
     corpus = Corpus.load(store, batches, WIDTH if run.pairs else 1)
     bad.check(len(corpus.docs) // corpus.width, corpus.quarantined)
+    for message in told(corpus.counters, run.config.render.mode == "plain", run.config.render.eos):
+        log.warning(message)
     if corpus.docs.is_empty() and not corpus.quarantined:
         raise _nothing(run)
     return corpus
@@ -260,7 +273,7 @@ def _make_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
     config = run.config
     normalized = normalize(block, run.sources[block.source], run.shapes[block.source])
     bad.see(normalized)
-    cleaned = clean(normalized.documents, config.clean, tuple(run.tokenizer.special_tokens), run.pairs)
+    cleaned = clean(normalized.documents, config.clean, run.special, run.pairs)
     hashes = content_hash(cleaned.documents, config.dedup.exact)
     documents, tokens, paths = encode(run, cleaned.documents)
     return _Made(documents, tokens, hashes, normalized.quarantined, cleaned.counters, paths)

@@ -49,6 +49,8 @@ REASONS = {
 COUNTERS = {
     "special_token_stripped": "documents had special tokens stripped from the ends of their text",
     "special_token_inside": "documents hold a special token inside their text",
+    "rendered_already_text": "texts begin with the chat template's own markers: they are left as they are",
+    "rendered_already_chat": "documents hold a message that is rendered already: it is left as it is",
     "with_email": "documents hold an e-mail address",
     "with_phone": "documents hold a telephone number",
     "near_duplicate_search_bounded": "documents were compared with only some of their likely near duplicates",

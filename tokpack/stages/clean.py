@@ -19,7 +19,6 @@ are dealt with first, so that an answer that is nothing but `<|endoftext|>` coun
 from __future__ import annotations
 
 import inspect
-import re
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -34,8 +33,8 @@ from tokpack.stages.mask_personal import count_personal, mask_personal
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.stages.pairs import partners
 from tokpack.stages.rules import PRESETS, RULES, Rule
+from tokpack.stages.special_tokens import NONE, SpecialTokens, treat_special_tokens
 
-SPECIAL_TOKEN = "special_token_in_content"
 TOKENS = "tokens"
 PARTNER = {"partner": "contents", "partner_extra": "extra"}
 """Derived column -> the other document's column; only pairs have them, and rules that read them."""
@@ -49,14 +48,14 @@ class Cleaned:
 
 
 def clean(
-    documents: pl.DataFrame, config: CleanConfig, special_tokens: tuple[str, ...] = (), pairs: bool = False
+    documents: pl.DataFrame, config: CleanConfig, special: SpecialTokens = NONE, pairs: bool = False
 ) -> Cleaned:
     """Mark noise in `drop_reason`. `pairs`: every two documents are a preference pair.
 
     Contents change only where special tokens are stripped and, on request, where personal data is masked;
     rules see personal data unmasked. The preset `strict` counts the documents that hold some.
     """
-    documents, counters = _special_tokens(documents, config.special_in_content, special_tokens)
+    documents, counters = treat_special_tokens(documents, config.special_in_content, special)
     rules = {name: rule for name, rule in rules_of(config).items() if not _needs_tokens(rule)}
     documents = _mark(documents, rules, pairs)
     if config.mask_personal:
@@ -215,30 +214,3 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
             pl.col("contents").list.join("\n", ignore_nulls=True).alias("text")
         )
     return documents
-
-
-def _special_tokens(
-    documents: pl.DataFrame, mode: str, tokens: tuple[str, ...]
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Strip special tokens from the ends of contents, drop or keep documents that hold one elsewhere."""
-    counters = {"special_token_stripped": 0, "special_token_inside": 0}
-    if not tokens or documents.is_empty():
-        return documents, counters
-    messages = Messages.of(documents)
-    hit = messages.contents.str.contains_any(list(tokens)).fill_null(False)
-    if not hit.any():
-        return documents, counters
-    if mode == "strip":
-        one = "(?:" + "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) + ")"
-        ends = rf"^(?:\s*{one})+\s*|(?:\s*{one})+\s*$"
-        stripped = messages.contents.filter(hit).str.replace_all(ends, "")
-        contents = messages.contents.clone().scatter(hit.arg_true(), stripped)  # scatter writes in place
-        documents = documents.with_columns(messages.lists(contents).alias("contents"))
-        counters["special_token_stripped"] = int(messages.any(as_bool(contents != messages.contents)).sum())
-        hit = contents.str.contains_any(list(tokens)).fill_null(False)
-    inside = messages.any(as_bool(hit))
-    counters["special_token_inside"] = int(inside.sum())
-    if mode == "drop":
-        marked = pl.when(pl.Series(inside)).then(pl.lit(SPECIAL_TOKEN))
-        documents = documents.with_columns(pl.coalesce("drop_reason", marked).alias("drop_reason"))
-    return documents, counters

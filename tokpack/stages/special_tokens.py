@@ -1,0 +1,116 @@
+"""Special tokens written out in contents: what is taken off, what is left, and which texts hold a whole chat.
+
+Only tokens that end or begin a text, and mean nothing else, are stripped: BOS, EOS, padding and the ends of
+turns. Think, tool and repository tags are what the answer says, so they stay. A `text` row is its author's
+own form and is never changed, nor is a document with a message that begins with one of the template's own
+markers: it is rendered already, and without its markers it would be neither one thing nor the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tokpack.stages.messages import Messages, as_bool
+
+Bools = npt.NDArray[np.bool_]
+
+SPECIAL_TOKEN: Final = "special_token_in_content"
+STRIPPED, INSIDE = "special_token_stripped", "special_token_inside"
+RENDERED_TEXT, RENDERED_CHAT = "rendered_already_text", "rendered_already_chat"
+"""Counters of documents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialTokens:
+    """The special tokens of a tokenizer by what may be done with them where a content holds them."""
+
+    every: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+    """May be taken off the ends of a content: BOS, EOS, padding, end of turn."""
+    openers: tuple[str, ...] = ()
+    """The chat template begins messages with these; some are plain text."""
+    bos: str = ""
+
+
+NONE: Final = SpecialTokens()
+
+
+def treat_special_tokens(
+    documents: pl.DataFrame, mode: str, tokens: SpecialTokens
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Strip tokens from the ends of contents, drop or keep documents that hold one elsewhere; count them."""
+    counters = {STRIPPED: 0, INSIDE: 0}
+    if documents.is_empty() or not (tokens.every or tokens.openers):
+        return documents, counters
+    messages = Messages.of(documents)
+    hit = _holds(messages.contents, tokens.every)
+    rendered = messages.any(_begins(messages.contents, tokens))
+    texts = (documents["kind"] == "text").to_numpy()
+    for name, which in ((RENDERED_TEXT, texts), (RENDERED_CHAT, ~texts)):
+        if count := int((rendered & which).sum()):
+            counters[name] = count
+    if mode == "strip" and tokens.ends and hit.any():
+        open_to_change = np.repeat(~(rendered | texts), np.diff(messages.offsets))
+        contents = _stripped(messages.contents, pl.Series(hit & open_to_change), tokens.ends)
+        changed = messages.any(as_bool(contents != messages.contents))
+        documents = documents.with_columns(messages.lists(contents).alias("contents"))
+        counters[STRIPPED] = int(changed.sum())
+        hit = _holds(contents, tokens.every)
+    inside = messages.any(hit)
+    counters[INSIDE] = int(inside.sum())
+    if mode == "drop":
+        marked = pl.when(pl.Series(inside)).then(pl.lit(SPECIAL_TOKEN))
+        documents = documents.with_columns(pl.coalesce("drop_reason", marked).alias("drop_reason"))
+    return documents, counters
+
+
+def _holds(contents: pl.Series, tokens: Sequence[str]) -> Bools:
+    if not tokens:
+        return np.zeros(len(contents), np.bool_)
+    return as_bool(contents.str.contains_any(list(tokens)))
+
+
+def _begins(contents: pl.Series, tokens: SpecialTokens) -> Bools:
+    """Which contents begin with an opener, after white space and BOS."""
+    suspects = _holds(contents, tokens.openers)
+    if suspects.any():
+        bos = rf"(?:{re.escape(tokens.bos)}\s*)?" if tokens.bos else ""
+        opens = rf"^\s*{bos}{one_of(tokens.openers)}"
+        suspects[suspects] = as_bool(contents.filter(pl.Series(suspects)).str.contains(opens))
+    return suspects
+
+
+def _stripped(contents: pl.Series, which: pl.Series, ends: Sequence[str]) -> pl.Series:
+    one = one_of(ends)
+    both = rf"^(?:\s*{one})+\s*|(?:\s*{one})+\s*$"
+    changed = contents.filter(which).str.replace_all(both, "")
+    return contents.clone().scatter(which.arg_true(), changed)  # scatter writes in place
+
+
+def one_of(tokens: Sequence[str]) -> str:
+    """A pattern of any of them, the longest first."""
+    return "(?:" + "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) + ")"
+
+
+def told(counters: dict[str, int], plain: bool, eos: bool) -> list[str]:
+    """Warnings of documents that are rendered already; `plain` and `eos` as the run renders."""
+    warnings = []
+    if (texts := counters.get(RENDERED_TEXT, 0)) and eos:
+        warnings.append(
+            f"{texts} texts begin with the chat template's own markers: they are rendered already and are "
+            "left as they are, but each gets one more end token; --no-eos leaves it out"
+        )
+    if (chats := counters.get(RENDERED_CHAT, 0)) and not plain:
+        warnings.append(
+            f"{chats} documents hold a message that begins with the chat template's own markers: it is "
+            "rendered already, is left as it is, and the template writes the whole once more around it; "
+            '--render plain --no-eos with `separator = ""` packs prompt and completion as they are'
+        )
+    return warnings
