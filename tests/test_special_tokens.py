@@ -72,6 +72,7 @@ def test_rendered_texts_stay_and_the_flag_is_named(qwen, tmp_path, caplog):
     assert "markers" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_rendered_prompt_and_its_completion_stay_and_the_flag_is_named(qwen, tmp_path, caplog):
     rows = [{"prompt": RENDERED, "completion": "The Ems.<|im_end|>\n"}]
     [text] = packed_texts(rows, tmp_path, qwen)
