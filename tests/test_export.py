@@ -49,6 +49,24 @@ def exports(packed, tmp_path_factory) -> dict[str, Path]:
     return {to: export(packed, to, folder / to) for to in EXPORTERS if to != "megatron"}
 
 
+def test_a_curriculum_is_exported_with_the_setting_that_keeps_its_order(qwen, tmp_path, exports):
+    settings = {
+        "trl": "sequential",
+        "axolotl": "curriculum_sampling: true",
+        "llamafactory": "disable_shuffling: true",
+    }
+    files = {"trl": "settings.json", "axolotl": "config.yaml", "llamafactory": "train.yaml"}
+    files["megatron-bridge"], settings["megatron-bridge"] = "README.md", "the order will be\nlost"
+    data = write_rows(tmp_path / "chats.jsonl", messy_rows(30))
+    packed = tokpack.pack(
+        data, tmp_path / "packed", tokenizer=str(qwen), max_length=CAPACITY, planner="sequential"
+    )
+    for to, wanted in settings.items():
+        export(packed, to, tmp_path / to)
+        assert wanted in (tmp_path / to / files[to]).read_text()
+        assert wanted not in (exports[to] / files[to]).read_text()
+
+
 def parts_of(packed: Artefact) -> list[tuple[str, Artefact]]:
     assert packed.validation is not None
     return [("train", packed), ("validation", packed.validation)]

@@ -48,6 +48,7 @@ def write_artefact(
     rows_per_shard: int = 3,
     rows_per_batch: int = 2,
     vocab_sha256: str | None = None,
+    planner: str = "bfd",
 ) -> list[dict[str, list[int]]]:
     """An artefact with the files the trainer plugin reads; returns its rows."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,7 @@ def write_artefact(
             {"file": name, "rows": len(shard), "sha256": "0" * 64}
             for name, shard in zip(names, shards, strict=True)
         ],
+        "config": {"plan": {"planner": planner}},
         "ledger": {},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

@@ -53,6 +53,9 @@ PREFERENCE_SCHEMA: Final = pa.schema(
 )
 """Packed rows of preference pairs. Pair k is the documents 2k, chosen, and 2k + 1, rejected, side by side."""
 
+SEQUENTIAL: Final = "sequential"
+"""The planner whose rows keep the order of the input."""
+
 COPIES: Final = "copies"
 """Where a source repeats: the last column of rows, number of the copy from 0; and a key of the manifest."""
 
@@ -85,6 +88,12 @@ DROPPED_SCHEMA: Final = pa.schema(
 def is_preference(manifest: dict[str, Any]) -> bool:
     """Whether the rows hold preference pairs."""
     return manifest.get("kind") == PREFERENCE
+
+
+def keeps_order(manifest: dict[str, Any]) -> bool:
+    """Whether the order of the rows is part of the data: a curriculum, to be trained on as it lies."""
+    kept = manifest.get("derived", {}).get("keep_order", False)
+    return bool(kept or manifest.get("config", {}).get("plan", {}).get("planner") == SEQUENTIAL)
 
 
 def row_schema(pairs: bool, copies: bool) -> pa.Schema:

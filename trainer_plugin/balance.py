@@ -1,7 +1,11 @@
-"""`BalancedSampler`: a new row order each epoch, in which ranks that wait for each other do equal work.
+"""`BalancedSampler`: the order in which rows are trained on, known before the first step.
 
-Rows are equal in tokens, not in attention: the slowest rank of a step sets its pace. Rows sorted by cost
-are cut into hands of `ranks * batch_rows` neighbours, one micro-batch for every rank, and the hands are
+- `packed`: as they lie in the shards, in every epoch: for a curriculum (`tokpack pack --planner sequential`).
+- `random`: shuffled anew each epoch.
+- `balanced`: shuffled anew each epoch, and so that ranks that wait for each other do equal work.
+
+Rows are equal in tokens, not in attention: the slowest rank of a step sets its pace. Rows sorted by cost are
+cut into hands of `ranks * batch_rows` neighbours, one micro-batch for every rank, and the hands are
 shuffled: within a hand costs are nearly equal, from hand to hand they vary, so every optimizer step still
 mixes. What differs within a hand evens out over the micro-batches of a step: whoever has worked most gets
 the cheapest part of the next hand. With one rank nothing needs balancing and the order is a plain shuffle.
@@ -11,15 +15,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tokpack.schema import IGNORE_INDEX
+from tokpack.errors import UsageError
+from tokpack.schema import IGNORE_INDEX, keeps_order
 from trainer_plugin.dataset import PackedDataset
 
 if TYPE_CHECKING:
     from trainer_plugin.budget import Stop
+
+
+Order = Literal["packed", "balanced", "random"]
+ORDERS: tuple[Order, ...] = ("packed", "balanced", "random")
 
 
 class BalancedSampler:
@@ -28,6 +37,7 @@ class BalancedSampler:
 
     costs: float[rows], the time a row takes, in any unit (no dataset is needed then); default: tokens +
     `pair_cost` x squared lengths.
+    order: None takes `packed` for a dataset whose manifest says that its order counts, else `balanced`.
     Call `set_epoch` as with PyTorch's DistributedSampler (accelerate does). `stop` cuts the order short.
     """
 
@@ -43,7 +53,13 @@ class BalancedSampler:
         seed: int = 0,
         costs: np.ndarray | None = None,
         pair_cost: float = 0.0,
+        order: Order | None = None,
     ) -> None:
+        if order is None:
+            order = "packed" if dataset is not None and keeps_order(dataset.manifest) else "balanced"
+        if order not in ORDERS:
+            raise UsageError(f"unknown order {order!r}", where="order", hint=", ".join(ORDERS))
+        self.row_order = order
         self.ranks, self.batch_rows, self.accumulation = ranks, batch_rows, accumulation
         self.seed, self.epoch = seed, 0
         if costs is None:
@@ -67,9 +83,11 @@ class BalancedSampler:
 
     def order(self, epoch: int) -> np.ndarray:
         """Rows of an epoch, each once: int64[rows]. Rank r takes batches r, r + ranks, and so on."""
+        if self.row_order == "packed":
+            return np.arange(len(self.costs))
         rng = np.random.default_rng((self.seed, epoch))
         rows = rng.permutation(len(self.costs))
-        if self.ranks == 1:
+        if self.ranks == 1 or self.row_order == "random":
             return rows
         full = len(rows) // self.hand * self.hand
         kept, rest = rows[:full], rows[full:]

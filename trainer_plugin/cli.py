@@ -22,6 +22,9 @@ def train(
         str | None, typer.Option(help="auto (default), tokpack, mixers, loop, sdpa, eager, ...")
     ] = None,
     loss: Annotated[str | None, typer.Option(help="Mean over each token (default) or each document.")] = None,
+    order: Annotated[
+        str | None, typer.Option(help="Of the rows: auto (default), packed, balanced or random.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the rows (default 1).")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of epochs.")] = None,
@@ -67,6 +70,7 @@ def train(
         "method": method,
         "attn": attn,
         "loss": loss,
+        "order": order,
         "dtype": dtype,
         "epochs": epochs,
         "max_steps": max_steps,

@@ -39,8 +39,8 @@ class PackedCollator:
         its own, with ascending positions and no labels, which no other document can see.
     loss: "document" adds `loss_weights`, float32 like `labels`: 1 / (trained tokens of the document) at each
         trained token, for the per-document mean that `PackedTrainer` computes.
-    counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, which `PackedTrainer`
-        takes out again before the model sees the batch.
+    counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, and `packed_doc_ids`,
+        NumPy int64, which `PackedTrainer` takes out again before the model sees the batch.
     pairs: add `packed_pairs`, int64 `[P, 2]`: which documents of the batch are the chosen and the rejected
         one of each preference pair; pairs without trained tokens are not among them.
     documents: add `packed_documents`, NumPy int64 `[D, 3]`: doc_id, piece and trained tokens of each document
@@ -83,6 +83,7 @@ class PackedCollator:
 
             trained = int((labels != IGNORE_INDEX).sum())
             batch["packed_counts"] = torch.tensor([len(rows), real, trained, documents])
+            batch["packed_doc_ids"] = _doc_ids(rows)
         if self.documents:
             batch["packed_documents"] = _document_table(rows, labels, lengths)
         if self.pairs:
@@ -187,6 +188,12 @@ def _pairs(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, lengths: np.nd
         )
     pairs = np.arange(len(pair_ids)).reshape(-1, 2)
     return pairs[(_trained_tokens(labels, lengths)[pairs] > 0).all(axis=1)]
+
+
+def _doc_ids(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Of all documents, int64[D]; none where rows come without."""
+    known = [np.asarray(row.get("doc_ids", ()), dtype=np.int64) for row in rows]
+    return np.concatenate(known)
 
 
 def _document_table(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tokpack.errors import UsageError
+import numpy as np
+
+from tokpack.errors import UsageError, VerifyError
 
 
 def refuse_batch(inputs: dict[str, Any]) -> None:
@@ -29,6 +31,21 @@ def refuse_batch(inputs: dict[str, Any]) -> None:
             where="batch",
             hint="train a text-only model of the family, and collate with trainer_plugin.PackedCollator",
         )
+
+
+SHOWN_DOCUMENTS = 10
+
+
+def diverged(loss: float, step: int, doc_ids: np.ndarray, checkpoint: str | None) -> VerifyError:
+    """The error of a run whose loss is no number any more; `step` counts from 1."""
+    shown = ", ".join(map(str, doc_ids[:SHOWN_DOCUMENTS].tolist()))
+    more = f" and {len(doc_ids) - SHOWN_DOCUMENTS:,} more" if len(doc_ids) > SHOWN_DOCUMENTS else ""
+    there = f"the last checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint (--save-steps)"
+    return VerifyError(
+        f"the loss is {loss} in step {step:,}: the run has diverged, and stops before the weights change",
+        where=f"documents {shown}{more}" if len(doc_ids) else f"step {step:,}",
+        hint=f"look at these documents, or lower the learning rate; {there}",
+    )
 
 
 def refuse_arguments(args: Any, accelerator: Any, loss: str) -> None:

@@ -25,7 +25,7 @@ from trainer_plugin.collator import PackedCollator
 from trainer_plugin.guards import refuse_batch
 from trainer_plugin.preference_loss import PairLosses, PreferenceLoss
 from trainer_plugin.strategies import fit_batch
-from trainer_plugin.trainer import PackedTrainer
+from trainer_plugin.trainer import OWN_KEYS, PackedTrainer
 
 Answer = tuple[Sequence[int], Sequence[int]]
 """`(input_ids, labels)` of prompt and answer, labels unshifted."""
@@ -128,7 +128,7 @@ class PackedDPOTrainer(PackedTrainer):
 
     def _pair_losses(self, model: Any, inputs: dict[str, Any]) -> tuple[PairLosses, Any]:
         pairs, labels, numbers = _pairs_of(inputs), inputs["labels"], inputs["seq_idx"]
-        own = ("packed_pairs", "packed_counts", "labels")
+        own = ("packed_pairs", "labels", *OWN_KEYS)
         batch = fit_batch(model, {name: value for name, value in inputs.items() if name not in own})
         labels, numbers = labels[0].to(self.args.device), numbers[0].to(self.args.device)
         documents = len(inputs["cu_seq_lens_q"]) - 1

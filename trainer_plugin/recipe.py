@@ -26,10 +26,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from tokpack.errors import UsageError, near_matches
 from trainer_plugin.preference_loss import PreferenceLoss
+
+if TYPE_CHECKING:
+    from trainer_plugin.balance import Order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +44,8 @@ class Recipe:
     """"auto", "tokpack", "mixers", "loop", or any `attn_implementation` of transformers."""
     loss: Literal["token", "document"] = "token"
     """Mean over the trained tokens of the global batch, or over documents, each weighing the same."""
+    order: Literal["auto", "packed", "balanced", "random"] = "auto"
+    """Of the rows; auto: as packed where the packed dataset is a curriculum (`sequential`), else balanced."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and computation; auto: bfloat16 for lora and qlora, the model's own for full."""
     epochs: float = 1.0
@@ -101,6 +106,11 @@ class Recipe:
                 where="shard",
                 hint='method = "full"; for adapters: accelerate launch --config_file examples/accelerate/...',
             )
+
+    @property
+    def row_order(self) -> Order | None:
+        """The order that was asked for; None leaves it to the packed dataset."""
+        return None if self.order == "auto" else self.order
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -110,11 +110,14 @@ def run_training(
     if preference is not None:
         say(f"{preference.loss} on preference pairs, beta {preference.strength:g}")
     budget = recipe.token_budget or None
-    plan = plan_run(dataset, arguments, balanced_sampler(dataset, arguments, network), budget)
+    sampler = balanced_sampler(dataset, arguments, network, recipe.row_order)
+    plan = plan_run(dataset, arguments, sampler, budget)
     hours = None
     if gpu is not None and not (preference and preference.needs_reference):  # which takes time, uncounted
         config = network.config.to_dict()
         hours = predicted_hours(config, dataset, plan, recipe, gpu, arguments.world_size)
+    if sampler.row_order == "packed":
+        say("rows are trained on in the order in which they were packed")
     for line in _plan_lines(plan, hours, price, arguments.world_size):
         say(line)
     pad = dataset.manifest["tokenizer"].get("pad_token_id") or 0
@@ -126,6 +129,7 @@ def run_training(
         train_dataset=dataset,
         eval_dataset=held_out,
         loss=recipe.loss,
+        order=recipe.row_order,
         probe=False,
         token_budget=budget,
         gpu_price=price,

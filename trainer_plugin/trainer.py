@@ -19,20 +19,23 @@ What the mixin changes, and nothing else:
 from __future__ import annotations
 
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer_utils import get_last_checkpoint
 
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
-from trainer_plugin.balance import BalancedSampler, RankRows, pair_cost
+from trainer_plugin.balance import BalancedSampler, Order, RankRows, pair_cost
 from trainer_plugin.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tokens
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import DocumentLog
-from trainer_plugin.guards import refuse_arguments, refuse_batch, refuse_dataset, refuse_evaluation
+from trainer_plugin.guards import diverged, refuse_arguments, refuse_batch, refuse_dataset, refuse_evaluation
 from trainer_plugin.isolation import probe_isolation, refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.progress import RichProgress
@@ -41,13 +44,16 @@ from trainer_plugin.strategies import fit_batch, inner_model
 COUNTS = ("rows", "tokens", "trained_tokens", "documents")
 FORECAST_AT, FORECAST_STEPS = 0.05, 3
 """Share of the steps after which the time of the whole run is forecast, and the fewest: the first is slow."""
-OWN_KEYS = ("packed_counts", "packed_documents")
+OUR_STRATEGIES = ("random", "sequential")
+"""Values of TrainingArguments.train_sampling_strategy under which `BalancedSampler` orders the rows."""
+OWN_KEYS = ("packed_counts", "packed_doc_ids", "packed_documents")
 
 
 class PackedTrainerMixin:
     """Put before a Trainer class: `class Mine(PackedTrainerMixin, SFTTrainer)`.
 
-    loss: "token" or "document"; probe: run the isolation probe at the start of `train()`.
+    loss: "token" or "document"; order: of the rows, as `BalancedSampler` has it; probe: run the isolation
+    probe at the start of `train()`.
     token_budget: end with the row that reaches so many tokens. gpu_price: dollars an hour of one process, to
     tell the cost; max_cost: end when so many dollars are spent. document_log: a `.parquet` or `.jsonl` file
     for the loss of each document in each epoch.
@@ -60,6 +66,7 @@ class PackedTrainerMixin:
         self,
         *args: Any,
         loss: Loss = "token",
+        order: Order | None = None,
         probe: bool = True,
         token_budget: int | None = None,
         gpu_price: float | None = None,
@@ -70,9 +77,11 @@ class PackedTrainerMixin:
         if len(args) < 3 and kwargs.get("data_collator") is None:
             kwargs["data_collator"] = PackedCollator(loss=loss)
         super().__init__(*args, **kwargs)
-        self.packed_loss, self.probe_at_start = loss, probe
+        self.packed_loss, self.packed_order, self.probe_at_start = loss, order, probe
         self.isolation_report: Any = None
         self.args.remove_unused_columns = False
+        self.args.logging_nan_inf_filter = False  # a loss that is no number stops the run instead
+        self._doc_ids: deque[np.ndarray] = deque()
         self._pending_counts: list[torch.Tensor] = []
         self.session_tokens = 0
         self._last_log: float | None = None
@@ -140,10 +149,10 @@ class PackedTrainerMixin:
             )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """The balanced order for our datasets; Trainer's own for others, and for a strategy asked for."""
+        """Our order for our datasets; Trainer's own for others, and for a strategy asked for by length."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if isinstance(dataset, PackedDataset) and self.args.train_sampling_strategy == "random":
-            return balanced_sampler(dataset, self.args, inner_model(self.model))
+        if isinstance(dataset, PackedDataset) and self.args.train_sampling_strategy in OUR_STRATEGIES:
+            return balanced_sampler(dataset, self.args, inner_model(self.model), self.packed_order)
         return super()._get_train_sampler(train_dataset)
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
@@ -211,10 +220,21 @@ class PackedTrainerMixin:
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, items = super().get_batch_samples(*args, **kwargs)
         for batch in batches:
+            self._doc_ids.append(batch.pop("packed_doc_ids", np.zeros(0, np.int64)))
             counts = batch.pop("packed_counts", None)
             if counts is not None:
                 self._pending_counts.append(counts)
         return batches, items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trainer's; a loss that is no number raises VerifyError, which names the documents of the row."""
+        loss = super().training_step(*args, **kwargs)
+        doc_ids = self._doc_ids.popleft() if self._doc_ids else np.zeros(0, np.int64)
+        if not torch.isfinite(loss):
+            folder = Path(self.args.output_dir)
+            checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+            raise diverged(float(loss), self.state.global_step + 1, doc_ids, checkpoint)
+        return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Sum of the loss weights of the global batch: its trained tokens, or its documents."""
@@ -392,8 +412,15 @@ def reshard(model: Any) -> None:
             module.reshard()
 
 
-def balanced_sampler(dataset: PackedDataset, args: Any, model: Any) -> BalancedSampler:
-    """The row order that a training run takes, known before it starts."""
+def balanced_sampler(
+    dataset: PackedDataset, args: Any, model: Any, order: Order | None = None
+) -> BalancedSampler:
+    """The row order that a training run takes, known before it starts.
+
+    transformers' own strategy `sequential` asks for rows as they were packed; `order` has the last word.
+    """
+    if order is None and args.train_sampling_strategy == "sequential":
+        order = "packed"
     return BalancedSampler(
         dataset,
         args.world_size,
@@ -401,4 +428,5 @@ def balanced_sampler(dataset: PackedDataset, args: Any, model: Any) -> BalancedS
         accumulation=args.gradient_accumulation_steps,
         seed=args.seed if args.data_seed is None else args.data_seed,
         pair_cost=pair_cost(model),
+        order=order,
     )

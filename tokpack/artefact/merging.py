@@ -166,7 +166,9 @@ def _record(
         for name in part.ledger["sources"]
     }
     ledger = {key: _sum([part.ledger[key] for part in parts]) for key in ("documents", "tokens")}
-    made = {"by": "merge", "from": [origin(part) for part in parts]}
+    made: dict[str, Any] = {"by": "merge", "from": [origin(part) for part in parts]}
+    if keep_order:
+        made["keep_order"] = True
     copies = {schema.COPIES: True} if any(m.get(schema.COPIES) for m in manifests) else {}
     return manifests[0] | {
         **copies,

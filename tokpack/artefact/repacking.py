@@ -24,7 +24,8 @@ from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import PlanConfig, ShardFormat, convert
 from tokpack.errors import UsageError, writing
-from tokpack.stages.order import SEQUENTIAL, order_rows
+from tokpack.schema import SEQUENTIAL
+from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, pair_groups
 from tokpack.stages.plan import make_plan
 from tokpack.stages.truncate import OVERLONG

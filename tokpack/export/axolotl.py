@@ -22,6 +22,7 @@ from tokpack.export.common import (
     write_text,
     yaml_lines,
 )
+from tokpack.schema import keeps_order
 
 SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in ("input_ids", "labels", "position_ids")])
 
@@ -82,6 +83,7 @@ def _config(artefact: Artefact) -> str:
         "micro_batch_size": 1,
         "eval_batch_size": 1,
         "flash_attention": True,
+        **({"curriculum_sampling": True} if keeps_order(artefact.manifest) else {}),
     }
     if not held:
         needed["val_set_size"] = 0

@@ -24,7 +24,7 @@ from tokpack.export.common import (
     write_text,
     yaml_lines,
 )
-from tokpack.schema import IGNORE_INDEX
+from tokpack.schema import IGNORE_INDEX, keeps_order
 from tokpack.stages.ranges import offsets_of, range_indices
 
 SCHEMA = pa.schema(
@@ -102,6 +102,7 @@ def _config(artefact: Artefact) -> str:
         "cutoff_len": -(-artefact.manifest["capacity"] // MULTIPLE) * MULTIPLE,
         "per_device_train_batch_size": 1,
         "per_device_eval_batch_size": 1,
+        **({"disable_shuffling": True} if keeps_order(artefact.manifest) else {}),
     }
     free: dict[str, Any] = {
         "finetuning_type": "full",

@@ -26,7 +26,7 @@ from tokpack.export.common import (
     splits,
     write_text,
 )
-from tokpack.schema import IGNORE_INDEX
+from tokpack.schema import IGNORE_INDEX, keeps_order
 from tokpack.stages.ranges import offsets_of
 
 SCHEMA = pa.schema(
@@ -55,6 +55,11 @@ README = """\
 Use the tokenizer in `tokenizer/` (`cfg.tokenizer.tokenizer_model`). Megatron-Bridge takes the loss from
 targets that follow an EOS token inside a document: {lost:,} of {trained:,} trained tokens here.
 {left_out:,} documents or pieces of one token have nothing to predict and are left out.
+"""
+
+ORDER_LOST = """
+The order of these rows is part of the data (a curriculum). Megatron-Bridge shuffles rows: the order will be
+lost.
 """
 
 CONFIG = '''\
@@ -110,7 +115,7 @@ def export(artefact: Artefact, out: Path) -> None:
     copy_script("megatron_bridge_check.py", out, "check.py")
     facts = {"lost": lost, "left_out": left_out, "trained": artefact.manifest["trained_tokens"]}
     text = README.format(figures=figures(artefact), folder="THIS FOLDER", capacity=capacity, **facts)
-    write_text(out / "README.md", text)
+    write_text(out / "README.md", text + (ORDER_LOST if keeps_order(artefact.manifest) else ""))
 
 
 def _convert(rows: Rows) -> pa.RecordBatch:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tokpack.artefact.folder import Artefact
 from tokpack.export.common import copy_script, copy_tokenizer, figures, write_datasets, write_text
-from tokpack.schema import PACKED_SCHEMA
+from tokpack.schema import PACKED_SCHEMA, keeps_order
 from tokpack.stages.write import write_json
 
 COLUMNS = ("input_ids", "labels", "seq_lengths")
@@ -50,7 +50,8 @@ def export(artefact: Artefact, out: Path) -> None:
     """Saved dataset, `settings.json`, `train.py`, `check.py`, tokenizer."""
     write_datasets(artefact, out, SCHEMA, lambda record: [record.column(name) for name in COLUMNS])
     copy_tokenizer(artefact, out)
-    write_json(out / "settings.json", SETTINGS)
+    ordered = {"train_sampling_strategy": "sequential"} if keeps_order(artefact.manifest) else {}
+    write_json(out / "settings.json", SETTINGS | ordered)
     copy_script("trl_train.py", out, "train.py")
     copy_script("trl_check.py", out, "check.py")
     write_text(out / "README.md", README.format(figures=figures(artefact)))

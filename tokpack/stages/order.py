@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from tokpack.config import PlanConfig
+from tokpack.schema import SEQUENTIAL
 from tokpack.stages.plan import Plan
 from tokpack.stages.planners.deal import deal, idle_share, row_costs, row_order
 from tokpack.stages.planners.layout import Int32, Int64
-
-SEQUENTIAL = "sequential"
 
 
 def order_rows(settings: PlanConfig, plan: Plan, lengths: Int32, seed: int) -> tuple[Int64, dict[str, Any]]:

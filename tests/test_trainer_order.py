@@ -1,0 +1,115 @@
+"""The order in which rows are trained on: a curriculum stays one, and the prediction knows the order."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_artefact
+
+from tokpack.errors import UsageError, VerifyError
+from trainer_plugin import BalancedSampler, PackedDataset
+from trainer_plugin.forecast import plan_run
+from trainer_plugin.trainer import balanced_sampler
+
+CAPACITY = 64
+
+
+@pytest.fixture(scope="module")
+def curriculum(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed") / "packed"
+    write_artefact(folder, make_documents(LENGTHS * 3), CAPACITY, planner="sequential")
+    return PackedDataset(folder)
+
+
+def rows_seen(trainer):
+    """Trains, and returns the doc_ids of the rows in the order in which they were collated."""
+    seen, collate = [], trainer.data_collator
+
+    def spy(rows):
+        seen.extend(row["doc_ids"].tolist() for row in rows)
+        return collate(rows)
+
+    trainer.data_collator = spy
+    trainer.train()
+    return seen
+
+
+@pytest.mark.parametrize("epochs", [1.0, 2.0])
+def test_a_curriculum_is_trained_in_the_order_in_which_it_was_packed(curriculum, tmp_path, epochs):
+    trainer = trainer_for(tiny_llama("tokpack"), curriculum, tmp_path, epochs=epochs)
+    plan = plan_run(curriculum, trainer.args, trainer._get_train_sampler())
+    packed = [row["doc_ids"].tolist() for row in curriculum]
+    assert rows_seen(trainer) == packed * int(epochs)
+    assert trainer.counts()["tokens"] == plan.tokens_to_train
+
+
+def test_a_token_budget_takes_the_first_rows_of_a_curriculum(curriculum, tmp_path):
+    lengths = curriculum.row_tokens()
+    budget = int(lengths[:3].sum())
+    trainer = trainer_for(tiny_llama("tokpack"), curriculum, tmp_path, options={"token_budget": budget})
+    assert rows_seen(trainer) == [curriculum[i]["doc_ids"].tolist() for i in range(3)]
+    assert trainer.counts()["tokens"] == budget
+
+
+def test_transformers_sequential_strategy_is_the_packed_order_in_training_and_in_the_prediction(
+    tmp_path,
+):
+    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 3), CAPACITY)
+    dataset = PackedDataset(tmp_path / "packed")
+    settings = {"train_sampling_strategy": "sequential"}
+    trainer = trainer_for(tiny_llama("tokpack"), dataset, tmp_path / "out", trainer=settings, max_steps=4)
+    plan = plan_run(dataset, trainer.args, balanced_sampler(dataset, trainer.args, trainer.model))
+    assert rows_seen(trainer)[:4] == [dataset[i]["doc_ids"].tolist() for i in range(4)]
+    assert trainer.counts()["tokens"] == plan.tokens_to_train == int(dataset.row_tokens()[:4].sum())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_order_that_is_asked_for_wins_over_the_manifest(curriculum, ranks):
+    def order(name):
+        return BalancedSampler(curriculum, ranks, order=name).order(0)
+
+    rows = np.arange(len(curriculum))
+    assert (order(None) == rows).all()
+    assert (order("packed") == rows).all()
+    for name in ("balanced", "random"):
+        assert sorted(order(name)) == rows.tolist()
+        assert (order(name) != rows).any()
+
+
+def test_an_unknown_order_is_refused(curriculum):
+    with pytest.raises(UsageError, match="packed, balanced, random"):
+        BalancedSampler(curriculum, order="sorted")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_documents(curriculum, tmp_path):
+    """The weights break after the second step: the third loss is the first that is no number."""
+    model = tiny_llama("tokpack")
+    trainer = trainer_for(
+        model, curriculum, tmp_path, save_steps=1, trainer={"save_only_model": True}, log_steps=10
+    )
+    steps = []
+    step = type(trainer).training_step
+
+    def break_weights(*args, **kwargs):
+        steps.append(trainer.state.global_step)
+        if len(steps) == 3:
+            with torch.no_grad():
+                model.model.norm.weight.fill_(float("inf"))
+        return step(trainer, *args, **kwargs)
+
+    trainer.training_step = break_weights
+    with pytest.raises(VerifyError) as found:
+        trainer.train()
+    ids = ", ".join(map(str, curriculum[2]["doc_ids"].tolist()))
+    assert "in step 3" in found.value.what
+    assert f"documents {ids}" in found.value.where
+    assert "checkpoint-2" in found.value.hint
+    assert trainer.state.global_step == 2
