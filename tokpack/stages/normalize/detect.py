@@ -11,6 +11,7 @@ from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import FIELDS, OPTIONAL, TOKENS, Shape
+from tokpack.stages.read.arrow_values import table_rows
 from tokpack.stages.read.blocks import chunks
 from tokpack.stages.read.containers import AS_TEXT, recognise
 from tokpack.stages.read.csv_rows import UNREADABLE
@@ -79,7 +80,7 @@ def first_rows(source: Source, count: int = 100) -> tuple[list[dict[str, Any]], 
 
 
 def _readable(table: pa.Table, count: int) -> tuple[list[dict[str, Any]], str]:
-    rows = table.slice(0, count).to_pylist()
+    rows = table_rows(table.slice(0, count))
     faults = [fault["reason"] for row in rows if (fault := row.get(UNREADABLE))]
     return [row for row in rows if row.pop(UNREADABLE, None) is None], next(iter(faults), "")
 

@@ -30,6 +30,7 @@ from tokpack.stages.normalize.pair_columns import pair_lists
 from tokpack.stages.normalize.pair_rows import row_to_pair
 from tokpack.stages.normalize.raw_rows import lines_of, parse_line
 from tokpack.stages.normalize.rows import FIELDS, RowDocument, RowError, Shape, row_to_document
+from tokpack.stages.read.arrow_values import rows_at
 from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.csv_rows import UNREADABLE
 from tokpack.stages.read.sources import Source
@@ -283,13 +284,14 @@ def _slow_rows(
     if isinstance(block.data, bytes):
         lines, _ = lines_of(block)
         return [_parsed(lines[i], source) for i in positions]
-    rows = table.take(pa.array(positions)).to_pylist()
+    rows = rows_at(table, positions)
     return [(row, _dumped(row)) for row in rows]
 
 
 def _dumped(row: dict[str, Any]) -> bytes:
     if fault := row.get(UNREADABLE):
-        return bytes(fault["raw"])
+        raw = fault["raw"]
+        return raw.encode() if isinstance(raw, str) else bytes(raw)
     shown = {key: value for key, value in row.items() if key != UNREADABLE}
     return json.dumps(shown, ensure_ascii=False, default=str).encode("utf-8", "replace")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tokpack.stages.read.arrow_values import rows_at
 from tokpack.stages.read.blocks import Block, line_numbers
 
 
@@ -33,7 +34,7 @@ def raw_rows(block: Block, positions: np.ndarray[Any, Any]) -> Iterator[tuple[An
             line = lines[position]
             yield line, RawRow(position, number, int(starts[position]), line)
         return
-    rows = block.data.take(positions).to_pylist()
+    rows = rows_at(block.data, positions)
     for position, number, row in zip(positions.tolist(), numbers, rows, strict=True):
         raw = json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")
         yield row, RawRow(position, number, -1, raw)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import xxhash
 
 from tokpack.errors import DataError, reading
+from tokpack.stages.read.arrow_values import table_rows
 from tokpack.stages.read.csv_rows import csv_batches
+from tokpack.stages.read.plain_types import plain_batch
 from tokpack.stages.read.sources import Source, saved_field
 from tokpack.stages.read.streams import BOM, decompress, open_hashing, seekable
 
@@ -76,7 +77,7 @@ def line_numbers(block: Block) -> np.ndarray[Any, np.dtype[np.int64]]:
 def rows_of(block: Block, source: Source) -> list[Any]:
     """The block's rows as Python values, one by one: for small files. Raises DataError for a broken line."""
     if not isinstance(block.data, bytes):
-        return list(block.data.to_pylist())
+        return list(table_rows(block.data))
     rows: list[Any] = []
     for number, line in enumerate(block.data.split(b"\n"), 1):
         if line.strip():
@@ -208,7 +209,11 @@ def _looks_like_lines(body: bytes) -> bool:
 
 
 def _table_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:
-    for table in _merge(_record_batches(stream, source), block_bytes):
+    yield from _tables(_record_batches(stream, source), source, block_bytes)
+
+
+def _tables(batches: Iterator[pa.RecordBatch], source: Source, block_bytes: int) -> Iterator[Chunk]:
+    for table in _merge(batches, block_bytes):
         names = table.column_names
         if twice := [name for name in names if names.count(name) > 1]:
             raise DataError(
@@ -254,31 +259,15 @@ def _dataset_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
                 file.seek(0)
                 yield from _ipc_batches(file)
 
-    for table in _merge(batches(), block_bytes):
-        yield table.num_rows, table.num_rows, 0, table
+    yield from _tables(batches(), source, block_bytes)
     source.sha256 = digest.hexdigest()
-
-
-def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Polars writes texts as views, which Arrow's own functions do not take everywhere."""
-    names = batch.schema.names
-    if len(set(names)) < len(names) or not any(_has_views(field.type) for field in batch.schema):
-        return batch
-    table = pl.DataFrame(pl.from_arrow(batch)).to_arrow(compat_level=pl.CompatLevel.oldest())
-    return next(iter(table.combine_chunks().to_batches()), batch)
-
-
-def _has_views(kind: pa.DataType) -> bool:
-    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        return True
-    return any(_has_views(kind.field(number).type) for number in range(kind.num_fields))
 
 
 def _merge(batches: Iterator[pa.RecordBatch], block_bytes: int) -> Iterator[pa.Table]:
     """Join small record batches, and slice large ones, into tables of about `block_bytes`."""
     held: list[pa.RecordBatch] = []
     size = 0
-    for batch in map(_without_views, batches):
+    for batch in map(plain_batch, batches):
         rows = max(1, batch.num_rows * block_bytes // max(batch.nbytes, 1))
         for start in range(0, batch.num_rows, rows):
             part = batch.slice(start, rows)
