@@ -115,6 +115,6 @@ def test_under_fsdp_4_bit_weights_are_stored_in_the_type_that_can_be_sharded(mon
     pytest.importorskip("bitsandbytes")
     from trainer_plugin.qlora import quantization_config
 
-    assert quantization_config().bnb_4bit_quant_storage == torch.uint8
+    assert quantization_config(torch.bfloat16).bnb_4bit_quant_storage == torch.uint8
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert quantization_config().bnb_4bit_quant_storage == torch.bfloat16
+    assert quantization_config(torch.bfloat16).bnb_4bit_quant_storage == torch.bfloat16

@@ -54,16 +54,18 @@ def logits(model):
 
 
 KINDS = {
-    "qlora": {"method": "qlora"},
+    "qlora": {"method": "qlora", "dtype": "bfloat16"},
     "qlora-fp32": {"method": "qlora", "dtype": "float32"},
-    "qlora-dora": {"method": "qlora", "lora": {"use_dora": True, "r": 4}},
+    "qlora-dora": {"method": "qlora", "dtype": "bfloat16", "lora": {"use_dora": True, "r": 4}},
     "qlora-some": {
         "method": "qlora",
+        "dtype": "bfloat16",
         "lora": {"target_modules": ["q_proj", "down_proj"], "use_rslora": True},
     },
     "lora": {"method": "lora", "dtype": "float32"},
     "lora-ranks": {
         "method": "lora",
+        "dtype": "bfloat16",
         "lora": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"layers.1.mlp.up_proj": 5}},
     },
 }
@@ -131,7 +133,7 @@ def test_an_adapter_that_changed_its_base_at_the_start_is_merged_in_the_whole_mo
 
 
 def test_the_comparison_sees_a_weight_that_was_not_merged(base, tmp_path):
-    recipe = load_recipe(method="qlora")
+    recipe = load_recipe(method="qlora", dtype="bfloat16")
     adapter = adapter_on(base, tmp_path / "adapter", recipe)
     merge_dequantized(adapter, tmp_path / "merged")
     name = "model.layers.1.mlp.down_proj.weight"

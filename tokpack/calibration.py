@@ -1,7 +1,8 @@
 """The speed of this machine in the bill: a few packed rows are trained here, by whoever knows how.
 
 Training needs torch; tokpack alone does not. The plug-in of the entry point `tokpack.calibrators` has
-`device()` (kind, name, memory_bytes) and `measure(model, rows, ...)`.
+`device()` (kind, name, memory_bytes), `precision(model, method)` (the dtype that training takes here, and
+why) and `measure(model, rows, ...)`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def measured(
 ) -> Training:
     """The training with the speed that its first rows have here, in FLOP/s."""
     checkpointing = training.checkpointing(documents.capacity)
-    taken = find_calibrator().measure(
+    calibrator = find_calibrator()
+    taken = calibrator.measure(
         training.settings.model,
         first_rows(corpus, part, MOST_ROWS),
         method=training.method.kind,
@@ -67,10 +69,13 @@ def measured(
         batch_rows=micro_batch(training, documents, checkpointing),
         progress=progress,
     )
-    return replace(training, calibration=speed_of(training, taken, checkpointing))
+    precision = calibrator.precision(training.settings.model, training.method.kind)
+    return replace(training, calibration=speed_of(training, taken, checkpointing, precision))
 
 
-def speed_of(training: Training, taken: list[tuple[list[int], float]], checkpointing: bool) -> Calibration:
+def speed_of(
+    training: Training, taken: list[tuple[list[int], float]], checkpointing: bool, precision: str
+) -> Calibration:
     """The median speed of some steps: (document lengths, seconds) of each."""
     work = [
         flops(training.shape, lengths, method=training.method, checkpointing=checkpointing).total
@@ -82,7 +87,8 @@ def speed_of(training: Training, taken: list[tuple[list[int], float]], checkpoin
     spread = float(np.abs(speeds - middle).max() / middle)
     return Calibration(
         flops_per_second=middle,
-        note=f"in {len(taken)} steps of {tokens:,} tokens, which differ by up to {spread:.0%} from it",
+        note=f"in {len(taken)} steps of {tokens:,} tokens, which differ by up to {spread:.0%} from it; "
+        f"weights in {precision}",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from trainer_plugin.collator import PackedCollator
+from trainer_plugin.dtypes import settle_dtype
 from trainer_plugin.isolation import prepare_model
 from trainer_plugin.qlora import load_model, prepare_lora
 from trainer_plugin.recipe import Recipe
@@ -44,6 +45,11 @@ def device() -> Device:
         return Device("mps", "Apple GPU", memory)
     threads = torch.get_num_threads()
     return Device("cpu", f"CPU, {threads} thread{'' if threads == 1 else 's'}", memory)
+
+
+def precision(model: str, method: str) -> str:
+    """The dtype that training takes here, and why: "float32: ..."."""
+    return str(settle_dtype(Recipe(method=method), model)[1])  # type: ignore[arg-type]
 
 
 class Trial:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.attention import NAME
+from trainer_plugin.dtypes import probed_dtype, stored_dtype
 from trainer_plugin.isolation_report import Check, IsolationReport, ModelVerification
 from trainer_plugin.probe import probe_isolation, reference_attention
 from trainer_plugin.strategies import apply_strategy, attention_of, inner_model, split_layers
@@ -131,9 +132,10 @@ def verify_model(
     dataset = PackedDataset(folder)
     if device:
         _check_device(device)
-    name = str(model)
+    name, dtype = str(model), None
     if isinstance(model, (str, Path)):
-        model = _load_model(str(model), dataset, device)
+        dtype = probed_dtype(stored_dtype(name), device or "cpu")
+        model = _load_model(name, dtype.dtype, dataset, device)
     else:
         name = type(inner_model(model)).__name__
         model = model.to(device) if device else model
@@ -147,7 +149,8 @@ def verify_model(
         if not any(report.ok for report in reports.values()):
             reports[fallback] = _probe_backend(model, rows, fallback, native)
     apply_strategy(model, NAME if before == NAME else "native", native)
-    return ModelVerification(name, reports, tuple(_advice(reports, attn)))
+    advice = [f"probed in {dtype}"] if dtype is not None else []
+    return ModelVerification(name, reports, (*advice, *_advice(reports, attn)))
 
 
 def _probe_backend(model: Any, rows: list[Any], backend: str, native: str) -> IsolationReport:
@@ -196,12 +199,12 @@ def _check_device(device: str) -> None:
         ) from None
 
 
-def _load_model(name: str, dataset: PackedDataset, device: str | None) -> Any:
+def _load_model(name: str, dtype: Any, dataset: PackedDataset, device: str | None) -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         dataset.check_tokenizer(AutoTokenizer.from_pretrained(name))
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"the model cannot be loaded: {str(error).splitlines()[0]}",

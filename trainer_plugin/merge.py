@@ -23,8 +23,9 @@ from typing import Any
 import torch
 
 from tokpack.errors import UsageError, VerifyError
+from trainer_plugin.dtypes import stored_dtype
 from trainer_plugin.extras import need
-from trainer_plugin.qlora import RECIPE, load_model, quantization_config, weight_dtype
+from trainer_plugin.qlora import RECIPE, load_model, quantization_config
 from trainer_plugin.recipe import Recipe, load_recipe
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
@@ -68,6 +69,7 @@ def merge_dequantized(
         recipe = replace(recipe, method="lora")
     config = PeftConfig.from_pretrained(str(adapter))
     base = str(model or config.base_model_name_or_path)
+    recipe = _with_dtype(recipe, base)
     out.mkdir(parents=True, exist_ok=True)
     files = _files_to_merge(base, adapter, config, recipe)
     if files is None:
@@ -78,6 +80,17 @@ def merge_dequantized(
     if check:
         say(compare_logits(base, adapter, out, recipe))
     return out
+
+
+def _with_dtype(recipe: Recipe, base: str) -> Recipe:
+    """The recipe with the dtype of the merged weights: the one that was trained with, else the base's own.
+
+    Nothing is computed in it, and the same adapter gives the same files on every machine.
+    """
+    if recipe.dtype != "auto":
+        return recipe
+    own = stored_dtype(base) or torch.float32
+    return replace(recipe, dtype=str(own).removeprefix("torch."))  # type: ignore[arg-type]
 
 
 # File by file
@@ -136,7 +149,7 @@ def _names_in_memory(base: str, recipe: Recipe) -> tuple[set[str], set[str]]:
         return known, set()
     from bitsandbytes.nn import Linear4bit
 
-    quantizer = AutoHfQuantizer.from_config(quantization_config())
+    quantizer = AutoHfQuantizer.from_config(quantization_config(getattr(torch, recipe.dtype)))
     quantizer.preprocess_model(model=skeleton, device_map=None)
     return known, {name for name, module in skeleton.named_modules() if isinstance(module, Linear4bit)}
 
@@ -149,7 +162,7 @@ def _merge_files(
     from transformers import AutoConfig, GenerationConfig
     from transformers.utils import cached_file
 
-    dtype = weight_dtype(recipe)
+    dtype = getattr(torch, recipe.dtype)
     updates = _adapter_weights(adapter)
     _, quantized = _names_in_memory(base, recipe)
     for name, path in files.items():
@@ -257,6 +270,7 @@ def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> st
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    recipe = _with_dtype(recipe, base)
     tuned = PeftModel.from_pretrained(load_model(base, recipe), str(adapter)).eval()
     _compute_in_fp32(tuned)
     ids = torch.randint(0, tuned.config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
@@ -268,7 +282,7 @@ def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> st
     difference = float((got - expected).abs().max() / expected.abs().max())
     agree = float((got.argmax(-1) == expected.argmax(-1)).float().mean())
     line = f"logits: within {difference:.1e} of those of base and adapter, {agree:.1%} the same first choice"
-    limit = TOLERANCE[weight_dtype(recipe)]
+    limit = TOLERANCE[getattr(torch, recipe.dtype)]
     if not difference < limit:
         raise VerifyError(
             f"the merged model is another one: {line}",

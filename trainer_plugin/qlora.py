@@ -1,6 +1,7 @@
 """Adapters: LoRA and QLoRA by PEFT and bitsandbytes, with what they need to be right, on CPU too.
 
-QLoRA here is NF4 with double quantisation, bf16 computation, LoRA on all linear layers. Adapters trained on a
+QLoRA here is NF4 with double quantisation, computing in the dtype that the device is fast at
+(`trainer_plugin.dtypes`), LoRA on all linear layers. Adapters trained on a
 4-bit base belong to the *dequantised* base: `trainer_plugin.merge`.
 """
 
@@ -25,16 +26,20 @@ LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules
 
 
 def quantization_config(compute_dtype: Any = None) -> Any:
-    """NF4, double quantisation, computing in `compute_dtype` (bfloat16 when not given)."""
+    """NF4, double quantisation, computing in `compute_dtype` (by default what this device is fast at)."""
     import torch
     from transformers import BitsAndBytesConfig
+
+    from trainer_plugin.dtypes import frozen_dtype
+
+    dtype = compute_dtype or frozen_dtype().dtype
 
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype or torch.bfloat16,
-        bnb_4bit_quant_storage=(compute_dtype or torch.bfloat16) if _placed_by_accelerate() else torch.uint8,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if _placed_by_accelerate() else torch.uint8,
     )
 
 
@@ -48,11 +53,13 @@ def load_model(model: str | Path, recipe: Recipe) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    dtype = weight_dtype(recipe)
+    from trainer_plugin.dtypes import settle_dtype
+
+    dtype = settle_dtype(recipe, model)[1].dtype
     options: dict[str, Any] = {"dtype": dtype}
     if recipe.method == "qlora":
         need("bitsandbytes")
-        options["quantization_config"] = quantization_config(None if dtype == "auto" else dtype)
+        options["quantization_config"] = quantization_config(dtype)
     if recipe.shard:
         from transformers.distributed import DistributedConfig
 
@@ -101,15 +108,6 @@ def _processes() -> int:
             hint="torchrun --nproc-per-node N $(which tokpack) train ...",
         )
     return ranks
-
-
-def weight_dtype(recipe: Recipe) -> Any:
-    """torch.dtype of the base weights, or "auto": the model's own, for full fine-tuning."""
-    import torch
-
-    if recipe.dtype == "auto":
-        return "auto" if recipe.method == "full" else torch.bfloat16
-    return getattr(torch, recipe.dtype)
 
 
 def repair_linear4bit(model: Any) -> int:

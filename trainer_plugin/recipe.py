@@ -47,7 +47,7 @@ class Recipe:
     order: Literal["auto", "packed", "balanced", "random"] = "auto"
     """Of the rows; auto: as packed where the packed dataset is a curriculum (`sequential`), else balanced."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and computation; auto: bfloat16 for lora and qlora, the model's own for full."""
+    """Of weights and computation; auto: what this device is fast at (`trainer_plugin.dtypes`)."""
     epochs: float = 1.0
     max_steps: int = -1
     """Optimizer steps; -1: as many as `epochs` needs."""
@@ -218,6 +218,8 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         **changes,
         **recipe.trainer,
     }
+    if _needs_scaler(recipe):
+        values["fp16"] = True
     known = {one.name for one in fields(TrainingArguments)}
     for name in values:
         if name not in known:
@@ -228,3 +230,15 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         raise UsageError(
             f"transformers does not take these settings: {error}", where="recipe: [trainer]"
         ) from None
+
+
+def _needs_scaler(recipe: Recipe) -> bool:
+    """Whether gradients pass through float16 weights to an adapter: too small ones would become zero.
+
+    Trainer's `fp16` scales the loss, on CUDA; a precision that the user chose stays.
+    """
+    import torch
+
+    chosen = {"fp16", "bf16"} & recipe.trainer.keys() or "ACCELERATE_MIXED_PRECISION" in os.environ
+    half = recipe.dtype == "float16" and recipe.method != "full"
+    return half and not chosen and torch.cuda.is_available()

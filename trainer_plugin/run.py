@@ -88,6 +88,7 @@ def run_training(
     from transformers import set_seed
 
     from trainer_plugin.collator import PackedCollator
+    from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.forecast import plan_run, predicted_hours, price_of
     from trainer_plugin.isolation import prepare_model
@@ -97,7 +98,9 @@ def run_training(
     check_extras(recipe.trainer)
     gpu, price = price_of(recipe, gpus)
     first = held_out is not None and checkpoint is None
+    recipe, dtype = settle_dtype(recipe, model)
     arguments = training_arguments(recipe, out, eval_on_start=first)
+    say(f"dtype {dtype}{_precision_line(arguments)}")
     tokenizer = _tokenizer(model)
     dataset.check_tokenizer(tokenizer)
     network = load_model(model, recipe)
@@ -137,13 +140,22 @@ def run_training(
         document_log=recipe.document_log or None,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    after = trainer.evaluate() if held_out is not None else {}
+    result = _result(trainer, recipe, report.attn, plan, hours)
+    save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
+    if trainer.is_world_process_zero():
+        (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _result(trainer: Any, recipe: Recipe, attn: str, plan: Plan, hours: Figure | None) -> Result:
+    """What the run did, after a last evaluation."""
+    after = trainer.evaluate() if trainer.eval_dataset is not None else {}
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     before = next((entry for entry in evaluations if entry["step"] == 0), {})
-    result = Result(
-        out=str(out),
+    return Result(
+        out=trainer.args.output_dir,
         method=recipe.method,
-        attn=report.attn,
+        attn=attn,
         loss_before=before.get("eval_loss"),
         loss_after=after.get("eval_loss"),
         held_out=tuple({entry["step"]: entry["eval_loss"] for entry in evaluations}.items()),
@@ -151,10 +163,6 @@ def run_training(
         rewards_after=_rewards(after),
         **_measured(trainer, plan, hours),
     )
-    save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
-    if trainer.is_world_process_zero():
-        (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    return result
 
 
 def preference_of(dataset: PackedDataset, recipe: Recipe) -> PreferenceLoss | None:
@@ -295,6 +303,15 @@ def _isolation_line(report: Any, probed: bool) -> str:
         f"attention {report.attn}: documents are isolated "
         f"(largest difference to documents alone {report.max_difference:.0e} of the largest logit)"
     )
+
+
+def _precision_line(arguments: Any) -> str:
+    """A warning of mixed precision, which `[trainer]` or accelerate may ask for, where it is slow."""
+    from trainer_plugin.dtypes import slow_note
+
+    name = {"bf16": "bfloat16", "fp16": "float16"}.get(arguments.mixed_precision)
+    note = slow_note(name) if name else ""
+    return f"; mixed precision {arguments.mixed_precision}{note}" if note else ""
 
 
 def _parameters_line(model: Any) -> str:
