@@ -9,9 +9,13 @@ bits), and a batch without `cu_seq_lens_q` raises instead of attending across do
 - CPU, MPS, fp32, older CUDA devices: one `scaled_dot_product_attention` call per document.
 - Sliding windows, chunks, soft-capped scores and attention sinks: per document, as the model's eager code
   has it.
+- Under `torch.compile`, where the lengths of documents cannot be read, what is not the CUDA call above takes
+  one T x T mask of documents instead: slower, and without a graph break.
 
-Registered with transformers' `AttentionInterface`; models that do not go through that interface are not
-reached by it, which is what the isolation probe is for.
+Registered with transformers' `AttentionInterface` alone: for an attention without a mask function
+transformers makes no mask, and does not look for documents itself, which would wait for the device once a
+step. Models that do not go through that interface are not reached by it, which is what the isolation probe
+is for.
 """
 
 from __future__ import annotations
@@ -55,10 +59,9 @@ class Scores(NamedTuple):
 
 def register_attention() -> str:
     """Make `attn_implementation="tokpack"` known to transformers; returns the name. May be called again."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, _no_mask)
     return NAME
 
 
@@ -77,10 +80,6 @@ def use_tokpack_attention(model: Any) -> Any:
             hint="use attn=auto, which probes what the model can do",
         ) from None
     return model
-
-
-def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """The documents come from `cu_seq_lens_q`; transformers need not build a mask."""
 
 
 def packed_attention(
@@ -125,6 +124,10 @@ def packed_attention(
         longest = max_length_q if max_length_q is not None else max(document_lengths(cu_seq_lens_q))
         states = [tensor.to(half) for tensor in (query, key, value)]
         return _attend_varlen(*states, cu_seq_lens_q, int(longest), scores).to(query.dtype), None
+    if torch.compiler.is_compiling():
+        mask = _mask_of_documents(cu_seq_lens_q, query.shape[2], scores, chunk)
+        attend = _attend_plain if scores.plain else _attend_eager
+        return attend(query, key, value, scores, mask).transpose(1, 2), None
     return _attend_each(query, key, value, document_lengths(cu_seq_lens_q), scores, chunk), None
 
 
@@ -251,12 +254,16 @@ def _attend_each(
         lengths = [min(chunk, length - start) for length in lengths for start in range(0, length, chunk)]
     parts = [tensor.split(lengths, dim=2) for tensor in (query, key, value)]
     attend = _attend_plain if scores.plain else _attend_eager
-    attended = [attend(q, k, v, scores).transpose(1, 2) for q, k, v in zip(*parts, strict=True)]
+    masks = (_visible(length, scores, query.device) for length in lengths)
+    attended = [
+        attend(q, k, v, scores, mask).transpose(1, 2) for q, k, v, mask in zip(*parts, masks, strict=True)
+    ]
     return torch.cat(attended, dim=1)
 
 
-def _attend_plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Scores) -> torch.Tensor:
-    mask = _visible(q.shape[2], scores, q.device)
+def _attend_plain(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Scores, mask: torch.Tensor | None
+) -> torch.Tensor:
     return scaled_dot_product_attention(
         q,
         k,
@@ -269,7 +276,9 @@ def _attend_plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Sco
     )
 
 
-def _attend_eager(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Scores) -> torch.Tensor:
+def _attend_eager(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Scores, visible: torch.Tensor | None
+) -> torch.Tensor:
     """Softmax written out, for soft-capped scores (Gemma 2) and attention sinks (gpt-oss)."""
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -277,7 +286,6 @@ def _attend_eager(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Sco
     if scores.softcap is not None:
         logits = torch.tanh(logits / scores.softcap) * scores.softcap
     length = q.shape[2]
-    visible = _visible(length, scores, q.device)
     if visible is None and scores.causal:
         visible = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     if visible is not None:
@@ -295,6 +303,28 @@ def _visible(length: int, scores: Scores, device: torch.device) -> torch.Tensor 
     """`bool[length, length]`, true where query i sees key j; None when no window cuts the document."""
     if scores.window is None or length <= scores.window:
         return None
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+    distance = _distances(length, device)
     lowest = 0 if scores.causal else 1 - scores.window
     return (distance >= lowest) & (distance < scores.window)
+
+
+def _distances(length: int, device: torch.device) -> torch.Tensor:
+    """How far key j lies before query i: `int64[length, length]`."""
+    places = torch.arange(length, device=device)
+    return places[:, None] - places[None, :]
+
+
+def _mask_of_documents(
+    cu_seq_lens: torch.Tensor, length: int, scores: Scores, chunk: int | None
+) -> torch.Tensor:
+    """`bool[length, length]`, true where query i sees key j of the same document; no value is read."""
+    places = torch.arange(length, device=cu_seq_lens.device)
+    number = torch.bucketize(places, cu_seq_lens[1:], right=True)
+    mask = number[:, None] == number[None, :]
+    if chunk is not None:
+        block = (places - cu_seq_lens[number]) // chunk
+        mask &= block[:, None] == block[None, :]
+    if scores.causal:
+        mask &= _distances(length, cu_seq_lens.device) >= 0
+    window = _visible(length, scores, cu_seq_lens.device)
+    return mask if window is None else mask & window
