@@ -27,9 +27,11 @@ from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
 from tokpack.decide import decide
+from tokpack.durable import sync_file, sync_folder
 from tokpack.encoding.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError, writing
+from tokpack.locks import beside, only_writer
 from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
 from tokpack.output import write_dropped
@@ -101,12 +103,16 @@ def clean(
     config = replace(config, truncate=replace(config.truncate, max_length=limit, overlong="drop"))
     prices = find_prices(config, format, api_price)
     money = _money(config, prices)
-    part = out.with_name(f".{out.name}.part")
-    with writing(out, resumes=False), tempfile.TemporaryDirectory(prefix="tokpack-") as name:
+    part = beside(out, "part")
+    with (
+        writing(out, resumes=False),
+        only_writer(out),
+        tempfile.TemporaryDirectory(prefix="tokpack-") as name,
+    ):
         _check_files(out, overwrite)
         folder = Path(name)
         try:
-            part.touch()  # a folder without rights is told before the work
+            _begin(part)  # a folder without rights is told before the work
             run = _start(config, workers, folder)
             store = TokenStore(folder / "store", run.fingerprint())
             corpus = pass_one(run, store, progress)
@@ -162,6 +168,12 @@ def _check_files(out: Path, overwrite: bool) -> None:
             "the file exists already", where=str(there[0]), hint="give --overwrite, or another -o"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _begin(part: Path) -> None:
+    """An empty scratch file; one that a run left, or a link that was planted, is taken away, not followed."""
+    part.unlink(missing_ok=True)
+    part.open("x").close()
 
 
 def _kept_some(report: Path) -> bool:
@@ -305,29 +317,35 @@ def _bill(tokens: dict[str, Any], epochs: float, prices: list[ApiPrice]) -> dict
 
 
 def _nothing_kept(run: Run, report: CleanReport) -> DataError:
-    beside, documents = companions(report.path), report.data["ledger"]["documents"]
-    return nothing_kept(documents, run.config.clean, beside["dropped"], beside["quarantine"])
+    files, documents = companions(report.path), report.data["ledger"]["documents"]
+    return nothing_kept(documents, run.config.clean, files["dropped"], files["quarantine"])
 
 
 def _publish(run: Run, corpus: Corpus, report: CleanReport, part: Path, out: Path) -> None:
     """Each file whole, the rows last: they are there when everything is, and not when there are none."""
-    beside = companions(out)
-    scratch = {key: path.with_name(f".{path.name}.part") for key, path in beside.items()}
+    beside_out = companions(out)
+    scratch = {key: beside(path, "part") for key, path in beside_out.items()}
     try:
+        for path in scratch.values():
+            _begin(path)
         write_dropped(scratch["dropped"], corpus.docs, [source.name for source in run.sources])
         write_json(scratch["report"], report.data)
         if corpus.quarantined:
             lines = "".join(line + "\n" for line in corpus.quarantined)
             scratch["quarantine"].write_text(lines, encoding="utf-8")
         else:
-            beside["quarantine"].unlink(missing_ok=True)
+            scratch["quarantine"].unlink()
+            beside_out["quarantine"].unlink(missing_ok=True)
         for key, path in scratch.items():
             if path.exists():
-                path.replace(beside[key])
+                sync_file(path)
+                path.replace(beside_out[key])
+        sync_file(part)
         if corpus.kept().any():
             part.replace(out)
         else:
             out.unlink(missing_ok=True)
+        sync_folder(out.parent)
     finally:
         for path in scratch.values():
             path.unlink(missing_ok=True)

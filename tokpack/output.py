@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,27 @@ import polars as pl
 
 from tokpack import ledger as ledgers
 from tokpack import schema
+from tokpack.artefact.fresh_folder import clean_up
 from tokpack.corpus import Corpus
 from tokpack.errors import DataError, UsageError
+from tokpack.locks import only_writer
 from tokpack.nothing_kept import nothing_kept
+from tokpack.own_files import (
+    is_mine,
+    is_packed_file,
+    is_real_folder,
+    is_store_file,
+    links_in_the_way,
+    remove_own,
+)
 from tokpack.pipeline import Part, Run
 from tokpack.report.figures import Report
 from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Written, write_json, write_shards, write_sums
+from tokpack.store import RECORD as STORE_RECORD
+from tokpack.store import is_record, remove_store
+
+log = logging.getLogger("tokpack")
 
 TRUNCATED = "truncated"
 """Reason in dropped.parquet of documents that were shortened, not left out."""
@@ -30,12 +44,8 @@ SLICE = 1 << 16
 """Documents of dropped.parquet in work at a time: their columns of text take memory."""
 ELSEWHERE = "elsewhere"
 """In OUT/.work: the path of a token store that `--work-dir` moved."""
-OURS = (
-    *("data-[0-9]*-of-[0-9]*.arrow", "data-[0-9]*-of-[0-9]*.parquet", "dataset_info.json", "state.json"),
-    *(schema.MANIFEST, schema.RUN, schema.REPORT, "report.html", schema.DROPPED, schema.QUARANTINE),
-    *(schema.SUMS, f".{schema.SUMS}.part", "cache-*"),
-)
-"""What an artefact consists of, beside its sub-folders."""
+MOST_POINTER = 1 << 14
+"""Bytes of that path that are read."""
 
 
 @contextmanager
@@ -46,8 +56,9 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
     """
     if out.is_file():
         raise UsageError("the output is a file", where=str(out), hint="give -o a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with only_writer(out):
+        clean_up(out)
+        out.mkdir(parents=True, exist_ok=True)
         _check(out, overwrite)
         yield
 
@@ -55,6 +66,12 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
 def _check(out: Path, overwrite: bool) -> None:
     finished = (out / schema.MANIFEST).is_file() and (out / schema.SUMS).is_file()
     unfinished = (out / schema.WORK).is_dir()
+    if links := links_in_the_way(out):
+        raise UsageError(
+            f"a link is where tokpack writes: {links[0]}",
+            where=str(out),
+            hint="tokpack follows no link inside its folders: take it out, or give another -o",
+        )
     if overwrite and (finished or unfinished):
         clear(out)
     elif finished:
@@ -67,56 +84,72 @@ def _check(out: Path, overwrite: bool) -> None:
         )
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Raises UsageError where another process holds the lock; a process that dies lets go of it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems know no locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    "another run is writing here", where=str(folder), hint="wait for it, or give another -o"
-                ) from None
-        yield
-    finally:
-        os.close(handle)
-
-
 def work_folder(out: Path, work_dir: str | os.PathLike[str] | None) -> Path:
-    """OUT/.work, or a folder of this run's own in `work_dir`, of which OUT/.work keeps the path."""
+    """OUT/.work, or a folder of this run's own in `work_dir`, of which OUT/.work keeps the path.
+
+    Raises UsageError when that folder is a link, or others may write into it.
+    """
     inside = out / schema.WORK
     inside.mkdir(exist_ok=True)
     if work_dir is None:
         return inside
-    name = "tokpack-" + hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
-    folder = Path(work_dir) / name
-    (inside / ELSEWHERE).write_text(str(folder.resolve()), encoding="utf-8")
+    folder = Path(work_dir).resolve() / store_name(out)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not is_mine(folder):
+        raise UsageError(
+            "the folder of the token store is a link, or others can write into it",
+            where=str(folder),
+            hint="take it away, or give another --work-dir",
+        )
+    (inside / ELSEWHERE).write_text(str(folder), encoding="utf-8")
     return folder
 
 
+def store_name(out: Path) -> str:
+    """Of the folder in `--work-dir`: nothing but the output decides it."""
+    return "tokpack-" + hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+
+
 def leave_work(out: Path) -> None:
-    """Remove OUT/.work, and the store that it points to."""
+    """Remove OUT/.work, and the store that it points to where that is the one of this output."""
+    inside = out / schema.WORK
+    if (store := _store_elsewhere(out)) is not None:
+        _tell_left(store, remove_store(store))
+    _tell_left(inside, remove_own(inside, lambda name: is_store_file(name) or name == ELSEWHERE))
+
+
+def _store_elsewhere(out: Path) -> Path | None:
+    """Where OUT/.work says that the store is; None for a place that no run with this output can have made.
+
+    The pointer may come from anybody: it is only believed about a folder of this user's that is named after
+    this very output and holds the record of a run.
+    """
     note = out / schema.WORK / ELSEWHERE
-    if note.is_file():
-        shutil.rmtree(note.read_text(encoding="utf-8"), ignore_errors=True)
-    shutil.rmtree(out / schema.WORK, ignore_errors=True)
+    if not is_real_folder(note.parent) or not note.is_file() or note.is_symlink():
+        return None
+    try:
+        text = note.read_bytes()[:MOST_POINTER].decode("utf-8")
+        store = Path(text)
+        if store.name == store_name(out) and is_mine(store) and is_record(store / STORE_RECORD):
+            return store
+        there = store.exists()
+    except (ValueError, OSError):  # no text, a NUL, a name too long
+        return None
+    if there:
+        log.warning("%s points to a folder that is no token store of this output: it is left alone", note)
+    return None
+
+
+def _tell_left(folder: Path, left: list[str]) -> None:
+    if left:
+        log.warning("left in %s, since tokpack did not write it: %s", folder, ", ".join(left[:3]))
 
 
 def clear(out: Path) -> None:
     """Remove what tokpack wrote, and nothing else."""
     leave_work(out)
-    for name in (schema.VALIDATION, "tokenizer"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for pattern in OURS:
-        for path in out.glob(pattern):
-            path.unlink()
+    remove_own(out, is_packed_file)
+    out.mkdir(exist_ok=True)
 
 
 def write_artefact(

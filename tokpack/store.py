@@ -22,11 +22,12 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack.errors import DataError, UsageError
+from tokpack.own_files import is_store_file, remove_own
 from tokpack.schema import STORE_SCHEMA
 from tokpack.stages.ranges import Int64
 from tokpack.stages.truncate import Pieces
 
-OURS = ("batch-*.arrow", "batch-*.part", "run.json", "run.part")
+RECORD = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class TokenStore:
     def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "run.json"
+        path = folder / RECORD
         if path.is_file() and any(folder.glob("*.docs.arrow")):  # nothing committed, nothing to protect
             self._compare(json.loads(path.read_text(encoding="utf-8")), fingerprint)
         else:
@@ -123,17 +124,27 @@ class TokenStore:
 
     def remove(self) -> None:
         """Delete the store's own files, and its folder when nothing else is in it."""
-        for pattern in OURS:
-            for path in self.folder.glob(pattern):
-                path.unlink()
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        remove_store(self.folder)
 
     def _tokens_path(self, index: int) -> Path:
         return self.folder / f"batch-{index:05}.arrow"
 
     def _docs_path(self, index: int) -> Path:
         return self.folder / f"batch-{index:05}.docs.arrow"
+
+
+def is_record(path: Path) -> bool:
+    """Whether a run wrote this `run.json` of a token store."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"tokpack", "config", "inputs"} <= found.keys()
+
+
+def remove_store(folder: Path) -> list[str]:
+    """Delete the files of a token store, and its folder when nothing else is in it. Returns what is left."""
+    return remove_own(folder, is_store_file)
 
 
 def flat_arrays(record: pa.RecordBatch) -> tuple[Int64, np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -15,7 +15,7 @@ of them, and null for a document without trained tokens.
 from __future__ import annotations
 
 import re
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,10 +62,17 @@ class DocumentLog:
     def begin(self, step: int) -> None:
         """Forget what was written after `step`, the checkpoint that a run goes on from; 0: everything."""
         if step == 0:
-            shutil.rmtree(self.parts, ignore_errors=True)
+            self._remove_parts()
         for part in self.parts.glob(f"step-*-rank-{self.rank}.parquet"):
             if int(re.findall(r"\d+", part.name)[0]) > step:
                 part.unlink()
+
+    def _remove_parts(self) -> None:
+        """All parts, and their folder where nothing else is in it."""
+        for part in self.parts.glob("step-*-rank-*.parquet"):
+            part.unlink()
+        with suppress(OSError):  # not there, not empty, or a link
+            self.parts.rmdir()
 
     def add(self, epoch: int, documents: np.ndarray, sums: torch.Tensor) -> None:
         """documents: int64[D, 3], doc_id, piece and trained tokens; sums: float[D], on any device."""
@@ -104,7 +111,7 @@ class DocumentLog:
                 for batch in table.to_batches(max_chunksize=10_000):
                     file.write(_json_lines(batch))
         if not keep_parts:
-            shutil.rmtree(self.parts, ignore_errors=True)
+            self._remove_parts()
         return self.path
 
 

@@ -13,7 +13,8 @@ from tokpack.artefact.folder import Artefact
 from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import WriteConfig
 from tokpack.errors import UsageError
-from tokpack.output import OURS, finish
+from tokpack.output import finish
+from tokpack.own_files import Own, is_packed_file
 from tokpack.report.derived import derived_report
 from tokpack.stages.order import plan_record
 from tokpack.stages.plan import Plan
@@ -96,12 +97,10 @@ def check_out(out: Path, sources: list[Artefact]) -> None:
             )
 
 
-def artefact_entries(folder: Path) -> set[str]:
+def packed_files(folder: Path) -> Own:
     """What tokpack wrote into the folder of a finished artefact; nothing for any other folder."""
-    if not (folder / schema.MANIFEST).is_file() or not (folder / schema.SUMS).is_file():
-        return set()
-    ours = {path.name for pattern in OURS for path in folder.glob(pattern)}
-    return ours | {"tokenizer", schema.VALIDATION, schema.WORK}
+    finished = (folder / schema.MANIFEST).is_file() and (folder / schema.SUMS).is_file()
+    return is_packed_file if finished else lambda name: False
 
 
 def write_inputs(out: Path, sources: list[Artefact]) -> None:

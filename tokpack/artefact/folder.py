@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,10 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack import schema
+from tokpack.own_files import entries_below, is_tokenizer_file
 from tokpack.shards import PARQUET, mapped_shard, read_row, read_shard
+
+TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,18 @@ class Artefact:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return report
 
+    def copy_tokenizer(self, out: Path) -> None:
+        """The folder `tokenizer` into `out`: the files that tokpack writes there, and no links."""
+        for name, entry in entries_below(self.folder, f"{TOKENIZER}/"):
+            if is_tokenizer_file(name) and entry.is_file(follow_symlinks=False):
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / name, out / name)
+
     @cached_property
     def tokenizer(self) -> Any:
         from tokpack.encoding.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.folder / "tokenizer")
+        return load_tokenizer(self.folder / TOKENIZER)
 
     def __len__(self) -> int:
         return int(self.manifest["rows"])

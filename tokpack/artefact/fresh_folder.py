@@ -1,52 +1,89 @@
-"""A folder that is there whole or not at all: made beside its place under another name, then renamed."""
+"""A folder that is there whole or not at all: made beside its place under another name, then renamed.
+
+    .OUT.part/tokpack   says that a command with this output made the folder
+    .OUT.part/new       what is being written; it becomes OUT
+    .OUT.part/old       what OUT was before, while the two change places
+
+What a command that was cut off left there is cleaned up by the next one with this output.
+"""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tokpack.durable import sync_folder, sync_tree
 from tokpack.errors import UsageError
+from tokpack.locks import beside, only_writer
+from tokpack.own_files import Own, foreign_files, is_real_folder, remove_own
 
-Entries = Callable[[Path], set[str]]
+MARK, NEW, OLD = "tokpack", "new", "old"
 
 
 @contextmanager
-def fresh_folder(out: Path, overwrite: bool, entries: Entries) -> Iterator[Path]:
+def fresh_folder(out: Path, overwrite: bool, own_in: Callable[[Path], Own]) -> Iterator[Path]:
     """Yield an empty folder to write into; it becomes `out` when the block ends well.
 
-    `entries(out)` names what in `out` an earlier command of the same kind wrote: with `overwrite` that is
-    replaced. Raises UsageError when `out` exists without `overwrite`, and whenever it holds anything else.
+    `own_in(out)` knows the names that an earlier command of the same kind wrote there: with `overwrite` those
+    are replaced. Raises UsageError when `out` exists without `overwrite`, whenever it holds anything else,
+    and while another command writes there.
     """
-    _check_place(out, overwrite, entries)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    making = out.with_name(f".{out.name}.part")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir()
-    try:
-        yield making
-        _check_place(out, overwrite, entries)
-        if out.exists():
-            shutil.rmtree(out)
-        making.replace(out)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
+    _check_place(out, overwrite, own_in)
+    with only_writer(out):
+        _check_place(out, overwrite, own_in)
+        clean_up(out)
+        part = beside(out, "part")
+        making, old = part / NEW, part / OLD
+        part.mkdir()
+        (part / MARK).touch()
+        making.mkdir()
+        try:
+            yield making
+            sync_tree(making)
+            _check_place(out, overwrite, own_in)
+            own = own_in(out)
+            if out.exists():
+                out.rename(old)
+            making.rename(out)
+            sync_folder(out.parent)
+            remove_own(old, own)
+        finally:
+            clean_up(out)
 
 
-def _check_place(out: Path, overwrite: bool, entries: Entries) -> None:
-    if not out.exists():
+def clean_up(out: Path) -> None:
+    """Take away what a command with this output left beside it; what OUT was before comes back.
+
+    For the holder of the lock. Raises UsageError when something else has the name.
+    """
+    part = beside(out, "part")
+    if not is_real_folder(part):
+        if part.is_symlink():
+            raise UsageError("a link is where tokpack writes", where=str(part), hint="take it away")
+        return
+    if not (part / MARK).is_file() and any(part.iterdir()):
+        raise UsageError("a folder of another is in the way", where=str(part), hint="take it away")
+    old = part / OLD
+    if old.is_dir() and not out.exists():
+        old.rename(out)
+    remove_own(part / NEW, lambda name: True)
+    (part / MARK).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: something in OLD that this command did not write
+        part.rmdir()
+
+
+def _check_place(out: Path, overwrite: bool, own_in: Callable[[Path], Own]) -> None:
+    if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():
         raise UsageError("the output is a file", where=str(out), hint="give -o a folder")
-    present = {path.name for path in out.iterdir()}
-    foreign = sorted(present - entries(out))
+    foreign = foreign_files(out, own_in(out))
     if foreign:
         raise UsageError(
             f"the folder holds what this command did not write: {', '.join(foreign[:3])}",
             where=str(out),
             hint="give -o a new folder",
         )
-    if present and not overwrite:
+    if any(out.iterdir()) and not overwrite:
         raise UsageError("the folder exists already", where=str(out), hint="give --overwrite, or another -o")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,14 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tokpack import schema
-from tokpack.artefact.derive import MERGED, artefact_entries, check_out, origin, write_derived, write_inputs
+from tokpack.artefact.derive import (
+    MERGED,
+    check_out,
+    origin,
+    packed_files,
+    write_derived,
+    write_inputs,
+)
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.artefact.stored_pieces import StoredPieces
@@ -60,7 +66,7 @@ def merge(
     bases = _bases(parts)
     names = _source_names(parts)
     held = [(p.validation, b, n) for p, b, n in zip(parts, bases, names, strict=True) if p.validation]
-    with writing(out, resumes=False), fresh_folder(out, overwrite, artefact_entries) as folder:
+    with writing(out, resumes=False), fresh_folder(out, overwrite, packed_files) as folder:
         if held:
             inside = folder / schema.VALIDATION
             inside.mkdir()
@@ -89,7 +95,7 @@ def _write(
     order, dealt = order_rows(settings, plan, stored.placement.length, seed)
     if keep_order:
         order = np.arange(stored.rows)
-    shutil.copytree(parts[0].folder / "tokenizer", out / "tokenizer")
+    parts[0].copy_tokenizer(out)
     _join_dropped(out, parts, bases, names)
     _join_quarantine(out, parts, bases, names)
     write_derived(out, stored, stored.in_rows(order), plan, dealt, record, parts)

@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from tokpack import schema
-from tokpack.artefact.derive import MERGED, artefact_entries, check_out, origin, write_derived, write_inputs
+from tokpack.artefact.derive import (
+    MERGED,
+    check_out,
+    origin,
+    packed_files,
+    write_derived,
+    write_inputs,
+)
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.artefact.stored_pieces import StoredPieces
@@ -86,7 +93,7 @@ def repack(
             )
         config["plan"]["rows_per_step"] = 1
     _check_fits([source, source.validation] if source.validation else [source], config)
-    with writing(out, resumes=False), fresh_folder(out, overwrite, artefact_entries) as folder:
+    with writing(out, resumes=False), fresh_folder(out, overwrite, packed_files) as folder:
         if source.validation is not None:
             inside = folder / schema.VALIDATION
             inside.mkdir()
@@ -122,7 +129,7 @@ def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
     if source.manifest["split"] != "train":
         settings = replace(settings, world_size=0)
     order, dealt = order_rows(settings, plan, stored.placement.length, config["seed"])
-    shutil.copytree(source.folder / "tokenizer", out / "tokenizer")
+    source.copy_tokenizer(out)
     for name in (schema.DROPPED, schema.QUARANTINE):
         shutil.copyfile(source.folder / name, out / name)
     made = {

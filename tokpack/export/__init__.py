@@ -9,6 +9,7 @@ an entry point of the group `tokpack.exporters`. The folder it writes is moved i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tokpack.export.llamafactory import export as to_llamafactory
 from tokpack.export.megatron import export as to_megatron
 from tokpack.export.megatron_bridge import export as to_megatron_bridge
 from tokpack.export.trl import export as to_trl
+from tokpack.own_files import Own, entries_below
 from tokpack.plugins import resolve
 from tokpack.schema import SUMS, is_preference
 from tokpack.stages.write import file_sha256, write_json
@@ -35,6 +37,7 @@ EXPORTERS: dict[str, Exporter] = {
 }
 RECORD = "export.json"
 """Marks a folder as an export, and names what tokpack wrote into it."""
+COMPILED = re.compile(r"__pycache__/[\w.-]+\.pyc")
 
 
 def export(
@@ -60,7 +63,7 @@ def export(
         )
     if artefact.folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError("the output lies in the artefact", where=str(out), hint="give -o another folder")
-    with writing(out, resumes=False), fresh_folder(out, overwrite, exported_entries) as folder:
+    with writing(out, resumes=False), fresh_folder(out, overwrite, exported_files) as folder:
         exporter(artefact, folder)
         write_json(
             folder / RECORD,
@@ -68,17 +71,20 @@ def export(
                 "to": to if isinstance(to, str) else getattr(to, "__qualname__", repr(to)),
                 "artefact": artefact.folder.name,
                 "sha256": file_sha256(artefact.folder / SUMS),
-                "files": sorted(path.name for path in folder.iterdir()),
+                "files": [name for name, _ in entries_below(folder)],
             },
         )
     return out
 
 
-def exported_entries(folder: Path) -> set[str]:
-    """What an earlier export wrote into a folder; nothing for any other folder."""
+def exported_files(folder: Path) -> Own:
+    """What an earlier export wrote into a folder, and what Python keeps of its scripts; nothing for any other
+    folder."""
     import json
 
-    record = folder / RECORD
-    if not record.is_file():
-        return set()
-    return {RECORD, "__pycache__", *json.loads(record.read_text(encoding="utf-8"))["files"]}
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files = frozenset(record["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return lambda name: False
+    return lambda name: name in files or name == RECORD or COMPILED.fullmatch(name) is not None

@@ -16,7 +16,6 @@ from tokpack.export.common import (
     Rows,
     as_lists,
     copy_script,
-    copy_tokenizer,
     figures,
     write_datasets,
     write_text,
@@ -58,7 +57,7 @@ base_model: MODEL
 def export(artefact: Artefact, out: Path) -> None:
     """Saved dataset in `data`, `config.yaml`, `check.py`, tokenizer."""
     write_datasets(artefact, out / "data", SCHEMA, _convert)
-    copy_tokenizer(artefact, out)
+    artefact.copy_tokenizer(out)
     copy_script("axolotl_check.py", out, "check.py")
     write_text(out / "config.yaml", _config(artefact))
     write_text(out / "README.md", README.format(figures=figures(artefact)))

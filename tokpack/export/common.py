@@ -100,10 +100,6 @@ def write_datasets(
     write_json(out / "dataset_dict.json", {"splits": list(parts)})
 
 
-def copy_tokenizer(artefact: Artefact, out: Path) -> None:
-    shutil.copytree(artefact.folder / "tokenizer", out / "tokenizer")
-
-
 def copy_script(name: str, out: Path, as_name: str) -> None:
     """A script that runs where the target is installed and tokpack is not."""
     shutil.copyfile(SCRIPTS / name, out / as_name)

@@ -18,7 +18,6 @@ from tokpack.export.common import (
     Rows,
     as_lists,
     copy_script,
-    copy_tokenizer,
     figures,
     write_datasets,
     write_text,
@@ -66,7 +65,7 @@ def export(artefact: Artefact, out: Path) -> None:
         tokenizer["pad_token_id"] if tokenizer["pad_token_id"] is not None else tokenizer["eos_token_id"]
     )
     write_datasets(artefact, out / "data", SCHEMA, lambda record: _convert(record, padding or 0))
-    copy_tokenizer(artefact, out)
+    artefact.copy_tokenizer(out)
     copy_script("llamafactory_check.py", out, "check.py")
     write_text(out / "train.yaml", _config(artefact))
     write_text(out / "README.md", README.format(figures=figures(artefact)))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.errors import UsageError
-from tokpack.export.common import copy_script, copy_tokenizer, figures, splits, write_text
+from tokpack.export.common import copy_script, figures, splits, write_text
 from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch
 
@@ -51,7 +51,7 @@ def export(artefact: Artefact, out: Path) -> None:
     for split, part in splits(artefact).items():
         _refuse_masked(part)
         _write(part, out / f"{split}_text_document")
-    copy_tokenizer(artefact, out)
+    artefact.copy_tokenizer(out)
     copy_script("megatron_check.py", out, "check.py")
     text = README.format(
         figures=figures(artefact), folder="THIS FOLDER", capacity=artefact.manifest["capacity"]

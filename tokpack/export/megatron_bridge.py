@@ -20,7 +20,6 @@ from tokpack.export.common import (
     Rows,
     as_lists,
     copy_script,
-    copy_tokenizer,
     figures,
     shards,
     splits,
@@ -111,7 +110,7 @@ def export(artefact: Artefact, out: Path) -> None:
     held = artefact.validation is not None
     validation = '\n            packed_val_data_path=str(folder / "validation"),' if held else ""
     write_text(out / "dataset_config.py", CONFIG.format(capacity=capacity, validation=validation, held=held))
-    copy_tokenizer(artefact, out)
+    artefact.copy_tokenizer(out)
     copy_script("megatron_bridge_check.py", out, "check.py")
     facts = {"lost": lost, "left_out": left_out, "trained": artefact.manifest["trained_tokens"]}
     text = README.format(figures=figures(artefact), folder="THIS FOLDER", capacity=capacity, **facts)

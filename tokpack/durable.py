@@ -1,0 +1,45 @@
+"""What must be on disk before a name says that it is there: contents first, then the name, then the folder.
+
+A rename survives a power cut only after its folder was synced, and may survive it before the contents do: so
+whatever a later run believes by its name is synced here.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def sync_file(path: Path) -> None:
+    """The contents of a file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in a folder. Systems that cannot open or sync folders need not."""
+    with suppress(OSError):
+        sync_file(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Everything below: each file, then each folder, inner ones first."""
+    for inside, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync_file(Path(inside, name))
+        sync_folder(Path(inside))
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """A small file, whole or not at all, on disk when this returns."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
