@@ -7,7 +7,6 @@ MODEL := $(CACHE)/SmolLM2-135M-Instruct
 STAMP := $(VENV)/.installed
 
 export HF_HUB_OFFLINE = 1
-export TOKENIZERS_PARALLELISM = true
 export TOKPACK_SMOLLM2 ?= $(MODEL)
 
 .PHONY: demo test check fix bench docs clean
@@ -16,7 +15,7 @@ demo: $(STAMP) $(MODEL)/config.json
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh "$(MODEL)" demo
 
 test: $(STAMP) $(MODEL)/config.json
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --slow
+	$(BIN)/pytest -q -n 2 --slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

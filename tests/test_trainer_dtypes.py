@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from trainer_rows import LENGTHS, make_documents, save_tiny_model, tiny_llama, write_artefact
+from trainer_rows import LENGTHS, Said, make_documents, save_tiny_model, tiny_llama, write_artefact
 
 from trainer_plugin import Recipe, dtypes, load_recipe
 from trainer_plugin.dtypes import frozen_dtype, probed_dtype, settle_dtype, stored_dtype, trained_dtype
@@ -130,10 +130,10 @@ def test_a_run_says_its_dtype_and_the_recipe_it_saves_names_it(tmp_path, monkeyp
     cpu(monkeypatch, 60.0)
     digest = save_tiny_model(tmp_path / "model")
     write_artefact(tmp_path / "packed", make_documents(LENGTHS), 64, vocab_sha256=digest)
-    said = []
+    tell = Said()
     recipe = load_recipe(method="lora", max_steps=1)
-    run_training(tmp_path / "packed", tmp_path / "model", recipe, tmp_path / "out", say=said.append)
-    assert said[0] == "dtype float32: bfloat16 takes 60.0 times as long as float32 on this CPU"
+    run_training(tmp_path / "packed", tmp_path / "model", recipe, tmp_path / "out", tell=tell)
+    assert tell.lines[0] == "dtype float32: bfloat16 takes 60.0 times as long as float32 on this CPU"
     assert load_recipe(tmp_path / "out" / "recipe.toml").dtype == "float32"
     cpu(monkeypatch, 0.5)  # merged on another machine, the weights are those that were trained
     merge_dequantized(tmp_path / "out", tmp_path / "merged")

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from trainer_rows import save_tiny_model, tiny_llama
+from trainer_rows import Said, save_tiny_model, tiny_llama
 from transformers import AutoModelForCausalLM
 
 from tokpack.errors import VerifyError
@@ -97,9 +97,9 @@ def test_file_by_file_gives_the_weights_of_merging_the_whole_model_bit_for_bit(
 def test_the_merged_model_answers_as_the_quantised_one_with_its_adapter(base, tmp_path):
     recipe = load_recipe(method="qlora", dtype="float32")
     adapter = adapter_on(base, tmp_path / "adapter", recipe)
-    lines = []
-    merge_dequantized(adapter, tmp_path / "merged", check=True, say=lines.append)
-    assert "100.0% the same first choice" in lines[0]
+    tell = Said()
+    merge_dequantized(adapter, tmp_path / "merged", check=True, tell=tell)
+    assert "100.0% the same first choice" in tell.lines[-1]
     expected = logits(PeftModel.from_pretrained(load_model(base, recipe), str(adapter)))
     got = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
     assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -127,9 +127,9 @@ def test_an_adapter_that_changed_its_base_at_the_start_is_merged_in_the_whole_mo
     lora = {"init_lora_weights": "pissa", "r": 4}
     recipe = load_recipe(method="lora", dtype="float32", lora=lora)
     adapter = adapter_on(base, tmp_path / "adapter", recipe)
-    lines = []
-    merge_dequantized(adapter, tmp_path / "merged", check=True, say=lines.append)
-    assert "100.0% the same first choice" in lines[0]
+    tell = Said()
+    merge_dequantized(adapter, tmp_path / "merged", check=True, tell=tell)
+    assert "100.0% the same first choice" in tell.lines[-1]
 
 
 def test_the_comparison_sees_a_weight_that_was_not_merged(base, tmp_path):

@@ -19,7 +19,7 @@ import torch
 from encode_helpers import byte_level, template, tokenizer_folder
 from rank_processes import start
 from torch.nn.functional import log_softmax, logsigmoid
-from trainer_rows import make_documents, tiny_llama, write_artefact
+from trainer_rows import Said, make_documents, tiny_llama, write_artefact
 
 import tokpack
 from tokpack.errors import DataError, UsageError
@@ -335,7 +335,7 @@ def test_an_artefact_gives_its_pairs_to_the_trainer(artefact, tmp_path):
 
 @pytest.mark.slow
 def test_train_picks_the_preference_loss_by_the_artefact(artefact, model_folder, tmp_path):
-    said = []
+    tell = Said()
     recipe = load_recipe(
         method="lora",
         dtype="float32",
@@ -344,12 +344,12 @@ def test_train_picks_the_preference_loss_by_the_artefact(artefact, model_folder,
         preference={"loss": "dpo", "beta": 0.2},
         trainer={"use_cpu": True},
     )
-    result = run_training(artefact.folder, model_folder, recipe, tmp_path / "out", say=said.append)
+    result = run_training(artefact.folder, model_folder, recipe, tmp_path / "out", tell=tell)
     assert result.loss_before == pytest.approx(math.log(2), abs=1e-5)
     assert result.loss_after < 0.6
     assert result.rewards_before == {"accuracy": 0.0, "margin": 0.0, "chosen": 0.0, "rejected": 0.0}
     assert result.rewards_after["accuracy"] > 0.7
-    assert any("dpo on preference pairs, beta 0.2" in line for line in said)
+    assert any("dpo on preference pairs, beta 0.2" in line for line in tell.lines)
     kept = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert kept["rewards_after"]["margin"] > 0
     assert load_recipe(tmp_path / "out" / "recipe.toml").preference == {"loss": "dpo", "beta": 0.2}
@@ -360,7 +360,7 @@ def test_full_training_takes_the_untrained_model_as_reference(loss, artefact, mo
     recipe = load_recipe(
         method="full", max_steps=4, learning_rate=1e-3, preference={"loss": loss}, trainer={"use_cpu": True}
     )
-    result = run_training(artefact.folder, model_folder, recipe, tmp_path / "out", say=lambda line: None)
+    result = run_training(artefact.folder, model_folder, recipe, tmp_path / "out", tell=Said())
     if loss == "dpo":
         assert result.loss_before == pytest.approx(math.log(2), abs=1e-5)
     assert result.loss_after < result.loss_before
@@ -496,10 +496,10 @@ def test_pairs_and_supervised_rows_are_not_mistaken_for_each_other(artefact, mod
         trainer_for(with_adapter(), PackedDataset(tmp_path / "rows"), tmp_path)
     recipe = load_recipe(method="full", preference={"beta": 0.1}, trainer={"use_cpu": True})
     with pytest.raises(UsageError, match="holds no preference pairs"):
-        run_training(tmp_path / "rows", model_folder, recipe, tmp_path / "out", say=print)
+        run_training(tmp_path / "rows", model_folder, recipe, tmp_path / "out", tell=Said())
     recipe = load_recipe(method="lora", loss="document", trainer={"use_cpu": True})
     with pytest.raises(UsageError, match="pairs all weigh the same"):
-        run_training(artefact.folder, model_folder, recipe, tmp_path / "out", say=print)
+        run_training(artefact.folder, model_folder, recipe, tmp_path / "out", tell=Said())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_artefact
 
+from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import PackedCollator, PackedDataset, load_recipe
 from trainer_plugin.guards import refuse_arguments
@@ -243,14 +244,13 @@ def test_progress_tells_loss_speed_fill_tokens_money_and_the_time_to_go(dataset,
 
     trainer = trainer_for(tiny_llama("tokpack"), dataset, tmp_path, options={"gpu_price": 3600.0})
     shown = io.StringIO()
-    progress = RichProgress()
-    progress.console = Console(file=shown, force_terminal=terminal, width=160)
+    progress = RichProgress(Activity(console=Console(file=shown, force_terminal=terminal, width=160)))
     trainer.add_callback(progress)
     trainer.train()
     text = shown.getvalue()
     for word in ("loss ", "tokens/s", "fill ", "trained)", " of about $"):
         assert word in text, word
-    assert ("9/9" if terminal else "step 8/9") in text
+    assert ("/9 steps" if terminal else "step 8/9") in text
     assert terminal or " to go" in text
 
 

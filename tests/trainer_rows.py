@@ -9,10 +9,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tokpack.activity import Activity
 from tokpack.schema import FORMAT_VERSION, IGNORE_INDEX, MANIFEST, PACKED_SCHEMA, SUMS
 
 Document = tuple[list[int], list[int]]
 LENGTHS = (9, 17, 5, 23, 1, 30, 12, 8, 19, 3, 27, 14)
+
+
+class Said(Activity):
+    """Keeps what is said instead of showing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def make_documents(lengths: Any = LENGTHS, vocab: int = 128, seed: int = 0) -> list[Document]:

@@ -193,12 +193,15 @@ def verify(
         str | None, typer.Option(help="cpu, cuda, mps; the model's own choice when not given.")
     ] = None,
     json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Prove an artefact: bytes, rows, documents, ledger; with --model that no document sees another."""
+    from tokpack.activity import Activity
     from tokpack.artefact.verification import verify as run
 
-    with _working(f"proving isolation in {model}: a minute on a CPU" if model else ""):
-        result = run(artefact, model, attn=attn, device=device)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two bars at once would write into each other
+    with Activity(quiet=quiet) as tell:
+        result = run(artefact, model, attn=attn, device=device, tell=tell)
     if json:
         import dataclasses
         import json as codec
@@ -400,20 +403,6 @@ def _progress(quiet: bool) -> Iterator[Any]:
         yield advance
         for task in tasks.values():
             bars.update(task, total=bars.tasks[task].completed)
-
-
-@contextmanager
-def _working(on: str) -> Iterator[None]:
-    """Says what takes long without a measure of how far it is, only where a person looks."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not on or not console.is_terminal:
-        yield
-        return
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two bars at once would write into each other
-    with console.status(on):
-        yield
 
 
 def main() -> NoReturn:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from tokpack.activity import Activity
+
 LIBRARIES = ("torch", "accelerate", "peft")
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the folder written, on stdout.")]
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
@@ -60,6 +65,7 @@ def train(
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder in use.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
     from trainer_plugin.extras import need
@@ -89,16 +95,17 @@ def train(
         "probe": False if no_probe else None,
     }
     settings = load_recipe(recipe, **flags)
-    _quiet_libraries()
-    from trainer_plugin.processes import leave_processes
-    from trainer_plugin.run import run_training
+    with _activity(quiet) as tell:
+        _load_libraries(tell)
+        from trainer_plugin.processes import leave_processes
+        from trainer_plugin.run import run_training
 
-    result = run_training(
-        artefact, model, settings, out, resume=resume, overwrite=overwrite, gpus=gpus, say=_say
-    )
-    for line in _summary(result):
-        _say(line)
-    _say(str(result.out), err=False)
+        options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "gpus": gpus}
+        result = run_training(artefact, model, settings, out, **options, tell=tell)
+        for line in _summary(result):
+            tell.say(line)
+    if _first_process():
+        typer.echo(result.out)
     leave_processes()
 
 
@@ -111,20 +118,24 @@ def merge_adapter(
         bool, typer.Option("--original", help="Into the base as it is: other answers than QLoRA trained.")
     ] = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare the logits.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Merge an adapter into its base model: a plain model folder that needs neither PEFT nor bitsandbytes."""
     from trainer_plugin.extras import need
 
     need(*LIBRARIES)
-    _quiet_libraries()
-    from trainer_plugin.merge import merge_dequantized
+    with _activity(quiet) as tell:
+        _load_libraries(tell)
+        from trainer_plugin.merge import merge_dequantized
 
-    merged = merge_dequantized(adapter, out, model=model, original=original, check=not no_check, say=_say)
+        options: dict[str, Any] = {"model": model, "original": original, "check": not no_check}
+        merged = merge_dequantized(adapter, out, **options, tell=tell)
     typer.echo(str(merged))
 
 
 def _summary(result: Any) -> list[str]:
-    from trainer_plugin.words import dollars, duration
+    from tokpack.activity import duration
+    from trainer_plugin.words import dollars
 
     difference = result.tokens / result.predicted_tokens - 1 if result.predicted_tokens else 0.0
     ended = "" if result.ended == "done" else f" ({result.ended})"
@@ -161,12 +172,25 @@ def _range(predicted: tuple[float, float] | None, shown: Any) -> str:
     return " to ".join(ends) + " predicted, "
 
 
-def _say(line: str, err: bool = True) -> None:
-    """Print, in the first process only."""
+def _first_process() -> bool:
     import os
 
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(line, err=err)
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _activity(quiet: bool) -> Activity:
+    """Tells on stderr, in the first process only."""
+    from tokpack.activity import Activity
+
+    return Activity(quiet=quiet or not _first_process())
+
+
+def _load_libraries(tell: Activity) -> None:
+    """The first import takes seconds, from a cold disk half a minute."""
+    with tell.doing("loading PyTorch and transformers"):
+        _quiet_libraries()
+        import_module("trainer_plugin.trainer")
+        import_module("peft")
 
 
 def _quiet_libraries() -> None:

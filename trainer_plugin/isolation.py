@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.attention import NAME
 from trainer_plugin.dtypes import probed_dtype, stored_dtype
@@ -120,6 +121,7 @@ def verify_model(
     *,
     attn: str | None = None,
     device: str | None = None,
+    tell: Activity | None = None,
 ) -> ModelVerification:
     """Probe `model` (a folder, a hub name, or a loaded model) on real rows of the artefact in `folder`.
 
@@ -129,13 +131,14 @@ def verify_model(
     """
     from trainer_plugin.dataset import PackedDataset
 
-    dataset = PackedDataset(folder)
+    dataset, tell = PackedDataset(folder), tell or Activity(quiet=True)
     if device:
         _check_device(device)
     name, dtype = str(model), None
     if isinstance(model, (str, Path)):
         dtype = probed_dtype(stored_dtype(name), device or "cpu")
-        model = _load_model(name, dtype.dtype, dataset, device)
+        with tell.doing(f"loading {name}"):
+            model = _load_model(name, dtype.dtype, dataset, device)
     else:
         name = type(inner_model(model)).__name__
         model = model.to(device) if device else model
@@ -143,11 +146,15 @@ def verify_model(
     before, native = attention_of(model), _native_attention(model)
     rows = [dataset[i] for i in range(min(4, len(dataset)))]
     reports: dict[str, IsolationReport] = {}
-    for backend in [attn] if attn else BACKENDS:
-        reports[backend] = _probe_backend(model, rows, backend, native)
+    backends = [attn] if attn else BACKENDS
+    with tell.doing("probing the isolation of documents", len(backends), "ways of attention") as advance:
+        for backend in backends:
+            reports[backend] = _probe_backend(model, rows, backend, native)
+            advance(1, "")
     for fallback in FALLBACKS if attn is None else ():
         if not any(report.ok for report in reports.values()):
-            reports[fallback] = _probe_backend(model, rows, fallback, native)
+            with tell.doing(f"probing {fallback}"):
+                reports[fallback] = _probe_backend(model, rows, fallback, native)
     apply_strategy(model, NAME if before == NAME else "native", native)
     advice = [f"probed in {dtype}"] if dtype is not None else []
     return ModelVerification(name, reports, (*advice, *_advice(reports, attn)))

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tokpack.activity import Activity, Advance
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.dtypes import stored_dtype
 from trainer_plugin.extras import need
@@ -42,7 +43,7 @@ def merge_dequantized(
     model: str | Path | None = None,
     original: bool = False,
     check: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    tell: Activity | None = None,
 ) -> Path:
     """Merge a trained adapter into its base and save a plain model in `out`.
 
@@ -55,7 +56,7 @@ def merge_dequantized(
     from peft import PeftConfig
     from transformers import AutoTokenizer
 
-    adapter, out = Path(adapter), Path(out)
+    adapter, out, tell = Path(adapter), Path(out), tell or Activity(quiet=True)
     if not (adapter / "adapter_config.json").is_file():
         raise UsageError(
             "no adapter here: adapter_config.json is missing",
@@ -73,12 +74,16 @@ def merge_dequantized(
     out.mkdir(parents=True, exist_ok=True)
     files = _files_to_merge(base, adapter, config, recipe)
     if files is None:
-        _merge_whole(base, adapter, out, recipe)
+        with tell.doing("merging the whole model"):
+            _merge_whole(base, adapter, out, recipe)
     else:
-        _merge_files(base, files, adapter, config, out, recipe)
+        with tell.doing("merging", len(files), "files") as advance:
+            _merge_files(base, files, adapter, config, out, recipe, advance)
     AutoTokenizer.from_pretrained(base).save_pretrained(str(out))
     if check:
-        say(compare_logits(base, adapter, out, recipe))
+        with tell.doing("comparing the logits with those of base and adapter"):
+            line = compare_logits(base, adapter, out, recipe)
+        tell.say(line)
     return out
 
 
@@ -155,7 +160,13 @@ def _names_in_memory(base: str, recipe: Recipe) -> tuple[set[str], set[str]]:
 
 
 def _merge_files(
-    base: str, files: Mapping[str, Path], adapter: Path, config: Any, out: Path, recipe: Recipe
+    base: str,
+    files: Mapping[str, Path],
+    adapter: Path,
+    config: Any,
+    out: Path,
+    recipe: Recipe,
+    advance: Advance,
 ) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -177,6 +188,7 @@ def _merge_files(
                     weight = merge_layer(weight, updates[module], config, module)
                 merged[key] = weight.contiguous()
         save_file(merged, str(out / name), metadata={"format": "pt"})
+        advance(1, "")
     if (index := cached_file(base, INDEX, _raise_exceptions_for_missing_entries=False)) is not None:
         shutil.copyfile(index, out / INDEX)
     settings = AutoConfig.from_pretrained(base)

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from trainer_plugin.words import dollars, duration
+from tokpack.activity import Activity, Task, duration
+from trainer_plugin.words import dollars
 
 
 class RichProgress(TrainerCallback):
-    """Step, loss, tokens per second, fill, money and time left; only the first process prints."""
+    """Step, loss, tokens per second, fill, money and time left, and how far an evaluation is; only the first
+    process tells."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self.progress: Progress | None = None
-        self.task: Any = None
+    def __init__(self, tell: Activity | None = None) -> None:
+        self.tell = tell or Activity()
+        self.training: Task | None = None
+        self.evaluating: Task | None = None
         self.started, self.first_step = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started, self.first_step = time.perf_counter(), state.global_step
-        if not state.is_world_process_zero or not self.console.is_terminal:
-            return
-        self.progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self.progress.start()
-        self.task = self.progress.add_task("train", total=state.max_steps, figures="")
-        self.progress.update(self.task, completed=state.global_step)
+        if state.is_world_process_zero:
+            self.training = self.tell.begin("training", state.max_steps, "steps")
+            self.tell.advance(self.training, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.progress is not None:
-            self.progress.update(self.task, completed=state.global_step)
+        if self.training is not None:
+            self.tell.advance(self.training, 1)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -47,11 +39,11 @@ class RichProgress(TrainerCallback):
         figures = figures_of(logs or {})
         if not state.is_world_process_zero or not figures:
             return
-        if self.progress is not None:
-            self.progress.update(self.task, figures=figures)
+        if self.tell.live and self.training is not None:
+            self.tell.advance(self.training, 0, figures)
         else:
             step = f"step {state.global_step}/{state.max_steps}  " if state.max_steps else ""
-            self.console.print(step + figures + self._times(state), highlight=False, soft_wrap=True)
+            self.tell.say(step + figures + self._times(state))
 
     def _times(self, state: Any) -> str:
         """Time taken and to come."""
@@ -64,9 +56,26 @@ class RichProgress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started = 0.0  # an evaluation after the training is no part of its time
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
+        if self.training is not None:
+            self.tell.end(self.training)
+            self.training = None
+
+    @contextmanager
+    def evaluation(self, args: Any, batches: int) -> Iterator[None]:
+        """Shows an evaluation of so many batches for as long as the block lasts."""
+        if args.process_index:
+            yield
+            return
+        self.evaluating = self.tell.begin("held-out evaluation", batches, "batches")
+        try:
+            yield
+        finally:
+            self.tell.end(self.evaluating)
+            self.evaluating = None
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.evaluating is not None:
+            self.tell.advance(self.evaluating, 1)
 
 
 def figures_of(logs: dict[str, Any]) -> str:

@@ -13,15 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokpack.activity import Activity, duration
 from tokpack.errors import UsageError
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.preference_loss import PreferenceLoss
 from trainer_plugin.recipe import Recipe, training_arguments
-from trainer_plugin.words import dollars, duration
+from trainer_plugin.words import dollars
 
 if TYPE_CHECKING:
     from tokpack.cost import Figure
     from trainer_plugin.forecast import Plan
+    from trainer_plugin.isolation_report import IsolationReport
 
 RESULT = "result.json"
 
@@ -72,14 +74,14 @@ def run_training(
     resume: bool = False,
     overwrite: bool = False,
     gpus: str | Path | None = None,
-    say: Callable[[str], None] = print,
+    tell: Activity | None = None,
 ) -> Result:
-    """Train `model` on `artefact` as `recipe` says, write the result to `out`; `say` gets lines to show.
+    """Train `model` on `artefact` as `recipe` says, write the result to `out`; `tell` shows what happens.
 
     gpus: a TOML file laid over the GPU table. Raises UsageError for settings that cannot work, VerifyError
     when documents would see each other.
     """
-    out = Path(out)
+    out, tell = Path(out), tell or Activity()
     checkpoint = _checkpoint(out, resume, overwrite)
     dataset = PackedDataset(artefact)
     held_out = dataset.validation()
@@ -91,8 +93,7 @@ def run_training(
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.forecast import plan_run, predicted_hours, price_of
-    from trainer_plugin.isolation import prepare_model
-    from trainer_plugin.qlora import load_model, prepare_lora, save_result
+    from trainer_plugin.qlora import prepare_lora, save_result
     from trainer_plugin.trainer import balanced_sampler
 
     check_extras(recipe.trainer)
@@ -100,18 +101,16 @@ def run_training(
     first = held_out is not None and checkpoint is None
     recipe, dtype = settle_dtype(recipe, model)
     arguments = training_arguments(recipe, out, eval_on_start=first)
-    say(f"dtype {dtype}{_precision_line(arguments)}")
+    tell.say(f"dtype {dtype}{_precision_line(arguments)}")
     tokenizer = _tokenizer(model)
     dataset.check_tokenizer(tokenizer)
-    network = load_model(model, recipe)
-    report = prepare_model(network, recipe.attn, dataset=dataset, probe=recipe.probe)
-    say(_isolation_line(report, recipe.probe))
+    network, report = _proven(model, recipe, dataset, tell)
     set_seed(recipe.seed)
     if recipe.method != "full":
         network = prepare_lora(network, recipe)
-    say(_parameters_line(network))
+    tell.say(_parameters_line(network))
     if preference is not None:
-        say(f"{preference.loss} on preference pairs, beta {preference.strength:g}")
+        tell.say(f"{preference.loss} on preference pairs, beta {preference.strength:g}")
     budget = recipe.token_budget or None
     sampler = balanced_sampler(dataset, arguments, network, recipe.row_order)
     plan = plan_run(dataset, arguments, sampler, budget)
@@ -120,9 +119,9 @@ def run_training(
         config = network.config.to_dict()
         hours = predicted_hours(config, dataset, plan, recipe, gpu, arguments.world_size)
     if sampler.row_order == "packed":
-        say("rows are trained on in the order in which they were packed")
+        tell.say("rows are trained on in the order in which they were packed")
     for line in _plan_lines(plan, hours, price, arguments.world_size):
-        say(line)
+        tell.say(line)
     pad = dataset.manifest["tokenizer"].get("pad_token_id") or 0
     make = trainer_of(preference, model, recipe, report.attn)
     trainer = make(
@@ -138,13 +137,30 @@ def run_training(
         gpu_price=price,
         max_cost=recipe.max_cost or None,
         document_log=recipe.document_log or None,
+        progress=tell,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, recipe, report.attn, plan, hours)
-    save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
+    with tell.doing(f"writing {out}"):
+        save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
     if trainer.is_world_process_zero():
         (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _proven(
+    model: str | Path, recipe: Recipe, dataset: PackedDataset, tell: Activity
+) -> tuple[Any, IsolationReport]:
+    """The model, set up so that documents of a row do not see each other, and the proof."""
+    from trainer_plugin.isolation import prepare_model
+    from trainer_plugin.qlora import load_model
+
+    with tell.doing(f"loading {model}"):
+        network = load_model(model, recipe)
+    with tell.doing("probing the isolation of documents" if recipe.probe else "setting the attention up"):
+        report = prepare_model(network, recipe.attn, dataset=dataset, probe=recipe.probe)
+    tell.say(_isolation_line(report, recipe.probe))
+    return network, report
 
 
 def _result(trainer: Any, recipe: Recipe, attn: str, plan: Plan, hours: Figure | None) -> Result:

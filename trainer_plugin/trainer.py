@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
+from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
 from trainer_plugin.balance import BalancedSampler, Order, RankRows, pair_cost
@@ -78,6 +80,7 @@ class PackedTrainerMixin:
             kwargs["data_collator"] = PackedCollator(loss=loss)
         super().__init__(*args, **kwargs)
         self.packed_loss, self.packed_order, self.probe_at_start = loss, order, probe
+        self.progress: RichProgress | None = None
         self.isolation_report: Any = None
         self.args.remove_unused_columns = False
         self.args.logging_nan_inf_filter = False  # a loss that is no number stops the run instead
@@ -131,6 +134,8 @@ class PackedTrainerMixin:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self.meter.end()
+            if self.progress is not None:
+                self.progress.tell.close()
         if self.document_log is not None:
             self.document_log.flush(self.state.global_step)
             self.accelerator.wait_for_everyone()
@@ -295,9 +300,10 @@ class PackedTrainerMixin:
         if untrained:
             refuse_evaluation(self)
         forward = vars(self.model).get("forward")
-        output = super().evaluation_loop(
-            dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
-        )
+        with self._evaluation_shown(len(dataloader)):
+            output = super().evaluation_loop(
+                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
         if untrained:
             self._take_back_preparation(forward)
         sums = self._eval_sums
@@ -310,6 +316,9 @@ class PackedTrainerMixin:
             self._last_log += time.perf_counter() - started
             self.meter.evaluation += time.perf_counter() - started
         return output
+
+    def _evaluation_shown(self, batches: int) -> AbstractContextManager[None]:
+        return nullcontext() if self.progress is None else self.progress.evaluation(self.args, batches)
 
     def _take_back_preparation(self, forward: Any) -> None:
         """accelerate takes a model that was prepared for evaluation for prepared altogether: `train()` would
@@ -390,14 +399,16 @@ class PackedTrainerMixin:
 
 
 class PackedTrainer(PackedTrainerMixin, Trainer):
-    """Trainer for packed rows. `progress=False` keeps Trainer's own progress bar or printer."""
+    """Trainer for packed rows. `progress=False` keeps Trainer's own progress bar or printer; an Activity is
+    told instead of a new one."""
 
-    def __init__(self, *args: Any, progress: bool = True, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, progress: bool | Activity = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if progress:
             for callback in (PrinterCallback, ProgressCallback):
                 self.remove_callback(callback)
-            self.add_callback(RichProgress())
+            self.progress = RichProgress(progress if isinstance(progress, Activity) else None)
+            self.add_callback(self.progress)
 
 
 def reshard(model: Any) -> None:

@@ -1,14 +1,6 @@
-"""Times and sums of money as people read them."""
+"""Sums of money as people read them."""
 
 from __future__ import annotations
-
-
-def duration(seconds: float) -> str:
-    """3.2 s, 4 min 10 s, 5 h 12 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def dollars(amount: float) -> str:

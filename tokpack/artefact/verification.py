@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from tokpack import ledger as ledgers
 from tokpack import schema
+from tokpack.activity import Activity
 from tokpack.artefact.folder import Artefact
 from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
@@ -65,25 +66,32 @@ class Verification:
 
 
 def verify(
-    folder: str | Path, model: str | None = None, *, attn: str | None = None, device: str | None = None
+    folder: str | Path,
+    model: str | None = None,
+    *,
+    attn: str | None = None,
+    device: str | None = None,
+    tell: Activity | None = None,
 ) -> Verification:
     """Check an artefact, its validation part included. Raises UsageError when `folder` is no artefact.
 
-    With `model`, the trainer plugin's isolation probe runs on real rows: it needs the extra `train`.
+    With `model`, the trainer plugin's isolation probe runs on real rows: it needs the extra `train`. `tell`
+    shows what is being done.
     """
-    folder = Path(folder)
+    folder, tell = Path(folder), tell or Activity(quiet=True)
     parts = [folder]
     for flag, given in (("--attn", attn), ("--device", device)):
         if given and not model:
             raise UsageError(f"{flag} needs a model", where=flag, hint="give --model as well")
     if (folder / schema.VALIDATION).is_dir():
         parts.append(folder / schema.VALIDATION)
-    with ThreadPoolExecutor(1) as beside:
+    with tell.doing(f"reading {folder}"), ThreadPoolExecutor(1) as beside:
         sums = beside.submit(_sums, folder)
         content = [check for part in parts for check in _attempt(part, folder)]
         checks = sums.result() + content
-    probe = _probe(folder, model, attn, device) if model and all(check.ok for check in checks) else None
-    return Verification(folder, checks, probe)
+    if model is None or not all(check.ok for check in checks):
+        return Verification(folder, checks)
+    return Verification(folder, checks, _probe(folder, model, attn, device, tell))
 
 
 def _attempt(part: Path, folder: Path) -> list[Check]:
@@ -356,11 +364,13 @@ def _inputs(artefact: Artefact) -> Check:
 # Isolation
 
 
-def _probe(folder: Path, model: str, attn: str | None, device: str | None) -> Any:
+def _probe(folder: Path, model: str, attn: str | None, device: str | None, tell: Activity) -> Any:
     needed = "the trainer plugin"
     try:
         for entry in entry_points(group="tokpack.verifiers"):
-            return entry.load()(folder, model, attn=attn, device=device)
+            with tell.doing("loading PyTorch and transformers"):
+                verify_model = entry.load()
+            return verify_model(folder, model, attn=attn, device=device, tell=tell)
     except ImportError as error:
         needed = str(error.name)
     raise UsageError(

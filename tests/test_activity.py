@@ -1,0 +1,104 @@
+"""What a command says while it works: at once, again after a silence, and nothing when quiet."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+
+import pytest
+from rich.console import Console
+
+from tokpack.activity import Activity, duration
+
+
+class Heard(io.StringIO):
+    """A stream that lets wait for a word."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word, self.said = word, threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self.word in self.getvalue():
+            self.said.set()
+        return written
+
+
+def test_in_a_pipe_an_activity_is_a_line_at_its_begin_and_another_after_each_silence() -> None:
+    out = Heard("loss 2.31, ")
+    tell = Activity(console=Console(file=out), every=0.01)
+    with tell, tell.doing("training", 4, "steps") as advance:
+        assert out.getvalue().startswith("training: 4 steps\n")
+        thread = next(one for one in threading.enumerate() if one.name == "activity")
+        advance(1, "loss 2.31")
+        assert out.said.wait(60)
+    thread.join(60)
+    assert not thread.is_alive()
+    assert re.search(r"^training: 1/4 steps, loss 2\.31, \d+\.\d s so far$", out.getvalue(), re.MULTILINE)
+
+
+def test_the_innermost_activity_speaks_and_the_outer_one_goes_on_after_it() -> None:
+    out = Heard("inner: ")
+    with Activity(console=Console(file=out), every=0.01) as tell, tell.doing("outer"):
+        with tell.doing("inner"):
+            assert out.said.wait(60)
+        again = out.word, out.said = "outer: ", threading.Event()
+        tell.say("a line [bold]as it is[/bold] :smile:")
+        assert again[1].wait(60)
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["outer ...", "inner ..."]
+    assert "a line [bold]as it is[/bold] :smile:" in lines
+
+
+def test_said_lines_put_off_the_next_one() -> None:
+    out = io.StringIO()
+    with Activity(console=Console(file=out), every=3600) as tell, tell.doing("loading"):
+        tell.say("one")
+    assert out.getvalue() == "loading ...\none\n"
+
+
+def test_on_a_terminal_there_is_a_bar_which_goes_when_the_work_is_done() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    with Activity(console=console) as tell:
+        with tell.doing("training", 2, "steps") as advance:
+            advance(1, "loss 2.31")
+            tell._bars.refresh()
+            tell.say("a line that stays")
+        assert tell._bars is None
+    for word in ("training", "1/2 steps", "loss 2.31", "a line that stays"):
+        assert word in out.getvalue()
+    assert out.getvalue().endswith("\r\x1b[2K\x1b[?25h\r")  # the bar is gone, the cursor is back
+
+
+def test_quiet_says_nothing_anywhere() -> None:
+    for terminal in (True, False):
+        out = io.StringIO()
+        with Activity(quiet=True, console=Console(file=out, force_terminal=terminal), every=0.0) as tell:
+            with tell.doing("loading") as advance:
+                advance(1, "")
+            tell.say("a line")
+        assert out.getvalue() == ""
+
+
+def test_an_error_takes_the_display_away() -> None:
+    out = io.StringIO()
+    tell = Activity(console=Console(file=out, force_terminal=True))
+
+    def broken() -> None:
+        with tell, tell.doing("loading"):
+            tell.begin("never ended")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        broken()
+    assert tell._bars is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(3.21, "3.2 s"), (250.2, "4 min 10 s"), (5 * 3600 + 725, "5 h 12 min")]
+)
+def test_durations_are_told_as_people_do(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown

@@ -1,0 +1,170 @@
+"""What a command is doing now, on stderr: a live line on a terminal, a line now and then elsewhere.
+
+On a terminal every activity has a bar and its time while it lasts. In a pipe or a log file it is one line
+when it begins, and then one line whenever the command has said nothing for `every` seconds. When quiet it is
+nothing.
+
+    with Activity() as tell:
+        tell.say("20 steps")
+        with tell.doing("training", total=20, unit="steps") as advance:
+            advance(1, "loss 2.31")
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EVERY = 30.0
+"""Seconds of silence after which a line says what goes on, where there is no terminal."""
+
+Advance = Callable[[int, str], None]
+"""Units done since the last call, and figures to show ("" leaves those that are there)."""
+
+
+@dataclass(slots=True)
+class Task:
+    """One thing that is being done."""
+
+    what: str
+    total: int | None = None
+    unit: str = ""
+    done: int = 0
+    figures: str = ""
+    started: float = field(default_factory=time.monotonic)
+    bar: Any = None
+
+    def amount(self) -> str:
+        if self.total is None:
+            return f"{self.done:,} {self.unit}" if self.done else ""
+        return f"{self.done:,}/{self.total:,} {self.unit}".rstrip()
+
+    def begin(self) -> str:
+        return f"{self.what}: {self.total:,} {self.unit}".rstrip(": ") if self.total else f"{self.what} ..."
+
+    def so_far(self) -> str:
+        told = [self.amount(), self.figures, f"{duration(time.monotonic() - self.started)} so far"]
+        return f"{self.what}: {', '.join(filter(None, told))}"
+
+
+class Activity:
+    """Says lines and shows what is being done. `quiet` says nothing at all; activities may nest."""
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None, every: float = EVERY) -> None:
+        from rich.console import Console
+
+        self.quiet, self.every = quiet, every
+        self.console = console or Console(stderr=True)
+        self.live = not quiet and self.console.is_terminal
+        self._tasks: list[Task] = []
+        self._bars: Any = None
+        self._spoken = time.monotonic()
+        self._lock = threading.Lock()
+        self._idle: threading.Event | None = None
+
+    def __enter__(self) -> Activity:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self.quiet:
+            return
+        with self._lock:
+            self._spoken = time.monotonic()
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    @contextmanager
+    def doing(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+        """Show `what` for as long as the block lasts; it gets a function to tell how far it is."""
+        task = self.begin(what, total, unit)
+        try:
+            yield lambda amount, figures="": self.advance(task, amount, figures)
+        finally:
+            self.end(task)
+
+    def begin(self, what: str, total: int | None = None, unit: str = "") -> Task:
+        """`doing` where a block does not fit; `end` belongs to it."""
+        task = Task(what, total, unit)
+        self._tasks.append(task)
+        if self.live:
+            self._show(task)
+        elif not self.quiet:
+            self.say(task.begin())
+            self._watch()
+        return task
+
+    def advance(self, task: Task, amount: int, figures: str = "") -> None:
+        task.done += amount
+        task.figures = figures or task.figures
+        if task.bar is not None:
+            shown = "  ".join(filter(None, [task.amount(), task.figures]))
+            self._bars.update(task.bar, completed=task.done, shown=shown)
+
+    def end(self, task: Task) -> None:
+        """No error for a task that has ended."""
+        if task not in self._tasks:
+            return
+        self._tasks.remove(task)
+        if task.bar is not None:
+            self._bars.remove_task(task.bar)
+        if not self._tasks:
+            self.close()
+
+    def close(self) -> None:
+        """Take away what is shown; the next activity begins anew."""
+        self._tasks.clear()
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        if self._idle is not None:
+            self._idle.set()
+            self._idle = None
+
+    def _show(self, task: Task) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        if self._bars is None:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.fields[shown]}", markup=False),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bars = Progress(*columns, console=self.console, transient=True)
+            self._bars.start()
+        task.bar = self._bars.add_task(task.what, total=task.total, shown=task.amount())
+
+    def _watch(self) -> None:
+        """Begin to speak up whenever nothing has been said for `every` seconds."""
+        if self._idle is not None:
+            return
+        self._idle = threading.Event()
+        threading.Thread(target=self._speak_up, args=(self._idle,), name="activity", daemon=True).start()
+
+    def _speak_up(self, ended: threading.Event) -> None:
+        while not ended.wait(max(self._spoken + self.every - time.monotonic(), 0.01)):
+            tasks = list(self._tasks)
+            if tasks and time.monotonic() - self._spoken >= self.every:
+                self.say(tasks[-1].so_far())
+
+
+def duration(seconds: float) -> str:
+    """3.2 s, 4 min 10 s, 5 h 12 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
