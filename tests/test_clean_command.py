@@ -21,7 +21,7 @@ from tokpack import cleaning
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, normalize
-from tokpack.stages.normalize.rows import Shape
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import Block
 from tokpack.stages.read.sources import Source
 from tokpack.text_formats import FORMATS

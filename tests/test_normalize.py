@@ -16,7 +16,8 @@ from tokpack.errors import DataError, UsageError
 from tokpack.stages.normalize import normalize as stage
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
-from tokpack.stages.normalize.rows import RowError, Shape, row_to_document
+from tokpack.stages.normalize.rows import RowError, row_to_document
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources
 
@@ -173,8 +174,8 @@ def test_map_names_the_columns(tmp_path):
 
 
 def test_unknown_rows_name_their_columns_and_the_flag(tmp_path):
-    with pytest.raises(UsageError, match=r"question, answer(.|\n)*--map"):
-        run(tmp_path, [{"question": "q", "answer": "a"}])
+    with pytest.raises(UsageError, match=r"headline, body(.|\n)*--map"):
+        run(tmp_path, [{"headline": "q", "body": "a"}])
 
 
 def test_broken_lines_are_quarantined_verbatim_with_their_place(tmp_path):

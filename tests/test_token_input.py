@@ -21,7 +21,8 @@ from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.normalize.detect import detect_shape
-from tokpack.stages.normalize.rows import RowError, Shape
+from tokpack.stages.normalize.rows import RowError
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.normalize.token_rows import row_to_tokens
 from tokpack.stages.read.blocks import read_blocks

@@ -377,6 +377,7 @@ def _progress(quiet: bool) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
+    _Stderr.quiet = quiet
     if quiet or not console.is_terminal:
         yield lambda stage, amount: None
         return
@@ -410,7 +411,8 @@ def main() -> NoReturn:
     # Several blocks are in work at once: threads inside each would be in one another's way.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     _mount_plugins()
-    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING, handlers=[_Stderr()])
+    logging.basicConfig(level=logging.WARNING, handlers=[_Stderr()])
+    logging.getLogger("tokpack").setLevel(logging.INFO)
     try:
         code = app(standalone_mode=False)
     except TokpackError as error:
@@ -439,9 +441,19 @@ def main() -> NoReturn:
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Writes to what sys.stderr is now: a progress bar puts itself there, and keeps lines above it."""
+    """Writes to what sys.stderr is now: a progress bar puts itself there, and keeps lines above it.
+
+    What is no warning is a note, and not said with --quiet."""
+
+    quiet = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        kind = "warning" if record.levelno >= logging.WARNING else "note"
+        return f"{kind}: {record.getMessage()}"
 
     def emit(self, record: logging.LogRecord) -> None:
+        if _Stderr.quiet and record.levelno < logging.WARNING:
+            return
         self.stream = sys.stderr
         super().emit(record)
 

@@ -26,8 +26,10 @@ from tokpack.errors import UsageError, near_matches
 ShardFormat = Literal["arrow", "parquet"]
 
 Format = Literal[
-    "auto", "preference", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"
+    "auto", "preference", "ranked", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"
 ]
+RANKED: Format = "ranked"
+"""Rows whose answers stand in a list with a score each; read as pairs of the best and the worst."""
 MOST_COPIES = 1000
 Overlong = Literal["auto", "drop", "right", "left", "turns", "split"]
 

@@ -33,8 +33,10 @@ from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.dedup import content_hash, token_hash
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import Normalized, Quarantined, normalize
-from tokpack.stages.normalize.rows import TOKENS, Shape
+from tokpack.stages.normalize.rows import TOKENS
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
+from tokpack.stages.normalize.unread import tell
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, drop_partners, pair_groups, pair_hash
 from tokpack.stages.plan import Plan, make_plan
@@ -96,6 +98,7 @@ class Run:
         shapes = [detect_shape(source) for source in sources]
         for note in notes(sources):
             log.warning(note)
+        tell([source.name for source in sources], shapes)
         pairs = check_pairs(config, sources, shapes)
         settings = config.render
         options = RenderOptions(

@@ -17,7 +17,7 @@ from tokpack.encoding.snapshot import BACKEND, SNAPSHOT
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.fingerprint import vocab_digest
 from tokpack.stages.normalize.normalize import normalize
-from tokpack.stages.normalize.rows import Shape
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import Source
 

@@ -35,6 +35,7 @@ from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
 from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.clean import rules_of
+from tokpack.stages.normalize.unread import recognized
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.repeat import each_copy
 from tokpack.stages.truncate import OVERLONG
@@ -98,7 +99,14 @@ def make_report(
         "capacity": part.plan.capacity,
         "config": run.config.portable(),
         "inputs": [
-            {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format}
+            {
+                "name": s.name,
+                "size_bytes": s.size_bytes,
+                "format": shape.format,
+                "recognized": recognized(shape),
+                "notes": list(shape.notes),
+                "unread": dict(shape.unread),
+            }
             for s, shape in zip(run.sources, run.shapes, strict=True)
         ],
     }

@@ -24,6 +24,8 @@ REASONS = {
     "empty_answer": "an answer that is only white space",
     "prompt_equals_answer": "the answer repeats the prompt",
     "chosen_equals_rejected": "both answers of the pair are the same",
+    "labelled_bad": "its row calls it a bad answer",
+    "tied_pair": "neither answer of the pair is the better one",
     "pair_dropped": "the other answer of its pair is left out",
     "mojibake": "garbled letters, text read in a wrong encoding",
     "html_boilerplate": "a scraped web page: menus, scripts and footer around the text",

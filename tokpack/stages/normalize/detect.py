@@ -7,10 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokpack.config import SourceConfig
+from tokpack.config import RANKED, SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
+from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.fields import TRUTHS, root, value_at
+from tokpack.stages.normalize.layouts import Layout, find_layout, ranked_layout
 from tokpack.stages.normalize.raw_rows import parse_line
-from tokpack.stages.normalize.rows import FIELDS, OPTIONAL, TOKENS, Shape
+from tokpack.stages.normalize.rows import FIELDS, LABELLED_BAD, TOKENS
+from tokpack.stages.normalize.shape import Columns, Shape, known_fields
+from tokpack.stages.normalize.unread import shown, unread_columns
 from tokpack.stages.read.arrow_values import table_rows
 from tokpack.stages.read.blocks import chunks
 from tokpack.stages.read.containers import AS_TEXT, recognise
@@ -36,9 +41,12 @@ def detect_shape(source: Source) -> Shape:
             hint=_expected(source, fault),
         )
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    _check_map(config, columns, source)
-    names = FIELDS if config.format == "auto" else [config.format]
-    shapes = [Shape.of(name, config.map, columns) for name in names]
+    _check_map(config, columns, rows, source)
+    layout = _layout(config, columns, rows, source)
+    shapes = [
+        Shape.of(name, config.map, columns, rows, layout if layout and layout.format == name else None)
+        for name in _formats(config, layout)
+    ]
     fitting = shapes if config.format != "auto" else [shape for shape in shapes if shape.fits(rows)]
     fitting = fitting or [shape for shape in shapes if shape.fits_empty(rows)]
     if not fitting:
@@ -49,7 +57,62 @@ def detect_shape(source: Source) -> Shape:
             hint=_way_out(source, columns),
         )
     _check_tokens(fitting, columns, source)
-    return fitting[0]
+    _check_label(fitting[0], config, rows, source)
+    return replace(fitting[0], unread=unread_columns(fitting[0], columns, rows))
+
+
+def _layout(
+    config: SourceConfig, columns: list[str], rows: list[dict[str, Any]], source: Source
+) -> Layout | None:
+    """The known layout of the rows. Raises UsageError for one that the user must say how to read."""
+    if config.format == RANKED:
+        layout = ranked_layout(columns, rows)
+        if layout is None:
+            raise UsageError(
+                "no column holds a list of rated answers",
+                where=source.path,
+                hint="a list of objects is expected, each with a text and a rank, score or rating",
+            )
+        return layout
+    layout = find_layout(columns, rows)
+    if layout is None or (layout.hint and (config.map or config.format != "auto")):
+        return None
+    if layout.hint:
+        raise UsageError(f"{source.name}: {layout.reason}", where=source.path, hint=layout.hint)
+    own = {**layout.fields, **config.map}
+    if config.format not in ("auto", layout.format) or any(
+        own.get(side) != layout.fields.get(side) for side in ("chosen", "rejected")
+    ):
+        return None
+    return layout
+
+
+def _formats(config: SourceConfig, layout: Layout | None) -> list[str]:
+    """The formats to try, in order: those that have a place for every field that the user named."""
+    if config.format == RANKED:
+        return [PREFERENCE]
+    if config.format != "auto":
+        return [config.format]
+    named = set(config.map)
+    order = [layout.format] if layout else []
+    order += [name for name in FIELDS if name not in order]
+    return [name for name in order if named <= known_fields(name, named)]
+
+
+def _check_label(shape: Shape, config: SourceConfig, rows: list[dict[str, Any]], source: Source) -> None:
+    """Answers that their row calls bad are not taught without a word."""
+    path = shape.beside.get("label")
+    if path is None or "label" in config.map or config.format != "auto":
+        return
+    bad = sum(TRUTHS.get(str(value_at(row, path)).casefold()) is False for row in rows)
+    if bad:
+        raise UsageError(
+            f"{source.name} holds unpaired preferences: {path} calls {bad} of the first {len(rows)} "
+            "answers bad",
+            where=source.path,
+            hint=f"--map label={path} trains the good answers and leaves out the others as {LABELLED_BAD}; "
+            "to train on both, write pairs of prompt, chosen and rejected",
+        )
 
 
 def _expected(source: Source, fault: str) -> str:
@@ -118,14 +181,23 @@ def _check_tokens(fitting: list[Shape], columns: list[str], source: Source) -> N
         )
 
 
-def _check_map(config: SourceConfig, columns: list[str], source: Source) -> None:
-    targets = {field for fields in FIELDS.values() for field in fields} | set(OPTIONAL[TOKENS])
-    for target, column in config.map.items():
+def _check_map(config: SourceConfig, columns: list[str], rows: list[dict[str, Any]], source: Source) -> None:
+    targets = {field for name in FIELDS for field in known_fields(name, set(config.map))} | {"better"}
+    held = Columns(columns, rows)
+    for target, path in config.map.items():
         if target not in targets:
             raise UsageError(
                 f"--map: no field {target!r}", where=source.path, hint=near_matches(target, targets)
             )
+        column = root(path, columns)
         if column not in columns:
             raise UsageError(
-                f"--map: no column {column!r}", where=source.path, hint=near_matches(column, columns)
+                f"--map: no column {path!r}", where=source.path, hint=near_matches(path, columns)
+            )
+        if path not in columns and not held.values(path):
+            values = held.values(column)
+            raise UsageError(
+                f"--map: nothing stands at {path!r} in the first rows",
+                where=source.path,
+                hint=f"{column} holds {shown(values[0]) if values else 'nothing'}",
             )

@@ -61,6 +61,15 @@ def message_lists(
     return pair[0], pair[1]
 
 
+def keys_of(column: pa.DataType) -> tuple[str, str]:
+    """How the messages of a column name role and content."""
+    struct = column.value_type if is_list(column) else column
+    if not pa.types.is_struct(struct):
+        return OPENAI
+    names = {field.name for field in struct}
+    return SHAREGPT if "from" in names and "role" not in names else OPENAI
+
+
 def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 

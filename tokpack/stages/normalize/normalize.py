@@ -25,11 +25,12 @@ import pyarrow as pa
 import pyarrow.json as pajson
 
 from tokpack.schema import PREFERENCE
-from tokpack.stages.normalize.message_columns import OPENAI, SHAREGPT, filled, message_lists, text_column
+from tokpack.stages.normalize.message_columns import filled, keys_of, message_lists, text_column
 from tokpack.stages.normalize.pair_columns import pair_lists
 from tokpack.stages.normalize.pair_rows import row_to_pair
 from tokpack.stages.normalize.raw_rows import lines_of, parse_line
-from tokpack.stages.normalize.rows import FIELDS, RowDocument, RowError, Shape, row_to_document
+from tokpack.stages.normalize.rows import CHATS, FIELDS, RowDocument, RowError, row_to_document
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.arrow_values import rows_at
 from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.csv_rows import UNREADABLE
@@ -110,6 +111,8 @@ def text_documents(texts: list[str]) -> pl.DataFrame:
 
 def _read_lines(data: bytes, source: Source, shape: Shape, rows: int) -> pa.Table | None:
     """The lines that are not blank as a table, or None when any line is not what the shape promises."""
+    if shape.row_by_row:
+        return None
     return _read_text(data) if source.container == "text" else _read_json(data, shape, rows)
 
 
@@ -127,7 +130,7 @@ def _read_json(data: bytes, shape: Shape, rows: int) -> pa.Table | None:
         return None  # Arrow's reader runs out of stack
     try:
         fields = [
-            pa.field(column, _json_type(target))
+            pa.field(column, _json_type(target, shape))
             for target, column in shape.columns.items()
             if shape.format != PREFERENCE  # texts, messages or ShareGPT turns: the reader finds out
         ]
@@ -142,11 +145,9 @@ def _read_json(data: bytes, shape: Shape, rows: int) -> pa.Table | None:
         return None
 
 
-def _json_type(target: str) -> pa.DataType:
-    if target == "messages":
-        return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    if target == "conversations":
-        return pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
+def _json_type(target: str, shape: Shape) -> pa.DataType:
+    if target in ("messages", "conversations"):
+        return pa.list_(pa.struct([(key, pa.string()) for key in shape.message_keys]))
     return pa.string()
 
 
@@ -170,15 +171,17 @@ def _vectorize(
 ) -> tuple[str, pl.Series, pl.Series, np.ndarray[Any, Any]] | None:
     """Columns -> (kind, roles, contents, rows that need the slow path), or None when types do not fit."""
     slow = np.zeros(table.num_rows, dtype=bool)
+    if shape.row_by_row:
+        return None
     for name in shape.slow_columns & set(table.column_names):
         slow |= filled(table.column(name))
     if shape.format == PREFERENCE:
         pairs = pair_lists(table, shape, slow)
         return (*pairs, slow) if pairs else None
-    if shape.format in ("messages", "sharegpt"):
+    if shape.format in CHATS:
         column = table.column(next(iter(shape.columns.values())))
-        lists = message_lists(column, OPENAI if shape.format == "messages" else SHAREGPT, slow)
-        return ("chat", *lists, slow) if lists else None
+        lists = message_lists(column, keys_of(column.type), slow)
+        return ("chat", *_after_system(*lists, table, shape, slow), slow) if lists else None
     texts: dict[str, pl.Series] = {}
     for target, name in shape.columns.items():
         if name in table.column_names:
@@ -192,15 +195,42 @@ def _vectorize(
             return None
         slow |= texts[required].is_null().to_numpy()
     frame = pl.DataFrame(texts).with_columns(pl.all().fill_null(""))
-    if shape.format == "alpaca" and "input" in texts:
-        joined = pl.concat_str("instruction", pl.lit("\n"), "input")
+    if "input" in texts:
+        prompt = next(iter(FIELDS[shape.format]))
+        joined = pl.concat_str(prompt, pl.lit("\n"), "input")
         frame = frame.with_columns(
-            pl.when(pl.col("input") == "").then("instruction").otherwise(joined).alias("instruction")
+            pl.when(pl.col("input") == "").then(prompt).otherwise(joined).alias(prompt)
         )
     role_of = {name: role for name, role in FIELDS[shape.format].items() if name in texts}
     roles = pl.Series([list(role_of.values())], dtype=pl.List(pl.String)).new_from_index(0, len(frame))
     contents = frame.select(pl.concat_list(list(role_of)).alias("contents")).to_series()
-    return kind, roles, contents, slow
+    return kind, *_after_system(roles, contents, table, shape, slow), slow
+
+
+def _after_system(
+    roles: pl.Series, contents: pl.Series, table: pa.Table, shape: Shape, slow: np.ndarray[Any, Any]
+) -> tuple[pl.Series, pl.Series]:
+    """Roles and contents with the text of the column `system` before them, where it is filled.
+
+    Marks in `slow` the rows that have a system message of their own, or no text in the column."""
+    name = shape.beside.get("system")
+    if name is None or name not in table.column_names:
+        return roles, contents
+    system = text_column(table.column(name))
+    if system is None:
+        slow |= filled(table.column(name))
+        return roles, contents
+    told = system.fill_null("") != ""
+    slow |= (told & (roles.list.first() == "system").fill_null(True)).to_numpy()
+    return (
+        _put_before(pl.Series(["system"]).new_from_index(0, len(roles)), roles, told),
+        _put_before(system, contents, told),
+    )
+
+
+def _put_before(first: pl.Series, lists: pl.Series, where: pl.Series) -> pl.Series:
+    longer = pl.DataFrame({"a": first, "b": lists}).select(pl.concat_list("a", "b")).to_series()
+    return longer.zip_with(where, lists)
 
 
 def _frame(
@@ -211,6 +241,7 @@ def _frame(
     roles: Any,
     contents: Any,
     extra: Any = None,
+    dropped: Any = None,
 ) -> pl.DataFrame:
     """The documents of the block's rows at `positions`; `roles` and the rest have one entry a document."""
     width = shape.documents_per_row
@@ -225,7 +256,7 @@ def _frame(
             "roles": roles,
             "contents": contents,
             "extra": nothing if extra is None else extra,
-            "drop_reason": nothing,
+            "drop_reason": nothing if dropped is None else dropped,
             "drop_detail": nothing,
         },
         schema=DOCUMENT_SCHEMA,
@@ -323,6 +354,7 @@ def _from_rows(
         [d.roles for d in documents],
         [d.contents for d in documents],
         [d.extra for d in documents],
+        [d.dropped for d in documents],
     )
     return Normalized(frame, quarantined)
 

@@ -13,14 +13,13 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack.stages.normalize.message_columns import (
-    OPENAI,
-    SHAREGPT,
     Bools,
     is_list,
+    keys_of,
     message_lists,
     text_column,
 )
-from tokpack.stages.normalize.rows import Shape
+from tokpack.stages.normalize.shape import Shape
 
 _ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
 
@@ -86,8 +85,7 @@ def _turns(column: pa.ChunkedArray, role: str, slow: Bools) -> _Turns | None:
         column = pa.chunked_array([pa.LargeListArray.from_arrays(ends, struct)])
     if not is_list(column.type) or not pa.types.is_struct(column.type.value_type):
         return None
-    keys = SHAREGPT if "from" in {field.name for field in column.type.value_type} else OPENAI
-    lists = message_lists(column, keys, slow)
+    lists = message_lists(column, keys_of(column.type), slow)
     return _Turns(*lists, False) if lists else None
 
 

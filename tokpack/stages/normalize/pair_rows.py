@@ -18,20 +18,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokpack.stages.normalize.rows import (
-    INPUT,
+    TIED_PAIR,
     RowDocument,
     RowError,
-    Shape,
+    Turn,
+    around,
     dump,
+    history_of,
     kind_of,
     read_message,
     read_text,
-    read_tools,
-    turns_before,
+    with_system,
 )
-
-Turn = tuple[str | None, str | None, dict[str, Any]]
-"""Role, content, further fields."""
+from tokpack.stages.normalize.shape import TIE, Shape
 
 _HH_TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -39,21 +38,22 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 def row_to_pair(row: Mapping[str, Any], shape: Shape) -> tuple[RowDocument, RowDocument]:
     """The chosen and the rejected document. Raises RowError for a row of the wrong shape."""
-    prompt = row.get(shape.columns["prompt"]) if "prompt" in shape.columns else None
-    chosen, rejected = (row.get(shape.columns[field]) for field in ("chosen", "rejected"))
-    before: list[Turn] = [(role, text, {}) for role, text in turns_before(row)]
-    if isinstance(prompt, str) and INPUT in shape.slow_columns and row.get(INPUT):
-        prompt += "\n" + read_text(row[INPUT], INPUT)
+    row = shape.canonical(row)
+    prompt, chosen, rejected = (row.get(field) for field in ("prompt", "chosen", "rejected"))
+    dropped = TIED_PAIR if row.get(TIE) else None
+    before = history_of(row)
+    if isinstance(prompt, str) and row.get("input"):
+        prompt += "\n" + read_text(row["input"], "input")
     if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
-        turns = [*before, ("user", read_text(prompt, "prompt"), {})]
-        return (
-            _document("prompt_completion", turns, [("assistant", read_text(chosen, "chosen"), {})], {}),
-            _document("prompt_completion", turns, [("assistant", read_text(rejected, "rejected"), {})], {}),
-        )
-    more = read_tools(row)
+        turns = with_system([*before, ("user", read_text(prompt, "prompt"), {})], row)
+        more, kind = around(row, turns), "prompt_completion"
+        good: list[Turn] = [("assistant", read_text(chosen, "chosen"), {})]
+        bad: list[Turn] = [("assistant", read_text(rejected, "rejected"), {})]
+        return _document(kind, turns, good, more, dropped), _document(kind, turns, bad, more, dropped)
     asked, good, bad = _split(prompt, _turns(chosen, "chosen", prompt), _turns(rejected, "rejected", prompt))
-    asked = before + asked
-    return _document("chat", asked, good, more), _document("chat", asked, bad, more)
+    asked = with_system(before + asked, row)
+    more = around(row, asked)
+    return _document("chat", asked, good, more, dropped), _document("chat", asked, bad, more, dropped)
 
 
 def _turns(value: Any, where: str, prompt: Any) -> list[Turn]:
@@ -111,7 +111,9 @@ def _common(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> int:
     return next((i for i in range(most) if chosen[i] != rejected[i]), most)
 
 
-def _document(kind: str, prompt: list[Turn], completion: list[Turn], more: dict[str, Any]) -> RowDocument:
+def _document(
+    kind: str, prompt: list[Turn], completion: list[Turn], more: dict[str, Any], dropped: str | None
+) -> RowDocument:
     turns = [*prompt, *completion]
     extras = [extra for _, _, extra in turns]
     marked = any(extra.keys() & {"train", "weight"} for extra in extras)
@@ -119,4 +121,4 @@ def _document(kind: str, prompt: list[Turn], completion: list[Turn], more: dict[
         extras[: len(prompt)] = [extra | {"train": False} for extra in extras[: len(prompt)]]
     document = more | ({"messages": extras} if any(extras) else {})
     roles, contents = [role for role, _, _ in turns], [text for _, text, _ in turns]
-    return RowDocument(kind, roles, contents, dump(document) if document else None)
+    return RowDocument(kind, roles, contents, dump(document) if document else None, dropped)

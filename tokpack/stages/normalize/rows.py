@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.fields import TRUTHS, as_json, is_filled
 from tokpack.stages.read.csv_rows import UNREADABLE
+
+if TYPE_CHECKING:
+    from tokpack.stages.normalize.shape import Shape
 
 TOKENS = "tokens"
 """Format of rows that are tokenised already."""
@@ -23,23 +26,18 @@ FIELDS: dict[str, dict[str, str]] = {
     "text": {"text": "text"},
     TOKENS: {"input_ids": ""},
 }
-CHATS = {"messages": ("role",), "sharegpt": ("from", "role")}
-"""Formats of a column of messages, and what these name their role."""
+CHATS = ("messages", "sharegpt")
+"""Formats of a column of messages."""
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "alpaca": ("input",),
+    "prompt_completion": ("input",),
     PREFERENCE: ("prompt",),
     TOKENS: ("labels", "attention_mask"),
 }
-ALTERNATIVES: dict[str, tuple[str, ...]] = {
-    "output": ("output", "response"),
-    "completion": ("completion", "response"),
-    "conversations": ("conversations", "conversation"),
-}
-PROMPTS = ("prompt", "conversations", "conversation", "question", "instruction")
-"""Columns that hold the prompt of preference pairs."""
-INPUT = "input"
-SLOW_COLUMNS = frozenset({"tools", "functions", "system", "history", UNREADABLE})
-"""Columns that change the document and that only the row-by-row path reads."""
+SLOW_COLUMNS = frozenset({"tools", "functions", "system", "history", "chat_template_kwargs", UNREADABLE})
+"""Columns that change the document, for the row-by-row path where the first rows lack them."""
+LABELLED_BAD, TIED_PAIR = "labelled_bad", "tied_pair"
+"""Drop reasons of rows that say of themselves that nothing good is to be learned."""
 ROLE_ALIASES = {
     "human": "user",
     "gpt": "assistant",
@@ -52,6 +50,12 @@ ROLE_ALIASES = {
 }
 
 
+Turn = tuple[str | None, str | None, dict[str, Any]]
+"""Role, content, further fields."""
+KWARGS = "chat_template_kwargs"
+"""Key of `extra` for arguments of the chat template that a row brings."""
+
+
 class RowError(ValueError):
     """The row is not of the shape it should be; the message is the reason shown to the user."""
 
@@ -62,93 +66,76 @@ class RowDocument:
     roles: list[str | None]
     contents: list[str | None]
     extra: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How the rows of a source are laid out. `columns`: field of tokpack -> column of the file."""
-
-    format: str
-    columns: dict[str, str]
-    slow_columns: frozenset[str]
-
-    @staticmethod
-    def of(name: str, mapping: Mapping[str, str], present: list[str]) -> Shape:
-        columns = {}
-        for target in (*FIELDS[name], *OPTIONAL.get(name, ())):
-            names = ALTERNATIVES.get(target, (target,))
-            if target in mapping:
-                names = (mapping[target],)
-            elif (name, target) == (PREFERENCE, "prompt"):
-                names = PROMPTS
-            found = next((column for column in names if column in present), names[0])
-            if target in FIELDS[name] or found in present:
-                columns[target] = found
-        # Preference pairs in Alpaca's columns: the input belongs to the instruction.
-        slow = SLOW_COLUMNS | ({INPUT} if columns.get("prompt") == "instruction" else set())
-        return Shape(name, columns, slow - set(columns.values()))
-
-    @property
-    def documents_per_row(self) -> int:
-        """A preference pair is two documents, `2 * row` and `2 * row + 1`; any other row is one."""
-        return 2 if self.format == PREFERENCE else 1
-
-    @property
-    def is_text(self) -> bool:
-        """Whether all of a row is trained: a text, or ids without labels."""
-        return self.format == "text" or (self.format == TOKENS and "labels" not in self.columns)
-
-    def fits(self, rows: list[dict[str, Any]]) -> bool:
-        """Whether any of the first rows has every required field, with messages where they belong."""
-        required = [self.columns[field] for field in FIELDS[self.format]]
-        for row in rows:
-            if all(row.get(column) is not None for column in required):
-                if self.format == PREFERENCE:
-                    return all(isinstance(row[column], str | list | dict) for column in required)
-                if self.format in CHATS:
-                    if row[required[0]] in ([], "[]"):
-                        continue
-                    return any(_has_keys(row[required[0]], key) for key in CHATS[self.format])
-                if self.format == TOKENS:
-                    return _is_ids(row[required[0]])
-                return True
-        return False
-
-    def fits_empty(self, rows: list[dict[str, Any]]) -> bool:
-        """Whether the rows are chats without a message."""
-        column = next(iter(self.columns.values()))
-        return self.format in CHATS and any(row.get(column) in ([], "[]") for row in rows)
-
-
-def _has_keys(messages: Any, key: str) -> bool:
-    if isinstance(messages, str) and messages.lstrip().startswith("["):
-        with suppress(ValueError, RecursionError):
-            messages = json.loads(messages)
-    return (
-        isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and key in messages[0]
-    )
-
-
-def _is_ids(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int for value in values)
+    dropped: str | None = None
+    """Why the row itself says that it is not to be learned."""
 
 
 def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     """Raises RowError for a row of the wrong shape. Missing content is None: cleaning has a rule for it."""
-    if shape.format in CHATS:
-        return _chat(row, shape)
-    texts = {target: row.get(column) for target, column in shape.columns.items()}
+    row = shape.canonical(row)
     if shape.format == "text":
-        return RowDocument("text", ["text"], [read_text(texts["text"], "text")], None)
-    if shape.format == "prompt_completion" and isinstance(texts["prompt"], list):
-        return _conversational(texts["prompt"], texts["completion"])
+        return RowDocument("text", ["text"], [read_text(row.get("text"), "text")], None)
+    if shape.format in CHATS:
+        return _document("chat", _chat(row, next(iter(FIELDS[shape.format]))), row)
     prompt_field, answer_field = FIELDS[shape.format]
-    prompt = read_text(texts[prompt_field], prompt_field)
-    if texts.get("input"):
-        prompt += "\n" + read_text(texts["input"], "input")
-    answer = read_text(texts[answer_field], answer_field)
-    turns = [*turns_before(row), ("user", prompt), ("assistant", answer)]
-    return RowDocument("prompt_completion", [role for role, _ in turns], [text for _, text in turns], None)
+    prompt, answer = row.get(prompt_field), row.get(answer_field)
+    if isinstance(prompt, list) or isinstance(answer, list):
+        return _document("chat", _conversational(prompt, answer, row), row)
+    asked = _with_input(read_text(prompt, prompt_field), row)
+    texts = [*turns_before(row), ("user", asked), ("assistant", read_text(answer, answer_field))]
+    return _document("prompt_completion", [(role, text, {}) for role, text in texts], row)
+
+
+def _with_input(prompt: str, row: Mapping[str, Any]) -> str:
+    return f"{prompt}\n{read_text(row['input'], 'input')}" if row.get("input") else prompt
+
+
+def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocument:
+    """The turns with what stands beside them: reasoning of the answer, tools, arguments of the template."""
+    if is_filled(row.get("reasoning")):
+        turns = _with_reasoning(turns, row["reasoning"])
+    extras = [extra for _, _, extra in turns]
+    document = around(row, turns) | ({"messages": extras} if any(extras) else {})
+    bad = is_filled(row.get("label")) and not TRUTHS.get(str(row["label"]).casefold(), True)
+    return RowDocument(
+        kind,
+        [role for role, _, _ in turns],
+        [text for _, text, _ in turns],
+        dump(document) if document else None,
+        LABELLED_BAD if bad else None,
+    )
+
+
+def _with_reasoning(turns: list[Turn], reasoning: Any) -> list[Turn]:
+    """Reasoning goes to the last answer, unless that holds it already."""
+    value = reasoning[0] if isinstance(reasoning, list) and reasoning else reasoning
+    text = read_text(value, "reasoning").strip()
+    at = next((i for i in reversed(range(len(turns))) if turns[i][0] == "assistant"), None)
+    if at is None or not text or text in (turns[at][1] or "") or "reasoning_content" in turns[at][2]:
+        return turns
+    role, content, extra = turns[at]
+    return [*turns[:at], (role, content, {**extra, "reasoning_content": text}), *turns[at + 1 :]]
+
+
+def around(row: Mapping[str, Any], turns: list[Turn]) -> dict[str, Any]:
+    """What the template is given beside the messages: tools, and arguments of its own."""
+    document = read_tools(row)
+    if document and _are_told(document["tools"], turns):
+        document = {}
+    arguments = as_json(row.get("chat_template_kwargs"))
+    if arguments:
+        if not isinstance(arguments, dict):
+            raise RowError(f"chat_template_kwargs is {kind_of(arguments)}, not an object")
+        given = {name: value for name, value in arguments.items() if value is not None}
+        document |= {KWARGS: given} if given else {}
+    return document
+
+
+def _are_told(tools: list[Any], turns: list[Turn]) -> bool:
+    """Whether the system message holds the tools already, as Hermes' function calling writes them."""
+    system = next((text for role, text, _ in turns if role == "system"), None) or ""
+    names = [(tool.get("function") or tool).get("name") for tool in tools]
+    return "<tools>" in system and all(isinstance(name, str) and f'"{name}"' in system for name in names)
 
 
 def turns_before(row: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -156,34 +143,37 @@ def turns_before(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     turns: list[tuple[str, str]] = []
     if row.get("system"):
         turns.append(("system", read_text(row["system"], "system")))
-    for pair in row.get("history") or []:
+    for pair in as_json(row.get("history")) or []:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RowError("history is not a list of [question, answer] pairs")
         turns += [("user", read_text(pair[0], "history")), ("assistant", read_text(pair[1], "history"))]
     return turns
 
 
-def _chat(row: Mapping[str, Any], shape: Shape) -> RowDocument:
-    column = next(iter(shape.columns.values()))
+def history_of(row: Mapping[str, Any]) -> list[Turn]:
+    """The turns of the column `history`."""
+    return [(role, text, {}) for role, text in turns_before({**row, "system": None})]
+
+
+def _chat(row: Mapping[str, Any], column: str) -> list[Turn]:
     messages = row.get(column)
     if isinstance(messages, str) and messages.lstrip().startswith("["):
         messages = parsed(messages, column)
     if not isinstance(messages, list):
         raise RowError(f"{column} is {kind_of(messages)}, not a list of messages")
-    roles: list[str | None] = []
-    contents: list[str | None] = []
-    extras: list[dict[str, Any]] = []
-    if row.get("system"):
-        roles, contents, extras = ["system"], [read_text(row["system"], "system")], [{}]
-    for number, message in enumerate(messages, 1):
-        role, content, extra = read_message(message, f"{column}[{number}]")
-        roles.append(role)
-        contents.append(content)
-        extras.append(extra)
-    document = read_tools(row)
-    if any(extras):
-        document["messages"] = extras
-    return RowDocument("chat", roles, contents, dump(document) if document else None)
+    turns = [read_message(message, f"{column}[{number}]") for number, message in enumerate(messages, 1)]
+    if is_filled(row.get("completion")):
+        turns.append(("assistant", read_text(row["completion"], "completion"), {}))
+    return with_system(turns, row)
+
+
+def with_system(turns: list[Turn], row: Mapping[str, Any]) -> list[Turn]:
+    """The text of `system` comes first, once."""
+    if not row.get("system"):
+        return turns
+    text = read_text(row["system"], "system")
+    told = bool(turns) and turns[0][0] == "system" and (turns[0][1] or "").strip() == text.strip()
+    return turns if told else [("system", text, {}), *turns]
 
 
 def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,18 +243,30 @@ def _content(content: Any, where: str) -> str | None:
     return _checked("".join(parts), where)
 
 
-def _conversational(prompt: Any, completion: Any) -> RowDocument:
-    """TRL's conversational prompt + completion: only the completion's answers are trained."""
-    if not isinstance(completion, list):
-        raise RowError(f"prompt is a list of messages, completion is {kind_of(completion)}")
-    turns = [(read_message(m, f"prompt[{i}]"), False) for i, m in enumerate(prompt, 1)]
-    turns += [(read_message(m, f"completion[{i}]"), True) for i, m in enumerate(completion, 1)]
-    extras = [
-        {**extra, **({} if train or role != "assistant" else {"train": False})}
-        for (role, _, extra), train in turns
-    ]
-    document = dump({"messages": extras}) if any(extras) else None
-    return RowDocument("chat", [turn[0] for turn, _ in turns], [turn[1] for turn, _ in turns], document)
+def _conversational(prompt: Any, completion: Any, row: Mapping[str, Any]) -> list[Turn]:
+    """TRL's conversational prompt + completion, either of which may be a text: only the completion's answers
+    are trained."""
+    asked = _side(prompt, "prompt", "user")
+    if isinstance(prompt, str) and asked:
+        asked = [("user", _with_input(prompt, row), {})]
+    asked = with_system(
+        [*((role, text, {}) for role, text in turns_before({**row, "system": None})), *asked], row
+    )
+    answers = _side(completion, "completion", "assistant")
+    return [*(_untrained(turn) for turn in asked), *answers]
+
+
+def _side(value: Any, where: str, role: str) -> list[Turn]:
+    if isinstance(value, str):
+        return [(role, read_text(value, where), {})]
+    if not isinstance(value, list):
+        raise RowError(f"{where} is {kind_of(value)}, not a text or a list of messages")
+    return [read_message(message, f"{where}[{number}]") for number, message in enumerate(value, 1)]
+
+
+def _untrained(turn: Turn) -> Turn:
+    role, text, extra = turn
+    return (role, text, {**extra, "train": False}) if role == "assistant" else turn
 
 
 def parsed(value: Any, where: str) -> Any:

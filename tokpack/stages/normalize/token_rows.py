@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
-from tokpack.stages.normalize.rows import RowError, Shape
+from tokpack.stages.normalize.rows import RowError
+from tokpack.stages.normalize.shape import Shape
 
 LABELLED = "tokens"
 """Kind of documents whose row says what is trained; `text` are those that are trained whole."""

@@ -1,0 +1,192 @@
+"""Names: the fields that documents are made of, and the columns in which public sets keep them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+Row = Mapping[str, Any]
+
+PROMPTS = (
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "problem",
+    "user_prompt",
+    "user_input",
+    "input_text",
+    "text_input",
+    "inputs_pretokenized",
+    "inputs",
+    "input",
+    "user",
+    "human",
+    "user_query",
+    "question.full_text",
+)
+COMPLETIONS = (
+    "completion",
+    "output",
+    "response",
+    "answer",
+    "generated_solution",
+    "solution",
+    "output_text",
+    "targets_pretokenized",
+    "targets",
+    "target",
+    "assistant",
+    "assistant_response",
+    "model_response",
+    "gpt",
+    "bot",
+)
+CHATS = (
+    "messages",
+    "conversations",
+    "conversation",
+    "contents",
+    "dialog",
+    "dialogs",
+    "dialogue",
+    "chat",
+    "turns",
+)
+"""Columns that hold a list of messages."""
+CHOSEN = ("chosen", "chosen_response", "preferred_output", "preferred_response", "preferred", "accepted")
+REJECTED = (
+    "rejected",
+    "rejected_response",
+    "non_preferred_output",
+    "dispreferred_output",
+    "dispreferred_response",
+    "nonpreferred_response",
+    "dispreferred",
+)
+PAIR_PROMPTS = (
+    "prompt",
+    "conversations",
+    "conversation",
+    "question",
+    "instruction",
+    "query",
+    "problem",
+    "input",
+    "trajectory",
+    "context",
+    "history",
+)
+"""Columns that hold the prompt of preference pairs, as text or messages."""
+BESIDE: dict[str, tuple[str, ...]] = {
+    "system": (
+        "system",
+        "system_prompt",
+        "systemprompt",
+        "system_message",
+        "systeminstruction",
+        "system_instruction",
+        "meta_instruction",
+    ),
+    "tools": (
+        "tools",
+        "functions",
+        "tool_definitions",
+        "available_tools",
+        "tool_list",
+        "tools_json",
+        "toolconfig.tools",
+        "metadata.tools",
+        "extra.tools",
+    ),
+    "history": ("history",),
+    "input": ("input", "context", "inputs"),
+    "reasoning": (
+        "reasoning",
+        "reasoning_content",
+        "thinking",
+        "thought",
+        "thoughts",
+        "cot",
+        "chain_of_thought",
+        "complex_cot",
+        "deepseek_reasoning",
+        "r1_reasoning",
+        "reasoning_trace",
+        "thinking_trajectory",
+        "thinking_trajectories",
+        "deepseek_thinking_trajectory",
+        "think",
+        "rationale",
+        "metadata.reasoning_content",
+    ),
+    "label": ("label", "kto_tag", "kto_label"),
+    "chat_template_kwargs": ("chat_template_kwargs",),
+}
+"""Fields beside the ones a format needs -> columns, best first."""
+TEMPLATE_VARIABLES = (
+    "custom_instructions",
+    "xml_tools",
+    "python_tools",
+    "enable_thinking",
+    "reasoning_effort",
+)
+"""Columns of these names are arguments of the chat template."""
+SWITCHES = frozenset(
+    {"on", "off", "yes", "no", "true", "false", "none", "null", "low", "medium", "high", "auto", ""}
+)
+"""Values that a column of reasoning does not have: `reasoning: on` says how an answer was made."""
+
+
+def value_at(row: Any, path: str) -> Any:
+    """What stands at a dotted path, None where nothing does. A column of just that name comes first; texts
+    on the way are read as JSON, numbers are places in a list.
+
+    {"metadata": '{"tools": [1]}'}, "metadata.tools.0"  ->  1
+    """
+    if isinstance(row, Mapping) and path in row:
+        return row[path]
+    for part in path.split("."):
+        row = as_json(row)
+        if isinstance(row, Mapping):
+            row = row.get(part)
+        elif isinstance(row, Sequence) and not isinstance(row, str) and part.isdigit():
+            row = row[int(part)] if int(part) < len(row) else None
+        else:
+            return None
+    return row
+
+
+def as_json(value: Any) -> Any:
+    """A text that is a JSON object or array, decoded; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def root(path: str, columns: Iterable[str]) -> str:
+    """The column that a path begins in."""
+    return path if path in columns else path.split(".", maxsplit=1)[0]
+
+
+def is_filled(value: Any) -> bool:
+    return value is not None and value not in ("", [], {})
+
+
+TRUTHS = {
+    "true": True,
+    "1": True,
+    "1.0": True,
+    "yes": True,
+    "good": True,
+    "false": False,
+    "0": False,
+    "0.0": False,
+    "-1": False,
+    "no": False,
+    "bad": False,
+}
+"""What the column of a label may say, in any letter case."""

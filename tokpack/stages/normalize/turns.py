@@ -1,0 +1,321 @@
+"""Chats in the many ways in which services and sets write them -> messages with role and content.
+
+    [{"input": "Hi", "output": "Hello."}]                    Capybara
+    [{"human": "Hi", "assistant": "Hello."}]                 ShareGPT in Chinese
+    ["Hi", "Hello."]                                         LIMA
+    [{"role": "model", "parts": [{"text": "Hello."}]}]       Gemini, Vertex
+    [{"role": "user", "content": [{"text": "Hi"}]}]          Bedrock Converse
+    content blocks of type tool_use, tool_result, thinking   Anthropic
+    "USER: Hi ASSISTANT: Hello."                             only when asked for
+
+Messages that have role and content already stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokpack.stages.normalize.fields import as_json, is_filled
+
+ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
+ANSWERED = ("assistant", "gpt", "output", "answer", "response", "completion", "bot", "model", "a", "chatgpt")
+ROLE_KEYS = ("role", "from", "author", "speaker")
+CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
+Message = dict[str, Any]
+
+_MARK = re.compile(
+    r"(?:\A|\n)\s*(?:<\|(?P<a>\w+)\|>:?|###\s*(?P<b>[A-Za-z ]+?):|(?P<c>Human|User|USER|Assistant|ASSISTANT|"
+    r"SYSTEM|System|FUNCTION RESPONSE|GPT|Bot|MOSS):)[ \t]*"
+)
+_MARKED_ROLES = {
+    "human": "user",
+    "user": "user",
+    "instruction": "user",
+    "input": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "moss": "assistant",
+    "response": "assistant",
+    "system": "system",
+    "function response": "tool",
+}
+_MOSS_END = re.compile(r"<eo[hmtcr]>\s*\Z")
+
+
+def as_messages(value: Any, named: bool = False) -> list[Any] | None:
+    """The messages of a value, None when it holds none. `named`: the user said that it is a chat, so texts
+    with marks of turns, lists of texts and objects of turns are one too."""
+    value = as_json(value)
+    if isinstance(value, Mapping):
+        return _of_object(value, named)
+    if isinstance(value, list):
+        return _of_list(value, named)
+    return (text_turns(value) or None) if named and isinstance(value, str) else None
+
+
+def _of_list(value: list[Any], named: bool) -> list[Any] | None:
+    first = as_json(value[0]) if value else {"role": ""}
+    if isinstance(first, Mapping):
+        turns = [as_json(item) for item in value]
+        if pair := _pair_keys(first):
+            return list(_paired(turns, *pair))
+        return plain_messages(turns) if any(key in first for key in ROLE_KEYS) else None
+    texts = value
+    if named and all(isinstance(item, list) for item in value):
+        texts = [text for pair in value for text in pair]
+    return _alternating(texts) if all(isinstance(text, str) for text in texts) else None
+
+
+def plain_messages(messages: list[Any]) -> list[Any]:
+    """Messages of any service with their role, content and calls under OpenAI's names."""
+    if all(_is_plain(message) for message in messages):
+        return messages
+    names: dict[str, str] = {}
+    return [plain for message in messages for plain in _plain(message, names)]
+
+
+def plain_text(value: Any) -> Any:
+    """The text of a system message given as text, parts, blocks or one message; others as they are."""
+    value = as_json(value)
+    if isinstance(value, Mapping):
+        keys = (key for key in ("parts", "content", "text", "value") if is_filled(value.get(key)))
+        return plain_text(value.get(next(keys, "text"), ""))
+    if isinstance(value, list):
+        texts = [plain_text(part) for part in value]
+        return "\n".join(texts) if all(isinstance(text, str) for text in texts) else value
+    return value
+
+
+def plain_tools(value: Any) -> Any:
+    """Tools of Gemini, Bedrock and Anthropic as OpenAI's functions; others as they are."""
+    tools = as_json(value)
+    if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
+        tools = tools["tools"]
+    if not isinstance(tools, list):
+        return value
+    listed: list[Any] = []
+    for tool in (as_json(tool) for tool in tools):
+        names = ("functionDeclarations", "function_declarations")
+        declared = next((tool[name] for name in names if _is(tool) and is_filled(tool.get(name))), None)
+        if isinstance(declared, list):
+            listed += [_function(item, item.get("parameters")) if _is(item) else item for item in declared]
+        else:
+            listed.append(_plain_tool(tool))
+    return listed or value
+
+
+def text_turns(text: str) -> list[Message]:
+    """`"USER: Hi\\n\\nASSISTANT: Hello."` as messages; none for a text that does not begin so."""
+    marks = [mark for mark in _MARK.finditer(text) if _role_of(mark) is not None]
+    if not marks or text[: marks[0].start()].strip():
+        return []
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    turns = [
+        {"role": _role_of(mark), "content": text[mark.end() : end].strip()}
+        for mark, end in zip(marks, ends, strict=True)
+    ]
+    if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
+        turns.pop()
+    return turns if any(turn["role"] == "user" for turn in turns) else []
+
+
+def _role_of(mark: re.Match[str]) -> str | None:
+    return _MARKED_ROLES.get((mark["a"] or mark["b"] or mark["c"]).strip().lower())
+
+
+def _of_object(value: Mapping[str, Any], named: bool) -> list[Any] | None:
+    if isinstance(value.get("messages"), list):
+        return as_messages(value["messages"], named)
+    if any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, "parts")):
+        return plain_messages([value])
+    turns = list(value.values())
+    if named and turns and all(isinstance(turn, Mapping) for turn in turns):
+        return list(_moss(turns))
+    return None
+
+
+def _moss(turns: list[Any]) -> Iterator[Message]:
+    """`{"turn_1": {"Human": "<|Human|>: Hi<eoh>", "MOSS": "<|MOSS|>: Hello.<eom>"}}`, without its marks."""
+    for turn in turns:
+        for key, role in (("Human", "user"), ("MOSS", "assistant")):
+            text = str(turn.get(key) or "")
+            yield {"role": role, "content": _MOSS_END.sub("", text.removeprefix(f"<|{key}|>:")).strip()}
+
+
+def _alternating(texts: list[str]) -> list[Message]:
+    return [
+        {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(texts)
+    ]
+
+
+def _pair_keys(turn: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The keys of a turn that holds both a question and its answer."""
+    if any(key in turn for key in ROLE_KEYS):
+        return None
+    known = {key.casefold(): key for key in turn}
+    asked = next((known[key] for key in ASKED if key in known), None)
+    answered = next((known[key] for key in ANSWERED if key in known), None)
+    return (asked, answered) if asked and answered else None
+
+
+def _paired(turns: list[Any], asked: str, answered: str) -> Iterator[Any]:
+    for turn in turns:
+        if not isinstance(turn, Mapping):
+            yield turn
+            continue
+        if is_filled(turn.get("system")):
+            yield {"role": "system", "content": turn["system"]}
+        for key, role in ((asked, "user"), (answered, "assistant")):
+            if turn.get(key) is not None:
+                yield {"role": role, "content": turn[key]}
+
+
+# One message
+
+
+def _is(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_plain(message: Any) -> bool:
+    """Whether the message is for `read_message` as it is: what is no message is too, it has the words."""
+    if not _is(message):
+        return True
+    if ("role" not in message and "from" not in message) or _filled(message, "parts"):
+        return False
+    content = message.get("content")
+    if isinstance(content, list):
+        return not any(_is_block(part) for part in content)
+    return any(key in message for key in ("content", "value", "tool_calls", "function_call")) or not any(
+        key in message for key in CONTENT_KEYS
+    )
+
+
+BLOCKS = {"tool_use": "call", "tool_result": "result", "thinking": "thought", "redacted_thinking": "thought"}
+"""Type of a content block of Anthropic's -> what it is."""
+CALLS = ("functionCall", "function_call", "toolUse")
+RESULTS = ("functionResponse", "function_response", "toolResult")
+
+
+def _is_block(part: Any) -> bool:
+    if not _is(part):
+        return False
+    if is_filled(part.get("type")):
+        return part["type"] in BLOCKS
+    return any(_filled(part, key) for key in ("text", "reasoningContent", *CALLS, *RESULTS))
+
+
+def _filled(value: Mapping[str, Any], key: str) -> bool:
+    return value.get(key) is not None
+
+
+def _plain(message: Any, names: dict[str, str]) -> Iterator[Any]:
+    """One message of a service -> those of ours: a message with tool results is one for each, and the rest.
+
+    `names`: id of a call -> the tool's name, as results do not say it."""
+    if _is_plain(message):
+        yield message
+        return
+    role = next((message[key] for key in ROLE_KEYS if _filled(message, key)), None)
+    role = "assistant" if role == "model" else role
+    parts = message.get("parts") if _filled(message, "parts") else message.get("content")
+    if not isinstance(parts, list):
+        key = next((key for key in CONTENT_KEYS if key in message), "content")
+        rest = {k: v for k, v in message.items() if k not in (*ROLE_KEYS, key)}
+        yield {"role": role, "content": message.get(key), **rest}
+        return
+    texts: list[Any] = []
+    calls, results, thoughts = [], [], []
+    for part in parts:
+        kind, value = _block(part)
+        if kind == "call":
+            calls.append(_call(value, names))
+        elif kind == "result":
+            results.append(_result(value, names))
+        elif kind == "thought":
+            thoughts.append(str(value))
+        else:
+            texts.append(value)
+    yield from results
+    if texts or calls or thoughts or not results:
+        plain: Message = {"role": "user" if role == "tool" else role, "content": _joined(texts)}
+        if thoughts:
+            plain["reasoning_content"] = "\n".join(thoughts)
+        if calls:
+            plain["tool_calls"] = calls
+        yield plain
+
+
+def _joined(parts: list[Any]) -> Any:
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
+
+
+def _block(part: Any) -> tuple[str, Any]:
+    """(`text`, `call`, `result` or `thought`, its value); a part of another kind stays what it is."""
+    if not _is(part):
+        return "text", part
+    if meaning := BLOCKS.get(part.get("type") or ""):
+        return meaning, part.get("thinking") or "" if meaning == "thought" else part
+    for names, meaning in ((CALLS, "call"), (RESULTS, "result")):
+        if name := next((name for name in names if _filled(part, name)), None):
+            return meaning, part[name]
+    if thought := part.get("reasoningContent"):
+        return "thought", plain_text(thought.get("reasoningText")) if _is(thought) else thought
+    if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
+        return ("thought" if part.get("thought") is True else "text"), part["text"]
+    return "text", part
+
+
+def _call(value: Any, names: dict[str, str]) -> Message:
+    name = value.get("name")
+    arguments: Any = next((value[key] for key in ("input", "args", "arguments") if _filled(value, key)), {})
+    call: Message = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    if number := next((value[key] for key in ("id", "toolUseId") if _filled(value, key)), None):
+        names[number] = name
+        call = {"id": number, **call}
+    return call
+
+
+def _result(value: Any, names: dict[str, str]) -> Message:
+    content = next((value[key] for key in ("content", "response") if _filled(value, key)), "")
+    if isinstance(content, list):
+        content = "\n".join(_result_part(part) for part in content)
+    elif not isinstance(content, str):
+        content = json.dumps(content, ensure_ascii=False)
+    result: Message = {"role": "tool", "content": content}
+    number = next((value[key] for key in ("tool_use_id", "toolUseId", "id") if _filled(value, key)), None)
+    if name := value.get("name") or names.get(number or ""):
+        result["name"] = name
+    if number:
+        result["tool_call_id"] = number
+    return result
+
+
+def _result_part(part: Any) -> str:
+    if _is(part) and isinstance(part.get("text"), str):
+        return str(part["text"])
+    held = part["json"] if _is(part) and _filled(part, "json") else part
+    return held if isinstance(held, str) else json.dumps(held, ensure_ascii=False)
+
+
+def _plain_tool(tool: Any) -> Any:
+    """A tool of Bedrock or Anthropic as OpenAI's function."""
+    if not _is(tool) or _filled(tool, "function"):
+        return tool
+    if _is(spec := tool.get("toolSpec")):
+        schema = spec.get("inputSchema")
+        return _function(spec, schema.get("json", schema) if _is(schema) else schema)
+    return _function(tool, tool["input_schema"]) if _filled(tool, "input_schema") else tool
+
+
+def _function(tool: Mapping[str, Any], schema: Any) -> Message:
+    function = {
+        "name": tool.get("name"),
+        "description": tool.get("description"),
+        "parameters": as_json(schema),
+    }
+    return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}

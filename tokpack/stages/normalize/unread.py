@@ -1,0 +1,75 @@
+"""What was recognized in a source, and what of it is not read: told to the user in one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokpack.stages.normalize.fields import SWITCHES, Row, is_filled
+from tokpack.stages.normalize.shape import Columns, Shape
+
+log = logging.getLogger("tokpack")
+
+WIDTH = 32
+"""Characters shown of an example value."""
+MATTERS = re.compile(
+    r"^tools?|tools?$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
+    r"|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|preference|^better|^winner|^rejected|^chosen"
+    r"|^documents$|^input$",
+    re.IGNORECASE,
+)
+"""Names of columns that mostly should have reached the model, or say that an answer should not."""
+
+
+def shown(value: Any) -> str:
+    """A value on one line, shortened."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return repr(text if len(text) <= WIDTH else text[: WIDTH - 3] + "...")
+
+
+def recognized(shape: Shape) -> str:
+    """`prompt_completion (prompt from question, completion from answer)`, in the words of `--map`."""
+    fields = [f"{field} from {path}" for field, path in (*shape.columns.items(), *shape.beside.items())]
+    if shape.better and shape.better.columns:
+        fields.append(f"better from {' and '.join(shape.better.columns)}")
+    fields += [f"template arguments from {', '.join(shape.variables)}"] if shape.variables else []
+    name = f"{shape.format}, layout {shape.layout.name}" if shape.layout else shape.format
+    return f"{name} ({', '.join(fields)})"
+
+
+def unread_columns(shape: Shape, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
+    """Each column that does not reach the document -> an example; empty ones are left out."""
+    held, read = Columns(columns, rows), shape.read_columns()
+    examples = {name: held.values(name) for name in columns if name not in read}
+    return {name: shown(values[0]) for name, values in examples.items() if any(map(is_filled, values))}
+
+
+def worth_a_warning(unread: Mapping[str, str]) -> list[str]:
+    """Columns left unread that probably mean something for training."""
+    return [
+        name
+        for name, example in unread.items()
+        if MATTERS.search(name) and example.strip("'\"").casefold() not in SWITCHES
+    ]
+
+
+def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
+    """A line for each layout that was found, what of it is not read, and a warning where that may matter."""
+    files: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for name, shape in zip(sources, shapes, strict=True):
+        unread = ", ".join(f"{column} {example}" for column, example in shape.unread.items())
+        line = f"{recognized(shape)}; not read: {unread or 'nothing'}"
+        key = (line, shape.notes, tuple(worth_a_warning(shape.unread)))
+        files.setdefault(key, []).append(name)
+    for (line, notes, matters), names in files.items():
+        name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        log.info("%s: %s", name, line)
+        for note in notes:
+            log.info("%s: %s", name, note)
+        if matters:
+            listed = ", ".join(matters)
+            log.warning("%s: not read, and may matter: %s (--map FIELD=COLUMN reads one)", name, listed)
