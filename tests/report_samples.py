@@ -14,6 +14,7 @@ from tokpack.cost import Method, ModelShape, find_gpu, load_gpus
 from tokpack.pipeline import Part
 from tokpack.report.figures import make_report
 from tokpack.report.training import Training
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.plan import make_plan
 
 HOSTILE = (
@@ -77,7 +78,7 @@ def sample(
         config=Config(),
         tokenizer=SimpleNamespace(name=tokenizer),
         sources=[SimpleNamespace(name=name, size_bytes=4_815_925) for name in sources],
-        shapes=[SimpleNamespace(format="messages", is_text=False)] * len(sources),
+        shapes=[Shape.of("messages", {}, ["messages"])] * len(sources),
         pairs=False,
     )
     return make_report(run, corpus, part, planned=training).data  # type: ignore[arg-type]

@@ -88,8 +88,13 @@ def test_warnings_go_to_what_stderr_is_now(monkeypatch):
     handler = _Stderr()
     bar = io.StringIO()
     monkeypatch.setattr(sys, "stderr", bar)
-    handler.emit(logging.makeLogRecord({"msg": "compiled"}))
-    assert bar.getvalue() == "compiled\n"
+    monkeypatch.setattr(_Stderr, "quiet", False)
+    handler.emit(logging.makeLogRecord({"msg": "compiled", "levelno": logging.WARNING}))
+    handler.emit(logging.makeLogRecord({"msg": "read as text", "levelno": logging.INFO}))
+    assert bar.getvalue() == "warning: compiled\nnote: read as text\n"
+    monkeypatch.setattr(_Stderr, "quiet", True)
+    handler.emit(logging.makeLogRecord({"msg": "not said", "levelno": logging.INFO}))
+    assert "not said" not in bar.getvalue()
 
 
 def test_packing_imports_neither_torch_nor_altair_nor_numba(chats, qwen, tmp_path):
