@@ -29,6 +29,7 @@ from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine.local import default_workers, ordered_map, release_memory
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import COPIES, PREFERENCE
+from tokpack.stages.call_ids import writes_call_ids
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.dedup import content_hash, token_hash
 from tokpack.stages.normalize.detect import detect_shape
@@ -78,6 +79,8 @@ class Run:
     shapes: list[Shape]
     workers: int
     special: SpecialTokens
+    hide_ids: bool
+    """Documents that differ in the ids of calls alone are equal: the template does not write them."""
 
     @staticmethod
     def start(config: Config, workers: int = 0, tokenizer: Tokenizer | None = None) -> Run:
@@ -120,6 +123,7 @@ class Run:
             shapes,
             workers or default_workers(),
             special_tokens_of(tokenizer),
+            not (renderer.tool_finder and writes_call_ids(renderer.tool_finder.template)),
         )
 
     @property
@@ -277,7 +281,7 @@ def _make_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
     normalized = normalize(block, run.sources[block.source], run.shapes[block.source])
     bad.see(normalized)
     cleaned = clean(normalized.documents, config.clean, run.special, run.pairs)
-    hashes = content_hash(cleaned.documents, config.dedup.exact)
+    hashes = content_hash(cleaned.documents, config.dedup.exact, run.hide_ids)
     documents, tokens, paths = encode(run, cleaned.documents)
     return _Made(documents, tokens, hashes, normalized.quarantined, cleaned.counters, paths)
 

@@ -1,8 +1,8 @@
 """Dedup: a 128-bit hash of each conversation in pass 1; the copies are found over all documents at once.
 
-The hash covers roles, contents, tools and other message fields. By default contents are compared in
-Unicode NFC without outer whitespace; inner whitespace and compatibility characters stay, since they mean
-something in code and mathematics. Memory: 16 bytes a document.
+The hash covers roles, contents, tools and other message fields; ids of calls only where the template writes
+them. By default contents are compared in Unicode NFC without outer whitespace; inner whitespace and
+compatibility characters stay, since they mean something in code and mathematics. Memory: 16 bytes a document.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import xxhash
 
 from tokpack.encoding.unicode import nfc
 from tokpack.schema import TRAINED
+from tokpack.stages.call_ids import without_ids
 from tokpack.stages.messages import Messages
 from tokpack.stages.tokenize import TokenBatch
 
 EXACT_DUPLICATE = "exact_duplicate"
 
 
-def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.uint64]:
-    """xxh3_128 of every document: uint64[n, 2], high word first."""
+def content_hash(documents: pl.DataFrame, key: str = "nfc", hide_ids: bool = False) -> npt.NDArray[np.uint64]:
+    """xxh3_128 of every document: uint64[n, 2], high word first. `hide_ids`: those of calls do not count."""
+    extra = without_ids(documents["extra"]) if hide_ids else documents["extra"]
     messages = Messages.of(documents)
     contents = canonical(messages.contents.fill_null(""), key)
     # Lengths make the join unambiguous: ["a", "b"] and ["a\x1fb"] must differ.
@@ -32,7 +34,7 @@ def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.ui
         pl.concat_str("role", pl.col("content").str.len_bytes().cast(pl.String), "content", separator="\x1f")
     )
     joined = messages.lists(parts.to_series()).list.join("\x1e")
-    text = pl.DataFrame({"text": joined, "extra": documents["extra"].fill_null("")}).select(
+    text = pl.DataFrame({"text": joined, "extra": extra.fill_null("")}).select(
         pl.concat_str("text", "extra", separator="\x1e")
     )
     array = text.to_series().to_arrow().cast(pa.large_string())

@@ -19,10 +19,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from tokpack.stages.render.chat_marks import Marked, Marks, widen
 from tokpack.stages.render.chat_template import CharSpan, ChatTemplate, Message, RenderError
+
+_BARE: Final = {"role", "content", "name"}
+"""Keys of a message whose content is all it says."""
+_CLOSING_CHARS: Final = 100
+"""What closes a turn is looked for in so many characters."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Located:
 
     text: str
     contents: list[CharSpan | None]
-    """Per message; None where the template leaves the content out or writes it in another form."""
+    """Per message, what it says: its content, or, where an assistant's says more than that (reasoning, calls)
+    or the template writes it in another form, its turn without what closes it; else None."""
     turns: list[tuple[int, CharSpan]]
     """(index of the assistant message, trained span) in the order of the text."""
 
@@ -62,10 +68,10 @@ class SpanFinder:
         contents = chat.contents
         if self.template.has_generation:
             turns = _blocks_by_turn(blocks, messages, chat.marked)
-            return Located(text, contents, turns)
+            return Located(text, chat.with_all_said(contents, turns), turns)
         assistants = (i for i, message in enumerate(messages) if message.get("role") == "assistant")
         turns = [(i, chat.turn(i)) for i in assistants]
-        return Located(text, _within(contents, turns), turns)
+        return Located(text, chat.with_all_said(_within(contents, turns), turns), turns)
 
     @cached_property
     def facts(self) -> TemplateFacts:
@@ -92,6 +98,11 @@ class SpanFinder:
     def close_of_turn(self) -> re.Pattern[str]:
         stop = self.facts.end_of_turn
         return re.compile(rf"\s*{re.escape(stop)}" if stop else "")
+
+    @cached_property
+    def closing(self) -> re.Pattern[str]:
+        """Special tokens and white space at the end of a text."""
+        return re.compile(rf"(?:\s|{_any_of(self.special_tokens).pattern})+\Z")
 
     @cached_property
     def boundaries(self) -> re.Pattern[str]:
@@ -154,6 +165,21 @@ class _Chat:
             return None
         kept = self.text[self.marked.last_end(index) : end]
         return end - _common_prefix(kept[::-1], content.strip()[::-1])
+
+    def with_all_said(
+        self, contents: list[CharSpan | None], turns: list[tuple[int, CharSpan]]
+    ) -> list[CharSpan | None]:
+        """Contents with the whole of the turns that say more than a content located exactly."""
+        said, whole = list(contents), set[int]()
+        for index, (start, end) in turns:
+            exact = index in self.marked.starts and index in self.marked.ends
+            if exact and not any(self.messages[index][key] for key in self.messages[index].keys() - _BARE):
+                continue
+            closing = self.finder.closing.search(self.text, max(start, end - _CLOSING_CHARS), end)
+            first = said[index] if index in whole else None  # a turn in several spans
+            said[index] = (first or (start, end))[0], closing.start() if closing else end
+            whole.add(index)
+        return said
 
     def turn(self, index: int) -> CharSpan:
         """Trained span of the assistant message `index`."""
