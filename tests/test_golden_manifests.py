@@ -11,6 +11,9 @@ import importlib.util
 import json
 import os
 import platform
+import random
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,3 +74,60 @@ def test_the_artefact_of_a_planner_never_changes(rows, smollm2, tmp_path, planne
     if planner == "optimal" and not path.exists():
         pytest.skip(f"no golden for this build of HiGHS: {path.name}")
     assert found == json.loads(path.read_text(encoding="utf-8"))
+
+
+FEW_INSTRUCTIONS = {
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3,X86_V4,AVX512_ICL,AVX512_SPR",
+    "ARROW_USER_SIMD_LEVEL": "SSE4_2",
+    "NUMBA_CPU_NAME": "generic",
+    "NUMBA_CPU_FEATURES": "",
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+}
+"""A processor without AVX2, AVX-512 and bf16 units, as far as libraries let themselves be told."""
+SAYS_ITS_INSTRUCTIONS = """
+import runpy, sys
+import numpy, pyarrow
+features = numpy._core._multiarray_umath
+print([name for name in features.__cpu_dispatch__ if features.__cpu_features__[name]], file=sys.stderr)
+print(pyarrow.runtime_info().simd_level, file=sys.stderr)
+sys.argv = ["tokpack", *sys.argv[1:]]
+runpy.run_module("tokpack", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instructions of x86")
+def test_the_bytes_do_not_depend_on_the_instructions_of_the_processor(rows, smollm2, tmp_path):
+    """Everything that computes with fractions decides something here; the goldens above are the same on all
+    machines that run them."""
+    copies = near_copies(tmp_path / "copies.jsonl")
+    options = ["--near-dup", "0.7", "--budget", "15000", "--world-size", "2", "--rows-per-step", "2"]
+    options += ["--planner", "xfill", "--val", "0.1", "--max-length", "300", "--mask-personal"]
+    few = {**FEW_INSTRUCTIONS, "NUMBA_CACHE_DIR": str(tmp_path)}
+    sums, said = {}, {}
+    for name, environment in (("all", {}), ("few", few)):
+        command = [sys.executable, "-c", SAYS_ITS_INSTRUCTIONS, "pack", str(rows), str(copies)]
+        done = subprocess.run(
+            [*command, "-o", str(tmp_path / name), "--tokenizer", str(smollm2), *options],
+            env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        sums[name], said[name] = (tmp_path / name / "SHA256SUMS").read_text(), done.stderr
+    assert said["few"].startswith("[]\nsse4_2\n")
+    assert sums["all"] == sums["few"]
+    dropped = tokpack.open_packed(tmp_path / "few").ledger["documents"]["dropped"]
+    assert {"near_duplicate", "over_budget", "held_out"} <= dropped.keys()
+
+
+def near_copies(path: Path) -> Path:
+    """Sixty chats, half of them another one but for a word or two of the question."""
+    rng, chats = random.Random(1), []
+    for number in range(30):
+        question = [f"w{rng.randrange(1000)}" for _ in range(20)]
+        answer = " ".join(f"w{rng.randrange(1000)}" for _ in range(20))
+        for changed in (0, 1 + number % 2):
+            words = " ".join([*question[: 20 - changed], *(f"other{n}" for n in range(changed))])
+            chats.append([{"role": "user", "content": words}, {"role": "assistant", "content": answer}])
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    return path
