@@ -26,7 +26,8 @@ from tokpack.errors import DataError, UsageError
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.read.blocks import line_numbers, read_blocks
-from tokpack.stages.read.csv_rows import UNREADABLE, csv_batches
+from tokpack.stages.read.csv_rows import csv_batches
+from tokpack.stages.read.faults import UNREADABLE, readable_rows
 from tokpack.stages.read.sources import open_sources
 
 
@@ -233,12 +234,28 @@ def test_two_columns_of_one_name_are_an_error(tmp_path):
             blocks_of(tmp_path / name)
 
 
-def test_a_table_with_text_that_is_not_utf8_is_an_error(tmp_path):
-    raw = pa.array([b"fine", b"caf\xe9"])
+@pytest.mark.parametrize("container", ["parquet", "arrow", "dataset"])
+def test_a_row_of_a_table_with_text_that_is_not_utf8_is_set_aside_alone(tmp_path, container):
+    raw = pa.array([b"fine", b"caf\xe9", b"well"])
     text = pa.StringArray.from_buffers(len(raw), *raw.buffers()[1:])
-    pq.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"cannot read parquet: .*UTF8"):
-        blocks_of(tmp_path / "a.parquet")
+    nested = pa.StructArray.from_arrays([text], ["inside"])
+    table = pa.table({"n": [1, 2, 3], "nested": nested})
+    if container == "parquet":
+        pq.write_table(table, tmp_path / "a.parquet")
+    elif container == "arrow":
+        with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    else:
+        import datasets
+
+        datasets.disable_progress_bars()
+        datasets.Dataset(table).save_to_disk(tmp_path / "a.dataset")
+    _, blocks = blocks_of(tmp_path / f"a.{container}")
+    rows = [row for block in blocks for row in readable_rows(block.data)]
+    assert [row["n"] for row in rows if isinstance(row, dict)] == [1, 3]
+    assert rows[0]["nested"] == {"inside": "fine"}
+    assert rows[1].reason == "it holds a text that is not UTF-8"
+    assert b"caf\\xe9" in rows[1].raw
 
 
 @pytest.mark.parametrize("container", ["jsonl", "json", "csv", "parquet", "text"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokpack.ledger import HELD_OUT
-from tokpack.report.safe import one_line
+from tokpack.printable import one_line
 from tokpack.report.svg import draw
 from tokpack.report.words import counted, share
 

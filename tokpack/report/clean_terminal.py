@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from tokpack.printable import one_line
 from tokpack.report.cost_words import money
-from tokpack.report.safe import one_line
 from tokpack.report.tables import GOOD, QUIET, facts_grid, plain_table
 from tokpack.report.terminal import drops_table, ledger_table
 from tokpack.report.words import budget_words, counters, share

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from tokpack import schema
 from tokpack.errors import UsageError
+from tokpack.printable import one_line
 from tokpack.report.cost_words import flops, hours, money
-from tokpack.report.safe import one_line
 from tokpack.report.tables import QUIET, plain_table
 from tokpack.report.words import REASONS
 

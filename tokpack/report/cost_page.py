@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokpack.printable import one_line
 from tokpack.report.cost_charts import curve_chart, memory_chart, ways_chart
 from tokpack.report.cost_words import (
     UNITS,
@@ -18,7 +19,6 @@ from tokpack.report.cost_words import (
     priced,
     timed,
 )
-from tokpack.report.safe import one_line
 from tokpack.report.words import share
 
 

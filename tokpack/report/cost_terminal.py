@@ -9,8 +9,8 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
+from tokpack.printable import one_line
 from tokpack.report.cost_words import PARTS, UNITS, cost_words, curve_words, hours, measure, measured, money
-from tokpack.report.safe import one_line
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import share
 

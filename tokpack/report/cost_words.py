@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokpack.cost.slots import PADDED_LONGEST
-from tokpack.report.safe import one_line
+from tokpack.printable import one_line
 from tokpack.report.words import counted
 
 METHODS = {"qlora": "QLoRA", "lora": "LoRA", "full": "full fine-tuning"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokpack.printable import one_line
 from tokpack.report.charts import (
     ACCENT,
     FONT_SIZE,
@@ -19,7 +20,6 @@ from tokpack.report.charts import (
     bar_chart,
     first_and_rest,
 )
-from tokpack.report.safe import one_line
 from tokpack.report.svg import draw
 from tokpack.report.words import counted, share
 

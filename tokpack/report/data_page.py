@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokpack.printable import one_line, snippet
 from tokpack.report import data_charts
 from tokpack.report.data_words import (
     error,
@@ -15,7 +16,6 @@ from tokpack.report.data_words import (
     rules_without_hits,
     vocabulary_words,
 )
-from tokpack.report.safe import one_line, snippet
 from tokpack.report.words import REASONS, share
 
 MOST_FILES, MOST_PAIRS, MOST_LANGUAGES = 500, 3, 12

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tokpack.printable import one_line
 from tokpack.report.data_words import fit, language_words, ranks_words, vocabulary_words
-from tokpack.report.safe import one_line
 from tokpack.report.tables import QUIET, plain_table
 from tokpack.report.words import share
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokpack.report.safe import one_line
+from tokpack.printable import one_line
 from tokpack.report.words import counted, share
 
 MOST_LANGUAGES = 8

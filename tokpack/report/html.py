@@ -16,10 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tokpack.ledger import HELD_OUT
+from tokpack.printable import one_line, printable, snippet
 from tokpack.report import charts
 from tokpack.report.cost_page import cost_view
 from tokpack.report.data_page import data_view
-from tokpack.report.safe import one_line, printable, snippet
 from tokpack.report.words import (
     PROOFS,
     REASONS,

@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tokpack.ledger import HELD_OUT
+from tokpack.printable import one_line, snippet
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.data_terminal import data_details, data_facts
 from tokpack.report.data_words import dealt_words, rules_without_hits
-from tokpack.report.safe import one_line, snippet
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import (
     REASONS,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokpack.ledger import HELD_OUT
-from tokpack.report.safe import one_line
+from tokpack.printable import one_line
 from tokpack.schema import is_preference
 
 WORTH_TELLING = 0.02

@@ -16,10 +16,9 @@ from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import FIELDS, LABELLED_BAD, TOKENS
 from tokpack.stages.normalize.shape import Columns, Shape, known_fields
 from tokpack.stages.normalize.unread import shown, unread_columns
-from tokpack.stages.read.arrow_values import table_rows
 from tokpack.stages.read.blocks import chunks
 from tokpack.stages.read.containers import AS_TEXT, recognise
-from tokpack.stages.read.csv_rows import UNREADABLE
+from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import looked_at
 
@@ -143,9 +142,9 @@ def first_rows(source: Source, count: int = 100) -> tuple[list[dict[str, Any]], 
 
 
 def _readable(table: pa.Table, count: int) -> tuple[list[dict[str, Any]], str]:
-    rows = table_rows(table.slice(0, count))
-    faults = [fault["reason"] for row in rows if (fault := row.get(UNREADABLE))]
-    return [row for row in rows if row.pop(UNREADABLE, None) is None], next(iter(faults), "")
+    rows = readable_rows(table.slice(0, count))
+    faults = [row.reason for row in rows if isinstance(row, Unreadable)]
+    return [row for row in rows if not isinstance(row, Unreadable)], next(iter(faults), "")
 
 
 def _parsable(data: bytes, count: int) -> tuple[list[dict[str, Any]], str]:

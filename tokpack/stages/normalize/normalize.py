@@ -22,22 +22,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.json as pajson
 
+from tokpack.printable import printable
 from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.json_lines import read_json_lines
 from tokpack.stages.normalize.message_columns import filled, keys_of, message_lists, text_column
 from tokpack.stages.normalize.pair_columns import pair_lists
 from tokpack.stages.normalize.pair_rows import row_to_pair
-from tokpack.stages.normalize.raw_rows import lines_of, parse_line
+from tokpack.stages.normalize.raw_rows import dumped, lines_of, odd_rows, parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, RowDocument, RowError, row_to_document
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.read.arrow_values import rows_at
 from tokpack.stages.read.blocks import Block, line_numbers
-from tokpack.stages.read.csv_rows import UNREADABLE
+from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
 
-DEEP = tuple(pair * 400 for pair in (b"[", b"]", b"}", b"}]", b"]}"))
-"""What deeply nested JSON begins or ends with."""
 DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "doc_id": pl.Int64,
     "source": pl.Int32,
@@ -68,7 +66,7 @@ class Quarantined:
             "source": self.source,
             "row": self.row,
             "byte_offset": self.byte_offset,
-            "reason": self.reason,
+            "reason": printable(self.reason),
         }
         try:
             record["line"] = self.raw.decode("utf-8")
@@ -85,10 +83,11 @@ class Normalized:
 
 def normalize(block: Block, source: Source, shape: Shape) -> Normalized:
     """One block -> its documents in input order, and what had to be quarantined."""
-    if isinstance(block.data, bytes):
-        table = _read_lines(block.data, source, shape, block.rows)
-        return _from_table(block, source, shape, table) if table else _from_lines(block, source, shape)
-    return _from_table(block, source, shape, block.data)
+    if not isinstance(block.data, bytes):
+        return _from_table(block, source, shape, block.data)
+    odd = odd_rows(block, source.container)
+    table = None if odd.any() else _read_lines(block.data, source, shape, block.rows)
+    return _from_table(block, source, shape, table) if table else _from_lines(block, source, shape, odd)
 
 
 def text_documents(texts: list[str]) -> pl.DataFrame:
@@ -122,27 +121,17 @@ def _read_text(data: bytes) -> pa.Table | None:
     except pl.exceptions.ComputeError:  # not UTF-8
         return None
     filled = texts.str.strip_chars(string.whitespace) != ""  # as for bytes: other blanks are text
-    return texts.filter(filled).str.strip_suffix("\r").to_frame().to_arrow()
+    texts = texts.filter(filled).str.strip_prefix("\ufeff").str.strip_suffix("\r")
+    return texts.to_frame().to_arrow()
 
 
 def _read_json(data: bytes, shape: Shape, rows: int) -> pa.Table | None:
-    if any(brackets in data for brackets in DEEP):
-        return None  # Arrow's reader runs out of stack
-    try:
-        fields = [
-            pa.field(column, _json_type(target, shape))
-            for target, column in shape.columns.items()
-            if shape.format != PREFERENCE  # texts, messages or ShareGPT turns: the reader finds out
-        ]
-        table = pajson.read_json(
-            pa.BufferReader(data),
-            read_options=pajson.ReadOptions(block_size=max(4 << 20, min(len(data), 1 << 30))),
-            parse_options=pajson.ParseOptions(explicit_schema=pa.schema(fields)),
-        )
-        table.validate(full=True)  # the reader itself lets invalid UTF-8 pass
-        return table if table.num_rows == rows else None
-    except pa.ArrowException:
-        return None
+    fields = [
+        pa.field(column, _json_type(target, shape))
+        for target, column in shape.columns.items()
+        if shape.format != PREFERENCE  # texts, messages or ShareGPT turns: the reader finds out
+    ]
+    return read_json_lines(data, fields, rows)
 
 
 def _json_type(target: str, shape: Shape) -> pa.DataType:
@@ -166,10 +155,12 @@ def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> 
     return Normalized(pl.concat([fast, rest.documents]).sort("doc_id"), rest.quarantined)
 
 
-def _vectorize(
-    table: pa.Table, shape: Shape
-) -> tuple[str, pl.Series, pl.Series, np.ndarray[Any, Any]] | None:
-    """Columns -> (kind, roles, contents, rows that need the slow path), or None when types do not fit."""
+_Columns = tuple[str, pl.Series, pl.Series, "np.ndarray[Any, Any]"]
+"""Kind, roles, contents, and the rows that need the slow path."""
+
+
+def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
+    """None when types do not fit."""
     slow = np.zeros(table.num_rows, dtype=bool)
     if shape.row_by_row:
         return None
@@ -266,47 +257,38 @@ def _frame(
 # The slow path: row by row, the reference
 
 
-def _from_lines(block: Block, source: Source, shape: Shape) -> Normalized:
-    """A block the fast reader refused: find the broken lines, then try the rest again."""
-    assert isinstance(block.data, bytes)
-    good: list[bytes] = []
-    positions: list[int] = []
-    quarantined: list[Quarantined] = []
-    offset, position = block.byte_offset, 0
-    rows = line_numbers(block)
-    for line in block.data.split(b"\n"):
-        if line.strip():
-            _, reason = parse_line(line, source.container)
-            if reason:
-                where = (_first_id(block, shape, position), source.name, int(rows[position]), offset)
-                quarantined.append(Quarantined(*where, reason, line))
-            else:
-                good.append(line)
-                positions.append(position)
-            position += 1
-        offset += len(line) + 1
-    kept = np.array(positions, dtype=np.int64)
-    columns = table = None
-    if quarantined and good:
-        table = _read_lines(b"\n".join(good), source, shape, len(good))
-        columns = _vectorize(table, shape) if table else None
+def _from_lines(block: Block, source: Source, shape: Shape, odd: np.ndarray[Any, Any]) -> Normalized:
+    """A block of lines that the fast reader does not take whole: the rows that it takes, and the others.
+
+    Rows that are not `odd` are tried together, and where one of them is broken, without the broken ones.
+    """
+    lines, _ = lines_of(block)
+    plain = np.flatnonzero(~odd)
+    columns = _columns_of([lines[i] for i in plain], source, shape) if odd.any() else None
     if columns is None:
-        rest = _from_rows(block, source, shape, kept, [_parsed(line, source) for line in good])
-        return Normalized(rest.documents, sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id))
+        plain = np.array([i for i in plain if not parse_line(lines[i], source.container)[1]], np.int64)
+        columns = _columns_of([lines[i] for i in plain], source, shape) if len(plain) < block.rows else None
+    if columns is None:
+        plain = np.empty(0, np.int64)
+    fast = plain[~columns[3]] if columns else plain
+    others = np.setdiff1d(np.arange(block.rows), fast)
+    rest = _from_rows(block, source, shape, others, [_parsed(lines[i], source) for i in others])
+    if columns is None:
+        return rest
     kind, roles, contents, slow = columns
-    documents = _frame(block, kept, shape, kind, roles, contents)
+    documents = _frame(block, plain, shape, kind, roles, contents)
     documents = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
-    again = np.flatnonzero(slow)
-    rest = _from_rows(block, source, shape, kept[again], [_parsed(good[i], source) for i in again])
-    return Normalized(
-        pl.concat([documents, rest.documents]).sort("doc_id"),
-        sorted(quarantined + rest.quarantined, key=lambda q: q.doc_id),
-    )
+    return Normalized(pl.concat([documents, rest.documents]).sort("doc_id"), rest.quarantined)
+
+
+def _columns_of(lines: list[bytes], source: Source, shape: Shape) -> _Columns | None:
+    table = _read_lines(b"\n".join(lines), source, shape, len(lines)) if lines else None
+    return _vectorize(table, shape) if table else None
 
 
 def _parsed(line: bytes, source: Source) -> tuple[Any, bytes]:
     row, reason = parse_line(line, source.container)
-    return ({UNREADABLE: {"reason": reason, "raw": line}} if row is None else row), line
+    return (Unreadable(reason, line) if row is None else row), line
 
 
 def _slow_rows(
@@ -315,16 +297,7 @@ def _slow_rows(
     if isinstance(block.data, bytes):
         lines, _ = lines_of(block)
         return [_parsed(lines[i], source) for i in positions]
-    rows = rows_at(table, positions)
-    return [(row, _dumped(row)) for row in rows]
-
-
-def _dumped(row: dict[str, Any]) -> bytes:
-    if fault := row.get(UNREADABLE):
-        raw = fault["raw"]
-        return raw.encode() if isinstance(raw, str) else bytes(raw)
-    shown = {key: value for key, value in row.items() if key != UNREADABLE}
-    return json.dumps(shown, ensure_ascii=False, default=str).encode("utf-8", "replace")
+    return [(row, dumped(row)) for row in readable_rows(table, positions)]
 
 
 def _from_rows(
@@ -337,8 +310,8 @@ def _from_rows(
     offsets = lines_of(block)[1] if isinstance(block.data, bytes) else None
     for position, (row, raw) in zip(positions.tolist(), rows, strict=True):
         try:
-            if fault := row.pop(UNREADABLE, None):
-                raise RowError(fault["reason"])
+            if isinstance(row, Unreadable):
+                raise RowError(row.reason)
             pairs = shape.format == PREFERENCE
             documents += row_to_pair(row, shape) if pairs else (row_to_document(row, shape),)
             kept.append(position)

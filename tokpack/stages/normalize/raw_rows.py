@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tokpack.stages.read.arrow_values import rows_at
-from tokpack.stages.read.blocks import Block, line_numbers
+from tokpack.stages.normalize.json_lines import DEEPEST, nesting, odd_lines
+from tokpack.stages.read.blocks import Block, filled_lines, line_numbers
+from tokpack.stages.read.faults import Unreadable, readable_rows
+from tokpack.stages.read.streams import BOM
+
+TOO_DEEP = "nested too deeply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,17 @@ def raw_rows(block: Block, positions: np.ndarray[Any, Any]) -> Iterator[tuple[An
             line = lines[position]
             yield line, RawRow(position, number, int(starts[position]), line)
         return
-    rows = rows_at(block.data, positions)
+    rows = readable_rows(block.data, positions)
     for position, number, row in zip(positions.tolist(), numbers, rows, strict=True):
-        raw = json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")
+        raw = dumped(row)
         yield row, RawRow(position, number, -1, raw)
+
+
+def dumped(row: dict[str, Any] | Unreadable) -> bytes:
+    """The bytes of a row of a table: those it had, or its JSON."""
+    if isinstance(row, Unreadable):
+        return row.raw
+    return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
 def lines_of(block: Block) -> tuple[list[bytes], np.ndarray[Any, Any]]:
@@ -45,19 +56,34 @@ def lines_of(block: Block) -> tuple[list[bytes], np.ndarray[Any, Any]]:
     assert isinstance(block.data, bytes)
     lines = block.data.split(b"\n")
     starts = np.concatenate([[0], np.cumsum([len(line) + 1 for line in lines])])[:-1]
-    filled = [bool(line.strip()) for line in lines]
+    filled = filled_lines(block.data)
     return list(compress(lines, filled)), starts[filled] + block.byte_offset
 
 
+def odd_rows(block: Block, container: str = "jsonl") -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows of a block of lines only `parse_line` may read."""
+    assert isinstance(block.data, bytes)
+    if container == "text":
+        return np.zeros(block.rows, bool)
+    odd = odd_lines(block.data)
+    return odd[: block.rows] if block.lines == block.rows else odd[filled_lines(block.data)]
+
+
 def parse_line(line: bytes, container: str = "jsonl") -> tuple[dict[str, Any] | None, str]:
-    """(the row, "") of a line of JSON or text, or (None, what is wrong with it)."""
+    """(the row, "") of a line of JSON or text, or (None, what is wrong with it).
+
+    A byte order mark before it counts for nothing: files were joined.
+    """
+    line = line.removeprefix(BOM)
+    if container != "text" and line.count(b"[") + line.count(b"{") > DEEPEST and nesting(line) > DEEPEST:
+        return None, TOO_DEEP
     try:
         text = line.decode("utf-8")
         row = {"text": text.removesuffix("\r")} if container == "text" else json.loads(text)
     except UnicodeDecodeError as error:
         return None, f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
     except RecursionError:
-        return None, "nested too deeply"
+        return None, TOO_DEEP
     except ValueError as error:
         return None, f"not JSON: {error}"
     return (row, "") if isinstance(row, dict) else (None, f"not a JSON object but {_json_kind(row)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.fields import TRUTHS, as_json, is_filled
-from tokpack.stages.read.csv_rows import UNREADABLE
+from tokpack.stages.read.faults import UNREADABLE
 
 if TYPE_CHECKING:
     from tokpack.stages.normalize.shape import Shape
@@ -143,7 +143,10 @@ def turns_before(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     turns: list[tuple[str, str]] = []
     if row.get("system"):
         turns.append(("system", read_text(row["system"], "system")))
-    for pair in as_json(row.get("history")) or []:
+    history = as_json(row.get("history")) or []
+    if not isinstance(history, list):
+        raise RowError(f"history is {kind_of(history)}, not a list of [question, answer] pairs")
+    for pair in history:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RowError("history is not a list of [question, answer] pairs")
         turns += [("user", read_text(pair[0], "history")), ("assistant", read_text(pair[1], "history"))]

@@ -6,23 +6,25 @@ finds anything odd goes through `row_to_tokens`, and what that refuses is quaran
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pajson
 
 from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
+from tokpack.stages.normalize.json_lines import read_json_lines
 from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, Normalized, Quarantined
-from tokpack.stages.normalize.raw_rows import RawRow, parse_line, raw_rows
+from tokpack.stages.normalize.raw_rows import RawRow, lines_of, odd_rows, parse_line, raw_rows
 from tokpack.stages.normalize.rows import RowError
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_rows import LABELLED, RowTokens, column_of, row_to_tokens
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of, range_indices
 from tokpack.stages.read.blocks import Block, line_numbers
+from tokpack.stages.read.faults import Unreadable
 from tokpack.stages.read.sources import Source
 from tokpack.stages.tokenize import TokenBatch
 
@@ -44,8 +46,10 @@ class _Rows:
 
 def take_tokens(block: Block, source: Source, shape: Shape, vocab_size: int) -> tuple[Normalized, TokenBatch]:
     """One block -> its documents in input order with their tokens, and what had to be quarantined."""
-    table = block.data if isinstance(block.data, pa.Table) else _read_json(block.data, shape, block.rows)
+    table, read = _read_json(block, shape) if isinstance(block.data, bytes) else (block.data, None)
     rows = _from_columns(table, shape, vocab_size) if table is not None else None
+    if rows and read is not None:
+        rows = replace(rows, positions=read[rows.positions])
     odd = np.setdiff1d(np.arange(block.rows), rows.positions if rows else [])
     quarantined: list[Quarantined] = []
     if rows is None or len(odd):
@@ -78,22 +82,21 @@ def _frame(block: Block, rows: _Rows) -> pl.DataFrame:
 # The fast path: columns
 
 
-def _read_json(data: bytes, shape: Shape, rows: int) -> pa.Table | None:
-    """The columns of JSON lines, or None when any line holds something else in their place."""
+def _read_json(block: Block, shape: Shape) -> tuple[pa.Table | None, Int64]:
+    """The columns of JSON lines, or None when one holds something else in their place; and the rows read."""
+    assert isinstance(block.data, bytes)
+    data, rows = block.data, np.arange(block.rows)
+    if (odd := odd_rows(block)).any():
+        rows = np.flatnonzero(~odd)
+        lines, _ = lines_of(block)
+        data = b"\n".join(lines[i] for i in rows)
+    if not data:
+        return None, rows
     fields = [(column_of(shape, field), pa.list_(pa.int64())) for field in FIELDS]
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
     longest = int(np.diff(ends, prepend=-1, append=len(data)).max())
-    try:
-        table = pajson.read_json(
-            pa.BufferReader(data),
-            read_options=pajson.ReadOptions(block_size=max(JSON_CHUNK, longest + 1)),
-            parse_options=pajson.ParseOptions(
-                explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
-            ),
-        )
-    except pa.ArrowException:
-        return None
-    return table if table.num_rows == rows else None
+    chunk = max(JSON_CHUNK, longest + 1)
+    return read_json_lines(data, fields, len(rows), others="ignore", chunk=chunk), rows
 
 
 def _from_columns(table: pa.Table, shape: Shape, vocab_size: int) -> _Rows:
@@ -197,7 +200,7 @@ def _one_by_one(
     good: list[tuple[int, RowTokens]] = []
     bad: list[tuple[RawRow, str]] = []
     for row, place in raw_rows(block, positions):
-        parsed, reason = parse_line(row) if isinstance(row, bytes) else (row, "")
+        parsed, reason = _read(row)
         if parsed is not None:
             try:
                 good.append((place.position, row_to_tokens(parsed, shape, vocab_size)))
@@ -216,6 +219,12 @@ def _one_by_one(
         ),
         bad,
     )
+
+
+def _read(row: Any) -> tuple[dict[str, Any] | None, str]:
+    if isinstance(row, Unreadable):
+        return None, row.reason
+    return parse_line(row) if isinstance(row, bytes) else (row, "")
 
 
 def _merged(a: _Rows, b: _Rows) -> _Rows:

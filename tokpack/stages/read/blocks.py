@@ -7,12 +7,10 @@ unreadable rows use theirs up. Parsing belongs to `normalize`; this module only 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -20,11 +18,10 @@ import pyarrow as pa
 import xxhash
 
 from tokpack.errors import DataError, reading
-from tokpack.stages.read.arrow_values import table_rows
-from tokpack.stages.read.csv_rows import csv_batches
-from tokpack.stages.read.plain_types import plain_batch
-from tokpack.stages.read.sources import Source, saved_field
-from tokpack.stages.read.streams import BOM, decompress, open_hashing, seekable
+from tokpack.stages.read.faults import Unreadable, readable_rows
+from tokpack.stages.read.sources import Source
+from tokpack.stages.read.streams import BOM, decompress, open_hashing
+from tokpack.stages.read.tables import dataset_blocks, table_blocks
 
 BLOCK_BYTES = 8 << 20
 NEWLINE, SPACE = b"\n "
@@ -70,19 +67,28 @@ def line_numbers(block: Block) -> np.ndarray[Any, np.dtype[np.int64]]:
     """1-based row number in the source of each of the block's rows: for line formats, blank lines count."""
     if not isinstance(block.data, bytes) or block.lines == block.rows:
         return np.arange(block.first_row + 1, block.first_row + 1 + block.rows, dtype=np.int64)
-    filled = np.fromiter((bool(line.strip()) for line in block.data.split(b"\n")), bool)
-    return np.flatnonzero(filled) + block.first_row + 1
+    return np.flatnonzero(filled_lines(block.data)) + block.first_row + 1
+
+
+def filled_lines(data: bytes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which lines are not blank."""
+    return np.fromiter((bool(line.strip()) for line in data.split(b"\n")), bool)
 
 
 def rows_of(block: Block, source: Source) -> list[Any]:
     """The block's rows as Python values, one by one: for small files. Raises DataError for a broken line."""
-    if not isinstance(block.data, bytes):
-        return list(table_rows(block.data))
     rows: list[Any] = []
+    if not isinstance(block.data, bytes):
+        for number, row in enumerate(readable_rows(block.data), block.first_row + 1):
+            if isinstance(row, Unreadable):
+                where = f"{source.path}:{number}"
+                raise DataError(row.reason, where=where, hint="mend the row, or take it out")
+            rows.append(row)
+        return rows
     for number, line in enumerate(block.data.split(b"\n"), 1):
         if line.strip():
             try:
-                text = line.decode("utf-8")
+                text = line.removeprefix(BOM).decode("utf-8")
                 rows.append(text if source.container == "text" else json.loads(text))
             except (ValueError, RecursionError) as error:
                 what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
@@ -117,7 +123,7 @@ def chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
     with reading(source.path):
         try:
             if source.container == "dataset":
-                yield from _dataset_chunks(source, block_bytes)
+                yield from _table_chunks(dataset_blocks(source, block_bytes))
             else:
                 yield from _file_chunks(source, block_bytes)
         except (OSError, pa.ArrowException) as error:
@@ -138,7 +144,7 @@ def _file_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
         elif source.container in ("jsonl", "text"):
             yield from _line_chunks(stream, block_bytes)
         else:
-            yield from _table_chunks(stream, source, block_bytes)
+            yield from _table_chunks(table_blocks(stream, source, block_bytes))
         source.sha256 = raw.hexdigest()
 
 
@@ -208,73 +214,6 @@ def _looks_like_lines(body: bytes) -> bool:
     return True
 
 
-def _table_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:
-    yield from _tables(_record_batches(stream, source), source, block_bytes)
-
-
-def _tables(batches: Iterator[pa.RecordBatch], source: Source, block_bytes: int) -> Iterator[Chunk]:
-    for table in _merge(batches, block_bytes):
-        names = table.column_names
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise DataError(
-                f"two columns are named {twice[0]!r}" if twice[0] else "two columns have no name",
-                where=source.path,
-                hint="rename one of them, or take empty ones out",
-            )
-        table.validate(full=True)  # texts that are not UTF-8 pass Arrow's readers
+def _table_chunks(tables: Iterator[pa.Table]) -> Iterator[Chunk]:
+    for table in tables:
         yield table.num_rows, table.num_rows, 0, table
-
-
-def _record_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatch]:
-    if source.container == "csv":
-        yield from csv_batches(stream, source.path)
-    elif source.container == "parquet":
-        import pyarrow.parquet as pq
-
-        lazily = {"pre_buffer": False, "buffer_size": 1 << 16} if source.head_only else {}
-        yield from pq.ParquetFile(seekable(stream, source), **lazily).iter_batches(batch_size=4096)
-    else:
-        yield from _ipc_batches(seekable(stream, source))
-
-
-def _ipc_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
-    head = stream.read(6)
-    stream.seek(0)
-    if head == b"ARROW1":
-        reader = pa.ipc.open_file(stream)
-        yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
-    else:
-        yield from pa.ipc.open_stream(stream)
-
-
-def _dataset_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
-    """A folder written by `datasets.save_to_disk`; its hash covers all shards in order."""
-    files = saved_field(Path(source.path) / "state.json", "_data_files")
-    digest = hashlib.sha256()
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for entry in files:
-            with (Path(source.path) / entry["filename"]).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-                file.seek(0)
-                yield from _ipc_batches(file)
-
-    yield from _tables(batches(), source, block_bytes)
-    source.sha256 = digest.hexdigest()
-
-
-def _merge(batches: Iterator[pa.RecordBatch], block_bytes: int) -> Iterator[pa.Table]:
-    """Join small record batches, and slice large ones, into tables of about `block_bytes`."""
-    held: list[pa.RecordBatch] = []
-    size = 0
-    for batch in map(plain_batch, batches):
-        rows = max(1, batch.num_rows * block_bytes // max(batch.nbytes, 1))
-        for start in range(0, batch.num_rows, rows):
-            part = batch.slice(start, rows)
-            held.append(part)
-            size += part.nbytes
-            if size >= block_bytes:
-                yield pa.Table.from_batches(held)
-                held, size = [], 0
-    if held:
-        yield pa.Table.from_batches(held)

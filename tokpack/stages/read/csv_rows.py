@@ -1,7 +1,7 @@
 """CSV -> record batches in which every cell is text.
 
-A row with too many or too few cells, or with bytes that are not UTF-8, keeps its place: it is empty, and
-`UNREADABLE` says why and holds its bytes. `normalize` sets it aside.
+A row with too many or too few cells, or with bytes that are not UTF-8, keeps its place: it is empty, and the
+column `UNREADABLE`, which every table has, says why and holds its bytes. `normalize` sets it aside.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokpack.errors import DataError
+from tokpack.stages.read.faults import FAULT, UNREADABLE
 
-UNREADABLE = "tokpack:unreadable"
-"""Column of every CSV table: null, or what is wrong with the row."""
-_FAULT = pa.struct([("reason", pa.string()), ("raw", pa.binary())])
 _HEAD_BYTES = 1 << 20
 _BLOCK_BYTES = 16 << 20
 """Of Arrow's reader: no row can be longer."""
@@ -131,13 +129,13 @@ def _open(stream: Any, invalid: Callable[[Any], str], names: list[str] | None) -
 
 
 def _schema(names: list[str]) -> pa.Schema:
-    return pa.schema([*((name, pa.string()) for name in names), (UNREADABLE, _FAULT)])
+    return pa.schema([*((name, pa.string()) for name in names), (UNREADABLE, FAULT)])
 
 
 def _as_text(batch: pa.RecordBatch, escaped: bool) -> pa.RecordBatch:
     schema = _schema(batch.schema.names)
     if not escaped or not any(_has_escapes(column) for column in batch.columns):
-        columns = [*batch.columns, pa.nulls(batch.num_rows, _FAULT)]
+        columns = [*batch.columns, pa.nulls(batch.num_rows, FAULT)]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
     columns = [column.to_pylist() for column in batch.columns]
     rows = [_checked(cells, schema.names) for cells in zip(*columns, strict=True)]
