@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -10,11 +10,13 @@ import pytest
 from encode_helpers import NAMES, document, frame, random_chats, small_tokenizer, template
 
 from tokpack.stages.render.chat_spans import SpanFinder
-from tokpack.stages.render.chat_template import ENVIRONMENT, ChatTemplate
-from tokpack.stages.render.pieces import WHITESPACE, Spans, Strip
-from tokpack.stages.render.reference import chat_reference, select_trained
+from tokpack.stages.render.chat_template import ChatTemplate
+from tokpack.stages.render.pieces import Spans, write_slot
+from tokpack.stages.render.reference import chat_reference, to_messages
 from tokpack.stages.render.render import Renderer, RenderOptions, render
-from tokpack.stages.render.template_analysis import analyse
+from tokpack.stages.render.shape_keys import chat_key
+from tokpack.stages.render.symbolic_template import SymbolicTemplate
+from tokpack.stages.render.symbols import WHITESPACE, Observed, Opaque, Slot, Symbol
 from tokpack.stages.render.template_compiler import TemplateCompiler
 
 
@@ -33,11 +35,12 @@ def spans(where: Spans, row: int):
 
 
 def assert_as_by_jinja(documents, rendered, renderer):
-    for row, (roles, contents) in enumerate(documents.select("roles", "contents").iter_rows()):
+    for row, (roles, contents, extra) in enumerate(
+        documents.select("roles", "contents", "extra").iter_rows()
+    ):
         if row in rendered.errors:
             continue
-        messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
-        text, trained, written = renderer.reference(messages)
+        text, trained, written = renderer.reference(*to_messages(roles, contents, extra))
         assert rendered.text[row].as_py() == text
         assert spans(rendered.trained, row) == [s for s in trained if s[0] < s[1]]
         assert spans(rendered.content, row) == [s for s in written if s[0] < s[1]]
@@ -77,8 +80,7 @@ def test_every_row_is_proved_when_paranoid_and_some_otherwise(folder):
 def test_a_failed_proof_leaves_the_shape_to_jinja_with_a_warning(folder, monkeypatch):
     body = "{{ m.role }}: {{ m.content | replace('three', '3') }}."
     tokenizer = opened(folder, "{% for m in messages %}" + body + "{% endfor %}")
-    nothing = analyse(ENVIRONMENT.parse(""))
-    monkeypatch.setattr("tokpack.stages.render.template_compiler.analyse", lambda tree: nothing)
+    monkeypatch.setattr(Observed, "lacks", lambda self, slot, constant: None)
     renderer = Renderer(tokenizer, RenderOptions(loss="all"))
     documents = frame([document([{"role": "user", "content": "longer than three"}])])
     rendered = render(documents, renderer)
@@ -87,7 +89,7 @@ def test_a_failed_proof_leaves_the_shape_to_jinja_with_a_warning(folder, monkeyp
     assert "differed" in renderer.warnings[0]
 
 
-def test_only_chats_that_could_matter_to_the_template_go_to_jinja(folder):
+def test_the_first_chats_of_a_shape_with_more_than_texts_go_to_jinja(folder):
     renderer = Renderer(opened(folder, template("qwen3")), RenderOptions())
     plain = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     chats = [
@@ -101,6 +103,10 @@ def test_only_chats_that_could_matter_to_the_template_go_to_jinja(folder):
     ]
     for row, chat in enumerate(chats):
         assert render(frame([chat]), renderer).counters["compiled"] == (row == 0), chat
+    documents = frame(chats[:5] * 6)
+    rendered = render(documents, renderer)
+    assert rendered.counters["compiled"] >= 22
+    assert_as_by_jinja(documents, rendered, renderer)
 
 
 def test_roles_are_not_confused_by_their_separator(folder):
@@ -112,32 +118,55 @@ def test_roles_are_not_confused_by_their_separator(folder):
 
 
 STRIPS = {
-    "message.content | trim": Strip(WHITESPACE, WHITESPACE),
-    "message.content.lstrip()": Strip(WHITESPACE, ""),
-    "message.content.rstrip('\\n')": Strip("", "\n"),
-    "message.content.strip(' \\n')": Strip(" \n", " \n"),
-    "message.content": Strip(),
+    "message.content | trim": (WHITESPACE, WHITESPACE),
+    "message.content.lstrip()": (WHITESPACE, ""),
+    "message.content.rstrip('\\n')": ("", "\n"),
+    "message.content.strip(' \\n')": (" \n", " \n"),
+    "message.content.strip('\\r')": ("\r", "\r"),
+    "message.content.strip().strip('\\n')": (WHITESPACE, WHITESPACE),
+    "message.content": ("", ""),
 }
+PLAIN_JSON = (("ensure_ascii", False), ("indent", None), ("separators", None), ("sort_keys", False))
+ODD_TEXTS = ["\x1f\u3000 \n", "\n\n", " \t", "\u200b", "\xa0\r\n", '"', "\\", "\x00", "\x7f\x85", "é\u2028"]
 
 
 @pytest.mark.parametrize("expression", STRIPS)
 def test_stripping_is_found_out_and_done_as_python_does_it(expression):
     body = "{{ '<' + message.role + '>' }}{{ " + expression + " }}{{ '</s>' }}"
     source = "{% for message in messages %}" + body + "{% endfor %}"
-    finder = SpanFinder(ChatTemplate(source + "{# trim #}"), ("</s>",))
-    compiler = TemplateCompiler(finder, lambda located, messages: [])
-    assert compiler.shape(("user", "assistant")).strips == (STRIPS[expression],) * 2
-    edges = ["\x1f\u3000 \n", "\n\n", " \t", "\u200b", "\xa0\r\n"]
-    texts = [left + "x y" + right for left in edges for right in edges] + edges
-    cleaned = STRIPS[expression].apply(pl.Series(texts)).to_list() if STRIPS[expression] != Strip() else texts
+    finder = SpanFinder(ChatTemplate(source), ("</s>",))
+    compiler = TemplateCompiler(finder.template, lambda *chat: chat_reference(finder, *chat, "assistant"))
+    left, right = STRIPS[expression]
+    slots = compiler.shape(chat_key(("user", "assistant"))).slots
+    assert slots == (Slot(0, left, right), Slot(1, left, right))
+    texts = [left + "x y" + right for left in ODD_TEXTS for right in ODD_TEXTS] + ODD_TEXTS
+    cleaned = write_slot(slots[0], pl.Series(texts)).to_list()
     python = [chat_reference(finder, [{"role": "user", "content": t}], None, "all")[0] for t in texts]
     assert [f"<user>{text}</s>" for text in cleaned] == python
+    assert cleaned == [slots[0].fill(text) for text in texts]
 
 
-def test_a_strip_that_is_not_known_is_left_to_jinja():
-    source = "{% for m in messages %}{{ m.content.strip('\\r') + '</s>' }}{% endfor %}"
-    compiler = TemplateCompiler(SpanFinder(ChatTemplate(source), ("</s>",)), lambda located, messages: [])
-    assert compiler.shape(("user",)) is None
+def test_texts_become_json_as_python_writes_it():
+    slot = Slot(0, WHITESPACE, "", PLAIN_JSON)
+    texts = [left + "x y" + right for left in ODD_TEXTS for right in ODD_TEXTS]
+    assert write_slot(slot, pl.Series(texts)).to_list() == [slot.fill(text) for text in texts]
+
+
+def test_stripping_with_two_sets_of_characters_is_left_to_jinja():
+    source = "{% for m in messages %}{{ m.content.strip('\\r').strip('\\n') + '</s>' }}{% endfor %}"
+    finder = SpanFinder(ChatTemplate(source), ("</s>",))
+    compiler = TemplateCompiler(finder.template, lambda *chat: chat_reference(finder, *chat, "all"))
+    assert compiler.shape(chat_key(("user",))) is None
+    assert compiler.opaque
+
+
+def traced(body):
+    """What a template asks about the contents of two messages."""
+    seen = Observed()
+    roles = ("user", "assistant")
+    chat = [{"role": role, "content": Symbol.of([Slot(i)], seen)} for i, role in enumerate(roles)]
+    parts = SymbolicTemplate(ChatTemplate("{% for m in messages %}" + body + "{% endfor %}")).run(chat, None)
+    return parts, seen
 
 
 @pytest.mark.parametrize(
@@ -158,18 +187,27 @@ def test_a_strip_that_is_not_known_is_left_to_jinja():
         ("{% if m.content is not string %}{{ m.content[0] }}{% elif m.role %}x{% endif %}", set(), False),
         ("{% if m.tool_calls %}{{ m.content | upper }}{% endif %}", set(), False),
         ("{% for call in m.tool_calls %}{{ m | tojson }}{% endfor %}", set(), False),
-        ("{% if 'tool_calls' in m %}{{ m | tojson }}{% endif %}", set(), False),
         ("{% macro f(c) %}{{ 'x' if 'z' in c }}{{ c }}{% endmacro %}{{ f(m.content) }}", {"z"}, False),
         ("{% set ns = namespace(s='') %}{% set ns.s = m.content %}{{ ns.s }}", set(), False),
         ("{% if loop.previtem and loop.previtem.content == 'k' %}x{% endif %}", {"k"}, False),
         ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", set(), False),
-        ("{{ raise_exception('bad ' + m.content) }}", set(), False),
         ("{{ tools | tojson }}{{ messages | map(attribute='role') | join | upper }}", set(), False),
+        ("{{ m | tojson }}{{ messages | map(attribute='content') | join(', ') }}", set(), False),
+        ("{% set x %}-{{ m.content }}-{% endset %}{{ x.split('-')[1] }}{{ x | trim }}", {"-"}, False),
+        ("{% set x = '<t>' + m.content %}{{ 'y' if '<t>' in x }}{{ x.removeprefix('<t>') }}", {"<t>"}, False),
+        (
+            "{% for part in m.content.split('a') %}{{ 'y' if 'b' in part }}{{ part }}{% endfor %}",
+            {"a", "b"},
+            False,
+        ),
+        ("{% if m.content == messages[loop.index0].content %}x{% endif %}", set(), False),
     ],
 )
-def test_the_analysis_finds_what_contents_are_compared_with(body, constants, empty):
-    found = analyse(ENVIRONMENT.parse("{% for m in messages %}" + body + "{% endfor %}"))
-    assert (found.constants, found.empty_matters, found.opaque) == (constants, empty, "")
+def test_a_run_on_symbols_shows_what_contents_are_compared_with(body, constants, empty):
+    parts, seen = traced(body)
+    assert set().union(*seen.constants.values()) == constants
+    assert bool(seen.visible) == empty
+    assert all(isinstance(part, str | Slot) for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -178,33 +216,40 @@ def test_the_analysis_finds_what_contents_are_compared_with(body, constants, emp
         "{{ m.content[:10] }}",
         "{{ m.content | upper }}",
         "{{ m.content.lower() }}",
-        "{{ m | tojson }}",
-        "{{ m.content | tojson }}",
-        "{{ messages | tojson }}",
+        "{{ m.content | tojson | tojson }}",
+        "{{ m | tojson(indent=2) }}",
         "{% for c in m.content %}{{ c }}{% endfor %}",
         "{% if m.content > 'a' %}x{% endif %}",
-        "{% if m.content == messages[0].content %}x{% endif %}",
-        "{% if m == messages[-1] %}x{% endif %}",
+        "{% if messages[1].content == messages[0].content %}x{% endif %}",
         "{% if m.content | length > 5 %}x{% endif %}",
-        "{% if 'a' in m.content + 'b' %}x{% endif %}",
-        "{% if m.role in m.content %}x{% endif %}",
-        "{{ m[m.role] }}",
-        "{{ m.values() | list }}",
-        "{{ messages | map(attribute='content') | join }}",
-        "{{ messages | selectattr('content') | list | length }}",
+        "{{ (m.content | length) + 1 }}",
+        "{% if 'ab' in m.content + 'b' %}x{% endif %}",
+        "{% if 'ab' in messages[0].content + messages[1].content %}x{% endif %}",
+        "{% if m.content in 'abc' %}x{% endif %}",
+        "{{ 'y' if 'abc'.startswith(m.content) }}",
+        "{{ {'a': 1}[m.content] }}",
+        "{{ {m.content: 1} }}",
+        "{{ [m.content] }}",
         "{{ '%s' | format(m.content) }}",
+        "{{ '%s' % m.content }}",
+        "{{ '{}'.format(m.content) }}",
+        "{{ m.content.format('a') }}",
         "{{ 'x' * (m.content | length) }}",
+        "{{ m.content * 2 }}",
         "{% set c = m.content %}{% set d = c %}{{ d | title }}",
         "{% set ns = namespace(s=m.content) %}{{ ns.s | reverse }}",
         "{% set x %}{{ m.content }}{% endset %}{{ x[0] }}",
         "{% filter upper %}{{ m.content }}{% endfilter %}",
-        "{{ [m.content] | join }}",
-        "{{ {'a': m.content}.a | upper }}",
-        "{% include 'x' %}",
+        "{{ m.content.split() }}",
+        "{{ m.content.strip('<') }}",
+        "{{ m.content | safe }}",
+        "{{ messages | groupby('content') | list }}",
+        "{{ m.content | default('x') | int }}",
     ],
 )
 def test_what_looks_into_contents_otherwise_is_not_compiled(body):
-    assert analyse(ENVIRONMENT.parse("{% for m in messages %}" + body + "{% endfor %}")).opaque
+    with pytest.raises(Opaque):
+        traced(body)
 
 
 def test_batches_of_odd_layout_are_rendered_alike(folder):
@@ -239,10 +284,10 @@ def test_threads_share_a_renderer(folder):
     assert all(np.array_equal(result.trained.starts, results[0].trained.starts) for result in results)
 
 
-def test_the_selection_sees_the_probe_as_a_chat():
+def test_trained_spans_are_those_of_the_reference_with_its_loss():
     finder = SpanFinder(ChatTemplate(template("smollm2", tagged=False)), ("<|im_end|>",))
-    compiler = TemplateCompiler(finder, partial(select_trained, excluded=set(), loss="last"))
-    shape = compiler.shape(("user", "assistant", "user", "assistant"))
+    compiler = TemplateCompiler(finder.template, lambda *chat: chat_reference(finder, *chat, "last"))
+    shape = compiler.shape(chat_key(("user", "assistant", "user", "assistant"))).shape
     header = len("<|im_end|>\n<|im_start|>assistant\n")
     assert shape.trained == ((6, header, 8, len("<|im_end|>")),)
     assert sum(literal.count("<|im_end|>") for literal in shape.literals) == 5

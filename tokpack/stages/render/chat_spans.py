@@ -164,7 +164,7 @@ class _Chat:
         if not isinstance(content, str):
             return None
         kept = self.text[self.marked.last_end(index) : end]
-        return end - _common_prefix(kept[::-1], content.strip()[::-1])
+        return end - common_prefix(kept[::-1], content.strip()[::-1])
 
     def with_all_said(
         self, contents: list[CharSpan | None], turns: list[tuple[int, CharSpan]]
@@ -195,7 +195,7 @@ class _Chat:
         here, there = self._common_anchor(index, prompt)
         literal = prompt.text[there:]
         content = self._exact(index)
-        same = _common_prefix(self.text[here : content[0] if content else len(self.text)], literal)
+        same = common_prefix(self.text[here : content[0] if content else len(self.text)], literal)
         if same == len(literal):
             return here + same if self.facts.prompt else self._after_header(index, here + same)
         if not self.facts.prompt:
@@ -323,7 +323,7 @@ def _blocks_by_turn(
     return list(zip(owners, blocks, strict=True))
 
 
-def _common_prefix(left: str, right: str) -> int:
+def common_prefix(left: str, right: str) -> int:
     """Length of the longest common prefix, by bisection: a text can be long."""
     low, high = 0, min(len(left), len(right))
     while low < high:

@@ -137,13 +137,18 @@ class ChatTemplate:
     @cached_property
     def _compiled(self) -> Template:
         try:
-            return ENVIRONMENT.from_string(self.source, globals={"strftime_now": self._strftime_now})
+            return ENVIRONMENT.from_string(self.source, globals=self.functions)
         except TemplateSyntaxError as error:
             raise UsageError(
                 f"the chat template does not compile: {error.message}",
                 where=f"chat template, line {error.lineno}",
                 hint="correct it, or give another with --chat-template FILE",
             ) from None
+
+    @property
+    def functions(self) -> dict[str, Any]:
+        """What templates may call beside the environment's own functions."""
+        return {"strftime_now": self._strftime_now}
 
     def _strftime_now(self, form: str) -> str:
         return datetime.datetime.combine(self.date, datetime.time()).strftime(form)
@@ -165,6 +170,18 @@ class ChatTemplate:
     def uses_date(self) -> bool:
         return any(name.name == "strftime_now" for name in self.tree.find_all(nodes.Name))
 
+    def inputs(
+        self, messages: Sequence[Message], tools: Any, add_generation_prompt: bool = False
+    ) -> dict[str, Any]:
+        """Every variable that the template sees."""
+        return {
+            **self.variables,
+            "messages": [_prepare(message) for message in messages],
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+
     def render(
         self, messages: Sequence[Message], tools: Any = None, *, add_generation_prompt: bool = False
     ) -> tuple[str, list[CharSpan]]:
@@ -173,15 +190,7 @@ class ChatTemplate:
         token = _tracker.set(tracker)
         try:
             blocks = []
-            for block in self._compiled.generate(
-                **{
-                    **self.variables,
-                    "messages": [_prepare(message) for message in messages],
-                    "tools": tools,
-                    "documents": None,
-                    "add_generation_prompt": add_generation_prompt,
-                }
-            ):
+            for block in self._compiled.generate(**self.inputs(messages, tools, add_generation_prompt)):
                 blocks.append(block)
                 tracker.length += len(block)
         except UsageError:

@@ -10,18 +10,25 @@ of the whole batch, and every span is two piece offsets. No loop over rows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from tokpack.stages.render.symbols import Dumps, Slot
+
 Ints = npt.NDArray[np.int64]
 
-# What str.strip() takes away, which is more than the whitespace polars strips.
-WHITESPACE = "".join(chr(c) for c in range(0x3001) if chr(c).isspace())
+_PLAIN_JSON: Dumps = (("ensure_ascii", False), ("indent", None), ("separators", None), ("sort_keys", False))
+_ESCAPES = {char: json.dumps(char, ensure_ascii=False)[1:-1] for char in [*map(chr, range(0x20)), '"', "\\"]}
+"""Characters that JSON writes in another way."""
+
+Place = tuple[int, int, int, int]
+"""(first piece, bytes into it, last piece, bytes into it); literals and contents count as pieces."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +50,37 @@ class Spans:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Characters taken from the ends of a content before it is written."""
-
-    left: str = ""
-    right: str = ""
-
-    def apply(self, texts: pl.Series) -> pl.Series:
-        if self.left == self.right:
-            return texts.str.strip_chars(self.left)
-        if self.left:
-            texts = texts.str.strip_chars_start(self.left)
-        return texts.str.strip_chars_end(self.right) if self.right else texts
-
-
-@dataclass(frozen=True)
 class Shape:
     """How to write the documents of one shape."""
 
     literals: tuple[str, ...]
     """One more than there are contents."""
-    trained: tuple[tuple[int, int, int, int], ...]
-    """(first piece, bytes into it, last piece, bytes into it); literals and contents count as pieces."""
-    strips: tuple[Strip, ...] = ()
-    """Per content; empty when nothing is stripped."""
+    trained: tuple[Place, ...]
+    written: tuple[Place, ...]
+    """Where the contents are that the document itself has."""
+    slots: tuple[Slot, ...] = ()
+    """Which content stands between two literals, and how; empty when all stand in order, as they are."""
 
     @property
     def contents(self) -> int:
         return len(self.literals) - 1
+
+
+def write_slot(slot: Slot, texts: pl.Series) -> pl.Series:
+    """`slot.fill` of every text."""
+    if slot.left == slot.right and slot.left:
+        texts = texts.str.strip_chars(slot.left)
+    else:
+        texts = texts.str.strip_chars_start(slot.left) if slot.left else texts
+        texts = texts.str.strip_chars_end(slot.right) if slot.right else texts
+    if slot.dumps is None:
+        return texts
+    return texts.str.replace_many(list(_ESCAPES), list(_ESCAPES.values()))
+
+
+def is_columnar(slot: Slot) -> bool:
+    """Whether `write_slot` can write it."""
+    return slot.dumps is None or slot.dumps == _PLAIN_JSON
 
 
 @dataclass
@@ -114,7 +124,7 @@ def assemble(
         len(shape_of_row), pa.py_buffer(text_at), data if data is not None else pa.py_buffer(b"")
     )
     trained = [shape.trained for shape in shapes]
-    written = [tuple((2 * i + 1, 0, 2 * i + 2, 0) for i in range(shape.contents)) for shape in shapes]
+    written = [shape.written for shape in shapes]
     rows = np.asarray(verbatim.rows, np.int64)
     return (
         text,
@@ -140,7 +150,7 @@ def _gather_plan(
         np.arange(len(verbatim.rows)) + base + len(literals)
     )
     grown = base + len(extra[0])
-    stripped: dict[Strip, list[Ints]] = {}
+    rewritten: dict[Slot, list[Ints]] = {}
     order = np.argsort(shape_of_row, kind="stable")
     limits = np.searchsorted(shape_of_row[order], np.arange(len(shapes) + 1))
     for number, shape in enumerate(shapes):
@@ -148,20 +158,20 @@ def _gather_plan(
         at = piece_at[rows]
         for i, literal in enumerate(shape.literals):
             index[at + 2 * i] = base + literals[literal]
-        for i in range(shape.contents):
-            index[at + 2 * i + 1] = first_content[rows] + i
-            if shape.strips and shape.strips[i] != Strip():
-                stripped.setdefault(shape.strips[i], []).append(at + 2 * i + 1)
-    for strip, places in stripped.items():
+        for i, slot in enumerate(shape.slots or map(Slot, range(shape.contents))):
+            index[at + 2 * i + 1] = first_content[rows] + slot.index
+            if (form := replace(slot, index=0)) != Slot(0):
+                rewritten.setdefault(form, []).append(at + 2 * i + 1)
+    for form, places in rewritten.items():
         where = np.concatenate(places)
-        extra.append(strip.apply(contents.gather(pl.Series(index[where]))))
+        extra.append(write_slot(form, contents.gather(pl.Series(index[where]))))
         index[where] = grown + np.arange(len(where))
         grown += len(where)
     return pl.concat([contents, *extra], rechunk=False), index
 
 
 def _spans(
-    of_shape: Sequence[tuple[tuple[int, int, int, int], ...]],
+    of_shape: Sequence[tuple[Place, ...]],
     shape_of_row: npt.NDArray[np.int32],
     place: Ints,
     piece_at: Ints,

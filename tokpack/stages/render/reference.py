@@ -85,7 +85,8 @@ def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shap
     answers = tuple((2 * i + 1, 0, 2 * i + 2, 0) for i, role in enumerate(roles) if role == "assistant")
     whole = kind == "text" or options.loss == "all"
     last = options.loss in ("last", "completion")
-    return Shape(literals, everything if whole else answers[-1:] if last else answers)
+    written = tuple((2 * i + 1, 0, 2 * i + 2, 0) for i in range(len(roles)))
+    return Shape(literals, everything if whole else answers[-1:] if last else answers, written)
 
 
 def to_messages(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,17 +25,18 @@ from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.errors import UsageError
 from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate, Message, RenderError
-from tokpack.stages.render.pieces import Ints, Shape, Spans, Verbatim, assemble
+from tokpack.stages.render.pieces import Ints, Shape, Spans, Verbatim, assemble, is_columnar
 from tokpack.stages.render.reference import (
     RenderedRow,
     RenderOptions,
     chat_reference,
     plain_reference,
     plain_shape,
-    select_trained,
     to_messages,
 )
-from tokpack.stages.render.template_compiler import TemplateCompiler
+from tokpack.stages.render.shape_keys import chat_key
+from tokpack.stages.render.symbols import WHITESPACE
+from tokpack.stages.render.template_compiler import MOST_MESSAGES, Compiled, TemplateCompiler
 
 __all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
 
@@ -76,16 +77,13 @@ class Renderer:
         self._lock = threading.Lock()
         self.finder = self._finder(tokenizer.chat_template)
         self.tool_finder = self._finder(tokenizer.tool_template)
-        self.compiler = None
-        if self.finder:
-            select = partial(select_trained, excluded=set(), loss=options.loss)
-            self.compiler = TemplateCompiler(self.finder, select)
-            if self.compiler.refused:
-                self.warn(
-                    f"every chat is rendered by Jinja, slowly: the template has {self.compiler.refused}"
-                )
-            if self.uses_date:
-                self.warn(f"the chat template writes the date; it is {self.date} in every document")
+        self.compiler = self._compiler(self.finder)
+        one = tokenizer.tool_template == tokenizer.chat_template
+        self.tool_compiler = self.compiler if one else self._compiler(self.tool_finder)
+        self.proven: set[Compiled] = set()
+        """Shapes of which a real row was the same by Jinja."""
+        if self.uses_date:
+            self.warn(f"the chat template writes the date; it is {self.date} in every document")
 
     def _finder(self, source: str | None) -> SpanFinder | None:
         if source is None or self.options.render == "plain":
@@ -93,6 +91,9 @@ class Renderer:
         kwargs = json.loads(json.dumps(dict(self.options.template_kwargs)))
         variables = {**self.tokenizer.special_tokens_map, **kwargs}
         return SpanFinder(ChatTemplate(source, variables, self.date), tuple(self.tokenizer.added_tokens))
+
+    def _compiler(self, finder: SpanFinder | None) -> TemplateCompiler | None:
+        return TemplateCompiler(finder.template, self.reference) if finder is not None else None
 
     def warn(self, message: str) -> None:
         """Keep a message, once."""
@@ -120,17 +121,33 @@ class Renderer:
 
 @dataclass
 class _Plan:
-    """How each row of a batch is written: `shape_of_row` is -1 for rows on their own."""
+    """How each row of a batch is written."""
 
     shape_of_row: npt.NDArray[np.int32]
+    """-1 for rows on their own."""
+    first: Ints
+    """Where the row's contents begin, in all contents end to end."""
     plain: Bools
     shapes: list[Shape] = field(default_factory=list)
-    roles: list[tuple[str, ...]] = field(default_factory=list)
+    compiled: list[Compiled | None] = field(default_factory=list)
+    """Per shape; None for plain ones."""
+    texts: list[str] = field(default_factory=list)
+    """Contents of rows that are filled in one by one, behind all others."""
+    filled: dict[Compiled, int] = field(default_factory=dict)
 
-    def add(self, rows: Ints, shape: Shape, roles: tuple[str, ...]) -> None:
+    def add(self, rows: Ints, shape: Shape, compiled: Compiled | None = None) -> None:
         self.shape_of_row[rows] = len(self.shapes)
         self.shapes.append(shape)
-        self.roles.append(roles)
+        self.compiled.append(compiled)
+
+    def fill(self, row: int, compiled: Compiled, texts: list[str], base: int) -> None:
+        if compiled not in self.filled:
+            self.filled[compiled] = len(self.shapes)
+            self.shapes.append(compiled.shape)
+            self.compiled.append(compiled)
+        self.shape_of_row[row] = self.filled[compiled]
+        self.first[row] = base + len(self.texts)
+        self.texts += texts
 
 
 def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
@@ -141,14 +158,15 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
     flat = documents["contents"].list.explode(keep_nulls=True, empty_as_null=False)
     lengths = documents["contents"].list.len().to_numpy().astype(np.int64)
     first = np.cumsum(lengths) - lengths
-    plan = _Plan(np.full(len(documents), -1, np.int32), _plain_rows(documents, renderer))
+    plan = _Plan(np.full(len(documents), -1, np.int32), first, _plain_rows(documents, renderer))
     _plan_shapes(documents, flat, lengths, renderer, plan)
-    contents = flat.fill_null("")
+    _fill_shapes(documents, len(flat), renderer, plan)
+    contents = pl.concat([flat.fill_null(""), pl.Series(plan.texts, dtype=pl.String)], rechunk=False)
     proofs = 0
     while True:
         verbatim, errors = Verbatim(), dict[int, str]()
         _render_one_by_one(documents, plan, renderer, verbatim, errors)
-        text, trained, content = assemble(contents, first, plan.shape_of_row, plan.shapes, verbatim)
+        text, trained, content = assemble(contents, plan.first, plan.shape_of_row, plan.shapes, verbatim)
         counters = {
             "compiled": int(((plan.shape_of_row >= 0) & ~plan.plain).sum()),
             "jinja": int(((plan.shape_of_row < 0) & ~plan.plain).sum()),
@@ -165,7 +183,7 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
             errors=errors,
             counters=counters,
         )
-        rows = _rows_to_prove(plan, renderer.options.paranoid)
+        rows = _rows_to_prove(plan, renderer)
         proofs += len(rows)
         counters["proofs"] = proofs
         failed = _failed_shapes(documents, rows, rendered, plan, renderer)
@@ -199,14 +217,10 @@ def _plain_rows(documents: pl.DataFrame, renderer: Renderer) -> Bools:
 def _plan_shapes(
     documents: pl.DataFrame, contents: pl.Series, lengths: Ints, renderer: Renderer, plan: _Plan
 ) -> None:
-    """Find the shapes of the rows that can be written from pieces."""
+    """Find the shapes of rows that hold roles and texts alone: whole groups at once."""
     alone = documents["extra"].is_not_null().to_numpy().copy()
     row_of = np.repeat(np.arange(len(documents)), lengths)
     alone[row_of[contents.is_null().to_numpy()]] = True
-    compiler = renderer.compiler
-    if compiler is not None:
-        special = row_of[compiler.needs_jinja(contents).fill_null(False).to_numpy()]
-        alone[special[~plan.plain[special]]] = True
     frame = pl.DataFrame(
         {
             "kind": documents["kind"],
@@ -217,51 +231,92 @@ def _plan_shapes(
         }
     ).filter(~alone)
     groups = frame.group_by("kind", "roles", "count", "plain", maintain_order=True).agg("row")
+    found: list[Compiled] = []
     for kind, joined, count, plain, rows in groups.iter_rows():
         roles = tuple(joined.split(_ROLE_SEPARATOR))
         if len(roles) != count:  # no message, or a role that holds the separator
             continue
         if plain:
-            shape = plain_shape(kind, roles, renderer.options)
-        else:
-            shape = compiler.shape(roles) if compiler is not None else None
-        if shape is not None:
-            plan.add(np.asarray(rows, np.int64), shape, roles)
+            if (shape := plain_shape(kind, roles, renderer.options)) is not None:
+                plan.add(np.asarray(rows, np.int64), shape)
+        elif (compiled := _compiled(renderer, roles)) is not None:
+            found.append(compiled)
+            plan.add(np.asarray(rows, np.int64), replace(compiled.shape, slots=compiled.slots), compiled)
+    asked = _asked_for(contents, found)
+    if asked is not None:
+        rows = row_of[asked.fill_null(False).to_numpy()]
+        plan.shape_of_row[rows[~plan.plain[rows]]] = -1
 
 
-def _rows_to_prove(plan: _Plan, paranoid: bool) -> Ints:
-    """One row of every shape and a few more; they depend on the batch alone."""
+def _compiled(renderer: Renderer, roles: tuple[str, ...]) -> Compiled | None:
+    """The shape of chats of these roles, where columns can be written by it."""
+    if renderer.compiler is None or not 0 < len(roles) <= MOST_MESSAGES:
+        return None
+    compiled = renderer.compiler.shape(chat_key(roles))
+    return compiled if compiled is not None and all(map(is_columnar, compiled.slots)) else None
+
+
+def _asked_for(contents: pl.Series, shapes: list[Compiled]) -> pl.Series | None:
+    """Which contents may hold what any of the shapes asks for; None when they ask for nothing."""
+    constants = {constant for shape in shapes for _, found in shape.constants for constant in found}
+    blank = any(shape.visible for shape in shapes)
+    held = contents.str.contains_any(sorted(constants)) if constants else None
+    if not blank:
+        return held
+    empty = contents.str.contains(rf"^[{re.escape(WHITESPACE)}]*$")
+    return empty if held is None else empty | held
+
+
+def _fill_shapes(documents: pl.DataFrame, base: int, renderer: Renderer, plan: _Plan) -> None:
+    """Find the shapes of chats that hold more: row by row in Python, without Jinja."""
+    rows = np.flatnonzero((plan.shape_of_row < 0) & ~plan.plain)
+    columns = documents[rows].select("roles", "contents", "extra", "drop_reason")
+    for row, (roles, contents, extra, dropped) in zip(rows.tolist(), columns.iter_rows(), strict=True):
+        try:
+            messages, tools = to_messages(roles, contents, extra, keep_null=dropped is None)
+        except RenderError:
+            continue
+        compiler = renderer.compiler if tools is None else renderer.tool_compiler
+        if compiler is not None and (found := compiler.write(messages, tools)) is not None:
+            plan.fill(row, found[0], found[1], base)
+
+
+def _rows_to_prove(plan: _Plan, renderer: Renderer) -> Ints:
+    """One row of every shape that was not proved before, and a few more."""
     compiled = np.flatnonzero((plan.shape_of_row >= 0) & ~plan.plain)
-    if paranoid or not len(compiled):
+    if renderer.options.paranoid or not len(compiled):
         return compiled
-    _, firsts = np.unique(plan.shape_of_row[compiled], return_index=True)
+    numbers, firsts = np.unique(plan.shape_of_row[compiled], return_index=True)
+    new = [plan.compiled[number] not in renderer.proven for number in numbers]
     more = np.random.default_rng(len(compiled)).choice(
         compiled, min(_PROOF_ROWS, len(compiled)), replace=False
     )
-    return np.union1d(compiled[firsts], more)
+    return np.union1d(compiled[firsts[new]], more)
 
 
 def _failed_shapes(
     documents: pl.DataFrame, rows: Ints, rendered: Rendered, plan: _Plan, renderer: Renderer
 ) -> list[int]:
     """Shapes with a row that Jinja writes in another way; they are left to Jinja from now on."""
-    failed: set[int] = set()
-    columns = documents[rows].select("roles", "contents").iter_rows()
-    for row, (roles, contents) in zip(rows.tolist(), columns, strict=True):
+    failed: dict[int, list[str]] = {}
+    columns = documents[rows].select("roles", "contents", "extra", "drop_reason").iter_rows()
+    for row, (roles, contents, extra, dropped) in zip(rows.tolist(), columns, strict=True):
         number = int(plan.shape_of_row[row])
         try:
-            expected = renderer.reference(to_messages(roles, contents, None)[0])
+            expected = renderer.reference(*to_messages(roles, contents, extra, keep_null=dropped is None))
         except RenderError:
-            failed.add(number)
+            failed[number] = roles
             continue
         got = (rendered.text[row].as_py(), rendered.trained.of_row(row), rendered.content.of_row(row))
         if (got[0], *map(_shown, got[1:])) != (expected[0], *map(_shown, expected[1:])):
-            failed.add(number)
-    for number in failed:
-        roles = plan.roles[number]
+            failed[number] = roles
+        elif (compiled := plan.compiled[number]) is not None:
+            renderer.proven.add(compiled)
+    for number, roles in failed.items():
         renderer.warn(f"chats of the roles {', '.join(roles)} are rendered by Jinja: a compiled one differed")
-        if renderer.compiler is not None:
-            renderer.compiler.refuse(roles)
+        for compiler in (renderer.compiler, renderer.tool_compiler):
+            if compiler is not None and (compiled := plan.compiled[number]) is not None:
+                compiler.refuse(compiled)
     return sorted(failed)
 
 

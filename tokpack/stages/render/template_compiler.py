@@ -1,155 +1,233 @@
 """Compile a chat template, one shape of chats at a time.
 
-The shape of a chat is its list of roles. The reference renders and locates one probe chat of the shape; what
-stands between its contents are the literals, and every chat of the shape is `literal, content, literal, ...`.
-More probes, with whitespace around the contents, show what the template strips. `analyse` says which contents
-could make the template act otherwise, and real rows of each batch are proved against the reference.
+The template runs once on symbols (`symbolic_template`): that shows the literals it writes and which values
+of the chat it writes between them, stripped or as JSON. The reference renders and locates a probe chat of the
+shape: its text must be the same, and its spans become places in the literals. Chats that hold what the
+template asked for (`</think>` in a content) have a shape of their own, cut there. Real rows of each batch are
+proved against the reference.
+
+Some templates look into tools, or into the arguments of calls. Their text is then cut out of a small chat
+that the template writes for them: once for equal tools, once for arguments of one form.
 """
 
 from __future__ import annotations
 
 import re
 import threading
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate
+from typing import Any
 
-import polars as pl
+from tokpack.stages.render.chat_template import ChatTemplate, Message, RenderError
+from tokpack.stages.render.fragments import Fragments
+from tokpack.stages.render.pieces import Place, Shape
+from tokpack.stages.render.reference import RenderedRow
+from tokpack.stages.render.shape_keys import Chat, Key, Values
+from tokpack.stages.render.symbol_values import OpaqueBlock
+from tokpack.stages.render.symbolic_template import SymbolicTemplate
+from tokpack.stages.render.symbols import Observed, Opaque, Part, Slot
 
-from tokpack.stages.render.chat_spans import Located, SpanFinder
-from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
-from tokpack.stages.render.pieces import WHITESPACE, Shape, Strip
-from tokpack.stages.render.template_analysis import analyse
-
-_MOST_MESSAGES = 256
+MOST_MESSAGES = 256
 """Longer chats are too rare in one shape to be worth compiling."""
+_ALONE = 2
+_CUTS = 2
+"""How often a chat is cut at what its shape asks for, to find a shape that fits."""
 
-# Whitespace in front of a probe's content, mirrored behind it, so chosen that stripping different sets of
-# characters leaves different things.
-_EDGES = ("\n \r\t\xa0", " \n\t\xa0", "\r\n \t\xa0")
-_STRIPPED_SETS = ("", WHITESPACE, "\n", " ", " \n", "\r\n", " \t\n\r")
+Reference = Callable[[Sequence[Message], Any], RenderedRow]
 
-Select = Callable[[Located, Sequence[Message]], list[CharSpan]]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compiled:
+    """How to write the chats of a shape."""
+
+    shape: Shape
+    slots: tuple[Slot, ...]
+    """Between the literals."""
+    constants: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """Values (by index) that must hold none of these strings."""
+    visible: frozenset[int] = frozenset()
+    """Values that must not be blank; a shape with a text in its place sees to it."""
+    objects: frozenset[int] = frozenset()
+    """Values whose text is a fragment."""
+    tools: int | None = None
+    """The value that is the text of all tools, if they are written so."""
+
+    def fits(self, values: Sequence[Any]) -> bool:
+        for index, constants in self.constants:
+            value = values[index]
+            for constant in constants:
+                if constant in value:
+                    return False
+        return True
 
 
 class TemplateCompiler:
-    """Shapes of one template, compiled at first use. Safe to share between threads.
+    """Shapes of one template, compiled at first use. Safe to share between threads."""
 
-    `select` picks the trained spans of a located chat.
-    """
+    def __init__(self, template: ChatTemplate, reference: Reference) -> None:
+        self._reference = reference
+        self._symbolic = SymbolicTemplate(template)
+        self._fragments = Fragments(template, self._symbolic)
+        self._shapes: dict[tuple[Key, int], Compiled | None] = {}
+        self._met: Counter[tuple[Key, int]] = Counter()
+        self._open_objects = self._open_tools = False
+        self._lock = threading.RLock()
+        self.opaque: set[str] = set()
+        """Why shapes could not be compiled."""
 
-    def __init__(self, finder: SpanFinder, select: Select) -> None:
-        self._finder, self._select = finder, select
-        self._analysis = analyse(finder.template.tree)
-        source = finder.template.source
-        self._may_strip = "strip" in source or "trim" in source
-        self._shapes: dict[tuple[str, ...], Shape | None] = {}
-        self._lock = threading.Lock()
+    def shape(self, key: Key, tools: int = -1) -> Compiled | None:
+        """How to write chats of this shape with so many tools (-1: none given).
 
-    @property
-    def refused(self) -> str:
-        """Why no chat can be compiled; empty when some can."""
-        return self._analysis.opaque
-
-    def shape(self, roles: tuple[str, ...]) -> Shape | None:
-        """How to write chats of these roles; None when only Jinja knows."""
+        None when only Jinja knows.
+        """
         with self._lock:
-            if roles not in self._shapes:
-                self._shapes[roles] = self._compile(roles)
-            return self._shapes[roles]
+            if (key, tools) not in self._shapes:
+                self._shapes[key, tools] = self._compile(key, tools)
+            return self._shapes[key, tools]
 
-    def refuse(self, roles: tuple[str, ...]) -> None:
+    def refuse(self, compiled: Compiled) -> None:
         """A proof failed: leave the shape to Jinja."""
         with self._lock:
-            self._shapes[roles] = None
+            for key, known in self._shapes.items():
+                if known is compiled:
+                    self._shapes[key] = None
 
-    def needs_jinja(self, contents: pl.Series) -> pl.Series:
-        """Which contents may make the template act in another way than on a probe."""
-        found = pl.repeat(False, len(contents), dtype=pl.Boolean, eager=True)
-        if self._analysis.constants:
-            found = contents.str.contains_any(sorted(self._analysis.constants))
-        if self._analysis.empty_matters:
-            found = found | contents.str.contains(rf"^[{re.escape(WHITESPACE)}]*$")
-        return found
+    def write(self, messages: Sequence[Message], tools: Any) -> tuple[Compiled, list[str]] | None:
+        """The shape of a chat and the texts for its slots; None when it is left to Jinja.
 
-    def _compile(self, roles: tuple[str, ...]) -> Shape | None:
-        if self.refused or not 0 < len(roles) <= _MOST_MESSAGES:
+        So are the first chats of every shape: many stay alone in it, and then compiling does not pay.
+        """
+        if not 0 < len(messages) <= MOST_MESSAGES or not _are_tools(tools):
             return None
-        try:
-            plain = _probe(self._finder, roles, "")
-            edged = [_probe(self._finder, roles, edge) for edge in _EDGES] if self._may_strip else []
-        except RenderError:
-            return None
-        if plain is None:
-            return None
-        strips: list[Strip | None] = [_strip(edged, number) for number in range(len(roles)) if edged]
-        places = [plain.place(*span) for span in self._select(plain.located, plain.messages)]
-        if None in strips or None in places or any(p is None or p.literals != plain.literals for p in edged):
-            return None
-        trained = tuple(place for place in places if place is not None)
-        return Shape(plain.literals, trained, tuple(strip for strip in strips if strip is not None))
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """A located chat in which every content stands once and in order; `spans` with kept whitespace."""
-
-    messages: list[dict[str, str]]
-    located: Located
-    spans: list[CharSpan]
-    edge: str
-
-    @property
-    def gaps(self) -> list[CharSpan]:
-        """Where the literals are."""
-        return list(pairwise([0, *(place for span in self.spans for place in span), len(self.located.text)]))[
-            ::2
-        ]
-
-    @property
-    def literals(self) -> tuple[str, ...]:
-        return tuple(self.located.text[start:end] for start, end in self.gaps)
-
-    def place(self, start: int, end: int) -> tuple[int, int, int, int] | None:
-        """A span as `Shape.trained` writes it; None when it begins or ends inside a content."""
-        places = []
-        for point in (start, end):
-            gap = next((i for i, (low, high) in enumerate(self.gaps) if low <= point <= high), None)
-            if gap is None:
+        count = -1 if tools is None else len(tools)
+        cut: re.Pattern[str] | None = None
+        for _ in range(1 + _CUTS):
+            values = Values(cut)
+            key = values.key(messages)
+            compiled = self.shape(key, count) if self._is_common(key, count) else None
+            if compiled is None:
                 return None
-            places += [2 * gap, len(self.located.text[self.gaps[gap][0] : point].encode())]
-        return places[0], places[1], places[2], places[3]
-
-    def kept(self, number: int) -> tuple[str, str]:
-        """What is left of the whitespace before and after a content."""
-        text = self.located.text[slice(*self.spans[number])]
-        core = self.messages[number]["content"].strip()
-        head, _, tail = text.partition(core)
-        return head, tail
-
-
-def _probe(finder: SpanFinder, roles: tuple[str, ...], edge: str) -> _Probe | None:
-    """None when a content is missing from the text, moved, or written in another form."""
-    messages = [
-        {"role": role, "content": f"{edge}content{number}.{edge[::-1]}"} for number, role in enumerate(roles)
-    ]
-    located = finder.locate(messages)
-    spans = [span for span in located.contents if span is not None]
-    shown = [located.text[start:end].strip() for start, end in spans]
-    ordered = all(left[1] <= right[0] for left, right in pairwise(spans))
-    if shown != [message["content"].strip() for message in messages] or not ordered:
+            if compiled.fits(values.found):
+                return self._fill(compiled, values.found, tools)
+            cut = _pattern(compiled, cut)
         return None
-    return _Probe(messages, located, spans, edge)
+
+    def _is_common(self, key: Key, tools: int) -> bool:
+        with self._lock:
+            if (key, tools) in self._shapes:
+                return True
+            self._met[key, tools] += 1
+            return self._met[key, tools] > _ALONE
+
+    def _fill(self, compiled: Compiled, values: list[Any], tools: Any) -> tuple[Compiled, list[str]] | None:
+        try:
+            for index in compiled.objects:
+                values[index] = self._fragments.of_arguments(values[index])
+            if compiled.tools is not None:
+                values.append(self._fragments.of_tools(tools))
+            elif tools:
+                values += tools
+        except (Opaque, RenderError):
+            return None
+        return compiled, [slot.fill(values[slot.index]) for slot in compiled.slots]
+
+    def _compile(self, key: Key, tools: int) -> Compiled | None:
+        while True:
+            try:
+                return self._trace(key, tools)
+            except OpaqueBlock as reason:
+                if tools > 0 and not self._open_tools:
+                    self._open_tools = True
+                elif not self._open_objects:
+                    self._open_objects = True
+                else:
+                    self.opaque.add(str(reason))
+                    return None
+            except Opaque as reason:
+                self.opaque.add(str(reason))
+                return None
+            except (RenderError, RecursionError):
+                return None
+
+    def _trace(self, key: Key, tools: int) -> Compiled | None:
+        seen = Observed()
+        chat, probe = Chat(seen, self._open_objects), Chat()
+        messages, probe_messages = chat.messages(key), probe.messages(key)
+        objects = frozenset(chat.objects if self._open_objects else ())
+        given: list[Any] | None = None if tools < 0 else []
+        probe_given: list[Any] | None = None if tools < 0 else []
+        place = None
+        if tools > 0 and self._open_tools:
+            given = probe_given = self._fragments.sample_tools
+            place = len(probe.values)
+            probe.values.append(self._fragments.of_tools(given))
+        elif tools > 0:
+            given, probe_given = [chat.object() for _ in range(tools)], [probe.object() for _ in range(tools)]
+        parts = list(self._symbolic.run(messages, given))
+        for index in objects:
+            parts = self._fragments.cut_object(parts, index)
+            probe.values[index] = self._fragments.of_arguments(probe.values[index])
+        if place is not None:
+            parts = self._fragments.cut_text(parts, place, probe.values[place])
+        return _located(parts, seen, probe, self._reference(probe_messages, probe_given), objects, place)
 
 
-def _strip(edged: Sequence[_Probe | None], number: int) -> Strip | None:
-    """What the template strips from the content `number`; None when nothing known explains the probes."""
-    sides = []
-    for side in (0, 1):
-        kept = [(probe.edge, probe.kept(number)[side]) for probe in edged if probe is not None]
-        if side:
-            kept = [(edge, rest[::-1]) for edge, rest in kept]
-        fits = (chars for chars in _STRIPPED_SETS if all(edge.lstrip(chars) == rest for edge, rest in kept))
-        sides.append(next(fits, None))
-    left, right = sides
-    return None if left is None or right is None else Strip(left, right)
+def _located(
+    parts: list[Part],
+    seen: Observed,
+    probe: Chat,
+    row: RenderedRow,
+    objects: frozenset[int],
+    tools: int | None,
+) -> Compiled | None:
+    """None when the reference writes the probe otherwise, or a span ends within a value."""
+    literals, slots = [""], list[Slot]()
+    for part in parts:
+        if isinstance(part, Slot):
+            slots.append(part)
+            literals.append("")
+        else:
+            literals[-1] += part
+    texts = [slot.fill(probe.values[slot.index]) for slot in slots]
+    pieces = [literals[0].encode()]
+    for text, literal in zip(texts, literals[1:], strict=True):
+        pieces += [text.encode(), literal.encode()]
+    text, trained, contents = row
+    if b"".join(pieces) != text.encode():
+        return None
+    at = [0, *accumulate(map(len, pieces))]
+    places = [[_place(at, *span) for span in spans if span[0] < span[1]] for spans in (trained, contents)]
+    if any(None in found for found in places):
+        return None
+    spans = [tuple(place for place in found if place is not None) for found in places]
+    constants = tuple((index, tuple(sorted(found))) for index, found in sorted(seen.constants.items()))
+    shape = Shape(tuple(literals), spans[0], spans[1])
+    return Compiled(shape, tuple(slots), constants, frozenset(seen.visible), objects, tools)
+
+
+def _place(at: list[int], start: int, end: int) -> Place | None:
+    """A span as a shape writes it; None when it begins or ends inside a value."""
+    ends = []
+    for point in (start, end):
+        piece = bisect_left(at, point, 1) - 1  # the first piece that ends at the point or behind it
+        if piece % 2:
+            if point != at[piece + 1]:
+                return None
+            piece += 1
+        ends += [piece, point - at[piece]]
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def _pattern(compiled: Compiled, before: re.Pattern[str] | None) -> re.Pattern[str]:
+    """Of everything that the shape asks for, and of what chats were cut at before."""
+    constants = {constant for _, found in compiled.constants for constant in found}
+    longest_first = sorted(constants, key=lambda constant: (-len(constant), constant))
+    choices = [*map(re.escape, longest_first), *([before.pattern[1:-1]] if before else [])]
+    return re.compile(f"({'|'.join(choices)})")
+
+
+def _are_tools(tools: Any) -> bool:
+    return tools is None or (isinstance(tools, list) and all(isinstance(t, dict) and t for t in tools))
