@@ -13,9 +13,11 @@ from tokpack.schema import IGNORE_INDEX
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of each prediction, 0 where there is no label: fp32[T - 1].
 
-    logits `[1, T, V]`, labels `[1, T]`, unshifted.
+    logits `[1, T, V]`, labels `[1, T]`, unshifted. Only those logits that predict a label become fp32.
     """
-    return cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=IGNORE_INDEX, reduction="none")
+    kept = labels[0, 1:] != IGNORE_INDEX
+    losses = cross_entropy(logits[0, :-1][kept].float(), labels[0, 1:][kept], reduction="none")
+    return losses.new_zeros(kept.shape).masked_scatter(kept, losses)
 
 
 def loss_weights(batch: dict[str, Any]) -> torch.Tensor:

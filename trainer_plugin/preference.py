@@ -17,12 +17,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import IGNORE_INDEX
 from trainer_plugin.collator import PackedCollator
 from trainer_plugin.guards import refuse_batch
+from trainer_plugin.loss import document_sums
 from trainer_plugin.preference_loss import PairLosses, PreferenceLoss
 from trainer_plugin.strategies import fit_batch
 from trainer_plugin.trainer import OWN_KEYS, PackedTrainer
@@ -119,27 +119,30 @@ class PackedDPOTrainer(PackedTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         refuse_batch(inputs)
-        found, outputs = self._pair_losses(model, inputs)
+        found, outputs = self._pair_losses(model, inputs, return_outputs)
         items = len(found.loss) if num_items_in_batch is None else num_items_in_batch
         loss = found.loss.sum() / items * self._rank_scale()
         if model.training:
             self._rewards += _sums_of(found)
         return (loss, outputs) if return_outputs else loss
 
-    def _pair_losses(self, model: Any, inputs: dict[str, Any]) -> tuple[PairLosses, Any]:
+    def _pair_losses(
+        self, model: Any, inputs: dict[str, Any], with_outputs: bool = False
+    ) -> tuple[PairLosses, Any]:
         pairs, labels, numbers = _pairs_of(inputs), inputs["labels"], inputs["seq_idx"]
         own = ("packed_pairs", "labels", *OWN_KEYS)
         batch = fit_batch(model, {name: value for name, value in inputs.items() if name not in own})
-        labels, numbers = labels[0].to(self.args.device), numbers[0].to(self.args.device)
+        labels, numbers = labels.to(self.args.device), numbers.to(self.args.device)
         documents = len(inputs["cu_seq_lens_q"]) - 1
         tokens = torch.bincount(numbers[labels != IGNORE_INDEX], minlength=documents)
         reference = None
         if self.preference.needs_reference:
             with torch.no_grad(), self._reference(model) as frozen:
-                reference = document_log_probs(frozen(**batch).logits, labels, numbers, documents)[pairs]
-        outputs = model(**batch)
-        sums = document_log_probs(outputs.logits, labels, numbers, documents)
-        return self.preference(sums[pairs], tokens[pairs], reference), outputs
+                reference = -document_sums(self.losses_by_token(frozen, batch, labels)[0], numbers, documents)
+        losses, outputs = self.losses_by_token(model, batch, labels, with_outputs=with_outputs)
+        sums = -document_sums(losses, numbers, documents)
+        before = None if reference is None else reference[pairs]
+        return self.preference(sums[pairs], tokens[pairs], before), outputs
 
     def _reference(self, model: Any) -> AbstractContextManager[Any]:
         if self.ref_model is not None:
@@ -220,16 +223,3 @@ class _WithoutAdapter(AbstractContextManager[Any]):
     def __exit__(self, *error: Any) -> None:
         self.off.__exit__(*error)
         self.model.train(self.training)
-
-
-def document_log_probs(
-    logits: torch.Tensor, labels: torch.Tensor, numbers: torch.Tensor, documents: int
-) -> torch.Tensor:
-    """Log-probability of each document's trained tokens: fp32[documents].
-
-    logits `[1, T, V]`; labels and numbers (which document each token is of) `[T]`. Only those rows of logits
-    that predict a label become fp32.
-    """
-    kept = labels[1:] != IGNORE_INDEX
-    losses = cross_entropy(logits[0, :-1][kept].float(), labels[1:][kept], reduction="none")
-    return -losses.new_zeros(documents).index_add(0, numbers[1:][kept].long(), losses)

@@ -18,8 +18,10 @@ What the mixin changes, and nothing else:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
 from trainer_plugin.balance import BalancedSampler, Order, RankRows, pair_cost
 from trainer_plugin.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tokens
+from trainer_plugin.chunked_loss import ChunkedLoss
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import DocumentLog
@@ -42,6 +45,8 @@ from trainer_plugin.isolation import probe_isolation, refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.progress import RichProgress
 from trainer_plugin.strategies import fit_batch, inner_model
+
+log = logging.getLogger("tokpack")
 
 COUNTS = ("rows", "tokens", "trained_tokens", "documents")
 FORECAST_AT, FORECAST_STEPS = 0.05, 3
@@ -82,6 +87,7 @@ class PackedTrainerMixin:
         self.packed_loss, self.packed_order, self.probe_at_start = loss, order, probe
         self.progress: RichProgress | None = None
         self.isolation_report: Any = None
+        self.chunked_loss = ChunkedLoss(self.model)
         self.args.remove_unused_columns = False
         self.args.logging_nan_inf_filter = False  # a loss that is no number stops the run instead
         self._doc_ids: deque[np.ndarray] = deque()
@@ -258,11 +264,11 @@ class PackedTrainerMixin:
         documents, seq_idx = inputs.pop("packed_documents", None), inputs.get("seq_idx")
         inputs = fit_batch(model, inputs)
         weights = inputs.pop("loss_weights", None)
-        if weights is None and documents is None and self.model_accepts_loss_kwargs:
+        plain = weights is None and documents is None and self.model_accepts_loss_kwargs
+        if plain and (return_outputs or not self._cut(inputs["input_ids"])):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        losses = token_losses(outputs.logits, labels)
+        losses, outputs = self.losses_by_token(model, inputs, labels, with_outputs=return_outputs)
         weights = (labels != IGNORE_INDEX).float() if weights is None else weights
         items = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (losses * weights[0, 1:]).sum() / items * self._rank_scale()
@@ -270,6 +276,27 @@ class PackedTrainerMixin:
             sums = document_sums(losses.detach(), seq_idx, len(documents))
             self.document_log.add(int(self.state.epoch or 0), documents, sums)
         return (loss, outputs) if return_outputs else loss
+
+    def losses_by_token(
+        self, model: Any, batch: dict[str, Any], labels: torch.Tensor, *, with_outputs: bool = False
+    ) -> tuple[torch.Tensor, Any]:
+        """Cross entropy of each prediction, fp32[T - 1], and the model's outputs where they are wanted.
+
+        In chunks where the logits of the row would be large (`trainer_plugin.chunked_loss`).
+        """
+        if not with_outputs and self._cut(batch["input_ids"]):
+            losses = self.chunked_loss(model, batch, labels)
+            if losses is not None:
+                return losses, None
+            log.warning("the logits of a row are held whole: %s", self.chunked_loss.reason)
+        outputs = model(**batch)
+        return token_losses(outputs.logits, labels), outputs
+
+    def _cut(self, input_ids: torch.Tensor) -> bool:
+        """Whether logits of this row are made in chunks; sharded and compiled models run as they are."""
+        whole = self.args.torch_compile or self.args.use_liger_kernel or self.args.label_smoothing_factor
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or is_sharded(self.model)
+        return not whole and not sharded and self.chunked_loss.fits(input_ids.shape[-1])
 
     def _rank_scale(self) -> int:
         """DDP averages gradients over ranks; a loss divided by the global count has to be summed."""
@@ -416,11 +443,19 @@ def reshard(model: Any) -> None:
 
     An optimizer made of whole weights would train copies that nobody reads.
     """
+    for module in _sharded_modules(model):
+        module.reshard()
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether FSDP2 spreads the weights."""
+    return next(_sharded_modules(model), None) is not None
+
+
+def _sharded_modules(model: Any) -> Iterator[Any]:
     from torch.distributed.fsdp import FSDPModule
 
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def balanced_sampler(
