@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from tokpack.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -84,7 +86,7 @@ class Activity:
             return
         with self._lock:
             self._spoken = time.monotonic()
-            self.console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
+            self.console.print(printable(line), highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     @contextmanager
     def doing(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
@@ -146,7 +148,7 @@ class Activity:
             )
             self._bars = Progress(*columns, console=self.console, transient=True)
             self._bars.start()
-        task.bar = self._bars.add_task(task.what, total=task.total, shown=task.amount())
+        task.bar = self._bars.add_task(printable(task.what), total=task.total, shown=task.amount())
 
     def _watch(self) -> None:
         """Begin to speak up whenever nothing has been said for `every` seconds."""

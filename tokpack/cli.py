@@ -36,6 +36,7 @@ from tokpack.cli_options import (
     takes,
 )
 from tokpack.errors import InternalError, OutputError, TokpackError
+from tokpack.printable import printable
 
 app = typer.Typer(
     name="tokpack",
@@ -431,7 +432,7 @@ def main() -> NoReturn:
             _usage(error)
         import traceback
 
-        traceback.print_exc()
+        typer.echo(printable(traceback.format_exc()), err=True)
         _fail(
             InternalError(
                 f"{type(error).__name__}: {error}", hint="a bug in tokpack: please report the lines above"
@@ -449,7 +450,7 @@ class _Stderr(logging.StreamHandler[Any]):
 
     def format(self, record: logging.LogRecord) -> str:
         kind = "warning" if record.levelno >= logging.WARNING else "note"
-        return f"{kind}: {record.getMessage()}"
+        return f"{kind}: {printable(record.getMessage())}"
 
     def emit(self, record: logging.LogRecord) -> None:
         if _Stderr.quiet and record.levelno < logging.WARNING:
@@ -462,7 +463,7 @@ def _usage(error: Any) -> NoReturn:
     """`error` comes from typer; where there was no argument at all, it has just printed the help."""
     if message := error.format_message():
         command = f"tokpack {error.ctx.info_name}" if error.ctx and error.ctx.parent else "tokpack"
-        typer.echo(f"error: {message}\n  hint: {command} --help", err=True)
+        typer.echo(f"error: {printable(message)}\n  hint: {command} --help", err=True)
     sys.exit(2)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokpack.errors import UsageError, near_matches
+from tokpack.printable import portable_name
 
 ShardFormat = Literal["arrow", "parquet"]
 
@@ -31,6 +32,11 @@ Format = Literal[
 RANKED: Format = "ranked"
 """Rows whose answers stand in a list with a score each; read as pairs of the best and the worst."""
 MOST_COPIES = 1000
+MOST_TOKENS = 2**31 - 1
+"""In a row, and in a document: places in it are int32."""
+MOST_NUMBER = 2**63
+MOST_RANKS = 1_000_000
+MOST_SHARD_MB = 1 << 20
 Overlong = Literal["auto", "drop", "right", "left", "turns", "split"]
 
 
@@ -228,14 +234,14 @@ class Config:
         data: dict[str, Any] = _plain(dataclasses.asdict(self))
         del data["cost"]
         for source in data["source"]:
-            source["path"] = Path(source["path"]).name
+            source["path"] = portable_name(source["path"])
             if source["repeat"] == 1:
                 del source["repeat"]
         if not self.select.budget_usd:
             del data["select"]["budget_usd"]
-        data["tokenize"]["tokenizer"] = Path(self.tokenize.tokenizer).name
-        data["render"]["chat_template"] = Path(self.render.chat_template).name
-        data["decontaminate"]["against"] = [Path(path).name for path in self.decontaminate.against]
+        data["tokenize"]["tokenizer"] = portable_name(self.tokenize.tokenizer)
+        data["render"]["chat_template"] = portable_name(self.render.chat_template)
+        data["decontaminate"]["against"] = [portable_name(path) for path in self.decontaminate.against]
         return data
 
 
@@ -291,23 +297,32 @@ def _beside(value: Any, folder: Path) -> Any:
 
 def _validate(config: Config) -> None:
     checks = [
-        (config.truncate.max_length >= 2, "truncate.max_length", "at least 2 tokens"),
+        (
+            2 <= config.truncate.max_length <= MOST_TOKENS,
+            "truncate.max_length",
+            f"2 to {MOST_TOKENS:,} tokens",
+        ),
         (0 <= config.read.allow_bad <= 1, "read.allow_bad", "a share between 0 and 1"),
         (1 <= config.read.block_mb <= 1024, "read.block_mb", "1 to 1024 MB"),
         (0 <= config.write.val < 1, "write.val", "a share between 0 and 1"),
-        (config.write.shard_mb >= 1, "write.shard_mb", "at least 1 MB"),
+        (1 <= config.write.shard_mb <= MOST_SHARD_MB, "write.shard_mb", f"1 to {MOST_SHARD_MB:,} MB"),
         (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),
-        (config.select.budget >= 0, "select.budget", "a number of tokens"),
+        (0 <= config.select.budget < MOST_NUMBER, "select.budget", "a number of tokens"),
         (0 <= config.select.budget_usd < float("inf"), "select.budget_usd", "dollars, 0 or more"),
         (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
-        (config.plan.max_docs_per_row >= 0, "plan.max_docs_per_row", "0 (no limit) or more"),
-        (config.plan.rows_per_step >= 1, "plan.rows_per_step", "1 or more"),
+        (
+            0 <= config.plan.max_docs_per_row <= MOST_TOKENS,
+            "plan.max_docs_per_row",
+            f"0 (no limit) to {MOST_TOKENS:,}",
+        ),
+        (1 <= config.plan.rows_per_step <= MOST_RANKS, "plan.rows_per_step", f"1 to {MOST_RANKS:,}"),
+        (0 <= config.plan.world_size <= MOST_RANKS, "plan.world_size", f"0 to {MOST_RANKS:,}"),
         (
             config.plan.rows_per_step == 1 or config.plan.world_size > 0,
             "plan.rows_per_step",
             "plan.world_size (--world-size) as well: rows are dealt to that many ranks",
         ),
-        (config.plan.token_cost >= 0, "plan.token_cost", "0 or more"),
+        (0 <= config.plan.token_cost < MOST_NUMBER, "plan.token_cost", "0 or more"),
         (
             config.plan.world_size == 0
             or (config.plan.world_size > 0 and config.plan.planner != "sequential"),
@@ -323,7 +338,15 @@ def _validate(config: Config) -> None:
         (config.cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
         (_is_range(config.cost.mfu), "cost.mfu", "two shares between 0 and 1, low first"),
     ]
+    if not 0 <= config.seed < MOST_NUMBER:
+        raise UsageError(f"seed cannot be {config.seed}", where="seed", hint=f"give 0 to {MOST_NUMBER - 1:,}")
     for number, source in enumerate(config.source):
+        if not 0 <= source.max_tokens < MOST_NUMBER:
+            raise UsageError(
+                f"max_tokens cannot be {source.max_tokens}",
+                where=f"source[{number}].max_tokens",
+                hint="give a number of tokens; 0: no limit",
+            )
         if not 1 <= source.repeat <= MOST_COPIES:
             raise UsageError(
                 f"repeat cannot be {source.repeat:g}",

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tokpack.printable import printable
+
 
 class TokpackError(Exception):
     """Base of every error shown to the user without a traceback.
@@ -23,11 +25,12 @@ class TokpackError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        parts = [self.what]
+        parts = [printable(self.what)]
         if self.where:
-            parts.append(f"  at: {self.where}")
+            place = printable(self.where).replace("\n", "\\n")
+            parts.append(f"  at: {place}")
         if self.hint:
-            parts.append(f"  hint: {self.hint}")
+            parts.append(f"  hint: {printable(self.hint)}")
         return "\n".join(parts)
 
 
@@ -84,6 +87,16 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(match) for match in close) + "?"
     return "known: " + ", ".join(known)
+
+
+def check_name(folder: Path) -> None:
+    """Raises UsageError for a path that Arrow and `datasets` cannot open."""
+    try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(
+            "the name is not UTF-8", where=ascii(str(folder)), hint="rename it, or give another"
+        ) from None
 
 
 @contextmanager

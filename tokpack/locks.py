@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, check_name
 
 LONGEST_NAME = 240
 """Bytes of a name that leave room for an ending, of the 255 that file systems allow."""
@@ -30,6 +30,7 @@ def beside(out: Path, ending: str) -> Path:
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
     """Hold the lock of the output `out`, a file or folder. Raises UsageError while another process does."""
+    check_name(out)
     try:
         import fcntl
     except ImportError:  # Windows

@@ -28,6 +28,7 @@ from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine.local import default_workers, ordered_map, release_memory
 from tokpack.errors import DataError, UsageError
+from tokpack.printable import printable
 from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.call_ids import writes_call_ids
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
@@ -45,6 +46,7 @@ from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.containers import notes
 from tokpack.stages.read.sources import Source, open_sources
+from tokpack.stages.render.chat_template import check_template
 from tokpack.stages.render.render import Renderer, RenderOptions, render
 from tokpack.stages.render.template_markers import special_tokens_of
 from tokpack.stages.repeat import with_copies
@@ -59,6 +61,8 @@ log = logging.getLogger("tokpack")
 
 TEMPLATE_ERROR = "template_error"
 SNIPPET = 400
+LONGEST_DETAIL = 1000
+"""Characters that are kept of what a template says about a document."""
 
 Progress = Callable[[str, int], None]
 """Called with a stage's name and the amount done since the last call: bytes in pass 1, tokens in pass 2."""
@@ -97,6 +101,8 @@ class Run:
         sources = open_sources(config.source)
         template = Path(config.render.chat_template) if config.render.chat_template else None
         tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
+        for text in (tokenizer.chat_template, tokenizer.tool_template):
+            check_template(text)
         tokenizer.prepare()
         shapes = [detect_shape(source) for source in sources]
         for note in notes(sources):
@@ -307,7 +313,9 @@ def encode(run: Run, documents: pl.DataFrame) -> tuple[pl.DataFrame, TokenBatch,
         rows = [row for row in sorted(rendered.errors) if documents["drop_reason"][row] is None]
         documents = documents.with_columns(
             documents["drop_reason"].clone().scatter(rows, [TEMPLATE_ERROR] * len(rows)),
-            documents["drop_detail"].clone().scatter(rows, [rendered.errors[row] for row in rows]),
+            documents["drop_detail"]
+            .clone()
+            .scatter(rows, [printable(rendered.errors[row][:LONGEST_DETAIL]) for row in rows]),
         )
     return documents, tokens, rendered.counters | tokens.stats
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from pathlib import Path
 
 
 def printable(text: str) -> str:
@@ -21,6 +23,11 @@ def one_line(text: str, limit: int = 120) -> str:
     if len(text) > limit:
         text = f"{text[: limit // 2]}…{text[len(text) - limit + limit // 2 + 1 :]}"
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def portable_name(path: str | os.PathLike[str]) -> str:
+    """The last part of a path as text that any file can hold: bytes that are not UTF-8 are written out."""
+    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
 
 
 def snippet(text: str, limit: int = 280) -> str:

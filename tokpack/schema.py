@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from tokpack.errors import DataError, UsageError, reading
+from tokpack.errors import DataError, UsageError, check_name, reading
 
 FORMAT_VERSION: Final = 1
 IGNORE_INDEX: Final = -100
@@ -112,6 +112,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
     Raises UsageError when the folder is no artefact, DataError when a newer tokpack wrote it.
     """
+    check_name(Path(folder))
     with reading(folder):
         return _read_manifest(Path(folder))
 

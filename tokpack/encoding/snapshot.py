@@ -24,6 +24,8 @@ from typing import Any
 
 from tokpack.errors import OutputError, UsageError, reading
 
+LARGEST_ID = 2**31 - 2
+"""The vocabulary's size is an int32 too."""
 BACKEND = "tokenizer.json"
 SNAPSHOT = "snapshot.json"
 LAYOUT = 3
@@ -128,6 +130,7 @@ def write_snapshot(folder: str, out: str) -> None:
 
     from tokpack.fingerprint import vocab_digest
 
+    _check_ids(Path(folder, BACKEND))
     auto = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     backend = getattr(auto, "backend_tokenizer", None)
     if backend is None:
@@ -151,6 +154,19 @@ def write_snapshot(folder: str, out: str) -> None:
     Path(out, BACKEND).write_bytes(data)
     text = json.dumps(snapshot, ensure_ascii=False, indent=1, sort_keys=True)
     Path(out, SNAPSHOT).write_text(text, encoding="utf-8")
+
+
+def _check_ids(path: Path) -> None:
+    """Ids beyond int32 are refused before `tokenizers` reserves memory for as many."""
+    data = json.loads(path.read_bytes()) if path.is_file() else {}
+    model = data.get("model") if isinstance(data, dict) else None
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocab.values()) if isinstance(vocab, dict) else []
+    added = data.get("added_tokens") if isinstance(data, dict) else None
+    ids += [token.get("id") for token in added or () if isinstance(token, dict)]
+    largest = max((number for number in ids if isinstance(number, int)), default=0)
+    if largest > LARGEST_ID:
+        raise SystemExit(f"it has the id {largest:,}, and ids are int32, up to {LARGEST_ID:,}")
 
 
 def _bos_prefix(backend: Any) -> list[int]:

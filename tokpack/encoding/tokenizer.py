@@ -24,7 +24,7 @@ from tokpack.encoding.fast_tokenizer import FastTokenizer
 from tokpack.encoding.reference_process import ReferenceProcess
 from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, TOKENIZER_FILES, snapshot_folder, write_snapshot
 from tokpack.encoding.token_places import Encoded, encode_reference, encode_with
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, check_name
 
 _SPECIALS_OF_MAP = ("bos_token", "eos_token", "pad_token")
 
@@ -64,7 +64,9 @@ class Tokenizer:
     @cached_property
     def template_sha256(self) -> str:
         parts = dict.fromkeys(part for part in (self.chat_template, self.tool_template) if part is not None)
-        return hashlib.sha256("\x00".join(parts).encode("utf-8")).hexdigest() if parts else ""
+        return (
+            hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest() if parts else ""
+        )
 
     @property
     def reference(self) -> Any:
@@ -172,6 +174,7 @@ def load_tokenizer(
     if local.name == BACKEND and local.is_file():
         local = local.parent
     if local.is_dir():
+        check_name(local)
         folder, name = local, local.resolve().name
     else:
         folder, name = _from_hub(str(name_or_folder)), str(name_or_folder)

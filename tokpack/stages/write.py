@@ -202,7 +202,8 @@ def dataset_files(folder: Path, files: list[str], schema: pa.Schema, fingerprint
 
 
 def write_json(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))  # of a surrogate: JSON's own escape
 
 
 def write_sums(folder: Path, known: Mapping[str, str]) -> None:

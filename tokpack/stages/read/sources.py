@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from tokpack import schema
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches, reading
 from tokpack.stages.read.remote import list_remote
+
+log = logging.getLogger("tokpack")
 
 Container = Literal["", "jsonl", "json", "parquet", "arrow", "csv", "text", "dataset"]
 """How rows lie in a file; empty: the name does not say, `containers.recognise` looks inside."""
@@ -107,7 +110,8 @@ def _folder(folder: Path, config: SourceConfig) -> Iterator[Source]:
     if splits.is_file():
         yield from _splits(folder, saved_field(splits, "splits"), config)
         return
-    found = sorted(p for p in _data_in(folder) if p.is_dir() or _container(p.name, config))
+    known = (p for p in _data_in(folder) if p.is_dir() or _container(p.name, config))
+    found = [path for path in sorted(known) if not _leads_nowhere(path)]
     if not found:
         raise UsageError("no data file in this folder", where=str(folder), hint=known_extensions())
     for path in found:
@@ -147,6 +151,14 @@ def _data_in(folder: Path) -> Iterator[Path]:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             yield from (here / name for name in files if not name.startswith(".") and name not in METADATA)
         seen.add(place)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is a link to nothing, or to itself; whoever has one is told."""
+    if path.exists():
+        return False
+    log.warning("%s is a link that leads nowhere: left out", path)
+    return True
 
 
 def saved_field(path: Path, key: str) -> Any:
@@ -211,8 +223,7 @@ def _make_names_unique(sources: list[Source]) -> None:
     """`a/data.jsonl` and `b/data.jsonl` become `data.jsonl` and `data.jsonl#2`."""
     seen: dict[str, int] = {}
     for source in sources:
-        if source.config.name:
-            source.name = source.config.name
+        source.name = source.config.name or os.fsencode(source.name).decode("utf-8", "backslashreplace")
         seen[source.name] = seen.get(source.name, 0) + 1
         if seen[source.name] > 1:
             source.name = f"{source.name}#{seen[source.name]}"

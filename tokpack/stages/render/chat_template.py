@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,6 +125,27 @@ def _environment() -> Environment:
 ENVIRONMENT = _environment()
 
 
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Turn what is wrong with a template, for Jinja or for Python's compiler, into a UsageError."""
+    try:
+        yield
+    except (TemplateError, SyntaxError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+        raise UsageError(
+            f"the chat template does not compile: {getattr(error, 'message', None) or error}",
+            where=f"chat template{line}",
+            hint="correct it, or give another with --chat-template FILE",
+        ) from None
+
+
+def check_template(source: str | None) -> None:
+    """Raises UsageError for a template that does not compile."""
+    if source is not None:
+        with _compiling():
+            ENVIRONMENT.from_string(source)
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     """One compiled chat template with the variables it always sees. Safe to share between threads."""
@@ -136,14 +158,8 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Template:
-        try:
+        with _compiling():
             return ENVIRONMENT.from_string(self.source, globals=self.functions)
-        except TemplateSyntaxError as error:
-            raise UsageError(
-                f"the chat template does not compile: {error.message}",
-                where=f"chat template, line {error.lineno}",
-                hint="correct it, or give another with --chat-template FILE",
-            ) from None
 
     @property
     def functions(self) -> dict[str, Any]:
@@ -155,7 +171,8 @@ class ChatTemplate:
 
     @cached_property
     def tree(self) -> nodes.Template:
-        return ENVIRONMENT.parse(self.source)
+        with _compiling():
+            return ENVIRONMENT.parse(self.source)
 
     @cached_property
     def has_generation(self) -> bool:

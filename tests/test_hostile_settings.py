@@ -1,0 +1,142 @@
+"""Names, numbers, templates and tokenizers that cannot work: an error that says so, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tokpack
+from tokpack.config import Config, SourceConfig
+from tokpack.encoding.tokenizer import load_tokenizer
+from tokpack.errors import DataError, TokpackError, UsageError
+from tokpack.stages.read.sources import open_sources
+from tokpack.stages.render.chat_template import check_template
+
+ROW = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
+ODD = os.fsdecode(b"caf\xe9\x1b[31m\xe2\x80\xae.jsonl")
+"""A name that is not UTF-8, steers a terminal, and reorders a line."""
+
+
+def pack(data: str, out: Path, tokenizer: Path):
+    return tokpack.pack(data, out, tokenizer=str(tokenizer), max_length=64)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("truncate", "max_length", 2**31),
+        ("truncate", "max_length", 10**30),
+        ("plan", "world_size", 10**9),
+        ("plan", "world_size", -1),
+        ("plan", "rows_per_step", 10**30),
+        ("plan", "max_docs_per_row", 10**30),
+        ("plan", "token_cost", 10**30),
+        ("write", "shard_mb", 10**30),
+        ("select", "budget", 10**30),
+    ],
+)
+def test_numbers_beyond_all_measure_are_refused_by_their_key(section, key, value):
+    with pytest.raises(UsageError, match=f"{section}.{key} cannot be {value}"):
+        Config.from_dict({section: {key: value}})
+
+
+@pytest.mark.parametrize("seed", [-1, 10**30])
+def test_a_seed_is_a_number_that_generators_take(seed):
+    with pytest.raises(UsageError, match="seed cannot be"):
+        Config.from_dict({"seed": seed})
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for x %}", "{{ x|nosuch }}", "{{ 1 + }}", "{% if %}", "{{ " + "(" * 500 + ")" * 500 + " }}"],
+)
+def test_a_template_that_does_not_compile_is_told_before_any_work(template):
+    with pytest.raises(UsageError, match="the chat template does not compile"):
+        check_template(template)
+
+
+def test_inputs_may_have_any_name_and_errors_show_it_harmless(tmp_path, smollm2):
+    path = tmp_path / ODD
+    path.write_text(ROW)
+    (source,) = open_sources((SourceConfig(path=str(path)),))
+    assert source.name.encode("utf-8").startswith(b"caf\\xe9")
+    packed = tokpack.pack(str(path), tmp_path / "out", tokenizer=str(smollm2), max_length=64)
+    assert packed.manifest["documents"] == 1
+    path.write_bytes(b"\xff\xff")
+    with pytest.raises(TokpackError) as error:
+        tokpack.pack(str(path), tmp_path / "out2", tokenizer=str(smollm2))
+    assert all(line.isprintable() for line in str(error.value).splitlines())
+
+
+def test_what_the_command_line_says_is_printable(tmp_path):
+    path = tmp_path / ODD
+    path.write_text('{"nothing": 1}\n')
+    for arguments in (
+        ["pack", path, "-t", tmp_path / ODD, "-o", tmp_path / "out"],
+        ["verify", path],
+        ["\x1b[31m"],
+    ):
+        command = [sys.executable, "-m", "tokpack", *map(os.fsencode, map(str, arguments))]
+        result = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert all(line.isprintable() for line in result.stderr.decode("utf-8").splitlines()), result.stderr
+
+
+@pytest.mark.parametrize("command", ["pack", "verify"])
+def test_outputs_of_names_that_are_not_utf8_are_refused(tmp_path, smollm2, command):
+    (tmp_path / "a.jsonl").write_text(ROW)
+    arguments = {
+        "pack": (str(tmp_path / "a.jsonl"), tmp_path / ODD, smollm2),
+        "verify": (tmp_path / ODD,),
+    }
+    if command == "verify":
+        (tmp_path / ODD).mkdir()
+    with pytest.raises(UsageError, match="the name is not UTF-8"):
+        {"pack": pack, "verify": tokpack.verify}[command](*arguments[command])
+
+
+def test_links_that_lead_nowhere_are_left_out_of_a_folder(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_text(ROW)
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nothing")
+    (tmp_path / "self.jsonl").symlink_to(tmp_path / "self.jsonl")
+    assert [source.name for source in open_sources((SourceConfig(path=str(tmp_path)),))] == ["a.jsonl"]
+    assert [name in caplog.text for name in ("a.jsonl is", "gone.jsonl is", "self.jsonl is")] == [
+        False,
+        True,
+        True,
+    ]
+    for name in ("gone.jsonl", "self.jsonl"):
+        with pytest.raises(DataError, match="cannot open"):
+            open_sources((SourceConfig(path=str(tmp_path / name)),))
+
+
+@pytest.mark.parametrize("size", [239, 240, 241, 249, 250, 255])
+def test_names_as_long_as_the_file_system_takes(tmp_path, smollm2, size):
+    source = tmp_path / ("a" * (size - 6) + ".jsonl")
+    source.write_text(ROW)
+    packed = tokpack.pack(str(source), tmp_path / ("o" * size), tokenizer=str(smollm2), max_length=64)
+    assert packed.manifest["documents"] == 1
+
+
+def test_a_name_that_is_too_long_is_an_error(tmp_path, smollm2):
+    (tmp_path / "a.jsonl").write_text(ROW)
+    for data, out in (("b" * 256, "out"), ("a.jsonl", "o" * 256)):
+        with pytest.raises(TokpackError) as error:
+            tokpack.pack(str(tmp_path / data), tmp_path / out, tokenizer=str(smollm2))
+        assert error.value.exit_code in (2, 65, 73)
+
+
+def test_a_tokenizer_of_ids_beyond_int32_is_refused(tmp_path, smollm2):
+    folder = shutil.copytree(smollm2, tmp_path / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = Path(folder, "tokenizer.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["model"]["vocab"]["beyond"] = 2**31
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"it has the id 2,147,483,648, and ids are int32"):
+        load_tokenizer(folder, cache_dir=tmp_path / "cache")
