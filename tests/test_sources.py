@@ -81,10 +81,10 @@ def test_links_are_followed_and_no_folder_is_read_twice(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["nowhere.jsonl", "dead.jsonl"])
-def test_a_link_that_leads_nowhere_is_an_error_in_a_folder_as_well(tmp_path, target):
+def test_a_link_that_leads_nowhere_is_an_error_where_it_is_asked_for(tmp_path, target):
     (tmp_path / "a.jsonl").write_bytes(LINES)
     (tmp_path / "dead.jsonl").symlink_to(target)
-    for path in (tmp_path, tmp_path / "dead.jsonl", tmp_path / "*.jsonl"):
+    for path in (tmp_path / "dead.jsonl", tmp_path / "*.jsonl"):
         with pytest.raises(DataError, match="cannot open: ") as error:
             open_sources((SourceConfig(path=str(path)),))
         assert error.value.where == str(tmp_path / "dead.jsonl")
