@@ -92,16 +92,20 @@ def byte_level(trim: bool = False, normalizer: Any = None, drop_bytes: int = 0) 
 
 
 def sentencepiece_like(front: str = "never") -> Any:
-    """A BPE with word marks and byte fallback: Gemma's way (`never`), or Llama 2's (`sections`)."""
+    """A BPE with word marks and byte fallback: Gemma's way (`never`), Llama 2's as it was (`sections`),
+    and as transformers makes it now (`metaspace`: no mark before a space)."""
     from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
 
     learned, merges = _trained_merges(word_mark=True)
     tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *learned]
     vocab = {token: number for number, token in enumerate(tokens)}
     backend = Backend(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     prepend = [normalizers.Prepend("▁")] if front == "sections" else []
-    backend.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", "▁")])
+    if front == "metaspace":
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    else:
+        backend.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", "▁")])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence(steps)
     return backend

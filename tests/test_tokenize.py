@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import unicodedata
 from itertools import pairwise
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 
 from tokpack.encoding.fast_plan import BYTE_ALPHABET
 from tokpack.encoding.fast_proof import ODD_STRINGS, difference, odd_strings
+from tokpack.encoding.fast_tokenizer import FastPlan, FastTokenizer
 from tokpack.encoding.token_places import encode_reference
 from tokpack.encoding.unicode import UNSTABLE_IN_NFC, nfc
 from tokpack.schema import CONTENT, TRAINED
@@ -63,6 +65,7 @@ def backends():
         "bytes_missing": lambda: byte_level(drop_bytes=40),
         "gemma": sentencepiece_like,
         "llama2": lambda: sentencepiece_like("sections"),
+        "metaspace": lambda: sentencepiece_like("metaspace"),
         "lowercase": lambda: byte_level(normalizer=normalizers.Lowercase()),
     }
 
@@ -80,7 +83,7 @@ def tokenizers_(tmp_path_factory):
     return get
 
 
-KINDS = ["byte_level", "nfc", "trim", "bytes_missing", "gemma", "llama2", "nfkc", "lowercase"]
+KINDS = ["byte_level", "nfc", "trim", "bytes_missing", "gemma", "llama2", "metaspace", "nfkc", "lowercase"]
 
 
 def odd_texts(seed, number=120):
@@ -160,7 +163,7 @@ def test_rows_the_normalizer_changes_and_rows_with_missing_bytes_are_slow(tokeni
     assert tokens.input_ids.max() < sentinel
 
 
-@pytest.mark.parametrize("kind", ["byte_level", "nfc", "trim", "gemma", "llama2"])
+@pytest.mark.parametrize("kind", ["byte_level", "nfc", "trim", "gemma", "llama2", "metaspace"])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(
@@ -174,6 +177,29 @@ def test_any_text_has_the_ids_and_places_of_tokenizers(tokenizers_, kind, texts)
     items = tokenizer.reference.encode_batch(texts, add_special_tokens=False)
     assert tokens.input_ids.tolist() == [number for item in items for number in item.ids]
     assert not tokenizer.fast_refused
+
+
+@pytest.mark.parametrize("plan", ["never", "first", "sections"])
+@pytest.mark.parametrize("spares", [False, True])
+def test_errors_of_places_that_cancel_are_seen(tokenizers_, plan, spares):
+    tokenizer = tokenizers_("metaspace")
+    guess = FastPlan(word_mark=True, mark_in_front=plan, spares_spaces=spares)  # right or wrong
+    fast = FastTokenizer(tokenizer.fast.encoder, guess, tokenizer.added_tokens)
+    texts = ["   \n<s></s><s>你好", "   \nhello</s>hello", "  <s>a", " a<s>hello</s>  b</s> c", "a</s>b"]
+    assert difference(tokenizer.encode_reference, fast, large(texts)) is None
+
+
+def test_dropout_is_switched_off_with_a_word(tmp_path):
+    backend = byte_level()
+    backend.model.dropout = 0.5
+    tokenizer = small_tokenizer(tmp_path / "drops", backend)
+    text = "the lazy dog jumps over the quick brown fox"
+    assert "dropout of 0.5 in drops is switched off" in tokenizer.warnings[0]
+    assert json.loads((tokenizer.folder / "tokenizer.json").read_text())["model"]["dropout"] is None
+    without = byte_level().encode(text).ids
+    assert [tokenizer.reference.encode(text).ids for _ in range(3)] == [without] * 3
+    tokens = tokenize(plain_batch([text] * 3), tokenizer)
+    assert tokens.input_ids.tolist() == without * 3
 
 
 def test_a_character_without_a_token_gives_way_to_its_neighbour_unless_masks_follow_transformers(tokenizers_):

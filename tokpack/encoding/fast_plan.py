@@ -78,8 +78,10 @@ def _candidates(base: FastPlan, config: dict[str, Any]) -> Iterator[FastPlan]:
     """Plans to try."""
     before = json.dumps([config.get("normalizer"), config.get("pre_tokenizer")], ensure_ascii=False)
     if WORD_MARK in before:
-        for front in ("never", "sections", "first"):
-            yield replace(base, word_mark=True, mark_in_front=front)
+        yield replace(base, word_mark=True)
+        for front in ("sections", "first"):
+            for spares in (False, True):
+                yield replace(base, word_mark=True, mark_in_front=front, spares_spaces=spares)
     else:
         for trim in ("never", "not_first", "always"):
             yield replace(base, trim=trim)

@@ -5,7 +5,9 @@ for as many bytes as its entry in the vocabulary has, so places are a running su
 vocabularies the word mark U+2581 stands for one space, or for nothing where it was put in front of a text.
 
 Rows are watched one by one: where the tokens' bytes do not add up to the text's, the normalizer changes the
-text, or a byte is missing from the vocabulary, the row is left to the slow path. How a tokenizer's places are
+text, or a byte is missing from the vocabulary, the row is left to the slow path. With word marks sums can be
+right by chance, a mark too many in one place and one too few in another: there the bytes themselves are
+compared. How a tokenizer's places are
 read (`FastPlan`) is found by trial against `tokenizers`, in `tokpack.encoding.fast_plan`.
 """
 
@@ -42,6 +44,8 @@ class FastPlan:
     """The vocabulary writes a space as U+2581."""
     mark_in_front: Literal["never", "first", "sections"] = "never"
     """A word mark is put in front of the text, or of every section between added tokens."""
+    spares_spaces: bool = False
+    """No word mark is put in front of what begins with a space."""
     trim: Literal["never", "not_first", "always"] = "never"
     """Spaces at the ends of a token are not part of its place; `not_first` spares a row's first token."""
 
@@ -67,6 +71,7 @@ class FastTokenizer:
         texts = pa.array(raw, pa.large_binary())
         lengths[numbers] = pc.binary_length(texts).to_numpy()
         self._unknown[numbers] = False
+        self._written = self._bytes_by_id(size, added) if plan.word_mark else None
         if plan.word_mark:
             bytes_of = np.array([_byte_of(text) for text in vocab.values()])
             lengths[numbers[bytes_of >= 0]] = 1
@@ -87,16 +92,18 @@ class FastTokenizer:
             return Encoded(np.zeros(1, np.int64), none.astype(np.int32), none, none), np.zeros(0, bool)
         ids, offsets = self._ids(text)
         lengths = pc.take(self._lengths, pa.array(ids), boundscheck=False).to_numpy()
-        odd = self._odd_tokens(ids)
+        odd, fronts = self._odd_tokens(ids), np.zeros(0, np.int64)
         if self.plan.mark_in_front != "never":
-            lengths, bare = self._without_front_marks(lengths.copy(), ids, offsets)
-            odd = np.concatenate([odd, bare])
+            lengths, fronts = self._without_front_marks(lengths.copy(), ids, offsets, text)
+            odd = np.concatenate([odd, fronts[lengths[fronts] == 0]])
         place, _ = text_buffers(text)
         ends = running_sum(lengths, int(place[-1] - place[0]))
         base = np.append(ends[:1] * 0, ends)[offsets] if len(ids) else offsets * 0
         slow = np.diff(base) != np.diff(place)
         slow[np.searchsorted(offsets, odd, "right") - 1] = True
         slow |= self._rewritten(text)
+        if self._written is not None:
+            slow |= self._misplaced(text, ids, offsets, fronts, slow)
         starts = None
         if self.plan.trim != "never":
             starts, ends = self._trimmed(ids, offsets, lengths, ends)
@@ -118,16 +125,54 @@ class FastTokenizer:
         return np.flatnonzero(self._unknown[ids]) if self.plan.word_mark else np.zeros(0, np.int64)
 
     def _without_front_marks(
-        self, lengths: npt.NDArray[np.int32], ids: npt.NDArray[np.uint32], offsets: Ints
+        self,
+        lengths: npt.NDArray[np.int32],
+        ids: npt.NDArray[np.uint32],
+        offsets: Ints,
+        text: pa.LargeStringArray,
     ) -> tuple[npt.NDArray[np.int32], Ints]:
-        """Count the mark put in front as no byte. A token that is nothing else has no place: (.., those)."""
+        """Count the mark put in front as no byte: (lengths, the tokens that begin with it)."""
         fronts = offsets[:-1][np.diff(offsets) > 0]
         if self.plan.mark_in_front == "sections":
             after = np.flatnonzero(self._added[ids[:-1]]) + 1
             fronts = np.union1d(fronts, after)
         fronts = fronts[self._begins_with_mark[ids[fronts]] & ~self._added[ids[fronts]]]
+        if self.plan.spares_spaces:
+            fronts = fronts[~_begin_with_space(fronts, lengths, offsets, text)]
         lengths[fronts] -= 1
-        return lengths, fronts[lengths[fronts] == 0]
+        return lengths, fronts
+
+    def _bytes_by_id(self, size: int, added: dict[str, int]) -> pa.LargeBinaryArray:
+        """What each token stands for in a text: a word mark is a space, `<0x0A>` is that byte."""
+        written = [b""] * size
+        for number, text in self.encoder.vocab.items():
+            byte = _byte_of(text)
+            written[number] = text.replace(WORD_MARK.encode(), b" ") if byte < 0 else bytes([byte])
+        for content, number in added.items():
+            written[number] = content.encode()
+        return pa.array(written, pa.large_binary())
+
+    def _misplaced(
+        self,
+        text: pa.LargeStringArray,
+        ids: npt.NDArray[np.uint32],
+        offsets: Ints,
+        fronts: Ints,
+        slow: Bools,
+    ) -> Bools:
+        """Rows, of those not slow, in which a token's bytes are not the text's where the token is placed."""
+        rows = np.flatnonzero(~slow)
+        here = np.repeat(~slow, np.diff(offsets))
+        in_front = np.zeros(len(ids), bool)
+        in_front[fronts] = True
+        begins, written = text_buffers(pc.take(self._written, pa.array(ids[here]), boundscheck=False))
+        shown = np.ones(len(written), bool)
+        shown[begins[:-1][in_front[here]]] = False
+        places, data = text_buffers(text.take(pa.array(rows)))
+        wrong = np.flatnonzero(written[shown] != data[places[0] : places[-1]])
+        misplaced = np.zeros(len(slow), bool)
+        misplaced[rows[np.searchsorted(places - places[0], wrong, "right") - 1]] = True
+        return misplaced
 
     def _rewritten(self, text: pa.LargeStringArray) -> Bools:
         """Rows whose text the normalizer changes, or that hold a word mark of their own."""
@@ -151,6 +196,31 @@ class FastTokenizer:
             lead[offsets[:-1][np.diff(offsets) > 0]] = 0
         starts = np.minimum(ends - lengths + lead, ends)
         return starts, np.maximum(ends - tail, starts)
+
+
+def _begin_with_space(
+    fronts: Ints, lengths: npt.NDArray[np.int32], offsets: Ints, text: pa.LargeStringArray
+) -> Bools:
+    """Which of the tokens `fronts` stand for a text that begins with a space of its own.
+
+    Where one stands depends on how many marks before it are no bytes: guessed, looked up, and guessed again.
+    """
+    places, data = text_buffers(text)
+    if not len(data):
+        return np.zeros(len(fronts), bool)
+    row = np.searchsorted(offsets, fronts, "right") - 1
+    before = np.append(0, np.cumsum(lengths, dtype=np.int64))
+    start = places[row] + before[fronts] - before[offsets[row]]
+    first = np.searchsorted(row, row)
+    spaces = np.zeros(len(fronts), bool)
+    for _ in range(8):
+        marks = np.append(0, np.cumsum(~spaces))
+        at = np.minimum(start - marks[:-1] + marks[first], len(data) - 1)
+        again = data[at] == ord(" ")
+        if np.array_equal(again, spaces):
+            break
+        spaces = again
+    return spaces
 
 
 def _spaces_at_ends(offsets: Ints, data: npt.NDArray[np.uint8]) -> Ints:

@@ -28,7 +28,7 @@ LARGEST_ID = 2**31 - 2
 """The vocabulary's size is an int32 too."""
 BACKEND = "tokenizer.json"
 SNAPSHOT = "snapshot.json"
-LAYOUT = 3
+LAYOUT = 4
 """Raised whenever the content of a snapshot changes, so that old ones are made again."""
 
 TOKENIZER_FILES = (
@@ -137,6 +137,9 @@ def write_snapshot(folder: str, out: str) -> None:
         raise SystemExit(f"{type(auto).__name__} has no `tokenizers` backend, and tokpack needs one")
     backend.no_padding()
     backend.no_truncation()
+    dropout = getattr(backend.model, "dropout", None) or 0.0
+    if dropout:
+        backend.model.dropout = None  # same input, same ids
     data = backend.to_str().encode("utf-8")
     vocab = backend.get_vocab(with_added_tokens=True)
     snapshot = {
@@ -146,6 +149,7 @@ def write_snapshot(folder: str, out: str) -> None:
         "added_tokens": {t.content: number for number, t in auto.added_tokens_decoder.items()},
         "ids": {name: getattr(auto, f"{name}_token_id") for name in ("bos", "eos", "pad")},
         "bos_prefix": _bos_prefix(backend),
+        "dropout": round(dropout, 4),
         "vocab_size": max(vocab.values(), default=-1) + 1,
         "vocab_sha256": vocab_digest(vocab),
         "sha256": hashlib.sha256(data).hexdigest(),

@@ -56,6 +56,11 @@ class Tokenizer:
         self.chat_template, self.tool_template = _choose_templates(templates, name)
         self._config: dict[str, Any] = snapshot["tokenizer_config"]
         self.warnings: list[str] = []
+        if snapshot.get("dropout"):
+            self.warnings.append(
+                f"BPE dropout of {snapshot['dropout']:g} in {name} is switched off: it splits a text in "
+                "another way each time"
+            )
         self._lock = threading.RLock()
         self._process: ReferenceProcess | None = None
         self._fast: FastTokenizer | None = None
