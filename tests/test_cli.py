@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokpack
-from tokpack.stages.write import covered_files
+from tokpack.sums import covered_files
 
 TOKPACK = [sys.executable, "-c", "from tokpack.cli import main; main()"]
 
@@ -244,7 +244,7 @@ def test_no_flipped_bit_of_the_record_of_what_was_left_out_ends_the_process(pack
     import shutil
     from contextlib import suppress
 
-    import pyarrow as pa
+    from tokpack.errors import DataError
 
     shutil.copytree(packed, tmp_path / "copy")
     path = tmp_path / "copy" / "dropped.parquet"
@@ -253,7 +253,7 @@ def test_no_flipped_bit_of_the_record_of_what_was_left_out_ends_the_process(pack
         flipped = bytearray(original)
         flipped[position] ^= 1 << position % 8
         path.write_bytes(bytes(flipped))
-        with suppress(OSError, KeyError, ValueError, pa.ArrowException):
+        with suppress(DataError):
             assert tokpack.open_packed(tmp_path / "copy").dropped.rows() is not None
 
 
@@ -279,7 +279,7 @@ def test_verify_finds_rows_that_break_the_contract_though_the_sums_fit(packed, t
 
     import pyarrow as pa
 
-    from tokpack.stages.write import write_sums
+    from tokpack.sums import write_sums
 
     def broken(name, change):
         folder = tmp_path / name

@@ -14,7 +14,7 @@ import tokpack
 from tokpack import ledger as ledgers
 from tokpack.artefact.folder import Artefact
 from tokpack.errors import UsageError
-from tokpack.stages.write import covered_files
+from tokpack.sums import covered_files
 
 CAPACITY = 250
 

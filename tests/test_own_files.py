@@ -11,11 +11,12 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack import output, schema
+from tokpack import output
 from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.errors import UsageError
 from tokpack.export import export
 from tokpack.locks import beside, only_writer
+from tokpack.manifest import read_manifest
 from tokpack.own_files import is_packed_file, remove_own
 from tokpack.store import TokenStore
 
@@ -244,7 +245,7 @@ def test_one_of_two_commands_with_one_output_says_that_the_other_writes(packed, 
     assert list(tmp_path.iterdir()) == []
     tokpack.repack(source, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert schema.read_manifest(out)
+    assert read_manifest(out)
 
 
 def test_clean_writes_through_no_link_that_was_planted_beside_its_output(packed, home, tmp_path):

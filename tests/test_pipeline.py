@@ -16,7 +16,7 @@ from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack.errors import DataError, InternalError, OutputError, UsageError
-from tokpack.stages.write import covered_files
+from tokpack.sums import covered_files
 
 CAPACITY = 256
 

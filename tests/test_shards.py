@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +17,6 @@ from tokpack.artefact.folder import Artefact
 from tokpack.errors import DataError, UsageError
 from tokpack.export import export
 from tokpack.stages import write
-from tokpack.stages.write import covered_files
 
 CAPACITY = 250
 
@@ -107,46 +105,39 @@ def test_exports_are_the_same_from_both(both, tmp_path):
             assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
-def test_training_maps_an_unpacked_copy_that_is_no_part_of_the_artefact(both, tmp_path):
-    pytest.importorskip("torch")
+def test_training_maps_an_unpacked_copy_that_lies_in_the_users_cache(both, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "cache"))
     from trainer_plugin import PackedDataset
 
     folder = tmp_path / "copy"
     shutil.copytree(both["parquet"].folder, folder, ignore=shutil.ignore_patterns("cache-*"))
     dataset = PackedDataset(folder)
     assert [{k: v.tolist() for k, v in row.items()} for row in dataset] == rows_of(both["arrow"])
-    (copy,) = folder.glob("cache-*")
     held = dataset.validation()
     assert held is not None
     assert len(held) == len(both["arrow"].validation)
-    written = copy.stat().st_mtime_ns
+    copies = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "unpacked").glob("*.arrow")}
+    assert len(copies) == 2
     PackedDataset(folder)
-    assert copy.stat().st_mtime_ns == written
-    assert not [name for name in covered_files(folder) if "cache-" in name]
+    assert {path: path.stat().st_mtime_ns for path in copies} == copies
+    assert list(folder.rglob("cache-*")) == []
     assert tokpack.verify(folder).ok
 
 
-def test_a_folder_that_cannot_be_written_is_unpacked_elsewhere(both, tmp_path, monkeypatch):
-    from tokpack import shards
-
-    folder = tmp_path / "copy"
-    shutil.copytree(both["parquet"].folder, folder, ignore=shutil.ignore_patterns("cache-*"))
-    real = shards.unpack
-
-    def refuse(shard: Path, target: Path) -> None:
-        if target.parent == folder:
-            raise PermissionError(13, "read-only")
-        real(shard, target)
-
-    monkeypatch.setattr(shards, "unpack", refuse)
-    monkeypatch.setattr(shards.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert sum(batch.num_rows for batch in Artefact(folder).mapped()) == len(both["arrow"])
-    assert list(tmp_path.glob("cache-*"))
-    monkeypatch.setattr(shards.tempfile, "gettempdir", lambda: str(folder))
-    for copy in tmp_path.glob("cache-*"):
-        copy.unlink()
+def test_where_no_cache_can_be_written_the_copy_lies_among_this_users_temporary_files(
+    both, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    parquet = Artefact(both["parquet"].folder)
+    assert sum(batch.num_rows for batch in parquet.mapped()) == len(both["arrow"])
+    (place,) = tmp_path.glob("tokpack-*")
+    assert place.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(place)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     with pytest.raises(DataError, match="cannot be unpacked"):
-        Artefact(folder).mapped()
+        parquet.mapped()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from tokpack.activity import Activity
-from tokpack.schema import FORMAT_VERSION, IGNORE_INDEX, MANIFEST, PACKED_SCHEMA, SUMS
+from tokpack.schema import FORMAT_VERSION, IGNORE_INDEX, MANIFEST, PACKED_SCHEMA
+from tokpack.sums import write_sums
 
 Document = tuple[list[int], list[int]]
 LENGTHS = (9, 17, 5, 23, 1, 30, 12, 8, 19, 3, 27, 14)
@@ -71,27 +73,63 @@ def write_artefact(
         table = pa.Table.from_pylist(shard, schema=PACKED_SCHEMA)
         with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, PACKED_SCHEMA) as stream:
             stream.write_table(table, max_chunksize=rows_per_batch)
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     tokens = sum(len(row["input_ids"]) for row in rows)
-    tokenizer = {"name": "tiny", "sha256": "0" * 64, "vocab_size": 128, "eos_token_id": 2, "pad_token_id": 0}
+    trained = sum(label != IGNORE_INDEX for row in rows for label in row["labels"])
+    documents_sums = {"read": len(documents), "kept": len(documents), "dropped": {}, "quarantined": 0}
+    token_sums = {"tokenized": tokens, "packed": tokens, "truncated": 0, "dropped": {}}
+    slots = len(rows) * capacity
+    tokenizer = {"name": "tiny", "sha256": "0" * 64}
     if vocab_sha256 is not None:
         tokenizer["vocab_sha256"] = vocab_sha256
     manifest = {
         "format_version": FORMAT_VERSION,
         "tokpack_version": "0.1.0",
+        "split": "train",
         "capacity": capacity,
         "rows": len(rows),
         "tokens": tokens,
+        "trained_tokens": trained,
         "documents": len(documents),
-        "tokenizer": tokenizer,
+        "pieces": len(documents),
+        "tokenizer": tokenizer | {"vocab_size": 128, "eos_token_id": 2, "pad_token_id": 0},
+        "template": {"sha256": "", "loss": "assistant"},
+        "inputs": [],
         "shards": [
-            {"file": name, "rows": len(shard), "sha256": "0" * 64}
+            {"file": name, "rows": len(shard), "sha256": digests[name]}
             for name, shard in zip(names, shards, strict=True)
         ],
-        "config": {"plan": {"planner": planner}},
-        "ledger": {},
+        "plan": {
+            "planner": planner,
+            "rows": len(rows),
+            "bound": len(rows),
+            "bound_kind": "ceil",
+            "gap": 0.0,
+            "fill": tokens / slots,
+        },
+        "ledger": {
+            "documents": documents_sums,
+            "tokens": token_sums,
+            "slots": {
+                "rows": len(rows),
+                "capacity": capacity,
+                "total": slots,
+                "packed": tokens,
+                "free": slots - tokens,
+            },
+            "trained": {"packed": tokens, "trained": trained, "masked": tokens - trained},
+            "sources": {"rows": {"documents": documents_sums, "tokens": token_sums}},
+        },
+        "config": {
+            "truncate": {"max_length": capacity},
+            "plan": {"planner": planner},
+            "write": {},
+            "source": [],
+            "seed": 0,
+        },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-    (folder / SUMS).touch()
+    write_sums(folder, digests)
     return rows
 
 

@@ -20,6 +20,7 @@ from tokpack.artefact.fresh_folder import clean_up
 from tokpack.corpus import Corpus
 from tokpack.errors import DataError, UsageError
 from tokpack.locks import only_writer
+from tokpack.manifest import is_blank, is_finished
 from tokpack.nothing_kept import nothing_kept
 from tokpack.own_files import (
     is_mine,
@@ -32,9 +33,10 @@ from tokpack.own_files import (
 from tokpack.pipeline import Part, Run
 from tokpack.report.figures import Report
 from tokpack.stages.order import plan_record
-from tokpack.stages.write import FlatBatch, Written, write_json, write_shards, write_sums
+from tokpack.stages.write import FlatBatch, Written, write_json, write_shards
 from tokpack.store import RECORD as STORE_RECORD
 from tokpack.store import is_record, remove_store
+from tokpack.sums import write_sums
 
 log = logging.getLogger("tokpack")
 
@@ -64,8 +66,9 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
 
 
 def _check(out: Path, overwrite: bool) -> None:
-    finished = (out / schema.MANIFEST).is_file() and (out / schema.SUMS).is_file()
-    unfinished = (out / schema.WORK).is_dir()
+    finished = is_finished(out)
+    cut_off = any((out / name).is_file() and is_blank(out / name) for name in (schema.MANIFEST, schema.SUMS))
+    unfinished = (out / schema.WORK).is_dir() or cut_off
     if links := links_in_the_way(out):
         raise UsageError(
             f"a link is where tokpack writes: {links[0]}",
@@ -75,6 +78,7 @@ def _check(out: Path, overwrite: bool) -> None:
     if overwrite and (finished or unfinished):
         clear(out)
     elif finished:
+        leave_work(out)  # of a run that was cut off after its last file
         raise UsageError(
             "a finished artefact is here", where=str(out), hint="give --overwrite, or another -o"
         )

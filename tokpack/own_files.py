@@ -71,13 +71,34 @@ def foreign_files(folder: Path, own: Own) -> list[str]:
 
 
 def links_in_the_way(folder: Path) -> list[str]:
-    """Links below that have the name of something a run writes, or of a folder around it."""
+    """Links below that have the name of something tokpack writes, or of a folder around it."""
     around = {"tokenizer", "validation", "validation/tokenizer", ".work"}
     return [
         name
         for name, entry in entries_below(folder)
-        if entry.is_symlink() and (name in around or is_packed_file(name))
+        if entry.is_symlink()
+        and (name in around or name.startswith("tokenizer/") or is_packed_file(name))
+        and not is_hub_link(folder / name)
     ]
+
+
+def special_files(folder: Path) -> list[str]:
+    """Pipes, sockets and devices below that have the name of something tokpack writes."""
+    return [
+        name
+        for name, entry in entries_below(folder)
+        if is_packed_file(name) and not (is_plain(name, entry) or entry.is_symlink())
+    ]
+
+
+def is_hub_link(path: Path) -> bool:
+    """A link as the cache of huggingface_hub has them: `snapshots/REVISION/NAME` to a file in `blobs`."""
+    above = path.absolute().parents
+    hub = next((p.parent for p in above if p.name == "snapshots"), None)
+    if hub is None:
+        return False
+    target = path.resolve()
+    return target.parent == (hub / "blobs").resolve() and target.is_file()
 
 
 def remove_own(folder: Path, own: Own) -> list[str]:

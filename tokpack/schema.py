@@ -1,17 +1,13 @@
-"""The contract on disk: columns, dtypes, drop reasons, file names, the manifest. Nothing here computes.
+"""The contract on disk: columns, dtypes, drop reasons, file names. Nothing here computes.
 
 `trainer_plugin` imports this module, errors, fingerprint, cost and shards: nothing else of tokpack.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-
-from tokpack.errors import DataError, UsageError, check_name, reading
 
 FORMAT_VERSION: Final = 1
 IGNORE_INDEX: Final = -100
@@ -105,43 +101,3 @@ def row_schema(pairs: bool, copies: bool) -> pa.Schema:
 def packed_schema(manifest: dict[str, Any]) -> pa.Schema:
     """Columns of an artefact's rows."""
     return row_schema(is_preference(manifest), bool(manifest.get(COPIES)))
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a finished artefact.
-
-    Raises UsageError when the folder is no artefact, DataError when a newer tokpack wrote it.
-    """
-    check_name(Path(folder))
-    with reading(folder):
-        return _read_manifest(Path(folder))
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise UsageError(
-            "no such folder", where=str(folder), hint="give the folder that `tokpack pack -o` wrote"
-        )
-    if not path.is_file() or not (folder / SUMS).is_file():
-        unfinished = (folder / WORK).is_dir()
-        raise UsageError(
-            "not a finished tokpack artefact: manifest.json or SHA256SUMS is missing",
-            where=str(folder),
-            hint="the run that wrote it was cut off: repeat the same `tokpack pack` command to finish it"
-            if unfinished
-            else "give the folder that `tokpack pack -o` wrote",
-        )
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"manifest.json is damaged: {error}", where=str(path), hint="run `tokpack verify`, or pack again"
-        ) from None
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise DataError(
-            f"artefact format {manifest.get('format_version')}, this tokpack reads {FORMAT_VERSION}",
-            where=str(path),
-            hint="install the tokpack version named in the manifest, or pack again",
-        )
-    return manifest

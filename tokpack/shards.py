@@ -8,21 +8,25 @@ unpacked copy.
 from __future__ import annotations
 
 import os
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
+from tokpack.checked import is_right
 from tokpack.config import ShardFormat
-from tokpack.errors import DataError
+from tokpack.errors import DataError, OutputError
+from tokpack.schema import COPIES
+from tokpack.sums import file_sha256
+from tokpack.user_cache import own_cache
 
 ARROW: Final = "arrow"
 PARQUET: Final = "parquet"
-CACHE: Final = "cache-"
-"""Files beside the shards that are no part of the artefact begin like this (`datasets.map` writes such)."""
+KEPT_SECONDS = 30 * 24 * 3600
 
 
 @contextmanager
@@ -38,26 +42,76 @@ def shard_writer(sink: Any, columns: pa.Schema, shard_format: ShardFormat) -> It
         yield writer
 
 
-def read_shard(path: Path) -> Iterator[pa.RecordBatch]:
-    """Record batches in order; those of Parquet one at a time in memory. Raises DataError when damaged."""
-    try:
-        if path.suffix != f".{PARQUET}":
-            with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
-                yield from stream
-            return
-        import pyarrow.parquet as pq
+def read_shard(path: Path, columns: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+    """Record batches in order; those of Parquet one at a time in memory.
 
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield from file.read_row_group(group).combine_chunks().to_batches()
+    Offsets are checked, so that no list reaches outside its buffers. With `columns`, the schema of the rows,
+    so is that each row's columns fit each other. Raises DataError for a damaged shard, or one of other rows.
+    """
+    try:
+        for number, batch in enumerate(_batches(path)):
+            batch.validate(full=True)
+            if columns is not None and (fault := row_fault(batch, columns)):
+                raise DataError(
+                    f"rows of a shard are not as tokpack packs them: {fault}",
+                    where=f"{path}, batch {number}",
+                    hint="run `tokpack verify`, or copy the artefact again",
+                )
+            yield batch
     except FileNotFoundError:
         raise DataError(
             "a shard named in the manifest is missing", where=str(path), hint="copy the artefact again"
         ) from None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise DataError(
-            f"a shard cannot be read: {error}", where=str(path), hint="run `tokpack verify`"
+            f"a shard cannot be read: {str(error).splitlines()[0]}",
+            where=str(path),
+            hint="run `tokpack verify`",
         ) from None
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    if path.suffix != f".{PARQUET}":
+        with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
+            yield from stream
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield from file.read_row_group(group).combine_chunks().to_batches()
+
+
+def row_fault(batch: pa.RecordBatch, columns: pa.Schema) -> str:  # noqa: PLR0911 - one a fault
+    """Why the rows cannot be gathered, cut or trained by their lengths; empty when they can.
+
+    Costs a few vectors over rows and documents; tokens are not looked at.
+    """
+    if not batch.schema.equals(columns):
+        return f"columns are {', '.join(map(str, batch.schema))[:200]}"
+    lists = {name: batch.column(name) for name in batch.schema.names}
+    for name, column in lists.items():
+        if column.null_count or column.flatten().null_count:
+            return f"{name} holds nulls"
+    sizes = {name: np.diff(column.offsets.to_numpy()) for name, column in lists.items()}
+    lengths = lists["seq_lengths"].flatten().to_numpy()
+    for name, size in sizes.items():
+        other = "input_ids" if name in ("input_ids", "labels") else "seq_lengths"
+        if not np.array_equal(size, sizes[other]):
+            return f"{name} and {other} differ in length"
+    if len(lengths) and lengths.min() <= 0:
+        return "a document of no tokens"
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    rows = np.concatenate([[0], np.cumsum(sizes["seq_lengths"], dtype=np.int64)])
+    if not np.array_equal(np.diff(ends[rows]), sizes["input_ids"]):
+        return "seq_lengths do not add up to the row"
+    for name in ("doc_ids", "pieces", COPIES):
+        values = lists[name].flatten().to_numpy() if name in lists else lengths
+        if len(values) and values.min() < 0:
+            return f"{name} below 0"
+    return ""
 
 
 def read_row(path: Path, row: int) -> pa.Table:
@@ -73,25 +127,57 @@ def read_row(path: Path, row: int) -> pa.Table:
     raise IndexError(row)
 
 
-def mapped_shard(path: Path, sha256: str) -> list[pa.RecordBatch]:
-    """Record batches that stay on disk. Parquet is unpacked once, into `cache-*` beside the shard or, where
-    that cannot be written, the folder for temporary files; `sha256` of the shard names the copy."""
+def mapped_shard(path: Path, sha256: str, columns: pa.Schema | None = None) -> list[pa.RecordBatch]:
+    """Record batches that stay on disk. Parquet is unpacked once, into the user's own cache.
+
+    Raises DataError as `read_shard` does, and for a Parquet shard that has not the digest `sha256`, which
+    names the copy.
+    """
     if path.suffix != f".{PARQUET}":
-        return list(read_shard(path))
-    name = f"{CACHE}{sha256[:32]}.{ARROW}"
-    for folder in (path.parent, Path(tempfile.gettempdir())):
-        copy = folder / name
-        try:
-            if not copy.is_file():
-                unpack(path, copy)
-        except OSError:
-            continue
-        return list(read_shard(copy))
-    raise DataError(
-        "a Parquet shard cannot be unpacked: nowhere to write to",
-        where=str(path),
-        hint="set TMPDIR to a folder with room, or `tokpack repack --shard-format arrow`",
-    )
+        return list(read_shard(path, columns))
+    if not is_right(path, sha256):
+        raise DataError(
+            "the bytes of a shard are not those that were packed",
+            where=str(path),
+            hint="run `tokpack verify`, or copy the artefact again",
+        )
+    try:
+        copy = _unpacked(path, own_cache("unpacked") / f"{sha256}.{ARROW}")
+    except (OSError, OutputError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise
+        raise DataError(
+            "a Parquet shard cannot be unpacked: nowhere to write to",
+            where=str(path),
+            hint="set TOKPACK_CACHE to a folder with room, or `tokpack repack --shard-format arrow`",
+        ) from None
+    return list(read_shard(copy, columns))
+
+
+def _unpacked(shard: Path, copy: Path) -> Path:
+    """The copy of a shard, made now when there is none, or one that is not as it was written."""
+    known = copy.with_suffix(".sha256")
+    try:
+        if is_right(copy, known.read_text(encoding="ascii")):
+            os.utime(known)
+            return copy
+    except (OSError, ValueError, DataError):
+        pass
+    _forget_old(copy.parent)
+    unpack(shard, copy)
+    part = known.with_suffix(f".{os.getpid()}.part")
+    part.write_text(file_sha256(copy), encoding="ascii")
+    part.replace(known)
+    return copy
+
+
+def _forget_old(folder: Path) -> None:
+    """Copies that nothing opened for a month."""
+    for known in folder.glob("*.sha256"):
+        with suppress(OSError):
+            if known.stat().st_mtime < time.time() - KEPT_SECONDS:
+                known.with_suffix(f".{ARROW}").unlink(missing_ok=True)
+                known.unlink()
 
 
 def unpack(shard: Path, target: Path) -> None:

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
-from tokpack.schema import IGNORE_INDEX, VALIDATION, is_preference, packed_schema, read_manifest
+from tokpack.manifest import read_manifest
+from tokpack.schema import IGNORE_INDEX, VALIDATION, is_preference, packed_schema
 from tokpack.shards import mapped_shard
 
 
@@ -56,11 +57,11 @@ class PackedDataset:
 
     def _open(self) -> None:
         self._batches: list[dict[str, _ListColumn]] = []
-        columns = packed_schema(self.manifest).names
+        columns = packed_schema(self.manifest)
         starts = [0]
         for shard in self.manifest["shards"]:
             for batch in _read_batches(self.folder / shard["file"], shard["sha256"], columns):
-                self._batches.append({name: _list_column(batch.column(name)) for name in columns})
+                self._batches.append({name: _list_column(batch.column(name)) for name in columns.names})
                 starts.append(starts[-1] + batch.num_rows)
         self._starts = starts
 
@@ -183,13 +184,8 @@ class PackedDataset:
         )
 
 
-def _read_batches(path: Path, sha256: str, columns: list[str]) -> list[pa.RecordBatch]:
-    batches = [batch for batch in mapped_shard(path, sha256) if batch.num_rows]
-    found = batches[0].schema.names if batches else columns
-    missing = [name for name in columns if name not in found]
-    if missing:
-        raise DataError(f"a shard has no column {missing[0]!r}, only {found}", where=str(path))
-    return batches
+def _read_batches(path: Path, sha256: str, columns: pa.Schema) -> list[pa.RecordBatch]:
+    return [batch for batch in mapped_shard(path, sha256, columns) if batch.num_rows]
 
 
 def _list_column(column: pa.Array) -> _ListColumn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,15 @@ from tokpack import schema
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import WriteConfig
-from tokpack.errors import UsageError
+from tokpack.errors import DataError, InternalError, UsageError
+from tokpack.manifest import is_finished
 from tokpack.output import finish
 from tokpack.own_files import Own, is_packed_file
 from tokpack.report.derived import derived_report
 from tokpack.stages.order import plan_record
 from tokpack.stages.plan import Plan
-from tokpack.stages.write import Layout, file_sha256, write_json, write_shards
+from tokpack.stages.write import Layout, write_json, write_shards
+from tokpack.sums import file_sha256
 
 MERGED = "merged"
 """Planner in the manifest of a merged artefact: its rows were planned apart."""
@@ -39,8 +40,8 @@ def write_derived(
 ) -> None:
     """Shards, report, manifest, sums. dropped.parquet, quarantine.jsonl and tokenizer are there already.
 
-    `record` is a manifest whose figures of rows are filled in here, from what was written. Raises
-    InternalError when the ledger does not add up; then nothing is finished.
+    `record` is a manifest whose figures of rows are filled in here, from what was written. Raises DataError
+    when the ledger does not add up; then nothing is finished.
     """
     settings = WriteConfig(**record["config"]["write"])
     written = write_shards(
@@ -60,7 +61,14 @@ def write_derived(
         "trained": written.trained,
         "masked": written.tokens - written.trained,
     }
-    ledgers.check(ledger)
+    try:
+        ledgers.check(ledger)
+    except InternalError as error:  # the figures of the sources, which anybody may have written
+        raise DataError(
+            f"the record and the rows of the artefact do not agree: {error.what}",
+            where=", ".join(str(source.folder) for source in sources),
+            hint="`tokpack verify` names what is wrong",
+        ) from None
     figures = {
         "capacity": plan.capacity,
         "rows": written.rows,
@@ -99,15 +107,12 @@ def check_out(out: Path, sources: list[Artefact]) -> None:
 
 def packed_files(folder: Path) -> Own:
     """What tokpack wrote into the folder of a finished artefact; nothing for any other folder."""
-    finished = (folder / schema.MANIFEST).is_file() and (folder / schema.SUMS).is_file()
-    return is_packed_file if finished else lambda name: False
+    return is_packed_file if is_finished(folder) else lambda name: False
 
 
 def write_inputs(out: Path, sources: list[Artefact]) -> None:
     """`run.json` with the places of the inputs, as far as they are known: what `verify` compares."""
     paths: list[str] = []
     for source in sources:
-        run = source.folder / schema.RUN
-        known = json.loads(run.read_text(encoding="utf-8")).get("inputs", []) if run.is_file() else []
-        paths += known or [""] * len(source.manifest["inputs"])
+        paths += source.input_paths or [""] * len(source.manifest["inputs"])
     write_json(out / schema.RUN, {"inputs": paths, "made_from": [str(s.folder.resolve()) for s in sources]})

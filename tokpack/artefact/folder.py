@@ -16,8 +16,11 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack import schema
-from tokpack.own_files import entries_below, is_tokenizer_file
+from tokpack.errors import DataError
+from tokpack.manifest import read_form, read_manifest
+from tokpack.own_files import entries_below, is_hub_link, is_plain, is_tokenizer_file
 from tokpack.shards import PARQUET, mapped_shard, read_row, read_shard
+from tokpack.sums import read_limited
 
 TOKENIZER = "tokenizer"
 
@@ -32,9 +35,16 @@ class Artefact:
         object.__setattr__(self, "folder", Path(self.folder))
         _ = self.manifest
 
+    @staticmethod
+    def as_it_is(folder: Path) -> Artefact:
+        """For what looks for faults: sums of shards that differ do not keep it from being opened."""
+        artefact = object.__new__(Artefact)
+        artefact.__dict__.update(folder=folder, manifest=read_form(folder))
+        return artefact
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        return schema.read_manifest(self.folder)
+        return read_manifest(self.folder)
 
     @property
     def ledger(self) -> dict[str, Any]:
@@ -54,13 +64,19 @@ class Artefact:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows in order, some at a time in memory."""
+        for shard in self.shards():
+            yield from shard
+
+    def shards(self, as_they_are: bool = False) -> Iterator[Iterator[pa.RecordBatch]]:
+        """The record batches of each shard; `as_they_are`: also rows whose columns do not fit each other."""
+        columns = None if as_they_are else schema.packed_schema(self.manifest)
         for shard in self.manifest["shards"]:
-            yield from read_shard(self.folder / shard["file"])
+            yield read_shard(self.folder / shard["file"], columns)
 
     def mapped(self) -> list[pa.RecordBatch]:
-        """All rows in order, mapped from disk: Parquet shards are unpacked once, into `cache-*`."""
-        shards = self.manifest["shards"]
-        return [batch for s in shards for batch in mapped_shard(self.folder / s["file"], s["sha256"])]
+        """All rows in order, mapped from disk: Parquet shards are unpacked once, into the cache."""
+        columns, shards = schema.packed_schema(self.manifest), self.manifest["shards"]
+        return [b for s in shards for b in mapped_shard(self.folder / s["file"], s["sha256"], columns)]
 
     @cached_property
     def dropped(self) -> pl.DataFrame:
@@ -70,22 +86,48 @@ class Artefact:
         """
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(self.folder / schema.DROPPED) as file:
-            table = file.read().select(schema.DROPPED_SCHEMA.names).replace_schema_metadata()
-        table.validate(full=True)
+        path = self.folder / schema.DROPPED
+        try:
+            with pq.ParquetFile(path) as file:
+                table = file.read().select(schema.DROPPED_SCHEMA.names).replace_schema_metadata()
+            table = table.cast(schema.DROPPED_SCHEMA)
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise _damaged(path, error) from None
         return pl.DataFrame(table)
+
+    def quarantined(self) -> Iterator[dict[str, Any]]:
+        """`quarantine.jsonl`, line by line. Raises DataError for a line that no run can have written."""
+        path = self.folder / schema.QUARANTINE
+        try:
+            with path.open("rb") as lines:
+                for line in lines:
+                    entry = json.loads(line)
+                    if not isinstance(entry["doc_id"], int) or not isinstance(entry["source"], str):
+                        raise ValueError("doc_id or source of another type")
+                    yield entry
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise _damaged(path, error) from None
+
+    @cached_property
+    def input_paths(self) -> list[str]:
+        """Where the inputs were, by `run.json`; empty when nothing is known."""
+        path = self.folder / schema.RUN
+        paths = read_object(path).get("inputs", []) if path.is_file() else []
+        if not isinstance(paths, list) or not all(isinstance(place, str) for place in paths):
+            raise _damaged(path, TypeError("inputs is no list of paths"))
+        return paths
 
     @cached_property
     def report(self) -> dict[str, Any]:
         """`report.json`; empty where there is none, as in a validation part."""
         path = self.folder / schema.REPORT
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return report
+        return read_object(path) if path.is_file() else {}
 
     def copy_tokenizer(self, out: Path) -> None:
         """The folder `tokenizer` into `out`: the files that tokpack writes there, and no links."""
         for name, entry in entries_below(self.folder, f"{TOKENIZER}/"):
-            if is_tokenizer_file(name) and entry.is_file(follow_symlinks=False):
+            if is_tokenizer_file(name) and (is_plain(name, entry) or is_hub_link(self.folder / name)):
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.folder / name, out / name)
 
@@ -93,7 +135,10 @@ class Artefact:
     def tokenizer(self) -> Any:
         from tokpack.encoding.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.folder / TOKENIZER)
+        folder = self.folder / TOKENIZER
+        if not folder.is_dir():  # a name that is no folder would be looked for on the Hub
+            raise DataError("the tokenizer is missing", where=str(folder), hint="copy the artefact again")
+        return load_tokenizer(folder)
 
     def __len__(self) -> int:
         return int(self.manifest["rows"])
@@ -149,3 +194,23 @@ class Artefact:
             f"{self.manifest['tokens']:,} tokens in {len(self):,} rows of {self.manifest['capacity']:,}, "
             f"fill {plan['fill']:.2%})"
         )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object that a run wrote. Raises DataError for anything else."""
+    try:
+        found = json.loads(read_limited(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from None
+    if not isinstance(found, dict):
+        raise _damaged(path, TypeError("no JSON object"))
+    return found
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    why = (str(error).splitlines() or [""])[0][:200]
+    return DataError(
+        f"{path.name} is damaged: {why}",
+        where=str(path),
+        hint="run `tokpack verify`, or copy the artefact again",
+    )

@@ -162,7 +162,7 @@ def _record(
         config["plan"]["world_size"] = 0
     config["seed"] = seed
     inputs = [
-        entry | {"name": renamed[entry["name"]]}
+        entry | {"name": renamed.get(entry["name"], entry["name"])}
         for m, renamed in zip(manifests, names, strict=True)
         for entry in m["inputs"]
     ]
@@ -217,8 +217,7 @@ def _join_quarantine(out: Path, parts: list[Artefact], bases: list[int], names: 
     """quarantine.jsonl of all, line by line."""
     with (out / schema.QUARANTINE).open("w", encoding="utf-8", newline="\n") as joined:
         for part, base, renamed in zip(parts, bases, names, strict=True):
-            with (part.folder / schema.QUARANTINE).open(encoding="utf-8") as lines:
-                for line in lines:
-                    entry = json.loads(line)
-                    entry |= {"doc_id": entry["doc_id"] + base, "source": renamed[entry["source"]]}
-                    joined.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            for entry in part.quarantined():
+                source = renamed.get(entry["source"], entry["source"])
+                moved = entry | {"doc_id": entry["doc_id"] + base, "source": source}
+                joined.write(json.dumps(moved, ensure_ascii=False) + "\n")

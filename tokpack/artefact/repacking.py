@@ -34,7 +34,7 @@ from tokpack.errors import UsageError, writing
 from tokpack.schema import SEQUENTIAL
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, pair_groups
-from tokpack.stages.plan import make_plan
+from tokpack.stages.plan import BUILT_IN, make_plan
 from tokpack.stages.truncate import OVERLONG
 from tokpack.stages.write import Layout
 
@@ -80,6 +80,8 @@ def repack(
             section[key] = value
     if config["plan"]["planner"] == MERGED:
         config["plan"]["planner"] = PlanConfig().planner
+    if planner is None:
+        _check_planner(config["plan"]["planner"], source.folder)
     if config["plan"]["world_size"] and config["plan"]["planner"] == SEQUENTIAL:
         raise UsageError(
             "the planner `sequential` keeps input order, which dealing would undo",
@@ -101,6 +103,17 @@ def repack(
         _write(folder, source, config)
         write_inputs(folder, [source])
     return Artefact(out)
+
+
+def _check_planner(name: str, folder: Path) -> None:
+    """Raises UsageError for a planner that is not built in: a packed dataset may come from anybody, and names
+    no code that runs here."""
+    if name not in BUILT_IN:
+        raise UsageError(
+            f"the manifest names the planner {name[:80]!r}, and code is never taken from a packed dataset",
+            where=str(folder / schema.MANIFEST),
+            hint=f"give --planner: {', '.join(BUILT_IN)}, or your own module:function if you trust it",
+        )
 
 
 def lost_to_length(artefact: Artefact) -> str:
@@ -130,6 +143,7 @@ def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
         settings = replace(settings, world_size=0)
     order, dealt = order_rows(settings, plan, stored.placement.length, config["seed"])
     source.copy_tokenizer(out)
+    _ = source.dropped, list(source.quarantined())  # what is damaged is not copied
     for name in (schema.DROPPED, schema.QUARANTINE):
         shutil.copyfile(source.folder / name, out / name)
     made = {

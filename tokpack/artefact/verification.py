@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,14 +21,14 @@ from tokpack.activity import Activity
 from tokpack.artefact.folder import Artefact
 from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
+from tokpack.manifest import differing_sums, is_finished, read_manifest
 from tokpack.output import TRUNCATED
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import offsets_of
-from tokpack.stages.write import covered_files, file_sha256
+from tokpack.sums import CACHE, covered_files, file_sha256, stray_files, sum_lines
 
 Lists = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
 """Offsets and values of a list column."""
-SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 MAX_FAULTS = 20
 PLACED = {"doc": pl.Int64, "copy": pl.Int32, "piece": pl.Int32, "length": pl.Int32}
 
@@ -98,8 +96,9 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
     """All checks of the content; a damaged file that cannot even be read is a fault, not a crash."""
     label = "" if part == folder else f"{part.name}: "
     try:
-        artefact = Artefact(part)
+        artefact = Artefact.as_it_is(part)
         rows = _Rows(artefact)
+        rows.faults += differing_sums(part, artefact.manifest)
         checks = [rows.check(), _documents(artefact, rows), _ledger(artefact, rows)]
         if part == folder:  # the validation part has the same inputs
             checks.append(_inputs(artefact))
@@ -109,16 +108,9 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
         if part == folder:
             raise
         checks = [Check("content", faults=[error.what])]
-    except (
-        TokpackError,
-        pa.ArrowException,
-        pl.exceptions.PolarsError,
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-    ) as error:
-        checks = [Check("content", faults=[f"cannot be read: {str(error).splitlines()[0]}"])]
+    except Exception as error:  # whatever a damaged or hostile file leads to is a fault of the file
+        what = error.what if isinstance(error, TokpackError) else (str(error).splitlines() or [""])[0]
+        checks = [Check("content", faults=[f"cannot be read: {what or type(error).__name__}"])]
     for check in checks:
         check.name = label + check.name
     return checks
@@ -129,22 +121,14 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
 
 def _sums(folder: Path) -> list[Check]:
     """Every covered file against SHA256SUMS, and the sums against what there is."""
-    path = folder / schema.SUMS
-    if not path.is_file():
-        schema.read_manifest(folder)  # raises with the hint for an unfinished folder
-    check = Check("files")
-    listed: dict[str, str] = {}
-    for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").split("\n")[:-1], 1):
-        match = SUM_LINE.fullmatch(line)
-        if not match or match[2] in listed:
-            check.faults.append(f"{schema.SUMS}: line {number} is damaged")
-        else:
-            listed[match[2]] = match[1]
-    if not path.read_bytes().endswith(b"\n"):
-        check.faults.append(f"{schema.SUMS}: the last line is cut off")
-    present = covered_files(folder)
+    if not is_finished(folder):
+        read_manifest(folder)  # raises with the hint for an unfinished folder
+    listed, faults = sum_lines(folder)
+    check = Check("files", faults=faults)
+    stray = stray_files(folder, listed)
+    present = [name for name in covered_files(folder) if name not in stray or name not in listed]
     check.faults += [f"{name}: missing" for name in sorted(set(listed) - set(present))]
-    check.faults += [f"{name}: not in {schema.SUMS}" for name in sorted(set(present) - set(listed))]
+    check.faults += [f"{name}: {_stray(folder / name)}" for name in stray]
     both = [name for name in present if name in listed]
     with ThreadPoolExecutor(default_workers()) as pool:
         digests = list(pool.map(lambda name: file_sha256(folder / name), both))
@@ -156,6 +140,14 @@ def _sums(folder: Path) -> list[Check]:
     size = sum((folder / name).stat().st_size for name in both)
     check.detail = f"{len(both)} files, {size / 1e6:,.1f} MB hashed"
     return [check]
+
+
+def _stray(path: Path) -> str:
+    if path.is_symlink():
+        return "a link, which no packed dataset holds"
+    if path.name.startswith(CACHE):
+        return f"not in {schema.SUMS}: take it out, unless `datasets` made it here for you"
+    return f"not in {schema.SUMS}: the packed dataset does not hold it"
 
 
 # Rows
@@ -170,19 +162,20 @@ class _Rows:
         self._found: list[pl.DataFrame] = []
         self.pair_faults: list[str] = []
         self._schema = schema.packed_schema(manifest)
-        self._faults: list[str] = []
+        self.faults: list[str] = []
         self._capacity, self._vocab = manifest["capacity"], manifest["tokenizer"]["vocab_size"]
-        for batch in artefact.batches():
-            self._see(batch)
+        for shard in artefact.shards(as_they_are=True):
+            for batch in shard:
+                self._see(batch)
         if self.rows != manifest["rows"]:
-            self._faults.append(f"{self.rows} rows, the manifest says {manifest['rows']}")
+            self.faults.append(f"{self.rows} rows, the manifest says {manifest['rows']}")
 
     def check(self) -> Check:
-        return Check("rows", f"{self.rows:,} rows, {self.tokens:,} tokens", self._faults[:MAX_FAULTS])
+        return Check("rows", f"{self.rows:,} rows, {self.tokens:,} tokens", self.faults[:MAX_FAULTS])
 
     def _see(self, batch: pa.RecordBatch) -> None:
         if batch.schema != self._schema:
-            self._faults.append(f"columns are {batch.schema.names}")
+            self.faults.append(f"columns are {batch.schema.names}")
             return
         columns = {name: _list(batch.column(name)) for name in batch.schema.names}
         ids, labels, lengths, doc_ids, pieces = (columns[name] for name in schema.PACKED_SCHEMA.names)
@@ -219,9 +212,9 @@ class _Rows:
             try:
                 hit = np.flatnonzero(test())
             except (ValueError, IndexError):
-                self._faults.append(f"rows from {self.rows}: lists of different shapes")
+                self.faults.append(f"rows from {self.rows}: lists of different shapes")
                 continue
-            self._faults += [f"row {self.rows + int(row)}: {text}" for row in hit[:3]]
+            self.faults += [f"row {self.rows + int(row)}: {text}" for row in hit[:3]]
         if "pair_ids" in columns:
             faults = _torn_rows(doc_ids, columns["pair_ids"], columns["is_chosen"])
             self.pair_faults += [f"row {self.rows + row}: {text}" for row, text in faults]
@@ -288,18 +281,28 @@ def _documents(artefact: Artefact, rows: _Rows) -> Check:
         check.faults.append(f"{len(placed)} pieces in the rows, the manifest says {manifest['pieces']}")
     check.faults += _piece_faults(placed)
     left_out = artefact.dropped.filter(pl.col("reason") != TRUNCATED)["doc_id"].to_numpy()
-    with (artefact.folder / schema.QUARANTINE).open(encoding="utf-8") as file:
-        width = WIDTH if schema.is_preference(manifest) else 1
-        ids = [json.loads(line)["doc_id"] + i for line in file for i in range(width)]
-        quarantined = np.array(ids, dtype=np.int64)
+    width = WIDTH if schema.is_preference(manifest) else 1
+    ids = [entry["doc_id"] + i for entry in artefact.quarantined() for i in range(width)]
+    quarantined = np.array(ids, dtype=np.int64)
     everything = np.concatenate([distinct, left_out, quarantined])
     if manifest["split"] == "train":
         read = manifest["ledger"]["documents"]["read"]
-        seen = np.bincount(everything[(everything >= 0) & (everything < read)], minlength=read)
-        check.faults += [f"document {doc} is nowhere" for doc in np.flatnonzero(seen == 0)[:3]]
-        check.faults += [f"document {doc} is in two places" for doc in np.flatnonzero(seen > 1)[:3]]
+        there, times = np.unique(everything[(everything >= 0) & (everything < read)], return_counts=True)
+        check.faults += [f"document {doc} is nowhere" for doc in _missing(there, read)]
+        check.faults += [f"document {doc} is in two places" for doc in there[times > 1][:3]]
         check.detail += f", {len(left_out):,} left out, {len(quarantined):,} quarantined: {read:,} read"
     return check
+
+
+def _missing(there: npt.NDArray[np.int64], read: int) -> list[int]:
+    """The first few numbers below `read` that are not in `there`, which is sorted. `read` may be any number:
+    what a manifest says takes no memory here."""
+    if len(there) == read:
+        return []
+    holes = np.flatnonzero(there != np.arange(len(there)))
+    first = int(holes[0]) if len(holes) else len(there)
+    known = set(there[first : first + 3].tolist())
+    return [number for number in range(first, min(first + 4, read)) if number not in known][:3]
 
 
 def _piece_faults(placed: pl.DataFrame) -> list[str]:
@@ -345,11 +348,10 @@ def _ledger(artefact: Artefact, rows: _Rows) -> Check:
 def _inputs(artefact: Artefact) -> Check:
     """The inputs, where they still are, against the hashes taken while they were read."""
     check = Check("inputs")
-    run = artefact.folder / schema.RUN
-    if not run.is_file():
+    paths = artefact.input_paths
+    if not paths:
         check.detail = "run.json is not here: nothing to compare"
         return check
-    paths = json.loads(run.read_text(encoding="utf-8")).get("inputs", [])
     here = 0
     digest = cache(file_sha256)  # merged artefacts may name an input twice
     for path, entry in zip(paths, artefact.manifest["inputs"], strict=False):

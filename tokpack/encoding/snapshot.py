@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.errors import OutputError, UsageError, reading
+from tokpack.user_cache import cache_root
 
 LARGEST_ID = 2**31 - 2
 """The vocabulary's size is an int32 too."""
@@ -45,12 +46,6 @@ TOKENIZER_FILES = (
 """Files of a model folder that can change what `AutoTokenizer` makes of it."""
 
 _LOCAL_KEYS = ("is_local", "local_files_only", "name_or_path")
-
-
-def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """`cache_dir`, else TOKPACK_CACHE, else ~/.cache/tokpack."""
-    given = cache_dir or os.environ.get("TOKPACK_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "tokpack"
 
 
 def snapshot_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:

@@ -24,7 +24,8 @@ from tokpack.export.trl import export as to_trl
 from tokpack.own_files import Own, entries_below
 from tokpack.plugins import resolve
 from tokpack.schema import SUMS, is_preference
-from tokpack.stages.write import file_sha256, write_json
+from tokpack.stages.write import write_json
+from tokpack.sums import file_sha256
 
 Exporter = Callable[[Artefact, Path], None]
 

@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.stored_pieces import flat
-from tokpack.shards import read_shard
 from tokpack.stages.ranges import Int64, offsets_of
 from tokpack.stages.write import dataset_files, write_json
 
@@ -72,8 +71,7 @@ def splits(artefact: Artefact) -> dict[str, Artefact]:
 
 def shards(artefact: Artefact) -> Iterator[Iterator[pa.RecordBatch]]:
     """The record batches of each shard."""
-    for shard in artefact.manifest["shards"]:
-        yield read_shard(artefact.folder / shard["file"])
+    yield from artefact.shards()
 
 
 def write_datasets(

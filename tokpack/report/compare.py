@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tokpack import schema
 from tokpack.errors import UsageError
+from tokpack.manifest import read_manifest
 from tokpack.printable import one_line
 from tokpack.report.cost_words import flops, hours, money
 from tokpack.report.tables import QUIET, plain_table
@@ -53,12 +54,22 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
 
     Raises UsageError for anything else.
     """
-    return Comparison(comparison_data(load_report(a), load_report(b), Path(a).name, Path(b).name))
+    reports = load_report(a), load_report(b)
+    try:
+        return Comparison(comparison_data(*reports, Path(a).name, Path(b).name))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"a report that tokpack did not write so: {type(error).__name__} {str(error)[:80]}",
+            where=f"{a}, {b}",
+            hint="write it again: tokpack analyze DATA --json > report.json",
+        ) from None
 
 
 def load_report(path: str | Path) -> dict[str, Any]:
     """The data of a report, from its file or the folder of the artefact."""
     path = Path(path)
+    if (path / schema.MANIFEST).is_file():
+        read_manifest(path)  # a folder from anybody: refused with its links before anything in it is read
     file = path / schema.REPORT if path.is_dir() else path
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -68,7 +79,7 @@ def load_report(path: str | Path) -> dict[str, Any]:
             where=str(file),
             hint="give a report.json, or the folder that `tokpack pack -o` wrote",
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"not JSON: {error}", where=str(file), hint="give a report.json") from None
     if not isinstance(data, dict) or not {"ledger", "capacity", "plan", "tokenizer"} <= data.keys():
         raise UsageError(

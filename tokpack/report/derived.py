@@ -14,12 +14,15 @@ from tokpack import schema
 from tokpack.artefact.folder import Artefact
 from tokpack.config import CostConfig
 from tokpack.corpus import EXAMPLES
+from tokpack.errors import DataError
 from tokpack.ledger import HELD_OUT
 from tokpack.output import TRUNCATED
 from tokpack.report.figures import DocumentLengths, Report, report_figures
 from tokpack.stages.plan import Plan
 from tokpack.stages.repeat import each_copy
 from tokpack.stages.write import Placement
+
+MOST_BATCH = 1 << 20
 
 
 def derived_report(
@@ -30,14 +33,11 @@ def derived_report(
     sources: list[Artefact],
 ) -> Report:
     """`pieces` in document order; `dropped` is the new artefact's dropped.parquet. Holds no bill."""
-    earlier = [source.report for source in sources if source.report]
     examples: dict[str, list[str]] = {}
     counters: Counter[str] = Counter()
-    for report in earlier:
-        counters.update(report["counters"])
-        for drop in report["drops"]:
-            reason = drop["reason"]
-            examples[reason] = (examples.get(reason, []) + drop["examples"])[:EXAMPLES]
+    for source in sources:
+        if source.report:
+            _add_texts(source, examples, counters)
     head = {
         "tokpack_version": manifest["tokpack_version"],
         **({"kind": manifest["kind"]} if "kind" in manifest else {}),
@@ -51,11 +51,26 @@ def derived_report(
         _lengths(pieces, dropped),
         plan,
         manifest["plan"].get("dealt", {}),
-        _recipe(earlier),
+        _recipe([source.report for source in sources]),
         examples,
         dict(counters),
     )
     return Report(head | figures)
+
+
+def _add_texts(source: Artefact, examples: dict[str, list[str]], counters: Counter[str]) -> None:
+    """What only the report of a source holds. Raises DataError where it is not as tokpack writes it."""
+    try:
+        counters.update({str(name): int(count) for name, count in source.report["counters"].items()})
+        for drop in source.report["drops"]:
+            reason, texts = str(drop["reason"]), [str(text) for text in drop["examples"]]
+            examples[reason] = (examples.get(reason, []) + texts)[:EXAMPLES]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DataError(
+            "report.json is damaged: its counters or drops are not as tokpack writes them",
+            where=str(source.folder / schema.REPORT),
+            hint="copy the artefact again, or take report.json out",
+        ) from None
 
 
 INPUT = ("name", "size_bytes", "format")
@@ -63,8 +78,9 @@ INPUT = ("name", "size_bytes", "format")
 
 def _recipe(reports: list[dict[str, Any]]) -> CostConfig:
     """The batches that the first report compares with."""
-    known = [report["batch_size"] for report in reports if "batch_size" in report]
-    return CostConfig(batch_size=known[0]) if known else CostConfig()
+    known = [report.get("batch_size") for report in reports]
+    sizes = [size for size in known if isinstance(size, int) and 1 <= size <= MOST_BATCH]
+    return CostConfig(batch_size=sizes[0]) if sizes else CostConfig()
 
 
 def _lengths(pieces: Placement, dropped: Path) -> DocumentLengths:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
-from tokpack.schema import COPIES, IGNORE_INDEX, RUN, SUMS, TRAINED, WORK
-from tokpack.shards import ARROW, CACHE, shard_writer
+from tokpack.schema import COPIES, IGNORE_INDEX, TRAINED
+from tokpack.shards import ARROW, shard_writer
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, offsets_of
 
@@ -204,31 +204,6 @@ def dataset_files(folder: Path, files: list[str], schema: pa.Schema, fingerprint
 def write_json(path: Path, data: Any) -> None:
     text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
     path.write_bytes(text.encode("utf-8", "backslashreplace"))  # of a surrogate: JSON's own escape
-
-
-def write_sums(folder: Path, known: Mapping[str, str]) -> None:
-    """`SHA256SUMS`, the last file written. `known`: digests taken while the file was written."""
-    lines = [f"{known.get(name) or file_sha256(folder / name)}  {name}\n" for name in covered_files(folder)]
-    whole = folder / f".{SUMS}.part"
-    whole.write_text("".join(lines), encoding="utf-8")
-    whole.replace(folder / SUMS)
-
-
-def covered_files(folder: Path) -> list[str]:
-    """Relative names of what `SHA256SUMS` covers: all but itself, `run.json` and `cache-*`."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [
-        name
-        for name in names
-        if not name.startswith((SUMS, WORK))
-        and not Path(name).name.startswith(CACHE)
-        and Path(name).name != RUN
-    ]
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _HashingSink:

@@ -1,0 +1,399 @@
+"""A packed dataset from anybody: every command ends in an answer, nothing outside is read, run or written."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from chats import messy_rows, write_rows
+
+import tokpack
+from tokpack.artefact.viewer import choose_row, row_view
+from tokpack.errors import DataError, TokpackError, UsageError
+from tokpack.export import export
+from tokpack.manifest import read_manifest
+from tokpack.report.compare import compare
+from tokpack.sums import file_sha256
+from trainer_plugin.dataset import PackedDataset
+
+ABSURD: list[Any] = [
+    *(None, True, -1, 1 << 40, 1 << 70, 10**400, 0.5, 1e308, "12", "", "x" * 100_000, "\x00", "../../x"),
+    *("/etc/passwd", [], [[[]]], {}, {"a": {"b": None}}, [None], ["x"], "hostile_module:run", "\ud800"),
+]
+
+
+@pytest.fixture(scope="module")
+def packed(qwen, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("packed")
+    data = write_rows(folder / "chats.jsonl", messy_rows(40))
+    options = {"tokenizer": str(qwen), "max_length": 256, "val": 0.2}
+    return {
+        form: tokpack.pack(data, folder / form, shard_format=form, **options).folder
+        for form in ("arrow", "parquet")
+    }
+
+
+@pytest.fixture
+def copied(packed, tmp_path) -> Path:
+    return Path(shutil.copytree(packed["arrow"], tmp_path / "theirs" / "packed"))
+
+
+def sign(folder: Path) -> None:
+    """Sums as they would be if tokpack had written the folder like this: an attacker can do so."""
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    names = [line.split("  ", 1)[1] for line in lines]
+    with (folder / "SHA256SUMS").open("w") as sums:
+        sums.writelines(f"{file_sha256(folder / n)}  {n}\n" for n in names if (folder / n).is_file())
+
+
+def alter(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    sign(folder)
+
+
+def commands(folder: Path, out: Path) -> dict[str, Callable[[], Any]]:
+    """What can be done with a packed dataset. `out` is a folder for results."""
+    return {
+        "open": lambda: repr(tokpack.open_packed(folder)),
+        "verify": lambda: tokpack.verify(folder),
+        "inspect": lambda: row_view(tokpack.open_packed(folder), choose_row(tokpack.open_packed(folder))),
+        "compare": lambda: compare(folder, folder),
+        "repack": lambda: tokpack.repack(folder, out / "repacked", max_length=4096),
+        "merge": lambda: tokpack.merge([folder, folder], out / "merged"),
+        "export": lambda: export(folder, "trl", out / "exported"),
+        "bridge": lambda: export(folder, "megatron-bridge", out / "bridge"),
+        "train": lambda: [row["labels"].sum() for row in PackedDataset(folder)],
+        "validation": lambda: len(PackedDataset(folder).validation() or ()),
+    }
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """Everything below a folder that a command could have changed."""
+    found = {}
+    for inside, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(inside, name)
+            status = path.lstat()
+            found[str(path)] = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino)
+    return found
+
+
+def answers(folder: Path, tmp_path: Path, names: tuple[str, ...] = ()) -> dict[str, Exception | None]:
+    """The outcome of each command: None, or the error, which must be one of ours with a documented code."""
+    out = tmp_path / "results"
+    outcomes: dict[str, Exception | None] = {}
+    for name, run in commands(folder, out).items():
+        if names and name not in names:
+            continue
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        before = state(folder.parent)
+        try:
+            run()
+            outcomes[name] = None
+        except TokpackError as error:
+            outcomes[name] = error
+        assert getattr(outcomes[name], "exit_code", 0) in (0, 1, 2, 65, 73), f"{name}: {outcomes[name]!r}"
+        assert len(str(outcomes[name])) < 2000, name
+        assert state(folder.parent) == before, f"{name} wrote beside its output"
+        assert {path.name for path in out.iterdir()} <= {"repacked", "merged", "exported", "bridge"}
+    return outcomes
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value of a manifest, at any depth; of lists the first element."""
+    yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from places(item, (*path, key))
+    elif isinstance(value, list) and value:
+        yield from places(value[0], (*path, 0))
+
+
+def put(manifest: Any, way: tuple[Any, ...], value: Any) -> Any:
+    if not way:
+        return value
+    manifest = copy.deepcopy(manifest)
+    inside = manifest
+    for key in way[:-1]:
+        inside = inside[key]
+    inside[way[-1]] = value
+    return manifest
+
+
+def test_an_untouched_dataset_passes_every_command(copied, tmp_path):
+    assert all(outcome is None for outcome in answers(copied, tmp_path).values())
+
+
+@pytest.mark.slow
+def test_every_field_of_a_manifest_with_any_value_ends_in_an_answer_of_every_command(copied, tmp_path):
+    original = json.loads((copied / "manifest.json").read_text())
+    ways = list(places(original))
+    tries = [
+        (way, value) for number, way in enumerate(ways) for value in (ABSURD[number % 21], ABSURD[number % 5])
+    ]
+    step = max(1, len(tries) // int(os.environ.get("TOKPACK_HOSTILE", "60")))
+    for way, value in tries[::step]:
+        (copied / "manifest.json").write_text(json.dumps(put(original, way, value)))
+        sign(copied)
+        answers(copied, tmp_path)
+
+
+def test_every_field_that_is_read_is_checked_by_form_and_the_error_names_it(copied):
+    original = json.loads((copied / "manifest.json").read_text())
+    free = {"source", "read", "clean", "dedup", "near_dup", "decontaminate", "render", "tokenize", "select"}
+    optional = {"eos_token_id", "pad_token_id", "sha256", "size_bytes"}
+    taken, checked = [], 0
+    for way in places(original):
+        if not way or way[0] == "format_version" or (way[0] == "config" and free & set(way[1:2])):
+            continue
+        for value in (None, [[[]]], -(1 << 80), "\x00" * 70_000):
+            if (value is None and way[-1] in optional) or (
+                value == -(1 << 80) and way[-1] in ("gap", "fill")
+            ):
+                continue
+            (copied / "manifest.json").write_text(json.dumps(put(original, way, value)))
+            named = next(str(key) for key in reversed(way) if isinstance(key, str))
+            try:
+                read_manifest(copied)
+                taken.append((way, str(value)[:20]))
+            except DataError as error:
+                taken += [] if named in error.what else [(way, error.what)]
+            checked += 1
+    assert not taken
+    assert checked > 200
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: m.update(rows="12"), "rows"),
+        (lambda m: m.update(capacity=1 << 70), "capacity"),
+        (lambda m: m["ledger"]["documents"].update(read=1 << 40), "ledger.documents.read"),
+        (lambda m: m["shards"][0].update(file="/etc/passwd"), "shards[0].file"),
+        (lambda m: m["shards"][0].update(file="../data-00000-of-00001.arrow"), "shards[0].file"),
+        (lambda m: m["shards"][0].update(sha256="../../../x"), "shards[0].sha256"),
+        (lambda m: m["shards"][0].update(sha256="0" * 64), "different sums"),
+        (lambda m: m["shards"].append(m["shards"][0]), "twice"),
+        (lambda m: m["plan"].update(gap=float("inf")), "Infinity"),
+        (lambda m: m["config"]["plan"].update(unknown=1), "config.plan"),
+        (lambda m: m.pop("ledger"), "ledger"),
+    ],
+)
+def test_a_manifest_that_tokpack_cannot_have_written_is_an_error_that_names_the_key(change, named, copied):
+    alter(copied, change)
+    for read in (tokpack.open_packed, PackedDataset):
+        with pytest.raises(DataError) as error:
+            read(copied)
+        assert named in error.value.what
+
+
+def test_lists_of_any_depth_and_endless_numbers_are_data_errors(copied):
+    for text in (
+        "[" * 100_000,
+        "[]",
+        "12",
+        '"x"',
+        "9" * 10_000,
+        "{" * 99,
+        '{"format_version": true}',
+        "\ufeff{}",
+    ):
+        (copied / "manifest.json").write_text(text)
+        with pytest.raises(DataError):
+            read_manifest(copied)
+
+
+def test_code_is_never_taken_from_a_manifest(copied, tmp_path, monkeypatch):
+    (tmp_path / "hostile_module.py").write_text(
+        "import os; os.environ['HOSTILE'] = 'ran'\ndef run(lengths, capacity): 0"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("HOSTILE", raising=False)
+    for name in ("hostile_module:run", "os:system", "some_entry_point"):
+        alter(copied, lambda m, name=name: m["config"]["plan"].update(planner=name))
+        with pytest.raises(UsageError, match="code is never taken from a packed dataset") as error:
+            tokpack.repack(copied, tmp_path / "out")
+        assert "--planner" in error.value.hint
+        answers(copied, tmp_path)
+    assert "HOSTILE" not in os.environ
+    tokpack.repack(copied, tmp_path / "out", planner="bfd")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data-00000-of-00001.arrow",
+        "tokenizer/tokenizer.json",
+        "tokenizer/secret.json",
+        "dropped.parquet",
+        "validation",
+    ],
+)
+def test_links_are_refused_and_what_they_point_to_goes_nowhere(name, copied, tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text('{"token": "mine"}')
+    path = copied / name
+    if path.is_dir():
+        path.rename(tmp_path / "moved")
+        path.symlink_to(tmp_path / "moved")
+    else:
+        path.unlink(missing_ok=True)
+        path.symlink_to(secret)
+    outcomes = answers(copied, tmp_path)
+    found = tokpack.verify(copied)
+    assert not found.ok
+    assert any(name in fault for check in found.checks for fault in check.faults)
+    assert outcomes.pop("verify") is None
+    assert all(isinstance(outcome, DataError) and "link" in outcome.what for outcome in outcomes.values())
+
+
+def test_pipes_in_place_of_files_are_refused_without_waiting_for_them(copied, tmp_path):
+    for name in ("dropped.parquet", "tokenizer/tokenizer.json"):
+        (copied / name).unlink()
+        os.mkfifo(copied / name)
+        with pytest.raises(DataError, match="no regular file"):
+            tokpack.open_packed(copied)
+        assert not tokpack.verify(copied).ok
+
+
+def test_the_links_of_the_hubs_own_cache_are_followed_and_no_others(packed, tmp_path):
+    root = tmp_path / "datasets--someone--packed"
+    snapshot, blobs = root / "snapshots" / "0123abc", root / "blobs"
+    blobs.mkdir(parents=True)
+    for path in packed["arrow"].rglob("*"):
+        place = snapshot / path.relative_to(packed["arrow"])
+        if path.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            blob = blobs / hashlib.sha256(str(place).encode()).hexdigest()
+            shutil.copyfile(path, blob)
+            place.symlink_to(os.path.relpath(blob, place.parent))
+    assert tokpack.verify(snapshot).ok
+    merged = tokpack.repack(snapshot, tmp_path / "out")
+    assert tokpack.verify(merged.folder).ok
+    assert not any(path.is_symlink() for path in merged.folder.rglob("*"))
+    (blobs / "outside").symlink_to(tmp_path / "secret")
+    (tmp_path / "secret").write_text("{}")
+    (snapshot / "report.json").unlink()
+    (snapshot / "report.json").symlink_to("../../blobs/outside")
+    with pytest.raises(DataError, match="link"):
+        tokpack.open_packed(snapshot)
+
+
+def test_verify_names_what_lies_in_a_folder_and_belongs_to_nothing(copied):
+    strays = [
+        "cache-0123456789abcdef.arrow",
+        "SHA256SUMS.old",
+        ".worked",
+        "tokenizer/run.json",
+        "validation/cache-1",
+    ]
+    for name in strays:
+        (copied / name).write_text("x")
+    (copied / ".work").mkdir()
+    faults = [fault for check in tokpack.verify(copied).checks for fault in check.faults]
+    for name in [*strays, ".work/"]:
+        assert any(fault.startswith(name) for fault in faults), name
+
+
+def test_the_digest_in_a_manifest_cannot_name_a_copy_of_other_rows(packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "cache"))
+    theirs = Path(shutil.copytree(packed["parquet"], tmp_path / "theirs"))
+    victim = "ab" * 32
+
+    def lie(manifest: dict[str, Any]) -> None:
+        manifest["shards"][0]["sha256"] = victim
+
+    alter(theirs, lie)
+    sums = (theirs / "SHA256SUMS").read_text()
+    real = file_sha256(theirs / "data-00000-of-00001.parquet")
+    (theirs / "SHA256SUMS").write_text(sums.replace(real, victim))
+    for run in (lambda: PackedDataset(theirs), lambda: tokpack.repack(theirs, tmp_path / "out")):
+        with pytest.raises(DataError, match="not those that were packed"):
+            run()
+    assert not list((tmp_path / "cache").rglob(f"{victim}*"))
+
+
+def test_unpacked_copies_are_this_users_alone_and_made_again_when_changed(packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "cache"))
+    theirs = Path(shutil.copytree(packed["parquet"], tmp_path / "theirs"))
+    planted = theirs / f"cache-{file_sha256(theirs / 'data-00000-of-00001.parquet')[:32]}.arrow"
+    planted.write_bytes(b"planted")
+    rows = [row["input_ids"].tolist() for row in PackedDataset(theirs)]
+    assert rows == [row["input_ids"].tolist() for row in PackedDataset(packed["arrow"])]
+    folder = tmp_path / "cache" / "unpacked"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    copies = sorted(folder.glob("*.arrow"))
+    assert copies
+    for damage in (b"", b"\x00" * 4096):
+        copies[0].write_bytes(damage)
+        assert [row["input_ids"].tolist() for row in PackedDataset(theirs)] == rows
+    folder.chmod(0o777)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="nowhere to write"):
+        PackedDataset(theirs)
+
+
+@pytest.mark.parametrize("which", ["lengths", "offsets", "nulls", "columns"])
+def test_rows_whose_columns_do_not_fit_each_other_are_never_gathered(which, copied, tmp_path):
+    path = copied / "data-00000-of-00001.arrow"
+    with pa.ipc.open_stream(path.read_bytes()) as stream:
+        table = stream.read_all().combine_chunks()
+    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+    lengths = columns["seq_lengths"]
+    if which == "lengths":
+        longer = pa.array([10**9] * len(lengths.flatten()), pa.int32())
+        columns["seq_lengths"] = pa.ListArray.from_arrays(lengths.offsets, longer)
+    elif which == "offsets":
+        places = pa.py_buffer(np.array([0, *([1 << 30] * len(lengths))], np.int32))
+        kind, inside = lengths.type, [lengths.flatten()]
+        columns["seq_lengths"] = pa.ListArray.from_buffers(
+            kind, len(lengths), [None, places], children=inside
+        )
+    elif which == "nulls":
+        columns["labels"] = pa.array([None, *columns["labels"].to_pylist()[1:]], columns["labels"].type)
+    else:
+        columns["doc_ids"] = columns["doc_ids"].cast(pa.list_(pa.int32()))
+    written = pa.table(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, written.schema) as stream:
+        stream.write_table(written)
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["shards"][0]["sha256"] = file_sha256(path)
+
+    alter(copied, change)
+    outcomes = answers(copied, tmp_path)
+    assert not tokpack.verify(copied).ok
+    for name in ("repack", "merge", "export", "train"):
+        assert isinstance(outcomes[name], DataError), name
+
+
+@pytest.mark.parametrize(
+    "name", ["report.json", "run.json", "dropped.parquet", "quarantine.jsonl", "state.json"]
+)
+def test_damaged_files_beside_the_rows_are_data_errors(name, copied, tmp_path):
+    for content in (
+        b"",
+        b"[1",
+        b"{}",
+        b'{"doc_id": []}\n',
+        b"\x00" * 100,
+        b"PAR1" + b"\xff" * 50 + b"PAR1",
+        b"[" * 99_999,
+    ):
+        (copied / name).write_bytes(content)
+        sign(copied)
+        answers(copied, tmp_path, ("open", "verify", "inspect", "compare", "repack", "merge"))

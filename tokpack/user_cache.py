@@ -1,0 +1,50 @@
+"""Where tokpack keeps what can be made again: in folders that this user alone can write into."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from tokpack.errors import OutputError
+from tokpack.own_files import is_mine
+
+
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """`cache_dir`, else TOKPACK_CACHE, else ~/.cache/tokpack."""
+    given = cache_dir or os.environ.get("TOKPACK_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "tokpack"
+
+
+def own_cache(name: str) -> Path:
+    """The folder `name` of the cache; where none can be written, one among the temporary files.
+
+    Raises OutputError when others can write into it, or there is no place for it.
+    """
+    user = os.geteuid() if hasattr(os, "geteuid") else 0
+    for root in (cache_root(), Path(tempfile.gettempdir()) / f"tokpack-{user}"):
+        folder = root / name
+        with suppress(OSError):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(exist_ok=True, mode=0o700)
+            _close_to_group(folder)
+            if root.name == f"tokpack-{user}" and not is_mine(root):
+                break
+            if not is_mine(folder):
+                break
+            if os.access(folder, os.W_OK):
+                return folder
+    raise OutputError(
+        "no folder for the cache that this user alone can write into",
+        where=str(cache_root() / name),
+        hint="set TOKPACK_CACHE to a folder of your own, and check its rights",
+    )
+
+
+def _close_to_group(folder: Path) -> None:
+    """A folder of this user's that a lax umask opened to the group; one open to everybody is not believed."""
+    mode = folder.lstat().st_mode
+    if stat.S_ISDIR(mode) and mode & 0o020 and not mode & 0o002:
+        folder.chmod(mode & ~0o022 & 0o7777)
