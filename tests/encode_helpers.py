@@ -111,14 +111,12 @@ def sentencepiece_like(front: str = "never") -> Any:
     return backend
 
 
-def tokenizer_folder(backend: Any, folder: Path, chat_template: str | None = None, **special: str) -> Path:
+def tokenizer_folder(backend: Any, folder: Path, chat_template: str | None = None, **special: Any) -> Path:
     """Save a backend as a model folder with `<s>`, `</s>` and the templates' special tokens."""
     from transformers import PreTrainedTokenizerFast
 
-    special = {"bos_token": "<s>", "eos_token": "</s>"} | special
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend, additional_special_tokens=list(SPECIALS), model_max_length=4096, **special
-    )
+    special = {"bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": list(SPECIALS)} | special
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=4096, **special)
     fast.chat_template = chat_template
     fast.save_pretrained(folder)
     return folder

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
 from encode_helpers import (
     NAMES,
+    SPECIALS,
     byte_level,
     document,
     expected,
@@ -62,23 +64,38 @@ def compare(tokenizers, kind, name, chats, tagged, may_fail=0):
     tokenizer = opened(tokenizers, kind, name, tagged)
     rendered = render(frame(document(*chat) for chat in chats), Renderer(tokenizer, RenderOptions()))
     tokens = tokenize(rendered, tokenizer)
-    lost = 0
+    lost = empty = 0
     for row, (messages, tools) in enumerate(chats):
         try:
             ids, mask = expected(auto, messages, template(name), tools)
         except Exception:
-            assert row in rendered.errors
+            if row not in rendered.errors:
+                assert any(m.get("content") is None for m in messages), (
+                    "calls get the content that is asked for"
+                )
+                continue
             assert tokens.offsets[row] == tokens.offsets[row + 1]
             continue
         if row in rendered.errors:
-            assert "cannot tell" in rendered.errors[row]
-            lost += 1
+            assert re.search("cannot tell|leaves out the content", rendered.errors[row])
+            lost += "cannot tell" in rendered.errors[row]
             continue
         here = slice(*tokens.offsets[row : row + 2])
         assert tokens.input_ids[here].tolist() == ids
-        assert (tokens.flags[here] & TRAINED).tolist() == mask, rendered.text[row]
+        got = (tokens.flags[here] & TRAINED).tolist()
+        if got != mask:
+            assert says_nothing(tokenizer.decode_tokens(ids), got, mask), rendered.text[row]
+            empty += 1
     assert lost <= may_fail
+    assert empty <= rendered.told.get("turns_left_empty", 0)
     return rendered
+
+
+def says_nothing(tokens, got, mask):
+    """Is all that is trained by transformers alone the end of turns?"""
+    odd = [token for token, ours, theirs in zip(tokens, got, mask, strict=True) if ours != theirs]
+    worse = any(ours and not theirs for ours, theirs in zip(got, mask, strict=True))
+    return not worse and all(token in SPECIALS or not token.strip() or token == "</s>" for token in odd)
 
 
 @pytest.mark.parametrize("tagged", [True, False], ids=["tagged", "untagged"])

@@ -288,8 +288,8 @@ def _make_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
     bad.see(normalized)
     cleaned = clean(normalized.documents, config.clean, run.special, run.pairs)
     hashes = content_hash(cleaned.documents, config.dedup.exact, run.hide_ids)
-    documents, tokens, paths = encode(run, cleaned.documents)
-    return _Made(documents, tokens, hashes, normalized.quarantined, cleaned.counters, paths)
+    documents, tokens, paths, told = encode(run, cleaned.documents)
+    return _Made(documents, tokens, hashes, normalized.quarantined, cleaned.counters | told, paths)
 
 
 def _take_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
@@ -305,8 +305,13 @@ def _decoded(run: Run, tokens: TokenBatch, position: int) -> str:
     return run.tokenizer.decode(tokens.input_ids[start : min(end, start + SNIPPET)])
 
 
-def encode(run: Run, documents: pl.DataFrame) -> tuple[pl.DataFrame, TokenBatch, dict[str, int]]:
-    """Render and tokenise; documents that the template refuses are marked."""
+def encode(
+    run: Run, documents: pl.DataFrame
+) -> tuple[pl.DataFrame, TokenBatch, dict[str, int], dict[str, int]]:
+    """Render and tokenise; documents that the template refuses are marked.
+
+    Returns documents, tokens, rows by path, and what the template left out.
+    """
     rendered = render(documents, run.renderer)
     tokens = tokenize(rendered, run.tokenizer)
     if rendered.errors:
@@ -317,7 +322,7 @@ def encode(run: Run, documents: pl.DataFrame) -> tuple[pl.DataFrame, TokenBatch,
             .clone()
             .scatter(rows, [printable(rendered.errors[row][:LONGEST_DETAIL]) for row in rows]),
         )
-    return documents, tokens, rendered.counters | tokens.stats
+    return documents, tokens, rendered.counters | tokens.stats, rendered.told
 
 
 def _examples(documents: pl.DataFrame, text_of: Callable[[int], str] | None = None) -> dict[str, list[str]]:

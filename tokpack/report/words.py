@@ -58,6 +58,11 @@ COUNTERS = {
     "near_duplicate_search_bounded": "documents were compared with only some of their likely near duplicates",
     "evaluation_texts_too_short": "evaluation texts are too short to look for",
     "with_key": "documents hold what looks like a secret key",
+    "tool_calls_not_rendered": "tool calls are left out by the chat template",
+    "reasoning_not_rendered": "turns have reasoning that the chat template leaves out",
+    "contents_beside_calls_not_rendered": "turns have a text beside calls that the chat template leaves out",
+    "turns_left_empty": "turns are left empty by the chat template and are not trained",
+    "turns_not_closed": "answers are not closed by the chat template: nothing trains the model to stop",
 }
 
 

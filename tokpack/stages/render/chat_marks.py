@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from tokpack.stages.render.chat_template import CharSpan, ChatTemplate, Message, RenderError
+from tokpack.stages.render.template_trace import Round, Trace, rounds
 
 _PRIVATE_USE = range(0x100000, 0x10FFFE)
 """Where marks are taken from, around the characters that the data itself uses."""
@@ -29,6 +30,8 @@ class Marked:
     text: str
     starts: dict[int, int] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
+    rounds: list[Round] = field(default_factory=list)
+    """Rounds of the template's loops."""
 
     def last_end(self, before: int) -> int:
         """Where the last located content of the messages before this one ends."""
@@ -50,7 +53,7 @@ class Marks:
         self.messages = messages
         self.chosen = {i for i, message in enumerate(messages) if _has_text(message)}
         self._first_mark = _free_marks(text, messages)
-        self._any_mark = _mark_pattern(self._first_mark, 2 * len(messages))
+        self._any_mark = _mark_pattern(self._first_mark, 2 * len(messages) + 1)
         self._outside = False
 
     def only(self, chosen: set[int]) -> Marks:
@@ -102,15 +105,21 @@ class Marks:
             for i, message in enumerate(self.messages[:upto])
         ]
         try:
-            text, _ = template.render(messages, tools, add_generation_prompt=add_generation_prompt)
+            text, trace = template.render_traced(
+                messages,
+                tools,
+                chr(self._first_mark + 2 * len(self.messages)),
+                add_generation_prompt=add_generation_prompt,
+            )
         except RenderError:
             return None
-        return self._take_out(text)
+        return self._take_out(text, trace)
 
-    def _take_out(self, text: str) -> Marked:
+    def _take_out(self, text: str, trace: Trace) -> Marked | None:
         pieces: list[str] = []
         places: tuple[dict[int, int], dict[int, int]] = ({}, {})
         seen: set[int] = set()
+        noted: list[int] = []
         last = length = 0
         for found in self._any_mark.finditer(text):
             pieces.append(text[last : found.start()])
@@ -118,13 +127,17 @@ class Marks:
             last = found.end()
             number = ord(found.group()) - self._first_mark
             index, side = divmod(number, 2)
-            if number in seen:  # the template writes it twice: no place of its own
+            if index == len(self.messages):
+                noted.append(length)
+            elif number in seen:  # the template writes it twice: no place of its own
                 places[side].pop(index, None)
             else:
                 places[side][index] = length
             seen.add(number)
         pieces.append(text[last:])
-        return Marked("".join(pieces), *places)
+        if len(noted) != len(trace.notes):
+            return None
+        return Marked("".join(pieces), *places, rounds(trace.notes, noted))
 
     def _put_into(self, index: int, message: Message) -> Message:
         before, after = chr(self._first_mark + 2 * index), chr(self._first_mark + 2 * index + 1)
@@ -166,16 +179,16 @@ def _mark_pattern(first: int, number: int) -> re.Pattern[str]:
 
 
 def _free_marks(text: str, messages: Sequence[Message]) -> int:
-    """The first of two private-use characters a message that stand nowhere in the data."""
+    """The first of two private-use characters a message, and one more, that stand nowhere in the data."""
     everything = "".join([text, *(part for message in messages for part in visible_texts(message))])
     first = _PRIVATE_USE.start
     if not everything.isascii():
         any_of_them = _mark_pattern(first, len(_PRIVATE_USE))
         for used in sorted(set(map(ord, any_of_them.findall(everything)))):
-            if used >= first + 2 * len(messages):
+            if used > first + 2 * len(messages):
                 break
             first = used + 1
-    if first + 2 * len(messages) > _PRIVATE_USE.stop:
+    if first + 2 * len(messages) >= _PRIVATE_USE.stop:
         raise RenderError("too many messages, or too many characters of Unicode's private-use plane 16")
     return first
 

@@ -8,21 +8,26 @@ wherever the prompt leaves it to the model. A template that marks the assistant'
     <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>\\n
                                     generation prompt ─────^^^^^^^^^^^^^^^ trained
 
-What cannot be located is an error, never a guess. This is the slow path: two or three renders a document and
-one per assistant turn; the template compiler runs it once per shape of chat.
+What cannot be located is an error, never a guess. A chat is rendered two or three times, however many turns
+it has; the template compiler asks once per shape of chat.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
 from tokpack.stages.render.chat_marks import Marked, Marks, widen
 from tokpack.stages.render.chat_template import CharSpan, ChatTemplate, Message, RenderError
+from tokpack.stages.render.left_out import LeftOut, left_out
+from tokpack.stages.render.loop_turns import LoopTurns
+from tokpack.stages.render.prefix_turns import PrefixTurns, common_prefix
+from tokpack.stages.render.prompt_analysis import prompt_is_constant
+from tokpack.stages.render.template_forms import Forms, ToolArguments, tool_chat
 
 _BARE: Final = {"role", "content", "name"}
 """Keys of a message whose content is all it says."""
@@ -40,6 +45,8 @@ class Located:
     or the template writes it in another form, its turn without what closes it; else None."""
     turns: list[tuple[int, CharSpan]]
     """(index of the assistant message, trained span) in the order of the text."""
+    told: Counter[str] = field(default_factory=Counter)
+    """What the template leaves out, with counts."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class TemplateFacts:
     """What `add_generation_prompt=True` appends; empty when it changes nothing."""
     header: str = ""
     """Between the rendering of the messages before and the assistant's content."""
+    known: bool = False
+    """The template rendered that chat, and showed where its contents are."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +69,34 @@ class SpanFinder:
     template: ChatTemplate
     special_tokens: tuple[str, ...] = ()
     """Strings that the tokenizer takes whole; the end-of-turn token is usually one of them."""
+    tool_arguments: ToolArguments = "auto"
+    """Form in which calls hand over their arguments."""
+
+    @cached_property
+    def forms(self) -> Forms:
+        return Forms(self.template, self.tool_arguments)
 
     def locate(self, messages: Sequence[Message], tools: Any = None) -> Located:
         """Render and locate everything. Raises RenderError with the reason when either is impossible."""
+        messages = self.forms.give(messages)
         text, blocks = self.template.render(messages, tools)
         chat = _Chat(self, messages, tools, text)
         contents = chat.contents
         if self.template.has_generation:
             turns = _blocks_by_turn(blocks, messages, chat.marked)
-            return Located(text, chat.with_all_said(contents, turns), turns)
-        assistants = (i for i, message in enumerate(messages) if message.get("role") == "assistant")
-        turns = [(i, chat.turn(i)) for i in assistants]
-        return Located(text, chat.with_all_said(_within(contents, turns), turns), turns)
+            left = chat.left_out(turns)
+            return Located(text, chat.with_all_said(contents, turns), turns, left.counts)
+        turns = chat.turns()
+        left = chat.left_out(turns)
+        turns = [(i, span) for i, span in turns if i not in left.empty]
+        return Located(text, chat.with_all_said(_within(contents, turns), turns), turns, left.counts)
 
     @cached_property
     def facts(self) -> TemplateFacts:
         user, assistant = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
-        for before in ([user], [{"role": "system", "content": "s"}, user]):
-            whole = Marks("", [*before, assistant]).render(self.template, None)
+        for chat in ([user, assistant], [{"role": "system", "content": "s"}, user, assistant]):
+            *before, answer = self.forms.give(chat)
+            whole = Marks("", [*before, answer]).render(self.template, None)
             if whole is not None and len(before) in whole.ends:
                 return self._learn(before, whole)
         return TemplateFacts()
@@ -89,10 +108,40 @@ class SpanFinder:
             alone, _ = self.template.render(before)
             prompted, _ = self.template.render(before, add_generation_prompt=True)
         except RenderError:
-            return TemplateFacts(stop)
+            return TemplateFacts(stop, known=True)
         prompt = prompted[len(alone) :] if prompted.startswith(alone) else ""
         header = whole.text[len(alone) : start] if whole.text.startswith(alone) else ""
-        return TemplateFacts(stop, prompt, header)
+        return TemplateFacts(stop, prompt, header, known=True)
+
+    @property
+    def closes_turns(self) -> bool:
+        """The template writes something at the end of an answer, or answers are not known to it."""
+        return bool(self.facts.end_of_turn) or not self.facts.known
+
+    @cached_property
+    def prompt_is_constant(self) -> bool:
+        return prompt_is_constant(self.template.tree)
+
+    @cached_property
+    def any_special(self) -> re.Pattern[str]:
+        eos = self.template.variables.get("eos_token")
+        return _any_of([*self.special_tokens, *([eos] if isinstance(eos, str) and eos else [])])
+
+    @cached_property
+    def only_closers(self) -> re.Pattern[str]:
+        """Nothing but special tokens and whitespace."""
+        return re.compile(rf"(?:\s|{self.any_special.pattern})*")
+
+    @cached_property
+    def openers_of_others(self) -> frozenset[str]:
+        """Special tokens with which a tool's answer begins inside of the turn that called it."""
+        chat = self.forms.give(tool_chat())
+        try:
+            text, _ = self.template.render(chat)
+            probe = _Chat(self, chat, None, text)
+            return frozenset(probe.by_loop.openers_of_others())
+        except RenderError:
+            return frozenset()
 
     @cached_property
     def close_of_turn(self) -> re.Pattern[str]:
@@ -126,11 +175,20 @@ class _Chat:
             self.marks.chosen = chosen
             if (marked := self._unchanged(self.marks)) is not None:
                 return marked
-        self.marks.chosen = {i for i in every if self._unchanged(self.marks.only({i})) is not None}
-        if (marked := self._unchanged(self.marks)) is not None:
-            return marked
-        self.marks.chosen = set()
+        for chosen in (self._harmless(sorted(every)), set[int]()):
+            self.marks.chosen = chosen
+            if (marked := self._unchanged(self.marks)) is not None:
+                return marked
         return Marked(self.text)
+
+    def _harmless(self, indices: list[int]) -> set[int]:
+        """Which of the contents the template does not react to, by halves."""
+        if not indices or self._unchanged(self.marks.only(set(indices))) is not None:
+            return set(indices)
+        if len(indices) == 1:
+            return set()
+        middle = len(indices) // 2
+        return self._harmless(indices[:middle]) | self._harmless(indices[middle:])
 
     def _unchanged(self, marks: Marks) -> Marked | None:
         """The text with marks, if it is the true one without them."""
@@ -181,118 +239,38 @@ class _Chat:
             whole.add(index)
         return said
 
-    def turn(self, index: int) -> CharSpan:
-        """Trained span of the assistant message `index`."""
-        start = self._turn_start(index)
-        return start, self._turn_end(index, start)
+    @cached_property
+    def by_loop(self) -> LoopTurns:
+        return LoopTurns(self.finder, self.tools, self.text, self.marks, self.marked, self.contents)
 
-    def _turn_start(self, index: int) -> int:
-        prompt = None
-        if index:
-            prompt = self.marks.render(self.template, self.tools, index, add_generation_prompt=True)
-        if prompt is None:  # nothing is before it, or what is cannot stand alone
-            return self._after_prompt_text(index)
-        here, there = self._common_anchor(index, prompt)
-        literal = prompt.text[there:]
-        content = self._exact(index)
-        same = common_prefix(self.text[here : content[0] if content else len(self.text)], literal)
-        if same == len(literal):
-            return here + same if self.facts.prompt else self._after_header(index, here + same)
-        if not self.facts.prompt:
-            return self._after_prompt_text(index)
-        kept = self._back_to_boundary(index, same, literal)
-        return self._after_prompt_text(index) if kept is None else here + kept
+    @cached_property
+    def by_prefix(self) -> PrefixTurns:
+        return PrefixTurns(self.finder, self.tools, self.text, self.marks, self.marked, self.contents)
 
-    def _exact(self, index: int) -> CharSpan | None:
-        """The content's span if its start is sure, too."""
-        rewritten = index in self.marked.ends and index not in self.marked.starts
-        return None if rewritten else self.contents[index]
+    def turns(self) -> list[tuple[int, CharSpan]]:
+        """(assistant message, trained span) in the order of the text; a message may have several, or none."""
+        turns: list[tuple[int, CharSpan]] = []
+        for index, message in enumerate(self.messages):
+            if message.get("role") == "assistant":
+                spans = self.by_loop.turn(index)
+                turns += [(index, s) for s in ([self.by_prefix.turn(index)] if spans is None else spans)]
+        return turns
 
-    def _common_anchor(self, index: int, other: Marked) -> tuple[int, int]:
-        """End of the last content before message `index` that both texts show: (place here, place there)."""
-        last = max((i for i in self.marked.ends if i < index and i in other.ends), default=-1)
-        return (self.marked.ends[last], other.ends[last]) if last >= 0 else (0, 0)
-
-    def _back_to_boundary(self, index: int, same: int, literal: str) -> int | None:
-        """The text leaves the generation prompt midway (at a think block, say): where the two still agree.
-
-        Back to the end of a special token or line, so that an equal first letter is not taken for prompt.
-        """
-        before = self.marks.render(self.template, self.tools, index)
-        if before is None:
-            return None
-        known = len(before.text) - self._common_anchor(index, before)[1]
-        ends = [found.end() for found in self.finder.boundaries.finditer(literal, 0, same)]
-        return ends[-1] if ends and known < ends[-1] else None
-
-    def _after_header(self, index: int, start: int) -> int:
-        """The template has no generation prompt: the turn begins with its content, or after its header."""
-        if (content := self._exact(index)) is not None:
-            return content[0]
-        header = self.facts.header
-        return start + len(header) if self.text.startswith(header, start) else start
-
-    def _after_prompt_text(self, index: int) -> int:
-        """The messages before do not render to a prefix of the text: look for the prompt's text itself."""
-        prompt, content = self.facts.prompt, self._exact(index)
-        if not prompt and content is not None:
-            return content[0]
-        if prompt and content is not None:
-            low = self.marked.last_end(index)
-            before = self.text[low : content[0]]
-            if before.count(prompt) == 1:
-                return low + before.index(prompt) + len(prompt)
-            ends = [found.end() for found in self.finder.boundaries.finditer(prompt)]
-            if any(before.endswith(prompt[:end]) for end in ends):  # left midway, just before the content
-                return content[0]
-        raise RenderError(
-            f"cannot tell where the assistant's turn (message {index + 1}) begins: the template renders the "
-            "messages before it in another way without it"
-        )
-
-    def _turn_end(self, index: int, start: int) -> int:
-        stop, content = self.facts.end_of_turn, self.contents[index]
-        low = start if content is None else max(start, content[1])
-        high = self.marked.next_start(index, low)
-        if content is not None and not self.messages[index].get("tool_calls"):
-            close = self.finder.close_of_turn.match(self.text, low)
-            if close or stop not in self.text[low:high]:
-                return close.end() if close else low
-        written, data = self.text.count(stop, low, high), self._in_data(index, stop)
-        if stop and written == data + 1 and (not data or self._is_followed(index)):
-            return self.text.rindex(stop, low, high) + len(stop)
-        if stop and written and not data and not self.messages[index].get("tool_calls"):
-            return self.text.index(stop, low) + len(stop)  # the others are those of messages not located
-        return self._end_of_prefix(index, low, high)
-
-    def _in_data(self, index: int, stop: str) -> int:
-        """How often the end-of-turn token stands in the message's own data, outside a located content."""
-        message = self.messages[index]
-        located = index in self.marked.ends
-        hidden = {key: value for key, value in message.items() if key != "content" or not located}
-        return json.dumps(hidden, ensure_ascii=False).count(stop)
-
-    def _is_followed(self, index: int) -> bool:
-        """Nothing but this turn and the next header lies before the next located content."""
-        return index + 1 == len(self.messages) or index + 1 in self.marked.starts
-
-    def _end_of_prefix(self, index: int, low: int, high: int) -> int:
-        """Several end-of-turn tokens follow, or none: look where the text ends with this message the last."""
-        whole = self.marks.render(self.template, self.tools, index + 1)
-        if whole is not None:
-            here, there = self._common_anchor(index + 1, whole)
-            tail = whole.text[there:].rstrip()
-            end = here + len(tail)
-            agrees = self.text.startswith(tail, here) and tail.endswith(self.facts.end_of_turn)
-            if agrees and low <= end <= high:
-                return end
-        raise RenderError(f"cannot tell where the assistant's turn (message {index + 1}) ends")
+    def left_out(self, turns: list[tuple[int, CharSpan]]) -> LeftOut:
+        """What of the messages the template did not write. Raises RenderError."""
+        extents = [(0, len(self.text))] * len(self.messages)
+        for index, own in enumerate(self.by_loop.own):
+            if own is not None:
+                extents[index] = (own.start, own.end)
+        for index, (start, end) in turns:
+            extents[index] = (min(start, extents[index][0]), max(end, extents[index][1]))
+        return left_out(self.text, self.messages, self.marked, extents)
 
 
 def _within(contents: list[CharSpan | None], turns: list[tuple[int, CharSpan]]) -> list[CharSpan | None]:
     """An answer does not begin before its turn; one that the template rewrote may seem to."""
     clipped = list(contents)
-    for index, (start, _) in turns:
+    for index, (start, _) in reversed(turns):
         if (span := clipped[index]) is not None:
             clipped[index] = (max(span[0], min(start, span[1])), span[1])
     return clipped
@@ -321,18 +299,6 @@ def _blocks_by_turn(
     floors = [(i, marked.last_end(i)) for i in assistants]
     owners = [max((i for i, floor in floors if floor <= start), default=assistants[0]) for start, _ in blocks]
     return list(zip(owners, blocks, strict=True))
-
-
-def common_prefix(left: str, right: str) -> int:
-    """Length of the longest common prefix, by bisection: a text can be long."""
-    low, high = 0, min(len(left), len(right))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if left.startswith(right[low:middle], low):
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _any_of(strings: Iterable[str]) -> re.Pattern[str]:

@@ -23,6 +23,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from tokpack.errors import UsageError
+from tokpack.stages.render import template_trace
+from tokpack.stages.render.template_trace import Trace
 
 Message = Mapping[str, Any]
 CharSpan = tuple[int, int]
@@ -166,6 +168,14 @@ class ChatTemplate:
         """What templates may call beside the environment's own functions."""
         return {"strftime_now": self._strftime_now}
 
+    @cached_property
+    def _traced(self) -> Template:
+        """The same with notes of which message is being written."""
+        _ = self._compiled  # its error is the better one
+        code = ENVIRONMENT.compile(template_trace.traced(ENVIRONMENT.parse(self.source)))
+        named = {**self.functions, template_trace.NOTE: template_trace.note}
+        return Template.from_code(ENVIRONMENT, code, ENVIRONMENT.make_globals(named))
+
     def _strftime_now(self, form: str) -> str:
         return datetime.datetime.combine(self.date, datetime.time()).strftime(form)
 
@@ -192,10 +202,10 @@ class ChatTemplate:
     ) -> dict[str, Any]:
         """Every variable that the template sees."""
         return {
+            "documents": None,
             **self.variables,
             "messages": [_prepare(message) for message in messages],
             "tools": tools,
-            "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
 
@@ -203,11 +213,29 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Any = None, *, add_generation_prompt: bool = False
     ) -> tuple[str, list[CharSpan]]:
         """(text, spans of the `{% generation %}` blocks in characters). Raises RenderError."""
+        return self._run(self._compiled, self.inputs(messages, tools, add_generation_prompt))
+
+    def render_traced(
+        self, messages: Sequence[Message], tools: Any, mark: str, *, add_generation_prompt: bool = False
+    ) -> tuple[str, Trace]:
+        """(text with `mark` where a round of a loop begins or ends, what each mark says).
+
+        Raises RenderError.
+        """
+        inputs = self.inputs(messages, tools, add_generation_prompt)
+        trace = Trace(mark, {id(message): i for i, message in enumerate(inputs["messages"])})
+        token = template_trace.current.set(trace)
+        try:
+            return self._run(self._traced, inputs)[0], trace
+        finally:
+            template_trace.current.reset(token)
+
+    def _run(self, template: Template, inputs: dict[str, Any]) -> tuple[str, list[CharSpan]]:
         tracker = _Tracker()
         token = _tracker.set(tracker)
         try:
             blocks = []
-            for block in self._compiled.generate(**self.inputs(messages, tools, add_generation_prompt)):
+            for block in template.generate(**inputs):
                 blocks.append(block)
                 tracker.length += len(block)
         except UsageError:
@@ -219,10 +247,17 @@ class ChatTemplate:
         return "".join(blocks), tracker.spans
 
 
+class Explicit(dict[str, Any]):
+    """A message whose keys without a value reach the template."""
+
+
 def _prepare(message: Message) -> dict[str, Any]:
     """Keys without a value are left out; reasoning is found under every name that templates read."""
-    present = {key: value for key, value in message.items() if value is not None}
-    reasoning = next((present[key] for key in REASONING_KEYS if key in present), None)
+    if isinstance(message, Explicit):
+        present = dict(message)
+    else:
+        present = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((present[key] for key in REASONING_KEYS if present.get(key) is not None), None)
     if reasoning is None:
         return present
     named = {"thinking": reasoning}

@@ -11,8 +11,8 @@ import threading
 from functools import cached_property
 from typing import Any
 
-from tokpack.stages.render.chat_spans import common_prefix
 from tokpack.stages.render.chat_template import ChatTemplate
+from tokpack.stages.render.prefix_turns import common_prefix
 from tokpack.stages.render.shape_keys import Chat, Key, Values, marker
 from tokpack.stages.render.symbol_values import number
 from tokpack.stages.render.symbolic_template import SymbolicTemplate

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,8 +18,15 @@ Loss = Literal["assistant", "last", "all", "completion"]
 """`completion`, for preference pairs: the last assistant turn, or, where messages say `"train": false`, every
 assistant turn that does not."""
 ByteSpans = list[tuple[int, int]]
-RenderedRow = tuple[str, ByteSpans, ByteSpans]
-"""(text, trained spans, content spans)"""
+
+
+class RenderedRow(NamedTuple):
+    text: str
+    trained: ByteSpans
+    content: ByteSpans
+    told: Mapping[str, int] = MappingProxyType({})
+    """What the template leaves out, with counts; see `tokpack.stages.render.left_out`."""
+
 
 _DIRECTIONS = ("train", "weight")
 """Keys of a message that are for us, not for the template."""
@@ -53,7 +61,8 @@ def chat_reference(finder: SpanFinder, messages: Sequence[Message], tools: Any, 
         raise RenderError("it holds half of a surrogate pair, which is no Unicode text") from None
     trained = select_trained(located, clean, excluded, loss)
     contents = sorted(span for span in located.contents if span is not None)
-    return located.text, to_bytes(located.text, trained), to_bytes(located.text, contents)
+    text = located.text
+    return RenderedRow(text, to_bytes(text, trained), to_bytes(text, contents), located.told)
 
 
 def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptions) -> RenderedRow:
@@ -73,7 +82,7 @@ def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptio
     at = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
     trained = [(at[first] + start, at[last] + end) for first, start, last, end in kept]
     written = [(at[i], at[i + 1]) for i in range(1, len(pieces), 2)]
-    return b"".join(pieces).decode(), trained, written
+    return RenderedRow(b"".join(pieces).decode(), trained, written)
 
 
 def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shape | None:

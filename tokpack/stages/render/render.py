@@ -11,6 +11,7 @@ import datetime
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +25,8 @@ from tokpack.encoding.token_places import Bools
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.errors import UsageError
 from tokpack.stages.render.chat_spans import SpanFinder
-from tokpack.stages.render.chat_template import ChatTemplate, Message, RenderError
+from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
+from tokpack.stages.render.left_out import UNCLOSED_TURNS
 from tokpack.stages.render.pieces import Ints, Shape, Spans, Verbatim, assemble, is_columnar
 from tokpack.stages.render.reference import (
     RenderedRow,
@@ -62,6 +64,8 @@ class Rendered:
     """Row -> why it could not be rendered; its text is empty."""
     counters: dict[str, int] = field(default_factory=dict)
     """Rows `compiled`, rows by `jinja`, rows `plain`, and `proofs` made."""
+    told: dict[str, int] = field(default_factory=dict)
+    """What the template left out of the documents that are not dropped, with counts."""
 
 
 class Renderer:
@@ -165,7 +169,7 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
     proofs = 0
     while True:
         verbatim, errors = Verbatim(), dict[int, str]()
-        _render_one_by_one(documents, plan, renderer, verbatim, errors)
+        told = _render_one_by_one(documents, plan, renderer, verbatim, errors)
         text, trained, content = assemble(contents, plan.first, plan.shape_of_row, plan.shapes, verbatim)
         counters = {
             "compiled": int(((plan.shape_of_row >= 0) & ~plan.plain).sum()),
@@ -182,6 +186,7 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
             paranoid=renderer.options.paranoid,
             errors=errors,
             counters=counters,
+            told=_told(documents, plan, renderer, told),
         )
         rows = _rows_to_prove(plan, renderer)
         proofs += len(rows)
@@ -276,8 +281,15 @@ def _fill_shapes(documents: pl.DataFrame, base: int, renderer: Renderer, plan: _
             messages, tools = to_messages(roles, contents, extra, keep_null=dropped is None)
         except RenderError:
             continue
-        compiler = renderer.compiler if tools is None else renderer.tool_compiler
-        if compiler is not None and (found := compiler.write(messages, tools)) is not None:
+        finder, compiler = renderer.finder, renderer.compiler
+        if tools is not None:
+            finder, compiler = renderer.tool_finder, renderer.tool_compiler
+        if finder is None or compiler is None:
+            continue
+        given = finder.forms.give(messages)
+        if any(isinstance(message, Explicit) for message in given):
+            continue
+        if (found := compiler.write(given, tools)) is not None:
             plan.fill(row, found[0], found[1], base)
 
 
@@ -308,7 +320,7 @@ def _failed_shapes(
             failed[number] = roles
             continue
         got = (rendered.text[row].as_py(), rendered.trained.of_row(row), rendered.content.of_row(row))
-        if (got[0], *map(_shown, got[1:])) != (expected[0], *map(_shown, expected[1:])):
+        if (got[0], *map(_shown, got[1:])) != (expected[0], *map(_shown, expected[1:3])):
             failed[number] = roles
         elif (compiled := plan.compiled[number]) is not None:
             renderer.proven.add(compiled)
@@ -330,21 +342,41 @@ def _render_one_by_one(
     renderer: Renderer,
     verbatim: Verbatim,
     errors: dict[int, str],
-) -> None:
-    """The slow path: row by row in Python."""
+) -> Counter[str]:
+    """The slow path: row by row in Python. Returns what the template left out, with counts."""
+    told: Counter[str] = Counter()
     rows = np.flatnonzero(plan.shape_of_row < 0)
     columns = documents[rows].select("kind", "roles", "contents", "extra", "drop_reason")
     for row, (kind, roles, contents, extra, dropped) in zip(rows.tolist(), columns.iter_rows(), strict=True):
-        text, trained, content = "", list[tuple[int, int]](), list[tuple[int, int]]()
+        rendered = RenderedRow("", [], [])
         try:
             messages, tools = to_messages(roles, contents, extra, keep_null=dropped is None)
             if plan.plain[row]:
-                text, trained, content = plain_reference(kind, messages, renderer.options)
+                rendered = plain_reference(kind, messages, renderer.options)
             else:
-                text, trained, content = renderer.reference(messages, tools)
+                rendered = renderer.reference(messages, tools)
         except RenderError as error:
             errors[row] = str(error)
-        verbatim.add(row, text, trained, content)
+        if dropped is None:
+            told.update(rendered.told)
+        verbatim.add(row, rendered.text, rendered.trained, rendered.content)
+    return told
+
+
+def _told(
+    documents: pl.DataFrame, plan: _Plan, renderer: Renderer, one_by_one: Counter[str]
+) -> dict[str, int]:
+    """What the template left out of the documents that are not dropped, with counts above zero."""
+    told = Counter(one_by_one)
+    kept = documents["drop_reason"].is_null().to_numpy()
+    rows = np.bincount(plan.shape_of_row[kept & (plan.shape_of_row >= 0)], minlength=len(plan.shapes))
+    for number, compiled in zip(rows.tolist(), plan.compiled, strict=True):
+        for name, count in compiled.told if compiled is not None else ():
+            told[name] += number * count
+    if renderer.finder is not None and not renderer.finder.closes_turns:
+        chats = documents["roles"].filter(pl.Series(kept & ~plan.plain))
+        told[UNCLOSED_TURNS] = int(chats.list.count_matches("assistant").sum())
+    return {name: number for name, number in told.items() if number}
 
 
 def _read_date(text: str) -> datetime.date:

@@ -54,6 +54,8 @@ class Compiled:
     """Values whose text is a fragment."""
     tools: int | None = None
     """The value that is the text of all tools, if they are written so."""
+    told: tuple[tuple[str, int], ...] = ()
+    """What the template leaves out of each chat, with counts."""
 
     def fits(self, values: Sequence[Any]) -> bool:
         for index, constants in self.constants:
@@ -195,7 +197,7 @@ def _located(
     pieces = [literals[0].encode()]
     for text, literal in zip(texts, literals[1:], strict=True):
         pieces += [text.encode(), literal.encode()]
-    text, trained, contents = row
+    text, trained, contents, told = row
     if b"".join(pieces) != text.encode():
         return None
     at = [0, *accumulate(map(len, pieces))]
@@ -205,7 +207,8 @@ def _located(
     spans = [tuple(place for place in found if place is not None) for found in places]
     constants = tuple((index, tuple(sorted(found))) for index, found in sorted(seen.constants.items()))
     shape = Shape(tuple(literals), spans[0], spans[1])
-    return Compiled(shape, tuple(slots), constants, frozenset(seen.visible), objects, tools)
+    left_out = tuple(told.items())
+    return Compiled(shape, tuple(slots), constants, frozenset(seen.visible), objects, tools, left_out)
 
 
 def _place(at: list[int], start: int, end: int) -> Place | None:

@@ -1,0 +1,84 @@
+"""What a template leaves out of a chat: told with counts, or a reason to refuse the chat.
+
+Contents must appear in what is rendered; a message whose text is gone is an error of its document. Calls and
+reasoning are what templates leave out by design (Qwen3 drops the reasoning of earlier turns, ChatML knows no
+calls): they are counted. A turn that is left with nothing of its message would teach the model to say
+nothing, so it is not trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokpack.stages.render.chat_marks import Marked, visible_texts
+from tokpack.stages.render.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
+
+LEFT_OUT_CALLS = "tool_calls_not_rendered"
+LEFT_OUT_REASONING = "reasoning_not_rendered"
+LEFT_OUT_CONTENT = "contents_beside_calls_not_rendered"
+EMPTY_TURNS = "turns_left_empty"
+UNCLOSED_TURNS = "turns_not_closed"
+
+
+@dataclass
+class LeftOut:
+    counts: Counter[str] = field(default_factory=Counter)
+    empty: set[int] = field(default_factory=set)
+    """Assistant messages of which nothing was written."""
+
+
+def left_out(text: str, messages: Sequence[Message], marked: Marked, extents: Sequence[CharSpan]) -> LeftOut:
+    """Look for every message's data; `extents[i]` is where that of message i may stand.
+
+    Raises RenderError with role and turn where a content is gone that no call stands for.
+    """
+    found = LeftOut()
+    for index, message in enumerate(messages):
+        texts = visible_texts(message)
+        shown = index in marked.starts or index in marked.ends
+        written = bool(texts) and (shown or all(_stands_in(part, text) for part in texts))
+        calls = message.get("tool_calls") or []
+        if message.get("role") != "assistant" or not (calls or _reasoning(message)):
+            if texts and not written:
+                role = message.get("role")
+                raise RenderError(f"the template leaves out the content of message {index + 1} ({role})")
+            continue
+        segment = text[slice(*extents[index])]
+        thought = _reasoning(message)
+        missing = _missing_calls(calls, segment) if isinstance(calls, list) else 0
+        kept_thought = bool(thought) and _stands_in(thought, segment)
+        found.counts[LEFT_OUT_CALLS] += missing
+        found.counts[LEFT_OUT_REASONING] += bool(thought) and not kept_thought
+        kept_call = len(calls) > missing
+        if texts and not written:
+            if not (kept_call or kept_thought):
+                raise RenderError(f"the template leaves out the content of message {index + 1} (assistant)")
+            found.counts[LEFT_OUT_CONTENT] += 1
+        if not (written or kept_call or kept_thought):
+            found.counts[EMPTY_TURNS] += 1
+            found.empty.add(index)
+    return found
+
+
+def _reasoning(message: Message) -> str:
+    thought = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), "")
+    return thought.strip() if isinstance(thought, str) else ""
+
+
+def _missing_calls(calls: Sequence[Any], segment: str) -> int:
+    """How many of the calls are not in the text, by the names of their functions."""
+    functions = [call.get("function", call) if isinstance(call, Mapping) else {} for call in calls]
+    names = Counter(str(function.get("name", "")) for function in functions if isinstance(function, Mapping))
+    return sum(max(0, number - segment.count(name)) for name, number in names.items() if name)
+
+
+def _stands_in(part: str, text: str) -> bool:
+    """As it is, or as JSON writes it."""
+    core = part.strip()
+    return core in text or any(
+        json.dumps(core, ensure_ascii=ascii_only)[1:-1] in text for ascii_only in (False, True)
+    )
