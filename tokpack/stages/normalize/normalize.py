@@ -244,14 +244,21 @@ def _frame(
             "source": np.full(len(doc_ids), block.source, np.int32),
             "row": np.repeat(line_numbers(block)[positions], width),
             "kind": kind if isinstance(kind, list) else pl.Series([kind]).new_from_index(0, len(doc_ids)),
-            "roles": roles,
-            "contents": contents,
+            "roles": _text_lists(roles),
+            "contents": _text_lists(contents),
             "extra": nothing if extra is None else extra,
             "drop_reason": nothing if dropped is None else dropped,
             "drop_detail": nothing,
         },
         schema=DOCUMENT_SCHEMA,
     )
+
+
+def _text_lists(values: Any) -> Any:
+    """Lists of texts as a column: by way of Arrow, which is many times as fast as polars at this."""
+    if not isinstance(values, list):
+        return values
+    return pl.Series(pl.from_arrow(pa.array(values, pa.large_list(pa.large_string()))))
 
 
 # The slow path: row by row, the reference

@@ -196,6 +196,8 @@ def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
 def read_message(message: Any, where: str) -> tuple[str | None, str | None, dict[str, Any]]:
     if not isinstance(message, dict):
         raise RowError(f"{where} is {kind_of(message)}, not a message")
+    if len(message) == 2 and (bare := _bare_message(message, where)) is not None:
+        return bare
     sharegpt = "from" in message and "role" not in message
     role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
     role, content = message.get(role_key), message.get(content_key)
@@ -217,6 +219,17 @@ def read_message(message: Any, where: str) -> tuple[str | None, str | None, dict
     if sharegpt:
         role = ROLE_ALIASES.get(role, role) if role else role
     return _checked(role, where), _content(content, where), extra
+
+
+def _bare_message(message: Mapping[str, Any], where: str) -> Turn | None:
+    """A message of a role and a text alone, as most are: the same as the long way, sooner."""
+    role, text = message.get("role"), message.get("content")
+    if type(role) is not str or type(text) is not str:
+        name, text = message.get("from"), message.get("value")
+        role = ROLE_ALIASES.get(name) if type(name) is str else None
+        if role is None or type(text) is not str:
+            return None
+    return _checked(role, where), _checked(text, where), {}
 
 
 def _check_directions(extra: Mapping[str, Any], where: str) -> None:

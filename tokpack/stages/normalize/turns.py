@@ -178,13 +178,15 @@ def _paired(turns: list[Any], asked: str, answered: str) -> Iterator[Any]:
 
 
 def _is(value: Any) -> bool:
-    return isinstance(value, Mapping)
+    return type(value) is dict or isinstance(value, Mapping)
 
 
 def _is_plain(message: Any) -> bool:
     """Whether the message is for `read_message` as it is: what is no message is too, it has the words."""
     if not _is(message):
         return True
+    if message.keys() in _BARE and type(message.get("content", "")) is str:
+        return True  # as most are
     if ("role" not in message and "from" not in message) or _filled(message, "parts"):
         return False
     content = message.get("content")
@@ -195,6 +197,7 @@ def _is_plain(message: Any) -> bool:
     )
 
 
+_BARE = ({"role", "content"}, {"from", "value"})
 BLOCKS = {"tool_use": "call", "tool_result": "result", "thinking": "thought", "redacted_thinking": "thought"}
 """Type of a content block of Anthropic's -> what it is."""
 CALLS = ("functionCall", "function_call", "toolUse")
