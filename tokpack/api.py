@@ -182,6 +182,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "strict": ("read", "strict"),
     "allow_bad": ("read", "allow_bad"),
     "block_mb": ("read", "block_mb"),
+    "max_line": ("read", "max_line_mb"),
     "clean": ("clean", "rules"),
     "special_in_content": ("clean", "special_in_content"),
     "mask_personal": ("clean", "mask_personal"),

@@ -186,7 +186,7 @@ def _kept_some(report: Path) -> bool:
 
 
 def _start(config: Config, workers: int, folder: Path) -> Run:
-    sources = open_sources(config.source)
+    sources = open_sources(config.source, config.read.max_line_mb << 20)
     for source in sources:
         if source.path == "-":
             raise UsageError(

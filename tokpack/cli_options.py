@@ -74,6 +74,10 @@ ShardFormat = Annotated[
 Val = Annotated[float | None, typer.Option(help="Share of conversations held out into OUT/validation.")]
 Seed = Annotated[int | None, typer.Option(help="Of shuffles and the hold-out (default 0).")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable row.")]
+MaxLine = Annotated[
+    int | None,
+    typer.Option("--max-line", help="Longest line, in MB; a longer one is an error (default 256)."),
+]
 AllowBad = Annotated[
     float | None, typer.Option(help="Share of unreadable rows that is fatal (default 0.05).")
 ]
@@ -124,6 +128,7 @@ def content_options(
     seed: Seed = None,
     strict: Strict = False,
     allow_bad: AllowBad = None,
+    max_line: MaxLine = None,
 ) -> None:
     """What to read and what to keep."""
 

@@ -67,6 +67,8 @@ class ReadConfig:
     """Largest share of unreadable rows; more is fatal."""
     block_mb: int = 8
     """Input worked on at once by each worker; smaller blocks need less memory and give the same rows."""
+    max_line_mb: int = 256
+    """A longer line, or element of a JSON array, is an error; memory is bounded by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +235,7 @@ class Config:
         """What the artefact depends on, as plain data without paths of this machine: for the manifest."""
         data: dict[str, Any] = _plain(dataclasses.asdict(self))
         del data["cost"]
+        del data["read"]["max_line_mb"]  # decides whether the run ends, not what is in it
         for source in data["source"]:
             source["path"] = portable_name(source["path"])
             if source["repeat"] == 1:
@@ -304,6 +307,7 @@ def _validate(config: Config) -> None:
         ),
         (0 <= config.read.allow_bad <= 1, "read.allow_bad", "a share between 0 and 1"),
         (1 <= config.read.block_mb <= 1024, "read.block_mb", "1 to 1024 MB"),
+        (1 <= config.read.max_line_mb <= 2047, "read.max_line_mb", "1 to 2047 MB"),
         (0 <= config.write.val < 1, "write.val", "a share between 0 and 1"),
         (1 <= config.write.shard_mb <= MOST_SHARD_MB, "write.shard_mb", f"1 to {MOST_SHARD_MB:,} MB"),
         (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),

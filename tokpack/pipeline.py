@@ -98,7 +98,7 @@ class Run:
             )
         planner(config.plan.planner)
         rules_of(config.clean)
-        sources = open_sources(config.source)
+        sources = open_sources(config.source, config.read.max_line_mb << 20)
         template = Path(config.render.chat_template) if config.render.chat_template else None
         tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
         for text in (tokenizer.chat_template, tokenizer.tool_template):

@@ -7,7 +7,6 @@ unreadable rows use theirs up. Parsing belongs to `normalize`; this module only 
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +18,16 @@ import xxhash
 
 from tokpack.errors import DataError, reading
 from tokpack.stages.read.faults import Unreadable, readable_rows
+from tokpack.stages.read.json_arrays import as_lines
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import BOM, decompress, open_hashing
 from tokpack.stages.read.tables import dataset_blocks, table_blocks
 
 BLOCK_BYTES = 8 << 20
 NEWLINE, SPACE = b"\n "
+WHITE = np.isin(np.arange(256), [*b" \t\r\x0b\x0c"])
+INDENT = 64
+"""White space that lines may begin with on the fast path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,31 +142,56 @@ def chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
 def _file_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
     with open_hashing(source) as raw:
         stream = decompress(raw, source)
-        if source.container == "json":
-            yield from _json_chunks(stream, source, block_bytes)
-        elif source.container in ("jsonl", "text"):
-            yield from _line_chunks(stream, block_bytes)
+        if source.container in ("json", "jsonl", "text"):
+            lines = as_lines(stream, source.path) if source.container == "json" else stream
+            yield from _line_chunks(lines, source, block_bytes)
         else:
             yield from _table_chunks(table_blocks(stream, source, block_bytes))
         source.sha256 = raw.hexdigest()
 
 
-def _line_chunks(stream: IO[bytes], block_bytes: int) -> Iterator[Chunk]:
-    """Whole lines, about `block_bytes` at a time; a longer line is a block of its own."""
+def _line_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:
+    """Whole lines, about `block_bytes` at a time; a longer line is a block of its own.
+
+    Raises DataError for a line of more than `source.max_line` bytes, and holds not much more of it.
+    """
     head = stream.read(3)
     rest, offset = ([], 3) if head == BOM else ([head], 0)
-    while data := stream.read(block_bytes):
+    held = line = 0
+    while data := stream.read(min(block_bytes, source.max_line + 1)):
         cut = data.rfind(b"\n") + 1
+        held += len(data)
         if not cut:
             rest.append(data)
+            if held > source.max_line:
+                raise _too_long(source, line)
             continue
         chunk = b"".join([*rest, data[:cut]])
-        rest = [data[cut:]]
-        yield _count_lines(chunk, offset)
+        rest, held = [data[cut:]], len(data) - cut
+        counted = _count_lines(chunk, offset)
+        if len(chunk) > source.max_line:
+            _check_lengths(chunk, source, line)
+        line += counted[1]
+        yield counted
         offset += len(chunk)
     last = b"".join(rest)
     if last.strip():
         yield _count_lines(last, offset)
+
+
+def _check_lengths(chunk: bytes, source: Source, before: int) -> None:
+    ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == NEWLINE)
+    longer = np.flatnonzero(np.diff(ends, prepend=-1) > source.max_line + 1)
+    if len(longer):
+        raise _too_long(source, before + int(longer[0]))
+
+
+def _too_long(source: Source, before: int) -> DataError:
+    return DataError(
+        f"a line of more than {source.max_line >> 20:,} MB",
+        where=f"{source.path}:{before + 1}",
+        hint="is the file what its name says? --max-line MB allows longer lines",
+    )
 
 
 def _count_lines(chunk: bytes, offset: int) -> Chunk:
@@ -171,47 +199,22 @@ def _count_lines(chunk: bytes, offset: int) -> Chunk:
     characters = np.frombuffer(chunk, np.uint8)
     starts = np.append(0, np.flatnonzero(characters == NEWLINE) + 1)
     starts = starts[starts < len(chunk)]
-    odd = starts[characters[starts] <= SPACE]
-    ends = [chunk.find(b"\n", start) for start in odd.tolist()]
-    blank = sum(not chunk[a : b if b >= 0 else None].strip() for a, b in zip(odd.tolist(), ends, strict=True))
+    blank = _blank(chunk, characters, starts[characters[starts] <= SPACE])
     return len(starts) - blank, len(starts), offset, chunk
 
 
-def _json_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:
-    """A JSON array becomes one JSON line an element; a `.json` file of JSON lines is read as such."""
-    text = stream.read()
-    body = text.removeprefix(BOM).lstrip()
-    if body[:1] != b"[":
-        if body.count(b"\n") and b"\n{" in body and _looks_like_lines(body):
-            yield from _line_chunks(io.BytesIO(text), block_bytes)
-            return
-        body = b"[" + body + b"]" if body else b"[]"
-    try:
-        rows = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"not a JSON array: {error}",
-            where=source.path,
-            hint="mend it there, or write one JSON object a line and name the file .jsonl",
-        ) from None
-    lines: list[bytes] = []
-    size = 0
-    for row in rows:
-        lines.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-        size += len(lines[-1])
-        if size >= block_bytes:
-            yield len(lines), len(lines), 0, b"\n".join(lines)
-            lines, size = [], 0
-    if lines:
-        yield len(lines), len(lines), 0, b"\n".join(lines)
-
-
-def _looks_like_lines(body: bytes) -> bool:
-    try:
-        json.loads(body[: body.index(b"\n")])
-    except (ValueError, RecursionError):
-        return False
-    return True
+def _blank(chunk: bytes, characters: Any, at: Any) -> int:
+    """How many of the lines that begin `at` these places hold white space alone."""
+    last, blank = len(chunk) - 1, 0
+    for _ in range(INDENT):
+        over = (characters[at] == NEWLINE) | (WHITE[characters[at]] & (at == last))
+        blank += int(over.sum())
+        at = at[~over & WHITE[characters[at]]] + 1
+        if not len(at):
+            return blank
+    ends = [chunk.find(b"\n", start) for start in at.tolist()]
+    whole = zip(at.tolist(), ends, strict=True)
+    return blank + sum(not chunk[start : end if end >= 0 else None].strip() for start, end in whole)
 
 
 def _table_chunks(tables: Iterator[pa.Table]) -> Iterator[Chunk]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from tokpack.errors import DataError
 from tokpack.stages.read.faults import FAULT, UNREADABLE
+from tokpack.stages.read.streams import Joined
 
 _HEAD_BYTES = 1 << 20
 _BLOCK_BYTES = 16 << 20
@@ -62,7 +63,7 @@ def csv_batches(stream: IO[bytes], where: str) -> Iterator[pa.RecordBatch]:
 
         place = 0
         empty = pa.RecordBatch.from_pylist([], schema=_schema(names))
-        tables = _open(io.BufferedReader(_Joined(head, text), _HEAD_BYTES), set_aside, names)
+        tables = _open(io.BufferedReader(Joined(head, text), _HEAD_BYTES), set_aside, names)
         checked = (_as_text(_without_end(batch), escaped.found) for batch in tables)
         for batch in chain(checked, [empty]):
             for whole in _with_misfits(batch, misfits, place):
@@ -223,18 +224,3 @@ class _Escaped(io.RawIOBase):
             self.found = True
         self._cut = data[used:]
         return whole
-
-
-class _Joined(io.RawIOBase):
-    """`head`, then the rest of `stream`."""
-
-    def __init__(self, head: bytes, stream: IO[bytes]) -> None:
-        self._head, self._stream = io.BytesIO(head), stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._head.read(len(buffer)) or self._stream.read(len(buffer)) or b""
-        buffer[: len(data)] = data
-        return len(data)

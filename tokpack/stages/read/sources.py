@@ -36,6 +36,7 @@ EXTENSIONS: dict[str, Container] = {
 }
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files of `datasets` about data: in a folder they are no data."""
+LONGEST_LINE = 256 << 20
 COMPRESSIONS = (".gz", ".zst")
 
 
@@ -52,11 +53,13 @@ class Source:
     sha256: str | None = None
     note: str = ""
     """What a user should know about how it is read."""
+    max_line: int = LONGEST_LINE
+    """Bytes of its longest line; more is an error."""
     head_only: bool = False
     """Only the first rows are read, not the file to its end."""
 
 
-def open_sources(configs: tuple[SourceConfig, ...]) -> list[Source]:
+def open_sources(configs: tuple[SourceConfig, ...], max_line: int = LONGEST_LINE) -> list[Source]:
     """Expand paths, folders and globs, in a stable order.
 
     Raises UsageError for what does not exist, DataError for what cannot be opened.
@@ -70,6 +73,8 @@ def open_sources(configs: tuple[SourceConfig, ...]) -> list[Source]:
     if sum(source.path == "-" for source in sources) > 1:
         raise UsageError("standard input is given twice", where="-", hint="it can be read once only")
     _make_names_unique(sources)
+    for source in sources:
+        source.max_line = max_line
     return sources
 
 

@@ -17,12 +17,14 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from tokpack.errors import reading, writing
+from tokpack.errors import DataError, reading, writing
 from tokpack.stages.read.remote import open_remote
 from tokpack.stages.read.sources import Source
 
 IN_MEMORY = 64 << 20
 """A fetched file that is larger lies on disk, in `TMPDIR`."""
+MOST_GROWTH, LEAST_BOMB = 1000, 1 << 30
+"""A compressed table that unpacks to more than so many times its size, and so many bytes, is a bomb."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -70,16 +72,26 @@ def decompress(raw: Hashing, source: Source) -> IO[bytes]:
 
 
 def seekable(stream: IO[bytes], source: Source) -> IO[bytes]:
-    """Parquet and Arrow files are read at random: compressed or piped ones are buffered whole, remote ones
-    that are read to their end are fetched once, into a temporary file."""
+    """Parquet and Arrow files are read at random: compressed and piped ones, and remote ones that are read to
+    their end, are fetched once, into a temporary file. Raises DataError for a decompression bomb."""
     if not isinstance(stream, Hashing) or not stream.seekable():
-        return io.BytesIO(stream.read())
-    return _fetched(stream) if "://" in source.path and not source.head_only else cast(IO[bytes], stream)
+        return _fetched(stream, source)
+    whole = "://" in source.path and not source.head_only
+    return _fetched(cast(IO[bytes], stream), source) if whole else cast(IO[bytes], stream)
 
 
-def _fetched(stream: Hashing) -> IO[bytes]:
+def _fetched(stream: IO[bytes], source: Source) -> IO[bytes]:
     file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - goes with its reader
+    most = max(LEAST_BOMB, MOST_GROWTH * source.size_bytes) if source.size_bytes and source.compression else 0
+    size = 0
     while data := stream.read(1 << 20):
+        size += len(data)
+        if most and size > most:
+            raise DataError(
+                f"it unpacks to more than {MOST_GROWTH:,} times its size",
+                where=source.path,
+                hint="it looks made to fill disks; unpack it yourself where it is not",
+            )
         with writing(Path(tempfile.gettempdir())):
             file.write(data)
     file.seek(0)
@@ -157,3 +169,18 @@ class Hashing(io.RawIOBase):
         if not self.closed:
             self._raw.close()
         super().close()
+
+
+class Joined(io.RawIOBase):
+    """`head`, then the rest of `stream`."""
+
+    def __init__(self, head: bytes, stream: IO[bytes]) -> None:
+        self._head, self._stream = io.BytesIO(head), stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._head.read(len(buffer)) or self._stream.read(len(buffer)) or b""
+        buffer[: len(data)] = data
+        return len(data)
