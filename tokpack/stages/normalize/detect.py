@@ -11,6 +11,7 @@ from tokpack.config import RANKED, SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.fields import TRUTHS, root, value_at
+from tokpack.stages.normalize.hints import way_out
 from tokpack.stages.normalize.layouts import Layout, find_layout, ranked_layout
 from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import FIELDS, LABELLED_BAD, TOKENS
@@ -53,7 +54,7 @@ def detect_shape(source: Source) -> Shape:
         raise UsageError(
             f"cannot recognise the rows of {source.name}; {held}",
             where=source.path,
-            hint=_way_out(source, columns),
+            hint=_way_out(source, columns, rows),
         )
     _check_tokens(fitting, columns, source)
     _check_label(fitting[0], config, rows, source)
@@ -122,11 +123,11 @@ def _expected(source: Source, fault: str) -> str:
     return "there are no rows in it: check the step that wrote it"
 
 
-def _way_out(source: Source, columns: list[str]) -> str:
+def _way_out(source: Source, columns: list[str], rows: list[dict[str, Any]]) -> str:
     marks = [mark for mark in ";\t|" if mark in "".join(columns)]
     if source.container == "csv" and len(columns) == 1 and marks:
         return f"cells are separated by {marks[0]!r}: save the file with commas"
-    way = "say what is what, for example --map prompt=question,completion=answer"
+    way = way_out(columns, rows)
     return f"{way}; {AS_TEXT}" if source.note else way
 
 

@@ -72,6 +72,7 @@ PAIR_PROMPTS = (
     "conversation",
     "question",
     "instruction",
+    "question.full_text",
     "query",
     "problem",
     "input",

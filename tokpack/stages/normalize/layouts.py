@@ -13,7 +13,7 @@ from typing import Any
 
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.better import ANSWERS, Better, find_better, two_answers
-from tokpack.stages.normalize.fields import PAIR_PROMPTS, Row, as_json, is_filled, value_at
+from tokpack.stages.normalize.fields import COMPLETIONS, PAIR_PROMPTS, Row, as_json, is_filled, value_at
 from tokpack.stages.normalize.turns import as_messages, text_turns
 
 Rows = Sequence[Row]
@@ -192,6 +192,8 @@ def _turns_in_text(present: Sequence[str], rows: Rows) -> Layout | None:
         chats = [turns for turns in map(text_turns, texts) if len(turns) > 1]
         if not chats or 2 * len(chats) < len(texts) or column.casefold() in ("chosen", "rejected", "text"):
             continue
+        if _holds_answers(column, present, rows):
+            continue
         if any(turn["role"] == "assistant" for turns in chats for turn in turns):
             answers = [c for c in present if c in ("output", "completion", "response", "answer", "target")]
             ends = any(turns[-1]["role"] == "user" for turns in chats)
@@ -203,6 +205,15 @@ def _turns_in_text(present: Sequence[str], rows: Rows) -> Layout | None:
                 "packs the text as it is",
             )
     return None
+
+
+def _holds_answers(column: str, present: Sequence[str], rows: Rows) -> bool:
+    """Whether the text repeats an answer that has a column of its own: a prompt written out for training."""
+    others = [name for name in present if name.casefold() in COMPLETIONS and name != column]
+    return any(
+        all(str(row.get(name)) in str(row.get(column)) for row in rows) and is_filled(_first(rows, name))
+        for name in others
+    )
 
 
 def _two_answers(present: Sequence[str], rows: Rows) -> Layout | None:

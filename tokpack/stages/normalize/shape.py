@@ -156,7 +156,7 @@ class Shape:
             beside,
             variables if name in TAKES else (),
             frozenset(present),
-            frozenset(mapping),
+            frozenset({*mapping, *_of_lists(columns)}),
             layout,
             Better.mapped(mapping, columns, rows) or (layout.better if layout else None),
             _message_keys(name, columns, held),
@@ -241,6 +241,13 @@ class Shape:
         if side == 1:
             found |= {"chosen": found.get("rejected"), "rejected": found.get("chosen")}
         return found | ({TIE: True} if side is None else {})
+
+
+def _of_lists(columns: Mapping[str, str]) -> set[str]:
+    """The field of conversations, where its column is called so: there a list of texts is one too."""
+    return (
+        {"conversations"} if columns.get("conversations", "").casefold().startswith("conversation") else set()
+    )
 
 
 def _message_keys(name: str, columns: Mapping[str, str], held: Columns) -> tuple[str, str]:
@@ -359,6 +366,10 @@ def _is_chat(values: list[Any]) -> bool:
     return any(as_messages(value) for value in values)
 
 
+def _is_list(values: list[Any]) -> bool:
+    return any(isinstance(as_json(value), list) and as_messages(value, named=True) for value in values)
+
+
 def _is_prompt(values: list[Any]) -> bool:
     return not values or _is_text(values) or _is_chat(values)
 
@@ -395,5 +406,5 @@ _TESTS: dict[str, Callable[[list[Any]], bool] | None] = {
 
 def _fit(target: str) -> Callable[[list[Any]], bool] | None:
     if target in ("messages", "conversations"):
-        return _is_chat
+        return _is_list
     return _is_prompt if target in NAMES else None

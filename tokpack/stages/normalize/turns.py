@@ -2,7 +2,7 @@
 
     [{"input": "Hi", "output": "Hello."}]                    Capybara
     [{"human": "Hi", "assistant": "Hello."}]                 ShareGPT in Chinese
-    ["Hi", "Hello."]                                         LIMA
+    ["Hi", "Hello."]                                         LIMA; in other columns only when asked for
     [{"role": "model", "parts": [{"text": "Hello."}]}]       Gemini, Vertex
     [{"role": "user", "content": [{"text": "Hi"}]}]          Bedrock Converse
     content blocks of type tool_use, tool_result, thinking   Anthropic
@@ -64,8 +64,10 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
         if pair := _pair_keys(first):
             return list(_paired(turns, *pair))
         return plain_messages(turns) if any(key in first for key in ROLE_KEYS) else None
+    if not named:
+        return None
     texts = value
-    if named and all(isinstance(item, list) for item in value):
+    if all(isinstance(item, list) for item in value):
         texts = [text for pair in value for text in pair]
     return _alternating(texts) if all(isinstance(text, str) for text in texts) else None
 

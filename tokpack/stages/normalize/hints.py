@@ -1,0 +1,114 @@
+"""The way out for rows of no known layout: the command to try, made from the file's own columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.fields import Row, as_json, is_filled
+from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS
+from tokpack.stages.normalize.shape import NAMES, Columns
+from tokpack.stages.normalize.turns import as_messages
+
+ASKING = re.compile(
+    r"prompt|question|quer(y|ies)|problem|instruction|input|user|human|article|document|source|dialogue|passage|premise"
+    r"|goal|task",
+    re.IGNORECASE,
+)
+ANSWERING = re.compile(
+    r"answer|response|output|completion|solution|target|summar|highlight|reply|assistant|generation|translation\b"
+    r"|code|result",
+    re.IGNORECASE,
+)
+BETTER = re.compile(r"chosen|prefer|accept|\bgood|\bwin|best|positive", re.IGNORECASE)
+WORSE = re.compile(r"reject|non_?prefer|dispref|\bbad|\blos|worst|negative", re.IGNORECASE)
+BESIDE = re.compile(r"context|passage|background", re.IGNORECASE)
+DEPTH = 3
+"""Levels that are looked into for texts."""
+SHOWN = 8
+
+
+def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Names the texts of the rows, the nearest format, and a command."""
+    held = Columns(columns, rows)
+    for column in columns:
+        if any(_is_chat(value) for value in held.values(column)):
+            return f"{column} looks like a chat: --map messages={column}"
+    texts = list(dict.fromkeys(path for row in rows for path, _ in _texts(row, "", DEPTH)))
+    if not texts:
+        return "no column holds a text: say what is what with --map prompt=COLUMN,completion=COLUMN"
+    command = _command(texts, held)
+    near = _near(held)
+    more = f"{', '.join(texts[:SHOWN])}{' and more' if len(texts) > SHOWN else ''}"
+    return f"try --map {command}; texts stand in {more}{f'; {near}' if near else ''}"
+
+
+def _is_chat(value: Any) -> bool:
+    messages = as_messages(value, named=True) or []
+    texts = [message.get("content") for message in messages if isinstance(message, dict)]
+    return len(messages) > 1 and all(isinstance(text, str) and " " in text for text in texts[:2])
+
+
+def _command(texts: list[str], held: Columns) -> str:
+    worse = _longest([path for path in texts if WORSE.search(path)], held)
+    better = _longest([path for path in texts if BETTER.search(path) and not WORSE.search(path)], held)
+    rest = [path for path in texts if path not in (better, worse)]
+    asked = _longest([path for path in rest if ASKING.search(path) and not ANSWERING.search(path)], held)
+    if better and worse:
+        prompt = f"prompt={asked}," if asked else ""
+        return f"{prompt}chosen={better},rejected={worse}"
+    answered = _longest([path for path in texts if ANSWERING.search(path) and path != asked], held)
+    long = sorted(texts, key=lambda path: -_length(path, held))
+    if not answered or not asked:
+        two = sorted([path for path in long if path not in (answered, asked)][:2], key=texts.index)
+        answered = answered or (two[-1] if two else "")
+        asked = asked or next((path for path in two if path != answered), "")
+    if not asked or not answered:
+        return f"text={long[0]}"
+    beside = next((path for path in texts if BESIDE.search(path) and path not in (asked, answered)), "")
+    given = f",input={beside}" if beside else ""
+    return f"prompt={asked}{given},completion={answered}"
+
+
+def _near(held: Columns) -> str:
+    """The format of which one column is missing, and which."""
+    for name, fields in FIELDS.items():
+        if name == TOKENS or name in CHATS or len(fields) < 2:
+            continue
+        found = {field: held.find(NAMES.get(field, (field,))) for field in fields}
+        missing = [field for field, columns in found.items() if not any(map(held.values, columns))]
+        if len(missing) == 1:
+            there = next(columns[0] for columns in found.values() if any(map(held.values, columns)))
+            kind = "a pair" if name == PREFERENCE else name
+            return f"with {there} it would be {kind} if {missing[0]} were named"
+    return ""
+
+
+def _texts(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
+    """(path, text) of the texts in a value; of a list the first entry."""
+    value = as_json(value) if path else value
+    if isinstance(value, str):
+        if path and is_filled(value):
+            yield path, value
+        return
+    if not depth:
+        return
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else [("0", value[0])]
+        if isinstance(value, list) and value
+        else []
+    )
+    for key, item in items:
+        yield from _texts(item, f"{path}.{key}" if path else str(key), depth - 1)
+
+
+def _longest(paths: list[str], held: Columns) -> str:
+    return max(paths, key=lambda path: _length(path, held), default="")
+
+
+def _length(path: str, held: Columns) -> int:
+    return sum(len(str(value)) for value in held.values(path))
