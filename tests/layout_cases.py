@@ -32,8 +32,6 @@ class Case:
     refused: str = ""
     """Part of the hint, for a layout that is read only when asked to, as `way` says."""
     way: dict[str, Any] = field(default_factory=dict)
-    parquet: bool = True
-    """False for rows that Parquet cannot hold."""
 
 
 def turns(*texts: str, system: str = "") -> list[tuple[str, str]]:
@@ -158,17 +156,6 @@ CHATS = [
         [[("user", Q), ("assistant", ""), ("tool", "3"), ("assistant", A)]],
         {"tools": [TOOL], "calls": [{"id": "t1", **CALL}]},
     ),
-    Case(
-        "Cohere chat",
-        {
-            "messages": [
-                {"role": "System", "content": S},
-                {"role": "User", "content": Q},
-                {"role": "Chatbot", "content": A},
-            ]
-        },
-        SQA,
-    ),
     Case("Bedrock, Cohere, Together prompts", {"prompt": Q, "completion": A}, QA),
     Case("OpenHermes 2.5", {"conversations": share(Q, A), "system_prompt": S, "id": "x", "views": 3}, SQA),
     Case(
@@ -181,7 +168,6 @@ CHATS = [
             ]
         },
         SQA,
-        {"loose": True},
     ),
     Case("UltraChat 200k", {"prompt": Q, "prompt_id": "x", "messages": msgs(Q, A, Q2, A2)}, TURNS4),
     Case("No Robots", {"prompt": Q, "prompt_id": "x", "messages": msgs(Q, A), "category": "QA"}, QA),
@@ -263,7 +249,6 @@ CHATS = [
         SQA,
     ),
     Case("Chats of from and value in messages", {"messages": share(Q, A)}, QA),
-    Case("Roles in capitals", {"conversations": share(Q, A, roles=("User", "Assistant"))}, QA),
     Case("Chats as JSON text", {"messages": json.dumps(msgs(Q, A))}, QA),
     Case(
         "Hermes function calling",
@@ -578,7 +563,6 @@ PAIRS = [
             "winner_tie": 0,
         },
         [turns(Q, A, Q2, A2), turns(Q, B, Q2, A2)],
-        {"loose": True},
     ),
 ]
 

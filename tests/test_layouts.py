@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from layout_cases import ASKED, CASES, Case
+from layout_cases import ASKED, CASES, TOOL, A, B, C, Case, Q, R, S, msgs, share
 
 from tokpack.config import SourceConfig
 from tokpack.errors import UsageError
+from tokpack.stages.normalize import normalize as stage
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.normalize.rows import row_to_document
+from tokpack.stages.normalize.unread import tell
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources
+from tokpack.stages.render.chat_template import ENVIRONMENT
+from tokpack.stages.render.message_fields import message_fields
 
 COLUMNS = ("roles", "contents", "extra", "drop_reason")
 
@@ -52,9 +60,7 @@ def test_each_layout_gives_the_documents_that_it_means(case, parquet, tmp_path):
         "arguments": extra.get("chat_template_kwargs"),
         "dropped": documents[0][3],
     }
-    assert {key: value for key, value in found.items() if value is not None} == {
-        key: value for key, value in case.more.items() if key != "loose"
-    }
+    assert {key: value for key, value in found.items() if value is not None} == case.more
 
 
 @pytest.mark.parametrize("case", ASKED, ids=by_name)
@@ -62,3 +68,115 @@ def test_a_layout_that_can_be_meant_in_two_ways_is_refused_with_the_command(case
     with pytest.raises(UsageError) as error:
         read(tmp_path, [case.row])
     assert case.refused in (error.value.hint or "")
+
+
+def test_the_table_of_layouts_in_the_docs_is_what_the_code_reads(docs_module):
+    page = docs_module.PAGE.read_text(encoding="utf-8")
+    assert docs_module.written(page) == page
+
+
+@pytest.fixture
+def docs_module():
+    path = Path(__file__).parents[1] / "docs" / "make_layout_table.py"
+    spec = importlib.util.spec_from_file_location("make_layout_table", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_not_read_is_named_with_an_example_and_what_may_matter_is_a_warning(tmp_path, caplog):
+    row = {"prompt": Q, "completion": A, "score": 3, "topic": "a pond of ducks, and of geese too"}
+    _, shape = read(tmp_path, [{**row, "empty": None}])
+    assert dict(shape.unread) == {"score": "'3'", "topic": "'a pond of ducks, and of geese...'"}
+    with caplog.at_level("INFO", "tokpack"):
+        tell(["rows.jsonl", "more.jsonl"], [shape, shape])
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [
+        (
+            "INFO",
+            "rows.jsonl and 1 more: prompt_completion (prompt from prompt, completion from completion); "
+            "not read: score '3', topic 'a pond of ducks, and of geese...'",
+        ),
+        (
+            "WARNING",
+            "rows.jsonl and 1 more: not read, and may matter: score (--map FIELD=COLUMN reads one)",
+        ),
+    ]
+
+
+@pytest.mark.parametrize("parquet", [False, True], ids=["jsonl", "parquet"])
+def test_every_field_can_be_mapped_also_by_a_path(parquet, tmp_path):
+    row = {
+        "ask": Q,
+        "say": A,
+        "meta": {"sys": S, "tools": [TOOL], "why": R},
+        "past": [["Hi", "Hello."]],
+        "more": C,
+        "args": {"enable_thinking": True},
+        "good": True,
+    }
+    fields = {
+        "prompt": "ask",
+        "completion": "say",
+        "system": "meta.sys",
+        "tools": "meta.tools",
+        "reasoning": "meta.why",
+        "history": "past",
+        "input": "more",
+        "chat_template_kwargs": "args",
+        "label": "good",
+    }
+    [(roles, contents, extra, dropped)], shape = read(tmp_path, [row], parquet, map=fields)
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    assert contents == [S, "Hi", "Hello.", f"{Q}\n{C}", A]
+    assert json.loads(extra) == {
+        "tools": [TOOL],
+        "chat_template_kwargs": {"enable_thinking": True},
+        "messages": [{}, {}, {}, {}, {"reasoning_content": R}],
+    }
+    assert (dropped, dict(shape.unread)) == (None, {})
+
+
+def test_the_better_answer_can_be_mapped_and_a_wrong_path_names_what_is_there(tmp_path):
+    row = {"q": Q, "first": B, "second": A, "vote": "second", "meta": {"x": 1}}
+    fields = {"prompt": "q", "chosen": "first", "rejected": "second", "better": "vote"}
+    documents, _ = read(tmp_path, [row], map=fields)
+    assert [contents[1] for _, contents, *_ in documents] == [A, B]
+    with pytest.raises(UsageError, match=r"nothing stands at 'meta.y'(.|\n)*meta holds '\{\"x\": 1\}'"):
+        read(tmp_path, [row], map=fields | {"system": "meta.y"})
+
+
+def test_of_two_answers_the_fuller_column_is_taken_and_said(tmp_path):
+    _, shape = read(tmp_path, [{"problem": Q, "answer": "3", "solution": "There are three ducks."}])
+    assert shape.columns["completion"] == "solution"
+    assert shape.notes == ("completion is solution, and answer would fit too",)
+
+
+def test_columns_of_a_prompt_and_an_answer_are_read_as_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "row_to_document", lambda row, shape: pytest.fail(f"row by row: {row}"))
+    rows = [{"system_prompt": S if i % 2 else "", "question": f"{Q} {i}", "response": A} for i in range(4)]
+    for parquet in (False, True):
+        documents, _ = read(tmp_path, rows, parquet)
+        assert [roles[0] for roles, *_ in documents] == ["user", "system"] * 2
+    chats = [{"system": S, "conversations": share(Q, A), "id": 1}]
+    assert read(tmp_path, chats)[0][0][1] == [S, Q, A]
+
+
+def test_a_system_message_that_is_there_already_appears_once(tmp_path):
+    rows = [{"system": S, "messages": msgs(Q, A, system=S)}, {"system": C, "messages": msgs(Q, A, system=S)}]
+    documents, _ = read(tmp_path, rows)
+    assert [contents for _, contents, *_ in documents] == [[S, Q, A], [C, S, Q, A]]
+
+
+def test_fields_of_messages_that_no_template_reads_are_left_out(tmp_path):
+    row = {"messages": [{**message, "country": "X", "custom": 1} for message in msgs(Q, A)]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    [source] = open_sources((SourceConfig(path=str(path)),))
+    shape = replace(
+        detect_shape(source), readable=message_fields(ENVIRONMENT.parse("{{ messages[0].custom }}"))
+    )
+    document = row_to_document(row, shape)
+    assert json.loads(document.extra) == {"messages": [{"custom": 1}] * 2}
+    whole = ENVIRONMENT.parse("{% for message in messages %}{{ message | tojson }}{% endfor %}")
+    assert message_fields(whole) is None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from tokpack.config import CleanConfig
 from tokpack.errors import DataError
@@ -33,6 +36,8 @@ def nothing_kept(documents: dict[str, Any], clean: CleanConfig, dropped: Path, q
     records = {dropped: documents["dropped"], quarantine: documents["quarantined"]}
     told = reasons_told(documents)
     first = ranked_reasons(documents)[0][0]
+    if example := _example(first, dropped, quarantine):
+        told += f"; the first {first}: {example}"
     way = WAYS_OUT.get(first, "see `tokpack analyze`")
     if first in rules_of(clean):
         way = f"check --format and --map; without that rule: --clean {clean.rules},-{first}"
@@ -41,3 +46,18 @@ def nothing_kept(documents: dict[str, Any], clean: CleanConfig, dropped: Path, q
         where=", ".join(str(path) for path, held in records.items() if held),
         hint=way,
     )
+
+
+def _example(reason: str, dropped: Path, quarantine: Path) -> str:
+    """Where the first document of a reason stands, and what its record says."""
+    if reason == UNREADABLE:
+        if not quarantine.is_file():
+            return ""
+        with quarantine.open(encoding="utf-8") as lines:
+            record = json.loads(next(lines, "{}"))
+        return f"{record['source']}:{record['row']}, {record['reason']}" if record else ""
+    if not dropped.is_file():
+        return ""
+    [row] = pl.scan_parquet(dropped).filter(pl.col("reason") == reason).head(1).collect().to_dicts() or [{}]
+    told = [f"{row['source']}:{row['row']}", row["detail"]] if row else []
+    return ", ".join(part for part in told if part)

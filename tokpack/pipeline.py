@@ -121,6 +121,8 @@ class Run:
         renderer = Renderer(tokenizer, options)
         if renderer.uses_date:
             config = replace(config, render=replace(settings, date=str(renderer.date)))
+        readable = renderer.message_fields
+        shapes = [replace(shape, readable=readable) for shape in shapes]
         return Run(
             config,
             tokenizer,

@@ -140,7 +140,9 @@ def _finish(
     # An empty document has no piece, and nothing to train either.
     alive = documents["drop_reason"].is_null().to_numpy() & ~np.isin(np.arange(len(lengths)), list(dropped))
     for position in np.flatnonzero(alive & (per_document == 0)):
-        dropped[int(position)] = (NO_TRAINED_TOKENS, f"{lengths[position]} tokens, none with a label")
+        roles = ", ".join(dict.fromkeys(str(role) for role in documents["roles"][int(position)]))
+        said = f"; its roles: {roles}" if roles else ""
+        dropped[int(position)] = (NO_TRAINED_TOKENS, f"{lengths[position]} tokens, none with a label{said}")
     for torn in [p for p in dropped if pairs and p ^ 1 not in dropped]:
         dropped[torn ^ 1] = (PAIR_DROPPED, f"{documents['doc_id'][torn]} {dropped[torn][0]}")
     keep = ~np.isin(document, list(dropped))

@@ -135,6 +135,31 @@ TEMPLATE_VARIABLES = (
     "reasoning_effort",
 )
 """Columns of these names are arguments of the chat template."""
+OF_MESSAGES = frozenset(
+    {
+        "role",
+        "from",
+        "content",
+        "value",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "reasoning_content",
+        "reasoning",
+        "thinking",
+        "train",
+        "training",
+        "trainable",
+        "loss",
+        "loss_mask",
+        "masked",
+        "mask",
+        "weight",
+        "loss_weight",
+    }
+)
+"""Fields of messages that mean something whatever the template reads."""
 SWITCHES = frozenset(
     {"on", "off", "yes", "no", "true", "false", "none", "null", "low", "medium", "high", "auto", ""}
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,14 @@ def text_column(column: pa.ChunkedArray) -> pl.Series | None:
 
 
 def message_lists(
-    column: pa.ChunkedArray, keys: tuple[str, str], slow: Bools
+    column: pa.ChunkedArray,
+    keys: tuple[str, str],
+    slow: Bools,
+    reads: Callable[[str], bool] = lambda key: True,
 ) -> tuple[pl.Series, pl.Series] | None:
     """(roles, contents), a list a row, of a column of message lists with `keys` for role and content.
 
-    Marks in `slow` the rows that hold more; None for a column of another type.
+    Marks in `slow` the rows that hold more in a field that is read; None for a column of another type.
     """
     role_key, content_key = keys
     lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
@@ -43,9 +47,11 @@ def message_lists(
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     messages = lists.flatten()
     odd = messages.is_null().to_numpy(zero_copy_only=False)
+    elsewhere = ~filled(pc.struct_field(messages, content_key))
     for field in struct:
         if field.name not in (role_key, content_key):
-            odd = odd | filled(pc.struct_field(messages, field.name))
+            more = filled(pc.struct_field(messages, field.name))
+            odd = odd | (more if reads(field.name) else more & elsewhere)
     roles = pc.struct_field(messages, role_key).cast(pa.large_string())
     if role_key == "from":
         named = pl.Series(pl.from_arrow(roles))

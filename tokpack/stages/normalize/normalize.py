@@ -171,7 +171,7 @@ def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
         return (*pairs, slow) if pairs else None
     if shape.format in CHATS:
         column = table.column(next(iter(shape.columns.values())))
-        lists = message_lists(column, keys_of(column.type), slow)
+        lists = message_lists(column, keys_of(column.type), slow, shape.reads)
         return ("chat", *_after_system(*lists, table, shape, slow), slow) if lists else None
     texts: dict[str, pl.Series] = {}
     for target, name in shape.columns.items():

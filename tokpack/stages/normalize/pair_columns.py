@@ -6,6 +6,7 @@ of equal length that differ in their last message alone. The others are left to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ def pair_lists(table: pa.Table, shape: Shape, slow: Bools) -> tuple[str, pl.Seri
     columns: dict[str, _Turns] = {}
     for field, name in shape.columns.items():
         if name in table.column_names:
-            turns = _turns(table.column(name), _ROLES[field], slow)
+            turns = _turns(table.column(name), _ROLES[field], slow, shape.reads)
             if turns is None:
                 return None
             columns[field] = turns
@@ -74,7 +75,7 @@ def pair_lists(table: pa.Table, shape: Shape, slow: Bools) -> tuple[str, pl.Seri
     )
 
 
-def _turns(column: pa.ChunkedArray, role: str, slow: Bools) -> _Turns | None:
+def _turns(column: pa.ChunkedArray, role: str, slow: Bools, reads: Callable[[str], bool]) -> _Turns | None:
     texts = text_column(column)
     if texts is not None:
         roles = pl.Series([[role]], dtype=pl.List(pl.String)).new_from_index(0, len(texts))
@@ -85,7 +86,7 @@ def _turns(column: pa.ChunkedArray, role: str, slow: Bools) -> _Turns | None:
         column = pa.chunked_array([pa.LargeListArray.from_arrays(ends, struct)])
     if not is_list(column.type) or not pa.types.is_struct(column.type.value_type):
         return None
-    lists = message_lists(column, keys_of(column.type), slow)
+    lists = message_lists(column, keys_of(column.type), slow, reads)
     return _Turns(*lists, False) if lists else None
 
 

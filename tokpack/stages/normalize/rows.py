@@ -198,6 +198,8 @@ def read_message(message: Any, where: str) -> tuple[str | None, str | None, dict
         raise RowError(f"{where} is {kind_of(message)}, not a message")
     if len(message) == 2 and (bare := _bare_message(message, where)) is not None:
         return bare
+    if not message.keys() & {"role", "from", "content", "value"}:
+        raise RowError(f"{where} has neither role nor content")
     sharegpt = "from" in message and "role" not in message
     role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
     role, content = message.get(role_key), message.get(content_key)

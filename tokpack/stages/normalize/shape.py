@@ -118,6 +118,8 @@ class Shape:
     better: Better | None = None
     message_keys: tuple[str, str] = ("role", "content")
     """How the messages of a chat name who speaks, and what."""
+    readable: frozenset[str] | None = None
+    """Names among which are all fields of messages that the chat template reads; None: any may be."""
     notes: tuple[str, ...] = ()
     """What the user should know of the choice of columns."""
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -153,14 +155,14 @@ class Shape:
             name,
             columns,
             frozenset((late | slow | set(variables)) - set(columns.values())),
-            beside,
-            variables if name in TAKES else (),
-            frozenset(present),
-            frozenset({*mapping, *_of_lists(columns)}),
-            layout,
-            Better.mapped(mapping, columns, rows) or (layout.better if layout else None),
-            _message_keys(name, columns, held),
-            tuple(notes + ([layout.note] if layout and layout.note else [])),
+            beside=beside,
+            variables=variables if name in TAKES else (),
+            present=frozenset(present),
+            named=frozenset({*mapping, *_of_lists(columns)}),
+            layout=layout,
+            better=Better.mapped(mapping, columns, rows) or (layout.better if layout else None),
+            message_keys=_message_keys(name, columns, held),
+            notes=(*notes, *([layout.note] if layout and layout.note else [])),
         )
 
     @property
@@ -227,13 +229,27 @@ class Shape:
             found = self._sorted(found, row)
         for target in found.keys() & _HELD.keys():
             value = found[target]
+            if target in _CHATS:
+                value = found[target] = as_json(value)
             if value is not None and not (isinstance(value, str) and target not in self.named):
                 found[target] = _HELD[target](value, target in self.named)
+            if isinstance(found[target], list) and target not in ("tools", "system"):
+                found[target] = [self._readable(message) for message in found[target]]
         arguments = {name: row[name] for name in self.variables if is_filled(row.get(name))}
         if arguments:
             given = as_json(found.get("chat_template_kwargs"))
             found["chat_template_kwargs"] = arguments | (given if isinstance(given, dict) else {})
         return found
+
+    def _readable(self, message: Any) -> Any:
+        """A message without the fields that nothing reads."""
+        if self.readable is None or not isinstance(message, dict):
+            return message
+        return {key: value for key, value in message.items() if self.reads(key)}
+
+    def reads(self, key: str) -> bool:
+        """Whether a field of a message may matter: to the template, or to us."""
+        return self.readable is None or key in self.readable or key in fields.OF_MESSAGES
 
     def _sorted(self, found: dict[str, Any], row: Row) -> dict[str, Any]:
         assert self.better is not None
@@ -262,6 +278,9 @@ def _message_keys(name: str, columns: Mapping[str, str], held: Columns) -> tuple
                 else ("role", "content")
             )
     return default
+
+
+_CHATS = ("messages", "conversations")
 
 
 def _messages(value: Any, named: bool) -> Any:

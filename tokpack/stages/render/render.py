@@ -27,6 +27,7 @@ from tokpack.errors import UsageError
 from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
 from tokpack.stages.render.left_out import UNCLOSED_TURNS
+from tokpack.stages.render.message_fields import message_fields
 from tokpack.stages.render.pieces import Ints, Shape, Spans, Verbatim, assemble, is_columnar
 from tokpack.stages.render.reference import (
     RenderedRow,
@@ -104,6 +105,17 @@ class Renderer:
         with self._lock:
             if message not in self.warnings:
                 self.warnings.append(message)
+
+    @property
+    def message_fields(self) -> frozenset[str] | None:
+        """Names among which are all fields of messages that a template reads; None: any may be."""
+        found: set[str] = set()
+        for finder in (self.finder, self.tool_finder):
+            fields = message_fields(finder.template.tree) if finder else frozenset()
+            if fields is None:
+                return None
+            found |= fields
+        return frozenset(found)
 
     @property
     def uses_date(self) -> bool:
