@@ -28,15 +28,37 @@ def write(path: Path, rows: list[Any]) -> Path:
 @pytest.mark.parametrize(
     ("rows", "options", "told", "way"),
     [
-        (NO_ANSWER, {}, "of 2 documents 2 no_answer", "--clean default,-no_answer"),
-        (UNREADABLE, {"allow_bad": 1.0}, "of 1 document 1 unreadable", "--format and --map"),
-        (GOOD, {"budget": "2"}, "of 8 documents 8 over_budget", "--budget"),
-        (GOOD, {"max_length": 4}, "of 8 documents 8 overlong", "--max-length"),
-        (GOOD, {"val": 0.99999}, "of 8 documents 8 held_out", "--val"),
+        (
+            NO_ANSWER,
+            {},
+            "of 2 documents 2 no_answer; the first no_answer: a.jsonl:1",
+            "--clean default,-no_answer",
+        ),
+        (
+            UNREADABLE,
+            {"allow_bad": 1.0},
+            "of 1 document 1 unreadable; the first unreadable: a.jsonl:1, "
+            "messages[1].content is a number, not a string",
+            "--format and --map",
+        ),
+        (
+            GOOD,
+            {"budget": "2"},
+            "of 8 documents 8 over_budget; the first over_budget: a.jsonl:1",
+            "--budget",
+        ),
+        (
+            GOOD,
+            {"max_length": 4},
+            "of 8 documents 8 overlong; the first overlong: a.jsonl:1, 19 tokens, capacity 4",
+            "--max-length",
+        ),
+        (GOOD, {"val": 0.99999}, "of 8 documents 8 held_out; the first held_out: a.jsonl:1", "--val"),
         (
             [*NO_ANSWER, *UNREADABLE, *GOOD],
             {"allow_bad": 1.0, "max_length": 4},
-            "of 11 documents 8 overlong, 2 no_answer, 1 unreadable",
+            "of 11 documents 8 overlong, 2 no_answer, 1 unreadable; the first overlong: a.jsonl:4, "
+            "19 tokens, capacity 4; the first unreadable: a.jsonl:3, messages[1].content is a number, not a string",
             "--max-length",
         ),
     ],

@@ -36,8 +36,9 @@ def nothing_kept(documents: dict[str, Any], clean: CleanConfig, dropped: Path, q
     records = {dropped: documents["dropped"], quarantine: documents["quarantined"]}
     told = reasons_told(documents)
     first = ranked_reasons(documents)[0][0]
-    if example := _example(first, dropped, quarantine):
-        told += f"; the first {first}: {example}"
+    for reason in dict.fromkeys([first, UNREADABLE]):
+        if example := _example(reason, dropped, quarantine):
+            told += f"; the first {reason}: {example}"
     way = WAYS_OUT.get(first, "see `tokpack analyze`")
     if first in rules_of(clean):
         way = f"check --format and --map; without that rule: --clean {clean.rules},-{first}"
