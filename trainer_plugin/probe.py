@@ -10,7 +10,9 @@ A leak shows as a difference near the control; rounding stays far below it. So a
 difference is exactly zero, or both under the tolerance for the dtype (relative to the largest logit) and
 under a tenth of the control, which keeps the probe from being blind on models whose logits hardly depend on
 context. Packed against alone in 16 bits compares means over tokens, and with a fifth. Sliding windows and
-chunks are shortened while it runs, so that short documents reach beyond them.
+chunks are shortened while it runs, so that short documents reach beyond them. Over a large
+vocabulary the logits of some tokens of each document are compared, not of all: the head would take longer
+than the rest of the model.
 
 A dozen short passes: seconds for a small model, and the only proof that holds for every architecture: of the
 decoder models in transformers some leak without any warning.
@@ -54,6 +56,8 @@ GRADIENT_LIMIT = 1e-6
 """Largest gradient at another document's tokens, relative to the own ones. Nothing but a path makes one."""
 
 PROBE_TOKENS = 384
+PROBE_LOGITS = 1 << 24
+"""Logits of one pass, about: of tokens that are spread evenly over the row."""
 WINDOW = 16
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
@@ -109,6 +113,17 @@ class _Case(NamedTuple):
     documents: list[np.ndarray]
     seed: int
 
+    @property
+    def places(self) -> np.ndarray:
+        """Tokens of the row whose logits are compared, at least two of each document: int64[K], ascending."""
+        total = sum(map(len, self.documents))
+        step = max(1, total * text_config(self.model).vocab_size // PROBE_LOGITS)
+        whole = step == 1 or inner_model(self.model).get_output_embeddings() is None
+        if whole or strategy_of(self.model) == "loop":  # which calls the head once a document
+            return np.arange(total)
+        ends = np.cumsum([len(document) for document in self.documents])
+        return np.unique(np.concatenate([np.arange(total - 1, -1, -step), ends - 1, ends - 2]))
+
     def changed(self, number: int) -> list[np.ndarray]:
         """The documents, one of them replaced by other random tokens."""
         rng = np.random.default_rng(self.seed + 1)
@@ -134,20 +149,20 @@ def _probe_documents(
 
 def _run_checks(case: _Case, notes: list[str]) -> tuple[Check, ...]:
     model, documents = case.model, case.documents
-    packed = _packed_logits(model, documents)
+    places = case.places
+    packed = _packed_logits(model, documents, places)
     first = case.changed(0)
-    leaked = [
-        _packed_logits(model, [np.concatenate(row)])[0][len(documents[0]) :] for row in (documents, first)
-    ]
+    behind = np.searchsorted(places, len(documents[0]))
+    leaked = [_packed_logits(model, [np.concatenate(row)], places)[0][behind:] for row in (documents, first)]
     largest = _Largest(max(float(logits.abs().max()) for logits in packed), leaked)
     against_alone = _TokenMean(leaked) if packed[0].dtype in (torch.float16, torch.bfloat16) else largest
     checks = [
-        largest.check(CHANGED_FIRST, _packed_logits(model, first)[1:], packed[1:]),
-        largest.check(CHANGED_LAST, _packed_logits(model, case.changed(-1))[:-1], packed[:-1]),
-        against_alone.check(ALONE, packed, _alone_logits(model, documents)),
+        largest.check(CHANGED_FIRST, _packed_logits(model, first, places)[1:], packed[1:]),
+        largest.check(CHANGED_LAST, _packed_logits(model, case.changed(-1), places)[:-1], packed[:-1]),
+        against_alone.check(ALONE, packed, _alone_logits(model, documents, places)),
     ]
     if all(one.ok for one in checks):
-        checks.append(_gradient_check(model, documents))
+        checks.append(_gradient_check(model, documents, places))
     notes.append(f"leaking documents would move the logits by {largest.leak:.1e}")
     notes.extend(_cache_note(case, packed, largest))
     return tuple(checks)
@@ -195,7 +210,9 @@ class _TokenMean(_Largest):
 def _cache_note(case: _Case, packed: Logits, largest: _Largest) -> list[str]:
     """What `use_cache=True` would do: transformers then ignores the document boundaries without a warning."""
     try:
-        moved = largest.distance(_packed_logits(case.model, case.documents, use_cache=True), packed)
+        moved = largest.distance(
+            _packed_logits(case.model, case.documents, case.places, use_cache=True), packed
+        )
     except Exception:  # a model that refuses is safe
         return []
     if moved <= TOLERANCE.get(packed[0].dtype, 5e-2):
@@ -203,7 +220,10 @@ def _cache_note(case: _Case, packed: Logits, largest: _Largest) -> list[str]:
     return [f"use_cache=True would leak ({moved:.1e}): the trainer keeps it off, own loops must too"]
 
 
-def _packed_logits(model: Any, documents: list[np.ndarray], use_cache: bool = False) -> Logits:
+def _packed_logits(
+    model: Any, documents: list[np.ndarray], places: np.ndarray, use_cache: bool = False
+) -> Logits:
+    """Logits of each document at the places of the row that lie in it."""
     row = {
         "input_ids": np.concatenate(documents),
         "labels": np.full(sum(map(len, documents)), IGNORE_INDEX),
@@ -211,11 +231,33 @@ def _packed_logits(model: Any, documents: list[np.ndarray], use_cache: bool = Fa
     }
     batch = PackedCollator()([row])
     del batch["labels"]
-    logits = unmasked(model(**fit_batch(model, batch), **cache_option(model, use_cache)).logits[0])
-    return list(logits.split([len(document) for document in documents]))
+    with _head_at(model, places, sum(map(len, documents))):
+        logits = unmasked(model(**fit_batch(model, batch), **cache_option(model, use_cache)).logits[0])
+    return list(logits.split([len(part) for part in _places_by_document(documents, places)]))
 
 
-def _alone_logits(model: Any, documents: list[np.ndarray]) -> Logits:
+def _places_by_document(documents: list[np.ndarray], places: np.ndarray) -> list[np.ndarray]:
+    """The places in each document, counted from its start."""
+    ends = np.cumsum([len(document) for document in documents])
+    parts = np.split(places, np.searchsorted(places, ends[:-1]))
+    return [part - start for part, start in zip(parts, [0, *ends[:-1]], strict=True)]
+
+
+@contextmanager
+def _head_at(model: Any, places: np.ndarray, total: int) -> Iterator[None]:
+    """The head makes logits at these places alone; nothing changes where they are all there are."""
+    if len(places) == total:
+        yield
+        return
+    head = inner_model(model).get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _module, args: (args[0][:, places], *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _alone_logits(model: Any, documents: list[np.ndarray], places: np.ndarray) -> Logits:
     """Each document by the plain call, with the attention that transformers itself brings."""
     inner = inner_model(model)
     ours = attention_of(model) == NAME
@@ -224,18 +266,22 @@ def _alone_logits(model: Any, documents: list[np.ndarray]) -> Logits:
     try:
         option = cache_option(model, False)
         device = next(inner.parameters()).device
-        ids = [torch.as_tensor(document, device=device)[None] for document in documents]
-        return [unmasked(model(input_ids=document, **option).logits[0]) for document in ids]
+        logits = []
+        for document, own in zip(documents, _places_by_document(documents, places), strict=True):
+            ids = torch.as_tensor(document, device=device)[None]
+            with _head_at(model, own, len(document)):
+                logits.append(unmasked(model(input_ids=ids, **option).logits[0]))
+        return logits
     finally:
         if ours:
             inner.set_attn_implementation(NAME)
 
 
-def _gradient_check(model: Any, documents: list[np.ndarray]) -> Check:
+def _gradient_check(model: Any, documents: list[np.ndarray], places: np.ndarray) -> Check:
     """One loss, on one document, in training mode: some models take other kernels there."""
     middle = len(documents) // 2
     with _training(model), _embedding_leaves(model) as leaves:
-        logits = _packed_logits(model, documents)[middle]
+        logits = _packed_logits(model, documents, places)[middle]
         logits.float().square().mean().backward()
     gradients = [leaf.grad.float().reshape(-1, leaf.shape[-1]) for leaf in leaves if leaf.grad is not None]
     start = sum(map(len, documents[:middle]))

@@ -1,0 +1,56 @@
+"""The isolation probe over a large vocabulary: it looks at the logits of few tokens, and still sees leaks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_decoders import build
+from trainer_rows import tiny_llama
+
+from trainer_plugin import prepare_model, probe, probe_isolation
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Logits of every fourth token."""
+    total = 21 + 40 + 17
+    monkeypatch.setattr(probe, "PROBE_LOGITS", total * 128 // 4)
+
+
+def tokens_of_the_head(model):
+    """How many tokens each call of the head gets, filled as the model runs."""
+    seen = []
+    model.get_output_embeddings().register_forward_hook(
+        lambda _module, args, _output: seen.append(args[0].shape[1])
+    )
+    return seen
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss", "mamba", "bloom"])
+def test_sound_models_pass_on_the_logits_of_few_tokens(few, family):
+    model = build(family)
+    prepare_model(model, "auto")
+    seen = tokens_of_the_head(model)
+    report = probe_isolation(model)
+    assert report.ok, report
+    assert max(seen) < 30 or report.strategy == "loop"  # which runs the head once a document
+
+
+@pytest.mark.parametrize("leak", ["packed", "training"])
+def test_leaks_are_seen_on_the_logits_of_few_tokens(few, monkeypatch, leak):
+    from transformers import masking_utils
+
+    model = tiny_llama("sdpa" if leak == "packed" else "tokpack")
+    if leak == "packed":
+        monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
+    else:
+        model.model.layers[0].mlp.register_forward_hook(
+            lambda module, _args, out: out + 0.01 * out.mean(1, keepdim=True) if module.training else out
+        )
+    assert not probe_isolation(model).ok
