@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from layout_cases import ASKED, CASES, TOOL, A, B, C, Case, Q, R, S, msgs, share
+from layout_cases import A2, ASKED, CASES, TOOL, A, B, C, Case, Q, R, S, msgs, share
 
 from tokpack.config import SourceConfig
 from tokpack.errors import UsageError
@@ -180,3 +180,47 @@ def test_fields_of_messages_that_no_template_reads_are_left_out(tmp_path):
     assert json.loads(document.extra) == {"messages": [{"custom": 1}] * 2}
     whole = ENVIRONMENT.parse("{% for message in messages %}{{ message | tojson }}{% endfor %}")
     assert message_fields(whole) is None
+
+
+def node(name, parent, text, rank=None, **more):
+    role = "prompter" if text.endswith("?") else "assistant"
+    return {"message_id": name, "parent_id": parent, "text": text, "role": role, "rank": rank,
+            "message_tree_id": "a", "deleted": False, **more}  # fmt: skip
+
+
+TREE = [
+    node("d", "b", "And geese?"),
+    node("a", None, Q),
+    node("c", "a", B, 1),
+    node("b", "a", A, 0),
+    node("e", "d", A2, 0),
+    node("f", "d", "Gone.", 1, deleted=True),
+]
+
+
+@pytest.mark.parametrize("parquet", [False, True], ids=["jsonl", "parquet"])
+def test_trees_of_messages_are_refused_with_the_formats_that_join_them(parquet, tmp_path):
+    with pytest.raises(UsageError) as error:
+        read(tmp_path, TREE, parquet)
+    assert "--format tree " in error.value.hint
+    best, _ = read(tmp_path, TREE, parquet, format="tree")
+    assert [contents for _, contents, *_ in best] == [[Q, A, "And geese?", A2]]
+    every, _ = read(tmp_path, TREE, parquet, format="tree_paths")
+    assert [(contents, extra) for _, contents, extra, _ in every] == [
+        ([Q, A, "And geese?", A2], None),
+        ([Q, B], None),
+    ]
+
+
+def test_an_answer_that_paths_share_is_trained_once_and_nested_trees_are_joined_too(tmp_path):
+    more = [*TREE, node("g", "d", "None.", 2)]
+    every, _ = read(tmp_path, more, format="tree_paths")
+    assert [contents[-1] for _, contents, *_ in every] == [A2, "None.", B]
+    assert json.loads(every[1][2])["messages"][1] == {"train": False}
+    nested = {"message_tree_id": "a", "prompt": {**node("a", None, Q), "replies": [
+        {**node("b", None, A, 0), "replies": []}, {**node("c", None, B, 1), "replies": []},
+    ]}}  # fmt: skip
+    with pytest.raises(UsageError, match="--format tree follows"):
+        read(tmp_path, [nested])
+    documents, _ = read(tmp_path, [nested], format="tree")
+    assert [contents for _, contents, *_ in documents] == [[Q, A]]

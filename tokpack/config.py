@@ -27,8 +27,20 @@ from tokpack.printable import portable_name
 ShardFormat = Literal["arrow", "parquet"]
 
 Format = Literal[
-    "auto", "preference", "ranked", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"
+    "auto",
+    "preference",
+    "ranked",
+    "tree",
+    "tree_paths",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "text",
+    "tokens",
 ]
+TREES = ("tree", "tree_paths")
+"""Rows that are messages of trees, read as conversations: one a tree, or one for each path."""
 RANKED: Format = "ranked"
 """Rows whose answers stand in a list with a score each; read as pairs of the best and the worst."""
 MOST_COPIES = 1000

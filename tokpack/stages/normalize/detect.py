@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokpack.config import RANKED, SourceConfig
+from tokpack.config import RANKED, TREES, SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.fields import TRUTHS, root, value_at
@@ -91,6 +91,8 @@ def _formats(config: SourceConfig, layout: Layout | None) -> list[str]:
     """The formats to try, in order: those that have a place for every field that the user named."""
     if config.format == RANKED:
         return [PREFERENCE]
+    if config.format in TREES:
+        return ["messages"]
     if config.format != "auto":
         return [config.format]
     named = set(config.map)

@@ -403,6 +403,13 @@ LAYOUTS: tuple[Layout, ...] = (
         name="message trees",
         needs=("message_id", "text", "role", "message_tree_id"),
         reason="each row is one message of a tree: alone it is no conversation",
-        hint="--format tree joins them along parent_id, following the best ranked answers",
+        hint="--format tree joins them along parent_id, following the best ranked answers; "
+        "--format tree_paths takes every path",
+    ),
+    Layout(
+        name="nested trees",
+        needs=("prompt.replies", "prompt.text"),
+        reason="each row is a tree of messages, not one conversation",
+        hint="--format tree follows the best ranked answers; --format tree_paths takes every path",
     ),
 )

@@ -16,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from tokpack.config import TREES
 from tokpack.errors import DataError, reading
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.json_arrays import as_lines
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import BOM, decompress, open_hashing
 from tokpack.stages.read.tables import dataset_blocks, table_blocks
+from tokpack.stages.read.trees import conversations
 
 BLOCK_BYTES = 8 << 20
 NEWLINE, SPACE = b"\n "
@@ -125,10 +127,8 @@ def chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
     """A source in pieces that end at a row's end; its `sha256` is set after the last."""
     with reading(source.path):
         try:
-            if source.container == "dataset":
-                yield from _table_chunks(dataset_blocks(source, block_bytes))
-            else:
-                yield from _file_chunks(source, block_bytes)
+            made = _rows_as_they_are(source, block_bytes)
+            yield from _tree_chunks(made, source, block_bytes) if source.config.format in TREES else made
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -137,6 +137,29 @@ def chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
                 where=source.path,
                 hint="the file is damaged or cut off: fetch it again, or take it out of the inputs",
             ) from None
+
+
+def _rows_as_they_are(source: Source, block_bytes: int) -> Iterator[Chunk]:
+    if source.container == "dataset":
+        yield from _table_chunks(dataset_blocks(source, block_bytes))
+    else:
+        yield from _file_chunks(source, block_bytes)
+
+
+def _tree_chunks(made: Iterator[Chunk], source: Source, block_bytes: int) -> Iterator[Chunk]:
+    """Conversations, as lines of JSON, of rows that are messages of trees. The file is in memory whole."""
+    blocks = (Block(0, 0, 0, 0, rows, lines, data, offset) for rows, lines, offset, data in made)
+    rows = [row for block in blocks for row in rows_of(block, source)]
+    lines: list[bytes] = []
+    size = offset = 0
+    for line in conversations(rows, every=source.config.format == "tree_paths"):
+        lines.append(line + b"\n")
+        size += len(lines[-1])
+        if size >= block_bytes:
+            yield len(lines), len(lines), offset, b"".join(lines)
+            lines, size, offset = [], 0, offset + size
+    if lines:
+        yield len(lines), len(lines), offset, b"".join(lines)
 
 
 def _file_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
