@@ -115,8 +115,20 @@ CASES: dict[str, Cases] = {
         ],
     ),
     "null_content": Cases(
-        drop=[ask("Hi", None), Doc([("user", None), ("assistant", "Hello")])],
-        keep=[ask("Hi", "null"), ask("Hi", "")],
+        drop=[
+            ask("Hi", None),
+            Doc([("user", None), ("assistant", "Hello")]),
+            Doc(
+                [("user", "Weather?"), ("assistant", None), ("user", "And?"), ("assistant", None)],
+                extra=CALLS,
+            ),
+            Doc([("user", "Weather?"), ("user", None), ("assistant", "Rain.")], extra=CALLS),
+        ],
+        keep=[
+            ask("Hi", "null"),
+            ask("Hi", ""),
+            Doc([("user", "Weather?"), ("assistant", None)], extra=CALLS),
+        ],
     ),
     "no_answer": Cases(
         drop=[Doc([("user", "Hi")]), Doc([("system", "Be brief."), ("user", "Hi")]), Doc([])],
@@ -128,6 +140,8 @@ CASES: dict[str, Cases] = {
             ask("Hi", " \n\t\u00a0\u3000"),
             text("\n"),
             Doc([("user", "a"), ("assistant", ""), ("user", "b"), ("assistant", "B")]),
+            Doc([("user", "Weather?"), ("assistant", ""), ("tool", "rain"), ("assistant", "")], extra=CALLS),
+            Doc([("user", "Weather?"), ("assistant", "")], extra=CALLS.replace("calls", "calls_of")),
         ],
         keep=[
             ask("2 + 2", "4"),

@@ -199,11 +199,14 @@ def test_the_artefacts_files_and_columns_are_documented():
 
 
 def test_every_format_container_and_ending_is_documented():
-    from tokpack.stages.normalize.rows import FIELDS, OPTIONAL, ROLE_ALIASES, TOKENS
+    from tokpack.stages.normalize.roles import ROLE_ALIASES
+    from tokpack.stages.normalize.rows import FIELDS, OPTIONAL, TOKENS
+    from tokpack.stages.normalize.training import MASKED, TRAINED, WEIGHTS
     from tokpack.stages.read.sources import COMPRESSIONS, EXTENSIONS
 
     page = read("docs/input-formats.md")
     words = [*FIELDS, *EXTENSIONS, *EXTENSIONS.values(), *COMPRESSIONS, *ROLE_ALIASES]
+    words += [*TRAINED, *WEIGHTS, *MASKED]
     words += [field for fields in FIELDS.values() for field in fields] + list(OPTIONAL[TOKENS])
     assert not {word for word in words if f"`{word}`" not in page}
 

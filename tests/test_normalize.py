@@ -149,12 +149,21 @@ def test_function_calls_of_sharegpt_become_tool_calls(tmp_path):
     ("message", "row", "reason"),
     [
         ({"train": "false"}, {}, r"messages\[2\].train is a string, not true or false"),
-        ({"train": 0}, {}, r"messages\[2\].train is a number"),
-        ({"weight": "0"}, {}, r"messages\[2\].weight is a string, not a number"),
-        ({"loss_weight": False}, {}, r"messages\[2\].weight is true or false"),
-        ({}, {"tools": {"name": "f"}}, "tools is an object, not a list"),
+        ({"training": 2}, {}, r"messages\[2\].training is 2: only 0, not trained, and 1"),
+        ({"weight": "0"}, {}, r"messages\[2\].weight is a string, not 0 or 1"),
+        ({"loss_weight": 0.5}, {}, r"messages\[2\].loss_weight is 0.5: only 0"),
+        ({"loss": 0.25}, {}, r"messages\[2\].loss is 0.25"),
+        ({"weight": 2}, {}, r"messages\[2\].weight is 2"),
+        (
+            {"train_detail": [{"begin_offset": 0, "end_offset": 3, "train": False}]},
+            {},
+            r"messages\[2\].train_de",
+        ),
+        ({}, {"tools": 5}, "tools is a number, not a list"),
         ({}, {"tools": '["f"]'}, r"tools\[1\] is a string, not an object"),
-        ({"weight": 0.5, "train": None}, {"tools": ""}, None),
+        ({}, {"tools": "[{'name': 'f'}]"}, "tools is what Python prints, not JSON"),
+        ({"tool_calls": "{"}, {}, r"messages\[2\].tool_calls is not JSON"),
+        ({"weight": 1.0, "train": None, "train_detail": []}, {"tools": ""}, None),
     ],
 )
 def test_directions_and_tools_that_cannot_be_read_are_quarantined(tmp_path, message, row, reason):

@@ -24,7 +24,7 @@ import polars as pl
 
 from tokpack.errors import UsageError, near_matches
 from tokpack.stages.messages import Messages
-from tokpack.stages.normalize.rows import ROLE_ALIASES
+from tokpack.stages.normalize.roles import ROLE_ALIASES
 
 Extra = dict[str, Any]
 FROM_ROLE = {"user": "human", "assistant": "gpt", "tool": "observation"}

@@ -9,6 +9,7 @@ Expressions see the documents' columns and derived ones, made once and only wher
     answers   contents of assistant turns, or the text: list      answer   the last of them
     prompts   all other contents: list                            prompt   the last of them
     text      all contents, one a line                            tokens   length, after tokenize
+    answers_without_call, contents_without_call   the same, but for assistant turns that call a tool
     partner   contents of a pair's other document                 partner_extra   its `extra`
 
 A rule's name is its drop reason; the first rule that hits wins. Special tokens written out in the contents
@@ -19,6 +20,7 @@ are dealt with first, so that an answer that is nothing but `<|endoftext|>` coun
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -38,7 +40,8 @@ from tokpack.stages.special_tokens import NONE, SpecialTokens, treat_special_tok
 TOKENS = "tokens"
 PARTNER = {"partner": "contents", "partner_extra": "extra"}
 """Derived column -> the other document's column; only pairs have them, and rules that read them."""
-DERIVED = ("answers", "answer", "prompts", "prompt", "text", *PARTNER)
+WITHOUT_CALL = ("answers_without_call", "contents_without_call")
+DERIVED = ("answers", "answer", "prompts", "prompt", "text", *WITHOUT_CALL, *PARTNER)
 
 
 @dataclass(slots=True)
@@ -206,6 +209,10 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
             documents = documents.with_columns(messages.lists(messages.contents, which).alias(many))
         if last in wanted:
             documents = documents.with_columns(pl.col(many).list.last().alias(last))
+    if wanted & set(WITHOUT_CALL):
+        told = ~_calling(documents["extra"], messages)
+        for name, which in zip(WITHOUT_CALL, (mine & told, told), strict=True):
+            documents = documents.with_columns(messages.lists(messages.contents, which).alias(name))
     for name in wanted & PARTNER.keys():
         other = documents[PARTNER[name]].gather(partners(documents))
         documents = documents.with_columns(other.alias(name))
@@ -214,3 +221,12 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
             pl.col("contents").list.join("\n", ignore_nulls=True).alias("text")
         )
     return documents
+
+
+def _calling(extra: pl.Series, messages: Messages) -> npt.NDArray[np.bool_]:
+    """Which messages are the assistant's and call a tool: read one by one where a document holds calls."""
+    calling = np.zeros(len(messages.roles), dtype=bool)
+    for document in extra.str.contains('"tool_calls"', literal=True).fill_null(False).arg_true().to_list():
+        for place, more in enumerate(json.loads(extra[document]).get("messages") or []):
+            calling[messages.offsets[document] + place] = bool(more and more.get("tool_calls"))
+    return calling & as_bool(messages.roles == "assistant")

@@ -17,6 +17,7 @@ from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import FIELDS, LABELLED_BAD, TOKENS
 from tokpack.stages.normalize.shape import Columns, Shape, known_fields
 from tokpack.stages.normalize.unread import shown, unread_columns
+from tokpack.stages.normalize.values import is_repr
 from tokpack.stages.read.blocks import chunks
 from tokpack.stages.read.containers import AS_TEXT, recognise
 from tokpack.stages.read.faults import Unreadable, readable_rows
@@ -126,6 +127,9 @@ def _expected(source: Source, fault: str) -> str:
 
 
 def _way_out(source: Source, columns: list[str], rows: list[dict[str, Any]]) -> str:
+    printed = [name for name in columns if any(is_repr(row.get(name)) for row in rows)]
+    if printed:
+        return f"{printed[0]} is what Python prints, not JSON: write it with json.dumps, or save as JSONL"
     marks = [mark for mark in ";\t|" if mark in "".join(columns)]
     if source.container == "csv" and len(columns) == 1 and marks:
         return f"cells are separated by {marks[0]!r}: save the file with commas"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from tokpack.stages.normalize.training import DIRECTIONS
+
 Row = Mapping[str, Any]
 
 PROMPTS = (
@@ -148,15 +150,7 @@ OF_MESSAGES = frozenset(
         "reasoning_content",
         "reasoning",
         "thinking",
-        "train",
-        "training",
-        "trainable",
-        "loss",
-        "loss_mask",
-        "masked",
-        "mask",
-        "weight",
-        "loss_weight",
+        *DIRECTIONS,
     }
 )
 """Fields of messages that mean something whatever the template reads."""

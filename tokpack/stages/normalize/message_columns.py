@@ -11,12 +11,31 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokpack.stages.normalize.rows import ROLE_ALIASES
+from tokpack.stages.normalize.roles import CALLS, role_names
+from tokpack.stages.normalize.values import NOTHING
 
 Bools = npt.NDArray[np.bool_]
 
 OPENAI = ("role", "content")
 SHAREGPT = ("from", "value")
+_TALK = r"^[\s\x1c-\x1f]*(\[\s*\{|Human:)"
+
+
+def says_something(column: pa.ChunkedArray) -> Bools:
+    """Which rows hold more than what `is_nothing` names."""
+    if is_list(column.type):
+        result: Bools = pc.fill_null(pc.greater(pc.list_value_length(column), 0), False).to_numpy()
+        return result
+    texts = text_column(column)
+    if texts is None:
+        return filled(column)
+    nothing = texts.str.strip_chars().str.to_lowercase().is_in(list(NOTHING))
+    return (~nothing.fill_null(True)).to_numpy()
+
+
+def holds_talk(texts: pl.Series) -> Bools:
+    """Which texts may be messages in JSON, or turns of `Human:` and `Assistant:`."""
+    return texts.str.contains(_TALK).fill_null(False).to_numpy()
 
 
 def text_column(column: pa.ChunkedArray) -> pl.Series | None:
@@ -25,39 +44,32 @@ def text_column(column: pa.ChunkedArray) -> pl.Series | None:
 
 
 def message_lists(
-    column: pa.ChunkedArray,
-    keys: tuple[str, str],
-    slow: Bools,
-    reads: Callable[[str], bool] = lambda key: True,
+    column: pa.ChunkedArray, slow: Bools, reads: Callable[[str], bool] = lambda key: True
 ) -> tuple[pl.Series, pl.Series] | None:
-    """(roles, contents), a list a row, of a column of message lists with `keys` for role and content.
+    """(roles, contents), a list a row, of a column of message lists.
 
     Marks in `slow` the rows that hold more in a field that is read; None for a column of another type.
     """
-    role_key, content_key = keys
     lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if not is_list(lists.type):
         return None
-    struct = lists.type.value_type
-    if not pa.types.is_struct(struct) or {role_key, content_key} - {field.name for field in struct}:
-        return None
-    if not all(is_text(struct.field(key).type) for key in (role_key, content_key)):
+    messages = lists.flatten()
+    keys = _keys(messages)
+    if keys is None:
         return None
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    messages = lists.flatten()
     odd = messages.is_null().to_numpy(zero_copy_only=False)
-    elsewhere = ~filled(pc.struct_field(messages, content_key))
-    for field in struct:
-        if field.name not in (role_key, content_key):
+    roles, contents = (pc.struct_field(messages, key).cast(pa.large_string()) for key in keys)
+    elsewhere = ~filled(contents)
+    for field in messages.type:
+        if field.name not in keys:
             more = filled(pc.struct_field(messages, field.name))
             odd = odd | (more if reads(field.name) else more & elsewhere)
-    roles = pc.struct_field(messages, role_key).cast(pa.large_string())
-    if role_key == "from":
-        named = pl.Series(pl.from_arrow(roles))
-        odd = odd | named.is_in(["function_call", "tool_call"]).fill_null(False).to_numpy()
-        roles = named.replace(ROLE_ALIASES).to_arrow().cast(pa.large_string())
-    contents = pc.struct_field(messages, content_key).cast(pa.large_string())
+    odd = odd | (elsewhere & ~filled(roles))
+    named = role_names(pl.Series(pl.from_arrow(roles)))
+    odd = odd | named.is_in(CALLS).fill_null(False).to_numpy()
+    roles = named.to_arrow().cast(pa.large_string())
     document_of = np.repeat(np.arange(len(lengths)), lengths)
     slow[document_of[odd]] = True
     slow |= lists.is_null().to_numpy(zero_copy_only=False)
@@ -67,13 +79,19 @@ def message_lists(
     return pair[0], pair[1]
 
 
-def keys_of(column: pa.DataType) -> tuple[str, str]:
-    """How the messages of a column name role and content."""
-    struct = column.value_type if is_list(column) else column
-    if not pa.types.is_struct(struct):
-        return OPENAI
-    names = {field.name for field in struct}
-    return SHAREGPT if "from" in names and "role" not in names else OPENAI
+def _keys(messages: pa.Array) -> tuple[str, str] | None:
+    """Under which keys messages hold role and content; None where they are not texts."""
+    if not pa.types.is_struct(messages.type):
+        return None
+    names = [field.name for field in messages.type]
+    found = [
+        keys
+        for keys in (OPENAI, SHAREGPT)
+        if all(names.count(key) == 1 and is_text(messages.type.field(key).type) for key in keys)
+    ]
+    if len(set(names)) < len(names) or not found:
+        return None
+    return next((keys for keys in found if filled(pc.struct_field(messages, keys[0])).any()), found[0])
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -26,12 +26,19 @@ import pyarrow as pa
 from tokpack.printable import printable
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.json_lines import read_json_lines
-from tokpack.stages.normalize.message_columns import filled, keys_of, message_lists, text_column
+from tokpack.stages.normalize.message_columns import (
+    filled,
+    holds_talk,
+    message_lists,
+    says_something,
+    text_column,
+)
 from tokpack.stages.normalize.pair_columns import pair_lists
 from tokpack.stages.normalize.pair_rows import row_to_pair
 from tokpack.stages.normalize.raw_rows import dumped, lines_of, odd_rows, parse_line
-from tokpack.stages.normalize.rows import CHATS, FIELDS, RowDocument, RowError, row_to_document
+from tokpack.stages.normalize.rows import CHATS, FIELDS, RowDocument, row_to_document
 from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.values import RowError
 from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
@@ -165,13 +172,14 @@ def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
     if shape.row_by_row:
         return None
     for name in shape.slow_columns & set(table.column_names):
-        slow |= filled(table.column(name))
+        test = says_something if name in shape.may_say_nothing else filled
+        slow |= test(table.column(name))
     if shape.format == PREFERENCE:
         pairs = pair_lists(table, shape, slow)
         return (*pairs, slow) if pairs else None
     if shape.format in CHATS:
         column = table.column(next(iter(shape.columns.values())))
-        lists = message_lists(column, keys_of(column.type), slow, shape.reads)
+        lists = message_lists(column, slow, shape.reads)
         return ("chat", *_after_system(*lists, table, shape, slow), slow) if lists else None
     texts: dict[str, pl.Series] = {}
     for target, name in shape.columns.items():
@@ -180,6 +188,8 @@ def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
             if values is None:
                 return None
             texts[target] = values.alias(target)
+            if shape.format == "prompt_completion":
+                slow |= holds_talk(values)
     kind = "text" if shape.format == "text" else "prompt_completion"
     for required in FIELDS[shape.format]:
         if required not in texts:

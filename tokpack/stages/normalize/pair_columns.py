@@ -15,8 +15,7 @@ import pyarrow as pa
 
 from tokpack.stages.normalize.message_columns import (
     Bools,
-    is_list,
-    keys_of,
+    holds_talk,
     message_lists,
     text_column,
 )
@@ -78,15 +77,14 @@ def pair_lists(table: pa.Table, shape: Shape, slow: Bools) -> tuple[str, pl.Seri
 def _turns(column: pa.ChunkedArray, role: str, slow: Bools, reads: Callable[[str], bool]) -> _Turns | None:
     texts = text_column(column)
     if texts is not None:
+        slow |= holds_talk(texts)
         roles = pl.Series([[role]], dtype=pl.List(pl.String)).new_from_index(0, len(texts))
         return _Turns(roles, texts.to_frame("text").select(pl.concat_list("text")).to_series(), True)
     if pa.types.is_struct(column.type):
         struct = column.combine_chunks()
         ends = pa.array(np.arange(len(struct) + 1, dtype=np.int64))
         column = pa.chunked_array([pa.LargeListArray.from_arrays(ends, struct)])
-    if not is_list(column.type) or not pa.types.is_struct(column.type.value_type):
-        return None
-    lists = message_lists(column, keys_of(column.type), slow, reads)
+    lists = message_lists(column, slow, reads)
     return _Turns(*lists, False) if lists else None
 
 

@@ -14,23 +14,19 @@ Only the completion is trained. Where that is not simply the last message, the m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from tokpack.stages.normalize.message_rows import Turn, messages_in, read_messages
 from tokpack.stages.normalize.rows import (
     TIED_PAIR,
     RowDocument,
-    RowError,
-    Turn,
     around,
-    dump,
     history_of,
-    kind_of,
-    read_message,
-    read_text,
     with_system,
 )
 from tokpack.stages.normalize.shape import TIE, Shape
+from tokpack.stages.normalize.values import RowError, dump, kind_of, read_text
 
 _HH_TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -39,35 +35,44 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 def row_to_pair(row: Mapping[str, Any], shape: Shape) -> tuple[RowDocument, RowDocument]:
     """The chosen and the rejected document. Raises RowError for a row of the wrong shape."""
     row = shape.canonical(row)
-    prompt, chosen, rejected = (row.get(field) for field in ("prompt", "chosen", "rejected"))
+    prompt, chosen, rejected = (
+        messages_in(row.get(field), field) for field in ("prompt", "chosen", "rejected")
+    )
     dropped = TIED_PAIR if row.get(TIE) else None
     before = history_of(row)
     if isinstance(prompt, str) and row.get("input"):
         prompt += "\n" + read_text(row["input"], "input")
-    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
-        turns = with_system([*before, ("user", read_text(prompt, "prompt"), {})], row)
-        more, kind = around(row, turns), "prompt_completion"
-        good: list[Turn] = [("assistant", read_text(chosen, "chosen"), {})]
-        bad: list[Turn] = [("assistant", read_text(rejected, "rejected"), {})]
-        return _document(kind, turns, good, more, dropped), _document(kind, turns, bad, more, dropped)
-    asked, good, bad = _split(prompt, _turns(chosen, "chosen", prompt), _turns(rejected, "rejected", prompt))
-    asked = with_system(before + asked, row)
+    talks = _hh_talks(chosen, rejected)
+    kind = "chat"
+    good, bad = talks or (_turns(chosen, "chosen", "assistant"), _turns(rejected, "rejected", "assistant"))
+    asked = [] if prompt is None else _turns(prompt, "prompt", "user")
+    if not talks and all(isinstance(value, str) for value in (prompt, chosen, rejected)):
+        asked, kind = before + asked, "prompt_completion"
+    else:
+        asked, good, bad = _split(before, asked, good, bad, isinstance(prompt, str))
+    asked = with_system(asked, row)
     more = around(row, asked)
-    return _document("chat", asked, good, more, dropped), _document("chat", asked, bad, more, dropped)
+    return _document(kind, asked, good, more, dropped), _document(kind, asked, bad, more, dropped)
 
 
-def _turns(value: Any, where: str, prompt: Any) -> list[Turn]:
-    """An answer, or a whole conversation, as turns."""
+def _turns(value: Any, where: str, role: str) -> list[Turn]:
+    """A text, or a list of messages, as turns."""
     if isinstance(value, str):
-        turns = _hh_turns(read_text(value, where)) if prompt is None else []
-        return turns or [("assistant", read_text(value, where), {})]
-    if isinstance(value, dict):
-        return [read_message(value, where)]
+        return [(role, read_text(value, where), {})]
     if not isinstance(value, list):
-        raise RowError(f"{where} is {kind_of(value)}, not an answer or a list of messages")
-    if not value:
+        wanted = "a string" if role == "user" else "an answer or a list of messages"
+        raise RowError(f"{where} is {kind_of(value)}, not {wanted}")
+    if not value and role == "assistant":
         raise RowError(f"{where} holds no message")
-    return [read_message(message, f"{where}[{number}]") for number, message in enumerate(value, 1)]
+    return read_messages(value, where)
+
+
+def _hh_talks(chosen: Any, rejected: Any) -> tuple[list[Turn], list[Turn]] | None:
+    """Both as turns, where both are texts of turns."""
+    if not (isinstance(chosen, str) and isinstance(rejected, str)):
+        return None
+    good, bad = _hh_turns(read_text(chosen, "chosen")), _hh_turns(read_text(rejected, "rejected"))
+    return (good, bad) if good and bad else None
 
 
 def _hh_turns(text: str) -> list[Turn]:
@@ -83,32 +88,55 @@ def _hh_turns(text: str) -> list[Turn]:
 
 
 def _split(
-    prompt: Any, chosen: list[Turn], rejected: list[Turn]
+    before: list[Turn], asked: list[Turn], chosen: list[Turn], rejected: list[Turn], is_text: bool
 ) -> tuple[list[Turn], list[Turn], list[Turn]]:
-    """(prompt, chosen, rejected), the prompt taken off conversations that hold it."""
-    if isinstance(prompt, list):
-        asked = [read_message(message, f"prompt[{number}]") for number, message in enumerate(prompt, 1)]
-    elif isinstance(prompt, dict):
-        asked = [read_message(prompt, "prompt")]
-    else:
-        asked = [("user", read_text(prompt, "prompt"), {})] if prompt is not None else []
-    whole = "assistant" not in (chosen[0][0], rejected[0][0])
-    if whole and not isinstance(prompt, str) and asked:
-        whole = chosen[: len(asked)] == asked == rejected[: len(asked)]
-    if whole:
-        shared = _common(chosen, rejected)
-        asked, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    """(prompt, chosen, rejected), every turn once: conversations may hold the prompt, or its end."""
+    anew = "assistant" not in (chosen[0][0], rejected[0][0])
+    if anew and is_text:
+        asked = []  # conversations say it in a turn of their own
+    if asked and before and _said(before[0]) == _said(asked[0]):
+        before = before[1:]
+    lead = before + asked
+    if again := _overlap(lead, chosen, rejected):
+        lead = lead[:-again]
+    elif not anew:
         if not asked:
-            raise RowError("chosen and rejected begin with no common message: there is no prompt")
-    elif not asked:
-        raise RowError("there is no prompt: name its column, --map prompt=COLUMN")
-    return asked, chosen, rejected
+            raise RowError("there is no prompt: name its column, --map prompt=COLUMN")
+        return lead, chosen, rejected
+    elif asked:
+        if chosen[0][0] != "system" and not (_holds(chosen, asked) and _holds(rejected, asked)):
+            return lead, chosen, rejected
+        lead = before
+    shared = _common(chosen, rejected)
+    if not shared:
+        raise RowError("chosen and rejected begin with no common message: there is no prompt")
+    return lead + chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _common(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> int:
+def _said(turn: Turn) -> tuple[str | None, str, Any]:
+    """What makes two turns the same; names, dates and other fields do not."""
+    role, content, extra = turn
+    return role, (content or "").strip(), extra.get("tool_calls")
+
+
+def _overlap(lead: list[Turn], *talks: list[Turn]) -> int:
+    """How many of the last turns of `lead` all `talks` begin with; at least one turn is left to each."""
+    end = [_said(turn) for turn in lead]
+    begin = [[_said(turn) for turn in talk[:-1]] for talk in talks]
+    most = min(len(end), *map(len, begin))
+    return next((n for n in range(most, 0, -1) if all(turns[:n] == end[-n:] for turns in begin)), 0)
+
+
+def _holds(talk: list[Turn], asked: list[Turn]) -> bool:
+    """Whether the turns of `asked` stand one after another in `talk`, before its last turn."""
+    said, wanted = [_said(turn) for turn in talk[:-1]], [_said(turn) for turn in asked]
+    return any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
+
+
+def _common(chosen: list[Turn], rejected: list[Turn]) -> int:
     """Turns that both begin with; at least one is left to each."""
     most = min(len(chosen), len(rejected)) - 1
-    return next((i for i in range(most) if chosen[i] != rejected[i]), most)
+    return next((i for i in range(most) if _said(chosen[i]) != _said(rejected[i])), most)
 
 
 def _document(
@@ -116,7 +144,7 @@ def _document(
 ) -> RowDocument:
     turns = [*prompt, *completion]
     extras = [extra for _, _, extra in turns]
-    marked = any(extra.keys() & {"train", "weight"} for extra in extras)
+    marked = any("train" in extra for extra in extras)
     if marked or [role for role, _, _ in completion] != ["assistant"]:
         extras[: len(prompt)] = [extra | {"train": False} for extra in extras[: len(prompt)]]
     document = more | ({"messages": extras} if any(extras) else {})

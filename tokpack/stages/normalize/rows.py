@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.calls import TOOLS, read_tools
 from tokpack.stages.normalize.fields import TRUTHS, as_json, is_filled
+from tokpack.stages.normalize.message_rows import Turn, message_list, messages_in, read_messages
+from tokpack.stages.normalize.turns import as_messages
+from tokpack.stages.normalize.values import RowError, decoded, dump, kind_of, read_text
 from tokpack.stages.read.faults import UNREADABLE
 
 if TYPE_CHECKING:
@@ -34,30 +37,12 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     PREFERENCE: ("prompt",),
     TOKENS: ("labels", "attention_mask"),
 }
-SLOW_COLUMNS = frozenset({"tools", "functions", "system", "history", "chat_template_kwargs", UNREADABLE})
+SLOW_COLUMNS = frozenset({*TOOLS, "system", "history", "chat_template_kwargs", UNREADABLE})
 """Columns that change the document, for the row-by-row path where the first rows lack them."""
 LABELLED_BAD, TIED_PAIR = "labelled_bad", "tied_pair"
 """Drop reasons of rows that say of themselves that nothing good is to be learned."""
-ROLE_ALIASES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-    "function": "tool",
-}
-
-
-Turn = tuple[str | None, str | None, dict[str, Any]]
-"""Role, content, further fields."""
 KWARGS = "chat_template_kwargs"
 """Key of `extra` for arguments of the chat template that a row brings."""
-
-
-class RowError(ValueError):
-    """The row is not of the shape it should be; the message is the reason shown to the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +63,7 @@ def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     if shape.format in CHATS:
         return _document("chat", _chat(row, next(iter(FIELDS[shape.format]))), row)
     prompt_field, answer_field = FIELDS[shape.format]
-    prompt, answer = row.get(prompt_field), row.get(answer_field)
+    prompt, answer = (messages_in(row.get(field), field) for field in (prompt_field, answer_field))
     if isinstance(prompt, list) or isinstance(answer, list):
         return _document("chat", _conversational(prompt, answer, row), row)
     asked = _with_input(read_text(prompt, prompt_field), row)
@@ -143,7 +128,7 @@ def turns_before(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     turns: list[tuple[str, str]] = []
     if row.get("system"):
         turns.append(("system", read_text(row["system"], "system")))
-    history = as_json(row.get("history")) or []
+    history = decoded(row.get("history"), "history") or []
     if not isinstance(history, list):
         raise RowError(f"history is {kind_of(history)}, not a list of [question, answer] pairs")
     for pair in history:
@@ -159,12 +144,11 @@ def history_of(row: Mapping[str, Any]) -> list[Turn]:
 
 
 def _chat(row: Mapping[str, Any], column: str) -> list[Turn]:
-    messages = row.get(column)
-    if isinstance(messages, str) and messages.lstrip().startswith("["):
-        messages = parsed(messages, column)
-    if not isinstance(messages, list):
-        raise RowError(f"{column} is {kind_of(messages)}, not a list of messages")
-    turns = [read_message(message, f"{column}[{number}]") for number, message in enumerate(messages, 1)]
+    value = row.get(column)
+    messages = message_list(value, column)
+    if isinstance(value, str):
+        messages = as_messages(messages) or messages
+    turns = read_messages(messages, column)
     if is_filled(row.get("completion")):
         turns.append(("assistant", read_text(row["completion"], "completion"), {}))
     return with_system(turns, row)
@@ -177,88 +161,6 @@ def with_system(turns: list[Turn], row: Mapping[str, Any]) -> list[Turn]:
     text = read_text(row["system"], "system")
     told = bool(turns) and turns[0][0] == "system" and (turns[0][1] or "").strip() == text.strip()
     return turns if told else [("system", text, {}), *turns]
-
-
-def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"tools": [...]}` of the columns `tools` and `functions`, or nothing."""
-    value = row.get("tools") or row.get("functions")
-    if not value:
-        return {}
-    tools = parsed(value, "tools")
-    if not isinstance(tools, list):
-        raise RowError(f"tools is {kind_of(tools)}, not a list")
-    for number, tool in enumerate(tools, 1):
-        if not isinstance(tool, dict):
-            raise RowError(f"tools[{number}] is {kind_of(tool)}, not an object")
-    return {"tools": tools}
-
-
-def read_message(message: Any, where: str) -> tuple[str | None, str | None, dict[str, Any]]:
-    if not isinstance(message, dict):
-        raise RowError(f"{where} is {kind_of(message)}, not a message")
-    if len(message) == 2 and (bare := _bare_message(message, where)) is not None:
-        return bare
-    if not message.keys() & {"role", "from", "content", "value"}:
-        raise RowError(f"{where} has neither role nor content")
-    sharegpt = "from" in message and "role" not in message
-    role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
-    role, content = message.get(role_key), message.get(content_key)
-    if role is not None and not isinstance(role, str):
-        raise RowError(f"{where}.{role_key} is {kind_of(role)}, not a string")
-    extra = {
-        key: value
-        for key, value in message.items()
-        if key not in (role_key, content_key) and value not in (None, [])
-    }
-    if "loss_weight" in extra:
-        extra["weight"] = extra.pop("loss_weight")
-    _check_directions(extra, where)
-    if sharegpt and role in ("function_call", "tool_call"):
-        calls = parsed(content, f"{where}.value")
-        calls = calls if isinstance(calls, list) else [calls]
-        extra["tool_calls"] = [{"type": "function", "function": call} for call in calls]
-        return "assistant", "", extra
-    if sharegpt:
-        role = ROLE_ALIASES.get(role, role) if role else role
-    return _checked(role, where), _content(content, where), extra
-
-
-def _bare_message(message: Mapping[str, Any], where: str) -> Turn | None:
-    """A message of a role and a text alone, as most are: the same as the long way, sooner."""
-    role, text = message.get("role"), message.get("content")
-    if type(role) is not str or type(text) is not str:
-        name, text = message.get("from"), message.get("value")
-        role = ROLE_ALIASES.get(name) if type(name) is str else None
-        if role is None or type(text) is not str:
-            return None
-    return _checked(role, where), _checked(text, where), {}
-
-
-def _check_directions(extra: Mapping[str, Any], where: str) -> None:
-    """What says whether a message is trained must be readable: `"train": "false"` is not."""
-    train, weight = extra.get("train", True), extra.get("weight", 1)
-    if not isinstance(train, bool):
-        raise RowError(f"{where}.train is {kind_of(train)}, not true or false")
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise RowError(f"{where}.weight is {kind_of(weight)}, not a number")
-
-
-def _content(content: Any, where: str) -> str | None:
-    """A string, or content parts of type text joined."""
-    if content is None:
-        return None
-    if not isinstance(content, list):
-        return read_text(content, f"{where}.content")
-    parts = []
-    for part in content:
-        if isinstance(part, str):
-            parts.append(part)
-        elif isinstance(part, dict) and part.get("type") == "text":
-            parts.append(read_text(part.get("text"), f"{where}.content[].text"))
-        else:
-            kind = part.get("type") if isinstance(part, dict) else kind_of(part)
-            raise RowError(f"{where}: content part of type {kind!r}; only text can be packed")
-    return _checked("".join(parts), where)
 
 
 def _conversational(prompt: Any, completion: Any, row: Mapping[str, Any]) -> list[Turn]:
@@ -279,51 +181,9 @@ def _side(value: Any, where: str, role: str) -> list[Turn]:
         return [(role, read_text(value, where), {})]
     if not isinstance(value, list):
         raise RowError(f"{where} is {kind_of(value)}, not a text or a list of messages")
-    return [read_message(message, f"{where}[{number}]") for number, message in enumerate(value, 1)]
+    return read_messages(value, where)
 
 
 def _untrained(turn: Turn) -> Turn:
     role, text, extra = turn
     return (role, text, {**extra, "train": False}) if role == "assistant" else turn
-
-
-def parsed(value: Any, where: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise RowError(f"{where} is not JSON") from None
-
-
-def read_text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"{where} is {kind_of(value)}, not a string")
-    return str(_checked(value, where))
-
-
-def _checked(value: str | None, where: str) -> str | None:
-    """Half a surrogate pair, as in `"\\ud83d"`, is no text and cannot be tokenised."""
-    try:
-        if value is not None:
-            value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowError(f"{where} holds half a surrogate pair") from None
-    return value
-
-
-def dump(document: dict[str, Any]) -> str:
-    text = json.dumps(document, ensure_ascii=False)
-    return str(_checked(text, "tools or message fields"))
-
-
-def kind_of(value: Any) -> str:
-    kinds = {
-        type(None): "missing",
-        str: "a string",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        bytes: "bytes",
-    }
-    return kinds.get(type(value), "an object" if isinstance(value, dict) else "a list")

@@ -13,6 +13,7 @@ from typing import Any
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.better import Better
+from tokpack.stages.normalize.calls import OLDER_TOOLS, TOOLS
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
 from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
@@ -182,6 +183,12 @@ class Shape:
         nested = any("." in path and path not in self.present for path in self.columns.values())
         return changed or nested or (self.format in CHATS and "completion" in self.beside)
 
+    @property
+    def may_say_nothing(self) -> set[str]:
+        """Columns in which `[]`, `null` and the like stand for nothing."""
+        held = {path for field, path in self.beside.items() if field in ("tools", "history")}
+        return {*TOOLS, "history", *held}
+
     def read_columns(self) -> set[str]:
         """Columns of the file that reach the document."""
         paths = [*self.columns.values(), *self.beside.values(), *self.variables]
@@ -225,6 +232,8 @@ class Shape:
         for name in LATE:
             if name not in found and name in row and name not in self.present:
                 found[name] = row[name]
+        if self.beside.get("tools", "").casefold() == OLDER_TOOLS:
+            found[OLDER_TOOLS] = found.pop("tools")
         if self.better:
             found = self._sorted(found, row)
         for target in found.keys() & _HELD.keys():

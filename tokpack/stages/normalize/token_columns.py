@@ -19,9 +19,9 @@ from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
 from tokpack.stages.normalize.json_lines import read_json_lines
 from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, Normalized, Quarantined
 from tokpack.stages.normalize.raw_rows import RawRow, lines_of, odd_rows, parse_line, raw_rows
-from tokpack.stages.normalize.rows import RowError
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_rows import LABELLED, RowTokens, column_of, row_to_tokens
+from tokpack.stages.normalize.values import RowError
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of, range_indices
 from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.faults import Unreadable

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
-from tokpack.stages.normalize.rows import RowError
 from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.values import RowError
 
 LABELLED = "tokens"
 """Kind of documents whose row says what is trained; `text` are those that are trained whole."""

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokpack.stages.normalize.fields import as_json, is_filled
+from tokpack.stages.normalize.values import turned
 
 ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
 ANSWERED = ("assistant", "gpt", "output", "answer", "response", "completion", "bot", "model", "a", "chatgpt")
@@ -130,6 +131,8 @@ def _role_of(mark: re.Match[str]) -> str | None:
 
 
 def _of_object(value: Mapping[str, Any], named: bool) -> list[Any] | None:
+    if any(key in value for key in ROLE_KEYS) and (messages := turned(dict(value))):
+        return plain_messages(messages)
     if isinstance(value.get("messages"), list):
         return as_messages(value["messages"], named)
     if any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, "parts")):

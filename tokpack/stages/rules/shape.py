@@ -15,7 +15,7 @@ def unknown_role() -> pl.Expr:
 
 def null_content() -> pl.Expr:
     """A message whose content is null or missing (an assistant's tool call needs none)."""
-    return pl.col("contents").list.eval(pl.element().is_null()).list.any()
+    return pl.col("contents_without_call").list.eval(pl.element().is_null()).list.any()
 
 
 def no_answer() -> pl.Expr:
@@ -24,10 +24,9 @@ def no_answer() -> pl.Expr:
 
 
 def empty_answer() -> pl.Expr:
-    """An assistant turn, or a text, of nothing but whitespace; tool calls count as an answer."""
+    """An assistant turn, or a text, of nothing but whitespace; a turn that calls a tool is an answer."""
     blank = pl.element().str.strip_chars() == ""
-    calls = pl.col("extra").str.contains('"tool_calls"', literal=True).fill_null(False)
-    return pl.col("answers").list.eval(blank).list.any() & ~calls
+    return pl.col("answers_without_call").list.eval(blank).list.any()
 
 
 def chosen_equals_rejected() -> pl.Expr:

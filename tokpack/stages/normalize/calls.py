@@ -1,0 +1,112 @@
+"""Tools and their calls in the one form that templates read, from the forms in which data holds them.
+
+    tools        [{"type": "function", "function": {...}}], one of them, any of it as JSON in a text
+    functions    the older name; each becomes a tool of type function
+    tool_calls   [{"id": ..., "type": "function", "function": {"name": ..., "arguments": {...}}}], also
+                 without the wrapper `function`, or as JSON in a text
+    function_call    the older name, of one call
+
+Arguments stay an object or a text of JSON, as given: rendering knows which of them a template wants.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tokpack.stages.normalize.values import RowError, decoded, is_nothing, kind_of, turned
+
+OLDER_TOOLS = "functions"
+TOOLS = ("tools", OLDER_TOOLS)
+"""Columns of tools."""
+
+
+def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"tools": [...]}` of the columns `tools` and `functions`, or nothing."""
+    for column in TOOLS:
+        tools = _objects(row.get(column), column)
+        if tools:
+            return {"tools": [_wrapped(tool) for tool in tools] if column == OLDER_TOOLS else tools}
+    return {}
+
+
+def read_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """The calls of a message, in the form of OpenAI."""
+    return [_call(call, f"{where}[{number}]") for number, call in enumerate(_objects(value, where), 1)]
+
+
+def take_calls(extra: dict[str, Any], where: str) -> None:
+    """Put a message's `tool_calls`, or its older `function_call`, into their one form, in place."""
+    older = extra.pop("function_call", None)
+    calls = read_calls(extra.pop("tool_calls", None), f"{where}.tool_calls")
+    calls = calls or read_calls(older, f"{where}.function_call")
+    if calls:
+        extra["tool_calls"] = calls
+
+
+def _objects(value: Any, where: str) -> list[dict[str, Any]]:
+    """A list of objects, or one, with those left out that say nothing."""
+    value = decoded(value, where)
+    if is_nothing(value):
+        return []
+    if isinstance(value, dict):
+        value = turned(value) or [value]
+    if not isinstance(value, list):
+        raise RowError(f"{where} is {kind_of(value)}, not a list")
+    found = []
+    for number, given in enumerate(value, 1):
+        if is_nothing(given):
+            continue
+        item = _object_in(given)
+        if not isinstance(item, dict):
+            raise RowError(f"{where}[{number}] is {kind_of(item)}, not an object")
+        found.append(item)
+    return found
+
+
+def _object_in(value: Any) -> Any:
+    """The object that a text of JSON holds; anything else as it is."""
+    try:
+        inner = decoded(value, "")
+    except RowError:
+        return value
+    return inner if isinstance(inner, dict) else value
+
+
+def _wrapped(tool: dict[str, Any]) -> dict[str, Any]:
+    return tool if "function" in tool else {"type": "function", "function": tool}
+
+
+def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
+    call = {key: value for key, value in call.items() if value is not None}
+    function = _object_in(call.pop("function", None))
+    if isinstance(function, str):
+        call["name"], function = function, None
+    if function is None:
+        if "name" not in call:
+            return call
+        function = {key: call.pop(key) for key in ("name", "arguments", "parameters") if key in call}
+    if not isinstance(function, dict):
+        raise RowError(f"{where}.function is {kind_of(function)}, not an object")
+    function = {key: value for key, value in function.items() if value is not None}
+    if "parameters" in function:
+        function.setdefault("arguments", function.pop("parameters"))
+    function["arguments"] = _arguments(function.get("arguments"))
+    call.setdefault("type", "function")
+    return call | {"function": function}
+
+
+def _arguments(value: Any) -> Any:
+    """An object, or JSON of it in a text: not in a text of a text."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return {}
+    while isinstance(value, str):
+        try:
+            inner = json.loads(value)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(inner, str):
+            break
+        value = inner
+    return value

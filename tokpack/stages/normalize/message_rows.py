@@ -1,0 +1,131 @@
+"""Messages of one row: from the shapes in which data holds them to role, content and further fields.
+
+A list of objects, or JSON of it in a text; a list of JSON texts; an object of lists. A message says who
+speaks in `role` or `from`, and what in `content` or `value`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokpack.stages.normalize.calls import read_calls, take_calls
+from tokpack.stages.normalize.roles import CALLS, role_name
+from tokpack.stages.normalize.training import take_directions
+from tokpack.stages.normalize.values import (
+    RowError,
+    checked,
+    decoded,
+    is_repr,
+    kind_of,
+    parsed,
+    read_text,
+    turned,
+)
+
+Turn = tuple[str | None, str | None, dict[str, Any]]
+"""Role, content, further fields."""
+
+
+def message_list(value: Any, where: str) -> list[Any]:
+    """The messages as they are. Raises RowError for what is no list of them."""
+    while isinstance(value, str) and value.lstrip()[:1] in ("[", "{", '"'):
+        value = parsed(value, where)
+    if isinstance(value, dict):
+        value = turned(value) if isinstance(value.get("role", value.get("from")), list) else value
+    if not isinstance(value, list):
+        raise RowError(f"{where} is {kind_of(value)}, not a list of messages")
+    return value
+
+
+def messages_in(value: Any, where: str) -> Any:
+    """The messages that a text holds as JSON, where it holds nothing else; any other value as it is.
+
+    Raises RowError for messages as Python prints them: they are no text to train on.
+    """
+    if not isinstance(value, str) or value.lstrip()[:1] != "[":
+        return value
+    try:
+        items = decoded(value, where)
+    except RowError:
+        if is_repr(value) and any(f"'{key}'" in value[:200] for key in ("role", "from", "content", "value")):
+            raise
+        return value
+    if isinstance(items, list) and items and all(is_message(item) for item in items):
+        return items
+    return value
+
+
+def is_message(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value.keys() & {"role", "from"})
+
+
+def read_messages(value: Any, where: str) -> list[Turn]:
+    turns = enumerate(message_list(value, where), 1)
+    return [read_message(message, f"{where}[{number}]") for number, message in turns]
+
+
+def read_message(message: Any, where: str) -> Turn:
+    """One message; null and empty fields are none.
+
+    `extra` holds what only the template understands, and `"train": false` where the message is not trained.
+    """
+    if isinstance(message, str) and message.lstrip().startswith("{"):
+        message = decoded(message, where)
+    if not isinstance(message, dict):
+        raise RowError(f"{where} is {kind_of(message)}, not a message")
+    if len(message) == 2 and (bare := _bare_message(message, where)) is not None:
+        return bare
+    if all(message.get(key) is None for key in ("role", "from", "content", "value")):
+        raise RowError(f"{where} has neither role nor content")
+    role_key, content_key = _key(message, "role", "from"), _key(message, "content", "value")
+    role, content = message.get(role_key), message.get(content_key)
+    if role is not None and not isinstance(role, str):
+        raise RowError(f"{where}.{role_key} is {kind_of(role)}, not a string")
+    extra = {
+        key: value
+        for key, value in message.items()
+        if key not in (role_key, content_key) and value not in (None, [], {})
+    }
+    train = take_directions(extra, where)
+    take_calls(extra, where)
+    role = role_name(role) if role else role
+    if role in CALLS:
+        if calls := read_calls(content, f"{where}.{content_key}"):
+            extra["tool_calls"] = calls
+        role, content = "assistant", ""
+    if not train:
+        extra["train"] = False
+    return checked(role, where), _content(content, where), extra
+
+
+def _bare_message(message: dict[str, Any], where: str) -> Turn | None:
+    """A message of a role and a text alone, as most are: the same as the long way, sooner."""
+    role, text = message.get("role"), message.get("content")
+    if type(role) is not str or type(text) is not str:
+        role, text = message.get("from"), message.get("value")
+        if type(role) is not str or type(text) is not str:
+            return None
+    role = role_name(role)
+    return None if role in CALLS else (checked(role, where), checked(text, where), {})
+
+
+def _key(message: dict[str, Any], first: str, second: str) -> str:
+    return second if message.get(first) is None and second in message else first
+
+
+def _content(content: Any, where: str) -> str | None:
+    """A string, or content parts of type text joined."""
+    if content is None:
+        return None
+    if not isinstance(content, list):
+        return read_text(content, f"{where}.content")
+    parts = []
+    for part in content:
+        if isinstance(part, str):
+            parts.append(part)
+        elif isinstance(part, dict) and part.get("type") == "text":
+            parts.append(read_text(part.get("text"), f"{where}.content[].text"))
+        else:
+            kind = part.get("type") if isinstance(part, dict) else kind_of(part)
+            raise RowError(f"{where}: content part of type {kind!r}; only text can be packed")
+    return checked("".join(parts), where)

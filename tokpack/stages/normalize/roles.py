@@ -1,0 +1,38 @@
+"""Names of roles: who speaks, as templates call them."""
+
+from __future__ import annotations
+
+import polars as pl
+
+ROLE_ALIASES = {
+    "developer": "system",
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+    "function": "tool",
+    "ipython": "tool",
+}
+CALLS = ("function_call", "tool_call")
+"""Roles of turns whose content is a call in JSON: the assistant's."""
+_KNOWN = frozenset({"system", "user", "assistant", "tool", *CALLS})
+
+
+def role_name(role: str) -> str:
+    """The role that a name stands for, in any case and with white space around; unknown ones as they are."""
+    name = role.strip().lower()
+    name = ROLE_ALIASES.get(name, name)
+    return name if name in _KNOWN else role
+
+
+def role_names(roles: pl.Series) -> pl.Series:
+    """The same of a column."""
+    names = {role: role_name(role) for role in roles.unique().drop_nulls()}
+    others = {role: name for role, name in names.items() if role != name}
+    return roles.replace(others) if others else roles

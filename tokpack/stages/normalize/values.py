@@ -1,0 +1,103 @@
+"""Values of one row: texts, JSON inside texts, and how the reasons of quarantine call them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tokpack.stages.read.arrow_values import Unwritable
+
+NOTHING = frozenset({"", "[]", "{}", "null", "none"})
+"""Texts that say that there is nothing: what a null or an empty list becomes on its way through files."""
+_REPR = re.compile(r"\s*(\[\s*)?\{\s*'")
+"""How Python writes a list of dictionaries, or one."""
+
+
+class RowError(ValueError):
+    """The row is not of the shape it should be; the message is the reason shown to the user."""
+
+
+def is_nothing(value: Any) -> bool:
+    """Null, an empty list or object, or a text that says so."""
+    if isinstance(value, str):
+        return value.strip().lower() in NOTHING
+    return value is None or value in ([], {})
+
+
+def decoded(value: Any, where: str) -> Any:
+    """The value that JSON in a text stands for, however often it was put into a text; others as they are.
+
+    Raises RowError for a text that is no JSON.
+    """
+    while isinstance(value, str):
+        if is_nothing(value):
+            return None
+        value = parsed(value, where)
+    return value
+
+
+def parsed(value: str, where: str) -> Any:
+    """One text of JSON."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        pass
+    if is_repr(value):
+        raise RowError(f"{where} is what Python prints, not JSON: write it with json.dumps")
+    raise RowError(f"{where} is not JSON")
+
+
+def is_repr(value: Any) -> bool:
+    """Whether a text is a list of dictionaries, or one, as Python prints it: with single quotes."""
+    return isinstance(value, str) and _REPR.match(value) is not None
+
+
+def turned(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """`{"role": ["user"], "content": ["Hi"]}`, an object of lists of one length, as a list of objects."""
+    lists = {key: items for key, items in value.items() if items is not None}
+    if not all(isinstance(items, list) for items in lists.values()):
+        return None
+    if len({len(items) for items in lists.values()}) != 1:
+        return None
+    rows = zip(*lists.values(), strict=True)
+    return [{key: item for key, item in zip(lists, row, strict=True) if item is not None} for row in rows]
+
+
+def read_text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise RowError(f"{where} is {kind_of(value)}, not a string")
+    return str(checked(value, where))
+
+
+def checked(value: str | None, where: str) -> str | None:
+    """Half a surrogate pair, as in `"\\ud83d"`, is no text and cannot be tokenised."""
+    try:
+        if value is not None:
+            value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowError(f"{where} holds half a surrogate pair") from None
+    return value
+
+
+def dump(document: dict[str, Any]) -> str:
+    """JSON of what only the template understands. Raises RowError for what JSON cannot hold."""
+    try:
+        text = json.dumps(document, ensure_ascii=False)
+    except TypeError:
+        raise RowError("tools or message fields hold bytes or a value that JSON cannot hold") from None
+    return str(checked(text, "tools or message fields"))
+
+
+def kind_of(value: Any) -> str:
+    kinds = {
+        type(None): "missing",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        bytes: "bytes",
+    }
+    if isinstance(value, Unwritable):
+        return f"a value that JSON cannot hold ({value.kind})"
+    return kinds.get(type(value), "an object" if isinstance(value, dict) else "a list")
