@@ -228,3 +228,32 @@ def test_every_document_and_byte_is_there_once(folder):
     assert rendered.text.to_pylist() == alone * 3
     assert rendered.counters["jinja"] == 2  # the first of a shape cut at what the template asks for
     assert np.array_equal(rendered.plain, [row is TEXT for row in rows] * 3)
+
+
+THINKING = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    "{{ '[think]' if enable_thinking }}{{ mood }}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_arguments_of_a_row_and_of_the_run_reach_the_template(folder):
+    tokenizer = opened(folder, THINKING)
+    row = {**CHAT, "extra": json.dumps({"chat_template_kwargs": {"enable_thinking": True}})}
+    both = {**CHAT, "extra": json.dumps({"chat_template_kwargs": {"mood": "sad"}})}
+    renderer = Renderer(tokenizer, RenderOptions(template_kwargs={"mood": "glad"}))
+    rendered = render(frame([CHAT, row, both, CHAT, row, row, row]), renderer)
+    base = "<user>Hi</s><assistant>Hello</s>"
+    texts = [base + end for end in ("glad", "[think]glad", "sad", "glad", *["[think]glad"] * 3)]
+    assert rendered.text.to_pylist() == texts
+    assert rendered.told == {"with_template_arguments": 5}
+    assert [rendered.trained.of_row(i) for i in range(3)] == [[(23, 32)]] * 3
+
+
+def test_a_row_cannot_replace_messages_or_fill_the_memory_with_engines(folder):
+    tokenizer = opened(folder, THINKING)
+    odd = [{"messages": [], "tools": 1, "add_generation_prompt": True, "mood": str(i)} for i in range(40)]
+    rows = [{**CHAT, "extra": json.dumps({"chat_template_kwargs": kwargs})} for kwargs in odd]
+    renderer = Renderer(tokenizer, RenderOptions())
+    rendered = render(frame(rows), renderer)
+    assert rendered.text.to_pylist() == [f"<user>Hi</s><assistant>Hello</s>{i}" for i in range(40)]
+    assert len(renderer._engines) <= 32

@@ -193,6 +193,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "render": ("render", "mode"),
     "chat_template": ("render", "chat_template"),
     "loss": ("render", "loss"),
+    "tool_arguments": ("render", "tool_arguments"),
+    "template_kwargs": ("render", "template_kwargs"),
     "eos": ("render", "eos"),
     "separator": ("render", "separator"),
     "paranoid": ("render", "paranoid"),

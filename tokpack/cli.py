@@ -336,10 +336,12 @@ def _written(artefact: Any, out: Path, quiet: bool) -> None:
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
     """Flags as keyword options of the Python API; flags that were not given are None."""
-    from tokpack.config import parse_map, parse_numbers
+    from tokpack.config import parse_map, parse_numbers, parse_template_kwargs
 
     options = dict(given)
     options["map"] = parse_map(options["map"]) if options["map"] else None
+    given_kwargs = options.pop("template_kwarg", None)
+    options["template_kwargs"] = parse_template_kwargs(given_kwargs) if given_kwargs else None
     options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options.get("mfu") else None
     for flag in ("gpus", "apis"):
         options[flag] = str(options[flag]) if options.get(flag) else None

@@ -57,6 +57,16 @@ Template = Annotated[
     str | None, typer.Option("--chat-template", help="Jinja file that replaces the tokenizer's own.")
 ]
 Loss = Annotated[str | None, typer.Option(help="Train on: assistant (default), last or all.")]
+ToolArguments = Annotated[
+    str | None,
+    typer.Option(
+        help="Arguments of calls as the template reads them: auto (default), as-is, object or string."
+    ),
+]
+TemplateKwarg = Annotated[
+    list[str] | None,
+    typer.Option(help="Argument of the chat template, as enable_thinking=false; repeatable."),
+]
 NoEos = Annotated[bool, typer.Option("--no-eos", help="No EOS after plain documents.")]
 Planner = Annotated[
     str | None, typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.")
@@ -137,6 +147,8 @@ def row_options(
     overlong: Overlong = None,
     render: Render = None,
     loss: Loss = None,
+    tool_arguments: ToolArguments = None,
+    template_kwarg: TemplateKwarg = None,
     no_eos: NoEos = False,
     paranoid: Paranoid = False,
     planner: Planner = None,

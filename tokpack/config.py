@@ -14,9 +14,11 @@ Flags win over the file. Unknown keys and wrong types are errors that name the k
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -130,6 +132,10 @@ class RenderConfig:
     """Between prompt and completion when they are rendered plain."""
     date: str = ""
     """Day that a template's `strftime_now` sees, as 2026-11-24; today when empty, and then recorded here."""
+    tool_arguments: Literal["auto", "as-is", "object", "string"] = "auto"
+    """Form in which the template gets the arguments of calls; `auto`: the one that it reads."""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template, `enable_thinking` for example; a row's own win."""
     paranoid: bool = False
     """Prove every row of the fast paths against the reference, not a sample."""
 
@@ -454,6 +460,24 @@ def parse_map(text: str) -> dict[str, str]:
         )
     pairs = (pair.split("=", 1) for pair in text.split(","))
     return {target.strip(): column.strip() for target, column in pairs}
+
+
+def parse_template_kwargs(given: Sequence[str]) -> dict[str, Any]:
+    """`["thinking=false", "date=May"]` -> `{"thinking": False, "date": "May"}`: values are JSON, or texts."""
+    arguments: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UsageError(
+                f"cannot read the template argument {text!r}",
+                where="--template-kwarg",
+                hint="--template-kwarg enable_thinking=false",
+            )
+        try:
+            arguments[name.strip()] = json.loads(value)
+        except ValueError:
+            arguments[name.strip()] = value
+    return arguments
 
 
 def parse_tokens(text: str) -> int:

@@ -117,6 +117,8 @@ class Run:
             separator=settings.separator,
             paranoid=settings.paranoid,
             date=settings.date,
+            tool_arguments=settings.tool_arguments,
+            template_kwargs=settings.template_kwargs,
         )
         renderer = Renderer(tokenizer, options)
         if renderer.uses_date:

@@ -61,6 +61,7 @@ COUNTERS = {
     "tool_calls_not_rendered": "tool calls are left out by the chat template",
     "reasoning_not_rendered": "turns have reasoning that the chat template leaves out",
     "contents_beside_calls_not_rendered": "turns have a text beside calls that the chat template leaves out",
+    "with_template_arguments": "documents bring arguments of the chat template",
     "turns_left_empty": "turns are left empty by the chat template and are not trained",
     "turns_not_closed": "answers are not closed by the chat template: nothing trains the model to stop",
 }

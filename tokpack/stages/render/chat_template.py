@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from types import CodeType
 from typing import Any
 
 from jinja2 import Environment, Template, TemplateError, TemplateSyntaxError, nodes
@@ -148,6 +149,12 @@ def check_template(source: str | None) -> None:
             ENVIRONMENT.from_string(source)
 
 
+@lru_cache(maxsize=32)
+def _code(source: str, traced: bool = False) -> CodeType:
+    """Of a template, the same for all its variables; `traced`: with notes of which message is written."""
+    return ENVIRONMENT.compile(template_trace.traced(ENVIRONMENT.parse(source)) if traced else source)
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     """One compiled chat template with the variables it always sees. Safe to share between threads."""
@@ -161,7 +168,9 @@ class ChatTemplate:
     @cached_property
     def _compiled(self) -> Template:
         with _compiling():
-            return ENVIRONMENT.from_string(self.source, globals=self.functions)
+            return Template.from_code(
+                ENVIRONMENT, _code(self.source), ENVIRONMENT.make_globals(self.functions)
+            )
 
     @property
     def functions(self) -> dict[str, Any]:
@@ -172,7 +181,7 @@ class ChatTemplate:
     def _traced(self) -> Template:
         """The same with notes of which message is being written."""
         _ = self._compiled  # its error is the better one
-        code = ENVIRONMENT.compile(template_trace.traced(ENVIRONMENT.parse(self.source)))
+        code = _code(self.source, traced=True)
         named = {**self.functions, template_trace.NOTE: template_trace.note}
         return Template.from_code(ENVIRONMENT, code, ENVIRONMENT.make_globals(named))
 

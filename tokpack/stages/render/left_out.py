@@ -21,6 +21,7 @@ LEFT_OUT_CALLS = "tool_calls_not_rendered"
 LEFT_OUT_REASONING = "reasoning_not_rendered"
 LEFT_OUT_CONTENT = "contents_beside_calls_not_rendered"
 EMPTY_TURNS = "turns_left_empty"
+TEMPLATE_ARGUMENTS = "with_template_arguments"
 UNCLOSED_TURNS = "turns_not_closed"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tokpack.stages.render.chat_spans import Located, SpanFinder
 from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
 from tokpack.stages.render.pieces import Shape
+from tokpack.stages.render.template_forms import ToolArguments
 
 Loss = Literal["assistant", "last", "all", "completion"]
 """`completion`, for preference pairs: the last assistant turn, or, where messages say `"train": false`, every
@@ -44,6 +45,8 @@ class RenderOptions:
     """Prove every row against the reference, not a sample."""
     date: str = ""
     """Day that templates see in `strftime_now`, as YYYY-MM-DD; today when empty."""
+    tool_arguments: ToolArguments = "auto"
+    """Form in which calls hand over their arguments."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template, `enable_thinking` for example."""
 
@@ -100,21 +103,24 @@ def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shap
 
 def to_messages(
     roles: Sequence[str], contents: Sequence[str | None], extra: str | None, keep_null: bool = True
-) -> tuple[list[dict[str, Any]], Any]:
-    """(messages, tools) of one document. A content of null is no content, or "" unless `keep_null`."""
+) -> tuple[list[dict[str, Any]], Any, dict[str, Any]]:
+    """(messages, tools, arguments of the template) of one document.
+
+    A content of null is no content, or "" unless `keep_null`.
+    """
     messages: list[dict[str, Any]] = [
         {"role": role, "content": content if content is not None or keep_null else ""}
         for role, content in zip(roles, contents, strict=True)
     ]
     if extra is None:
-        return messages, None
+        return messages, None, {}
     try:
         more = json.loads(extra)
     except ValueError as error:
         raise RenderError(f"`extra` is not JSON: {error}") from None
     for message, added in zip(messages, more.get("messages") or [], strict=False):
         message.update(added or {})
-    return messages, more.get("tools")
+    return messages, more.get("tools"), more.get("chat_template_kwargs") or {}
 
 
 def select_trained(

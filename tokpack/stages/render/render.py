@@ -12,8 +12,10 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.errors import UsageError
 from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
-from tokpack.stages.render.left_out import UNCLOSED_TURNS
+from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
 from tokpack.stages.render.message_fields import message_fields
 from tokpack.stages.render.pieces import Ints, Shape, Spans, Verbatim, assemble, is_columnar
 from tokpack.stages.render.reference import (
+    Loss,
     RenderedRow,
     RenderOptions,
     chat_reference,
@@ -44,6 +47,8 @@ from tokpack.stages.render.template_compiler import MOST_MESSAGES, Compiled, Tem
 __all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
 
 _PROOF_ROWS = 16
+_MOST_ENGINES = 32
+"""Rows may bring arguments of their own; engines for so many kinds of them are kept."""
 _ROLE_SEPARATOR = "\x1f"
 
 
@@ -69,6 +74,37 @@ class Rendered:
     """What the template left out of the documents that are not dropped, with counts."""
 
 
+class Engine:
+    """Renders with one set of arguments of the template. Safe to share between threads."""
+
+    def __init__(self, finder: SpanFinder | None, tool_finder: SpanFinder | None, loss: Loss) -> None:
+        self.finder, self.tool_finder, self._loss = finder, tool_finder, loss
+        self.compiler = self._compiler(finder)
+        self.tool_compiler = self.compiler if tool_finder is finder else self._compiler(tool_finder)
+
+    def _compiler(self, finder: SpanFinder | None) -> TemplateCompiler | None:
+        return TemplateCompiler(finder.template, self.reference) if finder is not None else None
+
+    def reference(self, messages: Sequence[Message], tools: Any = None) -> RenderedRow:
+        """One chat by Jinja, spans in bytes. Raises RenderError."""
+        finder = self.finder if tools is None else self.tool_finder
+        if finder is None:
+            raise RenderError("no chat template")
+        return chat_reference(finder, messages, tools, self._loss)
+
+    def write(self, messages: Sequence[Message], tools: Any) -> tuple[Compiled, list[str]] | None:
+        """The shape of a chat and the texts for its slots; None when it is left to Jinja."""
+        finder, compiler = self.finder, self.compiler
+        if tools is not None:
+            finder, compiler = self.tool_finder, self.tool_compiler
+        if finder is None or compiler is None:
+            return None
+        given = finder.forms.give(messages)
+        if any(isinstance(message, Explicit) for message in given):
+            return None
+        return compiler.write(given, tools)
+
+
 class Renderer:
     """Everything about rendering that outlives a batch. Safe to share between threads.
 
@@ -80,25 +116,46 @@ class Renderer:
         self.date = _read_date(options.date)
         self.warnings: list[str] = []
         self._lock = threading.Lock()
-        self.finder = self._finder(tokenizer.chat_template)
-        self.tool_finder = self._finder(tokenizer.tool_template)
-        self.compiler = self._compiler(self.finder)
-        one = tokenizer.tool_template == tokenizer.chat_template
-        self.tool_compiler = self.compiler if one else self._compiler(self.tool_finder)
+        self._engines: dict[str, Engine] = {}
+        self.engine = self.engine_for({})
+        self.finder, self.tool_finder = self.engine.finder, self.engine.tool_finder
         self.proven: set[Compiled] = set()
         """Shapes of which a real row was the same by Jinja."""
         if self.uses_date:
             self.warn(f"the chat template writes the date; it is {self.date} in every document")
 
-    def _finder(self, source: str | None) -> SpanFinder | None:
+    def engine_for(self, kwargs: Mapping[str, Any]) -> Engine:
+        """What renders chats with these arguments of the template beside the run's own."""
+        if not kwargs and self._engines:
+            return self.engine
+        key = json.dumps(kwargs, sort_keys=True)
+        with self._lock:
+            if key not in self._engines:
+                if len(self._engines) >= _MOST_ENGINES:  # the first one is the run's own
+                    del self._engines[next(islice(self._engines, 1, None))]
+                self._engines[key] = self._new_engine(kwargs)
+            return self._engines[key]
+
+    def _new_engine(self, kwargs: Mapping[str, Any]) -> Engine:
+        chat, tool = self.tokenizer.chat_template, self.tokenizer.tool_template
+        finder = self._finder(chat, kwargs)
+        return Engine(finder, finder if tool == chat else self._finder(tool, kwargs), self.options.loss)
+
+    def _finder(self, source: str | None, kwargs: Mapping[str, Any]) -> SpanFinder | None:
         if source is None or self.options.render == "plain":
             return None
-        kwargs = json.loads(json.dumps(dict(self.options.template_kwargs)))
-        variables = {**self.tokenizer.special_tokens_map, **kwargs}
-        return SpanFinder(ChatTemplate(source, variables, self.date), tuple(self.tokenizer.added_tokens))
+        given = json.loads(json.dumps({**self.options.template_kwargs, **kwargs}))
+        template = ChatTemplate(source, {**self.tokenizer.special_tokens_map, **given}, self.date)
+        return SpanFinder(template, tuple(self.tokenizer.added_tokens), self.options.tool_arguments)
 
-    def _compiler(self, finder: SpanFinder | None) -> TemplateCompiler | None:
-        return TemplateCompiler(finder.template, self.reference) if finder is not None else None
+    def refuse(self, compiled: Compiled) -> None:
+        """A proof failed: leave the shape to Jinja."""
+        with self._lock:
+            engines = list(self._engines.values())
+        for engine in engines:
+            for compiler in (engine.compiler, engine.tool_compiler):
+                if compiler is not None:
+                    compiler.refuse(compiled)
 
     def warn(self, message: str) -> None:
         """Keep a message, once."""
@@ -127,12 +184,11 @@ class Renderer:
         template = self.finder and self.finder.template
         return bool(template and template.has_generation and self.options.loss != "all")
 
-    def reference(self, messages: Sequence[Message], tools: Any = None) -> RenderedRow:
+    def reference(
+        self, messages: Sequence[Message], tools: Any = None, kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> RenderedRow:
         """One chat by Jinja, spans in bytes. Raises RenderError."""
-        finder = self.finder if tools is None else self.tool_finder
-        if finder is None:
-            raise RenderError("no chat template")
-        return chat_reference(finder, messages, tools, self.options.loss)
+        return self.engine_for(kwargs).reference(messages, tools)
 
 
 @dataclass
@@ -150,6 +206,8 @@ class _Plan:
     texts: list[str] = field(default_factory=list)
     """Contents of rows that are filled in one by one, behind all others."""
     filled: dict[Compiled, int] = field(default_factory=dict)
+    with_arguments: int = 0
+    """Rows that bring arguments of the template."""
 
     def add(self, rows: Ints, shape: Shape, compiled: Compiled | None = None) -> None:
         self.shape_of_row[rows] = len(self.shapes)
@@ -267,9 +325,10 @@ def _plan_shapes(
 
 def _compiled(renderer: Renderer, roles: tuple[str, ...]) -> Compiled | None:
     """The shape of chats of these roles, where columns can be written by it."""
-    if renderer.compiler is None or not 0 < len(roles) <= MOST_MESSAGES:
+    compiler = renderer.engine.compiler
+    if compiler is None or not 0 < len(roles) <= MOST_MESSAGES:
         return None
-    compiled = renderer.compiler.shape(chat_key(roles))
+    compiled = compiler.shape(chat_key(roles))
     return compiled if compiled is not None and all(map(is_columnar, compiled.slots)) else None
 
 
@@ -290,18 +349,11 @@ def _fill_shapes(documents: pl.DataFrame, base: int, renderer: Renderer, plan: _
     columns = documents[rows].select("roles", "contents", "extra", "drop_reason")
     for row, (roles, contents, extra, dropped) in zip(rows.tolist(), columns.iter_rows(), strict=True):
         try:
-            messages, tools = to_messages(roles, contents, extra, keep_null=dropped is None)
+            messages, tools, kwargs = to_messages(roles, contents, extra, keep_null=dropped is None)
         except RenderError:
             continue
-        finder, compiler = renderer.finder, renderer.compiler
-        if tools is not None:
-            finder, compiler = renderer.tool_finder, renderer.tool_compiler
-        if finder is None or compiler is None:
-            continue
-        given = finder.forms.give(messages)
-        if any(isinstance(message, Explicit) for message in given):
-            continue
-        if (found := compiler.write(given, tools)) is not None:
+        plan.with_arguments += bool(kwargs) and dropped is None
+        if (found := renderer.engine_for(kwargs).write(messages, tools)) is not None:
             plan.fill(row, found[0], found[1], base)
 
 
@@ -338,9 +390,8 @@ def _failed_shapes(
             renderer.proven.add(compiled)
     for number, roles in failed.items():
         renderer.warn(f"chats of the roles {', '.join(roles)} are rendered by Jinja: a compiled one differed")
-        for compiler in (renderer.compiler, renderer.tool_compiler):
-            if compiler is not None and (compiled := plan.compiled[number]) is not None:
-                compiler.refuse(compiled)
+        if (compiled := plan.compiled[number]) is not None:
+            renderer.refuse(compiled)
     return sorted(failed)
 
 
@@ -362,11 +413,11 @@ def _render_one_by_one(
     for row, (kind, roles, contents, extra, dropped) in zip(rows.tolist(), columns.iter_rows(), strict=True):
         rendered = RenderedRow("", [], [])
         try:
-            messages, tools = to_messages(roles, contents, extra, keep_null=dropped is None)
+            messages, tools, kwargs = to_messages(roles, contents, extra, keep_null=dropped is None)
             if plan.plain[row]:
                 rendered = plain_reference(kind, messages, renderer.options)
             else:
-                rendered = renderer.reference(messages, tools)
+                rendered = renderer.reference(messages, tools, kwargs)
         except RenderError as error:
             errors[row] = str(error)
         if dropped is None:
@@ -380,6 +431,7 @@ def _told(
 ) -> dict[str, int]:
     """What the template left out of the documents that are not dropped, with counts above zero."""
     told = Counter(one_by_one)
+    told[TEMPLATE_ARGUMENTS] = plan.with_arguments
     kept = documents["drop_reason"].is_null().to_numpy()
     rows = np.bincount(plan.shape_of_row[kept & (plan.shape_of_row >= 0)], minlength=len(plan.shapes))
     for number, compiled in zip(rows.tolist(), plan.compiled, strict=True):

@@ -1,0 +1,157 @@
+"""Templates get calls and contents in the form that they read; what they leave out is told, never trained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from encode_helpers import document, frame, small_tokenizer, template
+
+from tokpack.stages.render.chat_template import ChatTemplate
+from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.template_forms import Forms
+
+OBJECT = {"town": "Rome", "days": 2}
+TEXT = json.dumps(OBJECT)
+LOOP = "{% for m in messages %}<{{ m.role }}>"
+CALLS = "{% for c in m.tool_calls or [] %}[{{ c.function.name }} "
+END = "]{% endfor %}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+AS_JSON = LOOP + "{{ m.content or '' }}" + CALLS + "{{ c.function.arguments | tojson }}" + END
+ADDED = LOOP + "{{ m.content or '' }}" + CALLS + "{{ '' + c.function.arguments }}" + END
+BOTH = (
+    LOOP
+    + "{{ m.content or '' }}"
+    + CALLS
+    + "{% set a = c.function.arguments %}{{ a if a is string else a | tojson }}"
+    + END
+)
+ITEMS = (
+    LOOP
+    + "{{ m.content or '' }}"
+    + CALLS
+    + "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }};{% endfor %}"
+    + END
+)
+PRINTED = LOOP + "{{ m.content or '' }}" + CALLS + "{{ c.function.arguments }}" + END
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>"
+    "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}"
+    "</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+ASK = {"role": "user", "content": "Weather?"}
+TELL = {"role": "assistant", "content": "Fine."}
+
+
+def calling(arguments, **more):
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call], **more}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("forms") / "tokenizer"
+
+
+def rendered(folder, source, *chats, **options):
+    tokenizer = small_tokenizer(folder, chat_template=source)
+    return render(frame(document(chat) for chat in chats), Renderer(tokenizer, RenderOptions(**options)))
+
+
+def trained(result, row=0):
+    raw = result.text[row].as_py().encode()
+    return [raw[a:b].decode() for a, b in result.trained.of_row(row)]
+
+
+@pytest.mark.parametrize(
+    ("source", "from_object", "from_text"),
+    [
+        (AS_JSON, TEXT, TEXT),
+        (ADDED, TEXT, TEXT),
+        (BOTH, TEXT, '{"town":"Rome"}'),
+        (ITEMS, "town=Rome;days=2;", "town=Rome;days=2;"),
+        (PRINTED, TEXT, TEXT),
+    ],
+    ids=["as JSON", "added", "both", "items", "printed"],
+)
+def test_arguments_come_in_the_form_that_the_template_writes_well(folder, source, from_object, from_text):
+    text = '{"town":"Rome"}' if source == BOTH else TEXT
+    result = rendered(folder, source, [ASK, calling(OBJECT, content="")], [ASK, calling(text, content="")])
+    assert trained(result, 0) == [f"[look {from_object}]</s>"]
+    assert trained(result, 1) == [f"[look {from_text}]</s>"]
+
+
+def test_the_raw_form_can_be_asked_for(folder):
+    chat = [ASK, calling(TEXT, content="")]
+    assert trained(rendered(folder, AS_JSON, chat, tool_arguments="as-is")) == [
+        f"[look {json.dumps(TEXT)}]</s>"
+    ]
+    assert trained(rendered(folder, AS_JSON, chat, tool_arguments="object")) == [f"[look {TEXT}]</s>"]
+    chat = [ASK, calling(OBJECT, content="")]
+    assert trained(rendered(folder, BOTH, chat, tool_arguments="string")) == [f"[look {TEXT}]</s>"]
+
+
+@pytest.mark.parametrize("odd", ["not JSON", "[1]", '"text"', "{"])
+def test_arguments_that_are_no_object_are_given_as_they_are(odd):
+    forms = Forms(ChatTemplate(AS_JSON))
+    assert forms.give([ASK, calling(odd)])[1]["tool_calls"][0]["function"]["arguments"] == odd
+    assert forms.give([ASK, calling("")])[1]["tool_calls"][0]["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize("more", [{}, {"content": None}, {"content": ""}])
+def test_a_call_without_content_is_written_by_templates_that_ask_for_one(folder, more):
+    needs = AS_JSON.replace("{{ m.content or '' }}", "{{ m.content + '' }}")
+    null = AS_JSON.replace("{{ m.content or '' }}", "{{ '' if m.content is none else m.content + '' }}")
+    for source in (AS_JSON, needs, null):
+        result = rendered(folder, source, [ASK, calling(OBJECT, **more)])
+        assert not result.errors
+        assert trained(result) == [f"[look {TEXT}]</s>"]
+
+
+def test_texts_become_parts_where_the_template_reads_parts_alone_and_the_other_way_round(folder):
+    in_parts = [
+        {**message, "content": [{"type": "text", "text": message["content"]}]} for message in (ASK, TELL)
+    ]
+    for source in (PARTS, AS_JSON):
+        for chat in ([ASK, TELL], in_parts):
+            result = rendered(folder, source, chat)
+            assert result.text[0].as_py() == "<user>Weather?</s><assistant>Fine.</s>"
+            assert trained(result) == ["Fine.</s>"]
+
+
+def test_a_content_that_the_template_leaves_out_is_an_error_with_message_and_role(folder):
+    known = AS_JSON.replace(LOOP, LOOP.replace("%}<", "%}{% if m.role in ['user', 'assistant'] %}<")).replace(
+        "</s>", "</s>{% endif %}"
+    )
+    chats = [
+        [{"role": "system", "content": "Be good"}, ASK, TELL],
+        [ASK, calling(OBJECT, content=""), {"role": "tool", "content": "Sun"}, TELL],
+        [ASK, TELL],
+    ]
+    result = rendered(folder, known, *chats)
+    assert result.errors == {
+        0: "the template leaves out the content of message 1 (system)",
+        1: "the template leaves out the content of message 3 (tool)",
+    }
+
+
+def test_calls_and_reasoning_that_the_template_never_reads_are_counted_and_empty_turns_not_trained(folder):
+    silent = [ASK, calling(OBJECT, content=""), {"role": "tool", "content": "Sun"}, TELL]
+    thoughtful = [ASK, {**TELL, "reasoning_content": "Look outside."}]
+    said = [ASK, calling(OBJECT, content="One moment")]
+    result = rendered(folder, template("smollm2", tagged=False), *[silent] * 5, thoughtful, said)
+    assert result.told == {
+        "tool_calls_not_rendered": 6,
+        "reasoning_not_rendered": 1,
+        "turns_left_empty": 5,
+    }
+    assert trained(result, 0) == trained(result, 4) == ["Fine.<|im_end|>"]
+    assert trained(result, 6) == ["One moment<|im_end|>"]
+
+
+def test_answers_that_the_template_does_not_close_are_counted(folder):
+    open_ended = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}{% endfor %}"
+    result = rendered(
+        folder, open_ended + "{% if add_generation_prompt %}<assistant>\n{% endif %}", [ASK, TELL] * 2
+    )
+    assert result.told == {"turns_not_closed": 2}
+    assert trained(result) == ["Fine.", "Fine."]
