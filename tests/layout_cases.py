@@ -729,4 +729,126 @@ ASKED = [
     ),
 ]
 
+CHATS += [
+    Case(
+        "APIGen-MT, LLaMA-Factory tools",
+        {
+            "system": S,
+            "tools": json.dumps([TOOL]),
+            "conversations": [
+                *share(Q),
+                {"from": "function_call", "value": json.dumps(CALL["function"])},
+                {"from": "observation", "value": "3"},
+                *share(Q, A)[1:],
+            ],
+        },
+        [[("system", S), ("user", Q), ("assistant", ""), ("tool", "3"), ("assistant", A)]],
+        {
+            "tools": [TOOL],
+            "calls": [CALL],
+        },
+    ),
+    Case("XTuner", {"conversation": [{"system": S, "input": Q, "output": A}]}, SQA),
+    Case("Dolphin-R1", {"messages": msgs(Q), "reasoning": R, "answer": A}, QA, {"reasoning": R}),
+    Case(
+        "Guanaco, as plain text",
+        {"text": f"### Human: {Q}### Assistant: {A}"},
+        [
+            [("text", f"### Human: {Q}### Assistant: {A}")],
+        ],
+    ),
+]
+ANSWERS += [
+    Case(
+        "DeepSeek distilled in Chinese",
+        {
+            "input": Q,
+            "reasoning_content": R,
+            "content": A,
+            "repo_name": "x",
+            "score": 10,
+        },
+        QA,
+        {"reasoning": R},
+    ),
+    Case("distilabel generations", {"problem": Q, "generation": A, "model_name": "m"}, QA),
+    Case(
+        "ms-swift query and response",
+        {
+            "system": S,
+            "query": Q2,
+            "response": A2,
+            "history": [[Q, A]],
+        },
+        [turns(Q, A, Q2, A2, system=S)],
+    ),
+]
+PAIRS += [
+    Case(
+        "Capybara DPO",
+        {
+            "source": "x",
+            "conversation": [{"input": Q, "output": A}],
+            "chosen": msgs(Q, A),
+            "rejected": msgs(Q, B),
+            "rating_chosen": 5,
+        },
+        PAIR,
+    ),
+    Case(
+        "full HH-RLHF",
+        {
+            "prompt": f"\n\nHuman: {Q}\n\nAssistant: {A}\n\nHuman: {Q2}\n\nAssistant:",
+            "chosen": A2,
+            "rejected": B,
+        },
+        [turns(Q, A, Q2, A2), turns(Q, A, Q2, B)],
+    ),
+]
+ASKED += [
+    Case(
+        "Guanaco, its answers",
+        {"turns": f"### Human: {Q}### Assistant: {A}"},
+        QA,
+        {},
+        "--map messages=turns",
+        {"map": {"messages": "turns"}},
+    ),
+    Case(
+        "Anthropic prompts",
+        {"prompt": f"\n\nHuman: {Q}\n\nAssistant:", "completion": A},
+        QA,
+        {},
+        "--map messages=prompt,completion=completion",
+        {"map": {"messages": "prompt", "completion": "completion"}},
+    ),
+    Case(
+        "distilabel ratings",
+        {"input": Q, "generations": [B, A], "ratings": [1.0, 5.0]},
+        PAIR,
+        {},
+        "--format ranked",
+        {"format": "ranked"},
+    ),
+    Case(
+        "ELI5",
+        {"q_id": "x1", "title": Q, "answers": {"a_id": ["y"], "text": [A], "score": [3]}},
+        QA,
+        {},
+        "--map prompt=title,completion=answers.text.0",
+        {"map": {"prompt": "title", "completion": "answers.text.0"}},
+    ),
+    Case(
+        "summarize from feedback",
+        {
+            "info": {"id": "x", "post": Q},
+            "summaries": [{"text": A, "policy": "p"}],
+            "choice": 0,
+        },
+        QA,
+        {},
+        "--map prompt=info.post,completion=summaries.0.text",
+        {"map": {"prompt": "info.post", "completion": "summaries.0.text"}},
+    ),
+]
 CASES = [*CHATS, *ANSWERS, *PAIRS, *ASKED]

@@ -16,6 +16,7 @@ from tokpack.stages.normalize.layouts import Layout, find_layout, ranked_layout
 from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import FIELDS, LABELLED_BAD, TOKENS
 from tokpack.stages.normalize.shape import Columns, Shape, known_fields
+from tokpack.stages.normalize.turns import text_turns
 from tokpack.stages.normalize.unread import shown, unread_columns
 from tokpack.stages.normalize.values import is_repr
 from tokpack.stages.read.blocks import chunks
@@ -59,7 +60,13 @@ def detect_shape(source: Source) -> Shape:
         )
     _check_tokens(fitting, columns, source)
     _check_label(fitting[0], config, rows, source)
-    return replace(fitting[0], unread=unread_columns(fitting[0], columns, rows))
+    found = fitting[0]
+    if found.format == "text" and config.format == "auto":
+        column = found.columns["text"]
+        if any(len(text_turns(str(row.get(column)))) > 1 for row in rows):
+            note = f"{column} holds chats, trained whole; --map messages={column} trains their answers alone"
+            found = replace(found, notes=(*found.notes, note))
+    return replace(found, unread=unread_columns(found, columns, rows))
 
 
 def _layout(

@@ -46,6 +46,8 @@ COMPLETIONS = (
     "gpt",
     "bot",
 )
+LESSER_COMPLETIONS = ("generation", "model_output", "generated_text", "final_answer", "content")
+"""Columns that hold the answer where none of the others is there."""
 CHATS = (
     "messages",
     "conversations",

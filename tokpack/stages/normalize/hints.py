@@ -11,6 +11,7 @@ from tokpack.stages.normalize.fields import Row, as_json, is_filled
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.shape import NAMES, Columns
 from tokpack.stages.normalize.turns import as_messages
+from tokpack.stages.normalize.unread import shown
 
 ASKING = re.compile(
     r"prompt|question|quer(y|ies)|problem|instruction|input|user|human|article|document|source|dialogue|passage|premise"
@@ -25,6 +26,12 @@ ANSWERING = re.compile(
 BETTER = re.compile(r"chosen|prefer|accept|\bgood|\bwin|best|positive", re.IGNORECASE)
 WORSE = re.compile(r"reject|non_?prefer|dispref|\bbad|\blos|worst|negative", re.IGNORECASE)
 BESIDE = re.compile(r"context|passage|background", re.IGNORECASE)
+ABOUT = re.compile(
+    r"(^|[_.])(id|ids|uuid|hash|model|models|policy|source|category|lang|language|license|url|worker|split|key|type|"
+    r"label|metadata|date)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
+    re.IGNORECASE,
+)
+"""Paths of what is told about a row."""
 DEPTH = 3
 """Levels that are looked into for texts."""
 SHOWN = 8
@@ -34,11 +41,27 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
     """Names the texts of the rows, the nearest format, and a command."""
     held = Columns(columns, rows)
     for column in columns:
-        if any(_is_chat(value) for value in held.values(column)):
+        values = held.values(column)
+        if any(isinstance(value, list) and value and isinstance(value[0], str) for value in values):
+            if not ANSWERING.search(column) and any(map(_is_chat, values)):
+                return f"{column} is a list of texts: --map messages={column} reads user and assistant in turn"
+        elif any(_is_chat(value) for value in values):
             return f"{column} looks like a chat: --map messages={column}"
     texts = list(dict.fromkeys(path for row in rows for path, _ in _texts(row, "", DEPTH)))
+    texts = [path for path in texts if not ABOUT.search(path)] or texts
     if not texts:
         return "no column holds a text: say what is what with --map prompt=COLUMN,completion=COLUMN"
+    numbers = [
+        name
+        for name in columns
+        if ANSWERING.search(name) and (values := held.values(name)) and not any(map(_has_text, values))
+    ]
+    if numbers:
+        what = shown(held.values(numbers[0])[0])
+        return (
+            f"{numbers[0]} holds {what}, not a text: write it out in a column of its own, then "
+            f"--map prompt=COLUMN,completion=COLUMN; texts stand in {', '.join(texts[:SHOWN])}"
+        )
     command = _command(texts, held)
     near = _near(held)
     more = f"{', '.join(texts[:SHOWN])}{' and more' if len(texts) > SHOWN else ''}"
@@ -104,6 +127,10 @@ def _texts(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
     )
     for key, item in items:
         yield from _texts(item, f"{path}.{key}" if path else str(key), depth - 1)
+
+
+def _has_text(value: Any) -> bool:
+    return isinstance(value, str) or any(True for _ in _texts(value, "x", DEPTH))
 
 
 def _longest(paths: list[str], held: Columns) -> str:

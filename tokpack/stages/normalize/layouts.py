@@ -14,7 +14,7 @@ from typing import Any
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.better import ANSWERS, Better, find_better, two_answers
 from tokpack.stages.normalize.fields import COMPLETIONS, PAIR_PROMPTS, Row, as_json, is_filled, value_at
-from tokpack.stages.normalize.turns import as_messages, text_turns
+from tokpack.stages.normalize.turns import as_messages, is_open, text_turns
 
 Rows = Sequence[Row]
 
@@ -54,24 +54,30 @@ class Layout:
 def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The layout of a file, None for one whose columns say it all."""
     found = next((layout for layout in LAYOUTS if layout.fits(rows)), None)
-    return found or _turns_in_text(present, rows) or _two_answers(present, rows) or _ranked(present, rows)
+    found = found or _answer_beside(present, rows) or _ranked(present, rows) or _two_answers(present, rows)
+    return found or _turns_in_text(present, rows)
 
 
 def ranked_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The best and the worst answer of a list as a pair; for `--format ranked`."""
-    found = next(_ranked_columns(present, rows), None)
-    if found is None:
+    if lists := _rated_lists(present, rows):
+        column, text, score, low = lists[0], "text", lists[1], False
+    elif found := next(_ranked_columns(present, rows), None):
+        column, text, score, low = found
+    else:
         return None
-    column, text, score, low = found
 
     def adapt(row: Row) -> Row:
+        if lists:
+            rated = zip(as_json(row.get(column)) or [], as_json(row.get(score)) or [], strict=False)
+            row = {**row, column: [{text: answer, score: value} for answer, value in rated]}
         return _best_and_worst(row, column, text, score, low)
 
     return Layout(
         name="ranked",
         format=PREFERENCE,
         adapt=adapt,
-        reads=(column,),
+        reads=(column, score),
         better=Better("score", (BEST, WORST)),
         fields={"chosen": "chosen", "rejected": "rejected"},
         note=f"of {column}, the answers of best and worst {score} are a pair",
@@ -185,16 +191,33 @@ def _turns_of_moss(rows: Rows) -> bool:
     return isinstance(chat, Mapping) and bool(as_messages(chat, named=True))
 
 
+def _answer_beside(present: Sequence[str], rows: Rows) -> Layout | None:
+    """Messages that end on the user's turn, and the answer in a column of its own."""
+    chats = [as_messages(row.get("messages")) for row in rows]
+    if not any(chats) or any(chat and chat[-1].get("role") != "user" for chat in chats):
+        return None
+    answers = [
+        name for name in present if name.casefold() in COMPLETIONS and isinstance(_first(rows, name), str)
+    ]
+    return (
+        Layout(name="answer beside", format="prompt_completion", fields={"prompt": "messages"})
+        if answers
+        else None
+    )
+
+
 def _turns_in_text(present: Sequence[str], rows: Rows) -> Layout | None:
     """A column of texts that hold the turns of a chat, `Human: ... Assistant: ...`."""
     for column in present:
         texts = [value for row in rows if isinstance(value := row.get(column), str) and value]
-        chats = [turns for turns in map(text_turns, texts) if len(turns) > 1]
+        chats = [turns for text in texts if len(turns := text_turns(text)) > 1 or (turns and is_open(text))]
         if not chats or 2 * len(chats) < len(texts) or column.casefold() in ("chosen", "rejected", "text"):
             continue
         if _holds_answers(column, present, rows):
             continue
-        if any(turn["role"] == "assistant" for turns in chats for turn in turns):
+        if {"chosen", "rejected"} <= {name.casefold() for name in present}:
+            return None  # the prompt of a pair, which is taken apart
+        if any(turn["role"] == "assistant" for turns in chats for turn in turns) or any(map(is_open, texts)):
             answers = [c for c in present if c in ("output", "completion", "response", "answer", "target")]
             ends = any(turns[-1]["role"] == "user" for turns in chats)
             after = f",completion={answers[0]}" if ends and answers else ""
@@ -244,6 +267,14 @@ def _two_answers(present: Sequence[str], rows: Rows) -> Layout | None:
 
 
 def _ranked(present: Sequence[str], rows: Rows) -> Layout | None:
+    if lists := _rated_lists(present, rows):
+        prompt = next((name for name in PAIR_PROMPTS if _first(rows, name) is not None), "COLUMN")
+        return Layout(
+            name="answers in a list",
+            reason=f"{lists[0]} holds several answers, rated by {lists[1]}",
+            hint=f"--format ranked makes pairs of the best and the worst; "
+            f"--map prompt={prompt},completion={lists[0]}.0 takes the first of each list",
+        )
     found = next(_ranked_columns(present, rows), None)
     if found is None:
         return None
@@ -272,6 +303,23 @@ def _ranked_columns(present: Sequence[str], rows: Rows) -> Iterator[tuple[str, s
             if text and is_filled(answers[0].get(score)):
                 yield column, text, score, score == "rank"
                 break
+
+
+def _rated_lists(present: Sequence[str], rows: Rows) -> tuple[str, str] | None:
+    """Columns of texts and of their ratings in the same order: `generations` and `ratings`."""
+    for texts in ("generations", "responses", "completions", "outputs", "answers"):
+        for scores in ("ratings", "rating", "scores", "rewards"):
+            held = [(as_json(row.get(texts)), as_json(row.get(scores))) for row in rows]
+            if held and all(_are_rated(answers, ratings) for answers, ratings in held):
+                return texts, scores
+    return None
+
+
+def _are_rated(answers: Any, ratings: Any) -> bool:
+    """Whether these are two or more texts, and as many ratings."""
+    if not isinstance(answers, list) or not isinstance(ratings, list):
+        return False
+    return 1 < len(answers) == len(ratings) and all(isinstance(answer, str) for answer in answers)
 
 
 LAYOUTS: tuple[Layout, ...] = (

@@ -58,6 +58,8 @@ def pair_lists(table: pa.Table, shape: Shape, slow: Bools) -> tuple[str, pl.Seri
         slow |= ~alike
         return "chat", roles, contents
     prompt = columns["prompt"]
+    if prompt.is_text:
+        slow |= prompt.contents.list.first().str.contains(r"^\s*Human:").fill_null(False).to_numpy()
     whole = _all(chosen.first_role.ne_missing("assistant"), rejected.first_role.ne_missing("assistant"))
     # Whether conversations hold a prompt of messages is for `pair_rows` to say.
     slow |= ~np.where(whole, alike & prompt.is_text, _answers(prompt, chosen, rejected))

@@ -42,6 +42,10 @@ def row_to_pair(row: Mapping[str, Any], shape: Shape) -> tuple[RowDocument, RowD
     before = history_of(row)
     if isinstance(prompt, str) and row.get("input"):
         prompt += "\n" + read_text(row["input"], "input")
+    if isinstance(prompt, str) and (told := _hh_turns(read_text(prompt, "prompt"))):
+        while told and told[-1][0] == "assistant" and not told[-1][1]:
+            told.pop()
+        prompt = [{"role": role, "content": text} for role, text, _ in told]
     talks = _hh_talks(chosen, rejected)
     kind = "chat"
     good, bad = talks or (_turns(chosen, "chosen", "assistant"), _turns(rejected, "rejected", "assistant"))

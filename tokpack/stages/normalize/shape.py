@@ -320,7 +320,10 @@ def _needed(name: str, given: Mapping[str, str], held: Columns) -> tuple[dict[st
             if root(path, held.present) not in columns.values()
         ]
         found = [path for path in found if path not in columns.values()]
-        filled = [path for path in found if held.values(path)] or found
+        filled = [path for path in found if held.values(path)]
+        if not filled and target == "completion":
+            filled = [path for path in held.find(fields.LESSER_COMPLETIONS, _is_prompt) if held.values(path)]
+        filled = filled or found
         if target in ("completion", "output") and filled:
             columns[target] = held.fuller(filled)
         elif target == "prompt":
@@ -356,7 +359,8 @@ def _optional(
         return given[target]
     if target == "input" and name != TOKENS:
         return None  # a field beside
-    names = fields.PAIR_PROMPTS if (name, target) == (PREFERENCE, "prompt") else (target,)
+    whole = name == PREFERENCE and any(map(_is_whole, held.values(columns["chosen"])))
+    names = fields.PAIR_PROMPTS if (name, target) == (PREFERENCE, "prompt") and not whole else (target,)
     test = None if name == TOKENS else _is_prompt
     found = [*held.find(names[:1]), *held.find(names[1:], test)]
     found = [path for path in found if path not in columns.values()]
@@ -392,6 +396,13 @@ def _is_text(values: list[Any]) -> bool:
 
 def _is_chat(values: list[Any]) -> bool:
     return any(as_messages(value) for value in values)
+
+
+def _is_whole(answer: Any) -> bool:
+    """Whether an answer is a whole conversation, which holds its prompt."""
+    messages = as_messages(answer)
+    role = messages[0].get("role", messages[0].get("from")) if messages else None
+    return str(role).casefold() in ("user", "human", "system")
 
 
 def _is_list(values: list[Any]) -> bool:

@@ -28,8 +28,8 @@ CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
 Message = dict[str, Any]
 
 _MARK = re.compile(
-    r"(?:\A|\n)\s*(?:<\|(?P<a>\w+)\|>:?|###\s*(?P<b>[A-Za-z ]+?):|(?P<c>Human|User|USER|Assistant|ASSISTANT|"
-    r"SYSTEM|System|FUNCTION RESPONSE|GPT|Bot|MOSS):)[ \t]*"
+    r"(?:\A|\n|(?=###))\s*(?:<\|im_start\|>(?P<d>\w+)\n|<\|(?P<a>\w+)\|>:?|###\s*(?P<b>[A-Za-z ]+?):"
+    r"|(?P<c>Human|User|USER|Assistant|ASSISTANT|SYSTEM|System|FUNCTION RESPONSE|GPT|Bot|MOSS):)[ \t]*"
 )
 _MARKED_ROLES = {
     "human": "user",
@@ -118,7 +118,7 @@ def text_turns(text: str) -> list[Message]:
         return []
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     turns = [
-        {"role": _role_of(mark), "content": text[mark.end() : end].strip()}
+        {"role": _role_of(mark), "content": text[mark.end() : end].strip().removesuffix("<|im_end|>")}
         for mark, end in zip(marks, ends, strict=True)
     ]
     if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
@@ -126,8 +126,14 @@ def text_turns(text: str) -> list[Message]:
     return turns if any(turn["role"] == "user" for turn in turns) else []
 
 
+def is_open(text: str) -> bool:
+    """Whether it ends on a mark of the assistant, for the answer to follow."""
+    marks = list(_MARK.finditer(text))
+    return bool(marks) and not text[marks[-1].end() :].strip() and _role_of(marks[-1]) == "assistant"
+
+
 def _role_of(mark: re.Match[str]) -> str | None:
-    return _MARKED_ROLES.get((mark["a"] or mark["b"] or mark["c"]).strip().lower())
+    return _MARKED_ROLES.get((mark["a"] or mark["b"] or mark["c"] or mark["d"]).strip().lower())
 
 
 def _of_object(value: Mapping[str, Any], named: bool) -> list[Any] | None:

@@ -17,18 +17,20 @@ WIDTH = 32
 """Characters shown of an example value."""
 MATTERS = re.compile(
     r"^tools?|tools?$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
-    r"|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|preference|^better|^winner|^rejected|^chosen"
-    r"|^documents$|^input$",
+    r"|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
+    r"|^(chosen|rejected)(_response)?$|^documents$|^input$|^(answer|response|completion|output)$",
     re.IGNORECASE,
 )
 """Names of columns that mostly should have reached the model, or say that an answer should not."""
+THOUGHT = re.compile("reasoning|thinking", re.IGNORECASE)
+"""Columns that may also only say whether there is any: `reasoning: on`."""
 
 
 def shown(value: Any) -> str:
     """A value on one line, shortened."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split())
-    return repr(text if len(text) <= WIDTH else text[: WIDTH - 3] + "...")
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
 def recognized(shape: Shape) -> str:
@@ -53,7 +55,7 @@ def worth_a_warning(unread: Mapping[str, str]) -> list[str]:
     return [
         name
         for name, example in unread.items()
-        if MATTERS.search(name) and example.strip("'\"").casefold() not in SWITCHES
+        if MATTERS.search(name) and not (THOUGHT.search(name) and example.casefold() in SWITCHES)
     ]
 
 
@@ -61,7 +63,7 @@ def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
     """A line for each layout that was found, what of it is not read, and a warning where that may matter."""
     files: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for name, shape in zip(sources, shapes, strict=True):
-        unread = ", ".join(f"{column} {example}" for column, example in shape.unread.items())
+        unread = ", ".join(f"{column} {example!r}" for column, example in shape.unread.items())
         line = f"{recognized(shape)}; not read: {unread or 'nothing'}"
         key = (line, shape.notes, tuple(worth_a_warning(shape.unread)))
         files.setdefault(key, []).append(name)
