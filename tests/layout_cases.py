@@ -26,7 +26,7 @@ class Case:
 
     name: str
     row: dict[str, Any]
-    documents: list[list[tuple[str, str]]]
+    documents: list[list[tuple[str, str | None]]]
     more: dict[str, Any] = field(default_factory=dict)
     """`tools`, `reasoning`, `calls`, `arguments` of the first document, `dropped` of all."""
     refused: str = ""
@@ -441,6 +441,7 @@ PAIRS = [
             "rejected": B,
             "rating": [9.0, 3.0],
             "rationale": "r",
+            "generations": [A, B],
         },
         SPAIR,
     ),
@@ -730,6 +731,33 @@ ASKED = [
 ]
 
 CHATS += [
+    Case(
+        "Cohere chat",
+        {
+            "messages": [
+                {"role": "System", "content": S},
+                {"role": "User", "content": Q},
+                {"role": "Chatbot", "content": A},
+            ]
+        },
+        SQA,
+    ),
+    Case("Roles in capitals", {"conversations": share(Q, A, roles=("User", "Assistant"))}, QA),
+    Case("Developer messages", {"messages": [{"role": "developer", "content": S}, *msgs(Q, A)]}, SQA),
+    Case(
+        "OpenAI functions, the older form",
+        {
+            "messages": [
+                *msgs(Q),
+                {"role": "assistant", "content": None, "function_call": CALL["function"]},
+                {"role": "function", "name": "count", "content": "3"},
+                *msgs(Q, A)[1:],
+            ],
+            "functions": [BARE],
+        },
+        [[("user", Q), ("assistant", None), ("tool", "3"), ("assistant", A)]],
+        {"tools": [TOOL], "calls": [CALL]},
+    ),
     Case(
         "APIGen-MT, LLaMA-Factory tools",
         {

@@ -44,7 +44,8 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
         values = held.values(column)
         if any(isinstance(value, list) and value and isinstance(value[0], str) for value in values):
             if not ANSWERING.search(column) and any(map(_is_chat, values)):
-                return f"{column} is a list of texts: --map messages={column} reads user and assistant in turn"
+                way = f"--map messages={column} reads them as user and assistant in turn"
+                return f"{column} is a list of texts: {way}"
         elif any(_is_chat(value) for value in values):
             return f"{column} looks like a chat: --map messages={column}"
     texts = list(dict.fromkeys(path for row in rows for path, _ in _texts(row, "", DEPTH)))

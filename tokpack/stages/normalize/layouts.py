@@ -54,8 +54,11 @@ class Layout:
 def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The layout of a file, None for one whose columns say it all."""
     found = next((layout for layout in LAYOUTS if layout.fits(rows)), None)
-    found = found or _answer_beside(present, rows) or _ranked(present, rows) or _two_answers(present, rows)
-    return found or _turns_in_text(present, rows)
+    found = found or _answer_beside(present, rows)
+    names = {column.casefold() for column in present}
+    if found or {"chosen", "rejected"} <= names or names & {"messages", "conversations"}:
+        return found
+    return _ranked(present, rows) or _two_answers(present, rows) or _turns_in_text(present, rows)
 
 
 def ranked_layout(present: Sequence[str], rows: Rows) -> Layout | None:
@@ -215,8 +218,6 @@ def _turns_in_text(present: Sequence[str], rows: Rows) -> Layout | None:
             continue
         if _holds_answers(column, present, rows):
             continue
-        if {"chosen", "rejected"} <= {name.casefold() for name in present}:
-            return None  # the prompt of a pair, which is taken apart
         if any(turn["role"] == "assistant" for turns in chats for turn in turns) or any(map(is_open, texts)):
             answers = [c for c in present if c in ("output", "completion", "response", "answer", "target")]
             ends = any(turns[-1]["role"] == "user" for turns in chats)
