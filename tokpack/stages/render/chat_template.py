@@ -7,9 +7,10 @@ transformers documents for chat templates; `tests/test_render_template.py` compa
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -20,11 +21,21 @@ from jinja2 import Environment, Template, TemplateError, TemplateSyntaxError, no
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from tokpack.errors import UsageError
 from tokpack.stages.render import template_trace
+from tokpack.stages.render.template_limits import (
+    CHECKED_FILTERS,
+    HELD,
+    MANY,
+    LimitedEnvironment,
+    LimitError,
+    check_filter,
+    check_size,
+    held,
+    limited,
+)
 from tokpack.stages.render.template_trace import Trace
 
 Message = Mapping[str, Any]
@@ -112,11 +123,22 @@ def _raise_exception(message: str) -> None:
     raise TemplateError(message)
 
 
+def _guarded(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is not run on what makes much out of little."""
+    takes = getattr(plain, "jinja_pass_arg", None) is not None
+
+    @functools.wraps(plain)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        check_filter(name, args[1:] if takes else args, kwargs)
+        return plain(*args, **kwargs)
+
+    return guarded
+
+
 def _environment() -> Environment:
-    env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
-    )
-    env.filters["tojson"] = _to_json
+    env = LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
+    env.filters |= {name: _guarded(name, env.filters[name]) for name in CHECKED_FILTERS}
+    env.filters |= {"tojson": _to_json, HELD: held}
     env.globals |= {
         "raise_exception": _raise_exception,
         "dict": _PlainDict(),
@@ -143,10 +165,22 @@ def _compiling() -> Iterator[None]:
 
 
 def check_template(source: str | None) -> None:
-    """Raises UsageError for a template that does not compile."""
-    if source is not None:
-        with _compiling():
-            ENVIRONMENT.from_string(source)
+    """Raises UsageError for a template that does not compile, or does not end on the shortest chat."""
+    if source is None:
+        return
+    with suppress(RenderError):
+        template = ChatTemplate(source)
+        template.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    if template.beyond:
+        raise _without_end(template.beyond[0])
+
+
+def _without_end(what: str) -> UsageError:
+    return UsageError(
+        f"the chat template does not end: {what}",
+        where="chat template",
+        hint="is it from somebody you trust? Give another with --chat-template FILE",
+    )
 
 
 @lru_cache(maxsize=32)
@@ -164,6 +198,8 @@ class ChatTemplate:
     """Special tokens (`bos_token` and so on) and the user's template options."""
     date: datetime.date = field(default_factory=datetime.date.today)
     """What `strftime_now` takes for today."""
+    beyond: list[str] = field(default_factory=list, repr=False, compare=False)
+    """What documents went beyond a limit."""
 
     @cached_property
     def _compiled(self) -> Template:
@@ -244,11 +280,18 @@ class ChatTemplate:
         token = _tracker.set(tracker)
         try:
             blocks = []
-            for block in template.generate(**inputs):
-                blocks.append(block)
-                tracker.length += len(block)
+            with limited():
+                for block in template.generate(**inputs):
+                    blocks.append(block)
+                    tracker.length += len(block)
+                    check_size(tracker.length)
         except UsageError:
             raise
+        except LimitError as error:
+            self.beyond.append(str(error))
+            if len(self.beyond) >= MANY:
+                raise _without_end(str(error)) from None
+            raise RenderError(str(error)) from None
         except Exception as error:  # a template is a program: it can fail in any way
             raise RenderError(str(error) or type(error).__name__) from error
         finally:

@@ -14,12 +14,12 @@ from jinja2 import Environment, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension
 from jinja2.runtime import Context, LoopContext, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from tokpack.stages.render.chat_template import ENVIRONMENT, ChatTemplate, Message, RenderError
 from tokpack.stages.render.symbol_values import Block, Length, is_symbolic, to_json
 from tokpack.stages.render.symbols import Opaque, Part, Symbol, joined, parts_of
+from tokpack.stages.render.template_limits import HELD, LimitedEnvironment, held, limited
 
 _PASSING_FILTERS = frozenset(
     {
@@ -64,9 +64,9 @@ class _Generator(CodeGenerator):
         self.write("))")
 
 
-class _SymbolicEnvironment(ImmutableSandboxedEnvironment):
+class _SymbolicEnvironment(LimitedEnvironment):
     code_generator_class = _Generator
-    intercepted_binops = frozenset({"%", "*"})
+    intercepted_binops = frozenset({"%", "*", "**"})
 
     @staticmethod
     def concat(parts: Any) -> str:
@@ -174,6 +174,7 @@ def _environment() -> Environment:
         "count": _length,
         "replace": _replace,
         "join": _join,
+        HELD: held,
     }
     for name in _TEXT_TESTS:
         env.tests[name] = _text_test(name, cast(Callable[..., Any], env.tests[name]))
@@ -191,6 +192,7 @@ class SymbolicTemplate:
         """What is written, in parts. Raises Opaque, or RenderError when the template fails."""
         inputs = self._template.inputs(messages, tools)
         try:
-            return parts_of(joined(map(str, self._compiled.generate(**inputs))))
+            with limited():
+                return parts_of(joined(map(str, self._compiled.generate(**inputs))))
         except Exception as error:  # a template is a program: it can fail in any way
             raise RenderError(str(error) or type(error).__name__) from error
