@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
 from tokpack.errors import UsageError, near_matches, writing
+from tokpack.interrupts import scratch_folder
 from tokpack.money import MoneyBudget, money_budget
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.figures import Report, documents_of, make_report
@@ -111,8 +111,8 @@ def analyze(
 
         training = on_this_machine(training)
     run = pipeline.Run.start(_with_token_cost(config, training), workers)
-    with tempfile.TemporaryDirectory(prefix="tokpack-") as folder:
-        store = TokenStore(Path(folder), run.fingerprint())
+    with scratch_folder() as folder:
+        store = TokenStore(folder, run.fingerprint(), lasts=False)
         corpus = _decided(run, store, money, progress, {})
         part = pipeline.plan_part(run, corpus)
         if calibrate and training is not None and part.plan.rows and not run.pairs:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +30,7 @@ from tokpack.durable import sync_file, sync_folder
 from tokpack.encoding.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError, writing
+from tokpack.interrupts import scratch_folder
 from tokpack.locks import beside, only_writer
 from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
@@ -107,14 +107,13 @@ def clean(
     with (
         writing(out, resumes=False),
         only_writer(out),
-        tempfile.TemporaryDirectory(prefix="tokpack-") as name,
+        scratch_folder() as folder,
     ):
         _check_files(out, overwrite)
-        folder = Path(name)
         try:
             _begin(part)  # a folder without rights is told before the work
             run = _start(config, workers, folder)
-            store = TokenStore(folder / "store", run.fingerprint())
+            store = TokenStore(folder / "store", run.fingerprint(), lasts=False)
             corpus = pass_one(run, store, progress)
             decide(run, corpus, money)
             _write(run, corpus, shape, part, progress)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tokpack import interrupts
 from tokpack.cli_options import (
     ApiFile,
     Data,
@@ -413,6 +414,7 @@ def main() -> NoReturn:
     """Entry point: errors as three lines on stderr, each kind with its exit code."""
     # Several blocks are in work at once: threads inside each would be in one another's way.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
     _mount_plugins()
     logging.basicConfig(level=logging.WARNING, handlers=[_Stderr()])
     logging.getLogger("tokpack").setLevel(logging.INFO)
@@ -420,11 +422,8 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except TokpackError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on where it stopped", err=True)
-        sys.exit(130)
-    except typer.Abort:
-        sys.exit(130)
+    except (KeyboardInterrupt, typer.Abort):
+        interrupts.leave()
     except OSError as error:
         what = os.strerror(error.errno) if error.errno else str(error)
         where = str(error.filename) if error.filename else None

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokpack.errors import UsageError, check_name
+from tokpack.interrupts import leftover
 
 LONGEST_NAME = 240
 """Bytes of a name that leave room for an ending, of the 255 that file systems allow."""
@@ -53,7 +54,8 @@ def only_writer(out: Path) -> Iterator[None]:
             break
         os.close(handle)
     try:
-        yield
+        with leftover(path):
+            yield
     finally:
         with suppress(OSError):
             path.unlink()

@@ -35,7 +35,7 @@ from tokpack.report.figures import Report
 from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Written, write_json, write_shards
 from tokpack.store import RECORD as STORE_RECORD
-from tokpack.store import is_record, remove_store
+from tokpack.store import read_record, remove_store
 from tokpack.sums import write_sums
 
 log = logging.getLogger("tokpack")
@@ -134,7 +134,7 @@ def _store_elsewhere(out: Path) -> Path | None:
     try:
         text = note.read_bytes()[:MOST_POINTER].decode("utf-8")
         store = Path(text)
-        if store.name == store_name(out) and is_mine(store) and is_record(store / STORE_RECORD):
+        if store.name == store_name(out) and is_mine(store) and read_record(store / STORE_RECORD) is not None:
             return store
         there = store.exists()
     except (ValueError, OSError):  # no text, a NUL, a name too long

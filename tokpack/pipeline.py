@@ -203,10 +203,13 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
     batches = 0
     bad = _BadRows(run)
     blocks = read_blocks(run.sources, run.config.read.block_mb << 20)
-    for index, size in ordered_map(partial(_process, run, store, bad), blocks, run.workers):
-        batches = index + 1
-        progress("pass 1", size)
-    for message in (*run.tokenizer.warnings, *run.renderer.warnings):
+    try:
+        for index, size in ordered_map(partial(_process, run, store, bad), blocks, run.workers):
+            batches = index + 1
+            progress("pass 1", size)
+    finally:
+        store.settle()
+    for message in (*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings):
         log.warning(message)
     if not batches:
         raise _nothing(run)

@@ -4,15 +4,18 @@
     .work/batch-00007.arrow         ids and flags, one record a piece (schema.STORE_SCHEMA)
     .work/batch-00007.docs.arrow    one record a document, and in the metadata what else the batch produced
 
-Both are written beside and renamed, the documents last: their presence commits the batch. A crash loses at
-most the batches in flight; the same command finds the rest.
+Both are written beside, synced and renamed, the documents last: their presence commits the batch. The syncing
+is done behind the run, by one thread, so that no worker waits for the disk. The documents' file ends in a
+digest of itself and holds one of the tokens' file and of the run's settings: what a later run finds is taken
+only when all of them are right, and made again otherwise. A crash or a power cut loses at most the batches in
+flight; the same command finds the rest.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import xxhash
 
+from tokpack.durable import sync_file, sync_folder, write_durably
 from tokpack.errors import DataError, UsageError
 from tokpack.own_files import is_store_file, remove_own
 from tokpack.schema import STORE_SCHEMA
@@ -28,6 +33,11 @@ from tokpack.stages.ranges import Int64
 from tokpack.stages.truncate import Pieces
 
 RECORD = "run.json"
+COMMITTED = "batch-[0-9][0-9][0-9][0-9][0-9]*.docs.arrow"
+DIGEST = "digest"
+"""Key of the record: the xxh3 of the rest."""
+DIGEST_BYTES = 16
+"""Of the documents' file, at its end: the xxh3 of what is before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +55,26 @@ class Batch:
 
 
 class TokenStore:
-    """A work folder. Raises UsageError when it belongs to another run."""
+    """A work folder. Raises UsageError when it belongs to another run.
 
-    def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
-        self.folder = folder
+    `lasts`: a later run may go on with it, so batches are synced; else it goes with the run.
+    """
+
+    def __init__(self, folder: Path, fingerprint: dict[str, Any], lasts: bool = True) -> None:
+        self.folder, self.lasts = folder, lasts
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / RECORD
-        if path.is_file() and any(folder.glob("*.docs.arrow")):  # nothing committed, nothing to protect
-            self._compare(json.loads(path.read_text(encoding="utf-8")), fingerprint)
+        self._run = _digest(fingerprint)
+        self._behind = ThreadPoolExecutor(1, thread_name_prefix="tokpack-sync")
+        self._syncing: list[Future[None]] = []
+        self._made_again: list[int] = []
+        numbers = (path.name.split(".")[0].removeprefix("batch-") for path in folder.glob(COMMITTED))
+        self._begun = max(map(int, numbers), default=-1)
+        found = read_record(folder / RECORD)
+        if self._begun >= 0 and found is not None:  # nothing committed, nothing to protect
+            self._compare(found, fingerprint)
         else:
-            _write(path, json.dumps(fingerprint, indent=1, sort_keys=True).encode())
+            record = fingerprint | {DIGEST: self._run}
+            write_durably(folder / RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         different = sorted(_differences(found, json.loads(json.dumps(wanted))))
@@ -66,7 +86,37 @@ class TokenStore:
             )
 
     def has(self, index: int) -> bool:
-        return self._docs_path(index).is_file()
+        """Whether an earlier run with these settings committed the batch, and it is as it was written."""
+        if index > self._begun:
+            return False
+        try:
+            _, meta = self._read_docs(index)
+            with pa.memory_map(str(self._tokens_path(index))) as file:
+                found = xxhash.xxh3_128_hexdigest(file.read_buffer())
+            right = bool(found == meta["tokens"] and meta["run"] == self._run)
+        except (DataError, OSError, pa.ArrowException, KeyError):
+            right = False
+        if not right:
+            self._made_again.append(index)
+        return right
+
+    def settle(self) -> None:
+        """Wait until every batch is on the disk. Raises what went wrong on the way there."""
+        pending, self._syncing = self._syncing, []
+        for future in pending:
+            future.result()
+        if pending and self.lasts:
+            sync_folder(self.folder)
+
+    @property
+    def warnings(self) -> list[str]:
+        """That batches of an unfinished run were made again."""
+        if not self._made_again:
+            return []
+        numbers = ", ".join(map(str, sorted(self._made_again)[:5]))
+        count = len(self._made_again)
+        what = f"batches {numbers}{' and others' if count > 5 else ''}" if count > 1 else f"batch {numbers}"
+        return [f"the unfinished run was damaged or cut off: {what} made again"]
 
     def commit(
         self, index: int, block_hash: str, docs: pl.DataFrame, pieces: Pieces, rest: dict[str, Any]
@@ -84,16 +134,37 @@ class TokenStore:
             pa.array(pieces.trained.astype(np.int32)),
             *lists,
         ]
-        _write_ipc(self._tokens_path(index), pa.record_batch(columns, schema=STORE_SCHEMA))
-        meta = json.dumps({"block": block_hash, **rest}, ensure_ascii=False)
-        table = docs.to_arrow().replace_schema_metadata({"batch": meta})
-        _write_ipc(self._docs_path(index), table)
+        flat = _as_ipc(pa.record_batch(columns, schema=STORE_SCHEMA))
+        digests = {"block": block_hash, "tokens": xxhash.xxh3_128_hexdigest(flat), "run": self._run}
+        meta = json.dumps(digests | rest, ensure_ascii=False)
+        table = _as_ipc(docs.to_arrow().replace_schema_metadata({"batch": meta}))
+        paths = self._tokens_path(index), self._docs_path(index)
+        _part(paths[0]).write_bytes(flat)
+        _part(paths[1]).write_bytes(table.to_pybytes() + xxhash.xxh3_128_digest(table))
+        self._syncing.append(self._behind.submit(self._publish, paths))
+
+    def _publish(self, paths: tuple[Path, ...]) -> None:
+        for path in paths:
+            if self.lasts:
+                sync_file(_part(path))
+            _part(path).replace(path)
+
+    def _read_docs(self, index: int) -> tuple[pa.Table, dict[str, Any]]:
+        """The documents of a batch, and what else it produced. Raises DataError for a damaged file."""
+        path = self._docs_path(index)
+        data = path.read_bytes()
+        if xxhash.xxh3_128_digest(data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
+            raise DataError(
+                "the token store was damaged while the run read it",
+                where=str(path),
+                hint="repeat the command",
+            )
+        table = pa.ipc.open_file(pa.py_buffer(data[:-DIGEST_BYTES])).read_all()
+        return table, json.loads(table.schema.metadata[b"batch"])
 
     def load(self, index: int) -> Batch:
-        with pa.memory_map(str(self._docs_path(index))) as file:
-            table = pa.ipc.open_file(file).read_all()
-            meta = json.loads(table.schema.metadata[b"batch"])
-            docs = pl.DataFrame(pl.from_arrow(table)).clone()
+        table, meta = self._read_docs(index)
+        docs = pl.DataFrame(pl.from_arrow(table)).clone()
         record = self.tokens(index)
         document = np.searchsorted(docs["doc_id"].to_numpy(), record.column("doc_id").to_numpy())
         pieces = pl.DataFrame(
@@ -108,8 +179,7 @@ class TokenStore:
 
     def check_block(self, index: int, block_hash: str) -> None:
         """Raises DataError when the input that made a committed batch has changed since."""
-        with pa.memory_map(str(self._docs_path(index))) as file:
-            meta = json.loads(pa.ipc.open_file(file).schema.metadata[b"batch"])
+        _, meta = self._read_docs(index)
         if meta["block"] != block_hash:
             raise DataError(
                 "the input changed since the unfinished run",
@@ -133,13 +203,18 @@ class TokenStore:
         return self.folder / f"batch-{index:05}.docs.arrow"
 
 
-def is_record(path: Path) -> bool:
-    """Whether a run wrote this `run.json` of a token store."""
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The settings in the `run.json` of a token store; None for a file that is not as a run wrote it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and {"tokpack", "config", "inputs"} <= found.keys()
+        digest = found.pop(DIGEST)
+        return found if digest == _digest(found) else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _digest(fingerprint: dict[str, Any]) -> str:
+    return str(xxhash.xxh3_128_hexdigest(json.dumps(fingerprint, sort_keys=True).encode()))
 
 
 def remove_store(folder: Path) -> list[str]:
@@ -161,16 +236,13 @@ def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
         yield f"{key} ({found!r} then, {wanted!r} now)" if len(f"{found}{wanted}") < 80 else key
 
 
-def _write_ipc(path: Path, data: pa.Table | pa.RecordBatch) -> None:
-    temporary = path.with_suffix(".part")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, data.schema) as writer:
+def _as_ipc(data: pa.Table | pa.RecordBatch) -> pa.Buffer:
+    """As an Arrow file, in memory."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, data.schema) as writer:
         writer.write(data)
-    temporary.replace(path)
+    return sink.getvalue()
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _part(path: Path) -> Path:
+    return path.with_suffix(".part")

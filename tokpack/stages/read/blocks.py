@@ -24,6 +24,7 @@ from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import BOM, decompress, open_hashing
 from tokpack.stages.read.tables import dataset_blocks, table_blocks
 from tokpack.stages.read.trees import conversations
+from tokpack.stages.read.unchanged import unchanged
 
 BLOCK_BYTES = 8 << 20
 NEWLINE, SPACE = b"\n "
@@ -125,7 +126,7 @@ Chunk = tuple[int, int, int, "bytes | pa.Table"]
 
 def chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
     """A source in pieces that end at a row's end; its `sha256` is set after the last."""
-    with reading(source.path):
+    with reading(source.path), unchanged(source):
         try:
             made = _rows_as_they_are(source, block_bytes)
             yield from _tree_chunks(made, source, block_bytes) if source.config.format in TREES else made

@@ -1,0 +1,89 @@
+"""A signal ends a command within two seconds, its children with it; one line says how to go on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from chats import messy_rows, write_rows
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+
+COMPILED = """
+import hashlib, subprocess, sys
+from tokpack import interrupts
+from tokpack.locks import only_writer
+from pathlib import Path
+interrupts.watch(sys.argv[1])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+with only_writer(Path(sys.argv[2])), interrupts.scratch_folder() as folder:
+    print(child.pid, folder, flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)  # compiled code, which hears of no signal
+"""
+
+
+def gone(pid: int) -> bool:
+    """Waits for a process that was killed."""
+    for _ in range(1000):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["pack", "merge", "train"])
+def test_a_process_that_hears_no_signal_ends_with_its_child_and_its_scratch(number, command, tmp_path):
+    arguments = [sys.executable, "-c", COMPILED, command, str(tmp_path / "out")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        child, folder = process.stdout.readline().split()
+        assert Path(folder).is_dir()
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 130
+        said = process.stderr.read()
+    assert said.startswith("interrupted; ")
+    assert len(said.splitlines()) == 1
+    assert {"pack": "goes on where", "merge": "nothing was written", "train": "--resume"}[command] in said
+    assert gone(int(child))
+    assert not Path(folder).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_the_caller_ignores_is_ignored(tmp_path):
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from tokpack import interrupts; interrupts.watch('pack')\n"
+        "import os; os.kill(os.getpid(), signal.SIGHUP); print('still here')"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+        == b"still here\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_pack_says_how_to_go_on_and_does(number, qwen, tmp_path):
+    data = write_rows(tmp_path / "chats.jsonl", messy_rows(30_000, seed=3))
+    out = tmp_path / "out"
+    arguments = ["pack", str(data), "-t", str(qwen), "-o", str(out), "--max-length", "256"]
+    command = [sys.executable, "-c", "from tokpack.cli import main; main()", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(out.glob(".work/*.docs.arrow")):
+            time.sleep(0.005)
+        children = [int(pid) for path in Path(f"/proc/{process.pid}/task").glob("*/children")
+                    for pid in path.read_text().split()]  # fmt: skip
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 130
+        lines = process.stderr.read().splitlines()
+    assert lines[-1] == "interrupted; the same command goes on where it stopped"
+    assert all(map(gone, children))
+    assert not list(tmp_path.glob(".out.*"))
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,107 @@
+"""SIGINT, SIGTERM and SIGHUP: a command ends within two seconds, its children with it, and says how to go on.
+
+The first signal raises KeyboardInterrupt, so that what is half done is taken away as after any error. Where
+that takes too long (a thread in the middle of a block, a loop in compiled code) a watcher ends the process:
+everything on the disk is made to survive that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+EXIT_CODE = 130
+PATIENCE_SECONDS = 1.2
+"""From a signal to the end of the process, whatever it does."""
+GO_ON = {
+    "pack": "the same command goes on where it stopped",
+    "train": "with --resume the same command goes on from its last checkpoint (--save-steps writes them)",
+}
+ELSE = "nothing was written; repeat the command"
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+_leftovers: set[Path] = set()
+_leaving = threading.Lock()
+_command = ""
+
+
+def watch(command: str) -> None:
+    """Take over the signals, but those that the caller has this process ignore (`nohup`, `&` of a shell)."""
+    global _command  # noqa: PLW0603 - there is one command a process
+    _command = command
+    taken = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    if not taken or threading.current_thread() is not threading.main_thread():
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in taken:
+        signal.signal(number, _interrupt)
+    threading.Thread(target=_wait, args=(reader, taken), name="tokpack-signals", daemon=True).start()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _wait(reader: int, taken: set[int]) -> None:
+    """The system writes each signal's number into the pipe, also while the main thread runs compiled code."""
+    while os.read(reader, 1)[0] not in taken:
+        pass
+    threading.Event().wait(PATIENCE_SECONDS)
+    leave()
+
+
+@contextmanager
+def leftover(path: Path) -> Iterator[None]:
+    """A file or folder that has to go with the process, should it end before the block does."""
+    _leftovers.add(path)
+    try:
+        yield
+    finally:
+        _leftovers.discard(path)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for this process alone, gone with it."""
+    made = tempfile.TemporaryDirectory(prefix="tokpack-", ignore_cleanup_errors=True)
+    with made as name, leftover(Path(name)):
+        yield Path(name)
+
+
+def leave() -> NoReturn:
+    """End children, take scratch away, say how to go on, and end, without waiting for any thread."""
+    if not _leaving.acquire(blocking=False):
+        threading.Event().wait()  # another thread is at it
+    for child in _descendants(os.getpid()):
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    for path in list(_leftovers):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    with suppress(OSError, ValueError):
+        show_cursor = "\x1b[?25h\r" if sys.stderr.isatty() else ""  # a progress bar hides it
+        os.write(2, f"{show_cursor}interrupted; {GO_ON.get(_command, ELSE)}\n".encode())
+    os._exit(EXIT_CODE)
+
+
+def _descendants(process: int) -> list[int]:
+    """Processes that this one started, and theirs; Linux alone can say."""
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *_descendants(child)]
+    return found

@@ -1,0 +1,57 @@
+"""That an input is the same file, of the same size and time, when its last row was read as at its first.
+
+What was cut or rewritten meanwhile would be packed as half of one version and half of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokpack.errors import DataError
+from tokpack.stages.read.sources import Source
+
+Stamp = list[tuple[str, int, int, int]]
+"""Name, number, size and time of each file."""
+
+
+@contextmanager
+def unchanged(source: Source) -> Iterator[None]:
+    """Raises DataError when a file of the source changed while the block ran, whatever else went wrong in it.
+
+    Pipes and remote objects have no such stamp.
+    """
+    before = _stamp(source)
+    if len(before) == 1 and source.container != "dataset" and source.size_bytes not in (None, before[0][2]):
+        raise _changed(source)
+    try:
+        yield
+    except GeneratorExit:  # who reads wanted no more
+        raise
+    except Exception as error:
+        if _stamp(source) != before:
+            raise _changed(source) from error
+        raise
+    if _stamp(source) != before:
+        raise _changed(source)
+
+
+def _stamp(source: Source) -> Stamp:
+    if source.path == "-" or "://" in source.path:
+        return []
+    path = Path(source.path)
+    try:
+        files = sorted(path.iterdir()) if source.container == "dataset" else [path]
+        found = [(file.name, file.stat()) for file in files]
+    except OSError:  # taken away: the error of opening it, or a difference to the first stamp, says so
+        return []
+    return [(name, status.st_ino, status.st_size, status.st_mtime_ns) for name, status in found]
+
+
+def _changed(source: Source) -> DataError:
+    return DataError(
+        "the input changed while it was read: nothing of it is packed",
+        where=source.path,
+        hint="repeat the command when nothing writes to it, with --overwrite or another -o",
+    )
