@@ -15,6 +15,7 @@ demo: $(STAMP) $(MODEL)/config.json
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh "$(MODEL)" demo
 
 test: $(STAMP) $(MODEL)/config.json
+	$(BIN)/python tests/get_tokenizers.py
 	$(BIN)/pytest -q -n 2 --slow
 
 check: $(STAMP)
@@ -32,6 +33,7 @@ bench: $(STAMP) $(MODEL)/config.json
 docs: $(STAMP)
 	$(BIN)/python docs/make_cli_reference.py
 	$(BIN)/python docs/make_architecture_table.py
+	$(BIN)/python docs/make_template_table.py
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,39 @@
+"""Chats with the real tokenizers and templates of gated models, against transformers and trl's tags."""
+
+from __future__ import annotations
+
+import families
+import pytest
+from encode_helpers import expected, template
+from family_judge import Judge
+from get_tokenizers import folder_of
+
+from tokpack.stages.render.render import Renderer
+
+pytestmark = pytest.mark.slow
+
+FAMILIES = {"gptoss": "gptoss", "gemma3": "gemma3", "llama3_1": "llama3_1", "deepseek_v3": "deepseekv3"}
+
+
+def judge_of(name, tmp_path):
+    if not (folder_of(name) / "tokenizer.json").is_file():
+        pytest.skip(f"the tokenizer of {name} is not there: python tests/get_tokenizers.py")
+    return Judge(tmp_path, folder_of(name))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ids_and_labels_are_those_of_the_tagged_template(name, tmp_path):
+    if families.folder() is None:
+        pytest.skip("trl is not installed")
+    cells = judge_of(name, tmp_path).cells(FAMILIES[name])
+    assert all(cell.startswith(("equal", "refused")) for cell in cells.values())
+    assert cells["multi-turn"] == "equal"
+
+
+def test_llama_2_has_the_ids_and_masks_of_transformers(tmp_path):
+    judge = judge_of("llama2", tmp_path)
+    renderer: Renderer = judge.renderer(template("llama2", tagged=False))
+    for kind in ("plain", "system", "multi-turn", "ends on a user turn"):
+        messages, tools = families.CHATS[kind]
+        _, ids, mask = judge.labels(renderer, messages, tools)
+        assert (ids, mask) == expected(judge.auto, messages, template("llama2"), tools)
