@@ -46,6 +46,19 @@ def documents(docs: list[Doc]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=DOCUMENT_SCHEMA)
 
 
+TOWER = "   /\\\n  /  \\\n" + "  |  |\n" * 60 + " _|__|_\n一座高塔，塔顶是尖的，塔底有两扇门。"
+FLOWCHART = "".join(
+    f"    ┌──────────┐\n    │  {step}  │\n    └──────────┘\n         │\n         ▼\n"
+    for step in ("开始步骤", "检查数据", "检查数据", "检查数据", "写入结果") * 6
+)
+FORM = "| 姓名 | 年龄 | 城市 |\n|------|------|------|\n" + "|      |      |      |\n" * 40
+MARKS = "| 题号 | 结果 |\n|---|---|\n" + "".join(
+    f"| 第{n}题 | 正确 |\n| 备注 | 没有需要说明的 |\n| 备注 | 没有需要补充的 |\n" for n in range(1, 30)
+)
+PIPES = "graph:\n" + "".join(f"  step {n}\n     |\n     v\n" for n in range(15)) + "     |\n     v\n" * 15
+"""Drawings, flowcharts and tables: lines that recur by their nature."""
+
+
 class Cases(NamedTuple):
     drop: list[Doc]
     keep: list[Doc]
@@ -235,6 +248,7 @@ CASES: dict[str, Cases] = {
     ),
     "repetition": Cases(
         drop=[
+            ask("Draw", "|  |  |\n" * 200),
             ask("Hi", "a" * 200),
             ask("Hi", "!" * 300),
             ask("Hi", "Sure, I can. " + "I can. I can. " * 40),
@@ -263,6 +277,7 @@ CASES: dict[str, Cases] = {
                 "1/3?",
                 "1/3 = 0." + "3" * 40 + "..., a 3 that never ends. It is the same as 2/6, 3/9 or 10/30.",
             ),
+            *(ask("画一个图", drawing) for drawing in (TOWER, FLOWCHART, FORM, MARKS, PIPES)),
             ask("Title", "=" * 110 + "\nAnnual report\n" + "=" * 110 + "\n" + GERMAN * 3),
             ask("Count", ", ".join(map(str, range(1, 200)))),
             ask("List", "\n".join(f"- The capital of country {n} is city {n}." for n in range(60))),

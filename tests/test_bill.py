@@ -273,7 +273,9 @@ def test_cards_are_those_with_a_price_that_hold_a_row_cheapest_first(cost: dict[
     assert "T4" not in {card["key"] for card in make_cost(planned(method="lora"), documents(RAW))["cards"]}  # type: ignore[index]
 
 
-def test_another_card_is_of_the_same_maker_and_has_bf16(cost: dict[str, Any]) -> None:
+def test_another_card_is_of_the_same_maker_and_has_bf16() -> None:
+    cost = make_cost(planned(epochs=300.0), documents(RAW))
+    assert cost is not None
     found = advice(cost, "cheaper_gpu")
     assert found is not None
     cards = {card["key"]: card for card in cost["cards"]}
@@ -281,6 +283,15 @@ def test_another_card_is_of_the_same_maker_and_has_bf16(cost: dict[str, Any]) ->
     assert (chosen["maker"], chosen["dtype"]) == ("NVIDIA", "bf16")
     alike = [c for c in cards.values() if c["maker"] == "NVIDIA" and c["dtype"] == "bf16"]
     assert chosen["money"]["value"] == min(card["money"]["value"] for card in alike)
+    assert found["why"].endswith(f"at the price of {chosen['price']}")
+    assert re.search(r", on 20\d\d-\d\d-\d\d$", chosen["price"])
+
+
+def test_another_card_is_advised_only_for_a_sum_that_pays_for_the_move() -> None:
+    for epochs, advised in ((300.0, True), (0.01, False)):
+        cost = make_cost(planned(epochs=epochs), documents(RAW))
+        assert cost is not None
+        assert (advice(cost, "cheaper_gpu") is not None) == advised
 
 
 def test_managed_services_bill_content_times_epochs(cost: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,14 @@ from hypothesis import strategies as st
 
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, STORE_SCHEMA, TRAINED
-from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
+from tokpack.stages.near_dup import (
+    ALIKE,
+    SAME_ANSWER,
+    SAME_PROMPT,
+    SHORT,
+    NearDuplicates,
+    find_near_duplicates,
+)
 from tokpack.stages.selected_tokens import SelectedTokens
 
 WORD = re.compile(r"\w+|\W")
@@ -131,6 +139,95 @@ def test_only_tokens_with_the_bit_count(documents, data):
         np.array(tokens, np.int32), np.cumsum([0, *lengths]), np.array(flags, np.uint8), CONTENT
     )
     assert_same(find_near_duplicates([batch]), brute_force(documents, 0.8, 5))
+
+
+def part_sets(document: Document, flags: Sequence[int], on: str) -> tuple[frozenset[object], ...]:
+    """Grams of the parts that `on` compares, SHORT tokens or more; fewer are one whole."""
+    sets = []
+    for name, wanted in (("prompt", CONTENT), ("answer", CONTENT | TRAINED)):
+        part = tuple(token for token, flag in zip(document, flags, strict=True) if flag == wanted)
+        if on in (name, "both"):
+            sets.append(grams(part, 5) if len(part) >= SHORT else frozenset({part} if part else ()))
+    return tuple(sets)
+
+
+def similarity(mine: frozenset[object], theirs: frozenset[object]) -> float:
+    return len(mine & theirs) / len(mine | theirs) if mine | theirs else 1.0
+
+
+def brute_force_on(
+    documents: Sequence[Document], flags: Sequence[Sequence[int]], threshold: float, on: str
+) -> tuple[list[int], list[float], list[int]]:
+    """First kept partner, least similarity, and the most a kept one shares with one near as a whole."""
+    sets = [part_sets(*both, on) for both in zip(documents, flags, strict=True)]
+    kept: list[int] = []
+    partner, least, kind = [-1] * len(sets), [0.0] * len(sets), [0] * len(sets)
+    for d, mine in enumerate(sets):
+        if not any(mine):
+            continue
+        for other in kept:
+            found = [similarity(a, b) for a, b in zip(mine, sets[other], strict=True)]
+            if min(found) >= threshold:
+                partner[d], least[d], kind[d] = other, min(found), 0
+                break
+            both = sum(len(a & b) for a, b in zip(mine, sets[other], strict=True))
+            either = sum(len(a | b) for a, b in zip(mine, sets[other], strict=True))
+            if on == "both" and both / either >= threshold:
+                shared = [ALIKE, SAME_ANSWER, SAME_PROMPT]
+                kind[d] = max(
+                    kind[d], shared[2 if found[0] >= threshold else 1 if found[1] >= threshold else 0]
+                )
+        else:
+            kept.append(d)
+    return partner, least, kind
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]]]:
+    """Families of documents with flags: a prompt, an answer, now and then a second turn, some parts empty."""
+    documents = draw(families())
+    flags = []
+    for document in documents:
+        cuts = sorted(draw(st.lists(st.integers(0, len(document)), min_size=1, max_size=3)))
+        roles = [CONTENT, CONTENT | TRAINED, CONTENT, CONTENT | TRAINED]
+        edges = [0, *cuts, len(document)]
+        flags.append([role for role, a, b in zip(roles, edges, edges[1:], strict=False) for _ in range(a, b)])
+    return documents, flags
+
+
+@UNHURRIED
+@given(conversations(), thresholds, st.sampled_from(["both", "prompt", "answer"]), st.integers(0, 25))
+def test_prompt_and_answer_apart_equal_comparing_all_pairs(conversations, threshold, on, cut):
+    documents, flags = conversations
+    batches = [
+        SelectedTokens(
+            np.array([token for document in documents[part] for token in document], np.int32),
+            np.cumsum([0, *map(len, documents[part])]),
+            np.array([flag for own in flags[part] for flag in own], np.uint8),
+            CONTENT,
+        )
+        for part in (slice(cut), slice(cut, None))
+    ]
+    found = find_near_duplicates(batches, threshold, on=on)
+    partner, least, kind = brute_force_on(documents, flags, threshold, on)
+    assert found.partner.tolist() == partner
+    assert found.jaccard.tolist() == least
+    assert found.kind.tolist() == kind
+    assert not found.bounded.any()
+    for d in np.flatnonzero(found.kind).tolist():
+        assert found.partner[found.alike[d]] == -1
+        assert found.alike[d] < d
+
+
+def test_a_long_shared_instruction_does_not_make_other_questions_duplicates():
+    instruction = list(range(100, 300))
+    documents = [[*instruction, question, reply] for question, reply in [(1, 5), (2, 6), (3, 5)]]
+    flags = ([CONTENT] * 201 + [CONTENT | TRAINED]) * 3
+    batch = replace(batch_of(documents), flags=np.array(flags, np.uint8), bit=CONTENT)
+    both, whole = (find_near_duplicates([batch], on=on) for on in ("both", "all"))
+    assert whole.partner.tolist() == [-1, 0, 0]
+    assert both.partner.tolist() == [-1, -1, 0]
+    assert both.kind.tolist() == [0, SAME_PROMPT, 0]
 
 
 def test_store_batches_are_read_in_place_sliced_or_not():

@@ -188,6 +188,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "mask_personal": ("clean", "mask_personal"),
     "exact_key": ("dedup", "exact"),
     "near_dup": ("near_dup", "threshold"),
+    "near_dup_on": ("near_dup", "on"),
     "against": ("decontaminate", "against"),
     "budget": ("select", "budget"),
     "render": ("render", "mode"),

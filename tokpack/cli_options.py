@@ -34,6 +34,10 @@ Clean = Annotated[
 NearDup = Annotated[
     float | None, typer.Option(help="Drop documents this similar to an earlier one, as 0.8 (default: off).")
 ]
+NearDupOn = Annotated[
+    str | None,
+    typer.Option(help="What --near-dup compares: both prompt and answer (default), all, prompt or answer."),
+]
 Against = Annotated[
     list[str] | None,
     typer.Option(help="Drop documents that contain this evaluation file's text; repeatable."),
@@ -131,6 +135,7 @@ def content_options(
     mask_personal: MaskPersonal = False,
     exact_key: ExactKey = None,
     near_dup: NearDup = None,
+    near_dup_on: NearDupOn = None,
     against: Against = None,
     budget: Budget = None,
     special_in_content: Special = None,

@@ -110,6 +110,8 @@ class DedupConfig:
 class NearDupConfig:
     threshold: float = 0.0
     """Jaccard similarity of token 5-grams from which the later document is dropped; 0 = off."""
+    on: Literal["both", "all", "prompt", "answer"] = "both"
+    """What must be so similar. `both`: prompt and answer, each by itself; `all`: the two as one text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ class Corpus:
     width: int = 1
     """Documents that are decided about together: 2 for preference pairs, side by side in `docs`."""
     examples: dict[str, list[str]] = field(default_factory=dict)
+    near: dict[str, Any] | None = None
+    """Figures of the near duplicates that were dropped."""
     money: dict[str, Any] | None = None
     """A budget in dollars: `usd`, the `tokens` it became, their `bill`, and whether it pays for `all`."""
 

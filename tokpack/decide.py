@@ -27,7 +27,7 @@ from tokpack.pipeline import Run, encode
 from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import EXACT_DUPLICATE, draw, first_of_equal
-from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
+from tokpack.stages.near_dup import KINDS, On, find_near_duplicates
 from tokpack.stages.normalize.normalize import text_documents
 from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
 from tokpack.stages.read.containers import notes, recognise
@@ -59,10 +59,12 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
         corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][originals].cast(pl.String).to_list())
         corpus.examples[EXACT_DUPLICATE] = [_text(run, corpus, p) for p in copies[:EXAMPLES]]
     if config.near_dup.threshold:
-        found = near_duplicates(corpus, config.near_dup.threshold)
+        found = near_duplicates(corpus, config.near_dup.threshold, config.near_dup.on)
+        corpus.near = found.figures(run, corpus, applied=True)
         corpus.drop(found.removed, NEAR_DUPLICATE, found.details(corpus))
         corpus.examples[NEAR_DUPLICATE] = [_text(run, corpus, p) for p in found.removed[:EXAMPLES]]
         corpus.counters["near_duplicate_search_bounded"] = found.bounded
+        corpus.counters |= {f"near_{name}": count for name, count in corpus.near["kept"].items()}
     if config.decontaminate.against:
         _decontaminate(run, corpus)
     if config.select.limited or any(source.max_tokens for source in config.source):
@@ -82,60 +84,73 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
 class Near:
     """Near duplicates as positions in the corpus."""
 
+    threshold: float
+    on: On
     removed: npt.NDArray[np.int64]
     partner: npt.NDArray[np.int64]
     jaccard: npt.NDArray[np.float64]
     bounded: int
     """Documents whose search was cut short: a partner of theirs may have been missed."""
+    kept: dict[str, list[tuple[int, int]]]
+    """What kept documents have in common with an earlier one that they are near as a whole -> (it, the
+    earlier one); of preference pairs the first. Empty unless prompt and answer are compared apart."""
 
     def details(self, corpus: Corpus) -> list[str | None]:
         """`"17 jaccard 0.9123"`: the kept document that each removed one repeats."""
         kept = corpus.docs["doc_id"].to_numpy()[self.partner]
         return [f"{doc} jaccard {j:.4f}" for doc, j in zip(kept.tolist(), self.jaccard.tolist(), strict=True)]
 
+    def figures(self, run: Run, corpus: Corpus, applied: bool) -> dict[str, Any]:
+        """For the report: what leaves, what only looks alike and stays, and some of each side by side."""
+        columns = (self.removed, self.partner, self.jaccard)
+        shown = zip(*(column[:: corpus.width][:EXAMPLES].tolist() for column in columns), strict=True)
+        alike = "same_prompt_same_answer" if self.on == "both" else ""
+        pairs: list[tuple[str, int, int, float | None]] = [(alike, a, b, round(j, 4)) for a, b, j in shown]
+        pairs += [(name, a, b, None) for name, found in self.kept.items() for a, b in found[:EXAMPLES]]
+        return {
+            "threshold": self.threshold,
+            "on": self.on,
+            "applied": applied,
+            "documents": len(self.removed),
+            "tokens": int(corpus.docs["tokens"].cast(pl.Int64).gather(self.removed).sum()),
+            "bounded": self.bounded,
+            "kept": {name: len(found) * corpus.width for name, found in self.kept.items()},
+            "pairs": [
+                {"alike": name, "jaccard": j, "removed": _text(run, corpus, a), "kept": _text(run, corpus, b)}
+                for name, a, b, j in pairs
+            ],
+        }
 
-def near_duplicates(corpus: Corpus, threshold: float) -> Near:
+
+def near_duplicates(corpus: Corpus, threshold: float, on: On) -> Near:
     """Exact join over the kept documents' content tokens; see `stages/near_dup.py`."""
     width = corpus.width
     positions, batches = corpus.stored_documents(width)
-    found: NearDuplicates = find_near_duplicates(batches, threshold, eligible=corpus.kept()[positions])
-    groups = positions // width
+    found = find_near_duplicates(batches, threshold, eligible=corpus.kept()[positions], on=on)
     removed = np.flatnonzero(found.partner >= 0)
+    groups = positions // width
+    kept = {}
+    for kind, name in KINDS.items() if on == "both" else ():
+        at = np.flatnonzero(found.kind == kind)
+        firsts = (groups[at] * width).tolist(), (groups[found.alike[at]] * width).tolist()
+        kept[name] = list(zip(*firsts, strict=True))
     return Near(
+        threshold,
+        on,
         corpus.documents_of(groups[removed]),
         corpus.documents_of(groups[found.partner[removed]]),
         np.repeat(found.jaccard[removed], width),
         int(found.bounded.sum()),
+        kept,
     )
 
 
 def near_duplicate_figures(run: Run, corpus: Corpus) -> dict[str, Any]:
     """What near-duplicate removal saves, or would save, with example pairs; for the report."""
-    threshold = run.config.near_dup.threshold
-    if threshold:
-        dropped = corpus.docs.filter(pl.col("drop_reason") == NEAR_DUPLICATE)
-        return {
-            "threshold": threshold,
-            "applied": True,
-            "documents": len(dropped),
-            "tokens": int(dropped["tokens"].cast(pl.Int64).sum()),
-            "bounded": corpus.counters["near_duplicate_search_bounded"],
-            "pairs": [],
-        }
-    found = near_duplicates(corpus, MEASURED_AT)
-    columns = (found.removed, found.partner, found.jaccard)
-    shown = zip(*(column[:: corpus.width][:EXAMPLES] for column in columns), strict=True)
-    return {
-        "threshold": MEASURED_AT,
-        "applied": False,
-        "documents": len(found.removed),
-        "tokens": int(corpus.docs["tokens"].cast(pl.Int64).gather(found.removed).sum()),
-        "bounded": found.bounded,
-        "pairs": [
-            {"jaccard": round(float(j), 4), "removed": _text(run, corpus, a), "kept": _text(run, corpus, b)}
-            for a, b, j in shown
-        ],
-    }
+    if corpus.near is not None:
+        return corpus.near
+    found = near_duplicates(corpus, MEASURED_AT, run.config.near_dup.on)
+    return found.figures(run, corpus, applied=False)
 
 
 def _text(run: Run, corpus: Corpus, position: int) -> str:
@@ -209,7 +224,7 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> None:
     kept = corpus.kept()[::width]
     repeats = np.zeros(len(kept), dtype=bool)
     if config.select.limited:
-        repeats[near_duplicates(corpus, config.select.diversity).removed // width] = True
+        repeats[near_duplicates(corpus, config.select.diversity, "all").removed // width] = True
     tokens = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy() * times_of(corpus.docs).astype(np.int64)
     lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
     first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality

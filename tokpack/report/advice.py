@@ -18,6 +18,8 @@ from tokpack.report.words import share as share_words
 
 WORTH = 0.02
 """A saving below this share of the money is not worth a changed setting."""
+WORTH_MOVING_USD = 5.0
+"""A saving below this is not worth another rented card."""
 
 
 def curve(training: Training, documents: Documents) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
                     "hours": figure(run.gpu_hours),
                     "wall_hours": figure(run.wall_hours),
                     "money": training.money(run) if own else figure(run.money),
+                    "price": gpu.price_note.partition(": http")[0],
                 }
             )
     return sorted(out, key=lambda card: (card["money"]["value"] if card["money"] else 0.0, card["key"]))
@@ -301,8 +304,8 @@ def _capacity(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
 
 
 def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
-    """A cheaper card that runs the same software, where list prices make one: of the same maker, with bf16 if
-    the chosen one has it."""
+    """A cheaper card that runs the same software, where the table's prices make one: of the same maker, with
+    bf16 if the chosen one has it, and only for a sum that pays for the move."""
     chosen = next((card for card in cost["cards"] if card["chosen"]), None)
     if chosen is None or chosen["money"] is None:
         return None
@@ -311,9 +314,9 @@ def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
     if best["chosen"]:
         return None
     saves, share = saving(chosen | {"flops": {"value": 0.0}}, best)
-    if share < WORTH:
+    if share < WORTH or saves is None or saves["value"] < WORTH_MOVING_USD:
         return None
-    why = f"{money(best['money'])} at list prices, in {hours(best['wall_hours'])}"
+    why = f"{money(best['money'])} in {hours(best['wall_hours'])}, at the price of {best['price']}"
     return _advice("cheaper_gpu", "rent another card", f"--gpu {best['key']}", why, saves=saves, share=share)
 
 

@@ -126,7 +126,7 @@ def capacities_table(cost: dict[str, Any]) -> RenderableType:
 
 
 def cards_table(cost: dict[str, Any]) -> Table:
-    table = plain_table("The packed run on other cards, at list prices", "", "GPU time", "money", "")
+    table = plain_table("The packed run on other cards, at the table's prices", "", "GPU time", "money", "")
     table.columns[-1].justify = "left"
     for card in cost["cards"]:
         marks = ["this run"] * card["chosen"] + ["checkpointing"] * card["checkpointing"]

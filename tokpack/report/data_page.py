@@ -16,9 +16,9 @@ from tokpack.report.data_words import (
     rules_without_hits,
     vocabulary_words,
 )
-from tokpack.report.words import REASONS, share
+from tokpack.report.words import ALIKE, REASONS, share
 
-MOST_FILES, MOST_PAIRS, MOST_LANGUAGES = 500, 3, 12
+MOST_FILES, MOST_PAIRS, MOST_LANGUAGES = 500, 12, 12
 
 
 def data_view(data: dict[str, Any]) -> dict[str, Any]:
@@ -112,9 +112,15 @@ def _pairs(near: dict[str, Any] | None) -> list[dict[str, Any]] | None:
         return None
     return [
         {
-            "jaccard": f"{pair['jaccard']:.2f}",
+            "words": _alike(pair),
             "removed": snippet(pair["removed"]),
             "kept": snippet(pair["kept"]),
         }
         for pair in near["pairs"][:MOST_PAIRS]
     ]
+
+
+def _alike(pair: dict[str, Any]) -> str:
+    if pair["jaccard"] is None:
+        return f"{ALIKE[pair['alike']]}; kept beside"
+    return f"similar by {pair['jaccard']:.2f} to"

@@ -48,6 +48,11 @@ REASONS = {
     "over_budget": "beyond the token budget",
     HELD_OUT: "set aside for validation, not lost",
 }
+ALIKE = {
+    "same_prompt_other_answer": "nearly the same prompt with another answer",
+    "other_prompt_same_answer": "another prompt with nearly the same answer",
+    "alike_as_a_whole": "alike as a whole, neither in prompt nor in answer",
+}
 COUNTERS = {
     "special_token_stripped": "documents had special tokens stripped from the ends of their text",
     "special_token_inside": "documents hold a special token inside their text",
@@ -55,6 +60,9 @@ COUNTERS = {
     "rendered_already_chat": "documents hold a message that is rendered already: it is left as it is",
     "with_email": "documents hold an e-mail address",
     "with_phone": "documents hold a telephone number",
+    "near_same_prompt_other_answer": "documents give another answer to an earlier one's prompt: kept",
+    "near_other_prompt_same_answer": "documents give an earlier one's answer to another prompt: kept",
+    "near_alike_as_a_whole": "documents resemble an earlier one only as a whole: kept",
     "near_duplicate_search_bounded": "documents were compared with only some of their likely near duplicates",
     "evaluation_texts_too_short": "evaluation texts are too short to look for",
     "with_key": "documents hold what looks like a secret key",
@@ -203,10 +211,13 @@ def counters(data: dict[str, Any]) -> list[tuple[int, str]]:
     """What was counted on the way, in words, without zeros."""
     lines = [(n, COUNTERS.get(name, name)) for name, n in data["counters"].items() if n]
     near = data.get("near_dup")
-    if near and near["documents"] and not near["applied"]:
-        flag = f"--near-dup {near['threshold']}"
-        words = f"documents nearly repeat an earlier one, in {near['tokens']:,} tokens: {flag} drops them"
-        lines.append((near["documents"], words))
+    if near and not near["applied"]:
+        if near["documents"]:
+            flag = f"--near-dup {near['threshold']}"
+            words = f"documents nearly repeat an earlier one, in {near['tokens']:,} tokens: {flag} drops them"
+            lines.append((near["documents"], words))
+        kept = near.get("kept", {}).items()
+        lines += [(n, COUNTERS[f"near_{name}"]) for name, n in kept if n]
     return lines
 
 

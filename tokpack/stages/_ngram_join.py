@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numba import boolean, float64, int32, int64, uint8, uint64
 
-from tokpack.stages._ngram_sets import SLACK, Array, largest_of, put_all
+from tokpack.stages._ngram_sets import ANSWER, SLACK, Array, largest_of, put_all
 from tokpack.stages.compiled import jit
+from tokpack.stages.near_dup import ALIKE, SAME_ANSWER, SAME_PROMPT
 
 STEPS = 16
 """A candidate costs 16 steps, an index entry passed over 1, an intersection 1 more for 16 grams."""
@@ -119,9 +120,9 @@ def order_prefixes(
 
 
 @jit
-def _differing_bits(bitmaps: Array, a: int, b: int) -> int:
+def _differing_bits(bitmaps: Array, a: int, b: int, first: int, last: int) -> int:
     total = _0
-    for w in range(8):
+    for w in range(first, last):
         x = bitmaps[a, w] ^ bitmaps[b, w]
         x -= (x >> _1) & _M1
         x = (x & _M2) + ((x >> _2) & _M2)
@@ -145,6 +146,41 @@ def _intersection(grams: Array, start: int, size: int, keys: Array, mask: Any, n
 
 
 @jit
+def _in_parts(grams: Array, start: int, size: int, keys: Array, mask: Any, needed: int) -> tuple[int, int]:
+    """The same for prompt and answer apart; where their sum is less than `needed`, counting ends early."""
+    missing, allowed, prompt, answer = 0, size - needed, 0, 0
+    for k in range(start, start + size):
+        h = grams[k]
+        slot = h & mask
+        while keys[slot] != _0 and keys[slot] != h:
+            slot = (slot + _1) & mask
+        if keys[slot] == _0:
+            missing += 1
+            if missing > allowed:
+                break
+        elif h & ANSWER:
+            answer += 1
+        else:
+            prompt += 1
+    return prompt, answer
+
+
+@jit
+def _similarity(both: int, mine: int, theirs: int) -> float:
+    """Two empty parts are the same."""
+    return both / (mine + theirs - both) if mine + theirs > 0 else 1.0
+
+
+@jit
+def _may_reach(bitmaps: Array, a: int, b: int, mine: int, theirs: int, threshold: float, first: int) -> bool:
+    """Whether sizes and bitmap of one part, words `first` to `first` + 3, allow the threshold."""
+    if theirs < threshold * mine - SLACK or mine < threshold * theirs - SLACK:
+        return False
+    needed = ceil(threshold / (1 + threshold) * (mine + theirs) - SLACK)
+    return bool(_differing_bits(bitmaps, a, b, first, first + 4) <= mine + theirs - 2 * needed)
+
+
+@jit
 def lay_out_index(starts: Array, prefixes: Array, sizes: Array, shift: Any, begins: Array) -> None:
     """`begins` (zeros): where the entries of each slot `hash >> shift` begin, with room for every prefix."""
     for s in range(len(sizes)):
@@ -155,7 +191,7 @@ def lay_out_index(starts: Array, prefixes: Array, sizes: Array, shift: Any, begi
 
 
 @jit
-def join(
+def join(  # noqa: PLR0912, PLR0915 - one loop, compiled
     grams: Array,
     starts: Array,
     sizes: Array,
@@ -170,15 +206,23 @@ def join(
     entries: Array,
     seen: Array,
     limit: int,
+    parts: bool,
+    answers: Array,
     partner: Array,
     jaccard: Array,
     bounded: Array,
+    kind: Array,
+    alike: Array,
 ) -> None:
     """Survivors in order against an index of the kept ones: first kept partner (or -1) and Jaccard.
 
     Slot k of the index is `entries[begins[k] : ends[k]]`, ascending; slots shared by chance only add
     candidates. `seen[s]`: the last document that s was a candidate of, at first -1. `limit`:
     candidates a document may cost, see STEPS.
+
+    With `parts`, prompt and answer (`answers[s]` of the grams) must each reach the threshold; `jaccard[s]` is
+    then of the two, else twice the same. `kind[s]` and `alike[s]`: for a kept document, what it has in common
+    with an earlier one, the most found (0: nothing), and with which.
     """
     keys = np.empty(4 * largest_of(sizes) + 4, np.uint64)
     for s in range(len(sizes)):
@@ -195,17 +239,43 @@ def join(
                 if theirs < smallest or theirs > largest or seen[other] == s:
                     continue
                 seen[other] = s
+                in_answer, theirs_in_answer = answers[s], answers[other]
+                in_prompt, theirs_in_prompt = mine - in_answer, theirs - theirs_in_answer
+                # With another answer to the same prompt known, only what is near in both is of interest.
+                if (kind[s] == SAME_PROMPT or best >= 0) and parts:
+                    steps -= 1
+                    if not (
+                        _may_reach(bitmaps, s, other, in_answer, theirs_in_answer, threshold, 4)
+                        and _may_reach(bitmaps, s, other, in_prompt, theirs_in_prompt, threshold, 0)
+                    ):
+                        continue
                 steps -= STEPS - 1
                 needed = ceil(threshold / (1 + threshold) * (mine + theirs) - SLACK)
-                if _differing_bits(bitmaps, s, other) > mine + theirs - 2 * needed:
+                if _differing_bits(bitmaps, s, other, 0, 8) > mine + theirs - 2 * needed:
                     continue
                 if mask == _0:
                     mask = put_all(grams, starts[s], mine, keys)
                 steps -= theirs // STEPS
-                both = _intersection(grams, starts[other], theirs, keys, mask, needed)
-                if both / (mine + theirs - both) >= threshold:
+                if not parts:
+                    both = _intersection(grams, starts[other], theirs, keys, mask, needed)
+                    if both / (mine + theirs - both) >= threshold:
+                        best = np.int64(other)
+                        jaccard[s, 0] = jaccard[s, 1] = both / (mine + theirs - both)
+                    continue
+                of_prompt, of_answer = _in_parts(grams, starts[other], theirs, keys, mask, needed)
+                if (of_prompt + of_answer) / (mine + theirs - of_prompt - of_answer) < threshold:
+                    continue
+                prompt = _similarity(of_prompt, in_prompt, theirs_in_prompt)
+                answer = _similarity(of_answer, in_answer, theirs_in_answer)
+                if prompt >= threshold and answer >= threshold:
                     best = np.int64(other)
-                    jaccard[s] = both / (mine + theirs - both)
+                    jaccard[s, 0], jaccard[s, 1] = prompt, answer
+                else:
+                    found = (
+                        SAME_PROMPT if prompt >= threshold else SAME_ANSWER if answer >= threshold else ALIKE
+                    )
+                    if found > kind[s]:
+                        kind[s], alike[s] = found, other
         partner[s] = best
         bounded[s] = best < 0 and steps <= 0
         if best < 0:
@@ -213,6 +283,8 @@ def join(
                 slot = (prefixes[p] & _LOW_48) >> shift
                 entries[ends[slot]] = s
                 ends[slot] += 1
+        else:
+            kind[s] = 0
 
 
 _SETS = (uint64[::1], int64[::1], int64[::1])
@@ -222,5 +294,8 @@ _INDEX = (uint64, int32[::1], int32[::1], int32[::1], int32[::1])
 SIGNATURES = {
     order_prefixes: (*_SETS, float64, uint64, uint8[::1], *_PREFIX, _BITMAPS),
     lay_out_index: (*_PREFIX, uint64, int32[::1]),
-    join: (*_SETS, float64, *_PREFIX, _BITMAPS, *_INDEX, int64, int64[::1], float64[::1], boolean[::1]),
+    join: (
+        *(*_SETS, float64, *_PREFIX, _BITMAPS, *_INDEX, int64),
+        *(boolean, int64[::1], int64[::1], float64[:, ::1], boolean[::1], int64[::1], int64[::1]),
+    ),
 }

@@ -1,7 +1,8 @@
 # mypy: disallow-untyped-decorators=False
 """The compiled loops of `near_dup` up to the sets; it holds the reasoning. Importing this imports numba.
 
-A set is a document's distinct 64-bit hashes of token n-grams, never 0.
+A set is a document's distinct 64-bit hashes of token n-grams, never 0. With two parts, prompt and answer,
+bit 8 of a hash says of which part it is, so the two never meet.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ SLACK = 1e-6
 """Rounding may spare a candidate, never lose one."""
 _BASE, _ODD = np.uint64(0xD6E8FEB86659FD93), np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
+ANSWER = np.uint64(256)
+"""The bit that says of which of two parts a gram is; bitmaps keep the parts apart by it."""
 _LOW_32 = np.uint64(2**32 - 1)
 _0, _1, _2, _3, _29, _33 = (np.uint64(k) for k in (0, 1, 2, 3, 29, 33))
 
@@ -33,25 +36,37 @@ def _finish(h: Any) -> Any:
 
 
 @jit
-def _hash_grams(
-    tokens: Array, flags: Array, bit: int, start: int, stop: int, n: int, window: Array, out: Array
+def _hash_part(
+    tokens: Array,
+    flags: Array,
+    bit: int,
+    part: Array,
+    start: int,
+    stop: int,
+    n: int,
+    window: Array,
+    out: Array,
 ) -> int:
-    """Hash the n-grams of the selected tokens into `out`, repeats included; returns how many.
+    """Hash the n-grams of one part's tokens into `out`, repeats included; returns how many.
 
-    A polynomial in _BASE modulo 2**64 over mixed tokens, rolled along the document. Fewer than n
-    selected tokens give one hash, of the whole sequence and its length; none give none.
+    A polynomial in _BASE modulo 2**64 over mixed tokens, rolled along the document. `part` is (flags under
+    `bit` of its tokens, shortest, tag): fewer than `shortest` tokens give one hash, of the whole sequence and
+    its length; none give none. A tag of 0 or 1 is put into bit 8.
     """
+    wanted, shortest, tag = part[0], part[1], part[2]
     top = _1
     for _ in range(n):
         top *= _BASE
     length, place = 0, 0
-    rolling = _0
+    rolling, whole = _0, _0
     for i in range(start, stop):
-        if bit != 0 and (flags[i] & bit) == 0:
+        if bit != 0 and (flags[i] & bit) != wanted:
             continue
         x = (np.uint64(tokens[i]) + _1) * _ODD
         x ^= x >> _29
         rolling = rolling * _BASE + x
+        if length < shortest:
+            whole = whole * _BASE + x
         if length >= n:
             rolling -= window[place] * top
         window[place] = x
@@ -59,12 +74,33 @@ def _hash_grams(
         length += 1
         if length >= n:
             out[length - n] = _finish(rolling)
-    if length >= n:
-        return length - n + 1
-    if length > 0:
-        out[0] = _finish(rolling ^ (np.uint64(length) * _MIX_1))
-        return 1
-    return 0
+    found = length - n + 1
+    if length < shortest:
+        out[0] = _finish(whole ^ (np.uint64(length) * _MIX_1))
+        found = min(length, 1)
+    if tag >= 0:
+        for k in range(found):
+            out[k] = (out[k] & ~ANSWER) | (ANSWER if tag == 1 else _0)
+    return found
+
+
+@jit
+def _hash_grams(
+    tokens: Array,
+    flags: Array,
+    bit: int,
+    parts: Array,
+    start: int,
+    stop: int,
+    n: int,
+    window: Array,
+    out: Array,
+) -> int:
+    """The same of all parts, one after another."""
+    found = 0
+    for k in range(len(parts)):
+        found += _hash_part(tokens, flags, bit, parts[k], start, stop, n, window, out[found:])
+    return found
 
 
 @jit
@@ -80,6 +116,7 @@ def count_sample(
     tokens: Array,
     flags: Array,
     bit: int,
+    parts: Array,
     offsets: Array,
     eligible: Array,
     n: int,
@@ -92,7 +129,7 @@ def count_sample(
     for d in range(len(offsets) - 1):
         if not eligible[d]:
             continue
-        grams = _hash_grams(tokens, flags, bit, offsets[d], offsets[d + 1], n, window, out)
+        grams = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
         for k in range(grams):
             if (out[k] & _LOW_32) <= sample:
                 slot = out[k] >> shift
@@ -107,6 +144,7 @@ def find_survivors(
     tokens: Array,
     flags: Array,
     bit: int,
+    parts: Array,
     offsets: Array,
     eligible: Array,
     n: int,
@@ -121,7 +159,7 @@ def find_survivors(
     for d in range(len(offsets) - 1):
         if not eligible[d]:
             continue
-        grams = _hash_grams(tokens, flags, bit, offsets[d], offsets[d + 1], n, window, out)
+        grams = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
         spare = (1 - threshold) * grams + SLACK
         alone = 0
         for k in range(grams):
@@ -170,14 +208,19 @@ def gather_sets(
     tokens: Array,
     flags: Array,
     bit: int,
+    parts: Array,
     offsets: Array,
     grams_of: Array,
     n: int,
     starts: Array,
     grams: Array,
     sizes: Array,
+    answers: Array,
 ) -> None:
-    """Write the set of the k-th document with grams_of > 0 to `grams` at starts[k], its size to sizes[k]."""
+    """Write the set of the k-th document with grams_of > 0 to `grams` at starts[k], its size to sizes[k].
+
+    `answers[k]`: how many of them are the answer's.
+    """
     longest = largest_of(np.diff(offsets))
     out, window = np.empty(longest, np.uint64), np.empty(n, np.uint64)
     keys = np.empty(4 * longest + 4, np.uint64)
@@ -185,12 +228,14 @@ def gather_sets(
     for d in range(len(offsets) - 1):
         if grams_of[d] == 0:
             continue
-        found = _hash_grams(tokens, flags, bit, offsets[d], offsets[d + 1], n, window, out)
+        found = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
         mask = _empty_table(keys, found)
         end = starts[survivor]
+        answers[survivor] = 0
         for k in range(found):
             if _put(out[k], keys, mask):
                 grams[end] = out[k]
+                answers[survivor] += (out[k] & ANSWER) != _0
                 end += 1
         sizes[survivor] = end - starts[survivor]
         survivor += 1
@@ -210,11 +255,11 @@ def read_only(kind: Any) -> Any:
     return numba.types.Array(kind, 1, "C", readonly=True)
 
 
-_BATCH = (read_only(int32), read_only(uint8), int64, read_only(int64))
+_BATCH = (read_only(int32), read_only(uint8), int64, int64[:, ::1], read_only(int64))
 _SAMPLE = (read_only(boolean), int64, uint64, uint64, uint8[::1])
 SIGNATURES = {
     count_sample: (*_BATCH, *_SAMPLE),
     find_survivors: (*_BATCH, *_SAMPLE, float64, int64[::1]),
-    gather_sets: (*_BATCH, int64[::1], int64, int64[::1], uint64[::1], int64[::1]),
+    gather_sets: (*_BATCH, int64[::1], int64, int64[::1], uint64[::1], int64[::1], int64[::1]),
     count_documents: (uint64[::1], int64[::1], int64[::1], uint64, uint8[::1]),
 }

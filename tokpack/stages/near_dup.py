@@ -7,6 +7,13 @@ before it reaches the threshold t, and names the first such document. The promis
 document names a kept one and their exact similarity, and no two kept ones reach t. Two different
 n-grams among m share a hash with probability m**2 / 2**65 (under one in a thousand for 100 million).
 
+`on` says what is compared. `all`: the selected tokens. `prompt`, `answer`: the selected tokens that are not
+trained, or that are. `both`: a document is removed when prompt and answer, each by itself, reach t. A part of
+fewer than SHORT tokens is a set of one hash and so meets only its equals; two empty parts are the same. The
+candidates of `both` are the pairs that reach t as a whole, where the whole is the disjoint union of its two
+parts: for p/q >= t and r/s >= t, (p + r)/(q + s) >= t, so no pair is missed. What else kept documents have in
+common as a whole is counted on the way.
+
 It is a prefix-filter join (Bayardo et al. 2007, Xiao et al. 2008) with two cuts around it:
 
 1. *Uniqueness.* J(A, B) >= t needs |A - B| <= (1 - t)|A|. Grams below a hash limit (40 % of them at
@@ -30,23 +37,36 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tokpack.errors import UsageError
+from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.selected_tokens import Bools, Int32, Int64, SelectedTokens, UInt8
 
 CANDIDATE_LIMIT: Final = 10_000
+SHORT: Final = 10
+"""Prompts and answers of fewer tokens are compared as a whole: they have few n-grams, or none."""
+
+On = Literal["both", "all", "prompt", "answer"]
+ALIKE, SAME_ANSWER, SAME_PROMPT = 1, 2, 3
+KINDS: Final = {
+    SAME_PROMPT: "same_prompt_other_answer",
+    SAME_ANSWER: "other_prompt_same_answer",
+    ALIKE: "alike_as_a_whole",
+}
+"""What a kept document has in common with an earlier kept one that it is near as a whole."""
+_UNTRAINED, _EITHER = CONTENT, CONTENT | TRAINED
 
 UInt64 = npt.NDArray[np.uint64]
-_View = tuple[Int32, UInt8, int, Int64]
+_View = tuple[Int32, UInt8, int, Int64, Int64]
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +77,23 @@ class NearDuplicates:
 
     partner: Int64
     """Position of the kept document that a removed one repeats, -1 for a kept one."""
-    jaccard: npt.NDArray[np.float64]
-    """Exact similarity to the partner, 0 for a kept document."""
+    parts: npt.NDArray[np.float64]
+    """float64[documents, 2], similarity to the partner of the prompt and of the answer; the same twice where
+    documents are compared as one. 0 for a kept document."""
     bounded: Bools
     """Kept although the candidate limit cut its search short: a partner may exist."""
+    kind: Int64
+    """For a kept document, what it has in common with an earlier kept one that it is near as a whole: ALIKE,
+    SAME_ANSWER or SAME_PROMPT, the most found; 0: nothing, or not asked for."""
+    alike: Int64
+    """That earlier document, or -1."""
     seconds: float
+
+    @property
+    def jaccard(self) -> npt.NDArray[np.float64]:
+        """Exact similarity to the partner, of the part that has less of it; 0 for a kept document."""
+        least: npt.NDArray[np.float64] = self.parts.min(axis=1)
+        return least
 
     @property
     def removed(self) -> Bools:
@@ -77,6 +109,8 @@ class _Sets:
     """Set s is `grams[starts[s] : starts[s] + sizes[s]]`."""
     starts: Int64
     sizes: Int64
+    answers: Int64
+    """How many grams of each are the answer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +128,7 @@ def find_near_duplicates(
     candidate_limit: int = CANDIDATE_LIMIT,
     eligible: Bools | None = None,
     threads: int | None = None,
+    on: On = "all",
 ) -> NearDuplicates:
     """Which documents nearly repeat an earlier one; positions count over all batches.
 
@@ -117,18 +152,22 @@ def find_near_duplicates(
     eligible = np.ones(documents, np.bool_) if eligible is None else np.ascontiguousarray(eligible, np.bool_)
     if len(eligible) != documents:
         raise ValueError(f"{len(eligible)} eligible marks for {documents} documents")
-    partner, jaccard = np.full(documents, -1, np.int64), np.zeros(documents)
-    bounded = np.zeros(documents, np.bool_)
+    views = [_view(batch, on, n) for batch in batches]
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        grams_of = _prune(pool, batches, eligible, threshold, n)
-        sets, counts, shift = _gather(pool, batches, grams_of, n)
+        grams_of = _prune(pool, views, eligible, threshold, n)
+        sets, counts, shift = _gather(pool, views, grams_of, n)
         prefixes = _order(pool, sets, counts, shift, threshold)
     del counts
-    found, similarity, cut = _join(sets, prefixes, threshold, candidate_limit)
-    hit = found >= 0
-    partner[sets.position[hit]] = sets.position[found[hit]]
-    jaccard[sets.position], bounded[sets.position] = similarity, cut
-    return NearDuplicates(partner, jaccard, bounded, time.perf_counter() - started)
+    found = NearDuplicates(
+        np.full(documents, -1, np.int64),
+        np.zeros((documents, 2)),
+        np.zeros(documents, np.bool_),
+        np.zeros(documents, np.int64),
+        np.full(documents, -1, np.int64),
+        0.0,
+    )
+    _join(sets, prefixes, threshold, candidate_limit, on == "both", found)
+    return replace(found, seconds=time.perf_counter() - started)
 
 
 @cache
@@ -144,14 +183,12 @@ def _compile_kernels() -> None:
         kernel.disable_compile()  # or a writable array would compile anew
 
 
-def _prune(
-    pool: Executor, batches: Sequence[SelectedTokens], eligible: Bools, threshold: float, n: int
-) -> Int64:
+def _prune(pool: Executor, views: Sequence[_View], eligible: Bools, threshold: float, n: int) -> Int64:
     """Step 1: the grams of each document, repeats included, or 0 where it certainly has no partner."""
     from tokpack.stages import _ngram_sets as kernels
 
-    ends = _ends(batches)
-    views, marks = [_arguments(batch) for batch in batches], _split(eligible, ends)
+    ends = _ends(views)
+    marks = _split(eligible, ends)
     tokens = sum(int(np.diff(view[-1])[mark].sum()) for view, mark in zip(views, marks, strict=True))
     share = min(1.0, max(0.1, 2 * (1 - threshold)))
     slots, shift = _slots(8 * share * tokens)
@@ -168,9 +205,7 @@ def _prune(
     return grams_of
 
 
-def _gather(
-    pool: Executor, batches: Sequence[SelectedTokens], grams_of: Int64, n: int
-) -> tuple[_Sets, UInt8, int]:
+def _gather(pool: Executor, views: Sequence[_View], grams_of: Int64, n: int) -> tuple[_Sets, UInt8, int]:
     """The sets of documents with grams, and in how many documents each gram is.
 
     The counts stop at 255; a gram's is at `hash >> shift`, chance company there included.
@@ -180,20 +215,20 @@ def _gather(
     position = np.flatnonzero(grams_of)
     grams = np.empty(int(grams_of.sum()), np.uint64)
     starts = np.cumsum(grams_of[position]) - grams_of[position]
-    sizes = np.empty(len(position), np.int64)
-    ends = _ends(batches)
+    sizes, answers = np.empty(len(position), np.int64), np.empty(len(position), np.int64)
+    ends = _ends(views)
     cuts = np.searchsorted(position, ends)
-    starts_of, sizes_of = _split(starts, cuts), _split(sizes, cuts)
+    starts_of, sizes_of, answers_of = (_split(column, cuts) for column in (starts, sizes, answers))
 
-    def gather(batch: SelectedTokens, wanted: Int64, start: Int64, size: Int64) -> None:
-        kernels.gather_sets(*_arguments(batch), wanted, n, start, grams, size)
+    def gather(view: _View, wanted: Int64, start: Int64, size: Int64, answer: Int64) -> None:
+        kernels.gather_sets(*view, wanted, n, start, grams, size, answer)
 
     slots, shift = _slots(len(grams))
     counts = np.zeros(slots, np.uint8)
-    done = pool.map(gather, batches, _split(grams_of, ends), starts_of, sizes_of)
+    done = pool.map(gather, views, _split(grams_of, ends), starts_of, sizes_of, answers_of)
     for _, start, size in zip(done, starts_of, sizes_of, strict=True):
         kernels.count_documents(grams, start, size, np.uint64(shift), counts)
-    return _Sets(position, grams, starts, sizes), counts, shift
+    return _Sets(position, grams, starts, sizes, answers), counts, shift
 
 
 def _order(pool: Executor, sets: _Sets, counts: UInt8, shift: int, threshold: float) -> _Prefixes:
@@ -219,9 +254,14 @@ def _order(pool: Executor, sets: _Sets, counts: UInt8, shift: int, threshold: fl
 
 
 def _join(
-    sets: _Sets, prefixes: _Prefixes, threshold: float, candidate_limit: int
-) -> tuple[Int64, npt.NDArray[np.float64], Bools]:
-    """Step 3: partner (its number among the sets, or -1), similarity, bounded."""
+    sets: _Sets,
+    prefixes: _Prefixes,
+    threshold: float,
+    candidate_limit: int,
+    parts: bool,
+    found: NearDuplicates,
+) -> None:
+    """Step 3: fill `found`."""
     from tokpack.stages import _ngram_join as kernels
 
     prefix = (prefixes.starts, prefixes.keys, prefixes.sizes)
@@ -231,13 +271,18 @@ def _join(
     kernels.lay_out_index(*prefix, np.uint64(shift), begins)
     count = len(sets.position)
     seen = np.full(count, -1, np.int32)
-    partner, jaccard, bounded = np.empty(count, np.int64), np.zeros(count), np.zeros(count, np.bool_)
+    partner, jaccard, bounded = np.empty(count, np.int64), np.zeros((count, 2)), np.zeros(count, np.bool_)
+    kind, alike = np.zeros(count, np.int64), np.zeros(count, np.int64)
     kernels.join(
         *(sets.grams, sets.starts, sets.sizes, threshold, *prefix, prefixes.bitmaps),
         *(np.uint64(shift), begins, begins[:-1].copy(), entries, seen),
-        *(candidate_limit, partner, jaccard, bounded),
+        *(candidate_limit, parts, sets.answers, partner, jaccard, bounded, kind, alike),
     )
-    return partner, jaccard, bounded
+    hit, seen_alike = partner >= 0, kind > 0
+    found.partner[sets.position[hit]] = sets.position[partner[hit]]
+    found.alike[sets.position[seen_alike]] = sets.position[alike[seen_alike]]
+    for whole, own in ((found.parts, jaccard), (found.bounded, bounded), (found.kind, kind)):
+        whole[sets.position] = own
 
 
 def _slots(wanted: float, bits: int = 64) -> tuple[int, int]:
@@ -246,19 +291,32 @@ def _slots(wanted: float, bits: int = 64) -> tuple[int, int]:
     return 1 << used, bits - used
 
 
-def _ends(batches: Sequence[SelectedTokens]) -> Int64:
-    return np.cumsum([0, *(len(batch) for batch in batches)])
+def _ends(views: Sequence[_View]) -> Int64:
+    return np.cumsum([0, *(len(offsets) - 1 for *_, offsets in views)])
 
 
 def _split(array: npt.NDArray[Any], cuts: Int64) -> list[npt.NDArray[Any]]:
     return [array[a:b] for a, b in pairwise(cuts)]
 
 
-def _arguments(batch: SelectedTokens) -> _View:
+def _view(batch: SelectedTokens, on: On, n: int) -> _View:
+    """What the kernels read of a batch: its tokens, and how each part of a document is chosen and hashed."""
     flags = np.empty(0, np.uint8) if batch.flags is None else batch.flags
+    bit, shortest = batch.bit, max(n, SHORT)
+    parts = {
+        "all": [(batch.bit, n, -1)],
+        "prompt": [(_UNTRAINED, shortest, -1)],
+        "answer": [(_EITHER, shortest, -1)],
+        "both": [(_UNTRAINED, shortest, 0), (_EITHER, shortest, 1)],
+    }[on]
+    if on != "all":
+        if batch.flags is None:
+            raise ValueError("prompt and answer are told apart by flags")
+        bit = _EITHER
     return (
         np.ascontiguousarray(batch.tokens, np.int32),
         np.ascontiguousarray(flags, np.uint8),
-        batch.bit,
+        bit,
+        np.array(parts, np.int64),
         np.ascontiguousarray(batch.offsets, np.int64),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -13,6 +15,10 @@ PROBE = 12
 PROBES = 4
 MIN_PROBE_COUNT = 5
 MIN_LINES = 20
+WHOLE = 0.98
+"""Lines of signs alone, over and over, are a drawing or an empty form unless the answer is nothing else."""
+_DRAWN = re.compile(r"[\u2190-\u21ff\u2500-\u25ff]|\|.*\||^\W*$")
+"""A line of a drawing, a flowchart or a table: arrows, box characters, cells, or signs alone."""
 
 
 def repetition(
@@ -28,7 +34,9 @@ def repetition(
     The loop has at least `min_chars` characters and `min_share` of the answer; `min_stuck_share` where the
     answer never leaves it; `min_symbol_share` where it has no letter (matrices, rules of dashes, forms).
     Or: of 20 lines and more, those said before hold `min_line_share` of the characters. Gopher (Rae et al.
-    2021) drops at 0.2 of the characters in repeated lines; answers with tables, code and sums need more room.
+    2021) drops at 0.2 of the characters in repeated lines; answers with code and sums need more room. Lines
+    of drawings, flowcharts and tables count as no repetition.
+
     Works in every script, with spaces or without.
 
     A vector prefilter counts four pieces of each answer in it; Python looks at those few where one recurs.
@@ -74,6 +82,8 @@ def has_loop(
         unit, stuck = text[start : start + period], stop == len(text)
         if any(map(str.isalpha, unit)):
             enough = min_stuck_share if stuck else min_share
+        elif "\n" in unit and not any(map(str.isdigit, unit)):
+            enough = WHOLE
         else:
             enough = min_share if stuck and any(map(str.isdigit, unit)) else min_symbol_share
         if stop - start >= enough * len(text):
@@ -100,8 +110,12 @@ def loop_around(text: str, letters: npt.NDArray[np.uint32], at: int) -> tuple[in
 
 
 def repeated_lines(text: str) -> float:
-    """Share of the characters in lines that stood in the text before; 0 for less than 20 lines."""
+    """Share of the characters in lines that stood in the text before; 0 for less than 20 lines.
+
+    Lines of drawings and tables repeat each other by their nature: they are told apart only as characters.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) < MIN_LINES:
+    said = [line for line in lines if not _DRAWN.search(line)]
+    if len(said) < MIN_LINES:
         return 0.0
-    return 1 - sum(map(len, dict.fromkeys(lines))) / sum(map(len, lines))
+    return (sum(map(len, said)) - sum(map(len, dict.fromkeys(said)))) / sum(map(len, lines))
