@@ -123,6 +123,9 @@ class Run:
         renderer = Renderer(tokenizer, options)
         if renderer.uses_date:
             config = replace(config, render=replace(settings, date=str(renderer.date)))
+        brought = list(dict.fromkeys(name for shape in shapes for name in shape.arguments))
+        if lost := renderer.unread_arguments(brought):
+            log.warning("not read by the chat template, though rows bring them: %s", ", ".join(lost))
         readable = renderer.message_fields
         shapes = [replace(shape, readable=readable) for shape in shapes]
         return Run(

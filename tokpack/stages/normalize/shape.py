@@ -119,6 +119,8 @@ class Shape:
     better: Better | None = None
     message_keys: tuple[str, str] = ("role", "content")
     """How the messages of a chat name who speaks, and what."""
+    arguments: tuple[str, ...] = ()
+    """Arguments of the chat template that the first rows bring."""
     readable: frozenset[str] | None = None
     """Names among which are all fields of messages that the chat template reads; None: any may be."""
     notes: tuple[str, ...] = ()
@@ -163,6 +165,7 @@ class Shape:
             layout=layout,
             better=Better.mapped(mapping, columns, rows) or (layout.better if layout else None),
             message_keys=_message_keys(name, columns, held),
+            arguments=_arguments(beside.get("chat_template_kwargs"), variables, held),
             notes=(*notes, *([layout.note] if layout and layout.note else [])),
         )
 
@@ -266,6 +269,12 @@ class Shape:
         if side == 1:
             found |= {"chosen": found.get("rejected"), "rejected": found.get("chosen")}
         return found | ({TIE: True} if side is None else {})
+
+
+def _arguments(path: str | None, variables: tuple[str, ...], held: Columns) -> tuple[str, ...]:
+    given = [as_json(value) for value in held.values(path)] if path else []
+    names = [name for value in given if isinstance(value, dict) for name in value if is_filled(value[name])]
+    return tuple(dict.fromkeys([*names, *(name for name in variables if held.values(name))]))
 
 
 def _of_lists(columns: Mapping[str, str]) -> set[str]:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+from jinja2 import meta
 
 from tokpack.encoding.token_places import Bools
 from tokpack.encoding.tokenizer import Tokenizer
@@ -173,6 +174,12 @@ class Renderer:
                 return None
             found |= fields
         return frozenset(found)
+
+    def unread_arguments(self, names: Sequence[str]) -> list[str]:
+        """Those of the arguments that no template of this run reads."""
+        finders = [finder for finder in (self.finder, self.tool_finder) if finder]
+        read = {name for finder in finders for name in meta.find_undeclared_variables(finder.template.tree)}
+        return [name for name in names if name not in read]
 
     @property
     def uses_date(self) -> bool:
