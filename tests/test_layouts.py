@@ -246,3 +246,12 @@ def test_template_arguments_that_the_template_does_not_read_are_named(tmp_path, 
     Run.start(config)
     said = [record.getMessage() for record in caplog.records if "rows bring" in record.getMessage()]
     assert said == ["not read by the chat template, though rows bring them: moods"]
+
+
+def test_tools_that_the_system_message_holds_already_are_given_once_and_that_is_said(tmp_path):
+    case = next(case for case in CASES if case.name == "Hermes function calling")
+    documents, shape = read(tmp_path, [case.row])
+    assert documents[0][2] is None
+    assert shape.notes == (
+        "the system messages hold the tools already: tools is not given to the template again",
+    )

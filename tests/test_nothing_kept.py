@@ -155,3 +155,10 @@ def test_more_unreadable_rows_are_allowed_to_an_unfinished_run(tmp_path, qwen):
 def test_a_hold_out_that_draws_nothing_is_told(tmp_path, qwen, caplog):
     tokpack.pack(write(tmp_path / "a.jsonl", GOOD), tmp_path / "out", tokenizer=str(qwen), val=1e-9)
     assert any("no conversation is held out" in message for message in caplog.messages)
+
+
+def test_documents_without_a_trained_token_name_their_roles(tmp_path, qwen):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "train": False}]
+    data = write(tmp_path / "a.jsonl", [{"messages": messages}])
+    with pytest.raises(DataError, match="none with a label; its roles: user, assistant"):
+        tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen))

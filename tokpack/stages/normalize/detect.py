@@ -14,7 +14,7 @@ from tokpack.stages.normalize.fields import TRUTHS, root, value_at
 from tokpack.stages.normalize.hints import way_out
 from tokpack.stages.normalize.layouts import Layout, find_layout, ranked_layout
 from tokpack.stages.normalize.raw_rows import parse_line
-from tokpack.stages.normalize.rows import FIELDS, LABELLED_BAD, TOKENS
+from tokpack.stages.normalize.rows import CHATS, FIELDS, LABELLED_BAD, TOKENS, tools_twice
 from tokpack.stages.normalize.shape import Columns, Shape, known_fields
 from tokpack.stages.normalize.turns import text_turns
 from tokpack.stages.normalize.unread import shown, unread_columns
@@ -66,6 +66,9 @@ def detect_shape(source: Source) -> Shape:
         if any(len(text_turns(str(row.get(column)))) > 1 for row in rows):
             note = f"{column} holds chats, trained whole; --map messages={column} trains their answers alone"
             found = replace(found, notes=(*found.notes, note))
+    if found.format in CHATS and "tools" in found.beside and any(tools_twice(row, found) for row in rows):
+        note = f"system messages hold the tools already: {found.beside['tools']} is not given again"
+        found = replace(found, notes=(*found.notes, note))
     return replace(found, unread=unread_columns(found, columns, rows))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,15 @@ def around(row: Mapping[str, Any], turns: list[Turn]) -> dict[str, Any]:
         given = {name: value for name, value in arguments.items() if value is not None}
         document |= {KWARGS: given} if given else {}
     return document
+
+
+def tools_twice(row: Mapping[str, Any], shape: Shape) -> bool:
+    """Whether a chat has its tools in the system message and in a column as well."""
+    with suppress(RowError):
+        row = shape.canonical(row)
+        tools = read_tools(row).get("tools")
+        return bool(tools) and _are_told(tools or [], _chat(row, next(iter(FIELDS[shape.format]))))
+    return False
 
 
 def _are_told(tools: list[Any], turns: list[Turn]) -> bool:
