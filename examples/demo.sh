@@ -15,7 +15,7 @@ say "tokpack analyze: what is in the data, what packing saves"
 tokpack analyze "$out/chats.jsonl" --tokenizer "$model" --max-length 512 --html "$out/report.html"
 
 say "tokpack pack"
-tokpack pack "$out/chats.jsonl" --tokenizer "$model" --max-length 512 --val 0.001 -o "$out/packed"
+tokpack pack "$out/chats.jsonl" --tokenizer "$model" --max-length 512 --val 0.0005 -o "$out/packed"
 
 say "tokpack verify: bytes, rows, ledger, and isolation on the model itself"
 tokpack verify "$out/packed" --model "$model"

@@ -239,8 +239,8 @@ for setting in settings:
     print(peak(int(rows), int(tokens), checkpointing == "True"))
 """
 PEAKS = {
-    "lora": [(1, 256, False), (1, 384, True), (2, 256, False)],
-    "full": [(1, 256, False), (1, 384, True)],
+    "lora": [(1, 128, False), (1, 384, True)],
+    "full": [(1, 128, False)],
 }
 """Kind -> rows of a micro-batch, tokens of each, gradient checkpointing."""
 
