@@ -252,6 +252,4 @@ def test_tools_that_the_system_message_holds_already_are_given_once_and_that_is_
     case = next(case for case in CASES if case.name == "Hermes function calling")
     documents, shape = read(tmp_path, [case.row])
     assert documents[0][2] is None
-    assert shape.notes == (
-        "the system messages hold the tools already: tools is not given to the template again",
-    )
+    assert shape.notes == ("system messages hold the tools already: tools is not given again",)
