@@ -5,10 +5,9 @@ from __future__ import annotations
 import doctest
 import hashlib
 import json
-import math
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import make_demo_data
+import numpy as np
 import pytest
 from demo_text.draw import Draw, Scene
 from demo_text.mess import BROKEN, COPIES, END_OF_TEXT, FAULTS, NEAR_FLOOR, jaccard, word_grams
 from demo_text.translation import FRAMES, LANGUAGES
+
+from tokpack.stages.near_dup import find_near_duplicates
+from tokpack.stages.selected_tokens import SelectedTokens
 
 DOCUMENTS = 3000
 GOLDEN = "d6daa4cdfab977fb6dc3e0f78208e06b992fd40b75124061c041959a1303c886"
@@ -381,29 +384,15 @@ def test_near_copies_share_most_token_grams_and_long_documents_are_long(demo: De
         assert 8000 <= len(tokenizer.encode(" ".join(contents(demo.messages(number)))).ids) <= 30000
 
 
-def similar_pairs(sets: list[frozenset[Any]], threshold: float) -> list[tuple[float, int, int]]:
-    """All pairs of Jaccard similarity >= threshold, by the prefix filter: rare grams first."""
-    counts = Counter(gram for grams in sets for gram in grams)
-    index: dict[Any, list[int]] = defaultdict(list)
-    found = []
-    for place, grams in enumerate(sets):
-        candidates: set[int] = set()
-        for gram in sorted(grams, key=counts.__getitem__)[
-            : len(grams) - math.ceil(threshold * len(grams)) + 1
-        ]:
-            if counts[gram] > 1:
-                candidates.update(index[gram])
-                index[gram].append(place)
-        found += [(jaccard(grams, sets[c]), c, place) for c in candidates]
-    return [pair for pair in found if pair[0] >= threshold]
-
-
 @pytest.mark.slow
 def test_clean_lines_of_the_full_set_are_no_near_duplicates(full: Demo, smollm2: Path) -> None:
     # SmolLM2 cuts all scripts but Latin into bytes, which makes texts look more alike than elsewhere.
-    tokenizer = load(smollm2)
-    grams = [token_grams(tokenizer, full.messages(number)) for number in full.clean()]
-    assert similar_pairs(grams, 0.8) == []
+    texts = ["\n".join(contents(full.messages(number))) for number in full.clean()]
+    ids = [one.ids for one in load(smollm2).encode_batch(texts, add_special_tokens=False)]
+    tokens = SelectedTokens(np.concatenate(ids).astype(np.int32), np.cumsum([0, *map(len, ids)]))
+    partners = find_near_duplicates([tokens], 0.8).partner  # exact: tests/test_near_dup.py
+    assert len(partners) == len(texts)
+    assert (partners == -1).all()
 
 
 @pytest.mark.slow
