@@ -182,10 +182,11 @@ def value_at(row: Any, path: str) -> Any:
 
 
 def as_json(value: Any) -> Any:
-    """A text that is a JSON object or array, decoded; anything else as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+    """A text that is a JSON object or array, decoded, also from a text inside a text; others as they are."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[", '"{', '"[')):
         with suppress(ValueError, RecursionError):
-            return json.loads(value)
+            inner = json.loads(value)
+            return as_json(inner) if isinstance(inner, str) else inner
     return value
 
 

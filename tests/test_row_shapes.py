@@ -1,0 +1,339 @@
+"""Rows give the same documents alone and in a block, by columns and row by row, from every container."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokpack.config import SourceConfig
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import Normalized, normalize
+from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.read.blocks import Block, read_blocks
+from tokpack.stages.read.plain_types import plain_batch
+from tokpack.stages.read.sources import open_sources
+
+Row = dict[str, Any]
+TOOL = {
+    "type": "function",
+    "function": {"name": "tide", "parameters": {"type": "object", "required": ["day"]}},
+}
+CALL = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "tide", "arguments": {"day": 1, "harbor": "Emden"}},
+}
+
+
+def user(text: str | None, **more: Any) -> Row:
+    return {"role": "user", "content": text, **more}
+
+
+def assistant(text: str | None, **more: Any) -> Row:
+    return {"role": "assistant", "content": text, **more}
+
+
+FULL = assistant("", tool_calls=[CALL], train=True, name="a", weight=1)
+FIRST: dict[str, Row] = {
+    "messages": {"messages": [user("q"), FULL], "tools": [TOOL], "system": "Be brief."},
+    "sharegpt": {
+        "conversations": [
+            {"from": "human", "value": "q"},
+            {"from": "gpt", "value": "a", "loss": True, "tool_calls": [CALL]},
+        ],
+        "tools": [TOOL],
+        "system": "Be brief.",
+    },
+    "preference": {
+        "prompt": [user("q", name="b")],
+        "chosen": [FULL],
+        "rejected": [FULL],
+        "system": "Be brief.",
+    },
+    "prompt_completion": {"prompt": [user("q", name="b")], "completion": [FULL], "tools": [TOOL]},
+}
+
+text = st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), st.just("q"))
+arguments = st.fixed_dictionaries({}, optional={"day": st.integers(0, 9), "harbor": text})
+call = st.builds(lambda a: {**CALL, "function": {"name": "tide", "arguments": a}}, arguments)
+role = st.sampled_from(["user", "assistant", " Model", "HUMAN", "ipython", "developer", "narrator", None])
+message = st.fixed_dictionaries(
+    {"role": role},
+    optional={
+        "content": st.one_of(text, st.none()),
+        "name": text,
+        "train": st.booleans(),
+        "weight": st.sampled_from([0, 1, 2]),
+        "tool_calls": st.lists(call, max_size=2),
+    },
+)
+turn = st.fixed_dictionaries(
+    {"from": st.sampled_from(["human", "gpt", "Bot ", "observation", "function_call", None])},
+    optional={
+        "value": st.one_of(text, st.just('{"name": "tide", "arguments": {}}')),
+        "loss": st.booleans(),
+        "tool_calls": st.lists(call, max_size=1),
+    },
+)
+talk = st.lists(message, max_size=3)
+plain = st.lists(st.sampled_from([user("q"), assistant("a"), assistant("b")]), min_size=1, max_size=3)
+tools = st.lists(st.just(TOOL), max_size=1)
+system = st.sampled_from(["Be brief.", "", " "])
+ROWS = {
+    "messages": st.fixed_dictionaries({"messages": talk}, optional={"tools": tools, "system": system}),
+    "sharegpt": st.fixed_dictionaries(
+        {"conversations": st.lists(turn, max_size=3)}, optional={"tools": tools, "system": system}
+    ),
+    "preference": st.fixed_dictionaries(
+        {"prompt": plain | talk, "chosen": plain | talk, "rejected": plain | talk},
+        optional={"system": system},
+    ),
+    "prompt_completion": st.fixed_dictionaries(
+        {"prompt": plain | talk, "completion": plain | talk}, optional={"tools": tools}
+    ),
+}
+
+
+def as_lines(rows: list[Row]) -> bytes:
+    return b"\n".join(json.dumps(row, ensure_ascii=False).encode() for row in rows)
+
+
+def as_table(rows: list[Row], columns: Row) -> pa.Table:
+    return pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows])
+
+
+def as_parquet(rows: list[Row], columns: Row) -> pa.Table:
+    file = io.BytesIO()
+    pq.write_table(as_table(rows, columns), file)
+    return pq.read_table(io.BytesIO(file.getvalue()))
+
+
+def as_json_type(rows: list[Row], columns: Row) -> pa.Table:
+    """As `datasets` writes its `Json` type: lists of texts of type `arrow.json`."""
+
+    def column(name: str) -> pa.Array:
+        values = [row.get(name) for row in rows]
+        if not isinstance(columns[name], list):
+            return pa.array(values, pa.string())
+        texts = [value if value is None else list(map(json.dumps, value)) for value in values]
+        lists = pa.array(texts, pa.large_list(pa.string()))
+        return pa.LargeListArray.from_arrays(
+            lists.offsets, pa.JsonArray.from_storage(pa.json_(), lists.values), mask=lists.is_null()
+        )
+
+    return pa.table({name: column(name) for name in columns})
+
+
+CONTAINERS = {"arrow": as_table, "parquet": as_parquet, "json type": as_json_type}
+
+
+def fates(found: Normalized, first: int = 0) -> list[Any]:
+    """What became of each row, in order: its documents, or that it was set aside."""
+    documents = [
+        (doc_id - first, kind, roles, contents, json.loads(extra or "{}"), reason)
+        for doc_id, kind, roles, contents, extra, reason in found.documents.select(
+            "doc_id", "kind", "roles", "contents", "extra", "drop_reason"
+        ).iter_rows()
+    ]
+    return sorted(
+        [*documents, *((entry.doc_id - first,) for entry in found.quarantined)], key=lambda fate: fate[0]
+    )
+
+
+def read(data: bytes | pa.Table, rows: int, shape: Shape, first: int = 0) -> list[Any]:
+    [source] = open_sources((SourceConfig(path="-", container="jsonl"),))
+    width = shape.documents_per_row
+    return fates(normalize(Block(0, 0, first, first, rows, rows, data), source, shape), width * first)
+
+
+@pytest.mark.parametrize("format", ROWS)
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_rows_give_the_same_documents_from_every_container_alone_and_together(format, data):
+    first = FIRST[format]
+    rows = [first, *data.draw(st.lists(ROWS[format], min_size=1, max_size=4))]
+    shape = Shape.of(format, {}, list(first), rows)
+    expected = read(as_lines(rows), len(rows), shape)
+    alone = [fate for row in rows for fate in read(as_lines([row]), 1, shape)]
+    assert [fate[1:] for fate in alone] == [fate[1:] for fate in expected]
+    for name, make in CONTAINERS.items():
+        batch = make(rows, first).combine_chunks().to_batches()[0]
+        table = pa.Table.from_batches([plain_batch(batch)])
+        assert read(table, len(rows), shape) == expected, name
+        each = [fate for at in range(len(rows)) for fate in read(table.slice(at, 1), 1, shape)]
+        assert [fate[1:] for fate in each] == [fate[1:] for fate in expected], name
+
+
+# Rows as files hold them
+
+
+def documents_of(path: Any, **config: Any) -> list[Any]:
+    sources = open_sources((SourceConfig(path=str(path), **config),))
+    shape = detect_shape(sources[0])
+    found = [normalize(block, sources[0], shape) for block in read_blocks(sources)]
+    assert not [entry.reason for part in found for entry in part.quarantined]
+    frame = pl.concat([part.documents for part in found])
+    return [
+        (roles, contents, json.loads(extra or "{}"))
+        for roles, contents, extra in frame.select("roles", "contents", "extra").iter_rows()
+    ]
+
+
+def of_rows(tmp_path: Any, *rows: Row) -> list[Any]:
+    (tmp_path / "rows.jsonl").write_bytes(as_lines(list(rows)))
+    return documents_of(tmp_path / "rows.jsonl")
+
+
+ASKED = [user("Tide?"), assistant("14:20.")]
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}, "", "[]", " [] ", "{}", "null", "None", '"[]"'])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": ASKED},
+        {"conversations": [{"from": "human", "value": "Tide?"}, {"from": "gpt", "value": "14:20."}]},
+        {"prompt": "Tide?", "completion": "14:20."},
+        {"instruction": "Tide?", "output": "14:20."},
+        {"prompt": ASKED[:1], "chosen": ASKED[1:], "rejected": ASKED[1:]},
+    ],
+    ids=lambda row: next(iter(row)),
+)
+def test_what_stands_for_no_tools_is_none(tmp_path, nothing, row):
+    for column in ("tools", "functions"):
+        for roles, contents, extra in of_rows(tmp_path, {**row, column: nothing}):
+            assert (roles, contents, extra) == (["user", "assistant"], ["Tide?", "14:20."], {})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [CALL],
+        json.dumps([CALL]),
+        json.dumps(json.dumps([CALL])),
+        CALL,
+        [json.dumps(CALL)],
+        [{"id": "c1", **CALL["function"]}],
+        [{**CALL, "function": json.dumps(CALL["function"])}],
+        {key: [value] for key, value in CALL.items()},
+    ],
+)
+def test_calls_are_read_from_texts_and_without_their_wrapper(tmp_path, given):
+    message = {"role": "assistant", "content": None, "tool_calls": given}
+    [(_, contents, extra)] = of_rows(tmp_path, {"messages": [user("Tide?"), message]})
+    assert contents == ["Tide?", None]
+    assert extra["messages"][1]["tool_calls"] == [CALL]
+
+
+def test_older_functions_are_tools_and_their_calls_calls(tmp_path):
+    function = {"name": "tide", "description": "High water"}
+    told = '{"day": 1}'
+    row = {
+        "messages": [
+            user("Tide?"),
+            {"role": "assistant", "function_call": {"name": "tide", "arguments": told}},
+            {"role": "function", "name": "tide", "content": "14:20"},
+        ],
+        "functions": [function],
+    }
+    [(roles, contents, extra)] = of_rows(tmp_path, row)
+    assert (roles, contents) == (["user", "assistant", "tool"], ["Tide?", None, "14:20"])
+    assert extra["tools"] == [{"type": "function", "function": function}]
+    assert extra["messages"][1:] == [
+        {"tool_calls": [{"type": "function", "function": {"name": "tide", "arguments": told}}]},
+        {"name": "tide"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"loss": False},
+        {"training": 0},
+        {"trainable": False},
+        {"weight": 0.0},
+        {"loss_weight": 0},
+        {"mask": 1},
+    ],
+)
+def test_every_name_of_do_not_train_is_honored(tmp_path, mark):
+    talk = [user("1"), assistant("a", **mark), user("2"), assistant("b", loss=True, weight=1)]
+    shapes = [
+        {"messages": talk},
+        {"prompt": talk[:1], "completion": talk[1:]},
+        {"prompt": talk[:1], "chosen": talk[1:], "rejected": [assistant("c")]},
+    ]
+    for row in shapes:
+        extra = of_rows(tmp_path, row)[0][2]
+        assert extra["messages"][1:] == [{"train": False}, {}, {}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [{"role": "system", "content": "S"}, user("q")], "chosen": [user("q")], "system": ""},
+        {"prompt": [user("q")], "chosen": [{"role": "system", "content": "S"}, user("q")]},
+        {"prompt": "q", "chosen": [{"role": "system", "content": "S"}, user("q")], "system": "S"},
+        {"chosen": [{"role": "system", "content": " S"}, user("q")], "system": "S"},
+        {"prompt": [user("q")], "chosen": [user("q", timestamp=1)], "system": "S"},
+        {"prompt": "q", "chosen": [user("q")], "system": "S"},
+        {"prompt": json.dumps([user("q")]), "chosen": json.dumps([user("q")]), "system": "S"},
+    ],
+)
+def test_pairs_of_whole_conversations_say_no_turn_twice(tmp_path, row):
+    given = row["chosen"]
+    talk = json.loads(given) if isinstance(given, str) else given
+    sides = [[*talk, assistant(answer)] for answer in ("yes", "no")]
+    if isinstance(given, str):
+        sides = [json.dumps(side) for side in sides]
+    found = of_rows(tmp_path, {**row, "chosen": sides[0], "rejected": sides[1]})
+    assert [roles for roles, _, _ in found] == [["system", "user", "assistant"]] * 2
+    assert [[text.strip() for text in contents] for _, contents, _ in found] == [
+        ["S", "q", "yes"],
+        ["S", "q", "no"],
+    ]
+
+
+def test_messages_in_lists_of_texts_and_objects_of_lists_are_read(tmp_path):
+    turned = {"role": ["user", "assistant"], "content": ["Tide?", "14:20."]}
+    for value in (list(map(json.dumps, ASKED)), json.dumps(json.dumps(ASKED)), turned):
+        assert of_rows(tmp_path, {"messages": value}) == [(["user", "assistant"], ["Tide?", "14:20."], {})]
+
+
+def test_messages_that_python_printed_are_named_in_the_hint(tmp_path):
+    from tokpack.errors import UsageError
+
+    (tmp_path / "a.csv").write_text(f'id,messages\n0,"{ASKED}"\n', encoding="utf-8")
+    with pytest.raises(UsageError) as error:
+        detect_shape(open_sources((SourceConfig(path=str(tmp_path / "a.csv")),))[0])
+    assert "json.dumps" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("names", "same"),
+    [
+        (("11-nulls/rows.jsonl", "11-nulls/rows.parquet", "11-nulls/saved"), True),
+        (
+            ("11-nulls/rows.jsonl", "12-json/rows.parquet", "12-json/rows-mixed.parquet", "12-json/saved"),
+            True,
+        ),
+        (("18-mixed/rows.jsonl", "18-mixed/rows.parquet"), True),
+        (("13-types/timestamp.parquet", "13-types/pairs.parquet"), False),
+    ],
+)
+def test_files_that_failed_once_are_read(names, same):
+    folder = Path(__file__).parents[2] / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    found = [documents_of(folder / name) for name in names]
+    assert all(found)
+    assert not same or all(documents == found[0] for documents in found)
