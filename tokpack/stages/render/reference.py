@@ -119,7 +119,8 @@ def to_messages(
     except ValueError as error:
         raise RenderError(f"`extra` is not JSON: {error}") from None
     for message, added in zip(messages, more.get("messages") or [], strict=False):
-        message.update(added or {})
+        if added:
+            message.update(added)
     return messages, more.get("tools"), more.get("chat_template_kwargs") or {}
 
 

@@ -31,7 +31,7 @@ ARGUMENTS = "arguments"
 
 def chat_key(roles: Sequence[str]) -> Key:
     """Shape of a chat whose messages hold a role and a text that is not blank, in this order."""
-    return tuple(("dict", (("role", ("=", "str", role)), ("content", _TEXT))) for role in roles)
+    return tuple([("bare", role) for role in roles])
 
 
 @dataclass(slots=True)
@@ -45,7 +45,17 @@ class Values:
 
     def key(self, messages: Sequence[Message]) -> Key:
         """Raises RecursionError for data nested too deep."""
-        return tuple([self._key(message, "") for message in messages])
+        return tuple([self._bare_key(message) or self._key(message, "") for message in messages])
+
+    def _bare_key(self, message: Message) -> Key | None:
+        """The key of a message of a role and a text, as most are, sooner."""
+        role, text = message.get("role"), message.get("content")
+        if len(message) != 2 or type(role) is not str or type(text) is not str or self.cut is not None:
+            return None
+        if not text or text.isspace() or next(iter(message)) != "role":
+            return None
+        self.found.append(text)
+        return ("bare", role)
 
     def _key(self, value: Any, name: str) -> Key:
         kind = type(value)
@@ -101,24 +111,26 @@ class Chat:
         kind = key[0]
         if kind == "=":
             return float(key[2]) if key[1] == "float" else key[2]
+        if kind == "bare":
+            return {"role": key[1], "content": self._value(_TEXT)}
         if kind == "dict":
             return {name: self._value(inner) for name, inner in key[1]}
         if kind == "list":
             return [self._value(inner) for inner in key[1]]
         if kind == "cut":
             return joined(piece if isinstance(piece, str) else self._value(piece) for piece in key[1])
-        if kind == "id" and key[1] < len(self.values):
-            return self._of_slot(key[1], key[2])
-        self.values.append(None)
-        return self._of_slot(len(self.values) - 1, key[2]) if kind == "id" else self._new(kind)
+        return self._id(key[1], key[2]) if kind == "id" else self._new(kind)
 
-    def _of_slot(self, index: int, size: int) -> str:
+    def _id(self, index: int, size: int) -> str:
+        if index == len(self.values):
+            self.values.append(None)
         text = (f"{index}id" + "x" * size)[:size]
         self.values[index] = text
         return text if self.seen is None else Symbol.of([Slot(index)], self.seen, size)
 
     def _new(self, kind: str) -> Any:
-        index = len(self.values) - 1
+        index = len(self.values)
+        self.values.append(None)
         if kind == "text":
             self.values[index] = f"text{index}."
             return self.values[index] if self.seen is None else Symbol.of([Slot(index)], self.seen)

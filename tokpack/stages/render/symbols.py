@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NoReturn, SupportsIndex
 
 WHITESPACE = "".join(chr(c) for c in range(0x3001) if chr(c).isspace())
@@ -44,7 +45,7 @@ class Slot:
             value = value.lstrip(self.left) if self.left else value
             value = value.rstrip(self.right) if self.right else value
         if self.dumps is not None:
-            text = json.dumps(value, **dict(self.dumps))
+            text = _encoder(self.dumps).encode(value)
             return text[1:-1] if isinstance(value, str) else text
         return value if isinstance(value, str) else str(value)
 
@@ -60,6 +61,11 @@ class Slot:
     def raw(self) -> bool:
         """Written as it is, up to its ends: what it holds decides what the text holds."""
         return self.dumps is None and not self.number
+
+
+@cache
+def _encoder(dumps: Dumps) -> json.JSONEncoder:
+    return json.JSONEncoder(**dict(dumps))
 
 
 Part = str | Slot

@@ -54,6 +54,8 @@ class Compiled:
     """Values whose text is a fragment."""
     tools: int | None = None
     """The value that is the text of all tools, if they are written so."""
+    verbatim: tuple[bool, ...] = ()
+    """Slots that are written as they are."""
     told: tuple[tuple[str, int], ...] = ()
     """What the template leaves out of each chat, with counts."""
 
@@ -64,6 +66,9 @@ class Compiled:
                 if constant in value:
                     return False
         return True
+
+
+_UNKNOWN = Compiled(Shape(("",), (), ()), ())
 
 
 class TemplateCompiler:
@@ -109,7 +114,7 @@ class TemplateCompiler:
         for _ in range(1 + _CUTS):
             values = Values(cut)
             key = values.key(messages)
-            compiled = self.shape(key, count) if self._is_common(key, count) else None
+            compiled = self._shape_if_common(key, count)
             if compiled is None:
                 return None
             if compiled.fits(values.found):
@@ -117,12 +122,14 @@ class TemplateCompiler:
             cut = _pattern(compiled, cut)
         return None
 
-    def _is_common(self, key: Key, tools: int) -> bool:
+    def _shape_if_common(self, key: Key, tools: int) -> Compiled | None:
+        known = self._shapes.get((key, tools), _UNKNOWN)
+        if known is not _UNKNOWN:
+            return known
         with self._lock:
-            if (key, tools) in self._shapes:
-                return True
             self._met[key, tools] += 1
-            return self._met[key, tools] > _ALONE
+            common = self._met[key, tools] > _ALONE
+        return self.shape(key, tools) if common else None
 
     def _fill(self, compiled: Compiled, values: list[Any], tools: Any) -> tuple[Compiled, list[str]] | None:
         try:
@@ -134,7 +141,8 @@ class TemplateCompiler:
                 values += tools
         except (Opaque, RenderError):
             return None
-        return compiled, [slot.fill(values[slot.index]) for slot in compiled.slots]
+        slots = zip(compiled.slots, compiled.verbatim, strict=True)
+        return compiled, [values[s.index] if as_is else s.fill(values[s.index]) for s, as_is in slots]
 
     def _compile(self, key: Key, tools: int) -> Compiled | None:
         while True:
@@ -208,7 +216,18 @@ def _located(
     constants = tuple((index, tuple(sorted(found))) for index, found in sorted(seen.constants.items()))
     shape = Shape(tuple(literals), spans[0], spans[1])
     left_out = tuple(told.items())
-    return Compiled(shape, tuple(slots), constants, frozenset(seen.visible), objects, tools, left_out)
+    return Compiled(
+        shape=shape,
+        slots=tuple(slots),
+        constants=constants,
+        visible=frozenset(seen.visible),
+        objects=objects,
+        tools=tools,
+        told=left_out,
+        verbatim=tuple(
+            slot == Slot(slot.index) and isinstance(probe.values[slot.index], str) for slot in slots
+        ),
+    )
 
 
 def _place(at: list[int], start: int, end: int) -> Place | None:

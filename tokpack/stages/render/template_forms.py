@@ -33,7 +33,15 @@ class Forms:
 
     def give(self, messages: Sequence[Message]) -> list[Message]:
         """The messages as the template wants them."""
-        return [self._message(message) for message in messages]
+        return [message if self._stays(message) else self._message(message) for message in messages]
+
+    def _stays(self, message: Message) -> bool:
+        """A message of a role and a content that the template takes as it is, as most are."""
+        return (
+            len(message) == 2
+            and message.get("content") is not None
+            and self._roles.get(str(message.get("role")), "") is None
+        )
 
     def _message(self, message: Message) -> Message:
         calls = message.get("tool_calls")
