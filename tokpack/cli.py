@@ -24,6 +24,7 @@ from tokpack.cli_options import (
     InputFormat,
     Json,
     MaxDocs,
+    NoCheck,
     Out,
     Planner,
     Quiet,
@@ -268,6 +269,7 @@ def export(
         typer.Option(help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the export.")],
+    no_check: NoCheck = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in this folder.")
     ] = False,
@@ -275,7 +277,7 @@ def export(
     """Write an artefact in another trainer's layout, with its settings and a check that they take effect."""
     from tokpack.export import export as run
 
-    typer.echo(run(artefact, to, out, overwrite=overwrite))
+    typer.echo(run(artefact, to, out, overwrite=overwrite, check=not no_check))
     _say("how to check and start it: README.md in that folder", quiet=False)
 
 
@@ -287,13 +289,14 @@ def merge(
     keep_order: Annotated[
         bool, typer.Option("--keep-order", help="One artefact after another, rows as they are.")
     ] = False,
+    no_check: NoCheck = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Join artefacts of one tokenizer, chat template, loss and capacity; nothing is tokenised again."""
     from tokpack.artefact.merging import merge as run
 
-    merged = run(artefacts, out, seed=seed, keep_order=keep_order, overwrite=overwrite)
+    merged = run(artefacts, out, seed=seed, keep_order=keep_order, overwrite=overwrite, check=not no_check)
     _written(merged, out, quiet)
     _say("note: duplicates across the artefacts are not looked for", quiet)
 
@@ -311,6 +314,7 @@ def repack(
     rows_per_step: RowsPerStep = None,
     shard_format: ShardFormat = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows; as packed when not given.")] = None,
+    no_check: NoCheck = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -320,7 +324,9 @@ def repack(
 
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
-    repacked = run(artefact, out, max_docs_per_row=max_docs_per_row, overwrite=overwrite, **settings)
+    repacked = run(
+        artefact, out, max_docs_per_row=max_docs_per_row, overwrite=overwrite, check=not no_check, **settings
+    )
     _written(repacked, out, quiet)
     if lost := lost_to_length(repacked):
         _say(f"note: {lost}", quiet)

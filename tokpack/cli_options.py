@@ -121,6 +121,7 @@ Mfu = Annotated[str | None, typer.Option(help="Share of the GPU's peak, low,high
 Workers = Annotated[
     int, typer.Option(help="Blocks worked on at once; 0: one a core. Never changes the output.")
 ]
+NoCheck = Annotated[bool, typer.Option("--no-check", help="Do not compare the sums of the shards first.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
 Json = Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")]
 

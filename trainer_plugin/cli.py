@@ -62,6 +62,9 @@ def train(
     document_log: Annotated[
         str | None, typer.Option(help=".parquet or .jsonl file for each document's loss in each epoch.")
     ] = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Do not compare the sums of the shards first.")
+    ] = False,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder in use.")] = False,
@@ -101,6 +104,7 @@ def train(
         from trainer_plugin.run import run_training
 
         options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "gpus": gpus}
+        options["check"] = not no_check
         result = run_training(artefact, model, settings, out, **options, tell=tell)
         for line in _summary(result):
             tell.say(line)

@@ -7,6 +7,7 @@ open artefact ─▶ compare tokenizers ─▶ load model ─▶ prove isolation
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.activity import Activity, duration
+from tokpack.checked import check_dataset
 from tokpack.errors import UsageError
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.preference_loss import PreferenceLoss
@@ -74,16 +76,21 @@ def run_training(
     resume: bool = False,
     overwrite: bool = False,
     gpus: str | Path | None = None,
+    check: bool = True,
     tell: Activity | None = None,
 ) -> Result:
     """Train `model` on `artefact` as `recipe` says, write the result to `out`; `tell` shows what happens.
 
-    gpus: a TOML file laid over the GPU table. Raises UsageError for settings that cannot work, VerifyError
-    when documents would see each other.
+    gpus: a TOML file laid over the GPU table. check: compare the sums of the shards first. Raises UsageError
+    for settings that cannot work, DataError for shards that were altered or damaged, VerifyError when
+    documents would see each other.
     """
     out, tell = Path(out), tell or Activity()
     checkpoint = _checkpoint(out, resume, overwrite)
     dataset = PackedDataset(artefact)
+    if check and os.environ.get("RANK", "0") == "0":
+        with tell.doing("checking the sums of the shards"):
+            check_dataset(dataset.folder, dataset.manifest)
     held_out = dataset.validation()
     preference = preference_of(dataset, recipe)
 

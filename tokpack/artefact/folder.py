@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack import schema
+from tokpack.checked import check_dataset
 from tokpack.errors import DataError
 from tokpack.manifest import read_form, read_manifest
 from tokpack.own_files import entries_below, is_hub_link, is_plain, is_tokenizer_file
@@ -123,6 +124,13 @@ class Artefact:
         """`report.json`; empty where there is none, as in a validation part."""
         path = self.folder / schema.REPORT
         return read_object(path) if path.is_file() else {}
+
+    def check_sums(self) -> None:
+        """The shards against the sums of the manifest; what was found right once is not read again.
+
+        Raises DataError naming the first that differs.
+        """
+        check_dataset(self.folder, self.manifest)
 
     def copy_tokenizer(self, out: Path) -> None:
         """The folder `tokenizer` into `out`: the files that tokpack writes there, and no links."""

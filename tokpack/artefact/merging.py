@@ -54,8 +54,9 @@ def merge(
     seed: int = 0,
     keep_order: bool = False,
     overwrite: bool = False,
+    check: bool = True,
 ) -> Artefact:
-    """Write the rows of all `artefacts` into the new artefact `out`.
+    """Write the rows of all `artefacts` into the new artefact `out`. `check`: their shards' sums first.
 
     Raises UsageError when they differ in what they must share, naming the first difference.
     """
@@ -63,6 +64,8 @@ def merge(
     out = Path(out)
     _check_alike(parts)
     check_out(out, parts)
+    for part in parts if check else []:
+        part.check_sums()
     bases = _bases(parts)
     names = _source_names(parts)
     held = [(p.validation, b, n) for p, b, n in zip(parts, bases, names, strict=True) if p.validation]

@@ -51,16 +51,19 @@ def repack(
     shard_format: str | None = None,
     seed: int | None = None,
     overwrite: bool = False,
+    check: bool = True,
 ) -> Artefact:
     """Write the documents of `artefact` into new rows, as the artefact `out`.
 
     What is not given is as the artefact was packed: rows that were dealt are dealt again, unless `planner`
-    keeps input order. With nothing changed the shards come out byte for byte. Raises UsageError when
-    `max_length` is smaller than the longest document.
+    keeps input order. With nothing changed the shards come out byte for byte. `check`: the sums of the shards
+    are compared first. Raises UsageError when `max_length` is smaller than the longest document.
     """
     source = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
     out = Path(out)
     check_out(out, [source])
+    if check:
+        source.check_sums()
     config = json.loads(json.dumps(source.manifest["config"]))
     given: list[tuple[dict[str, Any], str, Any]] = [
         (config["truncate"], "max_length", max_length),

@@ -47,8 +47,11 @@ def export(
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    check: bool = True,
 ) -> Path:
     """Write `artefact` into the new folder `out` for the trainer `to`, and return the folder.
+
+    `check`: the sums of its shards are compared first.
 
     Raises UsageError for an unknown trainer, an artefact it cannot take, or an `out` that is in the way, and
     OutputError where `out` cannot be written.
@@ -64,6 +67,8 @@ def export(
         )
     if artefact.folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError("the output lies in the artefact", where=str(out), hint="give -o another folder")
+    if check:
+        artefact.check_sums()
     with writing(out, resumes=False), fresh_folder(out, overwrite, exported_files) as folder:
         exporter(artefact, folder)
         write_json(
