@@ -150,7 +150,8 @@ class LoopTurns:
 
     def _holes(self, index: int, own: Round, start: int, end: int) -> Iterator[Round]:
         """What other messages wrote between two places of a turn."""
-        for place, is_start, other in self._places[bisect_left(self._places, (start, True)) :]:
+        for number in range(bisect_left(self._places, (start, True)), len(self._places)):
+            place, is_start, other = self._places[number]
             if (place, is_start) >= (end, True):
                 return
             if other == index:
@@ -177,7 +178,8 @@ class LoopTurns:
     def _inner_round(self, own: Round, place: int) -> Round | None:
         """The round just inside the own one that holds a place."""
         first = bisect_left(self._round_starts, own.start)
-        for found in self._rounds[first:]:
+        for number in range(first, len(self._rounds)):
+            found = self._rounds[number]
             if found.start > place:
                 return None
             if found.depth == own.depth + 1 and found.start <= place <= found.end and found.start < found.end:

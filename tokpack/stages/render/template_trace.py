@@ -7,7 +7,8 @@ are:
     {% for m in messages %}<u>{{ m.content }}</u>{% endfor %}   ->   <u>Hi</u><u>Yo</u>
                                                        rounds        ─ 0 ────── 1 ────
 
-Loops inside macros and captured blocks are left alone: the template may look at what they wrote.
+Loops inside macros and captured blocks are left alone: the template may look at what they wrote. So are those
+that write nothing.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def traced(tree: nodes.Template) -> nodes.Template:
 
 
 def _walk(body: Iterable[nodes.Node], depth: int) -> None:
+    loops = {id(node) for node in body if isinstance(node, nodes.For) and _writes(node)}
     for node in list(body):
-        if isinstance(node, nodes.For) and not node.recursive:
+        if isinstance(node, nodes.For) and id(node) in loops:
             _walk(node.body, depth + 1)
             _walk(node.else_, depth)
             node.body.insert(0, _noted(depth, True, node.target))
@@ -75,8 +77,13 @@ def _walk(body: Iterable[nodes.Node], depth: int) -> None:
                 _walk(part, depth)
         elif isinstance(node, nodes.With) or _is_generation(node):
             _walk(node.body, depth)  # type: ignore[attr-defined]  # both have one
-    for place in reversed([i for i, node in enumerate(body) if isinstance(node, nodes.For)]):
+    for place in reversed([i for i, node in enumerate(body) if id(node) in loops]):
         body.insert(place + 1, _noted(depth, False))  # type: ignore[attr-defined]  # a round may end early
+
+
+def _writes(loop: nodes.For) -> bool:
+    """A loop that only counts and looks ahead writes nothing; some do for every message."""
+    return not loop.recursive and next(loop.find_all(nodes.Output), None) is not None
 
 
 def _is_generation(node: nodes.Node) -> bool:
