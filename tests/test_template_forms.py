@@ -155,3 +155,29 @@ def test_answers_that_the_template_does_not_close_are_counted(folder):
     )
     assert result.told == {"turns_not_closed": 2}
     assert trained(result) == ["Fine.", "Fine."]
+
+
+def test_a_run_warns_of_what_the_template_leaves_out_and_the_report_counts_it(folder, tmp_path, caplog):
+    from tokpack import api
+
+    small_tokenizer(folder)
+    silent = [ASK, calling(OBJECT, content=""), {"role": "tool", "content": "Sun"}, TELL]
+    rows = [json.dumps({"messages": silent, "chat_template_kwargs": {"mood": mood}}) for mood in ("a", "b")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    (tmp_path / "chat.jinja").write_text(template("smollm2", tagged=False))
+    out = tmp_path / "out"
+    kwargs = {"thinking": False}
+    api.pack(
+        str(tmp_path / "rows.jsonl"),
+        out=out,
+        tokenizer=str(folder),
+        chat_template=str(tmp_path / "chat.jinja"),
+        template_kwargs=kwargs,
+        exact_key="off",
+    )
+    warned = " ".join(record.getMessage() for record in caplog.records)
+    assert "2 tool calls are left out by the chat template" in warned
+    assert "2 turns are left empty by the chat template and are not trained" in warned
+    counters = json.loads((out / "report.json").read_text())["counters"]
+    assert counters["tool_calls_not_rendered"] == counters["with_template_arguments"] == 2
+    assert json.loads((out / "manifest.json").read_text())["config"]["render"]["template_kwargs"] == kwargs

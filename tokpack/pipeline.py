@@ -46,6 +46,7 @@ from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.containers import notes
 from tokpack.stages.read.sources import Source, open_sources
+from tokpack.stages.render import left_out
 from tokpack.stages.render.chat_template import check_template
 from tokpack.stages.render.render import Renderer, RenderOptions, render
 from tokpack.stages.render.template_markers import special_tokens_of
@@ -219,7 +220,8 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
     release_memory()
     corpus = Corpus.load(store, batches, WIDTH if run.pairs else 1)
     bad.check(len(corpus.docs) // corpus.width, corpus.quarantined)
-    for message in told(corpus.counters, run.config.render.mode == "plain", run.config.render.eos):
+    special = told(corpus.counters, run.config.render.mode == "plain", run.config.render.eos)
+    for message in (*special, *left_out.warnings(corpus.counters)):
         log.warning(message)
     if corpus.docs.is_empty() and not corpus.quarantined:
         raise _nothing(run)

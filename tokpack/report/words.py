@@ -8,6 +8,7 @@ from typing import Any
 from tokpack.ledger import HELD_OUT
 from tokpack.printable import one_line
 from tokpack.schema import is_preference
+from tokpack.stages.render.left_out import LEFT_OUT
 
 WORTH_TELLING = 0.02
 """A saving below this share of all slots is called small."""
@@ -66,12 +67,8 @@ COUNTERS = {
     "near_duplicate_search_bounded": "documents were compared with only some of their likely near duplicates",
     "evaluation_texts_too_short": "evaluation texts are too short to look for",
     "with_key": "documents hold what looks like a secret key",
-    "tool_calls_not_rendered": "tool calls are left out by the chat template",
-    "reasoning_not_rendered": "turns have reasoning that the chat template leaves out",
-    "contents_beside_calls_not_rendered": "turns have a text beside calls that the chat template leaves out",
+    **LEFT_OUT,
     "with_template_arguments": "documents bring arguments of the chat template",
-    "turns_left_empty": "turns are left empty by the chat template and are not trained",
-    "turns_not_closed": "answers are not closed by the chat template: nothing trains the model to stop",
 }
 
 

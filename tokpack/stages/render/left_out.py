@@ -21,8 +21,21 @@ LEFT_OUT_CALLS = "tool_calls_not_rendered"
 LEFT_OUT_REASONING = "reasoning_not_rendered"
 LEFT_OUT_CONTENT = "contents_beside_calls_not_rendered"
 EMPTY_TURNS = "turns_left_empty"
-TEMPLATE_ARGUMENTS = "with_template_arguments"
 UNCLOSED_TURNS = "turns_not_closed"
+LEFT_OUT = {
+    LEFT_OUT_CALLS: "tool calls are left out by the chat template",
+    LEFT_OUT_REASONING: "turns have reasoning that the chat template leaves out",
+    LEFT_OUT_CONTENT: "turns have a text beside calls that the chat template leaves out",
+    EMPTY_TURNS: "turns are left empty by the chat template and are not trained",
+    UNCLOSED_TURNS: "answers are not closed by the chat template: nothing trains the model to stop",
+}
+"""Counters in words."""
+TEMPLATE_ARGUMENTS = "with_template_arguments"
+
+
+def warnings(counters: Mapping[str, int]) -> list[str]:
+    """What the template left out of a run's documents, a sentence each."""
+    return [f"{counters[name]:,} {words}" for name, words in LEFT_OUT.items() if counters.get(name)]
 
 
 @dataclass
