@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKPACK_SMOLLM2 ?= $(MODEL)
 
-.PHONY: demo test check fix bench docs clean
+.PHONY: demo test fuzz check fix bench docs clean
 
 demo: $(STAMP) $(MODEL)/config.json
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh "$(MODEL)" demo
@@ -17,6 +17,9 @@ demo: $(STAMP) $(MODEL)/config.json
 test: $(STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/get_tokenizers.py
 	$(BIN)/pytest -q -n 2 --slow
+
+fuzz: $(STAMP) $(MODEL)/config.json
+	$(BIN)/python tests/fuzz_rows.py --rows $(or $(ROWS),1000000) --tokenizer "$(MODEL)"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ from tokpack.stages.normalize.pair_rows import row_to_pair
 from tokpack.stages.normalize.raw_rows import dumped, lines_of, odd_rows, parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, RowDocument, row_to_document
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.normalize.values import RowError
+from tokpack.stages.normalize.values import RowError, reason_of
 from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
@@ -332,10 +332,10 @@ def _from_rows(
             pairs = shape.format == PREFERENCE
             documents += row_to_pair(row, shape) if pairs else (row_to_document(row, shape),)
             kept.append(position)
-        except RowError as error:
+        except Exception as error:  # whatever a row is, it ends no run
             offset = int(offsets[position]) if offsets is not None else -1
             where = (_first_id(block, shape, position), source.name, int(numbers[position]), offset)
-            quarantined.append(Quarantined(*where, str(error), raw))
+            quarantined.append(Quarantined(*where, reason_of(error), raw))
     frame = _frame(
         block,
         np.array(kept, dtype=np.int64),

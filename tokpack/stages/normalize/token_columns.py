@@ -21,7 +21,7 @@ from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, Normalized, Quar
 from tokpack.stages.normalize.raw_rows import RawRow, lines_of, odd_rows, parse_line, raw_rows
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_rows import LABELLED, RowTokens, column_of, row_to_tokens
-from tokpack.stages.normalize.values import RowError
+from tokpack.stages.normalize.values import reason_of
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of, range_indices
 from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.faults import Unreadable
@@ -204,8 +204,8 @@ def _one_by_one(
         if parsed is not None:
             try:
                 good.append((place.position, row_to_tokens(parsed, shape, vocab_size)))
-            except RowError as error:
-                reason = str(error)
+            except Exception as error:  # whatever a row is, it ends no run
+                reason = reason_of(error)
         if reason:
             bad.append((place, reason))
     tokens = [row for _, row in good]

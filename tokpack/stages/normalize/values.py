@@ -14,8 +14,18 @@ _REPR = re.compile(r"\s*(\[\s*)?\{\s*'")
 """How Python writes a list of dictionaries, or one."""
 
 
+UNFORESEEN = "tokpack cannot read it, which is a fault of tokpack: "
+
+
 class RowError(ValueError):
     """The row is not of the shape it should be; the message is the reason shown to the user."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a row is set aside. What no check foresaw ends no run either; the fuzz suite looks for it."""
+    if isinstance(error, RowError):
+        return str(error)
+    return f"{UNFORESEEN}{type(error).__name__}: {error}"
 
 
 def is_nothing(value: Any) -> bool:

@@ -1,0 +1,16 @@
+"""The fuzz suite: 30,000 mutated rows in CI, as many as one likes by `make fuzz`."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz_rows import fuzz
+
+
+@pytest.mark.slow
+def test_every_mutated_row_is_kept_dropped_or_set_aside(smollm2):
+    tally = fuzz(30_000, str(smollm2))
+    assert tally.failures == []
+    assert tally.deaths == 0
+    assert tally.rows == 30_000
+    assert tally.refused < 100
+    assert all(tally.counts[fate] > 1000 for fate in ("kept", "dropped", "set aside"))
