@@ -81,7 +81,9 @@ def mutated_row(row: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     row = copy.deepcopy(row)
     for _ in range(draw.choice([1, 1, 2, 3])):
         places = list(_places(row))
-        holder, key = draw.choice(places) if places else (row, "text")
+        if not places:
+            return row
+        holder, key = draw.choice(places)
         what = draw.randrange(4)
         if what == 0 and isinstance(holder, dict):
             holder[draw.choice(KEYS)] = copy.deepcopy(draw.choice(VALUES))

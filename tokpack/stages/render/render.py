@@ -396,7 +396,9 @@ def _failed_shapes(
         elif (compiled := plan.compiled[number]) is not None:
             renderer.proven.add(compiled)
     for number, roles in failed.items():
-        renderer.warn(f"chats of the roles {', '.join(roles)} are rendered by Jinja: a compiled one differed")
+        renderer.warn(
+            f"chats of the roles {', '.join(map(str, roles))} are rendered by Jinja: a compiled one differed"
+        )
         if (compiled := plan.compiled[number]) is not None:
             renderer.refuse(compiled)
     return sorted(failed)
