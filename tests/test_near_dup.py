@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, STORE_SCHEMA, TRAINED
 from tokpack.stages.near_dup import (
-    ALIKE,
     SAME_ANSWER,
     SAME_PROMPT,
     SHORT,

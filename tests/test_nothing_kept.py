@@ -162,3 +162,16 @@ def test_documents_without_a_trained_token_name_their_roles(tmp_path, qwen):
     data = write(tmp_path / "a.jsonl", [{"messages": messages}])
     with pytest.raises(DataError, match="none with a label; its roles: user, assistant"):
         tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen))
+
+
+def test_a_reason_that_takes_over_a_twentieth_of_the_documents_is_told_at_the_end(tmp_path, qwen, caplog):
+    def chat(question, answer):
+        return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+    rows = [chat(f"question {n}", "" if n < 2 else f"answer {n}") for n in range(20)]
+    rows.append(rows[-1])  # one of 21 is less than a twentieth
+    tokpack.pack(write(tmp_path / "a.jsonl", rows), tmp_path / "out", tokenizer=str(qwen))
+    said = [message for message in caplog.messages if "of the documents" in message]
+    assert len(said) == 1
+    assert "9.5% of the documents, 2 of 21, are left out as empty_answer" in said[0]
+    assert said[0].endswith("dropped.parquet names each")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -24,8 +25,11 @@ from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
+from tokpack.report.words import large_losses
 from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
+
+log = logging.getLogger("tokpack")
 
 
 def pack(
@@ -79,6 +83,8 @@ def pack(
         output.write_run(out, run, corpus.paths, seconds)
         store.remove()
         output.leave_work(out)
+    for loss in large_losses(manifest["ledger"]["documents"]):
+        log.warning("%s; %s names each", loss, out / schema.DROPPED)
     return Artefact(out)
 
 

@@ -49,10 +49,11 @@ REASONS = {
     "over_budget": "beyond the token budget",
     HELD_OUT: "set aside for validation, not lost",
 }
+LARGE_LOSS = 0.05
+"""A reason with more of the documents is named at the end of `pack`."""
 ALIKE = {
     "same_prompt_other_answer": "nearly the same prompt with another answer",
     "other_prompt_same_answer": "another prompt with nearly the same answer",
-    "alike_as_a_whole": "alike as a whole, neither in prompt nor in answer",
 }
 COUNTERS = {
     "special_token_stripped": "documents had special tokens stripped from the ends of their text",
@@ -63,7 +64,6 @@ COUNTERS = {
     "with_phone": "documents hold a telephone number",
     "near_same_prompt_other_answer": "documents give another answer to an earlier one's prompt: kept",
     "near_other_prompt_same_answer": "documents give an earlier one's answer to another prompt: kept",
-    "near_alike_as_a_whole": "documents resemble an earlier one only as a whole: kept",
     "near_duplicate_search_bounded": "documents were compared with only some of their likely near duplicates",
     "evaluation_texts_too_short": "evaluation texts are too short to look for",
     "with_key": "documents hold what looks like a secret key",
@@ -153,6 +153,16 @@ def ranked_reasons(documents: dict[str, Any]) -> list[tuple[str, int]]:
     reasons = {**documents["dropped"], UNREADABLE: documents["quarantined"]}
     known = [(reason, count) for reason, count in reasons.items() if count]
     return sorted(known, key=lambda item: (item[0] == "pair_dropped", -item[1], item[0]))
+
+
+def large_losses(documents: dict[str, Any]) -> list[str]:
+    """A sentence for each reason that leaves out more than LARGE_LOSS of the documents of a ledger."""
+    return [
+        f"{share(count, documents['read'])} of the documents, {count:,} of {documents['read']:,}, are left out "
+        f"as {one_line(reason, 60)}{': ' + REASONS[reason] if reason in REASONS else ''}"
+        for reason, count in ranked_reasons(documents)
+        if reason != HELD_OUT and count > LARGE_LOSS * documents["read"]
+    ]
 
 
 def _notes(data: dict[str, Any], by_length: int, packed: int) -> list[str]:

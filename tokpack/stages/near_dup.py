@@ -11,8 +11,8 @@ n-grams among m share a hash with probability m**2 / 2**65 (under one in a thous
 trained, or that are. `both`: a document is removed when prompt and answer, each by itself, reach t. A part of
 fewer than SHORT tokens is a set of one hash and so meets only its equals; two empty parts are the same. The
 candidates of `both` are the pairs that reach t as a whole, where the whole is the disjoint union of its two
-parts: for p/q >= t and r/s >= t, (p + r)/(q + s) >= t, so no pair is missed. What else kept documents have in
-common as a whole is counted on the way.
+parts: for p/q >= t and r/s >= t, (p + r)/(q + s) >= t, so no pair is missed, and where the whole reaches t, so does
+one part at least. Kept documents that share one part with such an earlier one are counted on the way.
 
 It is a prefix-filter join (Bayardo et al. 2007, Xiao et al. 2008) with two cuts around it:
 
@@ -56,11 +56,10 @@ SHORT: Final = 10
 """Prompts and answers of fewer tokens are compared as a whole: they have few n-grams, or none."""
 
 On = Literal["both", "all", "prompt", "answer"]
-ALIKE, SAME_ANSWER, SAME_PROMPT = 1, 2, 3
+SAME_ANSWER, SAME_PROMPT = 1, 2
 KINDS: Final = {
     SAME_PROMPT: "same_prompt_other_answer",
     SAME_ANSWER: "other_prompt_same_answer",
-    ALIKE: "alike_as_a_whole",
 }
 """What a kept document has in common with an earlier kept one that it is near as a whole."""
 _UNTRAINED, _EITHER = CONTENT, CONTENT | TRAINED
@@ -83,7 +82,7 @@ class NearDuplicates:
     bounded: Bools
     """Kept although the candidate limit cut its search short: a partner may exist."""
     kind: Int64
-    """For a kept document, what it has in common with an earlier kept one that it is near as a whole: ALIKE,
+    """For a kept document, what it has in common with an earlier kept one that it is near as a whole:
     SAME_ANSWER or SAME_PROMPT, the most found; 0: nothing, or not asked for."""
     alike: Int64
     """That earlier document, or -1."""
