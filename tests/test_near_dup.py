@@ -172,10 +172,8 @@ def brute_force_on(
             both = sum(len(a & b) for a, b in zip(mine, sets[other], strict=True))
             either = sum(len(a | b) for a, b in zip(mine, sets[other], strict=True))
             if on == "both" and both / either >= threshold:
-                shared = [ALIKE, SAME_ANSWER, SAME_PROMPT]
-                kind[d] = max(
-                    kind[d], shared[2 if found[0] >= threshold else 1 if found[1] >= threshold else 0]
-                )
+                assert max(found) >= threshold
+                kind[d] = max(kind[d], SAME_PROMPT if found[0] >= threshold else SAME_ANSWER)
         else:
             kept.append(d)
     return partner, least, kind

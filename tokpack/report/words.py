@@ -158,8 +158,8 @@ def ranked_reasons(documents: dict[str, Any]) -> list[tuple[str, int]]:
 def large_losses(documents: dict[str, Any]) -> list[str]:
     """A sentence for each reason that leaves out more than LARGE_LOSS of the documents of a ledger."""
     return [
-        f"{share(count, documents['read'])} of the documents, {count:,} of {documents['read']:,}, are left out "
-        f"as {one_line(reason, 60)}{': ' + REASONS[reason] if reason in REASONS else ''}"
+        f"{share(count, documents['read'])} of the documents, {count:,} of {documents['read']:,}, are left "
+        f"out as {one_line(reason, 60)}{': ' + REASONS[reason] if reason in REASONS else ''}"
         for reason, count in ranked_reasons(documents)
         if reason != HELD_OUT and count > LARGE_LOSS * documents["read"]
     ]

@@ -271,9 +271,7 @@ def join(  # noqa: PLR0912, PLR0915 - one loop, compiled
                     best = np.int64(other)
                     jaccard[s, 0], jaccard[s, 1] = prompt, answer
                 else:
-                    found = (
-                        SAME_PROMPT if prompt >= threshold else SAME_ANSWER if answer >= threshold else ALIKE
-                    )
+                    found = SAME_PROMPT if prompt >= threshold else SAME_ANSWER
                     if found > kind[s]:
                         kind[s], alike[s] = found, other
         partner[s] = best

@@ -11,8 +11,8 @@ n-grams among m share a hash with probability m**2 / 2**65 (under one in a thous
 trained, or that are. `both`: a document is removed when prompt and answer, each by itself, reach t. A part of
 fewer than SHORT tokens is a set of one hash and so meets only its equals; two empty parts are the same. The
 candidates of `both` are the pairs that reach t as a whole, where the whole is the disjoint union of its two
-parts: for p/q >= t and r/s >= t, (p + r)/(q + s) >= t, so no pair is missed, and where the whole reaches t, so does
-one part at least. Kept documents that share one part with such an earlier one are counted on the way.
+parts: for p/q >= t and r/s >= t, (p + r)/(q + s) >= t, so no pair is missed; and where the whole reaches t,
+one part at least does. Kept documents that share one part with such an earlier one are counted on the way.
 
 It is a prefix-filter join (Bayardo et al. 2007, Xiao et al. 2008) with two cuts around it:
 
