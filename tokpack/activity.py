@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class Activity:
         """Show `what` for as long as the block lasts; it gets a function to tell how far it is."""
         task = self.begin(what, total, unit)
         try:
-            yield lambda amount, figures="": self.advance(task, amount, figures)
+            yield partial(self.advance, task)
         finally:
             self.end(task)
 
