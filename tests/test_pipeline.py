@@ -320,7 +320,7 @@ def test_an_unfinished_run_with_other_settings_names_what_differs(messy, qwen, t
         tokpack.open_packed(tmp_path / "out")
     tokpack.pack(messy, tmp_path / "out", tokenizer=str(qwen), max_length=256)
     with pytest.raises(UsageError, match="--overwrite"):
-        tokpack.pack(messy, tmp_path / "out", tokenizer=str(qwen), max_length=256)
+        tokpack.pack(messy, tmp_path / "out", tokenizer=str(qwen), max_length=512)
     tokpack.pack(messy, tmp_path / "out", tokenizer=str(qwen), max_length=512, overwrite=True)
 
 

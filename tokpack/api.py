@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack import output, pipeline, schema
+from tokpack.already_there import is_already_there
 from tokpack.artefact.folder import Artefact
 from tokpack.config import Config, load_toml, merge, parse_budget
 from tokpack.corpus import Corpus
@@ -45,6 +46,7 @@ def pack(
 ) -> Artefact:
     """Turn raw data into a packed artefact in the folder `out`; the same call goes on after a crash.
 
+    A finished artefact of the same call is left as it is.
     `options` are the flags of `tokpack pack` with underscores: `tokenizer=`, `max_length=`, `val=`, ...
     Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
     kept, with the record of why in `out`, which is no artefact then.
@@ -57,7 +59,10 @@ def pack(
     money = money_budget(config, training)
     run = pipeline.Run.start(_with_token_cost(config, training), workers)
     seconds: dict[str, float] = {}
-    with writing(out), output.claim(out, overwrite):
+    with writing(out), output.claim(out, overwrite, partial(is_already_there, run, out, html)) as there:
+        if there:
+            log.info("already there, unchanged: %s", out)
+            return Artefact(out)
         store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
         corpus = _decided(run, store, money, progress, seconds)
         if not corpus.kept().any():

@@ -51,8 +51,9 @@ MOST_POINTER = 1 << 14
 
 
 @contextmanager
-def claim(out: Path, overwrite: bool) -> Iterator[None]:
-    """Make `out` ours, and no other run's meanwhile.
+def claim(out: Path, overwrite: bool, same: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """Make `out` ours, and no other run's meanwhile. Gives whether it is finished: `same` says of a finished
+    folder that it is what this run would write.
 
     Raises UsageError when something finished, or of somebody else's, is there, or a run that still goes on.
     """
@@ -61,11 +62,11 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
     with only_writer(out):
         clean_up(out)
         out.mkdir(parents=True, exist_ok=True)
-        _check(out, overwrite)
-        yield
+        yield _check(out, overwrite, same)
 
 
-def _check(out: Path, overwrite: bool) -> None:
+def _check(out: Path, overwrite: bool, same: Callable[[], bool]) -> bool:
+    """Whether there is nothing to do."""
     finished = is_finished(out)
     cut_off = any((out / name).is_file() and is_blank(out / name) for name in (schema.MANIFEST, schema.SUMS))
     unfinished = (out / schema.WORK).is_dir() or cut_off
@@ -79,6 +80,8 @@ def _check(out: Path, overwrite: bool) -> None:
         clear(out)
     elif finished:
         leave_work(out)  # of a run that was cut off after its last file
+        if same():
+            return True
         raise UsageError(
             "a finished artefact is here", where=str(out), hint="give --overwrite, or another -o"
         )
@@ -86,6 +89,7 @@ def _check(out: Path, overwrite: bool) -> None:
         raise UsageError(
             "the folder is not empty and not tokpack's", where=str(out), hint="give -o a new folder"
         )
+    return False
 
 
 def work_folder(out: Path, work_dir: str | os.PathLike[str] | None) -> Path:
