@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKPACK_SMOLLM2 ?= $(MODEL)
 
-.PHONY: demo test fuzz check fix bench docs clean
+.PHONY: demo test fuzz crash check fix bench docs clean
 
 demo: $(STAMP) $(MODEL)/config.json
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh "$(MODEL)" demo
@@ -20,6 +20,9 @@ test: $(STAMP) $(MODEL)/config.json
 
 fuzz: $(STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/fuzz_rows.py --rows $(or $(ROWS),1000000) --tokenizer "$(MODEL)"
+
+crash: $(STAMP) $(MODEL)/config.json
+	$(BIN)/python tests/crash_suite.py --tokenizer "$(MODEL)" $(if $(TRIES),--tries $(TRIES))
 
 check: $(STAMP)
 	$(BIN)/ruff check .

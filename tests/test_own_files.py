@@ -214,6 +214,28 @@ def test_what_a_killed_command_left_is_cleaned_up_and_the_old_output_comes_back(
     assert snapshot(tmp_path) == {"out": "", "out/rows": b"new"}
 
 
+def test_a_command_killed_while_it_removes_the_output_before_is_repeated_as_if_nothing_was(tmp_path):
+    out = tmp_path / "out"
+    code = (
+        "import os, sys; from pathlib import Path; from tokpack.artefact import fresh_folder as room\n"
+        "room.remove_own = lambda at, own: at.name == 'old' and (os.unlink(at / 'a'), os._exit(9))\n"
+        "with room.fresh_folder(Path(sys.argv[1]), True, lambda folder: lambda name: name in 'ab') as new:\n"
+        "    (new / 'a').write_text('new')"
+    )
+
+    def known_by_a(folder: Path):  # as an export is known by its record
+        return lambda name: (folder / "a").exists() and name in ("a", "b")
+
+    with fresh_folder(out, False, known_by_a) as new:
+        for name in ("a", "b"):
+            (new / name).write_text("old")
+    assert subprocess.run([sys.executable, "-c", code, str(out)], check=False).returncode == 9
+    assert [path.name for path in (beside(out, "part") / "old").iterdir()] == ["b"]
+    with fresh_folder(out, True, known_by_a) as new:
+        (new / "a").write_text("newer")
+    assert snapshot(tmp_path) == {"out": "", "out/a": b"newer"}
+
+
 def test_a_folder_of_another_with_our_scratch_name_is_left_alone(home, tmp_path):
     out = tmp_path / "out"
     home.rename(beside(out, "part"))

@@ -1,6 +1,6 @@
 """A folder that is there whole or not at all: made beside its place under another name, then renamed.
 
-    .OUT.part/tokpack   says that a command with this output made the folder
+    .OUT.part/tokpack   says that a command with this output made the folder, and which names of old are ours
     .OUT.part/new       what is being written; it becomes OUT
     .OUT.part/old       what OUT was before, while the two change places
 
@@ -9,14 +9,15 @@ What a command that was cut off left there is cleaned up by the next one with th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tokpack.durable import sync_folder, sync_tree
+from tokpack.durable import sync_folder, sync_tree, write_durably
 from tokpack.errors import UsageError
 from tokpack.locks import beside, only_writer
-from tokpack.own_files import Own, foreign_files, is_real_folder, remove_own
+from tokpack.own_files import Own, entries_below, foreign_files, is_real_folder, remove_own
 
 MARK, NEW, OLD = "tokpack", "new", "old"
 
@@ -42,12 +43,13 @@ def fresh_folder(out: Path, overwrite: bool, own_in: Callable[[Path], Own]) -> I
             yield making
             sync_tree(making)
             _check_place(out, overwrite, own_in)
-            own = own_in(out)
             if out.exists():
+                own = own_in(out)
+                names = [name for name, _ in entries_below(out) if own(name)]
+                write_durably(part / MARK, json.dumps(names).encode())  # while its own record is whole
                 out.rename(old)
             making.rename(out)
             sync_folder(out.parent)
-            remove_own(old, own)
         finally:
             clean_up(out)
 
@@ -68,9 +70,18 @@ def clean_up(out: Path) -> None:
     if old.is_dir() and not out.exists():
         old.rename(out)
     remove_own(part / NEW, lambda name: True)
+    remove_own(old, _replaced(part / MARK).__contains__)
     (part / MARK).unlink(missing_ok=True)
     with suppress(OSError):  # not empty: something in OLD that this command did not write
         part.rmdir()
+
+
+def _replaced(mark: Path) -> frozenset[str]:
+    """Names of the output that was replaced; none before that, or of a mark of another kind."""
+    try:
+        return frozenset(json.loads(mark.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return frozenset()
 
 
 def _check_place(out: Path, overwrite: bool, own_in: Callable[[Path], Own]) -> None:

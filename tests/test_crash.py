@@ -1,0 +1,20 @@
+"""A handful of the crash suite; `make crash` kills far more often."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SUITE = Path(__file__).with_name("crash_suite.py")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_commands_killed_at_random_moments_give_the_same_bytes_when_repeated(smollm2):
+    arguments = [sys.executable, str(SUITE), "--tries", "2", "--rows", "1000", "--tokenizer", str(smollm2)]
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("2 kills (") == 5
