@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import families
 import pytest
 from encode_helpers import document, frame, small_tokenizer, template
 
-from tokpack.stages.render.chat_template import ChatTemplate
+from tokpack.stages.render.chat_spans import SpanFinder
+from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from tokpack.stages.render.render import Renderer, RenderOptions, render
 from tokpack.stages.render.template_forms import Forms
 
@@ -52,9 +54,11 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("forms") / "tokenizer"
 
 
-def rendered(folder, source, *chats, **options):
+def rendered(folder, source, *chats, tools=None, **options):
     tokenizer = small_tokenizer(folder, chat_template=source)
-    return render(frame(document(chat) for chat in chats), Renderer(tokenizer, RenderOptions(**options)))
+    return render(
+        frame(document(chat, tools) for chat in chats), Renderer(tokenizer, RenderOptions(**options))
+    )
 
 
 def trained(result, row=0):
@@ -181,3 +185,46 @@ def test_a_run_warns_of_what_the_template_leaves_out_and_the_report_counts_it(fo
     counters = json.loads((out / "report.json").read_text())["counters"]
     assert counters["tool_calls_not_rendered"] == counters["with_template_arguments"] == 2
     assert json.loads((out / "manifest.json").read_text())["config"]["render"]["template_kwargs"] == kwargs
+
+
+def located(finder, chat, tools=None):
+    """(text, "") or ("", why it is refused)."""
+    try:
+        return finder.locate(chat, tools).text, ""
+    except RenderError as error:
+        return "", str(error)
+
+
+@pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+@pytest.mark.parametrize("name", families.names())
+def test_calls_without_content_are_refused_no_more_than_with_an_empty_one_and_write_no_none(name):
+    finder = SpanFinder(ChatTemplate(families.stock(name), {"bos_token": "<s>", "eos_token": "</s>"}))
+    thoughtful = calling(OBJECT, **families.THOUGHT)
+    for turn, more in ((calling(OBJECT), [families.answer_of(), TELL]), (thoughtful, [])):
+        _, refused = located(finder, [ASK, {**turn, "content": ""}, *more])
+        for missing in (turn, {**turn, "content": None}):
+            text, why = located(finder, [ASK, missing, *more])
+            assert why == refused
+            assert "None" not in text
+            assert name != "deepseek_r1_distill" or "look" in text
+
+
+@pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+@pytest.mark.parametrize("name", families.names())
+def test_tools_without_their_wrapper_are_written_where_those_with_it_are(name):
+    finder = SpanFinder(ChatTemplate(families.stock(name), {"bos_token": "<s>", "eos_token": "</s>"}))
+    bare = [tool["function"] for tool in families.TOOLS]
+    wrapped, refused = located(finder, [ASK, TELL], families.TOOLS)
+    for tools in (bare, [{"type": "function", **tool} for tool in bare]):
+        text, why = located(finder, [ASK, TELL], tools)
+        assert why == refused
+        for part in ("get_weather", "Looks up the weather.", "A city."):
+            assert (part in text) == (part in wrapped)
+
+
+def test_bare_tools_from_pieces_are_wrapped_as_those_by_jinja_are(folder):
+    source = "{% for t in tools %}[{{ t.function.name }}]{% endfor %}" + AS_JSON
+    bare = [tool["function"] for tool in families.TOOLS]
+    result = rendered(folder, source, *[[ASK, TELL]] * 2, tools=bare, paranoid=True)
+    assert not result.errors
+    assert all(text.startswith("[get_weather]<user>Weather?") for text in result.text.to_pylist())

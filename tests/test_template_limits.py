@@ -79,6 +79,16 @@ def test_a_long_chat_is_far_from_the_limits():
     assert text.startswith("hi\nusserhello\nassssisstant")
 
 
+def test_a_template_that_looks_through_all_messages_at_each_of_them_has_steps_for_it():
+    template = ChatTemplate(
+        "{% for m in messages %}{% for n in messages %}{% endfor %}{{ m.content }}{% endfor %}"
+    )
+    assert template.render(CHAT * 520)[0] == "hihello" * 520
+    bomb = "{% for m in messages %}{% for n in messages %}{% for i in range(99) %}{% endfor %}{% endfor %}"
+    with pytest.raises(RenderError, match="the template takes more than 1,320,000 steps"):
+        ChatTemplate(bomb + "{% endfor %}").render(CHAT * 100)
+
+
 def test_the_document_that_a_template_does_not_end_on_is_named(tmp_path, smollm2):
     rows = [{"messages": [*CHAT[:1], {"role": "assistant", "content": f"{i}"}]} for i in (5, 99, 7)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -78,7 +78,7 @@ class SpanFinder:
 
     def locate(self, messages: Sequence[Message], tools: Any = None) -> Located:
         """Render and locate everything. Raises RenderError with the reason when either is impossible."""
-        messages = self.forms.give(messages)
+        messages, tools = self.forms.give(messages), self.forms.give_tools(tools)
         text, blocks = self.template.render(messages, tools)
         chat = _Chat(self, messages, tools, text)
         contents = chat.contents

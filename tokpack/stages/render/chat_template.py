@@ -280,7 +280,7 @@ class ChatTemplate:
         token = _tracker.set(tracker)
         try:
             blocks = []
-            with limited():
+            with limited(len(inputs["messages"])):
                 for block in template.generate(**inputs):
                     blocks.append(block)
                     tracker.length += len(block)

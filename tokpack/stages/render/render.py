@@ -103,7 +103,7 @@ class Engine:
         given = finder.forms.give(messages)
         if any(isinstance(message, Explicit) for message in given):
             return None
-        return compiler.write(given, tools)
+        return compiler.write(given, finder.forms.give_tools(tools))
 
 
 class Renderer:

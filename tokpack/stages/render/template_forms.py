@@ -4,6 +4,7 @@
     content           a text, a list of parts                   SmolVLM reads parts, Llama 3 reads texts
     no content        left out, "", null                        DeepSeek-V3 fails without the key
     call arguments    an object, a JSON text                    GLM asks for .items(), DeepSeek-V3 adds texts
+    tools             in {"type", "function"}, bare             gpt-oss reads tool.function
 
 What a template renders well in the form that the data has is left in that form, so that the text stays what
 `apply_chat_template` makes of the row.
@@ -35,6 +36,21 @@ class Forms:
         """The messages as the template wants them."""
         return [message if self._stays(message) else self._message(message) for message in messages]
 
+    def give_tools(self, tools: Any) -> Any:
+        """The tools as the template wants them: bare ones wrapped where it would not write them."""
+        bare = isinstance(tools, list) and any(map(_is_bare, tools))
+        if not bare or not self._wraps_tools:
+            return tools
+        return [_wrapped(tool) if _is_bare(tool) else tool for tool in tools]
+
+    @cached_property
+    def _wraps_tools(self) -> bool:
+        tool = {"name": _NAME, "description": _WORD, "parameters": {"type": "object", "properties": {}}}
+        chat = _chat_with("user", "q", None)
+        return _NAME in self._render(chat, tools=[_wrapped(tool)]) and _NAME not in self._render(
+            chat, tools=[tool]
+        )
+
     def _stays(self, message: Message) -> bool:
         """A message of a role and a content that the template takes as it is, as most are."""
         return (
@@ -48,8 +64,11 @@ class Forms:
         if isinstance(calls, list) and calls:
             message = {**message, "tool_calls": [self._call(call) for call in calls]}
         content = message.get("content")
+        if content is None and calls:
+            message = self._without_content(message)
+            content = message.get("content")
         if content is None:
-            return self._without_content(message) if calls else message
+            return message
         wanted = self._content_form(str(message.get("role")))
         if wanted == "parts" and isinstance(content, str):
             return {**message, "content": [{"type": "text", "text": content}]}
@@ -71,7 +90,7 @@ class Forms:
             case "missing":
                 return message
             case "null":
-                return Explicit({k: v for k, v in message.items() if v is not None or k == "content"})
+                return Explicit({k: v for k, v in message.items() if v is not None}, content=None)
             case _:
                 return {**message, "content": ""}
 
@@ -85,7 +104,10 @@ class Forms:
             "empty": {**answer, "content": ""},
             "null": Explicit(answer, content=None),
         }
-        texts = {form: self._render(tool_chat(message)) for form, message in forms.items()}
+        chats = {form: tool_chat(message) for form, message in forms.items()}
+        texts = {form: self._render(chat) for form, chat in chats.items()}
+        if not any(texts.values()):  # a template that takes no answers of tools
+            texts = {form: self._render(chat[:2]) for form, chat in chats.items()}
         fewest = min(map(_nulls, filter(None, texts.values())), default=0)
         plain = {form: text for form, text in texts.items() if text and _nulls(text) == fewest}
         shown = [form for form, text in plain.items() if _NAME in text]
@@ -139,11 +161,11 @@ class Forms:
         texts = [self._render(tool_chat(message)) for message in tried]
         return next((text for text in texts if _NAME in text), "")
 
-    def _render(self, messages: list[Message], tells: tuple[str, ...] = ()) -> str:
+    def _render(self, messages: list[Message], tells: tuple[str, ...] = (), tools: Any = None) -> str:
         """Empty where the template fails, or writes a value as Python or JSON do (`tells` before a key)."""
         for chat in (messages, _in_parts(messages)):
             try:
-                text, _ = self._template.render(chat)
+                text, _ = self._template.render(chat, tools)
             except RenderError:
                 continue
             if not any(f"{tell}{quote}type{quote}" in text for tell in tells for quote in "'\""):
@@ -175,6 +197,15 @@ def tool_chat(call: Message | None = None) -> list[Message]:
 
 def _call(arguments: Any) -> dict[str, Any]:
     return {"id": "zqid", "type": "function", "function": {"name": _NAME, "arguments": arguments}}
+
+
+def _is_bare(tool: Any) -> bool:
+    """A tool that is its function itself."""
+    return isinstance(tool, Mapping) and isinstance(tool.get("name"), str) and "function" not in tool
+
+
+def _wrapped(tool: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
 
 
 def _in_parts(messages: list[Message]) -> list[Message]:

@@ -19,6 +19,8 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MOST_STEPS = 1_000_000
+STEPS_OF_PAIR = 8
+"""Further steps for each pair of messages: Gemma 4 looks through all messages at each of them."""
 MOST_SECONDS = 60.0
 MOST_CHARACTERS = 1 << 28
 """That one document becomes, or that its variables take one after another, eightfold."""
@@ -59,16 +61,19 @@ class _Budget:
     steps: int
     characters: int
     until: float
+    granted: int
+    """Steps at the beginning."""
 
 
 _budget: ContextVar[_Budget | None] = ContextVar("tokpack_template_budget", default=None)
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    """Everything that a template does inside is for one document."""
+def limited(messages: int = 0) -> Iterator[None]:
+    """Everything that a template does inside is for one document of so many messages."""
+    steps = MOST_STEPS + STEPS_OF_PAIR * messages**2
     until = time.monotonic() + MOST_SECONDS
-    token = _budget.set(_Budget(MOST_STEPS, 8 * MOST_CHARACTERS, until))
+    token = _budget.set(_Budget(steps, 8 * MOST_CHARACTERS, until, steps))
     try:
         yield
     finally:
@@ -80,7 +85,7 @@ def tick(steps: int) -> None:
     if budget := _budget.get():
         budget.steps -= steps
         if budget.steps < 0:
-            raise LimitError(f"the template takes more than {MOST_STEPS:,} steps")
+            raise LimitError(f"the template takes more than {budget.granted:,} steps")
         if budget.steps % LOOK_AT_CLOCK < steps and time.monotonic() > budget.until:
             raise LimitError(f"the template takes more than {MOST_SECONDS:g} seconds")
 
