@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,36 @@ from chats import messy_rows, write_rows
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 
-COMPILED = """
+HEARS = """
+import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # `nohup` and `&` have children ignore them
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+"""
+COMPILED = f"""{HEARS}
 import hashlib, subprocess, sys
 from tokpack import interrupts
 from tokpack.locks import only_writer
 from pathlib import Path
 interrupts.watch(sys.argv[1])
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-with only_writer(Path(sys.argv[2])), interrupts.scratch_folder() as folder:
-    print(child.pid, folder, flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)  # compiled code, which hears of no signal
+try:
+    with only_writer(Path(sys.argv[2])), interrupts.scratch_folder() as folder:
+        print(child.pid, folder, flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)  # compiled code, which hears of no signal
+except KeyboardInterrupt:  # the signal came before that
+    interrupts.leave()
 """
+
+
+@contextmanager
+def started(code, *arguments):
+    """A Python process that hears all signals; it does not outlive the block."""
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def gone(pid: int) -> bool:
@@ -41,10 +61,10 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("command", ["pack", "merge", "train"])
 def test_a_process_that_hears_no_signal_ends_with_its_child_and_its_scratch(number, command, tmp_path):
-    arguments = [sys.executable, "-c", COMPILED, command, str(tmp_path / "out")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(COMPILED, command, str(tmp_path / "out")) as process:
         child, folder = process.stdout.readline().split()
         assert Path(folder).is_dir()
+        time.sleep(0.2)
         process.send_signal(number)
         assert process.wait(timeout=30) == 130
         said = process.stderr.read()
@@ -74,8 +94,7 @@ def test_pack_says_how_to_go_on_and_does(number, qwen, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(30_000, seed=3))
     out = tmp_path / "out"
     arguments = ["pack", str(data), "-t", str(qwen), "-o", str(out), "--max-length", "256"]
-    command = [sys.executable, "-c", "from tokpack.cli import main; main()", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(f"{HEARS}\nfrom tokpack.cli import main; main()", *arguments) as process:
         while process.poll() is None and not list(out.glob(".work/*.docs.arrow")):
             time.sleep(0.005)
         children = [int(pid) for path in Path(f"/proc/{process.pid}/task").glob("*/children")
@@ -86,4 +105,5 @@ def test_pack_says_how_to_go_on_and_does(number, qwen, tmp_path):
     assert lines[-1] == "interrupted; the same command goes on where it stopped"
     assert all(map(gone, children))
     assert not list(tmp_path.glob(".out.*"))
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    again = [sys.executable, "-c", "from tokpack.cli import main; main()", *arguments]
+    assert subprocess.run(again, capture_output=True, check=False).returncode == 0
