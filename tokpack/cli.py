@@ -426,6 +426,8 @@ def main() -> NoReturn:
     logging.getLogger("tokpack").setLevel(logging.INFO)
     try:
         code = app(standalone_mode=False)
+        if code == interrupts.EXIT_CODE:  # typer takes the exception and returns this
+            interrupts.leave()
     except TokpackError as error:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
