@@ -162,7 +162,7 @@ def test_mistakes_have_their_exit_code_and_say_what_where_and_what_next(chats, q
     (tmp_path / "empty.jsonl").write_text("")
     fail(run("pack", tmp_path / "empty.jsonl", *tokenizer, "-o", out), 65, "empty")
     (tmp_path / "not.json").write_text("no")
-    fail(run("pack", tmp_path / "not.json", *tokenizer, "-o", out), 65, "not a JSON array", "not.json")
+    fail(run("pack", tmp_path / "not.json", *tokenizer, "-o", out), 65, "the first is not JSON", "not.json")
     write_rows(tmp_path / "bad.jsonl", [b"{", *messy_rows(100)])
     fail(run("pack", tmp_path / "bad.jsonl", *tokenizer, "--strict", "-o", out), 65, "bad.jsonl:1")
     fail(run("verify", tmp_path), 2, "artefact")

@@ -80,13 +80,14 @@ def test_a_file_that_grew_after_it_was_listed_is_a_data_error(tmp_path):
 
 def test_pack_of_a_file_that_is_rewritten_meanwhile_writes_no_packed_dataset(qwen, tmp_path, monkeypatch):
     path = write_rows(tmp_path / "chats.jsonl", messy_rows(60))
-    process = pipeline._process
 
-    def slow(run, store, bad, block):
+    def meddled(*arguments):
+        blocks = read_blocks(*arguments)
+        yield next(blocks)
         append(path)
-        return process(run, store, bad, block)
+        yield from blocks
 
-    monkeypatch.setattr(pipeline, "_process", slow)
+    monkeypatch.setattr(pipeline, "read_blocks", meddled)
     with pytest.raises(DataError, match="changed while it was read"):
         tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), workers=1)
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -75,7 +75,9 @@ def test_nothing_changed_gives_the_same_shards_byte_for_byte(packed, tmp_path):
 
 def test_the_report_is_that_of_the_new_plan_with_the_texts_of_the_old(packed, tmp_path):
     def report(artefact: Artefact) -> dict[str, Any]:
-        return json.loads((artefact.folder / "report.json").read_text())
+        made = json.loads((artefact.folder / "report.json").read_text())
+        made["inputs"] = [entry["name"] for entry in made["inputs"]]  # what was recognized is told once
+        return made
 
     same, first = report(tokpack.repack(packed, tmp_path / "same")), report(packed)
     assert same == {key: first[key] for key in same}

@@ -75,13 +75,14 @@ def test_rendered_texts_stay_and_the_flag_is_named(qwen, tmp_path, caplog):
 @pytest.mark.slow
 def test_a_rendered_prompt_and_its_completion_stay_and_the_flag_is_named(qwen, tmp_path, caplog):
     rows = [{"prompt": RENDERED, "completion": "The Ems.<|im_end|>\n"}]
-    [text] = packed_texts(rows, tmp_path, qwen)
+    [text] = packed_texts(rows, tmp_path, qwen, format="prompt_completion")
     assert RENDERED in text
     assert "1 documents hold a message that begins with the chat template's own markers" in caplog.text
     assert "--render plain" in caplog.text
     caplog.clear()
     bare = tmp_path / "bare"
     bare.mkdir()
-    plain = packed_texts(rows, bare, qwen, render="plain", eos=False, separator="")
+    options = {"format": "prompt_completion", "render": "plain", "eos": False, "separator": ""}
+    plain = packed_texts(rows, bare, qwen, **options)
     assert plain == [RENDERED + "The Ems.<|im_end|>\n"]
     assert "markers" not in caplog.text

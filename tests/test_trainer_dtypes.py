@@ -133,7 +133,7 @@ def test_a_run_says_its_dtype_and_the_recipe_it_saves_names_it(tmp_path, monkeyp
     tell = Said()
     recipe = load_recipe(method="lora", max_steps=1)
     run_training(tmp_path / "packed", tmp_path / "model", recipe, tmp_path / "out", tell=tell)
-    assert tell.lines[0] == "dtype float32: bfloat16 takes 60.0 times as long as float32 on this CPU"
+    assert "dtype float32: bfloat16 takes 60.0 times as long as float32 on this CPU" in tell.lines
     assert load_recipe(tmp_path / "out" / "recipe.toml").dtype == "float32"
     cpu(monkeypatch, 0.5)  # merged on another machine, the weights are those that were trained
     merge_dequantized(tmp_path / "out", tmp_path / "merged")
