@@ -83,16 +83,16 @@ def test_warnings_go_to_what_stderr_is_now(monkeypatch):
     import io
     import logging
 
-    from tokpack.cli import _Stderr
+    from tokpack.cli.output import Stderr
 
-    handler = _Stderr()
+    handler = Stderr()
     bar = io.StringIO()
     monkeypatch.setattr(sys, "stderr", bar)
-    monkeypatch.setattr(_Stderr, "quiet", False)
+    monkeypatch.setattr(Stderr, "quiet", False)
     handler.emit(logging.makeLogRecord({"msg": "compiled", "levelno": logging.WARNING}))
     handler.emit(logging.makeLogRecord({"msg": "read as text", "levelno": logging.INFO}))
     assert bar.getvalue() == "warning: compiled\nnote: read as text\n"
-    monkeypatch.setattr(_Stderr, "quiet", True)
+    monkeypatch.setattr(Stderr, "quiet", True)
     handler.emit(logging.makeLogRecord({"msg": "not said", "levelno": logging.INFO}))
     assert "not said" not in bar.getvalue()
 

@@ -16,9 +16,9 @@ from report_samples import LLAMA_8B
 from rich.console import Console
 
 import tokpack
-from tokpack.config import parse_budget
 from tokpack.errors import UsageError
 from tokpack.money import MoneyBudget
+from tokpack.parsing import parse_budget
 
 pytestmark = pytest.mark.slow
 

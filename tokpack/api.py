@@ -15,13 +15,15 @@ from typing import Any
 from tokpack import output, pipeline, schema
 from tokpack.already_there import is_already_there
 from tokpack.artefact.folder import Artefact
-from tokpack.config import Config, load_toml, merge, parse_budget
+from tokpack.config import Config
+from tokpack.config_file import load_toml, merge
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
 from tokpack.errors import UsageError, near_matches, writing
 from tokpack.interrupts import scratch_folder
 from tokpack.money import MoneyBudget, money_budget
+from tokpack.parsing import parse_budget
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training

@@ -14,16 +14,11 @@ Flags win over the file. Unknown keys and wrong types are errors that name the k
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
-import tomllib
-import types
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from tokpack.errors import UsageError, near_matches
+from tokpack.config_limits import check_limits
+from tokpack.conversion import convert
 from tokpack.printable import portable_name
 
 ShardFormat = Literal["arrow", "parquet"]
@@ -45,12 +40,6 @@ TREES = ("tree", "tree_paths")
 """Rows that are messages of trees, read as conversations: one a tree, or one for each path."""
 RANKED: Format = "ranked"
 """Rows whose answers stand in a list with a score each; read as pairs of the best and the worst."""
-MOST_COPIES = 1000
-MOST_TOKENS = 2**31 - 1
-"""In a row, and in a document: places in it are int32."""
-MOST_NUMBER = 2**63
-MOST_RANKS = 1_000_000
-MOST_SHARD_MB = 1 << 20
 Overlong = Literal["auto", "drop", "right", "left", "turns", "split"]
 
 
@@ -248,7 +237,7 @@ class Config:
     def from_dict(data: dict[str, Any], where: str = "config") -> Config:
         """Build and validate. Raises UsageError naming the key for anything unknown or of the wrong type."""
         config: Config = convert(Config, data, where)
-        _validate(config)
+        check_limits(config)
         return config
 
     def portable(self) -> dict[str, Any]:
@@ -268,246 +257,7 @@ class Config:
         return data
 
 
-def load_toml(path: str | Path) -> dict[str, Any]:
-    """The tables of a `run.toml`. Paths in it are relative to the file."""
-    path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("no such config file", where=str(path), hint="check --config") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"not valid TOML: {error}", where=str(path), hint="see docs/configuration.md"
-        ) from None
-    for source in data.get("source", []):
-        _anchor(source, "path", path.parent)
-    _anchor(data.get("render", {}), "chat_template", path.parent)
-    for key in ("gpus", "apis"):
-        _anchor(data.get("cost", {}), key, path.parent)
-    against = data.get("decontaminate", {}).get("against")
-    if isinstance(against, list):
-        data["decontaminate"]["against"] = [_beside(item, path.parent) for item in against]
-    for section, key in (("tokenize", "tokenizer"), ("cost", "model")):
-        table = data.get(section)
-        if isinstance(table, dict) and key in table:
-            table[key] = _beside(table[key], path.parent)
-    return data
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` wins; sections merge key by key; None in `over` means not given."""
-    result = dict(base)
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = merge(result[key], value)
-        elif isinstance(value, dict):
-            result[key] = merge({}, value)
-        elif value is not None:
-            result[key] = value
-    return {key: value for key, value in result.items() if value != {}}
-
-
-def _anchor(section: Any, key: str, folder: Path) -> None:
-    value = section.get(key) if isinstance(section, dict) else None
-    if isinstance(value, str) and value and value != "-" and "://" not in value:
-        section[key] = str(folder / value)
-
-
-def _beside(value: Any, folder: Path) -> Any:
-    """A path relative to the file, where there is one; else the value, which may be a Hub name."""
-    return str(folder / value) if isinstance(value, str) and (folder / value).exists() else value
-
-
-def _validate(config: Config) -> None:
-    checks = [
-        (
-            2 <= config.truncate.max_length <= MOST_TOKENS,
-            "truncate.max_length",
-            f"2 to {MOST_TOKENS:,} tokens",
-        ),
-        (0 <= config.read.allow_bad <= 1, "read.allow_bad", "a share between 0 and 1"),
-        (1 <= config.read.block_mb <= 1024, "read.block_mb", "1 to 1024 MB"),
-        (1 <= config.read.max_line_mb <= 2047, "read.max_line_mb", "1 to 2047 MB"),
-        (0 <= config.write.val < 1, "write.val", "a share between 0 and 1"),
-        (1 <= config.write.shard_mb <= MOST_SHARD_MB, "write.shard_mb", f"1 to {MOST_SHARD_MB:,} MB"),
-        (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),
-        (0 <= config.select.budget < MOST_NUMBER, "select.budget", "a number of tokens"),
-        (0 <= config.select.budget_usd < float("inf"), "select.budget_usd", "dollars, 0 or more"),
-        (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
-        (
-            0 <= config.plan.max_docs_per_row <= MOST_TOKENS,
-            "plan.max_docs_per_row",
-            f"0 (no limit) to {MOST_TOKENS:,}",
-        ),
-        (1 <= config.plan.rows_per_step <= MOST_RANKS, "plan.rows_per_step", f"1 to {MOST_RANKS:,}"),
-        (0 <= config.plan.world_size <= MOST_RANKS, "plan.world_size", f"0 to {MOST_RANKS:,}"),
-        (
-            config.plan.rows_per_step == 1 or config.plan.world_size > 0,
-            "plan.rows_per_step",
-            "plan.world_size (--world-size) as well: rows are dealt to that many ranks",
-        ),
-        (0 <= config.plan.token_cost < MOST_NUMBER, "plan.token_cost", "0 or more"),
-        (
-            config.plan.world_size == 0
-            or (config.plan.world_size > 0 and config.plan.planner != "sequential"),
-            "plan.world_size",
-            "0 or more, and 0 with the planner `sequential`, whose order dealing would undo",
-        ),
-        ((config.cost.gpu_price or 0) >= 0, "cost.gpu_price", "dollars per hour, 0 or more"),
-        (config.cost.gpu_count >= 1, "cost.gpu_count", "1 or more"),
-        (config.cost.rank >= 1, "cost.rank", "1 or more"),
-        (config.cost.epochs > 0, "cost.epochs", "more than 0"),
-        (config.cost.batch_size >= 1, "cost.batch_size", "1 or more"),
-        (config.cost.accumulation >= 1, "cost.accumulation", "1 or more"),
-        (config.cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
-        (_is_range(config.cost.mfu), "cost.mfu", "two shares between 0 and 1, low first"),
-    ]
-    if not 0 <= config.seed < MOST_NUMBER:
-        raise UsageError(f"seed cannot be {config.seed}", where="seed", hint=f"give 0 to {MOST_NUMBER - 1:,}")
-    for number, source in enumerate(config.source):
-        if not 0 <= source.max_tokens < MOST_NUMBER:
-            raise UsageError(
-                f"max_tokens cannot be {source.max_tokens}",
-                where=f"source[{number}].max_tokens",
-                hint="give a number of tokens; 0: no limit",
-            )
-        if not 1 <= source.repeat <= MOST_COPIES:
-            raise UsageError(
-                f"repeat cannot be {source.repeat:g}",
-                where=f"source[{number}].repeat",
-                hint=f"give 1 to {MOST_COPIES}; max_tokens takes less of a source",
-            )
-    if config.select.budget and config.select.budget_usd:
-        raise UsageError(
-            "a budget in tokens and one in dollars", where="select.budget_usd", hint="leave one of them out"
-        )
-    for ok, key, wanted in checks:
-        if not ok:
-            section, name = key.split(".")
-            raise UsageError(
-                f"{key} cannot be {getattr(getattr(config, section), name)}", where=key, hint=f"give {wanted}"
-            )
-
-
-def _is_range(mfu: tuple[float, ...]) -> bool:
-    return len(mfu) == 2 and 0 < mfu[0] <= mfu[1] <= 1
-
-
-def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind
-    """`value` as `kind`: dataclasses from dicts, tuples from lists, Literals and scalars checked."""
-    if dataclasses.is_dataclass(kind):
-        return _convert_dataclass(kind, value, where)
-    origin = get_origin(kind)
-    if origin is Literal:
-        if value not in get_args(kind):
-            raise UsageError(
-                f"{value!r} is not a choice", where=where, hint=near_matches(str(value), get_args(kind))
-            )
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong_type(value, "a list", where)
-        return tuple(convert(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        item_kind = get_args(kind)[1]
-        if not isinstance(value, dict):
-            raise _wrong_type(value, "a table", where)
-        if item_kind is str and not all(isinstance(v, str) for v in value.values()):
-            raise _wrong_type(value, "a table of strings", where)
-        return {key: convert(item_kind, item, f"{where}.{key}") for key, item in value.items()}
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return None if value is None else convert(get_args(kind)[0], value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong_type(value, kind.__name__, where)
-    return value
-
-
-def _convert_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(value):
-        return value
-    if not isinstance(value, dict):
-        raise _wrong_type(value, "a table", where)
-    hints = get_type_hints(kind)
-    unknown = [key for key in value if key not in hints]
-    if unknown:
-        raise UsageError(f"unknown key {unknown[0]!r}", where=where, hint=near_matches(unknown[0], hints))
-    required = [
-        f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in required if name not in value]
-    if missing:
-        raise UsageError(f"key {missing[0]!r} is missing", where=where, hint="add it to the table")
-    return kind(**{key: convert(hints[key], item, f"{where}.{key}") for key, item in value.items()})
-
-
-def _wrong_type(value: Any, wanted: str, where: str) -> UsageError:
-    return UsageError(f"{value!r} is not {wanted}", where=where, hint=f"give {wanted}")
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def parse_map(text: str) -> dict[str, str]:
-    """`"prompt=question,completion=answer"` -> `{"prompt": "question", "completion": "answer"}`."""
-    if not re.fullmatch(r"\s*\w+\s*=[^,=]+(,\s*\w+\s*=[^,=]+)*", text):
-        raise UsageError(
-            f"cannot read the map {text!r}", where="--map", hint="--map prompt=question,completion=answer"
-        )
-    pairs = (pair.split("=", 1) for pair in text.split(","))
-    return {target.strip(): column.strip() for target, column in pairs}
-
-
-def parse_template_kwargs(given: Sequence[str]) -> dict[str, Any]:
-    """`["thinking=false", "date=May"]` -> `{"thinking": False, "date": "May"}`: values are JSON, or texts."""
-    arguments: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise UsageError(
-                f"cannot read the template argument {text!r}",
-                where="--template-kwarg",
-                hint="--template-kwarg enable_thinking=false",
-            )
-        try:
-            arguments[name.strip()] = json.loads(value)
-        except ValueError:
-            arguments[name.strip()] = value
-    return arguments
-
-
-def parse_tokens(text: str) -> int:
-    """`"20M"`, `"1.5B"`, `"500k"` or `"20000000"` -> tokens."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*", text)
-    if not match:
-        raise UsageError(
-            f"cannot read {text!r} as a number of tokens",
-            where="--budget",
-            hint="--budget 20M, or dollars: --budget 50usd",
-        )
-    return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2].lower()])
-
-
-def parse_budget(text: str) -> dict[str, float]:
-    """Keys of `[select]`: dollars of `"50usd"`, `"$50"`, `"50 USD"`, or tokens of `"20M"`."""
-    number = r"(\d+(?:\.\d+)?|\.\d+)"
-    match = re.fullmatch(rf"\s*(?:\$\s*{number}|{number}\s*(?:usd|\$))\s*", text, re.IGNORECASE)
-    if match:
-        return {"budget": 0, "budget_usd": float(match[1] or match[2])}
-    return {"budget": parse_tokens(text), "budget_usd": 0.0}
-
-
-def parse_numbers(text: str, where: str) -> list[float]:
-    """`"0.25,0.45"` -> `[0.25, 0.45]`."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"cannot read the numbers {text!r}", where=where, hint=f"{where} 0.25,0.45"
-        ) from None

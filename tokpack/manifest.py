@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tokpack.config import PlanConfig, TruncateConfig, WriteConfig, convert
+from tokpack.config import PlanConfig, TruncateConfig, WriteConfig
+from tokpack.conversion import convert
 from tokpack.errors import DataError, UsageError, check_name, reading
 from tokpack.own_files import links_in_the_way, special_files
 from tokpack.schema import COPIES, FORMAT_VERSION, MANIFEST, PREFERENCE, SUMS, WORK

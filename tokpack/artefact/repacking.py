@@ -29,7 +29,8 @@ from tokpack.artefact.derive import (
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.artefact.stored_pieces import StoredPieces
-from tokpack.config import PlanConfig, ShardFormat, convert
+from tokpack.config import PlanConfig, ShardFormat
+from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
 from tokpack.schema import SEQUENTIAL
 from tokpack.stages.order import order_rows

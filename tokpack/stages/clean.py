@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.config import CleanConfig, convert
+from tokpack.config import CleanConfig
+from tokpack.conversion import convert
 from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.plugins import resolve
 from tokpack.stages.mask_personal import count_personal, mask_personal

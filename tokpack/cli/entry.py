@@ -1,0 +1,63 @@
+"""The entry point: errors as three lines on stderr, each kind with its exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from tokpack import interrupts
+from tokpack.cli.app import app, mount_plugins
+from tokpack.cli.output import Stderr
+from tokpack.errors import InternalError, OutputError, TokpackError
+from tokpack.printable import printable
+
+
+def main() -> NoReturn:
+    """Entry point: errors as three lines on stderr, each kind with its exit code."""
+    # Several blocks are in work at once: threads inside each would be in one another's way.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
+    mount_plugins()
+    logging.basicConfig(level=logging.WARNING, handlers=[Stderr()])
+    logging.getLogger("tokpack").setLevel(logging.INFO)
+    try:
+        code = app(standalone_mode=False)
+        if code == interrupts.EXIT_CODE:  # typer takes the exception and returns this
+            interrupts.leave()
+    except TokpackError as error:
+        _fail(error)
+    except (KeyboardInterrupt, typer.Abort):
+        interrupts.leave()
+    except OSError as error:
+        what = os.strerror(error.errno) if error.errno else str(error)
+        where = str(error.filename) if error.filename else None
+        _fail(OutputError(f"cannot open or write: {what}", where=where, hint="check the path and its rights"))
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line itself
+            _usage(error)
+        import traceback
+
+        typer.echo(printable(traceback.format_exc()), err=True)
+        _fail(
+            InternalError(
+                f"{type(error).__name__}: {error}", hint="a bug in tokpack: please report the lines above"
+            )
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> NoReturn:
+    """`error` comes from typer; where there was no argument at all, it has just printed the help."""
+    if message := error.format_message():
+        command = f"tokpack {error.ctx.info_name}" if error.ctx and error.ctx.parent else "tokpack"
+        typer.echo(f"error: {printable(message)}\n  hint: {command} --help", err=True)
+    sys.exit(2)
+
+
+def _fail(error: TokpackError) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(error.exit_code)

@@ -1,0 +1,179 @@
+"""The commands that read packed datasets: `verify`, `compare`, `inspect`, `export`, `merge`, `repack`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokpack.cli.app import app
+from tokpack.cli.options import (
+    Json,
+    MaxDocs,
+    NoCheck,
+    Out,
+    Planner,
+    Quiet,
+    RowsPerStep,
+    ShardFormat,
+    WorldSize,
+)
+from tokpack.cli.output import say, show
+
+
+@app.command()
+def verify(
+    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also prove isolation on this model.")
+    ] = None,
+    attn: Annotated[str | None, typer.Option(help="Only this attention backend.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the model's own choice when not given.")
+    ] = None,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Prove an artefact: bytes, rows, documents, ledger; with --model that no document sees another."""
+    from tokpack.activity import Activity
+    from tokpack.artefact.verification import verify as run
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two bars at once would write into each other
+    with Activity(quiet=quiet) as tell:
+        result = run(artefact, model, attn=attn, device=device, tell=tell)
+    if json:
+        import dataclasses
+        import json as codec
+
+        checks = [dataclasses.asdict(check) | {"ok": check.ok} for check in result.checks]
+        found = {"ok": result.ok, "checks": checks}
+        if result.model is not None:
+            found["isolation"] = result.model.to_dict()
+        typer.echo(codec.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        show(result)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A report.json, or the folder of an artefact.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+    json: Json = False,
+) -> None:
+    """Put two reports side by side: documents, tokens, reasons, rows, cost."""
+    from tokpack.report.compare import compare as run
+
+    result = run(a, b)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(result.data, ensure_ascii=False, indent=2))
+    else:
+        show(result)
+
+
+@app.command()
+def inspect(
+    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    row: Annotated[int | None, typer.Option(help="Row to show (default 0).")] = None,
+    doc: Annotated[int | None, typer.Option(help="Show the row that holds this document.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Show the first row with a document of this input.")
+    ] = None,
+    longest: Annotated[bool, typer.Option("--longest", help="Show the row of the longest document.")] = False,
+    worst_fill: Annotated[
+        bool, typer.Option("--worst-fill", help="Show the row with the fewest tokens.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(help="Tokens shown of each document; 0: all.")] = 400,
+) -> None:
+    """Show a packed row: document boundaries, trained tokens in green, masked ones dim."""
+    from tokpack.artefact.folder import Artefact
+    from tokpack.artefact.viewer import choose_row, row_view
+
+    opened = Artefact(artefact)
+    chosen = choose_row(opened, row, doc, source=source, longest=longest, worst_fill=worst_fill)
+    show(row_view(opened, chosen, max_tokens))
+
+
+@app.command()
+def export(
+    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    to: Annotated[
+        str,
+        typer.Option(help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the export.")],
+    no_check: NoCheck = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export in this folder.")
+    ] = False,
+) -> None:
+    """Write an artefact in another trainer's layout, with its settings and a check that they take effect."""
+    from tokpack.export import export as run
+
+    typer.echo(run(artefact, to, out, overwrite=overwrite, check=not no_check))
+    say("how to check and start it: README.md in that folder", quiet=False)
+
+
+@app.command()
+def merge(
+    artefacts: Annotated[list[Path], typer.Argument(help="Folders that `tokpack pack -o` wrote.")],
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Of the new order of all rows.")] = 0,
+    keep_order: Annotated[
+        bool, typer.Option("--keep-order", help="One artefact after another, rows as they are.")
+    ] = False,
+    no_check: NoCheck = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Join artefacts of one tokenizer, chat template, loss and capacity; nothing is tokenised again."""
+    from tokpack.artefact.merging import merge as run
+
+    merged = run(artefacts, out, seed=seed, keep_order=keep_order, overwrite=overwrite, check=not no_check)
+    _written(merged, out, quiet)
+    say("note: duplicates across the artefacts are not looked for", quiet)
+
+
+@app.command()
+def repack(
+    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    out: Out,
+    max_length: Annotated[
+        int | None, typer.Option(help="New capacity of a row in tokens; as packed when not given.")
+    ] = None,
+    planner: Planner = None,
+    max_docs_per_row: MaxDocs = None,
+    world_size: WorldSize = None,
+    rows_per_step: RowsPerStep = None,
+    shard_format: ShardFormat = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order of rows; as packed when not given.")] = None,
+    no_check: NoCheck = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Plan an artefact anew for another capacity or planner; nothing is tokenised again."""
+    from tokpack.artefact.repacking import lost_to_length
+    from tokpack.artefact.repacking import repack as run
+
+    settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
+    settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
+    repacked = run(
+        artefact, out, max_docs_per_row=max_docs_per_row, overwrite=overwrite, check=not no_check, **settings
+    )
+    _written(repacked, out, quiet)
+    if lost := lost_to_length(repacked):
+        say(f"note: {lost}", quiet)
+
+
+def _written(artefact: Any, out: Path, quiet: bool) -> None:
+    """A new artefact: its panel and its place, or the place alone."""
+    if quiet:
+        typer.echo(out)
+    else:
+        show(artefact)
+        say(f"artefact: {out}", quiet)

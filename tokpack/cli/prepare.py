@@ -1,0 +1,178 @@
+"""`tokpack analyze`, `pack` and `clean`: the commands that read raw data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokpack.cli.app import app
+from tokpack.cli.options import (
+    ApiFile,
+    Data,
+    Epochs,
+    InputFormat,
+    Json,
+    Out,
+    Quiet,
+    ShardFormat,
+    Workers,
+    bill_options,
+    content_options,
+    row_options,
+    takes,
+)
+from tokpack.cli.output import progress_of, say, show
+
+
+@app.command()
+@takes(content_options, row_options, bill_options)
+def analyze(
+    data: Data = None,
+    *,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Train a few rows on this machine and count with its speed."),
+    ] = False,
+    workers: Workers = 0,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Say what is in the data, what would be left out and why, and what packing saves. Writes no artefact.
+
+    With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
+    """
+    from tokpack.api import analyze as run
+
+    settings: dict[str, Any] = {"calibrate": calibrate, "workers": workers, **as_keywords(options)}
+    with progress_of(quiet) as progress:
+        report = run(data or [], progress=progress, **settings)
+    if html:
+        from tokpack.errors import writing
+
+        with writing(html, resumes=False):
+            report.save_html(html)
+        say(f"report: {html}", quiet)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(report.data, ensure_ascii=False, indent=2))
+    elif not quiet:
+        show(report)
+
+
+@app.command()
+@takes(content_options, row_options, bill_options)
+def pack(
+    out: Out,
+    data: Data = None,
+    *,
+    shard_format: ShardFormat = None,
+    shard_mb: Annotated[int | None, typer.Option(help="Size of a shard in MB (default 512).")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Also write OUT/report.html.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what tokpack wrote into OUT.")
+    ] = False,
+    work_dir: Annotated[Path | None, typer.Option(help="Token store; OUT/.work when not given.")] = None,
+    workers: Workers = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Write the packed artefact. The same command goes on where a killed run stopped."""
+    from tokpack.api import pack as run
+    from tokpack.report.words import budget_words
+
+    settings: dict[str, Any] = {
+        "overwrite": overwrite,
+        "work_dir": work_dir,
+        "html": report,
+        "workers": workers,
+    }
+    options |= {"shard_format": shard_format, "shard_mb": shard_mb}
+    with progress_of(quiet) as progress:
+        artefact = run(data or [], out, progress=progress, **settings, **as_keywords(options))
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(artefact.manifest, ensure_ascii=False, indent=2))
+    elif quiet:
+        typer.echo(out)
+    else:
+        show(artefact)
+        if budget := artefact.report.get("budget"):
+            say(budget_words(budget), quiet)
+        say(f"artefact: {out}", quiet)
+
+
+@app.command()
+@takes(content_options)
+def clean(
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write, as kept.jsonl.")],
+    data: Data = None,
+    format: Annotated[
+        str, typer.Option(help="Shape to write: openai, sharegpt, alpaca, prompt_completion or text.")
+    ] = "openai",
+    input_format: InputFormat = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer", "-t", help="To count with; when not given, one is learned from the data."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Drop documents of more tokens (default: none).")
+    ] = None,
+    *,
+    api: Annotated[
+        str | None, typer.Option("--api", help="Service to bill by, such as openai-gpt-4o.")
+    ] = None,
+    apis: ApiFile = None,
+    api_price: Annotated[float | None, typer.Option(help="Dollars per million training tokens.")] = None,
+    epochs: Epochs = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
+    workers: Workers = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Write what pack would keep as text, for services and trainers that tokenise themselves.
+
+    Beside kept.jsonl come kept.dropped.parquet and kept.report.json.
+    """
+    from tokpack.cleaning import clean as run
+
+    options |= {"format": format, "input_format": input_format, "tokenizer": tokenizer}
+    options |= {"max_length": max_length, "api": api, "apis": apis, "api_price": api_price, "epochs": epochs}
+    settings: dict[str, Any] = {"overwrite": overwrite, "workers": workers, **as_keywords(options)}
+    with progress_of(quiet) as progress:
+        report = run(data or [], out, progress=progress, **settings)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(report.data, ensure_ascii=False, indent=2))
+    elif quiet:
+        typer.echo(out)
+    else:
+        show(report)
+        say(f"rows: {out}", quiet)
+
+
+def as_keywords(given: dict[str, Any]) -> dict[str, Any]:
+    """Flags as keyword options of the Python API; flags that were not given are None."""
+    from tokpack.parsing import parse_map, parse_numbers, parse_template_kwargs
+
+    options = dict(given)
+    options["map"] = parse_map(options["map"]) if options["map"] else None
+    given_kwargs = options.pop("template_kwarg", None)
+    options["template_kwargs"] = parse_template_kwargs(given_kwargs) if given_kwargs else None
+    options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options.get("mfu") else None
+    for flag in ("gpus", "apis"):
+        options[flag] = str(options[flag]) if options.get(flag) else None
+    options["eos"] = False if options.pop("no_eos", False) else None
+    for flag in ("strict", "paranoid", "mask_personal"):
+        options[flag] = options.get(flag) or None
+    return options

@@ -1,0 +1,93 @@
+"""Which values the settings may have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokpack.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokpack.config import Config
+
+MOST_COPIES = 1000
+MOST_TOKENS = 2**31 - 1
+"""In a row, and in a document: places in it are int32."""
+MOST_NUMBER = 2**63
+MOST_RANKS = 1_000_000
+MOST_SHARD_MB = 1 << 20
+
+
+def check_limits(config: Config) -> None:
+    """Raises UsageError naming the key."""
+    checks = [
+        (
+            2 <= config.truncate.max_length <= MOST_TOKENS,
+            "truncate.max_length",
+            f"2 to {MOST_TOKENS:,} tokens",
+        ),
+        (0 <= config.read.allow_bad <= 1, "read.allow_bad", "a share between 0 and 1"),
+        (1 <= config.read.block_mb <= 1024, "read.block_mb", "1 to 1024 MB"),
+        (1 <= config.read.max_line_mb <= 2047, "read.max_line_mb", "1 to 2047 MB"),
+        (0 <= config.write.val < 1, "write.val", "a share between 0 and 1"),
+        (1 <= config.write.shard_mb <= MOST_SHARD_MB, "write.shard_mb", f"1 to {MOST_SHARD_MB:,} MB"),
+        (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),
+        (0 <= config.select.budget < MOST_NUMBER, "select.budget", "a number of tokens"),
+        (0 <= config.select.budget_usd < float("inf"), "select.budget_usd", "dollars, 0 or more"),
+        (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
+        (
+            0 <= config.plan.max_docs_per_row <= MOST_TOKENS,
+            "plan.max_docs_per_row",
+            f"0 (no limit) to {MOST_TOKENS:,}",
+        ),
+        (1 <= config.plan.rows_per_step <= MOST_RANKS, "plan.rows_per_step", f"1 to {MOST_RANKS:,}"),
+        (0 <= config.plan.world_size <= MOST_RANKS, "plan.world_size", f"0 to {MOST_RANKS:,}"),
+        (
+            config.plan.rows_per_step == 1 or config.plan.world_size > 0,
+            "plan.rows_per_step",
+            "plan.world_size (--world-size) as well: rows are dealt to that many ranks",
+        ),
+        (0 <= config.plan.token_cost < MOST_NUMBER, "plan.token_cost", "0 or more"),
+        (
+            config.plan.world_size == 0
+            or (config.plan.world_size > 0 and config.plan.planner != "sequential"),
+            "plan.world_size",
+            "0 or more, and 0 with the planner `sequential`, whose order dealing would undo",
+        ),
+        ((config.cost.gpu_price or 0) >= 0, "cost.gpu_price", "dollars per hour, 0 or more"),
+        (config.cost.gpu_count >= 1, "cost.gpu_count", "1 or more"),
+        (config.cost.rank >= 1, "cost.rank", "1 or more"),
+        (config.cost.epochs > 0, "cost.epochs", "more than 0"),
+        (config.cost.batch_size >= 1, "cost.batch_size", "1 or more"),
+        (config.cost.accumulation >= 1, "cost.accumulation", "1 or more"),
+        (config.cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
+        (_is_range(config.cost.mfu), "cost.mfu", "two shares between 0 and 1, low first"),
+    ]
+    if not 0 <= config.seed < MOST_NUMBER:
+        raise UsageError(f"seed cannot be {config.seed}", where="seed", hint=f"give 0 to {MOST_NUMBER - 1:,}")
+    for number, source in enumerate(config.source):
+        if not 0 <= source.max_tokens < MOST_NUMBER:
+            raise UsageError(
+                f"max_tokens cannot be {source.max_tokens}",
+                where=f"source[{number}].max_tokens",
+                hint="give a number of tokens; 0: no limit",
+            )
+        if not 1 <= source.repeat <= MOST_COPIES:
+            raise UsageError(
+                f"repeat cannot be {source.repeat:g}",
+                where=f"source[{number}].repeat",
+                hint=f"give 1 to {MOST_COPIES}; max_tokens takes less of a source",
+            )
+    if config.select.budget and config.select.budget_usd:
+        raise UsageError(
+            "a budget in tokens and one in dollars", where="select.budget_usd", hint="leave one of them out"
+        )
+    for ok, key, wanted in checks:
+        if not ok:
+            section, name = key.split(".")
+            raise UsageError(
+                f"{key} cannot be {getattr(getattr(config, section), name)}", where=key, hint=f"give {wanted}"
+            )
+
+
+def _is_range(mfu: tuple[float, ...]) -> bool:
+    return len(mfu) == 2 and 0 < mfu[0] <= mfu[1] <= 1

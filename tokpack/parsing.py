@@ -1,0 +1,69 @@
+"""What is written in a flag's value, as plain data. Light: the command line imports it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tokpack.errors import UsageError
+
+
+def parse_map(text: str) -> dict[str, str]:
+    """`"prompt=question,completion=answer"` -> `{"prompt": "question", "completion": "answer"}`."""
+    if not re.fullmatch(r"\s*\w+\s*=[^,=]+(,\s*\w+\s*=[^,=]+)*", text):
+        raise UsageError(
+            f"cannot read the map {text!r}", where="--map", hint="--map prompt=question,completion=answer"
+        )
+    pairs = (pair.split("=", 1) for pair in text.split(","))
+    return {target.strip(): column.strip() for target, column in pairs}
+
+
+def parse_template_kwargs(given: Sequence[str]) -> dict[str, Any]:
+    """`["thinking=false", "date=May"]` -> `{"thinking": False, "date": "May"}`: values are JSON, or texts."""
+    arguments: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UsageError(
+                f"cannot read the template argument {text!r}",
+                where="--template-kwarg",
+                hint="--template-kwarg enable_thinking=false",
+            )
+        try:
+            arguments[name.strip()] = json.loads(value)
+        except ValueError:
+            arguments[name.strip()] = value
+    return arguments
+
+
+def parse_tokens(text: str) -> int:
+    """`"20M"`, `"1.5B"`, `"500k"` or `"20000000"` -> tokens."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*", text)
+    if not match:
+        raise UsageError(
+            f"cannot read {text!r} as a number of tokens",
+            where="--budget",
+            hint="--budget 20M, or dollars: --budget 50usd",
+        )
+    return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2].lower()])
+
+
+def parse_budget(text: str) -> dict[str, float]:
+    """Keys of `[select]`: dollars of `"50usd"`, `"$50"`, `"50 USD"`, or tokens of `"20M"`."""
+    number = r"(\d+(?:\.\d+)?|\.\d+)"
+    match = re.fullmatch(rf"\s*(?:\$\s*{number}|{number}\s*(?:usd|\$))\s*", text, re.IGNORECASE)
+    if match:
+        return {"budget": 0, "budget_usd": float(match[1] or match[2])}
+    return {"budget": parse_tokens(text), "budget_usd": 0.0}
+
+
+def parse_numbers(text: str, where: str) -> list[float]:
+    """`"0.25,0.45"` -> `[0.25, 0.45]`."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"cannot read the numbers {text!r}", where=where, hint=f"{where} 0.25,0.45"
+        ) from None
