@@ -46,7 +46,8 @@ def is_already_there(run: Run, out: Path, html: bool = False) -> bool:
 
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {
+    kept = {"keep": manifest["keep"]["sha256"]} if "keep" in manifest else {}
+    return kept | {
         "tokpack": manifest["tokpack_version"],
         "config": manifest["config"],
         "tokenizer": manifest["tokenizer"]["sha256"],

@@ -204,6 +204,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "near_dup_on": ("near_dup", "on"),
     "against": ("decontaminate", "against"),
     "budget": ("select", "budget"),
+    "keep": ("select", "keep"),
     "render": ("render", "mode"),
     "chat_template": ("render", "chat_template"),
     "loss": ("render", "loss"),

@@ -38,6 +38,7 @@ from tokpack.output import write_dropped
 from tokpack.pipeline import Progress, Run, pass_one, silent
 from tokpack.report.figures import drop_figures, length_figures
 from tokpack.stages.clean import clean as clean_documents
+from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
@@ -276,9 +277,9 @@ def _figures(run: Run, corpus: Corpus, format: str, prices: list[ApiPrice]) -> d
     trained = (corpus.pieces["trained"].to_numpy() * times[document]).sum()
     tokens = int((docs["tokens"].to_numpy() * times).sum())
     names = [source.name for source in run.sources]
-    ledger = ledgers.build(
-        docs, names, corpus.quarantined_by_source(), {"tokens": tokens, "trained": int(trained)}
-    )
+    packed = {"tokens": tokens, "trained": int(trained)}
+    after_all = kept_after_all(docs, corpus.spared)
+    ledger = ledgers.build(docs, names, corpus.quarantined_by_source(), packed, after_all)
     return {
         "tokpack_version": __version__,
         "tokenizer": run.tokenizer.name,

@@ -153,6 +153,8 @@ class SelectConfig:
     """Most dollars that training may cost; becomes a `budget` by the bill of the planned run."""
     diversity: float = 0.5
     """Jaccard similarity from which a document counts as a repeat and waits behind the others."""
+    keep: str = ""
+    """File with the numbers of documents that are kept whatever rules and duplicates say of them."""
 
     @property
     def limited(self) -> bool:
@@ -249,6 +251,10 @@ class Config:
             source["path"] = portable_name(source["path"])
             if source["repeat"] == 1:
                 del source["repeat"]
+        if self.select.keep:
+            data["select"]["keep"] = portable_name(self.select.keep)
+        else:
+            del data["select"]["keep"]
         if not self.select.budget_usd:
             del data["select"]["budget_usd"]
         data["tokenize"]["tokenizer"] = portable_name(self.tokenize.tokenizer)

@@ -23,6 +23,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     for source in data.get("source", []):
         _anchor(source, "path", path.parent)
     _anchor(data.get("render", {}), "chat_template", path.parent)
+    _anchor(data.get("select", {}), "keep", path.parent)
     for key in ("gpus", "apis"):
         _anchor(data.get("cost", {}), key, path.parent)
     against = data.get("decontaminate", {}).get("against")

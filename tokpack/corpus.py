@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.stages.keep import KeepList
 from tokpack.stages.pairs import drop_partners
 from tokpack.stages.ranges import Int64
 from tokpack.stages.selected_tokens import SelectedTokens
@@ -47,6 +48,10 @@ class Corpus:
     examples: dict[str, list[str]] = field(default_factory=dict)
     near: dict[str, Any] | None = None
     """Figures of the near duplicates that were dropped."""
+    keep: KeepList = field(default_factory=KeepList)
+    """Documents that a person wants kept."""
+    spared: dict[int, str] = field(default_factory=dict)
+    """Those of them that a mark was taken off -> its reason, the first."""
     money: dict[str, Any] | None = None
     """A budget in dollars: `usd`, the `tokens` it became, their `bill`, and whether it pays for `all`."""
 
@@ -57,6 +62,7 @@ class Corpus:
         counters: Counter[str] = Counter()
         paths: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
+        spared: dict[int, str] = {}
         base = 0
         for number in range(count):
             batch = store.load(number)
@@ -67,6 +73,7 @@ class Corpus:
             quarantined += batch.quarantined
             counters.update(batch.counters)
             paths.update(batch.paths)
+            spared |= batch.spared
             for reason, snippets in batch.examples.items():
                 examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
         return Corpus(
@@ -79,14 +86,17 @@ class Corpus:
             count,
             width,
             examples,
+            spared=spared,
         )
 
     def drop(self, positions: Any, reason: str, details: list[str | None]) -> None:
-        """Mark documents that are still kept."""
+        """Mark documents that are still kept; those that are wanted stay where it can be overruled."""
         self.docs = self.docs.with_columns(
             self.docs["drop_reason"].clone().scatter(positions, [reason] * len(details)),
             self.docs["drop_detail"].clone().scatter(positions, details),
         )
+        self.docs, spared = self.keep.spare(self.docs)
+        self.spared = spared | self.spared
 
     def drop_partners(self) -> None:
         """After marks on single documents: of a pair, both leave."""

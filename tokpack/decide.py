@@ -228,11 +228,13 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> None:
     tokens = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy() * times_of(corpus.docs).astype(np.int64)
     lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
     first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality
+    wanted = corpus.keep.holds(first["doc_id"].to_numpy())
+    repeats &= ~wanted
     choose = partial(
         select,
         lengths=lengths,
         source=first["source"].to_numpy(),
-        quality=first["quality"].to_numpy(),
+        quality=np.where(wanted, np.float32(np.inf), first["quality"].to_numpy()),
         repeats=repeats,
         eligible=kept,
         weights=np.array([source.config.weight for source in run.sources]),

@@ -6,29 +6,37 @@ slots:     rows x capacity = packed + free            (not where documents are w
 trained:   packed = trained + masked
 
 `repeated` is there where a source repeats: the copies beyond the first, of documents and of packed tokens.
+`kept_after_all` counts, by the reason that was overruled, documents kept because `--keep` names them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 
 from tokpack.errors import InternalError
-from tokpack.schema import COPIES
+from tokpack.schema import COPIES, KEPT_AFTER_ALL
 
 HELD_OUT = "held_out"
 """Reason of documents that went to the validation artefact."""
 
 
 def build(
-    docs: pl.DataFrame, sources: list[str], quarantined: dict[str, int], packed: dict[str, int]
+    docs: pl.DataFrame,
+    sources: list[str],
+    quarantined: dict[str, int],
+    packed: dict[str, int],
+    after_all: Mapping[int, dict[str, int]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The ledger of a run, and the same per source.
 
     `docs`: source, drop_reason, tokens, cut [, copies], one row a document. `quarantined`: source -> rows.
     `packed`: what the writer counted while it wrote (tokens, trained, and of rows: rows, capacity),
-    independent of `docs`.
+    independent of `docs`. `after_all`: number of a source -> reason -> documents kept in spite of it.
     """
     sums = [pl.len().cast(pl.Int64).alias("documents"), pl.col("tokens", "cut").cast(pl.Int64).sum()]
     if COPIES in docs.columns:
@@ -55,8 +63,18 @@ def build(
         name: _sums(grouped.filter(pl.col("source") == number), quarantined.get(name, 0))
         for number, name in enumerate(sources)
     }
+    _tell_kept(ledger, sources, after_all)
     check(ledger)
     return ledger
+
+
+def _tell_kept(ledger: dict[str, Any], sources: list[str], after_all: Mapping[int, dict[str, int]]) -> None:
+    total: Counter[str] = Counter()
+    for number, reasons in after_all.items():
+        ledger["sources"][sources[number]]["documents"][KEPT_AFTER_ALL] = reasons
+        total.update(reasons)
+    if total:
+        ledger["documents"][KEPT_AFTER_ALL] = dict(sorted(total.items()))
 
 
 def _sums(grouped: pl.DataFrame, quarantined: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tokpack.config import PlanConfig, TruncateConfig, WriteConfig
 from tokpack.conversion import convert
 from tokpack.errors import DataError, UsageError, check_name, reading
 from tokpack.own_files import links_in_the_way, special_files
-from tokpack.schema import COPIES, FORMAT_VERSION, MANIFEST, PREFERENCE, SUMS, WORK
+from tokpack.schema import COPIES, FORMAT_VERSION, KEPT_AFTER_ALL, MANIFEST, PREFERENCE, SUMS, WORK
 from tokpack.sums import need_folder, read_limited, sum_lines
 
 Form = Callable[[Any, str], None]
@@ -145,7 +145,7 @@ whole = text()
 
 _DOCUMENT_SUMS = table(
     {"read": documents, "kept": documents, "dropped": by_name(documents), "quarantined": documents},
-    {"repeated": documents},
+    {"repeated": documents, KEPT_AFTER_ALL: by_name(documents)},
 )
 _TOKEN_SUMS = table(
     {"tokenized": tokens, "packed": tokens, "truncated": tokens, "dropped": by_name(tokens)},
@@ -236,6 +236,7 @@ _MANIFEST = table(
     {
         "kind": one_of(PREFERENCE),
         COPIES: one_of(True),
+        "keep": table({"documents": documents, "sha256": digest}),
         "derived": table({}, {"by": whole, "keep_order": one_of(True, False), "from": each(by_name(whole))}),
     },
 )

@@ -32,6 +32,7 @@ from tokpack.own_files import (
 )
 from tokpack.pipeline import Part, Run
 from tokpack.report.figures import Report
+from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Written, write_json, write_shards
 from tokpack.store import RECORD as STORE_RECORD
@@ -188,7 +189,8 @@ def write_artefact(
         "tokens": written.tokens,
         "trained": written.trained,
     }
-    ledger = ledgers.build(docs, names, by_source, packed)
+    after_all = {} if validation else kept_after_all(docs, corpus.spared)
+    ledger = ledgers.build(docs, names, by_source, packed, after_all)
     run.tokenizer.save(out / "tokenizer")
     return _manifest(run, part, written, ledger, validation, copies)
 
@@ -254,6 +256,7 @@ def _manifest(
         "tokpack_version": __version__,
         **({"kind": schema.PREFERENCE} if run.pairs else {}),
         **({schema.COPIES: True} if copies else {}),
+        **({"keep": record(run.keep)} if len(run.keep.doc_ids) else {}),
         "split": "validation" if validation else "train",
         "capacity": plan.capacity,
         "rows": written.rows,

@@ -33,6 +33,7 @@ from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.call_ids import writes_call_ids
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.dedup import content_hash, token_hash
+from tokpack.stages.keep import KeepList
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import Normalized, Quarantined, normalize
 from tokpack.stages.normalize.rows import TOKENS
@@ -86,6 +87,8 @@ class Run:
     special: SpecialTokens
     hide_ids: bool
     """Documents that differ in the ids of calls alone are equal: the template does not write them."""
+    keep: KeepList = field(default_factory=KeepList)
+    """Documents that a person wants kept."""
 
     @staticmethod
     def start(config: Config, workers: int = 0, tokenizer: Tokenizer | None = None) -> Run:
@@ -99,6 +102,7 @@ class Run:
             )
         planner(config.plan.planner)
         rules_of(config.clean)
+        keep = KeepList.load(config.select.keep)
         sources = open_sources(config.source, config.read.max_line_mb << 20)
         template = Path(config.render.chat_template) if config.render.chat_template else None
         tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
@@ -138,6 +142,7 @@ class Run:
             workers or default_workers(),
             special_tokens_of(tokenizer),
             not (renderer.tool_finder and writes_call_ids(renderer.tool_finder.template)),
+            keep.of_pairs() if pairs else keep,
         )
 
     @property
@@ -166,6 +171,7 @@ class Run:
             "tokenizer": self.tokenizer.sha256,
             "template": self.tokenizer.template_sha256,
             "inputs": inputs,
+            **({"keep": self.keep.sha256} if len(self.keep.doc_ids) else {}),
         }
 
     def _inputs(self) -> Iterator[tuple[Source, Shape]]:
@@ -220,6 +226,8 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
     release_memory()
     corpus = Corpus.load(store, batches, WIDTH if run.pairs else 1)
     bad.check(len(corpus.docs) // corpus.width, corpus.quarantined)
+    corpus.keep = run.keep
+    run.keep.check(corpus.docs, {source.name: source.sha256 for source in run.sources})
     special = told(corpus.counters, run.config.render.mode == "plain", run.config.render.eos)
     for message in (*special, *left_out.warnings(corpus.counters)):
         log.warning(message)
@@ -248,6 +256,7 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
     made = (_take_tokens if ready else _make_tokens)(run, bad, block)
     tokens, hashes = made.tokens, made.hashes
     documents = clean_by_tokens(made.documents, np.diff(tokens.offsets), config.clean, run.pairs)
+    documents, spared = run.keep.spare(documents)
     if run.pairs:
         hashes, documents = pair_hash(hashes), drop_partners(documents)
     pieces = truncate(
@@ -275,6 +284,7 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
         "quarantined": [q.to_json() for q in made.quarantined],
         "counters": made.counters,
         "paths": made.paths,
+        "spared": spared | made.spared,
         "examples": _examples(pieces.documents, partial(_decoded, run, tokens) if ready else None),
     }
     store.commit(block.index, digest, docs, pieces, rest)
@@ -291,6 +301,8 @@ class _Made:
     quarantined: list[Quarantined]
     counters: dict[str, int] = field(default_factory=dict)
     paths: dict[str, int] = field(default_factory=dict)
+    spared: dict[int, str] = field(default_factory=dict)
+    """Documents that are wanted -> the reason that is overruled."""
 
 
 def _make_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
@@ -300,8 +312,10 @@ def _make_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
     bad.see(normalized)
     cleaned = clean(normalized.documents, config.clean, run.special, run.pairs)
     hashes = content_hash(cleaned.documents, config.dedup.exact, run.hide_ids)
-    documents, tokens, paths, told = encode(run, cleaned.documents)
-    return _Made(documents, tokens, hashes, normalized.quarantined, cleaned.counters | told, paths)
+    wanted, spared = run.keep.spare(cleaned.documents)
+    documents, tokens, paths, told = encode(run, wanted)
+    counters = cleaned.counters | told
+    return _Made(documents, tokens, hashes, normalized.quarantined, counters, paths, spared)
 
 
 def _take_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:

@@ -55,6 +55,9 @@ SEQUENTIAL: Final = "sequential"
 COPIES: Final = "copies"
 """Where a source repeats: the last column of rows, number of the copy from 0; and a key of the manifest."""
 
+KEPT_AFTER_ALL: Final = "kept_after_all"
+"""In the ledger: documents that are kept because `--keep` names them, by the reason that was overruled."""
+
 STORE_SCHEMA: Final = pa.schema(
     [
         ("doc_id", pa.int64()),

@@ -52,6 +52,8 @@ class Batch:
     counters: dict[str, int]
     paths: dict[str, int]
     examples: dict[str, list[str]]
+    spared: dict[int, str]
+    """Documents that are wanted -> the reason that is overruled."""
 
 
 class TokenStore:
@@ -121,7 +123,7 @@ class TokenStore:
     def commit(
         self, index: int, block_hash: str, docs: pl.DataFrame, pieces: Pieces, rest: dict[str, Any]
     ) -> None:
-        """Write one batch: `rest` holds quarantined lines, counters and examples."""
+        """Write one batch: `rest` holds the other fields of `Batch`."""
         tokens = pieces.tokens
         lists = [
             pa.ListArray.from_arrays(pa.array(tokens.offsets.astype(np.int32)), pa.array(values))
@@ -175,7 +177,9 @@ class TokenStore:
                 "trained": record.column("trained").to_numpy(),
             }
         )
-        return Batch(docs, pieces, meta["quarantined"], meta["counters"], meta["paths"], meta["examples"])
+        spared = {int(doc_id): reason for doc_id, reason in meta["spared"].items()}
+        rest = (meta[name] for name in ("quarantined", "counters", "paths", "examples"))
+        return Batch(docs, pieces, *rest, spared)
 
     def check_block(self, index: int, block_hash: str) -> None:
         """Raises DataError when the input that made a committed batch has changed since."""

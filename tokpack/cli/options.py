@@ -46,6 +46,10 @@ Budget = Annotated[
     str | None,
     typer.Option(help="Most to keep, the best and most varied: tokens, as 20M, or what 50usd pay for."),
 ]
+Keep = Annotated[
+    Path | None,
+    typer.Option(help="File of doc_ids to keep whatever rules and duplicates say: `tokpack view` writes it."),
+]
 MaskPersonal = Annotated[
     bool, typer.Option("--mask-personal", help="Replace e-mail addresses, phone numbers and keys.")
 ]
@@ -139,6 +143,7 @@ def content_options(
     near_dup_on: NearDupOn = None,
     against: Against = None,
     budget: Budget = None,
+    keep: Keep = None,
     special_in_content: Special = None,
     chat_template: Template = None,
     seed: Seed = None,

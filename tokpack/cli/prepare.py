@@ -170,7 +170,7 @@ def as_keywords(given: dict[str, Any]) -> dict[str, Any]:
     given_kwargs = options.pop("template_kwarg", None)
     options["template_kwargs"] = parse_template_kwargs(given_kwargs) if given_kwargs else None
     options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options.get("mfu") else None
-    for flag in ("gpus", "apis"):
+    for flag in ("gpus", "apis", "keep"):
         options[flag] = str(options[flag]) if options.get(flag) else None
     options["eos"] = False if options.pop("no_eos", False) else None
     for flag in ("strict", "paranoid", "mask_personal"):

@@ -35,6 +35,7 @@ from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
 from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.clean import rules_of
+from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.unread import recognized
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.repeat import each_copy
@@ -219,7 +220,8 @@ def planned_ledger(run: Run, corpus: Corpus, part: Part) -> dict[str, Any]:
         "trained": int(part.pieces["trained"].sum()),
     }
     names = [source.name for source in run.sources]
-    return ledgers.build(corpus.docs, names, corpus.quarantined_by_source(), packed)
+    after_all = kept_after_all(corpus.docs, corpus.spared)
+    return ledgers.build(corpus.docs, names, corpus.quarantined_by_source(), packed, after_all)
 
 
 def length_figures(tokens: Lengths, capacity: int) -> dict[str, Any]:

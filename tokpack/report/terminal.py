@@ -34,7 +34,7 @@ from tokpack.report.words import (
     make_bill,
     share,
 )
-from tokpack.schema import is_preference
+from tokpack.schema import KEPT_AFTER_ALL, is_preference
 
 MOST_ROWS = 20
 MOST_BAR, LEAST_BAR = 14, 6
@@ -192,6 +192,9 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
         f" + {documents['quarantined']:,} quarantined"
         + (f"; {documents['repeated']:,} copies more" if documents.get("repeated") else ""),
     )
+    if after_all := documents.get(KEPT_AFTER_ALL):
+        told = ", ".join(f"{count:,} {one_line(reason, 60)}" for reason, count in after_all.items())
+        table.add_row("", f"{sum(after_all.values()):,} of the kept by --keep, in spite of: {told}")
     again = f" + {tokens['repeated']:,} repeated" if tokens.get("repeated") else ""
     table.add_row(
         "tokens",
