@@ -112,3 +112,28 @@ def test_a_validation_folder_alone_is_shown_without_origins(packed, tmp_path):
     text = shown(Artefact(tmp_path / "alone"), 0)
     assert "trained" in text
     assert "first.jsonl" not in text
+
+
+def test_without_color_lines_of_trained_tokens_have_a_mark_in_the_margin(packed):
+    plain = str(packed.show(0)).splitlines()
+    assert any(line.startswith("| so ") for line in plain), plain
+    assert any(line.startswith("  <|im_start|>user") for line in plain)
+    assert not any(line.startswith("|") and "<|im_start|>" in line for line in plain)
+    console = Console(width=200, force_terminal=True, color_system="standard", file=io.StringIO())
+    console.print(packed.show(0))
+    assert "\n| " not in console.file.getvalue()
+    assert "<pre" in packed.show(0)._repr_html_()
+    with pytest.raises(UsageError, match="no row 10000"):
+        packed.show(10_000)
+
+
+def test_the_command_shows_a_document_that_was_left_out(packed, capsys):
+    from tokpack.cli.packed import inspect
+
+    doc, reason = packed.dropped.filter(packed.dropped["reason"] == "exact_duplicate").row(0)[0::3][:2]
+    inspect(packed.folder, doc=doc)
+    text = capsys.readouterr().out
+    assert f"document {doc}  left out: {reason}" in text
+    assert "the document that it repeats" in text
+    with pytest.raises(UsageError, match="document 4000 is in no row"):
+        inspect(packed.folder, doc=4000)

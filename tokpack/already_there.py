@@ -36,7 +36,7 @@ def is_already_there(run: Run, out: Path, html: bool = False) -> bool:
     if _settings(manifest) != _wanted(run):
         return False
     pairs = zip(run.sources, manifest["inputs"], strict=True)
-    if not all(entry["sha256"] and _sha256(source) == entry["sha256"] for source, entry in pairs):
+    if not all(entry["sha256"] and source_sha256(source) == entry["sha256"] for source, entry in pairs):
         return False
     try:
         check_dataset(out, manifest)
@@ -61,7 +61,7 @@ def _wanted(run: Run) -> dict[str, Any]:
     return wanted
 
 
-def _sha256(source: Source) -> str | None:
+def source_sha256(source: Source) -> str | None:
     """As it was taken while the input was read; None for what can be read only once."""
     if source.path == "-":
         return None

@@ -185,6 +185,24 @@ class Artefact:
             base += batch.num_rows
         return None
 
+    def show(self, row: int = 0, max_tokens: int = 0) -> Any:
+        """A packed row for people: prints with colours in a terminal, shows itself in a notebook.
+
+        max_tokens: of each document; 0: all. Raises UsageError where there is no such row.
+        """
+        from tokpack.artefact.viewer import ShownRow, choose_row
+
+        return ShownRow(self, choose_row(self, row), max_tokens)
+
+    def dropped_text(self, doc_id: int) -> str:
+        """The text of a document that was left out: role and content of each message, from its input.
+
+        Raises UsageError where no such document was left out, DataError where its input is gone or changed.
+        """
+        from tokpack.artefact.left_out import find_left_out
+
+        return find_left_out(self, doc_id).text
+
     def __rich__(self) -> Any:
         from tokpack.report.terminal import artefact_panel
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.rule import Rule
 from rich.text import Text
 
@@ -21,6 +23,8 @@ from tokpack.stages.pairs import WIDTH
 
 TRAINED_STYLE = "bold green"
 MASKED_STYLE = "dim"
+MARGIN = "|"
+"""Before lines of trained tokens, where there is no color."""
 
 
 def choose_row(
@@ -139,8 +143,55 @@ def _fate(artefact: Artefact, doc: int) -> str:
     return f"left out: {reason}" + (f" ({detail})" if detail else "") + f"; {source}, row {line}"
 
 
-def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableType:
-    """One row: each document under a rule, trained tokens green, masked ones dim, white space as it is."""
+@dataclass(frozen=True)
+class ShownRow:
+    """A packed row that prints itself: trained tokens in green, or without color marked in the margin.
+
+    max_tokens: of each document; 0: all.
+    """
+
+    artefact: Artefact
+    row: int
+    max_tokens: int = 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plain = console.no_color or console.color_system is None
+        yield row_view(self.artefact, self.row, self.max_tokens, MARGIN if plain else "")
+
+    def _repr_html_(self) -> str:
+        from tokpack.report.terminal import to_html
+
+        return to_html(self)
+
+    def __str__(self) -> str:
+        console = Console(width=100, no_color=True, file=io.StringIO())
+        console.print(self)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+class _InMargin:
+    """Lines of text with a mark before those that are trained; a line that is both is broken."""
+
+    def __init__(self, runs: list[tuple[str, bool]], mark: str) -> None:
+        self.runs, self.mark = runs, mark
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = max(10, options.max_width - len(self.mark) - 1)
+        joined = False
+        for run, trained in self.runs:
+            text = run.removeprefix("\n") if joined else run
+            joined = bool(text) and not text.endswith("\n")
+            lines = text.removesuffix("\n").split("\n") if text else []
+            for line in lines:
+                for wrapped in Text(line).wrap(console, width) or [Text()]:
+                    yield Text(f"{self.mark if trained else ' ' * len(self.mark)} ").append_text(wrapped)
+
+
+def row_view(artefact: Artefact, row: int, max_tokens: int = 0, margin: str = "") -> RenderableType:
+    """One row: each document under a rule, trained tokens green, masked ones dim, white space as it is.
+
+    With a `margin` lines of trained tokens have that mark before them instead.
+    """
     record = artefact[row]
     capacity = artefact.manifest["capacity"]
     used, documents = len(record["input_ids"]), len(record["doc_ids"])
@@ -149,9 +200,7 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableTyp
     head = Text.assemble(
         (f"row {row}", "bold"),
         f"  {used:,} of {capacity:,} tokens, {held}  ",
-        ("trained", TRAINED_STYLE),
-        " ",
-        ("masked", MASKED_STYLE),
+        *([f"{margin} trained"] if margin else [("trained", TRAINED_STYLE), " ", ("masked", MASKED_STYLE)]),
     )
     parts: list[RenderableType] = [head]
     try:
@@ -167,7 +216,8 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0) -> RenderableTyp
             title += f"; {printable(came_from)}"
         parts.append(Rule(Text(title), align="left", style="cyan"))
         limit = max_tokens or len(ids)
-        parts.append(_coloured(artefact.tokenizer, ids[:limit], labels[:limit] != IGNORE_INDEX))
+        runs = trained_runs(artefact.tokenizer, ids[:limit], labels[:limit] != IGNORE_INDEX)
+        parts.append(_InMargin(runs, margin) if margin else _colored(runs))
         if limit < len(ids):
             parts.append(Text(f"... {len(ids) - limit:,} more tokens", style="italic"))
     return Group(*parts)
@@ -182,13 +232,18 @@ def _documents(record: dict[str, Any]) -> Iterator[tuple[int, int | None, Any, A
         yield int(doc_id), copy, record["input_ids"][start:end], record["labels"][start:end]
 
 
-def _coloured(tokenizer: Any, ids: Any, trained: Any) -> Text:
-    """Runs of equal colour are decoded together, so that characters split between tokens come out whole."""
-    text = Text()
+def trained_runs(tokenizer: Any, ids: Any, trained: Any) -> list[tuple[str, bool]]:
+    """Texts of runs of tokens that are all trained, or all masked: decoded together, so that characters split
+    between tokens come out whole. Printable."""
     if not len(ids):
-        return text
+        return []
     edges = [0, *(np.flatnonzero(np.diff(trained.astype(np.int8))) + 1).tolist(), len(ids)]
-    for start, end in pairwise(edges):
-        style = TRAINED_STYLE if trained[start] else MASKED_STYLE
-        text.append(printable(tokenizer.decode(ids[start:end].tolist())), style=style)
+    texts = tokenizer.decode_rows([ids[start:end].tolist() for start, end in pairwise(edges)])
+    return [(printable(text), bool(trained[start])) for text, start in zip(texts, edges, strict=False)]
+
+
+def _colored(runs: list[tuple[str, bool]]) -> Text:
+    text = Text()
+    for run, trained in runs:
+        text.append(run, style=TRAINED_STYLE if trained else MASKED_STYLE)
     return text

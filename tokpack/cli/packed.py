@@ -80,7 +80,9 @@ def compare(
 def inspect(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     row: Annotated[int | None, typer.Option(help="Row to show (default 0).")] = None,
-    doc: Annotated[int | None, typer.Option(help="Show the row that holds this document.")] = None,
+    doc: Annotated[
+        int | None, typer.Option(help="Show the row that holds this document, or why it was left out.")
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Show the first row with a document of this input.")
     ] = None,
@@ -90,13 +92,29 @@ def inspect(
     ] = False,
     max_tokens: Annotated[int, typer.Option(help="Tokens shown of each document; 0: all.")] = 400,
 ) -> None:
-    """Show a packed row: document boundaries, trained tokens in green, masked ones dim."""
+    """Show a packed row: document boundaries, trained tokens in green, masked ones dim; or what was left out.
+
+    Without color, lines of trained tokens have a mark in the margin. --doc also shows a document that was
+    left out, with what triggered the rule, and the one that it repeats.
+    """
     from tokpack.artefact.folder import Artefact
-    from tokpack.artefact.viewer import choose_row, row_view
+    from tokpack.artefact.left_out import ShownLeftOut, find_left_out
+    from tokpack.artefact.viewer import ShownRow, choose_row
+    from tokpack.errors import UsageError
 
     opened = Artefact(artefact)
-    chosen = choose_row(opened, row, doc, source=source, longest=longest, worst_fill=worst_fill)
-    show(row_view(opened, chosen, max_tokens))
+    try:
+        chosen = choose_row(opened, row, doc, source=source, longest=longest, worst_fill=worst_fill)
+    except UsageError as error:
+        if doc is None:
+            raise
+        try:
+            found = find_left_out(opened, doc)
+        except UsageError:
+            raise error from None
+        show(ShownLeftOut(found, opened.tokenizer.special_tokens))
+        return
+    show(ShownRow(opened, chosen, max_tokens))
 
 
 @app.command()
