@@ -9,7 +9,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from tokpack.activity import Activity, duration
+from tokpack.activity import Activity, Task, duration
 
 
 class Heard(io.StringIO):
@@ -36,7 +36,21 @@ def test_in_a_pipe_an_activity_is_a_line_at_its_begin_and_another_after_each_sil
         assert out.said.wait(60)
     thread.join(60)
     assert not thread.is_alive()
-    assert re.search(r"^training: 1/4 steps, loss 2\.31, \d+\.\d s so far$", out.getvalue(), re.MULTILINE)
+    line = r"^training: 1/4 steps, 25%, loss 2\.31, \d+\.\d s so far, about \d+\.\d s to go$"
+    assert re.search(line, out.getvalue(), re.MULTILINE)
+
+
+def test_amounts_are_told_in_their_unit_and_the_time_to_go_by_the_pace_since_the_last_line() -> None:
+    task = Task("reading", total=90_000_000, unit="MB", scale=1_000_000)
+    assert task.begin() == "reading: 90 MB"
+    task.done, task.said = 62_400_000, (task.started, 0)
+    assert task.so_far().startswith("reading: 62/90 MB, 69%, 0.0 s so far, about ")
+    task.done, task.said = 72_400_000, (task.said[0] - 20, task.said[1])
+    assert task.so_far().endswith(" so far, about 35.2 s to go")
+    assert task._to_go(task.said[0] + 5) == ""  # nothing was done since
+    task.done = 91_000_000  # a file that grew
+    assert task.amount() == "90/90 MB, 100%"
+    assert Task("reading", unit="MB", scale=1_000_000, done=2_510_000).amount() == "2.5 MB"
 
 
 def test_the_innermost_activity_speaks_and_the_outer_one_goes_on_after_it() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import tokpack
 from tokpack import cleaning
+from tokpack.activity import Activity, Task
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, normalize
@@ -251,12 +252,14 @@ def test_a_file_that_is_there_is_replaced_only_when_asked_and_whole(rows, tmp_pa
 def test_input_that_changes_between_the_passes_is_an_error(tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(50))
 
-    def change(stage: str, amount: int) -> None:
-        if stage == "pass 1":
-            data.write_bytes(data.read_bytes().replace(b"so ", b"no "))
+    class Changing(Activity):
+        def end(self, task: Task) -> None:
+            super().end(task)
+            if task.what == "reading and tokenizing":
+                data.write_bytes(data.read_bytes().replace(b"so ", b"no "))
 
     with pytest.raises(DataError, match="changed while it was read"):
-        tokpack.clean(data, tmp_path / "kept.jsonl", progress=change)
+        tokpack.clean(data, tmp_path / "kept.jsonl", tell=Changing(quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["chats.jsonl"]
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 from chats import messy_rows, write_rows
+from commands import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +21,8 @@ from tokpack.sums import covered_files
 TOKPACK = [sys.executable, "-c", "from tokpack.cli import main; main()"]
 
 
-def run(*arguments, **options):
+def run_apart(*arguments, **options):
+    """In a process of its own."""
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
     return subprocess.run(
         [*TOKPACK, *map(str, arguments)],
@@ -39,7 +42,7 @@ def chats(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def packed(chats, qwen, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out") / "packed"
-    result = run("pack", chats, "--tokenizer", qwen, "--max-length", 256, "--val", 0.1, "-o", out)
+    result = run_apart("pack", chats, "--tokenizer", qwen, "--max-length", 256, "--val", 0.1, "-o", out)
     assert result.returncode == 0, result.stderr
     return out
 
@@ -58,7 +61,7 @@ def test_help_imports_no_heavy_library(arguments):
 
 
 def test_without_arguments_there_is_help_and_no_empty_error():
-    alone = run()
+    alone = run_apart()
     assert (alone.returncode, "Usage:" in alone.stdout + alone.stderr) == (2, True)
     assert "error" not in alone.stderr
     assert "hint: tokpack pack --help" in run("pack").stderr
@@ -117,10 +120,33 @@ def test_pack_prints_the_ledger_and_json_is_the_manifest(packed, chats, qwen, tm
     assert (quiet.stdout.strip(), quiet.stderr) == (str(tmp_path / "out"), "")
 
 
+def test_in_a_pipe_each_phase_is_a_line_on_stderr_and_none_on_stdout(chats, qwen, tmp_path):
+    options = ("--tokenizer", qwen, "--max-length", 256, "--val", 0.1)
+    done = run("pack", chats, *options, "-o", tmp_path / "out")
+    size = f"{chats.stat().st_size / 1e6:.1f}"
+    phases = [
+        "loading libraries ...",
+        "loading the tokenizer ...",
+        "looking at the inputs ...",
+        f"reading and tokenizing: {size} MB",
+        "planning rows of ",
+        "writing held-out rows: ",
+        "planning rows of ",
+        "writing rows: ",
+        "writing the report ...",
+        "artefact: ",
+    ]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("note: ", "warning: ", " "))]
+    assert [line[: len(phase)] for line, phase in zip_longest(lines, phases, fillvalue="")] == phases, lines
+    assert not any(phase in done.stdout for phase in phases)
+    assert run("repack", tmp_path / "out", "-o", tmp_path / "more", "-q").stderr == ""
+    assert "merging 2 packed" in run("merge", *[tmp_path / "out"] * 2, "-o", tmp_path / "both").stderr
+
+
 @pytest.mark.slow
 def test_standard_input_is_an_input(chats, qwen, packed, tmp_path):
     with chats.open("rb") as stdin:
-        result = run(
+        result = run_apart(
             "pack",
             "-",
             "--tokenizer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
+from tokpack.activity import Activity, Task
 from tokpack.errors import DataError, InternalError, OutputError, UsageError
 from tokpack.sums import covered_files
 
@@ -285,6 +288,38 @@ def test_a_run_killed_in_either_pass_goes_on_and_gives_the_same_bytes(qwen, tmp_
         subprocess.run(again, check=True)
         assert not (out / ".work").exists()
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
+
+
+class Interrupted(Activity):
+    """Ctrl-C after so many blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__(quiet=True)
+        self.blocks = blocks
+
+    def advance(self, task: Task, amount: int, figures: str = "") -> None:
+        self.blocks -= 1
+        if not self.blocks:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("end", ["", ".zst"])
+def test_a_run_that_goes_on_says_what_it_found(qwen, tmp_path, caplog, end):
+    data = write_rows(tmp_path / "chats.jsonl", messy_rows(3_000, seed=3))
+    if end:
+        data = tmp_path / "chats.jsonl.zst"
+        with pa.output_stream(data, compression="zstd") as stream:
+            stream.write((tmp_path / "chats.jsonl").read_bytes())
+    size = data.stat().st_size / 1e6
+    options = {"tokenizer": str(qwen), "max_length": 256, "block_mb": 1, "workers": 1}
+    with pytest.raises(KeyboardInterrupt):
+        tokpack.pack(data, tmp_path / "out", **options, tell=Interrupted(2))
+    with caplog.at_level("INFO", "tokpack"):
+        tokpack.pack(data, tmp_path / "out", **options)
+    said = next(line for line in caplog.messages if "unfinished" in line)
+    found = re.fullmatch(r"going on with an unfinished run: ([\d.]+) of ([\d.]+) MB were done", said)
+    assert float(found[2]) == round(size, 1)
+    assert 0 < float(found[1]) <= float(found[2])
 
 
 @pytest.mark.slow

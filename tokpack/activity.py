@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tokpack.printable import printable
 
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 EVERY = 30.0
 """Seconds of silence after which a line says what goes on, where there is no terminal."""
 
-Advance = Callable[[int, str], None]
-"""Units done since the last call, and figures to show ("" leaves those that are there)."""
+
+class Advance(Protocol):
+    """Takes what was done since the last call, and figures to show ("" leaves those that are there)."""
+
+    def __call__(self, amount: int, figures: str = "") -> None: ...
 
 
 @dataclass(slots=True)
@@ -40,22 +43,48 @@ class Task:
     what: str
     total: int | None = None
     unit: str = ""
+    scale: int = 1
+    """What `total` and `done` count of goes into one unit: 1,000,000 bytes into a MB."""
     done: int = 0
     figures: str = ""
     started: float = field(default_factory=time.monotonic)
+    said: tuple[float, int] = (0.0, 0)
+    """Time of the last line about it, and what was done then."""
     bar: Any = None
+
+    def __post_init__(self) -> None:
+        self.said = self.started, 0
 
     def amount(self) -> str:
         if self.total is None:
-            return f"{self.done:,} {self.unit}" if self.done else ""
-        return f"{self.done:,}/{self.total:,} {self.unit}".rstrip()
+            return self._of(self.done) if self.done else ""
+        percent = f", {min(self.done / self.total, 1):.0%}" if self.total else ""
+        done = self._number(min(self.done, self.total))
+        return f"{done}/{self._of(self.total)}{percent}"
 
     def begin(self) -> str:
-        return f"{self.what}: {self.total:,} {self.unit}".rstrip(": ") if self.total else f"{self.what} ..."
+        return f"{self.what}: {self._of(self.total)}" if self.total else f"{self.what} ..."
 
     def so_far(self) -> str:
-        told = [self.amount(), self.figures, f"{duration(time.monotonic() - self.started)} so far"]
+        now = time.monotonic()
+        told = [self.amount(), self.figures, f"{duration(now - self.started)} so far", self._to_go(now)]
+        self.said = now, self.done
         return f"{self.what}: {', '.join(filter(None, told))}"
+
+    def _to_go(self, now: float) -> str:
+        """At the pace since the last line: what an earlier run had done is passed over at another."""
+        since, before = self.said
+        if self.total is None or self.done <= before:
+            return ""
+        seconds = (now - since) / (self.done - before) * max(self.total - self.done, 0)
+        return f"about {duration(seconds)} to go"
+
+    def _of(self, count: int) -> str:
+        return f"{self._number(count)} {self.unit}".rstrip()
+
+    def _number(self, count: int) -> str:
+        digits = 1 if self.scale > 1 and count < 10 * self.scale else 0
+        return f"{count / self.scale:,.{digits}f}"
 
 
 class Activity:
@@ -90,17 +119,19 @@ class Activity:
             self.console.print(printable(line), highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     @contextmanager
-    def doing(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
-        """Show `what` for as long as the block lasts; it gets a function to tell how far it is."""
-        task = self.begin(what, total, unit)
+    def doing(self, what: str, total: int | None = None, unit: str = "", scale: int = 1) -> Iterator[Advance]:
+        """Show `what` for as long as the block lasts; it gets a function to tell how far it is.
+
+        `total` is shown divided by `scale`, in `unit`: bytes, "MB", 1_000_000."""
+        task = self.begin(what, total, unit, scale)
         try:
             yield partial(self.advance, task)
         finally:
             self.end(task)
 
-    def begin(self, what: str, total: int | None = None, unit: str = "") -> Task:
+    def begin(self, what: str, total: int | None = None, unit: str = "", scale: int = 1) -> Task:
         """`doing` where a block does not fit; `end` belongs to it."""
-        task = Task(what, total, unit)
+        task = Task(what, total, unit, scale)
         self._tasks.append(task)
         if self.live:
             self._show(task)

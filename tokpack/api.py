@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack import output, pipeline, schema
+from tokpack.activity import Activity
 from tokpack.already_there import is_already_there
 from tokpack.artefact.folder import Artefact
 from tokpack.config import Config
@@ -43,12 +44,12 @@ def pack(
     workers: int = 0,
     work_dir: str | os.PathLike[str] | None = None,
     html: bool = False,
-    progress: pipeline.Progress = pipeline.silent,
+    tell: Activity | None = None,
     **options: Any,
 ) -> Artefact:
     """Turn raw data into a packed artefact in the folder `out`; the same call goes on after a crash.
 
-    A finished artefact of the same call is left as it is.
+    A finished artefact of the same call is left as it is. `tell=Activity()` shows on stderr what goes on.
     `options` are the flags of `tokpack pack` with underscores: `tokenizer=`, `max_length=`, `val=`, ...
     Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
     kept, with the record of why in `out`, which is no artefact then.
@@ -59,14 +60,14 @@ def pack(
     config = make_config(data, options)
     training = load_training(config.cost)
     money = money_budget(config, training)
-    run = pipeline.Run.start(_with_token_cost(config, training), workers)
+    run = pipeline.Run.start(_with_token_cost(config, training), workers, tell=tell)
     seconds: dict[str, float] = {}
     with writing(out), output.claim(out, overwrite, partial(is_already_there, run, out, html)) as there:
         if there:
             log.info("already there, unchanged: %s", out)
             return Artefact(out)
         store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
-        corpus = _decided(run, store, money, progress, seconds)
+        corpus = _decided(run, store, money, seconds)
         if not corpus.kept().any():
             report = make_report(run, corpus, pipeline.plan_part(run, corpus))
             store.remove()
@@ -75,17 +76,16 @@ def pack(
         if run.config.write.val:
             held = pipeline.plan_part(run, corpus, validation=True)
             inside = out / schema.VALIDATION
-            output.finish(
-                inside, output.write_artefact(run, corpus, held, inside, batches, _quiet, validation=True)
-            )
+            output.finish(inside, output.write_artefact(run, corpus, held, inside, batches, validation=True))
         with _clock(seconds, "plan"):
             part = pipeline.plan_part(run, corpus)
         with _clock(seconds, "pass 2"):
-            manifest = output.write_artefact(run, corpus, part, out, batches, partial(progress, "pass 2"))
-        report = make_report(run, corpus, part, manifest["ledger"], training)
-        write_json(out / schema.REPORT, report.data)
-        if html:
-            report.save_html(out / "report.html")
+            manifest = output.write_artefact(run, corpus, part, out, batches)
+        with run.tell.doing("writing the report"):
+            report = make_report(run, corpus, part, manifest["ledger"], training)
+            write_json(out / schema.REPORT, report.data)
+            if html:
+                report.save_html(out / "report.html")
         output.finish(out, manifest)
         output.write_run(out, run, corpus.paths, seconds)
         store.remove()
@@ -100,7 +100,7 @@ def analyze(
     *,
     calibrate: bool = False,
     workers: int = 0,
-    progress: pipeline.Progress = pipeline.silent,
+    tell: Activity | None = None,
     **options: Any,
 ) -> Report:
     """Everything `pack` would decide, and what it would save, without writing an artefact.
@@ -123,21 +123,24 @@ def analyze(
         from tokpack.calibration import measured, on_this_machine
 
         training = on_this_machine(training)
-    run = pipeline.Run.start(_with_token_cost(config, training), workers)
+    run = pipeline.Run.start(_with_token_cost(config, training), workers, tell=tell)
     with scratch_folder() as folder:
         store = TokenStore(folder, run.fingerprint(), lasts=False)
-        corpus = _decided(run, store, money, progress, {})
+        corpus = _decided(run, store, money, {})
         part = pipeline.plan_part(run, corpus)
         if calibrate and training is not None and part.plan.rows and not run.pairs:
             documents = documents_of(run, corpus, part)
-            training = measured(training, documents, corpus, part, partial(progress, "calibrate"))
-        report = make_report(run, corpus, part, planned=training)
+            with run.tell.doing("training a few rows for their speed", unit="tokens") as advance:
+                training = measured(training, documents, corpus, part, advance)
+        with run.tell.doing("counting and billing"):
+            report = make_report(run, corpus, part, planned=training)
         near = report.data["near_dup"] = near_duplicate_figures(run, corpus)
         if cost := report.data.get("cost"):
             advise_near_duplicates(cost, near, report.data["ledger"]["tokens"]["packed"])
         names = [source.name for source in run.sources]
-        report.data["vocabulary"] = vocabulary_figures(run.tokenizer, corpus, names)
-        report.data["languages"] = language_figures(run.tokenizer, corpus, config.seed)
+        with run.tell.doing("vocabulary and languages"):
+            report.data["vocabulary"] = vocabulary_figures(run.tokenizer, corpus, names)
+            report.data["languages"] = language_figures(run.tokenizer, corpus, config.seed)
         return report
 
 
@@ -150,7 +153,6 @@ def _decided(
     run: pipeline.Run,
     store: TokenStore,
     money: MoneyBudget | None,
-    progress: pipeline.Progress,
     seconds: dict[str, float],
 ) -> Corpus:
     if money is not None and run.pairs:
@@ -160,7 +162,7 @@ def _decided(
             hint="give tokens: --budget 20M",
         )
     with _clock(seconds, "pass 1"):
-        corpus = pipeline.pass_one(run, store, progress)
+        corpus = pipeline.pass_one(run, store)
     with _clock(seconds, "decide"):
         decide(run, corpus, money)
     return corpus
@@ -171,10 +173,6 @@ def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start
-
-
-def _quiet(tokens: int) -> None:
-    """The validation part is small: no progress of its own."""
 
 
 def _with_token_cost(config: Config, training: Training | None) -> Config:

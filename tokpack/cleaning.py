@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack import ledger as ledgers
+from tokpack.activity import Activity
 from tokpack.api import make_config
 from tokpack.config import Config
 from tokpack.corpus import Corpus
@@ -35,7 +36,7 @@ from tokpack.locks import beside, only_writer
 from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
 from tokpack.output import write_dropped
-from tokpack.pipeline import Progress, Run, pass_one, silent
+from tokpack.pipeline import MB, Run, pass_one
 from tokpack.report.figures import drop_figures, length_figures
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.keep import kept_after_all
@@ -86,7 +87,7 @@ def clean(
     api_price: float | None = None,
     overwrite: bool = False,
     workers: int = 0,
-    progress: Progress = silent,
+    tell: Activity | None = None,
     **options: Any,
 ) -> CleanReport:
     """Write the kept documents of `data` into the JSONL file `out`, one row each, in the shape `format`.
@@ -113,11 +114,11 @@ def clean(
         _check_files(out, overwrite)
         try:
             _begin(part)  # a folder without rights is told before the work
-            run = _start(config, workers, folder)
+            run = _start(config, workers, folder, tell or Activity(quiet=True))
             store = TokenStore(folder / "store", run.fingerprint(), lasts=False)
-            corpus = pass_one(run, store, progress)
+            corpus = pass_one(run, store)
             decide(run, corpus, money)
-            _write(run, corpus, shape, part, progress)
+            _write(run, corpus, shape, part)
             report = CleanReport(_figures(run, corpus, format, prices), out)
             _publish(run, corpus, report, part, out)
             if not corpus.kept().any():
@@ -185,7 +186,7 @@ def _kept_some(report: Path) -> bool:
         return True
 
 
-def _start(config: Config, workers: int, folder: Path) -> Run:
+def _start(config: Config, workers: int, folder: Path, tell: Activity) -> Run:
     sources = open_sources(config.source, config.read.max_line_mb << 20)
     for source in sources:
         if source.path == "-":
@@ -211,25 +212,27 @@ def _start(config: Config, workers: int, folder: Path) -> Run:
                 where="--chat-template",
                 hint="add --tokenizer, the folder or Hub name of your model",
             )
-        learned = learn_tokenizer(sources, shapes, folder / "tokenizer")
-    return Run.start(config, workers, learned)
+        with tell.doing("learning a tokenizer from the data"):
+            learned = learn_tokenizer(sources, shapes, folder / "tokenizer")
+    return Run.start(config, workers, learned, tell)
 
 
 # Pass 2
 
 
-def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path, progress: Progress) -> None:
+def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path) -> None:
     """All kept rows, in input order; documents that the shape cannot hold are marked."""
     before = [source.sha256 for source in run.sources]
     kept = corpus.docs.filter(corpus.docs["drop_reason"].is_null())
     rows = partial(_rows, run, shape, kept["doc_id"].to_numpy(), times_of(kept))
     lost: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
-    with path.open("wb") as file:
+    doing = run.tell.doing("reading again and writing", run.input_bytes, "MB", MB)
+    with path.open("wb") as file, doing as advance:
         blocks: Iterable[Block] = read_blocks(run.sources, run.config.read.block_mb << 20)
-        for lines, not_held in ordered_map(rows, blocks, run.workers):
+        for lines, not_held, read in ordered_map(rows, blocks, run.workers):
             file.write(lines)
             lost.append(not_held)
-            progress("pass 2", len(lines))
+            advance(read)
     if [source.sha256 for source in run.sources] != before:
         raise DataError(
             "the input changed while it was read",
@@ -246,8 +249,8 @@ def _rows(
     kept: npt.NDArray[np.int64],
     times: npt.NDArray[np.int32],
     block: Block,
-) -> tuple[bytes, npt.NDArray[np.int64]]:
-    """(lines of the kept documents of a block, doc_ids of those that the shape cannot hold).
+) -> tuple[bytes, npt.NDArray[np.int64], int]:
+    """(lines of the kept documents of a block, doc_ids of those that the shape cannot hold, bytes of input).
 
     A document of a source that repeats is written `times` in a row."""
     transforms = replace(run.config.clean, rules="off")
@@ -258,10 +261,10 @@ def _rows(
     documents = documents.filter(here)[np.repeat(np.arange(here.sum()), times[at[here]])]
     doc_ids = documents["doc_id"].to_numpy()
     if documents.is_empty():
-        return b"", doc_ids[:0]
+        return b"", doc_ids[:0], block.input_bytes
     documents = clean_documents(documents, transforms, run.special).documents
     lines, lost = write_rows(documents, shape)
-    return lines, np.unique(doc_ids[lost])
+    return lines, np.unique(doc_ids[lost]), block.input_bytes
 
 
 # Figures

@@ -59,14 +59,15 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
         corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][originals].cast(pl.String).to_list())
         corpus.examples[EXACT_DUPLICATE] = [_text(run, corpus, p) for p in copies[:EXAMPLES]]
     if config.near_dup.threshold:
-        found = near_duplicates(corpus, config.near_dup.threshold, config.near_dup.on)
+        found = near_duplicates(run, corpus, config.near_dup.threshold, config.near_dup.on)
         corpus.near = found.figures(run, corpus, applied=True)
         corpus.drop(found.removed, NEAR_DUPLICATE, found.details(corpus))
         corpus.examples[NEAR_DUPLICATE] = [_text(run, corpus, p) for p in found.removed[:EXAMPLES]]
         corpus.counters["near_duplicate_search_bounded"] = found.bounded
         corpus.counters |= {f"near_{name}": count for name, count in corpus.near["kept"].items()}
     if config.decontaminate.against:
-        _decontaminate(run, corpus)
+        with run.tell.doing("looking for evaluation text"):
+            _decontaminate(run, corpus)
     if config.select.limited or any(source.max_tokens for source in config.source):
         _select(run, corpus, money)
     if config.write.val:
@@ -122,11 +123,12 @@ class Near:
         }
 
 
-def near_duplicates(corpus: Corpus, threshold: float, on: On) -> Near:
+def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
     """Exact join over the kept documents' content tokens; see `stages/near_dup.py`."""
     width = corpus.width
-    positions, batches = corpus.stored_documents(width)
-    found = find_near_duplicates(batches, threshold, eligible=corpus.kept()[positions], on=on)
+    with run.tell.doing(f"near duplicates among {len(corpus.docs) // width:,} documents"):
+        positions, batches = corpus.stored_documents(width)
+        found = find_near_duplicates(batches, threshold, eligible=corpus.kept()[positions], on=on)
     removed = np.flatnonzero(found.partner >= 0)
     groups = positions // width
     kept = {}
@@ -149,7 +151,7 @@ def near_duplicate_figures(run: Run, corpus: Corpus) -> dict[str, Any]:
     """What near-duplicate removal saves, or would save, with example pairs; for the report."""
     if corpus.near is not None:
         return corpus.near
-    found = near_duplicates(corpus, MEASURED_AT, run.config.near_dup.on)
+    found = near_duplicates(run, corpus, MEASURED_AT, run.config.near_dup.on)
     return found.figures(run, corpus, applied=False)
 
 
@@ -224,7 +226,7 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> None:
     kept = corpus.kept()[::width]
     repeats = np.zeros(len(kept), dtype=bool)
     if config.select.limited:
-        repeats[near_duplicates(corpus, config.select.diversity, "all").removed // width] = True
+        repeats[near_duplicates(run, corpus, config.select.diversity, "all").removed // width] = True
     tokens = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy() * times_of(corpus.docs).astype(np.int64)
     lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
     first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality

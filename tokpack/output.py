@@ -167,7 +167,6 @@ def write_artefact(
     part: Part,
     out: Path,
     batches: Callable[[int], FlatBatch],
-    progress: Callable[[int], None],
     validation: bool = False,
 ) -> dict[str, Any]:
     """Shards, the record of what was left out, the tokenizer, and last the manifest. Returns the manifest.
@@ -177,7 +176,9 @@ def write_artefact(
     out.mkdir(parents=True, exist_ok=True)
     copies = schema.COPIES in corpus.docs.columns and not validation
     columns = schema.row_schema(run.pairs, copies)
-    written = write_shards(out, part.layout, part.placement, batches, columns, run.config.write, progress)
+    what = "writing held-out rows" if validation else "writing rows"
+    with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
+        written = write_shards(out, part.layout, part.placement, batches, columns, run.config.write, advance)
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]

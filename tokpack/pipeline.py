@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 
 from tokpack import ledger as ledgers
+from tokpack.activity import Activity
 from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
@@ -39,7 +40,7 @@ from tokpack.stages.normalize.normalize import Normalized, Quarantined, normaliz
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
-from tokpack.stages.normalize.unread import tell
+from tokpack.stages.normalize.unread import tell as tell_unread
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, drop_partners, pair_groups, pair_hash
 from tokpack.stages.plan import Plan, make_plan
@@ -57,7 +58,7 @@ from tokpack.stages.special_tokens import SpecialTokens, told
 from tokpack.stages.tokenize import TokenBatch, tokenize
 from tokpack.stages.truncate import truncate
 from tokpack.stages.write import Layout, Placement
-from tokpack.store import TokenStore
+from tokpack.store import INPUT_BYTES, TokenStore
 
 log = logging.getLogger("tokpack")
 
@@ -65,13 +66,7 @@ TEMPLATE_ERROR = "template_error"
 SNIPPET = 400
 LONGEST_DETAIL = 1000
 """Characters that are kept of what a template says about a document."""
-
-Progress = Callable[[str, int], None]
-"""Called with a stage's name and the amount done since the last call: bytes in pass 1, tokens in pass 2."""
-
-
-def silent(stage: str, amount: int) -> None:
-    """Progress for those who want none."""
+MB = 1_000_000
 
 
 @dataclass(slots=True)
@@ -87,15 +82,20 @@ class Run:
     special: SpecialTokens
     hide_ids: bool
     """Documents that differ in the ids of calls alone are equal: the template does not write them."""
+    tell: Activity
+    """Says what goes on."""
     keep: KeepList = field(default_factory=KeepList)
     """Documents that a person wants kept."""
 
     @staticmethod
-    def start(config: Config, workers: int = 0, tokenizer: Tokenizer | None = None) -> Run:
+    def start(
+        config: Config, workers: int = 0, tokenizer: Tokenizer | None = None, tell: Activity | None = None
+    ) -> Run:
         """Open the inputs, recognise their shapes, load the tokenizer. Raises before any work is done.
 
-        `tokenizer` replaces the one of the config.
+        `tokenizer` replaces the one of the config; `tell` gets to know what goes on.
         """
+        tell = tell or Activity(quiet=True)
         if not config.tokenize.tokenizer and tokenizer is None:
             raise UsageError(
                 "no tokenizer given", where="--tokenizer", hint="the folder or Hub name of your model"
@@ -105,14 +105,16 @@ class Run:
         keep = KeepList.load(config.select.keep)
         sources = open_sources(config.source, config.read.max_line_mb << 20)
         template = Path(config.render.chat_template) if config.render.chat_template else None
-        tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
-        for text in (tokenizer.chat_template, tokenizer.tool_template):
-            check_template(text)
-        tokenizer.prepare()
-        shapes = [detect_shape(source) for source in sources]
+        with tell.doing("loading the tokenizer"):
+            tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
+            for text in (tokenizer.chat_template, tokenizer.tool_template):
+                check_template(text)
+            tokenizer.prepare()
+        with tell.doing("looking at the inputs"):
+            shapes = [detect_shape(source) for source in sources]
         for note in notes(sources):
             log.warning(note)
-        tell([source.name for source in sources], shapes)
+        tell_unread([source.name for source in sources], shapes)
         pairs = check_pairs(config, sources, shapes)
         settings = config.render
         options = RenderOptions(
@@ -142,6 +144,7 @@ class Run:
             workers or default_workers(),
             special_tokens_of(tokenizer),
             not (renderer.tool_finder and writes_call_ids(renderer.tool_finder.template)),
+            tell,
             keep.of_pairs() if pairs else keep,
         )
 
@@ -154,6 +157,12 @@ class Run:
     def pairs(self) -> bool:
         """Whether the documents are preference pairs: all of them, or none."""
         return self.shapes[0].format == PREFERENCE
+
+    @property
+    def input_bytes(self) -> int | None:
+        """Of all inputs as they are stored; None where one does not say."""
+        sizes = [source.size_bytes for source in self.sources]
+        return sum(size for size in sizes if size) if None not in sizes else None
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for an unfinished run to be continued."""
@@ -208,15 +217,17 @@ def check_pairs(config: Config, sources: list[Source], shapes: list[Shape]) -> b
 # Pass 1
 
 
-def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus:
+def pass_one(run: Run, store: TokenStore) -> Corpus:
     """Every block through the batch stages into the store; blocks committed by an earlier run are skipped."""
     batches = 0
     bad = _BadRows(run)
     blocks = read_blocks(run.sources, run.config.read.block_mb << 20)
+    _tell_found(run, store)
     try:
-        for index, size in ordered_map(partial(_process, run, store, bad), blocks, run.workers):
-            batches = index + 1
-            progress("pass 1", size)
+        with run.tell.doing("reading and tokenizing", run.input_bytes, "MB", MB) as advance:
+            for index, size in ordered_map(partial(_process, run, store, bad), blocks, run.workers):
+                batches = index + 1
+                advance(size)
     finally:
         store.settle()
     for message in (*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings):
@@ -236,6 +247,12 @@ def pass_one(run: Run, store: TokenStore, progress: Progress = silent) -> Corpus
     return corpus
 
 
+def _tell_found(run: Run, store: TokenStore) -> None:
+    if found := store.input_bytes():
+        total = f" of {run.input_bytes / MB:,.1f}" if run.input_bytes else ""
+        log.info("going on with an unfinished run: %s%s MB were done", f"{found / MB:,.1f}", total)
+
+
 def _nothing(run: Run) -> DataError:
     return DataError(
         "no document in the input",
@@ -245,12 +262,11 @@ def _nothing(run: Run) -> DataError:
 
 
 def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[int, int]:
-    """One block through all batch stages, committed. Returns its index and size in bytes."""
-    size = len(block.data) if isinstance(block.data, bytes) else block.data.nbytes
+    """One block through all batch stages, committed. Returns its index and the bytes of input behind it."""
     digest = block.digest()
     if store.has(block.index):
         store.check_block(block.index, digest)
-        return block.index, size
+        return block.index, block.input_bytes
     config = run.config
     ready = run.shapes[block.source].format == TOKENS
     made = (_take_tokens if ready else _make_tokens)(run, bad, block)
@@ -286,9 +302,10 @@ def _process(run: Run, store: TokenStore, bad: _BadRows, block: Block) -> tuple[
         "paths": made.paths,
         "spared": spared | made.spared,
         "examples": _examples(pieces.documents, partial(_decoded, run, tokens) if ready else None),
+        INPUT_BYTES: block.input_bytes,
     }
     store.commit(block.index, digest, docs, pieces, rest)
-    return block.index, size
+    return block.index, block.input_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,14 +446,15 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
         pieces = with_copies(pieces, corpus.docs[COPIES].to_numpy())
     settings, seed = run.config.plan, run.config.seed
     limit = settings.max_docs_per_row or None
-    plan = make_plan(
-        pieces["length"].to_numpy(),
-        run.config.truncate.max_length,
-        settings.planner,
-        seed,
-        limit,
-        pairs=pair_groups(pieces["doc_id"].to_numpy(), pieces["copy"].to_numpy()) if run.pairs else None,
-    )
-    order = replace(settings, world_size=0) if validation else settings
-    rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)
+    with run.tell.doing(f"planning rows of {len(pieces):,} documents"):
+        plan = make_plan(
+            pieces["length"].to_numpy(),
+            run.config.truncate.max_length,
+            settings.planner,
+            seed,
+            limit,
+            pairs=pair_groups(pieces["doc_id"].to_numpy(), pieces["copy"].to_numpy()) if run.pairs else None,
+        )
+        order = replace(settings, world_size=0) if validation else settings
+        rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)
     return Part(pieces, plan, Layout.of(plan.row_of_doc, rows), dealt)

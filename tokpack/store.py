@@ -34,6 +34,8 @@ from tokpack.stages.truncate import Pieces
 
 RECORD = "run.json"
 COMMITTED = "batch-[0-9][0-9][0-9][0-9][0-9]*.docs.arrow"
+INPUT_BYTES = "input_bytes"
+"""Of what else a batch produced: the bytes of input that were read for it."""
 DIGEST = "digest"
 """Key of the record: the xxh3 of the rest."""
 DIGEST_BYTES = 16
@@ -101,6 +103,16 @@ class TokenStore:
         if not right:
             self._made_again.append(index)
         return right
+
+    def input_bytes(self) -> int:
+        """Of the batches that an earlier run committed, but those that are damaged."""
+        return sum(map(self._input_bytes, range(self._begun + 1)))
+
+    def _input_bytes(self, index: int) -> int:
+        try:
+            return int(self._read_docs(index)[1][INPUT_BYTES])
+        except (DataError, OSError, pa.ArrowException, KeyError):
+            return 0
 
     def settle(self) -> None:
         """Wait until every batch is on the disk. Raises what went wrong on the way there."""

@@ -6,11 +6,15 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tokpack.printable import printable
+
+if TYPE_CHECKING:
+    from tokpack.activity import Activity
 
 
 def show(renderable: Any) -> None:
@@ -27,48 +31,17 @@ def say(text: str, quiet: bool) -> None:
         typer.echo(text, err=True)
 
 
-UNITS = {
-    "pass 1": (1e6, "MB read"),
-    "pass 2": (1e6, "M tokens written"),
-    "calibrate": (1, "tokens trained"),
-}
-"""Stage -> what one unit of its progress is."""
-
-
 @contextmanager
-def progress_of(quiet: bool) -> Iterator[Any]:
-    """A bar for each pass on stderr, only where a person looks."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def activity(quiet: bool, module: str) -> Iterator[tuple[Activity, Any]]:
+    """What a command is doing, on stderr; with --quiet nothing, and no notes. Gives the loaded `module` too:
+    that alone takes seconds."""
+    from tokpack.activity import Activity
 
-    console = Console(stderr=True)
     Stderr.quiet = quiet
-    if quiet or not console.is_terminal:
-        yield lambda stage, amount: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[shown]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def advance(stage: str, amount: int) -> None:
-            if stage not in tasks:
-                for earlier in tasks.values():
-                    bars.update(earlier, total=bars.tasks[earlier].completed)
-                tasks[stage] = bars.add_task(stage, total=None, shown="")
-            bars.advance(tasks[stage], amount)
-            size, unit = UNITS[stage]
-            done = bars.tasks[tasks[stage]].completed / size
-            digits = 1 if size > 1 and done < 10 else 0
-            bars.update(tasks[stage], shown=f"{done:,.{digits}f} {unit}")
-
-        yield advance
-        for task in tasks.values():
-            bars.update(task, total=bars.tasks[task].completed)
+    with Activity(quiet=quiet) as tell:
+        with tell.doing("loading libraries"):
+            loaded = import_module(module)
+        yield tell, loaded
 
 
 class Stderr(logging.StreamHandler[Any]):

@@ -20,7 +20,7 @@ from tokpack.cli.options import (
     ShardFormat,
     WorldSize,
 )
-from tokpack.cli.output import say, show
+from tokpack.cli.output import activity, say, show
 
 
 @app.command()
@@ -37,12 +37,9 @@ def verify(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Prove an artefact: bytes, rows, documents, ledger; with --model that no document sees another."""
-    from tokpack.activity import Activity
-    from tokpack.artefact.verification import verify as run
-
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two bars at once would write into each other
-    with Activity(quiet=quiet) as tell:
-        result = run(artefact, model, attn=attn, device=device, tell=tell)
+    with activity(quiet, "tokpack.artefact.verification") as (tell, verification):
+        result = verification.verify(artefact, model, attn=attn, device=device, tell=tell)
     if json:
         import dataclasses
         import json as codec
@@ -129,12 +126,13 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in this folder.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Write an artefact in another trainer's layout, with its settings and a check that they take effect."""
-    from tokpack.export import export as run
-
-    typer.echo(run(artefact, to, out, overwrite=overwrite, check=not no_check))
-    say("how to check and start it: README.md in that folder", quiet=False)
+    with activity(quiet, "tokpack.export") as (tell, exports), tell.doing(f"exporting to {to}"):
+        written = exports.export(artefact, to, out, overwrite=overwrite, check=not no_check)
+    typer.echo(written)
+    say("how to check and start it: README.md in that folder", quiet)
 
 
 @app.command()
@@ -150,9 +148,12 @@ def merge(
     quiet: Quiet = False,
 ) -> None:
     """Join artefacts of one tokenizer, chat template, loss and capacity; nothing is tokenised again."""
-    from tokpack.artefact.merging import merge as run
-
-    merged = run(artefacts, out, seed=seed, keep_order=keep_order, overwrite=overwrite, check=not no_check)
+    settings: dict[str, Any] = {"seed": seed, "keep_order": keep_order, "overwrite": overwrite}
+    with (
+        activity(quiet, "tokpack.artefact.merging") as (tell, merging),
+        tell.doing(f"merging {len(artefacts)} packed datasets"),
+    ):
+        merged = merging.merge(artefacts, out, check=not no_check, **settings)
     _written(merged, out, quiet)
     say("note: duplicates across the artefacts are not looked for", quiet)
 
@@ -175,16 +176,13 @@ def repack(
     quiet: Quiet = False,
 ) -> None:
     """Plan an artefact anew for another capacity or planner; nothing is tokenised again."""
-    from tokpack.artefact.repacking import lost_to_length
-    from tokpack.artefact.repacking import repack as run
-
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
-    repacked = run(
-        artefact, out, max_docs_per_row=max_docs_per_row, overwrite=overwrite, check=not no_check, **settings
-    )
+    settings |= {"max_docs_per_row": max_docs_per_row, "overwrite": overwrite}
+    with activity(quiet, "tokpack.artefact.repacking") as (tell, repacking), tell.doing("repacking"):
+        repacked = repacking.repack(artefact, out, check=not no_check, **settings)
     _written(repacked, out, quiet)
-    if lost := lost_to_length(repacked):
+    if lost := repacking.lost_to_length(repacked):
         say(f"note: {lost}", quiet)
 
 

@@ -23,7 +23,7 @@ from tokpack.cli.options import (
     row_options,
     takes,
 )
-from tokpack.cli.output import progress_of, say, show
+from tokpack.cli.output import activity, say, show
 
 
 @app.command()
@@ -45,11 +45,9 @@ def analyze(
 
     With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
     """
-    from tokpack.api import analyze as run
-
-    settings: dict[str, Any] = {"calibrate": calibrate, "workers": workers, **as_keywords(options)}
-    with progress_of(quiet) as progress:
-        report = run(data or [], progress=progress, **settings)
+    with activity(quiet, "tokpack.api") as (tell, api):
+        settings: dict[str, Any] = {"calibrate": calibrate, "workers": workers, **as_keywords(options)}
+        report = api.analyze(data or [], tell=tell, **settings)
     if html:
         from tokpack.errors import writing
 
@@ -83,9 +81,6 @@ def pack(
     **options: Any,
 ) -> None:
     """Write the packed artefact. The same command goes on where a killed run stopped."""
-    from tokpack.api import pack as run
-    from tokpack.report.words import budget_words
-
     settings: dict[str, Any] = {
         "overwrite": overwrite,
         "work_dir": work_dir,
@@ -93,8 +88,8 @@ def pack(
         "workers": workers,
     }
     options |= {"shard_format": shard_format, "shard_mb": shard_mb}
-    with progress_of(quiet) as progress:
-        artefact = run(data or [], out, progress=progress, **settings, **as_keywords(options))
+    with activity(quiet, "tokpack.api") as (tell, api):
+        artefact = api.pack(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
         import json as codec
 
@@ -103,6 +98,8 @@ def pack(
         typer.echo(out)
     else:
         show(artefact)
+        from tokpack.report.words import budget_words
+
         if budget := artefact.report.get("budget"):
             say(budget_words(budget), quiet)
         say(f"artefact: {out}", quiet)
@@ -143,13 +140,11 @@ def clean(
 
     Beside kept.jsonl come kept.dropped.parquet and kept.report.json.
     """
-    from tokpack.cleaning import clean as run
-
     options |= {"format": format, "input_format": input_format, "tokenizer": tokenizer}
     options |= {"max_length": max_length, "api": api, "apis": apis, "api_price": api_price, "epochs": epochs}
-    settings: dict[str, Any] = {"overwrite": overwrite, "workers": workers, **as_keywords(options)}
-    with progress_of(quiet) as progress:
-        report = run(data or [], out, progress=progress, **settings)
+    settings: dict[str, Any] = {"overwrite": overwrite, "workers": workers}
+    with activity(quiet, "tokpack.cleaning") as (tell, cleaning):
+        report = cleaning.clean(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
         import json as codec
 

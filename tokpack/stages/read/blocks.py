@@ -48,6 +48,8 @@ class Block:
     data: bytes | pa.Table
     byte_offset: int = 0
     """Where `data` begins in the decompressed source; line formats only."""
+    input_bytes: int = 0
+    """What was read of the source for it, as it is stored: compressed where the source is."""
 
     def digest(self) -> str:
         """Of the content of all rows; the same whatever memory they lie in."""
@@ -63,9 +65,10 @@ def read_blocks(sources: list[Source], block_bytes: int = BLOCK_BYTES) -> Iterat
     """All sources, one block after another. Fills in each source's `sha256` as it is used up."""
     index = doc_id = 0
     for number, source in enumerate(sources):
-        row = 0
+        row = before = source.bytes_read = 0
         for rows, lines, offset, data in chunks(source, block_bytes):
-            yield Block(index, number, doc_id, row, rows, lines, data, offset)
+            read, before = source.bytes_read - before, source.bytes_read
+            yield Block(index, number, doc_id, row, rows, lines, data, offset, read)
             index, doc_id, row = index + 1, doc_id + rows, row + lines
 
 
@@ -168,9 +171,12 @@ def _file_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
         stream = decompress(raw, source)
         if source.container in ("json", "jsonl", "text"):
             lines = as_lines(stream, source.path) if source.container == "json" else stream
-            yield from _line_chunks(lines, source, block_bytes)
+            made = _line_chunks(lines, source, block_bytes)
         else:
-            yield from _table_chunks(table_blocks(stream, source, block_bytes))
+            made = _table_chunks(table_blocks(stream, source, block_bytes))
+        for chunk in made:
+            source.bytes_read = raw.bytes_read
+            yield chunk
         source.sha256 = raw.hexdigest()
 
 

@@ -57,6 +57,8 @@ class Source:
     """Bytes of its longest line; more is an error."""
     head_only: bool = False
     """Only the first rows are read, not the file to its end."""
+    bytes_read: int = 0
+    """As it is stored, by the block that was read last."""
 
 
 def open_sources(configs: tuple[SourceConfig, ...], max_line: int = LONGEST_LINE) -> list[Source]:

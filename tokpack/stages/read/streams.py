@@ -132,6 +132,7 @@ class Hashing(io.RawIOBase):
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self._digest, self._linear = raw, hashlib.sha256(), True
+        self.bytes_read = 0
 
     def readable(self) -> bool:
         return True
@@ -153,6 +154,7 @@ class Hashing(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         data = self._raw.read(size)
+        self.bytes_read += len(data)
         if self._linear:
             self._digest.update(data)
         return data

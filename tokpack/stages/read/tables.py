@@ -46,7 +46,9 @@ def dataset_blocks(source: Source, block_bytes: int) -> Iterator[pa.Table]:
             with (Path(source.path) / entry["filename"]).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
                 file.seek(0)
-                yield from _ipc_batches(file)
+                for batch in _ipc_batches(file):
+                    source.bytes_read += batch.nbytes
+                    yield batch
 
     yield from _merged(map(_sound, batches()), source, block_bytes)
     source.sha256 = digest.hexdigest()
