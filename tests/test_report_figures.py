@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from report_samples import sample
 
 from tokpack.cost import run_plan
+from tokpack.reasons import REASONS
 from tokpack.report.figures import Report, bin_edges, length_figures
-from tokpack.report.words import REASONS, make_bill, share
+from tokpack.report.words import make_bill, share
 from tokpack.stages.rules import RULES
 
 lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=60)

@@ -37,6 +37,7 @@ from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
 from tokpack.output import write_dropped
 from tokpack.pipeline import MB, Run, pass_one
+from tokpack.reasons import NOT_IN_FORMAT
 from tokpack.report.figures import drop_figures, length_figures
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.keep import kept_after_all
@@ -50,8 +51,6 @@ from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
 from tokpack.text_formats import TextFormat, text_format, write_rows
 
-NOT_IN_FORMAT = "not_in_format"
-"""Reason of a document that the chosen shape cannot hold."""
 NO_LIMIT = (1 << 31) - 1
 OPENAI = "OpenAI"
 

@@ -18,28 +18,26 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack import ledger as ledgers
 from tokpack.config import SourceConfig
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.errors import DataError
 from tokpack.money import MoneyBudget
 from tokpack.pipeline import Run, encode
+from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
 from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
-from tokpack.stages.dedup import EXACT_DUPLICATE, draw, first_of_equal
+from tokpack.stages.dedup import draw, first_of_equal
 from tokpack.stages.near_dup import KINDS, On, find_near_duplicates
 from tokpack.stages.normalize.normalize import text_documents
 from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
 from tokpack.stages.read.containers import notes, recognise
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import copies_of, times_of
-from tokpack.stages.select import OVER_BUDGET, select
+from tokpack.stages.select import select
 from tokpack.stages.selected_tokens import SelectedTokens
 
 log = logging.getLogger("tokpack")
 
-NEAR_DUPLICATE = "near_duplicate"
-CONTAMINATED = "contaminated"
 MEASURED_AT = 0.8
 """Similarity at which `analyze` says what near-duplicate removal would save, when none was asked for."""
 SPAN_TOKENS, SNIPPET_TOKENS = 60, 300
@@ -73,7 +71,7 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
     if config.write.val:
         drawn = draw(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
         chosen = corpus.documents_of(np.flatnonzero(drawn))
-        corpus.drop(chosen, ledgers.HELD_OUT, [None] * len(chosen))
+        corpus.drop(chosen, HELD_OUT, [None] * len(chosen))
         if not len(chosen):
             log.warning("no conversation is held out: --val %g draws none of so few", config.write.val)
 

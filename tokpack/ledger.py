@@ -21,9 +21,6 @@ import polars as pl
 from tokpack.errors import InternalError
 from tokpack.schema import COPIES, KEPT_AFTER_ALL
 
-HELD_OUT = "held_out"
-"""Reason of documents that went to the validation artefact."""
-
 
 def build(
     docs: pl.DataFrame,

@@ -10,25 +10,9 @@ import polars as pl
 
 from tokpack.config import CleanConfig
 from tokpack.errors import DataError
-from tokpack.ledger import HELD_OUT
-from tokpack.report.words import UNREADABLE, counted, ranked_reasons, reasons_told
+from tokpack.reasons import UNREADABLE, way_out_of
+from tokpack.report.words import counted, ranked_reasons, reasons_told
 from tokpack.stages.clean import rules_of
-from tokpack.stages.select import OVER_BUDGET
-from tokpack.stages.special_tokens import SPECIAL_TOKEN
-from tokpack.stages.truncate import NO_TRAINED_TOKENS, OVERLONG
-
-WAYS_OUT = {
-    UNREADABLE: "check --format and --map",
-    OVERLONG: "give a larger --max-length, or an --overlong that shortens",
-    NO_TRAINED_TOKENS: "check the chat template, or give --loss all",
-    OVER_BUDGET: "give a larger --budget, or more max_tokens to a source",
-    HELD_OUT: "give a smaller --val",
-    SPECIAL_TOKEN: "give --special-in-content strip",
-    "template_error": "give --chat-template, or --render plain",
-    "not_in_format": "give another --format",
-    "contaminated": "check the files of --against",
-}
-"""Reason -> what to change."""
 
 
 def nothing_kept(documents: dict[str, Any], clean: CleanConfig, dropped: Path, quarantine: Path) -> DataError:
@@ -39,7 +23,7 @@ def nothing_kept(documents: dict[str, Any], clean: CleanConfig, dropped: Path, q
     for reason in dict.fromkeys([first, UNREADABLE]):
         if example := _example(reason, dropped, quarantine):
             told += f"; the first {reason}: {example}"
-    way = WAYS_OUT.get(first, "see `tokpack analyze`")
+    way = way_out_of(first)
     if first in rules_of(clean):
         way = f"check --format and --map; without that rule: --clean {clean.rules},-{first}"
     return DataError(

@@ -31,6 +31,7 @@ from tokpack.own_files import (
     remove_own,
 )
 from tokpack.pipeline import Part, Run
+from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.report.figures import Report
 from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
@@ -41,8 +42,6 @@ from tokpack.sums import write_sums
 
 log = logging.getLogger("tokpack")
 
-TRUNCATED = "truncated"
-"""Reason in dropped.parquet of documents that were shortened, not left out."""
 SLICE = 1 << 16
 """Documents of dropped.parquet in work at a time: their columns of text take memory."""
 ELSEWHERE = "elsewhere"
@@ -223,7 +222,7 @@ def finish(out: Path, manifest: dict[str, Any]) -> None:
 
 def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
     """The held-out documents, as the documents of an artefact of their own."""
-    held = docs.filter(pl.col("drop_reason") == ledgers.HELD_OUT).drop(schema.COPIES, strict=False)
+    held = docs.filter(pl.col("drop_reason") == HELD_OUT).drop(schema.COPIES, strict=False)
     return held.with_columns(drop_reason=pl.lit(None, pl.String))
 
 

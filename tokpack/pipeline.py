@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tokpack import ledger as ledgers
 from tokpack.activity import Activity
 from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
@@ -30,6 +29,7 @@ from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine.local import default_workers, ordered_map, release_memory
 from tokpack.errors import DataError, UsageError
 from tokpack.printable import printable
+from tokpack.reasons import HELD_OUT, TEMPLATE_ERROR
 from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.call_ids import writes_call_ids
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
@@ -62,7 +62,6 @@ from tokpack.store import INPUT_BYTES, TokenStore
 
 log = logging.getLogger("tokpack")
 
-TEMPLATE_ERROR = "template_error"
 SNIPPET = 400
 LONGEST_DETAIL = 1000
 """Characters that are kept of what a template says about a document."""
@@ -436,7 +435,7 @@ class Part:
 def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
     """Plan the kept pieces (or the held-out ones) into rows, and put the rows in order."""
     reason = pl.col("drop_reason")
-    wanted = reason == ledgers.HELD_OUT if validation else reason.is_null()
+    wanted = reason == HELD_OUT if validation else reason.is_null()
     chosen = corpus.docs.select("doc_id", chosen=wanted.fill_null(False))
     pieces = corpus.pieces.with_columns(
         doc_id=chosen["doc_id"].gather(corpus.pieces["document"]),

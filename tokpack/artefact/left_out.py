@@ -16,13 +16,9 @@ from tokpack.artefact.differences import differences, same_answer
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.originals import Original, Originals
 from tokpack.artefact.triggers import Mark, find_marks
-from tokpack.decide import NEAR_DUPLICATE
 from tokpack.errors import DataError, UsageError
-from tokpack.ledger import HELD_OUT
 from tokpack.printable import one_line, printable
-from tokpack.report.words import REASONS, UNREADABLE
-from tokpack.stages.dedup import EXACT_DUPLICATE
-from tokpack.stages.pairs import PAIR_DROPPED
+from tokpack.reasons import EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, PAIR_DROPPED, REASONS, UNREADABLE
 
 REPEATS = (EXACT_DUPLICATE, NEAR_DUPLICATE)
 NAMES_ANOTHER = (*REPEATS, PAIR_DROPPED)

@@ -36,11 +36,9 @@ from tokpack.artefact.folder import Artefact
 from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import PlanConfig
-from tokpack.decide import NEAR_DUPLICATE
 from tokpack.errors import UsageError, writing
-from tokpack.stages.dedup import EXACT_DUPLICATE
+from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED
 from tokpack.stages.order import order_rows
-from tokpack.stages.pairs import PAIR_DROPPED
 from tokpack.stages.plan import with_figures
 
 DEALING = ("world_size", "rows_per_step", "token_cost")

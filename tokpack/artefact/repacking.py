@@ -32,11 +32,11 @@ from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import PlanConfig, ShardFormat
 from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
+from tokpack.reasons import OVERLONG
 from tokpack.schema import SEQUENTIAL
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, pair_groups
 from tokpack.stages.plan import BUILT_IN, make_plan
-from tokpack.stages.truncate import OVERLONG
 from tokpack.stages.write import Layout
 
 

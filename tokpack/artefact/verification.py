@@ -22,7 +22,7 @@ from tokpack.artefact.folder import Artefact
 from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.manifest import differing_sums, is_finished, read_manifest
-from tokpack.output import TRUNCATED
+from tokpack.reasons import TRUNCATED
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import offsets_of
 from tokpack.sums import CACHE, covered_files, file_sha256, stray_files, sum_lines

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from tokpack.artefact.folder import Artefact
 from tokpack.errors import TokpackError, UsageError, near_matches
-from tokpack.ledger import HELD_OUT
 from tokpack.printable import printable
+from tokpack.reasons import HELD_OUT
 from tokpack.report.words import counted
 from tokpack.schema import COPIES, IGNORE_INDEX, VALIDATION, is_preference
 from tokpack.stages.pairs import WIDTH

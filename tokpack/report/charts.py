@@ -11,8 +11,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-from tokpack.ledger import HELD_OUT
 from tokpack.printable import one_line
+from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG
 from tokpack.report.svg import draw
 from tokpack.report.words import counted, share
 
@@ -26,7 +26,7 @@ WORDS_GAP, BAR_HEIGHT, BAR_GAP, HAIR = 8, 10, 20, 2
 PLOT_HEIGHT = 220
 MOST_REASONS = 8
 DUPLICATES = ("exact_duplicate", "near_duplicate")
-UNFIT = ("overlong", "no_trained_tokens", "over_budget", HELD_OUT)
+UNFIT = (OVERLONG, NO_TRAINED_TOKENS, OVER_BUDGET, HELD_OUT)
 
 
 @dataclass(frozen=True, slots=True)

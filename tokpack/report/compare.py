@@ -16,9 +16,9 @@ from tokpack import schema
 from tokpack.errors import UsageError
 from tokpack.manifest import read_manifest
 from tokpack.printable import one_line
+from tokpack.reasons import words_of
 from tokpack.report.cost_words import flops, hours, money
 from tokpack.report.tables import QUIET, plain_table
-from tokpack.report.words import REASONS
 
 SUMS = {
     "documents read": ("documents", "read"),
@@ -211,7 +211,7 @@ def dropped_table(data: dict[str, Any], names: tuple[str, ...]) -> RenderableTyp
             f"{documents['b']:,}",
             f"{documents['change']:+,}" if documents["change"] else "",
             f"{line['tokens']['change']:+,}" if line["tokens"]["change"] else "",
-            Text(REASONS.get(line["reason"], ""), style=QUIET),
+            Text(words_of(line["reason"]), style=QUIET),
         )
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.printable import one_line, snippet
+from tokpack.reasons import words_of
 from tokpack.report import data_charts
 from tokpack.report.data_words import (
     error,
@@ -16,7 +17,7 @@ from tokpack.report.data_words import (
     rules_without_hits,
     vocabulary_words,
 )
-from tokpack.report.words import ALIKE, REASONS, share
+from tokpack.report.words import ALIKE, share
 
 MOST_FILES, MOST_PAIRS, MOST_LANGUAGES = 500, 12, 12
 
@@ -91,7 +92,7 @@ def _longest(longest: list[dict[str, Any]] | None) -> list[dict[str, Any]] | Non
         | {
             "place": f"{one_line(line['source'], 60)}:{line['row']}",
             "fate": one_line(line["fate"], 40),
-            "meaning": REASONS.get(line["fate"], ""),
+            "meaning": words_of(line["fate"]),
         }
         for line in longest
     ]

@@ -15,8 +15,7 @@ from tokpack.artefact.folder import Artefact
 from tokpack.config import CostConfig
 from tokpack.corpus import EXAMPLES
 from tokpack.errors import DataError
-from tokpack.ledger import HELD_OUT
-from tokpack.output import TRUNCATED
+from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.report.figures import DocumentLengths, Report, report_figures
 from tokpack.stages.plan import Plan
 from tokpack.stages.repeat import each_copy

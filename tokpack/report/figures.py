@@ -21,6 +21,7 @@ from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED
 from tokpack.pipeline import Part, Run
+from tokpack.reasons import HELD_OUT, OVERLONG
 from tokpack.report.bill import make_cost
 from tokpack.report.data_figures import (
     RANKS,
@@ -39,7 +40,6 @@ from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.unread import recognized
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.repeat import each_copy
-from tokpack.stages.truncate import OVERLONG
 
 log = logging.getLogger("tokpack")
 
@@ -92,7 +92,7 @@ def make_report(
     from tokpack import __version__
 
     docs = corpus.docs.select("tokens", "drop_reason", f"^{COPIES}$")
-    held, kept = pl.col("drop_reason").eq_missing(ledgers.HELD_OUT), pl.col("drop_reason").is_null()
+    held, kept = pl.col("drop_reason").eq_missing(HELD_OUT), pl.col("drop_reason").is_null()
     head = {
         "tokpack_version": __version__,
         **({"kind": PREFERENCE} if run.pairs else {}),
@@ -189,7 +189,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
     reason = pl.col("drop_reason")
     docs = each_copy(corpus.docs.select("source", "tokens", "drop_reason", f"^{COPIES}$"), corpus.width)
     whole = docs.filter(reason.is_null() | (reason == OVERLONG))
-    raw = docs.filter(reason.ne_missing(ledgers.HELD_OUT))["tokens"].to_numpy()
+    raw = docs.filter(reason.ne_missing(HELD_OUT))["tokens"].to_numpy()
     in_pieces = [overlong == "split" or (overlong == "auto" and shape.is_text) for shape in run.shapes]
     width = corpus.width  # pairs are as long as both their documents
     first = whole.gather_every(width)

@@ -15,14 +15,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tokpack.ledger import HELD_OUT
 from tokpack.printable import one_line, printable, snippet
+from tokpack.reasons import HELD_OUT, words_of
 from tokpack.report import charts
 from tokpack.report.cost_page import cost_view
 from tokpack.report.data_page import data_view
 from tokpack.report.words import (
     PROOFS,
-    REASONS,
     SLOT,
     counted,
     counted_documents,
@@ -160,7 +159,7 @@ def _drops(data: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "reason": one_line(drop["reason"]),
-            "meaning": REASONS.get(drop["reason"], ""),
+            "meaning": words_of(drop["reason"]),
             "documents": drop["documents"],
             "tokens": drop["tokens"],
             "share": share(drop["tokens"], tokenized),

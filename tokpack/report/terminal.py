@@ -17,14 +17,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tokpack.ledger import HELD_OUT
 from tokpack.printable import one_line, snippet
+from tokpack.reasons import HELD_OUT, words_of
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.data_terminal import data_details, data_facts
 from tokpack.report.data_words import dealt_words, rules_without_hits
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import (
-    REASONS,
     SLOT,
     bound_words,
     counted,
@@ -220,7 +219,7 @@ def drops_table(data: dict[str, Any]) -> RenderableType:
     examples.expand, examples.columns[1].ratio = True, 1
     for drop in data["drops"][:MOST_ROWS]:
         reason = Text(one_line(drop["reason"], 60))
-        meaning = Text(REASONS.get(drop["reason"], ""), style=QUIET)
+        meaning = Text(words_of(drop["reason"]), style=QUIET)
         table.add_row(reason, f"{drop['documents']:,}", f"{drop['tokens']:,}", meaning)
         for text in drop["examples"][:1]:
             start = Text(one_line(snippet(text), 400), style=QUIET, no_wrap=True, overflow="ellipsis")

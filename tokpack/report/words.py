@@ -5,50 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokpack.ledger import HELD_OUT
 from tokpack.printable import one_line
+from tokpack.reasons import HELD_OUT, PAIR_DROPPED, UNREADABLE, words_of
 from tokpack.schema import is_preference
 from tokpack.stages.render.left_out import LEFT_OUT
 
 WORTH_TELLING = 0.02
 """A saving below this share of all slots is called small."""
-UNREADABLE = "unreadable"
-"""What rows in quarantine are, beside the drop reasons."""
 SLOT = (
     "A token slot is one position in a batch. The GPU computes every slot, whether it holds a token of"
     " yours or padding."
 )
-REASONS = {
-    "unknown_role": "a message without a role, or with one that no chat template knows",
-    "null_content": "a message whose content is missing",
-    "no_answer": "no assistant turn: nothing to learn from",
-    "empty_answer": "an answer that is only white space",
-    "prompt_equals_answer": "the answer repeats the prompt",
-    "chosen_equals_rejected": "both answers of the pair are the same",
-    "labelled_bad": "its row calls it a bad answer",
-    "tied_pair": "neither answer of the pair is the better one",
-    "pair_dropped": "the other answer of its pair is left out",
-    "mojibake": "garbled letters, text read in a wrong encoding",
-    "html_boilerplate": "a scraped web page: menus, scripts and footer around the text",
-    "gopher_repetition": "text that repeats itself",
-    "repetition": "text that repeats itself",
-    "language": "in none of the languages to keep",
-    "refusal": "an answer that refuses",
-    "url_only": "an answer of nothing but addresses",
-    "symbol_share": "an answer that is mostly signs",
-    "too_short": "fewer tokens than the rule allows",
-    "too_long": "more tokens than the rule allows",
-    "special_token_in_content": "a special token written out inside the text",
-    "template_error": "the chat template refuses it",
-    "no_trained_tokens": "no token of it would be trained",
-    "overlong": "longer than a row, and not to be shortened sensibly",
-    "not_in_format": "the chosen shape cannot hold it: a text, tools, turns out of order",
-    "exact_duplicate": "the same conversation is already there",
-    "near_duplicate": "nearly the same conversation is already there",
-    "contaminated": "repeats text of an evaluation set",
-    "over_budget": "beyond the token budget",
-    HELD_OUT: "set aside for validation, not lost",
-}
 LARGE_LOSS = 0.05
 """A reason with more of the documents is named at the end of `pack`."""
 ALIKE = {
@@ -152,14 +119,14 @@ def ranked_reasons(documents: dict[str, Any]) -> list[tuple[str, int]]:
     """Reasons and counts, most first; those that follow from another document's reason last."""
     reasons = {**documents["dropped"], UNREADABLE: documents["quarantined"]}
     known = [(reason, count) for reason, count in reasons.items() if count]
-    return sorted(known, key=lambda item: (item[0] == "pair_dropped", -item[1], item[0]))
+    return sorted(known, key=lambda item: (item[0] == PAIR_DROPPED, -item[1], item[0]))
 
 
 def large_losses(documents: dict[str, Any]) -> list[str]:
     """A sentence for each reason that leaves out more than LARGE_LOSS of the documents of a ledger."""
     return [
         f"{share(count, documents['read'])} of the documents, {count:,} of {documents['read']:,}, are left "
-        f"out as {one_line(reason, 60)}{': ' + REASONS[reason] if reason in REASONS else ''}"
+        f"out as {one_line(reason, 60)}{': ' + words_of(reason) if words_of(reason) else ''}"
         for reason, count in ranked_reasons(documents)
         if reason != HELD_OUT and count > LARGE_LOSS * documents["read"]
     ]

@@ -21,8 +21,6 @@ from tokpack.stages.call_ids import without_ids
 from tokpack.stages.messages import Messages
 from tokpack.stages.tokenize import TokenBatch
 
-EXACT_DUPLICATE = "exact_duplicate"
-
 
 def content_hash(documents: pl.DataFrame, key: str = "nfc", hide_ids: bool = False) -> npt.NDArray[np.uint64]:
     """xxh3_128 of every document: uint64[n, 2], high word first. `hide_ids`: those of calls do not count."""

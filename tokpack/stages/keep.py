@@ -24,10 +24,8 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import DataError, UsageError, reading
-from tokpack.ledger import HELD_OUT
-from tokpack.stages.pairs import PAIR_DROPPED, WIDTH
-from tokpack.stages.select import OVER_BUDGET
-from tokpack.stages.truncate import NO_TRAINED_TOKENS, OVERLONG
+from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG, PAIR_DROPPED
+from tokpack.stages.pairs import WIDTH
 
 FACTS = (
     "template_error",

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
-PAIR_DROPPED = "pair_dropped"
-"""Reason of a document whose partner was dropped for a reason of its own; the detail names both."""
+from tokpack.reasons import PAIR_DROPPED
 
 WIDTH = 2
 

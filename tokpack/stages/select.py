@@ -17,7 +17,6 @@ import polars as pl
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.stages.planners.layout import noise
 
-OVER_BUDGET = "over_budget"
 PASSES = 3
 """How often a source's rest of quota is offered to the documents that did not fit."""
 

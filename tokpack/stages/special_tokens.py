@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.reasons import SPECIAL_TOKEN
 from tokpack.stages.messages import Messages, as_bool
 
 Bools = npt.NDArray[np.bool_]
 
-SPECIAL_TOKEN: Final = "special_token_in_content"
 STRIPPED, INSIDE = "special_token_stripped", "special_token_inside"
 RENDERED_TEXT, RENDERED_CHAT = "rendered_already_text", "rendered_already_chat"
 """Counters of documents."""

@@ -24,14 +24,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.reasons import NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
 from tokpack.schema import TRAINED
 from tokpack.stages.normalize.token_rows import LABELLED
-from tokpack.stages.pairs import PAIR_DROPPED, WIDTH
+from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
 from tokpack.stages.tokenize import TokenBatch
-
-OVERLONG = "overlong"
-NO_TRAINED_TOKENS = "no_trained_tokens"
 
 Encode = Callable[[pl.DataFrame], TokenBatch]
 

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from tokpack.config import RANKED, TREES, SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
+from tokpack.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.fields import TRUTHS, root, value_at
 from tokpack.stages.normalize.hints import way_out
 from tokpack.stages.normalize.layouts import Layout, find_layout, ranked_layout
 from tokpack.stages.normalize.raw_rows import parse_line
-from tokpack.stages.normalize.rows import CHATS, FIELDS, LABELLED_BAD, TOKENS, tools_twice
+from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
 from tokpack.stages.normalize.shape import Columns, Shape, known_fields
 from tokpack.stages.normalize.turns import text_turns
 from tokpack.stages.normalize.unread import shown, unread_columns
@@ -123,7 +124,7 @@ def _check_label(shape: Shape, config: SourceConfig, rows: list[dict[str, Any]],
             f"{source.name} holds unpaired preferences: {path} calls {bad} of the first {len(rows)} "
             "answers bad",
             where=source.path,
-            hint=f"--map label={path} trains the good answers and leaves out the others as {LABELLED_BAD}; "
+            hint=f"--map label={path} trains the good answers and leaves out the others as {LABELED_BAD}; "
             "to train on both, write pairs of prompt, chosen and rejected",
         )
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tokpack.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.calls import TOOLS, read_tools
 from tokpack.stages.normalize.fields import TRUTHS, as_json, is_filled
@@ -40,7 +41,6 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 }
 SLOW_COLUMNS = frozenset({*TOOLS, "system", "history", "chat_template_kwargs", UNREADABLE})
 """Columns that change the document, for the row-by-row path where the first rows lack them."""
-LABELLED_BAD, TIED_PAIR = "labelled_bad", "tied_pair"
 """Drop reasons of rows that say of themselves that nothing good is to be learned."""
 KWARGS = "chat_template_kwargs"
 """Key of `extra` for arguments of the chat template that a row brings."""
@@ -88,7 +88,7 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
         [role for role, _, _ in turns],
         [text for _, text, _ in turns],
         dump(document) if document else None,
-        LABELLED_BAD if bad else None,
+        LABELED_BAD if bad else None,
     )
 
 
