@@ -81,7 +81,7 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
     import awkward
     import numpy as np
 
-    from tokpack.api import make_config
+    from tokpack.options import make_config
     from tokpack.pipeline import Run
     from tokpack.stages.clean import clean
     from tokpack.stages.dedup import content_hash

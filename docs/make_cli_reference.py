@@ -10,7 +10,7 @@ import inspect
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
@@ -23,8 +23,9 @@ HEAD = """\
 
 <!-- Made by docs/make_cli_reference.py from the commands: change them and run `make docs`. -->
 
-Results go to stdout; progress, warnings and errors to stderr. Every command has `--help`. `run.toml` can say
-what the flags say, see [configuration.md](configuration.md).
+Results go to stdout; progress, warnings and errors to stderr. Every command has `-h`
+(`--help`); `tokpack --version` prints the version; after `tokpack --install-completion` the shell completes
+commands, flags and choices. `run.toml` can say what the flags say, see [configuration.md](configuration.md).
 
 """
 
@@ -75,6 +76,8 @@ def value(kind: Any) -> str:
         kind = next(part for part in get_args(kind) if part is not type(None))
     if kind is bool:
         return ""
+    if get_origin(kind) is Literal:
+        return " ".join(f"`{choice}`" for choice in get_args(kind))
     return {int: "NUMBER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from tokpack import api, errors, schema
+from tokpack import errors, options, schema
 from tokpack.config import Config, SourceConfig
 from tokpack.reasons import REASONS
 
@@ -163,7 +163,7 @@ def test_the_flag_named_beside_a_key_is_the_one_that_sets_it(reference):
     flags = flags_of(reference)["pack"] | flags_of(reference)["analyze"]
     expected = {("[[source]]", "format"): "--format", ("[[source]]", "map"): "--map"}
     expected["Top level", "seed"] = "--seed"
-    for option, (section, key) in api.OPTIONS.items():
+    for option, (section, key) in options.OPTIONS.items():
         name = option.replace("_", "-")
         ways = (f"--{name}", f"--no-{name}", f"--{name.removesuffix('s')}")  # one value each time it is given
         expected[f"[{section}]", key] = next((flag for flag in ways if flag in flags), "")

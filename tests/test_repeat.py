@@ -199,7 +199,7 @@ def test_documents_written_as_text_are_repeated_too(qwen, tmp_path):
 def test_a_repeat_below_one_or_beyond_reason_is_refused(pack, repeat):
     with pytest.raises(UsageError, match="repeat cannot be") as error:
         pack(float(repeat))
-    assert error.value.where == "source[0].repeat"
+    assert str(error.value.where).endswith("run.toml: source[0].repeat")
 
 
 # The parts

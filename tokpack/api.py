@@ -10,21 +10,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from tokpack import output, pipeline, schema
 from tokpack.activity import Activity
 from tokpack.already_there import is_already_there
 from tokpack.artefact.folder import Artefact
 from tokpack.config import Config
-from tokpack.config_file import load_toml, merge
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.decide import decide, near_duplicate_figures
-from tokpack.errors import UsageError, near_matches, writing
+from tokpack.errors import UsageError, writing
 from tokpack.interrupts import scratch_folder
 from tokpack.money import MoneyBudget, money_budget
-from tokpack.parsing import parse_budget
+from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
@@ -36,6 +35,7 @@ from tokpack.store import TokenStore
 log = logging.getLogger("tokpack")
 
 
+@with_options(PackOptions)
 def pack(
     data: str | os.PathLike[str] | list[str] | Config,
     out: str | os.PathLike[str],
@@ -45,12 +45,11 @@ def pack(
     work_dir: str | os.PathLike[str] | None = None,
     html: bool = False,
     tell: Activity | None = None,
-    **options: Any,
+    **options: Unpack[PackOptions],
 ) -> Artefact:
     """Turn raw data into a packed artefact in the folder `out`; the same call goes on after a crash.
 
     A finished artefact of the same call is left as it is. `tell=Activity()` shows on stderr what goes on.
-    `options` are the flags of `tokpack pack` with underscores: `tokenizer=`, `max_length=`, `val=`, ...
     Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
     kept, with the record of why in `out`, which is no artefact then.
 
@@ -95,13 +94,14 @@ def pack(
     return Artefact(out)
 
 
+@with_options(AnalyzeOptions)
 def analyze(
     data: str | os.PathLike[str] | list[str] | Config,
     *,
     calibrate: bool = False,
     workers: int = 0,
     tell: Activity | None = None,
-    **options: Any,
+    **options: Unpack[AnalyzeOptions],
 ) -> Report:
     """Everything `pack` would decide, and what it would save, without writing an artefact.
 
@@ -184,75 +184,3 @@ def _with_token_cost(config: Config, training: Training | None) -> Config:
     checkpointing = training.checkpointing(capacity)
     cost = token_cost(training.shape, capacity, method=training.method, checkpointing=checkpointing)
     return replace(config, plan=replace(plan, token_cost=cost))
-
-
-OPTIONS: dict[str, tuple[str, str]] = {
-    "tokenizer": ("tokenize", "tokenizer"),
-    "max_length": ("truncate", "max_length"),
-    "overlong": ("truncate", "overlong"),
-    "strict": ("read", "strict"),
-    "allow_bad": ("read", "allow_bad"),
-    "block_mb": ("read", "block_mb"),
-    "max_line": ("read", "max_line_mb"),
-    "clean": ("clean", "rules"),
-    "special_in_content": ("clean", "special_in_content"),
-    "mask_personal": ("clean", "mask_personal"),
-    "exact_key": ("dedup", "exact"),
-    "near_dup": ("near_dup", "threshold"),
-    "near_dup_on": ("near_dup", "on"),
-    "against": ("decontaminate", "against"),
-    "budget": ("select", "budget"),
-    "keep": ("select", "keep"),
-    "render": ("render", "mode"),
-    "chat_template": ("render", "chat_template"),
-    "loss": ("render", "loss"),
-    "tool_arguments": ("render", "tool_arguments"),
-    "template_kwargs": ("render", "template_kwargs"),
-    "eos": ("render", "eos"),
-    "separator": ("render", "separator"),
-    "paranoid": ("render", "paranoid"),
-    "planner": ("plan", "planner"),
-    "max_docs_per_row": ("plan", "max_docs_per_row"),
-    "world_size": ("plan", "world_size"),
-    "rows_per_step": ("plan", "rows_per_step"),
-    "shard_format": ("write", "shard_format"),
-    "shard_mb": ("write", "shard_mb"),
-    "val": ("write", "val"),
-    "model": ("cost", "model"),
-    "gpu": ("cost", "gpu"),
-    "gpus": ("cost", "gpus"),
-    "api": ("cost", "api"),
-    "apis": ("cost", "apis"),
-    "gpu_price": ("cost", "gpu_price"),
-    "gpu_count": ("cost", "gpu_count"),
-    "method": ("cost", "method"),
-    "epochs": ("cost", "epochs"),
-    "batch_size": ("cost", "batch_size"),
-    "accumulation": ("cost", "accumulation"),
-    "learning_rate": ("cost", "learning_rate"),
-    "mfu": ("cost", "mfu"),
-}
-"""Flag (with underscores) -> section and key of the config."""
-
-
-def make_config(data: str | os.PathLike[str] | list[str] | Config, options: dict[str, Any]) -> Config:
-    """Flags over `config=run.toml` over defaults. Raises UsageError for an unknown option."""
-    if isinstance(data, Config):
-        return data
-    options = dict(options)
-    base = load_toml(options["config"]) if options.get("config") else {}
-    options.pop("config", None)
-    paths = [data] if isinstance(data, str | os.PathLike) else list(data)
-    source = {"format": options.pop("format", None) or "auto", "map": options.pop("map", None) or {}}
-    flags: dict[str, Any] = {"seed": options.pop("seed", None)}
-    if paths:
-        flags["source"] = [{"path": str(path), **source} for path in paths]
-    for name, value in options.items():
-        if name not in OPTIONS:
-            raise UsageError(f"unknown option {name!r}", where=name, hint=near_matches(name, OPTIONS))
-        section, key = OPTIONS[name]
-        values = {key: value}
-        if name == "budget" and value is not None:
-            values = parse_budget(value) if isinstance(value, str) else {key: value, "budget_usd": 0.0}
-        flags.setdefault(section, {}).update(values)
-    return Config.from_dict(merge(base, flags))

@@ -15,14 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from tokpack import ledger as ledgers
 from tokpack.activity import Activity
-from tokpack.api import make_config
 from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
@@ -35,6 +34,7 @@ from tokpack.interrupts import scratch_folder
 from tokpack.locks import beside, only_writer
 from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
+from tokpack.options import CleanOptions, make_config, with_options
 from tokpack.output import write_dropped
 from tokpack.pipeline import MB, Run, pass_one
 from tokpack.reasons import NOT_IN_FORMAT
@@ -77,6 +77,7 @@ class CleanReport:
         return f"CleanReport({str(self.path)!r}: {documents['kept']:,} of {documents['read']:,} documents)"
 
 
+@with_options(CleanOptions)
 def clean(
     data: str | os.PathLike[str] | list[str] | Config,
     out: str | os.PathLike[str],
@@ -87,20 +88,20 @@ def clean(
     overwrite: bool = False,
     workers: int = 0,
     tell: Activity | None = None,
-    **options: Any,
+    **options: Unpack[CleanOptions],
 ) -> CleanReport:
     """Write the kept documents of `data` into the JSONL file `out`, one row each, in the shape `format`.
 
     Beside it, for `kept.jsonl`: `kept.dropped.parquet`, `kept.report.json`, and `kept.quarantine.jsonl` where
-    a row could not be read. `options` are the flags of `tokpack clean` with underscores. Without `tokenizer=`
-    one is learned from the data, and token counts are estimates. `max_length=` drops longer documents.
+    a row could not be read. Without `tokenizer=` one is learned from the data, and token counts are
+    estimates. `max_length=` drops longer documents.
     Raises DataError when no document is kept: then there is no `out`, but what is beside it.
 
         >>> tokpack.clean("chats.jsonl", "kept.jsonl", near_dup=0.8, api="openai-gpt-4o-mini")
     """
     out, shape = Path(out), text_format(format)
-    config = make_config(data, options | {"format": input_format})
-    limit = options.get("max_length") or NO_LIMIT
+    config = make_config(data, {**options, "format": input_format})
+    limit = config.truncate.max_length if options.get("max_length") else NO_LIMIT
     config = replace(config, truncate=replace(config.truncate, max_length=limit, overlong="drop"))
     prices = find_prices(config, format, api_price)
     money = _money(config, prices)

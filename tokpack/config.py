@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from tokpack.config_limits import check_limits
 from tokpack.conversion import convert
+from tokpack.errors import SettingError
 from tokpack.printable import portable_name
 
 ShardFormat = Literal["arrow", "parquet"]
@@ -41,6 +42,14 @@ TREES = ("tree", "tree_paths")
 RANKED: Format = "ranked"
 """Rows whose answers stand in a list with a score each; read as pairs of the best and the worst."""
 Overlong = Literal["auto", "drop", "right", "left", "turns", "split"]
+SpecialInContent = Literal["strip", "keep", "drop"]
+ExactKey = Literal["nfc", "raw", "folded", "off"]
+NearDupOn = Literal["both", "all", "prompt", "answer"]
+RenderMode = Literal["auto", "chat", "plain"]
+Loss = Literal["assistant", "last", "all"]
+ToolArguments = Literal["auto", "as-is", "object", "string"]
+Method = Literal["qlora", "lora", "full"]
+CheckpointingMode = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +92,14 @@ class CleanConfig:
     """Rule -> its options, as tables: `[clean.options.mojibake] min_count = 20`."""
     mask_personal: bool = False
     """Replace e-mail addresses, telephone numbers and keys by `<EMAIL>`, `<PHONE>`, `<KEY>`; counted."""
-    special_in_content: Literal["strip", "keep", "drop"] = "strip"
+    special_in_content: SpecialInContent = "strip"
     """Special tokens written out in a content: `strip` those that only end or begin a text from its ends, or
     `drop` the document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DedupConfig:
-    exact: Literal["nfc", "raw", "folded", "off"] = "nfc"
+    exact: ExactKey = "nfc"
     """What makes two documents equal. `nfc`: Unicode NFC without outer whitespace; `raw`: every byte;
     `folded`: NFKC, lower case, inner whitespace collapsed."""
 
@@ -99,7 +108,7 @@ class DedupConfig:
 class NearDupConfig:
     threshold: float = 0.0
     """Jaccard similarity of token 5-grams from which the later document is dropped; 0 = off."""
-    on: Literal["both", "all", "prompt", "answer"] = "both"
+    on: NearDupOn = "both"
     """What must be so similar. `both`: prompt and answer, each by itself; `all`: the two as one text."""
 
 
@@ -113,17 +122,17 @@ class DecontaminateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderConfig:
-    mode: Literal["auto", "chat", "plain"] = "auto"
+    mode: RenderMode = "auto"
     chat_template: str = ""
     """File with a Jinja chat template that replaces the tokenizer's own."""
-    loss: Literal["assistant", "last", "all"] = "assistant"
+    loss: Loss = "assistant"
     eos: bool = True
     """One EOS at the end of each plain document."""
     separator: str = "\n"
     """Between prompt and completion when they are rendered plain."""
     date: str = ""
     """Day that a template's `strftime_now` sees, as 2026-11-24; today when empty, and then recorded here."""
-    tool_arguments: Literal["auto", "as-is", "object", "string"] = "auto"
+    tool_arguments: ToolArguments = "auto"
     """Form in which the template gets the arguments of calls; `auto`: the one that it reads."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Further variables of the chat template, `enable_thinking` for example; a row's own win."""
@@ -202,10 +211,10 @@ class CostConfig:
     gpu_price: float | None = None
     """Dollars per GPU-hour; the table's price when not given."""
     gpu_count: int = 1
-    method: Literal["qlora", "lora", "full"] = "qlora"
+    method: Method = "qlora"
     rank: int = 16
     """LoRA rank."""
-    checkpointing: Literal["auto", "on", "off"] = "auto"
+    checkpointing: CheckpointingMode = "auto"
     """Gradient checkpointing; `auto`: where a row does not fit without."""
     epochs: float = 1.0
     batch_size: int = 8
@@ -238,6 +247,7 @@ class Config:
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "config") -> Config:
         """Build and validate. Raises UsageError naming the key for anything unknown or of the wrong type."""
+        _check_top_level(data, where)
         config: Config = convert(Config, data, where)
         check_limits(config)
         return config
@@ -261,6 +271,16 @@ class Config:
         data["render"]["chat_template"] = portable_name(self.render.chat_template)
         data["decontaminate"]["against"] = [portable_name(path) for path in self.decontaminate.against]
         return data
+
+
+def _check_top_level(data: dict[str, Any], where: str) -> None:
+    """A key of a table that stands outside of any is the usual slip in a TOML file: say the table."""
+    known = {part.name: part.default for part in dataclasses.fields(Config)}
+    for key in (key for key in data if key not in known):
+        homes = [name for name, table in known.items() if hasattr(table, "__slots__") and hasattr(table, key)]
+        if homes:
+            hint = "write it below the line " + " or ".join(f"[{name}]" for name in homes)
+            raise SettingError(f"the key {key!r} stands outside its table", where=where, hint=hint)
 
 
 def _plain(value: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from tokpack.errors import UsageError
+from tokpack.errors import SettingError
 
 if TYPE_CHECKING:
     from tokpack.config import Config
@@ -18,7 +19,7 @@ MOST_SHARD_MB = 1 << 20
 
 
 def check_limits(config: Config) -> None:
-    """Raises UsageError naming the key."""
+    """Raises SettingError naming the key."""
     checks = [
         (
             2 <= config.truncate.max_length <= MOST_TOKENS,
@@ -63,30 +64,30 @@ def check_limits(config: Config) -> None:
         (_is_range(config.cost.mfu), "cost.mfu", "two shares between 0 and 1, low first"),
     ]
     if not 0 <= config.seed < MOST_NUMBER:
-        raise UsageError(f"seed cannot be {config.seed}", where="seed", hint=f"give 0 to {MOST_NUMBER - 1:,}")
+        raise SettingError(
+            f"{{name}} cannot be {config.seed}", where="seed", hint=f"give 0 to {MOST_NUMBER - 1:,}"
+        )
     for number, source in enumerate(config.source):
         if not 0 <= source.max_tokens < MOST_NUMBER:
-            raise UsageError(
-                f"max_tokens cannot be {source.max_tokens}",
+            raise SettingError(
+                f"{{name}} cannot be {source.max_tokens}",
                 where=f"source[{number}].max_tokens",
                 hint="give a number of tokens; 0: no limit",
             )
         if not 1 <= source.repeat <= MOST_COPIES:
-            raise UsageError(
-                f"repeat cannot be {source.repeat:g}",
+            raise SettingError(
+                f"{{name}} cannot be {source.repeat:g}",
                 where=f"source[{number}].repeat",
                 hint=f"give 1 to {MOST_COPIES}; max_tokens takes less of a source",
             )
     if config.select.budget and config.select.budget_usd:
-        raise UsageError(
+        raise SettingError(
             "a budget in tokens and one in dollars", where="select.budget_usd", hint="leave one of them out"
         )
     for ok, key, wanted in checks:
         if not ok:
-            section, name = key.split(".")
-            raise UsageError(
-                f"{key} cannot be {getattr(getattr(config, section), name)}", where=key, hint=f"give {wanted}"
-            )
+            value = attrgetter(key)(config)
+            raise SettingError(f"{{name}} cannot be {value}", where=key, hint=f"give {wanted}")
 
 
 def _is_range(mfu: tuple[float, ...]) -> bool:

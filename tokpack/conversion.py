@@ -6,7 +6,7 @@ import dataclasses
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tokpack.errors import UsageError, near_matches
+from tokpack.errors import SettingError, near_matches
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind
@@ -16,7 +16,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one re
     origin = get_origin(kind)
     if origin is Literal:
         if value not in get_args(kind):
-            raise UsageError(
+            raise SettingError(
                 f"{value!r} is not a choice", where=where, hint=near_matches(str(value), get_args(kind))
             )
         return value
@@ -45,20 +45,21 @@ def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one re
 def _convert_dataclass(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(value):
         return value
-    if not isinstance(value, dict):
-        raise _wrong_type(value, "a table", where)
     hints = get_type_hints(kind)
+    if not isinstance(value, dict):
+        hint = f"write it as a table, with its keys: {', '.join(hints)}"
+        raise SettingError(f"{value!r} is not a table", where=where, hint=hint)
     unknown = [key for key in value if key not in hints]
     if unknown:
-        raise UsageError(f"unknown key {unknown[0]!r}", where=where, hint=near_matches(unknown[0], hints))
+        raise SettingError(f"unknown key {unknown[0]!r}", where=where, hint=near_matches(unknown[0], hints))
     required = [
         f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING
     ]
     missing = [name for name in required if name not in value]
     if missing:
-        raise UsageError(f"key {missing[0]!r} is missing", where=where, hint="add it to the table")
+        raise SettingError(f"key {missing[0]!r} is missing", where=where, hint="add it to the table")
     return kind(**{key: convert(hints[key], item, f"{where}.{key}") for key, item in value.items()})
 
 
-def _wrong_type(value: Any, wanted: str, where: str) -> UsageError:
-    return UsageError(f"{value!r} is not {wanted}", where=where, hint=f"give {wanted}")
+def _wrong_type(value: Any, wanted: str, where: str) -> SettingError:
+    return SettingError(f"{value!r} is not {wanted}", where=where, hint=f"give {wanted}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,37 @@ class UsageError(TokpackError):
     """A flag, key or combination of them that cannot work."""
 
     exit_code = 2
+
+
+class SettingError(UsageError):
+    """A setting that cannot work, by its place in the config, as `plan.planner`.
+
+    `given` puts the name in its stead that was typed: `{name}` in `what`, and `where`.
+    """
+
+    option = ""
+    """The option that set it, as `max_length`; empty where a file did."""
+
+    def __init__(self, what: str, *, where: str, hint: str | None = None) -> None:
+        self.place, self.template = where.removeprefix("config.") if where != "config" else "", what
+        super().__init__(what.replace("{name}", where), where=where, hint=hint)
+
+    def named(self, name: str, where: str) -> SettingError:
+        self.what, self.where = self.template.replace("{name}", name), where
+        return self
+
+    def given(self, options: Mapping[str, str], file: str | None) -> SettingError:
+        """Where the value is from: one of the `options` (by their places), else the `file` and its table."""
+        place = self.place
+        key = next((key for key in options if place == key or place.startswith((f"{key}.", f"{key}["))), None)
+        if key is not None:
+            self.option = options[key]
+            return self.named(self.option, f"{self.option}=")
+        if file is None:
+            return self
+        table, _, key = place.rpartition(".")
+        shown = place if table.endswith("]") else f"[{table}] {key}" if table else key
+        return self.named(key or "it", f"{file}: {shown}".removesuffix(": "))
 
 
 class VerifyError(TokpackError):

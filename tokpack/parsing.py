@@ -67,3 +67,14 @@ def parse_numbers(text: str, where: str) -> list[float]:
         raise UsageError(
             f"cannot read the numbers {text!r}", where=where, hint=f"{where} 0.25,0.45"
         ) from None
+
+
+def parse_length(text: str) -> int:
+    """Tokens of a row: `"4096"`, or by the field's habit in steps of 1,024: `"4k"` -> 4096.
+
+    Raises ValueError, which the command line says beside the flag.
+    """
+    match = re.fullmatch(r"\s*(\d+)\s*([kK]?)\s*", text.replace(",", "").replace("_", ""))
+    if not match:
+        raise ValueError(f"cannot read {text!r} as a number of tokens: write 4096 or 4k")
+    return int(match[1]) * (1024 if match[2] else 1)

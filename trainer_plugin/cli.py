@@ -16,7 +16,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the folder writ
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
-@app.command()
+@app.command(rich_help_panel="Training")
 def train(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, or name on the hub.")],
@@ -113,7 +113,7 @@ def train(
     leave_processes()
 
 
-@app.command("merge-adapter")
+@app.command("merge-adapter", rich_help_panel="Training")
 def merge_adapter(
     adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.")],

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from typing import Annotated
 
 import typer
 
+from tokpack import __version__
+
+RAW_DATA = "Raw data"
+PACKED = "Packed datasets"
+
 app = typer.Typer(
     name="tokpack",
-    help="Turn raw fine-tuning data into packed token shards, accounted for to the last token.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tokpack {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn raw fine-tuning data into packed token shards, accounted for to the last token."""
 
 
 def mount_plugins() -> None:

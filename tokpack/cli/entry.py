@@ -11,8 +11,9 @@ import typer
 
 from tokpack import interrupts
 from tokpack.cli.app import app, mount_plugins
+from tokpack.cli.options import flag_of
 from tokpack.cli.output import Stderr
-from tokpack.errors import InternalError, OutputError, TokpackError
+from tokpack.errors import InternalError, OutputError, SettingError, TokpackError
 from tokpack.printable import printable
 
 
@@ -59,5 +60,8 @@ def _usage(error: Any) -> NoReturn:
 
 
 def _fail(error: TokpackError) -> NoReturn:
+    if isinstance(error, SettingError) and error.option:
+        flag = flag_of(error.option)
+        error.named(flag, flag)
     typer.echo(f"error: {error}", err=True)
     sys.exit(error.exit_code)

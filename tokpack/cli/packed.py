@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.app import app
+from tokpack.cli.app import PACKED, app
 from tokpack.cli.options import (
     Json,
     MaxDocs,
@@ -19,11 +19,12 @@ from tokpack.cli.options import (
     RowsPerStep,
     ShardFormat,
     WorldSize,
+    length,
 )
 from tokpack.cli.output import activity, say, show
 
 
-@app.command()
+@app.command(rich_help_panel=PACKED)
 def verify(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     model: Annotated[
@@ -55,7 +56,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=PACKED)
 def compare(
     a: Annotated[Path, typer.Argument(help="A report.json, or the folder of an artefact.")],
     b: Annotated[Path, typer.Argument(help="Another one.")],
@@ -73,7 +74,7 @@ def compare(
         show(result)
 
 
-@app.command()
+@app.command(rich_help_panel=PACKED)
 def inspect(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     row: Annotated[int | None, typer.Option(help="Row to show (default 0).")] = None,
@@ -114,7 +115,7 @@ def inspect(
     show(ShownRow(opened, chosen, max_tokens))
 
 
-@app.command()
+@app.command(rich_help_panel=PACKED)
 def export(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     to: Annotated[
@@ -135,7 +136,7 @@ def export(
     say("how to check and start it: README.md in that folder", quiet)
 
 
-@app.command()
+@app.command(rich_help_panel=PACKED)
 def merge(
     artefacts: Annotated[list[Path], typer.Argument(help="Folders that `tokpack pack -o` wrote.")],
     out: Out,
@@ -158,12 +159,17 @@ def merge(
     say("note: duplicates across the artefacts are not looked for", quiet)
 
 
-@app.command()
+@app.command(rich_help_panel=PACKED)
 def repack(
     artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
     out: Out,
     max_length: Annotated[
-        int | None, typer.Option(help="New capacity of a row in tokens; as packed when not given.")
+        int | None,
+        typer.Option(
+            parser=length,
+            metavar="TOKENS",
+            help="New capacity of a row in tokens, as 4096 or 4k; as packed when not given.",
+        ),
     ] = None,
     planner: Planner = None,
     max_docs_per_row: MaxDocs = None,

@@ -7,27 +7,31 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.app import app
+from tokpack.cli.app import RAW_DATA, app
 from tokpack.cli.options import (
-    ApiFile,
     Data,
-    Epochs,
     InputFormat,
     Json,
     Out,
     Quiet,
-    ShardFormat,
     Workers,
-    bill_options,
-    content_options,
-    row_options,
     takes,
 )
 from tokpack.cli.output import activity, say, show
+from tokpack.options import (
+    BillOptions,
+    CleaningOptions,
+    CleanOptions,
+    FormatOptions,
+    ReadOptions,
+    RenderOptions,
+    RowOptions,
+    WriteOptions,
+)
 
 
-@app.command()
-@takes(content_options, row_options, bill_options)
+@app.command(rich_help_panel=RAW_DATA)
+@takes(ReadOptions, FormatOptions, CleaningOptions, RenderOptions, RowOptions, BillOptions)
 def analyze(
     data: Data = None,
     *,
@@ -62,14 +66,12 @@ def analyze(
         show(report)
 
 
-@app.command()
-@takes(content_options, row_options, bill_options)
+@app.command(rich_help_panel=RAW_DATA)
+@takes(ReadOptions, FormatOptions, CleaningOptions, RenderOptions, RowOptions, BillOptions, WriteOptions)
 def pack(
     out: Out,
     data: Data = None,
     *,
-    shard_format: ShardFormat = None,
-    shard_mb: Annotated[int | None, typer.Option(help="Size of a shard in MB (default 512).")] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write OUT/report.html.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what tokpack wrote into OUT.")
@@ -87,7 +89,6 @@ def pack(
         "html": report,
         "workers": workers,
     }
-    options |= {"shard_format": shard_format, "shard_mb": shard_mb}
     with activity(quiet, "tokpack.api") as (tell, api):
         artefact = api.pack(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
@@ -105,8 +106,8 @@ def pack(
         say(f"artefact: {out}", quiet)
 
 
-@app.command()
-@takes(content_options)
+@app.command(rich_help_panel=RAW_DATA)
+@takes(ReadOptions, CleaningOptions, CleanOptions)
 def clean(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write, as kept.jsonl.")],
     data: Data = None,
@@ -114,22 +115,8 @@ def clean(
         str, typer.Option(help="Shape to write: openai, sharegpt, alpaca, prompt_completion or text.")
     ] = "openai",
     input_format: InputFormat = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "--tokenizer", "-t", help="To count with; when not given, one is learned from the data."
-        ),
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Drop documents of more tokens (default: none).")
-    ] = None,
     *,
-    api: Annotated[
-        str | None, typer.Option("--api", help="Service to bill by, such as openai-gpt-4o.")
-    ] = None,
-    apis: ApiFile = None,
     api_price: Annotated[float | None, typer.Option(help="Dollars per million training tokens.")] = None,
-    epochs: Epochs = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
     workers: Workers = 0,
     json: Json = False,
@@ -140,8 +127,7 @@ def clean(
 
     Beside kept.jsonl come kept.dropped.parquet and kept.report.json.
     """
-    options |= {"format": format, "input_format": input_format, "tokenizer": tokenizer}
-    options |= {"max_length": max_length, "api": api, "apis": apis, "api_price": api_price, "epochs": epochs}
+    options |= {"format": format, "input_format": input_format, "api_price": api_price}
     settings: dict[str, Any] = {"overwrite": overwrite, "workers": workers}
     with activity(quiet, "tokpack.cleaning") as (tell, cleaning):
         report = cleaning.clean(data or [], out, tell=tell, **settings, **as_keywords(options))
@@ -160,14 +146,10 @@ def as_keywords(given: dict[str, Any]) -> dict[str, Any]:
     """Flags as keyword options of the Python API; flags that were not given are None."""
     from tokpack.parsing import parse_map, parse_numbers, parse_template_kwargs
 
-    options = dict(given)
+    options = {name: None if value is False else value for name, value in given.items()}
     options["map"] = parse_map(options["map"]) if options["map"] else None
     given_kwargs = options.pop("template_kwarg", None)
     options["template_kwargs"] = parse_template_kwargs(given_kwargs) if given_kwargs else None
     options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options.get("mfu") else None
-    for flag in ("gpus", "apis", "keep"):
-        options[flag] = str(options[flag]) if options.get(flag) else None
-    options["eos"] = False if options.pop("no_eos", False) else None
-    for flag in ("strict", "paranoid", "mask_personal"):
-        options[flag] = options.get(flag) or None
+    options["eos"] = False if options.pop("no_eos", None) else None
     return options

@@ -25,6 +25,7 @@ from tokpack.encoding.reference_process import ReferenceProcess
 from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, TOKENIZER_FILES, snapshot_folder, write_snapshot
 from tokpack.encoding.token_places import Encoded, encode_reference, encode_with
 from tokpack.errors import UsageError, check_name
+from tokpack.hub import from_hub
 
 _SPECIALS_OF_MAP = ("bos_token", "eos_token", "pad_token")
 
@@ -215,20 +216,8 @@ def _read_template(given: str | Path) -> str:
 
 def _from_hub(name: str) -> Path:
     """Folder of the tokenizer files of a Hub repository, from the local Hub cache when it has them."""
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise UsageError("no such folder", where=name, hint="check --tokenizer")
-    import huggingface_hub
-
     patterns = [*TOKENIZER_FILES, "*.txt"]
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises its own, requests' and OS errors alike
-        first = (str(error).strip().splitlines() or ["no message"])[0]
-        raise UsageError(
-            f"no such folder, and not loadable from the Hugging Face Hub ({type(error).__name__}: {first})",
-            where=name,
-            hint="check the spelling; offline, give a local folder; gated models need `hf auth login`",
-        ) from None
+    return from_hub(name, "--tokenizer", lambda hub: hub.snapshot_download(name, allow_patterns=patterns))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from tokpack.cost import (
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.hf_config import max_positions
 from tokpack.errors import UsageError
+from tokpack.hub import from_hub
 
 Lengths = npt.NDArray[np.integer[Any]]
 KBIT_HEAD_BYTES = 4
@@ -196,19 +197,9 @@ def _service(name: str, apis: dict[str, ApiPrice], shape: ModelShape) -> ApiPric
 def model_config(name: str) -> Path:
     """The config.json of a folder, a file, or a name on the Hub (from its local cache when it is there)."""
     path = Path(name).expanduser()
-    if path.exists() or name.startswith((".", "/", "~")) or name.endswith(".json"):
+    if path.exists() or name.endswith(".json"):
         return path
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(name, "config.json"))
-    except Exception as error:  # the hub client raises its own, its transport's and OS errors alike
-        first = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"no such folder, and no config.json from the Hugging Face Hub ({type(error).__name__}: {first})",
-            where=f"--model {name}",
-            hint="check the spelling; offline, give a folder that holds config.json, or the file",
-        ) from None
+    return from_hub(name, "--model", lambda hub: hub.hf_hub_download(name, "config.json"))
 
 
 def model_name(name: str) -> str:

@@ -1,0 +1,275 @@
+"""The options of `analyze`, `pack` and `clean`: each once, for Python and for the command line.
+
+An option is a keyword with a type and a sentence; None means that it was not given. The command line makes
+its flags of them (`tokpack.cli.options`), `with_options` the signature and docstring that a notebook shows.
+A name in backticks is an option; the command line shows its flag.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
+
+from tokpack.config import (
+    Config,
+    ExactKey,
+    Format,
+    Loss,
+    Method,
+    NearDupOn,
+    Overlong,
+    RenderMode,
+    ShardFormat,
+    SpecialInContent,
+    ToolArguments,
+)
+from tokpack.config_file import load_toml, merge
+from tokpack.errors import SettingError, UsageError, near_matches
+from tokpack.parsing import parse_budget, parse_length
+
+StrPath = str | os.PathLike[str]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class ReadOptions(TypedDict, total=False):
+    """Input"""
+
+    config: Annotated[StrPath | None, "TOML file with settings; options win over it."]
+    map: Annotated[Mapping[str, str] | None, "Columns: prompt=question,completion=answer"]
+    strict: Annotated[bool | None, "Stop at the first unreadable row."]
+    allow_bad: Annotated[float | None, "Share of unreadable rows that is fatal (default 0.05)."]
+    max_line: Annotated[int | None, "Longest line, in MB; a longer one is an error (default 256)."]
+    block_mb: Annotated[int | None, "Input worked on at once by each worker, in MB (default 8)."]
+
+
+class FormatOptions(TypedDict, total=False):
+    """Input"""
+
+    format: Annotated[Format | None, "Shape of the rows (default: recognized)."]
+
+
+class CleaningOptions(TypedDict, total=False):
+    """What is kept"""
+
+    clean: Annotated[str | None, "default, strict, off, or rules: empty_answer,module:function"]
+    mask_personal: Annotated[bool | None, "Replace e-mail addresses, phone numbers and keys."]
+    exact_key: Annotated[ExactKey | None, "How exact duplicates compare (default nfc)."]
+    near_dup: Annotated[float | None, "Drop documents this similar to an earlier one, as 0.8 (default: off)."]
+    near_dup_on: Annotated[
+        NearDupOn | None, "What `near_dup` compares: both prompt and answer (default), all, prompt or answer."
+    ]
+    against: Annotated[
+        list[str] | None, "Drop documents that contain this evaluation file's text; repeatable."
+    ]
+    budget: Annotated[
+        int | str | None, "Most to keep, the best and most varied: tokens, as 20M, or what 50usd pay for."
+    ]
+    keep: Annotated[
+        StrPath | None,
+        "File of doc_ids to keep whatever rules and duplicates say: `tokpack view` writes it.",
+    ]
+    special_in_content: Annotated[
+        SpecialInContent | None, "Special tokens written out in contents (default strip)."
+    ]
+
+
+class RenderOptions(TypedDict, total=False):
+    """From documents to tokens"""
+
+    tokenizer: Annotated[StrPath | None, "Folder or Hub name of your model."]
+    chat_template: Annotated[StrPath | None, "Jinja file that replaces the tokenizer's own."]
+    render: Annotated[RenderMode | None, "By the chat template, or plain (default auto)."]
+    loss: Annotated[Loss | None, "What is trained on (default assistant)."]
+    tool_arguments: Annotated[
+        ToolArguments | None, "Arguments of calls as the template reads them (default auto)."
+    ]
+    template_kwargs: Annotated[
+        Mapping[str, Any] | None, "Argument of the chat template, as enable_thinking=false; repeatable."
+    ]
+    eos: Annotated[bool | None, "An EOS after each plain document (default yes)."]
+    separator: Annotated[
+        str | None, "Between prompt and completion when they are rendered plain (default: a line break)."
+    ]
+    paranoid: Annotated[bool | None, "Prove every row against the reference."]
+
+
+class RowOptions(TypedDict, total=False):
+    """From tokens to rows"""
+
+    max_length: Annotated[int | str | None, "Capacity of a row in tokens, as 4096 or 4k (default 2048)."]
+    overlong: Annotated[Overlong | None, "What becomes of longer documents (default auto)."]
+    planner: Annotated[str | None, "bfd (default), xfill, optimal, sequential, none, or module:function."]
+    max_docs_per_row: Annotated[int | None, "0 (default): no limit."]
+    world_size: Annotated[int | None, "Order rows so that this many ranks have equal work in each step."]
+    rows_per_step: Annotated[int | None, "Rows per rank and optimizer step, with `world_size` (default 1)."]
+    val: Annotated[float | None, "Share of conversations held out into OUT/validation."]
+    seed: Annotated[int | None, "Seed of shuffles and of the hold-out (default 0)."]
+
+
+class WriteOptions(TypedDict, total=False):
+    """Output"""
+
+    shard_format: Annotated[
+        ShardFormat | None, "arrow (default), mapped from disk, or parquet, a fifth of the size."
+    ]
+    shard_mb: Annotated[int | None, "Size of a shard in MB (default 512)."]
+
+
+class BillOptions(TypedDict, total=False):
+    """The training run, for the bill"""
+
+    model: Annotated[StrPath | None, "Model to train: its folder, config.json or Hub name."]
+    gpu: Annotated[str | None, "GPU to train on, such as a10 or h100-sxm; `tokpack gpus` lists them."]
+    gpus: Annotated[StrPath | None, "TOML file with GPUs and prices of your own."]
+    api: Annotated[str | None, "Managed service to set beside the GPU, such as together-lora-16b."]
+    apis: Annotated[StrPath | None, "TOML file with services and prices of your own."]
+    gpu_price: Annotated[float | None, "Dollars per GPU-hour; the table's when not given."]
+    gpu_count: Annotated[int | None, "GPUs that train at once (default 1)."]
+    method: Annotated[Method | None, "How the model is trained (default qlora)."]
+    epochs: Annotated[float | None, "Passes over the data (default 1)."]
+    batch_size: Annotated[int | None, "Documents per GPU and micro-batch before packing (default 8)."]
+    accumulation: Annotated[int | None, "Micro-batches per optimizer step (default 1)."]
+    learning_rate: Annotated[float | None, "Peak learning rate before packing (default 2e-4)."]
+    mfu: Annotated[tuple[float, float] | None, "Share of the GPU's peak, low,high (default 0.25,0.45)."]
+
+
+class AnalyzeOptions(ReadOptions, FormatOptions, CleaningOptions, RenderOptions, RowOptions, BillOptions):
+    """What `analyze` takes."""
+
+
+class PackOptions(AnalyzeOptions, WriteOptions):
+    """What `pack` takes."""
+
+
+class CleanOptions(ReadOptions, CleaningOptions, total=False):
+    """Tokens and bill"""
+
+    tokenizer: Annotated[StrPath | None, "To count with; when not given, one is learned from the data."]
+    chat_template: Annotated[StrPath | None, "Jinja file that replaces the tokenizer's own."]
+    max_length: Annotated[int | str | None, "Drop documents of more tokens (default: none)."]
+    seed: Annotated[int | None, "Seed of the choice under a budget (default 0)."]
+    api: Annotated[str | None, "Service to bill by, such as openai-gpt-4o."]
+    apis: Annotated[StrPath | None, "TOML file with services and prices of your own."]
+    epochs: Annotated[float | None, "Passes over the data (default 1)."]
+
+
+def with_options(options: Any) -> Callable[[Command], Command]:
+    """Spell the keywords of `**options: Unpack[...]` out, in the signature and at the docstring's end."""
+    hints = get_type_hints(options, include_extras=True)
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command)
+        named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        spelled = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint.__origin__)
+            for name, hint in hints.items()
+        ]
+        command.__signature__ = own.replace(parameters=[*named, *spelled])  # type: ignore[attr-defined]
+        lines = [f"    {name}: {meaning(hint)}" for name, hint in hints.items()]
+        command.__doc__ = "\n".join([inspect.getdoc(command) or "", "", "Options:", *lines])
+        return command
+
+    return decorate
+
+
+def meaning(hint: Any) -> str:
+    """The sentence of an option."""
+    return str(hint.__metadata__[0])
+
+
+OPTIONS: dict[str, tuple[str, str]] = {
+    "tokenizer": ("tokenize", "tokenizer"),
+    "max_length": ("truncate", "max_length"),
+    "overlong": ("truncate", "overlong"),
+    "strict": ("read", "strict"),
+    "allow_bad": ("read", "allow_bad"),
+    "block_mb": ("read", "block_mb"),
+    "max_line": ("read", "max_line_mb"),
+    "clean": ("clean", "rules"),
+    "special_in_content": ("clean", "special_in_content"),
+    "mask_personal": ("clean", "mask_personal"),
+    "exact_key": ("dedup", "exact"),
+    "near_dup": ("near_dup", "threshold"),
+    "near_dup_on": ("near_dup", "on"),
+    "against": ("decontaminate", "against"),
+    "budget": ("select", "budget"),
+    "keep": ("select", "keep"),
+    "render": ("render", "mode"),
+    "chat_template": ("render", "chat_template"),
+    "loss": ("render", "loss"),
+    "tool_arguments": ("render", "tool_arguments"),
+    "template_kwargs": ("render", "template_kwargs"),
+    "eos": ("render", "eos"),
+    "separator": ("render", "separator"),
+    "paranoid": ("render", "paranoid"),
+    "planner": ("plan", "planner"),
+    "max_docs_per_row": ("plan", "max_docs_per_row"),
+    "world_size": ("plan", "world_size"),
+    "rows_per_step": ("plan", "rows_per_step"),
+    "shard_format": ("write", "shard_format"),
+    "shard_mb": ("write", "shard_mb"),
+    "val": ("write", "val"),
+    "model": ("cost", "model"),
+    "gpu": ("cost", "gpu"),
+    "gpus": ("cost", "gpus"),
+    "api": ("cost", "api"),
+    "apis": ("cost", "apis"),
+    "gpu_price": ("cost", "gpu_price"),
+    "gpu_count": ("cost", "gpu_count"),
+    "method": ("cost", "method"),
+    "epochs": ("cost", "epochs"),
+    "batch_size": ("cost", "batch_size"),
+    "accumulation": ("cost", "accumulation"),
+    "learning_rate": ("cost", "learning_rate"),
+    "mfu": ("cost", "mfu"),
+}
+"""Option -> section and key of the config."""
+
+
+def make_config(data: str | StrPath | Sequence[str] | Config, options: Mapping[str, object]) -> Config:
+    """Options over `config=run.toml` over defaults.
+
+    Raises UsageError that names the option, or the file's table and key, which cannot work.
+    """
+    if isinstance(data, Config):
+        return data
+    given = {name: _plain(value) for name, value in options.items()}
+    file = given.pop("config", None)
+    base = load_toml(file) if file else {}
+    paths = [data] if isinstance(data, str | os.PathLike) else list(data)
+    source = {"format": given.pop("format", None) or "auto", "map": given.pop("map", None) or {}}
+    flags: dict[str, Any] = {"seed": given.pop("seed", None)}
+    if paths:
+        flags["source"] = [{"path": str(path), **source} for path in paths]
+    places = {"seed": "seed"} if flags["seed"] is not None else {}
+    for name, value in given.items():
+        if name not in OPTIONS:
+            raise UsageError(f"unknown option {name!r}", where=name, hint=near_matches(name, OPTIONS))
+        section, key = OPTIONS[name]
+        if value is not None:
+            flags.setdefault(section, {}).update(_as_keys(name, key, value))
+            places[f"{section}.{key}"] = name
+    try:
+        return Config.from_dict(merge(base, flags))
+    except SettingError as error:
+        raise error.given(places, file) from None
+
+
+def _plain(value: object) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _as_keys(name: str, key: str, value: Any) -> dict[str, Any]:
+    """The keys of its section that an option sets."""
+    if name == "max_length" and isinstance(value, str):
+        try:
+            return {key: parse_length(value)}
+        except ValueError as error:
+            raise SettingError(str(error), where=name, hint="give 4096, or 4k").given(
+                {name: name}, None
+            ) from None
+    if name == "budget":
+        return parse_budget(value) if isinstance(value, str) else {key: value, "budget_usd": 0.0}
+    return {key: value}
