@@ -135,11 +135,18 @@ def test_accumulated_micro_batches_train_like_one_large_batch(dataset, tmp_path)
         assert (weights[0] - other).norm() < 1e-5 * moved
 
 
-def test_packed_training_ends_at_the_weights_of_unpacked_training(dataset, tmp_path):
-    """Plain Trainer semantics, by hand: the same documents per step, one at a time, SGD."""
+@pytest.mark.parametrize("takes_loss_arguments", [True, False])
+def test_packed_training_ends_at_the_weights_of_unpacked_training(dataset, tmp_path, takes_loss_arguments):
+    """Plain Trainer semantics, by hand: the same documents per step, one at a time, SGD.
+
+    Trainer divides the loss of a model that takes no loss arguments by the accumulation steps, unless told
+    that it is divided already.
+    """
     part = dataset.select(range(6))
+    model = tiny_llama("tokpack")
+    model.accepts_loss_kwargs = takes_loss_arguments
     trainer = trainer_for(
-        tiny_llama("tokpack"),
+        model,
         part,
         tmp_path,
         accumulation=2,

@@ -100,9 +100,11 @@ def train(
     settings = load_recipe(recipe, **flags)
     with _activity(quiet) as tell:
         _load_libraries(tell)
+        from trainer_plugin.private_names import require_trainer
         from trainer_plugin.processes import leave_processes
         from trainer_plugin.run import run_training
 
+        require_trainer("tokpack train")
         options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "gpus": gpus}
         options["check"] = not no_check
         result = run_training(artefact, model, settings, out, **options, tell=tell)

@@ -26,6 +26,7 @@ from tokpack.activity import Activity, Advance
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.dtypes import stored_dtype
 from trainer_plugin.extras import need
+from trainer_plugin.private_names import file_of_model, forget_quantization
 from trainer_plugin.qlora import RECIPE, load_model, quantization_config
 from trainer_plugin.recipe import Recipe, load_recipe
 
@@ -121,14 +122,11 @@ def _files_to_merge(base: str, adapter: Path, config: Any, recipe: Recipe) -> di
 
 
 def _safetensors(base: str) -> dict[str, Path] | None:
-    from transformers.utils import cached_file
-
-    options = {"_raise_exceptions_for_missing_entries": False}
-    index = cached_file(base, INDEX, **options)
+    index = file_of_model(base, INDEX)
     names = ["model.safetensors"]
     if index is not None:
         names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-    found = {name: cached_file(base, name, **options) for name in names}
+    found = {name: file_of_model(base, name) for name in names}
     return None if None in found.values() else {name: Path(path) for name, path in found.items()}
 
 
@@ -171,7 +169,6 @@ def _merge_files(
     from safetensors import safe_open
     from safetensors.torch import save_file
     from transformers import AutoConfig, GenerationConfig
-    from transformers.utils import cached_file
 
     dtype = getattr(torch, recipe.dtype)
     updates = _adapter_weights(adapter)
@@ -189,7 +186,7 @@ def _merge_files(
                 merged[key] = weight.contiguous()
         save_file(merged, str(out / name), metadata={"format": "pt"})
         advance(1, "")
-    if (index := cached_file(base, INDEX, _raise_exceptions_for_missing_entries=False)) is not None:
+    if (index := file_of_model(base, INDEX)) is not None:
         shutil.copyfile(index, out / INDEX)
     settings = AutoConfig.from_pretrained(base)
     settings.dtype = dtype
@@ -257,18 +254,8 @@ def _merge_whole(base: str, adapter: Path, out: Path, recipe: Recipe) -> None:
         model = model.dequantize()
         model = model.to(model.get_input_embeddings().weight.dtype)
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    _forget_quantization(merged)
+    forget_quantization(merged)
     merged.save_pretrained(str(out))
-
-
-def _forget_quantization(model: Any) -> None:
-    """Make a dequantised model save as a plain one."""
-    for name in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(model.config, name):
-            delattr(model.config, name)
-    model.is_loaded_in_4bit = False
-    model.is_quantized = False
-    model.hf_quantizer = None
 
 
 # The proof

@@ -24,6 +24,7 @@ from trainer_plugin.collator import PackedCollator
 from trainer_plugin.guards import refuse_batch
 from trainer_plugin.loss import document_sums
 from trainer_plugin.preference_loss import PairLosses, PreferenceLoss
+from trainer_plugin.private_names import loss_is_complete
 from trainer_plugin.strategies import fit_batch
 from trainer_plugin.trainer import OWN_KEYS, PackedTrainer
 
@@ -92,7 +93,7 @@ class PackedDPOTrainer(PackedTrainer):
         super().__init__(*args, **kwargs)
         self.preference = preference or PreferenceLoss()
         self.ref_model = ref_model
-        self.loss_is_scaled_for_ga = True
+        loss_is_complete(self)
         self._rewards = self._no_rewards()
         if isinstance(self.data_collator, PackedCollator):
             self.data_collator.pairs = True

@@ -38,6 +38,7 @@ from trainer_plugin.isolation_report import (
     Check,
     IsolationReport,
 )
+from trainer_plugin.private_names import supports_sdpa
 from trainer_plugin.strategies import (
     attention_of,
     cache_option,
@@ -100,7 +101,7 @@ def probe_isolation(
 
 def reference_attention(model: Any) -> str:
     """The attention of transformers that documents alone are run with."""
-    return "sdpa" if getattr(inner_model(model), "_supports_sdpa", False) else "eager"
+    return "sdpa" if supports_sdpa(inner_model(model)) else "eager"
 
 
 def unmasked(logits: torch.Tensor) -> torch.Tensor:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.errors import UsageError, near_matches
 from trainer_plugin.extras import need
+from trainer_plugin.private_names import keep_differentiable, sharding_config, whole_weights
 
 if TYPE_CHECKING:
     from trainer_plugin.recipe import Recipe
@@ -61,15 +60,13 @@ def load_model(model: str | Path, recipe: Recipe) -> Any:
         need("bitsandbytes")
         options["quantization_config"] = quantization_config(dtype)
     if recipe.shard:
-        from transformers.distributed import DistributedConfig
-
-        options["distributed_config"] = DistributedConfig(fsdp_size=_processes())
+        options["distributed_config"] = sharding_config(_processes())
     elif torch.cuda.is_available() and not _placed_by_accelerate():
         from accelerate import PartialState
 
         options["device_map"] = {"": PartialState().local_process_index}
     try:
-        with _whole_weights():
+        with whole_weights():
             loaded = AutoModelForCausalLM.from_pretrained(str(model), **options)
     except (OSError, ValueError) as error:
         raise UsageError(
@@ -79,24 +76,6 @@ def load_model(model: str | Path, recipe: Recipe) -> Any:
         ) from None
     repair_linear4bit(loaded)
     return loaded
-
-
-@contextmanager
-def _whole_weights() -> Iterator[None]:
-    """Under DeepSpeed ZeRO-3 transformers would spread the weights while it loads them: no probe could run;
-    the engine spreads them when training begins."""
-    from transformers.integrations import deepspeed
-
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    config = None if reference is None else reference()
-    if config is None:
-        yield
-        return
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed.set_hf_deepspeed_config(config)
 
 
 def _processes() -> int:
@@ -123,7 +102,7 @@ def repair_linear4bit(model: Any) -> int:
         return 0
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     for layer in layers:
-        layer.support_avx512bf16_for_cpu = False
+        keep_differentiable(layer)
     return len(layers)
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from tokpack.errors import UsageError, near_matches
 from trainer_plugin.preference_loss import PreferenceLoss
+from trainer_plugin.private_names import checkpointing_key
 
 if TYPE_CHECKING:
     from trainer_plugin.balance import Order
@@ -203,7 +204,7 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         "lr_scheduler_type": recipe.scheduler,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
-        "activation_checkpointing": recipe.gradient_checkpointing,
+        checkpointing_key(): recipe.gradient_checkpointing,
         "seed": recipe.seed,
         "data_seed": recipe.seed,
         "logging_steps": recipe.log_steps,

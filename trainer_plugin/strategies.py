@@ -23,6 +23,7 @@ from tokpack.errors import UsageError
 from trainer_plugin.attention import NAME, document_lengths, use_tokpack_attention
 from trainer_plugin.collator import PackedCollator
 from trainer_plugin.mixers import Documents, join_mixers, split_leaking_mixers, split_mixers
+from trainer_plugin.private_names import attention_in
 
 Strategy = Literal["tokpack", "native", "mixers", "loop"]
 SEARCH_LENGTHS = (21, 40, 18)
@@ -51,7 +52,7 @@ def text_config(model: Any) -> Any:
 
 def attention_of(model: Any) -> str:
     """Name of the attention in the language model, as `attn_implementation` takes it."""
-    return str(getattr(text_config(model), "_attn_implementation", None) or "eager")
+    return attention_in(text_config(model)) or "eager"
 
 
 def strategy_of(model: Any) -> Strategy:

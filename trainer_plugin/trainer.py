@@ -43,6 +43,7 @@ from trainer_plugin.document_log import DocumentLog
 from trainer_plugin.guards import diverged, refuse_arguments, refuse_batch, refuse_dataset, refuse_evaluation
 from trainer_plugin.isolation import probe_isolation, refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
+from trainer_plugin.private_names import forget_preparation, loss_is_complete, require_trainer
 from trainer_plugin.progress import RichProgress
 from trainer_plugin.strategies import fit_batch, inner_model
 
@@ -81,9 +82,11 @@ class PackedTrainerMixin:
         document_log: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
+        require_trainer(type(self).__name__)
         if len(args) < 3 and kwargs.get("data_collator") is None:
             kwargs["data_collator"] = PackedCollator(loss=loss)
         super().__init__(*args, **kwargs)
+        self.model_divides = bool(self.model_accepts_loss_kwargs)
         self.packed_loss, self.packed_order, self.probe_at_start = loss, order, probe
         self.progress: RichProgress | None = None
         self.isolation_report: Any = None
@@ -92,7 +95,7 @@ class PackedTrainerMixin:
         self.args.logging_nan_inf_filter = False  # a loss that is no number stops the run instead
         self._doc_ids: deque[np.ndarray] = deque()
         self._pending_counts: list[torch.Tensor] = []
-        self.session_tokens = 0
+        self.session_tokens, self._first_step = 0, 0
         self._last_log: float | None = None
         self._eval_sums = torch.zeros(2, dtype=torch.float64)
         self.token_budget, self.sampler = token_budget, None
@@ -111,8 +114,8 @@ class PackedTrainerMixin:
         if isinstance(self.data_collator, PackedCollator):
             self.data_collator.counts, self.data_collator.loss = True, loss
             self.data_collator.documents = document_log is not None
-        if loss == "document" or not self.model_accepts_loss_kwargs:
-            self.loss_is_scaled_for_ga = True
+        if loss == "document" or not self.model_divides:
+            loss_is_complete(self)
         refuse_arguments(self.args, self.accelerator, loss)
         refuse_dataset(self.train_dataset, self.takes_pairs)
         refuse_dataset(self.eval_dataset, self.takes_pairs)
@@ -205,7 +208,7 @@ class PackedTrainerMixin:
         super()._run_epoch(epoch=epoch, steps_in_epoch=steps_in_epoch, **rest)
 
     def _begin_session(self, resumed: Any) -> None:
-        step = self.state.global_step
+        step = self._first_step = self.state.global_step
         if self.document_log is not None:
             self.document_log.begin(step)
         rows = self.counts()["rows"]
@@ -264,7 +267,7 @@ class PackedTrainerMixin:
         documents, seq_idx = inputs.pop("packed_documents", None), inputs.get("seq_idx")
         inputs = fit_batch(model, inputs)
         weights = inputs.pop("loss_weights", None)
-        plain = weights is None and documents is None and self.model_accepts_loss_kwargs
+        plain = weights is None and documents is None and self.model_divides
         if plain and (return_outputs or not self._cut(inputs["input_ids"])):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
@@ -351,8 +354,7 @@ class PackedTrainerMixin:
         """accelerate takes a model that was prepared for evaluation for prepared altogether: `train()` would
         leave it without DDP, and every process would train alone (transformers 5.23)."""
         self.model_wrapped = self.model
-        self.model._is_accelerate_prepared = False
-        self.accelerator._models = [one for one in self.accelerator._models if one is not self.model]
+        forget_preparation(self.accelerator, self.model)
         if forward is None:
             vars(self.model).pop("forward", None)
         else:
@@ -408,7 +410,7 @@ class PackedTrainerMixin:
 
     def _log_money(self, logs: dict[str, float]) -> None:
         step, meter = self.state.global_step, self.meter
-        total = meter.total_seconds(step - self._initial_global_step, self.state.max_steps - step)
+        total = meter.total_seconds(step - self._first_step, self.state.max_steps - step)
         due = min(max(FORECAST_AT * self.state.max_steps, FORECAST_STEPS), self.state.max_steps)
         if self.forecast is None and step >= due:
             self.forecast = step, total

@@ -1,0 +1,105 @@
+"""The names of other libraries that the plugin relies on are there, and stand in one module."""
+
+from __future__ import annotations
+
+import ast
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+
+import trainer_plugin
+from tokpack.errors import UsageError
+from trainer_plugin import private_names
+from trainer_plugin.private_names import NAMES, OTHERS, TRAINER, TRAINER_SINCE, PrivateName, absent
+
+PLUGIN = Path(trainer_plugin.__file__).parent
+OF_TORCH = {"_execution_engine"}
+
+
+def _number(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split(".")[:2])
+
+
+FULL = _number(version("transformers")) >= _number(TRAINER_SINCE)
+
+
+def test_the_installed_libraries_have_every_private_name():
+    assert absent(NAMES if FULL else OTHERS) == []
+
+
+def test_a_name_that_is_gone_is_told_with_the_versions_it_was_seen_in():
+    gone = PrivateName("transformers.trainer:Trainer._no_such_hook", "4.57 to 5.24", "the test")
+    no_module = PrivateName("transformers.no_such_module:name", "5.4 to 5.24", "the test")
+    lines = absent((TRAINER[3], gone, no_module))
+    assert len(lines) == 2
+    assert f"_no_such_hook (seen in transformers 4.57 to 5.24, {version('transformers')} is" in lines[0]
+
+
+def test_a_name_that_is_not_needed_or_whose_library_is_not_installed_is_not_missed():
+    optional = PrivateName("transformers.trainer:Trainer._no_such_hook", "5.4", "the test", needed=False)
+    elsewhere = PrivateName("no_such_library.module:name", "1.0", "the test")
+    assert absent((optional, elsewhere)) == []
+
+
+def test_private_names_are_used_in_one_module_and_overridden_in_the_trainer():
+    known = {name.place.rpartition(".")[2].rpartition(":")[2] for name in NAMES}
+    strays = {}
+    for file in PLUGIN.glob("*.py"):
+        if file.name != "private_names.py":
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            strays[file.name] = _foreign(tree) - known - OF_TORCH
+    own = set().union(*(_own(ast.parse(file.read_text(encoding="utf-8"))) for file in PLUGIN.glob("*.py")))
+    assert {file: names - own for file, names in strays.items() if names - own} == {}
+
+
+def _foreign(tree: ast.Module) -> set[str]:
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "setattr", "hasattr"):
+            names |= {
+                arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+            }
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def _own(tree: ast.Module) -> set[str]:
+    """Private names that the plugin defines itself."""
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    set_by_us = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and getattr(node.value, "id", "") == "self"
+    }
+    return defined | set_by_us
+
+
+def test_a_trainer_without_the_hooks_is_refused_in_one_sentence(monkeypatch):
+    lost = PrivateName("transformers.trainer:Trainer._no_such_hook", "5.4 to 5.24", "the test")
+    monkeypatch.setattr(private_names, "TRAINER", (lost,))
+    with pytest.raises(
+        UsageError,
+        match=rf"PackedTrainer needs transformers {TRAINER_SINCE} or later; .* has no Trainer._no_such_h",
+    ):
+        private_names.require_trainer()
+
+
+@pytest.mark.skipif(FULL, reason="this transformers has every hook")
+def test_an_older_transformers_is_refused_by_the_trainer_itself():
+    pytest.importorskip("torch")
+    with pytest.raises(UsageError, match=f"PackedTrainer needs transformers {TRAINER_SINCE} or later"):
+        trainer_plugin.PackedTrainer(None)
+
+
+def test_a_transformers_that_does_not_shard_is_refused(monkeypatch):
+    distributed = pytest.importorskip("transformers.distributed")
+    from dataclasses import make_dataclass
+
+    monkeypatch.setattr(distributed, "DistributedConfig", make_dataclass("DistributedConfig", ["tp_size"]))
+    with pytest.raises(UsageError, match=r"shard needs transformers .* or later"):
+        private_names.sharding_config(2)
