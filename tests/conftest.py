@@ -118,6 +118,13 @@ def folder_from(variable: str) -> Path | None:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_tokenizers() -> None:
+    from shared_tokenizers import share
+
+    share()
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as a model folder; its chat template has no `{% generation %}`."""

@@ -18,12 +18,19 @@ from tokpack.manifest import read_manifest
 from tokpack.sums import file_sha256
 
 
-@pytest.fixture
-def packed(qwen, tmp_path_factory, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def original(qwen, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
-    monkeypatch.setenv("TOKPACK_CACHE", str(folder / "cache"))
     data = write_rows(folder / "chats.jsonl", messy_rows(60))
     return tokpack.pack(data, folder / "out", tokenizer=str(qwen), max_length=256, val=0.2).folder
+
+
+@pytest.fixture
+def packed(original, tmp_path_factory, monkeypatch) -> Path:
+    """A copy that nothing has been found out about."""
+    folder = tmp_path_factory.mktemp("copy")
+    monkeypatch.setenv("TOKPACK_CACHE", str(folder / "cache"))
+    return Path(shutil.copytree(original, folder / "out"))
 
 
 def flip_a_token(shard: Path) -> None:

@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pytest
 from encode_helpers import byte_level, open_here, small_tokenizer, template, tokenizer_folder
+from shared_tokenizers import ask_apart
 
 from tokpack.encoding import snapshot
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import DataError, OutputError, UsageError
 from tokpack.fingerprint import vocab_digest
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch):
+    """transformers is asked in a process of its own, as users have it."""
+    monkeypatch.setattr(snapshot, "_ask_transformers", ask_apart)
 
 
 @pytest.fixture(scope="module")
