@@ -29,6 +29,7 @@ from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.words import large_losses
+from tokpack.stages.read.memory import Data, takes_rows
 from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
 
@@ -36,8 +37,9 @@ log = logging.getLogger("tokpack")
 
 
 @with_options(PackOptions)
+@takes_rows
 def pack(
-    data: str | os.PathLike[str] | list[str] | Config,
+    data: Data,
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -49,7 +51,9 @@ def pack(
 ) -> Artefact:
     """Turn raw data into a packed artefact in the folder `out`; the same call goes on after a crash.
 
-    A finished artefact of the same call is left as it is. `tell=Activity()` shows on stderr what goes on.
+    `data`: files, globs, folders, URLs; a datasets.Dataset, a polars or pandas frame, an Arrow table, a list
+    of dicts; or a list of several of them. A finished artefact of the same call is left as it is.
+    `tell=Activity()` shows on stderr what goes on.
     Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
     kept, with the record of why in `out`, which is no artefact then.
 
@@ -95,8 +99,9 @@ def pack(
 
 
 @with_options(AnalyzeOptions)
+@takes_rows
 def analyze(
-    data: str | os.PathLike[str] | list[str] | Config,
+    data: Data,
     *,
     calibrate: bool = False,
     workers: int = 0,
@@ -105,6 +110,7 @@ def analyze(
 ) -> Report:
     """Everything `pack` would decide, and what it would save, without writing an artefact.
 
+    `data` is what `pack` takes: paths, or a dataset, frame, table or list of dicts in memory.
     With `model=` (and `gpu=`) the report says what the training will cost, and with which settings;
     `calibrate` trains a few rows here and counts with their speed.
 

@@ -45,6 +45,7 @@ from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.read.blocks import Block, read_blocks
+from tokpack.stages.read.memory import Data, takes_rows
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import times_of
 from tokpack.stages.write import write_json
@@ -78,8 +79,9 @@ class CleanReport:
 
 
 @with_options(CleanOptions)
+@takes_rows
 def clean(
-    data: str | os.PathLike[str] | list[str] | Config,
+    data: Data,
     out: str | os.PathLike[str],
     *,
     format: str = "openai",

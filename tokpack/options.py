@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
 from tokpack.config import (
@@ -228,7 +228,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
 """Option -> section and key of the config."""
 
 
-def make_config(data: str | StrPath | Sequence[str] | Config, options: Mapping[str, object]) -> Config:
+def make_config(data: Any, options: Mapping[str, object]) -> Config:
     """Options over `config=run.toml` over defaults.
 
     Raises UsageError that names the option, or the file's table and key, which cannot work.
