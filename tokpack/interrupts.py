@@ -23,6 +23,7 @@ PATIENCE_SECONDS = 1.2
 """From a signal to the end of the process, whatever it does."""
 GO_ON = {
     "pack": "the same command goes on where it stopped",
+    "view": "the same command opens the page again",
     "train": "with --resume the same command goes on from its last checkpoint (--save-steps writes them)",
 }
 ELSE = "nothing was written; repeat the command"

@@ -1,0 +1,60 @@
+"""The command `view`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokpack.cli.app import app
+from tokpack.cli.options import Quiet, content_options, row_options, takes
+from tokpack.cli.output import progress_of, say
+from tokpack.cli.prepare import as_keywords
+
+
+@app.command()
+@takes(content_options, row_options)
+def view(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folder that `tokpack pack -o` wrote, or raw data with --tokenizer.", show_default=False
+        ),
+    ],
+    *,
+    document_log: Annotated[
+        Path | None, typer.Option(help="Losses of documents, as `tokpack train --document-log` wrote them.")
+    ] = None,
+    keep_file: Annotated[
+        Path, typer.Option(help="Where the page writes what to keep after all, for `pack --keep`.")
+    ] = Path("keep.txt"),
+    port: Annotated[int, typer.Option(help="Port on loopback; 0: any free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Look at rows, documents and what was left out, on a page that this machine alone can open.
+
+    Nothing leaves the machine. Raw data is packed into a scratch folder first. The page ends with Ctrl-C.
+    """
+    from tokpack.interrupts import scratch_folder
+    from tokpack.view.run import need_server, open_data, serve_page
+
+    need_server()
+    with scratch_folder() as scratch:
+        with progress_of(quiet) as progress:
+            artefact = open_data(data, scratch, progress, as_keywords(options))
+        serve_page(
+            artefact,
+            keep_file=keep_file,
+            log=document_log,
+            port=port,
+            browser=not no_browser,
+            tell=lambda address: _tell(address, quiet),
+        )
+
+
+def _tell(address: str, quiet: bool) -> None:
+    typer.echo(address)
+    say("open it in a browser of this machine; Ctrl-C ends it", quiet)

@@ -1,0 +1,94 @@
+"""`tokpack view`: open a packed dataset, or pack raw data into a scratch folder first, and serve its page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tokpack.artefact.folder import Artefact
+from tokpack.errors import UsageError
+from tokpack.interrupts import scratch_folder
+from tokpack.manifest import is_finished
+from tokpack.pipeline import Progress
+from tokpack.view.detail import Shown
+from tokpack.view.table import Table
+from tokpack.view.texts import Texts
+from tokpack.view.wishes import Wishes
+
+
+def need_server() -> None:
+    """Raises UsageError where the extra is not installed."""
+    try:
+        import starlette
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "the page is served by starlette and uvicorn, which are not installed",
+            where="tokpack view",
+            hint='pip install "tokpack[view]"',
+        ) from None
+    _ = starlette
+
+
+def open_data(data: list[str], scratch: Path, progress: Progress, options: dict[str, Any]) -> Artefact:
+    """The packed dataset that was named, or one that is made of raw data in `scratch`."""
+    given = {name for name, value in options.items() if value is not None}
+    if len(data) == 1 and Path(data[0]).is_dir() and is_finished(Path(data[0])):
+        if given:
+            raise UsageError(
+                "a packed dataset is shown as it is",
+                where=f"--{min(given).replace('_', '-')}",
+                hint="leave the option out, or give the raw data",
+            )
+        return Artefact(Path(data[0]))
+    if not options.get("tokenizer") and not options.get("config"):
+        raise UsageError(
+            "raw data is shown as a model would see it, and there is no tokenizer",
+            where=", ".join(data) or "DATA",
+            hint="give --tokenizer, the folder or Hub name of your model, or the folder of a packed dataset",
+        )
+    from tokpack.api import pack
+
+    return pack(data, scratch / "packed", progress=progress, **options)
+
+
+@contextmanager
+def shown(artefact: Artefact, keep_file: Path, log: Path | None = None) -> Iterator[Shown]:
+    """All that the page asks for; the texts are made behind it."""
+    with scratch_folder() as folder:
+        table = Table(artefact, log)
+        found = Shown(table, Texts(table, folder), Wishes(keep_file, artefact))
+        found.texts.start()
+        yield found
+
+
+def serve_page(
+    artefact: Artefact,
+    *,
+    keep_file: Path,
+    log: Path | None = None,
+    port: int = 0,
+    browser: bool = True,
+    tell: Callable[[str], None],
+) -> None:
+    """Serve the page until the process is interrupted. `tell` gets its address."""
+    from tokpack.view.server import loopback_socket, make_app, new_token, serve
+
+    with loopback_socket(port) as bound, shown(artefact, keep_file, log) as found:
+        token = new_token()
+        address = f"http://127.0.0.1:{bound.getsockname()[1]}/{token}/"
+        app = make_app(found, token)
+        tell(address)
+        if browser:
+            _open(address)
+        serve(app, bound)
+
+
+def _open(address: str) -> None:
+    """In the user's browser; a machine without one is no error."""
+    import threading
+    import webbrowser
+
+    threading.Timer(0.3, webbrowser.open, (address,)).start()
