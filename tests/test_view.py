@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 from test_left_out import ROWS, SETTINGS
 
 import tokpack
+from tokpack.activity import Activity
 from tokpack.artefact.folder import Artefact
-from tokpack.cli.options import content_options
 from tokpack.errors import DataError, OutputError, UsageError
 from tokpack.printable import printable
 from tokpack.stages.keep import KeepList
@@ -287,14 +287,13 @@ def test_a_keep_list_of_other_data_is_refused(packed, tmp_path):
 def test_raw_data_is_packed_first_and_needs_a_tokenizer(packed, qwen, tmp_path):
     rows = packed.input_paths[:1]
     with pytest.raises(UsageError, match="there is no tokenizer"):
-        open_data(rows, tmp_path, lambda stage, size: None, {})
+        open_data(rows, tmp_path, Activity(quiet=True), {})
     options = {"tokenizer": str(qwen), **SETTINGS}
-    assert len(open_data(rows, tmp_path, lambda stage, size: None, options)) > 0
+    assert len(open_data(rows, tmp_path, Activity(quiet=True), options)) > 0
     with pytest.raises(UsageError, match="shown as it is") as caught:
-        open_data([str(packed.folder)], tmp_path, lambda stage, size: None, {"near_dup": 0.8})
+        open_data([str(packed.folder)], tmp_path, Activity(quiet=True), {"near_dup": 0.8})
     assert caught.value.where == "--near-dup"
-    assert open_data([str(packed.folder)], tmp_path, lambda *_: None, {}).folder == packed.folder
-    assert callable(content_options)
+    assert open_data([str(packed.folder)], tmp_path, Activity(quiet=True), {}).folder == packed.folder
 
 
 def test_a_log_of_something_else_is_an_error(packed, tmp_path):

@@ -18,7 +18,7 @@ from tokpack.artefact.originals import Original, Originals
 from tokpack.artefact.triggers import Mark, find_marks
 from tokpack.errors import DataError, UsageError
 from tokpack.printable import one_line, printable
-from tokpack.reasons import EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, PAIR_DROPPED, REASONS, UNREADABLE
+from tokpack.reasons import EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, PAIR_DROPPED, UNREADABLE, words_of
 
 REPEATS = (EXACT_DUPLICATE, NEAR_DUPLICATE)
 NAMES_ANOTHER = (*REPEATS, PAIR_DROPPED)
@@ -140,7 +140,7 @@ class ShownLeftOut:
 
 def _parts(found: LeftOut, special_tokens: list[str], plain: bool) -> list[RenderableType]:
     place = f"{one_line(found.source)}, row {found.row:,}"
-    said = REASONS.get(found.reason, "")
+    said = words_of(found.reason)
     parts: list[RenderableType] = [
         Text.assemble((f"document {found.doc_id}", "bold"), f"  left out: {one_line(found.reason)}; {place}"),
     ]

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.app import app
-from tokpack.cli.options import Quiet, content_options, row_options, takes
-from tokpack.cli.output import progress_of, say
+from tokpack.cli.app import PACKED, app
+from tokpack.cli.options import Quiet, takes
+from tokpack.cli.output import activity, say
 from tokpack.cli.prepare import as_keywords
+from tokpack.options import CleaningOptions, FormatOptions, ReadOptions, RenderOptions, RowOptions
 
 
-@app.command()
-@takes(content_options, row_options)
+@app.command(rich_help_panel=PACKED)
+@takes(ReadOptions, FormatOptions, CleaningOptions, RenderOptions, RowOptions)
 def view(
     data: Annotated[
         list[str],
@@ -39,13 +40,12 @@ def view(
     Nothing leaves the machine. Raw data is packed into a scratch folder first. The page ends with Ctrl-C.
     """
     from tokpack.interrupts import scratch_folder
-    from tokpack.view.run import need_server, open_data, serve_page
 
-    need_server()
     with scratch_folder() as scratch:
-        with progress_of(quiet) as progress:
-            artefact = open_data(data, scratch, progress, as_keywords(options))
-        serve_page(
+        with activity(quiet, "tokpack.view.run") as (tell, run):
+            run.need_server()
+            artefact = run.open_data(data, scratch, tell, as_keywords(options))
+        run.serve_page(
             artefact,
             keep_file=keep_file,
             log=document_log,

@@ -14,7 +14,7 @@ from tokpack.artefact.originals import Original
 from tokpack.artefact.triggers import Mark, find_marks
 from tokpack.artefact.viewer import trained_runs
 from tokpack.printable import one_line, printable
-from tokpack.report.words import REASONS, UNREADABLE
+from tokpack.reasons import UNREADABLE, words_of
 from tokpack.schema import IGNORE_INDEX, is_preference
 from tokpack.stages.keep import FACTS
 from tokpack.view.table import Query, Table
@@ -132,7 +132,7 @@ class Shown:
             "source": one_line(line["source"]),
             "number": line["row"],
             "reason": one_line(reason),
-            "meaning": REASONS.get(reason, ""),
+            "meaning": words_of(reason),
             "detail": printable(_words(line)),
             "length": line["length"],
             "messages": _messages(own, marks) if own else [],
@@ -201,7 +201,7 @@ class Shown:
             "tokenizer": one_line(manifest["tokenizer"]["name"]),
             "sources": self.table.sources,
             "reasons": [
-                {"name": reason, "count": count, "meaning": REASONS.get(reason, "")}
+                {"name": reason, "count": count, "meaning": words_of(reason)}
                 for reason, count in dropped.rows()
             ],
             "languages": [{"name": name, "count": count} for name, count in counts],
@@ -238,7 +238,7 @@ def _refusal(reason: str) -> str:
     """Why a wish would not help."""
     if reason == UNREADABLE:
         return "the row cannot be read"
-    return REASONS.get(reason, "it is a fact about the document") if reason in FACTS else ""
+    return (words_of(reason) or "it is a fact about the document") if reason in FACTS else ""
 
 
 def _messages(document: Original, marks: list[Mark]) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tokpack.activity import Activity
 from tokpack.artefact.folder import Artefact
 from tokpack.errors import UsageError
 from tokpack.interrupts import scratch_folder
 from tokpack.manifest import is_finished
-from tokpack.pipeline import Progress
 from tokpack.view.detail import Shown
 from tokpack.view.table import Table
 from tokpack.view.texts import Texts
@@ -32,7 +32,7 @@ def need_server() -> None:
     _ = starlette
 
 
-def open_data(data: list[str], scratch: Path, progress: Progress, options: dict[str, Any]) -> Artefact:
+def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str, Any]) -> Artefact:
     """The packed dataset that was named, or one that is made of raw data in `scratch`."""
     given = {name for name, value in options.items() if value is not None}
     if len(data) == 1 and Path(data[0]).is_dir() and is_finished(Path(data[0])):
@@ -51,7 +51,7 @@ def open_data(data: list[str], scratch: Path, progress: Progress, options: dict[
         )
     from tokpack.api import pack
 
-    return pack(data, scratch / "packed", progress=progress, **options)
+    return pack(data, scratch / "packed", tell=tell, **options)
 
 
 @contextmanager

@@ -17,8 +17,7 @@ from tokpack.artefact.left_out import twin_of
 from tokpack.artefact.stored_pieces import flat
 from tokpack.artefact.viewer import source_ranges
 from tokpack.errors import DataError, TokpackError, UsageError, reading
-from tokpack.output import TRUNCATED
-from tokpack.report.words import UNREADABLE
+from tokpack.reasons import TRUNCATED, UNREADABLE
 from tokpack.schema import COPIES, IGNORE_INDEX
 from tokpack.stages.ranges import offsets_of
 
