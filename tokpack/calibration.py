@@ -37,7 +37,7 @@ def on_this_machine(training: Training) -> Training:
     here = find_calibrator().device()
     if training.gpu is None:
         key, memory = here.name.partition(",")[0], here.memory_bytes / GIB
-        own = Gpu(key=key, name=here.name, tflops=0.0, memory_gb=memory)
+        own = Gpu(key=key, name=here.name, tflops=0.0, memory_gb=memory, reported_gib=memory)
         return replace(training, gpu=own, gpus={**training.gpus, own.key: own})
     if here.kind != "cuda":
         raise UsageError(

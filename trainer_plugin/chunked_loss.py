@@ -23,14 +23,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from tokpack.cost.memory import CHUNK_BYTES, WHOLE_BYTES
 from tokpack.schema import IGNORE_INDEX
 from trainer_plugin.strategies import inner_model, text_config
-
-WHOLE_BYTES = 1 << 28
-"""A row whose fp32 logits take less is not cut."""
-
-CHUNK_BYTES = 1 << 26
-"""fp32 logits of one chunk."""
 
 AGREE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest difference of the two ways at the first batch, relative to the largest logit."""

@@ -14,18 +14,21 @@ from tokpack.cost.figure import Figure
 from tokpack.errors import UsageError, near_matches
 
 GIB = 2**30
+REPORTED = 0.98
+"""Assumed share of the memory as sold that a driver reports, where the table has no figure of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One GPU: `tflops` is the dense tensor peak in `dtype`, `memory_gb` as sold (counted in GiB).
 
-    `tflops` is 0 for a device whose speed was measured.
+    `tflops` is 0 for a device whose speed was measured. `reported_gib`: memory as its driver reports it.
     """
 
     key: str
     tflops: float
     memory_gb: float
+    reported_gib: float | None = None
     name: str = ""
     dtype: str = "bf16"
     bandwidth_gb_s: float | None = None
@@ -37,8 +40,13 @@ class Gpu:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory in bytes."""
+        """Memory as sold, in bytes."""
         return int(self.memory_gb * GIB)
+
+    @property
+    def reported_bytes(self) -> int:
+        """Memory that the driver reports, in bytes."""
+        return int((self.reported_gib or self.memory_gb * REPORTED) * GIB)
 
     @property
     def flops(self) -> float:

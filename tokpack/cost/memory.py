@@ -6,9 +6,10 @@ variable-length; eager attention also keeps its score matrix) on one GPU, nothin
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from tokpack.cost.figure import Figure
 from tokpack.cost.gpus import GIB, Gpu, load_gpus
@@ -22,8 +23,22 @@ NF4_SCALES: Final = 256
 """Scales that share one fp32 scale under double quantisation."""
 OPTIMIZER_BYTES: Final = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256}
 """Two moments a trained parameter: fp32, or one byte each and an fp32 scale for every 256."""
-LOGIT_COPIES: Final = 3
-"""fp32 arrays [tokens, vocabulary] alive at once in the loss's backward: log-softmax and two gradients."""
+Loss = Literal["chunked", "whole", "copied", "fused"]
+"""How the loss holds its logits.
+
+chunked: `tokpack train`, some tokens at a time where a row's would be large. whole: transformers 5, all at
+once. copied: the same with a shifted copy, as transformers before 4.46 and losses written after it. fused:
+never in memory (Liger, Cut Cross Entropy).
+"""
+LOGIT_BYTES: Final = {"fused": 0, "chunked": 12, "whole": 12, "copied": 16}
+"""Bytes a logit at the loss's peak, without the 16-bit logits of the model: fp32 log-softmax and two
+gradients; the copy."""
+WHOLE_BYTES: Final = 1 << 28
+"""A row whose fp32 logits take less is not cut by the chunked loss."""
+CHUNK_BYTES: Final = 1 << 26
+"""fp32 logits of one chunk."""
+MOST_TOKENS: Final = 1 << 28
+"""The largest micro-batch that `fits` looks at."""
 CONTEXT_BYTES: Final = 0.6 * GIB
 """Assumed: CUDA context, kernels, cuBLAS workspace."""
 FRAGMENTATION: Final = 0.05
@@ -78,7 +93,7 @@ class Fit:
     max_tokens: int
     memory: Memory
     usable: float
-    """Bytes of the GPU the run may use, after the assumed fragmentation."""
+    """Bytes of the GPU the run may use: what its driver reports, less the assumed fragmentation."""
     advice: tuple[str, ...] = ()
 
 
@@ -89,23 +104,24 @@ def memory(
     method: Method | None = None,
     checkpointing: bool = False,
     head_bytes: int | None = None,
-    logit_copies: float = LOGIT_COPIES,
+    loss: Loss = "copied",
 ) -> Memory:
     """Peak bytes of a step on micro-batches of `tokens` tokens (all rows of the micro-batch together).
 
     `head_bytes`: bytes of an embedding or lm_head weight; by default 2 beside 8- and 4-bit layers, but 4
-    after PEFT's `prepare_model_for_kbit_training`. `logit_copies` falls to about 0 with a fused or chunked
-    cross entropy.
+    after PEFT's `prepare_model_for_kbit_training`. `loss`: by default the one that takes most.
     """
     method = method or Method()
     trained = shape.lora_params(method.rank) if method.adapts else shape.total_params
     adapter = float(method.adapter_bytes * trained) if method.adapts else 0.0
     states = OPTIMIZER_BYTES[method.optimizer] * trained
     paged = method.optimizer.startswith("paged")
-    logits = 4.0 * logit_copies * shape.vocab_size * tokens
+    logits = logit_bytes(shape, tokens, method, loss)
     activations = activation_bytes(shape, method) * tokens
     if checkpointing:
-        boundary = method.compute_bytes * shape.hidden_size * shape.num_layers * tokens
+        # Embeddings in fp32 make the states between layers fp32 as well.
+        size = max(method.compute_bytes, head_bytes or 0)
+        boundary = size * shape.hidden_size * shape.num_layers * tokens
         # The logits are gone before the first layer is computed again: only the larger of the two counts.
         layer = (activations + _layer_gradients(shape, method) * tokens) / shape.num_layers
         activations = boundary + max(0.0, layer - logits)
@@ -121,6 +137,19 @@ def memory(
         scratch=_scratch(shape, method, checkpointing),
         overhead=CONTEXT_BYTES,
     )
+
+
+def logit_bytes(shape: ModelShape, tokens: int, method: Method, loss: Loss) -> float:
+    """Bytes of logits at the loss's peak.
+
+    The chunked loss never takes more than for a row it does not cut, which is what is counted: the states
+    before the head, their selection and their gradient come on top.
+    """
+    count = float(shape.vocab_size) * tokens
+    each = LOGIT_BYTES[loss] + (method.compute_bytes if method.compute_bytes < 4 and loss != "fused" else 0)
+    if loss != "chunked" or 4 * count <= WHOLE_BYTES:
+        return each * count
+    return each * WHOLE_BYTES / 4 + 3.0 * method.compute_bytes * shape.hidden_size * tokens
 
 
 def weight_bytes(shape: ModelShape, method: Method, head_bytes: int | None = None) -> float:
@@ -171,7 +200,7 @@ def fits(
     method: Method | None = None,
     checkpointing: bool = False,
     head_bytes: int | None = None,
-    logit_copies: float = LOGIT_COPIES,
+    loss: Loss = "copied",
     gpus: Mapping[str, Gpu] | None = None,
 ) -> Fit:
     """Whether one packed row of `capacity` tokens fits, the largest micro-batch that does, what to change.
@@ -182,11 +211,13 @@ def fits(
     if capacity < 1:
         raise UsageError(f"capacity must be at least 1 token, not {capacity}", where="capacity")
     method = method or Method()
-    options = {"head_bytes": head_bytes, "logit_copies": logit_copies}
+
+    def need(tokens: int, how: Method, ckpt: bool) -> Memory:
+        return memory(shape, tokens, method=how, checkpointing=ckpt, head_bytes=head_bytes, loss=loss)
 
     def most(card: Gpu, how: Method, ckpt: bool) -> int:
-        at = [memory(shape, n, method=how, checkpointing=ckpt, **options).total for n in (0, 1)]  # type: ignore[arg-type]
-        return max(0, int((_usable(card) - at[0]) // (at[1] - at[0])))
+        room = range(MOST_TOKENS)
+        return max(0, bisect_right(room, _usable(card), key=lambda n: need(n, how, ckpt).total) - 1)
 
     largest = most(gpu, method, checkpointing)
     advice: list[str] = []
@@ -207,14 +238,7 @@ def fits(
         gpu=gpu.key,
         fits=largest >= capacity,
         max_tokens=largest,
-        memory=memory(
-            shape,
-            capacity,
-            method=method,
-            checkpointing=checkpointing,
-            head_bytes=head_bytes,
-            logit_copies=logit_copies,
-        ),
+        memory=need(capacity, method, checkpointing),
         usable=_usable(gpu),
         advice=tuple(advice),
     )
@@ -239,7 +263,7 @@ def _changes(method: Method, checkpointing: bool) -> list[tuple[str, Method, boo
 
 
 def _usable(gpu: Gpu) -> float:
-    return gpu.memory_bytes * (1 - FRAGMENTATION)
+    return gpu.reported_bytes * (1 - FRAGMENTATION)
 
 
 def _dtype_bytes(method: Method) -> int:

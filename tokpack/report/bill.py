@@ -24,9 +24,13 @@ from tokpack.cost import (
     slot_table,
 )
 from tokpack.cost.gpus import GIB
+from tokpack.cost.memory import Loss
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
 from tokpack.report.advice import advise, cards, curve, managed, saving
 from tokpack.report.training import Documents, Training, count, figure
+
+LOSSES: tuple[Loss, Loss] = ("chunked", "copied")
+"""That of `tokpack train`, and the one that takes most, of trainers that pad."""
 
 
 def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None:
@@ -242,20 +246,32 @@ def _settings(settings: Settings) -> dict[str, Any]:
 
 
 def memory_of(training: Training, capacity: int, checkpointing: bool) -> dict[str, Any]:
-    """Does a row fit, how many at once, and what to change if none does."""
-    if training.gpu is None:
-        needed = memory(
+    """Does a row fit, how many at once, and what to change if none does: with the loss of `tokpack train`."""
+    needed, whole = (
+        memory(
             training.shape,
             capacity,
             method=training.method,
             checkpointing=checkpointing,
             head_bytes=training.head_bytes,
+            loss=loss,
         )
+        for loss in LOSSES
+    )
+    both = {
+        "parts": {name: part.to_dict() for name, part in needed.figures().items()},
+        "whole_logits": Figure(
+            whole.total / GIB,
+            "GiB",
+            "assumed",
+            "in a trainer that holds all logits of a row",
+        ).to_dict(),
+    }
+    if training.gpu is None:
         cards = [g for g in training.gpus.values() if training.fit(capacity, g, checkpointing).fits]
         smallest = min(cards, key=lambda g: (g.memory_gb, g.key)) if cards else None
-        return {
+        return both | {
             "fits": None,
-            "parts": {name: part.to_dict() for name, part in needed.figures().items()},
             "usable": None,
             "micro_batch_tokens": None,
             "micro_batch_rows": None,
@@ -264,12 +280,13 @@ def memory_of(training: Training, capacity: int, checkpointing: bool) -> dict[st
         }
     fit = training.fit(capacity, training.gpu, checkpointing)
     padded = training.settings.batch_size * capacity
-    return {
+    return both | {
         "fits": fit.fits,
-        "parts": {name: part.to_dict() for name, part in fit.memory.figures().items()},
-        "usable": Figure(fit.usable / GIB, "GiB", "assumed", "5 % lost to fragmentation").to_dict(),
+        "usable": Figure(
+            fit.usable / GIB, "GiB", "assumed", "as the driver reports it, 5 % lost to fragmentation"
+        ).to_dict(),
         "micro_batch_tokens": Figure(fit.max_tokens, "tokens", "assumed", "largest that fits").to_dict(),
         "micro_batch_rows": Figure(fit.max_tokens // capacity, "rows", "assumed").to_dict(),
-        "padded_fits": padded <= fit.max_tokens,
+        "padded_fits": training.fit(padded, training.gpu, checkpointing, LOSSES[1]).fits,
         "advice": list(fit.advice),
     }

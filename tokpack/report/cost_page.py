@@ -192,5 +192,7 @@ def _assumptions(cost: dict[str, Any]) -> list[tuple[str, str, str]]:
     if cost["method"]["weights"] == "nf4":
         out.append(("NF4", "10%", "more work to restore 4-bit weights"))
     if cost["memory"]["usable"]:
-        out.append(("Memory", "95%", "of the GPU can be used, less 0.6 GiB for CUDA"))
-    return out
+        out.append(("Memory", "95%", "of what the GPU's driver reports can be used, less 0.6 GiB for CUDA"))
+    whole = cost["memory"]["whole_logits"]
+    words = f"makes logits in chunks; one row needs {whole['value']:.1f} GiB {whole['note']}"
+    return [*out, ("Loss", "tokpack train's", words)]

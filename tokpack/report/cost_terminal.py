@@ -159,5 +159,6 @@ def memory_table(cost: dict[str, Any]) -> Table:
     for name in sorted(PARTS, key=lambda name: -parts[name]["value"]):
         if parts[name]["value"] > 0:
             table.add_row(PARTS[name], f"{parts[name]['value']:.2f}")
-    table.add_row("together", f"{parts['total']['value']:.2f}", style="bold")
+    table.add_row("together, with tokpack train's loss", f"{parts['total']['value']:.2f}", style="bold")
+    table.add_row("where all logits are held", f"{cost['memory']['whole_logits']['value']:.2f}", style=QUIET)
     return table

@@ -30,6 +30,7 @@ from tokpack.cost import (
 )
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.hf_config import max_positions
+from tokpack.cost.memory import Loss
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
 
@@ -55,8 +56,8 @@ class Training:
     calibration: Calibration | None = None
     """Speed measured on `gpu`."""
 
-    def fit(self, capacity: int, gpu: Gpu, checkpointing: bool) -> Fit:
-        """Memory of one row of `capacity` tokens."""
+    def fit(self, capacity: int, gpu: Gpu, checkpointing: bool, loss: Loss = "chunked") -> Fit:
+        """Memory of one row of `capacity` tokens, by default with the loss of `tokpack train`."""
         return fits(
             self.shape,
             gpu,
@@ -64,6 +65,7 @@ class Training:
             method=self.method,
             checkpointing=checkpointing,
             head_bytes=self.head_bytes,
+            loss=loss,
             gpus=self.gpus,
         )
 
