@@ -662,7 +662,7 @@ def large_vocabulary(bench: Bench) -> None:
                 loss_of(model, batch, way).backward()
                 model.zero_grad(set_to_none=True)
 
-            return {"loss": float(loss), "grown_mib": grown, "ms": bench.seconds(again, most=0.5) * 1e3}
+            return {"loss": float(loss.detach()), "grown_mib": grown, "ms": bench.seconds(again, most=0.5) * 1e3}
 
         found = bench.row(run, way=name, tokens=tokens, vocabulary=sizes["vocab_size"])
         values[name] = found["loss"] if found else math.nan

@@ -151,3 +151,11 @@ def test_a_flag_is_made_of_the_option():
         "--no-eos",
         "--template-kwarg",
     ]
+
+
+@pytest.mark.parametrize(("model", "tokenizer"), [("here/llama", "here/llama"), ("here/config.json", "here")])
+def test_the_tokenizer_is_that_of_the_model_where_none_is_given(model, tokenizer):
+    assert make_config("chats.jsonl", {"model": model}).tokenize.tokenizer == tokenizer
+    assert make_config(make_config("chats.jsonl", {"model": model}), {}).tokenize.tokenizer == tokenizer
+    other = make_config("chats.jsonl", {"model": model, "tokenizer": "other"})
+    assert other.tokenize.tokenizer == "other"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
 from tokpack.config import (
@@ -78,7 +79,7 @@ class CleaningOptions(TypedDict, total=False):
 class RenderOptions(TypedDict, total=False):
     """From documents to tokens"""
 
-    tokenizer: Annotated[StrPath | None, "Folder or Hub name of your model."]
+    tokenizer: Annotated[StrPath | None, "Folder or Hub name of your model; that of `model` without."]
     chat_template: Annotated[StrPath | None, "Jinja file that replaces the tokenizer's own."]
     render: Annotated[RenderMode | None, "By the chat template, or plain (default auto)."]
     loss: Annotated[Loss | None, "What is trained on (default assistant)."]
@@ -234,7 +235,7 @@ def make_config(data: Any, options: Mapping[str, object]) -> Config:
     Raises UsageError that names the option, or the file's table and key, which cannot work.
     """
     if isinstance(data, Config):
-        return data
+        return _with_tokenizer_of_model(data)
     given = {name: _plain(value) for name, value in options.items()}
     file = given.pop("config", None)
     base = load_toml(file) if file else {}
@@ -252,9 +253,19 @@ def make_config(data: Any, options: Mapping[str, object]) -> Config:
             flags.setdefault(section, {}).update(_as_keys(name, key, value))
             places[f"{section}.{key}"] = name
     try:
-        return Config.from_dict(merge(base, flags))
+        config = Config.from_dict(merge(base, flags))
     except SettingError as error:
         raise error.given(places, file) from None
+    return _with_tokenizer_of_model(config)
+
+
+def _with_tokenizer_of_model(config: Config) -> Config:
+    """The config with the tokenizer of the model that is costed, where none is given."""
+    model = config.cost.model
+    if config.tokenize.tokenizer or not model:
+        return config
+    folder = os.path.dirname(model) or "." if model.endswith(".json") else model
+    return replace(config, tokenize=replace(config.tokenize, tokenizer=folder))
 
 
 def _plain(value: object) -> Any:
