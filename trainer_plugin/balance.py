@@ -21,10 +21,10 @@ import numpy as np
 
 from tokpack.errors import UsageError
 from tokpack.schema import IGNORE_INDEX, keeps_order
-from trainer_plugin.dataset import PackedDataset
 
 if TYPE_CHECKING:
     from trainer_plugin.budget import Stop
+    from trainer_plugin.dataset import PackedDataset
 
 
 Order = Literal["packed", "balanced", "random"]

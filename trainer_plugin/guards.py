@@ -48,7 +48,7 @@ def diverged(loss: float, step: int, doc_ids: np.ndarray, checkpoint: str | None
     )
 
 
-def refuse_arguments(args: Any, accelerator: Any, loss: str) -> None:
+def refuse_arguments(args: Any, accelerator: Any, loss: str, takes_pairs: bool = False) -> None:
     """Raise UsageError for TrainingArguments under which packed rows train wrongly."""
     parallel = getattr(accelerator, "parallelism_config", None)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -72,6 +72,8 @@ def refuse_arguments(args: Any, accelerator: Any, loss: str) -> None:
         )
     elif args.label_smoothing_factor and loss == "document":
         problem = ("label smoothing knows no per-document mean", 'use loss="token"')
+    elif takes_pairs and args.neftune_noise_alpha is not None:
+        problem = ("noise on the embeddings would make the policy another than its reference", "leave it out")
     elif parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
         problem = ("context parallelism cuts documents apart", "use data parallelism or FSDP")
     elif _fsdp_ignored(accelerator):

@@ -1,6 +1,7 @@
 """`PackedTrainer`: Hugging Face Trainer on packed rows, with the loss of the unpacked run.
 
 What the mixin changes, and nothing else:
+- noise: NEFTune's is scaled by each document's length (`trainer_plugin.neftune`);
 - loss: the mean over all trained tokens (or documents) of the global batch, whatever the model's own code can
   do under accumulation; equal to the unpacked run's to rounding;
 - evaluate: weighted by trained tokens (Trainer averages over batches, which weighs a long row like a short
@@ -43,6 +44,7 @@ from trainer_plugin.document_log import DocumentLog
 from trainer_plugin.guards import diverged, refuse_arguments, refuse_batch, refuse_dataset, refuse_evaluation
 from trainer_plugin.isolation import probe_isolation, refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
+from trainer_plugin.neftune import DocumentNoise
 from trainer_plugin.private_names import forget_preparation, loss_is_complete, require_trainer
 from trainer_plugin.progress import RichProgress
 from trainer_plugin.strategies import fit_batch, inner_model
@@ -91,6 +93,8 @@ class PackedTrainerMixin:
         self.progress: RichProgress | None = None
         self.isolation_report: Any = None
         self.chunked_loss = ChunkedLoss(self.model)
+        alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None  # Trainer's knows no documents
+        self.noise = None if alpha is None else DocumentNoise(alpha)
         self.args.remove_unused_columns = False
         self.args.logging_nan_inf_filter = False  # a loss that is no number stops the run instead
         self._doc_ids: deque[np.ndarray] = deque()
@@ -116,7 +120,7 @@ class PackedTrainerMixin:
             self.data_collator.documents = document_log is not None
         if loss == "document" or not self.model_divides:
             loss_is_complete(self)
-        refuse_arguments(self.args, self.accelerator, loss)
+        refuse_arguments(self.args, self.accelerator, loss, self.takes_pairs)
         refuse_dataset(self.train_dataset, self.takes_pairs)
         refuse_dataset(self.eval_dataset, self.takes_pairs)
 
@@ -140,7 +144,8 @@ class PackedTrainerMixin:
         reshard(self.model)
         self._last_log = time.perf_counter()
         try:
-            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            with nullcontext() if self.noise is None else self.noise.on(self.model):
+                output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self.meter.end()
             if self.progress is not None:
@@ -265,6 +270,8 @@ class PackedTrainerMixin:
     ) -> Any:
         refuse_batch(inputs)
         documents, seq_idx = inputs.pop("packed_documents", None), inputs.get("seq_idx")
+        if self.noise is not None:
+            self.noise.begin(inputs)
         inputs = fit_batch(model, inputs)
         weights = inputs.pop("loss_weights", None)
         plain = weights is None and documents is None and self.model_divides
