@@ -28,7 +28,7 @@ from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
 from tokpack.errors import UsageError
 from tokpack.report.advice import advise_near_duplicates, curve, remedy
-from tokpack.report.bill import make_cost
+from tokpack.report.bill import LOSSES, make_cost
 from tokpack.report.cost_charts import curve_chart
 from tokpack.report.cost_words import cost_words, money
 from tokpack.report.training import Documents, load_training, model_config, model_name
@@ -151,8 +151,11 @@ def test_memory_is_that_of_one_row_and_checkpointing_is_on_only_where_needed() -
     assert roomy is not None
     assert tight is not None
     assert (roomy["method"]["checkpointing"], tight["method"]["checkpointing"]) == (False, True)
-    needed = memory(planned().shape, 4096, method=planned().method, checkpointing=True, head_bytes=4)
-    assert tight["memory"]["parts"]["total"]["value"] == pytest.approx(needed.total / GIB)
+    how: dict[str, Any] = {"method": planned().method, "checkpointing": True, "head_bytes": 4}
+    ours, others = (memory(planned().shape, 4096, loss=loss, **how).total / GIB for loss in LOSSES)
+    assert tight["memory"]["parts"]["total"]["value"] == pytest.approx(ours)
+    assert tight["memory"]["whole_logits"]["value"] == pytest.approx(others)
+    assert others > 1.5 * ours
     assert "--gradient-checkpointing" in tight["run_plan"]["flags"]
     assert "--gradient-checkpointing" not in roomy["run_plan"]["flags"]
 
@@ -164,7 +167,7 @@ def test_a_row_that_does_not_fit_says_what_to_change_first() -> None:
     assert cost["memory"]["fits"] is False
     assert cost["recommendations"][0]["key"] == "memory"
     assert cost["recommendations"][0]["urgent"]
-    fit = fits(run.shape, find_gpu("t4"), 2048, method=run.method, checkpointing=True)
+    fit = fits(run.shape, find_gpu("t4"), 2048, method=run.method, checkpointing=True, loss="chunked")
     assert cost["memory"]["advice"] == list(fit.advice)
     assert cost["curve"]["recommended"] is None
     assert "does not fit" in cost_words(cost).headline

@@ -1,4 +1,7 @@
-"""Packed preference optimisation equals the same pair by pair, and TRL's."""
+"""Packed preference optimization equals the same pair by pair, and TRL's on the same labels.
+
+TRL's own labels also hold what the template writes behind the end of the turn, in ChatML a newline.
+"""
 
 from __future__ import annotations
 
