@@ -287,12 +287,12 @@ def isolation(bench: Bench) -> None:
         else:
             prepare_model(model, way, probe=False)
             report = probe_isolation(model)
-        worst = max(report.checks, key=lambda check: check.value / (check.limit or 1e-30))
+        worst = max(report.checks, key=lambda check: check.difference / (check.limit or 1e-30))
         return {
             "ok": report.ok,
             "strategy": report.strategy,
             "attention": report.attn,
-            "worst": worst.value,
+            "worst": worst.difference,
             "limit": worst.limit,
             "problem": report.problem,
         }
@@ -662,7 +662,11 @@ def large_vocabulary(bench: Bench) -> None:
                 loss_of(model, batch, way).backward()
                 model.zero_grad(set_to_none=True)
 
-            return {"loss": float(loss.detach()), "grown_mib": grown, "ms": bench.seconds(again, most=0.5) * 1e3}
+            return {
+                "loss": float(loss.detach()),
+                "grown_mib": grown,
+                "ms": bench.seconds(again, most=0.5) * 1e3,
+            }
 
         found = bench.row(run, way=name, tokens=tokens, vocabulary=sizes["vocab_size"])
         values[name] = found["loss"] if found else math.nan

@@ -60,6 +60,7 @@ TRAINER = tuple(
         ("_prepare_inputs", "4.57 to 5.24", "batches of an evaluation on the device"),
         ("_save_checkpoint", "4.57 to 5.24", "counts in every checkpoint"),
         ("get_tp_size", "4.57 to 5.24", "processes that share a batch"),
+        ("neftune_noise_alpha", "5.17 to 5.23", "noise on the embeddings by document instead of Trainer's"),
     )
 )
 """Hooks of Trainer without which `PackedTrainer` cannot work."""
