@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import gpu
+import torch
 
 NO_GPU = "" if torch.cuda.is_available() else "needs a CUDA device"
 PER_ROW = {

@@ -11,6 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
 from tokpack.config import (
@@ -264,7 +265,7 @@ def _with_tokenizer_of_model(config: Config) -> Config:
     model = config.cost.model
     if config.tokenize.tokenizer or not model:
         return config
-    folder = os.path.dirname(model) or "." if model.endswith(".json") else model
+    folder = str(Path(model).parent) if model.endswith(".json") else model
     return replace(config, tokenize=replace(config.tokenize, tokenizer=folder))
 
 

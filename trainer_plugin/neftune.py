@@ -1,8 +1,8 @@
 """NEFTune on packed rows: noise on the embeddings, scaled by each document's own length.
 
-NEFTune (arXiv 2310.05914) adds uniform noise of at most alpha / sqrt(tokens x width). transformers takes the
-tokens of the whole row, so that a document in a packed row of 4,096 tokens gets a fraction of the noise that it
-gets alone. Here every document gets the noise of its own length, wherever it is packed.
+NEFTune (arXiv 2310.05914) adds uniform noise of at most alpha / sqrt(tokens x width). transformers takes
+the tokens of the whole row, so that a document in a packed row of 4,096 tokens gets a fraction of the noise
+that it gets alone. Here every document gets the noise of its own length, wherever it is packed.
 """
 
 from __future__ import annotations
