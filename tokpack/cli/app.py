@@ -9,6 +9,7 @@ import typer
 
 from tokpack import __version__
 
+START = "Before the first run"
 RAW_DATA = "Raw data"
 PACKED = "Packed datasets"
 

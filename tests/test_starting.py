@@ -1,0 +1,101 @@
+"""`init`, `doctor`, `gpus`: what is asked before the first run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from chats import messy_rows, write_rows
+from typer.testing import CliRunner
+
+from tokpack.cli import app
+from tokpack.config_file import load_toml
+from tokpack.cost import Gpu
+from tokpack.cost.gpu_table import chosen
+from tokpack.doctor import Finding, Findings, examine
+from tokpack.errors import OutputError, UsageError
+from tokpack.options import make_config
+from tokpack.starting import choose_length, first_recipe, write_recipe
+
+
+@pytest.fixture
+def chats(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    return write_rows(tmp_path / "data" / "chats.jsonl", messy_rows(300))
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_first_recipe_says_what_was_seen_and_runs_as_it_is(chats, smollm2, tmp_path):
+    out = tmp_path / "recipes" / "run.toml"
+    out.parent.mkdir()
+    text = first_recipe(["data/chats.jsonl"], str(smollm2), out, gpu="a10")
+    write_recipe(text, out)
+    assert load_toml(out)["source"][0]["path"] == str(out.parent / "../data/chats.jsonl")
+    config = make_config([], {"config": out})
+    assert (config.truncate.max_length, config.cost.method, config.cost.gpu) == (2048, "lora", "A10")
+    assert config.write.val == 0.02
+    assert "rendered by the model's own chat template" in text
+    assert "Recognized: messages" in text
+    assert "lora fits A10 at 2,048 tokens" in text
+    report = run("analyze", "--config", out, "--json")
+    assert report.exit_code == 0, report.output
+    assert json.loads(report.stdout)["ledger"]["documents"]["read"] == 300
+
+
+def test_the_command_writes_the_file_once(chats, qwen, tmp_path):
+    first = run("init", chats, "--model", qwen, "-o", tmp_path / "run.toml", "-q")
+    assert (first.exit_code, first.stdout.strip()) == (0, str(tmp_path / "run.toml"))
+    text = (tmp_path / "run.toml").read_text()
+    assert "[cost]" not in text  # a tokenizer alone: no model to cost
+    with pytest.raises(OutputError, match="there already"):
+        write_recipe(text, tmp_path / "run.toml")
+    write_recipe("seed = 1\n", tmp_path / "run.toml", overwrite=True)
+
+
+@pytest.mark.parametrize(("longest", "capacity"), [(100, 512), (513, 1024), (1024, 1024), (10**6, 131_072)])
+def test_the_row_is_the_smallest_that_holds_nearly_all_documents(longest, capacity):
+    assert choose_length(np.full(50, longest), None)[0] == capacity
+    assert choose_length(np.append(np.full(199, 40), longest), None)[0] == 512
+
+
+def test_gpus_are_filtered_by_words_memory_and_price():
+    table = {
+        "A-16": Gpu(key="A-16", name="Maker A 16", tflops=1, memory_gb=16, price_usd_h=1.0),
+        "B-24": Gpu(key="B-24", name="Maker B 24", tflops=2, memory_gb=24),
+    }
+    assert [gpu.key for gpu in chosen(table, [], 0, None)] == ["A-16", "B-24"]
+    assert [gpu.key for gpu in chosen(table, ["maker", "b24"], 0, None)] == ["B-24"]
+    assert [gpu.key for gpu in chosen(table, [], 20, None)] == ["B-24"]
+    assert [gpu.key for gpu in chosen(table, [], 0, 2.0)] == ["A-16"]
+    with pytest.raises(UsageError, match="no such GPU") as caught:
+        chosen(table, ["b-25"], 0, None)
+    assert "'B-24'" in str(caught.value.hint)
+    assert "h100-sxm" in run("gpus", "h100").output
+    assert {gpu["key"] for gpu in json.loads(run("gpus", "4090", "--json").output)} == {"RTX-4090"}
+
+
+def test_the_doctor_names_versions_memory_disk_and_caches():
+    found = {finding.what: finding for finding in examine().findings}
+    assert {"tokpack", "packages", "cores", "disk, here", "cache", "Hub"} <= set(found)
+    assert all(finding.advice for finding in found.values() if finding.state == "wrong")
+    assert json.loads(run("doctor", "--json").output)[0]["what"] == "tokpack"
+
+
+def test_what_is_wrong_ends_the_doctor_with_code_1(monkeypatch):
+    sick = Findings((Finding("cache", "[no] place", "wrong", "set TOKPACK_CACHE"),))
+    monkeypatch.setattr("tokpack.doctor.examine", lambda: sick)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "[no] place" in result.output
+    assert "set TOKPACK_CACHE" in result.output
+
+
+def test_without_pytorch_the_doctor_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("tokpack.doctor.find_spec", lambda name: None)
+    found = {finding.what: finding for finding in examine().findings}
+    assert "tokpack[train]" in found["PyTorch"].advice

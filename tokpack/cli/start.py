@@ -1,0 +1,74 @@
+"""`tokpack init`, `doctor` and `gpus`: what one asks before the first run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokpack.cli.app import START, app
+from tokpack.cli.options import Json, Quiet
+from tokpack.cli.output import activity, say, show
+
+
+@app.command(rich_help_panel=START)
+def init(
+    data: Annotated[list[str], typer.Argument(help="Files, globs, folders or URLs.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Model to train: its folder or Hub name.")],
+    gpu: Annotated[str, typer.Option(help="GPU to train on, such as a10; `tokpack gpus` lists them.")] = "",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Recipe to write.")] = Path("run.toml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a commented run.toml after a look at the data: row length, template, method for the card.
+
+    It runs as it is: `tokpack pack --config run.toml -o packed`.
+    """
+    with activity(quiet, "tokpack.starting") as (tell, starting):
+        text = starting.first_recipe(data, model, out, gpu=gpu, tell=tell)
+        starting.write_recipe(text, out, overwrite)
+    typer.echo(out)
+    say(f"next: tokpack analyze --config {out}", quiet)
+
+
+@app.command(rich_help_panel=START)
+def doctor(json: Json = False) -> None:
+    """Look at this machine: versions, devices, speed of bf16, memory, disk, caches; and what to change."""
+    from tokpack.doctor import examine
+
+    found = examine()
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps([finding.to_dict() for finding in found.findings], indent=2))
+    else:
+        show(found)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=START)
+def gpus(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Words of the name, as rtx 4090; all when not given.")
+    ] = None,
+    min_memory: Annotated[float, typer.Option(help="GB at least.")] = 0.0,
+    max_price: Annotated[float | None, typer.Option(help="Dollars per hour at most.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--gpus", help="TOML file with GPUs and prices of your own.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the GPUs that --gpu knows: memory, peak, power, price and where the price is from."""
+    from tokpack.cost.gpu_table import chosen, gpu_table
+    from tokpack.cost.gpus import load_gpus
+
+    found = chosen(load_gpus(file), words or [], min_memory, max_price)
+    if json:
+        import dataclasses
+        import json as codec
+
+        typer.echo(codec.dumps([dataclasses.asdict(gpu) for gpu in found], default=str, indent=2))
+    else:
+        show(gpu_table(found))

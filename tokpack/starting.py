@@ -1,0 +1,228 @@
+"""`tokpack init`: a commented `run.toml`, from a look at the first documents, the model and the card."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from tokpack.activity import Activity
+from tokpack.config import Config, CostConfig, Method, SourceConfig, TokenizeConfig
+from tokpack.errors import DataError, OutputError, UsageError, writing
+from tokpack.pipeline import Run, encode
+from tokpack.report.training import Training, load_training
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.normalize.rows import TOKENS
+from tokpack.stages.normalize.token_columns import take_tokens
+from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.streams import looked_at
+
+LOOK_BYTES = 4 << 20
+"""Of each input."""
+LENGTHS = tuple(2**power for power in range(9, 18))
+"""Capacities that are proposed: 512 to 131,072 tokens."""
+ENOUGH_TO_HOLD_OUT = 200
+LIGHTEST: tuple[Method, ...] = ("lora", "qlora")
+"""Methods to propose, the better first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the first documents of an input are."""
+
+    path: str
+    format: str
+    lengths: npt.NDArray[np.int64]
+    """Tokens of each document that no rule left out."""
+    left_out: int
+
+
+def first_recipe(
+    data: list[str], model: str, out: Path, *, gpu: str = "", tell: Activity | None = None
+) -> str:
+    """The text of a recipe for these inputs that runs as it is; `out` is where it will lie.
+
+    Raises UsageError and DataError as `analyze` would.
+    """
+    config = Config(
+        source=tuple(SourceConfig(path=path) for path in data), tokenize=TokenizeConfig(tokenizer=model)
+    )
+    run = Run.start(config, tell=tell)
+    with run.tell.doing("looking at documents"):
+        looks = [_look(run, number) for number in range(len(run.sources))]
+    lengths = np.concatenate([look.lengths for look in looks])
+    if not len(lengths):
+        raise DataError("no document to look at", where=", ".join(data), hint="tokpack analyze says why")
+    training = _training(model, gpu)
+    capacity, why = choose_length(lengths, training)
+    parts = [
+        _head(out, len(lengths), run.config.seed),
+        _inputs(data, looks, out),
+        _tokens(run, model, out),
+        _rows(lengths, capacity, why),
+        _kept(len(lengths), sum(look.left_out for look in looks)),
+    ]
+    if training is not None:
+        parts.append(_bill(training, model, capacity, out))
+    return "\n".join(parts)
+
+
+def write_recipe(text: str, out: Path, overwrite: bool = False) -> None:
+    """Raises OutputError for a file that is there already."""
+    if out.exists() and not overwrite:
+        raise OutputError("the file is there already", where=str(out), hint="--overwrite, or another -o")
+    with writing(out, resumes=False):
+        out.write_text(text, encoding="utf-8")
+
+
+def choose_length(lengths: npt.NDArray[np.int64], training: Training | None) -> tuple[int, str]:
+    """The smallest capacity that holds 99 % of the documents whole, within model and card; and why."""
+    wanted = int(np.quantile(lengths, 0.99, method="inverted_cdf"))
+    capacity, why = next((c for c in LENGTHS if c >= wanted), LENGTHS[-1]), "holds 99 % of them whole"
+    if training is None:
+        return capacity, why
+    if training.max_positions and capacity > training.max_positions:
+        capacity, why = training.max_positions, "the longest that the model was made for"
+    fitting = [c for c in LENGTHS if c <= capacity and method_for(training, c) is not None]
+    if training.gpu is not None and fitting and fitting[-1] < capacity and capacity in LENGTHS:
+        capacity, why = fitting[-1], f"the longest row that fits {training.gpu.key}"
+    return capacity, why
+
+
+def method_for(training: Training, capacity: int) -> Method | None:
+    """The first of LoRA and QLoRA with which a row fits the card, checkpointing allowed; None: neither."""
+    from tokpack.cost import Method as CostMethod
+
+    if training.gpu is None:
+        return "qlora"
+    for kind in LIGHTEST:
+        planned = replace(training, method=CostMethod(kind=kind, rank=training.settings.rank))
+        if planned.fit(capacity, training.gpu, True).fits:
+            return kind
+    return None
+
+
+def _look(run: Run, number: int) -> Look:
+    source, shape = run.sources[number], run.shapes[number]
+    with looked_at(source):
+        block = next(iter(read_blocks([source], LOOK_BYTES)), None)
+    if block is None:
+        return Look(source.path, shape.format, np.zeros(0, np.int64), 0)
+    block = replace(block, source=number)
+    if shape.format == TOKENS:
+        normalized, tokens = take_tokens(block, source, shape, run.tokenizer.vocab_size)
+        documents = normalized.documents
+    else:
+        documents, tokens, _, _ = encode(run, normalize(block, source, shape).documents)
+    kept = documents["drop_reason"].is_null().to_numpy()
+    return Look(source.path, shape.format, np.diff(tokens.offsets)[kept], int((~kept).sum()))
+
+
+def _training(model: str, gpu: str) -> Training | None:
+    """The run to cost; None where there is a tokenizer alone."""
+    try:
+        return load_training(CostConfig(model=model, gpu=gpu))
+    except UsageError:
+        if gpu:
+            raise
+        return None
+
+
+# The text
+
+
+def _head(out: Path, documents: int, seed: int) -> str:
+    return f"""\
+# Made by `tokpack init` from the first {documents:,} documents. Change what you like, then:
+#   tokpack analyze --config {out.name} --html report.html
+#   tokpack pack --config {out.name} -o packed
+# Every key is in docs/configuration.md; a flag wins over the file. Paths are relative to this file.
+
+seed = {seed}
+"""
+
+
+def _inputs(data: list[str], looks: list[Look], out: Path) -> str:
+    formats = {look.path: look.format for look in looks}
+    found = ", ".join(sorted({look.format for look in looks}))
+    lines = [f"# Recognized: {found}. `format` insists on one, `map` names columns."]
+    for path in data:
+        lines += ["[[source]]", f"path = {_path(path, out)}", f'# format = "{formats.get(path, found)}"', ""]
+    return "\n".join(lines)
+
+
+def _tokens(run: Run, model: str, out: Path) -> str:
+    template = (
+        "Chats are rendered by the model's own chat template."
+        if run.tokenizer.chat_template is not None
+        else "It has no chat template: documents are rendered plain. [render] chat_template = FILE gives one."
+    )
+    return f"# {template}\n[tokenize]\ntokenizer = {_path(model, out)}\n"
+
+
+def _rows(lengths: npt.NDArray[np.int64], capacity: int, why: str) -> str:
+    half, most, nearly = (int(np.quantile(lengths, q, method="inverted_cdf")) for q in (0.5, 0.95, 0.99))
+    longer = int((lengths > capacity).sum())
+    return f"""\
+# Tokens a document: half have up to {half:,}, 95 % up to {most:,}, 99 % up to {nearly:,}; the
+# longest has {lengths.max():,}.
+# {capacity:,} {why}; {longer:,} are longer. `overlong` says what becomes of those:
+# "auto" drops the oldest turns of a chat and splits a text; also drop, right, left, turns, split.
+[truncate]
+max_length = {capacity}
+overlong = "auto"
+"""
+
+
+def _kept(documents: int, left_out: int) -> str:
+    val = 0.02 if documents >= ENOUGH_TO_HOLD_OUT else 0.0
+    unusable = f" {left_out:,} of those looked at could not be used at all." if left_out else ""
+    return f"""\
+# Rules that leave documents out (docs/cleaning.md).{unusable}
+[clean]
+rules = "default"
+
+# Near duplicates: 0 keeps them; 0.8 drops those whose prompt and answer are both nearly said before.
+[near_dup]
+threshold = 0.0
+
+# `val` of the conversations are held out, into packed/validation.
+[write]
+val = {val}
+"""
+
+
+def _bill(training: Training, model: str, capacity: int, out: Path) -> str:
+    card = training.gpu.key if training.gpu else ""
+    method = method_for(training, capacity)
+    others = ", ".join(kind for kind in get_args(Method) if kind != method)
+    if training.gpu is None:
+        fit = "Name a card for hours and money: `tokpack gpus` lists them."
+    elif method is None:
+        fit = f"No method fits {card} at {capacity:,} tokens: take a larger card, or shorter rows."
+    else:
+        fit = f"{method} fits {card} at {capacity:,} tokens."
+    return f"""\
+# The training run, for the bill. {fit} Other methods: {others}.
+[cost]
+model = {_path(model, out)}
+{f'gpu = "{card}"' if card else '# gpu = "a10"'}
+method = "{method or "qlora"}"
+epochs = 1.0
+batch_size = 8           # documents a GPU and micro-batch before packing
+accumulation = 1         # micro-batches an optimizer step
+learning_rate = 2e-4
+"""
+
+
+def _path(name: str, out: Path) -> str:
+    """As a TOML string: a relative path seen from the recipe, any other name as it is."""
+    here = any(sign in name for sign in "*?[") or Path(name).exists()
+    if here and "://" not in name and not Path(name).is_absolute():
+        name = os.path.relpath(name, out.absolute().parent)
+    return json.dumps(name, ensure_ascii=False)
