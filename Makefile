@@ -16,7 +16,7 @@ demo: $(STAMP) $(MODEL)/config.json
 
 test: $(STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/get_tokenizers.py
-	$(BIN)/pytest -q -n 2 --slow
+	$(BIN)/pytest -q -n 2 --dist worksteal --slow
 
 fuzz: $(STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/fuzz_rows.py --rows $(or $(ROWS),1000000) --tokenizer "$(MODEL)"

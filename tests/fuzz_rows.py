@@ -182,8 +182,11 @@ def serve(tokenizer_folder: str) -> None:
     import logging
 
     logging.disable(logging.CRITICAL)
+    from shared_tokenizers import share
+
     from tokpack.encoding.tokenizer import load_tokenizer
 
+    share()
     tokenizer = load_tokenizer(tokenizer_folder)
     for request in sys.stdin:
         form, container, start, stop = json.loads(request)

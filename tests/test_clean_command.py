@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from chats import messy_rows, write_rows
+from commands import run as command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -282,11 +282,7 @@ def test_what_cannot_be_cleaned_to_text_is_refused(rows, tmp_path):
 
 
 def test_the_command_line(rows, tmp_path):
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        code = "from tokpack.cli import main; main()"
-        command = [sys.executable, "-c", code, "clean", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
+    run = partial(command, "clean")
     out = str(tmp_path / "kept.jsonl")
     shown = run(str(rows), "--format", "openai", "-o", out, "--input-format", "messages")
     assert shown.returncode == 0, shown.stderr

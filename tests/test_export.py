@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from chats import messy_rows, write_rows
+from commands import run
 
 import tokpack
 from tokpack import schema
@@ -309,13 +310,6 @@ def test_an_unknown_trainer_is_named_with_near_matches(packed, tmp_path):
 
 
 def test_the_command_exports(packed, tmp_path):
-    command = [sys.executable, "-m", "tokpack.cli", "export", str(packed.folder), "--to", "trl"]
-    code = "from tokpack.cli import main; main()"
-    ran = subprocess.run(
-        [sys.executable, "-c", code, *command[3:], "-o", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ran = run("export", packed.folder, "--to", "trl", "-o", tmp_path / "out")
     assert ran.stdout.strip() == str(tmp_path / "out")
     assert (tmp_path / "out" / "train.py").is_file()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from chats import messy_rows, write_rows
+from commands import run
 
 import tokpack
 from tokpack.artefact.folder import Artefact
@@ -166,19 +165,6 @@ def test_a_merged_artefact_is_planned_as_one(packed, tmp_path):
 
 
 def test_the_command_says_what_the_first_packing_cut(packed, tmp_path):
-    out = tmp_path / "out"
-    code = "from tokpack.cli import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "repack",
-        str(packed.folder),
-        "-o",
-        str(out),
-        "--max-length",
-        "400",
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    ran = run("repack", packed.folder, "-o", tmp_path / "out", "--max-length", 400)
     assert f"{packed.ledger['tokens']['truncated']:,} tokens cut from long documents" in ran.stderr
     assert "stay out" in ran.stderr

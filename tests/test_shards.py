@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from chats import messy_rows, write_rows
+from commands import run
 
 import tokpack
 from tokpack import schema
@@ -144,13 +143,8 @@ def test_where_no_cache_can_be_written_the_copy_lies_among_this_users_temporary_
 def test_the_command_line_writes_and_shows_them(both, qwen, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(60))
 
-    def run(*arguments: str) -> str:
-        code = "from tokpack.cli import main; main()"
-        command = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
     out = str(tmp_path / "out")
     run("pack", str(data), "-t", str(qwen), "-o", out, "--shard-format", "parquet", "-q")
     row = tokpack.open_packed(out)[0]
-    assert f"document {row['doc_ids'][0]}" in run("inspect", out, "--row", "0")
+    assert f"document {row['doc_ids'][0]}" in run("inspect", out, "--row", "0").stdout
     assert np.all(row["labels"][np.cumsum(row["seq_lengths"])[:-1]] == schema.IGNORE_INDEX)

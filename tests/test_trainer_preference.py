@@ -399,10 +399,11 @@ def test_real_pairs_train_from_ln_2(model_folder, real_data, tmp_path):
 
 @pytest.mark.slow
 def test_smollm2_learns_to_prefer(smollm2, real_data, tmp_path):
-    options = {"epochs": 3.0, "learning_rate": 3e-4}
-    losses = losses_on_real_pairs(smollm2, real_data, tmp_path, 512, 600, **options)
+    """Two or three steps on a row of short pairs."""
+    options = {"epochs": 3.0, "learning_rate": 1e-3}
+    losses = losses_on_real_pairs(smollm2, real_data, tmp_path, 256, 200, **options)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
-    assert losses[-1] < 0.5
+    assert losses[-1] < 0.6
 
 
 RANKS = """
