@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tokpack.cleaning import clean
     from tokpack.config import Config
     from tokpack.errors import TokpackError
+    from tokpack.packed_urls import push
     from tokpack.report.figures import Report
 
 _HOME = {
@@ -37,6 +38,7 @@ _HOME = {
     "merge": "tokpack.artefact.merging",
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",
+    "push": "tokpack.packed_urls",
     "repack": "tokpack.artefact.repacking",
     "verify": "tokpack.artefact.verification",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "merge",
     "open_packed",
     "pack",
+    "push",
     "repack",
     "verify",
 ]

@@ -24,6 +24,7 @@ from tokpack.errors import UsageError, writing
 from tokpack.interrupts import scratch_folder
 from tokpack.money import MoneyBudget, money_budget
 from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
+from tokpack.packed_urls import local_folder
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.training import Training, load_training
@@ -151,8 +152,12 @@ def analyze(
 
 
 def open_packed(folder: str | os.PathLike[str]) -> Artefact:
-    """Open a finished artefact. Raises UsageError for anything else."""
-    return Artefact(Path(folder))
+    """Open a finished artefact: its folder, or a URL (`hf://datasets/USER/NAME`, `s3://...`).
+
+    What lies behind a URL is fetched into the cache once, every sum compared. Raises UsageError for anything
+    else.
+    """
+    return Artefact(local_folder(folder))
 
 
 def _decided(

@@ -15,6 +15,8 @@ from tokpack.schema import RUN, SUMS, WORK
 CACHE = "cache-"
 """Files beside the shards that are no part of the artefact begin like this (`datasets.map` writes such)."""
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+PUSHED = ("README.md", ".gitattributes")
+"""Beside a packed dataset that was pushed: its card, and what the Hub adds."""
 MOST_BYTES = 1 << 28
 """Of a file of sums, or a manifest, that is read at all."""
 
@@ -45,7 +47,7 @@ def _is_beside(name: str) -> bool:
 
 def stray_files(folder: Path, listed: Mapping[str, str]) -> list[str]:
     """What lies in a finished folder and is covered by no sum; links and empty folders too."""
-    beside = (SUMS, RUN)
+    beside = (SUMS, RUN, *PUSHED)
     return [
         name
         for name, entry in entries_below(folder)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokpack.cli.options import Packed
+
 if TYPE_CHECKING:
     from tokpack.activity import Activity
 
@@ -18,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.command(rich_help_panel="Training")
 def train(
-    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    artefact: Packed,
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, or name on the hub.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter or model.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags win over it.")] = None,

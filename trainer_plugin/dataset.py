@@ -19,6 +19,7 @@ import pyarrow as pa
 from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
 from tokpack.manifest import read_manifest
+from tokpack.packed_urls import local_folder
 from tokpack.schema import IGNORE_INDEX, VALIDATION, is_preference, packed_schema
 from tokpack.shards import mapped_shard
 
@@ -42,7 +43,7 @@ class PackedDataset:
     """
 
     def __init__(self, folder: str | Path, *, indices: np.ndarray | Sequence[int] | None = None) -> None:
-        self.folder = Path(folder)
+        self.folder = local_folder(folder)
         self.manifest: dict[str, Any] = read_manifest(self.folder)
         self.capacity = int(self.manifest["capacity"])
         self._open()

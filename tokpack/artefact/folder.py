@@ -20,6 +20,7 @@ from tokpack.checked import check_dataset
 from tokpack.errors import DataError
 from tokpack.manifest import read_form, read_manifest
 from tokpack.own_files import entries_below, is_hub_link, is_plain, is_tokenizer_file
+from tokpack.packed_urls import local_folder
 from tokpack.shards import PARQUET, mapped_shard, read_row, read_shard
 from tokpack.sums import read_limited
 
@@ -28,12 +29,12 @@ TOKENIZER = "tokenizer"
 
 @dataclass(frozen=True)
 class Artefact:
-    """A finished artefact, memory-mapped. Raises UsageError when `folder` is none."""
+    """A finished artefact, memory-mapped; of a URL, its copy in the cache. Raises UsageError for none."""
 
     folder: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", local_folder(self.folder))
         _ = self.manifest
 
     @staticmethod

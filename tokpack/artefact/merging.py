@@ -37,6 +37,7 @@ from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import PlanConfig
 from tokpack.errors import UsageError, writing
+from tokpack.packed_urls import local_folder
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED
 from tokpack.stages.order import order_rows
 from tokpack.stages.plan import with_figures
@@ -58,7 +59,7 @@ def merge(
 
     Raises UsageError when they differ in what they must share, naming the first difference.
     """
-    parts = [part if isinstance(part, Artefact) else Artefact(Path(part)) for part in artefacts]
+    parts = [part if isinstance(part, Artefact) else Artefact(local_folder(part)) for part in artefacts]
     out = Path(out)
     _check_alike(parts)
     check_out(out, parts)

@@ -32,6 +32,7 @@ from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import PlanConfig, ShardFormat
 from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
+from tokpack.packed_urls import local_folder
 from tokpack.reasons import OVERLONG
 from tokpack.schema import SEQUENTIAL
 from tokpack.stages.order import order_rows
@@ -60,7 +61,7 @@ def repack(
     keeps input order. With nothing changed the shards come out byte for byte. `check`: the sums of the shards
     are compared first. Raises UsageError when `max_length` is smaller than the longest document.
     """
-    source = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
+    source = artefact if isinstance(artefact, Artefact) else Artefact(local_folder(artefact))
     out = Path(out)
     check_out(out, [source])
     if check:

@@ -22,6 +22,7 @@ from tokpack.artefact.folder import Artefact
 from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.manifest import differing_sums, is_finished, read_manifest
+from tokpack.packed_urls import local_folder
 from tokpack.reasons import TRUNCATED
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import offsets_of
@@ -76,7 +77,8 @@ def verify(
     With `model`, the trainer plugin's isolation probe runs on real rows: it needs the extra `train`. `tell`
     shows what is being done.
     """
-    folder, tell = Path(folder), tell or Activity(quiet=True)
+    tell = tell or Activity(quiet=True)
+    folder = local_folder(folder, tell)
     parts = [folder]
     for flag, given in (("--attn", attn), ("--device", device)):
         if given and not model:

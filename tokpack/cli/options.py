@@ -13,9 +13,24 @@ import typer
 from tokpack.options import meaning
 from tokpack.parsing import parse_length
 
+PACKED_HELP = "Folder that `tokpack pack -o` wrote, or a URL: hf://datasets/USER/NAME, s3://..."
+
+
+def packed_folder(text: str) -> Path:
+    """The folder; of a URL, its copy in the cache."""
+    if "://" not in text:
+        return Path(text)
+    from tokpack.activity import Activity
+    from tokpack.packed_urls import local_folder
+
+    with Activity() as tell:
+        return local_folder(text, tell)
+
+
 Data = Annotated[
     list[str] | None, typer.Argument(help="Files, globs, folders, URLs, or - for stdin.", show_default=False)
 ]
+Packed = Annotated[Path, typer.Argument(help=PACKED_HELP, parser=packed_folder)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the artefact.")]
 InputFormat = Annotated[
     str | None, typer.Option("--input-format", help="Of the rows that are read; recognized when not given.")

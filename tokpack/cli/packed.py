@@ -10,23 +10,26 @@ import typer
 
 from tokpack.cli.app import PACKED, app
 from tokpack.cli.options import (
+    PACKED_HELP,
     Json,
     MaxDocs,
     NoCheck,
     Out,
+    Packed,
     Planner,
     Quiet,
     RowsPerStep,
     ShardFormat,
     WorldSize,
     length,
+    packed_folder,
 )
 from tokpack.cli.output import activity, say, show
 
 
 @app.command(rich_help_panel=PACKED)
 def verify(
-    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    artefact: Packed,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Also prove isolation on this model.")
     ] = None,
@@ -58,8 +61,13 @@ def verify(
 
 @app.command(rich_help_panel=PACKED)
 def compare(
-    a: Annotated[Path, typer.Argument(help="A report.json, or the folder of an artefact.")],
-    b: Annotated[Path, typer.Argument(help="Another one.")],
+    a: Annotated[
+        Path,
+        typer.Argument(
+            help="A report.json, or a packed dataset: folder or URL.", parser=packed_folder, metavar="A"
+        ),
+    ],
+    b: Annotated[Path, typer.Argument(help="Another one.", parser=packed_folder)],
     json: Json = False,
 ) -> None:
     """Put two reports side by side: documents, tokens, reasons, rows, cost."""
@@ -76,7 +84,7 @@ def compare(
 
 @app.command(rich_help_panel=PACKED)
 def inspect(
-    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    artefact: Packed,
     row: Annotated[int | None, typer.Option(help="Row to show (default 0).")] = None,
     doc: Annotated[
         int | None, typer.Option(help="Show the row that holds this document, or why it was left out.")
@@ -117,7 +125,7 @@ def inspect(
 
 @app.command(rich_help_panel=PACKED)
 def export(
-    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    artefact: Packed,
     to: Annotated[
         str,
         typer.Option(help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function."),
@@ -138,7 +146,7 @@ def export(
 
 @app.command(rich_help_panel=PACKED)
 def merge(
-    artefacts: Annotated[list[Path], typer.Argument(help="Folders that `tokpack pack -o` wrote.")],
+    artefacts: Annotated[list[Path], typer.Argument(help=PACKED_HELP, parser=packed_folder)],
     out: Out,
     seed: Annotated[int, typer.Option(help="Of the new order of all rows.")] = 0,
     keep_order: Annotated[
@@ -161,7 +169,7 @@ def merge(
 
 @app.command(rich_help_panel=PACKED)
 def repack(
-    artefact: Annotated[Path, typer.Argument(help="Folder that `tokpack pack -o` wrote.")],
+    artefact: Packed,
     out: Out,
     max_length: Annotated[
         int | None,
@@ -190,6 +198,23 @@ def repack(
     _written(repacked, out, quiet)
     if lost := repacking.lost_to_length(repacked):
         say(f"note: {lost}", quiet)
+
+
+@app.command(rich_help_panel=PACKED)
+def push(
+    artefact: Packed,
+    url: Annotated[str, typer.Argument(help="hf://datasets/USER/NAME, s3://BUCKET/FOLDER, ...")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another one there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy a packed dataset to the Hugging Face Hub or other storage, with a card made from its ledger.
+
+    `tokpack` opens such URLs wherever it takes a packed dataset, and compares every sum.
+    """
+    with activity(quiet, "tokpack.packed_urls") as (tell, urls):
+        pushed = urls.push(artefact, url, overwrite=overwrite, private=private, tell=tell)
+    typer.echo(pushed)
 
 
 def _written(artefact: Any, out: Path, quiet: bool) -> None:

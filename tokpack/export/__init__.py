@@ -22,6 +22,7 @@ from tokpack.export.megatron import export as to_megatron
 from tokpack.export.megatron_bridge import export as to_megatron_bridge
 from tokpack.export.trl import export as to_trl
 from tokpack.own_files import Own, entries_below
+from tokpack.packed_urls import local_folder
 from tokpack.plugins import resolve
 from tokpack.schema import SUMS, is_preference
 from tokpack.stages.write import write_json
@@ -56,7 +57,7 @@ def export(
     Raises UsageError for an unknown trainer, an artefact it cannot take, or an `out` that is in the way, and
     OutputError where `out` cannot be written.
     """
-    artefact = artefact if isinstance(artefact, Artefact) else Artefact(Path(artefact))
+    artefact = artefact if isinstance(artefact, Artefact) else Artefact(local_folder(artefact))
     out = Path(out)
     exporter = resolve("exporter", to, EXPORTERS)
     if is_preference(artefact.manifest) and exporter in EXPORTERS.values():

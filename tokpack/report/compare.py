@@ -67,7 +67,9 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
 
 def load_report(path: str | Path) -> dict[str, Any]:
     """The data of a report, from its file or the folder of the artefact."""
-    path = Path(path)
+    from tokpack.packed_urls import local_folder
+
+    path = local_folder(path)
     if (path / schema.MANIFEST).is_file():
         read_manifest(path)  # a folder from anybody: refused with its links before anything in it is read
     file = path / schema.REPORT if path.is_dir() else path

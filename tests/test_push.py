@@ -1,0 +1,152 @@
+"""Packed datasets behind URLs: pushed with a card, fetched once with every sum compared."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+from chats import messy_rows, write_rows
+from typer.testing import CliRunner
+
+import tokpack
+from tokpack.card import make_card
+from tokpack.cli import app
+from tokpack.errors import DataError, UsageError
+from tokpack.packed_urls import local_folder, push
+from tokpack.sums import covered_files
+from trainer_plugin.dataset import PackedDataset
+
+MEMORY = "memory://store/packed"
+
+
+@pytest.fixture(scope="module")
+def packed(qwen, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("push")
+    data = write_rows(folder / "a|b_<i>.jsonl", messy_rows(120))
+    tokpack.pack(data, folder / "packed", tokenizer=qwen, max_length=256, val=0.1)
+    return folder / "packed"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir(mode=0o700)
+    monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def memory():
+    fs = fsspec.filesystem("memory")
+    yield fs
+    if fs.exists("/store"):
+        fs.rm("/store", recursive=True)
+
+
+def same_files(folder: Path, other: Path) -> bool:
+    names = [name for name in covered_files(folder) if name != "README.md"]
+    return all((other / name).read_bytes() == (folder / name).read_bytes() for name in names)
+
+
+def test_what_is_pushed_is_opened_again_from_its_url(packed, memory):
+    assert push(packed, MEMORY + "/") == MEMORY
+    opened = tokpack.open_packed(MEMORY)
+    assert opened.folder != packed
+    assert same_files(packed, opened.folder)
+    assert list(opened[0]["input_ids"]) == list(tokpack.open_packed(packed)[0]["input_ids"])
+    assert opened.validation is not None
+    assert len(PackedDataset(MEMORY)) == len(opened)
+    assert tokpack.verify(MEMORY).ok
+    assert tokpack.open_packed(f"{MEMORY}/validation").manifest["split"] == "validation"
+
+
+def test_it_is_fetched_once_and_anew_when_it_changed(packed, memory, tmp_path):
+    push(packed, MEMORY)
+    first = local_folder(MEMORY)
+    memory.rm("/store/packed/manifest.json")
+    assert local_folder(MEMORY) == first
+    tokpack.repack(packed, tmp_path / "other", max_length=512)
+    with pytest.raises(UsageError, match="another packed dataset is there"):
+        push(tmp_path / "other", MEMORY)
+    push(tmp_path / "other", MEMORY, overwrite=True)
+    assert local_folder(MEMORY) != first
+    assert tokpack.open_packed(MEMORY).manifest["capacity"] == 512
+
+
+def test_a_changed_byte_is_found_while_fetching_and_leaves_nothing(packed, memory, tmp_path):
+    push(packed, MEMORY)
+    memory.pipe("/store/packed/dropped.parquet", b"other")
+    with pytest.raises(DataError, match=r"dropped.parquet is damaged"):
+        local_folder(MEMORY)
+    assert not list((tmp_path / "cache" / "packed").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/outside", "a/../../outside", "..\\outside", "SHA256SUMS"]
+)
+def test_names_in_foreign_sums_lead_nowhere_else(name, memory, tmp_path):
+    memory.pipe("/store/packed/SHA256SUMS", f"{'0' * 64}  {name}\n".encode())
+    with pytest.raises(DataError, match="leads elsewhere"):
+        local_folder(MEMORY)
+    assert not list(tmp_path.rglob("outside"))
+
+
+def test_what_is_no_packed_dataset_is_said(memory, packed, tmp_path):
+    with pytest.raises(UsageError, match="no packed dataset there") as caught:
+        local_folder("memory://store/nothing")
+    assert "tokpack push" in str(caught.value.hint)
+    with pytest.raises(DataError, match=r"not known|cannot open"):
+        local_folder("nosuch://place")
+    with pytest.raises(UsageError, match="not a URL"):
+        push(packed, "folder")
+    copy = shutil.copytree(packed, tmp_path / "copy")
+    (copy / "dropped.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="damaged"):
+        push(copy, MEMORY)
+
+
+def test_the_command_pushes_to_a_folder_that_verifies_as_it_is(packed, tmp_path):
+    url = f"file://{tmp_path}/pushed"
+    result = CliRunner().invoke(app, ["push", str(packed), url, "-q"])
+    assert (result.exit_code, result.output.strip()) == (0, url)
+    assert tokpack.verify(tmp_path / "pushed").ok
+    assert "row 0" in CliRunner().invoke(app, ["inspect", url]).output
+    again = CliRunner().invoke(app, ["push", str(packed), url])
+    assert again.exit_code == 0
+    assert "already there" in again.output
+
+
+def test_the_card_says_what_is_in_it_and_no_name_of_a_file_is_markup(packed):
+    manifest = tokpack.open_packed(packed).manifest
+    card = make_card(manifest, "hf://datasets/me/chats", validation=True)
+    assert card.startswith("---\ntags: [tokpack, packed]\nsize_categories: [n<1K]\n")
+    assert "path: validation/data-*.arrow" in card
+    assert 'tokpack.open_packed("hf://datasets/me/chats")' in card
+    assert f"| read | {manifest['ledger']['documents']['read']:,} |" in card
+    assert "a\\|b\\_&lt;i>.jsonl" in card
+    for reason, number in manifest["ledger"]["documents"]["dropped"].items():
+        assert f"| left out: {reason} | {number:,} |".replace("_", "\\_") in card
+
+
+@pytest.mark.slow
+def test_pushed_to_s3_and_opened_from_there(packed, monkeypatch):
+    server = pytest.importorskip("moto.server", reason='pip install "moto[server]"')
+    pytest.importorskip("s3fs", reason='pip install "tokpack[s3]"')
+    import s3fs
+
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    try:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        fsspec.filesystem("s3").mkdir("bucket")
+        push(packed, "s3://bucket/sets/packed")
+        assert same_files(packed, tokpack.open_packed("s3://bucket/sets/packed").folder)
+        assert push(packed, "s3://bucket/sets/packed") == "s3://bucket/sets/packed"
+    finally:
+        running.stop()
+        s3fs.S3FileSystem.clear_instance_cache()

@@ -1,0 +1,99 @@
+"""The dataset card of a packed dataset, from its manifest: what it holds, what was left out, its use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokpack.printable import one_line
+
+CARD = "README.md"
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+LARGE = "1M<n<10M"
+
+
+def make_card(manifest: dict[str, Any], url: str, validation: bool = False) -> str:
+    """Markdown with the Hub's header. Texts of the data (names of inputs) are escaped."""
+    ledger, capacity, rows = manifest["ledger"], manifest["capacity"], manifest["rows"]
+    documents, tokens, tokenizer = ledger["documents"], ledger["tokens"], manifest["tokenizer"]
+    trained, slots = ledger["trained"], ledger["slots"]
+    ending = (
+        "parquet" if manifest["shards"] and manifest["shards"][0]["file"].endswith("parquet") else "arrow"
+    )
+    place = one_line(url)
+    return f"""\
+---
+tags: [tokpack, packed]
+size_categories: [{next((name for most, name in SIZES if rows < most), LARGE)}]
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data-*.{ending}
+{_validation_split(ending) if validation else ""}---
+
+# {_cell(place.rsplit("/", 1)[-1])}
+
+{rows:,} packed rows of up to {capacity:,} tokens, {slots["packed"] / max(slots["total"], 1):.2%} full.
+They hold {documents["kept"]:,} documents of {tokens["packed"]:,} tokens, {trained["trained"]:,} of them trained.
+Made by [tokpack](https://pypi.org/project/tokpack/) {_cell(manifest["tokpack_version"])}.
+
+| | |
+|---|---|
+| tokenizer | {_cell(tokenizer["name"])}, vocabulary `{tokenizer["vocab_sha256"][:16]}` |
+| trained on | {_cell(manifest["template"]["loss"])} |
+| rows | `input_ids`, `labels` (-100: not trained), `seq_lengths`, `doc_ids` |
+
+## Use
+
+```python
+import tokpack
+
+packed = tokpack.open_packed("{place}")  # every sum is compared
+packed[0]["input_ids"]
+```
+
+`tokpack verify {place}` proves it, `tokpack train {place} --model MODEL -o adapter` trains on it.
+Documents of a row must not see each other, which plain loaders do not care for.
+
+## What became of the data
+
+| documents | |
+|---|---:|
+| read | {documents["read"]:,} |
+| kept | {documents["kept"]:,} |
+{_reasons(documents)}
+| tokens | |
+|---|---:|
+| tokenized | {tokens["tokenized"]:,} |
+| packed | {tokens["packed"]:,} |
+{_reasons(tokens)}
+| input | SHA-256 |
+|---|---|
+{_inputs(manifest["inputs"])}
+Each document that was left out is named, with the reason, in `dropped.parquet`.
+"""
+
+
+def _validation_split(ending: str) -> str:
+    return f"  - split: validation\n    path: validation/data-*.{ending}\n"
+
+
+def _reasons(counts: dict[str, Any]) -> str:
+    lines = [
+        f"| left out: {_cell(reason)} | {number:,} |" for reason, number in sorted(counts["dropped"].items())
+    ]
+    if counts.get("quarantined"):
+        lines.append(f"| unreadable | {counts['quarantined']:,} |")
+    return "".join(line + "\n" for line in lines)
+
+
+def _inputs(inputs: list[dict[str, Any]]) -> str:
+    return "".join(f"| {_cell(entry['name'])} | `{(entry['sha256'] or '')[:16]}` |\n" for entry in inputs)
+
+
+def _cell(text: str) -> str:
+    """As text in a table's cell: no markup, no HTML."""
+    shown = one_line(str(text), 200).replace("&", "&amp;").replace("<", "&lt;")
+    for sign in "\\`*_[]|":
+        shown = shown.replace(sign, "\\" + sign)
+    return shown
