@@ -34,7 +34,7 @@ configs:
 # {_cell(place.rsplit("/", 1)[-1])}
 
 {rows:,} packed rows of up to {capacity:,} tokens, {slots["packed"] / max(slots["total"], 1):.2%} full.
-They hold {documents["kept"]:,} documents of {tokens["packed"]:,} tokens, {trained["trained"]:,} of them trained.
+They hold {documents["kept"]:,} documents of {tokens["packed"]:,} tokens; {trained["trained"]:,} are trained.
 Made by [tokpack](https://pypi.org/project/tokpack/) {_cell(manifest["tokpack_version"])}.
 
 | | |
