@@ -66,6 +66,7 @@ KEYS = [
     "train",
 ]
 KEYS += ["weight", "system", "history", "label", "reasoning_content", "chat_template_kwargs", "functions", ""]
+BATCH = 1600
 HEAD = 5
 """Rows as they should be at a batch's head, by which the format is recognized."""
 
@@ -154,17 +155,19 @@ def _write_tables(rows: list[dict[str, Any]], folder: Path, container: str) -> i
     import pyarrow.feather
     import pyarrow.parquet as pq
 
-    files: dict[str, list[dict[str, Any]]] = {}
+    files: dict[pa.Schema, list[dict[str, Any]]] = {}
     for row in rows:
         try:
-            kind = str(pa.Table.from_pylist([rows[0], row]).schema)
-            pa.Table.from_pylist([rows[0], *files.get(kind, []), row])
+            kind = pa.Table.from_pylist([rows[0], row]).schema
         except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
             continue
         files.setdefault(kind, []).append(row)
     count = 0
-    for number, held in enumerate(files.values()):
-        table, path = pa.Table.from_pylist([rows[0], *held]), folder / f"{number:04d}.{container}"
+    for number, (kind, held) in enumerate(files.items()):
+        table, path = (
+            pa.Table.from_pylist([rows[0], *held], schema=kind),
+            folder / f"{number:04d}.{container}",
+        )
         try:
             pq.write_table(table, path) if container == "parquet" else pa.feather.write_feather(table, path)
         except pa.ArrowNotImplementedError:  # Parquet has no struct without fields
@@ -283,11 +286,12 @@ class Watch:
             self._child.wait()
 
 
-def fuzz(rows: int, tokenizer: str, first: int = 0, batch: int = 400) -> Tally:
-    """`rows` mutated rows, spread over all formats and containers."""
+def fuzz(rows: int, tokenizer: str, first: int = 0) -> Tally:
+    """`rows` mutated rows, spread evenly over all formats and containers."""
     watch = Watch(tokenizer)
     kinds = [(form, container) for form in ROWS for container in CONTAINERS]
     kinds = [kind for kind in kinds if kind != ("tokens", "csv")]  # cells of text hold no ids
+    batch = min(BATCH, -(-rows // len(kinds)))
     done = number = 0
     try:
         while done < rows:

@@ -21,7 +21,7 @@ from tokpack.errors import DataError, reading
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.json_arrays import as_lines
 from tokpack.stages.read.sources import Source
-from tokpack.stages.read.streams import BOM, decompress, open_hashing
+from tokpack.stages.read.streams import BOM, check_growth, decompress, open_hashing
 from tokpack.stages.read.tables import dataset_blocks, table_blocks
 from tokpack.stages.read.trees import conversations
 from tokpack.stages.read.unchanged import unchanged
@@ -156,9 +156,12 @@ def _tree_chunks(made: Iterator[Chunk], source: Source, block_bytes: int) -> Ite
     rows = [row for block in blocks for row in rows_of(block, source)]
     lines: list[bytes] = []
     size = offset = 0
-    for line in conversations(rows, every=source.config.format == "tree_paths"):
+    for before, line in enumerate(conversations(rows, every=source.config.format == "tree_paths")):
+        if len(line) > source.max_line:
+            raise _too_long(source, before)
         lines.append(line + b"\n")
         size += len(lines[-1])
+        check_growth(offset + size, source)
         if size >= block_bytes:
             yield len(lines), len(lines), offset, b"".join(lines)
             lines, size, offset = [], 0, offset + size

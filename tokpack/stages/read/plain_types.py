@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The same rows, and the same batch where nothing is to be done."""
-    if not any(_is_odd(field.type) for field in batch.schema):
+    if not any(is_odd(field.type) for field in batch.schema):
         return batch
     columns = [plain_array(column) for column in batch.columns]
     fields = [field.with_type(column.type) for field, column in zip(batch.schema, columns, strict=True)]
@@ -23,7 +23,7 @@ def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def plain_array(array: pa.Array) -> pa.Array:
     kind = array.type
-    if not _is_odd(kind):
+    if not is_odd(kind):
         return array
     if pa.types.is_string_view(kind):
         return array.cast(pa.large_string())
@@ -50,12 +50,12 @@ def _is_odd_list(kind: pa.DataType) -> bool:
     return bool(types.is_fixed_size_list(kind) or types.is_list_view(kind) or types.is_large_list_view(kind))
 
 
-def _is_odd(kind: pa.DataType) -> bool:
+def is_odd(kind: pa.DataType) -> bool:
     types = pa.types
     if is_list(kind):
-        return _is_odd_list(kind) or _is_odd(kind.value_type)
+        return _is_odd_list(kind) or is_odd(kind.value_type)
     if types.is_struct(kind):
-        return any(_is_odd(kind.field(number).type) for number in range(kind.num_fields))
+        return any(is_odd(kind.field(number).type) for number in range(kind.num_fields))
     if types.is_dictionary(kind):
         return bool(types.is_string(kind.value_type) or types.is_large_string(kind.value_type))
     return bool(types.is_string_view(kind) or types.is_binary_view(kind))

@@ -82,20 +82,25 @@ def seekable(stream: IO[bytes], source: Source) -> IO[bytes]:
 
 def _fetched(stream: IO[bytes], source: Source) -> IO[bytes]:
     file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - goes with its reader
-    most = max(LEAST_BOMB, MOST_GROWTH * source.size_bytes) if source.size_bytes and source.compression else 0
     size = 0
     while data := stream.read(1 << 20):
         size += len(data)
-        if most and size > most:
-            raise DataError(
-                f"it unpacks to more than {MOST_GROWTH:,} times its size",
-                where=source.path,
-                hint="it looks made to fill disks; unpack it yourself where it is not",
-            )
+        if source.compression:
+            check_growth(size, source)
         with writing(Path(tempfile.gettempdir())):
             file.write(data)
     file.seek(0)
     return cast(IO[bytes], file)
+
+
+def check_growth(size: int, source: Source) -> None:
+    """Raises DataError for more than 1,000 times the size of the source, and than 1 GiB."""
+    if source.size_bytes and size > max(LEAST_BOMB, MOST_GROWTH * source.size_bytes):
+        raise DataError(
+            f"it unpacks to more than {MOST_GROWTH:,} times its size",
+            where=source.path,
+            hint="it looks made to fill disks; unpack it yourself where it is not",
+        )
 
 
 class Piped(io.RawIOBase):

@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from tokpack.errors import DataError
 from tokpack.stages.read.csv_rows import csv_batches
+from tokpack.stages.read.expansion import MOST_ROWS, check_views, grows, slices
 from tokpack.stages.read.faults import UNREADABLE, Unreadable, with_faults
-from tokpack.stages.read.plain_types import plain_batch
+from tokpack.stages.read.parquet_rows import parquet_batches
+from tokpack.stages.read.plain_types import is_odd, plain_batch
 from tokpack.stages.read.sources import Source, saved_field
 from tokpack.stages.read.streams import seekable
 
@@ -27,13 +29,10 @@ def table_blocks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterato
         yield from _merged(csv_batches(stream, source.path), source, block_bytes)
         return
     if source.container == "parquet":
-        import pyarrow.parquet as pq
-
-        lazily = {"pre_buffer": False, "buffer_size": 1 << 16} if source.head_only else {}
-        batches = pq.ParquetFile(seekable(stream, source), **lazily).iter_batches(batch_size=4096)
+        batches = parquet_batches(seekable(stream, source), source)
     else:
-        batches = _ipc_batches(seekable(stream, source))
-    yield from _merged(map(_sound, batches), source, block_bytes)
+        batches = (_valid(batch, source) for batch in _ipc_batches(seekable(stream, source)))
+    yield from _merged(map(_sound, slices(batches, source, block_bytes)), source, block_bytes)
 
 
 def dataset_blocks(source: Source, block_bytes: int) -> Iterator[pa.Table]:
@@ -50,7 +49,8 @@ def dataset_blocks(source: Source, block_bytes: int) -> Iterator[pa.Table]:
                     source.bytes_read += batch.nbytes
                     yield batch
 
-    yield from _merged(map(_sound, batches()), source, block_bytes)
+    parts = slices((_valid(batch, source) for batch in batches()), source, block_bytes)
+    yield from _merged(map(_sound, parts), source, block_bytes)
     source.sha256 = digest.hexdigest()
 
 
@@ -79,7 +79,7 @@ def _merged(batches: Iterator[pa.RecordBatch], source: Source, block_bytes: int)
     size = 0
     for batch in batches:
         _check_names(batch.schema.names, source)
-        rows = max(1, batch.num_rows * block_bytes // max(batch.nbytes, 1))
+        rows = max(1, min(MOST_ROWS, batch.num_rows * block_bytes // max(batch.nbytes, 1)))
         for start in range(0, batch.num_rows, rows):
             part = batch.slice(start, rows)
             held.append(part)
@@ -108,21 +108,40 @@ def _check_names(names: list[str], source: Source) -> None:
 # What a file may hold that no writer of Arrow's writes
 
 
-def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch in plain types, with rows that hold texts that are not UTF-8 set aside.
+def _valid(batch: pa.RecordBatch, source: Source) -> pa.RecordBatch:
+    """The batch, whose texts need not be UTF-8; one of plain types is looked at in `_sound`.
 
     Raises pa.ArrowInvalid for offsets and lengths that lead out of the data, and for views of such texts.
     """
+    if any(is_odd(kind) or grows(kind) for kind in batch.schema.types):
+        check_views(batch, source)
+        try:
+            batch.validate(full=True)
+        except pa.ArrowInvalid:
+            _with_bytes(batch).validate(full=True)
+    return batch
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A slice of a batch in plain types, with rows that hold texts that are not UTF-8 set aside.
+
+    Raises pa.ArrowInvalid as `_valid` does.
+    """
     if UNREADABLE in batch.schema.names:
         batch = batch.drop_columns([UNREADABLE])
+    batch = plain_batch(batch)
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid:
-        columns = [column.view(_as_binary(column.type)) for column in batch.columns]
-        seen = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+        seen = _with_bytes(batch)
         seen.validate(full=True)
         batch = _without_broken_texts(batch, seen)
-    return plain_batch(batch)
+    return batch
+
+
+def _with_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [column.view(_as_binary(column.type)) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _as_binary(kind: pa.DataType) -> pa.DataType:

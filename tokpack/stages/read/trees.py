@@ -11,6 +11,8 @@ answer. Of every path, an answer that an earlier one has already is not trained 
 from __future__ import annotations
 
 import json
+import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,26 +31,32 @@ class _Tree:
 
     @staticmethod
     def of(nodes: list[Node]) -> _Tree:
-        ids = {node["message_id"] for node in nodes}
+        """Of messages with an id each: a second one of an id is left out, so that no path comes back."""
+        by_id: dict[str, Node] = {}
+        for node in nodes:
+            by_id.setdefault(node["message_id"], node)
+        ids = by_id.keys()
         replies: dict[str, list[Node]] = {}
         roots = []
-        for node in nodes:
+        for node in by_id.values():
             if node.get("parent_id") in ids:
                 replies.setdefault(node["parent_id"], []).append(node)
             elif node.get("parent_id") is None:
                 roots.append(node)
         for answers in replies.values():
-            answers.sort(key=lambda node: (node.get("rank") is None, node.get("rank") or 0))
+            answers.sort(key=lambda node: (_rank(node) is None, _rank(node) or 0))
         return _Tree(roots, replies)
 
     def paths(self, root: Node, every: bool) -> Iterator[list[Node]]:
-        open_paths = [[root]]
-        while open_paths:
-            path = open_paths.pop()
-            answers = self.replies.get(path[-1]["message_id"], [])
+        path: list[Node] = []
+        waiting = [(0, root)]
+        while waiting:
+            depth, node = waiting.pop()
+            path[depth:] = [node]
+            answers = self.replies.get(node["message_id"], [])
             if not answers:
-                yield path
-            open_paths += [[*path, answer] for answer in reversed(answers if every else answers[:1])]
+                yield list(path)
+            waiting += [(depth + 1, answer) for answer in reversed(answers if every else answers[:1])]
 
 
 def conversations(rows: Iterable[Any], every: bool) -> Iterator[bytes]:
@@ -75,13 +83,14 @@ def _nodes(row: Any) -> Iterator[Node]:
     if not isinstance(nested, Mapping):
         yield row
         return
-    todo: list[tuple[Any, str | None]] = [(nested, None)]
+    todo: deque[tuple[Any, str | None]] = deque([(nested, None)])
     while todo:
-        node, parent = todo.pop(0)
+        node, parent = todo.popleft()
         if isinstance(node, Mapping):
             name = str(node.get("message_id") or f"{row.get('message_tree_id')}/{id(node)}")
             yield {**node, "message_id": name, "parent_id": parent}
-            todo += [(reply, name) for reply in node.get("replies") or []]
+            replies = node.get("replies")
+            todo += [(reply, name) for reply in replies] if isinstance(replies, list) else []
 
 
 def _is_whole(node: Node) -> bool:
@@ -89,8 +98,15 @@ def _is_whole(node: Node) -> bool:
         isinstance(node.get("text"), str)
         and isinstance(node.get("role"), str)
         and isinstance(node.get("message_id"), str)
+        and isinstance(node.get("parent_id"), str | None)
         and not node.get("deleted")
     )
+
+
+def _rank(node: Node) -> float | None:
+    """Smaller is better; None for what is no number."""
+    rank = node.get("rank")
+    return rank if isinstance(rank, int | float) and not math.isnan(rank) else None
 
 
 def _role(node: Node) -> str:

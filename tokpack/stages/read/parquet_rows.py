@@ -1,0 +1,85 @@
+"""Parquet files -> record batches of bounded memory.
+
+A page of texts may name each by a number in a dictionary, so that a file of 1 MB stands for 100 GB. What a
+row group can grow to is at most its values times the longest text of its dictionaries, which one row shows.
+Where that is too much, texts are read as dictionaries, which `expansion` cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokpack.stages.read.expansion import LEAST_BYTES
+from tokpack.stages.read.sources import Source
+from tokpack.stages.read.streams import check_growth
+
+BATCH_ROWS = 4096
+MOST_BYTES = 1 << 30
+"""What the texts of a row group may grow to before they are read as dictionaries."""
+
+
+def parquet_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatch]:
+    """All rows in order, a row group after the other. Raises DataError for a decompression bomb."""
+    import pyarrow.parquet as pq
+
+    lazily: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 16}
+    file = pq.ParquetFile(stream, **(lazily if source.head_only else {}))
+    for group in range(file.num_row_groups):
+        _check_lists(file, group, source)
+        suspects = [path for path in _texts(file, group) if _may_grow(stream, file, group, path, lazily)]
+        reader = (
+            pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=suspects, **lazily)
+            if suspects
+            else file
+        )
+        yield from reader.iter_batches(batch_size=BATCH_ROWS, row_groups=[group])
+
+
+def _columns(file: Any, group: int) -> Iterator[tuple[Any, Any]]:
+    """(schema, metadata) of each column of values."""
+    for number in range(file.metadata.num_columns):
+        yield file.schema.column(number), file.metadata.row_group(group).column(number)
+
+
+def _check_lists(file: Any, group: int, source: Source) -> None:
+    """Values of one row may be as many as a row group has."""
+    for column, chunk in _columns(file, group):
+        if column.max_repetition_level:
+            check_growth(chunk.num_values * LEAST_BYTES, source)
+
+
+def _texts(file: Any, group: int) -> Iterator[str]:
+    """Columns of texts with a dictionary, that are large enough to be looked at."""
+    for column, chunk in _columns(file, group):
+        most = max(0, chunk.num_values) * max(0, chunk.total_uncompressed_size)
+        if column.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page and most > MOST_BYTES:
+            yield chunk.path_in_schema
+
+
+def _may_grow(stream: IO[bytes], file: Any, group: int, path: str, lazily: dict[str, Any]) -> bool:
+    """Whether as many texts as the column has, each as long as its dictionary's longest, are too much."""
+    import pyarrow.parquet as pq
+
+    values = next(chunk.num_values for _, chunk in _columns(file, group) if chunk.path_in_schema == path)
+    reader = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=[path], **lazily)
+    first = next(reader.iter_batches(1, row_groups=[group], columns=[path], use_threads=False), None)
+    longest = max(map(_longest, first.columns), default=0) if first is not None else 0
+    return bool(values * longest > MOST_BYTES)
+
+
+def _longest(array: pa.Array) -> int:
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(array.dictionary)
+        return int(pc.max(lengths).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return max(map(_longest, array.flatten()), default=0)
+    if pa.types.is_map(kind):
+        return max(_longest(array.keys), _longest(array.items))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _longest(array.values)
+    return 0
