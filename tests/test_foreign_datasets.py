@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from chats import messy_rows, write_rows
 
@@ -21,6 +23,7 @@ from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.export import export
 from tokpack.manifest import read_manifest
 from tokpack.report.compare import compare
+from tokpack.schema import DROPPED_SCHEMA
 from tokpack.sums import file_sha256
 from trainer_plugin.dataset import PackedDataset
 
@@ -390,3 +393,61 @@ def test_damaged_files_beside_the_rows_are_data_errors(name, copied, tmp_path):
         (copied / name).write_bytes(content)
         sign(copied)
         answers(copied, tmp_path, ("open", "verify", "inspect", "compare", "repack", "merge"))
+
+
+def test_a_record_of_what_was_dropped_that_grows_without_end_is_an_error(copied, tmp_path):
+    count, zeros = 200_000, pa.array(np.zeros(200_000, np.int32))
+    long = pa.DictionaryArray.from_arrays(zeros, pa.array(["x" * (1 << 19)]))
+    number = pa.array(np.zeros(count, np.int64))
+    columns = [long if pa.types.is_string(kind) else number for kind in DROPPED_SCHEMA.types]
+    pq.write_table(
+        pa.table(columns, names=DROPPED_SCHEMA.names), copied / "dropped.parquet", store_schema=False
+    )
+    sign(copied)
+    outcomes = answers(copied, tmp_path, ("repack", "merge"))
+    assert all(isinstance(outcome, DataError) for outcome in outcomes.values()), outcomes
+    assert not tokpack.verify(copied).ok
+
+
+OFFSETS = {
+    "far outside": lambda offsets: [*offsets[:-1], 1 << 30],
+    "outside in the middle": lambda offsets: [offsets[0], 1 << 30, *offsets[2:]],
+    "below zero": lambda offsets: [-(1 << 20), *offsets[1:]],
+    "decreasing": lambda offsets: [offsets[0], offsets[2], offsets[1], *offsets[3:]],
+}
+
+
+@pytest.mark.parametrize("how", OFFSETS)
+@pytest.mark.parametrize("column", ["input_ids", "labels", "seq_lengths", "doc_ids"])
+def test_offsets_that_lead_out_of_a_shard_are_an_error_of_every_command(how, column, copied, tmp_path):
+    path = copied / "data-00000-of-00001.arrow"
+    data = path.read_bytes()
+    with pa.ipc.open_stream(data) as stream:
+        array = next(iter(stream)).column(column)
+    offsets = array.buffers()[1].to_pybytes()[: 4 * (len(array) + 1)]
+    wrong = np.array(OFFSETS[how](array.offsets.to_pylist()), np.int32).tobytes()
+    shared = [at for at in range(0, len(data), 8) if data.startswith(offsets, at)]
+    at = shared[PAIRED[column].index(column)]
+    path.write_bytes(data[:at] + wrong + data[at + len(wrong) :])
+    alter(copied, lambda manifest: manifest["shards"][0].update(sha256=file_sha256(path)))
+    outcomes = answers(copied, tmp_path)
+    assert not tokpack.verify(copied).ok
+    for name in ("inspect", "repack", "merge", "export", "bridge", "train"):
+        assert isinstance(outcomes[name], DataError), name
+
+
+PAIRED = {name: pair for pair in (("input_ids", "labels"), ("seq_lengths", "doc_ids")) for name in pair}
+"""Columns whose rows are of one length have equal offsets."""
+
+
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_a_shard_that_was_cut_before_it_is_opened_is_an_error(form, packed, tmp_path):
+    folder = Path(shutil.copytree(packed[form], tmp_path / "theirs" / "packed"))
+    path = folder / f"data-00000-of-00001.{form}"
+    data = path.read_bytes()
+    for length in (0, 8, len(data) // 2, len(data) - 9):
+        path.write_bytes(data[:length])
+        alter(folder, lambda manifest: manifest["shards"][0].update(sha256=file_sha256(path)))
+        outcomes = answers(folder, tmp_path, ("inspect", "repack", "merge", "export", "train"))
+        assert not tokpack.verify(folder).ok
+        assert all(isinstance(outcome, DataError) for outcome in outcomes.values()), (length, outcomes)

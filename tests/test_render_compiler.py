@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -10,10 +11,10 @@ import pytest
 from encode_helpers import NAMES, document, frame, random_chats, small_tokenizer, template
 
 from tokpack.stages.render.chat_spans import SpanFinder
-from tokpack.stages.render.chat_template import ChatTemplate
+from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from tokpack.stages.render.pieces import Spans, write_slot
 from tokpack.stages.render.reference import chat_reference, to_messages
-from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderOptions, _failed_shapes, render
 from tokpack.stages.render.shape_keys import chat_key
 from tokpack.stages.render.symbolic_template import SymbolicTemplate
 from tokpack.stages.render.symbols import WHITESPACE, Observed, Opaque, Slot, Symbol
@@ -291,3 +292,16 @@ def test_trained_spans_are_those_of_the_reference_with_its_loss():
     header = len("<|im_end|>\n<|im_start|>assistant\n")
     assert shape.trained == ((6, header, 8, len("<|im_end|>")),)
     assert sum(literal.count("<|im_end|>") for literal in shape.literals) == 5
+
+
+def test_a_warning_about_chats_names_roles_that_are_null(folder, monkeypatch):
+    renderer = Renderer(opened(folder, template("smollm2", tagged=False)), RenderOptions())
+
+    def refuse(*_messages, **_options):
+        raise RenderError("no")
+
+    monkeypatch.setattr(renderer, "reference", refuse)
+    documents = frame([document([{"role": None, "content": "a"}])])
+    plan = SimpleNamespace(shape_of_row=np.zeros(1, np.int32), compiled=[None])
+    assert _failed_shapes(documents, np.arange(1), None, plan, renderer) == [0]
+    assert renderer.warnings == ["chats of the roles None are rendered by Jinja: a compiled one differed"]

@@ -186,6 +186,9 @@ def test_a_mark_before_a_line_counts_for_nothing_where_files_were_joined(tmp_pat
     assert fates([b"\xef\xbb\xbf" + row], "text", tmp_path) == fates([row], "text", tmp_path)
 
 
+CALLED = b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"tools":%b}'
+
+
 @pytest.mark.parametrize(
     ("form", "row", "reason"),
     [
@@ -194,6 +197,9 @@ def test_a_mark_before_a_line_counts_for_nothing_where_files_were_joined(tmp_pat
         ("tokens", b'{"input_ids":["\\ud800"]}', r'input_ids[0] is "\ud800", not an integer'),
         ("messages", b'{"messages":[{"role":"u","content":[{"type":"\\u202e\\ud83d"}]}]}', r"\u202e\ud83d"),
         ("text", b'{"text":1,"tokpack:unreadable":{"reason":"x","raw":"y"}}', "text is a number"),
+        ("messages", CALLED % b'["search"]', "tools[1] is a string, not an object"),
+        ("messages", CALLED % b'"search"', "tools is not JSON"),
+        ("messages", CALLED % b'[{"name":"f"},["f"]]', "tools[2] is a list, not an object"),
     ],
 )
 def test_what_cannot_be_read_is_set_aside_with_a_reason_that_can_be_printed(tmp_path, form, row, reason):

@@ -63,6 +63,8 @@ from tokpack.store import INPUT_BYTES, TokenStore
 log = logging.getLogger("tokpack")
 
 SNIPPET = 400
+MOST_TEXT = (1 << 31) - 1
+"""Bytes of a block as it is tokenized: a token has one at least, and the store counts tokens in int32."""
 LONGEST_DETAIL = 1000
 """Characters that are kept of what a template says about a document."""
 MB = 1_000_000
@@ -355,6 +357,13 @@ def encode(
     Returns documents, tokens, rows by path, and what the template left out.
     """
     rendered = render(documents, run.renderer)
+    if (size := rendered.text.nbytes) > MOST_TEXT:
+        raise DataError(
+            f"a block of {len(documents):,} documents is {size:,} bytes of text to the model, "
+            f"more than {MOST_TEXT:,}",
+            where=run.sources[documents["source"][0]].path,
+            hint="the chat template writes very much for each; read.block_mb = 1 makes blocks smaller",
+        )
     tokens = tokenize(rendered, run.tokenizer)
     if rendered.errors:
         rows = [row for row in sorted(rendered.errors) if documents["drop_reason"][row] is None]

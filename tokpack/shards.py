@@ -26,6 +26,8 @@ from tokpack.user_cache import own_cache
 
 ARROW: Final = "arrow"
 PARQUET: Final = "parquet"
+MOST_VALUES = 1 << 28
+"""Of a column in a row group of a Parquet shard: tokpack writes a few rows a group."""
 KEPT_SECONDS = 30 * 24 * 3600
 
 
@@ -48,7 +50,7 @@ def read_shard(path: Path, columns: pa.Schema | None = None) -> Iterator[pa.Reco
     Offsets are checked, so that no list reaches outside its buffers. With `columns`, the schema of the rows,
     so is that each row's columns fit each other. Raises DataError for a damaged shard, or one of other rows.
     """
-    try:
+    with _opened(path):
         for number, batch in enumerate(_batches(path)):
             batch.validate(full=True)
             if columns is not None and (fault := row_fault(batch, columns)):
@@ -58,6 +60,13 @@ def read_shard(path: Path, columns: pa.Schema | None = None) -> Iterator[pa.Reco
                     hint="run `tokpack verify`, or copy the artefact again",
                 )
             yield batch
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[None]:
+    """Turn what Arrow says of a missing or damaged shard into a DataError."""
+    try:
+        yield
     except FileNotFoundError:
         raise DataError(
             "a shard named in the manifest is missing", where=str(path), hint="copy the artefact again"
@@ -81,7 +90,16 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
 
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            yield from file.read_row_group(group).combine_chunks().to_batches()
+            yield from _row_group(file, group).to_batches()
+
+
+def _row_group(file: Any, group: int) -> pa.Table:
+    """Raises pa.ArrowInvalid for one of more values than tokpack writes: equal ones take no room."""
+    found = file.metadata.row_group(group)
+    values = max((found.column(number).num_values for number in range(found.num_columns)), default=0)
+    if values > MOST_VALUES:
+        raise pa.ArrowInvalid(f"a row group says that it holds {values:,} values")
+    return file.read_row_group(group).combine_chunks()
 
 
 def row_fault(batch: pa.RecordBatch, columns: pa.Schema) -> str:  # noqa: PLR0911 - one a fault
@@ -118,11 +136,13 @@ def read_row(path: Path, row: int) -> pa.Table:
     """One row of a Parquet shard; reads its row group."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with _opened(path), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if row < rows:
-                return file.read_row_group(group).slice(row, 1)
+                table = _row_group(file, group)
+                table.validate(full=True)
+                return table.slice(row, 1)
             row -= rows
     raise IndexError(row)
 
@@ -186,8 +206,10 @@ def unpack(shard: Path, target: Path) -> None:
 
     part = target.with_suffix(f".{os.getpid()}.part")
     batches = read_shard(shard)
+    with _opened(shard):
+        columns = pq.read_schema(shard)
     try:
-        with pa.OSFile(str(part), "wb") as sink, shard_writer(sink, pq.read_schema(shard), ARROW) as writer:
+        with pa.OSFile(str(part), "wb") as sink, shard_writer(sink, columns, ARROW) as writer:
             for batch in batches:
                 writer.write_batch(batch)
         part.replace(target)

@@ -25,6 +25,8 @@ from tokpack.shards import PARQUET, mapped_shard, read_row, read_shard
 from tokpack.sums import read_limited
 
 TOKENIZER = "tokenizer"
+MOST_BYTES = 1 << 30
+"""Of `dropped.parquet` in memory."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,16 @@ class Artefact:
         """
         import pyarrow.parquet as pq
 
+        from tokpack.stages.read.expansion import entry_bytes
+
         path = self.folder / schema.DROPPED
         try:
-            with pq.ParquetFile(path) as file:
+            names = [field.name for field in schema.DROPPED_SCHEMA if pa.types.is_string(field.type)]
+            with pq.ParquetFile(path, read_dictionary=names) as file:
                 table = file.read().select(schema.DROPPED_SCHEMA.names).replace_schema_metadata()
+            parts = (part for column in table.columns for part in column.chunks)
+            if sum(int(entry_bytes(part).sum()) for part in parts) > MOST_BYTES:
+                raise ValueError("texts that refer to a few grow to over 1 GiB")
             table = table.cast(schema.DROPPED_SCHEMA)
             table.validate(full=True)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:

@@ -24,6 +24,8 @@ LONGEST_LINE = 1 << 24
 LINES = 100
 ENOUGH = 0.9
 MOST_NOTES = 3
+MANY, SMALL = 1000, 64 << 10
+"""Inputs, and bytes of each, of which a run says that joined they would be read sooner."""
 AS_TEXT = "--format text packs its lines as plain text"
 BINARY: dict[Container, tuple[bytes, ...]] = {
     "parquet": (b"PAR1",),
@@ -74,7 +76,14 @@ def notes(sources: list[Source]) -> list[str]:
     """What a user should know about how the sources are read, a few of many."""
     said = [source.note for source in sources if source.note]
     more = len(said) - MOST_NOTES
-    return said if more <= 1 else [*said[:MOST_NOTES], f"and {more:,} inputs more like these"]
+    said = said if more <= 1 else [*said[:MOST_NOTES], f"and {more:,} inputs more like these"]
+    small = sum((source.size_bytes or SMALL) < SMALL for source in sources)
+    if small >= MANY:
+        said.append(
+            f"{small:,} of the inputs are smaller than {SMALL >> 10} kB, and each takes the time of 1 MB\n"
+            "  hint: join them: find FOLDER -name '*.jsonl' -print0 | sort -z | xargs -0 cat > all.jsonl"
+        )
+    return said
 
 
 def _settle(source: Source, head: bytes) -> None:
