@@ -35,6 +35,7 @@ def sample(
     overlong: int = 0,
     seed: int = 0,
     training: Training | None = None,
+    gpu_count: int = 1,
 ) -> dict[str, Any]:
     """Report data of `documents` documents; the first of them are dropped for the given reasons, the last
     `overlong` are longer than the capacity and cut."""
@@ -75,7 +76,7 @@ def sample(
     )
     part = Part(pieces, make_plan(lengths, capacity), None)  # type: ignore[arg-type]  # reports need no layout
     run = SimpleNamespace(
-        config=Config(),
+        config=Config(cost=CostConfig(gpu_count=gpu_count)),
         tokenizer=SimpleNamespace(name=tokenizer),
         sources=[SimpleNamespace(name=name, size_bytes=4_815_925) for name in sources],
         shapes=[Shape.of("messages", {}, ["messages"])] * len(sources),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_samples import HOSTILE, hostile, sample
+from report_samples import HOSTILE, hostile, planned, sample
 from rich.console import Console
 
 import tokpack
@@ -20,7 +20,7 @@ from tokpack.cost.capacity import fit_lengths
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.report import data_charts
 from tokpack.report.data_figures import rank_figures, row_figures, truncation_figures
-from tokpack.report.data_words import NO_LANGUAGES, language_words, rules_without_hits
+from tokpack.report.data_words import NO_LANGUAGES, language_words, ranks_words, rules_without_hits
 from tokpack.report.figures import Report
 from tokpack.report.html import page
 from tokpack.report.training import Documents
@@ -239,12 +239,14 @@ def test_fewer_rows_than_ranks_have_no_figure() -> None:
     assert rank_figures(make_plan(lengths, 10), lengths, PlanConfig(), 0, 8, seed=0) is None
 
 
-def test_ranks_asked_for_are_not_called_an_example(qwen: Path, tmp_path: Path) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_text("".join(chat(f"{i}?", ENGLISH * (i % 5 + 1)) for i in range(60)))
-    options = {"tokenizer": str(qwen), "max_length": 256}
-    asked = tokpack.analyze(str(path), **options, world_size=2, rows_per_step=2).data["ranks"]
-    assert (asked["ranks"], asked["rows_per_step"], asked["asked"]) == (2, 2, True)
+def test_ranks_wait_where_there_are_ranks_and_a_model() -> None:
+    assert sample()["ranks"] is None
+    assert sample(training=planned())["ranks"] is None
+    asked = sample(training=planned(gpu_count=4), gpu_count=4)
+    assert asked["ranks"]["ranks"] == 4
+    assert asked["ranks"]["token_cost"] > 0
+    assert 'id="ranks"' in page(asked)
+    assert "4 ranks wait" in ranks_words(asked["ranks"])
 
 
 # Views
@@ -252,12 +254,12 @@ def test_ranks_asked_for_are_not_called_an_example(qwen: Path, tmp_path: Path) -
 
 def test_page_and_terminal_show_every_part(report: dict[str, Any]) -> None:
     drawn = page(report)
-    for name in ("text", "ranks", "rows", "files", "lengths"):
+    for name in ("text", "rows", "files", "lengths"):
         assert f'id="{name}"' in drawn
     for words in ("en.jsonl:62", "bytes a token", "Latin", "Looked for and not found: unknown_role"):
         assert words in drawn
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(Report(report))
+    console.print(Report(report).full())
     text = console.export_text()
     for words in ("Lengths by file", "en.jsonl:62", "vocabulary", "Cut at other lengths"):
         assert words in text
@@ -283,6 +285,7 @@ def test_tokens_and_names_are_shown_harmless() -> None:
     assert "\u202e" not in drawn
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     console.print(Report(data))
+    console.print(Report(data).full())
     assert "\x1b" not in console.export_text()
 
 

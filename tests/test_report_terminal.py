@@ -9,10 +9,12 @@ from html import unescape
 from typing import Any
 
 import pytest
-from report_samples import hostile, sample
-from rich.console import Console
+from report_samples import hostile, planned, sample
+from rich.console import Console, Group
 
+from tokpack.report.cost_words import money
 from tokpack.report.figures import Report
+from tokpack.report.first_screen import first_screen
 from tokpack.report.html import page
 from tokpack.report.terminal import artefact_panel, checks_table, ledger_table, report_view, share, to_html
 from tokpack.report.words import make_bill
@@ -40,7 +42,33 @@ def data() -> dict[str, Any]:
     )
 
 
-def test_the_first_screen_is_the_bill(data: dict[str, Any]) -> None:
+@pytest.mark.parametrize("training", [None, "a10", "h100-sxm"])
+@pytest.mark.parametrize("reasons", [0, 3, 30])
+def test_what_analyze_prints_is_one_screen(training: str | None, reasons: int) -> None:
+    dropped = {f"rule_{n}": n + 1 for n in range(reasons)} | {"overlong": 2}
+    run = planned(gpu=training) if training else None
+    data = sample(documents=900, dropped=dropped, overlong=9, training=run)
+    screen = printed(Report(data), 100)
+    assert len(screen.splitlines()) <= 23
+    headline = data["cost"]["comparison"][-1]["money"] if run else None
+    assert (money(headline) if headline else make_bill(data).headline) in screen
+    assert f"{data['drops'][0]['documents']:,}" in screen
+    assert "11 documents longer than a row of 512: 9 shortened by" in screen
+    assert "2 left out" in screen
+    assert "--full prints the rest" in screen
+    if run:
+        first = data["cost"]["recommendations"][:3]
+        assert all(advice["flag"] in screen for advice in first)
+    if reasons == 30:
+        assert "28 more reasons" in screen
+
+
+def test_what_ways_to_train_save_is_told_at_80_columns() -> None:
+    text = printed(Report(sample(training=planned())).full(), 80)
+    assert re.search(r"full +GPU time +money +less", text)
+
+
+def test_the_report_begins_with_the_bill(data: dict[str, Any]) -> None:
     screen = "\n".join(printed(report_view(data)).splitlines()[:24])
     bill = make_bill(data)
     assert bill.headline in screen
@@ -103,7 +131,7 @@ def test_a_terminal_gets_few_colours(data: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_hostile_text_neither_steers_the_terminal_nor_counts_as_markup(width: int) -> None:
-    text = printed(report_view(hostile()), width)
+    text = printed(Group(report_view(hostile()), first_screen(hostile())), width)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text)
     assert "\\u001b" in text
     assert "[bold]b[/bold].jsonl" in text

@@ -26,7 +26,9 @@ from tokpack.money import MoneyBudget, money_budget
 from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
 from tokpack.packed_urls import local_folder
 from tokpack.report.advice import advise_near_duplicates
+from tokpack.report.by_column import by_column_figures
 from tokpack.report.figures import Report, documents_of, make_report
+from tokpack.report.rows_figures import kept_figures
 from tokpack.report.training import Training, load_training
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.words import large_losses
@@ -87,6 +89,7 @@ def pack(
             manifest = output.write_artefact(run, corpus, part, out, batches)
         with run.tell.doing("writing the report"):
             report = make_report(run, corpus, part, manifest["ledger"], training)
+            report.data["kept"] = kept_figures(run, corpus, part.pieces)
             write_json(out / schema.REPORT, report.data)
             if html:
                 report.save_html(out / "report.html")
@@ -105,6 +108,7 @@ def analyze(
     data: Data,
     *,
     calibrate: bool = False,
+    by: str | None = None,
     workers: int = 0,
     tell: Activity | None = None,
     **options: Unpack[AnalyzeOptions],
@@ -113,7 +117,8 @@ def analyze(
 
     `data` is what `pack` takes: paths, or a dataset, frame, table or list of dicts in memory.
     With `model=` (and `gpu=`) the report says what the training will cost, and with which settings;
-    `calibrate` trains a few rows here and counts with their speed.
+    `calibrate` trains a few rows here and counts with their speed. `by` names a column of the data, as
+    "source", whose values the report tells apart.
 
     >>> tokpack.analyze("chats.jsonl", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
     """
@@ -144,6 +149,9 @@ def analyze(
         near = report.data["near_dup"] = near_duplicate_figures(run, corpus)
         if cost := report.data.get("cost"):
             advise_near_duplicates(cost, near, report.data["ledger"]["tokens"]["packed"])
+        report.data["kept"] = kept_figures(run, corpus, part.pieces)
+        if by is not None:
+            report.data["by"] = by_column_figures(run, corpus, part.pieces, by)
         names = [source.name for source in run.sources]
         with run.tell.doing("vocabulary and languages"):
             report.data["vocabulary"] = vocabulary_figures(run.tokenizer, corpus, names)

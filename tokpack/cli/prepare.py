@@ -41,6 +41,15 @@ def analyze(
     ] = False,
     workers: Workers = 0,
     html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Tell the values of this column of the data apart, such as source."
+        ),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print all of the report, not its first screen alone.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     **options: Any,
@@ -50,7 +59,8 @@ def analyze(
     With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
     """
     with activity(quiet, "tokpack.api") as (tell, api):
-        settings: dict[str, Any] = {"calibrate": calibrate, "workers": workers, **as_keywords(options)}
+        settings: dict[str, Any] = {"calibrate": calibrate, "by": by, "workers": workers}
+        settings |= as_keywords(options)
         report = api.analyze(data or [], tell=tell, **settings)
     if html:
         from tokpack.errors import writing
@@ -63,7 +73,7 @@ def analyze(
 
         typer.echo(codec.dumps(report.data, ensure_ascii=False, indent=2))
     elif not quiet:
-        show(report)
+        show(report.full() if full else report)
 
 
 @app.command(rich_help_panel=RAW_DATA)

@@ -32,7 +32,8 @@ def cost_bill(cost: dict[str, Any]) -> RenderableType:
 
 
 class WaysTable:
-    """The same training in several ways: slots, GPU time, money; steps and the saving where there is room."""
+    """The same training in several ways: fill, GPU time, money, the saving; slots and steps where there is
+    room."""
 
     def __init__(self, cost: dict[str, Any]) -> None:
         self.cost = cost
@@ -40,14 +41,15 @@ class WaysTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cost, wide = self.cost, options.max_width >= WIDE
         last = measure(cost)[0]
-        names = ["slots an epoch", "full", *["steps"] * wide, *["GPU time"] * (last == "money"), UNITS[last]]
-        table = plain_table("The same data, trained in other ways", "", *names, *["less"] * wide)
+        names = [*["slots an epoch"] * wide, "full", *["steps"] * wide]
+        names += [*["GPU time"] * (last == "money"), UNITS[last], "less"]
+        table = plain_table("The same data, trained in other ways", "", *names)
         for way in cost["comparison"]:
-            cells = [f"{way['slots']['value']:,}", share(way["fill"]["value"], 1)]
+            cells = [f"{way['slots']['value']:,}"] * wide + [share(way["fill"]["value"], 1)]
             cells += [f"{way['steps']['value']:,}"] * wide + [hours(way["hours"])] * (last == "money")
             cells.append(measured(cost, way))
             saved = way["saved"]["share"]["value"]
-            cells += [f"{saved:.0%}" if saved > 0 else ""] * wide
+            cells.append(f"{saved:.0%}" if saved > 0 else "")
             style = "bold" if way is cost["comparison"][-1] else ""
             table.add_row(Text(way["name"]), *cells, style=style)
         yield table

@@ -20,8 +20,6 @@ Lengths = npt.NDArray[np.integer[Any]]
 LONGEST = 10
 FREE = (0.0, 0.001, 0.01, 0.05, 0.10, 0.25, 1.0)
 """Classes of rows: free slots up to this share of the capacity."""
-RANKS = 8
-"""Ranks of the example, where none were asked for."""
 QUANTILES = (50, 90, 99)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.printable import one_line
+from tokpack.reasons import CHOSEN_EQUALS_REJECTED, OVERLONG
 from tokpack.report.words import counted, share
+from tokpack.schema import is_preference
 
 MOST_LANGUAGES = 8
 NO_LANGUAGES = 'languages are told apart with: pip install "tokpack[lang]"'
@@ -62,9 +64,28 @@ def error(line: dict[str, Any]) -> str:
 
 
 def rules_without_hits(data: dict[str, Any]) -> list[str]:
-    """Rules of cleaning that were on and found nothing."""
-    found = {drop["reason"] for drop in data["drops"]}
-    return [one_line(name, 60) for name in data.get("rules", []) if name not in found]
+    """Rules of cleaning that were on and found nothing; those of pairs only where there are pairs."""
+    out = {drop["reason"] for drop in data["drops"]}
+    if not is_preference(data):
+        out.add(CHOSEN_EQUALS_REJECTED)
+    return [one_line(name, 60) for name in data.get("rules", []) if name not in out]
+
+
+def cut_words(data: dict[str, Any]) -> str:
+    """All about cutting in one sentence; empty where every document fits a row."""
+    longer = data["lengths"].get("overlong", 0)
+    gone = data["ledger"]["documents"]["dropped"].get(OVERLONG, 0)
+    if not longer and not gone:
+        return ""
+    tokens, lost = data["ledger"]["tokens"], data["ledger"]["tokens"]["truncated"]
+    fates = []
+    if longer and lost:
+        fates.append(f"{longer:,} shortened by {lost:,} tokens ({share(lost, tokens['tokenized'], 2)})")
+    elif longer:
+        fates.append(f"{longer:,} kept in pieces")
+    if gone:
+        fates.append(f"{gone:,} left out")
+    return f"{counted(longer + gone, 'document')} longer than a row of {data['capacity']:,}: {', '.join(fates)}"
 
 
 def dealt_words(dealt: dict[str, Any]) -> str:
@@ -88,8 +109,7 @@ def _counted_work(ranks: dict[str, Any]) -> str:
 def ranks_words(ranks: dict[str, Any]) -> str:
     """How long ranks wait, and what to do."""
     waits = [share(ranks[key]["idle_share"], 1) for key in ("shuffled", "dealt")]
-    who = f"{ranks['ranks']} ranks" if ranks["asked"] else f"{ranks['ranks']} ranks, as an example,"
     return (
-        f"{who} wait {waits[0]} of the time with rows shuffled, {waits[1]} dealt by cost"
+        f"{ranks['ranks']} ranks wait {waits[0]} of the time with rows shuffled, {waits[1]} dealt by cost"
         f" ({_counted_work(ranks)})"
     )

@@ -24,7 +24,6 @@ from tokpack.pipeline import Part, Run
 from tokpack.reasons import HELD_OUT, OVERLONG
 from tokpack.report.bill import make_cost
 from tokpack.report.data_figures import (
-    RANKS,
     longest_documents,
     quantiles,
     rank_figures,
@@ -32,6 +31,7 @@ from tokpack.report.data_figures import (
     source_figures,
     truncation_figures,
 )
+from tokpack.report.rows_figures import drop_places, packing_figures
 from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
 from tokpack.schema import COPIES, PREFERENCE
@@ -50,7 +50,7 @@ Lengths = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Report:
-    """What is in the data, what packing makes of it, and what it saves. Prints as tables."""
+    """What is in the data, what packing makes of it, and what it saves. Prints as one screen."""
 
     data: dict[str, Any]
 
@@ -64,6 +64,12 @@ class Report:
         Path(path).write_text(json.dumps(self.data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     def __rich__(self) -> Any:
+        from tokpack.report.first_screen import first_screen
+
+        return first_screen(self.data)
+
+    def full(self) -> Any:
+        """Everything the report knows, for the terminal: `rich.print(report.full())`."""
         from tokpack.report.terminal import report_view
 
         return report_view(self.data)
@@ -71,7 +77,7 @@ class Report:
     def _repr_html_(self) -> str:
         from tokpack.report.terminal import to_html
 
-        return to_html(self)
+        return to_html(self.full())
 
     def __repr__(self) -> str:
         documents = self.data["ledger"]["documents"]["read"]
@@ -122,6 +128,8 @@ def make_report(
     )
     documents, names = documents_of(run, corpus, part), [source.name for source in run.sources]
     data |= {
+        "packing": packing_figures(part.plan, part.pieces, corpus.docs, names),
+        "grouping": sorted({name for shape in run.shapes for name in shape.grouping}),
         "sources": source_figures(corpus, part.pieces, names),
         "longest": longest_documents(corpus, names),
         "truncation": truncation_figures(documents, corpus.width),
@@ -129,6 +137,10 @@ def make_report(
         "rules": list(rules_of(run.config.clean)),
         **({"budget": corpus.money} if corpus.money else {}),
     }
+    places = drop_places(corpus, names)
+    for drop in data["drops"]:
+        found = places.get(drop["reason"], [])
+        drop["places"] = found if len(found) == len(drop["examples"]) else []
     if planned is not None and run.pairs:
         log.warning("no bill: it counts supervised training, and pairs are trained beside a reference model")
     elif planned is not None:
@@ -137,15 +149,17 @@ def make_report(
 
 
 def _ranks(run: Run, part: Part, planned: Training | None) -> dict[str, Any] | None:
-    """Of the ranks that were asked for, or of the GPUs of the bill, or of an example."""
+    """Of the ranks that were asked for, or of the GPUs of the bill; None without ranks or without a model."""
     settings, capacity = run.config.plan, part.plan.capacity
     ranks = settings.world_size or run.config.cost.gpu_count
+    if ranks < 2 or planned is None:
+        return None
     weights = settings.token_cost
-    if planned is not None and not weights:
+    if not weights:
         checkpointing = planned.checkpointing(capacity)
         weights = token_cost(planned.shape, capacity, method=planned.method, checkpointing=checkpointing)
     lengths = part.pieces["length"].to_numpy()
-    return rank_figures(part.plan, lengths, settings, weights, ranks if ranks > 1 else RANKS, run.config.seed)
+    return rank_figures(part.plan, lengths, settings, weights, ranks, run.config.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

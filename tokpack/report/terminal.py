@@ -21,7 +21,7 @@ from tokpack.printable import one_line, snippet
 from tokpack.reasons import HELD_OUT, words_of
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.data_terminal import data_details, data_facts
-from tokpack.report.data_words import dealt_words, rules_without_hits
+from tokpack.report.data_words import cut_words, dealt_words, rules_without_hits
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import (
     SLOT,
@@ -42,7 +42,7 @@ MOST_BAR, LEAST_BAR = 14, 6
 def report_view(data: dict[str, Any]) -> RenderableType:
     """The bill first, details after."""
     cost = data.get("cost")
-    parts = [_head(data), *([cost_bill(cost)] if cost else []), _bill(data)]
+    parts = [report_head(data), *([cost_bill(cost)] if cost else []), slots_bill(data)]
     parts += [Constrain(facts_grid(_report_facts(data)), FACTS), drops_table(data), SlotsTable(data)]
     if len(data["ledger"]["sources"]) > 1:
         parts.append(sources_table(data))
@@ -62,7 +62,7 @@ def artefact_panel(manifest: dict[str, Any]) -> RenderableType:
     facts = [
         ("rows", _rows_fact(manifest["rows"], manifest["capacity"], plan)),
         *([("ranks", dealt_words(plan["dealt"]))] if "dealt" in plan else []),
-        ("tokens", f"{manifest['tokens']:,}, {_trained(manifest['trained_tokens'], manifest['tokens'])}"),
+        ("tokens", f"{manifest['tokens']:,}, {trained_words(manifest['trained_tokens'], manifest['tokens'])}"),
         ("tokenizer", one_line(str(manifest["tokenizer"]["name"]))),
     ]
     return _spaced([title, facts_grid(facts), ledger_table(manifest["ledger"])])
@@ -72,7 +72,7 @@ def _spaced(parts: list[RenderableType]) -> Group:
     return Group(*(item for part in parts for item in (part, Text())))
 
 
-def _head(data: dict[str, Any]) -> Text:
+def report_head(data: dict[str, Any]) -> Text:
     """One quiet line: what was looked at, and how."""
     read, files = data["ledger"]["documents"]["read"], len(data["inputs"])
     name = one_line(data["inputs"][0]["name"], 40) if files == 1 else counted(files, "file")
@@ -84,10 +84,12 @@ def _head(data: dict[str, Any]) -> Text:
     )
 
 
-def _bill(data: dict[str, Any]) -> RenderableType:
+def slots_bill(data: dict[str, Any], explained: bool = True) -> RenderableType:
+    """Token slots, from the way data usually comes to packed rows."""
     bill = make_bill(data)
     head = Text(bill.headline, style=f"bold {GOOD}" if bill.after < bill.before else "bold")
-    parts: list[RenderableType] = [head, Text(bill.explanation), Text(SLOT, style=QUIET)]
+    parts: list[RenderableType] = [head, Text(bill.explanation)]
+    parts += [Text(SLOT, style=QUIET)] if explained else []
     if bill.lines:
         grid = Table.grid(padding=(0, 2))
         grid.add_column()
@@ -114,12 +116,14 @@ def _report_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "tokens",
             f"{tokens['tokenized']:,} in all, {tokens['packed']:,} packed, "
-            + _trained(trained["trained"], trained["packed"]),
+            + trained_words(trained["trained"], trained["packed"]),
         ),
         ("rows", _rows_fact(data["plan"]["rows"], data["capacity"], data["plan"])),
     ]
     if data["lengths"]["documents"]:
-        facts.append(("lengths", _lengths(data["lengths"], data["capacity"])))
+        facts.append(("lengths", _lengths(data["lengths"])))
+    if cut := cut_words(data):
+        facts.append(("cut", cut))
     return facts + data_facts(data)
 
 
@@ -127,7 +131,8 @@ def _pairs(documents: dict[str, Any]) -> str:
     return f"{documents['read'] // 2:,} read, {documents['kept'] // 2:,} kept; both answers, or neither"
 
 
-def _trained(trained: int, packed: int) -> str:
+def trained_words(trained: int, packed: int) -> str:
+    """`61.2% of them trained`."""
     return f"{share(trained, packed)} of them trained"
 
 
@@ -137,12 +142,11 @@ def _rows_fact(rows: int, capacity: int, plan: dict[str, Any]) -> str:
     return f"{rows:,} of {capacity:,} tokens, {share(plan['fill'], 1, 2)} full; {bound_words(plan)}"
 
 
-def _lengths(lengths: dict[str, Any], capacity: int) -> str:
-    text = (
+def _lengths(lengths: dict[str, Any]) -> str:
+    return (
         f"half have up to {lengths['p50']:,} tokens, 90% up to {lengths['p90']:,},"
         f" 99% up to {lengths['p99']:,}, longest {lengths['max']:,}"
     )
-    return f"{text}; {lengths['overlong']:,} exceed {capacity:,}" if lengths["overlong"] else text
 
 
 class SlotsTable:

@@ -18,7 +18,7 @@ from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
 from tokpack.stages.normalize.shape import Columns, Shape, known_fields
 from tokpack.stages.normalize.turns import text_turns
-from tokpack.stages.normalize.unread import shown, unread_columns
+from tokpack.stages.normalize.unread import grouping_columns, shown, unread_columns
 from tokpack.stages.normalize.values import is_repr
 from tokpack.stages.read.blocks import chunks
 from tokpack.stages.read.containers import AS_TEXT, recognise
@@ -70,7 +70,8 @@ def detect_shape(source: Source) -> Shape:
     if found.format in CHATS and "tools" in found.beside and any(tools_twice(row, found) for row in rows):
         note = f"system messages hold the tools already: {found.beside['tools']} is not given again"
         found = replace(found, notes=(*found.notes, note))
-    return replace(found, unread=unread_columns(found, columns, rows))
+    unread = unread_columns(found, columns, rows)
+    return replace(found, unread=unread, grouping=grouping_columns(unread, rows))
 
 
 def _layout(

@@ -127,6 +127,8 @@ class Shape:
     """What the user should know of the choice of columns."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Column that does not reach the documents -> an example of what it holds."""
+    grouping: tuple[str, ...] = ()
+    """Those of them that have few values in the first rows: what figures can be parted by."""
 
     @staticmethod
     def of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokpack.stages.normalize.fields import SWITCHES, Row, is_filled
@@ -15,6 +15,7 @@ log = logging.getLogger("tokpack")
 
 WIDTH = 32
 """Characters shown of an example value."""
+MOST_GROUPS = 20
 MATTERS = re.compile(
     r"^tools?|tools?$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
     r"|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
@@ -48,6 +49,18 @@ def unread_columns(shape: Shape, columns: Sequence[str], rows: Sequence[Row]) ->
     held, read = Columns(columns, rows), shape.read_columns()
     examples = {name: held.values(name) for name in columns if name not in read}
     return {name: shown(values[0]) for name, values in examples.items() if any(map(is_filled, values))}
+
+
+def grouping_columns(unread: Iterable[str], rows: Sequence[Row]) -> tuple[str, ...]:
+    """Columns of short texts with at least two values and few for so many rows, as `source` or `language`."""
+    found = []
+    for name in unread:
+        values = [row.get(name) for row in rows]
+        texts = {value for value in values if isinstance(value, str) and value and len(value) <= WIDTH}
+        short = all(value is None or (isinstance(value, str) and len(value) <= WIDTH) for value in values)
+        if short and 2 <= len(texts) <= min(MOST_GROUPS, len(rows) // 3):
+            found.append(name)
+    return tuple(found)
 
 
 def worth_a_warning(unread: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,82 @@
+"""Figures by the values of a column of the data itself, as `source` or `language`: what `--by COLUMN` adds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from tokpack.corpus import Corpus
+from tokpack.errors import UsageError, near_matches
+from tokpack.pipeline import Run
+from tokpack.report.data_figures import quantiles
+from tokpack.stages.normalize.fields import root, value_at
+from tokpack.stages.normalize.raw_rows import lines_of, parse_line
+from tokpack.stages.read.blocks import Block, read_blocks
+from tokpack.stages.read.faults import Unreadable, readable_rows
+from tokpack.stages.read.sources import Source
+
+MOST_VALUES = 50
+NONE = "(none)"
+"""Name of the documents whose row has no such value."""
+
+
+def by_column_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame, column: str) -> dict[str, Any]:
+    """Documents, lengths, trained share and reasons of each value of `column`, most packed tokens first.
+
+    Reads the inputs again. Raises UsageError where no row has the column.
+    """
+    docs = corpus.docs.with_columns(value=column_values(run, corpus, column))
+    packed = (
+        pieces.select("length", "trained", value=docs["value"].gather(pieces["document"]))
+        .group_by("value")
+        .agg(pl.col("length", "trained").cast(pl.Int64).sum())
+    )
+    sums = {value: (length, trained) for value, length, trained in packed.rows()}
+    lines = []
+    for (value,), own in docs.group_by("value"):
+        length, trained = sums.get(value, (0, 0))
+        kept = own.filter(pl.col("drop_reason").is_null())
+        reasons = own["drop_reason"].drop_nulls().value_counts().sort("count", "drop_reason", descending=True)
+        lines.append(
+            {
+                "name": value,
+                "read": len(own),
+                "documents": len(kept),
+                "packed": length,
+                "trained": trained,
+                "trained_share": trained / length if length else 0.0,
+                **quantiles(kept["tokens"].to_numpy()),
+                "dropped": dict(reasons.rows()),
+            }
+        )
+    lines.sort(key=lambda line: (-line["packed"], line["name"]))
+    return {"column": column, "values": lines[:MOST_VALUES], "more": max(0, len(lines) - MOST_VALUES)}
+
+
+def column_values(run: Run, corpus: Corpus, column: str) -> pl.Series:
+    """The column's value of each document, as text."""
+    values: list[str | None] = []
+    names: set[str] = set()
+    with run.tell.doing(f"reading the column {column}"):
+        for block in read_blocks(run.sources, run.config.read.block_mb << 20):
+            rows = _rows(block, run.sources[block.source])
+            values += [_text(value_at(row, column)) if isinstance(row, dict) else None for row in rows]
+            names |= {name for row in rows[:100] if isinstance(row, dict) for name in row}
+    if all(value is None for value in values):
+        hint = near_matches(root(column, names), names)
+        raise UsageError(f"no row has a value in {column!r}", where="--by", hint=hint)
+    found = pl.Series(values, dtype=pl.String).fill_null(NONE)
+    return found.gather(corpus.docs["doc_id"] // corpus.width)
+
+
+def _rows(block: Block, source: Source) -> list[Any]:
+    if isinstance(block.data, bytes):
+        return [parse_line(line, source.container)[0] for line in lines_of(block)[0]]
+    return [None if isinstance(row, Unreadable) else row for row in readable_rows(block.data)]
+
+
+def _text(value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    return value if isinstance(value, str) else str(value)

@@ -1,0 +1,117 @@
+"""Rows that can be looked at: a few packed ones as lengths, kept documents as rendered, where the examples of
+what was left out stand. Plain data, like all of a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tokpack.artefact.viewer import trained_runs
+from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.pipeline import Run
+from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
+from tokpack.schema import IGNORE_INDEX, TRAINED
+from tokpack.stages.plan import Plan
+
+SHOWN_ROWS, SHOWN_DOCUMENTS = 4, 24
+"""Most rows in the picture, and most documents in all of them."""
+KEPT, KEPT_TOKENS = 3, 4096
+"""Kept documents that are shown, and the tokens looked at of each."""
+RUN_ENDS = 300
+"""Characters that are kept of both ends of a long run."""
+
+
+def packing_figures(
+    plan: Plan, pieces: pl.DataFrame, docs: pl.DataFrame, names: list[str]
+) -> list[list[dict[str, Any]]]:
+    """Rows with about as many documents as the middle one: place and tokens of each document."""
+    if not plan.rows:
+        return []
+    counts = np.bincount(plan.row_of_doc, minlength=plan.rows)
+    order = np.argsort(counts, kind="stable")
+    start = max(0, min(plan.rows // 2, plan.rows - SHOWN_ROWS))
+    chosen = order[start : start + SHOWN_ROWS]
+    most = max(1, int(np.searchsorted(np.cumsum(counts[chosen]), SHOWN_DOCUMENTS, side="right")))
+    of = pieces["document"].to_numpy()
+    return [
+        [
+            {"place": place(docs, names, int(of[piece])), "tokens": int(pieces["length"][int(piece)])}
+            for piece in np.flatnonzero(plan.row_of_doc == row)[:SHOWN_DOCUMENTS]
+        ]
+        for row in sorted(chosen[:most].tolist())
+    ]
+
+
+def place(docs: pl.DataFrame, names: list[str], position: int) -> str:
+    """`chats.jsonl:17`: the file of a document, and its row there."""
+    source, row = docs.select("source", "row").row(position)
+    return f"{names[source]}:{row}"
+
+
+def kept_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> list[dict[str, Any]]:
+    """Kept documents as they were rendered, in runs of tokens that are trained or not: of each of the largest
+    sources the one of middle length, in the order of the input."""
+    docs, names = corpus.docs, [source.name for source in run.sources]
+    frame = pieces.with_row_index("piece").with_columns(docs["source"].gather(pieces["document"]))
+    frame = frame.filter(pl.col("trained") > 0)
+    largest = frame.group_by("source").agg(pl.len()).sort("len", "source", descending=[True, False])
+    sources = largest["source"].head(KEPT).to_list()
+    if not sources:
+        return []
+    chosen = []
+    for number, source in enumerate(sources):
+        own = frame.filter(pl.col("source") == source).sort("length", "document", "number")
+        share = KEPT // len(sources) + (number < KEPT % len(sources))
+        at = {len(own) * (2 * i + 1) // (2 * share) for i in range(share)}
+        chosen += [own.row(i, named=True) for i in sorted(at)]
+    batches = corpus.mapped()
+    out = []
+    for piece in sorted(chosen, key=lambda piece: (piece["document"], piece["number"])):
+        offsets, ids, flags = batches(piece["batch"])
+        start, end = offsets[piece["index"]], offsets[piece["index"] + 1]
+        part = slice(start, min(end, start + KEPT_TOKENS))
+        trained = flags[part] != IGNORE_INDEX if flags.dtype == np.int32 else (flags[part] & TRAINED) != 0
+        runs = trained_runs(run.tokenizer, ids[part], trained)
+        out.append(
+            {
+                "place": place(docs, names, piece["document"]),
+                "tokens": piece["length"],
+                "trained": piece["trained"],
+                "runs": [[middle_out(text), is_trained] for text, is_trained in runs],
+            }
+        )
+    return out
+
+
+def middle_out(text: str) -> str:
+    """Both ends of a long text."""
+    if len(text) <= 2 * RUN_ENDS + 20:
+        return text
+    return f"{text[:RUN_ENDS]} … {len(text) - 2 * RUN_ENDS:,} characters … {text[-RUN_ENDS:]}"
+
+
+def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[dict[str, str]]]:
+    """Of each reason's examples, one by one: `place`, `detail` (what triggered the rule), and for duplicates
+    `other`, the place of the document that is repeated."""
+    docs = corpus.docs
+    if "drop_detail" not in docs.columns:
+        return {}
+    spared = set(corpus.spared.values())
+    first = (
+        docs.with_row_index("position")
+        .filter(pl.col("drop_reason").is_not_null() & ~pl.col("drop_reason").is_in(list(spared)))
+        .group_by("drop_reason", maintain_order=True)
+        .head(EXAMPLES)
+        .select("position", "drop_reason", "drop_detail")
+    )
+    found: dict[str, list[dict[str, str]]] = {}
+    for position, reason, detail in first.rows():
+        entry = {"place": place(docs, names, position), "detail": detail or ""}
+        if reason in (EXACT_DUPLICATE, NEAR_DUPLICATE) and detail:
+            doc_id, _, about = detail.partition(" ")
+            other = docs["doc_id"].search_sorted(int(doc_id))
+            entry |= {"detail": about, "other": place(docs, names, int(other))}
+        found.setdefault(reason, []).append(entry)
+    return found
