@@ -1,4 +1,4 @@
-"""Figures by the values of a column of the data itself, as `source` or `language`: what `--by COLUMN` adds."""
+"""Figures by the values of a column of the data itself, as `source`: what `--by COLUMN` adds."""
 
 from __future__ import annotations
 

@@ -85,7 +85,9 @@ def cut_words(data: dict[str, Any]) -> str:
         fates.append(f"{longer:,} kept in pieces")
     if gone:
         fates.append(f"{gone:,} left out")
-    return f"{counted(longer + gone, 'document')} longer than a row of {data['capacity']:,}: {', '.join(fates)}"
+    return (
+        f"{counted(longer + gone, 'document')} longer than a row of {data['capacity']:,}: {', '.join(fates)}"
+    )
 
 
 def dealt_words(dealt: dict[str, Any]) -> str:

@@ -124,7 +124,12 @@ def _rect(
     if span[1] <= span[0]:
         return
     hair = min(1.0, (end - start) / 3) if color == ACCENT else 0.0
-    box = {"x": f"{start:.1f}", "y": str(top), "width": f"{max(0.5, end - start - hair):.1f}", "height": str(HEIGHT)}
+    box = {
+        "x": f"{start:.1f}",
+        "y": str(top),
+        "width": f"{max(0.5, end - start - hair):.1f}",
+        "height": str(HEIGHT),
+    }
     rect = ElementTree.SubElement(svg, "rect", box | {"fill": color})
     ElementTree.SubElement(rect, "title").text = about
 

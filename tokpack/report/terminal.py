@@ -62,7 +62,10 @@ def artefact_panel(manifest: dict[str, Any]) -> RenderableType:
     facts = [
         ("rows", _rows_fact(manifest["rows"], manifest["capacity"], plan)),
         *([("ranks", dealt_words(plan["dealt"]))] if "dealt" in plan else []),
-        ("tokens", f"{manifest['tokens']:,}, {trained_words(manifest['trained_tokens'], manifest['tokens'])}"),
+        (
+            "tokens",
+            f"{manifest['tokens']:,}, {trained_words(manifest['trained_tokens'], manifest['tokens'])}",
+        ),
         ("tokenizer", one_line(str(manifest["tokenizer"]["name"]))),
     ]
     return _spaced([title, facts_grid(facts), ledger_table(manifest["ledger"])])
