@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import html
+import importlib
 import importlib.util
 import json
 import math
@@ -961,7 +962,13 @@ def cell(value: Any) -> str:
 
 
 def warm_up(device: str) -> None:
-    """Import what builds the models, so that the first part does not pay for it."""
+    """Import what parts import: the first would pay for it, and one stopped in mid-import leaves a torso."""
+    import torch
+
+    for name in ("torch._dynamo", "torch._inductor.compile_fx"):
+        importlib.import_module(name)
+    if device == "cpu":
+        torch.set_num_threads(1)
     for family, more in FAMILIES.items():
         make_model(Bench(device, tiny=True), family, **{**TINY, **more})
 

@@ -157,7 +157,7 @@ def varlen_calls(monkeypatch):
         q, k, v = values["query"], values["key"], values["value"]
         lengths = values["cu_seq_q"].diff().tolist()
         assert values["max_q"] == values["max_k"] == max(lengths)
-        assert values["enable_gqa"] == (q.shape[1] != k.shape[1])
+        assert values.get("enable_gqa", False) == (q.shape[1] != k.shape[1])
         assert all(states.is_contiguous() for states in (q, k, v))
         seen.append(lengths)
         left, right = values["window_size"]
@@ -181,6 +181,19 @@ def test_the_packed_attention_gives_varlen_attn_the_documents(varlen_calls, fami
     assert varlen_calls == [document_lengths(batch["cu_seq_lens_q"])] * 2
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     assert probe_isolation(model).ok
+
+
+def test_heads_are_repeated_where_varlen_attn_knows_no_groups(varlen_calls, monkeypatch):
+    """As in PyTorch 2.11."""
+    monkeypatch.setattr(attention, "_varlen_takes", lambda option: option == "window_size")
+    batch, model = PackedCollator()(make_rows()), build("llama")
+    assert model.config.num_key_value_heads < model.config.num_attention_heads
+    expected = alone(model, batch)
+    prepare_model(model, "tokpack", probe=False)
+    with torch.no_grad():
+        found = model(**batch, use_cache=False).logits[0]
+    assert len(varlen_calls) == 2
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 @pytest.mark.slow

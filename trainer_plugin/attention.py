@@ -194,22 +194,29 @@ def _varlen_fits(query: torch.Tensor, value: torch.Tensor, scores: Scores) -> bo
     """True when the flash kernel behind `varlen_attn` computes exactly these scores on this device."""
     return (
         query.device.type == "cuda"
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and _has_flash_units(query.device.index or 0)
         and query.shape[-1] == value.shape[-1] <= 256
         and scores.plain
         and scores.dropout == 0.0
-        and _has_varlen()
+        and _varlen_takes("window_size")
     )
 
 
+@torch.compiler.assume_constant_result  # torch.compile need not look into it
 @cache
-def _has_varlen() -> bool:
-    """True when this PyTorch has `varlen_attn` with windows and grouped queries (2.9 has it without)."""
+def _has_flash_units(index: int) -> bool:
+    return torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _varlen_takes(option: str) -> bool:
+    """Whether this PyTorch has `varlen_attn` with this option; `enable_gqa` came after 2.11."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
+    return option in inspect.signature(varlen_attn).parameters
 
 
 def varlen_window(scores: Scores) -> tuple[int, int]:
@@ -228,6 +235,11 @@ def _attend_varlen(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    groups, options = query.shape[1] // key.shape[1], {}
+    if _varlen_takes("enable_gqa"):
+        options = {"enable_gqa": groups > 1}
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # [T, H, D]
     attended = varlen_attn(
         *rows,
@@ -237,7 +249,7 @@ def _attend_varlen(
         longest,
         scale=scores.scale,
         window_size=varlen_window(scores),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **options,
     )
     return attended[None]
 
