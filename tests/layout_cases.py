@@ -47,6 +47,17 @@ def share(*texts: str, roles: tuple[str, str] = ("human", "gpt")) -> list[dict[s
     return [{"from": roles[i % 2], "value": text} for i, text in enumerate(texts)]
 
 
+def valued(*texts: str, system: str = "") -> list[dict[str, Any]]:
+    return [
+        {
+            "role": role,
+            "content": [{"type": "text", "value": text}],
+            "loss_weight": float(role == "assistant"),
+        }
+        for role, text in turns(*texts, system=system)
+    ]
+
+
 QA, PAIR = [turns(Q, A)], [turns(Q, A), turns(Q, B)]
 SQA, SPAIR = [turns(Q, A, system=S)], [turns(Q, A, system=S), turns(Q, B, system=S)]
 CQA = [turns(f"{Q}\n{C}", A)]
@@ -114,6 +125,34 @@ CHATS = [
         },
         [[("user", Q), ("assistant", ""), ("tool", '{"n": 3}'), ("assistant", A)]],
         {"tools": [TOOL], "calls": [CALL]},
+    ),
+    Case("LLaMA-Factory v1", {"messages": valued(Q, A, system=S)}, SQA),
+    Case(
+        "LLaMA-Factory v1 with calls",
+        {
+            "messages": [
+                *valued(Q),
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "reasoning", "value": R},
+                        {
+                            "type": "tool_call",
+                            "value": json.dumps({"name": "count", "arguments": {"pond": 1}}),
+                        },
+                    ],
+                },
+                {"role": "tool", "content": [{"type": "text", "value": "3"}]},
+                *valued(Q, A)[1:],
+            ],
+        },
+        [[("user", Q), ("assistant", ""), ("tool", "3"), ("assistant", A)]],
+        {"calls": [CALL]},
+    ),
+    Case(
+        "LLaMA-Factory v1, pairs",
+        {"chosen_messages": valued(Q, A), "rejected_messages": valued(Q, B)},
+        PAIR,
     ),
     Case("Gemini API tuning", {"text_input": Q, "output": A}, QA),
     Case("Vertex PaLM text", {"input_text": Q, "output_text": A}, QA),

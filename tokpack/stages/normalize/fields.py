@@ -60,10 +60,19 @@ CHATS = (
     "turns",
 )
 """Columns that hold a list of messages."""
-CHOSEN = ("chosen", "chosen_response", "preferred_output", "preferred_response", "preferred", "accepted")
+CHOSEN = (
+    "chosen",
+    "chosen_response",
+    "chosen_messages",
+    "preferred_output",
+    "preferred_response",
+    "preferred",
+    "accepted",
+)
 REJECTED = (
     "rejected",
     "rejected_response",
+    "rejected_messages",
     "non_preferred_output",
     "dispreferred_output",
     "dispreferred_response",

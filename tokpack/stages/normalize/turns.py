@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokpack.stages.normalize.fields import as_json, is_filled
+from tokpack.stages.normalize.training import DIRECTIONS
 from tokpack.stages.normalize.values import turned
 
 ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
@@ -211,6 +212,8 @@ def _is_plain(message: Any) -> bool:
 _BARE = ({"role", "content"}, {"from", "value"})
 BLOCKS = {"tool_use": "call", "tool_result": "result", "thinking": "thought", "redacted_thinking": "thought"}
 """Type of a content block of Anthropic's -> what it is."""
+VALUED = {"text": "text", "reasoning": "thought", "tool_call": "call"}
+"""Type of a part of LLaMA-Factory's, `{"type": "text", "value": "Hi"}` -> what it is."""
 CALLS = ("functionCall", "function_call", "toolUse")
 RESULTS = ("functionResponse", "function_response", "toolResult")
 
@@ -219,8 +222,12 @@ def _is_block(part: Any) -> bool:
     if not _is(part):
         return False
     if is_filled(part.get("type")):
-        return part["type"] in BLOCKS
+        return part["type"] in BLOCKS or _is_valued(part)
     return any(_filled(part, key) for key in ("text", "reasoningContent", *CALLS, *RESULTS))
+
+
+def _is_valued(part: Mapping[str, Any]) -> bool:
+    return part.get("type") in VALUED and _filled(part, "value") and not _filled(part, "text")
 
 
 def _filled(value: Mapping[str, Any], key: str) -> bool:
@@ -256,7 +263,8 @@ def _plain(message: Any, names: dict[str, str]) -> Iterator[Any]:
             texts.append(value)
     yield from results
     if texts or calls or thoughts or not results:
-        plain: Message = {"role": "user" if role == "tool" else role, "content": _joined(texts)}
+        plain: Message = {"role": "user" if role == "tool" and results else role, "content": _joined(texts)}
+        plain |= {key: message[key] for key in DIRECTIONS if key in message}
         if thoughts:
             plain["reasoning_content"] = "\n".join(thoughts)
         if calls:
@@ -268,12 +276,14 @@ def _joined(parts: list[Any]) -> Any:
     return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
 
 
-def _block(part: Any) -> tuple[str, Any]:
+def _block(part: Any) -> tuple[str, Any]:  # noqa: PLR0911 - one return a kind
     """(`text`, `call`, `result` or `thought`, its value); a part of another kind stays what it is."""
     if not _is(part):
         return "text", part
     if meaning := BLOCKS.get(part.get("type") or ""):
         return meaning, part.get("thinking") or "" if meaning == "thought" else part
+    if _is_valued(part):
+        return _valued(part)
     for names, meaning in ((CALLS, "call"), (RESULTS, "result")):
         if name := next((name for name in names if _filled(part, name)), None):
             return meaning, part[name]
@@ -282,6 +292,14 @@ def _block(part: Any) -> tuple[str, Any]:
     if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
         return ("thought" if part.get("thought") is True else "text"), part["text"]
     return "text", part
+
+
+def _valued(part: Mapping[str, Any]) -> tuple[str, Any]:
+    meaning, value = VALUED[part["type"]], part["value"]
+    if meaning != "call":
+        return meaning, value
+    call = as_json(value)
+    return (meaning, call) if _is(call) else ("text", part)
 
 
 def _call(value: Any, names: dict[str, str]) -> Message:
