@@ -147,7 +147,7 @@ CHATS = [
             ],
         },
         [[("user", Q), ("assistant", ""), ("tool", "3"), ("assistant", A)]],
-        {"calls": [CALL]},
+        {"reasoning": R, "calls": [CALL]},
     ),
     Case(
         "LLaMA-Factory v1, pairs",
