@@ -13,22 +13,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from tokpack.stages.normalize.values import RowError, decoded, is_nothing, kind_of, turned
+from tokpack.stages.normalize.values import Dumped, RowError, decoded, is_nothing, kind_of, turned
 
 OLDER_TOOLS = "functions"
 TOOLS = ("tools", OLDER_TOOLS)
 """Columns of tools."""
+_SHARED = 1024
+"""Texts of tools that are kept decoded: many rows have equal ones."""
+_LONGEST_SHARED = 1 << 14
+"""Characters; longer texts are decoded each time."""
 
 
 def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
     """`{"tools": [...]}` of the columns `tools` and `functions`, or nothing."""
     for column in TOOLS:
-        tools = _objects(row.get(column), column)
+        value = row.get(column)
+        if value is None:
+            continue
+        short = type(value) is str and len(value) <= _LONGEST_SHARED
+        tools = _shared_tools(value, column) if short else _tools(value, column)
         if tools:
-            return {"tools": [_wrapped(tool) for tool in tools] if column == OLDER_TOOLS else tools}
+            return {"tools": tools}
     return {}
+
+
+def _tools(value: Any, column: str) -> list[Any]:
+    tools = _objects(value, column)
+    return [_wrapped(tool) for tool in tools] if column == OLDER_TOOLS else tools
+
+
+@lru_cache(_SHARED)
+def _shared_tools(text: str, column: str) -> list[Any]:
+    """Not to be changed: other rows have the same."""
+    return Dumped(_tools(text, column))
 
 
 def read_calls(value: Any, where: str) -> list[dict[str, Any]]:
@@ -56,6 +76,9 @@ def _objects(value: Any, where: str) -> list[dict[str, Any]]:
         raise RowError(f"{where} is {kind_of(value)}, not a list")
     found = []
     for number, given in enumerate(value, 1):
+        if type(given) is dict and given:
+            found.append(given)
+            continue
         if is_nothing(given):
             continue
         item = _object_in(given)

@@ -177,8 +177,10 @@ def value_at(row: Any, path: str) -> Any:
 
     {"metadata": '{"tools": [1]}'}, "metadata.tools.0"  ->  1
     """
-    if isinstance(row, Mapping) and path in row:
+    if (type(row) is dict or isinstance(row, Mapping)) and path in row:
         return row[path]
+    if type(row) is dict and "." not in path:
+        return None
     for part in path.split("."):
         row = as_json(row)
         if isinstance(row, Mapping):

@@ -16,6 +16,7 @@ from tokpack.stages.normalize.values import (
     checked,
     decoded,
     is_repr,
+    is_text,
     kind_of,
     parsed,
     read_text,
@@ -60,8 +61,10 @@ def is_message(value: Any) -> bool:
 
 
 def read_messages(value: Any, where: str) -> list[Turn]:
-    turns = enumerate(message_list(value, where), 1)
-    return [read_message(message, f"{where}[{number}]") for number, message in turns]
+    return [
+        _bare_message(message, where, number) or read_message(message, f"{where}[{number}]")
+        for number, message in enumerate(message_list(value, where), 1)
+    ]
 
 
 def read_message(message: Any, where: str) -> Turn:
@@ -73,8 +76,6 @@ def read_message(message: Any, where: str) -> Turn:
         message = decoded(message, where)
     if not isinstance(message, dict):
         raise RowError(f"{where} is {kind_of(message)}, not a message")
-    if len(message) == 2 and (bare := _bare_message(message, where)) is not None:
-        return bare
     if all(message.get(key) is None for key in ("role", "from", "content", "value")):
         raise RowError(f"{where} has neither role nor content")
     role_key, content_key = _key(message, "role", "from"), _key(message, "content", "value")
@@ -98,15 +99,22 @@ def read_message(message: Any, where: str) -> Turn:
     return checked(role, where), _content(content, where), extra
 
 
-def _bare_message(message: dict[str, Any], where: str) -> Turn | None:
+def _bare_message(message: Any, where: str, number: int) -> Turn | None:
     """A message of a role and a text alone, as most are: the same as the long way, sooner."""
-    role, text = message.get("role"), message.get("content")
+    if type(message) is not dict or len(message) != 2:
+        return None
+    key = "content"
+    role, text = message.get("role"), message.get(key)
     if type(role) is not str or type(text) is not str:
-        role, text = message.get("from"), message.get("value")
+        key = "value"
+        role, text = message.get("from"), message.get(key)
         if type(role) is not str or type(text) is not str:
             return None
     role = role_name(role)
-    return None if role in CALLS else (checked(role, where), checked(text, where), {})
+    if role in CALLS:
+        calls = read_calls(text, f"{where}[{number}].{key}")
+        return "assistant", "", {"tool_calls": calls} if calls else {}
+    return (role, text, {}) if is_text(role) and is_text(text) else None
 
 
 def _key(message: dict[str, Any], first: str, second: str) -> str:

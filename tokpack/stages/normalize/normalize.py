@@ -324,7 +324,7 @@ def _from_rows(
     kept: list[int] = []
     quarantined: list[Quarantined] = []
     numbers = line_numbers(block)
-    offsets = lines_of(block)[1] if isinstance(block.data, bytes) else None
+    offsets: np.ndarray[Any, Any] | None = None
     for position, (row, raw) in zip(positions.tolist(), rows, strict=True):
         try:
             if isinstance(row, Unreadable):
@@ -333,7 +333,10 @@ def _from_rows(
             documents += row_to_pair(row, shape) if pairs else (row_to_document(row, shape),)
             kept.append(position)
         except Exception as error:  # whatever a row is, it ends no run
-            offset = int(offsets[position]) if offsets is not None else -1
+            if offsets is None:
+                lined = isinstance(block.data, bytes)
+                offsets = lines_of(block)[1] if lined else np.full(block.rows, -1)
+            offset = int(offsets[position])
             where = (_first_id(block, shape, position), source.name, int(numbers[position]), offset)
             quarantined.append(Quarantined(*where, reason_of(error), raw))
     frame = _frame(

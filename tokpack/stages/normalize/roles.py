@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import polars as pl
 
 ROLE_ALIASES = {
@@ -24,6 +26,7 @@ CALLS = ("function_call", "tool_call")
 _KNOWN = frozenset({"system", "user", "assistant", "tool", *CALLS})
 
 
+@lru_cache(1024)
 def role_name(role: str) -> str:
     """The role that a name stands for, in any case and with white space around; unknown ones as they are."""
     name = role.strip().lower()

@@ -129,9 +129,11 @@ def tools_twice(row: Mapping[str, Any], shape: Shape) -> bool:
 def _are_told(tools: list[Any], turns: list[Turn]) -> bool:
     """Whether the system message holds the tools already, as Hermes' function calling writes them."""
     system = next((text for role, text, _ in turns if role == "system"), None) or ""
+    if "<tools>" not in system:
+        return False
     functions = (tool.get("function") or tool for tool in tools)
     names = [function.get("name") if isinstance(function, dict) else None for function in functions]
-    return "<tools>" in system and all(isinstance(name, str) and f'"{name}"' in system for name in names)
+    return all(isinstance(name, str) and f'"{name}"' in system for name in names)
 
 
 def turns_before(row: Mapping[str, Any]) -> list[tuple[str, str]]:

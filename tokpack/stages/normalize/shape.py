@@ -17,7 +17,7 @@ from tokpack.stages.normalize.calls import OLDER_TOOLS, TOOLS
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
 from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
-from tokpack.stages.normalize.turns import as_messages, plain_text, plain_tools
+from tokpack.stages.normalize.turns import are_bare, as_messages, plain_text, plain_tools
 
 NAMES: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "contents"),
@@ -243,6 +243,8 @@ class Shape:
             found = self._sorted(found, row)
         for target in found.keys() & _HELD.keys():
             value = found[target]
+            if are_bare(value):
+                continue
             if target in _CHATS:
                 value = found[target] = as_json(value)
             if value is not None and not (isinstance(value, str) and target not in self.named):
@@ -257,7 +259,7 @@ class Shape:
 
     def _readable(self, message: Any) -> Any:
         """A message without the fields that nothing reads."""
-        if self.readable is None or not isinstance(message, dict):
+        if self.readable is None or not isinstance(message, dict) or message.keys() <= fields.OF_MESSAGES:
             return message
         return {key: value for key, value in message.items() if self.reads(key)}
 

@@ -51,12 +51,30 @@ _MOSS_END = re.compile(r"<eo[hmtcr]>\s*\Z")
 def as_messages(value: Any, named: bool = False) -> list[Any] | None:
     """The messages of a value, None when it holds none. `named`: the user said that it is a chat, so texts
     with marks of turns, lists of texts and objects of turns are one too."""
+    if are_bare(value):
+        bare: list[Any] = value
+        return bare
     value = as_json(value)
     if isinstance(value, Mapping):
         return _of_object(value, named)
     if isinstance(value, list):
         return _of_list(value, named)
     return (text_turns(value) or None) if named and isinstance(value, str) else None
+
+
+def are_bare(value: Any) -> bool:
+    """Whether it is a list of messages of a role and a text alone, as most are: they stay as they are."""
+    if type(value) is not list or not value:
+        return False
+    for message in value:
+        if type(message) is not dict or len(message) != 2:
+            return False
+        role, text = message.get("from"), message.get("value")
+        if role is None and text is None:
+            role, text = message.get("role"), message.get("content")
+        if type(role) is not str or type(text) is not str:
+            return False
+    return True
 
 
 def _of_list(value: list[Any], named: bool) -> list[Any] | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from typing import Any
 
 from tokpack.stages.read.arrow_values import Unwritable
 
 NOTHING = frozenset({"", "[]", "{}", "null", "none"})
 """Texts that say that there is nothing: what a null or an empty list becomes on its way through files."""
+_LONGEST_NOTHING = max(map(len, NOTHING))
 _REPR = re.compile(r"\s*(\[\s*)?\{\s*'")
 """How Python writes a list of dictionaries, or one."""
 
@@ -31,7 +33,8 @@ def reason_of(error: Exception) -> str:
 def is_nothing(value: Any) -> bool:
     """Null, an empty list or object, or a text that says so."""
     if isinstance(value, str):
-        return value.strip().lower() in NOTHING
+        core = value.strip()
+        return len(core) <= _LONGEST_NOTHING and core.lower() in NOTHING
     return value is None or value in ([], {})
 
 
@@ -82,21 +85,43 @@ def read_text(value: Any, where: str) -> str:
 
 def checked(value: str | None, where: str) -> str | None:
     """Half a surrogate pair, as in `"\\ud83d"`, is no text and cannot be tokenised."""
-    try:
-        if value is not None:
-            value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowError(f"{where} holds half a surrogate pair") from None
+    if value is not None and not is_text(value):
+        raise RowError(f"{where} holds half a surrogate pair")
     return value
+
+
+def is_text(value: str) -> bool:
+    """Whether Unicode has it: no half of a surrogate pair."""
+    if value.isascii():
+        return True
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Dumped(list[Any]):
+    """A list that is not changed, and its JSON, made once."""
+
+    @cached_property
+    def json(self) -> str:
+        return _json(self)
+
+
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def dump(document: dict[str, Any]) -> str:
     """JSON of what only the template understands. Raises RowError for what JSON cannot hold."""
     try:
-        text = json.dumps(document, ensure_ascii=False)
+        fields = [
+            f'"{key}": {value.json if isinstance(value, Dumped) else _json(value)}'
+            for key, value in document.items()
+        ]
     except TypeError:
         raise RowError("tools or message fields hold bytes or a value that JSON cannot hold") from None
-    return str(checked(text, "tools or message fields"))
+    return str(checked(f"{{{', '.join(fields)}}}", "tools or message fields"))
 
 
 def kind_of(value: Any) -> str:

@@ -34,6 +34,8 @@ _BARE: Final = {"role", "content", "name"}
 _CLOSING_CHARS: Final = 100
 """What closes a turn is looked for in so many characters."""
 
+_MOST_PROMPTS: Final = 1024
+
 
 @dataclass(frozen=True)
 class Located:
@@ -71,6 +73,7 @@ class SpanFinder:
     """Strings that the tokenizer takes whole; the end-of-turn token is usually one of them."""
     tool_arguments: ToolArguments = "auto"
     """Form in which calls hand over their arguments."""
+    _boundary_ends: dict[str, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def forms(self) -> Forms:
@@ -149,9 +152,32 @@ class SpanFinder:
         return re.compile(rf"\s*{re.escape(stop)}" if stop else "")
 
     @cached_property
-    def closing(self) -> re.Pattern[str]:
-        """Special tokens and white space at the end of a text."""
-        return re.compile(rf"(?:\s|{_any_of(self.special_tokens).pattern})+\Z")
+    def _special_by_size(self) -> dict[int, frozenset[str]]:
+        """A tokenizer may have thousands of them: too many alternatives to try at each place."""
+        sizes = sorted(set(map(len, self.special_tokens)) - {0})
+        return {size: frozenset(t for t in self.special_tokens if len(t) == size) for size in sizes}
+
+    def closing(self, text: str, start: int, end: int) -> int:
+        """Where what ends there in special tokens and white space alone begins, not before `start`."""
+        reached, waiting = {end}, [end]
+        while waiting:
+            place = waiting.pop()
+            before = [place - 1] if place > start and text[place - 1].isspace() else []
+            for size, tokens in self._special_by_size.items():
+                if start <= place - size and text[place - size : place] in tokens:
+                    before.append(place - size)
+            waiting += set(before) - reached
+            reached.update(before)
+        return min(reached)
+
+    def boundary_ends(self, prompt: str, same: int) -> list[int]:
+        """Where special tokens and lines end in the first characters of a generation prompt."""
+        key = prompt[:same]
+        if key not in self._boundary_ends:
+            if len(self._boundary_ends) >= _MOST_PROMPTS:
+                self._boundary_ends.clear()
+            self._boundary_ends[key] = [found.end() for found in self.boundaries.finditer(key)]
+        return self._boundary_ends[key]
 
     @cached_property
     def boundaries(self) -> re.Pattern[str]:
@@ -233,9 +259,9 @@ class _Chat:
             exact = index in self.marked.starts and index in self.marked.ends
             if exact and not any(self.messages[index][key] for key in self.messages[index].keys() - _BARE):
                 continue
-            closing = self.finder.closing.search(self.text, max(start, end - _CLOSING_CHARS), end)
+            closing = self.finder.closing(self.text, max(start, end - _CLOSING_CHARS), end)
             first = said[index] if index in whole else None  # a turn in several spans
-            said[index] = (first or (start, end))[0], closing.start() if closing else end
+            said[index] = (first or (start, end))[0], closing
             whole.add(index)
         return said
 

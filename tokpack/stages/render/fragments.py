@@ -17,6 +17,7 @@ from tokpack.stages.render.shape_keys import Chat, Key, Values, marker
 from tokpack.stages.render.symbol_values import number
 from tokpack.stages.render.symbolic_template import SymbolicTemplate
 from tokpack.stages.render.symbols import Observed, Opaque, Part, Slot
+from tokpack.stages.render.template_forms import SharedTools
 
 _MOST = 4096
 """Texts kept of each kind."""
@@ -45,6 +46,14 @@ class Fragments:
 
     def of_tools(self, tools: list[Any]) -> str:
         """Raises RenderError when the template refuses them, Opaque when they are not written alike."""
+        if not isinstance(tools, SharedTools):
+            return self._tools_text(tools)
+        if self not in tools.written:
+            tools.written[self] = self._tools_text(tools)
+        text: str = tools.written[self]
+        return text
+
+    def _tools_text(self, tools: list[Any]) -> str:
         key = json.dumps(tools)
         with self._lock:
             if key not in self._tools:

@@ -94,7 +94,7 @@ class LoopTurns:
         places = [0]
         for prompt in prompts:
             same = common_prefix(text, prompt)
-            places += [found.end() for found in self.finder.boundaries.finditer(prompt, 0, same)]
+            places += self.finder.boundary_ends(prompt, same)
         return max(places)
 
     def _prompt_before(self, index: int) -> str:

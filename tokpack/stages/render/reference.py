@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +15,7 @@ import numpy as np
 from tokpack.stages.render.chat_spans import Located, SpanFinder
 from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
 from tokpack.stages.render.pieces import Shape
-from tokpack.stages.render.template_forms import ToolArguments
+from tokpack.stages.render.template_forms import SharedTools, ToolArguments
 
 Loss = Literal["assistant", "last", "all", "completion"]
 """`completion`, for preference pairs: the last assistant turn, or, where messages say `"train": false`, every
@@ -29,6 +31,13 @@ class RenderedRow(NamedTuple):
     """What the template leaves out, with counts; see `tokpack.stages.render.left_out`."""
 
 
+_TOOLS = '{"tools": ['
+_BETWEEN = '], "messages": ['
+"""Ends the tools in `extra`; within a text of JSON its quotes would be escaped."""
+_SHARED = 1024
+"""Texts of tools that are kept decoded."""
+_LONGEST_SHARED = 1 << 14
+"""Characters; longer texts are decoded each time."""
 _DIRECTIONS = ("train", "weight")
 """Keys of a message that are for us, not for the template."""
 
@@ -114,14 +123,33 @@ def to_messages(
     ]
     if extra is None:
         return messages, None, {}
-    try:
-        more = json.loads(extra)
-    except ValueError as error:
-        raise RenderError(f"`extra` is not JSON: {error}") from None
+    more = _more(extra)
     for message, added in zip(messages, more.get("messages") or [], strict=False):
         if added:
             message.update(added)
     return messages, more.get("tools"), more.get("chat_template_kwargs") or {}
+
+
+def _more(extra: str) -> dict[str, Any]:
+    """The object in `extra`; tools before messages are read once where rows have equal ones."""
+    if extra.startswith(_TOOLS):
+        head, between, rest = extra.partition(_BETWEEN)
+        if len(head) <= _LONGEST_SHARED:
+            with suppress(ValueError):  # what stands between is in the tools
+                others = json.loads("{" + between[3:] + rest) if between else {}
+                return {"tools": _tools_of(head if between else head[:-2]), **others}
+    try:
+        more: dict[str, Any] = json.loads(extra)
+    except ValueError as error:
+        raise RenderError(f"`extra` is not JSON: {error}") from None
+    return more
+
+
+@lru_cache(_SHARED)
+def _tools_of(head: str) -> list[Any]:
+    """Not to be changed: other rows have the same."""
+    (tools,) = json.loads(f"{head}]}}").values()
+    return SharedTools(tools)
 
 
 def select_trained(

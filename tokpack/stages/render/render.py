@@ -48,6 +48,8 @@ from tokpack.stages.render.template_compiler import MOST_MESSAGES, Compiled, Tem
 __all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
 
 _PROOF_ROWS = 16
+_REFUSALS_A_PROOF = 256
+"""Of so many rows in a batch one asks the template, although its shape was refused before."""
 _MOST_ENGINES = 32
 """Rows may bring arguments of their own; engines for so many kinds of them are kept."""
 _ROLE_SEPARATOR = "\x1f"
@@ -101,7 +103,7 @@ class Engine:
         if finder is None or compiler is None:
             return None
         given = finder.forms.give(messages)
-        if any(isinstance(message, Explicit) for message in given):
+        if Explicit in map(type, given):
             return None
         return compiler.write(given, finder.forms.give_tools(tools))
 
@@ -213,6 +215,8 @@ class _Plan:
     texts: list[str] = field(default_factory=list)
     """Contents of rows that are filled in one by one, behind all others."""
     filled: dict[Compiled, int] = field(default_factory=dict)
+    refused: dict[int, Compiled] = field(default_factory=dict)
+    """Rows of a shape that the template refuses."""
     with_arguments: int = 0
     """Rows that bring arguments of the template."""
 
@@ -222,6 +226,9 @@ class _Plan:
         self.compiled.append(compiled)
 
     def fill(self, row: int, compiled: Compiled, texts: list[str], base: int) -> None:
+        if compiled.error:
+            self.refused[row] = compiled
+            return
         if compiled not in self.filled:
             self.filled[compiled] = len(self.shapes)
             self.shapes.append(compiled.shape)
@@ -336,7 +343,9 @@ def _compiled(renderer: Renderer, roles: tuple[str, ...]) -> Compiled | None:
     if compiler is None or not 0 < len(roles) <= MOST_MESSAGES:
         return None
     compiled = compiler.shape(chat_key(roles))
-    return compiled if compiled is not None and all(map(is_columnar, compiled.slots)) else None
+    if compiled is None or compiled.error or not all(map(is_columnar, compiled.slots)):
+        return None
+    return compiled
 
 
 def _asked_for(contents: pl.Series, shapes: list[Compiled]) -> pl.Series | None:
@@ -421,6 +430,11 @@ def _render_one_by_one(
     columns = documents[rows].select("kind", "roles", "contents", "extra", "drop_reason")
     for row, (kind, roles, contents, extra, dropped) in zip(rows.tolist(), columns.iter_rows(), strict=True):
         rendered = RenderedRow("", [], [])
+        refused = plan.refused.get(row)
+        if refused is not None and _is_proven(refused, row, renderer):
+            errors[row] = refused.error
+            verbatim.add(row, *rendered[:3])
+            continue
         try:
             messages, tools, kwargs = to_messages(roles, contents, extra, keep_null=dropped is None)
             if plan.plain[row]:
@@ -429,10 +443,25 @@ def _render_one_by_one(
                 rendered = renderer.reference(messages, tools, kwargs)
         except RenderError as error:
             errors[row] = str(error)
+        if refused is not None:
+            _prove_refused(refused, errors.get(row), renderer)
         if dropped is None:
             told.update(rendered.told)
         verbatim.add(row, rendered.text, rendered.trained, rendered.content)
     return told
+
+
+def _is_proven(refused: Compiled, row: int, renderer: Renderer) -> bool:
+    """Whether the template's refusal is taken as known; now and then it is asked again."""
+    return refused in renderer.proven and not renderer.options.paranoid and row % _REFUSALS_A_PROOF > 0
+
+
+def _prove_refused(refused: Compiled, error: str | None, renderer: Renderer) -> None:
+    if error == refused.error:
+        renderer.proven.add(refused)
+    else:
+        renderer.proven.discard(refused)
+        renderer.refuse(refused)
 
 
 def _told(

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from jinja2 import TemplateError
+
 from tokpack.stages.render.chat_template import ChatTemplate, Message, RenderError
 from tokpack.stages.render.fragments import Fragments
 from tokpack.stages.render.pieces import Place, Shape
@@ -29,6 +31,7 @@ from tokpack.stages.render.shape_keys import Chat, Key, Values
 from tokpack.stages.render.symbol_values import OpaqueBlock
 from tokpack.stages.render.symbolic_template import SymbolicTemplate
 from tokpack.stages.render.symbols import Observed, Opaque, Part, Slot
+from tokpack.stages.render.template_forms import SharedTools
 
 MOST_MESSAGES = 256
 """Longer chats are too rare in one shape to be worth compiling."""
@@ -58,6 +61,8 @@ class Compiled:
     """Slots that are written as they are."""
     told: tuple[tuple[str, int], ...] = ()
     """What the template leaves out of each chat, with counts."""
+    error: str = ""
+    """Why the template refuses all of them."""
 
     def fits(self, values: Sequence[Any]) -> bool:
         for index, constants in self.constants:
@@ -118,6 +123,8 @@ class TemplateCompiler:
             if compiled is None:
                 return None
             if compiled.fits(values.found):
+                if compiled.error:
+                    return compiled, []
                 return self._fill(compiled, values.found, tools)
             cut = _pattern(compiled, cut)
         return None
@@ -137,12 +144,19 @@ class TemplateCompiler:
                 values[index] = self._fragments.of_arguments(values[index])
             if compiled.tools is not None:
                 values.append(self._fragments.of_tools(tools))
-            elif tools:
-                values += tools
+                tools = None
         except (Opaque, RenderError):
             return None
+        first_tool = len(values)
         slots = zip(compiled.slots, compiled.verbatim, strict=True)
-        return compiled, [values[s.index] if as_is else s.fill(values[s.index]) for s, as_is in slots]
+        return compiled, [
+            values[slot.index]
+            if as_is
+            else slot.fill(values[slot.index])
+            if slot.index < first_tool
+            else _tool_text(slot, tools, slot.index - first_tool)
+            for slot, as_is in slots
+        ]
 
     def _compile(self, key: Key, tools: int) -> Compiled | None:
         while True:
@@ -176,13 +190,41 @@ class TemplateCompiler:
             probe.values.append(self._fragments.of_tools(given))
         elif tools > 0:
             given, probe_given = [chat.object() for _ in range(tools)], [probe.object() for _ in range(tools)]
-        parts = list(self._symbolic.run(messages, given))
+        try:
+            parts = list(self._symbolic.run(messages, given))
+        except RenderError as error:
+            return self._refused(error, seen, probe_messages, probe_given)
         for index in objects:
             parts = self._fragments.cut_object(parts, index)
             probe.values[index] = self._fragments.of_arguments(probe.values[index])
         if place is not None:
             parts = self._fragments.cut_text(parts, place, probe.values[place])
         return _located(parts, seen, probe, self._reference(probe_messages, probe_given), objects, place)
+
+    def _refused(
+        self, error: RenderError, seen: Observed, messages: list[Message], tools: list[Any] | None
+    ) -> Compiled | None:
+        """A shape that the template raises an exception for, if the probe has the same."""
+        try:
+            self._reference(messages, tools)
+        except RenderError as same:
+            if str(same) == str(error) and isinstance(error.__cause__, TemplateError):
+                return Compiled(_UNKNOWN.shape, (), _constants(seen), error=str(error))
+        return None
+
+
+def _constants(seen: Observed) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    return tuple((index, tuple(sorted(found))) for index, found in sorted(seen.constants.items()))
+
+
+def _tool_text(slot: Slot, tools: list[Any], number: int) -> str:
+    if not isinstance(tools, SharedTools):
+        return slot.fill(tools[number])
+    key = (slot.dumps, number)
+    if key not in tools.written:
+        tools.written[key] = slot.fill(tools[number])
+    text: str = tools.written[key]
+    return text
 
 
 def _located(
@@ -213,13 +255,12 @@ def _located(
     if any(None in found for found in places):
         return None
     spans = [tuple(place for place in found if place is not None) for found in places]
-    constants = tuple((index, tuple(sorted(found))) for index, found in sorted(seen.constants.items()))
     shape = Shape(tuple(literals), spans[0], spans[1])
     left_out = tuple(told.items())
     return Compiled(
         shape=shape,
         slots=tuple(slots),
-        constants=constants,
+        constants=_constants(seen),
         visible=frozenset(seen.visible),
         objects=objects,
         tools=tools,

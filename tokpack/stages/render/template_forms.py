@@ -25,6 +25,15 @@ _WORD, _NAME, _KEY, _VALUE = "zqcontent", "zqname", "zqkey", "zqvalue"
 _ARGUMENTS = {_KEY: _VALUE}
 
 
+class SharedTools(list[Any]):
+    """Tools of many rows, which are not changed, and what was made of them."""
+
+    def __init__(self, tools: list[Any]) -> None:
+        super().__init__(tools)
+        self.written: dict[Any, Any] = {}
+        """By what they were made for."""
+
+
 class Forms:
     """Hands messages to one template in the form that it wants. Safe to share between threads."""
 
@@ -38,6 +47,14 @@ class Forms:
 
     def give_tools(self, tools: Any) -> Any:
         """The tools as the template wants them: bare ones wrapped where it would not write them."""
+        if not isinstance(tools, SharedTools):
+            return self._wrap(tools)
+        if self not in tools.written:
+            given = self._wrap(tools)
+            tools.written[self] = tools if given is tools else SharedTools(given)
+        return tools.written[self]
+
+    def _wrap(self, tools: Any) -> Any:
         bare = isinstance(tools, list) and any(map(_is_bare, tools))
         if not bare or not self._wraps_tools:
             return tools
@@ -55,8 +72,8 @@ class Forms:
         """A message of a role and a content that the template takes as it is, as most are."""
         return (
             len(message) == 2
-            and message.get("content") is not None
-            and self._roles.get(str(message.get("role")), "") is None
+            and type(message.get("content")) is str
+            and self._roles.get(str(message.get("role")), "parts") != "parts"
         )
 
     def _message(self, message: Message) -> Message:
@@ -72,7 +89,7 @@ class Forms:
         wanted = self._content_form(str(message.get("role")))
         if wanted == "parts" and isinstance(content, str):
             return {**message, "content": [{"type": "text", "text": content}]}
-        if wanted == "text" and (text := _joined(content)) is not None:
+        if wanted == "text" and not isinstance(content, str) and (text := _joined(content)) is not None:
             return {**message, "content": text}
         return message
 
@@ -114,8 +131,8 @@ class Forms:
         return next(iter([*shown, *plain, *(form for form, text in texts.items() if text), "missing"]))
 
     def _call(self, call: Any) -> Any:
-        function = call.get("function", call) if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping) or "arguments" not in function:
+        function = call.get("function", call) if _is_object(call) else None
+        if not _is_object(function) or "arguments" not in function:
             return call
         arguments = self._arguments(function["arguments"])
         if arguments is function["arguments"]:
@@ -197,6 +214,10 @@ def tool_chat(call: Message | None = None) -> list[Message]:
 
 def _call(arguments: Any) -> dict[str, Any]:
     return {"id": "zqid", "type": "function", "function": {"name": _NAME, "arguments": arguments}}
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict or isinstance(value, Mapping)
 
 
 def _is_bare(tool: Any) -> bool:
