@@ -18,6 +18,7 @@ from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import RowError, row_to_document
 from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.unread import worth_a_warning
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources
 
@@ -171,6 +172,34 @@ def test_directions_and_tools_that_cannot_be_read_are_quarantined(tmp_path, mess
     _, quarantined, _ = run(tmp_path, [{"messages": messages, **row}])
     assert len(quarantined) == (reason is not None)
     assert all(re.match(reason, q.reason) for q in quarantined)
+
+
+@pytest.mark.parametrize("column", ["weight", "loss", "train"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"instruction": "q", "output": "a"},
+        {"prompt": "q", "completion": "a"},
+    ],
+    ids=lambda row: next(iter(row)),
+)
+def test_a_row_that_is_not_to_be_trained_is_dropped_and_a_weight_between_set_aside(tmp_path, row, column):
+    rows = [row | {column: weight} for weight in (1, 0, 1.0, 0.0)]
+    assert run(tmp_path, rows)[0]["drop_reason"].to_list() == [None, "labelled_bad"] * 2
+    many = [row | {column: 1}] * 150 + [row | {column: 0.5}]
+    documents, (between,), _ = run(tmp_path, many, name="many.jsonl")
+    assert len(documents) == 150
+    assert "its weight is 0.5: only 0" in between.reason
+
+
+def test_a_column_of_weights_that_is_not_read_is_warned_of():
+    assert worth_a_warning({"weight": "0.7", "loss": "1.25", "roles_to_train": '["gpt"]'}) == [
+        "weight",
+        "loss",
+        "roles_to_train",
+    ]
 
 
 def test_map_names_the_columns(tmp_path):

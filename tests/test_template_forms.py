@@ -228,3 +228,13 @@ def test_bare_tools_from_pieces_are_wrapped_as_those_by_jinja_are(folder):
     result = rendered(folder, source, *[[ASK, TELL]] * 2, tools=bare, paranoid=True)
     assert not result.errors
     assert all(text.startswith("[get_weather]<user>Weather?") for text in result.text.to_pylist())
+
+
+@pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+@pytest.mark.parametrize("name", families.names())
+def test_a_tool_that_answers_nothing_is_written_as_one_that_answers_an_empty_text(name):
+    finder = SpanFinder(ChatTemplate(families.stock(name), {"bos_token": "<s>", "eos_token": "</s>"}))
+    tool = families.answer_of()
+    expected = located(finder, [ASK, calling(OBJECT), {**tool, "content": ""}, TELL])
+    assert located(finder, [ASK, calling(OBJECT), {**tool, "content": None}, TELL]) == expected
+    assert "None" not in expected[0]

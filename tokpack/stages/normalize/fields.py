@@ -137,6 +137,16 @@ BESIDE: dict[str, tuple[str, ...]] = {
         "metadata.reasoning_content",
     ),
     "label": ("label", "kto_tag", "kto_label"),
+    "trained": (
+        "train",
+        "trained",
+        "trainable",
+        "training",
+        "weight",
+        "loss_weight",
+        "sample_weight",
+        "loss",
+    ),
     "chat_template_kwargs": ("chat_template_kwargs",),
 }
 """Fields beside the ones a format needs -> columns, best first."""

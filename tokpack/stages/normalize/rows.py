@@ -83,6 +83,7 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
     extras = [extra for _, _, extra in turns]
     document = around(row, turns) | ({"messages": extras} if any(extras) else {})
     bad = is_filled(row.get("label")) and not TRUTHS.get(str(row["label"]).casefold(), True)
+    bad = bad or not _is_trained(row.get("trained"))
     return RowDocument(
         kind,
         [role for role, _, _ in turns],
@@ -90,6 +91,16 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
         dump(document) if document else None,
         LABELED_BAD if bad else None,
     )
+
+
+def _is_trained(value: Any) -> bool:
+    """What a column such as `weight` says of the whole row. Raises RowError for a weight between."""
+    if not is_filled(value):
+        return True
+    trained = TRUTHS.get(str(value).casefold())
+    if trained is None:
+        raise RowError(f"its weight is {value!r}: only 0, not trained, and 1, trained in full, are known")
+    return trained
 
 
 def _with_reasoning(turns: list[Turn], reasoning: Any) -> list[Turn]:

@@ -31,9 +31,18 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """Required field -> columns that may hold it, best first."""
 TAKES = {
-    "messages": ("system", "tools", "reasoning", "label", "chat_template_kwargs"),
-    "sharegpt": ("system", "tools", "reasoning", "label", "chat_template_kwargs"),
-    "alpaca": ("system", "tools", "history", "input", "reasoning", "label", "chat_template_kwargs"),
+    "messages": ("system", "tools", "reasoning", "label", "trained", "chat_template_kwargs"),
+    "sharegpt": ("system", "tools", "reasoning", "label", "trained", "chat_template_kwargs"),
+    "alpaca": (
+        "system",
+        "tools",
+        "history",
+        "input",
+        "reasoning",
+        "label",
+        "trained",
+        "chat_template_kwargs",
+    ),
     "prompt_completion": (
         "system",
         "tools",
@@ -41,6 +50,7 @@ TAKES = {
         "input",
         "reasoning",
         "label",
+        "trained",
         "chat_template_kwargs",
     ),
     PREFERENCE: ("system", "tools", "history", "input", "chat_template_kwargs"),
@@ -452,6 +462,7 @@ _TESTS: dict[str, Callable[[list[Any]], bool] | None] = {
     "input": _is_text,
     "reasoning": _is_reasoning,
     "label": _is_label,
+    "trained": _is_label,
     "chat_template_kwargs": None,
 }
 

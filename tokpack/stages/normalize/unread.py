@@ -18,7 +18,7 @@ WIDTH = 32
 MOST_GROUPS = 20
 MATTERS = re.compile(
     r"^tools?|tools?$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
-    r"|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
+    r"|^(loss_|sample_)?weights?$|^loss$|^train(ed|able|ing)?$|^roles_to_train$|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
     r"|^(chosen|rejected)(_response)?$|^documents$|^input$|^(answer|response|completion|output)$",
     re.IGNORECASE,
 )

@@ -22,6 +22,7 @@ from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message,
 ToolArguments = Literal["auto", "as-is", "object", "string"]
 
 _WORD, _NAME, _KEY, _VALUE = "zqcontent", "zqname", "zqkey", "zqvalue"
+_TOOL_ROLES = ("tool", "ipython", "function")
 _ARGUMENTS = {_KEY: _VALUE}
 
 
@@ -84,6 +85,8 @@ class Forms:
         if content is None and calls:
             message = self._without_content(message)
             content = message.get("content")
+        elif content is None and message.get("role") in _TOOL_ROLES:
+            message, content = {**message, "content": ""}, ""  # templates write None, or fail
         if content is None:
             return message
         wanted = self._content_form(str(message.get("role")))
@@ -199,7 +202,7 @@ def _chat_with(role: str, content: Any, call: Any) -> list[Message]:
         return [user, message]
     if role == "user":
         return [message, answer]
-    if role in ("tool", "ipython", "function"):
+    if role in _TOOL_ROLES:
         return [user, {"role": "assistant", "content": "", "tool_calls": [call]}, message]
     return [message, user, answer]
 
