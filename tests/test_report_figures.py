@@ -77,12 +77,22 @@ def test_the_bill_adds_up(data: dict) -> None:
 def test_the_bill_does_not_praise_packing_that_saves_nothing() -> None:
     data = sample(capacity=64, documents=64)
     for line in data["slots"][:5]:
-        line["slots"] = data["slots"][-1]["slots"]
+        line["slots"] = data["slots"][-1]["tokens"]
     bill = make_bill(data)
     assert bill.headline == "Packing saves no token slots here"
     assert "10 hours" not in bill.explanation
     data["slots"][1]["slots"] = round(data["slots"][-1]["slots"] * 1.012)
     assert make_bill(data).headline.startswith("Packing changes little here")
+
+
+def test_free_slots_of_rows_that_are_not_full_cost_nothing() -> None:
+    data = sample(documents=3)
+    last, padded = data["slots"][-1], data["slots"][1]
+    last["slots"], padded["slots"] = 8 * last["tokens"], 2 * last["tokens"]
+    bill = make_bill(data)
+    assert bill.headline == "50% less to compute: free slots of packed rows cost nothing"
+    assert f"{last['tokens']:,} tokens in packed rows" in bill.explanation
+    assert f"would compute {last['slots']:,}" in bill.explanation
 
 
 def test_a_report_says_its_headline_as_text() -> None:

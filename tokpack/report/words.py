@@ -67,12 +67,25 @@ def make_bill(data: dict[str, Any]) -> Bill:
         ("what you train on", packed),
     ]
     lines = [lines[0], *(line for line in lines[1:3] if line[1]), lines[3]]
+    tokens = data["slots"][-1]["tokens"]
     explanation = f"{packed:,} slots in packed rows, {raw:,} in padded batches."
+    if saved <= 0 and tokens < raw:
+        explanation = (
+            f"{tokens:,} tokens in packed rows, {raw:,} slots in padded batches; a trainer that pads the rows"
+            f" would compute {packed:,}."
+        )
     if saved >= WORTH_TELLING:
         explanation = f"{packed:,} slots instead of {raw:,}."
         hours = 10 * (1 - work_saved(data))
         explanation += f" Where padded batches train for 10 hours, packed rows take about {hours:.1f}."
-    return Bill(_headline(saved), explanation, raw, packed, lines, _notes(data, by_length, packed))
+    return Bill(
+        _headline(saved, 1 - tokens / raw if raw else 0.0),
+        explanation,
+        raw,
+        packed,
+        lines,
+        _notes(data, by_length, packed),
+    )
 
 
 def work_saved(data: dict[str, Any]) -> float:
@@ -84,11 +97,14 @@ def work_saved(data: dict[str, Any]) -> float:
     return 1 - float(packed) / padded if padded else 0.0
 
 
-def _headline(saved: float) -> str:
+def _headline(saved: float, of_tokens: float) -> str:
+    """`of_tokens`: what is saved where free slots are not computed, as by `tokpack train`."""
     if saved >= WORTH_TELLING:
         return f"{saved:.0%} fewer token slots per epoch"
     if saved > 0:
         return f"Packing changes little here: {saved:.1%} fewer token slots per epoch"
+    if of_tokens > 0:
+        return f"{of_tokens:.0%} less to compute: free slots of packed rows cost nothing"
     return "Packing saves no token slots here"
 
 
