@@ -418,7 +418,7 @@ def test_analyze_says_what_pack_does(messy, qwen, packed):
         assert report.data.pop(measured_by_analyze_alone)
     assert report.data == json.loads((packed.folder / "report.json").read_text())
     assert "1,000 documents" in repr(report)
-    assert "<pre" in report._repr_html_()
+    assert "<iframe" in report._repr_html_()
 
 
 def test_a_config_file_says_the_same_as_flags(messy, qwen, packed, tmp_path):

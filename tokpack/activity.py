@@ -12,12 +12,14 @@ nothing.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -95,7 +97,7 @@ class Activity:
 
         self.quiet, self.every = quiet, every
         self.console = console or Console(stderr=True)
-        self.live = not quiet and self.console.is_terminal
+        self.live = not quiet and (self.console.is_terminal or _has_widgets(self.console))
         self._tasks: list[Task] = []
         self._bars: Any = None
         self._spoken = time.monotonic()
@@ -194,6 +196,22 @@ class Activity:
             tasks = list(self._tasks)
             if tasks and time.monotonic() - self._spoken >= self.every:
                 self.say(tasks[-1].so_far())
+
+
+def default_activity() -> Activity:
+    """For a call from Python: shown in a notebook, where a person waits; quiet elsewhere."""
+    return Activity(quiet=not in_notebook())
+
+
+def in_notebook() -> bool:
+    """Whether an IPython kernel runs this, as in Jupyter or Colab."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def _has_widgets(console: Console) -> bool:
+    """Whether bars can move in a notebook; lines are written where they cannot."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
 
 
 def duration(seconds: float) -> str:

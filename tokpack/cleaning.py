@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack import ledger as ledgers
-from tokpack.activity import Activity
+from tokpack.activity import Activity, default_activity
 from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
@@ -116,7 +116,7 @@ def clean(
         _check_files(out, overwrite)
         try:
             _begin(part)  # a folder without rights is told before the work
-            run = _start(config, workers, folder, tell or Activity(quiet=True))
+            run = _start(config, workers, folder, tell or default_activity())
             store = TokenStore(folder / "store", run.fingerprint(), lasts=False)
             corpus = pass_one(run, store)
             decide(run, corpus, money)

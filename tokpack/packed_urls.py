@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tokpack.activity import Activity
+from tokpack.activity import Activity, default_activity
 from tokpack.card import CARD, make_card
 from tokpack.errors import DataError, OutputError, TokpackError, UsageError
 from tokpack.interrupts import leftover
@@ -59,7 +59,7 @@ def local_folder(place: str | os.PathLike[str], tell: Activity | None = None) ->
             ) from None
         folder = own_cache("packed") / hashlib.sha256(sums).hexdigest()[:32]
         if not (folder / SUMS).is_file():
-            with (tell or Activity(quiet=True)).doing(f"fetching {url}"):
+            with (tell or default_activity()).doing(f"fetching {url}"):
                 _fetch(fs, root, url, sums, folder)
     return folder
 
@@ -128,7 +128,7 @@ def push(
         raise UsageError(
             "not a URL", where=url, hint="hf://datasets/USER/NAME, s3://BUCKET/FOLDER, file:///..."
         )
-    tell = tell or Activity(quiet=True)
+    tell = tell or default_activity()
     listed = read_sums(artefact.folder)
     with tell.doing("comparing sums"):
         for name, digest in listed.items():

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tokpack.activity import Activity
+from tokpack.activity import Activity, default_activity
 from tokpack.config import Config
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
@@ -96,7 +96,7 @@ class Run:
 
         `tokenizer` replaces the one of the config; `tell` gets to know what goes on.
         """
-        tell = tell or Activity(quiet=True)
+        tell = tell or default_activity()
         if not config.tokenize.tokenizer and tokenizer is None:
             raise UsageError(
                 "no tokenizer given", where="--tokenizer", hint="the folder or Hub name of your model"

@@ -218,9 +218,9 @@ class Artefact:
         return artefact_panel(self.manifest)
 
     def _repr_html_(self) -> str:
-        from tokpack.report.terminal import to_html
+        from tokpack.report.notebook import packed_frame, report_frame
 
-        return to_html(self)
+        return report_frame(self.report) if self.report else packed_frame(self.manifest)
 
     def __repr__(self) -> str:
         plan = self.manifest["plan"]

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tokpack import ledger as ledgers
 from tokpack import schema
-from tokpack.activity import Activity
+from tokpack.activity import Activity, default_activity
 from tokpack.artefact.folder import Artefact
 from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
@@ -63,6 +63,11 @@ class Verification:
 
         return checks_table(self)
 
+    def _repr_html_(self) -> str:
+        from tokpack.report.notebook import checks_frame
+
+        return checks_frame(self)
+
 
 def verify(
     folder: str | Path,
@@ -77,7 +82,7 @@ def verify(
     With `model`, the trainer plugin's isolation probe runs on real rows: it needs the extra `train`. `tell`
     shows what is being done.
     """
-    tell = tell or Activity(quiet=True)
+    tell = tell or default_activity()
     folder = local_folder(folder, tell)
     parts = [folder]
     for flag, given in (("--attn", attn), ("--device", device)):

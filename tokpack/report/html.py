@@ -43,7 +43,7 @@ def page(data: dict[str, Any]) -> str:
     style, script = (_asset(name) for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     ledger = data["ledger"]
-    return _environment().get_template("page.html.j2").render(
+    return environment().get_template("page.html.j2").render(
         style=style,
         script=script,
         script_hash=f"sha256-{digest}",
@@ -77,7 +77,7 @@ def page(data: dict[str, Any]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -94,6 +94,11 @@ def _environment() -> Environment:
 def _shown(value: Any) -> Any:
     """Every value on its way into the page; Markup is our own and stays."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def style() -> str:
+    """The page's style sheet."""
+    return _asset("page.css")
 
 
 def _asset(name: str) -> str:
