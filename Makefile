@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export TOKPACK_SMOLLM2 ?= $(MODEL)
 
-.PHONY: demo test fuzz crash check fix bench docs clean
+.PHONY: demo test matrix fuzz crash check fix bench docs clean
 
 demo: $(STAMP) $(MODEL)/config.json
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh "$(MODEL)" demo
@@ -17,6 +17,10 @@ demo: $(STAMP) $(MODEL)/config.json
 test: $(STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/get_tokenizers.py
 	$(BIN)/pytest -q -n 2 --dist worksteal --slow
+
+matrix: $(STAMP) $(MODEL)/config.json
+	$(BIN)/pip install -q "uv>=0.9"
+	$(BIN)/python tests/matrix.py $(if $(ONLY),--only $(ONLY))
 
 fuzz: $(STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/fuzz_rows.py --rows $(or $(ROWS),1000000) --tokenizer "$(MODEL)"

