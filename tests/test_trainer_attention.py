@@ -69,6 +69,8 @@ def test_windows_soft_caps_sinks_and_learned_positions_equal_eager_alone(batch, 
 
     from trainer_plugin import register_attention
 
+    if family == "OPT" and transformers.__version__.startswith("4."):
+        pytest.skip("before transformers 5, OPT makes a mask for every attention: ours is refused")
     register_attention()
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(
