@@ -75,9 +75,9 @@ class Report:
         return report_view(self.data)
 
     def _repr_html_(self) -> str:
-        from tokpack.report.terminal import to_html
+        from tokpack.report.notebook import report_frame
 
-        return to_html(self.full())
+        return report_frame(self.data)
 
     def __repr__(self) -> str:
         documents = self.data["ledger"]["documents"]["read"]
