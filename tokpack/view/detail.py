@@ -43,12 +43,13 @@ class Shown:
 
     def row(self, number: int, firsts: Any) -> dict[str, Any]:
         """A packed row as blocks: stretches of trained tokens as [start, end, start, end, ...]."""
-        record = self.table.artefact[number]
+        record = self.table.record(number)
         trained = record["labels"] != IGNORE_INDEX
         place, blocks = 0, []
-        at = int(firsts[number])
-        for index, length in enumerate(record["seq_lengths"].tolist()):
-            doc_id, piece, copy = self.table.pieces.select("doc_id", "piece", "copy").row(at + index)
+        numbers = self.table.pieces[int(firsts[number]) :][: len(record["seq_lengths"])]
+        lengths = record["seq_lengths"].tolist()
+        names = numbers.select("doc_id", "piece", "copy").rows()
+        for length, (doc_id, piece, copy) in zip(lengths, names, strict=True):
             blocks.append(
                 {
                     "doc_id": doc_id,
@@ -174,7 +175,7 @@ class Shown:
         return printable(next((unreadable(line).raw for line in lines), ""))
 
     def _tokens(self, line: dict[str, Any]) -> tuple[Any, Any]:
-        record = self.table.artefact[line["packed_row"]]
+        record = self.table.record(line["packed_row"])
         part = slice(line["start"], line["start"] + line["length"])
         return record["input_ids"][part], record["labels"][part]
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,17 @@ class Table:
     @cached_property
     def batches(self) -> list[pa.RecordBatch]:
         return self.artefact.mapped()
+
+    @cached_property
+    def _first_rows(self) -> npt.NDArray[np.int64]:
+        """The packed row that each batch begins with."""
+        return offsets_of(np.array([batch.num_rows for batch in self.batches], np.int64))[:-1]
+
+    def record(self, row: int) -> dict[str, npt.NDArray[Any]]:
+        """One packed row, mapped: `schema.packed_schema`."""
+        number = int(np.searchsorted(self._first_rows, row, "right")) - 1
+        one = self.batches[number].slice(row - int(self._first_rows[number]), 1)
+        return {name: flat(one, name) for name in one.schema.names}
 
     @cached_property
     def pieces(self) -> pl.DataFrame:

@@ -80,6 +80,9 @@ function choose(list) {
   if (state.list === list) return;
   Object.assign(state, { list, page: 0, descending: false });
   for (const name of FILTERS) if (name !== "text" && name !== "source") $(name).value = "";
+  items = [];
+  selected = -1;
+  $("items").replaceChildren();
   fillSorts();
   showTab();
   close(true);
