@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def test_the_socket_is_on_loopback_alone_and_a_taken_port_is_an_error():
     with loopback_socket(0) as bound:
         host, port = bound.getsockname()
         assert host == "127.0.0.1"
-        bound.listen()
+        with socket.create_connection((host, port), timeout=5):
+            pass  # before anything serves
         with pytest.raises(OutputError, match=f"port {port} cannot be used"):
             loopback_socket(port)
 

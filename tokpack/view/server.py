@@ -179,11 +179,13 @@ def new_token() -> str:
 
 
 def loopback_socket(port: int) -> socket.socket:
-    """Bound, but not yet listening; 0: any free port. Raises OutputError where the port is taken."""
+    """Listening already, so that a browser that comes early waits; 0: any free port. Raises OutputError where the
+    port is taken."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind(("127.0.0.1", port))
+        made.listen()
     except (OSError, OverflowError) as error:
         made.close()
         raise OutputError(

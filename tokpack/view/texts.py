@@ -106,7 +106,7 @@ class Texts:
         wanted = pl.concat([left_out["doc_id"], left_out["twin"].drop_nulls()]).unique().sort().to_numpy()
         frames = self.originals.read(wanted, seen=self._seen)
         tables = (frame.to_arrow().cast(ORIGINAL).replace_schema_metadata() for frame in frames)
-        return _mapped(self._folder / "originals.arrow", tables, ORIGINAL).sort("doc_id")
+        return _mapped(self._folder / "originals.arrow", tables, ORIGINAL)
 
     def _seen(self, size: int) -> None:
         self._bytes += size
