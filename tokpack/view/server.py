@@ -179,8 +179,10 @@ def new_token() -> str:
 
 
 def loopback_socket(port: int) -> socket.socket:
-    """Listening already, so that a browser that comes early waits; 0: any free port. Raises OutputError where the
-    port is taken."""
+    """Listens already, so that an early browser waits; 0: any free port.
+
+    Raises OutputError where the port is taken.
+    """
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
