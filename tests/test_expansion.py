@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import tokpack
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError
 from tokpack.stages.read import parquet_rows
 from tokpack.stages.read.arrow_values import table_rows
 from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.containers import notes
 from tokpack.stages.read.expansion import LEAST_BYTES, entry_bytes
 from tokpack.stages.read.sources import Source
 
@@ -84,7 +86,8 @@ def test_a_file_that_stands_for_much_more_is_an_error_in_little_memory(tmp_path)
         import json, resource, sys
         from pathlib import Path
         import pyarrow.parquet
-        from tokpack.config import SourceConfig
+        import tokpack
+from tokpack.config import SourceConfig
         from tokpack.errors import DataError
         from tokpack.stages.read.blocks import read_blocks
         from tokpack.stages.read.sources import open_sources
@@ -177,3 +180,20 @@ def test_a_row_longer_than_a_line_may_be_is_an_error(tmp_path):
     assert blocks(tmp_path / "a.arrow", MB, 5 * MB)[0].rows == 1
     with pytest.raises(DataError, match="a row of more than 2 MB"):
         blocks(tmp_path / "a.arrow", MB, 2 * MB)
+
+
+def test_a_block_of_more_text_than_the_store_counts_is_an_error(qwen, tmp_path, monkeypatch):
+    monkeypatch.setattr("tokpack.pipeline.MOST_TEXT", 10_000)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "some words"}\n' * 2000)
+    with pytest.raises(DataError, match=r"a block of 2,000 documents is [0-9,]+ bytes of text") as error:
+        tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), max_length=128)
+    assert error.value.where == str(path)
+    assert "read.block_mb" in error.value.hint
+
+
+def test_many_small_inputs_are_told_once():
+    sources = [Source(f"{n}", f"{n}", "jsonl", "", SourceConfig(path=f"{n}"), 100) for n in range(1000)]
+    [note] = notes(sources)
+    assert "1,000 of the inputs are smaller than 64 kB" in note
+    assert notes(sources[1:]) == []
