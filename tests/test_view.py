@@ -296,6 +296,8 @@ def test_raw_data_is_packed_first_and_needs_a_tokenizer(packed, qwen, tmp_path):
         open_data([str(packed.folder)], tmp_path, Activity(quiet=True), {"near_dup": 0.8})
     assert caught.value.where == "--near-dup"
     assert open_data([str(packed.folder)], tmp_path, Activity(quiet=True), {}).folder == packed.folder
+    copied = open_data([f"file://{packed.folder}"], tmp_path, Activity(quiet=True), {})
+    assert copied.manifest == packed.manifest
 
 
 def test_a_log_of_something_else_is_an_error(packed, tmp_path):

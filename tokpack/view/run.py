@@ -12,6 +12,7 @@ from tokpack.artefact.folder import Artefact
 from tokpack.errors import UsageError
 from tokpack.interrupts import scratch_folder
 from tokpack.manifest import is_finished
+from tokpack.packed_urls import local_folder
 from tokpack.view.detail import Shown
 from tokpack.view.table import Table
 from tokpack.view.texts import Texts
@@ -43,6 +44,8 @@ def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str,
                 hint="leave the option out, or give the raw data",
             )
         return Artefact(Path(data[0]))
+    if len(data) == 1 and "://" in data[0] and not given:
+        return Artefact(local_folder(data[0], tell))
     if not options.get("tokenizer") and not options.get("config"):
         raise UsageError(
             "raw data is shown as a model would see it, and there is no tokenizer",
