@@ -190,8 +190,8 @@ class TokenStore:
             }
         )
         spared = {int(doc_id): reason for doc_id, reason in meta["spared"].items()}
-        rest = (meta[name] for name in ("quarantined", "counters", "paths", "examples"))
-        return Batch(docs, pieces, *rest, spared)
+        rest = {name: meta[name] for name in ("quarantined", "counters", "paths", "examples")}
+        return Batch(docs, pieces, **rest, spared=spared)
 
     def check_block(self, index: int, block_hash: str) -> None:
         """Raises DataError when the input that made a committed batch has changed since."""

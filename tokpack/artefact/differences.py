@@ -30,7 +30,7 @@ def differences(a: str, b: str) -> tuple[Spans, Spans]:
     if max(map(len, inner)) > MOST_WORDS or not all(inner):
         changes = [(0, len(inner[0]), 0, len(inner[1]))]
     else:
-        matcher = SequenceMatcher(None, *inner, autojunk=False)
+        matcher = SequenceMatcher(None, inner[0], inner[1], autojunk=False)
         changes = [(i, j, k, m) for tag, i, j, k, m in matcher.get_opcodes() if tag != "equal"]
     spans: tuple[Spans, Spans] = [], []
     for i, j, k, m in changes:

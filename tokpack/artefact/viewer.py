@@ -164,9 +164,9 @@ class ShownRow:
         return to_html(self)
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True, file=io.StringIO())
-        console.print(self)
-        return console.file.getvalue()  # type: ignore[attr-defined]
+        file = io.StringIO()
+        Console(width=100, no_color=True, file=file).print(self)
+        return file.getvalue()
 
 
 class _InMargin:

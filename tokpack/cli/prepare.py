@@ -160,6 +160,7 @@ def as_keywords(given: dict[str, Any]) -> dict[str, Any]:
     options["map"] = parse_map(options["map"]) if options["map"] else None
     given_kwargs = options.pop("template_kwarg", None)
     options["template_kwargs"] = parse_template_kwargs(given_kwargs) if given_kwargs else None
-    options["mfu"] = parse_numbers(options["mfu"], "--mfu") if options.get("mfu") else None
+    mfu = options.get("mfu")
+    options["mfu"] = parse_numbers(mfu, "--mfu") if mfu else None
     options["eos"] = False if options.pop("no_eos", None) else None
     return options

@@ -99,7 +99,7 @@ def make_report(
 
     docs = corpus.docs.select("tokens", "drop_reason", f"^{COPIES}$")
     held, kept = pl.col("drop_reason").eq_missing(HELD_OUT), pl.col("drop_reason").is_null()
-    head = {
+    head: dict[str, Any] = {
         "tokpack_version": __version__,
         **({"kind": PREFERENCE} if run.pairs else {}),
         "tokenizer": run.tokenizer.name,
@@ -127,9 +127,10 @@ def make_report(
         ledger, lengths, part.plan, part.dealt, run.config.cost, corpus.examples, corpus.counters
     )
     documents, names = documents_of(run, corpus, part), [source.name for source in run.sources]
+    grouping = {name for shape in run.shapes for name in shape.grouping}
     data |= {
         "packing": packing_figures(part.plan, part.pieces, corpus.docs, names),
-        "grouping": sorted({name for shape in run.shapes for name in shape.grouping}),
+        "grouping": sorted(grouping),
         "sources": source_figures(corpus, part.pieces, names),
         "longest": longest_documents(corpus, names),
         "truncation": truncation_figures(documents, corpus.width),

@@ -176,7 +176,7 @@ def _between(child: pa.Array, starts: Any, ends: Any) -> Int64:
     """Bytes of the entries from each start to its end."""
     starts, ends = np.asarray(starts, np.int64), np.asarray(ends, np.int64)
     if (width := _width(child.type)) is not None:
-        return (ends - starts) * width
+        return np.asarray((ends - starts) * width)
     first, last = (int(starts.min()), int(ends.max())) if len(starts) else (0, 0)
     totals = np.concatenate([[0], np.cumsum(entry_bytes(child.slice(first, last - first)))])
     return np.asarray(totals[ends - first] - totals[starts - first])

@@ -202,7 +202,7 @@ class TemplateCompiler:
         return _located(parts, seen, probe, self._reference(probe_messages, probe_given), objects, place)
 
     def _refused(
-        self, error: RenderError, seen: Observed, messages: list[Message], tools: list[Any] | None
+        self, error: RenderError, seen: Observed, messages: Sequence[Message], tools: list[Any] | None
     ) -> Compiled | None:
         """A shape that the template raises an exception for, if the probe has the same."""
         try:

@@ -134,7 +134,7 @@ class Forms:
         return next(iter([*shown, *plain, *(form for form, text in texts.items() if text), "missing"]))
 
     def _call(self, call: Any) -> Any:
-        function = call.get("function", call) if _is_object(call) else None
+        function: Any = call.get("function", call) if _is_object(call) else None
         if not _is_object(function) or "arguments" not in function:
             return call
         arguments = self._arguments(function["arguments"])
