@@ -86,8 +86,7 @@ def test_a_file_that_stands_for_much_more_is_an_error_in_little_memory(tmp_path)
         import json, resource, sys
         from pathlib import Path
         import pyarrow.parquet
-        import tokpack
-from tokpack.config import SourceConfig
+        from tokpack.config import SourceConfig
         from tokpack.errors import DataError
         from tokpack.stages.read.blocks import read_blocks
         from tokpack.stages.read.sources import open_sources
