@@ -12,14 +12,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from report_samples import HOSTILE, hostile, sample
+from report_samples import HOSTILE, hostile, planned, sample
 
 from tokpack.report import charts
 from tokpack.report.figures import Report
 from tokpack.report.html import MOST_FILES, page, size
+from tokpack.report.packing_chart import Packing, packing_chart
 from tokpack.report.words import make_bill
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -75,9 +76,13 @@ def attacked() -> str:
 def test_the_page_asks_for_nothing_outside_itself(html: str, attacked: str) -> None:
     for text in (html, attacked):
         for tag, attributes in Page(text).elements:
-            assert tag not in ("iframe", "object", "embed", "base", "form", "img", "image", "use", "a")
+            assert tag not in ("iframe", "object", "embed", "base", "form", "img", "image", "use")
             for name in ("src", "srcset", "href", "xlink:href", "action", "background", "style"):
-                assert name not in attributes or attributes[name] == "data:,", (tag, attributes)
+                value = attributes.get(name) or "data:,"
+                assert value == "data:," or (tag == "a" and re.fullmatch("#[a-z-]+", value)), (
+                    tag,
+                    attributes,
+                )
         style = text[text.index("<style>") : text.index("</style>")]
         assert "url(" not in style
         assert "@import" not in style
@@ -146,6 +151,43 @@ def test_other_data_gives_other_figures(data: dict[str, Any], html: str) -> None
     assert "9,876,543,210" in text
     assert "7,654,321" in text
     assert "9,876,543,210" not in html
+
+
+def test_the_picture_of_packing_shows_rows_and_the_same_documents_padded(data: dict[str, Any]) -> None:
+    packing = Packing.of(data)
+    assert packing is not None
+    documents = sorted(block.tokens for row in packing.rows for block in row)
+    assert documents == sorted(block.tokens for batch in packing.batches for block in batch)
+    assert all(sum(block.tokens for block in row) <= data["capacity"] for row in packing.rows)
+    assert all(len(batch) <= data["batch_size"] for batch in packing.batches)
+    drawn = packing_chart(packing)
+    for svg in (drawn.wide, drawn.narrow):
+        root = ElementTree.fromstring(svg)
+        width = float(root.attrib["width"])
+        assert all(float(r.attrib["x"]) + float(r.attrib["width"]) <= width + 0.1 for r in root.iter("rect"))
+        about = [title.text for title in root.iter("title")]
+        assert sum(": " in (text or "") for text in about) == 2 * len(documents)
+        assert packing.words[0] in svg
+
+
+def test_kept_rows_and_places_of_what_was_left_out_are_shown(data: dict[str, Any]) -> None:
+    runs = [["<|user|>What?", False], ["A <b>cat</b>.", True]]
+    kept = [{"place": "chats.jsonl:3", "tokens": 9, "trained": 4, "runs": runs}]
+    places = [{"place": "a.jsonl:7", "detail": "jaccard 0.91", "other": "a.jsonl:2"}]
+    drops = [drop | {"places": places * len(drop["examples"])} for drop in data["drops"]]
+    html = page(data | {"kept": kept, "drops": drops})
+    assert "&lt;|user|&gt;What?<mark>A &lt;b&gt;cat&lt;/b&gt;.</mark>" in html
+    assert "9 tokens, 4 of them trained" in html
+    assert "a.jsonl:7, repeats a.jsonl:2, jaccard 0.91" in html
+
+
+def test_links_of_the_contents_lead_somewhere(html: str) -> None:
+    priced = page(sample(training=planned()))
+    for text in (html, priced):
+        ids = {attributes.get("id") for _, attributes in Page(text).elements}
+        links = [attributes["href"] for tag, attributes in Page(text).elements if tag == "a"]
+        assert len(links) > 5
+        assert {str(link)[1:] for link in links} <= ids
 
 
 def bars(svg: str) -> dict[str, float]:

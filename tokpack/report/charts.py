@@ -20,9 +20,9 @@ WIDE, NARROW = 720, 342
 """Widths in pixels: the page's column on a screen, and on a phone of 390."""
 INK, MUTED, LINE, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 ACCENT, SOFT, GRAY = "var(--accent)", "var(--soft)", "var(--gray)"
-LOST, TINT = "var(--lost)", "var(--tint)"
+LOST, TINT, PAD = "var(--lost)", "var(--tint)", "var(--pad)"
 FONT_SIZE, LINE_HEIGHT, LETTER = 13, 18, 7.4
-WORDS_GAP, BAR_HEIGHT, BAR_GAP, HAIR = 8, 10, 20, 2
+WORDS_GAP, BAR_HEIGHT, BAR_GAP, HAIR = 8, 16, 18, 2
 PLOT_HEIGHT = 220
 MOST_REASONS = 8
 DUPLICATES = ("exact_duplicate", "near_duplicate")
@@ -62,7 +62,7 @@ def slots_chart(data: dict[str, Any]) -> Chart:
         tokens, slots = line["tokens"], line["slots"]
         parts = [
             Part(0, tokens, ACCENT, f"{line['name']}: {tokens:,} tokens"),
-            Part(tokens, slots, SOFT, f"{line['name']}: {slots - tokens:,} slots of padding"),
+            Part(tokens, slots, PAD, f"{line['name']}: {slots - tokens:,} slots of padding"),
         ]
         last = line is data["slots"][-1]
         bars.append(Bar(line["name"], f"{slots:,} slots, {share(line['fill'], 1)} full", parts, strong=last))
@@ -126,7 +126,7 @@ def split_chart(first: tuple[int, str], second: tuple[int, str], title: str, dig
         f"{right:,} {right_name}",
         [
             Part(0, left, ACCENT, f"{left:,} {left_name}"),
-            Part(left, whole, SOFT, f"{right:,} {right_name}"),
+            Part(left, whole, GRAY, f"{right:,} {right_name}"),
         ],
     )
     return bar_chart([bar], title)

@@ -20,24 +20,11 @@ from tokpack.report.charts import (
     Part,
     bar_chart,
 )
-from tokpack.report.cost_words import PARTS, amount, ends, hours, measure, measured
+from tokpack.report.cost_words import LEAST_GIB, PARTS, amount, ends, measure, measured
 from tokpack.report.svg import draw
 
 ABOVE = 14
 """Pixels from one word above the plot to one that stands over it."""
-
-
-def ways_chart(cost: dict[str, Any]) -> Chart:
-    """Each way to train: from zero to the low end of its cost, and on to the high end."""
-    bars = []
-    key, _ = measure(cost)
-    for way in cost["comparison"]:
-        low, high = ends(way[key])
-        value = measured(cost, way) + (f", {hours(way['hours'])}" if key == "money" else "")
-        about = f"{way['name']}: {value}"
-        parts = [Part(0, low, ACCENT, about), Part(low, high, SOFT, about)]
-        bars.append(Bar(way["name"], value, parts, strong=way is cost["comparison"][-1]))
-    return bar_chart(bars, "What the same data costs, padded and packed")
 
 
 def memory_chart(cost: dict[str, Any]) -> Chart:
@@ -46,7 +33,7 @@ def memory_chart(cost: dict[str, Any]) -> Chart:
     total, usable = parts["total"], cost["memory"]["usable"]
     bars, level = [], 0.0
     for name in sorted(PARTS, key=lambda name: -parts[name]):
-        if parts[name] > 0:
+        if parts[name] >= LEAST_GIB:
             about = f"{PARTS[name]}: {parts[name]:.2f} GiB"
             part = Part(level, level + parts[name], ACCENT, about)
             bars.append(Bar(PARTS[name], f"{parts[name]:.2f} GiB", [part]))
@@ -56,9 +43,7 @@ def memory_chart(cost: dict[str, Any]) -> Chart:
     if usable is not None:
         room = usable["value"]
         words += f" of {room:.1f} to use"
-        if room > total:
-            whole.append(Part(total, room, SOFT, f"free: {room - total:.1f} GiB"))
-        else:
+        if room < total:
             whole = [Part(0, room, ACCENT, f"the GPU's {room:.1f} GiB"), Part(room, total, LOST, "too much")]
     bars.append(Bar("together", words, whole, strong=True))
     return bar_chart(bars, "GPU memory of one row at once")

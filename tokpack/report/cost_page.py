@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.printable import one_line
-from tokpack.report.cost_charts import curve_chart, memory_chart, ways_chart
+from tokpack.report.cost_charts import curve_chart, memory_chart
 from tokpack.report.cost_words import (
     UNITS,
     amount,
@@ -19,6 +19,7 @@ from tokpack.report.cost_words import (
     priced,
     timed,
 )
+from tokpack.report.what_if import what_if
 from tokpack.report.words import share
 
 
@@ -29,14 +30,12 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
     return {
         "words": cost_words(cost),
         "unit": UNITS[measure(cost)[0]],
-        "range": "high" in cost["comparison"][-1][measure(cost)[0]],
         "timed": timed(cost),
         "ways": _ways(cost),
         "facts": _facts(cost),
         "advice": _advice(cost),
         "plan": _plan(cost),
         "charts": {
-            "ways": ways_chart(cost),
             "curve": curve_chart(cost),
             "memory": memory_chart(cost),
         },
@@ -73,6 +72,7 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
             one_line(advice, 200) for advice in cost["memory"]["advice"] if cost["memory"]["fits"] is False
         ],
         "assumptions": _assumptions(cost),
+        "what_if": what_if(cost),
     }
 
 

@@ -10,7 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from tokpack.printable import one_line
-from tokpack.report.cost_words import PARTS, UNITS, cost_words, curve_words, hours, measure, measured, money
+from tokpack.report.cost_words import (
+    LEAST_GIB,
+    PARTS,
+    UNITS,
+    cost_words,
+    curve_words,
+    hours,
+    measure,
+    measured,
+    money,
+)
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import share
 
@@ -159,7 +169,7 @@ def memory_table(cost: dict[str, Any]) -> Table:
     parts = cost["memory"]["parts"]
     table = plain_table("GPU memory, one row at once", "", "GiB")
     for name in sorted(PARTS, key=lambda name: -parts[name]["value"]):
-        if parts[name]["value"] > 0:
+        if parts[name]["value"] >= LEAST_GIB:
             table.add_row(PARTS[name], f"{parts[name]['value']:.2f}")
     table.add_row("together, with tokpack train's loss", f"{parts['total']['value']:.2f}", style="bold")
     table.add_row("where all logits are held", f"{cost['memory']['whole_logits']['value']:.2f}", style=QUIET)

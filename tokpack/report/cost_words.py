@@ -23,6 +23,8 @@ PARTS = {
     "scratch": "restored weights",
     "overhead": "CUDA context and kernels",
 }
+LEAST_GIB = 0.005
+"""Parts of the memory below it are not shown."""
 TIMES = ((3600, "h", 1.0), (60, "min", 60.0), (0, "s", 3600.0))
 """Seconds from which a unit is used, and how many of it make an hour."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokpack.printable import one_line, snippet
+from tokpack.printable import one_line, printable, snippet
 from tokpack.reasons import words_of
 from tokpack.report import data_charts
 from tokpack.report.data_words import (
+    cut_words,
     error,
     fit,
     language_name,
@@ -17,9 +18,11 @@ from tokpack.report.data_words import (
     rules_without_hits,
     vocabulary_words,
 )
+from tokpack.report.groups import by_table, grouping_words, sources_table
+from tokpack.report.packing_chart import Packing, packing_chart
 from tokpack.report.words import ALIKE, share
 
-MOST_FILES, MOST_PAIRS, MOST_LANGUAGES = 500, 12, 12
+MOST_PAIRS, MOST_LANGUAGES = 12, 12
 
 
 def data_view(data: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +30,12 @@ def data_view(data: dict[str, Any]) -> dict[str, Any]:
     vocabulary, ranks = data.get("vocabulary"), data.get("ranks")
     return {
         "text": _text(vocabulary, data.get("languages")) if vocabulary and vocabulary["tokens"] else None,
-        "sources": _sources(data, vocabulary) if len(data.get("sources", [])) > 1 else None,
+        "sources": sources_table(data) if len(data.get("sources", [])) > 1 else None,
+        "by": by_table(data),
+        "by_offer": grouping_words(data),
+        "cut": cut_words(data),
+        "kept": _kept(data.get("kept", [])),
+        "packing": _packing(data),
         "longest": _longest(data.get("longest")),
         "truncation": _truncation(data),
         "pairs": _pairs(data.get("near_dup")),
@@ -69,19 +77,23 @@ def _text(vocabulary: dict[str, Any], languages: dict[str, Any] | None) -> dict[
     }
 
 
-def _sources(data: dict[str, Any], vocabulary: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Lengths of each file, most packed tokens first."""
-    fits = {line["name"]: line for line in vocabulary["sources"]} if vocabulary else {}
-    lines = sorted(data["sources"], key=lambda line: (-line["packed"], line["name"]))[:MOST_FILES]
+def _kept(kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Kept documents as rendered, in runs of text that are trained or not."""
     return [
-        line
-        | {
-            "name": one_line(line["name"]),
-            "share": share(line["trained"], line["packed"]),
-            "fit": fit(fits[line["name"]]) if line["name"] in fits else "",
+        {
+            "place": one_line(document["place"], 80),
+            "about": f"{document['tokens']:,} tokens, {document['trained']:,} of them trained",
+            "runs": [(printable(text), trained) for text, trained in document["runs"]],
         }
-        for line in lines
+        for document in kept
     ]
+
+
+def _packing(data: dict[str, Any]) -> dict[str, Any] | None:
+    packing = Packing.of(data)
+    if packing is None:
+        return None
+    return {"chart": packing_chart(packing), "batch_size": data["batch_size"]}
 
 
 def _longest(longest: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tokpack.printable import one_line
-from tokpack.report.data_words import fit, language_words, ranks_words, vocabulary_words
-from tokpack.report.tables import QUIET, plain_table
+from tokpack.report.data_words import language_words, ranks_words, vocabulary_words
+from tokpack.report.groups import by_table, sources_table
+from tokpack.report.tables import QUIET, draw_table, plain_table
 from tokpack.report.words import share
 
 MOST_FILES, MOST_LONGEST = 20, 5
@@ -32,29 +33,14 @@ def data_details(data: dict[str, Any]) -> list[RenderableType]:
     """Lengths by file, what other capacities would cut, the longest documents."""
     parts: list[RenderableType] = []
     if len(data.get("sources", [])) > 1:
-        parts.append(lengths_table(data))
+        parts.append(draw_table(sources_table(data, MOST_FILES)))
+    if by := by_table(data, MOST_FILES):
+        parts.append(draw_table(by))
     if data.get("truncation") and not data.get("cost"):
         parts.append(truncation_table(data))
     if data.get("longest"):
         parts.append(longest_table(data))
     return parts
-
-
-def lengths_table(data: dict[str, Any]) -> RenderableType:
-    """Kept documents of each file, most packed tokens first."""
-    vocabulary = data.get("vocabulary")
-    fits = {line["name"]: fit(line) for line in vocabulary["sources"]} if vocabulary else {}
-    last = ("bytes/token",) if fits else ()
-    table = plain_table("Lengths by file", "file", "half", "90%", "99%", "longest", "trained", *last)
-    lines = sorted(data["sources"], key=lambda line: (-line["packed"], line["name"]))
-    for line in lines[:MOST_FILES]:
-        lengths = [f"{line[key]:,}" for key in ("p50", "p90", "p99", "max")]
-        name = Text(one_line(line["name"], 40))
-        trained = share(line["trained"], line["packed"])
-        table.add_row(name, *lengths, trained, *([fits.get(line["name"], "")] if fits else []))
-    if len(lines) <= MOST_FILES:
-        return table
-    return Group(table, Text(f"and {len(lines) - MOST_FILES} more files; --json has all", style=QUIET))
 
 
 def truncation_table(data: dict[str, Any]) -> Table:

@@ -14,6 +14,7 @@ from tokpack.printable import one_line
 from tokpack.reasons import words_of
 from tokpack.report.cost_words import cost_words, money
 from tokpack.report.data_words import cut_words
+from tokpack.report.groups import grouping_words
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, facts_grid, plain_table
 from tokpack.report.terminal import report_head, slots_bill, trained_words
 from tokpack.report.words import counted, left_out, share
@@ -40,7 +41,8 @@ class FirstScreen:
         yield _left_out(data)
         yield Text()
         yield Constrain(facts_grid(_facts(data)), FACTS)
-        yield Text(REST, style=QUIET)
+        rest = f"--full prints the rest, {offer}" if (offer := grouping_words(data)) else REST
+        yield Text(rest, style=QUIET)
 
 
 def _bill(cost: dict[str, Any]) -> list[RenderableType]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +139,10 @@ def _kept_about(data: dict[str, Any]) -> str:
 
 
 def _charts(data: dict[str, Any]) -> dict[str, charts.Chart]:
-    slots, trained = data["ledger"]["slots"], data["ledger"]["trained"]
+    trained = data["ledger"]["trained"]
     drawn = {
         "slots": charts.slots_chart(data),
         "tokens": charts.tokens_chart(data),
-        "rows": charts.split_chart(
-            (slots["packed"], "slots hold a token"),
-            (slots["free"], "free"),
-            "Slots of all rows: used and free",
-            digits=2,
-        ),
         "trained": charts.split_chart(
             (trained["trained"], "trained"),
             (trained["masked"], "masked"),
@@ -168,10 +163,22 @@ def _drops(data: dict[str, Any]) -> list[dict[str, Any]]:
             "documents": drop["documents"],
             "tokens": drop["tokens"],
             "share": share(drop["tokens"], tokenized),
-            "examples": [snippet(text) for text in drop["examples"][:EXAMPLES] if text.strip()],
+            "examples": [
+                {"text": snippet(text), "about": _about(where)}
+                for text, where in zip_longest(drop["examples"][:EXAMPLES], drop.get("places", [])[:EXAMPLES])
+                if text and text.strip()
+            ],
         }
         for drop in data["drops"][:MOST_REASONS]
     ]
+
+
+def _about(where: dict[str, str] | None) -> str:
+    """`chats.jsonl:17, repeats chats.jsonl:3`: where an example stands, what triggered the rule."""
+    if not where:
+        return ""
+    parts = [where["place"], f"repeats {where['other']}" if "other" in where else "", where["detail"]]
+    return one_line(", ".join(part for part in parts if part), 200)
 
 
 def _files(data: dict[str, Any]) -> list[dict[str, Any]]:

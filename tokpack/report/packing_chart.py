@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
 from tokpack.printable import one_line
-from tokpack.report.charts import ACCENT, NARROW, SOFT, WIDE, Chart
+from tokpack.report.charts import ACCENT, NARROW, PAD, SOFT, WIDE, Chart
 from tokpack.report.words import counted, share
 
 HEIGHT, GAP, BATCH_GAP, BESIDE, TITLE = 11, 3, 9, 36, 24
@@ -46,6 +47,7 @@ class Packing:
         if not rows:
             return None
         documents, size = [block for row in rows for block in row], data["batch_size"]
+        Random(0).shuffle(documents)  # as a trainer would draw them
         batches = [documents[i : i + size] for i in range(0, len(documents), size)]
         return Packing(rows, batches, data["capacity"])
 
@@ -103,7 +105,7 @@ def _padded(svg: ElementTree.Element, packing: Packing, left: int, top: int, wid
             about = f"{block.place}: {block.tokens:,} tokens"
             _rect(svg, packing, left, y, width, (0, block.tokens), ACCENT, about)
             padding = f"{longest - block.tokens:,} slots of padding"
-            _rect(svg, packing, left, y, width, (block.tokens, longest), SOFT, padding)
+            _rect(svg, packing, left, y, width, (block.tokens, longest), PAD, padding)
             y += HEIGHT + GAP
         y += BATCH_GAP - GAP
     return y

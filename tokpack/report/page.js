@@ -26,3 +26,35 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// What if: the bill is linear in price and epochs; each length of a row was costed by tokpack.
+const whatIf = document.getElementById("what-if");
+if (whatIf) {
+  const input = (name) => whatIf.querySelector(`[name="${name}"]`);
+  const shown = (name, text) => (whatIf.querySelector(`[data-shown="${name}"]`).textContent = text);
+  const dollars = (value) =>
+    "$" + (value >= 100 ? Math.round(value).toLocaleString("en") : value >= 0.1 ? value.toFixed(2) : value.toPrecision(2));
+  const clock = (hours) => {
+    const [unit, factor] = hours >= 1 ? ["h", 1] : hours * 60 >= 1 ? ["min", 60] : ["s", 3600];
+    const value = hours * factor;
+    return (value >= 10 ? Math.round(value).toLocaleString("en") : value.toFixed(1)) + " " + unit;
+  };
+  const range = (low, high, words) => (words(low) === words(high) ? words(low) : `${words(low)} to ${words(high)}`);
+  const recompute = () => {
+    const length = input("length").selectedOptions[0].dataset;
+    const number = (name) => Math.max(0, Number(input(name).value) || 0);
+    const more = number("epochs") / Number(whatIf.dataset.epochs);
+    const given = number("utilization");
+    const hours = (given ? [length.ideal / (given / 100), length.ideal / (given / 100)] : [length.low, length.high]).map(
+      (value) => Number(value) * more,
+    );
+    const price = number("price");
+    const steps = Math.ceil(Math.ceil(Number(length.rows) / Math.max(1, number("rows"))) * number("epochs"));
+    shown("money", range(hours[0] * price, hours[1] * price, dollars));
+    shown("hours", range(hours[0] / whatIf.dataset.gpus, hours[1] / whatIf.dataset.gpus, clock));
+    shown("steps", steps.toLocaleString("en"));
+    shown("fits", length.fits === "yes" ? "a row fits" : "a row does not fit in memory");
+  };
+  whatIf.addEventListener("input", recompute);
+  whatIf.hidden = false;
+  recompute();
+}

@@ -15,7 +15,7 @@ from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
 from tokpack.schema import IGNORE_INDEX, TRAINED
 from tokpack.stages.plan import Plan
 
-SHOWN_ROWS, SHOWN_DOCUMENTS = 4, 24
+SHOWN_ROWS, SHOWN_DOCUMENTS = 5, 40
 """Most rows in the picture, and most documents in all of them."""
 KEPT, KEPT_TOKENS = 3, 4096
 """Kept documents that are shown, and the tokens looked at of each."""
@@ -26,13 +26,13 @@ RUN_ENDS = 300
 def packing_figures(
     plan: Plan, pieces: pl.DataFrame, docs: pl.DataFrame, names: list[str]
 ) -> list[list[dict[str, Any]]]:
-    """Rows with about as many documents as the middle one: place and tokens of each document."""
+    """A few rows, drawn evenly from those with few documents to those with many: place and tokens of each
+    document."""
     if not plan.rows:
         return []
     counts = np.bincount(plan.row_of_doc, minlength=plan.rows)
     order = np.argsort(counts, kind="stable")
-    start = max(0, min(plan.rows // 2, plan.rows - SHOWN_ROWS))
-    chosen = order[start : start + SHOWN_ROWS]
+    chosen = order[np.unique((np.arange(SHOWN_ROWS) * 2 + 1) * plan.rows // (2 * SHOWN_ROWS))]
     most = max(1, int(np.searchsorted(np.cumsum(counts[chosen]), SHOWN_DOCUMENTS, side="right")))
     of = pieces["document"].to_numpy()
     return [

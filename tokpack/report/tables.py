@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from tokpack.report import groups
 
 READABLE = 96
 """Columns of running text."""
@@ -28,6 +31,19 @@ def plain_table(title: str, *columns: str, words: int = 1) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < words else "right", no_wrap=number >= words)
     return table
+
+
+def draw_table(table: groups.Table) -> RenderableType:
+    """A table of the report for the terminal."""
+    figures = len(table.columns) - table.words
+    drawn = plain_table(table.title, *table.columns)
+    for column in drawn.columns[figures:]:
+        column.justify, column.no_wrap = "left", False
+    for line in table.lines:
+        drawn.add_row(*(Text(cell.text) for cell in line))
+    if not table.more:
+        return drawn
+    return Group(drawn, Text(f"and {table.more:,} more; --json has all", style=QUIET))
 
 
 def facts_grid(facts: list[tuple[str, str]]) -> Table:

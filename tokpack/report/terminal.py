@@ -13,7 +13,6 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.constrain import Constrain
 from rich.measure import Measurement
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +36,7 @@ from tokpack.schema import KEPT_AFTER_ALL, is_preference
 
 MOST_ROWS = 20
 MOST_BAR, LEAST_BAR = 14, 6
+BAR = "\N{BLACK SQUARE}"
 
 
 def report_view(data: dict[str, Any]) -> RenderableType:
@@ -177,7 +177,7 @@ class SlotsTable:
         for line in self.lines:
             cells: list[RenderableType] = [f"{line['slots']:,}", share(line["fill"], 1)]
             if wide:
-                bar = ProgressBar(longest, line["slots"], bar_width, complete_style=GOOD, finished_style=GOOD)
+                bar = Text(BAR * round(bar_width * line["slots"] / longest), style=GOOD)
                 saved = share(line["saved"], self.lines[1]["slots"]) if line["saved"] > 0 else ""
                 cells = [f"{line['rows']:,}", f"{line['tokens']:,}", *cells]
                 cells += [f"{line['steps']:,}", saved, bar]
@@ -229,7 +229,9 @@ def drops_table(data: dict[str, Any]) -> RenderableType:
         meaning = Text(words_of(drop["reason"]), style=QUIET)
         table.add_row(reason, f"{drop['documents']:,}", f"{drop['tokens']:,}", meaning)
         for text in drop["examples"][:1]:
-            start = Text(one_line(snippet(text), 400), style=QUIET, no_wrap=True, overflow="ellipsis")
+            where = drop["places"][0]["place"] if drop.get("places") else ""
+            words = one_line(f"{where} {snippet(text)}".strip(), 400)
+            start = Text(words, style=QUIET, no_wrap=True, overflow="ellipsis")
             examples.add_row(Text(one_line(drop["reason"], 24)), start)
     parts = [_cut(table, len(data["drops"]), "reason")]
     if missed := rules_without_hits(data):
