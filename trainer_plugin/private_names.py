@@ -155,7 +155,7 @@ def require_trainer(what: str = "PackedTrainer") -> None:
             f"{what} needs transformers {TRAINER_SINCE} or later; {version('transformers')} has no "
             f"{lost[0].partition(' ')[0].rpartition(':')[2]}",
             hint="pip install -U transformers; collator, dataset, attention and probe work with a plain "
-            "Trainer and with TRL as they are (docs/training.md)",
+            "Trainer as they are (docs/compatibility.md)",
         )
 
 
