@@ -18,6 +18,8 @@ from jinja2 import nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tokpack.stages.render.idle_rounds import leave_idle_loops
+
 MOST_STEPS = 1_000_000
 STEPS_OF_PAIR = 8
 """Further steps for each pair of messages: Gemma 4 looks through all messages at each of them."""
@@ -123,6 +125,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     @property
     def macro_step(self) -> None:
         tick(MACRO)
+
+    def _parse(self, *args: Any, **kwargs: Any) -> nodes.Template:
+        return leave_idle_loops(super()._parse(*args, **kwargs))
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         _count(source)
