@@ -120,7 +120,7 @@ def test_it_renders_without_errors_requests_or_overflow(
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.locator("h1").is_visible()
     shown = tab.locator("svg:visible")
-    assert shown.count() == tab.locator(".chart").count() >= (11 if name == "bill" else 4)
+    assert shown.count() == tab.locator(".chart").count() >= (8 if name == "bill" else 4)
     for number in range(shown.count()):
         box = shown.nth(number).bounding_box()
         assert box["x"] >= 0
