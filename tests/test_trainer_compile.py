@@ -14,7 +14,7 @@ import torch
 from tiny_decoders import build
 from trainer_rows import LENGTHS, make_documents, pack_rows
 
-from trainer_plugin import PackedCollator, prepare_model
+from trainer_plugin import PackedCollator, attention, prepare_model
 from trainer_plugin.attention import Scores, _mask_of_documents
 
 CAPACITY = 64
@@ -44,6 +44,32 @@ def test_a_packed_row_of_fixed_size_compiles_to_one_graph(family):
         assert ours.item() == pytest.approx(plain.item(), abs=1e-5)
         ours, plain = gradients(ours, model), gradients(plain, model)
         assert (ours - plain).norm() <= 1e-5 * plain.norm()
+
+
+@pytest.mark.slow
+def test_the_path_of_varlen_attn_compiles_to_one_graph_as_well(monkeypatch):
+    """On `meta` tensors: PyTorch's own checks of the arguments, forward and backward, no kernel."""
+
+    def fits(query, _value, _scores):
+        return query.device.type == "meta" and attention._varlen_takes("window_size")
+
+    monkeypatch.setattr(attention, "_varlen_fits", fits)
+    model = build("llama").to(torch.bfloat16)
+    prepare_model(model, "tokpack", probe=False)
+    model.train().to("meta")
+
+    def loss(batch):  # cross entropy has no backward on meta
+        return model(**batch, use_cache=False).logits.float().square().mean()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for row in pack_rows(make_documents(LENGTHS * 2), CAPACITY)[:2]:
+        batch = PackedCollator(capacity=CAPACITY)([row])
+        moved = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        del moved["labels"]
+        for forward in (loss, compiled):
+            model.zero_grad()
+            forward(moved).backward()
+            assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
