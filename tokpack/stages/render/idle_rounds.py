@@ -35,7 +35,7 @@ def _is_plain(loop: nodes.For) -> bool:
     return (numbers or sliced) and not loop.recursive and loop.test is None
 
 
-def _stays(test: nodes.Expr, loop: nodes.For) -> bool:
+def _stays(test: nodes.Node, loop: nodes.For) -> bool:
     """Whether the test turns out the same in the next round if this one does nothing."""
     if any(isinstance(node, nodes.Call | nodes.Filter) for node in _within(test)):
         return False
