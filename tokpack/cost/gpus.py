@@ -120,7 +120,7 @@ def gpu_price(gpu: Gpu, price_usd_h: float | None = None) -> Figure:
             where="--gpu-price",
             hint=f"give --gpu-price USD_PER_HOUR, or price_usd_h under [{gpu.key}] in a --gpus FILE",
         )
-    return Figure(gpu.price_usd_h, "USD/GPU-hour", "assumed", gpu.price_note or "list price")
+    return Figure(gpu.price_usd_h, "USD/GPU-hour", "assumed", gpu.price_note or "price of the table")
 
 
 def _plain(name: str) -> str:
