@@ -1,4 +1,4 @@
-"""MB/s of rendering and of tokenising with masks, against transformers on a sample in the same run.
+"""MB/s of rendering and of tokenizing with masks, against transformers on a sample in the same run.
 
 Input is `mix.jsonl.zst` of the data folder (`TOKPACK_DATA`): 94,639 chats, 82 MB of text. Both sides give
 the same: ids and assistant mask of every chat, which is checked on the sample. transformers renders and masks
@@ -137,10 +137,10 @@ def main() -> None:
     both = render_seconds + seconds
     rows = [
         ("tokpack: render", render_seconds, size, len(documents)),
-        ("tokpack: tokenise and mask", seconds, size, len(documents)),
+        ("tokpack: tokenize and mask", seconds, size, len(documents)),
         ("tokpack: both", both, size, len(documents)),
         ("tokenizers with offsets (tokpack's slow path)", by_tokenizers, sample_size, len(sample)),
-        ("transformers: render, tokenise and mask", by_transformers, sample_size, len(sample)),
+        ("transformers: render, tokenize and mask", by_transformers, sample_size, len(sample)),
     ]
     for name, took, megabytes, chats_done in rows:
         print(f"{name:48}{took:8.2f} s{chats_done:9,} chats{megabytes / took:9.1f} MB/s")

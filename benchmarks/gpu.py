@@ -272,7 +272,7 @@ def full() -> Any:
 
 
 def isolation(bench: Bench) -> None:
-    """The probe for every family and attention: does a document in a packed row see its neighbours?"""
+    """The probe for every family and attention: does a document in a packed row see its neighbors?"""
     from trainer_plugin.isolation import prepare_model
     from trainer_plugin.probe import probe_isolation
 

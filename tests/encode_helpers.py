@@ -1,4 +1,4 @@
-"""Templates, tokenizers and chats for the tests of rendering and tokenising; transformers as the judge."""
+"""Templates, tokenizers and chats for the tests of rendering and tokenizing; transformers as the judge."""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ def test_what_cannot_be_cleaned_to_text_is_refused(rows, tmp_path):
     pairs = write_rows(tmp_path / "pairs.jsonl", [b'{"prompt": "a", "chosen": "b", "rejected": "c"}'])
     for data, options, message in (
         ("-", {}, "standard input"),
-        (ids, {}, "tokenised already"),
+        (ids, {}, "tokenized already"),
         (pairs, {}, "preference pairs"),
         (rows, {"format": "opena"}, "did you mean 'openai'"),
     ):

@@ -58,7 +58,7 @@ def test_a_format_with_columns_makes_json_lines_of_a_text_file(tmp_path):
 
 def test_json_objects_of_no_known_format_in_a_text_file_name_the_way_to_text(tmp_path):
     (tmp_path / "log.txt").write_text('{"level": "info"}\n' * 3)
-    with pytest.raises(UsageError, match="cannot recognise") as error:
+    with pytest.raises(UsageError, match="cannot recognize") as error:
         look(tmp_path / "log.txt")
     assert "--format text" in error.value.hint
 
@@ -75,13 +75,13 @@ def test_an_array_a_line_is_not_taken_for_one_array(tmp_path):
     assert look(tmp_path / "a.jsonl")[0].container == "jsonl"
 
 
-def test_a_long_row_is_recognised_whole(tmp_path):
+def test_a_long_row_is_recognized_whole(tmp_path):
     row = {"text": "x" * 300_000}
     (tmp_path / "a.txt").write_text(json.dumps(row) + "\n" + json.dumps(row))
     assert look(tmp_path / "a.txt")[0].container == "jsonl"
 
 
-def test_tables_without_an_ending_are_recognised(tmp_path):
+def test_tables_without_an_ending_are_recognized(tmp_path):
     table = pa.Table.from_pylist(CHATS)
     pq.write_table(table, tmp_path / "parquet")
     with pa.OSFile(str(tmp_path / "arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -99,7 +99,7 @@ def test_a_name_and_a_content_that_say_nothing_are_an_error_but_text_when_asked(
 
 
 @pytest.mark.parametrize("body", [LINES, json.dumps(CHATS).encode()])
-def test_standard_input_is_recognised_by_its_content(monkeypatch, body):
+def test_standard_input_is_recognized_by_its_content(monkeypatch, body):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(body)))
     assert texts_of("-") == CONTENTS
 
@@ -145,7 +145,7 @@ def test_content_that_the_name_denies_is_named_with_a_way_out(tmp_path, name, bo
     assert error.value.hint
 
 
-def test_what_was_recognised_against_a_name_is_told_once(tmp_path, qwen, caplog):
+def test_what_was_recognized_against_a_name_is_told_once(tmp_path, qwen, caplog):
     for number in range(6):
         (tmp_path / f"{number}.txt").write_bytes(LINES)
     with caplog.at_level(logging.WARNING, "tokpack"):
@@ -234,6 +234,6 @@ def test_a_head_without_a_readable_row_says_what_is_wrong_with_the_first(tmp_pat
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_csv_with_another_separator_is_named(tmp_path, mark):
     (tmp_path / "a.csv").write_text(f"prompt{mark}completion\nq{mark}a\n")
-    with pytest.raises(UsageError, match="cannot recognise") as error:
+    with pytest.raises(UsageError, match="cannot recognize") as error:
         look(tmp_path / "a.csv")
     assert repr(mark) in error.value.hint

@@ -107,7 +107,7 @@ def test_a_plan_that_cannot_hold_the_tokens_is_refused() -> None:
         slot_table([-1], 10, 1, 1)
 
 
-def test_hours_are_flops_over_peak_times_utilisation() -> None:
+def test_hours_are_flops_over_peak_times_utilization() -> None:
     run = estimate(SHAPE, [1000] * 10, A100, epochs=3, mfu=(0.2, 0.4))
     work = 3 * flops(SHAPE, [1000] * 10).total
     assert run.flops == Figure(work, "FLOPs", "computed")
@@ -121,7 +121,7 @@ def test_hours_are_flops_over_peak_times_utilisation() -> None:
     assert set(run.to_dict()["money"]) == {"value", "unit", "source", "note", "high"}
 
 
-def test_a_calibration_replaces_the_assumed_utilisation() -> None:
+def test_a_calibration_replaces_the_assumed_utilization() -> None:
     run = estimate(SHAPE, [3600], A100, calibration=Calibration(tokens_per_second=10), gpu_count=2)
     assert run.gpu_hours.value == pytest.approx(0.1)
     assert run.gpu_hours.high is None
@@ -159,7 +159,7 @@ def test_free_slots_of_flattened_rows_cost_nothing() -> None:
     assert cheap.money == same.money
 
 
-def test_wrong_utilisation_and_counts_are_refused() -> None:
+def test_wrong_utilization_and_counts_are_refused() -> None:
     with pytest.raises(UsageError, match="MFU"):
         estimate(SHAPE, [1], A100, mfu=(0.5, 0.4))
     with pytest.raises(UsageError, match="positive"):

@@ -134,7 +134,7 @@ def test_padding_slots_cost_linear_work_and_no_attention() -> None:
     assert padded.attention == plain.attention
 
 
-def test_nf4_overhead_is_a_share_of_the_quantised_work_in_each_pass() -> None:
+def test_nf4_overhead_is_a_share_of_the_quantized_work_in_each_pass() -> None:
     shape = ModelShape.from_config(LLAMA)
     plain = flops(shape, [100], method=Method(kind="lora"))
     nf4 = flops(shape, [100], method=Method(kind="qlora", dequant_overhead=0.2))

@@ -230,7 +230,7 @@ def test_personal_data_is_masked_on_request(qwen, tmp_path):
     assert "<EMAIL>" in text
 
 
-def test_rules_in_tokens_see_the_tokenised_length(qwen, tmp_path):
+def test_rules_in_tokens_see_the_tokenized_length(qwen, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", lines([one("q", "a"), one("q", words(random.Random(3), 60))]))
     (tmp_path / "run.toml").write_text(
         '[clean]\nrules = "default,+too_long"\n[clean.options.too_long]\nmax_tokens = 100\n'

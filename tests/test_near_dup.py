@@ -303,7 +303,7 @@ def test_a_bounded_search_still_removes_only_what_repeats_a_kept_document():
 
 @pytest.fixture(scope="module")
 def real_documents(real_data: Path) -> list[list[int]]:
-    """400 documents as word numbers: runs of neighbours in sorted order, put back in the file's order."""
+    """400 documents as word numbers: runs of neighbors in sorted order, put back in the file's order."""
     path = real_data / "mix.jsonl.zst"
     if not path.is_file():
         pytest.skip(f"no {path}")

@@ -1,4 +1,4 @@
-"""Normalising: the column path equals the row-by-row path; nothing disappears."""
+"""Normalizing: the column path equals the row-by-row path; nothing disappears."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_columns_and_rows_give_the_same_documents(tmp_path_factory, rows):
         ("text", [{"text": "a"}], ["text"]),
     ],
 )
-def test_formats_are_recognised_by_their_columns(tmp_path, name, rows, roles):
+def test_formats_are_recognized_by_their_columns(tmp_path, name, rows, roles):
     documents, _, shape = run(tmp_path, rows)
     assert shape.format == name
     assert documents["roles"].to_list() == [roles]

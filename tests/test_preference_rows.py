@@ -74,7 +74,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_shape_is_recognised_and_gives_the_same_pair(name, tmp_path):
+def test_every_shape_is_recognized_and_gives_the_same_pair(name, tmp_path):
     documents, quarantined, shape = run(tmp_path, [SHAPES[name]])
     assert (shape.format, quarantined) == ("preference", [])
     roles = [role for role, _ in TURNS] + ["assistant"]

@@ -259,7 +259,7 @@ def test_a_row_of_a_table_with_text_that_is_not_utf8_is_set_aside_alone(tmp_path
 
 
 @pytest.mark.parametrize("container", ["jsonl", "json", "csv", "parquet", "text"])
-def test_standard_input_is_recognised_and_then_read_from_its_beginning(tmp_path, monkeypatch, container):
+def test_standard_input_is_recognized_and_then_read_from_its_beginning(tmp_path, monkeypatch, container):
     """Rows far longer than a pipe's buffer, written in small pieces."""
     rows = [{"text": f"{i} " + "x" * 30_000} for i in range(20)]
     table = pa.Table.from_pylist(rows)
@@ -324,7 +324,7 @@ def test_globs_and_folders_expand_in_a_stable_order(tmp_path):
     assert [s.name for s in open_sources(twice)] == ["a.jsonl", "a.jsonl#2"]
 
 
-def test_a_missing_file_names_its_neighbours(tmp_path):
+def test_a_missing_file_names_its_neighbors(tmp_path):
     (tmp_path / "chats.jsonl").write_text("{}\n")
     with pytest.raises(UsageError, match=r"did you mean 'chats\.jsonl'"):
         open_sources((SourceConfig(path=str(tmp_path / "chat.jsonl")),))

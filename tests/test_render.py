@@ -55,7 +55,7 @@ def test_plain_documents_are_joined_and_closed_with_one_eos(folder):
     ]
 
 
-def test_prompt_and_completion_are_tokenised_together(folder):
+def test_prompt_and_completion_are_tokenized_together(folder):
     rows = [{**PAIR, "contents": ["hel", "lo"]}]
     tokens = tokenize(render(frame(rows), Renderer(opened(folder), RenderOptions())), opened(folder))
     ids = opened(folder).reference.encode("hello").ids

@@ -59,7 +59,7 @@ def opened(tokenizers, kind, name, tagged):
 
 
 def compare(tokenizers, kind, name, chats, tagged, may_fail=0):
-    """Render and tokenise the chats, and hold every document against transformers."""
+    """Render and tokenize the chats, and hold every document against transformers."""
     auto = tokenizers[kind][0]
     tokenizer = opened(tokenizers, kind, name, tagged)
     rendered = render(frame(document(*chat) for chat in chats), Renderer(tokenizer, RenderOptions()))

@@ -109,6 +109,6 @@ def test_a_template_that_does_not_compile_names_its_line():
     assert "--chat-template" in str(error.value)
 
 
-def test_generation_tags_are_recognised_however_they_are_written():
+def test_generation_tags_are_recognized_however_they_are_written():
     assert ChatTemplate("{%-generation-%}a{%+ endgeneration %}").has_generation
     assert not ChatTemplate("{# {% generation %} #}{{ 'generation' }}").has_generation

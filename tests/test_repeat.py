@@ -160,7 +160,7 @@ def test_inspect_shows_the_copy_and_the_terminal_the_sum(repeated, once):
         assert f"document {doc}, copy {copy}: " in shown
     assert ", copy" not in text(row_view(once, 0))
     tokens, documents = repeated.ledger["tokens"], repeated.ledger["documents"]
-    assert f"tokenised + {tokens['repeated']:,} repeated = {tokens['packed']:,} packed" in text(repeated)
+    assert f"tokenized + {tokens['repeated']:,} repeated = {tokens['packed']:,} packed" in text(repeated)
     assert f"{documents['repeated']:,} copies more" in text(repeated)
     report = json.loads((repeated.folder / "report.json").read_text())
     page = tokpack.report.figures.Report(report)

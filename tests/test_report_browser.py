@@ -145,14 +145,14 @@ def test_words_of_a_chart_stay_inside_it(visit: Open) -> None:
 def test_light_and_dark_have_readable_words(visit: Open) -> None:
     """Contrast of 4.5 at least (WCAG 2, AA) between the paper and everything written on it."""
     script = """() => {
-        const light = colour => {
-            const parts = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+        const light = color => {
+            const parts = color.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
                 .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
             return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
         };
         const paper = light(getComputedStyle(document.body).backgroundColor);
-        const contrast = colour => {
-            const [high, low] = [paper, light(colour)].sort((a, b) => b - a);
+        const contrast = color => {
+            const [high, low] = [paper, light(color)].sort((a, b) => b - a);
             return (high + 0.05) / (low + 0.05);
         };
         const words = [...document.querySelectorAll("p, th, td, dd, dt, h1, h2, h3, code, summary")]
@@ -165,7 +165,7 @@ def test_light_and_dark_have_readable_words(visit: Open) -> None:
         assert tab.evaluate(script) >= 4.5, scheme
 
 
-def test_the_page_has_its_own_colours_in_the_dark(visit: Open) -> None:
+def test_the_page_has_its_own_colors_in_the_dark(visit: Open) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
     bar = "getComputedStyle(document.querySelector('svg path')).fill"
     (light, _), (dark, _) = visit("usual", color_scheme="light"), visit("usual", color_scheme="dark")

@@ -269,17 +269,17 @@ def test_the_histogram_marks_the_capacity_and_what_is_beyond(data: dict[str, Any
     drawn = {p.find("title").text: p.get("fill") for p in root.iter("path") if p.find("title") is not None}
     shown = [b for b in data["lengths"]["histogram"] if b["documents"]]
     assert len(drawn) == len(shown)
-    for bin_, (about, colour) in zip(shown, drawn.items(), strict=True):
+    for bin_, (about, color) in zip(shown, drawn.items(), strict=True):
         assert f"{bin_['documents']:,} document" in about
         assert f"{bin_['tokens']:,} tokens" in about
-        assert colour == (charts.LOST if bin_["from"] > data["capacity"] else charts.ACCENT)
+        assert color == (charts.LOST if bin_["from"] > data["capacity"] else charts.ACCENT)
 
 
-def test_charts_take_their_colours_from_the_page(data: dict[str, Any], html: str) -> None:
+def test_charts_take_their_colors_from_the_page(data: dict[str, Any], html: str) -> None:
     drawn = [charts.slots_chart(data), charts.tokens_chart(data), charts.lengths_chart(data)]
     for svg in (svg for chart in drawn for svg in (chart.wide, chart.narrow)):
-        colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
-        assert all(re.fullmatch(r"var\(--\w+\)", colour) for colour in colours), colours
+        colors = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
+        assert all(re.fullmatch(r"var\(--\w+\)", color) for color in colors), colors
         assert " id=" not in svg
         assert svg in html
     light, dark = html.split("prefers-color-scheme: dark", 1)

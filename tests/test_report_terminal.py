@@ -123,10 +123,10 @@ def test_a_pipe_gets_plain_text(data: dict[str, Any]) -> None:
     assert not re.search("[─-╿]", text.replace("━", "").replace("╸", "").replace("╺", ""))
 
 
-def test_a_terminal_gets_few_colours(data: dict[str, Any]) -> None:
+def test_a_terminal_gets_few_colors(data: dict[str, Any]) -> None:
     codes = set(re.findall(r"\x1b\[([\d;]+)m", printed(report_view(data), 140, terminal=True)))
-    colours = {part for code in codes for part in code.split(";") if part in map(str, range(30, 38))}
-    assert colours == {"32"}
+    colors = {part for code in codes for part in code.split(";") if part in map(str, range(30, 38))}
+    assert colors == {"32"}
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -139,7 +139,7 @@ def test_hostile_text_neither_steers_the_terminal_nor_counts_as_markup(width: in
     text.encode("utf-8")
 
 
-def test_hostile_text_gets_no_colour_of_its_own() -> None:
+def test_hostile_text_gets_no_color_of_its_own() -> None:
     data = sample(dropped={"[red]x[/red]": 5}, sources=("[red]a[/]", "b"), tokenizer="[red]t[/red]")
     text = printed(report_view(data), terminal=True)
     assert "31" not in set(re.findall(r"\x1b\[([\d;]+)m", text))

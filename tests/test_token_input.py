@@ -1,4 +1,4 @@
-"""Input that is tokenised already: ids and masks go through as they are, whatever is odd is set aside."""
+"""Input that is tokenized already: ids and masks go through as they are, whatever is odd is set aside."""
 
 from __future__ import annotations
 
@@ -284,16 +284,16 @@ MODES = {
 
 
 @pytest.mark.parametrize(("overlong", "kept"), MODES.items())
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 @pytest.mark.parametrize("others", [0, 1])
-def test_long_documents_are_dropped_cut_or_split(tmp_path, overlong, kept, labelled, others):
-    row = {"input_ids": LONG, **({"labels": LONG} if labelled else {})}
+def test_long_documents_are_dropped_cut_or_split(tmp_path, overlong, kept, labeled, others):
+    row = {"input_ids": LONG, **({"labels": LONG} if labeled else {})}
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in [row, *[{"input_ids": [1, 2, 3]}] * others]))
     source = open_sources((SourceConfig(path=str(path)),))[0]
     [block] = read_blocks([source])
     normalized, tokens = take_tokens(block, source, SHAPE, 1000)
-    for mode in (overlong, "auto") if overlong == ("right" if labelled else "split") else (overlong,):
+    for mode in (overlong, "auto") if overlong == ("right" if labeled else "split") else (overlong,):
         pieces = truncate(normalized.documents, tokens, 100, mode, True, lambda documents: tokens)
         cuts = pieces.tokens.offsets
         found = [pieces.tokens.input_ids[a:b].tolist() for a, b in pairwise(cuts)]
@@ -360,21 +360,21 @@ def test_the_report_shows_the_start_of_what_was_left_out(qwen, tmp_path):
     assert (drop["reason"], drop["examples"]) == ("no_trained_tokens", ["Hello there"])
 
 
-# Recognising
+# Recognizing
 
 
-def recognised(tmp_path: Path, row: dict[str, Any], **config: Any) -> str:
+def recognized(tmp_path: Path, row: dict[str, Any], **config: Any) -> str:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row))
     return detect_shape(open_sources((SourceConfig(path=str(path), **config),))[0]).format
 
 
-def test_ids_are_recognised_and_columns_can_be_mapped(tmp_path):
-    assert recognised(tmp_path, {"input_ids": [1, 2], "labels": [1, 2], "length": 2}) == "tokens"
-    with pytest.raises(UsageError, match="cannot recognise"):
-        recognised(tmp_path, {"tokens": [1, 2], "targets": [1, -100]})
+def test_ids_are_recognized_and_columns_can_be_mapped(tmp_path):
+    assert recognized(tmp_path, {"input_ids": [1, 2], "labels": [1, 2], "length": 2}) == "tokens"
+    with pytest.raises(UsageError, match="cannot recognize"):
+        recognized(tmp_path, {"tokens": [1, 2], "targets": [1, -100]})
     mapping = {"input_ids": "tokens", "labels": "targets"}
-    assert recognised(tmp_path, {"tokens": [1, 2], "targets": [1, -100]}, map=mapping) == "tokens"
+    assert recognized(tmp_path, {"tokens": [1, 2], "targets": [1, -100]}, map=mapping) == "tokens"
     good, _ = taken(tmp_path / "rows.jsonl", map=mapping)
     assert good[0][2] == [CONTENT, CONTENT]
 
@@ -392,9 +392,9 @@ def test_labels_that_first_appear_below_the_head_count(tmp_path):
 def test_ids_beside_a_text_are_not_chosen_in_silence(tmp_path):
     row = {"text": "a b", "input_ids": [1, 2]}
     with pytest.raises(UsageError, match="both text and input_ids"):
-        recognised(tmp_path, row)
-    assert recognised(tmp_path, row, format="text") == "text"
-    assert recognised(tmp_path, row, format="tokens") == "tokens"
+        recognized(tmp_path, row)
+    assert recognized(tmp_path, row, format="text") == "text"
+    assert recognized(tmp_path, row, format="tokens") == "tokens"
 
 
 def test_packed_rows_are_not_taken_for_documents(packed):

@@ -202,7 +202,7 @@ def test_dropout_is_switched_off_with_a_word(tmp_path):
     assert tokens.input_ids.tolist() == without * 3
 
 
-def test_a_character_without_a_token_gives_way_to_its_neighbour_unless_masks_follow_transformers(tokenizers_):
+def test_a_character_without_a_token_gives_way_to_its_neighbor_unless_masks_follow_transformers(tokenizers_):
     tokenizer = tokenizers_("trim")
     text = "hello   world and more"
     spans = [[(5, 13), (17, 22)]]  # begins with a space, which `trim` leaves without a token
@@ -303,7 +303,7 @@ def test_the_reference_in_a_process_of_its_own_gives_the_same_and_its_death_lose
     process.close()
 
 
-def test_a_batch_of_any_layout_is_tokenised_alike(tokenizers_):
+def test_a_batch_of_any_layout_is_tokenized_alike(tokenizers_):
     tokenizer = tokenizers_("nfc")
     texts = odd_texts(seed=5, number=40)
     whole = large(texts)

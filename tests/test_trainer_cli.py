@@ -283,7 +283,7 @@ def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_artefact, tmp_p
     assert tokens[-1] == 2 * sum(LENGTHS)
 
 
-def test_a_merged_adapter_answers_as_the_quantised_model_with_the_adapter(model_and_artefact, tmp_path):
+def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_and_artefact, tmp_path):
     pytest.importorskip("bitsandbytes")
     import torch
     from peft import PeftModel
@@ -308,7 +308,7 @@ def test_a_merged_adapter_answers_as_the_quantised_model_with_the_adapter(model_
     assert "quantization_config" not in json.loads((merged_folder / "config.json").read_text())
 
 
-def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantised_model(model_and_artefact):
+def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(model_and_artefact):
     pytest.importorskip("bitsandbytes")
     import torch
     from bitsandbytes.nn import Linear4bit

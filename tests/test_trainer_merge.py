@@ -94,7 +94,7 @@ def test_file_by_file_gives_the_weights_of_merging_the_whole_model_bit_for_bit(
     assert not torch.equal(files.state_dict()[name], untouched)
 
 
-def test_the_merged_model_answers_as_the_quantised_one_with_its_adapter(base, tmp_path):
+def test_the_merged_model_answers_as_the_quantized_one_with_its_adapter(base, tmp_path):
     recipe = load_recipe(method="qlora", dtype="float32")
     adapter = adapter_on(base, tmp_path / "adapter", recipe)
     tell = Said()

@@ -1,4 +1,4 @@
-"""`tokpack.clean`: the documents that `pack` would keep, as text, for trainers that tokenise themselves.
+"""`tokpack.clean`: the documents that `pack` would keep, as text, for trainers that tokenize themselves.
 
     pass 1, decide   as for an artefact: see `tokpack/pipeline.py`; the token store is temporary
     pass 2           the inputs once more, block by block: normalize -> kept? -> transforms -> JSON lines
@@ -200,7 +200,7 @@ def _start(config: Config, workers: int, folder: Path, tell: Activity) -> Run:
     shapes = [detect_shape(source) for source in sources]
     for source, shape in zip(sources, shapes, strict=True):
         if shape.format == TOKENS or shape.documents_per_row > 1:
-            what = "rows that are tokenised already" if shape.format == TOKENS else "preference pairs"
+            what = "rows that are tokenized already" if shape.format == TOKENS else "preference pairs"
             raise UsageError(
                 f"{what} cannot be written as text",
                 where=source.path,

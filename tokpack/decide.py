@@ -30,7 +30,7 @@ from tokpack.stages.dedup import draw, first_of_equal
 from tokpack.stages.near_dup import KINDS, On, find_near_duplicates
 from tokpack.stages.normalize.normalize import text_documents
 from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
-from tokpack.stages.read.containers import notes, recognise
+from tokpack.stages.read.containers import notes, recognize
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import copies_of, times_of
 from tokpack.stages.select import select
@@ -187,7 +187,7 @@ def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
     texts: list[str] = []
     sources = open_sources(tuple(SourceConfig(path=path) for path in run.config.decontaminate.against))
     for source in sources:
-        recognise(source)
+        recognize(source)
     for note in notes(sources):
         log.warning(note)
     for block in read_blocks(sources):

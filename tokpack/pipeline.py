@@ -92,7 +92,7 @@ class Run:
     def start(
         config: Config, workers: int = 0, tokenizer: Tokenizer | None = None, tell: Activity | None = None
     ) -> Run:
-        """Open the inputs, recognise their shapes, load the tokenizer. Raises before any work is done.
+        """Open the inputs, recognize their shapes, load the tokenizer. Raises before any work is done.
 
         `tokenizer` replaces the one of the config; `tell` gets to know what goes on.
         """
@@ -324,7 +324,7 @@ class _Made:
 
 
 def _make_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
-    """From text: cleaned, hashed, rendered and tokenised."""
+    """From text: cleaned, hashed, rendered and tokenized."""
     config = run.config
     normalized = normalize(block, run.sources[block.source], run.shapes[block.source])
     bad.see(normalized)
@@ -337,7 +337,7 @@ def _make_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
 
 
 def _take_tokens(run: Run, bad: _BadRows, block: Block) -> _Made:
-    """From rows that are tokenised already: as they are."""
+    """From rows that are tokenized already: as they are."""
     source, shape = run.sources[block.source], run.shapes[block.source]
     normalized, tokens = take_tokens(block, source, shape, run.tokenizer.vocab_size)
     bad.see(normalized)
@@ -352,7 +352,7 @@ def _decoded(run: Run, tokens: TokenBatch, position: int) -> str:
 def encode(
     run: Run, documents: pl.DataFrame
 ) -> tuple[pl.DataFrame, TokenBatch, dict[str, int], dict[str, int]]:
-    """Render and tokenise; documents that the template refuses are marked.
+    """Render and tokenize; documents that the template refuses are marked.
 
     Returns documents, tokens, rows by path, and what the template left out.
     """

@@ -102,7 +102,7 @@ def packed_attention(
     """query `[1, H, T, D]`, key and value `[1, H_kv, T, D]` -> `[1, T, H, D_v]`, documents apart.
 
     Signature as transformers calls it. Raises UsageError without `cu_seq_lens_q`, and for what it cannot
-    honour: a mask, a batch of more than one row, a position bias, cached keys.
+    honor: a mask, a batch of more than one row, a position bias, cached keys.
     """
     if cu_seq_lens_q is None and ONE_DOCUMENT.get():
         max_length_q = query.shape[2]
@@ -180,7 +180,7 @@ def _chunk_size(module: torch.nn.Module) -> int | None:
 def _half_dtype(module: torch.nn.Module, query: torch.Tensor) -> torch.dtype | None:
     """The 16-bit dtype this layer computes in, or None for a true fp32 layer.
 
-    Queries of a quantised or autocast model come out of fp32 norms as fp32, though it computes in 16 bits.
+    Queries of a quantized or autocast model come out of fp32 norms as fp32, though it computes in 16 bits.
     """
     dtype: Any = query.dtype
     if dtype == torch.float32 and torch.is_autocast_enabled(query.device.type):

@@ -5,7 +5,7 @@
 - `balanced`: shuffled anew each epoch, and so that ranks that wait for each other do equal work.
 
 Rows are equal in tokens, not in attention: the slowest rank of a step sets its pace. Rows sorted by cost are
-cut into hands of `ranks * batch_rows` neighbours, one micro-batch for every rank, and the hands are
+cut into hands of `ranks * batch_rows` neighbors, one micro-batch for every rank, and the hands are
 shuffled: within a hand costs are nearly equal, from hand to hand they vary, so every optimizer step still
 mixes. What differs within a hand evens out over the micro-batches of a step: whoever has worked most gets
 the cheapest part of the next hand. With one rank nothing needs balancing and the order is a plain shuffle.

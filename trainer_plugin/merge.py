@@ -1,6 +1,6 @@
 """`tokpack merge-adapter`: an adapter and its base become one plain model, without PEFT or bitsandbytes.
 
-A QLoRA adapter was trained on 4-bit weights, so it belongs to the *dequantised* base: merged into that, the
+A QLoRA adapter was trained on 4-bit weights, so it belongs to the *dequantized* base: merged into that, the
 logits agree to rounding; merged into 4-bit, or into the original weights, they do not.
 
 LoRA of every kind (rsLoRA, DoRA, rank patterns) is merged file by file, one weight at a time:
@@ -49,7 +49,7 @@ def merge_dequantized(
     """Merge a trained adapter into its base and save a plain model in `out`.
 
     model: replaces the base named in the adapter. original: merge a QLoRA adapter into the weights as they
-    are, not dequantised; the answers then are not those that were trained. check: compare logits with those
+    are, not dequantized; the answers then are not those that were trained. check: compare logits with those
     of base and adapter, for which both models are loaded, one after the other, the merged one in fp32.
     Raises UsageError for a folder that holds no adapter, VerifyError when the logits differ.
     """
@@ -138,7 +138,7 @@ def _names(file: Path) -> list[str]:
 
 
 def _names_in_memory(base: str, recipe: Recipe) -> tuple[set[str], set[str]]:
-    """Names of all weights, and of the modules that bitsandbytes quantises; nothing is loaded."""
+    """Names of all weights, and of the modules that bitsandbytes quantizes; nothing is loaded."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
 
@@ -206,7 +206,7 @@ def _adapter_weights(adapter: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def through_nf4(weight: torch.Tensor) -> torch.Tensor:
-    """The weight as the 4-bit base has it: quantised as `load_model` does, and dequantised."""
+    """The weight as the 4-bit base has it: quantized as `load_model` does, and dequantized."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     packed, state = quantize_4bit(weight.contiguous(), compress_statistics=True, quant_type="nf4")

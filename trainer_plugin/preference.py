@@ -1,4 +1,4 @@
-"""`PackedDPOTrainer`: preference optimisation on packed pairs.
+"""`PackedDPOTrainer`: preference optimization on packed pairs.
 
 A row holds whole pairs: a chosen document, and behind it the rejected one to the same prompt, each with the
 prompt in front and the prompt's labels at -100. With log-probabilities summed over each document's trained
@@ -74,7 +74,7 @@ def _row(pairs: Sequence[tuple[Answer, Answer]], numbers: list[int]) -> dict[str
 
 
 class PackedDPOTrainer(PackedTrainer):
-    """Preference optimisation over rows of pairs: an artefact of preference data, or `pack_pairs`.
+    """Preference optimization over rows of pairs: an artefact of preference data, or `pack_pairs`.
 
     The reference of DPO and IPO is `ref_model`, or the model without its adapter when that is None; ORPO and
     SimPO have none. Logs `rewards/accuracy`, `rewards/margin` and the rewards of both answers, means over the

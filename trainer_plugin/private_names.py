@@ -100,7 +100,7 @@ OTHERS = (
     PrivateName(
         "transformers.quantizers.base:HfQuantizer.preprocess_model",
         "4.57 to 5.24",
-        "which layers bitsandbytes quantises",
+        "which layers bitsandbytes quantizes",
     ),
     PrivateName(
         "transformers.training_args:OptimizerNames", "4.57 to 5.24", "names an unknown optimizer in a recipe"
@@ -239,7 +239,7 @@ def forget_preparation(accelerator: Any, model: Any) -> None:
 
 
 def forget_quantization(model: Any) -> None:
-    """Make a dequantised model save as a plain one."""
+    """Make a dequantized model save as a plain one."""
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, name):
             delattr(model.config, name)

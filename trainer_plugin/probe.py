@@ -1,4 +1,4 @@
-"""The isolation probe: does a document in a packed row see its neighbours, with this model as it is now?
+"""The isolation probe: does a document in a packed row see its neighbors, with this model as it is now?
 
     packed     A B C  in one row, as the collator makes it
     changed    A'B C  and  A B C'                 logits of the others must not move

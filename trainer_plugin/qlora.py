@@ -1,8 +1,8 @@
 """Adapters: LoRA and QLoRA by PEFT and bitsandbytes, with what they need to be right, on CPU too.
 
-QLoRA here is NF4 with double quantisation, computing in the dtype that the device is fast at
+QLoRA here is NF4 with double quantization, computing in the dtype that the device is fast at
 (`trainer_plugin.dtypes`), LoRA on all linear layers. Adapters trained on a
-4-bit base belong to the *dequantised* base: `trainer_plugin.merge`.
+4-bit base belong to the *dequantized* base: `trainer_plugin.merge`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules
 
 
 def quantization_config(compute_dtype: Any = None) -> Any:
-    """NF4, double quantisation, computing in `compute_dtype` (by default what this device is fast at)."""
+    """NF4, double quantization, computing in `compute_dtype` (by default what this device is fast at)."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -107,7 +107,7 @@ def repair_linear4bit(model: Any) -> int:
 
 
 def prepare_lora(model: Any, recipe: Recipe) -> Any:
-    """The model with a trainable LoRA adapter; k-bit preparation first when it is quantised.
+    """The model with a trainable LoRA adapter; k-bit preparation first when it is quantized.
 
     `recipe.lora` goes to `peft.LoraConfig`. Raises UsageError for a key that it does not know, and for an
     adapter that does not go with the weights (PiSSA on 4 bits, say).

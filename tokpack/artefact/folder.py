@@ -195,7 +195,7 @@ class Artefact:
         return None
 
     def show(self, row: int = 0, max_tokens: int = 0) -> Any:
-        """A packed row for people: prints with colours in a terminal, shows itself in a notebook.
+        """A packed row for people: prints with colors in a terminal, shows itself in a notebook.
 
         max_tokens: of each document; 0: all. Raises UsageError where there is no such row.
         """

@@ -128,7 +128,7 @@ def differing(messages: list[tuple[str, str | None]], others: list[tuple[str, st
 
 @dataclass(frozen=True, slots=True)
 class ShownLeftOut:
-    """Prints itself: marked characters in colour, or between `>>` and `<<` where there is none."""
+    """Prints itself: marked characters in color, or between `>>` and `<<` where there is none."""
 
     found: LeftOut
     special_tokens: list[str] = field(default_factory=list)

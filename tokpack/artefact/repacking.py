@@ -1,4 +1,4 @@
-"""Plan an artefact anew: another capacity or planner, without reading or tokenising text again.
+"""Plan an artefact anew: another capacity or planner, without reading or tokenizing text again.
 
 Documents, and the pieces of split ones, are put into new rows as they are. What was cut or dropped for its
 length when they were packed stays so, and a split document keeps its pieces: only packing the raw data again

@@ -1,4 +1,4 @@
-"""Show packed rows as a person reads them: document boundaries, trained tokens in colour."""
+"""Show packed rows as a person reads them: document boundaries, trained tokens in color."""
 
 from __future__ import annotations
 

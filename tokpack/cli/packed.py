@@ -156,7 +156,7 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Join artefacts of one tokenizer, chat template, loss and capacity; nothing is tokenised again."""
+    """Join artefacts of one tokenizer, chat template, loss and capacity; nothing is tokenized again."""
     settings: dict[str, Any] = {"seed": seed, "keep_order": keep_order, "overwrite": overwrite}
     with (
         activity(quiet, "tokpack.artefact.merging") as (tell, merging),
@@ -189,7 +189,7 @@ def repack(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Plan an artefact anew for another capacity or planner; nothing is tokenised again."""
+    """Plan an artefact anew for another capacity or planner; nothing is tokenized again."""
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
     settings |= {"max_docs_per_row": max_docs_per_row, "overwrite": overwrite}

@@ -133,7 +133,7 @@ def clean(
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
-    """Write what pack would keep as text, for services and trainers that tokenise themselves.
+    """Write what pack would keep as text, for services and trainers that tokenize themselves.
 
     Beside kept.jsonl come kept.dropped.parquet and kept.report.json.
     """

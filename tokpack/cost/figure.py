@@ -12,7 +12,7 @@ Source = Literal["measured", "computed", "assumed"]
 class Figure:
     """`value` in `unit`; with `high` set it is a range and `value` its lower end.
 
-    `source` is the weakest link: hours computed from an assumed utilisation are "assumed".
+    `source` is the weakest link: hours computed from an assumed utilization are "assumed".
     """
 
     value: float

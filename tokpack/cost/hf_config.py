@@ -83,7 +83,7 @@ class ConfigReader:
                 raise UsageError(
                     "a model with layers other than attention (state space or linear attention)",
                     where=f"{where}: {key}",
-                    hint="its cost is not modelled; measure it with --calibrate",
+                    hint="its cost is not modeled; measure it with --calibrate",
                 )
         self.model_type = str(values.get("model_type", ""))
         self.family, known = family_of(self.model_type)
@@ -233,7 +233,7 @@ class ConfigReader:
         unknown = set(types) - {"full_attention", "sliding_attention"}
         if unknown:
             raise UsageError(
-                f"layer type {sorted(unknown)[0]!r} is not modelled",
+                f"layer type {sorted(unknown)[0]!r} is not modeled",
                 where=f"{self.where}: layer_types",
                 hint="full_attention and sliding_attention are; measure others with --calibrate",
             )

@@ -20,7 +20,7 @@ from tokpack.errors import UsageError
 NF4_BLOCK: Final = 64
 """Weights that share one scale in bitsandbytes' NF4."""
 NF4_SCALES: Final = 256
-"""Scales that share one fp32 scale under double quantisation."""
+"""Scales that share one fp32 scale under double quantization."""
 OPTIMIZER_BYTES: Final = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256}
 """Two moments a trained parameter: fp32, or one byte each and an fp32 scale for every 256."""
 Loss = Literal["chunked", "whole", "copied", "fused"]
@@ -170,7 +170,7 @@ def weight_bytes(shape: ModelShape, method: Method, head_bytes: int | None = Non
 def nf4_bytes(*, double_quant: bool) -> float:
     """Bytes of one NF4 weight: half a byte and its share of the scales.
 
-    4 / 64 more with fp32 scales; 1 / 64 + 4 / (64 * 256) with scales quantised to a byte.
+    4 / 64 more with fp32 scales; 1 / 64 + 4 / (64 * 256) with scales quantized to a byte.
     """
     scale = 1 + 4 / NF4_SCALES if double_quant else 4.0
     return 0.5 + scale / NF4_BLOCK

@@ -30,7 +30,7 @@ class Method:
     """Bytes of one adapter weight: PEFT keeps adapters in fp32."""
     optimizer: Optimizer = "adamw"
     double_quant: bool = True
-    """NF4 block constants quantised once more (`bnb_4bit_use_double_quant`)."""
+    """NF4 block constants quantized once more (`bnb_4bit_use_double_quant`)."""
     dequant_overhead: float = 0.10
     """Assumed extra time of a forward or backward pass over NF4 weights, as a share of its FLOPs."""
 

@@ -17,7 +17,7 @@ class Matrix:
     """One weight matrix [inputs, outputs], present in `layers` layers.
 
     `copies` are held per layer (experts), `used` of them work on one token. `linear` is false for expert
-    stacks and routers: bare parameters, which bitsandbytes does not quantise. `lora` is the rank an adapter
+    stacks and routers: bare parameters, which bitsandbytes does not quantize. `lora` is the rank an adapter
     on it gets under PEFT's `all-linear`, as a multiple of r: 0 where PEFT leaves it alone.
     """
 

@@ -1,4 +1,4 @@
-"""The fast path of tokenising: gigatoken on whole batches, with every token's place in the text.
+"""The fast path of tokenizing: gigatoken on whole batches, with every token's place in the text.
 
 gigatoken gives ids and no offsets. For byte-level BPE the places follow from the ids alone: a token stands
 for as many bytes as its entry in the vocabulary has, so places are a running sum. In SentencePiece

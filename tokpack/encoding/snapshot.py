@@ -3,7 +3,7 @@
 `AutoTokenizer` is the truth, but importing transformers costs seconds and pulls in torch. So a subprocess
 (`python -m tokpack.encoding.tokenizer FOLDER OUT`) asks it once per folder; later runs read
 
-    <cache>/tokenizers/<key>/tokenizer.json   the backend, as `tokenizers` serialises it
+    <cache>/tokenizers/<key>/tokenizer.json   the backend, as `tokenizers` serializes it
     <cache>/tokenizers/<key>/snapshot.json    chat template, special tokens, vocabulary size and digest
 
 where the key is a SHA-256 over the folder's tokenizer files and the transformers version.

@@ -34,7 +34,7 @@ class Tokenizer:
     """A tokenizer as `AutoTokenizer` would load it. Safe to share between threads.
 
     `chat_template` is the template for ordinary chats; `tool_template` the one for chats with tools, which
-    differs only where the model publishes several. Digests: `sha256` of the serialised backend,
+    differs only where the model publishes several. Digests: `sha256` of the serialized backend,
     `vocab_sha256` of the vocabulary, `template_sha256` of the templates (empty without one).
     """
 
@@ -105,7 +105,7 @@ class Tokenizer:
         """Serve everything by the slow path from now on."""
         with self._lock:
             if self._fast_refused is None:
-                self.warnings.append(f"the slow path of tokenising serves {self.name}: {reason}")
+                self.warnings.append(f"the slow path of tokenizing serves {self.name}: {reason}")
             self._fast, self._fast_refused = None, reason
 
     def encode_reference(self, text: pa.LargeStringArray) -> Encoded:

@@ -216,7 +216,7 @@ def saving(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any
         for end in ("value", "high")
     )
     share = low / before["money"]["value"] if before["money"]["value"] else 0.0
-    return Figure(low, "USD", "assumed", "at the same utilisation of the GPU", high).to_dict(), share
+    return Figure(low, "USD", "assumed", "at the same utilization of the GPU", high).to_dict(), share
 
 
 def _memory(cost: dict[str, Any]) -> dict[str, Any] | None:

@@ -176,7 +176,7 @@ def way_name(key: str, batch_size: int, untouched: bool) -> str:
 def saved_share(table: list[dict[str, Any]]) -> dict[str, Any]:
     """FLOPs that cleaning and packing save of what padded batches take: the share of hours and money, too."""
     before = next(way for way in table if way["key"] == PADDED_LONGEST)["flops"]["value"]
-    note = "of the FLOPs of padded batches; hours and money alike while the GPU's utilisation is the same"
+    note = "of the FLOPs of padded batches; hours and money alike while the GPU's utilization is the same"
     return count(1 - table[-1]["flops"]["value"] / before if before else 0.0, "share", note)
 
 

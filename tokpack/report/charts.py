@@ -1,6 +1,6 @@
 """Charts of the report as inline SVG, drawn by Vega-Lite without a browser or a network.
 
-Every chart is drawn twice, for a screen and for a phone; colours are CSS variables of the page, so one
+Every chart is drawn twice, for a screen and for a phone; colors are CSS variables of the page, so one
 drawing serves light, dark and paper. Positions are ours (no text is measured): equal data, equal bytes.
 """
 
@@ -41,7 +41,7 @@ class Part:
 
     start: float
     end: float
-    colour: str
+    color: str
     about: str
 
 
@@ -75,12 +75,12 @@ def tokens_chart(data: dict[str, Any]) -> Chart:
     level = tokens["tokenized"]
     bars = [Bar("tokens in the data", f"{level:,}", [Part(0, level, GRAY, f"{level:,} tokens in the data")])]
     for label, lost in _losses(tokens):
-        colour = GRAY if label == HELD_OUT else LOST
+        color = GRAY if label == HELD_OUT else LOST
         bars.append(
             Bar(
                 label,
                 f"\N{MINUS SIGN}{lost:,}",
-                [Part(level - lost, level, colour, f"{label}: {lost:,} tokens")],
+                [Part(level - lost, level, color, f"{label}: {lost:,} tokens")],
             )
         )
         level -= lost
@@ -167,7 +167,7 @@ def _stretches(bars: list[Bar], tops: list[int], width: int) -> Any:
             "end": max(part.end, hair),
             "top": top,
             "bottom": top + BAR_HEIGHT,
-            "colour": part.colour,
+            "color": part.color,
             "about": part.about,
         }
         for bar, top in zip(bars, tops, strict=True)
@@ -182,17 +182,17 @@ def _stretches(bars: list[Bar], tops: list[int], width: int) -> Any:
             x2=alt.X2("end:Q"),
             y=alt.Y("top:Q", scale=None, axis=None),
             y2=alt.Y2("bottom:Q"),
-            color=alt.Color("colour:N", scale=None),
+            color=alt.Color("color:N", scale=None),
             description=alt.Description("about:N"),
         )
     )
 
 
-def _words(words: list[tuple[str, int, bool]], x: int, align: str, colour: str) -> list[Any]:
+def _words(words: list[tuple[str, int, bool]], x: int, align: str, color: str) -> list[Any]:
     """Text marks at the given baselines in pixels, the strong ones bold."""
     import altair as alt
 
-    style = {"align": align, "baseline": "alphabetic", "fontSize": FONT_SIZE, "color": colour}
+    style = {"align": align, "baseline": "alphabetic", "fontSize": FONT_SIZE, "color": color}
     return [
         alt.Chart(
             alt.InlineData(values=[{"text": text, "y": y} for text, y, bold in words if bold is strong])
@@ -204,7 +204,7 @@ def _words(words: list[tuple[str, int, bool]], x: int, align: str, colour: str) 
 
 
 def lengths_chart(data: dict[str, Any]) -> Chart:
-    """Documents by length over a logarithmic axis; those longer than the capacity in another colour."""
+    """Documents by length over a logarithmic axis; those longer than the capacity in another color."""
     return Chart(_lengths(data, WIDE), _lengths(data, NARROW))
 
 
@@ -237,7 +237,7 @@ def _lengths(data: dict[str, Any], width: int) -> str:
             x2=alt.X2("to:Q"),
             y=y,
             y2=alt.value(PLOT_HEIGHT),
-            color=alt.Color("colour:N", scale=None),
+            color=alt.Color("color:N", scale=None),
             description=alt.Description("about:N"),
         )
     )
@@ -252,8 +252,8 @@ def _lengths(data: dict[str, Any], width: int) -> str:
 def _bin(b: dict[str, int], capacity: int, hair: int) -> dict[str, Any]:
     documents = counted(b["documents"], "document")
     about = f"{span(b['from'], b['to'] - 1)}: {documents}, {b['tokens']:,} tokens"
-    colour = LOST if b["from"] > capacity else ACCENT
-    return {**b, "shown": max(b["documents"], hair), "colour": colour, "about": about}
+    color = LOST if b["from"] > capacity else ACCENT
+    return {**b, "shown": max(b["documents"], hair), "color": color, "about": about}
 
 
 def _capacity_marks(data: dict[str, Any], low: int, high: int, room: float) -> list[Any]:
@@ -285,9 +285,9 @@ def _capacity_marks(data: dict[str, Any], low: int, high: int, room: float) -> l
         ),
         *(
             edge.mark_text(
-                align=align, dx=dx, baseline="alphabetic", fontSize=12, color=colour, text=text
+                align=align, dx=dx, baseline="alphabetic", fontSize=12, color=color, text=text
             ).encode(y=alt.value(-10))
-            for align, dx, colour, text in words
+            for align, dx, color, text in words
         ),
     ]
 

@@ -88,7 +88,7 @@ def _curve(cost: dict[str, Any], width: int) -> str:
     base = alt.Chart(alt.InlineData(values=points)).encode(x=x)
     band = base.mark_area(color=SOFT, aria=False).encode(y=y, y2=alt.Y2("high_step:Q"))
     dots = base.mark_circle(size=70, opacity=1, fillOpacity=1).encode(
-        y=y, color=alt.Color("colour:N", scale=None), description=alt.Description("about:N")
+        y=y, color=alt.Color("color:N", scale=None), description=alt.Description("about:N")
     )
     left = 14 + 7 * max(len(label) for label in labels.values())
     layers = [band, *_marks(points), dots]
@@ -114,7 +114,7 @@ def _point(cost: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "about": about if fits else f"{about}; does not fit",
-        "colour": ACCENT if fits else LOST,
+        "color": ACCENT if fits else LOST,
         "mark": ", ".join(marks),
     }
 

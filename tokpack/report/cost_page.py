@@ -187,7 +187,7 @@ def _assumptions(cost: dict[str, Any]) -> list[tuple[str, str, str]]:
         low, high = cost["recipe"]["mfu"]
         out += [
             ("Peak", f"{gpu['peak']['value']:g} TFLOP/s", one_line(gpu["peak"]["note"], 200)),
-            ("Utilisation", f"{low:.0%} to {high:.0%}", "of the peak, the same for every way to train"),
+            ("Utilization", f"{low:.0%} to {high:.0%}", "of the peak, the same for every way to train"),
         ]
     if cost["method"]["weights"] == "nf4":
         out.append(("NF4", "10%", "more work to restore 4-bit weights"))

@@ -77,9 +77,9 @@ def free_chart(rows: list[dict[str, Any]], capacity: int) -> Chart:
         before = line["up_to"]
         if line["rows"]:
             about = f"{counted(line['rows'], 'row')} of {capacity:,} slots: {name}"
-            colour = ACCENT if line["up_to"] <= 0.05 else LOST
+            color = ACCENT if line["up_to"] <= 0.05 else LOST
             value = f"{counted(line['rows'], 'row')}, {share(line['rows'], total)}"
-            bars.append(Bar(name, value, [Part(0, line["rows"], colour, about)]))
+            bars.append(Bar(name, value, [Part(0, line["rows"], color, about)]))
     return bar_chart(bars, "Rows by their free slots")
 
 
@@ -125,7 +125,7 @@ def _ranks(ranks: dict[str, Any], width: int) -> str:
             x2=alt.X2("right:Q"),
             y=alt.Y("top:Q", scale=None, axis=None),
             y2=alt.Y2("bottom:Q"),
-            color=alt.Color("colour:N", scale=None),
+            color=alt.Color("color:N", scale=None),
             description=alt.Description("about:N"),
         )
     )
@@ -140,6 +140,6 @@ def _ranks(ranks: dict[str, Any], width: int) -> str:
     return draw(alt.layer(bars, ground, labels), title, width, TOP + HEIGHT + 1)
 
 
-def _rect(left: float, right: float, top: float, bottom: float, colour: str, about: str) -> dict[str, Any]:
+def _rect(left: float, right: float, top: float, bottom: float, color: str, about: str) -> dict[str, Any]:
     places = {"left": left, "right": right, "top": top, "bottom": bottom}
-    return {name: round(value, 2) for name, value in places.items()} | {"colour": colour, "about": about}
+    return {name: round(value, 2) for name, value in places.items()} | {"color": color, "about": about}

@@ -168,7 +168,7 @@ class DocumentLengths:
     """Tokens of documents, in input order."""
 
     raw: Lengths
-    """Every tokenised document as it came, as often as its source is repeated, but those held out."""
+    """Every tokenized document as it came, as often as its source is repeated, but those held out."""
     whole: Lengths
     """The kept documents before truncation."""
     pieces: Lengths
@@ -272,7 +272,7 @@ def bin_edges(low: int, high: int, capacity: int) -> Lengths:
 def slot_figures(raw: Lengths, kept: Lengths, plan: Plan, recipe: CostConfig) -> list[dict[str, Any]]:
     """Token slots and optimizer steps of an epoch, unpacked and packed.
 
-    `raw`: every tokenised document as it came, cut to the capacity, but those held out. `kept`: the pieces
+    `raw`: every tokenized document as it came, cut to the capacity, but those held out. `kept`: the pieces
     that are packed. Packed rows are trained with the equal recipe of `run_plan`. `saved` is against padded
     batches of the documents as they came.
     """

@@ -220,7 +220,7 @@ def _sums(ledger: dict[str, Any]) -> Ledger:
         ),
         (
             "Tokens",
-            (tokens["tokenized"], "tokenised"),
+            (tokens["tokenized"], "tokenized"),
             [
                 *([("+", tokens["repeated"], "repeated")] if tokens.get("repeated") else []),
                 ("=", tokens["packed"], "packed"),

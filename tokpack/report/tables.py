@@ -1,4 +1,4 @@
-"""Tables of the terminal: no frames and few colours, so that a pipe and 80 columns get the same text."""
+"""Tables of the terminal: no frames and few colors, so that a pipe and 80 columns get the same text."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reports and artefacts in the terminal: the bill on the first screen, details after it.
 
-No frames and few colours: what is piped into a file or read at 80 columns is the same text. Whatever comes
+No frames and few colors: what is piped into a file or read at 80 columns is the same text. Whatever comes
 from data passes `one_line`, and goes into `Text` so that no markup in it counts.
 """
 
@@ -204,7 +204,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     again = f" + {tokens['repeated']:,} repeated" if tokens.get("repeated") else ""
     table.add_row(
         "tokens",
-        f"{tokens['tokenized']:,} tokenised{again} = {tokens['packed']:,} {kept}"
+        f"{tokens['tokenized']:,} tokenized{again} = {tokens['packed']:,} {kept}"
         f" + {tokens['truncated']:,} truncated + {dropped[1]:,} dropped",
     )
     if slots:

@@ -43,7 +43,7 @@ def content_hash(documents: pl.DataFrame, key: str = "nfc", hide_ids: bool = Fal
 
 
 def token_hash(tokens: TokenBatch) -> npt.NDArray[np.uint64]:
-    """The same of documents that came tokenised: of their ids, and of which ones are trained."""
+    """The same of documents that came tokenized: of their ids, and of which ones are trained."""
     marked = tokens.input_ids.astype("<u4") << 1 | (tokens.flags & TRAINED)
     return _digests(memoryview(marked.tobytes()), (4 * tokens.offsets).tolist(), seed=1)
 

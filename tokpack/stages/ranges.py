@@ -24,7 +24,7 @@ def range_indices(starts: Int64, lengths: npt.NDArray[np.integer]) -> Int64:
 def copy_ranges(
     flat: npt.NDArray[Any], starts: Int64, lengths: npt.NDArray[np.integer[Any]]
 ) -> npt.NDArray[Any]:
-    """The ranges of `flat` one after another; neighbours are copied together.
+    """The ranges of `flat` one after another; neighbors are copied together.
 
     Meant for ranges mostly in order with few gaps: one slice a gap, against 8 bytes of index a token.
     """

@@ -3,7 +3,7 @@
     drop    the document leaves, reason `overlong`
     right   keeps the first tokens      left    keeps the last
     turns   drops the oldest whole exchanges after the system message until the conversation, rendered and
-            tokenised again, fits; a tool call stays with its result; ends on a complete assistant turn
+            tokenized again, fits; a tool call stays with its result; ends on a complete assistant turn
     split   cuts into pieces of at most the capacity, in order
 
 A preference pair has to fit into one row together: `right` keeps as many first tokens of both, `left` takes
@@ -26,7 +26,7 @@ import polars as pl
 
 from tokpack.reasons import NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
 from tokpack.schema import TRAINED
-from tokpack.stages.normalize.token_rows import LABELLED
+from tokpack.stages.normalize.token_rows import LABELED
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
 from tokpack.stages.tokenize import TokenBatch
@@ -58,7 +58,7 @@ def mode_of(documents: pl.DataFrame, overlong: str, by_chat_template: bool, pair
         return pl.Series([overlong], dtype=pl.String).new_from_index(0, len(documents))
     other = "turns" if by_chat_template else "right"
     return documents.select(
-        pl.col("kind").replace_strict({"text": "split", LABELLED: "right"}, default=other)
+        pl.col("kind").replace_strict({"text": "split", LABELED: "right"}, default=other)
     ).to_series()
 
 
@@ -71,7 +71,7 @@ def truncate(
     encode: Encode,
     pairs: bool = False,
 ) -> Pieces:
-    """Cut a batch to `capacity` tokens a piece, or a pair. `encode` renders and tokenises shortened
+    """Cut a batch to `capacity` tokens a piece, or a pair. `encode` renders and tokenizes shortened
     conversations."""
     width = WIDTH if pairs else 1
     lengths = np.diff(tokens.offsets)
@@ -130,9 +130,9 @@ def _finish(
     pairs: bool,
 ) -> Pieces:
     """Count labels, drop documents that have none, gather what stays."""
-    labelled = np.flatnonzero(tokens.flags & TRAINED)
+    labeled = np.flatnonzero(tokens.flags & TRAINED)
     ends = starts + sizes
-    trained = np.searchsorted(labelled, ends) - np.searchsorted(labelled, np.minimum(starts + 1, ends))
+    trained = np.searchsorted(labeled, ends) - np.searchsorted(labeled, np.minimum(starts + 1, ends))
     per_document = np.bincount(document, weights=trained, minlength=len(lengths))
     present = np.bincount(document, minlength=len(lengths)) > 0
     # An empty document has no piece, and nothing to train either.

@@ -104,8 +104,8 @@ class Table:
         for batch in self.batches:
             starts = offsets_of(flat(batch, "seq_lengths"))[:-1]
             if len(starts):
-                labelled = flat(batch, "labels") != IGNORE_INDEX
-                counts.append(np.add.reduceat(labelled, starts, dtype=np.int64))
+                labeled = flat(batch, "labels") != IGNORE_INDEX
+                counts.append(np.add.reduceat(labeled, starts, dtype=np.int64))
         return pl.Series("trained", np.concatenate(counts), dtype=pl.Int32)
 
     @cached_property

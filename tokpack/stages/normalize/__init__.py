@@ -1,1 +1,1 @@
-"""Stage 2: rows of any recognised shape become documents: messages, texts, pairs or tokens."""
+"""Stage 2: rows of any recognized shape become documents: messages, texts, pairs or tokens."""

@@ -21,21 +21,21 @@ from tokpack.stages.normalize.turns import text_turns
 from tokpack.stages.normalize.unread import grouping_columns, shown, unread_columns
 from tokpack.stages.normalize.values import is_repr
 from tokpack.stages.read.blocks import chunks
-from tokpack.stages.read.containers import AS_TEXT, recognise
+from tokpack.stages.read.containers import AS_TEXT, recognize
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import looked_at
 
 
 def detect_shape(source: Source) -> Shape:
-    """Recognise a source's container and row shape, or take the one that was forced.
+    """Recognize a source's container and row shape, or take the one that was forced.
 
     Raises UsageError naming the columns when nothing fits, DataError when no row can be read.
     """
     config = source.config
     if source.size_bytes == 0:
         raise DataError("the input is empty", where=source.path, hint="check the step that wrote it")
-    recognise(source)
+    recognize(source)
     rows, fault = first_rows(source)
     if not rows:
         raise DataError(
@@ -55,7 +55,7 @@ def detect_shape(source: Source) -> Shape:
     if not fitting:
         held = f"their columns: {', '.join(columns)}" if columns else "they have no columns"
         raise UsageError(
-            f"cannot recognise the rows of {source.name}; {held}",
+            f"cannot recognize the rows of {source.name}; {held}",
             where=source.path,
             hint=_way_out(source, columns, rows),
         )
@@ -150,7 +150,7 @@ def _way_out(source: Source, columns: list[str], rows: list[dict[str, Any]]) -> 
 
 
 def first_rows(source: Source, count: int = 100) -> tuple[list[dict[str, Any]], str]:
-    """Up to `count` readable rows from the head of a source, to recognise its format from, and what is wrong
+    """Up to `count` readable rows from the head of a source, to recognize its format from, and what is wrong
     with the first unreadable one."""
     if source.container == "text":
         return [{"text": ""}], ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokpack.stages.normalize.shape import Shape
 
 TOKENS = "tokens"
-"""Format of rows that are tokenised already."""
+"""Format of rows that are tokenized already."""
 # Formats in the order they are tried, each with its required fields and the role each text plays.
 FIELDS: dict[str, dict[str, str]] = {
     PREFERENCE: {"chosen": "assistant", "rejected": "assistant"},

@@ -1,6 +1,6 @@
-"""Rows that are tokenised already -> documents, and their tokens as they are.
+"""Rows that are tokenized already -> documents, and their tokens as they are.
 
-Nothing is cleaned by its text, rendered or tokenised. The fast path reads whole columns; a row in which it
+Nothing is cleaned by its text, rendered or tokenized. The fast path reads whole columns; a row in which it
 finds anything odd goes through `row_to_tokens`, and what that refuses is quarantined with the reason.
 """
 
@@ -20,7 +20,7 @@ from tokpack.stages.normalize.json_lines import read_json_lines
 from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, Normalized, Quarantined
 from tokpack.stages.normalize.raw_rows import RawRow, lines_of, odd_rows, parse_line, raw_rows
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.normalize.token_rows import LABELLED, RowTokens, column_of, row_to_tokens
+from tokpack.stages.normalize.token_rows import LABELED, RowTokens, column_of, row_to_tokens
 from tokpack.stages.normalize.values import reason_of
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of, range_indices
 from tokpack.stages.read.blocks import Block, line_numbers
@@ -38,7 +38,7 @@ class _Rows:
     """Good rows of a block, in order: `positions` in the block, who has labels, and their tokens."""
 
     positions: Int64
-    labelled: Bools
+    labeled: Bools
     offsets: Int64
     ids: npt.NDArray[np.int32]
     flags: npt.NDArray[np.uint8]
@@ -64,7 +64,7 @@ def take_tokens(block: Block, source: Source, shape: Shape, vocab_size: int) -> 
 
 def _frame(block: Block, rows: _Rows) -> pl.DataFrame:
     count = len(rows.positions)
-    kinds = pl.Series(["text", LABELLED]).gather(pl.Series(rows.labelled.astype(np.uint32)))
+    kinds = pl.Series(["text", LABELED]).gather(pl.Series(rows.labeled.astype(np.uint32)))
     known = {
         "doc_id": block.first_doc_id + rows.positions,
         "source": np.full(count, block.source, np.int32),
@@ -212,7 +212,7 @@ def _one_by_one(
     return (
         _Rows(
             np.array([position for position, _ in good], np.int64),
-            np.array([row.kind == LABELLED for row in tokens], bool),
+            np.array([row.kind == LABELED for row in tokens], bool),
             offsets_of(np.array([len(row.ids) for row in tokens], np.int64)),
             np.concatenate([np.empty(0, np.int32), *(row.ids for row in tokens)]),
             np.concatenate([np.empty(0, np.uint8), *(row.flags for row in tokens)]),
@@ -234,7 +234,7 @@ def _merged(a: _Rows, b: _Rows) -> _Rows:
     starts = offsets_of(lengths)[:-1][order]
     return _Rows(
         positions[order],
-        np.concatenate([a.labelled, b.labelled])[order],
+        np.concatenate([a.labeled, b.labeled])[order],
         offsets_of(lengths[order]),
         copy_ranges(np.concatenate([a.ids, b.ids]), starts, lengths[order]),
         copy_ranges(np.concatenate([a.flags, b.flags]), starts, lengths[order]),

@@ -1,4 +1,4 @@
-"""One row that is tokenised already -> ids and flags, in plain Python: the reference, and the slow path.
+"""One row that is tokenized already -> ids and flags, in plain Python: the reference, and the slow path.
 
     input_ids [5, 6, 7, 0], labels [-100, 6, 7, -100], attention_mask [1, 1, 1, 0]  ->  5 6* 7*
 
@@ -20,7 +20,7 @@ from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.values import RowError
 
-LABELLED = "tokens"
+LABELED = "tokens"
 """Kind of documents whose row says what is trained; `text` are those that are trained whole."""
 
 
@@ -55,7 +55,7 @@ def row_to_tokens(row: Mapping[str, Any], shape: Shape, vocab_size: int) -> RowT
     trained = kept >= 0 if labels is None else np.array(labels[first:last], np.int64) != IGNORE_INDEX
     trained[:1] = False
     flags = np.where(trained, CONTENT | TRAINED, CONTENT).astype(np.uint8)
-    return RowTokens("text" if labels is None else LABELLED, kept, flags)
+    return RowTokens("text" if labels is None else LABELED, kept, flags)
 
 
 def _integers(values: Any, field: str, also: type = int) -> list[int]:

@@ -84,7 +84,7 @@ def read_text(value: Any, where: str) -> str:
 
 
 def checked(value: str | None, where: str) -> str | None:
-    """Half a surrogate pair, as in `"\\ud83d"`, is no text and cannot be tokenised."""
+    """Half a surrogate pair, as in `"\\ud83d"`, is no text and cannot be tokenized."""
     if value is not None and not is_text(value):
         raise RowError(f"{where} holds half a surrogate pair")
     return value

@@ -17,7 +17,7 @@ from tokpack.stages.planners.layout import Int32, Int64, noise
 Float64 = npt.NDArray[np.float64]
 
 LONGEST_RUN = 7
-"""Neighbouring hands that may enter a step together: their spreads cancel out, at some cost in mixing."""
+"""Neighboring hands that may enter a step together: their spreads cancel out, at some cost in mixing."""
 
 
 def row_costs(seq_lengths: Int32, row_of_doc: Int32, *, linear: float, quadratic: float) -> Float64:
@@ -46,8 +46,8 @@ def deal(
     gets `rows_per_step / world_size` of them. The order is read as data loaders read it: `micro_batch` rows
     for rank 0, as many for rank 1, and so on.
 
-    Rows sorted by cost are cut into hands of `world_size` neighbours, one row for each rank. A step is made
-    of a few runs of neighbouring hands drawn by seed, so it mixes cheap and dear rows and no stage of
+    Rows sorted by cost are cut into hands of `world_size` neighbors, one row for each rank. A step is made
+    of a few runs of neighboring hands drawn by seed, so it mixes cheap and dear rows and no stage of
     training sees only long documents; within it the dearest row of each hand goes to the rank with the least
     work so far. Then rows change places within and across steps where that saves waiting (`even.py`); with
     one row a rank and step the sorted hands themselves are the best there is.

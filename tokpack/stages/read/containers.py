@@ -54,7 +54,7 @@ CODECS = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("Zstandard", b"\x28\xb5\x2f\xfd
 NAMES: dict[str, str] = {"jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "text": "plain text"}
 
 
-def recognise(source: Source) -> None:
+def recognize(source: Source) -> None:
     """Settle the source's container; `note` says where its content decided against its name.
 
     Raises DataError for content that the name denies, UsageError where neither says what it is.

@@ -20,7 +20,7 @@ from tokpack.stages.read.remote import list_remote
 log = logging.getLogger("tokpack")
 
 Container = Literal["", "jsonl", "json", "parquet", "arrow", "csv", "text", "dataset"]
-"""How rows lie in a file; empty: the name does not say, `containers.recognise` looks inside."""
+"""How rows lie in a file; empty: the name does not say, `containers.recognize` looks inside."""
 
 EXTENSIONS: dict[str, Container] = {
     ".jsonl": "jsonl",

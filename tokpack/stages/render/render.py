@@ -68,7 +68,7 @@ class Rendered:
     reference_masks: bool
     """The template marks `{% generation %}`: masks follow transformers to the letter."""
     paranoid: bool = False
-    """Prove every row of the fast path of tokenising as well."""
+    """Prove every row of the fast path of tokenizing as well."""
     errors: dict[int, str] = field(default_factory=dict)
     """Row -> why it could not be rendered; its text is empty."""
     counters: dict[str, int] = field(default_factory=dict)

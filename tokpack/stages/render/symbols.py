@@ -185,10 +185,10 @@ class Symbol(str):  # noqa: PLW1641 - it refuses to be hashed
         if len(self._parts) > 1 and any(_may_cross(literal, constant) for literal in literals):
             raise Opaque("a string is sought that may begin in a literal and end in data")
         if sum(isinstance(part, Slot) for part in self._parts) > 1 and len(constant) > 1:
-            self._refuse_neighbours()
+            self._refuse_neighbors()
         return sum(literal.count(constant) for literal in literals)
 
-    def _refuse_neighbours(self) -> None:
+    def _refuse_neighbors(self) -> None:
         pairs = zip(self._parts, self._parts[1:], strict=False)
         if any(isinstance(left, Slot) and isinstance(right, Slot) for left, right in pairs):
             raise Opaque("a string is sought in data joined to data")
