@@ -31,7 +31,7 @@ import numpy as np
 import polars as pl
 
 from tokpack.stages.decontaminate import find_contaminated
-from tokpack.stages.near_dup import NearDuplicates, find_near_duplicates
+from tokpack.stages.near_dup.near_dup import NearDuplicates, find_near_duplicates
 from tokpack.stages.selected_tokens import SelectedTokens
 
 REPO_ROOT = Path(__file__).resolve().parent.parent

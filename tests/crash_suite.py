@@ -151,8 +151,8 @@ def commands(folder: Path, tokenizer: str, rows: int) -> dict[str, tuple[Command
     import tokpack
     from tokpack.artefact.merging import merge  # all before the forks
     from tokpack.artefact.repacking import repack
-    from tokpack.cleaning import clean
     from tokpack.export import export
+    from tokpack.text.cleaning import clean
 
     data = write_rows(folder / "chats.jsonl", messy_rows(rows, seed=3))
     parts = [folder / "part0", folder / "part1"]

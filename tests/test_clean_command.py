@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokpack
-from tokpack import cleaning
 from tokpack.activity import Activity, Task
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
@@ -25,8 +24,9 @@ from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, normalize
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import Block
 from tokpack.stages.read.sources import Source
-from tokpack.text_formats import FORMATS
-from tokpack.text_formats import write_rows as write_lines
+from tokpack.text import cleaning
+from tokpack.text.formats import FORMATS
+from tokpack.text.formats import write_rows as write_lines
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from demo_text.draw import Draw, Scene
 from demo_text.mess import BROKEN, COPIES, END_OF_TEXT, FAULTS, NEAR_FLOOR, jaccard, word_grams
 from demo_text.translation import FRAMES, LANGUAGES
 
-from tokpack.stages.near_dup import find_near_duplicates
+from tokpack.stages.near_dup.near_dup import find_near_duplicates
 from tokpack.stages.selected_tokens import SelectedTokens
 
 DOCUMENTS = 3000

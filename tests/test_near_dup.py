@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, STORE_SCHEMA, TRAINED
-from tokpack.stages.near_dup import (
+from tokpack.stages.near_dup.near_dup import (
     SAME_ANSWER,
     SAME_PROMPT,
     SHORT,
@@ -336,7 +336,6 @@ def test_settings_out_of_range_are_usage_errors():
 
 
 def test_importing_the_stage_does_not_import_numba():
-    code = (
-        "import sys, tokpack.stages.decontaminate, tokpack.stages.near_dup; sys.exit('numba' in sys.modules)"
-    )
+    stages = "tokpack.stages.decontaminate, tokpack.stages.near_dup.near_dup"
+    code = f"import sys, {stages}; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from tokpack.artefact.merging import merge
     from tokpack.artefact.repacking import repack
     from tokpack.artefact.verification import verify
-    from tokpack.cleaning import clean
     from tokpack.config import Config
     from tokpack.errors import TokpackError
     from tokpack.packed_urls import push
     from tokpack.report.figures import Report
+    from tokpack.text.cleaning import clean
 
 _HOME = {
     "Artefact": "tokpack.artefact.folder",
@@ -34,7 +34,7 @@ _HOME = {
     "Report": "tokpack.report.figures",
     "TokpackError": "tokpack.errors",
     "analyze": "tokpack.api",
-    "clean": "tokpack.cleaning",
+    "clean": "tokpack.text.cleaning",
     "merge": "tokpack.artefact.merging",
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",

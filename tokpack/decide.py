@@ -27,7 +27,7 @@ from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLIC
 from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import draw, first_of_equal
-from tokpack.stages.near_dup import KINDS, On, find_near_duplicates
+from tokpack.stages.near_dup.near_dup import KINDS, On, find_near_duplicates
 from tokpack.stages.normalize.normalize import text_documents
 from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
 from tokpack.stages.read.containers import notes, recognize
@@ -122,7 +122,7 @@ class Near:
 
 
 def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
-    """Exact join over the kept documents' content tokens; see `stages/near_dup.py`."""
+    """Exact join over the kept documents' content tokens; see `stages/near_dup/`."""
     width = corpus.width
     with run.tell.doing(f"near duplicates among {len(corpus.docs) // width:,} documents"):
         positions, batches = corpus.stored_documents(width)

@@ -139,7 +139,7 @@ def clean(
     """
     options |= {"format": format, "input_format": input_format, "api_price": api_price}
     settings: dict[str, Any] = {"overwrite": overwrite, "workers": workers}
-    with activity(quiet, "tokpack.cleaning") as (tell, cleaning):
+    with activity(quiet, "tokpack.text.cleaning") as (tell, cleaning):
         report = cleaning.clean(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
         import json as codec

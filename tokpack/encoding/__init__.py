@@ -5,7 +5,6 @@
     fast_plan, fast_proof, fast_tokenizer   gigatoken, proved equal to `tokenizers`
     reference_process, reference_server     `tokenizers` in a process beside, for the proofs and the slow path
     token_places                            where each token stands in its text; the slow path itself
-    learned_tokenizer                       where no tokenizer is given: `tokpack clean`
     unicode                                 NFC of a column
 
 Nothing is imported here: `reference_server` has to be ready soon.

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numba import boolean, float64, int32, int64, uint8, uint64
 
-from tokpack.stages._ngram_sets import ANSWER, SLACK, Array, largest_of, put_all
 from tokpack.stages.compiled import jit
-from tokpack.stages.near_dup import SAME_ANSWER, SAME_PROMPT
+from tokpack.stages.near_dup.near_dup import SAME_ANSWER, SAME_PROMPT
+from tokpack.stages.near_dup.ngram_sets import ANSWER, SLACK, Array, largest_of, put_all
 
 STEPS = 16
 """A candidate costs 16 steps, an index entry passed over 1, an intersection 1 more for 16 grams."""

@@ -27,7 +27,6 @@ from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
 from tokpack.decide import decide
 from tokpack.durable import sync_file, sync_folder
-from tokpack.encoding.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError, writing
 from tokpack.interrupts import scratch_folder
@@ -50,7 +49,8 @@ from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import times_of
 from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
-from tokpack.text_formats import TextFormat, text_format, write_rows
+from tokpack.text.formats import TextFormat, text_format, write_rows
+from tokpack.text.learned_tokenizer import NAME, learn_tokenizer
 
 NO_LIMIT = (1 << 31) - 1
 OPENAI = "OpenAI"

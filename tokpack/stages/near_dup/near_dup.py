@@ -172,19 +172,19 @@ def find_near_duplicates(
 @cache
 def _compile_kernels() -> None:
     """Build the compiled loops on first use, or read them from numba's cache."""
-    from tokpack.stages import _ngram_join, _ngram_sets
+    from tokpack.stages.near_dup import ngram_join, ngram_sets
 
-    folder = _ngram_join.join.stats.cache_path
-    if not folder or not any(Path(folder).glob("_ngram_join.join-*.nbi")):
+    folder = ngram_join.join.stats.cache_path
+    if not folder or not any(Path(folder).glob("ngram_join.join-*.nbi")):
         log.warning("the search for near duplicates is compiled first, once: a few seconds")
-    for kernel, signature in (_ngram_sets.SIGNATURES | _ngram_join.SIGNATURES).items():
+    for kernel, signature in (ngram_sets.SIGNATURES | ngram_join.SIGNATURES).items():
         kernel.compile(signature)
         kernel.disable_compile()  # or a writable array would compile anew
 
 
 def _prune(pool: Executor, views: Sequence[_View], eligible: Bools, threshold: float, n: int) -> Int64:
     """Step 1: the grams of each document, repeats included, or 0 where it certainly has no partner."""
-    from tokpack.stages import _ngram_sets as kernels
+    from tokpack.stages.near_dup import ngram_sets as kernels
 
     ends = _ends(views)
     marks = _split(eligible, ends)
@@ -209,7 +209,7 @@ def _gather(pool: Executor, views: Sequence[_View], grams_of: Int64, n: int) -> 
 
     The counts stop at 255; a gram's is at `hash >> shift`, chance company there included.
     """
-    from tokpack.stages import _ngram_sets as kernels
+    from tokpack.stages.near_dup import ngram_sets as kernels
 
     position = np.flatnonzero(grams_of)
     grams = np.empty(int(grams_of.sum()), np.uint64)
@@ -232,8 +232,8 @@ def _gather(pool: Executor, views: Sequence[_View], grams_of: Int64, n: int) -> 
 
 def _order(pool: Executor, sets: _Sets, counts: UInt8, shift: int, threshold: float) -> _Prefixes:
     """Step 2: the rarest grams of each set, and its bitmap."""
-    from tokpack.stages import _ngram_join as kernels
-    from tokpack.stages._ngram_sets import SLACK
+    from tokpack.stages.near_dup import ngram_join as kernels
+    from tokpack.stages.near_dup.ngram_sets import SLACK
 
     room = sets.sizes - np.ceil(threshold * sets.sizes - SLACK).astype(np.int64) + 1
     starts = np.cumsum(room) - room
@@ -261,7 +261,7 @@ def _join(
     found: NearDuplicates,
 ) -> None:
     """Step 3: fill `found`."""
-    from tokpack.stages import _ngram_join as kernels
+    from tokpack.stages.near_dup import ngram_join as kernels
 
     prefix = (prefixes.starts, prefixes.keys, prefixes.sizes)
     entries = np.empty(int(prefixes.sizes.sum()), np.int32)

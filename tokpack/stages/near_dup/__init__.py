@@ -1,0 +1,6 @@
+"""Near duplicates, all of them: an exact join of the documents' sets of n-grams.
+
+near_dup     the stage, and why none is lost
+ngram_sets   its compiled loops: from tokens to sets of n-grams
+ngram_join   its compiled loops: from the sets to the pairs
+"""
