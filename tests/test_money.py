@@ -115,7 +115,7 @@ def test_more_than_all_of_it_costs_keeps_everything(chats, plan, all_of_it):
     assert report.data["budget"]["all"]
     assert report.data["budget"]["bill"] == pytest.approx(all_of_it)
     console = Console(width=200, no_color=True, file=io.StringIO())
-    console.print(report)
+    console.print(report.full())
     assert "The budget of 1000 USD is more than all of it costs" in console.file.getvalue()
 
 

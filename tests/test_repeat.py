@@ -164,7 +164,7 @@ def test_inspect_shows_the_copy_and_the_terminal_the_sum(repeated, once):
     assert f"{documents['repeated']:,} copies more" in text(repeated)
     report = json.loads((repeated.folder / "report.json").read_text())
     page = tokpack.report.figures.Report(report)
-    assert f"{tokens['repeated']:,}" in text(page)
+    assert f"{tokens['repeated']:,}" in text(page.full())
 
 
 def test_a_pair_is_repeated_as_one(qwen, tmp_path):

@@ -5,6 +5,7 @@ A dozen families run by default, all of them with `--slow`; docs/architectures.m
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
 
+import transformers
 from make_architecture_table import PAGE, read_table, table_line
 from tiny_decoders import FAMILIES, NOT_BUILT, each, examine
 
@@ -25,11 +27,17 @@ WAYS = {
     **each("refused", "qwen2_vl reformer"),
 }
 
+PAGE_IS_OF = re.search(r"family of transformers (\d+\.\d+)", PAGE.read_text(encoding="utf-8"))[1]
+SAME_VERSION = transformers.__version__.startswith(f"{PAGE_IS_OF}.")
+"""The way that a family goes is its code's in one version; that it is right is asked of every version."""
+
 
 def check(family, way):
     found = examine(family)
     assert not found.silent, found
     assert found.leak > 0.05, "documents that leak would not show in these logits"
+    if not SAME_VERSION:
+        return
     assert found.way == way, found
     if way in ("mixers", "refused"):
         assert table_line(found) in PAGE.read_text(encoding="utf-8")
@@ -43,9 +51,10 @@ def test_packed_rows_equal_documents_alone_or_are_refused(family):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in {*NOT_BUILT, *WAYS}])
 def test_every_decoder_family_goes_the_way_that_the_table_names(family):
-    check(family, read_table()[family])
+    check(family, read_table().get(family))
 
 
+@pytest.mark.skipif(not SAME_VERSION, reason=f"the table is of transformers {PAGE_IS_OF}")
 def test_the_table_names_every_decoder_family_of_transformers_once():
     table = read_table()
     assert set(table) == set(FAMILIES)
