@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,21 @@ def test_full_training_pays_sixteen_bytes_a_parameter_in_fp32() -> None:
     states = need.weights + need.gradients + need.optimizer
     assert states == 16 * LLAMA_3_8B.total_params
     assert need.adapter == 0
+
+
+def test_tied_embeddings_hold_three_gradients_before_they_add_up() -> None:
+    method = Method(kind="full", weights="fp32", compute_bytes=4)
+    tied, untied = (replace(LLAMA_3_8B, tied=tied) for tied in (True, False))
+    one = 4 * 128256 * 4096
+    for shape, copies in ((tied, 3), (untied, 1)):
+        need = memory(shape, 1, method=method)
+        assert copies * one <= need.scratch + need.activations + need.logits <= copies * one * 1.01
+    assert memory(tied, 8192, method=method).scratch == 0  # the logits and activations take more
+    assert memory(tied, 1).scratch == 0  # frozen
+    whole = memory(untied, 8192, method=method, checkpointing=True, loss="whole")
+    cut = memory(untied, 8192, method=method, checkpointing=True, loss="chunked")
+    assert whole.scratch == 0
+    assert cut.activations + cut.logits + cut.scratch > 4 * 4096 * 32 * 8192 + 3 * one
 
 
 def test_an_adapter_trains_alone() -> None:
@@ -290,7 +306,7 @@ LAYERS = 10
 """Of the model's thirty: the rest only repeats them."""
 PEAKS = {
     "lora": [(1, 128, False), (1, 384, True)],
-    "full": [(1, 128, False)],
+    "full": [(1, 128, False), (1, 384, True)],
 }
 """Kind -> rows of a micro-batch, tokens of each, gradient checkpointing."""
 

@@ -57,7 +57,8 @@ class Memory:
     activations: float
     logits: float
     scratch: float
-    """Weights restored from NF4 one matrix at a time; expert weights with their adapter added."""
+    """Weights restored from NF4 one matrix at a time; expert weights with their adapter added; new gradients
+    of the embeddings before they join earlier ones, beyond the activations and logits then gone."""
     overhead: float
     pageable: float = 0.0
 
@@ -117,14 +118,16 @@ def memory(
     states = OPTIMIZER_BYTES[method.optimizer] * trained
     paged = method.optimizer.startswith("paged")
     logits = logit_bytes(shape, tokens, method, loss)
-    activations = activation_bytes(shape, method) * tokens
+    kept, layer = activation_bytes(shape, method) * tokens, 0.0
     if checkpointing:
+        layer = (kept + _layer_gradients(shape, method) * tokens) / shape.num_layers
         # Embeddings in fp32 make the states between layers fp32 as well.
         size = max(method.compute_bytes, head_bytes or 0)
-        boundary = size * shape.hidden_size * shape.num_layers * tokens
-        # The logits are gone before the first layer is computed again: only the larger of the two counts.
-        layer = (activations + _layer_gradients(shape, method) * tokens) / shape.num_layers
-        activations = boundary + max(0.0, layer - logits)
+        kept = float(size * shape.hidden_size * shape.num_layers * tokens)
+    # The logits are gone before the first layer is computed again: only the larger of the two counts.
+    activations = kept + max(0.0, layer - logits)
+    cut = loss == "chunked" and _is_cut(shape, tokens)
+    beyond = _embedding_gradients(shape, method, kept, layer, logits, cut) - activations - logits
     return Memory(
         tokens=tokens,
         weights=weight_bytes(shape, method, head_bytes),
@@ -134,7 +137,7 @@ def memory(
         pageable=states if paged else 0.0,
         activations=activations,
         logits=logits,
-        scratch=_scratch(shape, method, checkpointing),
+        scratch=_scratch(shape, method, checkpointing) + max(0.0, beyond),
         overhead=CONTEXT_BYTES,
     )
 
@@ -147,9 +150,13 @@ def logit_bytes(shape: ModelShape, tokens: int, method: Method, loss: Loss) -> f
     """
     count = float(shape.vocab_size) * tokens
     each = LOGIT_BYTES[loss] + (method.compute_bytes if method.compute_bytes < 4 and loss != "fused" else 0)
-    if loss != "chunked" or 4 * count <= WHOLE_BYTES:
+    if loss != "chunked" or not _is_cut(shape, tokens):
         return each * count
     return each * WHOLE_BYTES / 4 + 3.0 * method.compute_bytes * shape.hidden_size * tokens
+
+
+def _is_cut(shape: ModelShape, tokens: int) -> bool:
+    return 4 * shape.vocab_size * tokens > WHOLE_BYTES
 
 
 def weight_bytes(shape: ModelShape, method: Method, head_bytes: int | None = None) -> float:
@@ -307,6 +314,22 @@ def _layer_gradients(shape: ModelShape, method: Method) -> float:
     """Gradients alive while one layer runs backward, a token, times the layers: MLP widths and two states."""
     states = 2 * shape.hidden_size * shape.num_layers
     return float(method.compute_bytes * (3 * _mlp_width(shape) + states))
+
+
+def _embedding_gradients(
+    shape: ModelShape, method: Method, kept: float, layer: float, logits: float, cut: bool
+) -> float:
+    """Bytes at the peak of the backward pass, earlier gradients aside; 0 for frozen embeddings.
+
+    The head's gradient lies beside the logits' and the `kept` activations; of a `cut` row there are up to
+    three: of a chunk, of those before it, their sum. Tied weights hold it while a `layer` is computed again
+    and up to the end, where the embeddings' gradient and the sum of both join it.
+    """
+    if method.adapts:
+        return 0.0
+    each = float(_dtype_bytes(method) * shape.head_params)
+    head = kept + logits / 3 + (3 if cut else 1) * each
+    return max(head, kept + layer + each, 3 * each) if shape.tied else head
 
 
 def _scratch(shape: ModelShape, method: Method, checkpointing: bool) -> float:
