@@ -38,7 +38,7 @@ def ask_here(folder: Path, out: Path) -> None:
     """Snapshots are taken in this process; what is wrong with a folder is said by the other one."""
     try:
         snapshot.write_snapshot(str(folder.resolve()), str(out))
-    except Exception:
+    except (Exception, SystemExit):
         ask_apart(folder, out)
 
 
