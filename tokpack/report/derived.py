@@ -33,10 +33,11 @@ def derived_report(
 ) -> Report:
     """`pieces` in document order; `dropped` is the new artefact's dropped.parquet. Holds no bill."""
     examples: dict[str, list[str]] = {}
+    places: dict[str, list[dict[str, str]]] = {}
     counters: Counter[str] = Counter()
     for source in sources:
         if source.report:
-            _add_texts(source, examples, counters)
+            _add_texts(source, examples, places, counters)
     head = {
         "tokpack_version": manifest["tokpack_version"],
         **({"kind": manifest["kind"]} if "kind" in manifest else {}),
@@ -54,16 +55,26 @@ def derived_report(
         examples,
         dict(counters),
     )
+    for drop in figures["drops"]:
+        found = places.get(drop["reason"], [])
+        drop["places"] = found if len(found) == len(drop["examples"]) else []
     return Report(head | figures)
 
 
-def _add_texts(source: Artefact, examples: dict[str, list[str]], counters: Counter[str]) -> None:
+def _add_texts(
+    source: Artefact,
+    examples: dict[str, list[str]],
+    places: dict[str, list[dict[str, str]]],
+    counters: Counter[str],
+) -> None:
     """What only the report of a source holds. Raises DataError where it is not as tokpack writes it."""
     try:
         counters.update({str(name): int(count) for name, count in source.report["counters"].items()})
         for drop in source.report["drops"]:
             reason, texts = str(drop["reason"]), [str(text) for text in drop["examples"]]
             examples[reason] = (examples.get(reason, []) + texts)[:EXAMPLES]
+            found = [{str(key): str(text) for key, text in at.items()} for at in drop.get("places", [])]
+            places[reason] = (places.get(reason, []) + found)[:EXAMPLES]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(
             "report.json is damaged: its counters or drops are not as tokpack writes them",
