@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,20 @@ def test_the_report_adds_the_reports_of_the_parts(parts, merged):
     full = "nothing cleaned, padded to capacity"
     rows = [next(line["tokens"] for line in r["slots"] if line["name"] == full) for r in reports]
     assert rows[2] == rows[0] + rows[1]
+
+
+def test_places_are_not_told_of_the_examples_of_a_report_without_them(parts, tmp_path):
+    older = shutil.copytree(parts[0].folder, tmp_path / "older")
+    path = older / "report.json"
+    report = json.loads(path.read_text())
+    for drop in report["drops"]:
+        drop.pop("places", None)
+    path.write_text(json.dumps(report))
+    merged = tokpack.merge([older, parts[1]], tmp_path / "out")
+    with_old = {drop["reason"] for drop in report["drops"] if drop["examples"]}
+    assert with_old
+    made = json.loads((merged.folder / "report.json").read_text())
+    assert [drop["places"] for drop in made["drops"] if drop["reason"] in with_old] == [[]] * len(with_old)
 
 
 def test_the_ledger_is_the_sum_of_the_parts_and_sources_of_one_name_stay_apart(parts, merged):

@@ -57,7 +57,7 @@ def derived_report(
     )
     for drop in figures["drops"]:
         found = places.get(drop["reason"], [])
-        drop["places"] = found if len(found) == len(drop["examples"]) else []
+        drop["places"] = found if len(found) == len(drop["examples"]) and all(found) else []
     return Report(head | figures)
 
 
@@ -74,6 +74,7 @@ def _add_texts(
             reason, texts = str(drop["reason"]), [str(text) for text in drop["examples"]]
             examples[reason] = (examples.get(reason, []) + texts)[:EXAMPLES]
             found = [{str(key): str(text) for key, text in at.items()} for at in drop.get("places", [])]
+            found = found if len(found) == len(texts) else [{}] * len(texts)  # stay beside their examples
             places[reason] = (places.get(reason, []) + found)[:EXAMPLES]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(
