@@ -159,13 +159,23 @@ def save_result(
         tokenizer.save_pretrained(out)
     (out / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
     (out / PROVENANCE).write_text(
-        json.dumps(provenance(artefact, recipe), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        json.dumps(provenance(artefact, recipe, _base_of(trainer, recipe)), indent=2, sort_keys=True) + "\n",
+        encoding="utf-8",
     )
     return out
 
 
-def provenance(artefact: Any, recipe: Recipe) -> dict[str, Any]:
-    """What ties a trained model to its data: versions, digests of tokenizer and shards, rows and tokens."""
+def _base_of(trainer: Any, recipe: Recipe) -> dict[str, str]:
+    """Name and digest of the model under an adapter."""
+    from trainer_plugin.adapters import base_digest
+    from trainer_plugin.strategies import inner_model
+
+    name = str(getattr(inner_model(trainer.model), "name_or_path", ""))
+    return {} if recipe.method == "full" or not name else {"name": name, "digest": base_digest(name)}
+
+
+def provenance(artefact: Any, recipe: Recipe, base: dict[str, str]) -> dict[str, Any]:
+    """What ties a trained model to its data: versions, digests of base, tokenizer, shards, rows, tokens."""
     from importlib.metadata import version
 
     manifest = artefact.manifest
@@ -177,5 +187,6 @@ def provenance(artefact: Any, recipe: Recipe) -> dict[str, Any]:
         "rows": len(artefact),
         "tokens": int(artefact.row_tokens().sum()),
         "method": recipe.method,
+        "base": base,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }

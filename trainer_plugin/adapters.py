@@ -1,0 +1,393 @@
+"""A base model in memory once, with any number of PEFT adapters beside it, told apart by name.
+
+    adapters = [read_adapter("math=runs/math"), read_adapter("runs/code")]
+    loaded = load_adapted("base", adapters)
+    with loaded.using("math"):      # or None: the base alone
+        loaded.network(...)
+
+An adapter that QLoRA trained belongs to the base as 4 bits left it, every other one to the base as it is; one
+model in memory can be only one of the two (`base_weights`). What would change the base for all others
+(PiSSA's start, prompts of virtual tokens, whole embeddings) is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tokpack.activity import Activity
+from tokpack.errors import UsageError, near_matches
+from tokpack.fingerprint import vocab_digest
+from tokpack.hub import from_hub
+from trainer_plugin.dtypes import Choice, settle_dtype
+from trainer_plugin.private_names import file_of_model
+from trainer_plugin.qlora import PROVENANCE, load_model
+from trainer_plugin.recipe import Recipe
+
+BaseWeights = Literal["auto", "original", "nf4"]
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+"""`init_lora_weights` that leave the base as it is."""
+BLOCK, BLOCKS = 1 << 16, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A PEFT adapter in a folder, and what `tokpack train` wrote about it."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    """adapter_config.json"""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """tokpack.json; empty for adapters from elsewhere."""
+
+    @property
+    def base(self) -> str:
+        """The model that it was trained on, as PEFT recorded it."""
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def on_4_bits(self) -> bool:
+        """Whether it is known to have been trained on NF4 weights."""
+        return self.provenance.get("method") == "qlora"
+
+    @property
+    def key(self) -> str:
+        """The name inside PEFT, which takes no dots and mistakes words such as `weight`."""
+        return "tokpack_" + re.sub(r"[^0-9A-Za-z]", lambda c: f"_{ord(c[0]):x}_", self.name)
+
+
+class AdaptedModel:
+    """The loaded base and its adapters. `network` is the PEFT model, or the base while there are none.
+
+    on_4_bits: the base went through 4 bits. any_adapter: also adapters that were trained on the other kind.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        name: str,
+        dtype: Choice,
+        *,
+        on_4_bits: bool,
+        any_adapter: bool = False,
+    ) -> None:
+        self.network, self.tokenizer, self.name = network, tokenizer, name
+        self.dtype, self.on_4_bits, self.any_adapter = dtype, on_4_bits, any_adapter
+        self.adapters: dict[str, Adapter] = {}
+
+    def load(self, adapter: Adapter) -> None:
+        """Put an adapter beside the others. Raises UsageError where it does not belong to this base."""
+        from peft import PeftModel
+
+        if adapter.name in self.adapters:
+            raise UsageError(
+                f"there is an adapter named {adapter.name!r} already",
+                where=str(adapter.folder),
+                hint="give another name: NAME=FOLDER",
+            )
+        known = adapter.provenance.get("method") and not self.any_adapter
+        if known and adapter.on_4_bits != self.on_4_bits:
+            raise _other_base(adapter, self.on_4_bits)
+        self._check_base(adapter)
+        wrapped = isinstance(self.network, PeftModel)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # missing weights: `_check_weights` says it
+                if wrapped:
+                    self.network.load_adapter(str(adapter.folder), adapter.key)
+                else:
+                    self.network = PeftModel.from_pretrained(
+                        self.network, str(adapter.folder), adapter_name=adapter.key
+                    )
+            _check_weights(self.network, adapter)
+        except Exception as error:
+            self._forget(adapter)
+            if isinstance(error, (ValueError, RuntimeError, KeyError, TypeError, OSError)):
+                raise _does_not_fit(adapter, error, self.name) from None
+            raise
+        self.network.eval()
+        self.adapters[adapter.name] = adapter
+
+    def unload(self, name: str) -> None:
+        """Take an adapter out of memory. Raises UsageError for a name that is not there."""
+        self._forget(self.find(name))
+        del self.adapters[name]
+
+    def find(self, name: str) -> Adapter:
+        if name not in self.adapters:
+            raise UsageError(
+                f"no adapter named {name!r}", where="adapter", hint=near_matches(name, self.adapters)
+            )
+        return self.adapters[name]
+
+    def _forget(self, adapter: Adapter) -> None:
+        """PEFT keeps one adapter at least: after the last one the base stands alone again."""
+        known = getattr(self.network, "peft_config", {})
+        if adapter.key not in known:
+            return
+        if len(known) == 1:
+            self.network = self.network.unload()
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # another one becomes the active one
+                self.network.delete_adapter(adapter.key)
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[Any]:
+        """The model with this adapter, with None the base alone."""
+        if name is not None:
+            self.network.set_adapter(self.find(name).key)
+            yield self.network
+        elif not self.adapters:
+            yield self.network
+        else:
+            with self.network.disable_adapter():
+                yield self.network
+
+    def _check_base(self, adapter: Adapter) -> None:
+        """The digest of the base that `tokpack train` recorded, and the vocabulary, against those here."""
+        expected = adapter.provenance.get("base", {}).get("digest")
+        if expected and expected != base_digest(self.name):
+            raise UsageError(
+                f"the adapter {adapter.name!r} was trained on another base ({adapter.base or 'unknown'})",
+                where=f"{adapter.folder}, --model {self.name}",
+                hint="give that base: an adapter changes the weights that it was trained on",
+            )
+        vocabulary = adapter.provenance.get("tokenizer", {}).get("vocab_sha256")
+        if vocabulary and vocabulary != vocab_digest(self.tokenizer.get_vocab()):
+            raise UsageError(
+                f"the adapter {adapter.name!r} was trained with another tokenizer",
+                where=f"{adapter.folder}, --model {self.name}",
+                hint="give the base that it was trained on",
+            )
+
+
+def read_adapter(text: str | Path) -> Adapter:
+    """An adapter by `FOLDER` or `NAME=FOLDER`, a folder here or a name on the Hub.
+
+    The name is the folder's where none is given. Raises UsageError for a folder without an adapter, and for
+    one that cannot be held beside others.
+    """
+    name, folder = _name_and_folder(str(text))
+    config = _read_json(folder / CONFIG)
+    if config is None:
+        raise UsageError(
+            f"no adapter here: {CONFIG} is missing or no JSON object",
+            where=str(folder),
+            hint="give the folder that `tokpack train -o` wrote, or any PEFT adapter",
+        )
+    adapter = Adapter(name, folder, config, _read_json(folder / PROVENANCE) or {})
+    _refuse(adapter)
+    return adapter
+
+
+def _name_and_folder(text: str) -> tuple[str, Path]:
+    name, mark, place = text.partition("=")
+    if not mark or Path(text).exists() or not re.fullmatch(r"[\w.:-]+", name):
+        name, place = "", text
+    path = Path(place).expanduser()
+    if not path.exists():
+        patterns = ["adapter_*", "*.json", "recipe.toml"]
+        path = from_hub(
+            place, "--adapter", lambda hub: str(hub.snapshot_download(place, allow_patterns=patterns))
+        )
+        name = name or place.rpartition("/")[2]
+    return name or path.resolve().name, path
+
+
+def read_adapters(texts: Sequence[str | Path]) -> list[Adapter]:
+    """Several adapters. Raises UsageError where two have one name."""
+    adapters = [read_adapter(text) for text in texts]
+    names = [adapter.name for adapter in adapters]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"two adapters are named {name!r}", where="--adapter", hint="give names: NAME=FOLDER"
+            )
+    return adapters
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _refuse(adapter: Adapter) -> None:
+    """What changes the base for everybody else, or is no layer that can be switched off."""
+    config = adapter.config
+    kind, start = str(config.get("peft_type", "")), config.get("init_lora_weights", True)
+    if kind == "LORA" and start not in PLAIN_STARTS:
+        raise UsageError(
+            f"the adapter {adapter.name!r} starts as {start}: it changes the base weights under it",
+            where=str(adapter.folder / CONFIG),
+            hint="convert it to plain LoRA first (`tokpack convert-adapter`), or merge it",
+        )
+    if kind in (
+        "PROMPT_TUNING",
+        "P_TUNING",
+        "PREFIX_TUNING",
+        "MULTITASK_PROMPT_TUNING",
+        "ADAPTION_PROMPT",
+        "CPT",
+    ):
+        raise UsageError(
+            f"the adapter {adapter.name!r} puts virtual tokens before the text ({kind})",
+            where=str(adapter.folder / CONFIG),
+            hint="adapters of weights (LoRA and its kin) can be told apart in one model",
+        )
+
+
+def load_adapted(
+    model: str | Path | None,
+    adapters: Sequence[Adapter] = (),
+    *,
+    base_weights: BaseWeights = "auto",
+    dtype: str = "auto",
+    tell: Activity | None = None,
+) -> AdaptedModel:
+    """The base, with its tokenizer, on the device that trains, and the adapters beside it.
+
+    model: a folder or a name on the Hub; None: the base that the first adapter names.
+    base_weights: "nf4" puts the base through 4 bits, as QLoRA trained on it; "original" leaves it; both take
+    any adapter. "auto" asks the adapters, which then have to agree. On a CPU weights that went through 4 bits
+    are held whole: it has no units for them.
+    dtype: of the weights; auto: what the device is fast at.
+    """
+    tell = tell or Activity(quiet=True)
+    name = base_name(model, adapters)
+    on_4_bits = _on_4_bits(adapters, base_weights)
+    recipe = Recipe(method="qlora" if on_4_bits else "lora", dtype=dtype)  # type: ignore[arg-type]
+    recipe, choice = settle_dtype(recipe, name)
+    tokenizer = load_tokenizer(name)
+    with tell.doing(f"loading {name}"):
+        network = load_model(name, recipe)
+        if on_4_bits and network.device.type == "cpu":
+            network = network.dequantize().to(choice.dtype)
+        network.eval().requires_grad_(False)
+    loaded = AdaptedModel(
+        network, tokenizer, name, choice, on_4_bits=on_4_bits, any_adapter=base_weights != "auto"
+    )
+    for adapter in adapters:
+        if note := other_name(adapter, name):
+            tell.say(note)
+        with tell.doing(f"loading the adapter {adapter.name}"):
+            loaded.load(adapter)
+    return loaded
+
+
+def base_name(model: str | Path | None, adapters: Sequence[Adapter]) -> str:
+    """The base that is asked for, else the one that the first adapter names."""
+    if model is not None:
+        return str(model)
+    if not adapters or not adapters[0].base:
+        raise UsageError("no base model", where="--model", hint="give the model that the adapter belongs to")
+    return adapters[0].base
+
+
+def _on_4_bits(adapters: Sequence[Adapter], base_weights: BaseWeights) -> bool:
+    if base_weights != "auto":
+        return base_weights == "nf4"
+    first = next((one for one in adapters if one.provenance.get("method")), None)
+    return first is not None and first.on_4_bits
+
+
+def other_name(adapter: Adapter, base: str) -> str:
+    """A note where PEFT recorded a base of another name and nothing proves that it is this one."""
+    known = adapter.base
+    if not known or adapter.provenance.get("base", {}).get("digest"):
+        return ""
+    if Path(known).name == Path(base).name or Path(base).resolve() == Path(known).resolve():
+        return ""
+    return f"note: the adapter {adapter.name} names {known} as its base; here it is on {base}"
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """The model's tokenizer, from its folder or the Hub."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(model))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the model's tokenizer cannot be loaded: {str(error).splitlines()[0]}",
+            where=f"--model {model}",
+            hint="give a folder with config.json, tokenizer and weights, or a model name on the hub",
+        ) from None
+
+
+def base_digest(model: str | Path) -> str:
+    """A digest of a model's weights, made in milliseconds: of each file of weights its size, its head and
+    some blocks spread over it. Empty where the model has no such files.
+
+    Two trainings of one model differ in nearly every block; a file that was damaged in one byte may pass.
+    """
+    digest, files = hashlib.sha256(), _weight_files(str(model))
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{size}\n".encode())
+        with path.open("rb") as file:
+            for number in range(BLOCKS):
+                file.seek(number * max(size - BLOCK, 0) // (BLOCKS - 1))
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest() if files else ""
+
+
+def _weight_files(model: str) -> list[Path]:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (single := file_of_model(model, name)) is not None:
+            return [Path(single)]
+        if (index := file_of_model(model, f"{name}.index.json")) is not None:
+            listed = (_read_json(Path(index)) or {}).get("weight_map", {})
+            found = [file_of_model(model, one) for one in sorted(set(listed.values()))]
+            return [Path(one) for one in found if one is not None]
+    return []
+
+
+def _check_weights(network: Any, adapter: Adapter) -> None:
+    """Every weight of the file is in the model, and every weight of the adapter in the file."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    path = adapter.folder / WEIGHTS
+    if not path.is_file():  # an older file, of pickled weights: PEFT has checked shapes
+        return
+    with safe_open(str(path), "pt") as tensors:
+        written = set(tensors.keys())
+    held = set(get_peft_model_state_dict(network, adapter_name=adapter.key, save_embedding_layers=False))
+    for what, names in (("has no place for", written - held), ("lacks", held - written)):
+        if names:
+            side = "the base" if what.startswith("has") else "the adapter"
+            raise ValueError(f"{side} {what} {len(names)} of its weights, as {sorted(names)[0]}")
+
+
+def _does_not_fit(adapter: Adapter, error: Exception, base: str) -> UsageError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return UsageError(
+        f"the adapter {adapter.name!r} does not fit this base: {' '.join(lines[:2])[:300]}",
+        where=f"{adapter.folder}, --model {base}",
+        hint=f"it was trained on {adapter.base}" if adapter.base else "give the base that it was trained on",
+    )
+
+
+def _other_base(adapter: Adapter, on_4_bits: bool) -> UsageError:
+    ways = "on 4 bits (QLoRA)", "on the original weights"
+    trained, here = (ways[0 if yes else 1] for yes in (adapter.on_4_bits, on_4_bits))
+    return UsageError(
+        f"the adapter {adapter.name!r} was trained {trained}, the base here is {here.partition(' ')[2]}",
+        where=str(adapter.folder),
+        hint="one base in memory cannot be both: run them apart, or say which (original or nf4)",
+    )
