@@ -31,7 +31,9 @@ commands, flags and choices. `run.toml` can say what the flags say, see [configu
 
 EXITS = {
     "0": "done",
-    str(errors.VerifyError.exit_code): "a proof failed: `tokpack verify`, or the probe before training",
+    str(
+        errors.VerifyError.exit_code
+    ): "a proof failed: `tokpack verify`, the probe before training, a gate of `tokpack eval`",
     str(errors.UsageError.exit_code): "a flag, key or file name that cannot work",
     str(errors.DataError.exit_code): "input that cannot be read as the run demands",
     str(errors.InternalError.exit_code): "a bug in tokpack; please report it",

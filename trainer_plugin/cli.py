@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokpack.cli.options import Packed
+from trainer_plugin.evaluation.cli import app as evaluation
 
 if TYPE_CHECKING:
     from tokpack.activity import Activity
@@ -195,23 +196,12 @@ def _activity(quiet: bool) -> Activity:
 
 def _load_libraries(tell: Activity) -> None:
     """The first import takes seconds, from a cold disk half a minute."""
+    from trainer_plugin.extras import quiet_libraries
+
     with tell.doing("loading PyTorch and transformers"):
-        _quiet_libraries()
+        quiet_libraries()
         import_module("trainer_plugin.trainer")
         import_module("peft")
 
 
-def _quiet_libraries() -> None:
-    """Loading bars and advice of the libraries would drown our own lines; their errors still show."""
-    import logging
-    import os
-    import warnings
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+app.registered_commands += evaluation.registered_commands

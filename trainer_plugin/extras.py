@@ -80,3 +80,19 @@ def _need(module: str, package: str, key: str) -> None:
             where=f"[trainer] {key}",
             hint=f"pip install {package}",
         )
+
+
+def quiet_libraries() -> None:
+    """Loading bars and advice of the libraries would drown our own lines; their errors still show."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

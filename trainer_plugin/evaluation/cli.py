@@ -1,0 +1,101 @@
+"""`tokpack eval`. Importing this module imports no library of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokpack.cli.options import Json, NoCheck, Packed
+from tokpack.cli.output import activity, say, show
+from tokpack.printable import printable
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+LIBRARIES = ("torch", "accelerate", "peft")
+
+
+@app.command("eval", rich_help_panel="Training")
+def evaluate(
+    artefact: Packed,
+    adapter: Annotated[
+        list[str], typer.Option("--adapter", "-a", help="Adapter folder, or NAME=FOLDER; more than once.")
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Base; the one that the adapter names when not given.")
+    ] = None,
+    control: Annotated[
+        Path | None, typer.Option(help="Packed dataset of text that the model should not forget.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="validation, train, or auto: the validation part where there is one.")
+    ] = "auto",
+    max_rows: Annotated[int, typer.Option(help="Only so many packed rows, drawn by --seed; 0: all.")] = 0,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(help='As "heldout < -0.02"; exit code 1 where the interval does not keep it.'),
+    ] = None,
+    base_weights: Annotated[
+        str, typer.Option(help="auto (as the adapters were trained), original, or nf4 (4 bits).")
+    ] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    attn: Annotated[str, typer.Option(help="auto, tokpack, mixers, loop, sdpa, eager, ...")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of --max-rows.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Also write the figures as a page.")] = None,
+    no_check: NoCheck = False,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Compare adapters with their base on held-out documents: each document with itself, with intervals.
+
+    The unfavorable end of the interval decides about a --gate: heldout, improved, control, and for preference
+    pairs reward_accuracy and reward_margin.
+    """
+    from trainer_plugin.extras import need, quiet_libraries
+
+    need(*LIBRARIES)
+    _one_of("--split", split, ("auto", "validation", "train"))
+    _one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
+    _one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    options: dict[str, Any] = {"split": split, "max_rows": max_rows, "attn": attn, "dtype": dtype}
+    options |= {"base_weights": base_weights, "seed": seed, "probe": not no_probe, "check": not no_check}
+    with activity(quiet, "trainer_plugin.evaluation.run") as (tell, run):
+        quiet_libraries()
+        found = run.evaluate(
+            artefact,
+            model,
+            adapter,
+            control=control,
+            gates=gate or (),
+            settings=run.Settings(**options),
+            tell=tell,
+        )
+    _show(found, html, json, quiet)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+    from tokpack.errors import UsageError, near_matches
+
+    if value not in known:
+        raise UsageError(f"no such value {value!r}", where=flag, hint=near_matches(value, known))
+
+
+def _show(found: Any, html: Path | None, json: bool, quiet: bool) -> None:
+    if html is not None:
+        from tokpack.errors import writing
+
+        with writing(html, resumes=False):
+            found.save_html(html)
+        say(f"page: {html}", quiet)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        for gate in found.gates:
+            if not gate.passed:
+                typer.echo(f"gate {printable(gate.sentence)}", err=True)
+    else:
+        show(found)
