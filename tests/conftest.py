@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +27,7 @@ os.environ.pop("RAYON_NUM_THREADS", None)
 os.environ.pop("TOKENIZERS_PARALLELISM", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKPACK_CACHE", str(Path.home() / ".cache" / "tokpack-tests"))  # not the user's
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="tokpack-tests-")  # nor the speeds kept there
 
 import pyarrow as pa
 import pytest

@@ -30,7 +30,7 @@ from tokpack.errors import UsageError
 from tokpack.report.advice import advise_near_duplicates, curve, remedy
 from tokpack.report.bill import LOSSES, make_cost
 from tokpack.report.cost_charts import curve_chart
-from tokpack.report.cost_words import cost_words, money
+from tokpack.report.cost_words import cost_words, ends, money
 from tokpack.report.training import Documents, load_training, model_config, model_name
 from tokpack.report.words import make_bill
 from tokpack.stages.plan import make_plan
@@ -79,9 +79,15 @@ def advice(cost: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def test_hours_and_money_are_those_of_the_estimate(cost: dict[str, Any]) -> None:
-    run = planned(epochs=3.0)
+    run, use = planned(epochs=3.0), cost["run_plan"]["use"]
     final = estimate(
-        run.shape, KEPT, find_gpu("a10"), method=run.method, epochs=3.0, checkpointing=run.checkpointing(2048)
+        run.shape,
+        KEPT,
+        find_gpu("a10"),
+        method=run.method,
+        epochs=3.0,
+        checkpointing=run.checkpointing(2048),
+        micro_batches=-(-rows_for(KEPT, 2048) // use["micro_batch"]),
     )
     assert cost["estimate"]["money"] == final.money.to_dict()
     assert cost["estimate"]["gpu_hours"] == final.gpu_hours.to_dict()
@@ -102,8 +108,8 @@ def test_every_way_to_train_has_the_slots_of_the_slot_table(cost: dict[str, Any]
     assert [w["fill"]["value"] for w in cost["comparison"]] == [row.fill for row in table]
     work = flops(planned().shape, table[1].widths, method=planned().method, checkpointing=True)
     assert way(cost, "padded to longest")["flops"]["value"] == pytest.approx(3 * work.total)
-    first, last = way(cost, "padded to longest"), cost["comparison"][-1]
-    assert cost["saved_share"]["value"] == pytest.approx(1 - last["money"]["value"] / first["money"]["value"])
+    first, last = (sum(ends(w["money"])) for w in (way(cost, "padded to longest"), cost["comparison"][-1]))
+    assert cost["saved_share"]["value"] == pytest.approx(1 - last / first)
 
 
 def test_a_hundred_thousand_documents_of_800_tokens_fill_39_percent_of_padded_rows() -> None:
@@ -181,8 +187,9 @@ def test_the_curve_replans_every_capacity_up_to_the_models_positions(cost: dict[
         cut = np.minimum(KEPT, capacity)
         assert point["rows"]["value"] == rows_for(cut, capacity)
         assert point["truncated"]["value"] == int((KEPT - cut).sum())
-        run = planned(epochs=3.0)
-        priced = run.run(cut, point["rows"]["value"], point["checkpointing"])
+        run, at_once = planned(epochs=3.0), cost["run_plan"]["use"]["micro_batch"] * 2048
+        batches = -(-point["rows"]["value"] // max(1, at_once // capacity))
+        priced = run.run(cut, batches, point["checkpointing"])
         assert priced is not None
         assert point["money"] == priced.money.to_dict()
     assert cost["curve"]["recommended"] in [p["capacity"] for p in points]
@@ -202,7 +209,7 @@ def test_documents_kept_in_pieces_lose_no_token_on_the_curve() -> None:
     assert sorted(fit_lengths(text, 4096, split))[-24:] == [4096] * 24
     assert int(fit_lengths(text, 4096, split).sum()) == text.sum()
     base = documents(text, capacity=4096)
-    found = curve(planned(), dataclasses.replace(base, split=split))
+    found = curve(planned(), dataclasses.replace(base, split=split), 4096)
     assert [p["truncated"]["value"] for p in found["points"]] == [2488, 1976, 952, 0, 0]
 
 
@@ -342,7 +349,8 @@ def test_every_way_says_what_it_saves_of_padded_batches(cost: dict[str, Any]) ->
         saved = line["saved"]
         assert saved["slots"]["value"] == padded["slots"]["value"] - line["slots"]["value"]
         assert saved["money"]["value"] == pytest.approx(padded["money"]["value"] - line["money"]["value"])
-        assert saved["share"]["value"] == pytest.approx(1 - line["flops"]["value"] / padded["flops"]["value"])
+        after, before = (sum(ends(w["money"])) for w in (line, padded))
+        assert saved["share"]["value"] == pytest.approx(1 - after / before)
 
 
 def test_slots_and_bill_say_the_same_hours() -> None:

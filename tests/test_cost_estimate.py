@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from tokpack.cost import (
     Calibration,
     Figure,
-    Method,
     ModelShape,
     api_cost,
     capacity_curve,
@@ -30,6 +29,7 @@ from tokpack.cost import (
     spent,
 )
 from tokpack.cost.figure import weakest
+from tokpack.cost.speed import start_seconds
 from tokpack.errors import UsageError
 
 SHAPE = ModelShape.from_config(
@@ -107,47 +107,56 @@ def test_a_plan_that_cannot_hold_the_tokens_is_refused() -> None:
         slot_table([-1], 10, 1, 1)
 
 
-def test_hours_are_flops_over_peak_times_utilization() -> None:
+def test_hours_are_flops_over_peak_times_utilization_and_the_start() -> None:
     run = estimate(SHAPE, [1000] * 10, A100, epochs=3, mfu=(0.2, 0.4))
     work = 3 * flops(SHAPE, [1000] * 10).total
     assert run.flops == Figure(work, "FLOPs", "computed")
-    assert run.gpu_hours.value == pytest.approx(work / (312e12 * 0.4) / 3600)
-    assert run.gpu_hours.high == pytest.approx(2 * run.gpu_hours.value)
+    fast, slow = (seconds / 3600 for seconds in start_seconds(SHAPE))
+    assert run.gpu_hours.value == pytest.approx(work / (312e12 * 0.4) / 3600 + fast)
+    assert run.gpu_hours.high == pytest.approx(work / (312e12 * 0.2) / 3600 + slow)
     assert run.money.value == pytest.approx(run.gpu_hours.value * 1.79)
     assert run.energy is not None
     assert run.energy.value == pytest.approx(run.gpu_hours.value * 0.4)
     assert run.gpu_hours.source == run.money.source == "assumed"
     assert run.tokens.value == 30_000
+    assert run.tokens_per_second.value == pytest.approx(30_000 / (work / (312e12 * 0.2)))
+    assert run.utilization is not None
+    assert (run.utilization.value, run.utilization.high) == (0.2, 0.4)
     assert set(run.to_dict()["money"]) == {"value", "unit", "source", "note", "high"}
 
 
 def test_a_calibration_replaces_the_assumed_utilization() -> None:
-    run = estimate(SHAPE, [3600], A100, calibration=Calibration(tokens_per_second=10), gpu_count=2)
-    assert run.gpu_hours.value == pytest.approx(0.1)
+    run = estimate(SHAPE, [360_000], A100, calibration=Calibration(tokens_per_second=10), gpu_count=2)
+    assert run.gpu_hours.value == pytest.approx(10, rel=0.01)
     assert run.gpu_hours.high is None
     assert run.gpu_hours.source == "measured"
-    assert run.wall_hours.value == pytest.approx(0.05)
+    assert run.wall_hours.value == pytest.approx(5, rel=0.01)
     assert run.money.source == "assumed"  # its price is
+    assert run.utilization is None
+    assert (run.tokens_per_second.value, run.tokens_per_second.high) == (10, None)
     fast = estimate(SHAPE, [3600], A100, calibration=Calibration(flops_per_second=312e11))
     assert "10% MFU" in fast.gpu_hours.note
+    assert fast.gpu_hours.source == "assumed"  # a run of seconds is mostly its start
+    assert fast.gpu_hours.high is not None
     with pytest.raises(UsageError, match="one positive speed"):
         Calibration()
 
 
-def test_qlora_hours_carry_an_assumed_overhead_and_more_epochs_cost_more() -> None:
-    run = estimate(SHAPE, [100], A100, method=Method(kind="qlora"))
-    assert run.flops.source == "assumed"
-    assert estimate(SHAPE, [100], A100, epochs=2).money.value == pytest.approx(
-        2 * estimate(SHAPE, [100], A100).money.value
-    )
+def test_a_run_of_seconds_costs_its_start_and_more_epochs_cost_more() -> None:
+    once, twice = (estimate(SHAPE, [100], A100, epochs=epochs) for epochs in (1, 2))
+    assert once.money.value > 20 / 3600 * 1.79
+    assert twice.money.value > once.money.value
+    start = once.startup.value
+    assert twice.gpu_hours.value - start == pytest.approx(2 * (once.gpu_hours.value - start))
 
 
 def test_packed_training_is_cheaper_in_the_comparison() -> None:
     lengths = np.random.default_rng(1).integers(1, 1600, 2000)
     table = slot_table(lengths, 2048, 8, bound(lengths, 2048))
-    cost = {row.name: run.money.value for row, run in compare(SHAPE, table, A100, epochs=2)}
+    mfu = (0.3, 0.4)
+    cost = {row.name: run.money.value for row, run in compare(SHAPE, table, A100, epochs=2, mfu=mfu)}
     assert cost["packed"] < cost["padded to longest"] < cost["padded to max"]
-    padded = compare(SHAPE, table, A100, epochs=2, pad_rows=True)
+    padded = compare(SHAPE, table, A100, epochs=2, pad_rows=True, mfu=mfu)
     padded_rows = {row.name: run.money.value for row, run in padded}
     assert padded_rows["packed"] >= cost["packed"]
     assert padded_rows["padded to max"] == cost["padded to max"]
@@ -155,7 +164,7 @@ def test_packed_training_is_cheaper_in_the_comparison() -> None:
 
 def test_free_slots_of_flattened_rows_cost_nothing() -> None:
     (*_, tight), (*_, loose) = (slot_table([10] * 100, 100, 1, rows) for rows in (10, 50))
-    (_, cheap), (_, same) = compare(SHAPE, [tight, loose], A100)
+    (_, cheap), (_, same) = compare(SHAPE, [tight, loose], A100, mfu=(0.3, 0.4))
     assert cheap.money == same.money
 
 

@@ -95,8 +95,9 @@ def test_inputs_of_the_page_begin_at_the_bill() -> None:
     assert inputs is not None
     now = next(length for length in inputs.lengths if length.capacity == inputs.current)
     money = cost["estimate"]["money"]
-    assert now.low_hours * inputs.price == pytest.approx(money["value"])
-    assert now.high_hours * inputs.price == pytest.approx(money["high"])
+    low, high = inputs.start_hours
+    assert (now.low_hours + low) * inputs.price == pytest.approx(money["value"])
+    assert (now.high_hours + high) * inputs.price == pytest.approx(money["high"])
     steps = math.ceil(now.rows / inputs.rows_per_step) * inputs.epochs
     assert steps == cost["run_plan"]["use"]["steps"]["value"]
 

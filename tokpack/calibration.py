@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -19,8 +20,9 @@ from tokpack.corpus import Corpus
 from tokpack.cost import Calibration, Gpu, flops
 from tokpack.cost.gpus import GIB
 from tokpack.errors import UsageError
+from tokpack.kept_speeds import KeptSpeed, keep_speed
 from tokpack.pipeline import Part
-from tokpack.report.bill import micro_batch
+from tokpack.report.planned_run import micro_batch
 from tokpack.report.training import Documents, Training
 from tokpack.schema import IGNORE_INDEX, TRAINED
 
@@ -59,6 +61,7 @@ def measured(
 ) -> Training:
     """The training with the speed that its first rows have here, in FLOP/s."""
     checkpointing = training.checkpointing(documents.capacity)
+    batch_rows = micro_batch(training, documents, checkpointing)
     calibrator = find_calibrator()
     taken = calibrator.measure(
         training.settings.model,
@@ -66,11 +69,38 @@ def measured(
         method=training.method.kind,
         rank=training.method.rank,
         checkpointing=checkpointing,
-        batch_rows=micro_batch(training, documents, checkpointing),
+        batch_rows=batch_rows,
         progress=progress,
     )
     precision = calibrator.precision(training.settings.model, training.method.kind)
-    return replace(training, calibration=speed_of(training, taken, checkpointing, precision))
+    speed = speed_of(training, taken, checkpointing, precision)
+    if training.settings.gpu:
+        _keep(training, speed, batch_rows * documents.capacity)
+    return replace(training, calibration=speed)
+
+
+def _keep(training: Training, speed: Calibration, tokens: int) -> None:
+    """For the next bill of this card; a machine that is no card of the table is measured anew."""
+    assert training.gpu is not None
+    assert speed.flops_per_second is not None
+    shape = training.shape
+    path = keep_speed(
+        KeptSpeed(
+            card=training.gpu.key,
+            model=training.name,
+            parameters=shape.total_params,
+            layers=shape.num_layers,
+            hidden_size=shape.hidden_size,
+            method=training.method.kind,
+            rank=training.method.rank,
+            tokens=tokens,
+            flops_per_second=speed.flops_per_second,
+            note=speed.note,
+            read=date.today(),
+        )
+    )
+    if path is not None:
+        log.warning("kept for the next bill of %s: %s", training.gpu.key, path)
 
 
 def speed_of(

@@ -223,8 +223,8 @@ class CostConfig:
     """Micro-batches per optimizer step of that recipe."""
     learning_rate: float = 2e-4
     """Peak learning rate of that recipe."""
-    mfu: tuple[float, ...] = (0.25, 0.45)
-    """Share of the peak that training reaches, low and high."""
+    mfu: tuple[float, ...] = ()
+    """Share of the peak that training reaches, low and high; empty takes published speeds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

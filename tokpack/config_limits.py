@@ -61,7 +61,11 @@ def check_limits(config: Config) -> None:
         (config.cost.batch_size >= 1, "cost.batch_size", "1 or more"),
         (config.cost.accumulation >= 1, "cost.accumulation", "1 or more"),
         (config.cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
-        (_is_range(config.cost.mfu), "cost.mfu", "two shares between 0 and 1, low first"),
+        (
+            not config.cost.mfu or _is_range(config.cost.mfu),
+            "cost.mfu",
+            "two shares between 0 and 1, low first",
+        ),
     ]
     if not 0 <= config.seed < MOST_NUMBER:
         raise SettingError(

@@ -134,7 +134,9 @@ class BillOptions(TypedDict, total=False):
     batch_size: Annotated[int | None, "Documents per GPU and micro-batch before packing (default 8)."]
     accumulation: Annotated[int | None, "Micro-batches per optimizer step (default 1)."]
     learning_rate: Annotated[float | None, "Peak learning rate before packing (default 2e-4)."]
-    mfu: Annotated[tuple[float, float] | None, "Share of the GPU's peak, low,high (default 0.25,0.45)."]
+    mfu: Annotated[
+        tuple[float, float] | None, "Share of the GPU's peak, low,high (default: from published speeds)."
+    ]
 
 
 class AnalyzeOptions(ReadOptions, FormatOptions, CleaningOptions, RenderOptions, RowOptions, BillOptions):

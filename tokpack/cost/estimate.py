@@ -14,10 +14,11 @@ from tokpack.cost.gpus import ApiPrice, Gpu, gpu_price
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import ModelShape
 from tokpack.cost.slots import SlotRow
+from tokpack.cost.speed import basis, start_seconds, utilization
 from tokpack.errors import UsageError
 
-MFU_RANGE: Final = (0.25, 0.45)
-"""Assumed share of the peak that training reaches: low for small models and short rows, high for large."""
+NEGLIGIBLE: Final = 0.02
+"""A start-up below this share of the hours says nothing about how sure they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,12 @@ class Estimate:
 
     tokens: Figure
     flops: Figure
+    utilization: Figure | None
+    """Share of the peak; None where the speed was measured."""
+    tokens_per_second: Figure
+    """Of one GPU, once it trains."""
+    startup: Figure
+    """Hours of one GPU until the first step; `gpu_hours` and what follows from them hold it."""
     gpu_hours: Figure
     wall_hours: Figure
     money: Figure
@@ -59,6 +66,9 @@ class Estimate:
             for name, figure in (
                 ("tokens", self.tokens),
                 ("flops", self.flops),
+                ("utilization", self.utilization),
+                ("tokens_per_second", self.tokens_per_second),
+                ("startup", self.startup),
                 ("gpu_hours", self.gpu_hours),
                 ("wall_hours", self.wall_hours),
                 ("money", self.money),
@@ -78,21 +88,23 @@ def estimate(
     causal: bool = True,
     slots: int | None = None,
     micro_batches: int = 1,
-    mfu: tuple[float, float] = MFU_RANGE,
+    mfu: tuple[float, float] | None = None,
     calibration: Calibration | None = None,
     gpu_count: int = 1,
     price_usd_h: float | None = None,
 ) -> Estimate:
     """Cost of training on documents of `seq_lengths` tokens for `epochs` epochs.
 
-    GPU-hours = FLOPs / (peak x MFU), a range; a calibration replaces peak and MFU by a measured speed. GPUs
-    are taken to scale linearly. Raises UsageError when no price is known, or for numbers that cannot be.
+    GPU-hours = FLOPs / (peak x MFU) + the start, a range; a calibration replaces peak and MFU by a measured
+    speed. `mfu`: low and high; None takes what published speeds say of this card, model and size of a
+    micro-batch (`speed.utilization`), so `micro_batches`, of one epoch, matters. GPUs are taken to scale
+    linearly. Raises UsageError when no price is known, or for numbers that cannot be.
     """
-    low, high = mfu
-    if not 0 < low <= high <= 1:
+    if mfu is not None and not 0 < mfu[0] <= mfu[1] <= 1:
         raise UsageError(f"MFU must be a range within 0 to 1, low first, not {mfu}", where="--mfu")
     if epochs <= 0 or gpu_count < 1:
         raise UsageError("epochs and GPUs must be positive", where=f"{epochs=}, {gpu_count=}")
+    method = method or Method()
     counted = flops(
         shape,
         seq_lengths,
@@ -102,19 +114,22 @@ def estimate(
         slots=slots,
         micro_batches=micro_batches,
     )
-    work = Figure(
-        counted.total * epochs,
-        "FLOPs",
-        "assumed" if counted.overhead else "computed",
-        "includes an assumed NF4 overhead" if counted.overhead else "",
-    )
+    work = Figure(counted.total * epochs, "FLOPs", "computed")
     tokens = Figure(counted.tokens * epochs, "tokens", "computed", f"{epochs:g} epochs")
-    hours = _hours(work, tokens, gpu, mfu, calibration)
+    reached = None
+    if calibration is None:
+        reached = _reached(shape, gpu, method, mfu, counted.total / max(1, micro_batches))
+    training = _hours(work, tokens, gpu, reached, calibration)
+    startup = _startup(shape)
+    hours = _with_start(training, startup.scaled(gpu_count))
     price = gpu_price(gpu, price_usd_h)
     power = gpu.power_w
     return Estimate(
         tokens=tokens,
         flops=work,
+        utilization=reached,
+        tokens_per_second=_speed(tokens, training),
+        startup=startup,
         gpu_hours=hours,
         wall_hours=hours.scaled(1 / gpu_count, "h", f"on {gpu_count} GPUs that scale linearly"),
         money=Figure(
@@ -128,12 +143,28 @@ def estimate(
     )
 
 
-def _hours(
-    work: Figure, tokens: Figure, gpu: Gpu, mfu: tuple[float, float], calibration: Calibration | None
+def _reached(
+    shape: ModelShape, gpu: Gpu, method: Method, mfu: tuple[float, float] | None, work: float
 ) -> Figure:
+    if mfu is not None:
+        return Figure(mfu[0], "share of peak", "assumed", "given by the user", mfu[1])
+    if not work:
+        return Figure(0.0, "share of peak", "assumed", "nothing to train", 1.0)
+    low, high = utilization(shape, gpu, method, work)
+    return Figure(low, "share of peak", "assumed", basis(shape, gpu), high)
+
+
+def _hours(
+    work: Figure, tokens: Figure, gpu: Gpu, reached: Figure | None, calibration: Calibration | None
+) -> Figure:
+    """Hours of training without the start."""
     if calibration is None:
-        slow, fast = (work.value / (gpu.flops * share) / 3600 for share in mfu)
-        note = f"{gpu.tflops:g} TFLOP/s {gpu.dtype} at {mfu[0]:.0%} to {mfu[1]:.0%} MFU, assumed"
+        assert reached is not None
+        assert reached.high is not None
+        if not work.value:
+            return Figure(0.0, "GPU-hours", "computed", "nothing to train")
+        slow, fast = (work.value / (gpu.flops * share) / 3600 for share in (reached.value, reached.high))
+        note = f"{gpu.tflops:g} TFLOP/s {gpu.dtype} at {reached.value:.0%} to {reached.high:.0%} MFU, assumed"
         return Figure(fast, "GPU-hours", "assumed", note, slow)
     if calibration.tokens_per_second is not None:
         hours = tokens.value / calibration.tokens_per_second / 3600
@@ -147,6 +178,31 @@ def _hours(
     if calibration.note:
         note += f" {calibration.note}"
     return Figure(hours, "GPU-hours", "measured", note)
+
+
+def _startup(shape: ModelShape) -> Figure:
+    fast, slow = (seconds / 3600 for seconds in start_seconds(shape))
+    return Figure(fast, "h", "assumed", "loading, until the first step", slow)
+
+
+def _with_start(training: Figure, start: Figure) -> Figure:
+    """The hours with the start; measured hours become a range only where it matters."""
+    assert start.high is not None
+    low, most = training.value + start.value, training.high or training.value
+    small = start.high <= NEGLIGIBLE * training.value
+    if small and training.high is None:
+        return Figure(low, training.unit, training.source, training.note)
+    source = training.source if small else weakest(training.source, "assumed")
+    return Figure(low, training.unit, source, training.note, most + start.high)
+
+
+def _speed(tokens: Figure, training: Figure) -> Figure:
+    fast, slow = (
+        tokens.value / (hours * 3600) if hours else 0.0
+        for hours in (training.value, training.high or training.value)
+    )
+    high = None if training.high is None else fast
+    return Figure(slow, "tokens/s", training.source, "one GPU", high)
 
 
 def compare(

@@ -1,7 +1,8 @@
 """FLOPs of training on given document lengths: an exact count, two operations a multiply-add.
 
 Counted: every matrix multiplication, attention from the documents' own lengths, LoRA, lm_head. Left out:
-norms, activations, softmax (below 1 %), and what a kernel recomputes for itself (flash-attention's backward).
+norms, activations, softmax (below 1 %), what a kernel recomputes for itself (flash-attention's backward), and
+restoring 4-bit weights, which takes time rather than FLOPs (`speed.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tokpack.cost.model_shape import ModelShape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flops:
-    """FLOPs of one pass over the data, by part. `overhead` is assumed, the rest is counted."""
+    """FLOPs of one pass over the data, by part, all of them counted."""
 
     tokens: int
     """Tokens that went through the linear layers (slots, when rows are padded)."""
@@ -30,8 +31,6 @@ class Flops:
     backward: float
     recompute: float
     """Gradient checkpointing: the layers' forward once more (lm_head is outside the checkpoints)."""
-    overhead: float
-    """Restoring NF4 weights before each use: `Method.dequant_overhead` of the linear work."""
 
     @property
     def forward(self) -> float:
@@ -40,8 +39,8 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """Forward, backward, recomputation and overhead."""
-        return self.forward + self.backward + self.recompute + self.overhead
+        """Forward, backward and recomputation."""
+        return self.forward + self.backward + self.recompute
 
 
 def attention_pairs(seq_lengths: ArrayLike, window: int | None = None, *, causal: bool = True) -> int:
@@ -87,10 +86,6 @@ def flops(
     trained = 2.0 * _weight_gradients(shape, method) * tokens
     backward = linear + trained + 2 * attention + 2 * adapter
     recompute = layers + attention + adapter if checkpointing else 0.0
-    overhead = 0.0
-    if method.base_weights == "nf4":
-        quantized = 2.0 * sum(m.active for m in shape.matrices if m.linear) * tokens
-        overhead = method.dequant_overhead * quantized * (3 if checkpointing else 2)
     return Flops(
         tokens=tokens,
         linear=linear,
@@ -98,7 +93,6 @@ def flops(
         adapter=adapter,
         backward=backward,
         recompute=recompute,
-        overhead=overhead,
     )
 
 

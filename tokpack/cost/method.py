@@ -31,8 +31,6 @@ class Method:
     optimizer: Optimizer = "adamw"
     double_quant: bool = True
     """NF4 block constants quantized once more (`bnb_4bit_use_double_quant`)."""
-    dequant_overhead: float = 0.10
-    """Assumed extra time of a forward or backward pass over NF4 weights, as a share of its FLOPs."""
 
     def __post_init__(self) -> None:
         for name, value, known in (

@@ -12,7 +12,8 @@ from tokpack.cost import ApiPrice, Figure, api_cost, capacity_curve
 from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
 from tokpack.cost.gpus import GIB
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
-from tokpack.report.cost_words import hours, money
+from tokpack.report.cost_words import ends, hours, money
+from tokpack.report.planned_run import micro_batch, micro_batches
 from tokpack.report.training import Documents, Training, count, figure
 from tokpack.report.words import share as share_words
 
@@ -22,8 +23,11 @@ WORTH_MOVING_USD = 5.0
 """A saving below this is not worth another rented card."""
 
 
-def curve(training: Training, documents: Documents) -> dict[str, Any]:
-    """Every capacity up to what the model was made for, with the one to take; documents cut or split anew."""
+def curve(training: Training, documents: Documents, tokens_at_once: int) -> dict[str, Any]:
+    """Every capacity up to what the model was made for, with the one to take; documents cut or split anew.
+
+    `tokens_at_once`: slots of a micro-batch, as near as whole rows come to it at another capacity.
+    """
     limit = training.max_positions or CAPACITIES[-1]
     capacities = sorted({c for c in CAPACITIES if c <= limit} | {documents.capacity})
 
@@ -45,18 +49,20 @@ def curve(training: Training, documents: Documents) -> dict[str, Any]:
         uncut=documents.uncut,
     )
     return {
-        "points": [_point(training, documents, point) for point in found.points],
+        "points": [_point(training, documents, point, tokens_at_once) for point in found.points],
         "current": documents.capacity,
         "recommended": found.recommended if most is None or found.recommended <= most else None,
         "reason": found.reason,
     }
 
 
-def _point(training: Training, documents: Documents, point: CapacityPoint) -> dict[str, Any]:
+def _point(
+    training: Training, documents: Documents, point: CapacityPoint, tokens_at_once: int
+) -> dict[str, Any]:
     capacity = point.capacity
     checkpointing = training.checkpointing(capacity)
     cut = documents.fit(capacity)
-    run = training.run(cut, point.rows, checkpointing)
+    run = training.run(cut, micro_batches(point.rows, tokens_at_once, capacity), checkpointing)
     fit = training.fit(capacity, training.gpu, checkpointing) if training.gpu else None
     total = int(documents.whole.sum())
     return {
@@ -87,7 +93,9 @@ def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
         checkpointing = training.checkpointing(documents.capacity, gpu)
         if not training.fit(documents.capacity, gpu, checkpointing).fits:
             continue
-        run = training.run(documents.pieces, documents.rows, checkpointing, None if own else gpu)
+        at_once = micro_batch(training, documents, checkpointing, gpu) * documents.capacity
+        batches = micro_batches(documents.rows, at_once, documents.capacity)
+        run = training.run(documents.pieces, batches, checkpointing, None if own else gpu)
         if run is not None:
             out.append(
                 {
@@ -207,16 +215,16 @@ def _way(cost: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def saving(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any] | None, float]:
-    """Money saved, as a figure, and the share of `before` that it is."""
-    work = before["flops"]["value"] if "flops" in before else 0.0
-    if before.get("money") is None:
-        return None, 1 - after["flops"]["value"] / work if work else 0.0
-    low, high = (
-        before["money"].get(end, before["money"]["value"]) - after["money"].get(end, after["money"]["value"])
-        for end in ("value", "high")
-    )
-    share = low / before["money"]["value"] if before["money"]["value"] else 0.0
-    return Figure(low, "USD", "assumed", "at the same utilization of the GPU", high).to_dict(), share
+    """Money saved, as a figure, and its share of `before`; of hours or work where no money is known."""
+    measure = next((key for key in ("money", "hours", "flops") if before.get(key) is not None), None)
+    if measure is None:
+        return None, 0.0
+    was, now = ends(before[measure]), ends(after[measure])
+    share = 1 - sum(now) / sum(was) if sum(was) else 0.0
+    if measure != "money":
+        return None, share
+    saved = Figure(was[0] - now[0], "USD", "assumed", "at the speeds of either", was[1] - now[1])
+    return saved.to_dict(), share
 
 
 def _memory(cost: dict[str, Any]) -> dict[str, Any] | None:
@@ -313,7 +321,7 @@ def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
     best = next(card for card in alike if chosen["maker"] in ("", card["maker"]))
     if best["chosen"]:
         return None
-    saves, share = saving(chosen | {"flops": {"value": 0.0}}, best)
+    saves, share = saving(chosen, best)
     if share < WORTH or saves is None or saves["value"] < WORTH_MOVING_USD:
         return None
     why = f"{money(best['money'])} in {hours(best['wall_hours'])}, at the price of {best['price']}"

@@ -20,13 +20,13 @@ from tokpack.cost import (
     flops,
     gpu_price,
     memory,
-    run_plan,
     slot_table,
 )
 from tokpack.cost.gpus import GIB
 from tokpack.cost.memory import Loss
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
 from tokpack.report.advice import advise, cards, curve, managed, saving
+from tokpack.report.planned_run import micro_batch, micro_batches, plan_of, settings_of
 from tokpack.report.training import Documents, Training, count, figure
 
 LOSSES: tuple[Loss, Loss] = ("chunked", "copied")
@@ -38,11 +38,14 @@ def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None
     if not documents.rows:
         return None
     checkpointing = training.checkpointing(documents.capacity)
-    table = comparison(training, documents, checkpointing)
     plan = plan_of(training, documents)
-    points = curve(training, documents)
     fit = memory_of(training, documents.capacity, checkpointing)
-    final = training.run(documents.pieces, documents.rows, checkpointing)
+    rows_at_once = micro_batch(training, documents, checkpointing)
+    tokens_at_once = rows_at_once * documents.capacity
+    final = training.run(
+        documents.pieces, micro_batches(documents.rows, tokens_at_once, documents.capacity), checkpointing
+    )
+    table = comparison(training, documents, checkpointing, tokens_at_once)
     cost = {
         "model": _model(training),
         "gpu": _gpu(training),
@@ -57,15 +60,14 @@ def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None
             "batch_size": training.settings.batch_size,
             "accumulation": training.settings.accumulation,
             "learning_rate": training.settings.learning_rate,
-            "mfu": list(training.settings.mfu),
         },
         "estimate": final.to_dict() | {"money": training.money(final)} if final else None,
         "calibrated": training.calibration is not None,
         "comparison": table,
         "saved_share": saved_share(table),
         "memory": fit,
-        "run_plan": plan_data(training, plan, micro_batch(training, documents, checkpointing), checkpointing),
-        "curve": points,
+        "run_plan": plan_data(training, plan, rows_at_once, checkpointing),
+        "curve": curve(training, documents, tokens_at_once),
         "cards": cards(training, documents),
         "api": managed(training, documents),
     }
@@ -107,8 +109,13 @@ def _peak(gpu: Gpu) -> dict[str, Any] | None:
     return Figure(gpu.tflops, "TFLOP/s", "assumed", f"dense {gpu.dtype}, from data sheets").to_dict()
 
 
-def comparison(training: Training, documents: Documents, checkpointing: bool) -> list[dict[str, Any]]:
-    """The ways to train on the same data: padded, sorted, packed, packed and cleaned."""
+def comparison(
+    training: Training, documents: Documents, checkpointing: bool, tokens_at_once: int
+) -> list[dict[str, Any]]:
+    """The ways to train on the same data: padded, sorted, packed, packed and cleaned.
+
+    `tokens_at_once`: slots of a micro-batch of packed rows.
+    """
     settings, capacity = training.settings, documents.capacity
     raw = np.minimum(documents.raw, capacity)
     untouched = len(raw) == len(documents.pieces) and bool(np.array_equal(raw, documents.pieces))
@@ -121,7 +128,7 @@ def comparison(training: Training, documents: Documents, checkpointing: bool) ->
         cleaned_lengths=None if untouched else documents.pieces,
         cleaned_rows=None if untouched else documents.rows,
     )
-    ways = [_way(training, row, untouched, checkpointing) for row in table]
+    ways = [_way(training, row, untouched, checkpointing, capacity, tokens_at_once) for row in table]
     padded = next(way for way in ways if way["key"] == PADDED_LONGEST)
     for way in ways:
         money, share = saving(padded, way)
@@ -130,10 +137,17 @@ def comparison(training: Training, documents: Documents, checkpointing: bool) ->
     return ways
 
 
-def _way(training: Training, row: SlotRow, untouched: bool, checkpointing: bool) -> dict[str, Any]:
+def _way(
+    training: Training,
+    row: SlotRow,
+    untouched: bool,
+    checkpointing: bool,
+    capacity: int,
+    tokens_at_once: int,
+) -> dict[str, Any]:
     settings, micro = training.settings, training.settings.batch_size
     packed = row.name in (PACKED, PACKED_CLEANED)
-    batches = row.rows if packed else row.steps
+    batches = micro_batches(row.rows, tokens_at_once, capacity) if packed else row.steps
     run = training.run(row.widths, batches, checkpointing)
     steps = settings_of(training, row.widths.size, row.rows).equal.steps if packed else None
     if steps is None:
@@ -157,6 +171,7 @@ def _way(training: Training, row: SlotRow, untouched: bool, checkpointing: bool)
         "flops": figure(run.flops) if run else count(work.total * settings.epochs, "FLOPs"),
         "hours": figure(run.gpu_hours) if run else None,
         "wall_hours": figure(run.wall_hours) if run else None,
+        "tokens_per_second": figure(run.tokens_per_second) if run else None,
         "money": training.money(run),
         "energy": figure(run.energy) if run else None,
     }
@@ -174,41 +189,10 @@ def way_name(key: str, batch_size: int, untouched: bool) -> str:
 
 
 def saved_share(table: list[dict[str, Any]]) -> dict[str, Any]:
-    """FLOPs that cleaning and packing save of what padded batches take: the share of hours and money, too."""
-    before = next(way for way in table if way["key"] == PADDED_LONGEST)["flops"]["value"]
-    note = "of the FLOPs of padded batches; hours and money alike while the GPU's utilization is the same"
-    return count(1 - table[-1]["flops"]["value"] / before if before else 0.0, "share", note)
-
-
-def settings_of(training: Training, documents: int, rows: int, fill_unpacked: float | None = None) -> RunPlan:
-    settings = training.settings
-    return run_plan(
-        documents=documents,
-        packed_rows=rows,
-        batch_size=settings.batch_size,
-        accumulation=settings.accumulation,
-        gpu_count=settings.gpu_count,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        fill_unpacked=fill_unpacked,
-    )
-
-
-def plan_of(training: Training, documents: Documents) -> RunPlan:
-    """The run plan of the pieces: what packing alone changes."""
-    padded = slot_table(documents.pieces, documents.capacity, training.settings.batch_size, documents.rows)[1]
-    return settings_of(training, len(documents.pieces), documents.rows, padded.fill)
-
-
-def micro_batch(training: Training, documents: Documents, checkpointing: bool) -> int:
-    """Rows of a micro-batch: as many as memory holds, so that samples per step stay as the plan has them."""
-    plan = plan_of(training, documents).equal
-    whole = plan.micro_batch * plan.accumulation
-    most = 1
-    if training.gpu is not None:
-        tokens = training.fit(documents.capacity, training.gpu, checkpointing).max_tokens
-        most = max(1, tokens // documents.capacity)
-    return max(n for n in range(1, whole + 1) if whole % n == 0 and n <= most)
+    """What cleaning and packing save of padded batches: of the hours, or of the FLOPs without a GPU."""
+    share = table[-1]["saved"]["share"]["value"]
+    of = "FLOPs" if table[-1]["hours"] is None else "GPU-hours"
+    return count(share, "share", f"of the {of} of padded batches")
 
 
 def plan_data(training: Training, plan: RunPlan, micro: int, checkpointing: bool) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from tokpack.report.cost_words import (
     measured,
     money,
     priced,
+    speed,
     timed,
+    utilization,
 )
 from tokpack.report.what_if import what_if
 from tokpack.report.words import share
@@ -184,13 +186,15 @@ def _assumptions(cost: dict[str, Any]) -> list[tuple[str, str, str]]:
     if cost["calibrated"]:
         out.append(("Speed", "measured", one_line(cost["estimate"]["gpu_hours"]["note"], 200)))
     elif gpu:
-        low, high = cost["recipe"]["mfu"]
+        reached = cost["estimate"]["utilization"]
         out += [
             ("Peak", f"{gpu['peak']['value']:g} TFLOP/s", one_line(gpu["peak"]["note"], 200)),
-            ("Utilization", f"{low:.0%} to {high:.0%}", "of the peak, the same for every way to train"),
+            ("Speed", speed(cost["estimate"]), "of one GPU, packed"),
+            ("Utilization", utilization(cost), f"of the peak, packed: {one_line(reached['note'], 200)}"),
         ]
-    if cost["method"]["weights"] == "nf4":
-        out.append(("NF4", "10%", "more work to restore 4-bit weights"))
+    if cost["estimate"]:
+        start = hours(cost["estimate"]["startup"])
+        out.append(("Start", start, "of each GPU, until the first step; in all hours"))
     if cost["memory"]["usable"]:
         out.append(("Memory", "95%", "of what the GPU's driver reports can be used, less 0.6 GiB for CUDA"))
     whole = cost["memory"]["whole_logits"]

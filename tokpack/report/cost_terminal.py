@@ -98,8 +98,9 @@ def cost_details(cost: dict[str, Any]) -> list[RenderableType]:
 
 SOURCES = (
     "Computed: parameters, slots, FLOPs, steps, memory of weights and activations. Assumed: peak and price of"
-    " the GPU (dated tables in the package), the share of the peak that is reached, the same for all ways to"
-    " train, and the overhead of NF4. --json names the source of every figure."
+    " the GPU (dated tables in the package), the share of the peak that is reached (from published speeds, by"
+    " size of a micro-batch), and the start. --calibrate on the rented card measures it first, and keeps it."
+    " --json names the source of every figure."
 )
 MEASURED = (
     "Computed: parameters, slots, FLOPs, steps, memory of weights and activations. Measured: the speed of"

@@ -107,7 +107,19 @@ def _explanation(cost: dict[str, Any]) -> str:
     where = f"on one {gpus}" if cost["gpu"]["count"] == 1 else f"on {cost['gpu']['count']} {gpus}"
     if not priced(cost):
         return f"On {where[3:]}, as measured. {much} ({hours(padded['wall_hours'])}). --gpu-price adds money."
-    return f"{hours(final['wall_hours'])} {where}. {much} ({money(padded['money'])})."
+    return f"{hours(final['wall_hours'])} {where}, {speed(final)}. {much} ({money(padded['money'])})."
+
+
+def speed(run: dict[str, Any]) -> str:
+    """`2,100 to 4,300 tokens/s`, of one GPU."""
+    low, high = (f"{float(f'{value:.2g}'):,.0f}" for value in ends(run["tokens_per_second"]))
+    return f"{low} tokens/s" if low == high else f"{low} to {high} tokens/s"
+
+
+def utilization(cost: dict[str, Any]) -> str:
+    """`31% to 48%`."""
+    low, high = (f"{end:.0%}" for end in ends(cost["estimate"]["utilization"]))
+    return low if low == high else f"{low} to {high}"
 
 
 def _setting(cost: dict[str, Any]) -> str:
@@ -125,8 +137,7 @@ def _setting(cost: dict[str, Any]) -> str:
         text += f"; ${amount(cost['gpu']['price']['value'])} per GPU-hour"
     if cost["calibrated"]:
         return f"{text}; {cost['estimate']['gpu_hours']['note']}."
-    low, high = recipe["mfu"]
-    return f"{text}; {low:.0%} to {high:.0%} of the GPU's peak is assumed."
+    return f"{text}; {utilization(cost)} of the GPU's peak is assumed."
 
 
 def _service(cost: dict[str, Any]) -> str:

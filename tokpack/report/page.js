@@ -45,7 +45,7 @@ if (whatIf) {
     const more = number("epochs") / Number(whatIf.dataset.epochs);
     const given = number("utilization");
     const hours = (given ? [length.ideal / (given / 100), length.ideal / (given / 100)] : [length.low, length.high]).map(
-      (value) => Number(value) * more,
+      (value, end) => Number(value) * more + Number(end ? whatIf.dataset.startHigh : whatIf.dataset.startLow),
     );
     const price = number("price");
     const steps = Math.ceil(Math.ceil(Number(length.rows) / Math.max(1, number("rows"))) * number("epochs"));

@@ -33,6 +33,7 @@ from tokpack.cost.hf_config import max_positions
 from tokpack.cost.memory import Loss
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
+from tokpack.kept_speeds import kept_speed
 
 Lengths = npt.NDArray[np.integer[Any]]
 KBIT_HEAD_BYTES = 4
@@ -100,7 +101,7 @@ class Training:
             epochs=settings.epochs,
             checkpointing=checkpointing,
             micro_batches=micro_batches,
-            mfu=(settings.mfu[0], settings.mfu[1]),
+            mfu=(settings.mfu[0], settings.mfu[1]) if settings.mfu else None,
             gpu_count=settings.gpu_count,
             price_usd_h=own_price if gpu is None else None,
             calibration=self.calibration if gpu is None else None,
@@ -170,16 +171,18 @@ def load_training(settings: CostConfig, measured: bool = False) -> Training | No
         raise UsageError("a price without a GPU", where="--gpu-price", hint="add --gpu NAME")
     shape = ModelShape.from_config(path)
     apis = load_apis(settings.apis or None)
+    method = Method(kind=settings.method, rank=settings.rank)
     return Training(
         settings=settings,
         name=model_name(settings.model),
         shape=shape,
         max_positions=max_positions(path),
-        method=Method(kind=settings.method, rank=settings.rank),
+        method=method,
         gpu=gpu,
         gpus=gpus,
         apis=apis,
         api=_service(settings.api, apis, shape) if settings.api else None,
+        calibration=kept_speed(gpu, shape, method) if gpu and not (measured or settings.mfu) else None,
     )
 
 

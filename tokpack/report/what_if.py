@@ -1,5 +1,6 @@
-"""Inputs of the page that recompute the bill: it is linear in price, epochs and 1 / utilization, and each
-length of a row was costed already. The arithmetic is in page.js; here are its figures."""
+"""Inputs of the page that recompute the bill: without the start it is linear in price, epochs and
+1 / utilization, and each length of a row was costed already. The arithmetic is in
+page.js; here are its figures."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ class Length:
     rows: int
     low_hours: float
     high_hours: float
+    """GPU-hours without the start."""
     ideal_hours: float
-    """GPU-hours at all of the card's peak; 0 where no peak is known."""
+    """GPU-hours at all of the card's peak, without the start; 0 where no peak is known."""
     fits: bool
 
 
@@ -32,6 +34,8 @@ class WhatIf:
     """On all GPUs."""
     gpu_count: int
     current: int
+    start_hours: tuple[float, float]
+    """GPU-hours of the start, low and high."""
     lengths: list[Length]
 
 
@@ -41,22 +45,26 @@ def what_if(cost: dict[str, Any]) -> WhatIf | None:
         return None
     use, gpu = cost["run_plan"]["use"], cost["gpu"]
     peak = gpu["peak"]["value"] * 1e12 * 3600 if gpu.get("peak") else 0.0
-    lengths = [
-        Length(
+    low_start, high_start = (gpu["count"] * end for end in ends(cost["estimate"]["startup"]))
+    lengths = []
+    for point in cost["curve"]["points"]:
+        low, high = ends(point["hours"])
+        low = max(0.0, low - low_start)
+        length = Length(
             capacity=point["capacity"],
             rows=point["rows"]["value"],
-            low_hours=ends(point["hours"])[0],
-            high_hours=ends(point["hours"])[1],
+            low_hours=low,
+            high_hours=max(low, high - high_start),
             ideal_hours=point["flops"]["value"] / peak if peak else 0.0,
             fits=point["fits"] is not False,
         )
-        for point in cost["curve"]["points"]
-    ]
+        lengths.append(length)
     return WhatIf(
         price=gpu["price"]["value"],
         epochs=cost["recipe"]["epochs"],
         rows_per_step=use["micro_batch"] * use["accumulation"] * use["gpu_count"],
         gpu_count=gpu["count"],
         current=cost["curve"]["current"],
+        start_hours=(low_start, high_start),
         lengths=lengths,
     )

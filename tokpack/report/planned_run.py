@@ -1,0 +1,44 @@
+"""The run that packing leaves: its steps, and the rows of a micro-batch."""
+
+from __future__ import annotations
+
+import math
+
+from tokpack.cost import Gpu, RunPlan, run_plan, slot_table
+from tokpack.report.training import Documents, Training
+
+
+def settings_of(training: Training, documents: int, rows: int, fill_unpacked: float | None = None) -> RunPlan:
+    settings = training.settings
+    return run_plan(
+        documents=documents,
+        packed_rows=rows,
+        batch_size=settings.batch_size,
+        accumulation=settings.accumulation,
+        gpu_count=settings.gpu_count,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        fill_unpacked=fill_unpacked,
+    )
+
+
+def plan_of(training: Training, documents: Documents) -> RunPlan:
+    """The run plan of the pieces: what packing alone changes."""
+    padded = slot_table(documents.pieces, documents.capacity, training.settings.batch_size, documents.rows)[1]
+    return settings_of(training, len(documents.pieces), documents.rows, padded.fill)
+
+
+def micro_batch(training: Training, documents: Documents, checkpointing: bool, gpu: Gpu | None = None) -> int:
+    """Rows of a micro-batch: as many as memory holds, so that samples per step stay as the plan has them."""
+    plan, card = plan_of(training, documents).equal, gpu or training.gpu
+    whole = plan.micro_batch * plan.accumulation
+    most = 1
+    if card is not None:
+        tokens = training.fit(documents.capacity, card, checkpointing).max_tokens
+        most = max(1, tokens // documents.capacity)
+    return max(n for n in range(1, whole + 1) if whole % n == 0 and n <= most)
+
+
+def micro_batches(rows: int, tokens: int, capacity: int) -> int:
+    """Micro-batches of about `tokens` that `rows` of `capacity` make, whole rows each."""
+    return math.ceil(rows / max(1, tokens // capacity))
