@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import tokpack
 from tokpack.activity import Activity, Task, duration
+from tokpack.artefact.merging import merge
+from tokpack.artefact.repacking import repack
+from tokpack.export import export
 
 
 class Heard(io.StringIO):
@@ -116,3 +121,24 @@ def test_an_error_takes_the_display_away() -> None:
 )
 def test_durations_are_told_as_people_do(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+def test_merge_repack_and_export_say_how_far_they_are(qwen: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    roles = ("user", "assistant")
+    rows = [{"messages": [{"role": role, "content": f"number {n}"} for role in roles]} for n in range(9)]
+    tokpack.pack(rows, packed, tokenizer=str(qwen), max_length=64)
+    told: dict[str, int] = {}
+
+    class Listener(Activity):
+        def advance(self, task: Task, amount: int, figures: str = "") -> None:
+            super().advance(task, amount, figures)
+            told[task.what] = round(100 * task.done / (task.total or 1))
+
+    def listener() -> Listener:
+        return Listener(console=Console(file=io.StringIO()))
+
+    repack(packed, tmp_path / "repacked", max_length=32, tell=listener())
+    merge([packed, packed], tmp_path / "merged", tell=listener())
+    export(packed, "trl", tmp_path / "trl", tell=listener())
+    assert told == {"writing train rows": 100, "exporting to trl": 100}

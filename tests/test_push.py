@@ -77,6 +77,17 @@ def test_it_is_fetched_once_and_anew_when_it_changed(packed, memory, tmp_path):
     assert tokpack.open_packed(MEMORY).manifest["capacity"] == 512
 
 
+def test_shards_of_what_is_replaced_do_not_stay(packed, memory, tmp_path):
+    push(packed, MEMORY)
+    tokpack.repack(packed, tmp_path / "other", shard_format="parquet")
+    memory.pipe("/store/packed/data-of-mine.txt", b"mine")
+    push(tmp_path / "other", MEMORY, overwrite=True)
+    shards = [name for name in memory.find("/store/packed") if "/data-" in name]
+    assert "/store/packed/data-of-mine.txt" in shards
+    assert not [name for name in shards if name.endswith(".arrow")]
+    assert tokpack.verify(MEMORY).ok
+
+
 def test_a_changed_byte_is_found_while_fetching_and_leaves_nothing(packed, memory, tmp_path):
     push(packed, MEMORY)
     memory.pipe("/store/packed/dropped.parquet", b"other")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
 from tokpack.config import (
+    CheckpointingMode,
     Config,
     ExactKey,
     Format,
@@ -130,6 +131,10 @@ class BillOptions(TypedDict, total=False):
     gpu_price: Annotated[float | None, "Dollars per GPU-hour; the table's when not given."]
     gpu_count: Annotated[int | None, "GPUs that train at once (default 1)."]
     method: Annotated[Method | None, "How the model is trained (default qlora)."]
+    rank: Annotated[int | None, "LoRA rank (default 16)."]
+    checkpointing: Annotated[
+        CheckpointingMode | None, "Gradient checkpointing (default auto: where a row does not fit without)."
+    ]
     epochs: Annotated[float | None, "Passes over the data (default 1)."]
     batch_size: Annotated[int | None, "Documents per GPU and micro-batch before packing (default 8)."]
     accumulation: Annotated[int | None, "Micro-batches per optimizer step (default 1)."]
@@ -223,6 +228,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "gpu_price": ("cost", "gpu_price"),
     "gpu_count": ("cost", "gpu_count"),
     "method": ("cost", "method"),
+    "rank": ("cost", "rank"),
+    "checkpointing": ("cost", "checkpointing"),
     "epochs": ("cost", "epochs"),
     "batch_size": ("cost", "batch_size"),
     "accumulation": ("cost", "accumulation"),

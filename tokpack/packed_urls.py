@@ -151,6 +151,7 @@ def push(
                 fs, root = _file_system(url)
                 if there is not None:
                     fs.rm_file(f"{root}/{SUMS}")  # until the new sums are there, it is no packed dataset
+                _remove_shards(fs, root, set(files))
                 for name in files:
                     fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
                     fs.put_file(str(artefact.folder / name), f"{root}/{name}")
@@ -182,6 +183,19 @@ def _push_to_hub(repo: str, inside: str, folder: Path, files: list[str], card: b
     deletes = [CommitOperationDelete(name) for name in old if name not in new]
     message = "Packed dataset, by tokpack push"
     api.create_commit(repo, [*deletes, *adds], commit_message=message, repo_type="dataset")
+
+
+def _remove_shards(fs: Any, root: str, keep: set[str]) -> None:
+    """Those of a packed dataset that is replaced, under names that the new one does not write."""
+    for inside in ("", "validation/"):
+        try:
+            found = fs.ls(f"{root}/{inside}".rstrip("/"), detail=False)
+        except FileNotFoundError:
+            continue
+        for path in found:
+            name = inside + str(path).rstrip("/").rpartition("/")[2]
+            if _is_shard(name, "") and name not in keep:
+                fs.rm_file(path)
 
 
 def _is_shard(name: str, at: str) -> bool:

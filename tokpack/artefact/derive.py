@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tokpack import ledger as ledgers
 from tokpack import schema
+from tokpack.activity import Activity
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import WriteConfig
@@ -24,9 +24,6 @@ from tokpack.sums import file_sha256
 MERGED = "merged"
 """Planner in the manifest of a merged artefact: its rows were planned apart."""
 
-Progress = Callable[[int], None]
-"""Called with the number of tokens written since the last call."""
-
 
 def write_derived(
     out: Path,
@@ -36,7 +33,7 @@ def write_derived(
     dealt: dict[str, Any],
     record: dict[str, Any],
     sources: list[Artefact],
-    progress: Progress = lambda tokens: None,
+    tell: Activity,
 ) -> None:
     """Shards, report, manifest, sums. dropped.parquet, quarantine.jsonl and tokenizer are there already.
 
@@ -44,9 +41,9 @@ def write_derived(
     when the ledger does not add up; then nothing is finished.
     """
     settings = WriteConfig(**record["config"]["write"])
-    written = write_shards(
-        out, layout, stored.placement, stored.batches, schema.packed_schema(record), settings, progress
-    )
+    columns = schema.packed_schema(record)
+    with tell.doing(f"writing {record['split']} rows", plan.tokens, "M tokens", 1_000_000) as advance:
+        written = write_shards(out, layout, stored.placement, stored.batches, columns, settings, advance)
     ledger = record["ledger"]
     total = written.rows * plan.capacity
     ledger["slots"] = {

@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tokpack import schema
+from tokpack.activity import Activity, default_activity
 from tokpack.artefact.derive import (
     MERGED,
     check_out,
@@ -54,13 +55,14 @@ def merge(
     keep_order: bool = False,
     overwrite: bool = False,
     check: bool = True,
+    tell: Activity | None = None,
 ) -> Artefact:
     """Write the rows of all `artefacts` into the new artefact `out`. `check`: their shards' sums first.
 
     Raises UsageError when they differ in what they must share, naming the first difference.
     """
     parts = [part if isinstance(part, Artefact) else Artefact(local_folder(part)) for part in artefacts]
-    out = Path(out)
+    out, tell = Path(out), tell or default_activity()
     _check_alike(parts)
     check_out(out, parts)
     for part in parts if check else []:
@@ -73,8 +75,8 @@ def merge(
             inside = folder / schema.VALIDATION
             inside.mkdir()
             validations, held_bases, held_names = (list(column) for column in zip(*held, strict=True))
-            _write(inside, validations, held_bases, held_names, seed, keep_order)
-        _write(folder, parts, bases, names, seed, keep_order)
+            _write(inside, validations, held_bases, held_names, seed, keep_order, tell)
+        _write(folder, parts, bases, names, seed, keep_order, tell)
         write_inputs(folder, parts)
     return Artefact(out)
 
@@ -86,6 +88,7 @@ def _write(
     names: list[dict[str, str]],
     seed: int,
     keep_order: bool,
+    tell: Activity,
 ) -> None:
     stored = StoredPieces.of(parts, bases)
     capacity = parts[0].manifest["capacity"]
@@ -100,7 +103,7 @@ def _write(
     parts[0].copy_tokenizer(out)
     _join_dropped(out, parts, bases, names)
     _join_quarantine(out, parts, bases, names)
-    write_derived(out, stored, stored.in_rows(order), plan, dealt, record, parts)
+    write_derived(out, stored, stored.in_rows(order), plan, dealt, record, parts, tell)
 
 
 def _check_alike(parts: list[Artefact]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tokpack import schema
+from tokpack.activity import Activity, default_activity
 from tokpack.artefact.derive import (
     MERGED,
     check_out,
@@ -54,6 +55,7 @@ def repack(
     seed: int | None = None,
     overwrite: bool = False,
     check: bool = True,
+    tell: Activity | None = None,
 ) -> Artefact:
     """Write the documents of `artefact` into new rows, as the artefact `out`.
 
@@ -62,7 +64,7 @@ def repack(
     are compared first. Raises UsageError when `max_length` is smaller than the longest document.
     """
     source = artefact if isinstance(artefact, Artefact) else Artefact(local_folder(artefact))
-    out = Path(out)
+    out, tell = Path(out), tell or default_activity()
     check_out(out, [source])
     if check:
         source.check_sums()
@@ -104,8 +106,8 @@ def repack(
         if source.validation is not None:
             inside = folder / schema.VALIDATION
             inside.mkdir()
-            _write(inside, source.validation, config)
-        _write(folder, source, config)
+            _write(inside, source.validation, config, tell)
+        _write(folder, source, config, tell)
         write_inputs(folder, [source])
     return Artefact(out)
 
@@ -134,7 +136,7 @@ def lost_to_length(artefact: Artefact) -> str:
     return f"{said} stay out: they are not in the artefact" if said else ""
 
 
-def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
+def _write(out: Path, source: Artefact, config: dict[str, Any], tell: Activity) -> None:
     stored = StoredPieces.of([source]).by_document()
     capacity, planner = config["truncate"]["max_length"], config["plan"]["planner"]
     limit = config["plan"]["max_docs_per_row"] or None
@@ -157,7 +159,7 @@ def _write(out: Path, source: Artefact, config: dict[str, Any]) -> None:
         "derived": {"by": "repack", "from": [origin(source)]},
     }
     layout = Layout.of(plan.row_of_doc, order)
-    write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source])
+    write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source], tell)
 
 
 def _check_fits(parts: list[Artefact], config: dict[str, Any]) -> None:

@@ -138,8 +138,8 @@ def export(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Write an artefact in another trainer's layout, with its settings and a check that they take effect."""
-    with activity(quiet, "tokpack.export") as (tell, exports), tell.doing(f"exporting to {to}"):
-        written = exports.export(artefact, to, out, overwrite=overwrite, check=not no_check)
+    with activity(quiet, "tokpack.export") as (tell, exports):
+        written = exports.export(artefact, to, out, overwrite=overwrite, check=not no_check, tell=tell)
     typer.echo(written)
     say("how to check and start it: README.md in that folder", quiet)
 
@@ -162,7 +162,7 @@ def merge(
         activity(quiet, "tokpack.artefact.merging") as (tell, merging),
         tell.doing(f"merging {len(artefacts)} packed datasets"),
     ):
-        merged = merging.merge(artefacts, out, check=not no_check, **settings)
+        merged = merging.merge(artefacts, out, check=not no_check, tell=tell, **settings)
     _written(merged, out, quiet)
     say("note: duplicates across the artefacts are not looked for", quiet)
 
@@ -194,7 +194,7 @@ def repack(
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
     settings |= {"max_docs_per_row": max_docs_per_row, "overwrite": overwrite}
     with activity(quiet, "tokpack.artefact.repacking") as (tell, repacking), tell.doing("repacking"):
-        repacked = repacking.repack(artefact, out, check=not no_check, **settings)
+        repacked = repacking.repack(artefact, out, check=not no_check, tell=tell, **settings)
     _written(repacked, out, quiet)
     if lost := repacking.lost_to_length(repacked):
         say(f"note: {lost}", quiet)

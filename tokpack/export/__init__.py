@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tokpack.activity import Activity, default_activity
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.errors import UsageError, writing
 from tokpack.export.axolotl import export as to_axolotl
+from tokpack.export.common import rows_told_to
 from tokpack.export.llamafactory import export as to_llamafactory
 from tokpack.export.megatron import export as to_megatron
 from tokpack.export.megatron_bridge import export as to_megatron_bridge
@@ -49,6 +51,7 @@ def export(
     *,
     overwrite: bool = False,
     check: bool = True,
+    tell: Activity | None = None,
 ) -> Path:
     """Write `artefact` into the new folder `out` for the trainer `to`, and return the folder.
 
@@ -58,7 +61,7 @@ def export(
     OutputError where `out` cannot be written.
     """
     artefact = artefact if isinstance(artefact, Artefact) else Artefact(local_folder(artefact))
-    out = Path(out)
+    out, tell = Path(out), tell or default_activity()
     exporter = resolve("exporter", to, EXPORTERS)
     if is_preference(artefact.manifest) and exporter in EXPORTERS.values():
         raise UsageError(
@@ -70,8 +73,14 @@ def export(
         raise UsageError("the output lies in the artefact", where=str(out), hint="give -o another folder")
     if check:
         artefact.check_sums()
+    parts = [part for part in (artefact, artefact.validation) if part is not None]
+    rows = sum(int(part.manifest["rows"]) for part in parts)
     with writing(out, resumes=False), fresh_folder(out, overwrite, exported_files) as folder:
-        exporter(artefact, folder)
+        with (
+            (tell or default_activity()).doing(f"exporting to {to}", rows, "rows") as advance,
+            rows_told_to(advance),
+        ):
+            exporter(artefact, folder)
         write_json(
             folder / RECORD,
             {

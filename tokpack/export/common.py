@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from tokpack.stages.write import dataset_files, write_json
 
 Int32 = npt.NDArray[np.int32]
 SCRIPTS = Path(__file__).parent / "scripts"
+ROWS_READ: ContextVar[Callable[[int], None]] = ContextVar("ROWS_READ", default=lambda rows: None)
+"""Whom to tell of rows that an export has read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,25 @@ def splits(artefact: Artefact) -> dict[str, Artefact]:
     return parts
 
 
+@contextmanager
+def rows_told_to(advance: Callable[[int], None]) -> Iterator[None]:
+    """The rows that `shards` reads inside are told to `advance`."""
+    before = ROWS_READ.set(advance)
+    try:
+        yield
+    finally:
+        ROWS_READ.reset(before)
+
+
 def shards(artefact: Artefact) -> Iterator[Iterator[pa.RecordBatch]]:
     """The record batches of each shard."""
-    yield from artefact.shards()
+    for shard in artefact.shards():
+        yield map(_told, shard)
+
+
+def _told(record: pa.RecordBatch) -> pa.RecordBatch:
+    ROWS_READ.get()(record.num_rows)
+    return record
 
 
 def write_datasets(
