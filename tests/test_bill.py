@@ -27,7 +27,7 @@ from tokpack.cost import (
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
 from tokpack.errors import UsageError
-from tokpack.report.advice import advise_near_duplicates, curve, remedy
+from tokpack.report.advice import advise_near_duplicates, curve
 from tokpack.report.bill import LOSSES, make_cost
 from tokpack.report.cost_charts import curve_chart
 from tokpack.report.cost_words import cost_words, ends, money
@@ -174,7 +174,7 @@ def test_a_row_that_does_not_fit_says_what_to_change_first() -> None:
     assert cost["recommendations"][0]["key"] == "memory"
     assert cost["recommendations"][0]["urgent"]
     fit = fits(run.shape, find_gpu("t4"), 2048, method=run.method, checkpointing=True, loss="chunked")
-    assert cost["memory"]["advice"] == list(fit.advice)
+    assert [remedy["do"] for remedy in cost["memory"]["advice"]] == [remedy.words for remedy in fit.advice]
     assert cost["curve"]["recommended"] is None
     assert "does not fit" in cost_words(cost).headline
 
@@ -247,10 +247,11 @@ def test_every_remedy_for_too_little_memory_has_its_flag(method: str) -> None:
     for gpu in ("t4", "a10", "l4", "h200"):
         for capacity in (8192, 65_536):
             fit = fits(shape, find_gpu(gpu), capacity, method=planned(method=method).method)
-            for line in fit.advice:
-                assert ("shard" in line) == (not remedy(line)), line
-    assert remedy("a capacity of 3072 tokens fits as it is") == "--max-length 3072"
-    assert remedy("A100-80GB (80 GB) holds it as it is") == "--gpu A100-80GB"
+            for remedy in fit.advice:
+                assert ("shard" in remedy.words) == (not remedy.flag), remedy
+                for kind in ("--gpu ", "--max-length "):
+                    if remedy.flag.startswith(kind):
+                        assert remedy.flag.removeprefix(kind) in remedy.words
 
 
 def test_full_batches_are_advised_not_to_be_packed() -> None:

@@ -79,7 +79,7 @@ def test_hostile_names_do_nothing_in_terminal_and_page() -> None:
     data = hostile(planned(name=HOSTILE))
     data["cost"]["gpu"]["key"] = data["cost"]["cards"][0]["key"] = HOSTILE
     data["cost"]["gpu"]["price"]["note"] = data["cost"]["api"][0]["provider"] = HOSTILE
-    data["cost"]["memory"]["advice"] = [HOSTILE]
+    data["cost"]["memory"]["advice"] = [{"do": HOSTILE, "flag": HOSTILE}]
     data["cost"]["memory"]["fits"] = False
     data["cost"]["model"]["notes"] = data["cost"]["run_plan"]["warnings"] = [HOSTILE]
     drawn = page(data)

@@ -10,7 +10,7 @@ from tokpack.cost.estimate import Calibration, Estimate, api_cost, compare, esti
 from tokpack.cost.figure import Figure
 from tokpack.cost.flops import Flops, attention_pairs, flops, token_cost
 from tokpack.cost.gpus import ApiPrice, Gpu, find_api, find_gpu, gpu_price, load_apis, load_gpus
-from tokpack.cost.memory import Fit, Memory, fits, memory
+from tokpack.cost.memory import Fit, Memory, Remedy, fits, memory
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import Matrix, ModelShape
 from tokpack.cost.run_plan import RunPlan, Settings, run_plan
@@ -30,6 +30,7 @@ __all__ = [
     "Memory",
     "Method",
     "ModelShape",
+    "Remedy",
     "RunPlan",
     "Settings",
     "SlotRow",

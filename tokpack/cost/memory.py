@@ -85,6 +85,14 @@ class Memory:
         return out
 
 
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A change by which a row fits: in words, and the flag that makes it (empty where none does)."""
+
+    words: str
+    flag: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """Whether a micro-batch fits a GPU. `max_tokens` is the largest that does (0: not even the weights)."""
@@ -95,7 +103,7 @@ class Fit:
     memory: Memory
     usable: float
     """Bytes of the GPU the run may use: what its driver reports, less the assumed fragmentation."""
-    advice: tuple[str, ...] = ()
+    advice: tuple[Remedy, ...] = ()
 
 
 def memory(
@@ -212,8 +220,8 @@ def fits(
 ) -> Fit:
     """Whether one packed row of `capacity` tokens fits, the largest micro-batch that does, what to change.
 
-    The advice is worked out, not canned: each line names a change that makes the row fit, or the smallest GPU
-    of `gpus` (default: the table) that holds it.
+    The advice is worked out, not canned: each remedy is a change that makes the row fit, or the smallest
+    GPU of `gpus` (default: the table) that holds it.
     """
     if capacity < 1:
         raise UsageError(f"capacity must be at least 1 token, not {capacity}", where="capacity")
@@ -227,20 +235,23 @@ def fits(
         return max(0, bisect_right(room, _usable(card), key=lambda n: need(n, how, ckpt).total) - 1)
 
     largest = most(gpu, method, checkpointing)
-    advice: list[str] = []
+    advice: list[Remedy] = []
     if largest < capacity:
-        for words, how, ckpt in _changes(method, checkpointing):
+        for words, flag, how, ckpt in _changes(method, checkpointing):
             tokens = most(gpu, how, ckpt)
             if tokens >= capacity:
-                advice.append(f"{words}: micro-batches up to {tokens} tokens fit")
+                advice.append(Remedy(f"{words}: micro-batches up to {tokens} tokens fit", flag))
         if largest >= 256:
-            advice.append(f"a capacity of {largest // 256 * 256} tokens fits as it is")
+            whole = largest // 256 * 256
+            advice.append(Remedy(f"a capacity of {whole} tokens fits as it is", f"--max-length {whole}"))
         cards = [g for g in (gpus or load_gpus()).values() if most(g, method, checkpointing) >= capacity]
         if cards:
             card = min(cards, key=lambda g: g.memory_gb)
-            advice.append(f"{card.key} ({card.memory_gb:g} GB) holds it as it is")
+            advice.append(
+                Remedy(f"{card.key} ({card.memory_gb:g} GB) holds it as it is", f"--gpu {card.key}")
+            )
         if not advice:
-            advice.append("no single GPU of the table holds it: shard the model (FSDP, DeepSpeed)")
+            advice.append(Remedy("no single GPU of the table holds it: shard the model (FSDP, DeepSpeed)"))
     return Fit(
         gpu=gpu.key,
         fits=largest >= capacity,
@@ -251,21 +262,24 @@ def fits(
     )
 
 
-def _changes(method: Method, checkpointing: bool) -> list[tuple[str, Method, bool]]:
-    """What a user can change on the same GPU, mildest first; the last is everything together."""
+def _changes(method: Method, checkpointing: bool) -> list[tuple[str, str, Method, bool]]:
+    """What a user can change on the same GPU, in words and as a flag, mildest first; the last is everything
+    together."""
     small = replace(method, kind="qlora", weights=None)
-    changes: list[tuple[str, Method, bool]] = []
+    changes: list[tuple[str, str, Method, bool]] = []
     if not checkpointing:
-        changes.append(("gradient checkpointing", method, True))
+        changes.append(("gradient checkpointing", "tokpack train --gradient-checkpointing", method, True))
     if method.optimizer == "adamw":
-        changes.append(("an 8-bit optimizer", replace(method, optimizer="adamw_8bit"), checkpointing))
+        eight = replace(method, optimizer="adamw_8bit")
+        changes.append(("an 8-bit optimizer", 'optim = "adamw_8bit" under [trainer]', eight, checkpointing))
     if method.kind == "full":
-        changes.append(("LoRA", replace(method, kind="lora"), checkpointing))
-        changes.append(("LoRA with gradient checkpointing", replace(method, kind="lora"), True))
+        lora = replace(method, kind="lora")
+        changes.append(("LoRA", "--method lora", lora, checkpointing))
+        changes.append(("LoRA with gradient checkpointing", "--method lora", lora, True))
     if method.kind != "qlora":
-        changes.append(("QLoRA", small, checkpointing))
+        changes.append(("QLoRA", "--method qlora", small, checkpointing))
         if not checkpointing:
-            changes.append(("QLoRA with gradient checkpointing", small, True))
+            changes.append(("QLoRA with gradient checkpointing", "--method qlora", small, True))
     return changes
 
 

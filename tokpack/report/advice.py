@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -235,30 +234,11 @@ def _memory(cost: dict[str, Any]) -> dict[str, Any] | None:
     needed, usable = found["parts"]["total"]["value"], found["usable"]["value"]
     return _advice(
         "memory",
-        first,
-        remedy(first),
+        first["do"],
+        first["flag"],
         f"one row needs {needed:.1f} GiB, {cost['gpu']['key']} has {usable:.1f} to use",
         urgent=True,
     )
-
-
-REMEDIES = (
-    (r"gradient checkpointing", "tokpack train --gradient-checkpointing"),
-    (r"an 8-bit optimizer", 'optim = "adamw_8bit" under [trainer]'),
-    (r"QLoRA", "--method qlora"),
-    (r"LoRA", "--method lora"),
-    (r"a capacity of (\d+)", r"--max-length \1"),
-    (r"(\S+) \([\d.]+ GB\) holds", r"--gpu \1"),
-)
-"""How the advice of `cost.fits` begins, and the flag that does it."""
-
-
-def remedy(advice: str) -> str:
-    """The flag for a line of `Fit.advice`; empty where none helps (shard the model)."""
-    for pattern, flag in REMEDIES:
-        if found := re.match(pattern, advice):
-            return found.expand(flag)
-    return ""
 
 
 def _packing(cost: dict[str, Any]) -> dict[str, Any] | None:

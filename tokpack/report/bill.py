@@ -23,7 +23,7 @@ from tokpack.cost import (
     slot_table,
 )
 from tokpack.cost.gpus import GIB
-from tokpack.cost.memory import Loss
+from tokpack.cost.memory import Loss, Remedy
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
 from tokpack.report.advice import advise, cards, curve, managed, saving
 from tokpack.report.planned_run import micro_batch, micro_batches, plan_of, settings_of
@@ -254,13 +254,16 @@ def memory_of(training: Training, capacity: int, checkpointing: bool) -> dict[st
     if training.gpu is None:
         cards = [g for g in training.gpus.values() if training.fit(capacity, g, checkpointing).fits]
         smallest = min(cards, key=lambda g: (g.memory_gb, g.key)) if cards else None
+        holds = smallest and Remedy(
+            f"{smallest.key} ({smallest.memory_gb:g} GB) holds it", f"--gpu {smallest.key}"
+        )
         return both | {
             "fits": None,
             "usable": None,
             "micro_batch_tokens": None,
             "micro_batch_rows": None,
             "padded_fits": None,
-            "advice": [f"{smallest.key} ({smallest.memory_gb:g} GB) holds it"] if smallest else [],
+            "advice": [_remedy(holds)] if holds else [],
         }
     fit = training.fit(capacity, training.gpu, checkpointing)
     padded = training.settings.batch_size * capacity
@@ -272,5 +275,9 @@ def memory_of(training: Training, capacity: int, checkpointing: bool) -> dict[st
         "micro_batch_tokens": Figure(fit.max_tokens, "tokens", "assumed", "largest that fits").to_dict(),
         "micro_batch_rows": Figure(fit.max_tokens // capacity, "rows", "assumed").to_dict(),
         "padded_fits": training.fit(padded, training.gpu, checkpointing, LOSSES[1]).fits,
-        "advice": list(fit.advice),
+        "advice": [_remedy(remedy) for remedy in fit.advice],
     }
+
+
+def _remedy(remedy: Remedy) -> dict[str, str]:
+    return {"do": remedy.words, "flag": remedy.flag}

@@ -71,7 +71,9 @@ def cost_view(cost: dict[str, Any] | None) -> dict[str, Any] | None:
             for service in cost["api"]
         ],
         "memory_advice": [
-            one_line(advice, 200) for advice in cost["memory"]["advice"] if cost["memory"]["fits"] is False
+            one_line(advice["do"], 200)
+            for advice in cost["memory"]["advice"]
+            if cost["memory"]["fits"] is False
         ],
         "assumptions": _assumptions(cost),
         "what_if": what_if(cost),

@@ -154,7 +154,7 @@ def fit_words(cost: dict[str, Any]) -> str:
     needed = found["parts"]["total"]["value"]
     row = f"a row of {cost['curve']['current']:,} tokens"
     if found["fits"] is None:
-        return f"{row} needs {needed:.1f} GiB" + "".join(f"; {advice}" for advice in found["advice"])
+        return f"{row} needs {needed:.1f} GiB" + "".join(f"; {advice['do']}" for advice in found["advice"])
     usable = found["usable"]["value"]
     if not found["fits"]:
         most = found["micro_batch_tokens"]["value"]
