@@ -91,6 +91,85 @@ def test_columns_and_rows_give_the_same_documents(tmp_path_factory, rows):
     assert documents.schema == stage.DOCUMENT_SCHEMA
 
 
+call_texts = st.sampled_from(
+    [
+        *('{"name": "f", "arguments": {"x": 1}}', '{"arguments": {"x": "é"}, "name": "f"}', '{"name": "f"}'),
+        *(
+            '[{"name": "f", "arguments": {}}, {"name": "g", "arguments": "{}"}]',
+            '{"name": ["f", "g"]}',
+            "[{}]",
+        ),
+        *('{"name": "f", "arguments": {"x": NaN, "x": 1e5}}', '{"name": "f", "arguments": null}', "{}", "[]"),
+        *('"{\\"name\\": \\"f\\", \\"arguments\\": {}}"', "", " null ", "f(x)", "{'name': 'f'}", "3", "[3]"),
+        *('{"name": "f", "arguments": {"x": "\\ud83d"}}', '{"name": null, "arguments": {}}', '{"name": 1}'),
+    ]
+)
+tool_texts = st.sampled_from(
+    [
+        *(
+            '[{"name": "f", "description": "\\u00e9"}]',
+            '[{"type":"function","function":{"name":"f"}}]',
+            "[3]",
+        ),
+        *(
+            '{"name": "f"}',
+            "[]",
+            "None",
+            "",
+            "[{'name': 'f'}]",
+            '["{\\"name\\": \\"f\\"}"]',
+            '[{"n": "\\udc00"}]',
+        ),
+    ]
+)
+turn = st.one_of(
+    st.fixed_dictionaries({"from": st.just("human"), "value": text}),
+    st.fixed_dictionaries(
+        {"from": st.just("system"), "value": st.sampled_from(["s", '<tools>"f"', "<tools>"])}
+    ),
+    st.fixed_dictionaries({"from": st.sampled_from(["function_call", " Tool_Call"]), "value": call_texts}),
+    st.fixed_dictionaries({"from": st.just("function_call"), "value": st.none()}, optional={"name": text}),
+)
+tool_row = st.fixed_dictionaries(
+    {"conversations": st.lists(turn, max_size=4)},
+    optional={"tools": st.one_of(tool_texts, st.none()), "system": st.sampled_from(["", "s", '<tools>"f"'])},
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(tool_row, min_size=1, max_size=12))
+def test_columns_and_rows_give_the_same_tools_and_calls(tmp_path_factory, rows):
+    first = {"conversations": [{"from": "human", "value": "hello"}], "tools": "[]", "system": ""}
+    documents, quarantined, shape = run(tmp_path_factory.mktemp("n"), [first, *rows])
+    expected, refused = [], []
+    for number, item in enumerate([first, *rows]):
+        try:
+            document = row_to_document(item, shape)
+            expected.append((number, document.roles, document.contents, document.extra))
+        except RowError as error:
+            refused.append((number, str(error)))
+    assert documents.select("doc_id", "roles", "contents", "extra").rows() == expected
+    assert [(q.doc_id, q.reason) for q in quarantined] == refused
+
+
+def test_texts_of_tools_and_calls_are_read_in_columns(tmp_path, monkeypatch):
+    turns = [
+        {"from": "human", "value": "find x"},
+        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+        {"from": "gpt", "value": "one"},
+    ]
+    rows = [
+        {"conversations": turns, "tools": '[{"name": "f"}]'},
+        {"conversations": turns[::2], "tools": "[]"},
+    ]
+    monkeypatch.setattr(stage, "_slow_rows", None)
+    documents, _, _ = run(tmp_path, rows)
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    extra = {"tools": [{"name": "f"}], "messages": [{}, {"tool_calls": [call]}, {}]}
+    assert documents["extra"].to_list() == [json.dumps(extra), None]
+    assert documents["contents"].to_list()[0] == ["find x", "", "one"]
+
+
 @pytest.mark.parametrize(
     ("name", "rows", "roles"),
     [

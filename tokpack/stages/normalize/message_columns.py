@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokpack.stages.normalize.call_columns import NOTHING_MORE
 from tokpack.stages.normalize.roles import CALLS, role_names
 from tokpack.stages.normalize.values import NOTHING
 
 Bools = npt.NDArray[np.bool_]
+ReadCalls = Callable[[Sequence[str]], list[str | None]]
 
 OPENAI = ("role", "content")
 SHAREGPT = ("from", "value")
@@ -44,11 +46,16 @@ def text_column(column: pa.ChunkedArray) -> pl.Series | None:
 
 
 def message_lists(
-    column: pa.ChunkedArray, slow: Bools, reads: Callable[[str], bool] = lambda key: True
-) -> tuple[pl.Series, pl.Series] | None:
-    """(roles, contents), a list a row, of a column of message lists.
+    column: pa.ChunkedArray,
+    slow: Bools,
+    reads: Callable[[str], bool] = lambda key: True,
+    read_calls: ReadCalls | None = None,
+) -> tuple[pl.Series, pl.Series, pl.Series | None] | None:
+    """(roles, contents, further fields), a list a row, of a column of message lists.
 
     Marks in `slow` the rows that hold more in a field that is read; None for a column of another type.
+    `read_calls` makes JSON of further fields from the contents of turns that are calls, None where it cannot;
+    without it, or where no turn of the rows that are not slow is a call, there are no further fields.
     """
     lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if not is_list(lists.type):
@@ -68,15 +75,25 @@ def message_lists(
             odd = odd | (more if reads(field.name) else more & elsewhere)
     odd = odd | (elsewhere & ~filled(roles))
     named = role_names(pl.Series(pl.from_arrow(roles)))
-    odd = odd | named.is_in(CALLS).fill_null(False).to_numpy()
-    roles = named.to_arrow().cast(pa.large_string())
+    calls = named.is_in(CALLS).fill_null(False).to_numpy()
     document_of = np.repeat(np.arange(len(lengths)), lengths)
-    slow[document_of[odd]] = True
     slow |= lists.is_null().to_numpy(zero_copy_only=False)
-    pair = [
-        pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat))) for flat in (roles, contents)
-    ]
-    return pair[0], pair[1]
+    odd = odd | (calls & (~filled(contents) if read_calls else True))
+    slow[document_of[odd]] = True
+    texts = pl.Series(pl.from_arrow(contents))
+    found = None
+    if read_calls and len(places := np.flatnonzero(calls & ~slow[document_of])):
+        read = read_calls(texts.gather(places).to_list())
+        slow[document_of[places[[json is None for json in read]]]] = True
+        nothing = pl.Series([NOTHING_MORE]).new_from_index(0, len(texts))
+        found = _in_lists(nothing.scatter(places, pl.Series(read, dtype=pl.String)), offsets)
+        named, texts = named.scatter(places, "assistant"), texts.scatter(places, "")
+    return _in_lists(named, offsets), _in_lists(texts, offsets), found
+
+
+def _in_lists(flat: pl.Series, offsets: npt.NDArray[np.int64]) -> pl.Series:
+    values = flat.to_arrow().cast(pa.large_string())
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
 
 
 def _keys(messages: pa.Array) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ import base64
 import json
 import string
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,14 @@ import pyarrow as pa
 
 from tokpack.printable import printable
 from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.call_columns import (
+    NOTHING_MORE,
+    calls_json,
+    extra_column,
+    may_be_told,
+    tools_column,
+    tools_json,
+)
 from tokpack.stages.normalize.json_lines import read_json_lines
 from tokpack.stages.normalize.message_columns import (
     filled,
@@ -152,18 +160,22 @@ def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> 
     if columns is None:
         rows = _slow_rows(block, source, table, np.arange(block.rows))
         return _from_rows(block, source, shape, np.arange(block.rows), rows)
-    kind, roles, contents, slow = columns
-    documents = _frame(block, np.arange(block.rows), shape, kind, roles, contents)
-    if not slow.any():
+    documents = _of_columns(block, np.arange(block.rows), shape, columns)
+    if not columns.slow.any():
         return Normalized(documents, [])
-    positions = np.flatnonzero(slow)
+    positions = np.flatnonzero(columns.slow)
     rest = _from_rows(block, source, shape, positions, _slow_rows(block, source, table, positions))
-    fast = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
+    fast = documents.filter(pl.Series(np.repeat(~columns.slow, shape.documents_per_row)))
     return Normalized(pl.concat([fast, rest.documents]).sort("doc_id"), rest.quarantined)
 
 
-_Columns = tuple[str, pl.Series, pl.Series, "np.ndarray[Any, Any]"]
-"""Kind, roles, contents, and the rows that need the slow path."""
+class _Columns(NamedTuple):
+    kind: str
+    roles: pl.Series
+    contents: pl.Series
+    slow: np.ndarray[Any, Any]
+    """Rows that need the slow path."""
+    extra: pl.Series | None = None
 
 
 def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
@@ -171,16 +183,15 @@ def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
     slow = np.zeros(table.num_rows, dtype=bool)
     if shape.row_by_row:
         return None
-    for name in shape.slow_columns & set(table.column_names):
+    tools = tools_column(table, shape) if shape.format in CHATS else None
+    for name in (shape.slow_columns & set(table.column_names)) - {tools}:
         test = says_something if name in shape.may_say_nothing else filled
         slow |= test(table.column(name))
     if shape.format == PREFERENCE:
         pairs = pair_lists(table, shape, slow)
-        return (*pairs, slow) if pairs else None
+        return _Columns(*pairs, slow) if pairs else None
     if shape.format in CHATS:
-        column = table.column(next(iter(shape.columns.values())))
-        lists = message_lists(column, slow, shape.reads)
-        return ("chat", *_after_system(*lists, table, shape, slow), slow) if lists else None
+        return _vectorize_chats(table, shape, tools, slow)
     texts: dict[str, pl.Series] = {}
     for target, name in shape.columns.items():
         if name in table.column_names:
@@ -205,33 +216,68 @@ def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
     role_of = {name: role for name, role in FIELDS[shape.format].items() if name in texts}
     roles = pl.Series([list(role_of.values())], dtype=pl.List(pl.String)).new_from_index(0, len(frame))
     contents = frame.select(pl.concat_list(list(role_of)).alias("contents")).to_series()
-    return kind, *_after_system(roles, contents, table, shape, slow), slow
+    roles, contents, _ = _after_system(roles, contents, None, table, shape, slow)
+    return _Columns(kind, roles, contents, slow)
+
+
+def _vectorize_chats(
+    table: pa.Table, shape: Shape, tools: str | None, slow: np.ndarray[Any, Any]
+) -> _Columns | None:
+    """`tools`: a column of texts with the tools of each row."""
+    column = table.column(next(iter(shape.columns.values())))
+    lists = message_lists(column, slow, shape.reads, calls_json)
+    if lists is None:
+        return None
+    roles, contents, more = _after_system(*lists, table, shape, slow)
+    written = None
+    if tools is not None and (texts := text_column(table.column(tools))) is not None:
+        written, failed = tools_json(texts)
+        slow |= failed
+        if written.null_count() < len(written):
+            slow |= may_be_told(roles, contents) & written.is_not_null().to_numpy()
+    return _Columns("chat", roles, contents, slow, extra_column(more, written, len(roles)))
 
 
 def _after_system(
-    roles: pl.Series, contents: pl.Series, table: pa.Table, shape: Shape, slow: np.ndarray[Any, Any]
-) -> tuple[pl.Series, pl.Series]:
-    """Roles and contents with the text of the column `system` before them, where it is filled.
+    roles: pl.Series,
+    contents: pl.Series,
+    more: pl.Series | None,
+    table: pa.Table,
+    shape: Shape,
+    slow: np.ndarray[Any, Any],
+) -> tuple[pl.Series, pl.Series, pl.Series | None]:
+    """Roles, contents and further fields with the text of the column `system` before them, where filled.
 
     Marks in `slow` the rows that have a system message of their own, or no text in the column."""
     name = shape.beside.get("system")
     if name is None or name not in table.column_names:
-        return roles, contents
+        return roles, contents, more
     system = text_column(table.column(name))
     if system is None:
         slow |= filled(table.column(name))
-        return roles, contents
+        return roles, contents, more
     told = system.fill_null("") != ""
     slow |= (told & (roles.list.first() == "system").fill_null(True)).to_numpy()
     return (
         _put_before(pl.Series(["system"]).new_from_index(0, len(roles)), roles, told),
         _put_before(system, contents, told),
+        more
+        if more is None
+        else _put_before(pl.Series([NOTHING_MORE]).new_from_index(0, len(roles)), more, told),
     )
 
 
 def _put_before(first: pl.Series, lists: pl.Series, where: pl.Series) -> pl.Series:
     longer = pl.DataFrame({"a": first, "b": lists}).select(pl.concat_list("a", "b")).to_series()
     return longer.zip_with(where, lists)
+
+
+def _of_columns(
+    block: Block, positions: np.ndarray[Any, Any], shape: Shape, columns: _Columns
+) -> pl.DataFrame:
+    """The documents of all rows, those that are slow too."""
+    kind, roles, contents, _, extra = columns
+    return _frame(block, positions, shape, kind, roles, contents, extra)
 
 
 def _frame(
@@ -287,14 +333,13 @@ def _from_lines(block: Block, source: Source, shape: Shape, odd: np.ndarray[Any,
         columns = _columns_of([lines[i] for i in plain], source, shape) if len(plain) < block.rows else None
     if columns is None:
         plain = np.empty(0, np.int64)
-    fast = plain[~columns[3]] if columns else plain
+    fast = plain[~columns.slow] if columns else plain
     others = np.setdiff1d(np.arange(block.rows), fast)
     rest = _from_rows(block, source, shape, others, [_parsed(lines[i], source) for i in others])
     if columns is None:
         return rest
-    kind, roles, contents, slow = columns
-    documents = _frame(block, plain, shape, kind, roles, contents)
-    documents = documents.filter(pl.Series(np.repeat(~slow, shape.documents_per_row)))
+    documents = _of_columns(block, plain, shape, columns)
+    documents = documents.filter(pl.Series(np.repeat(~columns.slow, shape.documents_per_row)))
     return Normalized(pl.concat([documents, rest.documents]).sort("doc_id"), rest.quarantined)
 
 

@@ -87,7 +87,7 @@ def _turns(column: pa.ChunkedArray, role: str, slow: Bools, reads: Callable[[str
         ends = pa.array(np.arange(len(struct) + 1, dtype=np.int64))
         column = pa.chunked_array([pa.LargeListArray.from_arrays(ends, struct)])
     lists = message_lists(column, slow, reads)
-    return _Turns(*lists, False) if lists else None
+    return _Turns(*lists[:2], False) if lists else None
 
 
 def _alike(chosen: _Turns, rejected: _Turns) -> Bools:
