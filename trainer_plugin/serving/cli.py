@@ -1,0 +1,107 @@
+"""`tokpack serve` and what belongs to it. Importing this module imports no library of training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokpack.cli.output import activity, say
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+PANEL = "After training"
+LIBRARIES = ("torch", "accelerate", "peft")
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", "-a", help="Adapter folder, or NAME=FOLDER; more than once.", show_default=False
+    ),
+]
+BaseWeights = Annotated[
+    str, typer.Option(help="auto (as the adapters were trained), original, or nf4 (4 bits).")
+]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+@app.command(rich_help_panel=PANEL)
+def serve(
+    base: Annotated[
+        str, typer.Argument(help="Base model: a folder, or a name on the Hub.", show_default=False)
+    ],
+    adapter: Adapters = None,
+    host: Annotated[str, typer.Option(help="Address; any but loopback needs an API key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="How the base is asked for; its own name otherwise.")
+    ] = None,
+    adapters_below: Annotated[
+        Path | None, typer.Option(help="Adapters below this folder may be loaded and unloaded over HTTP.")
+    ] = None,
+    max_rows: Annotated[int, typer.Option(help="Requests that are answered at once.")] = 16,
+    queue: Annotated[int, typer.Option(help="Requests that wait; more are refused with 429.")] = 64,
+    context: Annotated[int, typer.Option(help="Most tokens of a prompt and its answer.")] = 4096,
+    cache_tokens: Annotated[
+        int, typer.Option(help="Tokens of keys and values in memory, for all requests together.")
+    ] = 32768,
+    timeout: Annotated[float, typer.Option(help="Seconds from a request to the end of its answer.")] = 600.0,
+    base_weights: BaseWeights = "auto",
+    dtype: Dtype = "auto",
+    quiet: Silent = False,
+) -> None:
+    """Serve a base model and its adapters by OpenAI's HTTP interface; each request chooses one by `model`.
+
+    For one machine, tests and small teams. Requests for different adapters run in one batch. The API key is
+    read from TOKPACK_API_KEY. Ctrl-C ends it.
+    """
+    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.serving.run import KEY, base_name_of, check_key, need_server
+
+    need(*LIBRARIES)
+    need_server()
+    key = os.environ.get(KEY) or None
+    check_key(host, key)
+    one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
+    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    known = base_name_of(base) if name is None else name
+    limits = _limits(
+        max_rows=max_rows, queue=queue, context=context, cache_tokens=cache_tokens, timeout=timeout
+    )
+    with activity(quiet, "trainer_plugin.serving.start") as (tell, start):
+        quiet_libraries()
+        options: dict[str, Any] = {"host": host, "port": port, "key": key, "adapters_below": adapters_below}
+        options |= {"base_weights": base_weights, "dtype": dtype}
+        server = start.prepare(base, adapter or (), known, limits=limits, **options, tell=tell)
+    typer.echo(server.address)
+    for line in server.lines():
+        say(line, quiet)
+    server.run()
+
+
+def one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise UsageError for another value."""
+    from tokpack.errors import UsageError, near_matches
+
+    if value not in known:
+        raise UsageError(f"no such value {value!r}", where=flag, hint=near_matches(value, known))
+
+
+def _limits(**given: float) -> Any:
+    from tokpack.errors import UsageError
+    from trainer_plugin.serving.values import Limits
+
+    least = {"max_rows": 1, "queue": 0, "context": 2, "cache_tokens": 16, "timeout": 0.001}
+    for name, value in given.items():
+        if not value >= least[name]:
+            raise UsageError(
+                f"at least {least[name]:g} is needed", where=f"--{name.replace('_', '-')} {value:g}"
+            )
+    return Limits(
+        rows=int(given["max_rows"]),
+        queue=int(given["queue"]),
+        context=int(given["context"]),
+        slots=int(given["cache_tokens"]),
+        seconds=given["timeout"],
+    )
