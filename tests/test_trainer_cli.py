@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -306,6 +307,49 @@ def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_
         assert torch.equal(got.argmax(-1), expected.argmax(-1))
         assert (untuned(ids).logits - expected).abs().max() > 1e-2 * expected.abs().max()
     assert "quantization_config" not in json.loads((merged_folder / "config.json").read_text())
+
+
+def test_lora_plus_trains_b_faster_and_merge_writes_the_whole_model(model_and_artefact, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from trainer_plugin.cli import app
+    from trainer_plugin.merge import check_mergeable
+
+    model, artefact = model_and_artefact
+    (tmp_path / "r.toml").write_text(
+        'method = "lora"\nlora_plus_ratio = 16.0\nmax_steps = 2\nprobe = false\n'
+    )
+    out, merged = tmp_path / "adapter", tmp_path / "merged"
+    flags = ["--recipe", str(tmp_path / "r.toml"), "--merge", str(merged), "--save-steps", "1"]
+    run = CliRunner().invoke(app, ["train", str(artefact), "-m", str(model), "-o", str(out), *flags])
+    assert run.exit_code == 0, run.output
+    state = torch.load(out / "checkpoint-1" / "optimizer.pt", weights_only=True)
+    rates = [group["initial_lr"] for group in state["param_groups"] if group["params"]]
+    assert max(rates) == pytest.approx(16 * min(rates))
+    assert AutoModelForCausalLM.from_pretrained(merged).config.model_type == "llama"
+    for recipe, place in (
+        (Recipe(method="full"), tmp_path / "new"),
+        (Recipe(), merged),
+        (Recipe(), out.parent),
+    ):
+        with pytest.raises(UsageError):
+            check_mergeable(recipe, out, place)
+
+
+def test_lora_plus_is_for_adapters_and_plain_optimizers(model_and_artefact, tmp_path):
+    with pytest.raises(UsageError, match="for adapters"):
+        Recipe(method="full", lora_plus_ratio=16.0)
+    from trainer_plugin import prepare_lora
+    from trainer_plugin.qlora import load_model, lora_plus_optimizer
+
+    recipe = Recipe(method="lora", dtype="float32")
+    network = prepare_lora(load_model(model_and_artefact[0], recipe), recipe)
+    arguments = SimpleNamespace(optim="a factory", weight_decay=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.Trainer.get_optimizer_cls_and_kwargs", lambda *_: (object(), {}))
+        with pytest.raises(UsageError, match="does not go with"):
+            lora_plus_optimizer(network, arguments, 16.0)
 
 
 def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(model_and_artefact):

@@ -66,6 +66,9 @@ def train(
     document_log: Annotated[
         str | None, typer.Option(help=".parquet or .jsonl file for each document's loss in each epoch.")
     ] = None,
+    merge: Annotated[
+        Path | None, typer.Option(help="Also merge the adapter into its base, in this new folder.")
+    ] = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Do not compare the sums of the shards first.")
     ] = False,
@@ -104,6 +107,7 @@ def train(
     settings = load_recipe(recipe, **flags)
     with _activity(quiet) as tell:
         _load_libraries(tell)
+        from trainer_plugin.merge import check_mergeable, merge_dequantized
         from trainer_plugin.private_names import require_trainer
         from trainer_plugin.processes import leave_processes
         from trainer_plugin.run import run_training
@@ -111,9 +115,14 @@ def train(
         require_trainer("tokpack train")
         options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "gpus": gpus}
         options["check"] = not no_check
+        if merge is not None:
+            check_mergeable(settings, out, merge)
         result = run_training(artefact, model, settings, out, **options, tell=tell)
         for line in _summary(result):
             tell.say(line)
+        if merge is not None and _first_process():
+            merge_dequantized(out, merge, model=model, tell=tell)
+            tell.say(f"merged model: {merge}")
     if _first_process():
         typer.echo(result.out)
     leave_processes()

@@ -37,6 +37,24 @@ PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
 INDEX = "model.safetensors.index.json"
 
 
+def check_mergeable(recipe: Recipe, adapter: Path, out: Path) -> None:
+    """Before training: what would stop the merge after it. Raises UsageError."""
+    if recipe.method == "full":
+        raise UsageError(
+            "a full run trains the model itself", where="--merge", hint="the folder of -o holds it: no merge"
+        )
+    _check_empty(out)
+    if out.resolve() in (adapter.resolve(), *adapter.resolve().parents):
+        raise UsageError(
+            "the merged model lies over the adapter", where=f"--merge {out}", hint="another folder"
+        )
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("the output is not empty", where=str(out), hint="give another folder")
+
+
 def merge_dequantized(
     adapter: str | Path,
     out: str | Path,
@@ -64,8 +82,7 @@ def merge_dequantized(
             where=str(adapter),
             hint="give the folder that `tokpack train -o` wrote",
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("the output is not empty", where=str(out), hint="give another folder")
+    _check_empty(out)
     recipe = load_recipe(adapter / RECIPE) if (adapter / RECIPE).is_file() else Recipe(method="lora")
     if original and recipe.method == "qlora":
         recipe = replace(recipe, method="lora")

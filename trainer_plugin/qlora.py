@@ -144,6 +144,27 @@ def prepare_lora(model: Any, recipe: Recipe) -> Any:
         ) from None
 
 
+def lora_plus_optimizer(model: Any, arguments: Any, ratio: float) -> Any:
+    """PEFT's LoRA+: the optimizer of `arguments`, B matrices at `ratio` times the learning rate of A.
+
+    None for a ratio of 0: Trainer makes its own. Raises UsageError for an optimizer that it cannot make.
+    """
+    if not ratio:
+        return None
+    from peft.optimizers import create_loraplus_optimizer
+    from transformers import Trainer
+
+    kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    if not isinstance(kind, type) or {"params", "model", "optimizer_dict"} & settings.keys():
+        raise UsageError(
+            f"LoRA+ does not go with the optimizer {arguments.optim}",
+            where="lora_plus_ratio",
+            hint='optim = "adamw_torch" or "paged_adamw_8bit" under [trainer]',
+        )
+    settings |= {"loraplus_weight_decay": arguments.weight_decay}
+    return create_loraplus_optimizer(model, kind, loraplus_lr_ratio=ratio, **settings)
+
+
 def save_result(
     trainer: Any, out: str | Path, recipe: Recipe, *, artefact: Any, tokenizer: Any = None
 ) -> Path:

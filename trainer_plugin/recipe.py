@@ -57,6 +57,8 @@ class Recipe:
     accumulation: int = 1
     """Micro-batches per optimizer step."""
     learning_rate: float = 2e-4
+    lora_plus_ratio: float = 0.0
+    """LoRA+: the learning rate of the adapters' B matrices over that of A, as 16; 0: the same rate."""
     warmup_steps: float = 0.05
     """Below 1: share of all steps; from 1 on: steps."""
     scheduler: str = "cosine"
@@ -101,6 +103,12 @@ class Recipe:
         for name in ("token_budget", "gpu_price", "max_cost", "eval_steps", "save_steps"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative", where=f"{name}={getattr(self, name)}")
+        if self.lora_plus_ratio and (self.method == "full" or self.lora_plus_ratio < 1):
+            raise UsageError(
+                "LoRA+ is for adapters, and its ratio at least 1",
+                where=f"lora_plus_ratio={self.lora_plus_ratio}",
+                hint="16 is what its paper takes; leave it out to train A and B at one rate",
+            )
         if self.shard and self.method != "full":
             raise UsageError(
                 f"method {self.method!r} cannot be sharded",

@@ -24,6 +24,7 @@ from trainer_plugin.words import dollars
 
 if TYPE_CHECKING:
     from tokpack.cost import Figure
+    from trainer_plugin.balance import Order
     from trainer_plugin.forecast import Plan
     from trainer_plugin.isolation_report import IsolationReport
 
@@ -100,7 +101,7 @@ def run_training(
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.forecast import plan_run, predicted_hours, price_of
-    from trainer_plugin.qlora import prepare_lora, save_result
+    from trainer_plugin.qlora import lora_plus_optimizer, prepare_lora, save_result
     from trainer_plugin.trainer import balanced_sampler
 
     check_extras(recipe.trainer)
@@ -125,12 +126,11 @@ def run_training(
     if gpu is not None and not (preference and preference.needs_reference):  # which takes time, uncounted
         config = network.config.to_dict()
         hours = predicted_hours(config, dataset, plan, recipe, gpu, arguments.world_size)
-    if sampler.row_order == "packed":
-        tell.say("rows are trained on in the order in which they were packed")
-    for line in _plan_lines(plan, hours, price, arguments.world_size):
+    for line in _plan_lines(plan, hours, price, arguments.world_size, sampler.row_order):
         tell.say(line)
     pad = dataset.manifest["tokenizer"].get("pad_token_id") or 0
     make = trainer_of(preference, model, recipe, report.attn)
+    optimizer = lora_plus_optimizer(network, arguments, recipe.lora_plus_ratio)
     trainer = make(
         network,
         arguments,
@@ -145,6 +145,7 @@ def run_training(
         max_cost=recipe.max_cost or None,
         document_log=recipe.document_log or None,
         progress=tell,
+        optimizers=(optimizer, None),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, recipe, report.attn, plan, hours)
@@ -270,8 +271,9 @@ def _ending(trainer: Any) -> str:
     return "token budget" if trainer.sampler is not None and trainer.sampler.stop is not None else "done"
 
 
-def _plan_lines(plan: Plan, hours: Figure | None, price: float | None, ranks: int) -> list[str]:
-    lines = [
+def _plan_lines(plan: Plan, hours: Figure | None, price: float | None, ranks: int, order: Order) -> list[str]:
+    lines = ["rows are trained on in the order in which they were packed"] if order == "packed" else []
+    lines += [
         f"{plan.rows:,} rows, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "
         f"{plan.steps:,} steps over {len(plan.order):,} rows, {plan.tokens_to_train:,} tokens"
     ]
