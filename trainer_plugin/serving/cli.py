@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tokpack.cli.options import Json
 from tokpack.cli.output import activity, say
+from tokpack.printable import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 PANEL = "After training"
@@ -105,3 +107,65 @@ def _limits(**given: float) -> Any:
         slots=int(given["cache_tokens"]),
         seconds=given["timeout"],
     )
+
+
+@app.command("verify-served", rich_help_panel=PANEL)
+def verify_served(
+    url: Annotated[str, typer.Argument(help="As http://127.0.0.1:8000/v1.", show_default=False)],
+    model: Annotated[str, typer.Option("--model", "-m", help="How the server names the adapter.")],
+    adapter: Annotated[str, typer.Option("--adapter", "-a", help="The adapter that should answer.")],
+    base: Annotated[
+        str | None, typer.Option(help="Base; the one that the adapter names when not given.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Packed dataset: its held-out part is asked about; made texts otherwise."),
+    ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(help="An adapter that may be answering instead; more than once.", show_default=False),
+    ] = None,
+    documents: Annotated[int, typer.Option(help="Of --data, at most.")] = 8,
+    max_tokens: Annotated[int, typer.Option(help="Of each document.")] = 512,
+    api_key_env: Annotated[str, typer.Option(help="Variable that holds the API key.")] = "TOKPACK_API_KEY",
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 120.0,
+    base_weights: BaseWeights = "auto",
+    dtype: Dtype = "auto",
+    json: Json = False,
+    quiet: Silent = False,
+) -> None:
+    """Prove over HTTP that a server answers with the adapter: exit code 1 unless it does.
+
+    Its log-probabilities are compared with those of base and adapter here, relative to what the adapter
+    changes. The base instead, another adapter, another scale or chat template, a truncated context: each is
+    named.
+    """
+    from trainer_plugin.extras import need, quiet_libraries
+
+    need(*LIBRARIES)
+    one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
+    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    with activity(quiet, "trainer_plugin.served_proof.run") as (tell, run):
+        quiet_libraries()
+        options: dict[str, Any] = {"documents": max(1, documents), "tokens": max(16, max_tokens)}
+        options |= {"base_weights": base_weights, "dtype": dtype, "seconds": timeout}
+        found = run.verify_served(
+            url,
+            model,
+            adapter,
+            base=base,
+            data=data,
+            others=other or (),
+            key=os.environ.get(api_key_env) or None,
+            settings=run.Settings(**options),
+            tell=tell,
+        )
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(found.to_dict(), indent=2))
+    else:
+        for line in found.lines():
+            typer.echo(printable(line))
+    if not found.passed:
+        raise typer.Exit(1)

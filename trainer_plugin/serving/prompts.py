@@ -22,10 +22,14 @@ class Prompts:
         self._size = int(loaded.network.get_output_embeddings().weight.shape[0])
 
     def of_messages(
-        self, messages: Sequence[dict[str, Any]], options: dict[str, Any], adapter: Adapter | None = None
+        self,
+        messages: Sequence[dict[str, Any]],
+        options: dict[str, Any],
+        adapter: Adapter | None = None,
+        template: str | None = None,
     ) -> tuple[int, ...]:
-        """Raises ApiError for messages that the template refuses."""
-        template = own_template(adapter) or self._tokenizer.chat_template
+        """By the adapter's template unless another is given. Raises ApiError for what it refuses."""
+        template = template or own_template(adapter) or self._tokenizer.chat_template
         if not template:
             raise ApiError("this model has no chat template: use /v1/completions", param="messages")
         known = {"tokenize": False, "add_generation_prompt": True, "chat_template": template}
