@@ -125,7 +125,18 @@ OTHERS = (
         "keeps 4-bit layers differentiable on CPUs",
     ),
 )
-NAMES = (*TRAINER, *OTHERS)
+EVALUATION = tuple(
+    PrivateName(f"lm_eval.{place}", "0.4.13", use)
+    for place, use in (
+        ("models.huggingface:HFLM._loglikelihood_tokens", "log-likelihoods in packed rows"),
+        ("models.huggingface:HFLM.__init__._model", "the model that is asked"),
+        ("models.huggingface:HFLM.__init__.batch_size_per_gpu", "all windows of a text at once"),
+        ("evaluator:add_env_info", "no list of all packages at every task"),
+        ("utils:env", "templates of task files in a sandbox"),
+    )
+)
+"""Of lm-eval, for `tokpack eval --tasks`."""
+NAMES = (*TRAINER, *OTHERS, *EVALUATION)
 
 
 def absent(names: tuple[PrivateName, ...] = NAMES) -> list[str]:

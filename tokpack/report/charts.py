@@ -150,8 +150,8 @@ def _bars(bars: list[Bar], title: str, width: int) -> str:
         values.append((bar.value, y, bar.strong))
         tops.append(y + WORDS_GAP)
         y += WORDS_GAP + BAR_HEIGHT + BAR_GAP + FONT_SIZE
-    right = _words(values, width, "right", INK) if fits else _words(values, 0, "left", MUTED)
-    layers = [_stretches(bars, tops, width), *_words(labels, 0, "left", INK), *right]
+    right = words_at(values, width, "right", INK) if fits else words_at(values, 0, "left", MUTED)
+    layers = [_stretches(bars, tops, width), *words_at(labels, 0, "left", INK), *right]
     return draw(alt.layer(*layers), title, width, tops[-1] + BAR_HEIGHT)
 
 
@@ -188,7 +188,7 @@ def _stretches(bars: list[Bar], tops: list[int], width: int) -> Any:
     )
 
 
-def _words(words: list[tuple[str, int, bool]], x: int, align: str, color: str) -> list[Any]:
+def words_at(words: list[tuple[str, int, bool]], x: int, align: str, color: str) -> list[Any]:
     """Text marks at the given baselines in pixels, the strong ones bold."""
     import altair as alt
 

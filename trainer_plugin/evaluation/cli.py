@@ -31,6 +31,21 @@ def evaluate(
         str, typer.Option(help="validation, train, or auto: the validation part where there is one.")
     ] = "auto",
     max_rows: Annotated[int, typer.Option(help="Only so many packed rows, drawn by --seed; 0: all.")] = 0,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="Task of lm-eval, a name or a .yaml file; more than once (extra eval)."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="First so many questions of each task; 0: all.")] = 0,
+    num_fewshot: Annotated[
+        int | None, typer.Option(help="Examples in each prompt; as the task says when not given.")
+    ] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Prompts of tasks in the tokenizer's chat template.")
+    ] = False,
+    trust_tasks: Annotated[
+        bool,
+        typer.Option("--trust-tasks", help="Task files may run code of theirs (!function); read them first."),
+    ] = False,
     gate: Annotated[
         list[str] | None,
         typer.Option(help='As "heldout < -0.02"; exit code 1 where the interval does not keep it.'),
@@ -49,8 +64,9 @@ def evaluate(
 ) -> None:
     """Compare adapters with their base on held-out documents: each document with itself, with intervals.
 
-    The unfavorable end of the interval decides about a --gate: heldout, improved, control, and for preference
-    pairs reward_accuracy and reward_margin.
+    With --tasks also on benchmarks, question by question. The unfavorable end of the interval decides about a
+    --gate: heldout, improved, control, a task's name, and for preference pairs reward_accuracy and
+    reward_margin.
     """
     from trainer_plugin.extras import need, quiet_libraries
 
@@ -67,7 +83,11 @@ def evaluate(
             model,
             adapter,
             control=control,
+            tasks=tasks or (),
             gates=gate or (),
+            task_settings=run.TaskSettings(
+                limit=limit, num_fewshot=num_fewshot, chat_template=chat_template, trusted=trust_tasks
+            ),
             settings=run.Settings(**options),
             tell=tell,
         )

@@ -59,7 +59,7 @@ def check_gates(gates: Iterable[Gate], figures: Iterable[str], adapters: Iterabl
     """Before the work: raises UsageError for a figure or an adapter that there will not be."""
     figures, adapters = list(figures), list(adapters)
     for gate in gates:
-        if gate.figure not in figures:
+        if gate.figure not in figures and gate.figure.rpartition("/")[0] not in figures:
             raise UsageError(
                 f"nothing called {gate.figure!r} is measured here",
                 where=f"--gate {gate.text!r}",
@@ -75,7 +75,9 @@ def check_gates(gates: Iterable[Gate], figures: Iterable[str], adapters: Iterabl
 
 def judge(gate: Gate, adapter: str, figures: Mapping[str, Interval]) -> Outcome:
     """The gate against the figures of one adapter."""
-    found = figures[gate.figure]
+    found = figures.get(gate.figure)
+    if found is None:
+        return Outcome(gate.text, adapter, False, f"{adapter}: {gate.text}: the task has no such metric")
     below = gate.sign.startswith("<")
     end = found.high if below else found.low
     if end is None:

@@ -28,6 +28,14 @@ from trainer_plugin.evaluation.gates import Gate, Outcome, check_gates, judge, p
 from trainer_plugin.evaluation.held_out import Comparison, Extreme, compare
 from trainer_plugin.evaluation.losses import DocumentLosses, Documents, Floats, read_documents
 from trainer_plugin.evaluation.statistics import FEW, Interval
+from trainer_plugin.evaluation.tasks import (
+    Task,
+    TaskComparison,
+    TaskSettings,
+    need_lm_eval,
+    read_tasks,
+    run_tasks,
+)
 from trainer_plugin.isolation import prepare_model
 from trainer_plugin.preference_loss import PreferenceLoss
 from trainer_plugin.qlora import RECIPE
@@ -77,6 +85,7 @@ class Evaluation:
     """Name -> folder."""
     held_out: Part
     control: Part | None
+    tasks: list[TaskComparison]
     notes: list[str]
     versions: dict[str, str]
     seconds: float = 0.0
@@ -92,10 +101,20 @@ class Evaluation:
         found = _figures(self.held_out, adapter, "heldout")
         if self.control is not None:
             found |= {"control": _of(self.control, adapter).difference}
+        for one in self.tasks:
+            if one.adapter == adapter:
+                found[f"{one.task}/{one.metric}"] = one.difference
+                found |= {one.task: one.difference} if one.primary else {}
         return found
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def save_html(self, path: str | Path) -> None:
+        """Write the page."""
+        from trainer_plugin.evaluation.page import page
+
+        Path(path).write_text(page(self), encoding="utf-8")
 
     def __rich__(self) -> Any:
         from trainer_plugin.evaluation.terminal import view
@@ -121,16 +140,18 @@ def evaluate(
     adapters: Sequence[str | Path] = (),
     *,
     control: str | Path | None = None,
+    tasks: Sequence[str] = (),
     gates: Sequence[str] = (),
+    task_settings: TaskSettings | None = None,
     settings: Settings | None = None,
     tell: Activity | None = None,
 ) -> Evaluation:
     """Compare adapters (`FOLDER` or `NAME=FOLDER`) with their base on a packed dataset.
 
     model: the base; None: the one that the first adapter names. control: another packed dataset, of text
-    that the model should not forget. gates: conditions such as "heldout < -0.02". Raises UsageError for what
-    does not fit together, DataError for shards that were altered, VerifyError when documents would see each
-    other.
+    that the model should not forget. tasks: lm-eval's, by name or file. gates: conditions such as
+    "heldout < -0.02". Raises UsageError for what does not fit together, DataError for shards that were
+    altered, VerifyError when documents would see each other.
     """
     tell, settings, started = tell or Activity(quiet=True), settings or Settings(), time.monotonic()
     if not adapters:
@@ -139,7 +160,9 @@ def evaluate(
     dataset = open_part(packed, settings, tell)
     other = None if control is None else open_part(control, replace(settings, split="auto"), tell)
     conditions = [parse_gate(text) for text in gates]
-    check_gates(conditions, _measured(dataset, other), [adapter.name for adapter in found])
+    asked, wanted = _tasks(tasks, task_settings or TaskSettings())
+    names = [*_measured(dataset, other), *(task.name for task in asked)]
+    check_gates(conditions, names, [adapter.name for adapter in found])
     loaded = load_adapted(model, found, base_weights=settings.base_weights, dtype=settings.dtype, tell=tell)
     for one in (dataset, other):
         if one is not None:
@@ -154,6 +177,9 @@ def evaluate(
     ]
     assert parts[0] is not None
     notes += _few(parts[0])
+    compared = run_tasks(loaded, asked, wanted, tell) if asked else []
+    if wanted.limit and asked:
+        notes.append(f"tasks: the first {wanted.limit:,} questions of each")
     evaluation = Evaluation(
         model=loaded.name,
         base_weights="through 4 bits (NF4)" if loaded.on_4_bits else "as they are",
@@ -162,11 +188,18 @@ def evaluate(
         adapters={adapter.name: str(adapter.folder) for adapter in found},
         held_out=parts[0],
         control=parts[1],
+        tasks=compared,
         notes=notes,
         versions=_versions(),
         seconds=round(time.monotonic() - started, 1),
     )
     return replace(evaluation, gates=_judged(evaluation, conditions))
+
+
+def _tasks(names: Sequence[str], settings: TaskSettings) -> tuple[list[Task], TaskSettings]:
+    if names:
+        need_lm_eval()
+    return read_tasks(names, settings.trusted), settings
 
 
 def _measured(dataset: PackedDataset, control: PackedDataset | None) -> list[str]:

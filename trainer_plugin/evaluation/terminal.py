@@ -11,10 +11,20 @@ from tokpack.printable import one_line
 from tokpack.report.tables import BAD, GOOD, QUIET, plain_table
 from tokpack.report.words import counted
 from trainer_plugin.evaluation import held_out
-from trainer_plugin.evaluation.words import ends, forgetting, pairs_words, percent, signed, verdict
+from trainer_plugin.evaluation.words import (
+    ends,
+    forgetting,
+    pairs_words,
+    percent,
+    signed,
+    task_ends,
+    task_value,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from trainer_plugin.evaluation.run import Evaluation, Part
+    from trainer_plugin.evaluation.tasks import TaskComparison
 
 MOST_GROUPS, MOST_EXTREMES, NAME, ANSWER = 5, 3, 24, 54
 
@@ -33,6 +43,8 @@ def view(found: Evaluation) -> RenderableType:
     if found.control is not None:
         parts.append(_table(found.control, f"Control text: {found.control.name}"))
         parts += [Text(f"{one_line(o.adapter, NAME)}: {forgetting(o)}") for o in found.control.comparisons]
+    if found.tasks:
+        parts.append(_tasks(found.tasks))
     spaced = [line for part in parts for line in (part, Text())]
     spaced += [Text(f"note: {one_line(note, 300)}", style=QUIET) for note in found.notes]
     spaced += [
@@ -86,6 +98,24 @@ def _groups(groups: list[held_out.Group], title: str) -> RenderableType:
         )
     if (more := len(groups) - MOST_GROUPS) > 0:
         return Group(table, Text(f"and {more:,} more; --json has all", style=QUIET))
+    return table
+
+
+def _tasks(tasks: list[TaskComparison]) -> RenderableType:
+    """The first metric of each task; with one adapter all of them."""
+    adapters = {one.adapter for one in tasks}
+    shown = [one for one in tasks if one.primary or len(adapters) == 1]
+    table = plain_table("Tasks", "", "questions", "base", "adapter", "95 % interval", "p")
+    for one in shown:
+        label = f"{one.task} {one.metric}" + (f", {one.adapter}" if len(adapters) > 1 else "")
+        table.add_row(
+            Text(one_line(label, NAME + 8)),
+            f"{one.questions:,}",
+            task_value(one, one.base.value),
+            task_value(one, one.value.value),
+            task_ends(one),
+            "" if one.p_value is None else f"{one.p_value:.3f}",
+        )
     return table
 
 

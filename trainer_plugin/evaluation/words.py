@@ -7,6 +7,7 @@ import math
 from tokpack.report.words import counted
 from trainer_plugin.evaluation.held_out import Comparison, Pairs
 from trainer_plugin.evaluation.statistics import Interval
+from trainer_plugin.evaluation.tasks import TaskComparison
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -64,3 +65,22 @@ def pairs_words(pairs: Pairs) -> str:
     )
     likelier = f"likelier per token in {percent(pairs.prefers.value)}"
     return f"{rewards}; {likelier}, by the base in {percent(pairs.base_prefers.value)}"
+
+
+def task_value(one: TaskComparison, value: float) -> str:
+    """A share in percent, other values as they are."""
+    return percent(value) if one.p_value is not None else f"{value:.4f}"
+
+
+def task_difference(one: TaskComparison) -> str:
+    if one.p_value is None:
+        return signed(one.difference.value)
+    return f"{signed(100 * one.difference.value, 1)} points"
+
+
+def task_ends(one: TaskComparison) -> str:
+    """Ends of the difference's interval, of shares in percentage points."""
+    found = one.difference
+    if one.p_value is None or found.low is None or found.high is None:
+        return ends(found)
+    return f"{signed(100 * found.low, 1)} to {signed(100 * found.high, 1)}"

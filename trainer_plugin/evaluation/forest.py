@@ -1,0 +1,113 @@
+"""Forest plots: a line for each interval, a dot for its figure, a dashed rule where nothing differs."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+from tokpack.report.charts import (
+    ACCENT,
+    BAR_GAP,
+    FONT_SIZE,
+    GRAY,
+    INK,
+    LETTER,
+    LINE,
+    LINE_HEIGHT,
+    LOST,
+    MUTED,
+    NARROW,
+    WIDE,
+    WORDS_GAP,
+    Chart,
+    words_at,
+)
+from tokpack.report.svg import draw
+from trainer_plugin.evaluation.statistics import Interval
+
+BAND, MARGIN = 14, 0.04
+"""Height of a line's band in pixels; share of the width left free on either side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One interval: words left, figures right, the interval below them."""
+
+    label: str
+    value: str
+    interval: Interval
+    strong: bool = False
+
+
+def forest(lines: list[Line], title: str, *, less_is_better: bool = True) -> Chart:
+    return Chart(*(_forest(lines, title, width, less_is_better) for width in (WIDE, NARROW)))
+
+
+def _forest(lines: list[Line], title: str, width: int, less_is_better: bool) -> str:
+    import altair as alt
+
+    fits = all((len(line.label) + len(line.value) + 3) * LETTER < width for line in lines)
+    labels, values, bands = [], [], []
+    y = FONT_SIZE
+    for line in lines:
+        parts = [line.label] if fits else textwrap.wrap(line.label, int(width / LETTER)) or [""]
+        labels += [(part, y + i * LINE_HEIGHT, line.strong) for i, part in enumerate(parts)]
+        y += LINE_HEIGHT * (len(parts) - 1 if fits else len(parts))
+        values.append((line.value, y, line.strong))
+        bands.append(y + WORDS_GAP)
+        y += WORDS_GAP + BAND + BAR_GAP + FONT_SIZE
+    right = words_at(values, width, "right", INK) if fits else words_at(values, 0, "left", MUTED)
+    layers = [*_marks(lines, bands, width, less_is_better), *words_at(labels, 0, "left", INK), *right]
+    return draw(alt.layer(*layers), title, width, bands[-1] + BAND)
+
+
+def _marks(lines: list[Line], bands: list[int], width: int, less_is_better: bool) -> list[object]:
+    import altair as alt
+
+    ends = [end for line in lines for end in _ends(line.interval)] + [0.0]
+    low, high = min(ends), max(ends)
+    room = (high - low or 1.0) * MARGIN
+    domain = [low - room, high + room]
+    x = {"scale": alt.Scale(domain=domain, nice=False), "axis": None}
+    rows = [
+        {
+            "low": first,
+            "high": last,
+            "value": line.interval.value,
+            "top": band,
+            "middle": band + BAND / 2,
+            "bottom": band + BAND,
+            "color": _color(line.interval, less_is_better),
+            "about": f"{line.label}: {line.value}",
+            "from": domain[0],
+            "to": domain[1],
+            "zero": 0.0,
+        }
+        for line, band in zip(lines, bands, strict=True)
+        for first, last in [_ends(line.interval)]
+    ]
+    base = alt.Chart(alt.InlineData(values=rows))
+    middle, color = alt.Y("middle:Q", scale=None, axis=None), alt.Color("color:N", scale=None)
+    return [
+        base.mark_rule(aria=False, color=LINE).encode(x=alt.X("from:Q", **x), x2=alt.X2("to:Q"), y=middle),
+        base.mark_rule(aria=False, color=INK, strokeDash=[2, 2]).encode(
+            x=alt.X("zero:Q", **x), y=alt.Y("top:Q", scale=None, axis=None), y2=alt.Y2("bottom:Q")
+        ),
+        base.mark_rule(strokeWidth=4, aria=False).encode(
+            x=alt.X("low:Q", **x), x2=alt.X2("high:Q"), y=middle, color=color
+        ),
+        base.mark_circle(size=90, opacity=1, fillOpacity=1).encode(
+            x=alt.X("value:Q", **x), y=middle, color=color, description=alt.Description("about:N")
+        ),
+    ]
+
+
+def _ends(interval: Interval) -> tuple[float, float]:
+    low = interval.value if interval.low is None else interval.low
+    return low, interval.value if interval.high is None else interval.high
+
+
+def _color(interval: Interval, less_is_better: bool) -> str:
+    if not interval.sure:
+        return GRAY
+    return ACCENT if (interval.value < 0) == less_is_better else LOST
