@@ -22,6 +22,7 @@ class FakeHub:
         self.commits: list[list[str]] = []
         self.repo = self.address = ""
         self.private: bool | None = None
+        self.kind = "datasets"
 
     def entry(self, path: str) -> dict[str, Any]:
         return {"type": "file", "path": path, "size": len(self.files[path]), "oid": COMMIT}
@@ -32,13 +33,14 @@ class FakeHub:
             wanted = json.loads(body)
             self.repo = "/".join(filter(None, [wanted.get("organization") or "me", wanted["name"]]))
             self.private = wanted.get("private") or wanted.get("visibility") == "private"
-            return 200, {"url": f"{self.address}/datasets/{self.repo}", "name": self.repo, "id": "1"}
+            self.kind = "datasets" if wanted.get("type") == "dataset" else "models"
+            return 200, {"url": self._page(), "name": self.repo, "id": "1"}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if path.startswith("/datasets/") and "/resolve/" in path:
             name = path.split("/resolve/", 1)[1].split("/", 1)[1]
             return (200, self.files[name]) if name in self.files else (404, {"error": "Entry not found"})
-        rest = path.removeprefix(f"/api/datasets/{self.repo}")
+        rest = path.removeprefix(f"/api/{self.kind}/{self.repo}")
         if not self.repo or rest == path:
             return 404, {"error": "Repository not found"}
         return self._of_repo(rest.lstrip("/"), body)
@@ -60,6 +62,9 @@ class FakeHub:
         siblings = [{"rfilename": path} for path in self.files]
         return 200, {"id": self.repo, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
 
+    def _page(self) -> str:
+        return f"{self.address}/{'datasets/' if self.kind == 'datasets' else ''}{self.repo}"
+
     def _commit(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
         for line in lines:
             if line["key"] == "file":
@@ -67,8 +72,7 @@ class FakeHub:
             elif line["key"] == "deletedFile":
                 del self.files[line["value"]["path"]]
         self.commits.append([line["value"]["path"] for line in lines if "path" in line["value"]])
-        url = f"{self.address}/datasets/{self.repo}/commit/{COMMIT}"
-        return {"commitUrl": url, "commitOid": COMMIT, "pullRequestUrl": None}
+        return {"commitUrl": f"{self._page()}/commit/{COMMIT}", "commitOid": COMMIT, "pullRequestUrl": None}
 
 
 def _form(body: bytes) -> list[str]:

@@ -46,8 +46,8 @@ def local_folder(place: str | os.PathLike[str], tell: Activity | None = None) ->
     if not is_url(place):
         return Path(place)
     url = os.fspath(place).rstrip("/")
-    with _explained(url):
-        fs, root = _file_system(url)
+    with explained(url):
+        fs, root = file_system(url)
         try:
             with fs.open(f"{root}/{SUMS}", "rb") as file:
                 sums = file.read(MOST_BYTES)
@@ -137,7 +137,7 @@ def push(
     sums = (artefact.folder / SUMS).read_bytes()
     files = [*listed, SUMS]
     card = make_card(artefact.manifest, url, validation=artefact.validation is not None).encode()
-    with _explained(url, writes=True):
+    with explained(url, writes=True):
         there = _sums_there(url)
         if there == sums:
             tell.say(f"already there, unchanged: {url}")
@@ -148,7 +148,7 @@ def push(
             if hub := HUB.fullmatch(url):
                 _push_to_hub(hub[1], hub[2] or "", artefact.folder, files, card, private)
             else:
-                fs, root = _file_system(url)
+                fs, root = file_system(url)
                 if there is not None:
                     fs.rm_file(f"{root}/{SUMS}")  # until the new sums are there, it is no packed dataset
                 _remove_shards(fs, root, set(files))
@@ -161,7 +161,7 @@ def push(
 
 
 def _sums_there(url: str) -> bytes | None:
-    fs, root = _file_system(url)
+    fs, root = file_system(url)
     try:
         with fs.open(f"{root}/{SUMS}", "rb") as file:
             return bytes(file.read(MOST_BYTES))
@@ -203,7 +203,7 @@ def _is_shard(name: str, at: str) -> bool:
     return bool(re.fullmatch(rf"{re.escape(at)}(validation/)?data-\d+-of-\d+\.(arrow|parquet)", name))
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
     import fsspec
 
     fresh = {"skip_instance_cache": True} if url.startswith("hf://") else {}  # it remembers what is not there
@@ -212,7 +212,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _explained(url: str, writes: bool = False) -> Iterator[None]:
+def explained(url: str, writes: bool = False) -> Iterator[None]:
     """Errors of the file systems, each library's own, in our words."""
     scheme = url.split("://", 1)[0]
     try:

@@ -152,6 +152,22 @@ def merge_adapter(
     typer.echo(str(merged))
 
 
+@app.command("push-adapter", rich_help_panel="Training")
+def push_adapter(
+    adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.")],
+    url: Annotated[str, typer.Argument(help="hf://USER/NAME, s3://BUCKET/FOLDER, ...")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another one there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy an adapter to the Hugging Face Hub or other storage, with a card made from its records."""
+    from trainer_plugin import publishing
+
+    with _activity(quiet) as tell:
+        pushed = publishing.push_adapter(adapter, url, overwrite=overwrite, private=private, tell=tell)
+    typer.echo(pushed)
+
+
 def _summary(result: Any) -> list[str]:
     from tokpack.activity import duration
     from trainer_plugin.words import dollars
