@@ -11,8 +11,9 @@ of the whole batch, and every span is two piece offsets. No loop over rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -107,15 +108,17 @@ def assemble(
     shape_of_row: npt.NDArray[np.int32],
     shapes: Sequence[Shape],
     verbatim: Verbatim,
+    places: Mapping[int, Ints] = MappingProxyType({}),
 ) -> tuple[pa.LargeStringArray, Spans, Spans]:
     """(text, trained spans, content spans) of all rows.
 
     `contents` holds the contents of all rows end to end without nulls, row i from `first_content[i]` on;
-    `shape_of_row` indexes `shapes`, and is -1 for the rows of `verbatim`.
+    `shape_of_row` indexes `shapes`, and is -1 for the rows of `verbatim`. `places` says of some shapes where
+    in `contents` each slot of each row is, int64[rows, slots].
     """
     counts = np.append([2 * shape.contents + 1 for shape in shapes], 1).astype(np.int64)
     piece_at = _offsets(counts[shape_of_row])
-    pool, index = _gather_plan(contents, first_content, shape_of_row, shapes, verbatim, piece_at)
+    pool, index = _gather_plan(contents, first_content, shape_of_row, shapes, verbatim, places, piece_at)
     pieces = pool.gather(pl.Series(index)).to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offset_buffer, data = pieces.buffers()
     place = np.frombuffer(offset_buffer, np.int64)[pieces.offset : pieces.offset + len(pieces) + 1]
@@ -139,6 +142,7 @@ def _gather_plan(
     shape_of_row: npt.NDArray[np.int32],
     shapes: Sequence[Shape],
     verbatim: Verbatim,
+    places: Mapping[int, Ints],
     piece_at: Ints,
 ) -> tuple[pl.Series, Ints]:
     """(pool of strings, index into it of every piece)."""
@@ -155,15 +159,17 @@ def _gather_plan(
     limits = np.searchsorted(shape_of_row[order], np.arange(len(shapes) + 1))
     for number, shape in enumerate(shapes):
         rows = order[limits[number] : limits[number + 1]]
-        at = piece_at[rows]
+        if not len(rows):
+            continue
+        at, table = piece_at[rows], places.get(number)
         for i, literal in enumerate(shape.literals):
             index[at + 2 * i] = base + literals[literal]
         for i, slot in enumerate(shape.slots or map(Slot, range(shape.contents))):
-            index[at + 2 * i + 1] = first_content[rows] + slot.index
+            index[at + 2 * i + 1] = first_content[rows] + slot.index if table is None else table[:, i]
             if (form := replace(slot, index=0)) != Slot(0):
                 rewritten.setdefault(form, []).append(at + 2 * i + 1)
-    for form, places in rewritten.items():
-        where = np.concatenate(places)
+    for form, found in rewritten.items():
+        where = np.concatenate(found)
         extra.append(write_slot(form, contents.gather(pl.Series(index[where]))))
         index[where] = grown + np.arange(len(where))
         grown += len(where)

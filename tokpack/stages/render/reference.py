@@ -123,14 +123,14 @@ def to_messages(
     ]
     if extra is None:
         return messages, None, {}
-    more = _more(extra)
+    more = read_extra(extra)
     for message, added in zip(messages, more.get("messages") or [], strict=False):
         if added:
             message.update(added)
     return messages, more.get("tools"), more.get("chat_template_kwargs") or {}
 
 
-def _more(extra: str) -> dict[str, Any]:
+def read_extra(extra: str) -> dict[str, Any]:
     """The object in `extra`; tools before messages are read once where rows have equal ones."""
     if extra.startswith(_TOOLS):
         head, between, rest = extra.partition(_BETWEEN)

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 from jinja2 import meta
@@ -31,19 +29,17 @@ from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
 from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
 from tokpack.stages.render.message_fields import message_fields
-from tokpack.stages.render.pieces import Ints, Shape, Spans, Verbatim, assemble, is_columnar
+from tokpack.stages.render.pieces import Ints, Spans, Verbatim, assemble
 from tokpack.stages.render.reference import (
     Loss,
     RenderedRow,
     RenderOptions,
     chat_reference,
     plain_reference,
-    plain_shape,
     to_messages,
 )
-from tokpack.stages.render.shape_keys import chat_key
-from tokpack.stages.render.symbols import WHITESPACE
-from tokpack.stages.render.template_compiler import MOST_MESSAGES, Compiled, TemplateCompiler
+from tokpack.stages.render.shape_plan import Plan, plan_rows
+from tokpack.stages.render.template_compiler import Compiled, TemplateCompiler
 
 __all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
 
@@ -52,7 +48,6 @@ _REFUSALS_A_PROOF = 256
 """Of so many rows in a batch one asks the template, although its shape was refused before."""
 _MOST_ENGINES = 32
 """Rows may bring arguments of their own; engines for so many kinds of them are kept."""
-_ROLE_SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True)
@@ -200,61 +195,21 @@ class Renderer:
         return self.engine_for(kwargs).reference(messages, tools)
 
 
-@dataclass
-class _Plan:
-    """How each row of a batch is written."""
-
-    shape_of_row: npt.NDArray[np.int32]
-    """-1 for rows on their own."""
-    first: Ints
-    """Where the row's contents begin, in all contents end to end."""
-    plain: Bools
-    shapes: list[Shape] = field(default_factory=list)
-    compiled: list[Compiled | None] = field(default_factory=list)
-    """Per shape; None for plain ones."""
-    texts: list[str] = field(default_factory=list)
-    """Contents of rows that are filled in one by one, behind all others."""
-    filled: dict[Compiled, int] = field(default_factory=dict)
-    refused: dict[int, Compiled] = field(default_factory=dict)
-    """Rows of a shape that the template refuses."""
-    with_arguments: int = 0
-    """Rows that bring arguments of the template."""
-
-    def add(self, rows: Ints, shape: Shape, compiled: Compiled | None = None) -> None:
-        self.shape_of_row[rows] = len(self.shapes)
-        self.shapes.append(shape)
-        self.compiled.append(compiled)
-
-    def fill(self, row: int, compiled: Compiled, texts: list[str], base: int) -> None:
-        if compiled.error:
-            self.refused[row] = compiled
-            return
-        if compiled not in self.filled:
-            self.filled[compiled] = len(self.shapes)
-            self.shapes.append(compiled.shape)
-            self.compiled.append(compiled)
-        self.shape_of_row[row] = self.filled[compiled]
-        self.first[row] = base + len(self.texts)
-        self.texts += texts
-
-
 def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
     """Render a batch; see the columns in `tokpack.stages.normalize.normalize`.
 
     Raises UsageError when the options cannot render a kind of document that is there.
     """
     flat = documents["contents"].list.explode(keep_nulls=True, empty_as_null=False)
-    lengths = documents["contents"].list.len().to_numpy().astype(np.int64)
-    first = np.cumsum(lengths) - lengths
-    plan = _Plan(np.full(len(documents), -1, np.int32), first, _plain_rows(documents, renderer))
-    _plan_shapes(documents, flat, lengths, renderer, plan)
-    _fill_shapes(documents, len(flat), renderer, plan)
+    plan = plan_rows(documents, flat, _plain_rows(documents, renderer), renderer)
     contents = pl.concat([flat.fill_null(""), pl.Series(plan.texts, dtype=pl.String)], rechunk=False)
     proofs = 0
     while True:
         verbatim, errors = Verbatim(), dict[int, str]()
         told = _render_one_by_one(documents, plan, renderer, verbatim, errors)
-        text, trained, content = assemble(contents, plan.first, plan.shape_of_row, plan.shapes, verbatim)
+        text, trained, content = assemble(
+            contents, plan.first, plan.shape_of_row, plan.shapes, verbatim, plan.places
+        )
         counters = {
             "compiled": int(((plan.shape_of_row >= 0) & ~plan.plain).sum()),
             "jinja": int(((plan.shape_of_row < 0) & ~plan.plain).sum()),
@@ -303,77 +258,7 @@ def _plain_rows(documents: pl.DataFrame, renderer: Renderer) -> Bools:
     return plain
 
 
-def _plan_shapes(
-    documents: pl.DataFrame, contents: pl.Series, lengths: Ints, renderer: Renderer, plan: _Plan
-) -> None:
-    """Find the shapes of rows that hold roles and texts alone: whole groups at once."""
-    alone = documents["extra"].is_not_null().to_numpy().copy()
-    row_of = np.repeat(np.arange(len(documents)), lengths)
-    alone[row_of[contents.is_null().to_numpy()]] = True
-    frame = pl.DataFrame(
-        {
-            "kind": documents["kind"],
-            "roles": documents["roles"].list.join(_ROLE_SEPARATOR),
-            "count": lengths,
-            "plain": plan.plain,
-            "row": np.arange(len(documents)),
-        }
-    ).filter(~alone)
-    groups = frame.group_by("kind", "roles", "count", "plain", maintain_order=True).agg("row")
-    found: list[Compiled] = []
-    for kind, joined, count, plain, rows in groups.iter_rows():
-        roles = tuple(joined.split(_ROLE_SEPARATOR))
-        if len(roles) != count:  # no message, or a role that holds the separator
-            continue
-        if plain:
-            if (shape := plain_shape(kind, roles, renderer.options)) is not None:
-                plan.add(np.asarray(rows, np.int64), shape)
-        elif (compiled := _compiled(renderer, roles)) is not None:
-            found.append(compiled)
-            plan.add(np.asarray(rows, np.int64), replace(compiled.shape, slots=compiled.slots), compiled)
-    asked = _asked_for(contents, found)
-    if asked is not None:
-        rows = row_of[asked.fill_null(False).to_numpy()]
-        plan.shape_of_row[rows[~plan.plain[rows]]] = -1
-
-
-def _compiled(renderer: Renderer, roles: tuple[str, ...]) -> Compiled | None:
-    """The shape of chats of these roles, where columns can be written by it."""
-    compiler = renderer.engine.compiler
-    if compiler is None or not 0 < len(roles) <= MOST_MESSAGES:
-        return None
-    compiled = compiler.shape(chat_key(roles))
-    if compiled is None or compiled.error or not all(map(is_columnar, compiled.slots)):
-        return None
-    return compiled
-
-
-def _asked_for(contents: pl.Series, shapes: list[Compiled]) -> pl.Series | None:
-    """Which contents may hold what any of the shapes asks for; None when they ask for nothing."""
-    constants = {constant for shape in shapes for _, found in shape.constants for constant in found}
-    blank = any(shape.visible for shape in shapes)
-    held = contents.str.contains_any(sorted(constants)) if constants else None
-    if not blank:
-        return held
-    empty = contents.str.contains(rf"^[{re.escape(WHITESPACE)}]*$")
-    return empty if held is None else empty | held
-
-
-def _fill_shapes(documents: pl.DataFrame, base: int, renderer: Renderer, plan: _Plan) -> None:
-    """Find the shapes of chats that hold more: row by row in Python, without Jinja."""
-    rows = np.flatnonzero((plan.shape_of_row < 0) & ~plan.plain)
-    columns = documents[rows].select("roles", "contents", "extra", "drop_reason")
-    for row, (roles, contents, extra, dropped) in zip(rows.tolist(), columns.iter_rows(), strict=True):
-        try:
-            messages, tools, kwargs = to_messages(roles, contents, extra, keep_null=dropped is None)
-        except RenderError:
-            continue
-        plan.with_arguments += bool(kwargs) and dropped is None
-        if (found := renderer.engine_for(kwargs).write(messages, tools)) is not None:
-            plan.fill(row, found[0], found[1], base)
-
-
-def _rows_to_prove(plan: _Plan, renderer: Renderer) -> Ints:
+def _rows_to_prove(plan: Plan, renderer: Renderer) -> Ints:
     """One row of every shape that was not proved before, and a few more."""
     compiled = np.flatnonzero((plan.shape_of_row >= 0) & ~plan.plain)
     if renderer.options.paranoid or not len(compiled):
@@ -387,7 +272,7 @@ def _rows_to_prove(plan: _Plan, renderer: Renderer) -> Ints:
 
 
 def _failed_shapes(
-    documents: pl.DataFrame, rows: Ints, rendered: Rendered, plan: _Plan, renderer: Renderer
+    documents: pl.DataFrame, rows: Ints, rendered: Rendered, plan: Plan, renderer: Renderer
 ) -> list[int]:
     """Shapes with a row that Jinja writes in another way; they are left to Jinja from now on."""
     failed: dict[int, list[str]] = {}
@@ -410,7 +295,8 @@ def _failed_shapes(
         )
         if (compiled := plan.compiled[number]) is not None:
             renderer.refuse(compiled)
-    return sorted(failed)
+    refused = {compiled for number in failed if (compiled := plan.compiled[number]) is not None}
+    return sorted({*failed, *(i for i, compiled in enumerate(plan.compiled) if compiled in refused)})
 
 
 def _shown(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -419,7 +305,7 @@ def _shown(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _render_one_by_one(
     documents: pl.DataFrame,
-    plan: _Plan,
+    plan: Plan,
     renderer: Renderer,
     verbatim: Verbatim,
     errors: dict[int, str],
@@ -465,7 +351,7 @@ def _prove_refused(refused: Compiled, error: str | None, renderer: Renderer) -> 
 
 
 def _told(
-    documents: pl.DataFrame, plan: _Plan, renderer: Renderer, one_by_one: Counter[str]
+    documents: pl.DataFrame, plan: Plan, renderer: Renderer, one_by_one: Counter[str]
 ) -> dict[str, int]:
     """What the template left out of the documents that are not dropped, with counts above zero."""
     told = Counter(one_by_one)

@@ -45,7 +45,10 @@ class Values:
 
     def key(self, messages: Sequence[Message]) -> Key:
         """Raises RecursionError for data nested too deep."""
-        return tuple([self._bare_key(message) or self._key(message, "") for message in messages])
+        return tuple([self.message_key(message) for message in messages])
+
+    def message_key(self, message: Message) -> Key:
+        return self._bare_key(message) or self._key(message, "")
 
     def _bare_key(self, message: Message) -> Key | None:
         """The key of a message of a role and a text, as most are, sooner."""

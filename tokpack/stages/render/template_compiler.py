@@ -64,6 +64,10 @@ class Compiled:
     error: str = ""
     """Why the template refuses all of them."""
 
+    def is_of_tools(self, slot: int, values: int) -> bool:
+        """Whether the slot at this place is written from tools; `values`: the number of a chat's values."""
+        return self.slots[slot].index >= values
+
     def fits(self, values: Sequence[Any]) -> bool:
         for index, constants in self.constants:
             value = values[index]
@@ -112,51 +116,57 @@ class TemplateCompiler:
 
         So are the first chats of every shape: many stay alone in it, and then compiling does not pay.
         """
-        if not 0 < len(messages) <= MOST_MESSAGES or not _are_tools(tools):
+        if not 0 < len(messages) <= MOST_MESSAGES or not are_tools(tools):
             return None
         count = -1 if tools is None else len(tools)
         cut: re.Pattern[str] | None = None
         for _ in range(1 + _CUTS):
             values = Values(cut)
             key = values.key(messages)
-            compiled = self._shape_if_common(key, count)
+            compiled = self.common_shape(key, count)
             if compiled is None:
                 return None
             if compiled.fits(values.found):
                 if compiled.error:
                     return compiled, []
-                return self._fill(compiled, values.found, tools)
+                texts = self.fill(compiled, values.found, tools)
+                return None if texts is None else (compiled, texts)
             cut = _pattern(compiled, cut)
         return None
 
-    def _shape_if_common(self, key: Key, tools: int) -> Compiled | None:
+    def common_shape(self, key: Key, tools: int, chats: int = 1) -> Compiled | None:
+        """`shape`, when with these chats more than a few were met in it."""
         known = self._shapes.get((key, tools), _UNKNOWN)
         if known is not _UNKNOWN:
             return known
         with self._lock:
-            self._met[key, tools] += 1
+            self._met[key, tools] += chats
             common = self._met[key, tools] > _ALONE
         return self.shape(key, tools) if common else None
 
-    def _fill(self, compiled: Compiled, values: list[Any], tools: Any) -> tuple[Compiled, list[str]] | None:
+    def fill(
+        self, compiled: Compiled, values: list[Any], tools: Any, which: Sequence[int] | None = None
+    ) -> list[str] | None:
+        """Texts for the slots at `which`, or for all; None when only Jinja knows. Changes `values`."""
+        first_tool = len(values)
         try:
             for index in compiled.objects:
                 values[index] = self._fragments.of_arguments(values[index])
             if compiled.tools is not None:
                 values.append(self._fragments.of_tools(tools))
-                tools = None
+                first_tool, tools = first_tool + 1, None
         except (Opaque, RenderError):
             return None
-        first_tool = len(values)
-        slots = zip(compiled.slots, compiled.verbatim, strict=True)
-        return compiled, [
-            values[slot.index]
-            if as_is
-            else slot.fill(values[slot.index])
-            if slot.index < first_tool
-            else _tool_text(slot, tools, slot.index - first_tool)
-            for slot, as_is in slots
-        ]
+        texts = []
+        for i in range(len(compiled.slots)) if which is None else which:
+            slot = compiled.slots[i]
+            if compiled.verbatim[i]:
+                texts.append(values[slot.index])
+            elif slot.index < first_tool:
+                texts.append(slot.fill(values[slot.index]))
+            else:
+                texts.append(_tool_text(slot, tools, slot.index - first_tool))
+        return texts
 
     def _compile(self, key: Key, tools: int) -> Compiled | None:
         while True:
@@ -292,5 +302,5 @@ def _pattern(compiled: Compiled, before: re.Pattern[str] | None) -> re.Pattern[s
     return re.compile(f"({'|'.join(choices)})")
 
 
-def _are_tools(tools: Any) -> bool:
+def are_tools(tools: Any) -> bool:
     return tools is None or (isinstance(tools, list) and all(isinstance(t, dict) and t for t in tools))

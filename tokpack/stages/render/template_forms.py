@@ -69,6 +69,10 @@ class Forms:
             chat, tools=[tool]
         )
 
+    def takes_texts(self, role: str) -> bool:
+        """Whether a message of a role and a content that is a text stays as it is."""
+        return self._content_form(role) != "parts"
+
     def _stays(self, message: Message) -> bool:
         """A message of a role and a content that the template takes as it is, as most are."""
         return (
