@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from tokpack.stages.render.chat_template import ChatTemplate
+from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from tokpack.stages.render.prefix_turns import common_prefix
 from tokpack.stages.render.shape_keys import Chat, Key, Values, marker
 from tokpack.stages.render.symbol_values import number
@@ -23,9 +24,9 @@ _MOST = 4096
 """Texts kept of each kind."""
 
 
-def _tool(name: str, about: str, parameter: str, kind: str) -> dict[str, Any]:
+def _tool(name: str, about: str, parameter: str, kind: str, **other: Any) -> dict[str, Any]:
     properties = {parameter: {"type": kind, "description": f"{about} {parameter}"}}
-    parameters = {"type": "object", "properties": properties, "required": [parameter]}
+    parameters = {"type": "object", "properties": properties, "required": [parameter], **other}
     return {
         "type": "function",
         "function": {"name": name, "description": about, "parameters": parameters},
@@ -36,7 +37,12 @@ class Fragments:
     """Fragments of one template. Safe to share between threads."""
 
     sample_tools = [_tool("weather_of", "Looks the weather up", "town", "string")]  # noqa: RUF012
-    _other_tools = [_tool("Add", "adds two numbers.", "first", "integer")]  # noqa: RUF012
+    _other_tools = (
+        [_tool("Add", "adds two numbers.", "first", "integer")],
+        [_tool("Add", "adds two numbers.", "first", "integer", required=[])],
+        [_tool("Add", "adds two numbers.", "first", "integer", properties={}, required=[])],
+    )
+    """They end in other ways, so that nothing of a tool is taken for what stands behind all tools."""
 
     def __init__(self, template: ChatTemplate, symbolic: SymbolicTemplate) -> None:
         self._template, self._symbolic = template, symbolic
@@ -68,9 +74,13 @@ class Fragments:
 
     @cached_property
     def _tool_edges(self) -> tuple[str, str]:
-        one, other = (self._with_tools(tools) for tools in (self.sample_tools, self._other_tools))
-        before = common_prefix(one, other)
-        behind = common_prefix(one[before:][::-1], other[before:][::-1])
+        one = self._with_tools(self.sample_tools)
+        before = behind = len(one)
+        for tools in self._other_tools:
+            with suppress(RenderError):  # it may refuse a tool without parameters
+                other = self._with_tools(tools)
+                before = min(before, common_prefix(one, other))
+                behind = min(behind, common_prefix(one[before:][::-1], other[before:][::-1]))
         return one[:before], one[len(one) - behind :]
 
     def of_arguments(self, arguments: dict[str, Any]) -> str:
