@@ -71,7 +71,9 @@ def sample(
         counters=counters or {},
         paths={},
         store=None,  # type: ignore[arg-type]  # reports read no tokens
-        batches=0,
+        batches=[],
+        sha256={},
+        rows_before={},
         examples=examples or {},
     )
     part = Part(pieces, make_plan(lengths, capacity), None)  # type: ignore[arg-type]  # reports need no layout

@@ -19,7 +19,13 @@ from tokpack.config import PlanConfig
 from tokpack.cost.capacity import fit_lengths
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.report import data_charts
-from tokpack.report.data_figures import rank_figures, row_figures, truncation_figures
+from tokpack.report.data_figures import (
+    quantiles,
+    rank_figures,
+    row_figures,
+    sorted_quantiles,
+    truncation_figures,
+)
 from tokpack.report.data_words import NO_LANGUAGES, language_words, ranks_words, rules_without_hits
 from tokpack.report.figures import Report
 from tokpack.report.html import page
@@ -295,3 +301,9 @@ def test_many_files_and_scripts_are_drawn_together() -> None:
     scripts = [{"script": f"Script{n}", "tokens": 100 - n} for n in range(12)]
     chart = data_charts.scripts_chart({"scripts": scripts, "tokens": sum(s["tokens"] for s in scripts)})
     assert "4 more scripts" in chart.wide
+
+
+@given(lengths=st.lists(st.integers(0, 50), max_size=230))
+def test_quantiles_of_sorted_lengths_are_those_of_numpy(lengths):
+    tokens = np.array(sorted(lengths), np.int32)
+    assert sorted_quantiles(tokens) == quantiles(tokens)

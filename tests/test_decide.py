@@ -65,11 +65,10 @@ def test_examples_of_duplicates_have_a_line_for_each_message(qwen, tmp_path):
 
 @pytest.mark.slow
 def test_near_duplicates_do_not_depend_on_workers_or_blocks(copies, qwen, tmp_path, monkeypatch):
-    from tokpack import pipeline
-    from tokpack.stages.read import blocks as read
+    from tokpack.run import Run
 
     def shards(name, block, workers):
-        monkeypatch.setattr(pipeline, "read_blocks", lambda sources, _: read.read_blocks(sources, block))
+        monkeypatch.setattr(Run, "block_bytes", block)
         out = tokpack.pack(copies, tmp_path / name, tokenizer=str(qwen), near_dup=0.8, workers=workers)
         return [shard["sha256"] for shard in out.manifest["shards"]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -11,16 +12,17 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack import pipeline
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError
 from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.items import cut, read_item
 from tokpack.stages.read.sources import open_sources
+from tokpack.way import pass_one
 
 ROWS = [{"text": f"row {number} of a file that somebody writes to " * 20} for number in range(4000)]
 
 
-def cut(path: Path) -> None:
+def shorten(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
@@ -43,18 +45,22 @@ def take_away(path: Path) -> None:
     path.unlink()
 
 
-CHANGES = (cut, append, rewrite, replace, take_away)
+CHANGES = (shorten, append, rewrite, replace, take_away)
 
 
-def written(folder: Path, form: str) -> Path:
+def written(folder: Path, form: str, rows: int = 4000) -> Path:
     path = folder / f"rows.{form}"
-    frame = pl.DataFrame(ROWS)
+    frame = pl.DataFrame(ROWS[:rows])
     if form == "jsonl":
         frame.write_ndjson(path)
     elif form == "jsonl.gz":
         path.write_bytes(gzip.compress(frame.write_ndjson().encode(), 1))
     else:
-        getattr(frame, {"csv": "write_csv", "parquet": "write_parquet", "arrow": "write_ipc"}[form])(path)
+        {
+            "csv": frame.write_csv,
+            "parquet": partial(frame.write_parquet, row_group_size=20),
+            "arrow": frame.write_ipc,
+        }[form](path)
     return path
 
 
@@ -78,16 +84,30 @@ def test_a_file_that_grew_after_it_was_listed_is_a_data_error(tmp_path):
         list(read_blocks(sources))
 
 
+def test_every_way_of_reading_an_item_notices_that_its_file_changed(tmp_path):
+    for form, kinds in (("jsonl", {"lines", "files"}), ("parquet", {"groups", "files"}), ("csv", {"files"})):
+        for kind in kinds:
+            for change in (shorten, append, take_away) if kind == "files" else CHANGES:
+                path = written(tmp_path, form, 200)
+                sources = open_sources((SourceConfig(path=str(path)),))
+                items = cut(sources, 1 << 25 if kind == "files" else 20_000)
+                assert {item.kind for item in items} == {kind}
+                list(read_item(items[-1], sources, 1 << 25))
+                change(path)
+                with pytest.raises(DataError, match=r"changed while it was read|cannot open"):
+                    list(read_item(items[-1], sources, 1 << 25))
+                path.unlink(missing_ok=True)
+
+
 def test_pack_of_a_file_that_is_rewritten_meanwhile_writes_no_packed_dataset(qwen, tmp_path, monkeypatch):
     path = write_rows(tmp_path / "chats.jsonl", messy_rows(60))
 
     def meddled(*arguments):
-        blocks = read_blocks(*arguments)
-        yield next(blocks)
+        items = cut(*arguments)
         append(path)
-        yield from blocks
+        return items
 
-    monkeypatch.setattr(pipeline, "read_blocks", meddled)
+    monkeypatch.setattr(pass_one, "cut", meddled)
     with pytest.raises(DataError, match="changed while it was read"):
         tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), workers=1)
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -143,15 +143,12 @@ def test_same_bytes_for_any_workers_blocks_and_a_second_run(messy, packed, qwen,
 def test_rows_do_not_depend_on_the_size_of_blocks(qwen, tmp_path, monkeypatch):
     from functools import partial
 
-    from tokpack import pipeline
-    from tokpack.stages.read import blocks as read
+    from tokpack.run import Run
 
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(300, seed=1))
     shards = []
     for number, size in enumerate((1 << 25, 4000, 900)):
-        monkeypatch.setattr(
-            pipeline, "read_blocks", lambda sources, _, size=size: read.read_blocks(sources, size)
-        )
+        monkeypatch.setattr(Run, "block_bytes", size)
         out = partial(
             tokpack.pack, data, tmp_path / str(number), tokenizer=str(qwen), max_length=CAPACITY, val=0.1
         )()

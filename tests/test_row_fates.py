@@ -80,7 +80,7 @@ def fates(lines: list[bytes], form: str, folder: Path) -> list[list[Any]]:
     for row, document in zip(found.documents["row"].to_list(), told, strict=False):
         by_row[row].append(document)
     for bad in found.quarantined:
-        by_row[bad.row].append(json.loads(bad.to_json().encode("utf-8"))["reason"])
+        by_row[bad.row].append(bad.record()["reason"])
     return [by_row[row] for row in range(2, block.lines + 1)]
 
 

@@ -243,10 +243,10 @@ def test_a_run_is_not_continued_with_labels_that_changed(qwen, tmp_path, monkeyp
     path = write_tokens(tmp_path, rows, "arrow")
     commit, options = TokenStore.commit, {"tokenizer": str(qwen), "block_mb": 1, "workers": 1}
 
-    def stop_after_the_first(store, index, *rest):
-        if index:
+    def stop_after_the_first(store, key, *rest):
+        if key != (0, 0):
             raise KeyboardInterrupt
-        commit(store, index, *rest)
+        commit(store, key, *rest)
 
     monkeypatch.setattr(TokenStore, "commit", stop_after_the_first)
     with pytest.raises(KeyboardInterrupt):

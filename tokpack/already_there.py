@@ -10,10 +10,8 @@ from tokpack.checked import check_dataset
 from tokpack.config import CostConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.manifest import read_manifest
-from tokpack.pipeline import Run
-from tokpack.stages.read.sources import Source
-from tokpack.stages.read.streams import open_hashing
-from tokpack.stages.read.tables import dataset_sha256
+from tokpack.run import Run
+from tokpack.stages.read.digests import source_sha256
 
 INPUT = ("name", "size_bytes", "format")
 
@@ -59,13 +57,3 @@ def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
 def _wanted(run: Run) -> dict[str, Any]:
     wanted: dict[str, Any] = json.loads(json.dumps(run.fingerprint() | {"config": run.config.portable()}))
     return wanted
-
-
-def source_sha256(source: Source) -> str | None:
-    """As it was taken while the input was read; None for what can be read only once."""
-    if source.path == "-":
-        return None
-    if source.container == "dataset":
-        return dataset_sha256(source)
-    with open_hashing(source) as raw:
-        return raw.hexdigest()

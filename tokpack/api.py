@@ -73,7 +73,7 @@ def pack(
             log.info("already there, unchanged: %s", out)
             return Artefact(out)
         store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
-        corpus = _decided(run, store, money, seconds)
+        run, corpus = _decided(run, store, money, seconds)
         if not corpus.kept().any():
             report = make_report(run, corpus, pipeline.plan_part(run, corpus))
             store.remove()
@@ -138,7 +138,7 @@ def analyze(
     run = pipeline.Run.start(_with_token_cost(config, training), workers, tell=tell)
     with scratch_folder() as folder:
         store = TokenStore(folder, run.fingerprint(), lasts=False)
-        corpus = _decided(run, store, money, {})
+        run, corpus = _decided(run, store, money, {})
         part = pipeline.plan_part(run, corpus)
         if calibrate and training is not None and part.plan.rows and not run.pairs:
             documents = documents_of(run, corpus, part)
@@ -173,7 +173,7 @@ def _decided(
     store: TokenStore,
     money: MoneyBudget | None,
     seconds: dict[str, float],
-) -> Corpus:
+) -> tuple[pipeline.Run, Corpus]:
     if money is not None and run.pairs:
         raise UsageError(
             "no bill is known for preference pairs: they are trained beside a reference model",
@@ -183,8 +183,8 @@ def _decided(
     with _clock(seconds, "pass 1"):
         corpus = pipeline.pass_one(run, store)
     with _clock(seconds, "decide"):
-        decide(run, corpus, money)
-    return corpus
+        run = decide(run, corpus, money)
+    return run, corpus
 
 
 @contextmanager

@@ -21,10 +21,10 @@ from tokpack.cost import Calibration, Gpu, flops
 from tokpack.cost.gpus import GIB
 from tokpack.errors import UsageError
 from tokpack.kept_speeds import KeptSpeed, keep_speed
-from tokpack.pipeline import Part
 from tokpack.report.planned_run import micro_batch
 from tokpack.report.training import Documents, Training
 from tokpack.schema import IGNORE_INDEX, TRAINED
+from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.reasons import PAIR_DROPPED
 from tokpack.stages.keep import KeepList
 from tokpack.stages.pairs import drop_partners
 from tokpack.stages.ranges import Int64
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
-from tokpack.store import TokenStore, flat_arrays
+from tokpack.store import Batch, Key, TokenStore, flat_arrays
 
 EXAMPLES = 3
 """Documents shown of each drop reason."""
@@ -42,7 +44,12 @@ class Corpus:
     paths: dict[str, int]
     """Rows on the fast and slow paths, and proofs made: figures of the run, not of the data."""
     store: TokenStore
-    batches: int
+    batches: list[Key]
+    """Those of the store, in order: what `pieces` count."""
+    sha256: dict[int, str]
+    """Source -> digest, as far as it is known."""
+    rows_before: dict[Key, int]
+    """Batch -> rows of those before it."""
     width: int = 1
     """Documents that are decided about together: 2 for preference pairs, side by side in `docs`."""
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -56,26 +63,40 @@ class Corpus:
     """A budget in dollars: `usd`, the `tokens` it became, their `bill`, and whether it pays for `all`."""
 
     @staticmethod
-    def load(store: TokenStore, count: int, width: int = 1) -> Corpus:
-        """Read back what pass 1 committed: `count` batches."""
+    def load(store: TokenStore, items: int, width: int = 1) -> Corpus:
+        """Read back what pass 1 committed of `items` items, each batch shifted to its place."""
+        batches: list[Key] = []
+        rows_before: dict[Key, int] = {}
         docs, pieces, quarantined = [], [], []
         counters: Counter[str] = Counter()
         paths: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
         spared: dict[int, str] = {}
-        base = 0
-        for number in range(count):
-            batch = store.load(number)
-            place = {"batch": pl.lit(number, pl.Int32), "index": pl.int_range(pl.len(), dtype=pl.Int32)}
-            pieces.append(batch.pieces.with_columns(pl.col("document") + base, **place))
-            docs.append(batch.docs)
-            base += len(batch.docs)
-            quarantined += batch.quarantined
-            counters.update(batch.counters)
-            paths.update(batch.paths)
-            spared |= batch.spared
-            for reason, snippets in batch.examples.items():
-                examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
+        sha256: dict[int, str] = {}
+        documents = rows = 0
+        lines: Counter[int] = Counter()
+        for item in range(items):
+            own: Counter[int] = Counter()
+            for number, found in enumerate(_batches(store, item)):
+                batch = shifted(found, width * rows, lines)
+                place = {
+                    "batch": pl.lit(len(batches), pl.Int32),
+                    "index": pl.int_range(pl.len(), dtype=pl.Int32),
+                }
+                pieces.append(batch.pieces.with_columns(pl.col("document") + documents, **place))
+                docs.append(batch.docs)
+                batches.append((item, number))
+                rows_before[item, number] = rows
+                documents, rows = documents + len(batch.docs), rows + batch.rows
+                quarantined += [json.dumps(record, ensure_ascii=False) for record in batch.quarantined]
+                counters.update(batch.counters)
+                paths.update(batch.paths)
+                own.update(batch.lines)
+                spared |= batch.spared
+                sha256 |= batch.sha256
+                for reason, snippets in batch.examples.items():
+                    examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
+            lines.update(own)
         return Corpus(
             pl.concat(docs),
             pl.concat(pieces),
@@ -83,11 +104,19 @@ class Corpus:
             dict(counters),
             dict(paths),
             store,
-            count,
+            batches,
+            sha256,
+            rows_before,
             width,
             examples,
             spared=spared,
         )
+
+    def place_of(self, key: Key, digest: str) -> int | None:
+        """Rows before a batch, whose number among all documents begins there; None where its input is another
+        by now."""
+        known = key in self.rows_before and self.store.is_of(key, digest)
+        return self.rows_before[key] if known else None
 
     def drop(self, positions: Any, reason: str, details: list[str | None]) -> None:
         """Mark documents that are still kept; those that are wanted stay where it can be overruled."""
@@ -122,7 +151,7 @@ class Corpus:
 
     def mapped(self) -> Callable[[int], FlatBatch]:
         """Batch number -> its mapped arrays; each file is opened once."""
-        return lru_cache(maxsize=None)(lambda number: flat_arrays(self.store.tokens(number)))
+        return lru_cache(maxsize=None)(lambda number: flat_arrays(self.store.tokens(self.batches[number])))
 
     def stored_documents(self, width: int = 1) -> tuple[Int64, list[SelectedTokens]]:
         """Positions of the documents that the store holds, and the tokens of their contents, batch by batch.
@@ -133,8 +162,8 @@ class Corpus:
         first = self.pieces.filter((pl.col("number") == 0) & (pl.col("document") % width == 0))
         starts = first.partition_by("batch", as_dict=True)
         batches = []
-        for number in range(self.batches):
-            offsets, ids, flags = flat_arrays(self.store.tokens(number))
+        for number, key in enumerate(self.batches):
+            offsets, ids, flags = flat_arrays(self.store.tokens(key))
             index = starts[(number,)]["index"].to_numpy() if (number,) in starts else np.empty(0, np.int32)
             batches.append(SelectedTokens(ids, np.append(offsets[index], offsets[-1]), flags, schema.CONTENT))
         return first["document"].to_numpy(), batches
@@ -158,8 +187,44 @@ class Corpus:
         pieces = self.pieces.filter(pl.col("document") == position)
         tokens, content = [np.empty(0, np.int32)], [np.empty(0, np.bool_)]
         for number, index in pieces.select("batch", "index").rows():
-            offsets, ids, flags = flat_arrays(self.store.tokens(number))
+            offsets, ids, flags = flat_arrays(self.store.tokens(self.batches[number]))
             part = slice(offsets[index], offsets[index + 1])
             tokens.append(ids[part])
             content.append((flags[part] & schema.CONTENT) != 0)
         return np.concatenate(tokens), np.concatenate(content)
+
+
+def _batches(store: TokenStore, item: int) -> Iterator[Batch]:
+    """Those of one item, in order."""
+    for number in count():
+        batch = store.load((item, number))
+        yield batch
+        if batch.last:
+            return
+
+
+def shifted(batch: Batch, documents: int, lines: Mapping[int, int]) -> Batch:
+    """A batch whose `doc_id`s begin after so many `documents` of the batches before it, and its rows after
+    the lines of the same sources in the items before it."""
+    docs = batch.docs
+    if documents:
+        docs = docs.with_columns(pl.col("doc_id") + documents)
+        torn = pl.col("drop_reason") == PAIR_DROPPED  # "17 empty_answer": which document left first
+        if not docs.filter(torn).is_empty():
+            partner, rest = (pl.col("drop_detail").str.extract(r"^(\d+)(.*)$", group) for group in (1, 2))
+            moved = pl.concat_str((partner.cast(pl.Int64) + documents).cast(pl.String), rest)
+            docs = docs.with_columns(pl.when(torn).then(moved).otherwise("drop_detail").alias("drop_detail"))
+    ahead = {source: lines[source] for source in batch.lines if lines.get(source)}  # of one that was cut
+    if ahead:
+        moved = pl.col("source").replace_strict(ahead, default=0, return_dtype=pl.Int64)
+        docs = docs.with_columns(pl.col("row") + moved)
+    quarantined = [
+        {
+            **record,
+            "doc_id": record["doc_id"] + documents,
+            "row": record["row"] + sum(ahead.values()),
+        }
+        for record in batch.quarantined
+    ]
+    spared = {doc_id + documents: reason for doc_id, reason in batch.spared.items()}
+    return replace(batch, docs=docs, quarantined=quarantined, spared=spared)

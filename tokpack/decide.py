@@ -22,8 +22,8 @@ from tokpack.config import SourceConfig
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.errors import DataError
 from tokpack.money import MoneyBudget
-from tokpack.pipeline import Run, encode
 from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
+from tokpack.run import Run
 from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import draw, first_of_equal
@@ -35,6 +35,7 @@ from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import copies_of, times_of
 from tokpack.stages.select import select
 from tokpack.stages.selected_tokens import SelectedTokens
+from tokpack.way.documents import encode
 
 log = logging.getLogger("tokpack")
 
@@ -43,8 +44,11 @@ MEASURED_AT = 0.8
 SPAN_TOKENS, SNIPPET_TOKENS = 60, 300
 
 
-def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
-    """Mark in `corpus.docs` what the config says to leave out. With `money` the token budget is set."""
+def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
+    """Mark in `corpus.docs` what the config says to leave out.
+
+    Returns the run with what was decided about it: the budget of tokens that `money` buys.
+    """
     config, width = run.config, corpus.width
     repeat = [source.config.repeat for source in run.sources]
     if max(repeat) > 1:
@@ -67,13 +71,14 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> None:
         with run.tell.doing("looking for evaluation text"):
             _decontaminate(run, corpus)
     if config.select.limited or any(source.max_tokens for source in config.source):
-        _select(run, corpus, money)
+        run = _select(run, corpus, money)
     if config.write.val:
         drawn = draw(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
         chosen = corpus.documents_of(np.flatnonzero(drawn))
         corpus.drop(chosen, HELD_OUT, [None] * len(chosen))
         if not len(chosen):
             log.warning("no conversation is held out: --val %g draws none of so few", config.write.val)
+    return run
 
 
 # Near duplicates
@@ -219,7 +224,7 @@ def _strings(value: Any) -> Iterator[str]:
 # Budget
 
 
-def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> None:
+def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
     config, width = run.config, corpus.width
     kept = corpus.kept()[::width]
     repeats = np.zeros(len(kept), dtype=bool)
@@ -242,17 +247,19 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> None:
         seed=config.seed,
     )
     if money is not None:
-        _set_budget(run, corpus, money, choose, int(lengths.sum()))
+        run = _with_budget(run, corpus, money, choose, int(lengths.sum()))
     chosen = choose(budget=run.config.select.budget)
     out = corpus.documents_of(np.flatnonzero(kept & ~chosen))
     corpus.drop(out, OVER_BUDGET, [None] * len(out))
     corpus.examples[OVER_BUDGET] = [_text(run, corpus, p) for p in out[:EXAMPLES]]
+    return run
 
 
-def _set_budget(
+def _with_budget(
     run: Run, corpus: Corpus, money: MoneyBudget, choose: Callable[..., npt.NDArray[np.bool_]], total: int
-) -> None:
-    """Turn dollars into the token budget of the config. What is held out is selected, but not billed."""
+) -> Run:
+    """The run with the tokens that its dollars buy as its budget. What is held out is selected, but not
+    billed."""
     config, width = run.config, corpus.width
     held = draw(corpus.hashes()[::width], config.write.val, config.seed)
     document = corpus.pieces["document"].to_numpy()
@@ -264,5 +271,5 @@ def _set_budget(
         return money.bill(length[(choose(budget=budget) & ~held)[group]])
 
     budget = money.tokens(total, cost_of)
-    run.config = replace(config, select=replace(config.select, budget=budget, budget_usd=0.0))
     corpus.money = {"usd": money.usd, "tokens": budget, "bill": cost_of(budget), "all": budget == total}
+    return replace(run, config=replace(config, select=replace(config.select, budget=budget, budget_usd=0.0)))

@@ -7,6 +7,7 @@ whatever a later run believes by its name is synced here.
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,9 +35,14 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(inside))
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """A small file, whole or not at all, on disk when this returns."""
-    part = path.with_name(f"{path.name}.part")
+def part_of(path: Path) -> Path:
+    """Where a file is written before it has its name: of this writer alone, whoever else writes it."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+
+
+def write_durably(path: Path, data: bytes, part: Path | None = None) -> None:
+    """A small file, whole or not at all, on disk when this returns. It is written at `part` first."""
+    part = part or path.with_name(f"{path.name}.part")
     with part.open("wb") as file:
         file.write(data)
         file.flush()

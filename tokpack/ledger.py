@@ -21,6 +21,9 @@ import polars as pl
 from tokpack.errors import InternalError
 from tokpack.schema import COPIES, KEPT_AFTER_ALL
 
+Mark = dict[str, Any]
+"""documents, tokens, cut [, copies, again] of a source that have one drop_reason."""
+
 
 def build(
     docs: pl.DataFrame,
@@ -41,7 +44,8 @@ def build(
         kept = pl.col("tokens") - pl.col("cut")
         sums += [again.sum().alias("copies"), (again * kept).sum().alias("again")]
     grouped = docs.lazy().group_by("source", "drop_reason").agg(sums).collect(engine="streaming")
-    ledger = _sums(grouped, sum(quarantined.values()))
+    marks = grouped.sort("source", "drop_reason").rows(named=True)
+    ledger = _sums(marks, sum(quarantined.values()), COPIES in docs.columns)
     if "rows" in packed:
         total = packed["rows"] * packed["capacity"]
         ledger["slots"] = {
@@ -56,8 +60,11 @@ def build(
         "trained": packed["trained"],
         "masked": packed["tokens"] - packed["trained"],
     }
+    of_source: dict[int, list[Mark]] = {}
+    for mark in marks:
+        of_source.setdefault(mark["source"], []).append(mark)
     ledger["sources"] = {
-        name: _sums(grouped.filter(pl.col("source") == number), quarantined.get(name, 0))
+        name: _sums(of_source.get(number, []), quarantined.get(name, 0), COPIES in docs.columns)
         for number, name in enumerate(sources)
     }
     _tell_kept(ledger, sources, after_all)
@@ -74,31 +81,36 @@ def _tell_kept(ledger: dict[str, Any], sources: list[str], after_all: Mapping[in
         ledger["documents"][KEPT_AFTER_ALL] = dict(sorted(total.items()))
 
 
-def _sums(grouped: pl.DataFrame, quarantined: int) -> dict[str, Any]:
-    """`grouped`: documents, tokens and cut of each drop_reason."""
-    kept = grouped.filter(pl.col("drop_reason").is_null())
-    reasons = (
-        grouped.filter(pl.col("drop_reason").is_not_null())
-        .group_by("drop_reason")
-        .agg(pl.col("documents", "tokens").sum())
-        .sort("drop_reason")
-    )
-    truncated = int(kept["cut"].sum())
-    repeated = {name: int(kept[name].sum()) for name in ("copies", "again") if name in kept.columns}
+def _sums(marks: list[Mark], quarantined: int, repeats: bool) -> dict[str, Any]:
+    kept = [mark for mark in marks if mark["drop_reason"] is None]
+    reasons = sorted({mark["drop_reason"] for mark in marks} - {None})
+
+    def dropped(key: str) -> dict[str, int]:
+        found = dict.fromkeys(reasons, 0)
+        for mark in marks:
+            if mark["drop_reason"] is not None:
+                found[mark["drop_reason"]] += mark[key]
+        return found
+
+    def total(some: list[Mark], key: str) -> int:
+        return sum(mark[key] for mark in some)
+
+    truncated = total(kept, "cut")
+    again = total(kept, "again") if repeats else 0
     return {
         "documents": {
-            "read": int(grouped["documents"].sum()) + quarantined,
-            "kept": int(kept["documents"].sum()),
-            "dropped": dict(zip(reasons["drop_reason"], reasons["documents"], strict=True)),
+            "read": total(marks, "documents") + quarantined,
+            "kept": total(kept, "documents"),
+            "dropped": dropped("documents"),
             "quarantined": quarantined,
-            **({"repeated": repeated["copies"]} if repeated else {}),
+            **({"repeated": total(kept, "copies")} if repeats else {}),
         },
         "tokens": {
-            "tokenized": int(grouped["tokens"].sum()),
-            **({"repeated": repeated["again"]} if repeated else {}),
-            "packed": int(kept["tokens"].sum()) - truncated + repeated.get("again", 0),
+            "tokenized": total(marks, "tokens"),
+            **({"repeated": again} if repeats else {}),
+            "packed": total(kept, "tokens") - truncated + again,
             "truncated": truncated,
-            "dropped": dict(zip(reasons["drop_reason"], reasons["tokens"], strict=True)),
+            "dropped": dropped("tokens"),
         },
     }
 

@@ -30,15 +30,16 @@ from tokpack.own_files import (
     links_in_the_way,
     remove_own,
 )
-from tokpack.pipeline import Part, Run
 from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.report.figures import Report
+from tokpack.run import Run
 from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Written, write_json, write_shards
 from tokpack.store import RECORD as STORE_RECORD
 from tokpack.store import read_record, remove_store
 from tokpack.sums import write_sums
+from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")
 
@@ -192,7 +193,7 @@ def write_artefact(
     after_all = {} if validation else kept_after_all(docs, corpus.spared)
     ledger = ledgers.build(docs, names, by_source, packed, after_all)
     run.tokenizer.save(out / "tokenizer")
-    return _manifest(run, part, written, ledger, validation, copies)
+    return _manifest(run, corpus, part, written, ledger, validation, copies)
 
 
 def write_record(out: Path, docs: pl.DataFrame, names: list[str], quarantined: list[str]) -> None:
@@ -246,7 +247,13 @@ def write_dropped(path: Path, docs: pl.DataFrame, names: list[str]) -> None:
 
 
 def _manifest(
-    run: Run, part: Part, written: Written, ledger: dict[str, Any], validation: bool, copies: bool
+    run: Run,
+    corpus: Corpus,
+    part: Part,
+    written: Written,
+    ledger: dict[str, Any],
+    validation: bool,
+    copies: bool,
 ) -> dict[str, Any]:
     from tokpack import __version__
 
@@ -276,11 +283,11 @@ def _manifest(
         "inputs": [
             {
                 "name": source.name,
-                "sha256": source.sha256,
+                "sha256": corpus.sha256.get(number),
                 "size_bytes": source.size_bytes,
                 "format": shape.format,
             }
-            for source, shape in zip(run.sources, run.shapes, strict=True)
+            for number, (source, shape) in enumerate(zip(run.sources, run.shapes, strict=True))
         ],
         "shards": written.shards,
         "plan": plan_record(run.config.plan.planner, plan, part.dealt),

@@ -23,7 +23,8 @@ _TOP = (
     r"|cache-[0-9a-f]{16,64}(_\d+_of_\d+)?\.arrow"
 )
 _TOKENIZER = r"tokenizer/(additional_chat_templates/)?[\w.-]+\.(json|jinja|model|txt|tiktoken)"
-_STORE = r"batch-\d+(\.docs)?\.(arrow|part)|run\.json(\.part)?"
+_PART = r"(\.([0-9a-f]{8}\.)?part)?"
+_STORE = rf"batch-\d+(-\d+)?(\.docs)?\.(part|arrow{_PART})|run\.json{_PART}"
 _STORE_NAME = re.compile(_STORE)
 _EMPTY_FOLDER = r"(validation/)?(tokenizer/)?(additional_chat_templates/)?"
 _PACKED_NAME = re.compile(

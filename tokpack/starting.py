@@ -14,13 +14,14 @@ import numpy.typing as npt
 from tokpack.activity import Activity
 from tokpack.config import Config, CostConfig, Method, SourceConfig, TokenizeConfig
 from tokpack.errors import DataError, OutputError, UsageError, writing
-from tokpack.pipeline import Run, encode
 from tokpack.report.training import Training, load_training
+from tokpack.run import Run
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.streams import looked_at
+from tokpack.way.documents import encode
 
 LOOK_BYTES = 4 << 20
 """Of each input."""

@@ -3,7 +3,9 @@
     .work/run.json                  the fingerprint of the run that owns the folder
     .work/batch-00007.arrow         ids and flags, one record a piece (schema.STORE_SCHEMA)
     .work/batch-00007.docs.arrow    one record a document, and in the metadata what else the batch produced
+    .work/batch-00007-00001...      the second batch of item 7, where an item is read in several
 
+Documents are numbered from 0 in each batch, rows from 0 in each item; the corpus puts them in their place.
 Both are written beside, synced and renamed, the documents last: their presence commits the batch. The syncing
 is done behind the run, by one thread, so that no worker waits for the disk. The documents' file ends in a
 digest of itself and holds one of the tokens' file and of the run's settings: what a later run finds is taken
@@ -25,7 +27,7 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
-from tokpack.durable import sync_file, sync_folder, write_durably
+from tokpack.durable import part_of, sync_file, sync_folder, write_durably
 from tokpack.errors import DataError, UsageError
 from tokpack.own_files import is_store_file, remove_own
 from tokpack.schema import STORE_SCHEMA
@@ -36,6 +38,8 @@ RECORD = "run.json"
 COMMITTED = "batch-[0-9][0-9][0-9][0-9][0-9]*.docs.arrow"
 INPUT_BYTES = "input_bytes"
 """Of what else a batch produced: the bytes of input that were read for it."""
+Key = tuple[int, int]
+"""A batch: the number of its item, and its own among the item's, from 0."""
 DIGEST = "digest"
 """Key of the record: the xxh3 of the rest."""
 DIGEST_BYTES = 16
@@ -44,18 +48,27 @@ DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A committed batch. `docs` columns: doc_id, source, row, drop_reason, drop_detail, hash_high, hash_low,
-    tokens (before truncation), cut, quality."""
+    """A committed batch. `docs` columns: doc_id (from 0), source, row (within the item), drop_reason,
+    drop_detail, hash_high, hash_low, tokens (before truncation), cut, quality."""
 
     docs: pl.DataFrame
     pieces: pl.DataFrame
     """document (position within the batch), number, length, trained."""
-    quarantined: list[str]
+    quarantined: list[dict[str, Any]]
+    """Records as of `quarantine.jsonl`, numbered as `docs` are."""
     counters: dict[str, int]
     paths: dict[str, int]
     examples: dict[str, list[str]]
     spared: dict[int, str]
     """Documents that are wanted -> the reason that is overruled."""
+    rows: int
+    """Rows that were read for it."""
+    lines: dict[int, int]
+    """Source -> rows that were read of it, blank lines included."""
+    sha256: dict[int, str]
+    """Source -> digest, of those that were read whole when the batch was made."""
+    last: bool
+    """Whether its item ends with it."""
 
 
 class TokenStore:
@@ -70,15 +83,15 @@ class TokenStore:
         self._run = _digest(fingerprint)
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="tokpack-sync")
         self._syncing: list[Future[None]] = []
-        self._made_again: list[int] = []
-        numbers = (path.name.split(".")[0].removeprefix("batch-") for path in folder.glob(COMMITTED))
-        self._begun = max(map(int, numbers), default=-1)
+        self._made_again: list[Key] = []
+        self._begun = {path.name for path in folder.glob(COMMITTED)}
         found = read_record(folder / RECORD)
-        if self._begun >= 0 and found is not None:  # nothing committed, nothing to protect
+        if self._begun and found is not None:  # nothing committed, nothing to protect
             self._compare(found, fingerprint)
         else:
             record = fingerprint | {DIGEST: self._run}
-            write_durably(folder / RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
+            data = json.dumps(record, indent=1, sort_keys=True).encode()
+            write_durably(folder / RECORD, data, part_of(folder / RECORD))
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         different = sorted(_differences(found, json.loads(json.dumps(wanted))))
@@ -89,28 +102,28 @@ class TokenStore:
                 hint="repeat its command to finish it, give --overwrite to start over, or another -o",
             )
 
-    def has(self, index: int) -> bool:
+    def has(self, key: Key) -> bool:
         """Whether an earlier run with these settings committed the batch, and it is as it was written."""
-        if index > self._begun:
+        if self._docs_path(key).name not in self._begun:
             return False
         try:
-            _, meta = self._read_docs(index)
-            with pa.memory_map(str(self._tokens_path(index))) as file:
+            _, meta = self._read_docs(key)
+            with pa.memory_map(str(self._tokens_path(key))) as file:
                 found = xxhash.xxh3_128_hexdigest(file.read_buffer())
-            right = bool(found == meta["tokens"] and meta["run"] == self._run)
+            right = bool(found == meta["tokens"] and meta["run"] == self._run and "last" in meta)
         except (DataError, OSError, pa.ArrowException, KeyError):
             right = False
         if not right:
-            self._made_again.append(index)
+            self._made_again.append(key)
         return right
 
     def input_bytes(self) -> int:
         """Of the batches that an earlier run committed, but those that are damaged."""
-        return sum(map(self._input_bytes, range(self._begun + 1)))
+        return sum(map(self._input_bytes, self._begun))
 
-    def _input_bytes(self, index: int) -> int:
+    def _input_bytes(self, name: str) -> int:
         try:
-            return int(self._read_docs(index)[1][INPUT_BYTES])
+            return int(_read_docs(self.folder / name)[1][INPUT_BYTES])
         except (DataError, OSError, pa.ArrowException, KeyError):
             return 0
 
@@ -127,13 +140,15 @@ class TokenStore:
         """That batches of an unfinished run were made again."""
         if not self._made_again:
             return []
-        numbers = ", ".join(map(str, sorted(self._made_again)[:5]))
+        numbers = ", ".join(
+            f"{item}.{number}" if number else str(item) for item, number in sorted(self._made_again)[:5]
+        )
         count = len(self._made_again)
         what = f"batches {numbers}{' and others' if count > 5 else ''}" if count > 1 else f"batch {numbers}"
         return [f"the unfinished run was damaged or cut off: {what} made again"]
 
     def commit(
-        self, index: int, block_hash: str, docs: pl.DataFrame, pieces: Pieces, rest: dict[str, Any]
+        self, key: Key, block_hash: str, docs: pl.DataFrame, pieces: Pieces, rest: dict[str, Any]
     ) -> None:
         """Write one batch: `rest` holds the other fields of `Batch`."""
         tokens = pieces.tokens
@@ -152,34 +167,25 @@ class TokenStore:
         digests = {"block": block_hash, "tokens": xxhash.xxh3_128_hexdigest(flat), "run": self._run}
         meta = json.dumps(digests | rest, ensure_ascii=False)
         table = _as_ipc(docs.to_arrow().replace_schema_metadata({"batch": meta}))
-        paths = self._tokens_path(index), self._docs_path(index)
-        _part(paths[0]).write_bytes(flat)
-        _part(paths[1]).write_bytes(table.to_pybytes() + xxhash.xxh3_128_digest(table))
-        self._syncing.append(self._behind.submit(self._publish, paths))
+        paths = self._tokens_path(key), self._docs_path(key)
+        parts = tuple(map(part_of, paths))
+        parts[0].write_bytes(flat)
+        parts[1].write_bytes(table.to_pybytes() + xxhash.xxh3_128_digest(table))
+        self._syncing.append(self._behind.submit(self._publish, parts, paths))
 
-    def _publish(self, paths: tuple[Path, ...]) -> None:
-        for path in paths:
+    def _publish(self, parts: tuple[Path, ...], paths: tuple[Path, ...]) -> None:
+        for part, path in zip(parts, paths, strict=True):
             if self.lasts:
-                sync_file(_part(path))
-            _part(path).replace(path)
+                sync_file(part)
+            part.replace(path)
 
-    def _read_docs(self, index: int) -> tuple[pa.Table, dict[str, Any]]:
-        """The documents of a batch, and what else it produced. Raises DataError for a damaged file."""
-        path = self._docs_path(index)
-        data = path.read_bytes()
-        if xxhash.xxh3_128_digest(data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
-            raise DataError(
-                "the token store was damaged while the run read it",
-                where=str(path),
-                hint="repeat the command",
-            )
-        table = pa.ipc.open_file(pa.py_buffer(data[:-DIGEST_BYTES])).read_all()
-        return table, json.loads(table.schema.metadata[b"batch"])
+    def _read_docs(self, key: Key) -> tuple[pa.Table, dict[str, Any]]:
+        return _read_docs(self._docs_path(key))
 
-    def load(self, index: int) -> Batch:
-        table, meta = self._read_docs(index)
+    def load(self, key: Key) -> Batch:
+        table, meta = self._read_docs(key)
         docs = pl.DataFrame(pl.from_arrow(table)).clone()
-        record = self.tokens(index)
+        record = self.tokens(key)
         document = np.searchsorted(docs["doc_id"].to_numpy(), record.column("doc_id").to_numpy())
         pieces = pl.DataFrame(
             {
@@ -190,33 +196,55 @@ class TokenStore:
             }
         )
         spared = {int(doc_id): reason for doc_id, reason in meta["spared"].items()}
-        rest = {name: meta[name] for name in ("quarantined", "counters", "paths", "examples")}
-        return Batch(docs, pieces, **rest, spared=spared)
+        lines, sha256 = ({int(n): value for n, value in meta[name].items()} for name in ("lines", "sha256"))
+        rest = {name: meta[name] for name in ("quarantined", "counters", "paths", "examples", "rows", "last")}
+        return Batch(docs, pieces, **rest, spared=spared, lines=lines, sha256=sha256)
 
-    def check_block(self, index: int, block_hash: str) -> None:
+    def is_of(self, key: Key, block_hash: str) -> bool:
+        """Whether this input made a committed batch."""
+        return bool(self._read_docs(key)[1]["block"] == block_hash)
+
+    def check_block(self, key: Key, block_hash: str) -> None:
         """Raises DataError when the input that made a committed batch has changed since."""
-        _, meta = self._read_docs(index)
-        if meta["block"] != block_hash:
+        if not self.is_of(key, block_hash):
             raise DataError(
                 "the input changed since the unfinished run",
                 where=str(self.folder),
                 hint="give --overwrite to start over",
             )
 
-    def tokens(self, index: int) -> pa.RecordBatch:
+    def tokens(self, key: Key) -> pa.RecordBatch:
         """The batch's ids and flags, memory-mapped; the mapping outlives the closed file."""
-        with pa.memory_map(str(self._tokens_path(index))) as file:
+        with pa.memory_map(str(self._tokens_path(key))) as file:
             return pa.ipc.open_file(file).get_batch(0)
 
     def remove(self) -> None:
         """Delete the store's own files, and its folder when nothing else is in it."""
         remove_store(self.folder)
 
-    def _tokens_path(self, index: int) -> Path:
-        return self.folder / f"batch-{index:05}.arrow"
+    def _tokens_path(self, key: Key) -> Path:
+        return self.folder / f"{_name(key)}.arrow"
 
-    def _docs_path(self, index: int) -> Path:
-        return self.folder / f"batch-{index:05}.docs.arrow"
+    def _docs_path(self, key: Key) -> Path:
+        return self.folder / f"{_name(key)}.docs.arrow"
+
+
+def _name(key: Key) -> str:
+    item, number = key
+    return f"batch-{item:05}-{number:05}" if number else f"batch-{item:05}"
+
+
+def _read_docs(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """The documents of a batch, and what else it produced. Raises DataError for a damaged file."""
+    data = path.read_bytes()
+    if xxhash.xxh3_128_digest(data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
+        raise DataError(
+            "the token store was damaged while the run read it",
+            where=str(path),
+            hint="repeat the command",
+        )
+    table = pa.ipc.open_file(pa.py_buffer(data[:-DIGEST_BYTES])).read_all()
+    return table, json.loads(table.schema.metadata[b"batch"])
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -258,7 +286,3 @@ def _as_ipc(data: pa.Table | pa.RecordBatch) -> pa.Buffer:
     with pa.ipc.new_file(sink, data.schema) as writer:
         writer.write(data)
     return sink.getvalue()
-
-
-def _part(path: Path) -> Path:
-    return path.with_suffix(".part")

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.already_there import source_sha256
 from tokpack.artefact.folder import Artefact
 from tokpack.artefact.viewer import source_ranges
 from tokpack.config import SourceConfig
@@ -33,6 +32,7 @@ from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.read.blocks import Block, read_blocks
+from tokpack.stages.read.digests import source_sha256
 from tokpack.stages.read.sources import Source, open_sources
 
 Ids = npt.NDArray[np.int64]

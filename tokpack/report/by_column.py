@@ -8,8 +8,8 @@ import polars as pl
 
 from tokpack.corpus import Corpus
 from tokpack.errors import UsageError, near_matches
-from tokpack.pipeline import Run
 from tokpack.report.data_figures import quantiles
+from tokpack.run import Run
 from tokpack.stages.normalize.fields import root, value_at
 from tokpack.stages.normalize.raw_rows import lines_of, parse_line
 from tokpack.stages.read.blocks import Block, read_blocks

@@ -20,7 +20,6 @@ from tokpack.config import CostConfig
 from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED
-from tokpack.pipeline import Part, Run
 from tokpack.reasons import HELD_OUT, OVERLONG
 from tokpack.report.bill import make_cost
 from tokpack.report.data_figures import (
@@ -34,12 +33,14 @@ from tokpack.report.data_figures import (
 from tokpack.report.rows_figures import drop_places, packing_figures
 from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
+from tokpack.run import Run
 from tokpack.schema import COPIES, PREFERENCE
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.unread import recognized
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.repeat import each_copy
+from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")
 

@@ -10,8 +10,8 @@ import polars as pl
 
 from tokpack.artefact.viewer import trained_runs
 from tokpack.corpus import EXAMPLES, Corpus
-from tokpack.pipeline import Run
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
+from tokpack.run import Run
 from tokpack.schema import IGNORE_INDEX, TRAINED
 from tokpack.stages.plan import Plan
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -35,12 +36,12 @@ PARTS, SPECIAL = "parts of characters", "special tokens"
 
 def vocabulary_figures(tokenizer: Tokenizer, corpus: Corpus, names: list[str]) -> dict[str, Any]:
     """Ids in use, the most frequent ones, tokens by script, and bytes per token of each source."""
-    by_source = content_counts(corpus, len(names), tokenizer.vocab_size)
-    counts: Counts = np.stack(by_source).sum(axis=0)
+    counts = content_counts(corpus, tokenizer.vocab_size)
     used = np.flatnonzero(counts)
     texts = dict(zip(used.tolist(), token_bytes(tokenizer, used), strict=True))
     sizes = np.zeros(len(counts), np.int64)
     sizes[used] = [len(text) for text in texts.values()]
+    sums = source_sums(corpus, len(names), sizes)
     added = set(tokenizer.added_tokens.values())
     scripts: Counter[str] = Counter()
     for number, text in texts.items():
@@ -65,26 +66,40 @@ def vocabulary_figures(tokenizer: Tokenizer, corpus: Corpus, names: list[str]) -
         ],
         "scripts": [{"script": name, "tokens": n} for name, n in scripts.most_common()],
         "sources": [
-            {"name": name, "tokens": int(own.sum()), "bytes": int(own @ sizes)}
-            for name, own in zip(names, by_source, strict=True)
+            {"name": name, "tokens": tokens, "bytes": size}
+            for name, tokens, size in zip(names, *(column.tolist() for column in sums), strict=True)
         ],
     }
 
 
-def content_counts(corpus: Corpus, sources: int, size: int) -> list[Counts]:
-    """How often each id stands in the contents of kept documents, source by source."""
+def content_counts(corpus: Corpus, size: int) -> Counts:
+    """How often each id stands in the contents of kept documents."""
+    counts = np.zeros(size, np.int64)
+    for ids, _ in _kept_contents(corpus):
+        counts = _sum(counts, np.bincount(ids, minlength=size))
+    return counts
+
+
+def source_sums(corpus: Corpus, sources: int, sizes: Counts) -> tuple[Counts, Counts]:
+    """Tokens and bytes of each source in the contents of kept documents; `sizes`: bytes of each id."""
+    tokens, total = np.zeros(sources, np.int64), np.zeros(sources)
+    for ids, source in _kept_contents(corpus):
+        tokens += np.bincount(source, minlength=sources)
+        total += np.bincount(source, sizes[ids], minlength=sources)
+    return tokens, total.astype(np.int64)
+
+
+def _kept_contents(corpus: Corpus) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
+    """Batch by batch: the ids of contents, and the source of each."""
     kept, batches = corpus.kept(), corpus.mapped()
     source_of = corpus.docs["source"].to_numpy()
-    counts = [np.zeros(size, np.int64)] * sources
     for (number,), pieces in corpus.pieces.partition_by("batch", as_dict=True, maintain_order=True).items():
         document = pieces["document"].to_numpy()
         offsets, ids, flags = batches(int(number))
-        chosen = np.repeat(kept[document], np.diff(offsets)) & ((flags & CONTENT) != 0)
-        found = np.bincount(ids[offsets[0] : offsets[-1]][chosen], minlength=size)
-        source = int(source_of[document[0]])  # a batch is cut from one source
-        counts[source] = _sum(counts[source], found)
-    longest = max((len(own) for own in counts), default=size)
-    return [_sum(own, np.zeros(longest, np.int64)) for own in counts]
+        lengths = np.diff(offsets)
+        chosen = np.repeat(kept[document], lengths) & ((flags & CONTENT) != 0)
+        source = np.repeat(source_of[document], lengths)[chosen]
+        yield ids[offsets[0] : offsets[-1]][chosen], source
 
 
 def _sum(a: Counts, b: Counts) -> Counts:

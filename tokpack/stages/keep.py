@@ -80,12 +80,15 @@ class KeepList:
     def holds(self, doc_ids: Ids) -> npt.NDArray[np.bool_]:
         return np.isin(doc_ids, self.doc_ids)
 
-    def spare(self, documents: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, str]]:
-        """Documents with their marks taken off where they are wanted, and the reasons that are overruled."""
+    def spare(self, documents: pl.DataFrame, before: int = 0) -> tuple[pl.DataFrame, dict[int, str]]:
+        """Documents with their marks taken off where they are wanted, and the reasons that are overruled.
+
+        `before` is added to the numbers that `documents` have to give those that the list names.
+        """
         if not len(self.doc_ids):
             return documents, {}
         reason = documents["drop_reason"]
-        wanted = self.holds(documents["doc_id"].to_numpy())
+        wanted = self.holds(documents["doc_id"].to_numpy() + before)
         spared = pl.Series(wanted) & reason.is_not_null() & ~reason.is_in(FACTS)
         if not spared.any():
             return documents, {}

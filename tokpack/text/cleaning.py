@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,15 +34,13 @@ from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
 from tokpack.options import CleanOptions, make_config, with_options
 from tokpack.output import write_dropped
-from tokpack.pipeline import MB, Run, pass_one
 from tokpack.reasons import NOT_IN_FORMAT
 from tokpack.report.figures import drop_figures, length_figures
+from tokpack.run import MB, Run
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.detect import detect_shape
-from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
-from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.memory import Data, takes_rows
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import times_of
@@ -51,6 +48,8 @@ from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
 from tokpack.text.formats import TextFormat, text_format, write_rows
 from tokpack.text.learned_tokenizer import NAME, learn_tokenizer
+from tokpack.way.documents import normalize_blocks
+from tokpack.way.pass_one import Work, cut_input, dealt, pass_one, readings
 
 NO_LIMIT = (1 << 31) - 1
 OPENAI = "OpenAI"
@@ -119,7 +118,7 @@ def clean(
             run = _start(config, workers, folder, tell or default_activity())
             store = TokenStore(folder / "store", run.fingerprint(), lasts=False)
             corpus = pass_one(run, store)
-            decide(run, corpus, money)
+            run = decide(run, corpus, money)
             _write(run, corpus, shape, part)
             report = CleanReport(_figures(run, corpus, format, prices), out)
             _publish(run, corpus, report, part, out)
@@ -224,49 +223,53 @@ def _start(config: Config, workers: int, folder: Path, tell: Activity) -> Run:
 
 def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path) -> None:
     """All kept rows, in input order; documents that the shape cannot hold are marked."""
-    before = [source.sha256 for source in run.sources]
     kept = corpus.docs.filter(corpus.docs["drop_reason"].is_null())
-    rows = partial(_rows, run, shape, kept["doc_id"].to_numpy(), times_of(kept))
+    rows = partial(_rows, run, corpus, shape, kept["doc_id"].to_numpy(), times_of(kept))
     lost: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     doing = run.tell.doing("reading again and writing", run.input_bytes, "MB", MB)
     with path.open("wb") as file, doing as advance:
-        blocks: Iterable[Block] = read_blocks(run.sources, run.config.read.block_mb << 20)
-        for lines, not_held, read in ordered_map(rows, blocks, run.workers):
-            file.write(lines)
-            lost.append(not_held)
-            advance(read)
-    if [source.sha256 for source in run.sources] != before:
-        raise DataError(
-            "the input changed while it was read",
-            where=", ".join(source.path for source in run.sources),
-            hint="repeat the command when nothing writes to it",
-        )
+        for written in ordered_map(rows, dealt(run, cut_input(run)), run.workers):
+            for lines, not_held, read in written:
+                file.write(lines)
+                lost.append(not_held)
+                advance(read)
     positions = np.searchsorted(corpus.docs["doc_id"].to_numpy(), np.concatenate(lost))
     corpus.drop(positions, NOT_IN_FORMAT, [None] * len(positions))
 
 
 def _rows(
     run: Run,
+    corpus: Corpus,
     shape: TextFormat,
     kept: npt.NDArray[np.int64],
     times: npt.NDArray[np.int32],
-    block: Block,
-) -> tuple[bytes, npt.NDArray[np.int64], int]:
-    """(lines of the kept documents of a block, doc_ids of those that the shape cannot hold, bytes of input).
+    work: Work,
+) -> list[tuple[bytes, npt.NDArray[np.int64], int]]:
+    """Of each batch: lines of its kept documents, doc_ids of those that the shape cannot hold, and bytes of
+    input. A document of a source that repeats is written `times` in a row.
 
-    A document of a source that repeats is written `times` in a row."""
-    transforms = replace(run.config.clean, rules="off")
-    documents = normalize(block, run.sources[block.source], run.shapes[block.source]).documents
-    doc_ids = documents["doc_id"].to_numpy()
-    at = np.searchsorted(kept, doc_ids)
-    here = np.append(kept, -1)[at] == doc_ids
-    documents = documents.filter(here)[np.repeat(np.arange(here.sum()), times[at[here]])]
-    doc_ids = documents["doc_id"].to_numpy()
-    if documents.is_empty():
-        return b"", doc_ids[:0], block.input_bytes
-    documents = clean_documents(documents, transforms, run.special).documents
-    lines, lost = write_rows(documents, shape)
-    return lines, np.unique(doc_ids[lost]), block.input_bytes
+    Raises DataError for input that is not what pass 1 read.
+    """
+    transforms, made = replace(run.config.clean, rules="off"), []
+    for number, reading, _ in readings(run, work):
+        place = corpus.place_of((work.item.index, number), reading.digest())
+        if place is None:
+            raise DataError(
+                "the input changed while it was read",
+                where=", ".join(run.sources[extent.source].path for extent in work.item.extents[:3]),
+                hint="repeat the command when nothing writes to it",
+            )
+        documents = normalize_blocks(run, reading.blocks).documents
+        doc_ids = documents["doc_id"].to_numpy() + place
+        at = np.searchsorted(kept, doc_ids)
+        here = np.append(kept, -1)[at] == doc_ids
+        chosen = np.repeat(np.flatnonzero(here), times[at[here]])
+        lines, lost = b"", np.empty(0, np.int64)
+        if len(chosen):
+            documents = clean_documents(documents[chosen], transforms, run.special).documents
+            lines, lost = write_rows(documents, shape)
+        made.append((lines, np.unique(doc_ids[chosen][lost]), reading.input_bytes))
+    return made
 
 
 # Figures
@@ -291,8 +294,13 @@ def _figures(run: Run, corpus: Corpus, format: str, prices: list[ApiPrice]) -> d
         "estimated": run.tokenizer.name == NAME,
         "format": format,
         "inputs": [
-            {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format, "sha256": s.sha256}
-            for s, shape in zip(run.sources, run.shapes, strict=True)
+            {
+                "name": s.name,
+                "size_bytes": s.size_bytes,
+                "format": shape.format,
+                "sha256": corpus.sha256.get(n),
+            }
+            for n, (s, shape) in enumerate(zip(run.sources, run.shapes, strict=True))
         ],
         "ledger": ledger,
         "lengths": length_figures(docs.filter(kept)["tokens"].to_numpy(), run.config.truncate.max_length),

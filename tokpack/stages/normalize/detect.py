@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,20 +12,20 @@ from tokpack.config import RANKED, TREES, SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
-from tokpack.stages.normalize.fields import TRUTHS, root, value_at
+from tokpack.stages.normalize.fields import LESSER_COMPLETIONS, TRUTHS, root, value_at
 from tokpack.stages.normalize.hints import way_out
 from tokpack.stages.normalize.layouts import Layout, find_layout, ranked_layout
 from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
-from tokpack.stages.normalize.shape import Columns, Shape, known_fields
+from tokpack.stages.normalize.shape import NAMES, Columns, Shape, known_fields
 from tokpack.stages.normalize.turns import text_turns
 from tokpack.stages.normalize.unread import grouping_columns, shown, unread_columns
 from tokpack.stages.normalize.values import is_repr
 from tokpack.stages.read.blocks import chunks
-from tokpack.stages.read.containers import AS_TEXT, recognize
+from tokpack.stages.read.containers import AS_TEXT, HEAD_BYTES, recognize
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
-from tokpack.stages.read.streams import looked_at
+from tokpack.stages.read.streams import BOM, looked_at
 
 
 def detect_shape(source: Source) -> Shape:
@@ -35,8 +36,8 @@ def detect_shape(source: Source) -> Shape:
     config = source.config
     if source.size_bytes == 0:
         raise DataError("the input is empty", where=source.path, hint="check the step that wrote it")
-    recognize(source)
-    rows, fault = first_rows(source)
+    head = recognize(source)
+    rows, fault = first_rows(source, head)
     if not rows:
         raise DataError(
             f"no {source.container} row in the first lines{f', the first is {fault}' if fault else ''}",
@@ -49,6 +50,7 @@ def detect_shape(source: Source) -> Shape:
     shapes = [
         Shape.of(name, config.map, columns, rows, layout if layout and layout.format == name else None)
         for name in _formats(config, layout)
+        if config.format != "auto" or may_fit(name, config.map, columns, layout)
     ]
     fitting = shapes if config.format != "auto" else [shape for shape in shapes if shape.fits(rows)]
     fitting = fitting or [shape for shape in shapes if shape.fits_empty(rows)]
@@ -114,6 +116,19 @@ def _formats(config: SourceConfig, layout: Layout | None) -> list[str]:
     return [name for name in order if named <= known_fields(name, named)]
 
 
+def may_fit(name: str, mapping: Mapping[str, str], columns: list[str], layout: Layout | None) -> bool:
+    """Whether each field that the format needs has a column of one of its names: others are not tried."""
+    if layout is not None and layout.format == name:
+        return True
+    held = {column.casefold() for column in columns}
+    for target in FIELDS[name]:
+        lesser = LESSER_COMPLETIONS if target == "completion" else ()
+        names = (*NAMES.get(target, (target,)), *lesser)
+        if target not in mapping and not any(one in held or one.partition(".")[0] in held for one in names):
+            return False
+    return True
+
+
 def _check_label(shape: Shape, config: SourceConfig, rows: list[dict[str, Any]], source: Source) -> None:
     """Answers that their row calls bad are not taught without a word."""
     path = shape.beside.get("label")
@@ -149,15 +164,23 @@ def _way_out(source: Source, columns: list[str], rows: list[dict[str, Any]]) -> 
     return f"{way}; {AS_TEXT}" if source.note else way
 
 
-def first_rows(source: Source, count: int = 100) -> tuple[list[dict[str, Any]], str]:
+def first_rows(source: Source, head: bytes, count: int = 100) -> tuple[list[dict[str, Any]], str]:
     """Up to `count` readable rows from the head of a source, to recognize its format from, and what is wrong
-    with the first unreadable one."""
+    with the first unreadable one. `head`: its first bytes, which may be all."""
     if source.container == "text":
         return [{"text": ""}], ""
+    if _is_whole(source, head):
+        return _parsable(head[: head.rfind(b"\n") + 1] or head, count)
     with looked_at(source):
         for _, _, _, data in chunks(replace(source, head_only=True), 1 << 16):
             return _parsable(data, count) if isinstance(data, bytes) else _readable(data, count)
     return [], ""
+
+
+def _is_whole(source: Source, head: bytes) -> bool:
+    """Whether `head` is all there is of a file of JSON lines."""
+    plain = source.container == "jsonl" and not source.compression and source.config.format not in TREES
+    return plain and len(head) < HEAD_BYTES and 0 < (source.size_bytes or 0) <= len(head) + len(BOM)
 
 
 def _readable(table: pa.Table, count: int) -> tuple[list[dict[str, Any]], str]:

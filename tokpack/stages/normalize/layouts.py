@@ -7,7 +7,7 @@ how to read it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,14 +46,18 @@ class Layout:
     reason: str = ""
     """Of a layout that is refused: why."""
 
-    def fits(self, rows: Rows) -> bool:
+    def fits(self, rows: Rows, present: Container[str]) -> bool:
+        for path in self.needs:
+            if path not in present and path.partition(".")[0] not in present:
+                return False
         there = all(any(is_filled(value_at(row, path)) for row in rows) for path in self.needs)
         return there and self.test(rows)
 
 
 def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The layout of a file, None for one whose columns say it all."""
-    found = next((layout for layout in LAYOUTS if layout.fits(rows)), None)
+    held = set(present)
+    found = next((layout for layout in LAYOUTS if layout.fits(rows, held)), None)
     found = found or _answer_beside(present, rows)
     names = {column.casefold() for column in present}
     if found or {"chosen", "rejected"} <= names or names & {"messages", "conversations"}:

@@ -14,7 +14,6 @@ row-by-row reference, and what that refuses is quarantined with its place and re
 from __future__ import annotations
 
 import base64
-import json
 import string
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -75,7 +74,8 @@ class Quarantined:
     reason: str
     raw: bytes
 
-    def to_json(self) -> str:
+    def record(self) -> dict[str, Any]:
+        """As `quarantine.jsonl` holds it."""
         record: dict[str, Any] = {
             "doc_id": self.doc_id,
             "source": self.source,
@@ -87,7 +87,7 @@ class Quarantined:
             record["line"] = self.raw.decode("utf-8")
         except UnicodeDecodeError:
             record["line_base64"] = base64.b64encode(self.raw).decode("ascii")
-        return json.dumps(record, ensure_ascii=False)
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,12 +292,12 @@ def _frame(
 ) -> pl.DataFrame:
     """The documents of the block's rows at `positions`; `roles` and the rest have one entry a document."""
     width = shape.documents_per_row
-    doc_ids = (width * (block.first_doc_id + positions)[:, None] + np.arange(width)).ravel()
+    doc_ids = (width * block.numbers()[positions][:, None] + np.arange(width)).ravel()
     nothing = pl.Series([None], dtype=pl.String).new_from_index(0, len(doc_ids))
     return pl.DataFrame(
         {
             "doc_id": doc_ids,
-            "source": np.full(len(doc_ids), block.source, np.int32),
+            "source": np.repeat(block.sources()[positions], width),
             "row": np.repeat(line_numbers(block)[positions], width),
             "kind": kind if isinstance(kind, list) else pl.Series([kind]).new_from_index(0, len(doc_ids)),
             "roles": _text_lists(roles),
@@ -399,4 +399,4 @@ def _from_rows(
 
 def _first_id(block: Block, shape: Shape, position: int) -> int:
     """`doc_id` of the row's first document, which it uses up when it is quarantined."""
-    return shape.documents_per_row * (block.first_doc_id + position)
+    return shape.documents_per_row * int(block.numbers()[position])

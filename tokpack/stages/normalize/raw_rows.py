@@ -54,6 +54,9 @@ def dumped(row: dict[str, Any] | Unreadable) -> bytes:
 def lines_of(block: Block) -> tuple[list[bytes], np.ndarray[Any, Any]]:
     """The lines of a block that are not blank, and where in the source each begins, in bytes."""
     assert isinstance(block.data, bytes)
+    if block.parts:
+        found = [lines_of(part) for part in block.parts]
+        return [line for some, _ in found for line in some], np.concatenate([starts for _, starts in found])
     lines = block.data.split(b"\n")
     starts = np.concatenate([[0], np.cumsum([len(line) + 1 for line in lines])])[:-1]
     filled = filled_lines(block.data)

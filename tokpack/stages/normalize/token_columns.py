@@ -56,7 +56,7 @@ def take_tokens(block: Block, source: Source, shape: Shape, vocab_size: int) -> 
         rest, bad = _one_by_one(block, shape, odd, vocab_size)
         rows = _merged(rows, rest) if rows else rest
         for row, reason in bad:
-            where = (block.first_doc_id + row.position, source.name, row.number, row.byte_offset)
+            where = (int(block.numbers()[row.position]), source.name, row.number, row.byte_offset)
             quarantined.append(Quarantined(*where, reason, row.raw))
     batch = TokenBatch(rows.offsets, rows.ids, rows.flags)
     return Normalized(_frame(block, rows), quarantined), batch
@@ -66,8 +66,8 @@ def _frame(block: Block, rows: _Rows) -> pl.DataFrame:
     count = len(rows.positions)
     kinds = pl.Series(["text", LABELED]).gather(pl.Series(rows.labeled.astype(np.uint32)))
     known = {
-        "doc_id": block.first_doc_id + rows.positions,
-        "source": np.full(count, block.source, np.int32),
+        "doc_id": block.numbers()[rows.positions],
+        "source": block.sources()[rows.positions],
         "row": line_numbers(block)[rows.positions],
         "kind": kinds,
     }

@@ -8,9 +8,10 @@ unreadable rows use theirs up. Parsing belongs to `normalize`; this module only 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from tokpack.config import TREES
 from tokpack.errors import DataError, reading
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.json_arrays import as_lines
+from tokpack.stages.read.lines import Chunk, line_chunks, too_long
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import BOM, check_growth, decompress, open_hashing
 from tokpack.stages.read.tables import dataset_blocks, table_blocks
@@ -27,10 +29,6 @@ from tokpack.stages.read.trees import conversations
 from tokpack.stages.read.unchanged import unchanged
 
 BLOCK_BYTES = 8 << 20
-NEWLINE, SPACE = b"\n "
-WHITE = np.isin(np.arange(256), [*b" \t\r\x0b\x0c"])
-INDENT = 64
-"""White space that lines may begin with on the fast path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,19 @@ class Block:
     """Where `data` begins in the decompressed source; line formats only."""
     input_bytes: int = 0
     """What was read of the source for it, as it is stored: compressed where the source is."""
+    parts: tuple[Block, ...] = ()
+    """Of a block that was joined: what it was joined of, in order; `data` is all of theirs."""
+
+    def numbers(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Of each row: its place among all rows, from which its `doc_id` follows."""
+        if self.parts:
+            return np.concatenate([part.numbers() for part in self.parts])
+        return np.arange(self.first_doc_id, self.first_doc_id + self.rows, dtype=np.int64)
+
+    def sources(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Of each row: the number of its source."""
+        parts = self.parts or (self,)
+        return np.repeat(np.array([part.source for part in parts], np.int32), [part.rows for part in parts])
 
     def digest(self) -> str:
         """Of the content of all rows; the same whatever memory they lie in."""
@@ -72,8 +83,28 @@ def read_blocks(sources: list[Source], block_bytes: int = BLOCK_BYTES) -> Iterat
             index, doc_id, row = index + 1, doc_id + rows, row + lines
 
 
+def join(blocks: Sequence[Block]) -> Block:
+    """Blocks of small files as one, whose rows can be read together: all of lines, or all of tables of one
+    schema."""
+    first = blocks[0]
+    if len(blocks) == 1:
+        return first
+    rows, lines = sum(block.rows for block in blocks), sum(block.lines for block in blocks)
+    data: bytes | pa.Table
+    if isinstance(first.data, bytes):
+        data = b"".join(
+            block.data if block.data.endswith(b"\n") or not block.data else block.data + b"\n"
+            for block in blocks
+        )
+    else:
+        data = pa.concat_tables([block.data for block in blocks])
+    return replace(first, rows=rows, lines=lines, data=data, parts=tuple(blocks))
+
+
 def line_numbers(block: Block) -> np.ndarray[Any, np.dtype[np.int64]]:
     """1-based row number in the source of each of the block's rows: for line formats, blank lines count."""
+    if block.parts:
+        return np.concatenate([line_numbers(part) for part in block.parts])
     if not isinstance(block.data, bytes) or block.lines == block.rows:
         return np.arange(block.first_row + 1, block.first_row + 1 + block.rows, dtype=np.int64)
     return np.flatnonzero(filled_lines(block.data)) + block.first_row + 1
@@ -122,17 +153,22 @@ class _HashingSink:
     def flush(self) -> None: ...
 
 
-# Files to chunks: (rows, lines, byte offset, data)
-
-Chunk = tuple[int, int, int, "bytes | pa.Table"]
+# Files to chunks
 
 
 def chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
     """A source in pieces that end at a row's end; its `sha256` is set after the last."""
-    with reading(source.path), unchanged(source):
+    with explained(source), unchanged(source):
+        made = _rows_as_they_are(source, block_bytes)
+        yield from _tree_chunks(made, source, block_bytes) if source.config.format in TREES else made
+
+
+@contextmanager
+def explained(source: Source) -> Iterator[None]:
+    """Turn what the system or Arrow says of a file that cannot be read into a DataError."""
+    with reading(source.path):
         try:
-            made = _rows_as_they_are(source, block_bytes)
-            yield from _tree_chunks(made, source, block_bytes) if source.config.format in TREES else made
+            yield
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -158,7 +194,7 @@ def _tree_chunks(made: Iterator[Chunk], source: Source, block_bytes: int) -> Ite
     size = offset = 0
     for before, line in enumerate(conversations(rows, every=source.config.format == "tree_paths")):
         if len(line) > source.max_line:
-            raise _too_long(source, before)
+            raise too_long(source, before)
         lines.append(line + b"\n")
         size += len(lines[-1])
         check_growth(offset + size, source)
@@ -174,80 +210,13 @@ def _file_chunks(source: Source, block_bytes: int) -> Iterator[Chunk]:
         stream = decompress(raw, source)
         if source.container in ("json", "jsonl", "text"):
             lines = as_lines(stream, source.path) if source.container == "json" else stream
-            made = _line_chunks(lines, source, block_bytes)
+            made = line_chunks(lines, source, block_bytes)
         else:
             made = _table_chunks(table_blocks(stream, source, block_bytes))
         for chunk in made:
             source.bytes_read = raw.bytes_read
             yield chunk
         source.sha256 = raw.hexdigest()
-
-
-def _line_chunks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[Chunk]:
-    """Whole lines, about `block_bytes` at a time; a longer line is a block of its own.
-
-    Raises DataError for a line of more than `source.max_line` bytes, and holds not much more of it.
-    """
-    head = stream.read(3)
-    rest, offset = ([], 3) if head == BOM else ([head], 0)
-    held = line = 0
-    while data := stream.read(min(block_bytes, source.max_line + 1)):
-        cut = data.rfind(b"\n") + 1
-        held += len(data)
-        if not cut:
-            rest.append(data)
-            if held > source.max_line:
-                raise _too_long(source, line)
-            continue
-        chunk = b"".join([*rest, data[:cut]])
-        rest, held = [data[cut:]], len(data) - cut
-        counted = _count_lines(chunk, offset)
-        if len(chunk) > source.max_line:
-            _check_lengths(chunk, source, line)
-        line += counted[1]
-        yield counted
-        offset += len(chunk)
-    last = b"".join(rest)
-    if last.strip():
-        yield _count_lines(last, offset)
-
-
-def _check_lengths(chunk: bytes, source: Source, before: int) -> None:
-    ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == NEWLINE)
-    longer = np.flatnonzero(np.diff(ends, prepend=-1) > source.max_line + 1)
-    if len(longer):
-        raise _too_long(source, before + int(longer[0]))
-
-
-def _too_long(source: Source, before: int) -> DataError:
-    return DataError(
-        f"a line of more than {source.max_line >> 20:,} MB",
-        where=f"{source.path}:{before + 1}",
-        hint="is the file what its name says? --max-line MB allows longer lines",
-    )
-
-
-def _count_lines(chunk: bytes, offset: int) -> Chunk:
-    """Lines with something in them, lines in all. A line that begins with white space is looked at."""
-    characters = np.frombuffer(chunk, np.uint8)
-    starts = np.append(0, np.flatnonzero(characters == NEWLINE) + 1)
-    starts = starts[starts < len(chunk)]
-    blank = _blank(chunk, characters, starts[characters[starts] <= SPACE])
-    return len(starts) - blank, len(starts), offset, chunk
-
-
-def _blank(chunk: bytes, characters: Any, at: Any) -> int:
-    """How many of the lines that begin `at` these places hold white space alone."""
-    last, blank = len(chunk) - 1, 0
-    for _ in range(INDENT):
-        over = (characters[at] == NEWLINE) | (WHITE[characters[at]] & (at == last))
-        blank += int(over.sum())
-        at = at[~over & WHITE[characters[at]]] + 1
-        if not len(at):
-            return blank
-    ends = [chunk.find(b"\n", start) for start in at.tolist()]
-    whole = zip(at.tolist(), ends, strict=True)
-    return blank + sum(not chunk[start : end if end >= 0 else None].strip() for start, end in whole)
 
 
 def _table_chunks(tables: Iterator[pa.Table]) -> Iterator[Chunk]:

@@ -24,8 +24,6 @@ LONGEST_LINE = 1 << 24
 LINES = 100
 ENOUGH = 0.9
 MOST_NOTES = 3
-MANY, SMALL = 1000, 64 << 10
-"""Inputs, and bytes of each, of which a run says that joined they would be read sooner."""
 AS_TEXT = "--format text packs its lines as plain text"
 BINARY: dict[Container, tuple[bytes, ...]] = {
     "parquet": (b"PAR1",),
@@ -54,13 +52,14 @@ CODECS = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("Zstandard", b"\x28\xb5\x2f\xfd
 NAMES: dict[str, str] = {"jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "text": "plain text"}
 
 
-def recognize(source: Source) -> None:
+def recognize(source: Source) -> bytes:
     """Settle the source's container; `note` says where its content decided against its name.
 
-    Raises DataError for content that the name denies, UsageError where neither says what it is.
+    Returns its first bytes. Raises DataError for content that the name denies, UsageError where neither says
+    what it is.
     """
     if source.container == "dataset" or ("://" in source.path and source.container in BINARY):
-        return  # a remote table is not fetched for the sake of a clearer message
+        return b""  # a remote table is not fetched for the sake of a clearer message
     with reading(source.path):
         head = _head(source)
     if source.compression and not head:
@@ -70,20 +69,14 @@ def recognize(source: Source) -> None:
     _refuse_foreign(source, head)
     if not source.config.container:
         _settle(source, head)
+    return head
 
 
 def notes(sources: list[Source]) -> list[str]:
     """What a user should know about how the sources are read, a few of many."""
     said = [source.note for source in sources if source.note]
     more = len(said) - MOST_NOTES
-    said = said if more <= 1 else [*said[:MOST_NOTES], f"and {more:,} inputs more like these"]
-    small = sum((source.size_bytes or SMALL) < SMALL for source in sources)
-    if small >= MANY:
-        said.append(
-            f"{small:,} of the inputs are smaller than {SMALL >> 10} kB, and each takes the time of 1 MB\n"
-            "  hint: join them: find FOLDER -name '*.jsonl' -print0 | sort -z | xargs -0 cat > all.jsonl"
-        )
-    return said
+    return said if more <= 1 else [*said[:MOST_NOTES], f"and {more:,} inputs more like these"]
 
 
 def _settle(source: Source, head: bytes) -> None:

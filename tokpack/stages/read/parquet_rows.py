@@ -13,7 +13,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokpack.stages.read.expansion import LEAST_BYTES
+from tokpack.stages.read.expansion import LEAST_BYTES, grows
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import check_growth
 
@@ -22,13 +22,32 @@ MOST_BYTES = 1 << 30
 """What the texts of a row group may grow to before they are read as dictionaries."""
 
 
-def parquet_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatch]:
-    """All rows in order, a row group after the other. Raises DataError for a decompression bomb."""
+def row_groups(source: Source, most: int) -> list[int]:
+    """Bytes of each row group of a local file, decoded; none where the file is better read as a stream: when
+    it cannot be opened, a group is larger than `most`, or values refer to others and may grow."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(source.path) as file:
+            groups = range(file.num_row_groups)
+            sizes = [file.metadata.row_group(group).total_byte_size for group in groups]
+            odd = any(map(grows, file.schema_arrow.types)) or any(
+                next(_texts(file, group), None) for group in groups
+            )
+    except (OSError, pa.ArrowException):
+        return []
+    return [] if odd or not sizes or max(sizes) > most else sizes
+
+
+def parquet_batches(
+    stream: IO[bytes], source: Source, groups: range | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of all row groups, or of some, in order. Raises DataError for a decompression bomb."""
     import pyarrow.parquet as pq
 
     lazily: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 16}
     file = pq.ParquetFile(stream, **(lazily if source.head_only else {}))
-    for group in range(file.num_row_groups):
+    for group in range(file.num_row_groups) if groups is None else groups:
         _check_lists(file, group, source)
         suspects = [path for path in _texts(file, group) if _may_grow(stream, file, group, path, lazily)]
         reader = (

@@ -136,21 +136,21 @@ class Hashing(io.RawIOBase):
     """Reads through to `raw` and hashes; a file that was read out of order is hashed again at the end."""
 
     def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self._digest, self._linear = raw, hashlib.sha256(), True
+        self.raw, self._digest, self._linear = raw, hashlib.sha256(), True
         self.bytes_read = 0
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
-        return self._raw.seekable()
+        return self.raw.seekable()
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self._linear = False
-        return self._raw.seek(offset, whence)
+        return self.raw.seek(offset, whence)
 
     def tell(self) -> int:
-        return self._raw.tell()
+        return self.raw.tell()
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -158,7 +158,7 @@ class Hashing(io.RawIOBase):
         return len(data)
 
     def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(size)
+        data = self.raw.read(size)
         self.bytes_read += len(data)
         if self._linear:
             self._digest.update(data)
@@ -166,15 +166,15 @@ class Hashing(io.RawIOBase):
 
     def hexdigest(self) -> str:
         if not self._linear:
-            self._raw.seek(0)
-            return hashlib.file_digest(self._raw, "sha256").hexdigest()  # type: ignore[arg-type]
+            self.raw.seek(0)
+            return hashlib.file_digest(self.raw, "sha256").hexdigest()  # type: ignore[arg-type]
         while self.read(1 << 20):  # what follows the last frame or array
             pass
         return self._digest.hexdigest()
 
     def close(self) -> None:
         if not self.closed:
-            self._raw.close()
+            self.raw.close()
         super().close()
 
 

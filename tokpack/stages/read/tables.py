@@ -35,6 +35,12 @@ def table_blocks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterato
     yield from _merged(map(_sound, slices(batches, source, block_bytes)), source, block_bytes)
 
 
+def group_tables(stream: IO[bytes], source: Source, groups: range, block_bytes: int) -> Iterator[pa.Table]:
+    """Some row groups of a Parquet file that lies on this machine, as it is."""
+    batches = parquet_batches(stream, source, groups)
+    yield from _merged(map(_sound, slices(batches, source, block_bytes)), source, block_bytes)
+
+
 def dataset_blocks(source: Source, block_bytes: int) -> Iterator[pa.Table]:
     """A folder written by `datasets.save_to_disk`; its hash covers all shards in order."""
     files = saved_field(Path(source.path) / "state.json", "_data_files")

@@ -12,44 +12,44 @@ from pathlib import Path
 from tokpack.errors import DataError
 from tokpack.stages.read.sources import Source
 
-Stamp = list[tuple[str, int, int, int]]
-"""Name, number, size and time of each file."""
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Name, number, size and time of each file; none of pipes and remote objects."""
 
 
 @contextmanager
-def unchanged(source: Source) -> Iterator[None]:
-    """Raises DataError when a file of the source changed while the block ran, whatever else went wrong in it.
-
-    Pipes and remote objects have no such stamp.
-    """
-    before = _stamp(source)
+def unchanged(source: Source, since: Stamp | None = None) -> Iterator[None]:
+    """Raises DataError when a file of the source changed while the block ran, or since it had the stamp that
+    is given, whatever else went wrong in the block."""
+    before = stamp_of(source)
+    if since is not None and before != since:
+        raise changed(source)
     if len(before) == 1 and source.container != "dataset" and source.size_bytes not in (None, before[0][2]):
-        raise _changed(source)
+        raise changed(source)
     try:
         yield
     except GeneratorExit:  # who reads wanted no more
         raise
     except Exception as error:
-        if _stamp(source) != before:
-            raise _changed(source) from error
+        if stamp_of(source) != before:
+            raise changed(source) from error
         raise
-    if _stamp(source) != before:
-        raise _changed(source)
+    if stamp_of(source) != before:
+        raise changed(source)
 
 
-def _stamp(source: Source) -> Stamp:
+def stamp_of(source: Source) -> Stamp:
     if source.path == "-" or "://" in source.path:
-        return []
+        return ()
     path = Path(source.path)
     try:
         files = sorted(path.iterdir()) if source.container == "dataset" else [path]
         found = [(file.name, file.stat()) for file in files]
     except OSError:  # taken away: the error of opening it, or a difference to the first stamp, says so
-        return []
-    return [(name, status.st_ino, status.st_size, status.st_mtime_ns) for name, status in found]
+        return ()
+    return tuple((name, status.st_ino, status.st_size, status.st_mtime_ns) for name, status in found)
 
 
-def _changed(source: Source) -> DataError:
+def changed(source: Source) -> DataError:
     return DataError(
         "the input changed while it was read: nothing of it is packed",
         where=source.path,

@@ -1,0 +1,204 @@
+"""A run: what one command works with, set up once from its settings and read by every stage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tokpack.activity import Activity, default_activity
+from tokpack.config import Config
+from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
+from tokpack.engine.local import default_workers
+from tokpack.errors import UsageError
+from tokpack.schema import PREFERENCE
+from tokpack.stages.call_ids import writes_call_ids
+from tokpack.stages.clean import rules_of
+from tokpack.stages.keep import KeepList
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.unread import tell as tell_unread
+from tokpack.stages.plan import resolve as planner
+from tokpack.stages.read.containers import notes
+from tokpack.stages.read.sources import Source, open_sources
+from tokpack.stages.render.chat_template import check_template
+from tokpack.stages.render.render import Renderer, RenderOptions
+from tokpack.stages.render.template_markers import special_tokens_of
+from tokpack.stages.special_tokens import SpecialTokens
+
+log = logging.getLogger("tokpack")
+
+MB = 1_000_000
+MOST_KINDS = 32
+"""Of shapes that a new one is compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run works with: set up once, read by every stage."""
+
+    config: Config
+    tokenizer: Tokenizer
+    renderer: Renderer
+    sources: list[Source]
+    shapes: list[Shape]
+    alike: list[int]
+    """Of each source: a number that those have in common whose rows are read in the same way."""
+    workers: int
+    special: SpecialTokens
+    hide_ids: bool
+    """Documents that differ in the ids of calls alone are equal: the template does not write them."""
+    tell: Activity
+    """Says what goes on."""
+    keep: KeepList = field(default_factory=KeepList)
+    """Documents that a person wants kept."""
+
+    @staticmethod
+    def start(
+        config: Config, workers: int = 0, tokenizer: Tokenizer | None = None, tell: Activity | None = None
+    ) -> Run:
+        """Open the inputs, recognize their shapes, load the tokenizer. Raises before any work is done.
+
+        `tokenizer` replaces the one of the config; `tell` gets to know what goes on.
+        """
+        tell = tell or default_activity()
+        if not config.tokenize.tokenizer and tokenizer is None:
+            raise UsageError(
+                "no tokenizer given", where="--tokenizer", hint="the folder or Hub name of your model"
+            )
+        planner(config.plan.planner)
+        rules_of(config.clean)
+        keep = KeepList.load(config.select.keep)
+        sources = open_sources(config.source, config.read.max_line_mb << 20)
+        template = Path(config.render.chat_template) if config.render.chat_template else None
+        with tell.doing("loading the tokenizer"):
+            tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
+            for text in (tokenizer.chat_template, tokenizer.tool_template):
+                check_template(text)
+            tokenizer.prepare()
+        with tell.doing("looking at the inputs"):
+            shapes = [detect_shape(source) for source in sources]
+        for note in notes(sources):
+            log.warning(note)
+        tell_unread([source.name for source in sources], shapes)
+        pairs = check_pairs(config, sources, shapes)
+        settings = config.render
+        options = RenderOptions(
+            render=settings.mode,
+            loss="completion" if pairs and settings.loss == "assistant" else settings.loss,
+            eos=settings.eos,
+            separator=settings.separator,
+            paranoid=settings.paranoid,
+            date=settings.date,
+            tool_arguments=settings.tool_arguments,
+            template_kwargs=settings.template_kwargs,
+        )
+        renderer = Renderer(tokenizer, options)
+        if renderer.uses_date:
+            config = replace(config, render=replace(settings, date=str(renderer.date)))
+        brought = list(dict.fromkeys(name for shape in shapes for name in shape.arguments))
+        if lost := renderer.unread_arguments(brought):
+            log.warning("not read by the chat template, though rows bring them: %s", ", ".join(lost))
+        readable = renderer.message_fields
+        shapes, alike = shared([replace(shape, readable=readable) for shape in shapes])
+        return Run(
+            config,
+            tokenizer,
+            renderer,
+            sources,
+            shapes,
+            alike,
+            workers or default_workers(),
+            special_tokens_of(tokenizer),
+            not (renderer.tool_finder and writes_call_ids(renderer.tool_finder.template)),
+            tell,
+            keep.of_pairs() if pairs else keep,
+        )
+
+    @property
+    def by_chat_template(self) -> bool:
+        """Whether conversations are rendered by a chat template."""
+        return self.config.render.mode != "plain" and self.tokenizer.chat_template is not None
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the documents are preference pairs: all of them, or none."""
+        return self.shapes[0].format == PREFERENCE
+
+    @property
+    def input_bytes(self) -> int | None:
+        """Of all inputs as they are stored; None where one does not say."""
+        sizes = [source.size_bytes for source in self.sources]
+        return sum(size for size in sizes if size) if None not in sizes else None
+
+    @property
+    def block_bytes(self) -> int:
+        """Of input that is read at a time."""
+        return self.config.read.block_mb << 20
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for an unfinished run to be continued."""
+        from tokpack import __version__
+
+        inputs = [
+            {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format}
+            for s, shape in self._inputs()
+        ]
+        config = self.config.portable()
+        del config["read"]["allow_bad"]  # decides whether the run ends, not what is in it
+        return {
+            "tokpack": __version__,
+            "config": config,
+            "tokenizer": self.tokenizer.sha256,
+            "template": self.tokenizer.template_sha256,
+            "inputs": inputs,
+            **({"keep": self.keep.sha256} if len(self.keep.doc_ids) else {}),
+        }
+
+    def _inputs(self) -> Iterator[tuple[Source, Shape]]:
+        return zip(self.sources, self.shapes, strict=True)
+
+
+def shared(shapes: list[Shape]) -> tuple[list[Shape], list[int]]:
+    """The shapes, those that are equal but for what is only told of them in one another's memory; and of each
+    the number of its kind."""
+    kinds: list[Shape] = []
+    found, numbers = [], []
+    for shape in shapes:
+        bare = replace(shape, notes=(), unread={}, grouping=())
+        last = range(len(kinds) - 1, max(-1, len(kinds) - 1 - MOST_KINDS), -1)
+        number = next((number for number in last if kinds[number] == bare), len(kinds))
+        kinds += [bare] if number == len(kinds) else []
+        told = {"notes": shape.notes, "unread": shape.unread, "grouping": shape.grouping}
+        found.append(replace(kinds[number], **told))
+        numbers.append(number)
+    return found, numbers
+
+
+def check_pairs(config: Config, sources: list[Source], shapes: list[Shape]) -> bool:
+    """Whether the inputs are preference pairs. Raises UsageError for what cannot be done with pairs."""
+    pairs = [shape.format == PREFERENCE for shape in shapes]
+    if not any(pairs):
+        return False
+    if not all(pairs):
+        raise UsageError(
+            f"{sources[pairs.index(True)].name} holds preference pairs, {sources[pairs.index(False)].name} "
+            f"holds {shapes[pairs.index(False)].format}: one artefact cannot hold both",
+            where=sources[pairs.index(False)].path,
+            hint="pack them apart, or read both alike with --format",
+        )
+    if config.render.loss == "all":
+        raise UsageError(
+            "preference pairs are compared by their completions: there is no loss on the prompt",
+            where="--loss all",
+            hint="leave it out, or give last: the last answer of a completion of several turns",
+        )
+    if config.truncate.overlong == "split":
+        raise UsageError(
+            "splitting would tear preference pairs",
+            where="--overlong split",
+            hint="drop (the default for pairs), right, left or turns",
+        )
+    return True

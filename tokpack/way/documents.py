@@ -1,0 +1,162 @@
+"""What is read of an item -> documents with their tokens and hashes.
+
+from text      normalize -> clean -> hash -> render -> tokenize
+from tokens    as they are
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tokpack.errors import DataError
+from tokpack.printable import printable
+from tokpack.reasons import TEMPLATE_ERROR
+from tokpack.run import Run
+from tokpack.stages.clean import clean
+from tokpack.stages.dedup import content_hash, token_hash
+from tokpack.stages.normalize.normalize import Normalized, Quarantined, normalize, text_documents
+from tokpack.stages.normalize.rows import TOKENS
+from tokpack.stages.normalize.token_columns import take_tokens
+from tokpack.stages.ranges import offsets_of
+from tokpack.stages.read.blocks import Block, join
+from tokpack.stages.render.render import render
+from tokpack.stages.tokenize import TokenBatch, tokenize
+
+MOST_TEXT = (1 << 31) - 1
+"""Bytes of a block as it is tokenized: a token has one at least, and the store counts tokens in int32."""
+LONGEST_DETAIL = 1000
+"""Characters that are kept of what a template says about a document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The documents of some blocks with their tokens and hashes, and what happened on the way."""
+
+    documents: pl.DataFrame
+    tokens: TokenBatch
+    hashes: npt.NDArray[np.uint64]
+    quarantined: list[Quarantined]
+    counters: dict[str, int] = field(default_factory=dict)
+    paths: dict[str, int] = field(default_factory=dict)
+    spared: dict[int, str] = field(default_factory=dict)
+    """Documents that are wanted -> the reason that is overruled."""
+
+
+def is_tokens(run: Run, blocks: Sequence[Block]) -> bool:
+    """Whether the rows are tokenized already: all of an item are, or none."""
+    return bool(blocks) and run.shapes[blocks[0].source].format == TOKENS
+
+
+def make_tokens(run: Run, blocks: Sequence[Block], before: int) -> Made:
+    """From text: cleaned, hashed, rendered and tokenized. `before`: documents ahead of the blocks."""
+    config = run.config
+    normalized = normalize_blocks(run, blocks)
+    cleaned = clean(normalized.documents, config.clean, run.special, run.pairs)
+    hashes = content_hash(cleaned.documents, config.dedup.exact, run.hide_ids)
+    wanted, spared = run.keep.spare(cleaned.documents, before)
+    documents, tokens, paths, told = encode(run, wanted)
+    counters = cleaned.counters | told
+    return Made(documents, tokens, hashes, normalized.quarantined, counters, paths, spared)
+
+
+def take_ready_tokens(run: Run, blocks: Sequence[Block]) -> Made:
+    """From rows that are tokenized already: as they are."""
+    found = []
+    for group in _alike(run, blocks, neighbours=True):
+        source = group[0].source
+        vocab_size = run.tokenizer.vocab_size
+        normalized, tokens = take_tokens(join(group), run.sources[source], run.shapes[source], vocab_size)
+        found.append((_named(run, normalized, blocks), tokens))
+    lengths = np.concatenate([np.diff(tokens.offsets) for _, tokens in found])
+    batch = TokenBatch(
+        offsets_of(lengths),
+        np.concatenate([tokens.input_ids for _, tokens in found]),
+        np.concatenate([tokens.flags for _, tokens in found]),
+    )
+    documents = pl.concat([normalized.documents for normalized, _ in found])
+    quarantined = [one for normalized, _ in found for one in normalized.quarantined]
+    return Made(documents, batch, token_hash(batch), quarantined)
+
+
+def normalize_blocks(run: Run, blocks: Sequence[Block]) -> Normalized:
+    """Blocks whose documents are numbered through, in order. Those of one shape are read together: a small
+    file for itself costs as much as a large one."""
+    groups = _alike(run, blocks)
+    if not groups:
+        return Normalized(text_documents([]), [])
+    found = [
+        normalize(join(group), run.sources[group[0].source], run.shapes[group[0].source]) for group in groups
+    ]
+    if len(blocks) == 1:
+        return found[0]
+    quarantined = [one for normalized in found for one in _named(run, normalized, blocks).quarantined]
+    documents = pl.concat([normalized.documents for normalized in found])
+    return Normalized(
+        documents.sort("doc_id") if len(found) > 1 else documents,
+        sorted(quarantined, key=lambda one: one.doc_id),
+    )
+
+
+def _alike(run: Run, blocks: Sequence[Block], neighbours: bool = False) -> list[list[Block]]:
+    """The blocks in groups that can be joined, each in order; with `neighbours` groups are in order too."""
+
+    def kind(block: Block) -> tuple[Any, ...]:
+        lines = isinstance(block.data, bytes)
+        container = run.sources[block.source].container
+        return run.alike[block.source], lines, container == "text", None if lines else block.data.schema
+
+    if len(blocks) == 1:
+        return [list(blocks)]
+    if neighbours:
+        return [list(group) for _, group in groupby(blocks, kind)]
+    groups: dict[tuple[Any, ...], list[Block]] = {}
+    for block in blocks:
+        groups.setdefault(kind(block), []).append(block)
+    return list(groups.values())
+
+
+def _named(run: Run, normalized: Normalized, blocks: Sequence[Block]) -> Normalized:
+    """With each unreadable row under the name of its own source."""
+    if len(blocks) == 1 or not normalized.quarantined:
+        return normalized
+    starts = np.array([block.first_doc_id for block in blocks])
+    width = run.shapes[0].documents_per_row
+    named = []
+    for one in normalized.quarantined:
+        block = blocks[int(np.searchsorted(starts, one.doc_id // width, side="right")) - 1]
+        named.append(replace(one, source=run.sources[block.source].name))
+    return replace(normalized, quarantined=named)
+
+
+def encode(
+    run: Run, documents: pl.DataFrame
+) -> tuple[pl.DataFrame, TokenBatch, dict[str, int], dict[str, int]]:
+    """Render and tokenize; documents that the template refuses are marked.
+
+    Returns documents, tokens, rows by path, and what the template left out.
+    """
+    rendered = render(documents, run.renderer)
+    if (size := rendered.text.nbytes) > MOST_TEXT:
+        raise DataError(
+            f"a block of {len(documents):,} documents is {size:,} bytes of text to the model, "
+            f"more than {MOST_TEXT:,}",
+            where=run.sources[documents["source"][0]].path,
+            hint="the chat template writes very much for each; read.block_mb = 1 makes blocks smaller",
+        )
+    tokens = tokenize(rendered, run.tokenizer)
+    if rendered.errors:
+        rows = [row for row in sorted(rendered.errors) if documents["drop_reason"][row] is None]
+        documents = documents.with_columns(
+            documents["drop_reason"].clone().scatter(rows, [TEMPLATE_ERROR] * len(rows)),
+            documents["drop_detail"]
+            .clone()
+            .scatter(rows, [printable(rendered.errors[row][:LONGEST_DETAIL]) for row in rows]),
+        )
+    return documents, tokens, rendered.counters | tokens.stats, rendered.told

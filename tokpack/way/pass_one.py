@@ -1,0 +1,232 @@
+"""Pass 1: every item of the input through the batch stages into the token store.
+
+Items are opened by the workers, in any order; one that can only be read from its start is read here and dealt
+out batch by batch. What an earlier run committed is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import polars as pl
+
+from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.engine.local import ordered_map, release_memory
+from tokpack.errors import DataError
+from tokpack.run import MB, Run
+from tokpack.stages.clean import clean_by_tokens
+from tokpack.stages.normalize.normalize import Quarantined
+from tokpack.stages.normalize.rows import TOKENS
+from tokpack.stages.pairs import WIDTH, drop_partners, pair_hash
+from tokpack.stages.read.digests import digests_behind
+from tokpack.stages.read.items import Item, Reading, cut, read_item, rows_before
+from tokpack.stages.read.sources import Source
+from tokpack.stages.read.unchanged import Stamp
+from tokpack.stages.render import left_out
+from tokpack.stages.select import quality
+from tokpack.stages.special_tokens import told
+from tokpack.stages.tokenize import TokenBatch
+from tokpack.stages.truncate import truncate
+from tokpack.store import INPUT_BYTES, TokenStore
+from tokpack.way.documents import encode, is_tokens, make_tokens, take_ready_tokens
+
+log = logging.getLogger("tokpack")
+
+SNIPPET = 400
+"""Characters of a document that is shown."""
+
+
+def pass_one(run: Run, store: TokenStore) -> Corpus:
+    """All items through the batch stages into the store, and back as numbers."""
+    items = cut_input(run)
+    _tell_found(run, store)
+    digests = digests_behind(_to_digest(run, items))
+    try:
+        with run.tell.doing("reading and tokenizing", run.input_bytes, "MB", MB) as advance, digests as found:
+            for size in ordered_map(partial(_process, run, store), dealt(run, items), run.workers):
+                advance(size)
+    finally:
+        store.settle()
+    for message in (*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings):
+        log.warning(message)
+    release_memory()
+    corpus = Corpus.load(store, len(items), WIDTH if run.pairs else 1)
+    _check_bad_rows(run, len(corpus.docs) // corpus.width, corpus.quarantined)
+    corpus.sha256 |= found
+    corpus.keep = run.keep
+    run.keep.check(corpus.docs, {s.name: corpus.sha256.get(n) for n, s in enumerate(run.sources)})
+    special = told(corpus.counters, run.config.render.mode == "plain", run.config.render.eos)
+    for message in (*special, *left_out.warnings(corpus.counters)):
+        log.warning(message)
+    if corpus.docs.is_empty() and not corpus.quarantined:
+        raise _nothing(run)
+    return corpus
+
+
+def cut_input(run: Run) -> list[Item]:
+    """The input as items; rows that are tokenized already share none with others."""
+    ready = [shape.format == TOKENS for shape in run.shapes]
+    return cut(run.sources, run.block_bytes, ready)
+
+
+def _to_digest(run: Run, items: list[Item]) -> dict[int, tuple[Source, Stamp]]:
+    """Sources in several items, with the stamp that they had when they were cut."""
+    return {
+        extent.source: (run.sources[extent.source], extent.stamp)
+        for item in items
+        for extent in item.extents
+        if item.kind in ("lines", "groups")
+    }
+
+
+def _tell_found(run: Run, store: TokenStore) -> None:
+    if found := store.input_bytes():
+        total = f" of {run.input_bytes / MB:,.1f}" if run.input_bytes else ""
+        log.info("going on with an unfinished run: %s%s MB were done", f"{found / MB:,.1f}", total)
+
+
+def _nothing(run: Run) -> DataError:
+    return DataError(
+        "no document in the input",
+        where=", ".join(s.path for s in run.sources),
+        hint="there are only blank lines: check the step that wrote it",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An item, or what was read of it already: its reading of that number, after so many rows."""
+
+    item: Item
+    number: int = 0
+    reading: Reading | None = None
+    before: int = 0
+
+
+def dealt(run: Run, items: list[Item]) -> Iterator[Work]:
+    """Items for workers to open. Streams are read here; so is all input where a list names documents by their
+    place among all, which only who reads in order knows before the end."""
+    in_order, before = len(run.keep.doc_ids) > 0, 0
+    for item in items:
+        if not in_order and item.kind != "stream":
+            yield Work(item)
+            continue
+        for number, reading in enumerate(read_item(item, run.sources, run.block_bytes)):
+            yield Work(item, number, reading, before)
+            before += reading.rows
+
+
+def readings(run: Run, work: Work) -> Iterator[tuple[int, Reading, int]]:
+    """What is read of an item, each with its number and the rows before it, where these are known."""
+    if work.reading is not None:
+        yield work.number, work.reading, work.before
+        return
+    for number, reading in enumerate(read_item(work.item, run.sources, run.block_bytes)):
+        yield number, reading, 0
+
+
+def _process(run: Run, store: TokenStore, work: Work) -> int:
+    """Through all batch stages, committed. Returns the bytes of input behind it."""
+    return sum(_commit(run, store, work.item, *one) for one in readings(run, work))
+
+
+def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Reading, before: int) -> int:
+    key, digest = (item.index, number), reading.digest()
+    if store.has(key):
+        store.check_block(key, digest)
+        return reading.input_bytes
+    config, ready = run.config, is_tokens(run, reading.blocks)
+    ahead = before * (WIDTH if run.pairs else 1)
+    made = take_ready_tokens(run, reading.blocks) if ready else make_tokens(run, reading.blocks, ahead)
+    if config.read.strict and made.quarantined:
+        raise _unreadable(made.quarantined[0], rows_before(item, run.sources))
+    tokens, hashes = made.tokens, made.hashes
+    documents = clean_by_tokens(made.documents, np.diff(tokens.offsets), config.clean, run.pairs)
+    documents, spared = run.keep.spare(documents, ahead)
+    if run.pairs:
+        hashes, documents = pair_hash(hashes), drop_partners(documents)
+    pieces = truncate(
+        documents,
+        tokens,
+        config.truncate.max_length,
+        config.truncate.overlong,
+        run.by_chat_template,
+        lambda shortened: encode(run, shortened)[1],
+        run.pairs,
+    )
+    docs = pieces.documents.select(
+        "doc_id",
+        "source",
+        "row",
+        "drop_reason",
+        "drop_detail",
+        pl.Series("hash_high", hashes[:, 0]),
+        pl.Series("hash_low", hashes[:, 1]),
+        pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
+        pl.Series("cut", pieces.cut, dtype=pl.Int32),
+        quality(documents) if config.select.limited else pl.lit(0.0, pl.Float32).alias("quality"),
+    )
+    rest = {
+        "quarantined": [one.record() for one in made.quarantined],
+        "counters": made.counters,
+        "paths": made.paths,
+        "spared": spared | made.spared,
+        "examples": _examples(pieces.documents, partial(_decoded, run, tokens) if ready else None),
+        "rows": reading.rows,
+        "lines": reading.lines,
+        "sha256": reading.sha256,
+        "last": reading.last,
+        INPUT_BYTES: reading.input_bytes,
+    }
+    store.commit(key, digest, docs, pieces, rest)
+    return reading.input_bytes
+
+
+def _decoded(run: Run, tokens: TokenBatch, position: int) -> str:
+    start, end = tokens.offsets[position : position + 2]
+    return run.tokenizer.decode(tokens.input_ids[start : min(end, start + SNIPPET)])
+
+
+def _examples(documents: pl.DataFrame, text_of: Callable[[int], str] | None = None) -> dict[str, list[str]]:
+    """The first few documents of each drop reason, shortened, for the report.
+
+    `text_of` a position in the batch: for documents without contents.
+    """
+    first = (
+        documents.with_row_index("position")
+        .filter(pl.col("drop_reason").is_not_null())
+        .group_by("drop_reason", maintain_order=True)
+        .head(EXAMPLES)
+        .select("drop_reason", "position", pl.col("contents").list.join("\n", ignore_nulls=True))
+    )
+    examples: dict[str, list[str]] = {}
+    for reason, position, contents in first.rows():
+        text = text_of(position) if text_of else contents
+        examples.setdefault(reason, []).append(text[:SNIPPET] if text else text)
+    return examples
+
+
+def _unreadable(first: Quarantined, before: int) -> DataError:
+    return DataError(
+        f"unreadable row: {first.reason}",
+        where=f"{first.source}:{before + first.row}",
+        hint="mend the row, or leave out --strict to set such rows aside in quarantine.jsonl",
+    )
+
+
+def _check_bad_rows(run: Run, read: int, quarantined: list[str]) -> None:
+    """Stops a run of whose input more than the allowed share is broken."""
+    bad, rows = len(quarantined), read + len(quarantined)
+    share = bad / max(1, rows)
+    if share > run.config.read.allow_bad:
+        first = json.loads(quarantined[0])
+        raise DataError(
+            f"{bad} of {rows} rows are unreadable ({share:.1%}), the first: {first['reason']}",
+            where=f"{first['source']}:{first['row']}",
+            hint=f"check --format and --map; --allow-bad {min(1.0, share + 0.01):.2f} sets all aside",
+        )
