@@ -82,7 +82,7 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
     import numpy as np
 
     from tokpack.options import make_config
-    from tokpack.pipeline import Run
+    from tokpack.run import Run
     from tokpack.stages.clean import clean
     from tokpack.stages.dedup import content_hash
     from tokpack.stages.normalize.normalize import normalize

@@ -15,7 +15,7 @@ from layout_cases import A2, ASKED, CASES, TOOL, A, B, C, Case, Q, R, S, msgs, s
 
 from tokpack.config import Config, RenderConfig, SourceConfig, TokenizeConfig
 from tokpack.errors import UsageError
-from tokpack.pipeline import Run
+from tokpack.run import Run
 from tokpack.stages.normalize import normalize as stage
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize

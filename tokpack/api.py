@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +14,10 @@ from tokpack.activity import Activity
 from tokpack.already_there import is_already_there
 from tokpack.artefact.folder import Artefact
 from tokpack.config import Config
-from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
-from tokpack.decide import decide, near_duplicate_figures
 from tokpack.errors import UsageError, writing
 from tokpack.interrupts import scratch_folder
-from tokpack.money import MoneyBudget, money_budget
+from tokpack.money import money_budget
 from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
 from tokpack.packed_urls import local_folder
 from tokpack.report.advice import advise_near_duplicates
@@ -32,9 +27,12 @@ from tokpack.report.rows_figures import kept_figures
 from tokpack.report.training import Training, load_training
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.words import large_losses
+from tokpack.run import Run
 from tokpack.stages.read.memory import Data, takes_rows
 from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
+from tokpack.way import pass_two
+from tokpack.way.decide import near_duplicate_figures
 
 log = logging.getLogger("tokpack")
 
@@ -66,27 +64,28 @@ def pack(
     config = make_config(data, options)
     training = load_training(config.cost)
     money = money_budget(config, training)
-    run = pipeline.Run.start(_with_token_cost(config, training), workers, tell=tell)
+    run = Run.start(_with_token_cost(config, training), workers, tell=tell)
     seconds: dict[str, float] = {}
     with writing(out), output.claim(out, overwrite, partial(is_already_there, run, out, html)) as there:
         if there:
             log.info("already there, unchanged: %s", out)
             return Artefact(out)
         store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
-        run, corpus = _decided(run, store, money, seconds)
+        run, corpus = pipeline.decided(run, store, money, seconds)
         if not corpus.kept().any():
             report = make_report(run, corpus, pipeline.plan_part(run, corpus))
             store.remove()
-            raise output.leave_nothing(run, corpus, report, out)
+            raise pass_two.leave_nothing(run, corpus, report, out)
         batches = corpus.mapped()
         if run.config.write.val:
             held = pipeline.plan_part(run, corpus, validation=True)
             inside = out / schema.VALIDATION
-            output.finish(inside, output.write_artefact(run, corpus, held, inside, batches, validation=True))
-        with _clock(seconds, "plan"):
+            record = pass_two.write_artefact(run, corpus, held, inside, batches, validation=True)
+            output.finish(inside, record)
+        with pipeline.clock(seconds, "plan"):
             part = pipeline.plan_part(run, corpus)
-        with _clock(seconds, "pass 2"):
-            manifest = output.write_artefact(run, corpus, part, out, batches)
+        with pipeline.clock(seconds, "pass 2"):
+            manifest = pass_two.write_artefact(run, corpus, part, out, batches)
         with run.tell.doing("writing the report"):
             report = make_report(run, corpus, part, manifest["ledger"], training)
             report.data["kept"] = kept_figures(run, corpus, part.pieces)
@@ -94,7 +93,7 @@ def pack(
             if html:
                 report.save_html(out / "report.html")
         output.finish(out, manifest)
-        output.write_run(out, run, corpus.paths, seconds)
+        pass_two.write_run(out, run, corpus.paths, seconds)
         store.remove()
         output.leave_work(out)
     for loss in large_losses(manifest["ledger"]["documents"]):
@@ -135,10 +134,10 @@ def analyze(
         from tokpack.calibration import measured, on_this_machine
 
         training = on_this_machine(training)
-    run = pipeline.Run.start(_with_token_cost(config, training), workers, tell=tell)
+    run = Run.start(_with_token_cost(config, training), workers, tell=tell)
     with scratch_folder() as folder:
         store = TokenStore(folder, run.fingerprint(), lasts=False)
-        run, corpus = _decided(run, store, money, {})
+        run, corpus = pipeline.decided(run, store, money)
         part = pipeline.plan_part(run, corpus)
         if calibrate and training is not None and part.plan.rows and not run.pairs:
             documents = documents_of(run, corpus, part)
@@ -166,32 +165,6 @@ def open_packed(folder: str | os.PathLike[str]) -> Artefact:
     else.
     """
     return Artefact(local_folder(folder))
-
-
-def _decided(
-    run: pipeline.Run,
-    store: TokenStore,
-    money: MoneyBudget | None,
-    seconds: dict[str, float],
-) -> tuple[pipeline.Run, Corpus]:
-    if money is not None and run.pairs:
-        raise UsageError(
-            "no bill is known for preference pairs: they are trained beside a reference model",
-            where=f"--budget {money.usd:g}usd",
-            hint="give tokens: --budget 20M",
-        )
-    with _clock(seconds, "pass 1"):
-        corpus = pipeline.pass_one(run, store)
-    with _clock(seconds, "decide"):
-        run = decide(run, corpus, money)
-    return run, corpus
-
-
-@contextmanager
-def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
 
 
 def _with_token_cost(config: Config, training: Training | None) -> Config:

@@ -5,23 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.artefact.fresh_folder import clean_up
-from tokpack.corpus import Corpus
-from tokpack.errors import DataError, UsageError
+from tokpack.errors import UsageError
 from tokpack.locks import only_writer
 from tokpack.manifest import is_blank, is_finished
-from tokpack.nothing_kept import nothing_kept
 from tokpack.own_files import (
     is_mine,
     is_packed_file,
@@ -30,21 +23,13 @@ from tokpack.own_files import (
     links_in_the_way,
     remove_own,
 )
-from tokpack.reasons import HELD_OUT, TRUNCATED
-from tokpack.report.figures import Report
-from tokpack.run import Run
-from tokpack.stages.keep import kept_after_all, record
-from tokpack.stages.order import plan_record
-from tokpack.stages.write import FlatBatch, Written, write_json, write_shards
+from tokpack.stages.write import write_json
 from tokpack.store import RECORD as STORE_RECORD
 from tokpack.store import read_record, remove_store
 from tokpack.sums import write_sums
-from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")
 
-SLICE = 1 << 16
-"""Documents of dropped.parquet in work at a time: their columns of text take memory."""
 ELSEWHERE = "elsewhere"
 """In OUT/.work: the path of a token store that `--work-dir` moved."""
 MOST_POINTER = 1 << 14
@@ -161,151 +146,7 @@ def clear(out: Path) -> None:
     out.mkdir(exist_ok=True)
 
 
-def write_artefact(
-    run: Run,
-    corpus: Corpus,
-    part: Part,
-    out: Path,
-    batches: Callable[[int], FlatBatch],
-    validation: bool = False,
-) -> dict[str, Any]:
-    """Shards, the record of what was left out, the tokenizer, and last the manifest. Returns the manifest.
-
-    Raises InternalError when the ledger does not add up; then nothing is finished.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    copies = schema.COPIES in corpus.docs.columns and not validation
-    columns = schema.row_schema(run.pairs, copies)
-    what = "writing held-out rows" if validation else "writing rows"
-    with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
-        written = write_shards(out, part.layout, part.placement, batches, columns, run.config.write, advance)
-    docs = _as_validation(corpus.docs) if validation else corpus.docs
-    quarantined = [] if validation else corpus.quarantined
-    names = [source.name for source in run.sources]
-    write_record(out, docs, names, quarantined)
-    by_source = {} if validation else corpus.quarantined_by_source()
-    packed = {
-        "rows": written.rows,
-        "capacity": part.plan.capacity,
-        "tokens": written.tokens,
-        "trained": written.trained,
-    }
-    after_all = {} if validation else kept_after_all(docs, corpus.spared)
-    ledger = ledgers.build(docs, names, by_source, packed, after_all)
-    run.tokenizer.save(out / "tokenizer")
-    return _manifest(run, corpus, part, written, ledger, validation, copies)
-
-
-def write_record(out: Path, docs: pl.DataFrame, names: list[str], quarantined: list[str]) -> None:
-    """What was left out: documents by their reason, and input that could not be read."""
-    write_dropped(out / schema.DROPPED, docs, names)
-    (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
-
-
-def leave_nothing(run: Run, corpus: Corpus, report: Report, out: Path) -> DataError:
-    """For a run that keeps no document: its record and report in a folder that is no artefact.
-
-    OUT/.work stays, empty, so that the folder counts as unfinished: the next run, of any settings, takes it.
-    """
-    write_record(out, corpus.docs, [source.name for source in run.sources], corpus.quarantined)
-    write_json(out / schema.REPORT, report.data)
-    leave_work(out)
-    (out / schema.WORK).mkdir()
-    documents = report.data["ledger"]["documents"]
-    return nothing_kept(documents, run.config.clean, out / schema.DROPPED, out / schema.QUARANTINE)
-
-
 def finish(out: Path, manifest: dict[str, Any]) -> None:
     """The manifest, then the sums: from here on the folder is an artefact."""
     write_json(out / schema.MANIFEST, manifest)
     write_sums(out, {shard["file"]: shard["sha256"] for shard in manifest["shards"]})
-
-
-def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
-    """The held-out documents, as the documents of an artefact of their own."""
-    held = docs.filter(pl.col("drop_reason") == HELD_OUT).drop(schema.COPIES, strict=False)
-    return held.with_columns(drop_reason=pl.lit(None, pl.String))
-
-
-def write_dropped(path: Path, docs: pl.DataFrame, names: list[str]) -> None:
-    """One row for each document left out or shortened (`schema.DROPPED_SCHEMA`), a slice at a time."""
-    left_out = pl.col("drop_reason").is_not_null()
-    shortened = pl.col("drop_reason").is_null() & (pl.col("cut") > 0)
-    import pyarrow.parquet as pq
-
-    with pq.ParquetWriter(path, schema.DROPPED_SCHEMA, compression="zstd") as writer:
-        for some in docs.iter_slices(SLICE):
-            record = some.filter(left_out | shortened).select(
-                "doc_id",
-                pl.col("source").replace_strict(dict(enumerate(names)), return_dtype=pl.String),
-                "row",
-                pl.col("drop_reason").fill_null(TRUNCATED).alias("reason"),
-                pl.col("drop_detail").alias("detail"),
-                pl.when(left_out).then("tokens").otherwise("cut").cast(pl.Int64).alias("tokens_lost"),
-            )
-            writer.write_table(record.to_arrow().cast(schema.DROPPED_SCHEMA))
-
-
-def _manifest(
-    run: Run,
-    corpus: Corpus,
-    part: Part,
-    written: Written,
-    ledger: dict[str, Any],
-    validation: bool,
-    copies: bool,
-) -> dict[str, Any]:
-    from tokpack import __version__
-
-    tokenizer, plan = run.tokenizer, part.plan
-    return {
-        "format_version": schema.FORMAT_VERSION,
-        "tokpack_version": __version__,
-        **({"kind": schema.PREFERENCE} if run.pairs else {}),
-        **({schema.COPIES: True} if copies else {}),
-        **({"keep": record(run.keep)} if len(run.keep.doc_ids) else {}),
-        "split": "validation" if validation else "train",
-        "capacity": plan.capacity,
-        "rows": written.rows,
-        "tokens": written.tokens,
-        "trained_tokens": written.trained,
-        "documents": ledger["documents"]["kept"],
-        "pieces": len(part.pieces),
-        "tokenizer": {
-            "name": tokenizer.name,
-            "sha256": tokenizer.sha256,
-            "vocab_sha256": tokenizer.vocab_sha256,
-            "vocab_size": tokenizer.vocab_size,
-            "eos_token_id": tokenizer.eos_id,
-            "pad_token_id": tokenizer.pad_id,
-        },
-        "template": {"sha256": tokenizer.template_sha256, "loss": run.config.render.loss},
-        "inputs": [
-            {
-                "name": source.name,
-                "sha256": corpus.sha256.get(number),
-                "size_bytes": source.size_bytes,
-                "format": shape.format,
-            }
-            for number, (source, shape) in enumerate(zip(run.sources, run.shapes, strict=True))
-        ],
-        "shards": written.shards,
-        "plan": plan_record(run.config.plan.planner, plan, part.dealt),
-        "ledger": ledger,
-        "config": run.config.portable(),
-    }
-
-
-def write_run(out: Path, run: Run, paths: dict[str, int], seconds: dict[str, float]) -> None:
-    """`run.json`: what is true of this run and this machine only, so no part of the artefact's bytes."""
-    record = {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": platform.node(),
-        "python": platform.python_version(),
-        "workers": run.workers,
-        "inputs": [str(Path(s.path).resolve()) if "://" not in s.path else s.path for s in run.sources],
-        "tokenizer": run.config.tokenize.tokenizer,
-        "paths": paths,
-        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-    }
-    write_json(out / schema.RUN, record)

@@ -24,7 +24,6 @@ from tokpack.activity import Activity, default_activity
 from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
-from tokpack.decide import decide
 from tokpack.durable import sync_file, sync_folder
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError, writing
@@ -33,7 +32,7 @@ from tokpack.locks import beside, only_writer
 from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
 from tokpack.options import CleanOptions, make_config, with_options
-from tokpack.output import write_dropped
+from tokpack.pipeline import decided
 from tokpack.reasons import NOT_IN_FORMAT
 from tokpack.report.figures import drop_figures, length_figures
 from tokpack.run import MB, Run
@@ -49,7 +48,8 @@ from tokpack.store import TokenStore
 from tokpack.text.formats import TextFormat, text_format, write_rows
 from tokpack.text.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.way.documents import normalize_blocks
-from tokpack.way.pass_one import Work, cut_input, dealt, pass_one, readings
+from tokpack.way.pass_one import Work, cut_input, dealt, readings
+from tokpack.way.pass_two import write_dropped
 
 NO_LIMIT = (1 << 31) - 1
 OPENAI = "OpenAI"
@@ -117,8 +117,7 @@ def clean(
             _begin(part)  # a folder without rights is told before the work
             run = _start(config, workers, folder, tell or default_activity())
             store = TokenStore(folder / "store", run.fingerprint(), lasts=False)
-            corpus = pass_one(run, store)
-            run = decide(run, corpus, money)
+            run, corpus = decided(run, store, money)
             _write(run, corpus, shape, part)
             report = CleanReport(_figures(run, corpus, format, prices), out)
             _publish(run, corpus, report, part, out)
