@@ -171,8 +171,7 @@ def shared(shapes: list[Shape]) -> tuple[list[Shape], list[int]]:
         last = range(len(kinds) - 1, max(-1, len(kinds) - 1 - MOST_KINDS), -1)
         number = next((number for number in last if kinds[number] == bare), len(kinds))
         kinds += [bare] if number == len(kinds) else []
-        told = {"notes": shape.notes, "unread": shape.unread, "grouping": shape.grouping}
-        found.append(replace(kinds[number], **told))
+        found.append(replace(kinds[number], notes=shape.notes, unread=shape.unread, grouping=shape.grouping))
         numbers.append(number)
     return found, numbers
 

@@ -261,9 +261,9 @@ def _rows(
         documents = normalize_blocks(run, reading.blocks).documents
         doc_ids = documents["doc_id"].to_numpy() + place
         at = np.searchsorted(kept, doc_ids)
-        here = np.append(kept, -1)[at] == doc_ids
-        chosen = np.repeat(np.flatnonzero(here), times[at[here]])
-        lines, lost = b"", np.empty(0, np.int64)
+        here = np.flatnonzero(np.append(kept, -1)[at] == doc_ids)
+        chosen = np.repeat(here, times[at[here]])
+        lines, lost = b"", np.empty(0, bool)
         if len(chosen):
             documents = clean_documents(documents[chosen], transforms, run.special).documents
             lines, lost = write_rows(documents, shape)

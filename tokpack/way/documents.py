@@ -108,9 +108,9 @@ def _alike(run: Run, blocks: Sequence[Block], neighbours: bool = False) -> list[
     """The blocks in groups that can be joined, each in order; with `neighbours` groups are in order too."""
 
     def kind(block: Block) -> tuple[Any, ...]:
-        lines = isinstance(block.data, bytes)
         container = run.sources[block.source].container
-        return run.alike[block.source], lines, container == "text", None if lines else block.data.schema
+        columns = None if isinstance(block.data, bytes) else block.data.schema
+        return run.alike[block.source], container == "text", columns
 
     if len(blocks) == 1:
         return [list(blocks)]

@@ -245,7 +245,7 @@ def _small(number: int, source: Source, digests: dict[int, str]) -> list[Block]:
     """A file of lines at one stroke."""
     with reading(source.path), Path(source.path).open("rb", buffering=0) as file:
         before = os.fstat(file.fileno())
-        data = file.readall()  # type: ignore[attr-defined]
+        data = file.readall()
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or not (
         len(data) == before.st_size == source.size_bytes
