@@ -64,16 +64,16 @@ class FastTokenizer:
         mark = WORD_MARK.encode()
         lengths, self._unknown = np.zeros(size, np.int32), np.ones(size, bool)
         self._begins_with_mark, self._spaces = np.zeros(size, bool), np.zeros((size, 2), np.int32)
-        raw = list(vocab.values())
-        if plan.word_mark:
-            self._begins_with_mark[numbers] = [text.startswith(mark) for text in raw]
-            raw = [text.replace(mark, b" ") for text in raw]
-        texts = pa.array(raw, pa.large_binary())
-        lengths[numbers] = pc.binary_length(texts).to_numpy()
+        texts = pa.array(vocab.values(), pa.large_binary())
         self._unknown[numbers] = False
-        self._written = self._bytes_by_id(size, added) if plan.word_mark else None
+        self._written = None
         if plan.word_mark:
-            bytes_of = np.array([_byte_of(text) for text in vocab.values()])
+            bytes_of = _bytes_of(texts)
+            self._begins_with_mark[numbers] = pc.starts_with(texts, mark).to_numpy(zero_copy_only=False)
+            texts = pc.replace_substring(texts, mark, b" ")
+            self._written = _bytes_by_id(size, numbers, texts, bytes_of, added)
+        lengths[numbers] = pc.binary_length(texts).to_numpy()
+        if plan.word_mark:
             lengths[numbers[bytes_of >= 0]] = 1
             self._unknown[numbers[bytes_of >= 0x80]] = True
         for content, number in added.items():
@@ -141,16 +141,6 @@ class FastTokenizer:
             fronts = fronts[~_begin_with_space(fronts, lengths, offsets, text)]
         lengths[fronts] -= 1
         return lengths, fronts
-
-    def _bytes_by_id(self, size: int, added: dict[str, int]) -> pa.LargeBinaryArray:
-        """What each token stands for in a text: a word mark is a space, `<0x0A>` is that byte."""
-        written = [b""] * size
-        for number, text in self.encoder.vocab.items():
-            byte = _byte_of(text)
-            written[number] = text.replace(WORD_MARK.encode(), b" ") if byte < 0 else bytes([byte])
-        for content, number in added.items():
-            written[number] = content.encode()
-        return pa.array(written, pa.large_binary())
 
     def _misplaced(
         self,
@@ -239,7 +229,21 @@ def running_sum(lengths: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.int
     return total
 
 
-def _byte_of(text: bytes) -> int:
-    """10 for `<0x0A>`, SentencePiece's token for one byte; -1 for any other token."""
-    found = re.fullmatch(rb"<0x([0-9A-F]{2})>", text)
-    return int(found[1], 16) if found else -1
+def _bytes_of(texts: pa.LargeBinaryArray) -> Ints:
+    """Of each token: 10 for `<0x0A>`, SentencePiece's token for one byte; -1 for any other token."""
+    found = np.full(len(texts), -1, np.int64)
+    for place in np.flatnonzero(pc.starts_with(texts, b"<0x").to_numpy(zero_copy_only=False)).tolist():
+        if named := re.fullmatch(rb"<0x([0-9A-F]{2})>", texts[place].as_py()):
+            found[place] = int(named[1], 16)
+    return found
+
+
+def _bytes_by_id(
+    size: int, numbers: Ints, texts: pa.LargeBinaryArray, bytes_of: Ints, added: dict[str, int]
+) -> pa.LargeBinaryArray:
+    """What each token stands for in a text: `<0x0A>` for that byte. `texts`: of the ids `numbers`."""
+    others = [b"", *(bytes([byte]) for byte in range(256)), *(content.encode() for content in added)]
+    place = np.full(size, len(texts), np.int64)
+    place[numbers] = np.where(bytes_of < 0, np.arange(len(texts)), len(texts) + 1 + bytes_of)
+    place[list(added.values())] = len(texts) + 257 + np.arange(len(added))
+    return pa.concat_arrays([texts, pa.array(others, pa.large_binary())]).take(pa.array(place))

@@ -20,7 +20,6 @@ are dealt with first, so that an answer that is nothing but `<|endoftext|>` coun
 from __future__ import annotations
 
 import inspect
-import json
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -35,6 +34,7 @@ from tokpack.plugins import resolve
 from tokpack.stages.mask_personal import count_personal, mask_personal
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.stages.pairs import partners
+from tokpack.stages.render.reference import read_extra
 from tokpack.stages.rules import PRESETS, RULES, Rule
 from tokpack.stages.special_tokens import NONE, SpecialTokens, treat_special_tokens
 
@@ -226,8 +226,14 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
 
 def _calling(extra: pl.Series, messages: Messages) -> npt.NDArray[np.bool_]:
     """Which messages are the assistant's and call a tool: read one by one where a document holds calls."""
+    documents = extra.str.contains('"tool_calls"', literal=True).fill_null(False).arg_true()
+    firsts = messages.offsets[documents.to_numpy()].tolist()
+    calls = [
+        first + place
+        for first, text in zip(firsts, extra.gather(documents).to_list(), strict=True)
+        for place, more in enumerate(read_extra(text).get("messages") or [])
+        if more and more.get("tool_calls")
+    ]
     calling = np.zeros(len(messages.roles), dtype=bool)
-    for document in extra.str.contains('"tool_calls"', literal=True).fill_null(False).arg_true().to_list():
-        for place, more in enumerate(json.loads(extra[document]).get("messages") or []):
-            calling[messages.offsets[document] + place] = bool(more and more.get("tool_calls"))
+    calling[calls] = True
     return calling & as_bool(messages.roles == "assistant")

@@ -126,14 +126,17 @@ class SpanFinder:
         return prompt_is_constant(self.template.tree)
 
     @cached_property
-    def any_special(self) -> re.Pattern[str]:
+    def _closers(self) -> tuple[str, ...]:
         eos = self.template.variables.get("eos_token")
-        return _any_of([*self.special_tokens, *([eos] if isinstance(eos, str) and eos else [])])
+        return (*self.special_tokens, *([eos] if isinstance(eos, str) and eos else []))
 
     @cached_property
-    def only_closers(self) -> re.Pattern[str]:
-        """Nothing but special tokens and whitespace."""
-        return re.compile(rf"(?:\s|{self.any_special.pattern})*")
+    def any_special(self) -> re.Pattern[str]:
+        return _any_of(self._closers)
+
+    def only_closers(self, text: str, start: int) -> bool:
+        """From there on, it is nothing but special tokens and whitespace."""
+        return _closing(text, start, len(text), self._closers_by_size) == start
 
     @cached_property
     def openers_of_others(self) -> frozenset[str]:
@@ -153,22 +156,15 @@ class SpanFinder:
 
     @cached_property
     def _special_by_size(self) -> dict[int, frozenset[str]]:
-        """A tokenizer may have thousands of them: too many alternatives to try at each place."""
-        sizes = sorted(set(map(len, self.special_tokens)) - {0})
-        return {size: frozenset(t for t in self.special_tokens if len(t) == size) for size in sizes}
+        return _by_size(self.special_tokens)
+
+    @cached_property
+    def _closers_by_size(self) -> dict[int, frozenset[str]]:
+        return _by_size(self._closers)
 
     def closing(self, text: str, start: int, end: int) -> int:
         """Where what ends there in special tokens and white space alone begins, not before `start`."""
-        reached, waiting = {end}, [end]
-        while waiting:
-            place = waiting.pop()
-            before = [place - 1] if place > start and text[place - 1].isspace() else []
-            for size, tokens in self._special_by_size.items():
-                if start <= place - size and text[place - size : place] in tokens:
-                    before.append(place - size)
-            waiting += set(before) - reached
-            reached.update(before)
-        return min(reached)
+        return _closing(text, start, end, self._special_by_size)
 
     def boundary_ends(self, prompt: str, same: int) -> list[int]:
         """Where special tokens and lines end in the first characters of a generation prompt."""
@@ -328,4 +324,25 @@ def _blocks_by_turn(
 
 
 def _any_of(strings: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(strings, key=len, reverse=True))) or "(?!)")
+    """The longest of them. Compiled once for equal ones, by Python's own cache: there may be thousands."""
+    longest_first = sorted(set(strings), key=lambda string: (-len(string), string))
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def _by_size(tokens: Sequence[str]) -> dict[int, frozenset[str]]:
+    """A tokenizer may have thousands of them: too many alternatives to try at each place."""
+    sizes = sorted(set(map(len, tokens)) - {0})
+    return {size: frozenset(t for t in tokens if len(t) == size) for size in sizes}
+
+
+def _closing(text: str, start: int, end: int, by_size: dict[int, frozenset[str]]) -> int:
+    reached, waiting = {end}, [end]
+    while waiting:
+        place = waiting.pop()
+        before = [place - 1] if place > start and text[place - 1].isspace() else []
+        for size, tokens in by_size.items():
+            if start <= place - size and text[place - size : place] in tokens:
+                before.append(place - size)
+        waiting += set(before) - reached
+        reached.update(before)
+    return min(reached)

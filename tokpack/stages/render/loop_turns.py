@@ -128,7 +128,7 @@ class LoopTurns:
         if content is not None and content[1] <= own.end:
             end = max(end, content[1])
         is_last = index + 1 == len(self.messages)
-        if is_last and text[own.end :].strip() and self.finder.only_closers.fullmatch(text, own.end):
+        if is_last and text[own.end :].strip() and self.finder.only_closers(text, own.end):
             return max(start, len(text.rstrip()))
         for opener in self.finder.openers_of_others if self.messages[index].get("tool_calls") else ():
             if text.endswith(opener, start, end):  # the tool's answer would begin here
