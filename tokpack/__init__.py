@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tokpack.api import analyze, open_packed, pack
+    from tokpack.api import analyze, open_packed, pack, pack_part
     from tokpack.artefact.folder import Artefact
     from tokpack.artefact.merging import merge
     from tokpack.artefact.repacking import repack
@@ -38,6 +38,7 @@ _HOME = {
     "merge": "tokpack.artefact.merging",
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",
+    "pack_part": "tokpack.api",
     "push": "tokpack.packed_urls",
     "repack": "tokpack.artefact.repacking",
     "verify": "tokpack.artefact.verification",
@@ -54,6 +55,7 @@ __all__ = [
     "merge",
     "open_packed",
     "pack",
+    "pack_part",
     "push",
     "repack",
     "verify",

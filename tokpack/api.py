@@ -33,6 +33,7 @@ from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
 from tokpack.way import pass_two
 from tokpack.way.decide import near_duplicate_figures
+from tokpack.way.part import PartDone, make_part, parse_part, refuse_pipes
 
 log = logging.getLogger("tokpack")
 
@@ -99,6 +100,35 @@ def pack(
     for loss in large_losses(manifest["ledger"]["documents"]):
         log.warning("%s; %s names each", loss, out / schema.DROPPED)
     return Artefact(out)
+
+
+@with_options(PackOptions)
+@takes_rows
+def pack_part(
+    data: Data,
+    out: str | os.PathLike[str],
+    *,
+    part: str,
+    workers: int = 0,
+    work_dir: str | os.PathLike[str] | None = None,
+    tell: Activity | None = None,
+    **options: Unpack[PackOptions],
+) -> PartDone:
+    """One part of `pack`, `part="3/16"` the third of sixteen: it fills the token store and ends.
+
+    Parts run anywhere, in any order, at the same time, and again; all see the same inputs and the same `out`
+    (and `work_dir`). Then `pack` with the same arguments finishes: it writes what it would have alone.
+    """
+    out = Path(out)
+    parse_part(part)
+    config = make_config(data, options)
+    run = Run.start(_with_token_cost(config, load_training(config.cost)), workers, tell=tell)
+    refuse_pipes(run)
+    with writing(out), output.beside_others(out, partial(is_already_there, run, out)) as there:
+        if not there:
+            return make_part(run, TokenStore(output.work_folder(out, work_dir), run.fingerprint()), part)
+    log.info("already there: %s", out)
+    return PartDone(part, 0, 0)
 
 
 @with_options(AnalyzeOptions)

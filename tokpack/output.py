@@ -51,8 +51,32 @@ def claim(out: Path, overwrite: bool, same: Callable[[], bool] = lambda: False) 
         yield _check(out, overwrite, same)
 
 
+@contextmanager
+def beside_others(out: Path, same: Callable[[], bool]) -> Iterator[bool]:
+    """Fill the token store of `out` while others do, without a lock; what is there is left as it is. Gives
+    whether the output is finished already, as `claim` does.
+
+    Another process may finish it at any moment: then the store is gone, which is no error, and what was
+    written into it since is removed.
+    """
+    if out.is_file():
+        raise UsageError("the output is a file", where=str(out), hint="give -o a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if _check(out, False, same):
+        yield True
+        return
+    try:
+        yield False
+    except OSError:
+        if not is_finished(out):
+            raise
+    if is_finished(out):
+        leave_work(out)
+
+
 def _check(out: Path, overwrite: bool, same: Callable[[], bool]) -> bool:
     """Whether there is nothing to do."""
+    empty = not any(out.iterdir())  # looked at first: another part may begin now
     finished = is_finished(out)
     cut_off = any((out / name).is_file() and is_blank(out / name) for name in (schema.MANIFEST, schema.SUMS))
     unfinished = (out / schema.WORK).is_dir() or cut_off
@@ -71,7 +95,7 @@ def _check(out: Path, overwrite: bool, same: Callable[[], bool]) -> bool:
         raise UsageError(
             "a finished artefact is here", where=str(out), hint="give --overwrite, or another -o"
         )
-    elif not unfinished and any(out.iterdir()):
+    elif not unfinished and not empty:
         raise UsageError(
             "the folder is not empty and not tokpack's", where=str(out), hint="give -o a new folder"
         )

@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tokpack.errors import DataError, UsageError
 from tokpack.own_files import is_store_file, remove_own
 from tokpack.schema import STORE_SCHEMA
 from tokpack.stages.ranges import Int64
+from tokpack.stages.read.unchanged import Stamp
 from tokpack.stages.truncate import Pieces
 
 RECORD = "run.json"
@@ -83,7 +85,7 @@ class TokenStore:
         self._run = _digest(fingerprint)
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="tokpack-sync")
         self._syncing: list[Future[None]] = []
-        self._made_again: list[Key] = []
+        self._made_again: set[Key] = set()
         self._begun = {path.name for path in folder.glob(COMMITTED)}
         found = read_record(folder / RECORD)
         if self._begun and found is not None:  # nothing committed, nothing to protect
@@ -106,16 +108,37 @@ class TokenStore:
         """Whether an earlier run with these settings committed the batch, and it is as it was written."""
         if self._docs_path(key).name not in self._begun:
             return False
+        right = self._sound(key) is not None
+        if not right:
+            self._made_again.add(key)
+        return right
+
+    def _sound(self, key: Key) -> dict[str, Any] | None:
+        """What else a committed batch produced; None where it is not as it was written."""
         try:
             _, meta = self._read_docs(key)
             with pa.memory_map(str(self._tokens_path(key))) as file:
                 found = xxhash.xxh3_128_hexdigest(file.read_buffer())
-            right = bool(found == meta["tokens"] and meta["run"] == self._run and "last" in meta)
+            right = found == meta["tokens"] and meta["run"] == self._run and "last" in meta
         except (DataError, OSError, pa.ArrowException, KeyError):
-            right = False
-        if not right:
-            self._made_again.append(key)
-        return right
+            return None
+        return meta if right else None
+
+    def finished(self, item: int, stamp: Stamp) -> int | None:
+        """Bytes of input behind an item that earlier runs committed whole, of a file that had this stamp.
+
+        None where it has to be read: it is not there, not as it was written, or its file was another one.
+        """
+        total = 0
+        for number in count():
+            key = (item, number)
+            meta = self._sound(key) if self._docs_path(key).name in self._begun else None
+            if meta is None or meta["stamp"] != [list(file) for file in stamp]:
+                return None
+            total += meta[INPUT_BYTES]
+            if meta["last"]:
+                return total
+        raise AssertionError
 
     def input_bytes(self) -> int:
         """Of the batches that an earlier run committed, but those that are damaged."""
@@ -143,8 +166,8 @@ class TokenStore:
         numbers = ", ".join(
             f"{item}.{number}" if number else str(item) for item, number in sorted(self._made_again)[:5]
         )
-        count = len(self._made_again)
-        what = f"batches {numbers}{' and others' if count > 5 else ''}" if count > 1 else f"batch {numbers}"
+        total = len(self._made_again)
+        what = f"batches {numbers}{' and others' if total > 5 else ''}" if total > 1 else f"batch {numbers}"
         return [f"the unfinished run was damaged or cut off: {what} made again"]
 
     def commit(

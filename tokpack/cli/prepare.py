@@ -18,6 +18,7 @@ from tokpack.cli.options import (
     takes,
 )
 from tokpack.cli.output import activity, say, show
+from tokpack.errors import UsageError
 from tokpack.options import (
     BillOptions,
     CleaningOptions,
@@ -87,6 +88,10 @@ def pack(
         bool, typer.Option("--overwrite", help="Replace what tokpack wrote into OUT.")
     ] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Token store; OUT/.work when not given.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="N/OF", help="Fill the token store with one part, as 3/16, and end."),
+    ] = None,
     workers: Workers = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -99,6 +104,9 @@ def pack(
         "html": report,
         "workers": workers,
     }
+    if part is not None:
+        _pack_part(part, out, data or [], settings, json, quiet, options)
+        return
     with activity(quiet, "tokpack.api") as (tell, api):
         artefact = api.pack(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
@@ -114,6 +122,32 @@ def pack(
         if budget := artefact.report.get("budget"):
             say(budget_words(budget), quiet)
         say(f"artefact: {out}", quiet)
+
+
+def _pack_part(
+    part: str,
+    out: Path,
+    data: list[str],
+    settings: dict[str, Any],
+    json: bool,
+    quiet: bool,
+    options: dict[str, Any],
+) -> None:
+    for flag, given in (("--overwrite", settings.pop("overwrite")), ("--report", settings.pop("html"))):
+        if given:
+            raise UsageError(
+                f"a part only fills the token store; {flag} is for the command that finishes",
+                where="--part",
+                hint=f"leave {flag} out here",
+            )
+    with activity(quiet, "tokpack.api") as (tell, api):
+        done = api.pack_part(data, out, part=part, tell=tell, **settings, **as_keywords(options))
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps({"part": done.part, "items": done.items, "of": done.of}))
+    else:
+        say(str(done), quiet)
 
 
 @app.command(rich_help_panel=RAW_DATA)

@@ -225,9 +225,10 @@ def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path) -> None:
     kept = corpus.docs.filter(corpus.docs["drop_reason"].is_null())
     rows = partial(_rows, run, corpus, shape, kept["doc_id"].to_numpy(), times_of(kept))
     lost: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+    items = cut_input(run)
     doing = run.tell.doing("reading again and writing", run.input_bytes, "MB", MB)
     with path.open("wb") as file, doing as advance:
-        for written in ordered_map(rows, dealt(run, cut_input(run)), run.workers):
+        for written in ordered_map(rows, dealt(run, items, range(len(items))), run.workers):
             for lines, not_held, read in written:
                 file.write(lines)
                 lost.append(not_held)

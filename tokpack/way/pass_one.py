@@ -46,12 +46,8 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
     items = cut_input(run)
     _tell_found(run, store)
     digests = digests_behind(_to_digest(run, items))
-    try:
-        with run.tell.doing("reading and tokenizing", run.input_bytes, "MB", MB) as advance, digests as found:
-            for size in ordered_map(partial(_process, run, store), dealt(run, items), run.workers):
-                advance(size)
-    finally:
-        store.settle()
+    with digests as found:
+        make_batches(run, store, items)
     for message in (*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings):
         log.warning(message)
     release_memory()
@@ -66,6 +62,17 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
     if corpus.docs.is_empty() and not corpus.quarantined:
         raise _nothing(run)
     return corpus
+
+
+def make_batches(run: Run, store: TokenStore, items: list[Item], wanted: range | None = None) -> None:
+    """Commit the batches of all items, or of those `wanted`, that are not in the store."""
+    works = dealt(run, items, range(len(items)) if wanted is None else wanted, store)
+    try:
+        with run.tell.doing("reading and tokenizing", run.input_bytes, "MB", MB) as advance:
+            for size in ordered_map(partial(_process, run, store), works, run.workers):
+                advance(size)
+    finally:
+        store.settle()
 
 
 def cut_input(run: Run) -> list[Item]:
@@ -108,17 +115,27 @@ class Work:
     before: int = 0
 
 
-def dealt(run: Run, items: list[Item]) -> Iterator[Work]:
-    """Items for workers to open. Streams are read here; so is all input where a list names documents by their
-    place among all, which only who reads in order knows before the end."""
+def dealt(run: Run, items: list[Item], wanted: range, store: TokenStore | None = None) -> Iterator[Work]:
+    """The wanted items for workers to open. Streams are read here, but those that are in the store; so is all
+    input where a list names documents by their place among all, which only who reads in order knows."""
     in_order, before = len(run.keep.doc_ids) > 0, 0
     for item in items:
-        if not in_order and item.kind != "stream":
+        mine = item.index in wanted
+        if not in_order and not mine:
+            continue
+        if not in_order and (item.kind != "stream" or _found(store, item) is not None):
             yield Work(item)
             continue
         for number, reading in enumerate(read_item(item, run.sources, run.block_bytes)):
-            yield Work(item, number, reading, before)
+            if mine:
+                yield Work(item, number, reading, before)
             before += reading.rows
+
+
+def _found(store: TokenStore | None, item: Item) -> int | None:
+    """Bytes of input behind an item that is in the store, of the file as it is; None: it is to be read."""
+    stamp = item.extents[0].stamp
+    return store.finished(item.index, stamp) if store is not None and stamp else None
 
 
 def readings(run: Run, work: Work) -> Iterator[tuple[int, Reading, int]]:
@@ -132,6 +149,8 @@ def readings(run: Run, work: Work) -> Iterator[tuple[int, Reading, int]]:
 
 def _process(run: Run, store: TokenStore, work: Work) -> int:
     """Through all batch stages, committed. Returns the bytes of input behind it."""
+    if work.reading is None and (size := _found(store, work.item)) is not None:
+        return size
     return sum(_commit(run, store, work.item, *one) for one in readings(run, work))
 
 
@@ -181,6 +200,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         "lines": reading.lines,
         "sha256": reading.sha256,
         "last": reading.last,
+        "stamp": item.extents[0].stamp,
         INPUT_BYTES: reading.input_bytes,
     }
     store.commit(key, digest, docs, pieces, rest)

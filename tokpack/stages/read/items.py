@@ -143,7 +143,7 @@ def _large(
             for start, end in _runs(sizes, block_bytes):
                 yield "groups", Extent(number, start, end, stamp)
             return
-    yield "stream", Extent(number)
+    yield "stream", Extent(number, stamp=stamp_of(source))
 
 
 def _runs(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
@@ -216,9 +216,11 @@ def _groups(
 def _stream(
     item: Item, sources: Sequence[Source], block_bytes: int, digests: dict[int, str]
 ) -> Iterator[Reading]:
-    number = item.extents[0].source
-    for block in _blocks(number, sources[number], block_bytes, digests):
-        yield Reading((block,), block.input_bytes)
+    [extent] = item.extents
+    source = sources[extent.source]
+    with unchanged(source, extent.stamp):
+        for block in _blocks(extent.source, source, block_bytes, digests):
+            yield Reading((block,), block.input_bytes)
 
 
 def _files(
