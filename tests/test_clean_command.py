@@ -85,7 +85,7 @@ def documents_of(artefact: tokpack.Artefact) -> list[tuple[list[int], list[int]]
 def test_kept_rows_read_back_as_the_same_documents_and_tokens(rows, smollm2, tmp_path, format):
     out = tmp_path / "kept.jsonl"
     tokenizer = str(smollm2)
-    report = tokpack.clean(rows, out, format=format, tokenizer=tokenizer, near_dup=0.8, mask_personal=True)
+    report = tokpack.clean(rows, out, to=format, tokenizer=tokenizer, near_dup=0.8, mask_personal=True)
     assert not report.data["estimated"]
     whole = {"tokenizer": tokenizer, "max_length": 100_000, "near_dup": 0.8, "mask_personal": True}
     packed = tokpack.pack(rows, tmp_path / "packed", **whole)
@@ -164,7 +164,7 @@ def whole(rows, smollm2, tmp_path_factory) -> tokpack.Artefact:
 @pytest.mark.parametrize(("format", "field"), [("alpaca", "history"), ("prompt_completion", "completion")])
 def test_other_shapes_hold_what_they_can_and_name_the_rest(rows, whole, smollm2, tmp_path, format, field):
     out = tmp_path / "kept.jsonl"
-    report = tokpack.clean(rows, out, format=format, tokenizer=str(smollm2))
+    report = tokpack.clean(rows, out, to=format, tokenizer=str(smollm2))
     assert any(field in row for row in lines_of(out))
     documents = report.data["ledger"]["documents"]
     assert documents["dropped"]["not_in_format"] > 0
@@ -177,7 +177,7 @@ def test_other_shapes_hold_what_they_can_and_name_the_rest(rows, whole, smollm2,
 def test_texts_are_written_as_texts_and_nothing_else(tmp_path):
     rows = [json.dumps({"text": f"Some words, number {n}.\n\tTabs\u0007 and é"}).encode() for n in range(30)]
     data = write_rows(tmp_path / "texts.jsonl", rows)
-    tokpack.clean(data, tmp_path / "kept.jsonl", format="text")
+    tokpack.clean(data, tmp_path / "kept.jsonl", to="text")
     assert lines_of(tmp_path / "kept.jsonl") == [json.loads(row) for row in rows]
     with pytest.raises(DataError, match="30 not_in_format"):
         tokpack.clean(data, tmp_path / "chat.jsonl")
@@ -208,7 +208,7 @@ def test_the_bill_is_tokens_times_epochs_times_price(rows, tmp_path):
     assert all(price["provider"] == "OpenAI" for price in listed)
     named = tokpack.clean(rows, out, overwrite=True, api="fireworks-lora-16b").data["bill"]["services"]
     assert [price["key"] for price in named] == ["fireworks-lora-16b"]
-    assert tokpack.clean(rows, out, overwrite=True, format="sharegpt").data["bill"]["services"] == []
+    assert tokpack.clean(rows, out, overwrite=True, to="sharegpt").data["bill"]["services"] == []
     with pytest.raises(UsageError, match="both a price and a service"):
         tokpack.clean(rows, out, overwrite=True, api_price=1.0, api="openai-gpt-4o")
 
@@ -271,7 +271,7 @@ def test_what_cannot_be_cleaned_to_text_is_refused(rows, tmp_path):
         ("-", {}, "standard input"),
         (ids, {}, "tokenized already"),
         (pairs, {}, "preference pairs"),
-        (rows, {"format": "opena"}, "did you mean 'openai'"),
+        (rows, {"to": "opena"}, "did you mean 'openai'"),
     ):
         with pytest.raises(UsageError) as error:
             tokpack.clean(data, out, **options)  # type: ignore[arg-type]
@@ -284,12 +284,12 @@ def test_what_cannot_be_cleaned_to_text_is_refused(rows, tmp_path):
 def test_the_command_line(rows, tmp_path):
     run = partial(command, "clean")
     out = str(tmp_path / "kept.jsonl")
-    shown = run(str(rows), "--format", "openai", "-o", out, "--input-format", "messages")
+    shown = run(str(rows), "--to", "openai", "-o", out, "--format", "messages")
     assert shown.returncode == 0, shown.stderr
     assert "OpenAI gpt-4o" in shown.stdout
     assert "documents kept" in shown.stdout
     assert run(str(rows), "-o", out).returncode == 2
-    assert json.loads(run(str(rows), "-o", out, "--overwrite", "--json").stdout)["format"] == "openai"
+    assert json.loads(run(str(rows), "-o", out, "--overwrite", "--json").stdout)["to"] == "openai"
 
 
 # Shapes

@@ -119,8 +119,8 @@ def test_clean_that_keeps_no_document_writes_no_rows(tmp_path):
 
 def test_clean_names_a_shape_that_holds_no_document(tmp_path):
     with pytest.raises(DataError, match="8 not_in_format") as error:
-        tokpack.clean(write(tmp_path / "a.jsonl", GOOD), tmp_path / "kept.jsonl", format="text")
-    assert "--format" in error.value.hint
+        tokpack.clean(write(tmp_path / "a.jsonl", GOOD), tmp_path / "kept.jsonl", to="text")
+    assert "--to" in error.value.hint
 
 
 @pytest.mark.parametrize("report", ["{}", "no JSON", '{"ledger": {"documents": {"kept": 3}}}'])

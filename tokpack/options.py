@@ -152,7 +152,7 @@ class PackOptions(AnalyzeOptions, WriteOptions):
     """What `pack` takes."""
 
 
-class CleanOptions(ReadOptions, CleaningOptions, total=False):
+class CleanOptions(ReadOptions, FormatOptions, CleaningOptions, total=False):
     """Tokens and bill"""
 
     tokenizer: Annotated[StrPath | None, "To count with; when not given, one is learned from the data."]

@@ -74,7 +74,7 @@ TRUNCATED = _reason("truncated", "shortened to fit a row: kept, without the toke
 NOT_IN_FORMAT = _reason(
     "not_in_format",
     "the chosen shape cannot hold it: a text, tools, turns out of order",
-    "give another --format",
+    "give another --to",
 )
 
 # Decided over the whole corpus

@@ -32,9 +32,6 @@ Data = Annotated[
 ]
 Packed = Annotated[Path, typer.Argument(help=PACKED_HELP, parser=packed_folder)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the artefact.")]
-InputFormat = Annotated[
-    str | None, typer.Option("--input-format", help="Of the rows that are read; recognized when not given.")
-]
 Planner = Annotated[
     str | None, typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.")
 ]

@@ -10,7 +10,6 @@ import typer
 from tokpack.cli.app import RAW_DATA, app
 from tokpack.cli.options import (
     Data,
-    InputFormat,
     Json,
     Out,
     Quiet,
@@ -151,14 +150,13 @@ def _pack_part(
 
 
 @app.command(rich_help_panel=RAW_DATA)
-@takes(ReadOptions, CleaningOptions, CleanOptions)
+@takes(ReadOptions, FormatOptions, CleaningOptions, CleanOptions)
 def clean(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write, as kept.jsonl.")],
     data: Data = None,
-    format: Annotated[
+    to: Annotated[
         str, typer.Option(help="Shape to write: openai, sharegpt, alpaca, prompt_completion or text.")
     ] = "openai",
-    input_format: InputFormat = None,
     *,
     api_price: Annotated[float | None, typer.Option(help="Dollars per million training tokens.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
@@ -171,7 +169,7 @@ def clean(
 
     Beside kept.jsonl come kept.dropped.parquet and kept.report.json.
     """
-    options |= {"format": format, "input_format": input_format, "api_price": api_price}
+    options |= {"to": to, "api_price": api_price}
     settings: dict[str, Any] = {"overwrite": overwrite, "workers": workers}
     with activity(quiet, "tokpack.text.cleaning") as (tell, cleaning):
         report = cleaning.clean(data or [], out, tell=tell, **settings, **as_keywords(options))

@@ -21,7 +21,7 @@ def clean_view(data: dict[str, Any]) -> RenderableType:
     facts = [
         ("tokens", f"{about}{tokens['packed']:,} of {tokens['tokenized']:,}: {_saved(tokens)} fewer"),
         ("tokenizer", one_line(data["tokenizer"]) + ("; counts are estimates" if data["estimated"] else "")),
-        ("shape", data["format"]),
+        ("shape", data["to"]),
     ]
     if "budget" in data:
         facts.append(("budget", budget_words(data["budget"])))

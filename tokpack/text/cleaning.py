@@ -83,15 +83,14 @@ def clean(
     data: Data,
     out: str | os.PathLike[str],
     *,
-    format: str = "openai",
-    input_format: str | None = None,
+    to: str = "openai",
     api_price: float | None = None,
     overwrite: bool = False,
     workers: int = 0,
     tell: Activity | None = None,
     **options: Unpack[CleanOptions],
 ) -> CleanReport:
-    """Write the kept documents of `data` into the JSONL file `out`, one row each, in the shape `format`.
+    """Write the kept documents of `data` into the JSONL file `out`, one row each, in the shape `to`.
 
     Beside it, for `kept.jsonl`: `kept.dropped.parquet`, `kept.report.json`, and `kept.quarantine.jsonl` where
     a row could not be read. Without `tokenizer=` one is learned from the data, and token counts are
@@ -100,11 +99,11 @@ def clean(
 
         >>> tokpack.clean("chats.jsonl", "kept.jsonl", near_dup=0.8, api="openai-gpt-4o-mini")
     """
-    out, shape = Path(out), text_format(format)
-    config = make_config(data, {**options, "format": input_format})
+    out, shape = Path(out), text_format(to)
+    config = make_config(data, options)
     limit = config.truncate.max_length if options.get("max_length") else NO_LIMIT
     config = replace(config, truncate=replace(config.truncate, max_length=limit, overlong="drop"))
-    prices = find_prices(config, format, api_price)
+    prices = find_prices(config, to, api_price)
     money = _money(config, prices)
     part = beside(out, "part")
     with (
@@ -119,7 +118,7 @@ def clean(
             store = TokenStore(folder / "store", run.fingerprint(), lasts=False)
             run, corpus = decided(run, store, money)
             _write(run, corpus, shape, part)
-            report = CleanReport(_figures(run, corpus, format, prices), out)
+            report = CleanReport(_figures(run, corpus, to, prices), out)
             _publish(run, corpus, report, part, out)
             if not corpus.kept().any():
                 raise _nothing_kept(run, report)
@@ -128,7 +127,7 @@ def clean(
     return report
 
 
-def find_prices(config: Config, format: str, api_price: float | None) -> list[ApiPrice]:
+def find_prices(config: Config, to: str, api_price: float | None) -> list[ApiPrice]:
     """Prices to bill by: the one given, the service asked for, or those of OpenAI for its shape."""
     if api_price is not None:
         if config.cost.api or api_price < 0:
@@ -138,7 +137,7 @@ def find_prices(config: Config, format: str, api_price: float | None) -> list[Ap
     apis = load_apis(config.cost.apis or None)
     if config.cost.api:
         return [find_api(config.cost.api, apis)]
-    return [price for price in apis.values() if format == "openai" and price.provider == OPENAI]
+    return [price for price in apis.values() if to == "openai" and price.provider == OPENAI]
 
 
 def _money(config: Config, prices: list[ApiPrice]) -> MoneyBudget | None:
@@ -275,7 +274,7 @@ def _rows(
 # Figures
 
 
-def _figures(run: Run, corpus: Corpus, format: str, prices: list[ApiPrice]) -> dict[str, Any]:
+def _figures(run: Run, corpus: Corpus, to: str, prices: list[ApiPrice]) -> dict[str, Any]:
     from tokpack import __version__
 
     docs = corpus.docs
@@ -292,7 +291,7 @@ def _figures(run: Run, corpus: Corpus, format: str, prices: list[ApiPrice]) -> d
         "tokpack_version": __version__,
         "tokenizer": run.tokenizer.name,
         "estimated": run.tokenizer.name == NAME,
-        "format": format,
+        "to": to,
         "inputs": [
             {
                 "name": s.name,

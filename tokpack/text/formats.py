@@ -54,9 +54,7 @@ class TextFormat:
 def text_format(name: str) -> TextFormat:
     """Raises UsageError with near matches for an unknown shape."""
     if name not in FORMATS:
-        raise UsageError(
-            f"no shape named {name!r}", where=f"--format {name}", hint=near_matches(name, FORMATS)
-        )
+        raise UsageError(f"no shape named {name!r}", where=f"--to {name}", hint=near_matches(name, FORMATS))
     return FORMATS[name]
 
 
