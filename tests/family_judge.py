@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import families
-from encode_helpers import byte_level, document, expected, frame, open_here, tokenizer_folder
+from encode_helpers import byte_level, document, expected, frame, tokenizer_folder
 
+from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.schema import TRAINED
 from tokpack.stages.render.render import Rendered, Renderer, RenderOptions, render
 from tokpack.stages.tokenize import tokenize
@@ -31,7 +32,7 @@ class Judge:
             made = scratch / "tokenizer"
             folder = tokenizer_folder(byte_level(), made, additional_special_tokens=specials)
         self.auto = AutoTokenizer.from_pretrained(folder)
-        self._tokenizer = open_here(folder, scratch / "snapshot", "{{ x }}")
+        self._tokenizer = load_tokenizer(folder, chat_template="{{ x }}")
 
     def renderer(self, template: str) -> Renderer:
         tokenizer = copy(self._tokenizer)

@@ -68,7 +68,12 @@ def test_without_arguments_there_is_help_and_no_empty_error():
 
 
 @pytest.mark.parametrize(
-    "command", ["verify {} --model m", "train {} --model m -o out", "merge-adapter {} -o out"]
+    "command",
+    [
+        pytest.param("verify {} --model m", marks=pytest.mark.slow),
+        "train {} --model m -o out",
+        "merge-adapter {} -o out",
+    ],
 )
 def test_without_the_extra_for_training_the_hint_says_how_to_get_it(packed, tmp_path, command):
     arguments = [word.format(packed) for word in command.split()]
@@ -100,6 +105,7 @@ def test_warnings_go_to_what_stderr_is_now(monkeypatch):
     assert "not said" not in bar.getvalue()
 
 
+@pytest.mark.slow
 def test_packing_imports_neither_torch_nor_altair_nor_numba(chats, qwen, tmp_path):
     run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "first", "-q")  # fills the tokenizer cache
     call = f"tokpack.pack({str(chats)!r}, {str(tmp_path / 'out')!r}, tokenizer={str(qwen)!r})"
@@ -260,6 +266,7 @@ def test_verify_names_each_file_with_its_first_middle_or_last_byte_changed(packe
     assert tokpack.verify(packed).ok
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_verify_finds_and_names_any_flipped_bit(packed, data):
@@ -269,6 +276,7 @@ def test_verify_finds_and_names_any_flipped_bit(packed, data):
     assert name in faults_with_flipped(packed, name, position, data.draw(st.integers(0, 7)))
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_the_record_of_what_was_left_out_ends_the_process(packed, tmp_path):
     import shutil
     from contextlib import suppress

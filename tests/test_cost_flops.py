@@ -35,9 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**LLAMA, **MOE, "model_type": "qwen3_moe", "head_dim": 16},
 }
 LENGTHS = [384, 384]
-SOME = [
-    name if name in ("llama", "qwen3_moe") else pytest.param(name, marks=pytest.mark.slow) for name in MODELS
-]
+SOME = [name if name == "llama" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 
 
 def counted(run: Any) -> float:

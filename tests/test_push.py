@@ -120,6 +120,7 @@ def test_what_is_no_packed_dataset_is_said(memory, packed, tmp_path):
         push(copy, MEMORY)
 
 
+@pytest.mark.slow
 def test_the_command_pushes_to_a_folder_that_verifies_as_it_is(packed, tmp_path):
     url = f"file://{tmp_path}/pushed"
     result = CliRunner().invoke(app, ["push", str(packed), url, "-q"])

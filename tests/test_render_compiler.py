@@ -274,6 +274,7 @@ def test_batches_of_odd_layout_are_rendered_alike(folder):
             assert len(got.offsets) == len(documents) + 1
 
 
+@pytest.mark.slow
 def test_threads_share_a_renderer(folder):
     from concurrent.futures import ThreadPoolExecutor
 

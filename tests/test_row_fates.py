@@ -121,6 +121,7 @@ KILLERS = [
 ]
 
 
+@pytest.mark.slow
 def test_no_block_kills_the_process(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -206,7 +206,7 @@ def write_tokens(folder: Path, rows: list[tuple[list[int], list[int]]], containe
     return path
 
 
-@pytest.mark.parametrize("container", ["jsonl", "saved"])
+@pytest.mark.parametrize("container", [pytest.param("jsonl", marks=pytest.mark.slow), "saved"])
 def test_the_documents_of_an_artefact_fed_back_come_out_the_same(packed, qwen, tmp_path, container):
     rows = stretches(packed)
     assert max(len(i) for i, _ in rows) == 200

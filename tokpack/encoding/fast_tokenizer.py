@@ -14,6 +14,7 @@ read (`FastPlan`) is found by trial against `tokenizers`, in `tokpack.encoding.f
 from __future__ import annotations
 
 import re
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,6 +85,12 @@ class FastTokenizer:
         self._added[list(added.values())] = True
         if plan.trim != "never":
             self._spaces[numbers] = _spaces_at_ends(*text_buffers(texts))
+
+    def read_as(self, plan: FastPlan) -> FastTokenizer:
+        """The same vocabulary read by a plan that differs in `mark_in_front` and `spares_spaces` alone."""
+        other = copy(self)
+        other.plan = plan
+        return other
 
     def encode(self, text: pa.LargeStringArray) -> tuple[Encoded, Bools]:
         """(ids with their places, rows whose places or ids are not sure)."""
