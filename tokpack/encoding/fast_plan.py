@@ -62,7 +62,8 @@ def measure(
         return None, FastPlan(refused=reason), data
     strings = pa.array(list(odd_strings(added)), pa.large_string())
     true = encode_reference(reference, strings)
-    best, unsure, first, fast = None, len(strings) + 1, "", None
+    best, unsure, first = None, len(strings) + 1, ""
+    fast: FastTokenizer | None = None
     for plan in _candidates(FastPlan(first_sentinel=first_sentinel, nfc=nfc), config):
         fast = fast.read_as(plan) if fast and plan.word_mark else FastTokenizer(encoder, plan, added)
         wrong = difference(lambda _: true, fast, strings)
