@@ -10,6 +10,7 @@ import typer
 
 from tokpack.cli.options import Packed
 from trainer_plugin.evaluation.cli import app as evaluation
+from trainer_plugin.serve_config.cli import app as serve_config
 from trainer_plugin.serving.cli import app as serving
 
 if TYPE_CHECKING:
@@ -232,3 +233,4 @@ def _load_libraries(tell: Activity) -> None:
 
 app.registered_commands += evaluation.registered_commands
 app.registered_commands += serving.registered_commands
+app.registered_commands += serve_config.registered_commands

@@ -105,6 +105,33 @@ def merge_dequantized(
     return out
 
 
+def dequantize_base(base: str, out: Path, *, tell: Activity | None = None) -> Path:
+    """The base as 4 bits left it, in its own dtype: what every QLoRA adapter of it belongs to.
+
+    Raises UsageError for a base whose names on disk are not those in memory.
+    """
+    from transformers import AutoTokenizer
+
+    need("bitsandbytes")
+    _check_empty(out)
+    recipe, files = _with_dtype(Recipe(method="qlora"), base), _safetensors(base)
+    known, quantized = _names_in_memory(base, recipe)
+    named = {name for file in (files or {}).values() for name in _names(file)}
+    if files is None or not {f"{module}.weight" for module in quantized} <= named <= known or not quantized:
+        raise UsageError(
+            "the weights of this base are not in files of their names",
+            where=f"--base {base}",
+            hint="merge each adapter instead: `tokpack merge-adapter`",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with (tell or Activity(quiet=True)).doing("taking the base through 4 bits", len(files)) as advance:
+        _merge_files(base, files, None, None, out, recipe, advance)
+    if (settings := file_of_model(base, "generation_config.json")) is not None:
+        shutil.copyfile(settings, out / "generation_config.json")
+    AutoTokenizer.from_pretrained(base).save_pretrained(str(out))
+    return out
+
+
 def _with_dtype(recipe: Recipe, base: str) -> Recipe:
     """The recipe with the dtype of the merged weights: the one that was trained with, else the base's own.
 
@@ -177,18 +204,19 @@ def _names_in_memory(base: str, recipe: Recipe) -> tuple[set[str], set[str]]:
 def _merge_files(
     base: str,
     files: Mapping[str, Path],
-    adapter: Path,
+    adapter: Path | None,
     config: Any,
     out: Path,
     recipe: Recipe,
     advance: Advance,
 ) -> None:
+    """adapter None: the base alone."""
     from safetensors import safe_open
     from safetensors.torch import save_file
     from transformers import AutoConfig, GenerationConfig
 
     dtype = getattr(torch, recipe.dtype)
-    updates = _adapter_weights(adapter)
+    updates = {} if adapter is None else _adapter_weights(adapter)
     _, quantized = _names_in_memory(base, recipe)
     for name, path in files.items():
         merged = {}

@@ -1,0 +1,72 @@
+"""`tokpack serve-config` and `tokpack convert-adapter`. Importing this imports no library of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokpack.cli.output import activity, say
+from trainer_plugin.serving.cli import LIBRARIES, PANEL, Silent, one_of
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.command("serve-config", rich_help_panel=PANEL)
+def serve_config(
+    adapters: Annotated[
+        list[str], typer.Argument(help="Adapter folders, or NAME=FOLDER.", show_default=False)
+    ],
+    engine: Annotated[
+        str, typer.Option("--engine", "-e", help="vllm, sglang, lmdeploy, llamacpp or ollama.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is served.")],
+    base: Annotated[str | None, typer.Option(help="Base, when it has moved.")] = None,
+    convert: Annotated[
+        bool, typer.Option("--convert", help="Make of refused adapters what can be served; merge the others.")
+    ] = False,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of a prompt and its answer; the model's, up to 8,192.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="That the engine listens on.")] = 8000,
+    quiet: Silent = False,
+) -> None:
+    """Write what an engine needs to serve adapters: their base, their form, start command, systemd, Docker.
+
+    What the engine refuses of an adapter (DoRA, changed starts, whole layers, biases) is said first.
+    """
+    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.serve_config.limits import ENGINES
+
+    need(*LIBRARIES)
+    one_of("--engine", engine, ENGINES)
+    with activity(quiet, "trainer_plugin.serve_config.write") as (tell, write):
+        quiet_libraries()
+        options = {"base": base, "convert": convert, "context": context, "port": port}
+        made = write.write_config(adapters, engine, out, **options, tell=tell)
+    for note in made.notes:
+        say(f"note: {note}", quiet)
+    typer.echo(str(made.folder / "start.sh"))
+
+
+@app.command("convert-adapter", rich_help_panel=PANEL)
+def convert_adapter(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, or the merged model.")],
+    base: Annotated[str | None, typer.Option(help="Base, when it has moved.")] = None,
+    quiet: Silent = False,
+) -> None:
+    """Make plain LoRA of an adapter that servers refuse; what no plain LoRA can say is merged into its base.
+
+    PiSSA and OLoRA become plain by PEFT, rsLoRA and patterns of rank and alpha by their scales; DoRA, whole
+    layers and biases are merged. The logits are compared before and after.
+    """
+    from trainer_plugin.extras import need, quiet_libraries
+
+    need(*LIBRARIES)
+    with activity(quiet, "trainer_plugin.convert") as (tell, module):
+        quiet_libraries()
+        made = module.convert_adapter(adapter, out, base=base, tell=tell)
+    say("merged: a model of its own" if made.way == "merge" else "plain LoRA", quiet)
+    typer.echo(str(made.folder))

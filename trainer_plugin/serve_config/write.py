@@ -1,0 +1,237 @@
+"""Write all that an engine needs into one folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokpack.activity import Activity
+from tokpack.errors import UsageError
+from tokpack.hub import from_hub
+from trainer_plugin.convert import convert_adapter, read_config
+from trainer_plugin.qlora import PROVENANCE, RECIPE
+from trainer_plugin.serve_config import engines, gguf_adapter
+from trainer_plugin.serve_config.limits import GGUF_ENGINES, Refusal, highest_rank, refusals
+
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    PROVENANCE,
+    RECIPE,
+)
+NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
+
+
+@dataclass(slots=True)
+class Written:
+    """What is in the folder, and what the user has to know."""
+
+    folder: Path
+    command: list[str]
+    merged: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def write_config(
+    adapters: Sequence[str],
+    engine: str,
+    out: Path,
+    *,
+    base: str | None = None,
+    convert: bool = False,
+    context: int | None = None,
+    port: int = 8000,
+    tell: Activity | None = None,
+) -> Written:
+    """adapters: FOLDER or NAME=FOLDER. convert: make of refused ones what can be served; they are an error
+    otherwise. context: tokens; None: what the model has, up to 8,192.
+
+    Raises UsageError with every refusal.
+    """
+    tell = tell or Activity(quiet=True)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("the output is not empty", where=str(out), hint="give another folder")
+    named = _named(adapters)
+    configs = {name: read_config(folder) for name, folder in named.items()}
+    refused = [one for name, config in configs.items() for one in refusals(name, config, engine)]
+    if refused and not convert:
+        raise _refused(engine, refused)
+    base = base or str(next(iter(configs.values())).get("base_model_name_or_path") or "")
+    model_config = _model_config(base)
+    if engine in GGUF_ENGINES:
+        gguf_adapter.check_gguf(model_config)
+    out.mkdir(parents=True, exist_ok=True)
+    out = out.resolve()
+    writer = _Writer(engine, base, model_config, out, tell)
+    writer.adapters(named, configs, {one.adapter: one.way for one in refused})
+    return writer.files(context, port)
+
+
+class _Writer:
+    def __init__(self, engine: str, base: str, model_config: Any, out: Path, tell: Activity) -> None:
+        self.engine, self.base, self.model_config, self.out, self.tell = engine, base, model_config, out, tell
+        self.served: dict[str, Path] = {}
+        self.ranks: list[int] = []
+        self.merged: list[Path] = []
+        self.notes: list[str] = []
+        self.on_4_bits: dict[str, bool] = {}
+
+    def adapters(
+        self, named: dict[str, Path], configs: dict[str, dict[str, Any]], ways: dict[str, str]
+    ) -> None:
+        """Each in the engine's form; those that no engine takes as models of their own."""
+        for name, folder in named.items():
+            way = ways.get(name)
+            if way == "merge":
+                place = self.out / "merged" / name
+                place.parent.mkdir(exist_ok=True)
+                convert_adapter(folder, place, base=self.base, tell=self.tell)
+                self.merged.append(place)
+                self.notes.append(
+                    f"`{name}` is merged into a model of its own, {place}: serve that by itself"
+                )
+                continue
+            place = self.out / "adapters" / name
+            place.parent.mkdir(exist_ok=True)
+            if way == "plain":
+                convert_adapter(folder, place, base=self.base, tell=self.tell)
+                self.notes.append(f"`{name}` was converted to plain LoRA")
+            else:
+                _copy(folder, place)
+            self.on_4_bits[name] = _on_4_bits(folder)
+            config = read_config(place)
+            self.ranks.append(highest_rank(config))
+            self.served[name] = self._in_form(name, place, config)
+
+    def _in_form(self, name: str, place: Path, config: dict[str, Any]) -> Path:
+        if self.engine not in GGUF_ENGINES:
+            return place
+        made = gguf_adapter.write_gguf_adapter(
+            place, config, self.model_config, self.out / "adapters" / f"{name}.gguf"
+        )
+        shutil.rmtree(place)
+        return made
+
+    def files(self, context: int | None, port: int) -> Written:
+        """The base where it is another one than the user has, and the engine's files."""
+        base = self._base()
+        longest = int(getattr(self.model_config, "max_position_embeddings", None) or 8192)
+        source, served = "", base
+        if self.engine in GGUF_ENGINES:
+            source, served = base, str(self.out / "base.gguf")
+        plan = engines.Plan(
+            engine=self.engine,
+            base=served,
+            base_name=Path(self.base).name,
+            adapters={name: str(path) for name, path in self.served.items()},
+            ranks=self.ranks or [8],
+            context=min(context or 8192, longest),
+            dtype=_dtype_name(self.model_config),
+            port=port,
+            source=source,
+        )
+        if self.engine not in GGUF_ENGINES and self.served:
+            self.notes.append("one tokenizer and one chat template serve all: the base's")
+        (self.out / "start.sh").write_text(engines.script(plan), encoding="utf-8")
+        (self.out / "served.service").write_text(engines.unit(plan, self.out), encoding="utf-8")
+        (self.out / "compose.yaml").write_text(engines.compose(plan, self.out), encoding="utf-8")
+        (self.out / "README.md").write_text(engines.readme(plan, self.notes), encoding="utf-8")
+        if self.engine == "ollama":
+            for name in self.served:
+                (self.out / f"Modelfile.{name}").write_text(engines.modelfile(plan, name), encoding="utf-8")
+        return Written(self.out, engines.command(plan), self.merged, self.notes)
+
+    def _base(self) -> str:
+        """The base itself, or as 4 bits left it where QLoRA trained on that."""
+        kinds = set(self.on_4_bits.values())
+        if kinds == {True, False}:
+            names = [name for name, yes in self.on_4_bits.items() if yes]
+            raise UsageError(
+                f"QLoRA trained {', '.join(names)} on 4 bits and the others on the original weights",
+                where="ADAPTER",
+                hint="one base cannot be both: write two folders",
+            )
+        if kinds == {True}:
+            from trainer_plugin.merge import dequantize_base
+
+            place = self.out / "base"
+            dequantize_base(self.base, place, tell=self.tell)
+            self.notes.append(
+                "the base went through 4 bits, as QLoRA trained on it: serve it, not the original"
+            )
+            return str(place)
+        path = Path(self.base)
+        return str(path.resolve()) if path.exists() else self.base
+
+
+def _named(adapters: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in adapters:
+        name, mark, place = text.partition("=")
+        if not mark or Path(text).exists():
+            name, place = "", text
+        path = _folder(place)
+        name = name or (path.resolve().name if Path(place).exists() else place.rpartition("/")[2])
+        if not NAME.fullmatch(name) or name in found or name in (".", ".."):
+            raise UsageError(
+                f"{name!r} is no name, or one that is there already",
+                where=text,
+                hint="give a name of letters, digits and ._-: NAME=FOLDER",
+            )
+        found[name] = path
+    return found
+
+
+def _folder(place: str) -> Path:
+    """Here, or fetched from the Hub."""
+    if Path(place).exists():
+        return Path(place)
+    patterns = ["adapter_*", "*.json", RECIPE]
+    return from_hub(place, "ADAPTER", lambda hub: Path(hub.snapshot_download(place, allow_patterns=patterns)))
+
+
+def _refused(engine: str, refused: Sequence[Refusal]) -> UsageError:
+    lines = [f"  {one.adapter}: {one.what}" for one in refused]
+    return UsageError(
+        "\n".join([f"{engine} refuses {len(lines)} of what these adapters are:", *lines]),
+        where="ADAPTER",
+        hint="--convert makes plain LoRA of them where that can be, and merges the others",
+    )
+
+
+def _copy(folder: Path, place: Path) -> None:
+    place.mkdir()
+    for name in ADAPTER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, place / name)
+    if not (place / "adapter_model.safetensors").is_file():
+        raise UsageError("adapter_model.safetensors is missing", where=str(folder))
+
+
+def _on_4_bits(folder: Path) -> bool:
+    from trainer_plugin.adapters import read_adapter
+
+    return read_adapter(folder).on_4_bits if (folder / PROVENANCE).is_file() else False
+
+
+def _model_config(base: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the base cannot be read: {str(error).splitlines()[0]}",
+            where=f"--base {base}",
+            hint="give the model that the adapters belong to",
+        ) from None
+
+
+def _dtype_name(config: Any) -> str:
+    """In words that all engines know; fp16 and bf16 as stored, fp32 as it is."""
+    return str(config.dtype or "auto").removeprefix("torch.")
