@@ -331,8 +331,10 @@ def _any_of(strings: Iterable[str]) -> re.Pattern[str]:
 
 def _by_size(tokens: Sequence[str]) -> dict[int, frozenset[str]]:
     """A tokenizer may have thousands of them: too many alternatives to try at each place."""
-    sizes = sorted(set(map(len, tokens)) - {0})
-    return {size: frozenset(t for t in tokens if len(t) == size) for size in sizes}
+    found: dict[int, set[str]] = {}
+    for token in tokens:
+        found.setdefault(len(token), set()).add(token)
+    return {size: frozenset(found[size]) for size in sorted(found.keys() - {0})}
 
 
 def _closing(text: str, start: int, end: int, by_size: dict[int, frozenset[str]]) -> int:

@@ -35,6 +35,8 @@ ITEM = 32
 MACRO = 16
 """Steps that a call of a macro counts for."""
 LOOK_AT_CLOCK = 256
+MOST_NAMES = 4096
+"""Attributes of types that are kept as safe or not."""
 MANY = 20
 """So many documents beyond a limit say that it is the template, not the documents."""
 _WIDTHS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "slice", "round"})
@@ -116,6 +118,19 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     """A sandbox whose templates end."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._safe: dict[tuple[type, str], bool] = {}
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """As the sandbox says, asked once for each type and name: it looks at nothing else."""
+        known = self._safe.get((type(obj), attr))
+        if known is None:
+            known = super().is_safe_attribute(obj, attr, value)
+            if len(self._safe) < MOST_NAMES:
+                self._safe[type(obj), attr] = known
+        return known
 
     @property
     def step(self) -> None:
