@@ -258,7 +258,7 @@ def _rows(
                 where=", ".join(run.sources[extent.source].path for extent in work.item.extents[:3]),
                 hint="repeat the command when nothing writes to it",
             )
-        documents = normalize_blocks(run, reading.blocks).documents
+        documents = normalize_blocks(run.sources, run.shapes, run.alike, reading.blocks).documents
         doc_ids = documents["doc_id"].to_numpy() + place
         at = np.searchsorted(kept, doc_ids)
         here = np.flatnonzero(np.append(kept, -1)[at] == doc_ids)

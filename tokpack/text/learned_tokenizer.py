@@ -13,16 +13,21 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import polars as pl
+
 from tokpack.encoding.snapshot import BACKEND, SNAPSHOT
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.fingerprint import vocab_digest
-from tokpack.stages.normalize.normalize import normalize
+from tokpack.run import shared
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.sources import Source
+from tokpack.way.documents import normalize_blocks
 
 NAME = "learned from the data"
 SAMPLE_BYTES = 4 << 20
+SOURCES = 256
+"""That are read together."""
 VOCABULARY = 32_768
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = """\
@@ -81,9 +86,16 @@ def learn_tokenizer(sources: list[Source], shapes: list[Shape], folder: Path) ->
 
 
 def _texts(sources: list[Source], shapes: list[Shape]) -> Iterator[str]:
+    """The head of each source, many sources at a time."""
     each = max(1, SAMPLE_BYTES // len(sources))
-    for source, shape in zip(sources, shapes, strict=True):
-        copy = replace(source)
-        for block in islice(read_blocks([copy], each), 1):
-            contents = normalize(block, copy, shape).documents["contents"].explode().drop_nulls()
-            yield from contents.filter(contents.str.len_bytes().cum_sum() <= 2 * each)
+    shapes, alike = shared(shapes)
+    for start in range(0, len(sources), SOURCES):
+        some: list[Block] = []
+        for number in range(start, min(start + SOURCES, len(sources))):
+            rows = some[-1].first_doc_id + some[-1].rows if some else 0
+            for block in islice(read_blocks([replace(sources[number])], each), 1):
+                some.append(replace(block, source=number, first_doc_id=rows))
+        documents = normalize_blocks(sources, shapes, alike, some).documents
+        contents = documents.select("source", "contents").explode("contents").drop_nulls()
+        size = pl.col("contents").str.len_bytes().cum_sum().over("source")
+        yield from contents.filter(size <= 2 * each)["contents"]

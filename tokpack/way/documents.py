@@ -23,9 +23,11 @@ from tokpack.stages.clean import clean
 from tokpack.stages.dedup import content_hash, token_hash
 from tokpack.stages.normalize.normalize import Normalized, Quarantined, normalize, text_documents
 from tokpack.stages.normalize.rows import TOKENS
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.ranges import offsets_of
 from tokpack.stages.read.blocks import Block, join
+from tokpack.stages.read.sources import Source
 from tokpack.stages.render.render import render
 from tokpack.stages.tokenize import TokenBatch, tokenize
 
@@ -57,7 +59,7 @@ def is_tokens(run: Run, blocks: Sequence[Block]) -> bool:
 def make_tokens(run: Run, blocks: Sequence[Block], before: int) -> Made:
     """From text: cleaned, hashed, rendered and tokenized. `before`: documents ahead of the blocks."""
     config = run.config
-    normalized = normalize_blocks(run, blocks)
+    normalized = normalize_blocks(run.sources, run.shapes, run.alike, blocks)
     cleaned = clean(normalized.documents, config.clean, run.special, run.pairs)
     hashes = content_hash(cleaned.documents, config.dedup.exact, run.hide_ids)
     wanted, spared = run.keep.spare(cleaned.documents, before)
@@ -69,11 +71,11 @@ def make_tokens(run: Run, blocks: Sequence[Block], before: int) -> Made:
 def take_ready_tokens(run: Run, blocks: Sequence[Block]) -> Made:
     """From rows that are tokenized already: as they are."""
     found = []
-    for group in _alike(run, blocks, neighbours=True):
+    for group in _groups(run.sources, run.alike, blocks, neighbors=True):
         source = group[0].source
         vocab_size = run.tokenizer.vocab_size
         normalized, tokens = take_tokens(join(group), run.sources[source], run.shapes[source], vocab_size)
-        found.append((_named(run, normalized, blocks), tokens))
+        found.append((_named(run.sources, run.shapes, normalized, blocks), tokens))
     lengths = np.concatenate([np.diff(tokens.offsets) for _, tokens in found])
     batch = TokenBatch(
         offsets_of(lengths),
@@ -85,18 +87,23 @@ def take_ready_tokens(run: Run, blocks: Sequence[Block]) -> Made:
     return Made(documents, batch, token_hash(batch), quarantined)
 
 
-def normalize_blocks(run: Run, blocks: Sequence[Block]) -> Normalized:
+def normalize_blocks(
+    sources: Sequence[Source], shapes: Sequence[Shape], alike: Sequence[int], blocks: Sequence[Block]
+) -> Normalized:
     """Blocks whose documents are numbered through, in order. Those of one shape are read together: a small
-    file for itself costs as much as a large one."""
-    groups = _alike(run, blocks)
+    file for itself costs as much as a large one.
+
+    `alike`: of each source a number that those of one shape have in common.
+    """
+    groups = _groups(sources, alike, blocks)
     if not groups:
         return Normalized(text_documents([]), [])
-    found = [
-        normalize(join(group), run.sources[group[0].source], run.shapes[group[0].source]) for group in groups
-    ]
+    found = [normalize(join(group), sources[group[0].source], shapes[group[0].source]) for group in groups]
     if len(blocks) == 1:
         return found[0]
-    quarantined = [one for normalized in found for one in _named(run, normalized, blocks).quarantined]
+    quarantined = [
+        one for normalized in found for one in _named(sources, shapes, normalized, blocks).quarantined
+    ]
     documents = pl.concat([normalized.documents for normalized in found])
     return Normalized(
         documents.sort("doc_id") if len(found) > 1 else documents,
@@ -104,17 +111,19 @@ def normalize_blocks(run: Run, blocks: Sequence[Block]) -> Normalized:
     )
 
 
-def _alike(run: Run, blocks: Sequence[Block], neighbours: bool = False) -> list[list[Block]]:
-    """The blocks in groups that can be joined, each in order; with `neighbours` groups are in order too."""
+def _groups(
+    sources: Sequence[Source], alike: Sequence[int], blocks: Sequence[Block], neighbors: bool = False
+) -> list[list[Block]]:
+    """The blocks in groups that can be joined, each in order; with `neighbors` groups are in order too."""
 
     def kind(block: Block) -> tuple[Any, ...]:
-        container = run.sources[block.source].container
+        container = sources[block.source].container
         columns = None if isinstance(block.data, bytes) else block.data.schema
-        return run.alike[block.source], container == "text", columns
+        return alike[block.source], container == "text", columns
 
     if len(blocks) == 1:
         return [list(blocks)]
-    if neighbours:
+    if neighbors:
         return [list(group) for _, group in groupby(blocks, kind)]
     groups: dict[tuple[Any, ...], list[Block]] = {}
     for block in blocks:
@@ -122,16 +131,18 @@ def _alike(run: Run, blocks: Sequence[Block], neighbours: bool = False) -> list[
     return list(groups.values())
 
 
-def _named(run: Run, normalized: Normalized, blocks: Sequence[Block]) -> Normalized:
+def _named(
+    sources: Sequence[Source], shapes: Sequence[Shape], normalized: Normalized, blocks: Sequence[Block]
+) -> Normalized:
     """With each unreadable row under the name of its own source."""
     if len(blocks) == 1 or not normalized.quarantined:
         return normalized
     starts = np.array([block.first_doc_id for block in blocks])
-    width = run.shapes[0].documents_per_row
+    width = shapes[0].documents_per_row
     named = []
     for one in normalized.quarantined:
         block = blocks[int(np.searchsorted(starts, one.doc_id // width, side="right")) - 1]
-        named.append(replace(one, source=run.sources[block.source].name))
+        named.append(replace(one, source=sources[block.source].name))
     return replace(normalized, quarantined=named)
 
 
