@@ -135,7 +135,7 @@ class TokenStore:
             meta = self._sound(key) if self._docs_path(key).name in self._begun else None
             if meta is None or meta["stamp"] != [list(file) for file in stamp]:
                 return None
-            total += meta[INPUT_BYTES]
+            total += int(meta[INPUT_BYTES])
             if meta["last"]:
                 return total
         raise AssertionError
