@@ -23,12 +23,16 @@ tokpack verify "$out/packed" --model "$model"
 say "tokpack train: QLoRA on the packed rows"
 tokpack train "$out/packed" --model "$model" --method qlora --max-steps 20 -o "$out/adapter"
 
+say "tokpack eval: the adapter against its base, document by document"
+tokpack eval "$out/packed" --model "$model" --adapter "$out/adapter" --no-probe --html "$out/evaluation.html"
+
 say "done"
 bin="$(dirname "$(command -v tokpack)")"
 cat <<END
 report   $out/report.html
 shards   $out/packed
 adapter  $out/adapter
+better?  $out/evaluation.html
 
 and now, a row as people read it, the bill on a rented card, the adapter in the model:
   source ${bin#"$PWD"/}/activate

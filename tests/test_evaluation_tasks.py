@@ -253,3 +253,13 @@ def test_other_questions_are_not_compared():
     assert compare_samples("t", "a", samples("x"), samples("x"), 0)[0].difference.value == 0
     with pytest.raises(DataError, match="same questions"):
         compare_samples("t", "a", samples("x"), samples("y"), 0)
+
+
+def test_the_example_asks_for_no_code_and_its_data_lies_beside_it(tmp_path, loaded):
+    text = (Path(__file__).parent.parent / "examples" / "tasks" / "gsm8k_local.yaml").read_text()
+    (tmp_path / "gsm8k_local.yaml").write_text(text.replace("max_gen_toks: 256", "max_gen_toks: 3"))
+    row = {"question": "w5 w6", "answer": "w7 #### 8"}
+    (tmp_path / "gsm8k_question_answer.jsonl").write_text(json.dumps(row) + "\n")
+    (task,) = read_tasks([str(tmp_path / "gsm8k_local.yaml")])
+    found = run_tasks(loaded, [task], TaskSettings(), Activity(quiet=True))
+    assert {(one.metric, one.questions) for one in found} == {("exact_match", 1)}

@@ -43,6 +43,9 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate (default 2e-4).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of row order, adapter and dropout.")] = None,
     eval_steps: Annotated[int | None, typer.Option(help="Held-out loss every so many steps.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many evaluations without a lower loss; keeps the best.")
+    ] = None,
     save_steps: Annotated[int | None, typer.Option(help="Checkpoint every so many steps.")] = None,
     gradient_checkpointing: Annotated[
         bool | None,
@@ -74,6 +77,10 @@ def train(
         bool, typer.Option("--no-check", help="Do not compare the sums of the shards first.")
     ] = False,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,
+    compare: Annotated[
+        bool,
+        typer.Option("--eval", help="At the end compare the adapter with its base, as tokpack eval does."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder in use.")] = False,
     quiet: Quiet = False,
@@ -96,6 +103,7 @@ def train(
         "learning_rate": learning_rate,
         "seed": seed,
         "eval_steps": eval_steps,
+        "patience": patience,
         "save_steps": save_steps,
         "gradient_checkpointing": gradient_checkpointing,
         "token_budget": token_budget,
@@ -118,9 +126,17 @@ def train(
         options["check"] = not no_check
         if merge is not None:
             check_mergeable(settings, out, merge)
+        if compare:
+            after_training = import_module("trainer_plugin.evaluation.after_training")
+            after_training.check_before(artefact, settings)
         result = run_training(artefact, model, settings, out, **options, tell=tell)
         for line in _summary(result):
             tell.say(line)
+        if compare:
+            found = after_training.evaluate_result(artefact, model, settings, out, tell)
+            if not tell.quiet:
+                tell.console.print(found)
+            tell.say(f"evaluation: {out / after_training.PAGE}")
         if merge is not None and _first_process():
             merge_dequantized(out, merge, model=model, tell=tell)
             tell.say(f"merged model: {merge}")

@@ -83,6 +83,8 @@ class Recipe:
     log_steps: int = 1
     eval_steps: int = 0
     """0: before and after training only."""
+    patience: int = 0
+    """End when so many evaluations in a row brought no lower held-out loss, and keep the best; 0: never."""
     save_steps: int = 0
     """Checkpoints every so many steps; 0: only the result is written."""
     probe: bool = True
@@ -100,7 +102,7 @@ class Recipe:
             raise UsageError(
                 "the learning rate must be positive", where=f"learning_rate={self.learning_rate}"
             )
-        for name in ("token_budget", "gpu_price", "max_cost", "eval_steps", "save_steps"):
+        for name in ("token_budget", "gpu_price", "max_cost", "eval_steps", "save_steps", "patience"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative", where=f"{name}={getattr(self, name)}")
         if self.lora_plus_ratio and (self.method == "full" or self.lora_plus_ratio < 1):
@@ -108,6 +110,12 @@ class Recipe:
                 "LoRA+ is for adapters, and its ratio at least 1",
                 where=f"lora_plus_ratio={self.lora_plus_ratio}",
                 hint="16 is what its paper takes; leave it out to train A and B at one rate",
+            )
+        if self.patience and not self.eval_steps:
+            raise UsageError(
+                "patience counts evaluations, and there are none while it trains",
+                where=f"patience={self.patience}",
+                hint="say how often: --eval-steps 50",
             )
         if self.shard and self.method != "full":
             raise UsageError(
@@ -218,8 +226,9 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         "logging_steps": recipe.log_steps,
         "eval_strategy": "steps" if recipe.eval_steps else "no",
         "eval_steps": recipe.eval_steps or None,
-        "save_strategy": "steps" if recipe.save_steps else "no",
-        "save_steps": recipe.save_steps or 500,
+        "save_strategy": "steps" if recipe.save_steps or recipe.patience else "no",
+        "save_steps": recipe.save_steps or recipe.eval_steps or 500,
+        **(_keep_the_best(recipe) if recipe.patience else {}),
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
@@ -239,6 +248,12 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         raise UsageError(
             f"transformers does not take these settings: {error}", where="recipe: [trainer]"
         ) from None
+
+
+def _keep_the_best(recipe: Recipe) -> dict[str, Any]:
+    """Trainer goes back to the checkpoint with the lowest held-out loss, and keeps that and the last."""
+    limit = {} if recipe.save_steps else {"save_total_limit": 1}
+    return {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", **limit}
 
 
 def _needs_scaler(recipe: Recipe) -> bool:

@@ -45,7 +45,7 @@ class Result:
     processes: int
     steps: int
     ended: str
-    """`done`, `token budget` or `max cost`."""
+    """`done`, `token budget`, `max cost`, or `no better` where the held-out loss no longer fell."""
     predicted_tokens: int
     tokens: int
     trained_tokens: int
@@ -92,7 +92,7 @@ def run_training(
     if check and os.environ.get("RANK", "0") == "0":
         with tell.doing("checking the sums of the shards"):
             check_dataset(dataset.folder, dataset.manifest)
-    held_out = dataset.validation()
+    held_out = _held_out(dataset, recipe)
     preference = preference_of(dataset, recipe)
 
     from transformers import set_seed
@@ -146,6 +146,7 @@ def run_training(
         document_log=recipe.document_log or None,
         progress=tell,
         optimizers=(optimizer, None),
+        callbacks=_early_stopping(recipe),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, recipe, report.attn, plan, hours)
@@ -154,6 +155,24 @@ def run_training(
     if trainer.is_world_process_zero():
         (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _held_out(dataset: PackedDataset, recipe: Recipe) -> PackedDataset | None:
+    """The validation part. Raises UsageError where the recipe looks at its loss and there is none."""
+    found = dataset.validation()
+    if found is None and recipe.eval_steps:
+        raise UsageError(
+            "there is no held-out loss: nothing is held out",
+            where=f"eval_steps={recipe.eval_steps}",
+            hint="pack with --val 0.01",
+        )
+    return found
+
+
+def _early_stopping(recipe: Recipe) -> list[Any]:
+    from transformers import EarlyStoppingCallback
+
+    return [EarlyStoppingCallback(early_stopping_patience=recipe.patience)] if recipe.patience else []
 
 
 def _proven(
@@ -173,8 +192,8 @@ def _proven(
 
 def _result(trainer: Any, recipe: Recipe, attn: str, plan: Plan, hours: Figure | None) -> Result:
     """What the run did, after a last evaluation."""
-    after = trainer.evaluate() if trainer.eval_dataset is not None else {}
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    after = trainer.evaluate() if trainer.eval_dataset is not None else {}
     before = next((entry for entry in evaluations if entry["step"] == 0), {})
     return Result(
         out=trainer.args.output_dir,
@@ -182,11 +201,21 @@ def _result(trainer: Any, recipe: Recipe, attn: str, plan: Plan, hours: Figure |
         attn=attn,
         loss_before=before.get("eval_loss"),
         loss_after=after.get("eval_loss"),
-        held_out=tuple({entry["step"]: entry["eval_loss"] for entry in evaluations}.items()),
+        held_out=_held_out_losses(evaluations, trainer.state.global_step, after.get("eval_loss")),
         rewards_before=_rewards(before),
         rewards_after=_rewards(after),
         **_measured(trainer, plan, hours),
     )
+
+
+def _held_out_losses(
+    evaluations: list[dict[str, Any]], step: int, after: float | None
+) -> tuple[tuple[int, float], ...]:
+    """(step, loss); the last evaluation may be of an earlier checkpoint, the best, and then has no step."""
+    losses = {entry["step"]: entry["eval_loss"] for entry in evaluations}
+    if after is not None:
+        losses.setdefault(step, after)
+    return tuple(losses.items())
 
 
 def preference_of(dataset: PackedDataset, recipe: Recipe) -> PreferenceLoss | None:
@@ -267,8 +296,15 @@ def _measured(trainer: Any, plan: Plan, hours: Figure | None) -> dict[str, Any]:
 
 def _ending(trainer: Any) -> str:
     if trainer.state.global_step < trainer.state.max_steps:
-        return "max cost" if trainer.meter.spent else "stopped"
+        return "max cost" if trainer.meter.spent else "no better" if _lost_patience(trainer) else "stopped"
     return "token budget" if trainer.sampler is not None and trainer.sampler.stop is not None else "done"
+
+
+def _lost_patience(trainer: Any) -> bool:
+    from transformers import EarlyStoppingCallback
+
+    stoppers = (one for one in trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback))
+    return any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stoppers)
 
 
 def _plan_lines(plan: Plan, hours: Figure | None, price: float | None, ranks: int, order: Order) -> list[str]:

@@ -14,6 +14,7 @@ from tokpack import __version__
 from tokpack.printable import one_line
 from tokpack.report.charts import Chart
 from tokpack.report.html import environment, style
+from tokpack.report.training import model_name
 from tokpack.report.words import counted
 from trainer_plugin.evaluation.forest import Line, forest
 from trainer_plugin.evaluation.held_out import Comparison, Group
@@ -47,8 +48,8 @@ def page(found: Evaluation) -> str:
         style=style(),
         version=__version__,
         headline=headline(found),
-        lead=[f"{one_line(one.adapter, NAME)}: {verdict(one)}." for one in held_out.comparisons],
-        model=one_line(found.model, 80),
+        lead=_lead(held_out.comparisons),
+        model=one_line(model_name(found.model), 80),
         weights=found.base_weights,
         dtype=found.dtype,
         attn=found.attn,
@@ -63,6 +64,14 @@ def page(found: Evaluation) -> str:
         notes=found.notes,
         versions=", ".join(f"{name} {number}" for name, number in found.versions.items()),
     )
+
+
+def _lead(comparisons: list[Comparison]) -> list[str]:
+    """A sentence about each adapter; the headline has named one that stands alone."""
+    if len(comparisons) == 1:
+        words = verdict(comparisons[0])
+        return [f"{words[:1].upper()}{words[1:]}."]
+    return [f"{one_line(one.adapter, NAME)}: {verdict(one)}." for one in comparisons]
 
 
 def headline(found: Evaluation) -> str:

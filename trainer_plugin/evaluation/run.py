@@ -241,7 +241,7 @@ def open_part(packed: str | Path, settings: Settings, tell: Activity) -> PackedD
 
 
 def _isolate(loaded: AdaptedModel, dataset: PackedDataset, settings: Settings, tell: Activity) -> str:
-    with tell.doing("probing the isolation of documents"):
+    with tell.doing("probing the isolation of documents" if settings.probe else "setting the attention up"):
         report = prepare_model(loaded.network, settings.attn, dataset=dataset, probe=settings.probe)
     proof = "documents are isolated" if settings.probe else "isolation of documents NOT probed"
     tell.say(f"dtype {loaded.dtype}; attention {report.attn}: {proof}")

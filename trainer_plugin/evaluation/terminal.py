@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tokpack.printable import one_line
 from tokpack.report.tables import BAD, GOOD, QUIET, plain_table
+from tokpack.report.training import model_name
 from tokpack.report.words import counted
 from trainer_plugin.evaluation import held_out
 from trainer_plugin.evaluation.words import (
@@ -41,7 +42,7 @@ def view(found: Evaluation) -> RenderableType:
         if only.worst:
             parts.append(_extremes(only.worst, "Worse than the base"))
     if found.control is not None:
-        parts.append(_table(found.control, f"Control text: {found.control.name}"))
+        parts.append(_table(found.control, f"Control text: {one_line(found.control.name, 40)}"))
         parts += [Text(f"{one_line(o.adapter, NAME)}: {forgetting(o)}") for o in found.control.comparisons]
     if found.tasks:
         parts.append(_tasks(found.tasks))
@@ -58,8 +59,10 @@ def _head(found: Evaluation) -> Text:
     part = found.held_out
     trained = part.comparisons[0].trained_tokens
     kind = "held-out documents" if part.split == "validation" else "documents"
-    text = f"{counted(part.documents, 'document').replace('documents', kind)} of {part.name}, "
-    return Text(text + f"{trained:,} trained tokens; base {one_line(found.model, 40)}", style="bold")
+    text = f"{counted(part.documents, 'document').replace('documents', kind)} of {one_line(part.name, 24)}, "
+    return Text(
+        text + f"{trained:,} trained tokens; base {one_line(model_name(found.model), 24)}", style="bold"
+    )
 
 
 def _verdicts(part: Part) -> RenderableType:

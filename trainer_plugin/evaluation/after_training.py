@@ -1,0 +1,50 @@
+"""`tokpack train --eval`: the adapter that was just trained against its base, in the files of its folder."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from pathlib import Path
+
+from tokpack.activity import Activity
+from tokpack.errors import UsageError
+from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.evaluation.run import Evaluation, Settings, evaluate
+from trainer_plugin.recipe import Recipe
+
+JSON, PAGE = "evaluation.json", "evaluation.html"
+
+
+def check_before(packed: str | Path, recipe: Recipe) -> None:
+    """Before training: raises UsageError where there will be nothing to compare."""
+    if recipe.method == "full":
+        raise UsageError(
+            "a model that was trained whole has no base inside to compare with",
+            where="--eval",
+            hint="--eval-steps tells its held-out loss",
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "the comparison is for one process", where="--eval", hint="run `tokpack eval` after the training"
+        )
+    if PackedDataset(packed).validation() is None:
+        raise UsageError("nothing is held out to compare on", where="--eval", hint="pack with --val 0.01")
+
+
+def evaluate_result(
+    packed: str | Path, model: str | Path, recipe: Recipe, out: str | Path, tell: Activity
+) -> Evaluation:
+    """Compares, and writes `evaluation.json` and `evaluation.html` into OUT. The isolation was proven when
+    the training began."""
+    import torch
+
+    gc.collect()  # the model that was trained
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    settings = Settings(attn=recipe.attn, dtype=recipe.dtype, probe=False, check=False, seed=recipe.seed)
+    found = evaluate(packed, model, [out], settings=settings, tell=tell)
+    text = json.dumps(found.to_dict(), ensure_ascii=False, indent=2)
+    (Path(out) / JSON).write_text(text + "\n", encoding="utf-8")
+    found.save_html(Path(out) / PAGE)
+    return found
