@@ -91,4 +91,4 @@ def predicted_hours(
         micro_batches=math.ceil(len(dataset) / recipe.batch_rows),
         price_usd_h=0.0,
     )
-    return run.gpu_hours.scaled(1 / ranks, "h")
+    return run.training_hours.scaled(1 / ranks, "h")

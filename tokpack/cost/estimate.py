@@ -53,6 +53,8 @@ class Estimate:
     """Of one GPU, once it trains."""
     startup: Figure
     """Hours of one GPU until the first step; `gpu_hours` and what follows from them hold it."""
+    training_hours: Figure
+    """GPU-hours without the start."""
     gpu_hours: Figure
     wall_hours: Figure
     money: Figure
@@ -69,6 +71,7 @@ class Estimate:
                 ("utilization", self.utilization),
                 ("tokens_per_second", self.tokens_per_second),
                 ("startup", self.startup),
+                ("training_hours", self.training_hours),
                 ("gpu_hours", self.gpu_hours),
                 ("wall_hours", self.wall_hours),
                 ("money", self.money),
@@ -130,6 +133,7 @@ def estimate(
         utilization=reached,
         tokens_per_second=_speed(tokens, training),
         startup=startup,
+        training_hours=training,
         gpu_hours=hours,
         wall_hours=hours.scaled(1 / gpu_count, "h", f"on {gpu_count} GPUs that scale linearly"),
         money=Figure(
