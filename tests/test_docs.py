@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
+from commands import Ended, run
 
 from tokpack import errors, options, schema
 from tokpack.config import Config, SourceConfig
@@ -265,25 +267,37 @@ def squeezed(text: str) -> str:
     return re.sub(r"[ \t]+", " ", text)
 
 
+def performed(line: str, language: str) -> subprocess.CompletedProcess[str] | Ended:
+    """A line of bash, or Python code, to its end. Of tokpack's commands `verify` has a process of its own."""
+    words = shlex.split(line, comments=True) if language == "bash" else []
+    if words[:1] != ["tokpack"] or words[1] == "verify":
+        command = ["bash", "-euc", line] if words else [sys.executable, "-c", line]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    done = run(*words[1 : -2 if ">" in words else None])
+    if ">" not in words:
+        return done
+    Path(words[-1]).write_text(done.stdout, encoding="utf-8")
+    return Ended(done.returncode, "", done.stderr)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
-def test_the_blocks_of_the_page_run_and_print_what_it_shows(page, smollm2, tmp_path):
+def test_the_blocks_of_the_page_run_and_print_what_it_shows(page, smollm2, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(REPO / "examples")
     model = tmp_path / "SmolLM2-135M-Instruct"
     model.mkdir()
     for file in smollm2.iterdir():
         (model / file.name).symlink_to(file)
-    bin_folder = Path(sys.executable).parent
-    env = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     printed = ""
     for tested_in, language, body in BLOCK.findall(read(page)):
         if language == "text":
             for line in filter(str.strip, squeezed(body).splitlines()):
                 assert line.strip() in printed, f"{page} shows a line that was not printed: {line}\n{printed}"
         elif language in ("bash", "python") and not tested_in:
-            command = ["bash", "-euc", body] if language == "bash" else [sys.executable, "-c", body]
-            done = subprocess.run(
-                command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", check=False
-            )
-            assert done.returncode == 0, f"{page}:\n{body}\n{done.stdout}\n{done.stderr}"
-            printed += squeezed(done.stdout)
+            lines = body.replace("\\\n", " ").splitlines() if language == "bash" else [body]
+            for line in filter(str.strip, lines):
+                done = performed(line, language)
+                assert done.returncode == 0, f"{page}:\n{line}\n{done.stdout}\n{done.stderr}"
+                printed += squeezed(done.stdout)
