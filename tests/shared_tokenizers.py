@@ -1,15 +1,17 @@
-"""What the tests of one process share: starting a reference process takes a second of a large vocabulary, and
-asking transformers in a process of its own takes four. The tests of both things have them as users do.
+"""What the tests of one process share: starting a reference process takes a second of a large vocabulary,
+loading the fast path another, and asking transformers in a process of its own four. The tests of these things
+have them as users do.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tokpack.encoding import snapshot, tokenizer
+from tokpack.encoding import fast_plan, snapshot, tokenizer
 from tokpack.encoding.reference_process import ReferenceProcess
 
 MOST_PROCESSES = 3
@@ -46,3 +48,4 @@ def share() -> None:
     """For the rest of this process."""
     tokenizer.ReferenceProcess = SharedReferences()  # type: ignore[misc, assignment]
     snapshot._ask_transformers = ask_here
+    fast_plan._kept_encoder = lru_cache(MOST_PROCESSES)(fast_plan._kept_encoder.__wrapped__)

@@ -16,14 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import make_demo_data
-import numpy as np
 import pytest
 from demo_text.draw import Draw, Scene
 from demo_text.mess import BROKEN, COPIES, END_OF_TEXT, FAULTS, NEAR_FLOOR, jaccard, word_grams
 from demo_text.translation import FRAMES, LANGUAGES
-
-from tokpack.stages.near_dup.near_dup import find_near_duplicates
-from tokpack.stages.selected_tokens import SelectedTokens
 
 DOCUMENTS = 3000
 GOLDEN = "d6daa4cdfab977fb6dc3e0f78208e06b992fd40b75124061c041959a1303c886"
@@ -59,11 +55,6 @@ def make(path: Path, *options: str) -> Demo:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     return make(tmp_path_factory.mktemp("demo") / "chat.jsonl", "--documents", str(DOCUMENTS))
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    return make(tmp_path_factory.mktemp("demo") / "chat.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -382,24 +373,3 @@ def test_near_copies_share_most_token_grams_and_long_documents_are_long(demo: De
         assert jaccard(left, right) > 0.87
     for number in demo.of("very_long"):
         assert 8000 <= len(tokenizer.encode(" ".join(contents(demo.messages(number)))).ids) <= 30000
-
-
-@pytest.mark.slow
-def test_clean_lines_of_the_full_set_are_no_near_duplicates(full: Demo, smollm2: Path) -> None:
-    # SmolLM2 cuts all scripts but Latin into bytes, which makes texts look more alike than elsewhere.
-    texts = ["\n".join(contents(full.messages(number))) for number in full.clean()]
-    ids = [one.ids for one in load(smollm2).encode_batch(texts, add_special_tokens=False)]
-    tokens = SelectedTokens(np.concatenate(ids).astype(np.int32), np.cumsum([0, *map(len, ids)]))
-    partners = find_near_duplicates([tokens], 0.8).partner  # exact: tests/test_near_dup.py
-    assert len(partners) == len(texts)
-    assert (partners == -1).all()
-
-
-@pytest.mark.slow
-def test_the_full_set_has_the_lengths_of_real_sets(full: Demo, qwen: Path) -> None:
-    tokenizer = load(qwen)
-    texts = ["\n".join(contents(full.messages(number))) for number in full.clean()]
-    lengths = sorted(len(encoding.ids) for encoding in tokenizer.encode_batch(texts))
-    assert 120 <= lengths[len(lengths) // 2] <= 180
-    assert 180 <= sum(lengths) / len(lengths) <= 270
-    assert 2000 <= lengths[-1] <= 8000

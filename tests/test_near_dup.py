@@ -141,12 +141,12 @@ def test_only_tokens_with_the_bit_count(documents, data):
 
 
 def part_sets(document: Document, flags: Sequence[int], on: str) -> tuple[frozenset[object], ...]:
-    """Grams of the parts that `on` compares, SHORT tokens or more; fewer are one whole."""
+    """Grams of the parts that `on` compares, SHORT tokens or more; fewer are one whole, which is no gram."""
     sets = []
     for name, wanted in (("prompt", CONTENT), ("answer", CONTENT | TRAINED)):
         part = tuple(token for token, flag in zip(document, flags, strict=True) if flag == wanted)
         if on in (name, "both"):
-            sets.append(grams(part, 5) if len(part) >= SHORT else frozenset({part} if part else ()))
+            sets.append(grams(part, 5) if len(part) >= SHORT else frozenset({(part,)} if part else ()))
     return tuple(sets)
 
 

@@ -369,7 +369,7 @@ def test_full_training_takes_the_untrained_model_as_reference(loss, artefact, mo
     assert result.loss_after < result.loss_before
 
 
-def losses_on_real_pairs(folder, real_data, tmp_path, max_length, budget, **flags):
+def losses_on_real_pairs(folder, real_data, tmp_path, max_length, budget, probe=True, **flags):
     """Training losses by step of a LoRA on a few pairs of the demo data."""
     data = real_data / "dpo_en_demo.json"
     if not data.is_file():
@@ -380,7 +380,7 @@ def losses_on_real_pairs(folder, real_data, tmp_path, max_length, budget, **flag
     recipe = load_recipe(trainer={"use_cpu": True}, **settings)
     network = load_model(folder, recipe)
     dataset = PackedDataset(packed.folder)
-    prepare_model(network, "auto", dataset=dataset)
+    prepare_model(network, "auto" if probe else "tokpack", dataset=dataset, probe=probe)
     arguments = training_arguments(recipe, tmp_path / "out")
     model = prepare_lora(network, recipe)
     trainer = PackedDPOTrainer(model, arguments, train_dataset=dataset, progress=False)
@@ -399,8 +399,8 @@ def test_real_pairs_train_from_ln_2(model_folder, real_data, tmp_path):
 
 @pytest.mark.slow
 def test_smollm2_learns_to_prefer(smollm2, real_data, tmp_path):
-    """Two or three steps on a row of short pairs."""
-    options = {"epochs": 3.0, "learning_rate": 1e-3}
+    """Two or three steps on a row of short pairs; the probe of this model is in test_trainer_smollm2.py."""
+    options = {"epochs": 3.0, "learning_rate": 1e-3, "probe": False}
     losses = losses_on_real_pairs(smollm2, real_data, tmp_path, 256, 200, **options)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert losses[-1] < 0.6
