@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,4 +169,45 @@ def verify_served(
         for line in found.lines():
             typer.echo(printable(line))
     if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+def chat(
+    adapter: Annotated[str, typer.Argument(help="Adapter folder, or NAME=FOLDER.", show_default=False)],
+    base: Annotated[
+        str | None, typer.Option(help="Base; the one that the adapter names when not given.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Of each answer.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0: the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus that is drawn from.")] = 0.95,
+    seed: Annotated[int | None, typer.Option(help="For the same answers again.")] = None,
+    context: Annotated[int, typer.Option(help="Most tokens of the conversation.")] = 4096,
+    base_weights: BaseWeights = "auto",
+    dtype: Dtype = "auto",
+    quiet: Silent = False,
+) -> None:
+    """Talk to an adapter in the terminal; each line of a pipe is a turn. /reset, /base, /adapter and /quit.
+
+    Answers go to stdout, everything else to stderr. Exit code 1 where a turn was not answered.
+    """
+    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.serving.run import need_server
+
+    need(*LIBRARIES)
+    need_server()
+    one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
+    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    with activity(quiet, "trainer_plugin.serving.talk") as (tell, module):
+        quiet_libraries()
+        options: dict[str, Any] = {"system": system, "max_tokens": max(1, max_tokens), "seed": seed}
+        options |= {"temperature": temperature, "top_p": top_p, "context": max(2, context)}
+        options |= {"base_weights": base_weights, "dtype": dtype}
+        talk = module.open_talk(adapter, base, **options, tell=tell)
+    if sys.stdin.isatty():
+        say(module.HELP, quiet)
+    good = module.converse(talk, sys.stdin, sys.stdout, lambda line: say(line, quiet))
+    talk.engine.close()
+    if not good:
         raise typer.Exit(1)
