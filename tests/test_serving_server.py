@@ -414,14 +414,14 @@ def test_without_the_flag_nothing_is_loaded_over_http_and_the_key_is_asked_for(p
 def test_smollm2_answers_for_two_adapters_at_once_as_for_each_alone(smollm2, tmp_path):
     (tmp_path / "base").symlink_to(smollm2)
     for name, seed in (("a", 1), ("b", 2)):
-        save_adapter(smollm2, tmp_path / name, seed=seed, std=0.02, r=8)
-    questions = ["What is 17 + 25?", "Write one sentence about the sea.", "Name three fruits."]
+        save_adapter(smollm2, tmp_path / name, seed=seed, std=0.08, r=8)
+    questions = ["What is 17 + 25?", "Write one sentence about the sea."]
     asked = [(name, text) for text in questions for name in ("base", "a", "b")]
 
     def ask(one):
         messages = [{"role": "user", "content": one[1]}]
         made = client(served, timeout=600).chat.completions.create(
-            model=one[0], messages=messages, max_tokens=12, temperature=0
+            model=one[0], messages=messages, max_tokens=8, temperature=0
         )
         return made.choices[0].message.content
 
@@ -430,4 +430,4 @@ def test_smollm2_answers_for_two_adapters_at_once_as_for_each_alone(smollm2, tmp
         with ThreadPoolExecutor(len(asked)) as pool:
             together = list(pool.map(ask, asked))
     assert together == alone
-    assert len(set(alone[:3])) == 3
+    assert len(set(alone[:3])) == len(set(alone[3:])) == 3
