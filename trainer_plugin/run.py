@@ -97,6 +97,7 @@ def run_training(
 
     from transformers import set_seed
 
+    from trainer_plugin.adapters import load_tokenizer
     from trainer_plugin.collator import PackedCollator
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
@@ -110,7 +111,7 @@ def run_training(
     recipe, dtype = settle_dtype(recipe, model)
     arguments = training_arguments(recipe, out, eval_on_start=first)
     tell.say(f"dtype {dtype}{_precision_line(arguments)}")
-    tokenizer = _tokenizer(model)
+    tokenizer = load_tokenizer(model)
     dataset.check_tokenizer(tokenizer)
     network, report = _proven(model, recipe, dataset, tell)
     set_seed(recipe.seed)
@@ -342,19 +343,6 @@ def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
             "the output folder is not empty", where=str(out), hint="--resume, --overwrite, or another folder"
         )
     return None
-
-
-def _tokenizer(model: str | Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(model))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the model's tokenizer cannot be loaded: {str(error).splitlines()[0]}",
-            where=f"--model {model}",
-            hint="give a folder with config.json, tokenizer and weights, or a model name on the hub",
-        ) from None
 
 
 def _isolation_line(report: Any, probed: bool) -> str:

@@ -1,4 +1,4 @@
-"""What each engine refuses of an adapter. vLLM's are from its `peft_helper`; others from their documents."""
+"""What each engine refuses of an adapter. vLLM's are from its `peft_helper`; others were not run."""
 
 from __future__ import annotations
 
