@@ -18,7 +18,6 @@ from tokpack.errors import DataError
 from tokpack.stages.read import parquet_rows
 from tokpack.stages.read.arrow_values import table_rows
 from tokpack.stages.read.blocks import read_blocks
-from tokpack.stages.read.containers import notes
 from tokpack.stages.read.expansion import LEAST_BYTES, entry_bytes
 from tokpack.stages.read.sources import Source
 
@@ -189,10 +188,3 @@ def test_a_block_of_more_text_than_the_store_counts_is_an_error(qwen, tmp_path, 
         tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), max_length=128)
     assert error.value.where == str(path)
     assert "read.block_mb" in error.value.hint
-
-
-def test_many_small_inputs_are_told_once():
-    sources = [Source(f"{n}", f"{n}", "jsonl", "", SourceConfig(path=f"{n}"), 100) for n in range(1000)]
-    [note] = notes(sources)
-    assert "1,000 of the inputs are smaller than 64 kB" in note
-    assert notes(sources[1:]) == []

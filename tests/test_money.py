@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ from tokpack.parsing import parse_budget
 pytestmark = pytest.mark.slow
 
 MIXTRAL = {**LLAMA_8B, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+
+
+@pytest.fixture(autouse=True)
+def linear_bill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours without a start and with one share of the peak: the budget is found on a straight line."""
+    module = sys.modules["tokpack.cost.estimate"]
+    monkeypatch.setattr(module, "start_seconds", lambda shape: (0.0, 0.0))
+    monkeypatch.setattr(module, "utilization", lambda *given: (0.25, 0.45))
 
 
 @pytest.fixture(scope="module")
