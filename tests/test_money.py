@@ -26,12 +26,14 @@ pytestmark = pytest.mark.slow
 MIXTRAL = {**LLAMA_8B, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 
 
-@pytest.fixture(autouse=True)
-def linear_bill(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def linear_bill():
     """Hours without a start and with one share of the peak: the budget is found on a straight line."""
     module = sys.modules["tokpack.cost.estimate"]
-    monkeypatch.setattr(module, "start_seconds", lambda shape: (0.0, 0.0))
-    monkeypatch.setattr(module, "utilization", lambda *given: (0.25, 0.45))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "start_seconds", lambda shape: (0.0, 0.0))
+        patch.setattr(module, "utilization", lambda *given: (0.25, 0.45))
+        yield
 
 
 @pytest.fixture(scope="module")
