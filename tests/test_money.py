@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,6 @@ pytestmark = pytest.mark.slow
 MIXTRAL = {**LLAMA_8B, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def linear_bill():
-    """Hours without a start and with one share of the peak: the budget is found on a straight line."""
-    module = sys.modules["tokpack.cost.estimate"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "start_seconds", lambda shape: (0.0, 0.0))
-        patch.setattr(module, "utilization", lambda *given: (0.25, 0.45))
-        yield
-
-
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory) -> Path:
     return write_rows(tmp_path_factory.mktemp("data") / "chats.jsonl", messy_rows(400, seed=8))
@@ -54,9 +43,21 @@ def plan(qwen, model) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def all_of_it(chats, plan) -> float:
-    """Dollars, at most, of training on everything that is kept."""
-    return float(tokpack.analyze(chats, **plan).data["cost"]["estimate"]["money"]["high"])
+def all_of_it(chats, plan) -> tuple[float, float]:
+    return start_and_bill(chats, plan)
+
+
+def start_and_bill(chats: Path, options: dict[str, Any]) -> tuple[float, float]:
+    """Dollars, at most, before the first step, and of training on everything that is kept."""
+    cost = tokpack.analyze(chats, **options).data["cost"]
+    start = cost["estimate"]["startup"]["high"] * cost["gpu"]["count"] * cost["gpu"]["price"]["value"]
+    return start, float(cost["estimate"]["money"]["high"])
+
+
+def amount(share: float, both: tuple[float, float]) -> float:
+    """Dollars for the start and a share of the rest."""
+    start, whole = both
+    return start + share * (whole - start)
 
 
 def bill(artefact: tokpack.Artefact) -> float:
@@ -73,10 +74,10 @@ def bill(artefact: tokpack.Artefact) -> float:
     ],
 )
 def test_the_bill_stays_within_the_amount_and_uses_it(chats, plan, all_of_it, tmp_path, share, options):
-    whole = all_of_it if "gpu_price" not in options else bill_of_all(chats, plan | options)
-    usd = share * whole
+    usd = amount(share, all_of_it if "gpu_price" not in options else start_and_bill(chats, plan | options))
     artefact = tokpack.pack(chats, tmp_path / "out", budget=f"{usd:.12f}usd", **plan, **options)
     assert 0.9 * usd <= bill(artefact) <= usd
+    assert artefact.ledger["documents"]["dropped"]["over_budget"]
     said = artefact.report["budget"]
     assert said["bill"] == pytest.approx(bill(artefact))
     assert (said["usd"], said["all"]) == (pytest.approx(usd), False)
@@ -84,12 +85,8 @@ def test_the_bill_stays_within_the_amount_and_uses_it(chats, plan, all_of_it, tm
     assert "usd" not in (artefact.folder / "manifest.json").read_text()
 
 
-def bill_of_all(chats: Path, options: dict[str, Any]) -> float:
-    return float(tokpack.analyze(chats, **options).data["cost"]["estimate"]["money"]["high"])
-
-
 def test_the_tokens_in_the_manifest_give_the_same_rows_without_prices(chats, plan, all_of_it, qwen, tmp_path):
-    first = tokpack.pack(chats, tmp_path / "a", budget=f"${0.3 * all_of_it:.12f}", **plan)
+    first = tokpack.pack(chats, tmp_path / "a", budget=f"${amount(0.3, all_of_it):.12f}", **plan)
     tokens = first.manifest["config"]["select"]["budget"]
     again = tokpack.pack(chats, tmp_path / "b", budget=tokens, tokenizer=str(qwen), max_length=512)
     assert again.manifest == first.manifest
@@ -97,17 +94,17 @@ def test_the_tokens_in_the_manifest_give_the_same_rows_without_prices(chats, pla
 
 def test_copies_are_paid_for(chats, plan, all_of_it, tmp_path):
     (tmp_path / "run.toml").write_text(
-        f'[select]\nbudget_usd = {0.5 * all_of_it:.12f}\n[[source]]\npath = "{chats}"\nrepeat = 2.5\n'
+        f'[select]\nbudget_usd = {amount(0.5, all_of_it):.12f}\n[[source]]\npath = "{chats}"\nrepeat = 2.5\n'
     )
     artefact = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml", **plan)
-    assert 0.45 * all_of_it <= bill(artefact) <= 0.5 * all_of_it
+    assert 0.9 * amount(0.5, all_of_it) <= bill(artefact) <= amount(0.5, all_of_it)
     assert artefact.ledger["documents"]["repeated"]
 
 
 def test_adapters_on_experts_are_billed_by_their_rows(chats, plan, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
     options = plan | {"model": str(tmp_path / "config.json"), "gpu": "h100-sxm", "method": "lora"}
-    usd = 0.5 * bill_of_all(chats, options)
+    usd = amount(0.5, start_and_bill(chats, options))
     artefact = tokpack.pack(chats, tmp_path / "out", budget=f"{usd:.12f} USD", **options)
     assert 0.9 * usd <= bill(artefact) <= usd
 
@@ -124,7 +121,7 @@ def test_more_than_all_of_it_costs_keeps_everything(chats, plan, all_of_it):
     report = tokpack.analyze(chats, budget="1000usd", **plan)
     assert "over_budget" not in report.data["ledger"]["documents"]["dropped"]
     assert report.data["budget"]["all"]
-    assert report.data["budget"]["bill"] == pytest.approx(all_of_it)
+    assert report.data["budget"]["bill"] == pytest.approx(all_of_it[1])
     console = Console(width=200, no_color=True, file=io.StringIO())
     console.print(report.full())
     assert "The budget of 1000 USD is more than all of it costs" in console.file.getvalue()
@@ -145,7 +142,7 @@ def test_text_is_budgeted_by_the_price_of_its_service(chats, tmp_path, qwen):
     [
         ({"model": None, "gpu": None, "epochs": None}, "needs the training", "--model and --gpu"),
         ({"gpu": None}, "needs the training", "--model and --api"),
-        ({"budget": "0.000000001usd"}, "pay for no document", "all of the data costs"),
+        ({"budget": "0.000000001usd"}, "pay for no document", "before the first step"),
     ],
 )
 def test_what_cannot_be_billed_is_an_error_with_the_flags(chats, plan, tmp_path, options, message, hint):

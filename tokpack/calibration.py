@@ -61,7 +61,9 @@ def measured(
 ) -> Training:
     """The training with the speed that its first rows have here, in FLOP/s."""
     checkpointing = training.checkpointing(documents.capacity)
-    batch_rows = micro_batch(training, documents, checkpointing)
+    batch_rows = micro_batch(
+        training, len(documents.pieces), documents.rows, documents.capacity, checkpointing
+    )
     calibrator = find_calibrator()
     taken = calibrator.measure(
         training.settings.model,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tokpack.config import Config
 from tokpack.cost import ApiPrice, api_cost
 from tokpack.errors import UsageError
+from tokpack.report.planned_run import packed_run
 from tokpack.report.training import Training
 from tokpack.stages.plan import make_plan
 
@@ -32,6 +33,8 @@ class MoneyBudget:
     usd: float
     bill: Callable[[Lengths], float]
     """Dollars, at most, of training on packed pieces of these lengths."""
+    least: float = 0.0
+    """Dollars, at most, that any training costs: loading the model."""
 
     def tokens(self, total: int, cost_of: Callable[[int], float]) -> int:
         """The largest budget found whose cost stays within the amount, `total` if all does.
@@ -41,20 +44,24 @@ class MoneyBudget:
         whole = cost_of(total)
         if whole <= self.usd:
             return total
-        low, high = (0, 0.0), (total, whole)
+        low, high, bought = (0, self.least), (total, whole), False
         for step in range(TRIES):
             # Cost is nearly a straight line: the next try lies on it, or in the middle where that is slow.
-            share = 0.5 if step % 3 == 2 else (self.usd - low[1]) / (high[1] - low[1])
+            share = 0.5 if step % 3 == 2 else max(0.0, self.usd - low[1]) / (high[1] - low[1])
             budget = low[0] + max(1, int((high[0] - low[0]) * share))
             if low[1] >= CLOSE * self.usd or budget >= high[0]:
                 break
             cost = cost_of(budget)
-            low, high = ((budget, cost), high) if cost <= self.usd else (low, (budget, cost))
-        if not low[1]:
+            if cost <= self.usd:
+                low, bought = (budget, max(cost, self.least)), cost > 0
+            else:
+                high = (budget, cost)
+        if not bought:
+            start = f", {self.least:.2g} of it before the first step" if self.least else ""
             raise UsageError(
                 f"{self.usd:g} USD pay for no document",
                 where="--budget",
-                hint=f"all of the data costs {whole:.2g} USD with these settings",
+                hint=f"all of the data costs {whole:.2g} USD with these settings{start}",
             )
         return low[0]
 
@@ -74,7 +81,7 @@ def money_budget(config: Config, training: Training | None) -> MoneyBudget | Non
             hint="add --model and --gpu, or --model and --api; or give tokens: --budget 20M",
         )
     if training.priced:
-        return MoneyBudget(usd, lambda lengths: _gpu_bill(config, training, lengths))
+        return MoneyBudget(usd, lambda lengths: _gpu_bill(config, training, lengths), _start_bill(training))
     assert training.api is not None
     return service_budget(usd, training.api, training.settings.epochs)
 
@@ -88,9 +95,16 @@ def _gpu_bill(config: Config, training: Training, lengths: Lengths) -> float:
     if not len(lengths):
         return 0.0
     plan, capacity = config.plan, config.truncate.max_length
-    # Rows only matter to adapters on experts, and an exact plan has no more of them.
+    # An exact solver is too slow to try with, and differs from bfd by less than a percent.
     planner = "bfd" if plan.planner == "optimal" else plan.planner
     rows = make_plan(lengths, capacity, planner, config.seed, plan.max_docs_per_row or None).rows
-    run = training.run(lengths, rows, training.checkpointing(capacity))
+    run = packed_run(training, lengths, rows, capacity, training.checkpointing(capacity))
+    assert run is not None
+    return run.money.high or run.money.value
+
+
+def _start_bill(training: Training) -> float:
+    """Of a run without a token."""
+    run = training.run(np.zeros(1, np.int64), 1, checkpointing=False)
     assert run is not None
     return run.money.high or run.money.value

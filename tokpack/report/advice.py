@@ -12,7 +12,7 @@ from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
 from tokpack.cost.gpus import GIB
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
 from tokpack.report.cost_words import ends, hours, money
-from tokpack.report.planned_run import micro_batch, micro_batches
+from tokpack.report.planned_run import micro_batches, packed_run
 from tokpack.report.training import Documents, Training, count, figure
 from tokpack.report.words import share as share_words
 
@@ -92,9 +92,8 @@ def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
         checkpointing = training.checkpointing(documents.capacity, gpu)
         if not training.fit(documents.capacity, gpu, checkpointing).fits:
             continue
-        at_once = micro_batch(training, documents, checkpointing, gpu) * documents.capacity
-        batches = micro_batches(documents.rows, at_once, documents.capacity)
-        run = training.run(documents.pieces, batches, checkpointing, None if own else gpu)
+        pieces, rows, capacity = documents.pieces, documents.rows, documents.capacity
+        run = packed_run(training, pieces, rows, capacity, checkpointing, None if own else gpu)
         if run is not None:
             out.append(
                 {
@@ -170,7 +169,10 @@ def advise_near_duplicates(cost: dict[str, Any], near: dict[str, Any], packed: i
         return
     saves = None
     if (final := cost["estimate"]) and final["money"]:
-        low, high = (final["money"].get(end, final["money"]["value"]) * share for end in ("value", "high"))
+        # Of the money without the start, which fewer tokens do not shorten.
+        hours_of = zip(ends(final["training_hours"]), ends(final["gpu_hours"]), strict=True)
+        parts = [share * training / whole for training, whole in hours_of]
+        low, high = (part * usd for part, usd in zip(parts, ends(final["money"]), strict=True))
         saves = Figure(low, "USD", "assumed", "at the cost of an average token", high).to_dict()
     why = f"{near['documents']:,} documents of {near['tokens']:,} tokens nearly repeat an earlier one"
     flag = f"--near-dup {near['threshold']}"

@@ -26,7 +26,7 @@ from tokpack.cost.gpus import GIB
 from tokpack.cost.memory import Loss, Remedy
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
 from tokpack.report.advice import advise, cards, curve, managed, saving
-from tokpack.report.planned_run import micro_batch, micro_batches, plan_of, settings_of
+from tokpack.report.planned_run import micro_batch, micro_batches, packed_run, plan_of, settings_of
 from tokpack.report.training import Documents, Training, count, figure
 
 LOSSES: tuple[Loss, Loss] = ("chunked", "copied")
@@ -40,11 +40,10 @@ def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None
     checkpointing = training.checkpointing(documents.capacity)
     plan = plan_of(training, documents)
     fit = memory_of(training, documents.capacity, checkpointing)
-    rows_at_once = micro_batch(training, documents, checkpointing)
-    tokens_at_once = rows_at_once * documents.capacity
-    final = training.run(
-        documents.pieces, micro_batches(documents.rows, tokens_at_once, documents.capacity), checkpointing
-    )
+    pieces, rows, capacity = documents.pieces, documents.rows, documents.capacity
+    rows_at_once = micro_batch(training, len(pieces), rows, capacity, checkpointing)
+    tokens_at_once = rows_at_once * capacity
+    final = packed_run(training, pieces, rows, capacity, checkpointing)
     table = comparison(training, documents, checkpointing, tokens_at_once)
     cost = {
         "model": _model(training),

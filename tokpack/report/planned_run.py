@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from tokpack.cost import Gpu, RunPlan, run_plan, slot_table
-from tokpack.report.training import Documents, Training
+from tokpack.cost import Estimate, Gpu, RunPlan, run_plan, slot_table
+from tokpack.report.training import Documents, Lengths, Training
 
 
 def settings_of(training: Training, documents: int, rows: int, fill_unpacked: float | None = None) -> RunPlan:
@@ -28,15 +28,29 @@ def plan_of(training: Training, documents: Documents) -> RunPlan:
     return settings_of(training, len(documents.pieces), documents.rows, padded.fill)
 
 
-def micro_batch(training: Training, documents: Documents, checkpointing: bool, gpu: Gpu | None = None) -> int:
+def micro_batch(
+    training: Training, pieces: int, rows: int, capacity: int, checkpointing: bool, gpu: Gpu | None = None
+) -> int:
     """Rows of a micro-batch: as many as memory holds, so that samples per step stay as the plan has them."""
-    plan, card = plan_of(training, documents).equal, gpu or training.gpu
+    plan, card = settings_of(training, pieces, rows).equal, gpu or training.gpu
     whole = plan.micro_batch * plan.accumulation
     most = 1
     if card is not None:
-        tokens = training.fit(documents.capacity, card, checkpointing).max_tokens
-        most = max(1, tokens // documents.capacity)
+        most = max(1, training.fit(capacity, card, checkpointing).max_tokens // capacity)
     return max(n for n in range(1, whole + 1) if whole % n == 0 and n <= most)
+
+
+def packed_run(
+    training: Training,
+    lengths: Lengths,
+    rows: int,
+    capacity: int,
+    checkpointing: bool,
+    gpu: Gpu | None = None,
+) -> Estimate | None:
+    """What training on pieces of `lengths` takes: for the bill, other cards, and budgets in money."""
+    at_once = micro_batch(training, len(lengths), rows, capacity, checkpointing, gpu)
+    return training.run(lengths, math.ceil(rows / at_once), checkpointing, gpu)
 
 
 def micro_batches(rows: int, tokens: int, capacity: int) -> int:
