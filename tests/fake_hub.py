@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -78,6 +82,27 @@ class FakeHub:
 def _form(body: bytes) -> list[str]:
     fields = [pair.split("=", 1) for pair in body.decode().split("&")]
     return [unquote(value.replace("+", " ")) for name, value in fields if name == "paths"]
+
+
+def run_with(hub: FakeHub, home: Path, code: str, *arguments: object) -> str:
+    """What `code` prints in a process of its own, for which the hub is the Hugging Face Hub."""
+    with serving(hub) as endpoint:
+        told = {
+            "HF_ENDPOINT": endpoint,
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": "hf_test",
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, **told, "HF_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @contextmanager

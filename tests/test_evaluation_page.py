@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from report_samples import HOSTILE
 from rich.console import Console
-from test_report_browser import FLAGS
+from test_report_browser import browser  # noqa: F401
 
 from tokpack.printable import printable
 from trainer_plugin.evaluation.gates import Outcome
@@ -100,22 +98,12 @@ def test_the_screen_has_80_columns_and_steers_no_terminal(adapters):
     assert "acc" in file.getvalue()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    chromium = os.environ.get("TOKPACK_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if chromium is None:
-        pytest.skip("no chromium: install it, or set TOKPACK_CHROMIUM to one")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_its_screen_and_asks_for_nothing(browser, width, tmp_path):
+def test_the_page_fits_its_screen_and_asks_for_nothing(
+    browser,  # noqa: F811
+    width,
+    tmp_path,
+):
     for name in ("gsm", TEXT, "x" * 300):
         path = tmp_path / "page.html"
         path.write_text(page(evaluation(name, 2)), encoding="utf-8")

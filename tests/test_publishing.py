@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
 import pytest
-from fake_hub import FakeHub, serving
+from fake_hub import FakeHub, run_with
 
 from tokpack.errors import UsageError
 from trainer_plugin.publishing import adapter_card, push_adapter
@@ -101,22 +98,7 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_pushed_to_the_hub_in_one_commit(adapter: Path, tmp_path: Path) -> None:
     hub = FakeHub()
-    with serving(hub) as endpoint:
-        told = {
-            "HF_ENDPOINT": endpoint,
-            "HF_HUB_OFFLINE": "0",
-            "HF_TOKEN": "hf_test",
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        code = "import sys; from trainer_plugin.publishing import push_adapter as push; push(*sys.argv[1:])"
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(adapter), "hf://me/math"],
-            env={**os.environ, **told, "HF_HOME": str(tmp_path / "hf")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-    assert done.returncode == 0, done.stderr
+    code = "import sys; from trainer_plugin.publishing import push_adapter as push; push(*sys.argv[1:])"
+    run_with(hub, tmp_path / "hf", code, adapter, "hf://me/math")
     assert (hub.repo, hub.kind, len(hub.commits)) == ("me/math", "models", 1)
     assert PUSHED | {"README.md"} <= set(hub.files)

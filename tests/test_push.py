@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
 import pytest
 from chats import messy_rows, write_rows
-from fake_hub import FakeHub, serving
+from fake_hub import FakeHub, run_with
 from typer.testing import CliRunner
 
 import tokpack
@@ -171,30 +168,14 @@ def test_pushed_to_s3_and_opened_from_there(packed, monkeypatch):
 @pytest.mark.slow
 def test_pushed_to_the_hub_in_one_commit_and_opened_from_there(packed, tmp_path):
     hub = FakeHub()
-    with serving(hub) as endpoint:
-        told = {
-            "HF_ENDPOINT": endpoint,
-            "HF_HUB_OFFLINE": "0",
-            "HF_TOKEN": "hf_test",
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        code = (
-            "import sys, tokpack\n"
-            "url = tokpack.push(sys.argv[1], 'hf://datasets/me/chats', private=True)\n"
-            "assert tokpack.push(sys.argv[1], url) == url\n"
-            "print(tokpack.open_packed(url).folder)\n"
-        )
-        command = [sys.executable, "-c", code, str(packed)]
-        done = subprocess.run(
-            command,
-            env={**os.environ, **told, "HF_HOME": str(tmp_path / "hf")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-    assert done.returncode == 0, done.stderr
+    code = (
+        "import sys, tokpack\n"
+        "url = tokpack.push(sys.argv[1], 'hf://datasets/me/chats', private=True)\n"
+        "assert tokpack.push(sys.argv[1], url) == url\n"
+        "print(tokpack.open_packed(url).folder)\n"
+    )
+    opened = run_with(hub, tmp_path / "hf", code, packed)
     assert (hub.repo, hub.private, len(hub.commits)) == ("me/chats", True, 1)
     assert {*covered_files(packed), "SHA256SUMS", "README.md"} == set(hub.files)
     assert hub.files["README.md"].startswith(b"---\ntags: [tokpack, packed]")
-    assert same_files(packed, Path(done.stdout.strip()))
+    assert same_files(packed, Path(opened))

@@ -407,9 +407,9 @@ def test_smollm2_learns_to_prefer(smollm2, real_data, tmp_path):
 
 
 RANKS = """
-import sys
-import peft, torch, transformers.models.llama.modeling_llama  # before the forks
-from rank_processes import gloo_threads, in_turn
+import os, sys
+import torch
+from rank_processes import gloo_threads
 from trainer_plugin import (
     BalancedSampler, PackedDataset, PackedDPOTrainer, leave_processes, load_model, load_recipe, prepare_lora,
     prepare_model
@@ -418,8 +418,8 @@ from trainer_plugin.balance import pair_cost
 from trainer_plugin.recipe import training_arguments
 from transformers import set_seed
 
-def run(ranks, packed, model, folder):
-    out = f"{folder}/{ranks}.pt"
+def run(packed, model, out):
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
     dataset = PackedDataset(packed).select(range(16))  # as many rows for each rank
     recipe = load_recipe(
         method="lora", dtype="float32", epochs=2.0, accumulation=4 // ranks, learning_rate=2e-2,
@@ -442,22 +442,21 @@ def run(ranks, packed, model, folder):
         weights = {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
         torch.save({"weights": weights, "metrics": metrics, "rewards": rewards}, out)
 
-
-def case(*arguments):
-    run(*arguments)
-    leave_processes()
-    assert not gloo_threads()  # one that meets the end of the interpreter aborts it
-
-in_turn((ranks, case, (ranks, *sys.argv[1:])) for ranks in (1, 2))
+run(*sys.argv[1:])
+leave_processes()
+assert not gloo_threads()  # one that meets the end of the interpreter aborts it
 """
 
 
 @pytest.mark.slow
 def test_two_ranks_end_at_the_weights_and_rewards_of_one(artefact, model_folder, tmp_path):
     (script := tmp_path / "run.py").write_text(RANKS)
-    done = start(script, artefact.folder, model_folder, tmp_path, ranks=2)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = ends = [torch.load(tmp_path / f"{ranks}.pt") for ranks in (1, 2)]
+    ends = []
+    for ranks in (1, 2):
+        done = start(script, artefact.folder, model_folder, tmp_path / f"{ranks}.pt", ranks=ranks)
+        assert done.returncode == 0, done.stderr[-3000:]
+        ends.append(torch.load(tmp_path / f"{ranks}.pt"))
+    one, two = ends
     for name, weight in one["weights"].items():
         assert (weight - two["weights"][name]).abs().max() < 1e-5, name
     assert one["metrics"]["eval_loss"] < math.log(2) - 1e-3

@@ -21,9 +21,9 @@ from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefac
 pytestmark = pytest.mark.slow
 
 RANKS = """
-import json, sys
-import peft, torch, transformers.models.llama.modeling_llama  # before the forks
-from rank_processes import gloo_threads, in_turn
+import json, os, sys
+import torch
+from rank_processes import gloo_threads
 from transformers import AutoModelForCausalLM
 from trainer_plugin import (
     BalancedSampler, PackedDataset, PackedTrainer, leave_processes, load_recipe, prepare_model
@@ -31,10 +31,10 @@ from trainer_plugin import (
 from trainer_plugin.qlora import load_model
 from trainer_plugin.recipe import training_arguments
 
-packed, model, folder = sys.argv[1:]
+packed, model, out, shard = *sys.argv[1:4], sys.argv[4] == "shard"
+ranks = int(os.environ.get("WORLD_SIZE", "1"))
 
-def run(name, ranks, shard, loss):
-    out = f"{folder}/{name}"
+def run(loss):
     dataset = PackedDataset(packed)
     sampler = BalancedSampler(dataset, 2, accumulation=2)
     recipe = load_recipe(
@@ -73,14 +73,10 @@ def run(name, ranks, shard, loss):
         for name, weight in zip(names, full, strict=True):
             assert torch.equal(saved[name], weight), name
 
-def case(name, ranks, shard):
-    for loss in ("token", "document"):
-        run(name, ranks, shard, loss)
-    leave_processes()
-    assert shard or not gloo_threads()  # one that meets the end of the interpreter aborts it
-
-cases = [("one", 1, False), ("two", 2, False), ("sharded", 2, True)]
-in_turn((one[1], case, one) for one in cases)
+for loss in ("token", "document"):
+    run(loss)
+leave_processes()
+assert shard or not gloo_threads()  # one that meets the end of the interpreter aborts it
 """
 
 
@@ -89,8 +85,9 @@ def test_two_ranks_with_whole_or_sharded_models_end_at_the_weights_losses_and_co
     write_artefact(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
     script = tmp_path / "run.py"
     script.write_text(RANKS)
-    done = start(script, tmp_path / "packed", tmp_path / "model", tmp_path, ranks=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for name, ranks, shard in (("one", 1, "-"), ("two", 2, "-"), ("sharded", 2, "shard")):
+        done = start(script, tmp_path / "packed", tmp_path / "model", tmp_path / name, shard, ranks=ranks)
+        assert done.returncode == 0, done.stderr[-3000:]
     for loss in ("token", "document"):
         weights = {name: torch.load(tmp_path / f"{name}.{loss}.pt") for name in ("one", "two", "sharded")}
         figures = {name: json.loads((tmp_path / f"{name}.{loss}.json").read_text()) for name in weights}
@@ -110,8 +107,7 @@ def test_two_ranks_with_whole_or_sharded_models_end_at_the_weights_losses_and_co
 
 KILLED = """
 import os, signal, sys
-import peft, torch, transformers.models.llama.modeling_llama  # before the forks
-from rank_processes import forked
+import torch
 from transformers import TrainerCallback
 from trainer_plugin import PackedDataset
 from trainer_rows import tiny_llama, trainer_for
@@ -134,17 +130,11 @@ def run(folder, *, kill=False, resume=None):
     weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     torch.save({"weights": weights, "counts": trainer.counts()}, folder / "end.pt")
 
-def kill():
-    run(out / "cut", kill=True)
-
-def resume():
-    run(out / "whole")
-    run(out / "cut", resume=True)
-
 out = Path(sys.argv[2])
-assert forked(kill) == -signal.SIGKILL
-print(*sorted(path.name for path in (out / "cut").glob("checkpoint-*")), flush=True)
-assert forked(resume) == 0
+if sys.argv[3] == "kill":
+    run(out / "cut", kill=True)
+run(out / "whole")
+run(out / "cut", resume=True)
 """
 
 
@@ -153,9 +143,12 @@ def test_a_run_killed_in_mid_epoch_and_mid_step_goes_on_to_the_same_bits(tmp_pat
     write_artefact(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
     script = tmp_path / "run.py"
     script.write_text(KILLED)
-    done = start(script, tmp_path / "packed", tmp_path)
+    done = start(script, tmp_path / "packed", tmp_path, "kill")
+    assert done.returncode == -9, done.stderr[-3000:]
+    kept = sorted(path.name for path in (tmp_path / "cut").glob("checkpoint-*"))
+    assert kept == ["checkpoint-3", "checkpoint-6"]
+    done = start(script, tmp_path / "packed", tmp_path, "resume")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "checkpoint-3 checkpoint-6" in done.stdout.splitlines()
     whole, cut = (torch.load(tmp_path / name / "end.pt") for name in ("whole", "cut"))
     assert torch.equal(whole["weights"], cut["weights"])
     assert whole["counts"] == cut["counts"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tokpack.printable import one_line
 from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG
@@ -137,22 +138,41 @@ def bar_chart(bars: list[Bar], title: str) -> Chart:
 
 
 def _bars(bars: list[Bar], title: str, width: int) -> str:
-    """Labels above their bars; on a phone the figures get a line of their own where both do not fit."""
     import altair as alt
 
-    fits = all((len(bar.label) + len(bar.value) + 3) * LETTER < width for bar in bars)
+    tops, words = labelled(bars, width, BAR_HEIGHT)
+    layers = [_stretches(bars, tops, width), *words]
+    return draw(alt.layer(*layers), title, width, tops[-1] + BAR_HEIGHT)
+
+
+class Labelled(Protocol):
+    """A line of a chart: words left, figures right, something drawn below them."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def value(self) -> str: ...
+    @property
+    def strong(self) -> bool: ...
+
+
+def labelled(lines: Sequence[Labelled], width: int, height: int) -> tuple[list[int], list[Any]]:
+    """Where what is drawn for each line begins, `height` pixels high, and the layers of the words above it.
+
+    On a phone the figures get a line of their own where both do not fit.
+    """
+    fits = all((len(line.label) + len(line.value) + 3) * LETTER < width for line in lines)
     labels, values, tops = [], [], []
     y = FONT_SIZE
-    for bar in bars:
-        lines = [bar.label] if fits else textwrap.wrap(bar.label, int(width / LETTER)) or [""]
-        labels += [(line, y + i * LINE_HEIGHT, bar.strong) for i, line in enumerate(lines)]
-        y += LINE_HEIGHT * (len(lines) - 1 if fits else len(lines))
-        values.append((bar.value, y, bar.strong))
+    for line in lines:
+        parts = [line.label] if fits else textwrap.wrap(line.label, int(width / LETTER)) or [""]
+        labels += [(part, y + i * LINE_HEIGHT, line.strong) for i, part in enumerate(parts)]
+        y += LINE_HEIGHT * (len(parts) - 1 if fits else len(parts))
+        values.append((line.value, y, line.strong))
         tops.append(y + WORDS_GAP)
-        y += WORDS_GAP + BAR_HEIGHT + BAR_GAP + FONT_SIZE
+        y += WORDS_GAP + height + BAR_GAP + FONT_SIZE
     right = words_at(values, width, "right", INK) if fits else words_at(values, 0, "left", MUTED)
-    layers = [_stretches(bars, tops, width), *words_at(labels, 0, "left", INK), *right]
-    return draw(alt.layer(*layers), title, width, tops[-1] + BAR_HEIGHT)
+    return tops, [*words_at(labels, 0, "left", INK), *right]
 
 
 def _stretches(bars: list[Bar], tops: list[int], width: int) -> Any:

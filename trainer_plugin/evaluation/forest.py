@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 
 from tokpack.report.charts import (
     ACCENT,
-    BAR_GAP,
-    FONT_SIZE,
     GRAY,
     INK,
-    LETTER,
     LINE,
-    LINE_HEIGHT,
     LOST,
-    MUTED,
     NARROW,
     WIDE,
-    WORDS_GAP,
     Chart,
-    words_at,
+    labelled,
 )
 from tokpack.report.svg import draw
 from trainer_plugin.evaluation.statistics import Interval
@@ -46,18 +39,8 @@ def forest(lines: list[Line], title: str, *, less_is_better: bool = True) -> Cha
 def _forest(lines: list[Line], title: str, width: int, less_is_better: bool) -> str:
     import altair as alt
 
-    fits = all((len(line.label) + len(line.value) + 3) * LETTER < width for line in lines)
-    labels, values, bands = [], [], []
-    y = FONT_SIZE
-    for line in lines:
-        parts = [line.label] if fits else textwrap.wrap(line.label, int(width / LETTER)) or [""]
-        labels += [(part, y + i * LINE_HEIGHT, line.strong) for i, part in enumerate(parts)]
-        y += LINE_HEIGHT * (len(parts) - 1 if fits else len(parts))
-        values.append((line.value, y, line.strong))
-        bands.append(y + WORDS_GAP)
-        y += WORDS_GAP + BAND + BAR_GAP + FONT_SIZE
-    right = words_at(values, width, "right", INK) if fits else words_at(values, 0, "left", MUTED)
-    layers = [*_marks(lines, bands, width, less_is_better), *words_at(labels, 0, "left", INK), *right]
+    bands, words = labelled(lines, width, BAND)
+    layers = [*_marks(lines, bands, width, less_is_better), *words]
     return draw(alt.layer(*layers), title, width, bands[-1] + BAND)
 
 
