@@ -152,6 +152,20 @@ def test_search_by_slash_narrows_the_list_and_marks_what_was_found(visit):
     assert events == []
 
 
+def test_what_is_selected_stays_so_when_the_list_comes_anew(visit):
+    tab, events = visit(at="#list=kept")
+    expect(tab.locator("#items .item").nth(1)).to_be_visible()
+    press(tab, "j", "j")
+    chosen = tab.locator("#items .selected").inner_text()
+    with tab.expect_response("**/api/list/kept**"):
+        tab.evaluate("load()")
+    expect(tab.locator("#items .selected")).to_have_count(1)
+    assert tab.locator("#items .selected").inner_text() == chosen
+    press(tab, "Enter")
+    assert heading(tab) in chosen
+    assert events == []
+
+
 def test_hostile_text_stays_text(visit):
     tab, events = visit(at="#list=kept&open=kept/6/0/0")
     assert heading(tab) == "document 6"

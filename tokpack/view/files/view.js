@@ -99,6 +99,7 @@ function queryOf() {
   return parts;
 }
 
+// What is selected stays so where the new list has it: answers come while a person goes on.
 async function load(at = -1) {
   const mine = ++asked;
   try {
@@ -109,6 +110,7 @@ async function load(at = -1) {
       setTimeout(() => mine === asked && load(at), 300);
       return;
     }
+    const same = at === -1 && selected >= 0 && state.list !== "rows" ? nameOf(items[selected]) : null;
     items = found.items;
     pages = found.pages;
     const noun = state.list === "rows" ? "row" : "document";
@@ -121,7 +123,8 @@ async function load(at = -1) {
     $("list").scrollTop = 0;
     selected = -1;
     block = 0;
-    if (at !== -1) select(at === -2 ? items.length - 1 : at);
+    const next = same ? items.findIndex((item) => nameOf(item) === same) : at === -2 ? items.length - 1 : at;
+    if (next !== -1) select(next, !same);
   } catch (error) {
     if (mine !== asked) return;
     $("count").textContent = `The page cannot be filled: ${error.message}. Is tokpack still running?`;
