@@ -1,6 +1,6 @@
 """Feeding the trainer: time to read and collate a row, and the time that ranks wait for each other.
 
-Rows of `--packed` (an artefact), else of 20,000 made-up chats packed at 1,024 with the tokenizer of
+Rows of `--packed` (a packed dataset), else of 20,000 made-up chats packed at 1,024 with the tokenizer of
 `--model`; in random order, processor time of one thread, best of `--repeats`. Waiting is the share of the
 ranks' time that they wait for the slowest one of each optimizer step, with the cost of a row by the model's
 shape: tokens in the weights, pairs of tokens in attention.
@@ -34,7 +34,7 @@ PAIR_COSTS = {"SmolLM2-135M": 576 * 30 / 134.5e6, "Llama-3-8B": 4096 * 32 / 8.03
 """Hidden size x layers / parameters: a pair's cost over a token's (`trainer_plugin.balance.pair_cost`)."""
 
 
-def make_artefact(model: str, folder: Path) -> Path:
+def make_packed(model: str, folder: Path) -> Path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
     import make_demo_data
 
@@ -68,7 +68,7 @@ def main() -> None:
     if not (args.packed or args.model):
         raise SystemExit("give --packed FOLDER, or --model FOLDER to pack with its tokenizer")
     with tempfile.TemporaryDirectory() as temporary:
-        run(args.packed or make_artefact(args.model, Path(temporary)), args.repeats)
+        run(args.packed or make_packed(args.model, Path(temporary)), args.repeats)
 
 
 def run(packed: Path, repeats: int) -> None:

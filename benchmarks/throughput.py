@@ -2,8 +2,8 @@
 
 The same documents go through forward and backward of a real model in fp32: in batches of `--batch` where they
 are padded, in rows of `--capacity` tokens where they are packed. Padding costs time and counts for nothing.
-Documents are drawn from an artefact (`--packed`, made by `tokpack pack --max-length CAPACITY` from data of
-yours), else from made-up chats. Grouping is at its best here: all documents sorted by length.
+Documents are drawn from a packed dataset (`--packed`, made by `tokpack pack --max-length CAPACITY` from your
+data), else from made-up chats. Grouping is at its best here: all documents sorted by length.
 
 Processor time of one thread, the ways one after another in each repeat, the median of the repeats: what else
 the machine does hardly counts. Padded to the capacity is slots counted, not run (`--all` runs it).
@@ -39,7 +39,7 @@ WANTED = {"padded to the longest": 2.0, "grouped by length": 1.2}
 
 
 def draw_documents(packed: Path, count: int, seed: int = 0) -> list[Document]:
-    """Documents at random, each with the labels it has in the artefact."""
+    """Documents at random, each with the labels it has in the packed dataset."""
     dataset = PackedDataset(packed)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(int(dataset.row_documents().sum()), count, replace=False))
@@ -109,7 +109,7 @@ def seconds(model: Any, batches: Iterator[dict[str, Any]]) -> float:
 
 
 def feeding(packed: Path, rows: int) -> float:
-    """Seconds to read and collate so many rows of the artefact."""
+    """Seconds to read and collate so many rows of the packed dataset."""
     dataset, collate = PackedDataset(packed), PackedCollator()
     start = time.process_time()
     for index in np.random.default_rng(0).permutation(len(dataset))[:rows].tolist():
@@ -120,7 +120,7 @@ def feeding(packed: Path, rows: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=os.environ.get("TOKPACK_SMOLLM2"))
-    parser.add_argument("--packed", type=Path, help="artefact to draw documents from")
+    parser.add_argument("--packed", type=Path, help="packed dataset to draw documents from")
     parser.add_argument("--documents", type=int, default=24)
     parser.add_argument("--capacity", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=8)

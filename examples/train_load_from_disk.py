@@ -1,4 +1,4 @@
-"""An artefact is a saved dataset: `datasets` opens it, and a plain Trainer trains on it.
+"""A packed dataset is a saved dataset: `datasets` opens it, and a plain Trainer trains on it.
 
 python examples/train_load_from_disk.py PACKED MODEL OUT
 """

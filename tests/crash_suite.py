@@ -149,9 +149,9 @@ def crash(
 def commands(folder: Path, tokenizer: str, rows: int) -> dict[str, tuple[Command, Command]]:
     """Each command, and one of its kind that gives another output. Packs what the others work on."""
     import tokpack
-    from tokpack.artefact.merging import merge  # all before the forks
-    from tokpack.artefact.repacking import repack
     from tokpack.export import export
+    from tokpack.packed.merging import merge  # all before the forks
+    from tokpack.packed.repacking import repack
     from tokpack.text.cleaning import clean
 
     data = write_rows(folder / "chats.jsonl", messy_rows(rows, seed=3))

@@ -12,9 +12,9 @@ from rich.console import Console
 
 import tokpack
 from tokpack.activity import Activity, Task, duration
-from tokpack.artefact.merging import merge
-from tokpack.artefact.repacking import repack
 from tokpack.export import export
+from tokpack.packed.merging import merge
+from tokpack.packed.repacking import repack
 
 
 class Heard(io.StringIO):

@@ -47,12 +47,12 @@ def test_other_settings_inputs_or_wishes_are_not_the_same(data, qwen, smollm2, t
     before = state_of(out)
     others = [{"max_length": 255}, {"seed": 1}, {"allow_bad": 0.3}, {"html": True}, {"against": [str(data)]}]
     for other in [*others, {"model": str(smollm2)}]:
-        with pytest.raises(UsageError, match="a finished artefact is here"):
+        with pytest.raises(UsageError, match="a finished packed dataset is here"):
             tokpack.pack(data, out, **(given | other))
     text = data.read_bytes()
     for changed in (text + text[: text.index(b"\n") + 1], text.replace(b"fox", b"ox ")):
         data.write_bytes(changed)  # of another size, of the same size
-        with pytest.raises(UsageError, match="a finished artefact is here"):
+        with pytest.raises(UsageError, match="a finished packed dataset is here"):
             tokpack.pack(data, out, **given)
     data.write_bytes(text)
     os.utime(data, (1, 1))
@@ -91,5 +91,5 @@ def test_a_saved_dataset_is_compared_by_all_its_shards(qwen, tmp_path, caplog):
     tokpack.pack(saved, out, tokenizer=str(qwen))
     assert caplog.text.count(SAME) == 1
     write(names[1], "data-00001-of-00003.arrow")
-    with pytest.raises(UsageError, match="a finished artefact is here"):
+    with pytest.raises(UsageError, match="a finished packed dataset is here"):
         tokpack.pack(saved, out, tokenizer=str(qwen))

@@ -1,4 +1,4 @@
-"""The bill as people meet it: beside the artefact, in the terminal, on the page, in words."""
+"""The bill as people meet it: beside the packed dataset, in the terminal, on the page, in words."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_without_a_model_the_report_has_no_cost_and_with_one_nothing_else_change
     assert priced == plain
 
 
-def test_the_bill_is_no_part_of_the_artefact(chats: Path, qwen: Path, tmp_path: Path) -> None:
+def test_the_bill_is_no_part_of_the_packed_dataset(chats: Path, qwen: Path, tmp_path: Path) -> None:
     config = chats.parent / "config.json"
     config.write_text(json.dumps(LLAMA_8B))
     options = {"tokenizer": str(qwen), "max_length": 256}

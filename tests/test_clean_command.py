@@ -69,11 +69,11 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
-def documents_of(artefact: tokpack.Artefact) -> list[tuple[list[int], list[int]]]:
+def documents_of(packed: tokpack.PackedFolder) -> list[tuple[list[int], list[int]]]:
     """(ids, labels) of the documents in order."""
     found: dict[int, tuple[list[int], list[int]]] = {}
-    for number in range(len(artefact)):
-        row, start = artefact[number], 0
+    for number in range(len(packed)):
+        row, start = packed[number], 0
         for doc, length in zip(row["doc_ids"].tolist(), row["seq_lengths"].tolist(), strict=True):
             part = slice(start, start + length)
             found[doc] = row["input_ids"][part].tolist(), row["labels"][part].tolist()
@@ -155,7 +155,7 @@ def test_train_false_is_weight_zero_for_the_service(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole(rows, smollm2, tmp_path_factory) -> tokpack.Artefact:
+def whole(rows, smollm2, tmp_path_factory) -> tokpack.PackedFolder:
     """The rows packed with default cleaning, none too long."""
     out = tmp_path_factory.mktemp("whole") / "packed"
     return tokpack.pack(rows, out, tokenizer=str(smollm2), max_length=100_000)

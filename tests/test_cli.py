@@ -140,7 +140,7 @@ def test_in_a_pipe_each_phase_is_a_line_on_stderr_and_none_on_stdout(chats, qwen
         "planning rows of ",
         "writing rows: ",
         "writing the report ...",
-        "artefact: ",
+        "packed dataset: ",
     ]
     lines = [line for line in done.stderr.splitlines() if not line.startswith(("note: ", "warning: ", " "))]
     assert [line[: len(phase)] for line, phase in zip_longest(lines, phases, fillvalue="")] == phases, lines
@@ -197,7 +197,7 @@ def test_mistakes_have_their_exit_code_and_say_what_where_and_what_next(chats, q
     fail(run("pack", tmp_path / "not.json", *tokenizer, "-o", out), 65, "the first is not JSON", "not.json")
     write_rows(tmp_path / "bad.jsonl", [b"{", *messy_rows(100)])
     fail(run("pack", tmp_path / "bad.jsonl", *tokenizer, "--strict", "-o", out), 65, "bad.jsonl:1")
-    fail(run("verify", tmp_path), 2, "artefact")
+    fail(run("verify", tmp_path), 2, "packed dataset")
     fail(run("verify", tmp_path / "nowhere"), 2, "no such folder", "nowhere")
     fail(run("inspect", packed, "--row", 10_000), 2, "rows are 0 to")
     (tmp_path / "run.toml").write_text("[plan]\nplaner = 'bfd'\n")
@@ -295,7 +295,9 @@ def test_no_flipped_bit_of_the_record_of_what_was_left_out_ends_the_process(pack
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS"])
-def test_verify_names_what_makes_the_validation_part_an_artefact_when_it_is_missing(packed, tmp_path, name):
+def test_verify_names_what_makes_the_validation_part_a_packed_dataset_when_it_is_missing(
+    packed, tmp_path, name
+):
     import shutil
 
     shutil.copytree(packed, tmp_path / "copy")

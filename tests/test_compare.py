@@ -23,7 +23,7 @@ CLEAN = sample(dropped={"empty_answer": 30, "mojibake": 5}, training=planned(gpu
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """A report.json, and a folder as an artefact has it."""
+    """A report.json, and a folder as a packed dataset has it."""
     first, folder = tmp_path / "dirty.json", tmp_path / "clean"
     first.write_text(json.dumps(DIRTY))
     folder.mkdir()

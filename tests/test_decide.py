@@ -41,20 +41,20 @@ def copies(tmp_path_factory):
     return write_rows(path, lines(one(q, a) for q, a in [*originals, *edited]))
 
 
-def reasons(artefact):
-    return dict(artefact.dropped.group_by("reason").len().rows())
+def reasons(packed):
+    return dict(packed.dropped.group_by("reason").len().rows())
 
 
 def test_near_duplicates_name_the_kept_document_and_their_similarity(copies, qwen, tmp_path):
     options = {"tokenizer": str(qwen), "max_length": 1024}
-    artefact = tokpack.pack(copies, tmp_path / "a", near_dup=0.8, **options)
-    assert reasons(artefact) == {"near_duplicate": 20}
-    for doc_id, detail in artefact.dropped.select("doc_id", "detail").rows():
+    packed = tokpack.pack(copies, tmp_path / "a", near_dup=0.8, **options)
+    assert reasons(packed) == {"near_duplicate": 20}
+    for doc_id, detail in packed.dropped.select("doc_id", "detail").rows():
         kept, _, similarity = detail.split()
         assert int(kept) == doc_id - 60
         assert 0.8 <= float(similarity) < 1
     assert reasons(tokpack.pack(copies, tmp_path / "b", **options)) == {}
-    assert tokpack.verify(artefact.folder).ok
+    assert tokpack.verify(packed.folder).ok
 
 
 def test_examples_of_duplicates_have_a_line_for_each_message(qwen, tmp_path):
@@ -95,9 +95,9 @@ def test_documents_with_evaluation_text_are_dropped_with_the_span(qwen, tmp_path
     held = write_rows(
         tmp_path / "eval.jsonl", lines([{"question": words(rng, 9), "answer": 3}, {"q": [{"x": secret}]}])
     )
-    artefact = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), against=[str(held)])
-    assert artefact.dropped.select("doc_id", "reason").rows() == [(7, "contaminated")]
-    detail = artefact.dropped["detail"][0]
+    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), against=[str(held)])
+    assert packed.dropped.select("doc_id", "reason").rows() == [(7, "contaminated")]
+    detail = packed.dropped["detail"][0]
     assert detail.startswith("eval.jsonl:2, tokens ")
     span = detail.partition(": ")[2].strip()
     assert secret.find(span) in (0, 1)  # the first letter's token may hold the space before it
@@ -113,8 +113,8 @@ def test_evaluation_text_may_stand_in_any_container(qwen, tmp_path, name, body):
     secret = words(rng, 12)
     data = write_rows(tmp_path / "rows.jsonl", lines([one(secret, "yes"), one(words(rng, 12), "no")]))
     (tmp_path / name).write_text(body.format(secret))
-    artefact = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), against=[str(tmp_path / name)])
-    assert artefact.dropped.select("doc_id", "reason").rows() == [(0, "contaminated")]
+    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), against=[str(tmp_path / name)])
+    assert packed.dropped.select("doc_id", "reason").rows() == [(0, "contaminated")]
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_an_evaluation_file_without_text_is_an_error_that_names_it(qwen, tmp_pat
 
 
 def test_a_budget_is_kept_and_what_it_costs_is_in_the_ledger(copies, qwen, tmp_path):
-    artefact = tokpack.pack(copies, tmp_path / "out", tokenizer=str(qwen), budget=20_000)
-    packed = artefact.ledger["tokens"]["packed"]
+    packed = tokpack.pack(copies, tmp_path / "out", tokenizer=str(qwen), budget=20_000)
+    packed = packed.ledger["tokens"]["packed"]
     assert 19_000 < packed <= 20_000
-    left_out = artefact.dropped
+    left_out = packed.dropped
     assert set(left_out["reason"]) == {"over_budget"}
     # Near copies wait behind documents of their own.
     kept = set(range(80)) - set(left_out["doc_id"])
@@ -154,8 +154,8 @@ def test_weights_share_the_budget_among_sources(qwen, tmp_path):
         '[[source]]\npath = "a.jsonl"\nweight = 3\n[[source]]\npath = "b.jsonl"\nweight = 1\n'
         "[select]\nbudget = 8000\n"
     )
-    artefact = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml", tokenizer=str(qwen))
-    tokens = {name: part["tokens"]["packed"] for name, part in artefact.ledger["sources"].items()}
+    packed = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml", tokenizer=str(qwen))
+    tokens = {name: part["tokens"]["packed"] for name, part in packed.ledger["sources"].items()}
     assert 0.72 < tokens["a.jsonl"] / sum(tokens.values()) < 0.78
     (tmp_path / "cap.toml").write_text(
         '[[source]]\npath = "a.jsonl"\nmax_tokens = 1000\n[[source]]\npath = "b.jsonl"\n'
@@ -234,8 +234,8 @@ def test_rules_in_tokens_see_the_tokenized_length(qwen, tmp_path):
     (tmp_path / "run.toml").write_text(
         '[clean]\nrules = "default,+too_long"\n[clean.options.too_long]\nmax_tokens = 100\n'
     )
-    artefact = tokpack.pack(data, tmp_path / "out", config=tmp_path / "run.toml", tokenizer=str(qwen))
-    assert artefact.dropped.select("doc_id", "reason").rows() == [(1, "too_long")]
+    packed = tokpack.pack(data, tmp_path / "out", config=tmp_path / "run.toml", tokenizer=str(qwen))
+    assert packed.dropped.select("doc_id", "reason").rows() == [(1, "too_long")]
 
 
 def test_budgets_read_like_people_write_them():
@@ -253,18 +253,16 @@ def test_budgets_read_like_people_write_them():
 
 def test_rows_are_dealt_so_that_ranks_have_equal_attention(copies, qwen, tmp_path):
     options = {"tokenizer": str(qwen), "max_length": 1024, "world_size": 2, "rows_per_step": 2}
-    artefact = tokpack.pack(copies, tmp_path / "out", **options)
-    dealt = json.loads((artefact.folder / "report.json").read_text())["plan"]["dealt"]
+    packed = tokpack.pack(copies, tmp_path / "out", **options)
+    dealt = json.loads((packed.folder / "report.json").read_text())["plan"]["dealt"]
     assert dealt["steps"] > 2
-    assert dealt["steps"] * 4 + dealt["leftover_rows"] == len(artefact)
-    costs = np.array(
-        [(artefact[row]["seq_lengths"].astype(float) ** 2).sum() for row in range(len(artefact))]
-    )
+    assert dealt["steps"] * 4 + dealt["leftover_rows"] == len(packed)
+    costs = np.array([(packed[row]["seq_lengths"].astype(float) ** 2).sum() for row in range(len(packed))])
     steps = costs[: dealt["steps"] * 4].reshape(dealt["steps"], 2, 2).sum(axis=1)
     idle = 1 - steps.sum() / (steps.max(axis=1).sum() * 2)
     assert dealt["idle_share"] == pytest.approx(idle, abs=1e-6)
     assert dealt["idle_share"] <= dealt["idle_share_shuffled"]
-    assert tokpack.verify(artefact.folder).ok
+    assert tokpack.verify(packed.folder).ok
 
 
 @pytest.mark.slow

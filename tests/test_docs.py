@@ -178,7 +178,7 @@ def test_every_drop_reason_is_documented():
     assert not [reason for reason in REASONS if f"`{reason}`" not in text]
 
 
-def test_the_artefacts_files_and_columns_are_documented():
+def test_the_packed_datasets_files_and_columns_are_documented():
     page = read("docs/concepts.md")
     for packed in (schema.row_schema(pairs=True, copies=True), schema.DROPPED_SCHEMA):
         for field in packed:

@@ -17,7 +17,7 @@ from adapter_files import save_adapter
 from commands import run
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
-from trainer_rows import LENGTHS, Said, make_documents, save_tiny_model, write_artefact
+from trainer_rows import LENGTHS, Said, make_documents, save_tiny_model, write_packed
 from transformers import AutoModelForCausalLM
 
 from tokpack.errors import UsageError
@@ -40,9 +40,9 @@ def place(tmp_path_factory) -> Path:
     digest = save_tiny_model(folder / "base")
     save_adapter(folder / "base", folder / "good", seed=1, std=0.02)
     save_adapter(folder / "base", folder / "bad", seed=2, std=0.3)
-    write_artefact(folder / "packed", make_documents(LENGTHS * 2), 64, vocab_sha256=digest)
-    write_artefact(folder / "packed" / "validation", HELD_OUT, 64, vocab_sha256=digest)
-    write_artefact(folder / "control", CONTROL, 64, vocab_sha256=digest)
+    write_packed(folder / "packed", make_documents(LENGTHS * 2), 64, vocab_sha256=digest)
+    write_packed(folder / "packed" / "validation", HELD_OUT, 64, vocab_sha256=digest)
+    write_packed(folder / "control", CONTROL, 64, vocab_sha256=digest)
     return folder
 
 

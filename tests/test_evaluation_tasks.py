@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from adapter_files import save_adapter
 from commands import run
-from trainer_rows import make_documents, save_tiny_model, write_artefact
+from trainer_rows import make_documents, save_tiny_model, write_packed
 
 from tokpack.activity import Activity
 from tokpack.errors import DataError, UsageError
@@ -75,7 +75,7 @@ def place(tmp_path_factory) -> Path:
     digest = save_tiny_model(folder / "base")
     save_adapter(folder / "base", folder / "a", seed=1)
     save_adapter(folder / "base", folder / "b", seed=2)
-    write_artefact(folder / "packed", make_documents(), 64, vocab_sha256=digest)
+    write_packed(folder / "packed", make_documents(), 64, vocab_sha256=digest)
     rng = random.Random(0)
 
     def words(count: int) -> str:

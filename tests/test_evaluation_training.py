@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from commands import run
-from trainer_rows import LENGTHS, Said, make_documents, save_tiny_model, write_artefact
+from trainer_rows import LENGTHS, Said, make_documents, save_tiny_model, write_packed
 
 from tokpack.errors import UsageError
 from trainer_plugin import load_recipe
@@ -28,9 +28,9 @@ OVERFITS = {"method": "lora", "dtype": "float32", "max_steps": 40, "learning_rat
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("best")
     digest = save_tiny_model(folder / "base")
-    write_artefact(folder / "packed", make_documents(LENGTHS), 64, vocab_sha256=digest)
-    write_artefact(folder / "packed" / "validation", make_documents(LENGTHS, seed=9), 64, vocab_sha256=digest)
-    write_artefact(folder / "none held out", make_documents(LENGTHS), 64, vocab_sha256=digest)
+    write_packed(folder / "packed", make_documents(LENGTHS), 64, vocab_sha256=digest)
+    write_packed(folder / "packed" / "validation", make_documents(LENGTHS, seed=9), 64, vocab_sha256=digest)
+    write_packed(folder / "none held out", make_documents(LENGTHS), 64, vocab_sha256=digest)
     return folder
 
 

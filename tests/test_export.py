@@ -1,4 +1,4 @@
-"""Exports, read back: the ids, labels and documents of the artefact; settings agree; nothing half done."""
+"""Exports, read back: ids, labels and documents of the packed dataset; settings agree; nothing half done."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from commands import run
 
 import tokpack
 from tokpack import schema
-from tokpack.artefact.folder import Artefact
 from tokpack.errors import OutputError, UsageError
 from tokpack.export import EXPORTERS, export
+from tokpack.packed.folder import PackedFolder
 
 CAPACITY = 250
 SCRIPTS = Path(tokpack.__file__).parent / "export" / "scripts"
 
 
 @pytest.fixture(scope="module")
-def packed(qwen, tmp_path_factory) -> Artefact:
+def packed(qwen, tmp_path_factory) -> PackedFolder:
     folder = tmp_path_factory.mktemp("data")
     data = write_rows(folder / "chats.jsonl", messy_rows(300))
     return tokpack.pack(data, folder / "packed", tokenizer=str(qwen), max_length=CAPACITY, val=0.1)
 
 
 @pytest.fixture(scope="module")
-def texts(qwen, tmp_path_factory) -> Artefact:
+def texts(qwen, tmp_path_factory) -> PackedFolder:
     """Plain texts, every token trained, long ones split into pieces."""
     folder = tmp_path_factory.mktemp("texts")
     rows = [
@@ -68,7 +68,7 @@ def test_a_curriculum_is_exported_with_the_setting_that_keeps_its_order(qwen, tm
         assert wanted not in (exports[to] / files[to]).read_text()
 
 
-def parts_of(packed: Artefact) -> list[tuple[str, Artefact]]:
+def parts_of(packed: PackedFolder) -> list[tuple[str, PackedFolder]]:
     assert packed.validation is not None
     return [("train", packed), ("validation", packed.validation)]
 
@@ -273,9 +273,9 @@ def test_an_export_is_replaced_only_when_asked_and_never_takes_other_files_along
     assert (out / "config.yaml").is_file()
 
 
-def test_an_export_does_not_go_into_the_artefact_or_over_another_folder(packed, tmp_path):
+def test_an_export_does_not_go_into_the_packed_dataset_or_over_another_folder(packed, tmp_path):
     for out in (packed.folder, packed.folder / "trl"):
-        with pytest.raises(UsageError, match="lies in the artefact"):
+        with pytest.raises(UsageError, match="lies in the packed dataset"):
             export(packed, "trl", out, overwrite=True)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"mine\.txt"):
@@ -284,7 +284,7 @@ def test_an_export_does_not_go_into_the_artefact_or_over_another_folder(packed, 
 
 
 def test_an_exporter_that_fails_leaves_nothing(packed, tmp_path):
-    def half(artefact: Artefact, folder: Path) -> None:
+    def half(packed: PackedFolder, folder: Path) -> None:
         (folder / "half").write_text("half")
         raise RuntimeError("no space")
 
@@ -294,7 +294,7 @@ def test_an_exporter_that_fails_leaves_nothing(packed, tmp_path):
 
 
 def test_a_full_disk_is_told_with_its_place_and_what_to_do(packed, tmp_path):
-    def full(artefact: Artefact, folder: Path) -> None:
+    def full(packed: PackedFolder, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 
     with pytest.raises(OutputError, match="cannot write: No space left on device\n") as caught:

@@ -1,4 +1,4 @@
-"""TRL trains on the export as our trainer trains on the artefact, loss for loss."""
+"""TRL trains on the export as our trainer trains on the packed dataset, loss for loss."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def packed(smollm2, tmp_path_factory) -> tokpack.Artefact:
+def packed(smollm2, tmp_path_factory) -> tokpack.PackedFolder:
     folder = tmp_path_factory.mktemp("data")
     data = write_rows(folder / "chats.jsonl", messy_rows(200))
     return tokpack.pack(data, folder / "packed", tokenizer=str(smollm2), max_length=256)

@@ -18,10 +18,10 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack.artefact.viewer import choose_row, row_view
 from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.export import export
 from tokpack.manifest import read_manifest
+from tokpack.packed.viewer import choose_row, row_view
 from tokpack.report.compare import compare
 from tokpack.schema import DROPPED_SCHEMA
 from tokpack.sums import file_sha256

@@ -1,4 +1,4 @@
-"""What each planner's name stands for, to the last label: artefacts of one small set never change.
+"""What each planner's name stands for, to the last label: packed datasets of one small set never change.
 
 The digest is over the rows themselves, not over files, whose bytes are Arrow's business. Goldens are not
 renewed (CONTRIBUTING.md); that of a new planner is made by running with TOKPACK_WRITE_GOLDEN=1.
@@ -36,9 +36,9 @@ PLANNERS = [
 ]
 
 
-def digest_of(artefact: tokpack.Artefact) -> str:
+def digest_of(packed: tokpack.PackedFolder) -> str:
     digest = hashlib.sha256()
-    for batch in artefact.batches():
+    for batch in packed.batches():
         for column in batch.columns:
             digest.update(column.value_lengths().to_numpy().astype("<i4").tobytes())
             values = column.flatten().to_numpy()
@@ -46,10 +46,10 @@ def digest_of(artefact: tokpack.Artefact) -> str:
     return digest.hexdigest()
 
 
-def golden_of(artefact: tokpack.Artefact) -> dict[str, Any]:
-    manifest = artefact.manifest
+def golden_of(packed: tokpack.PackedFolder) -> dict[str, Any]:
+    manifest = packed.manifest
     kept = ("split", "capacity", "rows", "tokens", "trained_tokens", "documents", "pieces", "plan", "ledger")
-    return {key: manifest[key] for key in kept} | {"rows_sha256": digest_of(artefact)}
+    return {key: manifest[key] for key in kept} | {"rows_sha256": digest_of(packed)}
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,13 @@ def rows(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("planner", PLANNERS)
-def test_the_artefact_of_a_planner_never_changes(rows, smollm2, tmp_path, planner):
+def test_the_packed_dataset_of_a_planner_never_changes(rows, smollm2, tmp_path, planner):
     options = {} if planner == "sequential" else {"world_size": 2, "rows_per_step": 2}
-    artefact = tokpack.pack(
+    packed = tokpack.pack(
         rows, tmp_path / "out", tokenizer=str(smollm2), max_length=300, planner=planner, val=0.1, **options
     )
-    assert artefact.validation is not None
-    found = {"train": golden_of(artefact), "validation": golden_of(artefact.validation)}
+    assert packed.validation is not None
+    found = {"train": golden_of(packed), "validation": golden_of(packed.validation)}
     path = GOLDEN / f"{planner}.json"
     if planner == "optimal":  # which of several best plans HiGHS comes to is its build's business
         path = GOLDEN / f"optimal-highspy-{version('highspy')}-{platform.machine()}.json"

@@ -13,9 +13,9 @@ from chats import messy_rows, write_rows
 from rich.console import Console
 
 import tokpack
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.viewer import choose_row, origin_of, row_view, source_ranges
 from tokpack.errors import UsageError
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.viewer import choose_row, origin_of, row_view, source_ranges
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +28,15 @@ def inputs(tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def packed(inputs, qwen, tmp_path_factory) -> Artefact:
+def packed(inputs, qwen, tmp_path_factory) -> PackedFolder:
     out = tmp_path_factory.mktemp("out") / "packed"
     paths = [str(path) for path in inputs]
     return tokpack.pack(paths, out, tokenizer=str(qwen), max_length=256, val=0.15)
 
 
-def shown(artefact: Artefact, row: int) -> str:
+def shown(packed: PackedFolder, row: int) -> str:
     console = Console(width=200, no_color=True, file=io.StringIO())
-    console.print(row_view(artefact, row))
+    console.print(row_view(packed, row))
     return console.file.getvalue()
 
 
@@ -95,10 +95,10 @@ def test_one_document_is_no_plural(inputs, qwen, tmp_path):
     assert "tokens, 1 document  trained" in shown(alone, 0)
 
 
-def test_an_artefact_without_rows_says_so(qwen, tmp_path):
+def test_a_packed_dataset_without_rows_says_so(qwen, tmp_path):
     data = write_rows(tmp_path / "one.jsonl", [b'{"text": "held out is nothing of so little"}'])
     empty = tokpack.pack(data, tmp_path / "packed", tokenizer=str(qwen), val=1e-9).validation
-    with pytest.raises(UsageError, match="the artefact has no rows"):
+    with pytest.raises(UsageError, match="the packed dataset has no rows"):
         choose_row(empty)
 
 
@@ -109,7 +109,7 @@ def test_two_wishes_are_refused(packed):
 
 def test_a_validation_folder_alone_is_shown_without_origins(packed, tmp_path):
     shutil.copytree(packed.folder / "validation", tmp_path / "alone")
-    text = shown(Artefact(tmp_path / "alone"), 0)
+    text = shown(PackedFolder(tmp_path / "alone"), 0)
     assert "trained" in text
     assert "first.jsonl" not in text
 

@@ -10,8 +10,8 @@ import pytest
 from chats import write_rows
 
 import tokpack
-from tokpack.artefact.folder import Artefact
 from tokpack.errors import DataError, UsageError
+from tokpack.packed.folder import PackedFolder
 from tokpack.stages.keep import FACTS, KeepList
 
 CHAT = '{{"messages": [{{"role": "user", "content": "{}"}}, {{"role": "assistant", "content": "{}"}}]}}'
@@ -31,7 +31,7 @@ LEFT_OUT = {1: "exact_duplicate", 2: "exact_duplicate", 3: "empty_answer", 5: "r
 def pack(qwen, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", [row.encode() for row in ROWS])
 
-    def run(keep: str | None, out: str = "packed", rows: Path = data, **options) -> Artefact:
+    def run(keep: str | None, out: str = "packed", rows: Path = data, **options) -> PackedFolder:
         if keep is not None:
             (tmp_path / "keep.txt").write_text(keep)
             options["keep"] = str(tmp_path / "keep.txt")
@@ -41,41 +41,40 @@ def pack(qwen, tmp_path):
     return run
 
 
-def fates(artefact: Artefact) -> dict[int, str]:
-    return dict(artefact.dropped.select("doc_id", "reason").rows())
+def fates(packed: PackedFolder) -> dict[int, str]:
+    return dict(packed.dropped.select("doc_id", "reason").rows())
 
 
-def kept(artefact: Artefact) -> list[int]:
-    return sorted(doc for row in range(len(artefact)) for doc in artefact[row]["doc_ids"].tolist())
+def kept(packed: PackedFolder) -> list[int]:
+    return sorted(doc for row in range(len(packed)) for doc in packed[row]["doc_ids"].tolist())
 
 
 def test_documents_in_the_list_stay_and_ledger_and_manifest_say_so(pack):
     assert fates(pack(None)) == LEFT_OUT
-    artefact = pack("# mine\n2  # exact_duplicate\n\n5\n3\n0\n", "again")
-    assert kept(artefact) == [0, 2, 3, 5]
-    assert fates(artefact) == {1: "exact_duplicate", 6: "overlong"}
-    documents = artefact.ledger["documents"]
+    packed = pack("# mine\n2  # exact_duplicate\n\n5\n3\n0\n", "again")
+    assert kept(packed) == [0, 2, 3, 5]
+    assert fates(packed) == {1: "exact_duplicate", 6: "overlong"}
+    documents = packed.ledger["documents"]
     assert documents["kept_after_all"] == {"empty_answer": 1, "exact_duplicate": 1, "refusal": 1}
     assert (
-        artefact.ledger["sources"]["chats.jsonl"]["documents"]["kept_after_all"]
-        == documents["kept_after_all"]
+        packed.ledger["sources"]["chats.jsonl"]["documents"]["kept_after_all"] == documents["kept_after_all"]
     )
-    assert artefact.manifest["keep"]["documents"] == 4
-    assert artefact.manifest["config"]["select"]["keep"] == "keep.txt"
-    assert tokpack.verify(artefact.folder).ok
+    assert packed.manifest["keep"]["documents"] == 4
+    assert packed.manifest["config"]["select"]["keep"] == "keep.txt"
+    assert tokpack.verify(packed.folder).ok
 
 
 def test_a_wish_makes_no_row_longer(pack):
-    artefact = pack("6")
-    assert fates(artefact)[6] == "overlong"
-    assert "kept_after_all" not in artefact.ledger["documents"]
+    packed = pack("6")
+    assert fates(packed)[6] == "overlong"
+    assert "kept_after_all" not in packed.ledger["documents"]
 
 
 def test_within_a_budget_wanted_documents_come_first(pack):
     length = dict(pack(None, out="all").dropped.select("doc_id", "tokens_lost").rows())
-    artefact = pack("5", budget=length[5])
-    assert kept(artefact) == [5]
-    assert fates(artefact)[0] == "over_budget"
+    packed = pack("5", budget=length[5])
+    assert kept(packed) == [5]
+    assert fates(packed)[0] == "over_budget"
 
 
 def test_near_duplicates_that_are_wanted_stay(qwen, tmp_path):
@@ -133,7 +132,7 @@ def test_a_list_of_unknown_documents_ends_the_run(pack):
 def test_the_list_decides_whether_a_finished_folder_is_the_same(pack):
     first = pack("1", "out")
     assert pack("1 # the same\n", "out").manifest == first.manifest
-    with pytest.raises(UsageError, match="a finished artefact is here"):
+    with pytest.raises(UsageError, match="a finished packed dataset is here"):
         pack("2", "out")
 
 

@@ -13,12 +13,12 @@ from chats import messy_rows, write_rows
 from rich.console import Console
 
 import tokpack
-from tokpack.artefact.differences import differences, same_answer
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.left_out import ShownLeftOut, find_left_out, marks_of
-from tokpack.artefact.originals import Originals
-from tokpack.artefact.triggers import find_marks
 from tokpack.errors import DataError, UsageError
+from tokpack.packed.differences import differences, same_answer
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.left_out import ShownLeftOut, find_left_out, marks_of
+from tokpack.packed.originals import Originals
+from tokpack.packed.triggers import find_marks
 from tokpack.stages.rules import RULES
 
 SEA = "The sea is a long story of ships that sail on it day by day and never come to rest, "
@@ -41,12 +41,12 @@ ROWS = [
 SETTINGS = {"max_length": 256, "clean": "default,+refusal", "near_dup": 0.7, "allow_bad": 0.5}
 
 
-def pack(rows: Path, out: Path, tokenizer: Path) -> Artefact:
+def pack(rows: Path, out: Path, tokenizer: Path) -> PackedFolder:
     return tokpack.pack(rows, out, tokenizer=str(tokenizer), **SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def packed(qwen, tmp_path_factory) -> Artefact:
+def packed(qwen, tmp_path_factory) -> PackedFolder:
     folder = tmp_path_factory.mktemp("left-out")
     return pack(write_rows(folder / "sea.jsonl", ROWS), folder / "packed", qwen)
 
@@ -107,11 +107,11 @@ def test_without_the_same_input_there_is_no_text_and_it_says_why(packed, tmp_pat
     copy = tmp_path / "packed"
     shutil.copytree(packed.folder, copy)
     (copy / "run.json").write_text(json.dumps(record | {"inputs": [str(rows)]}))
-    assert "sea" in Artefact(copy).dropped_text(1)
+    assert "sea" in PackedFolder(copy).dropped_text(1)
     change(rows)
     with pytest.raises(DataError, match=why):
-        Artefact(copy).dropped_text(1)
-    assert "no text: sea.jsonl" in printed(ShownLeftOut(find_left_out(Artefact(copy), 1)))
+        PackedFolder(copy).dropped_text(1)
+    assert "no text: sea.jsonl" in printed(ShownLeftOut(find_left_out(PackedFolder(copy), 1)))
 
 
 def test_an_input_elsewhere_is_not_fetched(packed):
@@ -127,11 +127,11 @@ def test_every_text_left_out_of_several_inputs_is_found_again(qwen, tmp_path):
     write_rows(tmp_path / names[0], rows[names[0]])
     (tmp_path / names[1]).write_bytes(gzip.compress(b"\n".join(rows[names[1]]) + b"\n"))
     paths = [str(tmp_path / name) for name in names]
-    artefact = tokpack.pack(paths, tmp_path / "packed", tokenizer=str(qwen), max_length=256, allow_bad=0.5)
-    for doc, source, row, reason in artefact.dropped.select("doc_id", "source", "row", "reason").rows():
+    packed = tokpack.pack(paths, tmp_path / "packed", tokenizer=str(qwen), max_length=256, allow_bad=0.5)
+    for doc, source, row, reason in packed.dropped.select("doc_id", "source", "row", "reason").rows():
         if reason != "truncated":
             said = json.loads(rows[source][row - 1])["messages"]
-            assert find_left_out(artefact, doc).original.contents == [m["content"] for m in said]
+            assert find_left_out(packed, doc).original.contents == [m["content"] for m in said]
 
 
 def test_differences_are_words_of_one_side():

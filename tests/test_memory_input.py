@@ -38,12 +38,12 @@ FORMS = {
 }
 
 
-def sums(packed: tokpack.Artefact) -> list[str]:
+def sums(packed: tokpack.PackedFolder) -> list[str]:
     return [shard["sha256"] for shard in packed.manifest["shards"]]
 
 
 @pytest.fixture(scope="module")
-def from_file(qwen, tmp_path_factory) -> tokpack.Artefact:
+def from_file(qwen, tmp_path_factory) -> tokpack.PackedFolder:
     folder = tmp_path_factory.mktemp("memory")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LINES))
     return tokpack.pack(str(folder / "rows.jsonl"), folder / "packed", tokenizer=qwen, max_length=128)

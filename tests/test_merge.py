@@ -1,4 +1,4 @@
-"""Merged artefacts hold every document of their parts once, under its new number, and pass verification."""
+"""Merged, every document of the parts is there once, under its new number; verification passes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack import ledger as ledgers
-from tokpack.artefact.folder import Artefact
 from tokpack.errors import UsageError
+from tokpack.packed.folder import PackedFolder
 from tokpack.sums import covered_files
 
 CAPACITY = 250
 
 
 @pytest.fixture(scope="module")
-def parts(qwen, tmp_path_factory) -> list[Artefact]:
+def parts(qwen, tmp_path_factory) -> list[PackedFolder]:
     """Two packed inputs of one name; the first has a validation part."""
     made = []
     for number, (count, options) in enumerate([(300, {"val": 0.1}), (150, {"overlong": "split"})]):
@@ -34,15 +34,15 @@ def parts(qwen, tmp_path_factory) -> list[Artefact]:
 
 
 @pytest.fixture(scope="module")
-def merged(parts, tmp_path_factory) -> Artefact:
+def merged(parts, tmp_path_factory) -> PackedFolder:
     return tokpack.merge(parts, tmp_path_factory.mktemp("merged") / "out")
 
 
-def rows_of(artefact: Artefact, base: int = 0) -> list[tuple]:
+def rows_of(packed: PackedFolder, base: int = 0) -> list[tuple]:
     """Each row as plain values, its documents numbered from `base`."""
     rows = []
-    for number in range(len(artefact)):
-        row = artefact[number]
+    for number in range(len(packed)):
+        row = packed[number]
         row["doc_ids"] = row["doc_ids"] + base
         rows.append(tuple(tuple(row[name].tolist()) for name in sorted(row)))
     return rows
@@ -52,7 +52,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in covered_files(folder)}
 
 
-def test_the_merged_artefact_verifies(merged):
+def test_the_merged_packed_dataset_verifies(merged):
     result = tokpack.verify(merged.folder)
     assert result.ok, [check.faults for check in result.checks]
     assert next(check for check in result.checks if check.name == "inputs").detail.startswith("2 of 2")
@@ -186,13 +186,13 @@ def test_another_chat_template_is_refused(parts, qwen, tmp_path):
 
 def test_the_output_may_not_be_a_part_and_one_part_is_not_enough(parts, tmp_path):
     for out in (parts[0].folder, parts[0].folder / "in", parts[0].folder.parent):
-        with pytest.raises(UsageError, match="an artefact that is read"):
+        with pytest.raises(UsageError, match="a packed dataset that is read"):
             tokpack.merge(parts, out, overwrite=True)
-    with pytest.raises(UsageError, match="two artefacts"):
+    with pytest.raises(UsageError, match="two packed datasets"):
         tokpack.merge(parts[:1], tmp_path / "out")
 
 
-def test_a_merged_artefact_is_replaced_only_when_asked(parts, tmp_path):
+def test_a_merged_packed_dataset_is_replaced_only_when_asked(parts, tmp_path):
     out = tokpack.merge(parts, tmp_path / "out", keep_order=True).folder
     with pytest.raises(UsageError, match="exists already"):
         tokpack.merge(parts, out)

@@ -60,8 +60,8 @@ def amount(share: float, both: tuple[float, float]) -> float:
     return start + share * (whole - start)
 
 
-def bill(artefact: tokpack.Artefact) -> float:
-    return float(artefact.report["cost"]["estimate"]["money"]["high"])
+def bill(packed: tokpack.PackedFolder) -> float:
+    return float(packed.report["cost"]["estimate"]["money"]["high"])
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def bill(artefact: tokpack.Artefact) -> float:
 )
 def test_the_bill_stays_within_the_amount_and_uses_it(chats, plan, all_of_it, tmp_path, share, options):
     usd = amount(share, all_of_it if "gpu_price" not in options else start_and_bill(chats, plan | options))
-    artefact = tokpack.pack(chats, tmp_path / "out", budget=f"{usd:.12f}usd", **plan, **options)
-    assert 0.9 * usd <= bill(artefact) <= usd
-    assert artefact.ledger["documents"]["dropped"]["over_budget"]
-    said = artefact.report["budget"]
-    assert said["bill"] == pytest.approx(bill(artefact))
+    packed = tokpack.pack(chats, tmp_path / "out", budget=f"{usd:.12f}usd", **plan, **options)
+    assert 0.9 * usd <= bill(packed) <= usd
+    assert packed.ledger["documents"]["dropped"]["over_budget"]
+    said = packed.report["budget"]
+    assert said["bill"] == pytest.approx(bill(packed))
     assert (said["usd"], said["all"]) == (pytest.approx(usd), False)
-    assert artefact.manifest["config"]["select"] == {"budget": said["tokens"], "diversity": 0.5}
-    assert "usd" not in (artefact.folder / "manifest.json").read_text()
+    assert packed.manifest["config"]["select"] == {"budget": said["tokens"], "diversity": 0.5}
+    assert "usd" not in (packed.folder / "manifest.json").read_text()
 
 
 def test_the_tokens_in_the_manifest_give_the_same_rows_without_prices(chats, plan, all_of_it, qwen, tmp_path):
@@ -96,25 +96,25 @@ def test_copies_are_paid_for(chats, plan, all_of_it, tmp_path):
     (tmp_path / "run.toml").write_text(
         f'[select]\nbudget_usd = {amount(0.5, all_of_it):.12f}\n[[source]]\npath = "{chats}"\nrepeat = 2.5\n'
     )
-    artefact = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml", **plan)
-    assert 0.9 * amount(0.5, all_of_it) <= bill(artefact) <= amount(0.5, all_of_it)
-    assert artefact.ledger["documents"]["repeated"]
+    packed = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml", **plan)
+    assert 0.9 * amount(0.5, all_of_it) <= bill(packed) <= amount(0.5, all_of_it)
+    assert packed.ledger["documents"]["repeated"]
 
 
 def test_adapters_on_experts_are_billed_by_their_rows(chats, plan, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
     options = plan | {"model": str(tmp_path / "config.json"), "gpu": "h100-sxm", "method": "lora"}
     usd = amount(0.5, start_and_bill(chats, options))
-    artefact = tokpack.pack(chats, tmp_path / "out", budget=f"{usd:.12f} USD", **options)
-    assert 0.9 * usd <= bill(artefact) <= usd
+    packed = tokpack.pack(chats, tmp_path / "out", budget=f"{usd:.12f} USD", **options)
+    assert 0.9 * usd <= bill(packed) <= usd
 
 
 def test_a_service_bills_tokens_times_epochs(chats, plan, tmp_path):
     options = plan | {"gpu": None, "api": "together-lora-16b"}
-    artefact = tokpack.pack(chats, tmp_path / "out", budget="0.02usd", **options)
-    [price] = [api for api in artefact.report["cost"]["api"] if api["key"] == "together-lora-16b"]
+    packed = tokpack.pack(chats, tmp_path / "out", budget="0.02usd", **options)
+    [price] = [api for api in packed.report["cost"]["api"] if api["key"] == "together-lora-16b"]
     assert 0.018 <= price["cleaned"]["value"] <= 0.02
-    assert artefact.report["budget"]["bill"] == price["cleaned"]["value"]
+    assert packed.report["budget"]["bill"] == price["cleaned"]["value"]
 
 
 def test_more_than_all_of_it_costs_keeps_everything(chats, plan, all_of_it):

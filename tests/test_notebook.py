@@ -14,7 +14,7 @@ from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack.activity import default_activity
-from tokpack.artefact.verification import Check, Verification
+from tokpack.packed.verification import Check, Verification
 from tokpack.report.notebook import packed_frame
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "examples" / "first_look.ipynb"

@@ -81,7 +81,7 @@ def test_a_run_that_keeps_no_document_names_the_reasons_and_records_each(
     assert report["ledger"]["documents"]["kept"] == 0
 
 
-def test_what_it_leaves_is_no_artefact_no_input_and_in_nobodys_way(tmp_path, qwen):
+def test_what_it_leaves_is_no_packed_dataset_no_input_and_in_nobodys_way(tmp_path, qwen):
     data, out, work = write(tmp_path / "a.jsonl", GOOD), tmp_path / "out", tmp_path / "work"
     work.mkdir()
     with pytest.raises(DataError, match="8 overlong"):
@@ -148,8 +148,8 @@ def test_more_unreadable_rows_are_allowed_to_an_unfinished_run(tmp_path, qwen):
     data = write(tmp_path / "a.jsonl", [*GOOD, *UNREADABLE])
     with pytest.raises(DataError, match=r"--allow-bad 0\.12"):
         tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen))
-    artefact = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), allow_bad=0.12)
-    assert artefact.ledger["documents"] == {"read": 9, "kept": 8, "dropped": {}, "quarantined": 1}
+    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), allow_bad=0.12)
+    assert packed.ledger["documents"] == {"read": 9, "kept": 8, "dropped": {}, "quarantined": 1}
 
 
 def test_a_hold_out_that_draws_nothing_is_told(tmp_path, qwen, caplog):

@@ -1,4 +1,4 @@
-"""The whole way, JSONL to artefact: identity of every document, sums, same bytes, crashes."""
+"""The whole way, JSONL to packed dataset: identity of every document, sums, same bytes, crashes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def messy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def packed(messy, qwen, tmp_path_factory) -> tokpack.Artefact:
+def packed(messy, qwen, tmp_path_factory) -> tokpack.PackedFolder:
     return tokpack.pack(
         messy, tmp_path_factory.mktemp("out") / "packed", tokenizer=str(qwen), max_length=CAPACITY
     )
 
 
-def documents_of(artefact: tokpack.Artefact) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
+def documents_of(packed: tokpack.PackedFolder) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     """doc_id -> (ids, labels) of its pieces in order, wherever they stand."""
     found: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-    for row in range(len(artefact)):
-        record = artefact[row]
+    for row in range(len(packed)):
+        record = packed[row]
         ends = np.cumsum(record["seq_lengths"])
         starts = ends - record["seq_lengths"]
         for doc_id, piece, start, end in zip(record["doc_ids"], record["pieces"], starts, ends, strict=True):
@@ -206,18 +206,18 @@ def test_truncation_is_exact_to_the_token(messy, qwen, tmp_path, overlong):
 def test_right_truncation_cuts_where_no_document_leaves(qwen, tmp_path):
     texts = [" ".join(f"word{i}" for i in range(n)) for n in (300, 3)]
     data = write_rows(tmp_path / "t.jsonl", [json.dumps({"text": text}).encode() for text in texts])
-    artefact = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=64, overlong="right")
-    assert [len(documents_of(artefact)[doc][0][0]) for doc in (0, 1)] == [64, 7]
-    assert artefact.ledger["tokens"]["truncated"] > 200
+    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=64, overlong="right")
+    assert [len(documents_of(packed)[doc][0][0]) for doc in (0, 1)] == [64, 7]
+    assert packed.ledger["tokens"]["truncated"] > 200
 
 
 def test_split_pieces_keep_their_order(qwen, tmp_path):
     text = " ".join(f"word{i}" for i in range(3000))
     data = write_rows(tmp_path / "t.jsonl", [json.dumps({"text": text}).encode(), b'{"text": "short"}'])
-    artefact = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=100)
-    pieces = documents_of(artefact)[0]
+    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=100)
+    pieces = documents_of(packed)[0]
     assert max(len(ids) for ids, _ in pieces) == 100
-    joined = artefact.tokenizer.decode(np.concatenate([ids for ids, _ in pieces]))
+    joined = packed.tokenizer.decode(np.concatenate([ids for ids, _ in pieces]))
     assert joined.removesuffix("<|im_end|>") == text
 
 
@@ -256,8 +256,8 @@ def test_strict_stops_at_the_first_bad_row_and_too_many_are_fatal(qwen, tmp_path
     worse = write_rows(tmp_path / "worse.jsonl", rows + [b"{"] * 20)
     with pytest.raises(DataError, match="--allow-bad"):
         tokpack.pack(worse, tmp_path / "b", tokenizer=str(qwen))
-    artefact = tokpack.pack(worse, tmp_path / "b", tokenizer=str(qwen), allow_bad=0.5, overwrite=True)
-    assert artefact.ledger["documents"]["quarantined"] == 24
+    packed = tokpack.pack(worse, tmp_path / "b", tokenizer=str(qwen), allow_bad=0.5, overwrite=True)
+    assert packed.ledger["documents"]["quarantined"] == 24
 
 
 def test_analyze_says_what_pack_does(messy, qwen, packed):
@@ -281,15 +281,13 @@ def test_a_config_file_says_the_same_as_flags(messy, qwen, packed, tmp_path):
 
 
 def test_input_order_is_kept_by_the_sequential_planner(messy, qwen, tmp_path):
-    artefact = tokpack.pack(
+    packed = tokpack.pack(
         messy, tmp_path / "out", tokenizer=str(qwen), max_length=CAPACITY, planner="sequential"
     )
-    order = np.concatenate([artefact[row]["doc_ids"] for row in range(len(artefact))])
+    order = np.concatenate([packed[row]["doc_ids"] for row in range(len(packed))])
     assert (np.diff(order) > 0).all()
 
 
 def test_row_order_does_not_follow_file_order(packed):
-    firsts = np.array(
-        [artefact_row["doc_ids"].min() for artefact_row in (packed[i] for i in range(len(packed)))]
-    )
+    firsts = np.array([packed_row["doc_ids"].min() for packed_row in (packed[i] for i in range(len(packed)))])
     assert abs(np.corrcoef(firsts, np.arange(len(firsts)))[0, 1]) < 0.3

@@ -113,7 +113,7 @@ def test_an_unfinished_run_with_other_settings_names_what_differs(messy, qwen, t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pass_two, "write_artefact", crash)
+        patch.setattr(pass_two, "write_packed", crash)
         with pytest.raises(KeyboardInterrupt):
             tokpack.pack(messy, tmp_path / "out", tokenizer=str(qwen), max_length=256)
     with pytest.raises(UsageError, match="unfinished"):
@@ -182,8 +182,8 @@ def test_a_work_folder_elsewhere_keeps_what_else_is_in_it(messy, qwen, tmp_path,
         with pytest.raises(KeyboardInterrupt):
             tokpack.pack(messy, tmp_path / "out", **options)
     assert len(list(scratch.iterdir())) == 3
-    artefact = tokpack.pack(messy, tmp_path / "out", **options)  # goes on
+    packed = tokpack.pack(messy, tmp_path / "out", **options)  # goes on
     assert sorted(path.name for path in scratch.iterdir()) == ["run.json", "thesis.txt"]
-    assert not (artefact.folder / ".work").exists()
+    assert not (packed.folder / ".work").exists()
     tokpack.pack(messy, tmp_path / "out", **{**options, "max_length": 128}, overwrite=True)
     assert (scratch / "thesis.txt").read_text() == "mine"

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from torch.nn.functional import cross_entropy
-from trainer_rows import make_documents, tiny_llama, write_artefact
+from trainer_rows import make_documents, tiny_llama, write_packed
 
 from trainer_plugin import PackedCollator, PackedDataset, prepare_model
 
@@ -22,7 +22,7 @@ def test_a_plain_trainer_has_the_loss_of_the_documents_one_by_one(tmp_path, attn
     from transformers import Trainer, TrainingArguments
 
     documents = make_documents()
-    write_artefact(tmp_path / "packed", documents, 256)
+    write_packed(tmp_path / "packed", documents, 256)
     dataset = PackedDataset(tmp_path / "packed")
     assert len(dataset) == 1
     model = tiny_llama()

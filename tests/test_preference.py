@@ -34,11 +34,11 @@ def words(rng, count):
     return " ".join(f"w{rng.randrange(10**6)}" for _ in range(count))
 
 
-def places_of(artefact):
+def places_of(packed):
     """doc_id -> (row, place in the row, ids, labels)."""
     found = {}
-    for number in range(len(artefact)):
-        row = artefact[number]
+    for number in range(len(packed)):
+        row = packed[number]
         ends = np.cumsum(row["seq_lengths"])
         spans = zip(ends - row["seq_lengths"], ends, strict=True)
         for place, (doc_id, (start, end)) in enumerate(zip(row["doc_ids"].tolist(), spans, strict=True)):
@@ -49,8 +49,8 @@ def places_of(artefact):
     return found
 
 
-def reasons(artefact):
-    return dict(artefact.dropped.select("doc_id", "reason").rows())
+def reasons(packed):
+    return dict(packed.dropped.select("doc_id", "reason").rows())
 
 
 def shown(renderable):
@@ -60,9 +60,9 @@ def shown(renderable):
     return captured.get()
 
 
-def check_pairs(artefact, read):
+def check_pairs(packed, read):
     """Every document of `read` rows is packed, or in the record: with its partner, in one row, once."""
-    found, left_out = places_of(artefact), reasons(artefact)
+    found, left_out = places_of(packed), reasons(packed)
     cut = {doc for doc, reason in left_out.items() if reason == "truncated"}
     assert cut <= found.keys()
     gone = left_out.keys() - cut
@@ -73,7 +73,7 @@ def check_pairs(artefact, read):
         if chosen in found:
             (row, place, *_), (other_row, other_place, *_) = found[chosen], found[chosen + 1]
             assert (row, place + 1) == (other_row, other_place)
-    ledger.check(artefact.ledger)
+    ledger.check(packed.ledger)
     return found
 
 
@@ -135,7 +135,7 @@ def test_ids_and_masks_of_real_pairs_equal_the_reference(demo, packed, qwen):
         assert labels.tolist() == np.where(mask, expected["input_ids"], -100).tolist()
 
 
-def test_the_artefact_opens_in_datasets_and_passes_verify(packed):
+def test_the_packed_dataset_opens_in_datasets_and_passes_verify(packed):
     datasets = pytest.importorskip("datasets")
 
     opened = datasets.load_from_disk(str(packed.folder))
@@ -149,7 +149,7 @@ def test_the_artefact_opens_in_datasets_and_passes_verify(packed):
 
 @pytest.mark.slow
 def test_reports_and_rows_speak_of_pairs(packed, demo, qwen, tmp_path):
-    from tokpack.artefact.viewer import row_view
+    from tokpack.packed.viewer import row_view
 
     report = tokpack.analyze(demo, tokenizer=str(qwen))
     assert report.data["kind"] == "preference"
@@ -217,15 +217,15 @@ def test_pairs_are_never_torn_and_the_ledger_adds_up(tmp_path_factory, tiny, row
     path = write(folder / "rows.jsonl", rows)
     settings = {"tokenizer": str(tiny), "max_length": 256, "allow_bad": 1.0, **options}
     try:
-        artefact = tokpack.pack(path, folder / "packed", **settings)
+        packed = tokpack.pack(path, folder / "packed", **settings)
     except DataError as error:
         if "nothing is left to train on" not in error.what:
             raise
         assert recorded(folder / "packed") == list(range(2 * len(rows)))
         return
-    assert tokpack.verify(artefact.folder).ok
-    quarantined = [json.loads(line)["doc_id"] // 2 for line in (artefact.folder / schema.QUARANTINE).open()]
-    found, left_out = places_of(artefact), reasons(artefact)
+    assert tokpack.verify(packed.folder).ok
+    quarantined = [json.loads(line)["doc_id"] // 2 for line in (packed.folder / schema.QUARANTINE).open()]
+    found, left_out = places_of(packed), reasons(packed)
     gone = {doc: reason for doc, reason in left_out.items() if reason != "truncated"}
     assert found.keys() | gone.keys() | {2 * q + i for q in quarantined for i in (0, 1)} == set(
         range(2 * len(rows))
@@ -238,10 +238,10 @@ def test_pairs_are_never_torn_and_the_ledger_adds_up(tmp_path_factory, tiny, row
         elif chosen in gone:
             either = {gone[chosen], gone[chosen + 1]}
             assert either != {"pair_dropped"}
-    ledger.check(artefact.ledger)
-    assert artefact.ledger["documents"]["read"] == 2 * len(rows)
-    if artefact.validation:
-        held = places_of(artefact.validation)
+    ledger.check(packed.ledger)
+    assert packed.ledger["documents"]["read"] == 2 * len(rows)
+    if packed.validation:
+        held = places_of(packed.validation)
         assert held.keys() == {doc for doc, reason in gone.items() if reason == "held_out"}
         assert held.keys() == {doc ^ 1 for doc in held}
 
@@ -262,10 +262,10 @@ def test_each_cause_drops_both_documents(tiny, tmp_path):
     against = write(tmp_path / "eval.jsonl", [{"text": quoted}])
     path = write(tmp_path / "rows.jsonl", rows)
     options = {"tokenizer": str(tiny), "max_length": 1024, "against": [str(against)]}
-    artefact = tokpack.pack(path, tmp_path / "packed", **options)
+    packed = tokpack.pack(path, tmp_path / "packed", **options)
     details = {
         doc: (reason, detail)
-        for doc, reason, detail in artefact.dropped.select("doc_id", "reason", "detail").rows()
+        for doc, reason, detail in packed.dropped.select("doc_id", "reason", "detail").rows()
     }
     assert details.pop(11)[0] == "contaminated"
     assert {reason for reason, _ in (details.pop(12), details.pop(13))} == {"overlong"}
@@ -278,7 +278,7 @@ def test_each_cause_drops_both_documents(tiny, tmp_path):
         7: ("exact_duplicate", "1"),
         10: ("pair_dropped", "11 contaminated"),
     }
-    assert sorted(check_pairs(artefact, len(rows))) == [0, 1, 8, 9, 14, 15]
+    assert sorted(check_pairs(packed, len(rows))) == [0, 1, 8, 9, 14, 15]
     kept = tokpack.pack(
         path, tmp_path / "kept", tokenizer=str(tiny), max_length=4096, clean="-chosen_equals_rejected"
     )
@@ -295,8 +295,8 @@ def test_tool_calls_that_differ_make_a_pair(tiny, tmp_path):
         }
 
     rows = [pair([{"role": "user", "content": "Go."}], [call(a)], [call(b)]) for a, b in ("xy", "zz")]
-    artefact = tokpack.pack(write(tmp_path / "a.jsonl", rows), tmp_path / "out", tokenizer=str(tiny))
-    assert reasons(artefact) == dict.fromkeys((2, 3), "chosen_equals_rejected")
+    packed = tokpack.pack(write(tmp_path / "a.jsonl", rows), tmp_path / "out", tokenizer=str(tiny))
+    assert reasons(packed) == dict.fromkeys((2, 3), "chosen_equals_rejected")
 
 
 def test_near_duplicates_are_pairs_and_a_pair_is_no_duplicate_of_itself(tiny, tmp_path):
@@ -308,8 +308,8 @@ def test_near_duplicates_are_pairs_and_a_pair_is_no_duplicate_of_itself(tiny, tm
         pair(prompt, words(rng, 60), words(rng, 60)),
     ]
     path = write(tmp_path / "rows.jsonl", rows)
-    artefact = tokpack.pack(path, tmp_path / "out", tokenizer=str(tiny), near_dup=0.8)
-    detail = dict(artefact.dropped.select("doc_id", "detail").rows())
+    packed = tokpack.pack(path, tmp_path / "out", tokenizer=str(tiny), near_dup=0.8)
+    detail = dict(packed.dropped.select("doc_id", "detail").rows())
     assert detail.keys() == {2, 3}
     assert [text.split()[0] for text in detail.values()] == ["0", "1"]
     assert len({text.split()[2] for text in detail.values()}) == 1
@@ -336,11 +336,11 @@ def test_truncation_keeps_both_answers_on_one_prompt(overlong, tiny, tmp_path):
     whole = places_of(tokpack.pack(path, tmp_path / "whole", tokenizer=str(tiny), max_length=4096))
     capacity = sum(len(whole[doc][2]) for doc in (0, 1)) - 101
     options = {"tokenizer": str(tiny), "max_length": capacity, "overlong": overlong}
-    artefact = tokpack.pack(path, tmp_path / "cut", **options)
-    found = check_pairs(artefact, 2)
+    packed = tokpack.pack(path, tmp_path / "cut", **options)
+    found = check_pairs(packed, 2)
     assert {2, 3} <= found.keys()
     if overlong == "drop":
-        assert reasons(artefact) == dict.fromkeys((0, 1), "overlong")
+        assert reasons(packed) == dict.fromkeys((0, 1), "overlong")
         return
     (ids, labels), (other, others_labels) = found[0][2:], found[1][2:]
     full, other_full = whole[0][2].tolist(), whole[1][2].tolist()
@@ -355,8 +355,8 @@ def test_truncation_keeps_both_answers_on_one_prompt(overlong, tiny, tmp_path):
         assert len(full) - len(ids) == len(other_full) - len(other) > 50
         assert (ids.tolist()[-40:], other.tolist()[-40:]) == (full[-40:], other_full[-40:])
     if overlong == "turns":
-        assert artefact.tokenizer.decode(ids.tolist()).count("<|im_start|>user") < 4
-    lost = dict(artefact.dropped.select("doc_id", "tokens_lost").rows())
+        assert packed.tokenizer.decode(ids.tolist()).count("<|im_start|>user") < 4
+    lost = dict(packed.dropped.select("doc_id", "tokens_lost").rows())
     assert lost == {0: len(full) - len(ids), 1: len(other_full) - len(other)}
 
 
@@ -364,7 +364,7 @@ def test_what_would_tear_pairs_is_refused(tiny, tmp_path):
     pairs = write(tmp_path / "pairs.jsonl", long_pairs())
     chats = write(tmp_path / "chats.jsonl", [{"prompt": "a", "completion": "b"}])
     for data, options, message in (
-        ([pairs, chats], {}, "one artefact cannot hold both"),
+        ([pairs, chats], {}, "one packed dataset cannot hold both"),
         (pairs, {"overlong": "split"}, "splitting would tear preference pairs"),
         (pairs, {"loss": "all"}, "compared by their completions"),
         (pairs, {"max_docs_per_row": 1}, "a group of 2 documents"),
@@ -373,7 +373,7 @@ def test_what_would_tear_pairs_is_refused(tiny, tmp_path):
             tokpack.pack(data, tmp_path / "out", tokenizer=str(tiny), overwrite=True, **options)
 
 
-# Made from artefacts
+# Made from packed datasets
 
 
 @pytest.fixture(scope="module")
@@ -411,7 +411,7 @@ def test_exports_for_supervised_trainers_refuse_pairs(two, tmp_path):
     with pytest.raises(UsageError, match="would learn the rejected answers"):
         export(two[0], "trl", tmp_path / "out")
     seen = []
-    export(two[0], lambda artefact, folder: seen.append(artefact), tmp_path / "own")
+    export(two[0], lambda packed, folder: seen.append(packed), tmp_path / "own")
     assert len(seen) == 1
 
 
@@ -435,10 +435,10 @@ def test_verify_finds_a_torn_pair(two, tmp_path):
     assert any(fault.startswith("row 1: half a pair") for fault in faults["pairs"])
 
 
-def test_other_artefacts_know_nothing_of_pairs(tiny, tmp_path):
+def test_other_packed_datasets_know_nothing_of_pairs(tiny, tmp_path):
     rows = write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
-    artefact = tokpack.pack(rows, tmp_path / "out", tokenizer=str(tiny))
-    assert artefact.table.schema == schema.PACKED_SCHEMA
-    assert "kind" not in artefact.manifest
-    report = json.loads((artefact.folder / schema.REPORT).read_text(encoding="utf-8"))
+    packed = tokpack.pack(rows, tmp_path / "out", tokenizer=str(tiny))
+    assert packed.table.schema == schema.PACKED_SCHEMA
+    assert "kind" not in packed.manifest
+    report = json.loads((packed.folder / schema.REPORT).read_text(encoding="utf-8"))
     assert "kind" not in report

@@ -299,7 +299,7 @@ def test_standard_input_cannot_be_given_twice():
         open_sources((SourceConfig(path="-"), SourceConfig(path="-")))
 
 
-def test_a_folder_is_read_without_hidden_files_and_without_artefacts(tmp_path):
+def test_a_folder_is_read_without_hidden_files_and_without_packed_datasets(tmp_path):
     for name in ("a.jsonl", ".b.jsonl", ".cache/c.jsonl", "out/SHA256SUMS", "out/quarantine.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"text": "x"}\n')

@@ -1,4 +1,4 @@
-"""Repacked artefacts hold the same documents, token for token, in other rows."""
+"""Repacked packed datasets hold the same documents, token for token, in other rows."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from chats import messy_rows, write_rows
 from commands import run
 
 import tokpack
-from tokpack.artefact.folder import Artefact
 from tokpack.errors import UsageError
+from tokpack.packed.folder import PackedFolder
 from tokpack.stages.plan import idle_share
 
 CAPACITY = 256
 
 
 @pytest.fixture(scope="module")
-def packed(qwen, tmp_path_factory) -> Artefact:
+def packed(qwen, tmp_path_factory) -> PackedFolder:
     """Chats cut at their turns, some held out."""
     folder = tmp_path_factory.mktemp("data")
     data = write_rows(folder / "chats.jsonl", messy_rows(300))
@@ -27,7 +27,7 @@ def packed(qwen, tmp_path_factory) -> Artefact:
 
 
 @pytest.fixture(scope="module")
-def pieces(qwen, tmp_path_factory) -> Artefact:
+def pieces(qwen, tmp_path_factory) -> PackedFolder:
     """Long documents in pieces."""
     folder = tmp_path_factory.mktemp("pieces")
     data = write_rows(folder / "chats.jsonl", messy_rows(100))
@@ -35,11 +35,11 @@ def pieces(qwen, tmp_path_factory) -> Artefact:
     return tokpack.pack(data, folder / "packed", tokenizer=str(qwen), **options)
 
 
-def documents_of(artefact: Artefact) -> dict[tuple[int, int], tuple]:
+def documents_of(packed: PackedFolder) -> dict[tuple[int, int], tuple]:
     """(document, piece) -> its ids and labels."""
     found: dict[tuple[int, int], tuple] = {}
-    for number in range(len(artefact)):
-        row, start = artefact[number], 0
+    for number in range(len(packed)):
+        row, start = packed[number], 0
         for doc, piece, length in zip(row["doc_ids"], row["pieces"], row["seq_lengths"], strict=True):
             end = start + length
             assert (doc, piece) not in found
@@ -73,8 +73,8 @@ def test_nothing_changed_gives_the_same_shards_byte_for_byte(packed, tmp_path):
 
 
 def test_the_report_is_that_of_the_new_plan_with_the_texts_of_the_old(packed, tmp_path):
-    def report(artefact: Artefact) -> dict[str, Any]:
-        made = json.loads((artefact.folder / "report.json").read_text())
+    def report(packed: PackedFolder) -> dict[str, Any]:
+        made = json.loads((packed.folder / "report.json").read_text())
         made["inputs"] = [entry["name"] for entry in made["inputs"]]  # what was recognized is told once
         return made
 
@@ -156,7 +156,7 @@ def test_a_capacity_below_the_longest_document_is_refused_with_the_length(packed
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_merged_artefact_is_planned_as_one(packed, tmp_path):
+def test_a_merged_packed_dataset_is_planned_as_one(packed, tmp_path):
     merged = tokpack.merge([packed, packed], tmp_path / "merged")
     again = tokpack.repack(merged, tmp_path / "out", max_length=2000)
     assert again.manifest["plan"]["planner"] == "bfd"

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import tokpack
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.verification import PLACED, _piece_faults
 from tokpack.errors import UsageError
 from tokpack.ledger import check
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.verification import PLACED, _piece_faults
 from tokpack.stages.repeat import copies_of, with_copies
 
 Key = tuple[int, int, int]
@@ -28,14 +28,14 @@ FIRST = 120
 
 
 @pytest.fixture(scope="module")
-def pack(qwen, tmp_path_factory) -> Callable[..., Artefact]:
+def pack(qwen, tmp_path_factory) -> Callable[..., PackedFolder]:
     """Chats and a text, the chats `repeat` times."""
     folder = tmp_path_factory.mktemp("data")
     write_rows(folder / "chats.jsonl", messy_rows(FIRST, seed=5))
     lines = [" ".join(f"word {i} of line {line}" for i in range(20 * line)) for line in range(1, 8)]
     (folder / "book.txt").write_text("\n".join(lines))
 
-    def run(repeat: float | None, **options: Any) -> Artefact:
+    def run(repeat: float | None, **options: Any) -> PackedFolder:
         key = "" if repeat is None else f"repeat = {repeat}\n"
         sources = f'[[source]]\npath = "chats.jsonl"\n{key}[[source]]\npath = "book.txt"\n'
         (folder / "run.toml").write_text(sources)
@@ -47,19 +47,19 @@ def pack(qwen, tmp_path_factory) -> Callable[..., Artefact]:
 
 
 @pytest.fixture(scope="module")
-def repeated(pack) -> Artefact:
+def repeated(pack) -> PackedFolder:
     return pack(2.5)
 
 
 @pytest.fixture(scope="module")
-def once(pack) -> Artefact:
+def once(pack) -> PackedFolder:
     return pack(None)
 
 
-def stretches(artefact: Artefact) -> dict[Key, tuple[list[int], list[int]]]:
+def stretches(packed: PackedFolder) -> dict[Key, tuple[list[int], list[int]]]:
     """(doc_id, piece, copy) -> ids and labels; each occurs once."""
     found: dict[Key, tuple[list[int], list[int]]] = {}
-    for row in (artefact[i] for i in range(len(artefact))):
+    for row in (packed[i] for i in range(len(packed))):
         cuts = np.cumsum(row["seq_lengths"])[:-1]
         copies = row.get("copies", np.zeros_like(row["doc_ids"]))
         keys = zip(row["doc_ids"].tolist(), row["pieces"].tolist(), copies.tolist(), strict=True)
@@ -70,8 +70,8 @@ def stretches(artefact: Artefact) -> dict[Key, tuple[list[int], list[int]]]:
     return found
 
 
-def copies_in(artefact: Artefact) -> Counter[int]:
-    return Counter(doc for doc, piece, _ in stretches(artefact) if piece == 0)
+def copies_in(packed: PackedFolder) -> Counter[int]:
+    return Counter(doc for doc, piece, _ in stretches(packed) if piece == 0)
 
 
 def test_every_copy_is_the_whole_document_again(once, repeated):
@@ -148,7 +148,7 @@ def test_a_budget_counts_every_copy(pack):
 
 
 def test_inspect_shows_the_copy_and_the_terminal_the_sum(repeated, once):
-    from tokpack.artefact.viewer import row_view
+    from tokpack.packed.viewer import row_view
 
     def text(renderable: Any) -> str:
         console = Console(width=200, no_color=True, file=io.StringIO())
@@ -171,14 +171,14 @@ def test_a_pair_is_repeated_as_one(qwen, tmp_path):
     rows = [{"prompt": f"Say {i}.", "chosen": f"Yes, {i}.", "rejected": f"No {i}"} for i in range(40)]
     write_rows(tmp_path / "pairs.jsonl", [json.dumps(row).encode() for row in rows])
     (tmp_path / "run.toml").write_text('[[source]]\npath = "pairs.jsonl"\nrepeat = 1.5\n')
-    artefact = tokpack.pack(
+    packed = tokpack.pack(
         [], tmp_path / "out", config=tmp_path / "run.toml", tokenizer=str(qwen), max_length=128
     )
-    assert tokpack.verify(artefact.folder).ok
-    times = copies_in(artefact)
+    assert tokpack.verify(packed.folder).ok
+    times = copies_in(packed)
     assert all(times[2 * pair] == times[2 * pair + 1] for pair in range(40))
     assert set(times.values()) == {1, 2}
-    assert tokpack.verify(tokpack.repack(artefact, tmp_path / "again", max_length=200).folder).ok
+    assert tokpack.verify(tokpack.repack(packed, tmp_path / "again", max_length=200).folder).ok
 
 
 def test_documents_written_as_text_are_repeated_too(qwen, tmp_path):

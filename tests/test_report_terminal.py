@@ -16,7 +16,7 @@ from tokpack.report.cost_words import money
 from tokpack.report.figures import Report
 from tokpack.report.first_screen import first_screen
 from tokpack.report.html import page
-from tokpack.report.terminal import artefact_panel, checks_table, ledger_table, report_view, share, to_html
+from tokpack.report.terminal import checks_table, ledger_table, packed_panel, report_view, share, to_html
 from tokpack.report.words import make_bill
 
 
@@ -186,9 +186,9 @@ def manifest_of(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_an_artefact_is_one_screen(data: dict[str, Any]) -> None:
+def test_a_packed_dataset_is_one_screen(data: dict[str, Any]) -> None:
     manifest = manifest_of(data)
-    text = printed(artefact_panel(manifest))
+    text = printed(packed_panel(manifest))
     assert f"{manifest['documents']:,} documents packed into {manifest['rows']:,} rows" in text
     assert "\\u001b[31m[red]t[/red]" in text
     assert len(text.splitlines()) <= 24
@@ -197,7 +197,7 @@ def test_an_artefact_is_one_screen(data: dict[str, Any]) -> None:
 def test_dealt_rows_say_how_long_ranks_wait_and_what_is_left_over(data: dict[str, Any]) -> None:
     dealt = {"world_size": 8, "rows_per_step": 2, "token_cost": 0, "steps": 56, "leftover_rows": 14}
     plan = data["plan"] | {"dealt": dealt | {"idle_share": 0.0031, "idle_share_shuffled": 0.3917}}
-    text = " ".join(printed(artefact_panel(manifest_of(data) | {"plan": plan})).split())
+    text = " ".join(printed(packed_panel(manifest_of(data) | {"plan": plan})).split())
     assert "ranks 8 ranks wait 0.3% of the time, 39.2% with rows shuffled (attention alone counted)" in text
     assert "in 56 steps; the 14 rows that fill no step stand last" in text
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from commands import run
 from served import running, save_place
-from trainer_rows import make_documents, write_artefact
+from trainer_rows import make_documents, write_packed
 
 from tokpack.errors import DataError, UsageError
 from trainer_plugin.served_proof.http import Server
@@ -30,7 +30,7 @@ from trainer_plugin.serving.values import Limits
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = save_place(tmp_path_factory.mktemp("proof"))
-    write_artefact(folder / "packed", make_documents((40, 60, 9, 33, 21, 50), seed=4), 64)
+    write_packed(folder / "packed", make_documents((40, 60, 9, 33, 21, 50), seed=4), 64)
     strong = shutil.copytree(folder / "math", folder / "strong")
     config = json.loads((strong / "adapter_config.json").read_text())
     (strong / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["lora_alpha"] / 2}))

@@ -12,16 +12,16 @@ from commands import run
 
 import tokpack
 from tokpack import schema
-from tokpack.artefact.folder import Artefact
 from tokpack.errors import DataError, UsageError
 from tokpack.export import export
+from tokpack.packed.folder import PackedFolder
 from tokpack.stages import write
 
 CAPACITY = 250
 
 
 @pytest.fixture(scope="module")
-def both(qwen, tmp_path_factory) -> dict[str, Artefact]:
+def both(qwen, tmp_path_factory) -> dict[str, PackedFolder]:
     folder = tmp_path_factory.mktemp("data")
     data = write_rows(folder / "chats.jsonl", messy_rows(300))
     options = {"tokenizer": str(qwen), "max_length": CAPACITY, "val": 0.1}
@@ -33,8 +33,8 @@ def both(qwen, tmp_path_factory) -> dict[str, Artefact]:
         }
 
 
-def rows_of(artefact: Artefact) -> list[dict[str, list[int]]]:
-    return [{name: values.tolist() for name, values in artefact[row].items()} for row in range(len(artefact))]
+def rows_of(packed: PackedFolder) -> list[dict[str, list[int]]]:
+    return [{name: values.tolist() for name, values in packed[row].items()} for row in range(len(packed))]
 
 
 def test_parquet_shards_hold_the_same_rows_and_verify(both):
@@ -93,7 +93,7 @@ def test_repack_turns_one_into_the_other_and_merge_keeps_the_first_ones(both, tm
 
 def test_exports_are_the_same_from_both(both, tmp_path):
     for to in ("trl", "megatron-bridge"):
-        folders = [export(artefact, to, tmp_path / f"{to}-{name}") for name, artefact in both.items()]
+        folders = [export(packed, to, tmp_path / f"{to}-{name}") for name, packed in both.items()]
         names = sorted(
             path.relative_to(folders[0])
             for path in folders[0].rglob("*.*")
@@ -129,7 +129,7 @@ def test_where_no_cache_can_be_written_the_copy_lies_among_this_users_temporary_
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    parquet = Artefact(both["parquet"].folder)
+    parquet = PackedFolder(both["parquet"].folder)
     assert sum(batch.num_rows for batch in parquet.mapped()) == len(both["arrow"])
     (place,) = tmp_path.glob("tokpack-*")
     assert place.stat().st_mode & 0o777 == 0o700

@@ -166,10 +166,10 @@ def test_a_row_that_cannot_be_packed_says_why(row, reason):
 # The whole way
 
 
-def stretches(artefact: tokpack.Artefact) -> list[tuple[list[int], list[int]]]:
+def stretches(packed: tokpack.PackedFolder) -> list[tuple[list[int], list[int]]]:
     """(ids, labels) of each packed piece, by document and piece."""
     found = []
-    for row in (artefact[i] for i in range(len(artefact))):
+    for row in (packed[i] for i in range(len(packed))):
         cuts = np.cumsum(row["seq_lengths"])[:-1]
         parts = zip(np.split(row["input_ids"], cuts), np.split(row["labels"], cuts), strict=True)
         names = zip(row["doc_ids"].tolist(), row["pieces"].tolist(), strict=True)
@@ -178,7 +178,7 @@ def stretches(artefact: tokpack.Artefact) -> list[tuple[list[int], list[int]]]:
 
 
 @pytest.fixture(scope="module")
-def packed(qwen, tmp_path_factory) -> tokpack.Artefact:
+def packed(qwen, tmp_path_factory) -> tokpack.PackedFolder:
     """Chats with masks, and a long text in pieces."""
     folder = tmp_path_factory.mktemp("text")
     chats = write_rows(folder / "chats.jsonl", messy_rows(200, seed=3))
@@ -207,7 +207,7 @@ def write_tokens(folder: Path, rows: list[tuple[list[int], list[int]]], containe
 
 
 @pytest.mark.parametrize("container", [pytest.param("jsonl", marks=pytest.mark.slow), "saved"])
-def test_the_documents_of_an_artefact_fed_back_come_out_the_same(packed, qwen, tmp_path, container):
+def test_the_documents_of_a_packed_dataset_fed_back_come_out_the_same(packed, qwen, tmp_path, container):
     rows = stretches(packed)
     assert max(len(i) for i, _ in rows) == 200
     path = write_tokens(tmp_path, rows, container)
@@ -258,7 +258,7 @@ def test_a_run_is_not_continued_with_labels_that_changed(qwen, tmp_path, monkeyp
     assert tokpack.verify(tokpack.pack(path, tmp_path / "out", overwrite=True, **options).folder).ok
 
 
-def test_text_and_tokens_go_into_one_artefact(packed, qwen, tmp_path):
+def test_text_and_tokens_go_into_one_packed_dataset(packed, qwen, tmp_path):
     rows = stretches(packed)[:50]
     write_tokens(tmp_path, rows, "parquet")
     write_rows(tmp_path / "chats.jsonl", messy_rows(40, seed=9))
@@ -304,10 +304,10 @@ def test_long_documents_are_dropped_cut_or_split(tmp_path, overlong, kept, label
 def test_rules_in_tokens_apply_and_rules_in_text_do_not(qwen, tmp_path):
     rows = [(list(range(n)), [-100, *range(1, n)]) for n in (3, 30, 300)] + [([], []), ([5], [5])]
     path = write_tokens(tmp_path, rows, "jsonl")
-    artefact = tokpack.pack(
+    packed = tokpack.pack(
         path, tmp_path / "out", tokenizer=str(qwen), max_length=512, clean="strict,too_short,too_long"
     )
-    dropped = dict(artefact.dropped.select("doc_id", "reason").rows())
+    dropped = dict(packed.dropped.select("doc_id", "reason").rows())
     assert dropped == {0: "too_short", 3: "too_short", 4: "too_short"}
     plain = tokpack.pack(path, tmp_path / "plain", tokenizer=str(qwen), max_length=512)
     assert dict(plain.dropped.select("doc_id", "reason").rows()) == dict.fromkeys((3, 4), "no_trained_tokens")
@@ -315,8 +315,8 @@ def test_rules_in_tokens_apply_and_rules_in_text_do_not(qwen, tmp_path):
 
 def test_equal_ids_with_another_mask_are_no_duplicates(qwen, tmp_path):
     rows = [([1, 2, 3], [-100, 2, 3]), ([1, 2, 3], [-100, -100, 3]), ([1, 2, 3], [1, 2, 3])]
-    artefact = tokpack.pack(write_tokens(tmp_path, rows, "jsonl"), tmp_path / "out", tokenizer=str(qwen))
-    assert artefact.dropped.select("doc_id", "reason", "detail").rows() == [(2, "exact_duplicate", "0")]
+    packed = tokpack.pack(write_tokens(tmp_path, rows, "jsonl"), tmp_path / "out", tokenizer=str(qwen))
+    assert packed.dropped.select("doc_id", "reason", "detail").rows() == [(2, "exact_duplicate", "0")]
 
 
 def test_near_duplicates_and_evaluation_text_are_found_by_ids(qwen, tmp_path):
@@ -329,14 +329,14 @@ def test_near_duplicates_and_evaluation_text_are_found_by_ids(qwen, tmp_path):
     base = rng.integers(1000, 9000, 200).tolist()
     near = [*base[:100], 7, *base[101:]]
     rows = [(i, [-100, *i[1:]]) for i in (base, near, [*base[:50:-1], *asked, *base[50:90]])]
-    artefact = tokpack.pack(
+    packed = tokpack.pack(
         write_tokens(tmp_path, rows, "parquet"),
         tmp_path / "out",
         tokenizer=str(qwen),
         near_dup=0.8,
         against=[str(tmp_path / "eval.jsonl")],
     )
-    assert dict(artefact.dropped.select("doc_id", "reason").rows()) == {
+    assert dict(packed.dropped.select("doc_id", "reason").rows()) == {
         1: "near_duplicate",
         2: "contaminated",
     }
@@ -344,10 +344,10 @@ def test_near_duplicates_and_evaluation_text_are_found_by_ids(qwen, tmp_path):
 
 def test_a_budget_and_a_hold_out_work_without_text(packed, qwen, tmp_path):
     path = write_tokens(tmp_path, stretches(packed), "parquet")
-    artefact = tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), max_length=200, budget=5000, val=0.1)
-    assert 4000 < artefact.manifest["tokens"] <= 5000
-    assert artefact.validation is not None
-    assert tokpack.verify(artefact.folder).ok
+    packed = tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), max_length=200, budget=5000, val=0.1)
+    assert 4000 < packed.manifest["tokens"] <= 5000
+    assert packed.validation is not None
+    assert tokpack.verify(packed.folder).ok
 
 
 def test_the_report_shows_the_start_of_what_was_left_out(qwen, tmp_path):
@@ -413,8 +413,8 @@ def test_too_many_foreign_ids_stop_the_run(qwen, tmp_path):
 def test_kept_and_quarantined_rows_are_all_that_was_read(qwen, tmp_path):
     rows = [{"input_ids": [i, i + 1]} if i % 7 else {"input_ids": [i, 10**6]} for i in range(100)]
     (tmp_path / "ids.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    artefact = tokpack.pack(tmp_path / "ids.jsonl", tmp_path / "out", tokenizer=str(qwen), allow_bad=0.5)
-    quarantined = pl.read_ndjson(artefact.folder / "quarantine.jsonl")
+    packed = tokpack.pack(tmp_path / "ids.jsonl", tmp_path / "out", tokenizer=str(qwen), allow_bad=0.5)
+    quarantined = pl.read_ndjson(packed.folder / "quarantine.jsonl")
     assert quarantined["doc_id"].to_list() == list(range(0, 100, 7))
     assert quarantined["row"].to_list() == list(range(1, 101, 7))
-    assert tokpack.verify(artefact.folder).ok
+    assert tokpack.verify(packed.folder).ok

@@ -14,7 +14,7 @@ pytest.importorskip("accelerate")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rank_processes import start
-from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefact
+from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_packed
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "accelerate"
 CONFIGS = sorted(EXAMPLES.glob("*.yaml"))
@@ -89,8 +89,8 @@ def test_two_processes_under_deepspeed_end_at_the_weights_of_two_without(tmp_pat
     from safetensors.torch import load_file
 
     digest = save_tiny_model(tmp_path / "model")
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 2), 64, vocab_sha256=digest)
-    write_artefact(tmp_path / "packed" / "validation", make_documents(LENGTHS, seed=1), 64)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 2), 64, vocab_sha256=digest)
+    write_packed(tmp_path / "packed" / "validation", make_documents(LENGTHS, seed=1), 64)
     script = tmp_path / "train.py"
     script.write_text("from trainer_plugin.cli import app; app()")
     recipe = ["--method", "full", "--dtype", "float32", "--accumulation", "2", "--learning-rate", "1e-3"]

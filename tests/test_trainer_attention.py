@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_decoders import build
-from trainer_rows import LENGTHS, make_documents, pack_rows, save_tiny_model, tiny_llama, write_artefact
+from trainer_rows import LENGTHS, make_documents, pack_rows, save_tiny_model, tiny_llama, write_packed
 from typer.testing import CliRunner
 
 import tokpack
@@ -311,8 +311,8 @@ ROPES = {
 def test_a_row_too_long_for_a_rope_that_looks_at_lengths_is_refused(tmp_path, kind):
     positions = 20 if kind == "dynamic" else 40
     model = tiny_llama(max_position_embeddings=positions, rope_parameters=ROPES[kind])
-    write_artefact(tmp_path / "long", make_documents([30, 10]), 64)
-    write_artefact(tmp_path / "alone", make_documents([30]), 64)
+    write_packed(tmp_path / "long", make_documents([30, 10]), 64)
+    write_packed(tmp_path / "alone", make_documents([30]), 64)
     with pytest.raises(UsageError, match=f"{kind} RoPE"):
         prepare_model(model, dataset=PackedDataset(tmp_path / "long"))
     assert prepare_model(model, "tokpack", dataset=PackedDataset(tmp_path / "alone"), probe=False)
@@ -330,8 +330,8 @@ def test_multimodal_positions_are_refused():
         refuse_config(config)
 
 
-def test_verify_probes_every_backend_on_the_artefacts_own_rows(tmp_path):
-    write_artefact(tmp_path / "p", make_documents(LENGTHS), 64)
+def test_verify_probes_every_backend_on_the_packed_datasets_own_rows(tmp_path):
+    write_packed(tmp_path / "p", make_documents(LENGTHS), 64)
     result = verify_model(tmp_path / "p", tiny_llama())
     assert result.ok
     assert list(result.reports) == ["tokpack", "sdpa", "eager"]
@@ -342,7 +342,7 @@ def test_verify_probes_every_backend_on_the_artefacts_own_rows(tmp_path):
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """An artefact, as `tokpack pack` writes it, and the folder of its model."""
+    """A packed dataset, as `tokpack pack` writes it, and the folder of its model."""
     folder = tmp_path_factory.mktemp("verify")
     save_tiny_model(folder / "model")
     rows = [{"input_ids": ids, "labels": labels} for ids, labels in make_documents(LENGTHS)]

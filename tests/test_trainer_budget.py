@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
-from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_artefact
+from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_packed
 
 from tokpack.errors import UsageError
 from trainer_plugin import BalancedSampler, PackedDataset
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("artefact") / "packed"
-    write_artefact(folder, make_documents(LENGTHS * 3), 64)
+    folder = tmp_path_factory.mktemp("rows") / "packed"
+    write_packed(folder, make_documents(LENGTHS * 3), 64)
     return PackedDataset(folder)
 
 

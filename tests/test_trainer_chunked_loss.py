@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from tiny_decoders import build
-from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, trainer_for, write_artefact
+from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, trainer_for, write_packed
 
 from trainer_plugin import PackedCollator, PackedDataset, prepare_model
 from trainer_plugin.chunked_loss import ChunkedLoss
@@ -84,7 +84,7 @@ def test_logits_that_come_out_otherwise_are_held_whole(caplog):
 
 @pytest.mark.parametrize("loss", ["token", "document"])
 def test_a_run_in_chunks_ends_at_the_weights_of_one_with_whole_logits(tmp_path, loss):
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 2), CAPACITY)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 2), CAPACITY)
     dataset = PackedDataset(tmp_path / "packed")
     weights, evaluated = [], []
     for chunks in (False, True):

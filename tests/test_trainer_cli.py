@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefact
+from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_packed
 from typer.testing import CliRunner
 
 from tokpack.errors import UsageError
@@ -83,14 +83,14 @@ def test_keys_of_peft_and_trainer_are_checked_too(tmp_path):
         prepare_lora(None, Recipe(lora={"rank": 3}))
 
 
-def test_an_adapter_that_the_weights_cannot_take_is_an_error_of_the_recipe(model_and_artefact):
+def test_an_adapter_that_the_weights_cannot_take_is_an_error_of_the_recipe(model_and_packed):
     pytest.importorskip("bitsandbytes")
     from trainer_plugin import prepare_lora
     from trainer_plugin.qlora import load_model
 
     recipe = Recipe(lora={"init_lora_weights": "pissa"})
     with pytest.raises(UsageError, match="PEFT does not take this adapter"):
-        prepare_lora(load_model(model_and_artefact[0], recipe), recipe)
+        prepare_lora(load_model(model_and_packed[0], recipe), recipe)
     with pytest.raises(UsageError, match="EVA looks at data"):
         prepare_lora(None, Recipe(lora={"init_lora_weights": "eva"}))
 
@@ -116,10 +116,10 @@ def test_every_example_recipe_loads_and_its_keys_are_known(path, tmp_path):
 
 
 @pytest.fixture
-def model_and_artefact(tmp_path):
+def model_and_packed(tmp_path):
     digest = save_tiny_model(tmp_path / "model")
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 2), 64, vocab_sha256=digest)
-    write_artefact(tmp_path / "packed" / "validation", make_documents([20, 30], seed=9), 64)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 2), 64, vocab_sha256=digest)
+    write_packed(tmp_path / "packed" / "validation", make_documents([20, 30], seed=9), 64)
     return tmp_path / "model", tmp_path / "packed"
 
 
@@ -130,12 +130,12 @@ def run(*args):
 
 
 def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provenance(
-    model_and_artefact, tmp_path
+    model_and_packed, tmp_path
 ):
     pytest.importorskip("bitsandbytes")
-    model, artefact = model_and_artefact
+    model, packed = model_and_packed
     out = tmp_path / "adapter"
-    shown = run("train", artefact, "-m", model, "-o", out, "--max-steps", 3, "--accumulation", 2, "--seed", 4)
+    shown = run("train", packed, "-m", model, "-o", out, "--max-steps", 3, "--accumulation", 2, "--seed", 4)
     assert shown.exit_code == 0
     assert shown.stdout.strip() == str(out)
     for text in ("6 rows", "3 steps over 6 rows", "documents are isolated", "(+0.00%)", "held-out loss:"):
@@ -144,16 +144,16 @@ def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provena
     assert result["tokens"] == result["predicted_tokens"] == 2 * sum(LENGTHS)
     assert tomllib.loads((out / "recipe.toml").read_text())["seed"] == 4
     provenance = json.loads((out / "tokpack.json").read_text())
-    manifest = json.loads((artefact / "manifest.json").read_text())
+    manifest = json.loads((packed / "manifest.json").read_text())
     assert provenance["shards"] == manifest["shards"]
     assert (out / "adapter_model.safetensors").is_file()
     with pytest.raises(UsageError, match="not empty"):
-        run("train", artefact, "-m", model, "-o", out)
+        run("train", packed, "-m", model, "-o", out)
 
 
-def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_and_artefact, tmp_path):
-    model, artefact = model_and_artefact
-    command = ["train", artefact, "-m", model, "--method", "lora", "--max-steps", 2]
+def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_and_packed, tmp_path):
+    model, packed = model_and_packed
+    command = ["train", packed, "-m", model, "--method", "lora", "--max-steps", 2]
     shown = run(*command, "-o", tmp_path / "a").stderr.splitlines()
     wanted = [
         "loading PyTorch and transformers ...",
@@ -182,12 +182,12 @@ def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_
 
 
 def test_time_and_money_are_predicted_from_the_gpu_table_and_told_beside_the_actual(
-    model_and_artefact, tmp_path
+    model_and_packed, tmp_path
 ):
-    model, artefact = model_and_artefact
+    model, packed = model_and_packed
     out = tmp_path / "out"
     flags = ["--method", "full", "--dtype", "float32", "--gpu", "rtx 4090", "--gpu-price", 0.5]
-    shown = run("train", artefact, "-m", model, "-o", out, *flags).stderr
+    shown = run("train", packed, "-m", model, "-o", out, *flags).stderr
     result = json.loads((out / "result.json").read_text())
     low, high = result["predicted_seconds"]
     assert 0 < low < high
@@ -200,10 +200,10 @@ def test_time_and_money_are_predicted_from_the_gpu_table_and_told_beside_the_act
     assert "spent, at $0.5 an hour" in shown
 
 
-def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_artefact, tmp_path):
-    model, artefact = model_and_artefact
+def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_packed, tmp_path):
+    model, packed = model_and_packed
     flags = ["--method", "full", "--epochs", 3, "--gpu-price", 2.0, "--document-log", tmp_path / "d.jsonl"]
-    run("train", artefact, "-m", model, "-o", tmp_path / "out", *flags)
+    run("train", packed, "-m", model, "-o", tmp_path / "out", *flags)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["prediction"] == "from the speed until step 3"
     assert result["predicted_seconds"][0] > 0
@@ -211,9 +211,9 @@ def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_ar
     assert {(row["epoch"], row["doc_id"]) for row in rows} == {(e, d) for e in range(3) for d in range(24)}
 
 
-def test_budgets_from_the_command_line_end_the_run_and_say_so(model_and_artefact, tmp_path):
-    model, artefact = model_and_artefact
-    command = ["train", artefact, "-m", model, "--method", "full", "--epochs", 9]
+def test_budgets_from_the_command_line_end_the_run_and_say_so(model_and_packed, tmp_path):
+    model, packed = model_and_packed
+    command = ["train", packed, "-m", model, "--method", "full", "--epochs", 9]
     shown = run(*command, "-o", tmp_path / "a", "--token-budget", 100)
     result = json.loads((tmp_path / "a" / "result.json").read_text())
     assert "(token budget)" in shown.stderr
@@ -268,15 +268,15 @@ def test_settings_that_transformers_refuses_are_an_error_of_the_recipe(tmp_path)
         Recipe(shard=True)
 
 
-def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_artefact, tmp_path, monkeypatch):
+def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_packed, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    model, artefact = model_and_artefact
+    model, packed = model_and_packed
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
     recipe = tmp_path / "r.toml"
     recipe.write_text('method = "full"\ngpu_price = 1.0\n[trainer]\nreport_to = "tensorboard"\n')
-    run("train", artefact, "-m", model, "-o", tmp_path / "out", "--recipe", recipe)
+    run("train", packed, "-m", model, "-o", tmp_path / "out", "--recipe", recipe)
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     names = {"loss", "tokens_per_second", "fill", "tokens", "trained_tokens", "cost_usd", "cost_usd_total"}
     assert {f"train/{name}" for name in names} <= set(events.Tags()["scalars"])
@@ -284,7 +284,7 @@ def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_artefact, tmp_p
     assert tokens[-1] == 2 * sum(LENGTHS)
 
 
-def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_and_artefact, tmp_path):
+def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_and_packed, tmp_path):
     pytest.importorskip("bitsandbytes")
     import torch
     from peft import PeftModel
@@ -292,10 +292,10 @@ def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_
 
     from trainer_plugin.qlora import load_model
 
-    model, artefact = model_and_artefact
+    model, packed = model_and_packed
     out, merged_folder = tmp_path / "adapter", tmp_path / "merged"
     flags = ["--max-steps", 4, "--dtype", "float32", "--learning-rate", 1e-2]
-    run("train", artefact, "-m", model, "-o", out, *flags)
+    run("train", packed, "-m", model, "-o", out, *flags)
     assert run("merge-adapter", out, "-o", merged_folder).exit_code == 0
     ids = torch.arange(3, 60)[None]
     tuned = PeftModel.from_pretrained(load_model(model, load_recipe(dtype="float32")), str(out)).eval()
@@ -309,20 +309,20 @@ def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_
     assert "quantization_config" not in json.loads((merged_folder / "config.json").read_text())
 
 
-def test_lora_plus_trains_b_faster_and_merge_writes_the_whole_model(model_and_artefact, tmp_path):
+def test_lora_plus_trains_b_faster_and_merge_writes_the_whole_model(model_and_packed, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
     from trainer_plugin.cli import app
     from trainer_plugin.merge import check_mergeable
 
-    model, artefact = model_and_artefact
+    model, packed = model_and_packed
     (tmp_path / "r.toml").write_text(
         'method = "lora"\nlora_plus_ratio = 16.0\nmax_steps = 2\nprobe = false\n'
     )
     out, merged = tmp_path / "adapter", tmp_path / "merged"
     flags = ["--recipe", str(tmp_path / "r.toml"), "--merge", str(merged), "--save-steps", "1"]
-    run = CliRunner().invoke(app, ["train", str(artefact), "-m", str(model), "-o", str(out), *flags])
+    run = CliRunner().invoke(app, ["train", str(packed), "-m", str(model), "-o", str(out), *flags])
     assert run.exit_code == 0, run.output
     state = torch.load(out / "checkpoint-1" / "optimizer.pt", weights_only=True)
     rates = [group["initial_lr"] for group in state["param_groups"] if group["params"]]
@@ -337,14 +337,14 @@ def test_lora_plus_trains_b_faster_and_merge_writes_the_whole_model(model_and_ar
             check_mergeable(recipe, out, place)
 
 
-def test_lora_plus_is_for_adapters_and_plain_optimizers(model_and_artefact, tmp_path):
+def test_lora_plus_is_for_adapters_and_plain_optimizers(model_and_packed, tmp_path):
     with pytest.raises(UsageError, match="for adapters"):
         Recipe(method="full", lora_plus_ratio=16.0)
     from trainer_plugin import prepare_lora
     from trainer_plugin.qlora import load_model, lora_plus_optimizer
 
     recipe = Recipe(method="lora", dtype="float32")
-    network = prepare_lora(load_model(model_and_artefact[0], recipe), recipe)
+    network = prepare_lora(load_model(model_and_packed[0], recipe), recipe)
     arguments = SimpleNamespace(optim="a factory", weight_decay=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.Trainer.get_optimizer_cls_and_kwargs", lambda *_: (object(), {}))
@@ -352,7 +352,7 @@ def test_lora_plus_is_for_adapters_and_plain_optimizers(model_and_artefact, tmp_
             lora_plus_optimizer(network, arguments, 16.0)
 
 
-def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(model_and_artefact):
+def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(model_and_packed):
     pytest.importorskip("bitsandbytes")
     import torch
     from bitsandbytes.nn import Linear4bit
@@ -360,7 +360,7 @@ def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(m
     from trainer_plugin import prepare_lora
     from trainer_plugin.qlora import load_model
 
-    model = prepare_lora(load_model(model_and_artefact[0], Recipe()), Recipe())
+    model = prepare_lora(load_model(model_and_packed[0], Recipe()), Recipe())
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 14
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
@@ -375,18 +375,18 @@ def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(m
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_lora_and_full_fine_tuning_lower_the_loss(model_and_artefact, tmp_path, method):
-    model, artefact = model_and_artefact
+def test_lora_and_full_fine_tuning_lower_the_loss(model_and_packed, tmp_path, method):
+    model, packed = model_and_packed
     flags = ["--method", method, "--dtype", "float32", "--epochs", 8, "--learning-rate", 2e-2]
-    shown = run("train", artefact, "-m", model, "-o", tmp_path / "out", *flags)
+    shown = run("train", packed, "-m", model, "-o", tmp_path / "out", *flags)
     assert shown.exit_code == 0
     entries = [line.split("loss ")[1].split()[0] for line in shown.stderr.splitlines() if "  loss " in line]
     assert float(entries[-1]) < float(entries[0])
 
 
-def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_artefact, tmp_path):
-    model, artefact = model_and_artefact
-    command = ["train", artefact, "-m", model, "-o", tmp_path / "out", "--method", "full", "--save-steps", 1]
+def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_packed, tmp_path):
+    model, packed = model_and_packed
+    command = ["train", packed, "-m", model, "-o", tmp_path / "out", "--method", "full", "--save-steps", 1]
     run(*command, "--max-steps", 2)
     shown = run(*command, "--max-steps", 5, "--resume")
     assert shown.exit_code == 0
@@ -396,17 +396,17 @@ def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_artefact, tmp_pat
 
 
 def test_a_wrong_tokenizer_a_missing_model_and_a_missing_checkpoint_say_what_to_do(
-    model_and_artefact, tmp_path
+    model_and_packed, tmp_path
 ):
-    model, artefact = model_and_artefact
-    manifest = (artefact / "manifest.json").read_text()
+    model, packed = model_and_packed
+    manifest = (packed / "manifest.json").read_text()
     with pytest.raises(UsageError, match="no checkpoint"):
-        run("train", artefact, "-m", model, "-o", tmp_path / "new", "--resume")
+        run("train", packed, "-m", model, "-o", tmp_path / "new", "--resume")
     with pytest.raises(UsageError, match="cannot be loaded"):
-        run("train", artefact, "-m", tmp_path / "nowhere", "-o", tmp_path / "new")
+        run("train", packed, "-m", tmp_path / "nowhere", "-o", tmp_path / "new")
     digest = json.loads(manifest)["tokenizer"]["vocab_sha256"]
-    (artefact / "manifest.json").write_text(manifest.replace(digest, "0" * 64))
+    (packed / "manifest.json").write_text(manifest.replace(digest, "0" * 64))
     with pytest.raises(UsageError, match="not the one"):
-        run("train", artefact, "-m", model, "-o", tmp_path / "new")
+        run("train", packed, "-m", model, "-o", tmp_path / "new")
     with pytest.raises(UsageError, match="no adapter here"):
         run("merge-adapter", model, "-o", tmp_path / "merged")

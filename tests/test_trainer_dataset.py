@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainer_rows import LENGTHS, make_documents, pack_rows, write_artefact
+from trainer_rows import LENGTHS, make_documents, pack_rows, write_packed
 
 from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
@@ -23,17 +23,17 @@ from trainer_plugin import BalancedSampler, PackedCollator, PackedDataset
 
 
 @pytest.fixture
-def artefact(tmp_path):
+def packed(tmp_path):
     folder = tmp_path / "packed"
-    return folder, write_artefact(folder, make_documents(LENGTHS * 4), 64)
+    return folder, write_packed(folder, make_documents(LENGTHS * 4), 64)
 
 
 def as_lists(row):
     return {name: list(map(int, values)) for name, values in row.items()}
 
 
-def test_every_row_is_read_once_in_order_over_shards_and_batches(artefact):
-    folder, rows = artefact
+def test_every_row_is_read_once_in_order_over_shards_and_batches(packed):
+    folder, rows = packed
     dataset = PackedDataset(folder)
     assert [as_lists(row) for row in dataset] == rows
     assert dataset[-1]["doc_ids"].tolist() == rows[-1]["doc_ids"]
@@ -41,8 +41,8 @@ def test_every_row_is_read_once_in_order_over_shards_and_batches(artefact):
         dataset[len(dataset)]
 
 
-def test_row_figures_equal_those_counted_row_by_row(artefact):
-    folder, rows = artefact
+def test_row_figures_equal_those_counted_row_by_row(packed):
+    folder, rows = packed
     order = [5, 0, 3]
     dataset = PackedDataset(folder).select(order)
     chosen = [rows[i] for i in order]
@@ -54,16 +54,16 @@ def test_row_figures_equal_those_counted_row_by_row(artefact):
     assert dataset.row_longest().tolist() == [max(row["seq_lengths"]) for row in chosen]
 
 
-def test_split_select_and_shuffle_keep_each_row_once(artefact):
-    dataset = PackedDataset(artefact[0])
+def test_split_select_and_shuffle_keep_each_row_once(packed):
+    dataset = PackedDataset(packed[0])
     train, held_out = dataset.shuffle(7).split(0.25, seed=1)
     assert sorted([*train.indices, *held_out.indices]) == list(range(len(dataset)))
     assert dataset.shuffle(7).indices.tolist() == dataset.shuffle(7).indices.tolist()
     assert dataset.shuffle(7).indices.tolist() != dataset.shuffle(8).indices.tolist()
 
 
-def test_a_pickled_view_opens_the_same_rows_and_carries_no_data(artefact):
-    view = PackedDataset(artefact[0]).shuffle(3)
+def test_a_pickled_view_opens_the_same_rows_and_carries_no_data(packed):
+    view = PackedDataset(packed[0]).shuffle(3)
     packed = pickle.dumps(view)
     assert len(packed) < 20_000
     assert [as_lists(row) for row in pickle.loads(packed)] == [as_lists(row) for row in view]
@@ -72,7 +72,7 @@ def test_a_pickled_view_opens_the_same_rows_and_carries_no_data(artefact):
 def test_reading_and_collating_a_row_takes_as_many_calls_for_many_tokens_as_for_few(tmp_path):
     def calls(length):
         folder = tmp_path / str(length)
-        rows = write_artefact(folder, make_documents([length] * 400), 8 * length, rows_per_shard=50)
+        rows = write_packed(folder, make_documents([length] * 400), 8 * length, rows_per_shard=50)
         dataset, collate = PackedDataset(folder), PackedCollator()
         batches, made = [collate([dataset[i]]) for i in range(len(rows))], []  # once, for what is lazy
         sys.setprofile(lambda frame, event, argument: made.append(event))
@@ -88,15 +88,15 @@ def test_reading_and_collating_a_row_takes_as_many_calls_for_many_tokens_as_for_
     assert few < 200 * rows
 
 
-def test_the_validation_artefact_is_found(artefact):
-    folder, _ = artefact
+def test_the_validation_packed_dataset_is_found(packed):
+    folder, _ = packed
     assert PackedDataset(folder).validation() is None
-    write_artefact(folder / "validation", make_documents([5, 6]), 64)
+    write_packed(folder / "validation", make_documents([5, 6]), 64)
     assert len(PackedDataset(folder).validation()) == 1
 
 
-def test_a_missing_shard_and_a_wrong_row_count_are_data_errors(artefact):
-    folder, _ = artefact
+def test_a_missing_shard_and_a_wrong_row_count_are_data_errors(packed):
+    folder, _ = packed
     manifest = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(manifest.replace('"rows": 12', '"rows": 13', 1))
     with pytest.raises(DataError, match="12 rows, the manifest says 13"):
@@ -113,7 +113,7 @@ def test_another_tokenizer_is_refused(tmp_path):
             self.get_vocab = lambda: vocab
 
     vocab = {"a": 0, "b": 1}
-    write_artefact(tmp_path / "p", make_documents([5]), 64, vocab_sha256=vocab_digest(vocab))
+    write_packed(tmp_path / "p", make_documents([5]), 64, vocab_sha256=vocab_digest(vocab))
     dataset = PackedDataset(tmp_path / "p")
     dataset.check_tokenizer(Tokenizer({"b": 1, "a": 0}))
     with pytest.raises(UsageError, match="not the one"):
@@ -194,7 +194,7 @@ def test_rows_that_are_no_packed_rows_are_refused_with_the_reason():
 def test_balanced_order_holds_every_row_once_and_changes_by_epoch(tmp_path):
     rng = np.random.default_rng(0)
     rows = pack_rows(make_documents(rng.integers(4, 200, 900)), 256)
-    write_artefact(tmp_path / "p", make_documents(rng.integers(4, 200, 900)), 256, rows_per_shard=500)
+    write_packed(tmp_path / "p", make_documents(rng.integers(4, 200, 900)), 256, rows_per_shard=500)
     dataset = PackedDataset(tmp_path / "p")
     assert len(rows) > 300
     sampler = BalancedSampler(dataset, 4, seed=3, pair_cost=0.01)

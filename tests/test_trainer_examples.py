@@ -1,4 +1,4 @@
-"""The examples run on an artefact that `tokpack pack` wrote; where they do the same work, losses agree."""
+"""The examples run on what `tokpack pack` wrote; where they do the same work, losses agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import tokpack
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A tiny model, and an artefact of texts packed with its tokenizer."""
+    """A tiny model, and a packed dataset of texts packed with its tokenizer."""
     root = tmp_path_factory.mktemp("examples")
     save_tiny_model(root / "model")
     rng = random.Random(0)
@@ -57,7 +57,7 @@ def test_the_packed_trainer_example_trains_and_evaluates(paths, capsys):
     assert "after" in capsys.readouterr().out
 
 
-def test_an_artefact_opened_by_datasets_trains_like_one_opened_by_packed_dataset(paths):
+def test_a_packed_dataset_opened_by_datasets_trains_like_one_opened_by_packed_dataset(paths):
     raw = run("train_load_from_disk", *paths, steps=4)
     mapped = run("train_plain_trainer", *paths, steps=4)
     assert losses(raw) == losses(mapped)

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefact
+from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_packed
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.gpu
@@ -23,8 +23,8 @@ TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two C
 @pytest.fixture
 def folders(tmp_path):
     digest = save_tiny_model(tmp_path / "model", num_hidden_layers=8)
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 4), 64, vocab_sha256=digest)
-    write_artefact(tmp_path / "packed" / "validation", make_documents(LENGTHS), 64)  # seen in training
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 4), 64, vocab_sha256=digest)
+    write_packed(tmp_path / "packed" / "validation", make_documents(LENGTHS), 64)  # seen in training
     return tmp_path / "packed", tmp_path / "model"
 
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from tiny_decoders import build
-from trainer_rows import LENGTHS, make_documents, pack_rows, write_artefact
+from trainer_rows import LENGTHS, make_documents, pack_rows, write_packed
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import PackedCollator, prepare_model, probe_isolation, verify_model
@@ -162,7 +162,7 @@ def test_a_leak_behind_another_leak_is_found():
 
 
 def test_verify_goes_on_to_the_mixers_when_no_attention_passes(tmp_path):
-    write_artefact(tmp_path / "p", make_documents(LENGTHS), 64)
+    write_packed(tmp_path / "p", make_documents(LENGTHS), 64)
     result = verify_model(tmp_path / "p", build("mamba"))
     assert list(result.reports) == ["tokpack", "sdpa", "eager", "mixers"]
     assert result.ok

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from trainer_rows import make_documents, pack_rows, tiny_llama, trainer_for, write_artefact
+from trainer_rows import make_documents, pack_rows, tiny_llama, trainer_for, write_packed
 
 from tokpack.errors import UsageError
 from trainer_plugin import PackedCollator, PackedDataset
@@ -45,7 +45,7 @@ def test_each_document_has_the_noise_of_its_own_length(whole):
 
 
 def test_the_trainer_takes_the_alpha_of_its_arguments_and_leaves_no_hook(tmp_path):
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 3), 64)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 3), 64)
     dataset, losses = PackedDataset(tmp_path / "packed"), []
     for alpha in (None, 50.0):
         model = tiny_llama("tokpack")

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_artefact
+from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_packed
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import BalancedSampler, PackedDataset
@@ -25,7 +25,7 @@ CAPACITY = 64
 @pytest.fixture(scope="module")
 def curriculum(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed") / "packed"
-    write_artefact(folder, make_documents(LENGTHS * 3), CAPACITY, planner="sequential")
+    write_packed(folder, make_documents(LENGTHS * 3), CAPACITY, planner="sequential")
     return PackedDataset(folder)
 
 
@@ -62,7 +62,7 @@ def test_a_token_budget_takes_the_first_rows_of_a_curriculum(curriculum, tmp_pat
 def test_transformers_sequential_strategy_is_the_packed_order_in_training_and_in_the_prediction(
     tmp_path,
 ):
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 3), CAPACITY)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 3), CAPACITY)
     dataset = PackedDataset(tmp_path / "packed")
     settings = {"train_sampling_strategy": "sequential"}
     trainer = trainer_for(tiny_llama("tokpack"), dataset, tmp_path / "out", trainer=settings, max_steps=4)

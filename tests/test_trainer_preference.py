@@ -22,7 +22,7 @@ import torch
 from encode_helpers import byte_level, template, tokenizer_folder
 from rank_processes import start
 from torch.nn.functional import log_softmax, logsigmoid
-from trainer_rows import Said, make_documents, tiny_llama, write_artefact
+from trainer_rows import Said, make_documents, tiny_llama, write_packed
 
 import tokpack
 from tokpack.errors import DataError, UsageError
@@ -297,7 +297,7 @@ def test_log_odds_are_finite_and_have_gradients_everywhere():
     assert torch.isfinite(logp.grad).all()
 
 
-# Artefacts
+# Packed datasets
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def model_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def artefact(model_folder, tmp_path_factory):
+def packed(model_folder, tmp_path_factory):
     """Pairs whose chosen answer ends in "yes" and whose rejected one ends in "no"."""
     folder = tmp_path_factory.mktemp("pairs")
     rows = [
@@ -324,8 +324,8 @@ def artefact(model_folder, tmp_path_factory):
     return tokpack.pack(path, folder / "packed", tokenizer=str(model_folder), max_length=256, val=0.2)
 
 
-def test_an_artefact_gives_its_pairs_to_the_trainer(artefact, tmp_path):
-    dataset = PackedDataset(artefact.folder)
+def test_a_packed_dataset_gives_its_pairs_to_the_trainer(packed, tmp_path):
+    dataset = PackedDataset(packed.folder)
     assert dataset.is_preference
     assert dataset.validation().is_preference
     batch = PackedCollator(pairs=True, capacity=256)([dataset[0], dataset[1]])
@@ -333,11 +333,11 @@ def test_an_artefact_gives_its_pairs_to_the_trainer(artefact, tmp_path):
     assert batch["packed_pairs"].tolist() == [[2 * i, 2 * i + 1] for i in range(len(ids) // 2)]
     assert (np.diff(batch["cu_seq_lens_q"]) > 0).all()
     trained = sum(len(PackedCollator(pairs=True)([row])["packed_pairs"]) for row in dataset)
-    assert 2 * trained == artefact.manifest["documents"]
+    assert 2 * trained == packed.manifest["documents"]
 
 
 @pytest.mark.slow
-def test_train_picks_the_preference_loss_by_the_artefact(artefact, model_folder, tmp_path):
+def test_train_picks_the_preference_loss_by_the_packed_dataset(packed, model_folder, tmp_path):
     tell = Said()
     recipe = load_recipe(
         method="lora",
@@ -347,7 +347,7 @@ def test_train_picks_the_preference_loss_by_the_artefact(artefact, model_folder,
         preference={"loss": "dpo", "beta": 0.2},
         trainer={"use_cpu": True},
     )
-    result = run_training(artefact.folder, model_folder, recipe, tmp_path / "out", tell=tell)
+    result = run_training(packed.folder, model_folder, recipe, tmp_path / "out", tell=tell)
     assert result.loss_before == pytest.approx(math.log(2), abs=1e-5)
     assert result.loss_after < 0.6
     assert result.rewards_before == {"accuracy": 0.0, "margin": 0.0, "chosen": 0.0, "rejected": 0.0}
@@ -359,11 +359,11 @@ def test_train_picks_the_preference_loss_by_the_artefact(artefact, model_folder,
 
 
 @pytest.mark.parametrize("loss", ["dpo", "orpo"])
-def test_full_training_takes_the_untrained_model_as_reference(loss, artefact, model_folder, tmp_path):
+def test_full_training_takes_the_untrained_model_as_reference(loss, packed, model_folder, tmp_path):
     recipe = load_recipe(
         method="full", max_steps=4, learning_rate=1e-3, preference={"loss": loss}, trainer={"use_cpu": True}
     )
-    result = run_training(artefact.folder, model_folder, recipe, tmp_path / "out", tell=Said())
+    result = run_training(packed.folder, model_folder, recipe, tmp_path / "out", tell=Said())
     if loss == "dpo":
         assert result.loss_before == pytest.approx(math.log(2), abs=1e-5)
     assert result.loss_after < result.loss_before
@@ -449,11 +449,11 @@ assert not gloo_threads()  # one that meets the end of the interpreter aborts it
 
 
 @pytest.mark.slow
-def test_two_ranks_end_at_the_weights_and_rewards_of_one(artefact, model_folder, tmp_path):
+def test_two_ranks_end_at_the_weights_and_rewards_of_one(packed, model_folder, tmp_path):
     (script := tmp_path / "run.py").write_text(RANKS)
     ends = []
     for ranks in (1, 2):
-        done = start(script, artefact.folder, model_folder, tmp_path / f"{ranks}.pt", ranks=ranks)
+        done = start(script, packed.folder, model_folder, tmp_path / f"{ranks}.pt", ranks=ranks)
         assert done.returncode == 0, done.stderr[-3000:]
         ends.append(torch.load(tmp_path / f"{ranks}.pt"))
     one, two = ends
@@ -491,11 +491,11 @@ def test_half_a_pair_and_a_missing_reference_are_refused(tmp_path):
     trainer_for(tiny_llama("tokpack"), rows, tmp_path, "simpo")
 
 
-def test_pairs_and_supervised_rows_are_not_mistaken_for_each_other(artefact, model_folder, tmp_path):
-    write_artefact(tmp_path / "rows", make_documents())
+def test_pairs_and_supervised_rows_are_not_mistaken_for_each_other(packed, model_folder, tmp_path):
+    write_packed(tmp_path / "rows", make_documents())
     arguments = training_arguments(load_recipe(method="full", trainer={"use_cpu": True}), tmp_path)
     with pytest.raises(UsageError, match="would teach the rejected answers"):
-        PackedTrainer(tiny_llama("tokpack"), arguments, train_dataset=PackedDataset(artefact.folder))
+        PackedTrainer(tiny_llama("tokpack"), arguments, train_dataset=PackedDataset(packed.folder))
     with pytest.raises(UsageError, match="holds no preference pairs"):
         trainer_for(with_adapter(), PackedDataset(tmp_path / "rows"), tmp_path)
     recipe = load_recipe(method="full", preference={"beta": 0.1}, trainer={"use_cpu": True})
@@ -503,7 +503,7 @@ def test_pairs_and_supervised_rows_are_not_mistaken_for_each_other(artefact, mod
         run_training(tmp_path / "rows", model_folder, recipe, tmp_path / "out", tell=Said())
     recipe = load_recipe(method="lora", loss="document", trainer={"use_cpu": True})
     with pytest.raises(UsageError, match="pairs all weigh the same"):
-        run_training(artefact.folder, model_folder, recipe, tmp_path / "out", tell=Said())
+        run_training(packed.folder, model_folder, recipe, tmp_path / "out", tell=Said())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from rank_processes import start
-from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_artefact
+from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_packed
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ assert shard or not gloo_threads()  # one that meets the end of the interpreter 
 
 def test_two_ranks_with_whole_or_sharded_models_end_at_the_weights_losses_and_counts_of_one(tmp_path):
     save_tiny_model(tmp_path / "model")
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
     script = tmp_path / "run.py"
     script.write_text(RANKS)
     for name, ranks, shard in (("one", 1, "-"), ("two", 2, "-"), ("sharded", 2, "shard")):
@@ -140,7 +140,7 @@ run(out / "cut", resume=True)
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_a_run_killed_in_mid_epoch_and_mid_step_goes_on_to_the_same_bits(tmp_path):
-    write_artefact(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
     script = tmp_path / "run.py"
     script.write_text(KILLED)
     done = start(script, tmp_path / "packed", tmp_path, "kill")

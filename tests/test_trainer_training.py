@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from torch.nn.functional import cross_entropy
-from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_artefact
+from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_packed
 
 from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
@@ -31,8 +31,8 @@ DOCUMENTS = make_documents(LENGTHS * 3)
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("artefact") / "packed"
-    write_artefact(folder, DOCUMENTS, 64)
+    folder = tmp_path_factory.mktemp("rows") / "packed"
+    write_packed(folder, DOCUMENTS, 64)
     return PackedDataset(folder)
 
 

@@ -21,8 +21,8 @@ from test_left_out import ROWS, SETTINGS
 
 import tokpack
 from tokpack.activity import Activity
-from tokpack.artefact.folder import Artefact
 from tokpack.errors import DataError, OutputError, UsageError
+from tokpack.packed.folder import PackedFolder
 from tokpack.printable import printable
 from tokpack.stages.keep import KeepList
 from tokpack.view.run import open_data, shown
@@ -39,7 +39,7 @@ def chat(prompt: str, answer: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def packed(qwen, tmp_path_factory) -> Artefact:
+def packed(qwen, tmp_path_factory) -> PackedFolder:
     folder = tmp_path_factory.mktemp("view")
     first = write_rows(
         folder / "sea.jsonl", [*ROWS, chat(HOSTILE, "Ω as it is"), chat("1 + 1?", "2 " + HOSTILE)]
@@ -246,7 +246,7 @@ def test_without_the_inputs_the_page_says_why_there_is_no_text(packed, tmp_path)
     (copy / "run.json").write_text(
         json.dumps(record | {"inputs": ["/nowhere/a.jsonl", "https://b.example/b"]})
     )
-    with shown(Artefact(copy), tmp_path / "keep.txt") as found:
+    with shown(PackedFolder(copy), tmp_path / "keep.txt") as found:
         found.texts.hits("left_out", "x")
         client = TestClient(make_app(found, TOKEN), base_url="http://127.0.0.1")
         assert "sea.jsonl is no longer at" in ask(client, "api/left-out/1")["fault"]

@@ -1,4 +1,4 @@
-"""Packed artefacts and tiny models for the trainer plugin's tests."""
+"""Packed packed datasets and tiny models for the trainer plugin's tests."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def pack_rows(documents: list[Document], capacity: int) -> list[dict[str, list[i
     return rows
 
 
-def write_artefact(
+def write_packed(
     folder: Path,
     documents: list[Document],
     capacity: int = 64,
@@ -64,7 +64,7 @@ def write_artefact(
     vocab_sha256: str | None = None,
     planner: str = "bfd",
 ) -> list[dict[str, list[int]]]:
-    """An artefact with the files the trainer plugin reads; returns its rows."""
+    """A packed dataset with the files the trainer plugin reads; returns its rows."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = pack_rows(documents, capacity)
     shards = [rows[start : start + rows_per_shard] for start in range(0, len(rows), rows_per_shard)]

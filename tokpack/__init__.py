@@ -3,8 +3,8 @@ token costs, and proves that no token was lost and no document leaks into anothe
 
     import tokpack
     tokpack.analyze("chats.jsonl", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
-    artefact = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
-    artefact[0]["input_ids"]
+    packed dataset = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
+    packed dataset[0]["input_ids"]
 
 Names load on first use: importing tokpack imports nothing else.
 """
@@ -18,35 +18,35 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tokpack.api import analyze, open_packed, pack, pack_part
-    from tokpack.artefact.folder import Artefact
-    from tokpack.artefact.merging import merge
-    from tokpack.artefact.repacking import repack
-    from tokpack.artefact.verification import verify
     from tokpack.config import Config
     from tokpack.errors import TokpackError
+    from tokpack.packed.folder import PackedFolder
+    from tokpack.packed.merging import merge
+    from tokpack.packed.repacking import repack
+    from tokpack.packed.verification import verify
     from tokpack.packed_urls import push
     from tokpack.report.figures import Report
     from tokpack.text.cleaning import clean
 
 _HOME = {
-    "Artefact": "tokpack.artefact.folder",
+    "PackedFolder": "tokpack.packed.folder",
     "Config": "tokpack.config",
     "Report": "tokpack.report.figures",
     "TokpackError": "tokpack.errors",
     "analyze": "tokpack.api",
     "clean": "tokpack.text.cleaning",
-    "merge": "tokpack.artefact.merging",
+    "merge": "tokpack.packed.merging",
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",
     "pack_part": "tokpack.api",
     "push": "tokpack.packed_urls",
-    "repack": "tokpack.artefact.repacking",
-    "verify": "tokpack.artefact.verification",
+    "repack": "tokpack.packed.repacking",
+    "verify": "tokpack.packed.verification",
 }
 
 __all__ = [
-    "Artefact",
     "Config",
+    "PackedFolder",
     "Report",
     "TokpackError",
     "__version__",

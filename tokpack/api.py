@@ -12,13 +12,13 @@ from typing import Unpack
 from tokpack import output, pipeline, schema
 from tokpack.activity import Activity
 from tokpack.already_there import is_already_there
-from tokpack.artefact.folder import Artefact
 from tokpack.config import Config
 from tokpack.cost import token_cost
 from tokpack.errors import UsageError, writing
 from tokpack.interrupts import scratch_folder
 from tokpack.money import money_budget
 from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
+from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.by_column import by_column_figures
@@ -50,16 +50,16 @@ def pack(
     html: bool = False,
     tell: Activity | None = None,
     **options: Unpack[PackOptions],
-) -> Artefact:
-    """Turn raw data into a packed artefact in the folder `out`; the same call goes on after a crash.
+) -> PackedFolder:
+    """Turn raw data into a packed dataset in the folder `out`; the same call goes on after a crash.
 
     `data`: files, globs, folders, URLs; a datasets.Dataset, a polars or pandas frame, an Arrow table, a list
-    of dicts; or a list of several of them. A finished artefact of the same call is left as it is.
+    of dicts; or a list of several of them. A finished packed dataset of the same call is left as it is.
     `tell=Activity()` shows on stderr what goes on.
     Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
-    kept, with the record of why in `out`, which is no artefact then.
+    kept, with the record of why in `out`, which is no packed dataset then.
 
-        >>> artefact = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
+        >>> packed = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
     """
     out = Path(out)
     config = make_config(data, options)
@@ -70,7 +70,7 @@ def pack(
     with writing(out), output.claim(out, overwrite, partial(is_already_there, run, out, html)) as there:
         if there:
             log.info("already there, unchanged: %s", out)
-            return Artefact(out)
+            return PackedFolder(out)
         store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
         run, corpus = pipeline.decided(run, store, money, seconds)
         if not corpus.kept().any():
@@ -81,12 +81,12 @@ def pack(
         if run.config.write.val:
             held = pipeline.plan_part(run, corpus, validation=True)
             inside = out / schema.VALIDATION
-            record = pass_two.write_artefact(run, corpus, held, inside, batches, validation=True)
+            record = pass_two.write_packed(run, corpus, held, inside, batches, validation=True)
             output.finish(inside, record)
         with pipeline.clock(seconds, "plan"):
             part = pipeline.plan_part(run, corpus)
         with pipeline.clock(seconds, "pass 2"):
-            manifest = pass_two.write_artefact(run, corpus, part, out, batches)
+            manifest = pass_two.write_packed(run, corpus, part, out, batches)
         with run.tell.doing("writing the report"):
             report = make_report(run, corpus, part, manifest["ledger"], training)
             report.data["kept"] = kept_figures(run, corpus, part.pieces)
@@ -99,7 +99,7 @@ def pack(
         output.leave_work(out)
     for loss in large_losses(manifest["ledger"]["documents"]):
         log.warning("%s; %s names each", loss, out / schema.DROPPED)
-    return Artefact(out)
+    return PackedFolder(out)
 
 
 @with_options(PackOptions)
@@ -142,7 +142,7 @@ def analyze(
     tell: Activity | None = None,
     **options: Unpack[AnalyzeOptions],
 ) -> Report:
-    """Everything `pack` would decide, and what it would save, without writing an artefact.
+    """Everything `pack` would decide, and what it would save, without writing a packed dataset.
 
     `data` is what `pack` takes: paths, or a dataset, frame, table or list of dicts in memory.
     With `model=` (and `gpu=`) the report says what the training will cost, and with which settings;
@@ -188,13 +188,13 @@ def analyze(
         return report
 
 
-def open_packed(folder: str | os.PathLike[str]) -> Artefact:
-    """Open a finished artefact: its folder, or a URL (`hf://datasets/USER/NAME`, `s3://...`).
+def open_packed(folder: str | os.PathLike[str]) -> PackedFolder:
+    """Open a finished packed dataset: its folder, or a URL (`hf://datasets/USER/NAME`, `s3://...`).
 
     What lies behind a URL is fetched into the cache once, every sum compared. Raises UsageError for anything
     else.
     """
-    return Artefact(local_folder(folder))
+    return PackedFolder(local_folder(folder))
 
 
 def _with_token_cost(config: Config, training: Training | None) -> Config:

@@ -59,7 +59,7 @@ def is_right(path: Path, sha256: str) -> bool:
             return False
     except FileNotFoundError:
         raise DataError(
-            "a shard named in the manifest is missing", where=str(path), hint="copy the artefact again"
+            "a shard named in the manifest is missing", where=str(path), hint="copy the packed dataset again"
         ) from None
     if record is not None and _stamp(path, sha256) == stamp:
         with suppress(OSError):

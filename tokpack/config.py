@@ -196,7 +196,7 @@ class WriteConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostConfig:
-    """The planned training run, for the bill in the report; no part of the artefact."""
+    """The planned training run, for the bill in the report; no part of the packed dataset."""
 
     model: str = ""
     """Folder with a config.json, the file itself, or a name on the Hugging Face Hub; empty: no bill."""
@@ -253,7 +253,7 @@ class Config:
         return config
 
     def portable(self) -> dict[str, Any]:
-        """What the artefact depends on, as plain data without paths of this machine: for the manifest."""
+        """What the packed rows depend on, as plain data without paths of this machine: for the manifest."""
         data: dict[str, Any] = _plain(dataclasses.asdict(self))
         del data["cost"]
         del data["read"]["max_line_mb"]  # decides whether the run ends, not what is in it

@@ -72,7 +72,7 @@ class SettingError(UsageError):
 
 
 class VerifyError(TokpackError):
-    """An artefact, or a model, that failed its proof."""
+    """A packed dataset, or a model, that failed its proof."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Digests that tie an artefact to what made it; shared by `tokpack pack` and the trainer plugin."""
+"""Digests that tie a packed dataset to what made it; shared by `tokpack pack` and the trainer plugin."""
 
 from __future__ import annotations
 

@@ -302,7 +302,7 @@ def _check_finished(folder: Path) -> None:
         return
     begun = (folder / WORK).is_dir() or (folder / MANIFEST).is_file() or (folder / SUMS).is_file()
     raise UsageError(
-        "not a finished tokpack artefact: manifest.json or SHA256SUMS is missing or empty",
+        "not a finished tokpack packed dataset: manifest.json or SHA256SUMS is missing or empty",
         where=str(folder),
         hint="the run that wrote it was cut off: repeat the same `tokpack pack` command to finish it"
         if begun
@@ -331,7 +331,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if isinstance(manifest, dict) and (version != FORMAT_VERSION or isinstance(version, bool)):
         raise DataError(
-            f"artefact format {str(version)[:40]}, this tokpack reads {FORMAT_VERSION}",
+            f"packed dataset format {str(version)[:40]}, this tokpack reads {FORMAT_VERSION}",
             where=str(path),
             hint="install the tokpack version named in the manifest, or pack again",
         )

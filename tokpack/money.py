@@ -1,8 +1,8 @@
 """A budget in dollars: how many tokens the planned training pays for.
 
 The bill is the cost model's own, on the documents that would be chosen, at the upper end of its range; the
-number of tokens is found by trying. What the artefact records is that number: it gives the same documents
-again without prices.
+number of tokens is found by trying. What the manifest records is that number: it
+gives the same documents again without prices.
 """
 
 from __future__ import annotations

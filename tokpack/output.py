@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tokpack import schema
-from tokpack.artefact.fresh_folder import clean_up
 from tokpack.errors import UsageError
 from tokpack.locks import only_writer
 from tokpack.manifest import is_blank, is_finished
@@ -23,6 +22,7 @@ from tokpack.own_files import (
     links_in_the_way,
     remove_own,
 )
+from tokpack.packed.fresh_folder import clean_up
 from tokpack.stages.write import write_json
 from tokpack.store import RECORD as STORE_RECORD
 from tokpack.store import read_record, remove_store
@@ -93,7 +93,7 @@ def _check(out: Path, overwrite: bool, same: Callable[[], bool]) -> bool:
         if same():
             return True
         raise UsageError(
-            "a finished artefact is here", where=str(out), hint="give --overwrite, or another -o"
+            "a finished packed dataset is here", where=str(out), hint="give --overwrite, or another -o"
         )
     elif not unfinished and not empty:
         raise UsageError(
@@ -171,6 +171,6 @@ def clear(out: Path) -> None:
 
 
 def finish(out: Path, manifest: dict[str, Any]) -> None:
-    """The manifest, then the sums: from here on the folder is an artefact."""
+    """The manifest, then the sums: from here on the folder is a packed dataset."""
     write_json(out / schema.MANIFEST, manifest)
     write_sums(out, {shard["file"]: shard["sha256"] for shard in manifest["shards"]})

@@ -120,23 +120,23 @@ def push(
     repository on the Hub. Raises UsageError, DataError for a packed dataset whose sums differ, OutputError
     when it cannot be written.
     """
-    from tokpack.artefact.folder import Artefact
+    from tokpack.packed.folder import PackedFolder
 
-    artefact = Artefact(local_folder(packed))
+    source = PackedFolder(local_folder(packed))
     url = url.rstrip("/")
     if not is_url(url):
         raise UsageError(
             "not a URL", where=url, hint="hf://datasets/USER/NAME, s3://BUCKET/FOLDER, file:///..."
         )
     tell = tell or default_activity()
-    listed = read_sums(artefact.folder)
+    listed = read_sums(source.folder)
     with tell.doing("comparing sums"):
         for name, digest in listed.items():
-            if file_sha256(artefact.folder / name) != digest:
-                raise DataError(f"{name} is damaged", where=str(artefact.folder), hint="run `tokpack verify`")
-    sums = (artefact.folder / SUMS).read_bytes()
+            if file_sha256(source.folder / name) != digest:
+                raise DataError(f"{name} is damaged", where=str(source.folder), hint="run `tokpack verify`")
+    sums = (source.folder / SUMS).read_bytes()
     files = [*listed, SUMS]
-    card = make_card(artefact.manifest, url, validation=artefact.validation is not None).encode()
+    card = make_card(source.manifest, url, validation=source.validation is not None).encode()
     with explained(url, writes=True):
         there = _sums_there(url)
         if there == sums:
@@ -146,7 +146,7 @@ def push(
             raise UsageError("another packed dataset is there", where=url, hint="--overwrite, or another URL")
         with tell.doing(f"pushing to {url}", len(files), "files") as advance:
             if hub := HUB.fullmatch(url):
-                _push_to_hub(hub[1], hub[2] or "", artefact.folder, files, card, private)
+                _push_to_hub(hub[1], hub[2] or "", source.folder, files, card, private)
             else:
                 fs, root = file_system(url)
                 if there is not None:
@@ -154,7 +154,7 @@ def push(
                 _remove_shards(fs, root, set(files))
                 for name in files:
                     fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
-                    fs.put_file(str(artefact.folder / name), f"{root}/{name}")
+                    fs.put_file(str(source.folder / name), f"{root}/{name}")
                     advance(1, "")
                 fs.pipe_file(f"{root}/{CARD}", card)
     return url

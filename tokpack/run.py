@@ -184,7 +184,7 @@ def check_pairs(config: Config, sources: list[Source], shapes: list[Shape]) -> b
     if not all(pairs):
         raise UsageError(
             f"{sources[pairs.index(True)].name} holds preference pairs, {sources[pairs.index(False)].name} "
-            f"holds {shapes[pairs.index(False)].format}: one artefact cannot hold both",
+            f"holds {shapes[pairs.index(False)].format}: one packed dataset cannot hold both",
             where=sources[pairs.index(False)].path,
             hint="pack them apart, or read both alike with --format",
         )

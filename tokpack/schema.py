@@ -21,7 +21,7 @@ DROPPED: Final = "dropped.parquet"
 QUARANTINE: Final = "quarantine.jsonl"
 WORK: Final = ".work"
 VALIDATION: Final = "validation"
-"""Sub-folder of an artefact that holds the validation artefact."""
+"""Sub-folder of a packed dataset that holds the validation packed dataset."""
 
 # Bits of the token store's `flags`, one byte a token.
 TRAINED: Final = 1
@@ -102,5 +102,5 @@ def row_schema(pairs: bool, copies: bool) -> pa.Schema:
 
 
 def packed_schema(manifest: dict[str, Any]) -> pa.Schema:
-    """Columns of an artefact's rows."""
+    """Columns of a packed dataset's rows."""
     return row_schema(is_preference(manifest), bool(manifest.get(COPIES)))

@@ -57,7 +57,7 @@ def read_shard(path: Path, columns: pa.Schema | None = None) -> Iterator[pa.Reco
                 raise DataError(
                     f"rows of a shard are not as tokpack packs them: {fault}",
                     where=f"{path}, batch {number}",
-                    hint="run `tokpack verify`, or copy the artefact again",
+                    hint="run `tokpack verify`, or copy the packed dataset again",
                 )
             yield batch
 
@@ -69,7 +69,7 @@ def _opened(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(
-            "a shard named in the manifest is missing", where=str(path), hint="copy the artefact again"
+            "a shard named in the manifest is missing", where=str(path), hint="copy the packed dataset again"
         ) from None
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         if isinstance(error, OSError) and error.errno is not None:
@@ -159,7 +159,7 @@ def mapped_shard(path: Path, sha256: str, columns: pa.Schema | None = None) -> l
         raise DataError(
             "the bytes of a shard are not those that were packed",
             where=str(path),
-            hint="run `tokpack verify`, or copy the artefact again",
+            hint="run `tokpack verify`, or copy the packed dataset again",
         )
     try:
         copy = _unpacked(path, own_cache("unpacked") / f"{sha256}.{ARROW}")

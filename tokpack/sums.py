@@ -13,7 +13,7 @@ from tokpack.own_files import entries_below, is_hub_link, is_plain
 from tokpack.schema import RUN, SUMS, WORK
 
 CACHE = "cache-"
-"""Files beside the shards that are no part of the artefact begin like this (`datasets.map` writes such)."""
+"""Files beside the shards that are no part of the dataset begin like this (`datasets.map` writes such)."""
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 PUSHED = ("README.md", ".gitattributes")
 """Beside a packed dataset that was pushed: its card, and what the Hub adds."""

@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.command(rich_help_panel="Training")
 def train(
-    artefact: Packed,
+    packed: Packed,
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, or name on the hub.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter or model.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags win over it.")] = None,
@@ -128,12 +128,12 @@ def train(
             check_mergeable(settings, out, merge)
         if compare:
             after_training = import_module("trainer_plugin.evaluation.after_training")
-            after_training.check_before(artefact, settings)
-        result = run_training(artefact, model, settings, out, **options, tell=tell)
+            after_training.check_before(packed, settings)
+        result = run_training(packed, model, settings, out, **options, tell=tell)
         for line in _summary(result):
             tell.say(line)
         if compare:
-            found = after_training.evaluate_result(artefact, model, settings, out, tell)
+            found = after_training.evaluate_result(packed, model, settings, out, tell)
             if not tell.quiet:
                 tell.console.print(found)
             tell.say(f"evaluation: {out / after_training.PAGE}")

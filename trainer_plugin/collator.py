@@ -100,7 +100,7 @@ class PackedCollator:
             raise UsageError(
                 f"{len(rows)} rows hold {real:,} tokens, more than {len(rows)} x {self.capacity:,}",
                 where="PackedCollator(capacity=...)",
-                hint="give the artefact's capacity, or leave it out to pad nothing",
+                hint="give the packed dataset's capacity, or leave it out to pad nothing",
             )
         whole, rest = divmod(pad, self.capacity)
         return np.array([self.capacity] * whole + [rest] * (rest > 0), dtype=np.int64)
@@ -115,7 +115,7 @@ def _flatten(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray,
             hint = (
                 "set `remove_unused_columns=False` in TrainingArguments"
                 if "input_ids" in rows[0]
-                else "give rows of a packed artefact"
+                else "give rows of a packed dataset"
             )
             raise DataError(f"a row has no {name!r}, only {sorted(rows[0])}", hint=hint)
     input_ids, labels, lengths = (
@@ -198,7 +198,9 @@ def _doc_ids(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def _document_table(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     if "doc_ids" not in rows[0]:
-        raise DataError("rows without doc_ids cannot be logged by document", hint="give rows of an artefact")
+        raise DataError(
+            "rows without doc_ids cannot be logged by document", hint="give rows of a packed dataset"
+        )
     table = np.full((len(lengths), 3), -1, np.int64)
     table[:, 2] = _trained_tokens(labels, lengths)
     kept = np.concatenate([np.asarray(row["seq_lengths"]) > 0 for row in rows])

@@ -1,4 +1,4 @@
-"""`PackedDataset`: the packed rows of an artefact, memory-mapped, map-style.
+"""`PackedDataset`: the packed rows of a packed dataset, memory-mapped, map-style.
 
 A row costs two array slices per column (a few microseconds) whatever its length: nothing is copied, nothing
 becomes a Python list. Map-style on purpose: the sampler's order is the only state, so a resumed run reads
@@ -32,14 +32,14 @@ class _ListColumn(NamedTuple):
 
 
 class PackedDataset:
-    """Rows of a packed artefact as dictionaries of read-only NumPy views.
+    """Rows of a packed dataset as dictionaries of read-only NumPy views.
 
     `dataset[i]` -> `{"input_ids": int32[T], "labels": int32[T], "seq_lengths": int32[D], ...}`, the columns
     of `tokpack.schema.PACKED_SCHEMA`, and of preference pairs `pair_ids` and `is_chosen` as well.
     `select`, `shuffle` and `split` give views over the same mapping. Pickling keeps the folder and the
     order, not the data.
 
-    Raises UsageError when the folder is no artefact, DataError when its shards and manifest disagree.
+    Raises UsageError when the folder is no packed dataset, DataError when its shards and manifest disagree.
     """
 
     def __init__(self, folder: str | Path, *, indices: np.ndarray | Sequence[int] | None = None) -> None:
@@ -52,7 +52,7 @@ class PackedDataset:
             raise DataError(
                 f"the shards hold {total:,} rows, the manifest says {self.manifest['rows']:,}",
                 where=str(self.folder),
-                hint="run `tokpack verify`, or copy the artefact again",
+                hint="run `tokpack verify`, or copy the packed dataset again",
             )
         self.indices = np.arange(total) if indices is None else np.asarray(indices, dtype=np.int64)
 
@@ -119,7 +119,7 @@ class PackedDataset:
         return self.select(np.sort(order[held:])), self.select(np.sort(order[:held]))
 
     def validation(self) -> PackedDataset | None:
-        """The validation artefact packed beside this one, if there is one."""
+        """The validation packed dataset packed beside this one, if there is one."""
         folder = self.folder / VALIDATION
         return PackedDataset(folder) if folder.is_dir() else None
 
@@ -171,17 +171,17 @@ class PackedDataset:
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raise UsageError unless `tokenizer` has the vocabulary that the rows were made with.
 
-        Artefacts whose manifest has no `tokenizer.vocab_sha256` pass.
+        Packed datasets whose manifest has no `tokenizer.vocab_sha256` pass.
         """
         written = self.manifest.get("tokenizer", {})
         expected = written.get("vocab_sha256")
         if expected is None or expected == vocab_digest(tokenizer.get_vocab()):
             return
         raise UsageError(
-            "the model's tokenizer is not the one this artefact was packed with "
+            "the model's tokenizer is not the one this packed dataset was packed with "
             f"({written.get('name', 'unknown')!r}): its ids would mean other text",
             where=str(self.folder),
-            hint="pack again with this model's tokenizer, or train the model the artefact was packed for",
+            hint="pack again with this model's tokenizer, or train the model these rows were packed for",
         )
 
 

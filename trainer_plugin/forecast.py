@@ -35,7 +35,7 @@ def plan_run(
 ) -> Plan:
     """Steps as Trainer counts them: the last step of an epoch may be smaller, no row is left out."""
     if not len(dataset):
-        raise UsageError("the artefact has no rows", where=str(dataset.folder))
+        raise UsageError("the packed dataset has no rows", where=str(dataset.folder))
     tokens, trained = dataset.row_tokens(), dataset.row_trained()
     accumulation = arguments.gradient_accumulation_steps
     steps = arguments.max_steps

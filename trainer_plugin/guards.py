@@ -106,9 +106,9 @@ def refuse_dataset(dataset: Any, takes_pairs: bool = False) -> None:
     pairs = getattr(dataset, "is_preference", takes_pairs)
     if pairs != takes_pairs:
         raise UsageError(
-            "the artefact holds preference pairs: this trainer would teach the rejected answers as well"
+            "the packed dataset holds preference pairs: this trainer would teach the rejected answers as well"
             if pairs
-            else "the artefact holds no preference pairs",
+            else "the packed dataset holds no preference pairs",
             where=str(dataset.folder),
             hint="use trainer_plugin.PackedDPOTrainer" if pairs else "use trainer_plugin.PackedTrainer",
         )

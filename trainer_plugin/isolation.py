@@ -123,10 +123,10 @@ def verify_model(
     device: str | None = None,
     tell: Activity | None = None,
 ) -> ModelVerification:
-    """Probe `model` (a folder, a hub name, or a loaded model) on real rows of the artefact in `folder`.
+    """Probe `model` (a folder, a hub name, or a loaded model) on real rows of the packed dataset in `folder`.
 
     Every backend of "tokpack", "sdpa", "eager" is probed, or `attn` alone; when none passes, "mixers" and
-    "loop" follow. Raises UsageError when the model's tokenizer is not the artefact's, and
+    "loop" follow. Raises UsageError when the model's tokenizer is not the packed dataset's, and
     for a `device` that is not there.
     """
     from trainer_plugin.dataset import PackedDataset

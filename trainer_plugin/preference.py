@@ -37,8 +37,8 @@ METRICS = ("rewards/accuracy", "rewards/margin", "rewards/chosen", "rewards/reje
 def pack_pairs(pairs: Sequence[tuple[Answer, Answer]], capacity: int) -> list[dict[str, list[Any]]]:
     """Packed rows of (chosen, rejected) pairs, best fit, longest first; a pair is never torn apart.
 
-    For pairs that are in memory; `tokpack pack` makes an artefact of raw data. Raises DataError for a pair
-    that is longer than `capacity`.
+    For pairs that are in memory; `tokpack pack` packs raw data. Raises DataError for a pair that is longer
+    than `capacity`.
     """
     lengths = [len(chosen[0]) + len(rejected[0]) for chosen, rejected in pairs]
     rows: list[list[int]] = []
@@ -74,7 +74,7 @@ def _row(pairs: Sequence[tuple[Answer, Answer]], numbers: list[int]) -> dict[str
 
 
 class PackedDPOTrainer(PackedTrainer):
-    """Preference optimization over rows of pairs: an artefact of preference data, or `pack_pairs`.
+    """Preference optimization over rows of pairs: a packed dataset of preference data, or `pack_pairs`.
 
     The reference of DPO and IPO is `ref_model`, or the model without its adapter when that is None; ORPO and
     SimPO have none. Logs `rewards/accuracy`, `rewards/margin` and the rewards of both answers, means over the

@@ -165,10 +165,8 @@ def lora_plus_optimizer(model: Any, arguments: Any, ratio: float) -> Any:
     return create_loraplus_optimizer(model, kind, loraplus_lr_ratio=ratio, **settings)
 
 
-def save_result(
-    trainer: Any, out: str | Path, recipe: Recipe, *, artefact: Any, tokenizer: Any = None
-) -> Path:
-    """Write the adapter (or full model), its recipe, and the fingerprint of the artefact behind it.
+def save_result(trainer: Any, out: str | Path, recipe: Recipe, *, packed: Any, tokenizer: Any = None) -> Path:
+    """Write the adapter (or full model), its recipe, and the fingerprint of the packed dataset behind it.
 
     All processes call it: a sharded model is gathered.
     """
@@ -180,7 +178,7 @@ def save_result(
         tokenizer.save_pretrained(out)
     (out / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
     (out / PROVENANCE).write_text(
-        json.dumps(provenance(artefact, recipe, _base_of(trainer, recipe)), indent=2, sort_keys=True) + "\n",
+        json.dumps(provenance(packed, recipe, _base_of(trainer, recipe)), indent=2, sort_keys=True) + "\n",
         encoding="utf-8",
     )
     return out
@@ -195,18 +193,18 @@ def _base_of(trainer: Any, recipe: Recipe) -> dict[str, str]:
     return {} if recipe.method == "full" or not name else {"name": name, "digest": base_digest(name)}
 
 
-def provenance(artefact: Any, recipe: Recipe, base: dict[str, str]) -> dict[str, Any]:
+def provenance(packed: Any, recipe: Recipe, base: dict[str, str]) -> dict[str, Any]:
     """What ties a trained model to its data: versions, digests of base, tokenizer, shards, rows, tokens."""
     from importlib.metadata import version
 
-    manifest = artefact.manifest
+    manifest = packed.manifest
     return {
         "tokpack_version": manifest["tokpack_version"],
         "tokenizer": manifest["tokenizer"],
         "shards": manifest["shards"],
         "capacity": manifest["capacity"],
-        "rows": len(artefact),
-        "tokens": int(artefact.row_tokens().sum()),
+        "rows": len(packed),
+        "tokens": int(packed.row_tokens().sum()),
         "method": recipe.method,
         "base": base,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},

@@ -1,4 +1,4 @@
-"""`Recipe`: everything a training run depends on besides the artefact and the model, in one TOML file.
+"""`Recipe`: everything a training run depends on besides the packed dataset and the model, in one TOML file.
 
     method = "qlora"
     learning_rate = 2e-4
@@ -11,7 +11,7 @@
     [trainer]             # handed to transformers.TrainingArguments as it is
     optim = "paged_adamw_8bit"
 
-    [preference]          # for artefacts of preference pairs
+    [preference]          # for packed datasets of preference pairs
     loss = "dpo"
     beta = 0.1
 

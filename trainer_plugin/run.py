@@ -1,6 +1,6 @@
-"""One training run from an artefact to a saved adapter; what `tokpack train` calls.
+"""One training run from a packed dataset to a saved adapter; what `tokpack train` calls.
 
-open artefact ─▶ compare tokenizers ─▶ load model ─▶ prove isolation ─▶ adapter ─▶ predict
+open packed dataset ─▶ compare tokenizers ─▶ load model ─▶ prove isolation ─▶ adapter ─▶ predict
 ─▶ train, held-out loss before and after ─▶ save adapter, recipe, provenance, result.json
 """
 
@@ -69,7 +69,7 @@ class Result:
 
 
 def run_training(
-    artefact: str | Path,
+    packed: str | Path,
     model: str | Path,
     recipe: Recipe,
     out: str | Path,
@@ -80,7 +80,7 @@ def run_training(
     check: bool = True,
     tell: Activity | None = None,
 ) -> Result:
-    """Train `model` on `artefact` as `recipe` says, write the result to `out`; `tell` shows what happens.
+    """Train `model` on `packed` as `recipe` says, write the result to `out`; `tell` shows what happens.
 
     gpus: a TOML file laid over the GPU table. check: compare the sums of the shards first. Raises UsageError
     for settings that cannot work, DataError for shards that were altered or damaged, VerifyError when
@@ -88,7 +88,7 @@ def run_training(
     """
     out, tell = Path(out), tell or Activity()
     checkpoint = _checkpoint(out, resume, overwrite)
-    dataset = PackedDataset(artefact)
+    dataset = PackedDataset(packed)
     if check and os.environ.get("RANK", "0") == "0":
         with tell.doing("checking the sums of the shards"):
             check_dataset(dataset.folder, dataset.manifest)
@@ -152,7 +152,7 @@ def run_training(
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, recipe, report.attn, plan, hours)
     with tell.doing(f"writing {out}"):
-        save_result(trainer, out, recipe, artefact=dataset, tokenizer=tokenizer)
+        save_result(trainer, out, recipe, packed=dataset, tokenizer=tokenizer)
     if trainer.is_world_process_zero():
         (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
@@ -220,14 +220,14 @@ def _held_out_losses(
 
 
 def preference_of(dataset: PackedDataset, recipe: Recipe) -> PreferenceLoss | None:
-    """The loss of an artefact of preference pairs, None for any other.
+    """The loss of a packed dataset of preference pairs, None for any other.
 
     Raises UsageError for a recipe that is not for it.
     """
     if not dataset.is_preference:
         if recipe.preference:
             raise UsageError(
-                "the recipe is for preference pairs, the artefact holds no preference pairs",
+                "the recipe is for preference pairs, the packed dataset holds no preference pairs",
                 where=f"[preference], {dataset.folder}",
                 hint="pack data with chosen and rejected answers, or leave the table out",
             )

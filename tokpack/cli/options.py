@@ -31,7 +31,7 @@ Data = Annotated[
     list[str] | None, typer.Argument(help="Files, globs, folders, URLs, or - for stdin.", show_default=False)
 ]
 Packed = Annotated[Path, typer.Argument(help=PACKED_HELP, parser=packed_folder)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the artefact.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the packed dataset.")]
 Planner = Annotated[
     str | None, typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.")
 ]

@@ -29,7 +29,7 @@ from tokpack.cli.output import activity, say, show
 
 @app.command(rich_help_panel=PACKED)
 def verify(
-    artefact: Packed,
+    packed: Packed,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Also prove isolation on this model.")
     ] = None,
@@ -40,10 +40,10 @@ def verify(
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Prove an artefact: bytes, rows, documents, ledger; with --model that no document sees another."""
+    """Prove a packed dataset: bytes, rows, documents, ledger; with --model that no document sees another."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two bars at once would write into each other
-    with activity(quiet, "tokpack.artefact.verification") as (tell, verification):
-        result = verification.verify(artefact, model, attn=attn, device=device, tell=tell)
+    with activity(quiet, "tokpack.packed.verification") as (tell, verification):
+        result = verification.verify(packed, model, attn=attn, device=device, tell=tell)
     if json:
         import dataclasses
         import json as codec
@@ -84,7 +84,7 @@ def compare(
 
 @app.command(rich_help_panel=PACKED)
 def inspect(
-    artefact: Packed,
+    packed: Packed,
     row: Annotated[int | None, typer.Option(help="Row to show (default 0).")] = None,
     doc: Annotated[
         int | None, typer.Option(help="Show the row that holds this document, or why it was left out.")
@@ -103,12 +103,12 @@ def inspect(
     Without color, lines of trained tokens have a mark in the margin. --doc also shows a document that was
     left out, with what triggered the rule, and the one that it repeats.
     """
-    from tokpack.artefact.folder import Artefact
-    from tokpack.artefact.left_out import ShownLeftOut, find_left_out
-    from tokpack.artefact.viewer import ShownRow, choose_row
     from tokpack.errors import UsageError
+    from tokpack.packed.folder import PackedFolder
+    from tokpack.packed.left_out import ShownLeftOut, find_left_out
+    from tokpack.packed.viewer import ShownRow, choose_row
 
-    opened = Artefact(artefact)
+    opened = PackedFolder(packed)
     try:
         chosen = choose_row(opened, row, doc, source=source, longest=longest, worst_fill=worst_fill)
     except UsageError as error:
@@ -125,7 +125,7 @@ def inspect(
 
 @app.command(rich_help_panel=PACKED)
 def export(
-    artefact: Packed,
+    packed: Packed,
     to: Annotated[
         str,
         typer.Option(help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function."),
@@ -137,39 +137,41 @@ def export(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Write an artefact in another trainer's layout, with its settings and a check that they take effect."""
+    """Write it in another trainer's layout, with its settings and a check that they take effect."""
     with activity(quiet, "tokpack.export") as (tell, exports):
-        written = exports.export(artefact, to, out, overwrite=overwrite, check=not no_check, tell=tell)
+        written = exports.export(packed, to, out, overwrite=overwrite, check=not no_check, tell=tell)
     typer.echo(written)
     say("how to check and start it: README.md in that folder", quiet)
 
 
 @app.command(rich_help_panel=PACKED)
 def merge(
-    artefacts: Annotated[list[Path], typer.Argument(help=PACKED_HELP, parser=packed_folder)],
+    packed_folders: Annotated[
+        list[Path], typer.Argument(help=PACKED_HELP, parser=packed_folder, metavar="PACKED...")
+    ],
     out: Out,
     seed: Annotated[int, typer.Option(help="Of the new order of all rows.")] = 0,
     keep_order: Annotated[
-        bool, typer.Option("--keep-order", help="One artefact after another, rows as they are.")
+        bool, typer.Option("--keep-order", help="One packed dataset after another, rows as they are.")
     ] = False,
     no_check: NoCheck = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a packed dataset in OUT.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Join artefacts of one tokenizer, chat template, loss and capacity; nothing is tokenized again."""
+    """Join packed datasets of one tokenizer, chat template, loss and capacity; nothing is tokenized again."""
     settings: dict[str, Any] = {"seed": seed, "keep_order": keep_order, "overwrite": overwrite}
     with (
-        activity(quiet, "tokpack.artefact.merging") as (tell, merging),
-        tell.doing(f"merging {len(artefacts)} packed datasets"),
+        activity(quiet, "tokpack.packed.merging") as (tell, merging),
+        tell.doing(f"merging {len(packed_folders)} packed datasets"),
     ):
-        merged = merging.merge(artefacts, out, check=not no_check, tell=tell, **settings)
+        merged = merging.merge(packed_folders, out, check=not no_check, tell=tell, **settings)
     _written(merged, out, quiet)
-    say("note: duplicates across the artefacts are not looked for", quiet)
+    say("note: duplicates across the packed datasets are not looked for", quiet)
 
 
 @app.command(rich_help_panel=PACKED)
 def repack(
-    artefact: Packed,
+    packed: Packed,
     out: Out,
     max_length: Annotated[
         int | None,
@@ -186,15 +188,15 @@ def repack(
     shard_format: ShardFormat = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows; as packed when not given.")] = None,
     no_check: NoCheck = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact in OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a packed dataset in OUT.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Plan an artefact anew for another capacity or planner; nothing is tokenized again."""
+    """Plan a packed dataset anew for another capacity or planner; nothing is tokenized again."""
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
     settings |= {"max_docs_per_row": max_docs_per_row, "overwrite": overwrite}
-    with activity(quiet, "tokpack.artefact.repacking") as (tell, repacking), tell.doing("repacking"):
-        repacked = repacking.repack(artefact, out, check=not no_check, tell=tell, **settings)
+    with activity(quiet, "tokpack.packed.repacking") as (tell, repacking), tell.doing("repacking"):
+        repacked = repacking.repack(packed, out, check=not no_check, tell=tell, **settings)
     _written(repacked, out, quiet)
     if lost := repacking.lost_to_length(repacked):
         say(f"note: {lost}", quiet)
@@ -202,7 +204,7 @@ def repack(
 
 @app.command(rich_help_panel=PACKED)
 def push(
-    artefact: Packed,
+    packed: Packed,
     url: Annotated[str, typer.Argument(help="hf://datasets/USER/NAME, s3://BUCKET/FOLDER, ...")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another one there.")] = False,
@@ -213,14 +215,14 @@ def push(
     `tokpack` opens such URLs wherever it takes a packed dataset, and compares every sum.
     """
     with activity(quiet, "tokpack.packed_urls") as (tell, urls):
-        pushed = urls.push(artefact, url, overwrite=overwrite, private=private, tell=tell)
+        pushed = urls.push(packed, url, overwrite=overwrite, private=private, tell=tell)
     typer.echo(pushed)
 
 
-def _written(artefact: Any, out: Path, quiet: bool) -> None:
-    """A new artefact: its panel and its place, or the place alone."""
+def _written(packed: Any, out: Path, quiet: bool) -> None:
+    """A new packed dataset: its panel and its place, or the place alone."""
     if quiet:
         typer.echo(out)
     else:
-        show(artefact)
-        say(f"artefact: {out}", quiet)
+        show(packed)
+        say(f"packed dataset: {out}", quiet)

@@ -54,7 +54,7 @@ def analyze(
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
-    """Say what is in the data, what would be left out and why, and what packing saves. Writes no artefact.
+    """Say what is in the data, what would be left out and why, and what packing saves. Writes no rows.
 
     With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
     """
@@ -96,7 +96,7 @@ def pack(
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
-    """Write the packed artefact. The same command goes on where a killed run stopped."""
+    """Write the packed dataset. The same command goes on where a killed run stopped."""
     settings: dict[str, Any] = {
         "overwrite": overwrite,
         "work_dir": work_dir,
@@ -107,20 +107,20 @@ def pack(
         _pack_part(part, out, data or [], settings, json, quiet, options)
         return
     with activity(quiet, "tokpack.api") as (tell, api):
-        artefact = api.pack(data or [], out, tell=tell, **settings, **as_keywords(options))
+        packed = api.pack(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
         import json as codec
 
-        typer.echo(codec.dumps(artefact.manifest, ensure_ascii=False, indent=2))
+        typer.echo(codec.dumps(packed.manifest, ensure_ascii=False, indent=2))
     elif quiet:
         typer.echo(out)
     else:
-        show(artefact)
+        show(packed)
         from tokpack.report.words import budget_words
 
-        if budget := artefact.report.get("budget"):
+        if budget := packed.report.get("budget"):
             say(budget_words(budget), quiet)
-        say(f"artefact: {out}", quiet)
+        say(f"packed dataset: {out}", quiet)
 
 
 def _pack_part(

@@ -44,9 +44,9 @@ def view(
     with scratch_folder() as scratch:
         with activity(quiet, "tokpack.view.run") as (tell, run):
             run.need_server()
-            artefact = run.open_data(data, scratch, tell, as_keywords(options))
+            packed = run.open_data(data, scratch, tell, as_keywords(options))
         run.serve_page(
-            artefact,
+            packed,
             keep_file=keep_file,
             log=document_log,
             port=port,

@@ -1,9 +1,9 @@
-"""Export: an artefact in another trainer's layout, with the settings that keep its documents apart.
+"""Export: a packed dataset in another trainer's layout, with the settings that keep its documents apart.
 
     tokpack export packed --to trl -o for-trl
 
-An exporter is a function `(artefact, folder) -> None`; your own is given as "module:function" or comes from
-an entry point of the group `tokpack.exporters`. The folder it writes is moved into place when it is whole.
+An exporter is a function `(packed, folder) -> None`; your own is given as "module:function" or comes from an
+entry point of the group `tokpack.exporters`. The folder it writes is moved into place when it is whole.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tokpack.activity import Activity, default_activity
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.fresh_folder import fresh_folder
 from tokpack.errors import UsageError, writing
 from tokpack.export.axolotl import export as to_axolotl
 from tokpack.export.common import rows_told_to
@@ -24,13 +22,15 @@ from tokpack.export.megatron import export as to_megatron
 from tokpack.export.megatron_bridge import export as to_megatron_bridge
 from tokpack.export.trl import export as to_trl
 from tokpack.own_files import Own, entries_below
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.fresh_folder import fresh_folder
 from tokpack.packed_urls import local_folder
 from tokpack.plugins import resolve
 from tokpack.schema import SUMS, is_preference
 from tokpack.stages.write import write_json
 from tokpack.sums import file_sha256
 
-Exporter = Callable[[Artefact, Path], None]
+Exporter = Callable[[PackedFolder, Path], None]
 
 EXPORTERS: dict[str, Exporter] = {
     "trl": to_trl,
@@ -45,7 +45,7 @@ COMPILED = re.compile(r"__pycache__/[\w.-]+\.pyc")
 
 
 def export(
-    artefact: Artefact | str | os.PathLike[str],
+    packed: PackedFolder | str | os.PathLike[str],
     to: str | Exporter,
     out: str | os.PathLike[str],
     *,
@@ -53,40 +53,42 @@ def export(
     check: bool = True,
     tell: Activity | None = None,
 ) -> Path:
-    """Write `artefact` into the new folder `out` for the trainer `to`, and return the folder.
+    """Write `packed` into the new folder `out` for the trainer `to`, and return the folder.
 
     `check`: the sums of its shards are compared first.
 
-    Raises UsageError for an unknown trainer, an artefact it cannot take, or an `out` that is in the way, and
+    Raises UsageError for an unknown trainer, a packed dataset it cannot take, or an `out` in the way, and
     OutputError where `out` cannot be written.
     """
-    artefact = artefact if isinstance(artefact, Artefact) else Artefact(local_folder(artefact))
+    packed = packed if isinstance(packed, PackedFolder) else PackedFolder(local_folder(packed))
     out, tell = Path(out), tell or default_activity()
     exporter = resolve("exporter", to, EXPORTERS)
-    if is_preference(artefact.manifest) and exporter in EXPORTERS.values():
+    if is_preference(packed.manifest) and exporter in EXPORTERS.values():
         raise UsageError(
             f"{to} trains packed rows as supervised text: it would learn the rejected answers as well",
-            where=str(artefact.folder),
+            where=str(packed.folder),
             hint="`tokpack train` reads preference pairs, and datasets.load_from_disk opens them",
         )
-    if artefact.folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UsageError("the output lies in the artefact", where=str(out), hint="give -o another folder")
+    if packed.folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UsageError(
+            "the output lies in the packed dataset", where=str(out), hint="give -o another folder"
+        )
     if check:
-        artefact.check_sums()
-    parts = [part for part in (artefact, artefact.validation) if part is not None]
+        packed.check_sums()
+    parts = [part for part in (packed, packed.validation) if part is not None]
     rows = sum(int(part.manifest["rows"]) for part in parts)
     with writing(out, resumes=False), fresh_folder(out, overwrite, exported_files) as folder:
         with (
             (tell or default_activity()).doing(f"exporting to {to}", rows, "rows") as advance,
             rows_told_to(advance),
         ):
-            exporter(artefact, folder)
+            exporter(packed, folder)
         write_json(
             folder / RECORD,
             {
                 "to": to if isinstance(to, str) else getattr(to, "__qualname__", repr(to)),
-                "artefact": artefact.folder.name,
-                "sha256": file_sha256(artefact.folder / SUMS),
+                "artefact": packed.folder.name,
+                "sha256": file_sha256(packed.folder / SUMS),
                 "files": [name for name, _ in entries_below(folder)],
             },
         )

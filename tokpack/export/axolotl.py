@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokpack.artefact.folder import Artefact
 from tokpack.export.common import (
     Rows,
     as_lists,
@@ -21,6 +20,7 @@ from tokpack.export.common import (
     write_text,
     yaml_lines,
 )
+from tokpack.packed.folder import PackedFolder
 from tokpack.schema import keeps_order
 
 SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in ("input_ids", "labels", "position_ids")])
@@ -54,13 +54,13 @@ base_model: MODEL
 """
 
 
-def export(artefact: Artefact, out: Path) -> None:
+def export(packed: PackedFolder, out: Path) -> None:
     """Saved dataset in `data`, `config.yaml`, `check.py`, tokenizer."""
-    write_datasets(artefact, out / "data", SCHEMA, _convert)
-    artefact.copy_tokenizer(out)
+    write_datasets(packed, out / "data", SCHEMA, _convert)
+    packed.copy_tokenizer(out)
     copy_script("axolotl_check.py", out, "check.py")
-    write_text(out / "config.yaml", _config(artefact))
-    write_text(out / "README.md", README.format(figures=figures(artefact)))
+    write_text(out / "config.yaml", _config(packed))
+    write_text(out / "README.md", README.format(figures=figures(packed)))
 
 
 def _convert(record: pa.RecordBatch) -> list[pa.Array]:
@@ -68,8 +68,8 @@ def _convert(record: pa.RecordBatch) -> list[pa.Array]:
     return [record.column("input_ids"), record.column("labels"), positions]
 
 
-def _config(artefact: Artefact) -> str:
-    held = artefact.validation is not None
+def _config(packed: PackedFolder) -> str:
+    held = packed.validation is not None
     validation = "test_datasets:\n  - path: ./data\n    split: validation\n" if held else ""
     needed: dict[str, Any] = {
         "tokenizer_config": "./tokenizer",
@@ -78,11 +78,11 @@ def _config(artefact: Artefact) -> str:
         "sample_packing": False,
         "eval_sample_packing": False,
         "pad_to_sequence_len": False,
-        "sequence_len": artefact.manifest["capacity"],
+        "sequence_len": packed.manifest["capacity"],
         "micro_batch_size": 1,
         "eval_batch_size": 1,
         "flash_attention": True,
-        **({"curriculum_sampling": True} if keeps_order(artefact.manifest) else {}),
+        **({"curriculum_sampling": True} if keeps_order(packed.manifest) else {}),
     }
     if not held:
         needed["val_set_size"] = 0

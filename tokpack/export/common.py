@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.stored_pieces import flat
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.stored_pieces import flat
 from tokpack.stages.ranges import Int64, offsets_of
 from tokpack.stages.write import dataset_files, write_json
 
@@ -65,11 +65,11 @@ def as_lists(offsets: Int64, values: npt.NDArray[Any]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
-def splits(artefact: Artefact) -> dict[str, Artefact]:
+def splits(packed: PackedFolder) -> dict[str, PackedFolder]:
     """`train`, and `validation` where one was held out."""
-    parts = {"train": artefact}
-    if artefact.validation is not None:
-        parts["validation"] = artefact.validation
+    parts = {"train": packed}
+    if packed.validation is not None:
+        parts["validation"] = packed.validation
     return parts
 
 
@@ -83,9 +83,9 @@ def rows_told_to(advance: Callable[[int], None]) -> Iterator[None]:
         ROWS_READ.reset(before)
 
 
-def shards(artefact: Artefact) -> Iterator[Iterator[pa.RecordBatch]]:
+def shards(packed: PackedFolder) -> Iterator[Iterator[pa.RecordBatch]]:
     """The record batches of each shard."""
-    for shard in artefact.shards():
+    for shard in packed.shards():
         yield map(_told, shard)
 
 
@@ -95,13 +95,13 @@ def _told(record: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def write_datasets(
-    artefact: Artefact, out: Path, schema: pa.Schema, convert: Callable[[pa.RecordBatch], list[pa.Array]]
+    packed: PackedFolder, out: Path, schema: pa.Schema, convert: Callable[[pa.RecordBatch], list[pa.Array]]
 ) -> None:
     """A `DatasetDict` for `datasets.load_from_disk(out)`: one split a folder, one file a shard.
 
     Memory holds one record batch at a time.
     """
-    parts = splits(artefact)
+    parts = splits(packed)
     for split, part in parts.items():
         folder = out / split
         folder.mkdir(parents=True)
@@ -132,9 +132,9 @@ def yaml_lines(settings: dict[str, Any]) -> str:
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
 
 
-def figures(artefact: Artefact) -> str:
+def figures(packed: PackedFolder) -> str:
     """One line for the README of an export."""
-    manifest = artefact.manifest
+    manifest = packed.manifest
     return (
         f"{manifest['documents']:,} documents, {manifest['tokens']:,} tokens "
         f"({manifest['trained_tokens']:,} with a label) in {manifest['rows']:,} rows of at most "

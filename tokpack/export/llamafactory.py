@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.artefact.folder import Artefact
 from tokpack.export.common import (
     Rows,
     as_lists,
@@ -23,6 +22,7 @@ from tokpack.export.common import (
     write_text,
     yaml_lines,
 )
+from tokpack.packed.folder import PackedFolder
 from tokpack.schema import IGNORE_INDEX, keeps_order
 from tokpack.stages.ranges import offsets_of, range_indices
 
@@ -58,17 +58,17 @@ template: TEMPLATE
 """
 
 
-def export(artefact: Artefact, out: Path) -> None:
+def export(packed: PackedFolder, out: Path) -> None:
     """Saved dataset in `data`, `train.yaml`, `check.py`, tokenizer."""
-    tokenizer = artefact.manifest["tokenizer"]
+    tokenizer = packed.manifest["tokenizer"]
     padding = (
         tokenizer["pad_token_id"] if tokenizer["pad_token_id"] is not None else tokenizer["eos_token_id"]
     )
-    write_datasets(artefact, out / "data", SCHEMA, lambda record: _convert(record, padding or 0))
-    artefact.copy_tokenizer(out)
+    write_datasets(packed, out / "data", SCHEMA, lambda record: _convert(record, padding or 0))
+    packed.copy_tokenizer(out)
     copy_script("llamafactory_check.py", out, "check.py")
-    write_text(out / "train.yaml", _config(artefact))
-    write_text(out / "README.md", README.format(figures=figures(artefact)))
+    write_text(out / "train.yaml", _config(packed))
+    write_text(out / "README.md", README.format(figures=figures(packed)))
 
 
 def _convert(record: pa.RecordBatch, padding: int) -> list[pa.Array]:
@@ -90,7 +90,7 @@ def _convert(record: pa.RecordBatch, padding: int) -> list[pa.Array]:
     ]
 
 
-def _config(artefact: Artefact) -> str:
+def _config(packed: PackedFolder) -> str:
     needed: dict[str, Any] = {
         "stage": "sft",
         "do_train": True,
@@ -98,10 +98,10 @@ def _config(artefact: Artefact) -> str:
         "dataset": "packed",  # must be given, and is not looked at
         "neat_packing": True,
         "flash_attn": "fa2",
-        "cutoff_len": -(-artefact.manifest["capacity"] // MULTIPLE) * MULTIPLE,
+        "cutoff_len": -(-packed.manifest["capacity"] // MULTIPLE) * MULTIPLE,
         "per_device_train_batch_size": 1,
         "per_device_eval_batch_size": 1,
-        **({"disable_shuffling": True} if keeps_order(artefact.manifest) else {}),
+        **({"disable_shuffling": True} if keeps_order(packed.manifest) else {}),
     }
     free: dict[str, Any] = {
         "finetuning_type": "full",
@@ -112,7 +112,7 @@ def _config(artefact: Artefact) -> str:
         "lr_scheduler_type": "cosine",
         "bf16": True,
     }
-    if artefact.validation is not None:
+    if packed.validation is not None:
         needed["eval_dataset"] = "packed"
         free["eval_strategy"] = "epoch"
     return CONFIG.format(needed=yaml_lines(needed), free=yaml_lines(free))

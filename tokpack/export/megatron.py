@@ -4,8 +4,8 @@
     .idx   "MMIDIDX\\0\\0", u64 version 1, u8 code of the id type (8: uint16, 4: int32), u64 sequences,
            u64 sequences + 1, int32 lengths, int64 byte offsets, int64 numbers 0..sequences; little-endian
 
-The format has no labels: every token is trained on, and Megatron packs by itself. So only artefacts without
-masked tokens are taken. The pieces of a split document are joined again.
+The format has no labels: every token is trained on, and Megatron packs by itself. So only datasets
+without masked tokens are taken. The pieces of a split document are joined again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.errors import UsageError
 from tokpack.export.common import copy_script, figures, splits, write_text
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch
 
@@ -43,24 +43,22 @@ documents apart where they end in the tokenizer's EOS; without them they see eac
 """
 
 
-def export(artefact: Artefact, out: Path) -> None:
+def export(packed: PackedFolder, out: Path) -> None:
     """`train_text_document.bin` and `.idx`, the same for `validation`, `check.py`, tokenizer.
 
-    Raises UsageError for an artefact with masked tokens.
+    Raises UsageError for a packed dataset with masked tokens.
     """
-    for split, part in splits(artefact).items():
+    for split, part in splits(packed).items():
         _refuse_masked(part)
         _write(part, out / f"{split}_text_document")
-    artefact.copy_tokenizer(out)
+    packed.copy_tokenizer(out)
     copy_script("megatron_check.py", out, "check.py")
-    text = README.format(
-        figures=figures(artefact), folder="THIS FOLDER", capacity=artefact.manifest["capacity"]
-    )
+    text = README.format(figures=figures(packed), folder="THIS FOLDER", capacity=packed.manifest["capacity"])
     write_text(out / "README.md", text)
 
 
-def _refuse_masked(artefact: Artefact) -> None:
-    manifest = artefact.manifest
+def _refuse_masked(packed: PackedFolder) -> None:
+    manifest = packed.manifest
     masked = manifest["tokens"] - manifest["trained_tokens"] - manifest["pieces"]
     if masked:
         raise UsageError(
@@ -70,10 +68,10 @@ def _refuse_masked(artefact: Artefact) -> None:
         )
 
 
-def _write(artefact: Artefact, path: Path) -> None:
-    stored = StoredPieces.of([artefact]).by_document()
+def _write(packed: PackedFolder, path: Path) -> None:
+    stored = StoredPieces.of([packed]).by_document()
     pieces = stored.placement
-    small = artefact.manifest["tokenizer"]["vocab_size"] < SMALL_VOCABULARY
+    small = packed.manifest["tokenizer"]["vocab_size"] < SMALL_VOCABULARY
     dtype: npt.DTypeLike = np.uint16 if small else np.int32
     ends = offsets_of(pieces.length)
     with path.with_suffix(".bin").open("wb") as file:

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokpack.artefact.folder import Artefact
 from tokpack.export.common import (
     Rows,
     as_lists,
@@ -25,6 +24,7 @@ from tokpack.export.common import (
     splits,
     write_text,
 )
+from tokpack.packed.folder import PackedFolder
 from tokpack.schema import IGNORE_INDEX, keeps_order
 from tokpack.stages.ranges import offsets_of
 
@@ -88,11 +88,11 @@ def dataset_config(folder=Path(__file__).resolve().parent):
 '''
 
 
-def export(artefact: Artefact, out: Path) -> None:
+def export(packed: PackedFolder, out: Path) -> None:
     """`train/*.idx.parquet`, `validation/*.idx.parquet`, `dataset_config.py`, `check.py`, tokenizer."""
-    capacity, eos = artefact.manifest["capacity"], artefact.manifest["tokenizer"]["eos_token_id"]
+    capacity, eos = packed.manifest["capacity"], packed.manifest["tokenizer"]["eos_token_id"]
     lost = left_out = 0
-    for split, part in splits(artefact).items():
+    for split, part in splits(packed).items():
         (out / split).mkdir()
         for number, records in enumerate(shards(part)):
             path = out / split / f"shard-{number:05}.idx.parquet"
@@ -107,14 +107,14 @@ def export(artefact: Artefact, out: Path) -> None:
                         trained_after = rows.labels[1:] != IGNORE_INDEX
                         lost += int(np.count_nonzero(trained_after & (rows.input_ids[:-1] == eos)))
                         left_out += int(np.count_nonzero(rows.lengths == 1))
-    held = artefact.validation is not None
+    held = packed.validation is not None
     validation = '\n            packed_val_data_path=str(folder / "validation"),' if held else ""
     write_text(out / "dataset_config.py", CONFIG.format(capacity=capacity, validation=validation, held=held))
-    artefact.copy_tokenizer(out)
+    packed.copy_tokenizer(out)
     copy_script("megatron_bridge_check.py", out, "check.py")
-    facts = {"lost": lost, "left_out": left_out, "trained": artefact.manifest["trained_tokens"]}
-    text = README.format(figures=figures(artefact), folder="THIS FOLDER", capacity=capacity, **facts)
-    write_text(out / "README.md", text + (ORDER_LOST if keeps_order(artefact.manifest) else ""))
+    facts = {"lost": lost, "left_out": left_out, "trained": packed.manifest["trained_tokens"]}
+    text = README.format(figures=figures(packed), folder="THIS FOLDER", capacity=capacity, **facts)
+    write_text(out / "README.md", text + (ORDER_LOST if keeps_order(packed.manifest) else ""))
 
 
 def _convert(rows: Rows) -> pa.RecordBatch:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tokpack.artefact.folder import Artefact
 from tokpack.export.common import copy_script, figures, write_datasets, write_text
+from tokpack.packed.folder import PackedFolder
 from tokpack.schema import PACKED_SCHEMA, keeps_order
 from tokpack.stages.write import write_json
 
@@ -46,12 +46,12 @@ install flash-attn and give `--attn flash_attention_2`. The data opens with `dat
 """
 
 
-def export(artefact: Artefact, out: Path) -> None:
+def export(packed: PackedFolder, out: Path) -> None:
     """Saved dataset, `settings.json`, `train.py`, `check.py`, tokenizer."""
-    write_datasets(artefact, out, SCHEMA, lambda record: [record.column(name) for name in COLUMNS])
-    artefact.copy_tokenizer(out)
-    ordered = {"train_sampling_strategy": "sequential"} if keeps_order(artefact.manifest) else {}
+    write_datasets(packed, out, SCHEMA, lambda record: [record.column(name) for name in COLUMNS])
+    packed.copy_tokenizer(out)
+    ordered = {"train_sampling_strategy": "sequential"} if keeps_order(packed.manifest) else {}
     write_json(out / "settings.json", SETTINGS | ordered)
     copy_script("trl_train.py", out, "train.py")
     copy_script("trl_check.py", out, "check.py")
-    write_text(out / "README.md", README.format(figures=figures(artefact)))
+    write_text(out / "README.md", README.format(figures=figures(packed)))

@@ -50,7 +50,7 @@ class Comparison:
 
 
 def compare(a: str | Path, b: str | Path) -> Comparison:
-    """Compare two reports: report.json files (of `tokpack analyze --json`, too), or artefact folders.
+    """Compare two reports: report.json files (of `tokpack analyze --json`, too), or packed dataset folders.
 
     Raises UsageError for anything else.
     """
@@ -66,7 +66,7 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
 
 
 def load_report(path: str | Path) -> dict[str, Any]:
-    """The data of a report, from its file or the folder of the artefact."""
+    """The data of a report, from its file or the folder of the packed dataset."""
     from tokpack.packed_urls import local_folder
 
     path = local_folder(path)

@@ -1,4 +1,4 @@
-"""The report of an artefact that was made from others: figures of its own plan, texts from their reports."""
+"""The report of what was made from packed datasets: figures of its own plan, texts from their reports."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tokpack import schema
-from tokpack.artefact.folder import Artefact
 from tokpack.config import CostConfig
 from tokpack.corpus import EXAMPLES
 from tokpack.errors import DataError
+from tokpack.packed.folder import PackedFolder
 from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.report.figures import DocumentLengths, Report, report_figures
 from tokpack.stages.plan import Plan
@@ -29,9 +29,9 @@ def derived_report(
     plan: Plan,
     pieces: Placement,
     dropped: Path,
-    sources: list[Artefact],
+    sources: list[PackedFolder],
 ) -> Report:
-    """`pieces` in document order; `dropped` is the new artefact's dropped.parquet. Holds no bill."""
+    """`pieces` in document order; `dropped` is the new packed dataset's dropped.parquet. Holds no bill."""
     examples: dict[str, list[str]] = {}
     places: dict[str, list[dict[str, str]]] = {}
     counters: Counter[str] = Counter()
@@ -62,7 +62,7 @@ def derived_report(
 
 
 def _add_texts(
-    source: Artefact,
+    source: PackedFolder,
     examples: dict[str, list[str]],
     places: dict[str, list[dict[str, str]]],
     counters: Counter[str],
@@ -80,7 +80,7 @@ def _add_texts(
         raise DataError(
             "report.json is damaged: its counters or drops are not as tokpack writes them",
             where=str(source.folder / schema.REPORT),
-            hint="copy the artefact again, or take report.json out",
+            hint="copy the packed dataset again, or take report.json out",
         ) from None
 
 

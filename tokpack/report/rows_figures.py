@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tokpack.artefact.viewer import trained_runs
 from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.packed.viewer import trained_runs
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
 from tokpack.run import Run
 from tokpack.schema import IGNORE_INDEX, TRAINED

@@ -1,4 +1,4 @@
-"""Reports and artefacts in the terminal: the bill on the first screen, details after it.
+"""Reports and packed datasets in the terminal: the bill on the first screen, details after it.
 
 No frames and few colors: what is piped into a file or read at 80 columns is the same text. Whatever comes
 from data passes `one_line`, and goes into `Text` so that no markup in it counts.
@@ -54,8 +54,8 @@ def report_view(data: dict[str, Any]) -> RenderableType:
     return _spaced(parts)
 
 
-def artefact_panel(manifest: dict[str, Any]) -> RenderableType:
-    """One screen about a finished artefact."""
+def packed_panel(manifest: dict[str, Any]) -> RenderableType:
+    """One screen about a finished packed dataset."""
     plan = manifest["plan"]
     held = counted_documents(manifest["documents"], manifest)
     title = Text(f"{held} packed into {counted(manifest['rows'], 'row')}", style=f"bold {GOOD}")

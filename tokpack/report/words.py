@@ -192,7 +192,7 @@ def bound_words(plan: dict[str, Any]) -> str:
 
 
 def left_out(data: dict[str, Any]) -> int:
-    """Documents that no artefact holds; held-out ones are in the validation artefact."""
+    """Documents that no packed dataset holds; held-out ones are in the validation packed dataset."""
     dropped = data["ledger"]["documents"]["dropped"]
     return int(sum(dropped.values()) - dropped.get(HELD_OUT, 0))
 

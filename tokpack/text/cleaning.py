@@ -1,6 +1,6 @@
 """`tokpack.clean`: the documents that `pack` would keep, as text, for trainers that tokenize themselves.
 
-    pass 1, decide   as for an artefact: see `tokpack/pipeline.py`; the token store is temporary
+    pass 1, decide   as for a packed dataset: see `tokpack/pipeline.py`; the token store is temporary
     pass 2           the inputs once more, block by block: normalize -> kept? -> transforms -> JSON lines
 
 No text is held between the passes; rows stand in input order. The bill is that of services which count

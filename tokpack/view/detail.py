@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tokpack.artefact.differences import same_answer
-from tokpack.artefact.left_out import REPEATS, differing
-from tokpack.artefact.originals import Original
-from tokpack.artefact.triggers import Mark, find_marks
-from tokpack.artefact.viewer import trained_runs
+from tokpack.packed.differences import same_answer
+from tokpack.packed.left_out import REPEATS, differing
+from tokpack.packed.originals import Original
+from tokpack.packed.triggers import Mark, find_marks
+from tokpack.packed.viewer import trained_runs
 from tokpack.printable import one_line, printable
 from tokpack.reasons import UNREADABLE, words_of
 from tokpack.schema import IGNORE_INDEX, is_preference
@@ -70,7 +70,7 @@ class Shown:
         trained = record[1] != IGNORE_INDEX
         text = self.texts.kept_text(at)
         if text is None:
-            text = self.table.artefact.tokenizer.decode(record[0][:SNIPPET_TOKENS].tolist())
+            text = self.table.packed.tokenizer.decode(record[0][:SNIPPET_TOKENS].tolist())
         return self._place(line["doc_id"]) | {
             **{key: line[key] for key in ("doc_id", "piece", "copy", "packed_row", "length", "loss")},
             "trained": int(trained.sum()),
@@ -100,9 +100,9 @@ class Shown:
             return None
         line = self.table.pieces.row(at, named=True)
         ids, labels = self._tokens(line)
-        runs = trained_runs(self.table.artefact.tokenizer, ids, labels != IGNORE_INDEX)
+        runs = trained_runs(self.table.packed.tokenizer, ids, labels != IGNORE_INDEX)
         pieces = int((self.table.pieces["doc_id"] == doc_id).sum())
-        pair = is_preference(self.table.artefact.manifest)
+        pair = is_preference(self.table.packed.manifest)
         return self._place(doc_id) | {
             "kind": "kept",
             **{key: line[key] for key in ("doc_id", "piece", "copy", "packed_row", "length", "loss")},
@@ -125,7 +125,7 @@ class Shown:
         if own is not None and twin is not None and reason in REPEATS:
             marks = differing(own.messages(), twin.messages())
         elif own is not None:
-            special = self.table.artefact.tokenizer.special_tokens
+            special = self.table.packed.tokenizer.special_tokens
             marks = find_marks(reason, line["detail"], own.messages(), special)
         return {
             "kind": "left_out",
@@ -169,9 +169,9 @@ class Shown:
         )
 
     def _raw(self, doc_id: int) -> str:
-        from tokpack.artefact.left_out import unreadable
+        from tokpack.packed.left_out import unreadable
 
-        lines = (line for line in self.table.artefact.quarantined() if line["doc_id"] == doc_id)
+        lines = (line for line in self.table.packed.quarantined() if line["doc_id"] == doc_id)
         return printable(next((unreadable(line).raw for line in lines), ""))
 
     def _tokens(self, line: dict[str, Any]) -> tuple[Any, Any]:
@@ -186,13 +186,13 @@ class Shown:
     # Languages and counts for the filters
 
     def summary(self) -> dict[str, Any]:
-        artefact = self.table.artefact
-        manifest = artefact.manifest
+        packed = self.table.packed
+        manifest = packed.manifest
         dropped = self.table.left_out.group_by("reason").len().sort("len", "reason", descending=[True, False])
         languages = self.texts.languages
         counts = languages.value_counts(sort=True).rows() if languages is not None else []
         return {
-            "name": one_line(artefact.folder.resolve().name),
+            "name": one_line(packed.folder.resolve().name),
             "capacity": manifest["capacity"],
             "rows": manifest["rows"],
             "documents": manifest["documents"],

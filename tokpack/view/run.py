@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.activity import Activity
-from tokpack.artefact.folder import Artefact
 from tokpack.errors import UsageError
 from tokpack.interrupts import scratch_folder
 from tokpack.manifest import is_finished
+from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
 from tokpack.view.detail import Shown
 from tokpack.view.table import Table
@@ -33,7 +33,7 @@ def need_server() -> None:
     _ = starlette
 
 
-def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str, Any]) -> Artefact:
+def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str, Any]) -> PackedFolder:
     """The packed dataset that was named, or one that is made of raw data in `scratch`."""
     given = {name for name, value in options.items() if value is not None}
     if len(data) == 1 and Path(data[0]).is_dir() and is_finished(Path(data[0])):
@@ -43,9 +43,9 @@ def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str,
                 where=f"--{min(given).replace('_', '-')}",
                 hint="leave the option out, or give the raw data",
             )
-        return Artefact(Path(data[0]))
+        return PackedFolder(Path(data[0]))
     if len(data) == 1 and "://" in data[0] and not given:
-        return Artefact(local_folder(data[0], tell))
+        return PackedFolder(local_folder(data[0], tell))
     if not options.get("tokenizer") and not options.get("config"):
         raise UsageError(
             "raw data is shown as a model would see it, and there is no tokenizer",
@@ -58,17 +58,17 @@ def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str,
 
 
 @contextmanager
-def shown(artefact: Artefact, keep_file: Path, log: Path | None = None) -> Iterator[Shown]:
+def shown(packed: PackedFolder, keep_file: Path, log: Path | None = None) -> Iterator[Shown]:
     """All that the page asks for; the texts are made behind it."""
     with scratch_folder() as folder:
-        table = Table(artefact, log)
-        found = Shown(table, Texts(table, folder), Wishes(keep_file, artefact))
+        table = Table(packed, log)
+        found = Shown(table, Texts(table, folder), Wishes(keep_file, packed))
         found.texts.start()
         yield found
 
 
 def serve_page(
-    artefact: Artefact,
+    packed: PackedFolder,
     *,
     keep_file: Path,
     log: Path | None = None,
@@ -79,7 +79,7 @@ def serve_page(
     """Serve the page until the process is interrupted. `tell` gets its address."""
     from tokpack.view.server import loopback_socket, make_app, new_token, serve
 
-    with loopback_socket(port) as bound, shown(artefact, keep_file, log) as found:
+    with loopback_socket(port) as bound, shown(packed, keep_file, log) as found:
         token = new_token()
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/{token}/"
         app = make_app(found, token)

@@ -100,7 +100,7 @@ class _Pages:
         self._orders: OrderedDict[Any, Any] = OrderedDict()
         self._lock = Lock()
         counts = shown.table.pieces["packed_row"].to_numpy()
-        self._firsts = np.searchsorted(counts, np.arange(shown.table.artefact.manifest["rows"]))
+        self._firsts = np.searchsorted(counts, np.arange(shown.table.packed.manifest["rows"]))
 
     def summary(self, request: Request) -> Response:
         return JSONResponse(self.shown.summary())

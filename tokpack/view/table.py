@@ -13,11 +13,11 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.left_out import twin_of
-from tokpack.artefact.stored_pieces import flat
-from tokpack.artefact.viewer import source_ranges
 from tokpack.errors import DataError, TokpackError, UsageError, reading
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.left_out import twin_of
+from tokpack.packed.stored_pieces import flat
+from tokpack.packed.viewer import source_ranges
 from tokpack.reasons import TRUNCATED, UNREADABLE
 from tokpack.schema import COPIES, IGNORE_INDEX
 from tokpack.stages.ranges import offsets_of
@@ -45,18 +45,18 @@ class Query:
 class Table:
     """The documents of one packed dataset. Only a few numbers a document are in memory."""
 
-    def __init__(self, artefact: Artefact, log: Path | None = None) -> None:
-        self.artefact = artefact
+    def __init__(self, packed: PackedFolder, log: Path | None = None) -> None:
+        self.packed = packed
         self._log = log
         try:
-            self.ranges = source_ranges(artefact)
+            self.ranges = source_ranges(packed)
         except TokpackError:  # a validation folder on its own
             self.ranges = {}
         self.sources = list(self.ranges)
 
     @cached_property
     def batches(self) -> list[pa.RecordBatch]:
-        return self.artefact.mapped()
+        return self.packed.mapped()
 
     @cached_property
     def _first_rows(self) -> npt.NDArray[np.int64]:
@@ -111,12 +111,10 @@ class Table:
     @cached_property
     def left_out(self) -> pl.DataFrame:
         """One row a document left out, unreadable rows too: as in dropped.parquet, and its twin."""
-        dropped = self.artefact.dropped.filter(pl.col("reason") != TRUNCATED).rename(
-            {"tokens_lost": "length"}
-        )
+        dropped = self.packed.dropped.filter(pl.col("reason") != TRUNCATED).rename({"tokens_lost": "length"})
         lines = [
             (line["doc_id"], line["source"], line.get("row"), UNREADABLE, str(line.get("reason", "")), 0)
-            for line in self.artefact.quarantined()
+            for line in self.packed.quarantined()
         ]
         unreadable = pl.DataFrame(lines, schema=dropped.schema, orient="row", strict=False)
         table = pl.concat([dropped, unreadable]).sort("doc_id")
@@ -191,7 +189,7 @@ class Table:
 
     def place(self, doc_id: int) -> tuple[str, int]:
         """Source of a document and its number in it, from 1."""
-        width = 2 if self.artefact.manifest.get("kind") else 1
+        width = 2 if self.packed.manifest.get("kind") else 1
         for name, (first, end) in self.ranges.items():
             if first <= doc_id < end:
                 return name, (doc_id - first) // width + 1

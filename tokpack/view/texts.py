@@ -18,9 +18,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokpack.artefact.originals import Original, Originals, original
-from tokpack.artefact.stored_pieces import flat
 from tokpack.errors import TokpackError
+from tokpack.packed.originals import Original, Originals, original
+from tokpack.packed.stored_pieces import flat
 from tokpack.report.vocabulary import token_bytes
 from tokpack.stages.ranges import offsets_of
 from tokpack.stages.rules.language import SAMPLED_HEAD, detect
@@ -45,7 +45,7 @@ class Texts:
         self._ready = {name: threading.Event() for name in ("kept", "left_out", "languages")}
         self._kept = pl.Series("text", [], dtype=pl.String)
         self._originals = pl.DataFrame()
-        self.originals = Originals(table.artefact)
+        self.originals = Originals(table.packed)
         self.languages: pl.Series | None = None
         self.fault = ""
         self._bytes = 0
@@ -65,9 +65,9 @@ class Texts:
         return self._ready[what].is_set()
 
     def _make(self) -> None:
-        inputs = self._table.artefact.manifest["inputs"]
+        inputs = self._table.packed.manifest["inputs"]
         self._all = (
-            4 * self._table.artefact.manifest["tokens"] + sum(one["size_bytes"] or 0 for one in inputs) or 1
+            4 * self._table.packed.manifest["tokens"] + sum(one["size_bytes"] or 0 for one in inputs) or 1
         )
         try:
             _ = self._table.trained
@@ -85,7 +85,7 @@ class Texts:
     # Kept
 
     def _kept_texts(self) -> Iterator[pl.Series]:
-        tokenizer = self._table.artefact.tokenizer
+        tokenizer = self._table.packed.tokenizer
         words = pa.array(token_bytes(tokenizer, np.arange(tokenizer.vocab_size)), pa.large_binary())
         for number, batch in enumerate(self._table.batches):
             ids, lengths = flat(batch, "input_ids"), flat(batch, "seq_lengths")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from tokpack.artefact.folder import Artefact
 from tokpack.durable import write_durably
 from tokpack.errors import UsageError, writing
+from tokpack.packed.folder import PackedFolder
 from tokpack.printable import one_line
 from tokpack.stages.keep import KeepList
 
@@ -17,9 +17,9 @@ HEAD = "# documents to keep after all: tokpack pack ... --keep FILE\n"
 class Wishes:
     """A keep list on disk, written anew with each change. Raises UsageError when it is of other data."""
 
-    def __init__(self, path: Path, artefact: Artefact) -> None:
+    def __init__(self, path: Path, packed: PackedFolder) -> None:
         self.path, self._lock = path, threading.Lock()
-        self._inputs = {one["name"]: one["sha256"] for one in artefact.manifest["inputs"]}
+        self._inputs = {one["name"]: one["sha256"] for one in packed.manifest["inputs"]}
         found = KeepList.load(path) if path.exists() else KeepList()
         if any(self._inputs.get(name) != digest for name, digest in found.inputs.items()):
             raise UsageError(

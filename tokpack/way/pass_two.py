@@ -31,7 +31,7 @@ SLICE = 1 << 16
 """Documents of dropped.parquet in work at a time: their columns of text take memory."""
 
 
-def write_artefact(
+def write_packed(
     run: Run,
     corpus: Corpus,
     part: Part,
@@ -73,7 +73,7 @@ def write_record(out: Path, docs: pl.DataFrame, names: list[str], quarantined: l
 
 
 def leave_nothing(run: Run, corpus: Corpus, report: Report, out: Path) -> DataError:
-    """For a run that keeps no document: its record and report in a folder that is no artefact.
+    """For a run that keeps no document: its record and report in a folder that is no packed dataset.
 
     OUT/.work stays, empty, so that the folder counts as unfinished: the next run, of any settings, takes it.
     """
@@ -86,7 +86,7 @@ def leave_nothing(run: Run, corpus: Corpus, report: Report, out: Path) -> DataEr
 
 
 def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
-    """The held-out documents, as the documents of an artefact of their own."""
+    """The held-out documents, as the documents of a packed dataset of their own."""
     held = docs.filter(pl.col("drop_reason") == HELD_OUT).drop(schema.COPIES, strict=False)
     return held.with_columns(drop_reason=pl.lit(None, pl.String))
 
@@ -161,7 +161,7 @@ def _manifest(
 
 
 def write_run(out: Path, run: Run, paths: dict[str, int], seconds: dict[str, float]) -> None:
-    """`run.json`: what is true of this run and this machine only, so no part of the artefact's bytes."""
+    """`run.json`: what is true of this run and this machine only, so no part of the dataset's bytes."""
     record = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),

@@ -20,7 +20,7 @@ from tokpack.stages.write import Layout, Placement
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One artefact to be written: its pieces, their plan, their order."""
+    """One packed dataset to be written: its pieces, their plan, their order."""
 
     pieces: pl.DataFrame
     plan: Plan

@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "accelerate", "peft")
 
 @app.command("eval", rich_help_panel="Training")
 def evaluate(
-    artefact: Packed,
+    packed: Packed,
     adapter: Annotated[
         list[str], typer.Option("--adapter", "-a", help="Adapter folder, or NAME=FOLDER; more than once.")
     ],
@@ -79,7 +79,7 @@ def evaluate(
     with activity(quiet, "trainer_plugin.evaluation.run") as (tell, run):
         quiet_libraries()
         found = run.evaluate(
-            artefact,
+            packed,
             model,
             adapter,
             control=control,

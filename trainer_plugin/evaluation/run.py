@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tokpack.activity import Activity, Advance
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.viewer import origin_of, source_ranges
 from tokpack.checked import check_dataset
 from tokpack.errors import DataError, TokpackError, UsageError
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.viewer import origin_of, source_ranges
 from tokpack.printable import one_line, snippet
 from tokpack.schema import IGNORE_INDEX
 from tokpack.stages.pairs import WIDTH
@@ -304,7 +304,7 @@ class _Shown:
         self.dataset, self.documents, self.tokenizer = dataset, documents, tokenizer
         self.width = WIDTH if dataset.is_preference else 1
         try:
-            self.ranges = source_ranges(Artefact(dataset.folder))
+            self.ranges = source_ranges(PackedFolder(dataset.folder))
         except TokpackError:  # a validation folder on its own
             self.ranges = {}
         self.sources = self._sources()

@@ -218,7 +218,7 @@ def _check_tokens(fitting: list[Shape], columns: list[str], source: Source) -> N
         raise UsageError(
             "the rows are packed already: several documents each, as seq_lengths says",
             where=source.path,
-            hint="`tokpack repack` and `tokpack merge` take artefacts; of other sets give one document a row",
+            hint="`tokpack repack` and `tokpack merge` take them; of other sets give one document a row",
         )
 
 

@@ -1,4 +1,4 @@
-"""Prove a finished artefact: every byte, row, document and sum; and, with a model, isolation."""
+"""Prove a finished packed dataset: every byte, row, document and sum; and, with a model, isolation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import pyarrow as pa
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.activity import Activity, default_activity
-from tokpack.artefact.folder import Artefact
 from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.manifest import differing_sums, is_finished, read_manifest
+from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
 from tokpack.reasons import TRUNCATED
 from tokpack.stages.pairs import WIDTH
@@ -77,7 +77,7 @@ def verify(
     device: str | None = None,
     tell: Activity | None = None,
 ) -> Verification:
-    """Check an artefact, its validation part included. Raises UsageError when `folder` is no artefact.
+    """Check a packed dataset, its validation part included. Raises UsageError when `folder` is none.
 
     With `model`, the trainer plugin's isolation probe runs on real rows: it needs the extra `train`. `tell`
     shows what is being done.
@@ -103,13 +103,13 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
     """All checks of the content; a damaged file that cannot even be read is a fault, not a crash."""
     label = "" if part == folder else f"{part.name}: "
     try:
-        artefact = Artefact.as_it_is(part)
-        rows = _Rows(artefact)
-        rows.faults += differing_sums(part, artefact.manifest)
-        checks = [rows.check(), _documents(artefact, rows), _ledger(artefact, rows)]
+        packed = PackedFolder.as_it_is(part)
+        rows = _Rows(packed)
+        rows.faults += differing_sums(part, packed.manifest)
+        checks = [rows.check(), _documents(packed, rows), _ledger(packed, rows)]
         if part == folder:  # the validation part has the same inputs
-            checks.append(_inputs(artefact))
-        if schema.is_preference(artefact.manifest):
+            checks.append(_inputs(packed))
+        if schema.is_preference(packed.manifest):
             checks.insert(2, _pairs(rows))
     except UsageError as error:
         if part == folder:
@@ -163,15 +163,15 @@ def _stray(path: Path) -> str:
 class _Rows:
     """One pass over all rows, batch by batch: invariants, and the numbers that the other checks compare."""
 
-    def __init__(self, artefact: Artefact) -> None:
-        manifest = artefact.manifest
+    def __init__(self, packed: PackedFolder) -> None:
+        manifest = packed.manifest
         self.rows = self.tokens = self.trained = 0
         self._found: list[pl.DataFrame] = []
         self.pair_faults: list[str] = []
         self._schema = schema.packed_schema(manifest)
         self.faults: list[str] = []
         self._capacity, self._vocab = manifest["capacity"], manifest["tokenizer"]["vocab_size"]
-        for shard in artefact.shards(as_they_are=True):
+        for shard in packed.shards(as_they_are=True):
             for batch in shard:
                 self._see(batch)
         if self.rows != manifest["rows"]:
@@ -274,11 +274,11 @@ def _pairs(rows: _Rows) -> Check:
     return Check("pairs", f"{documents // WIDTH:,} whole, each in one row", rows.pair_faults[:MAX_FAULTS])
 
 
-def _documents(artefact: Artefact, rows: _Rows) -> Check:
+def _documents(packed: PackedFolder, rows: _Rows) -> Check:
     """Each document of the input is in the rows, or in the record of what was left out: once."""
     placed = rows.placed()
     distinct = np.unique(placed["doc"].to_numpy())
-    manifest = artefact.manifest
+    manifest = packed.manifest
     check = Check("documents", f"{len(distinct):,} in rows")
     if len(distinct) != manifest["documents"]:
         check.faults.append(
@@ -287,9 +287,9 @@ def _documents(artefact: Artefact, rows: _Rows) -> Check:
     if len(placed) != manifest["pieces"]:
         check.faults.append(f"{len(placed)} pieces in the rows, the manifest says {manifest['pieces']}")
     check.faults += _piece_faults(placed)
-    left_out = artefact.dropped.filter(pl.col("reason") != TRUNCATED)["doc_id"].to_numpy()
+    left_out = packed.dropped.filter(pl.col("reason") != TRUNCATED)["doc_id"].to_numpy()
     width = WIDTH if schema.is_preference(manifest) else 1
-    ids = [entry["doc_id"] + i for entry in artefact.quarantined() for i in range(width)]
+    ids = [entry["doc_id"] + i for entry in packed.quarantined() for i in range(width)]
     quarantined = np.array(ids, dtype=np.int64)
     everything = np.concatenate([distinct, left_out, quarantined])
     if manifest["split"] == "train":
@@ -332,8 +332,8 @@ def _piece_faults(placed: pl.DataFrame) -> list[str]:
     ]
 
 
-def _ledger(artefact: Artefact, rows: _Rows) -> Check:
-    ledger = artefact.ledger
+def _ledger(packed: PackedFolder, rows: _Rows) -> Check:
+    ledger = packed.ledger
     check = Check("ledger", "adds up, and agrees with the rows")
     try:
         ledgers.check(ledger)
@@ -352,16 +352,16 @@ def _ledger(artefact: Artefact, rows: _Rows) -> Check:
     return check
 
 
-def _inputs(artefact: Artefact) -> Check:
+def _inputs(packed: PackedFolder) -> Check:
     """The inputs, where they still are, against the hashes taken while they were read."""
     check = Check("inputs")
-    paths = artefact.input_paths
+    paths = packed.input_paths
     if not paths:
         check.detail = "run.json is not here: nothing to compare"
         return check
     here = 0
-    digest = cache(file_sha256)  # merged artefacts may name an input twice
-    for path, entry in zip(paths, artefact.manifest["inputs"], strict=False):
+    digest = cache(file_sha256)  # merged packed datasets may name an input twice
+    for path, entry in zip(paths, packed.manifest["inputs"], strict=False):
         if entry["sha256"] and Path(path).is_file():
             here += 1
             if digest(Path(path)) != entry["sha256"]:

@@ -1,4 +1,4 @@
-"""A finished artefact seen as a token store: its pieces can be planned anew and gathered again.
+"""A finished packed dataset seen as a token store: its pieces can be planned anew and gathered again.
 
 Each record batch of a shard is a batch of the store, each document (or piece of a split one) a record in it.
 Tokens stay on disk: only a few numbers a piece are in memory.
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.artefact.folder import Artefact
+from tokpack.packed.folder import PackedFolder
 from tokpack.schema import COPIES
 from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch, Layout, Placement
@@ -23,7 +23,7 @@ from tokpack.stages.write import FlatBatch, Layout, Placement
 
 @dataclass(frozen=True, slots=True)
 class StoredPieces:
-    """The pieces of one or more artefacts in row order."""
+    """The pieces of one or more packed datasets in row order."""
 
     placement: Placement
     row_offsets: Int64
@@ -32,10 +32,12 @@ class StoredPieces:
     """For `write_shards`."""
 
     @staticmethod
-    def of(artefacts: list[Artefact], first_doc_ids: list[int] | None = None) -> StoredPieces:
-        """The pieces of all artefacts; `first_doc_ids` are added to the doc_ids of each."""
-        bases = first_doc_ids or [0] * len(artefacts)
-        records = [(record, base) for a, base in zip(artefacts, bases, strict=True) for record in a.mapped()]
+    def of(packed_folders: list[PackedFolder], first_doc_ids: list[int] | None = None) -> StoredPieces:
+        """The pieces of all packed datasets; `first_doc_ids` are added to the doc_ids of each."""
+        bases = first_doc_ids or [0] * len(packed_folders)
+        records = [
+            (record, base) for a, base in zip(packed_folders, bases, strict=True) for record in a.mapped()
+        ]
         names = ("batch", "index", "length", "doc_id", "number", "copy", "row")
         columns: dict[str, list[npt.NDArray[Any]]] = {name: [np.empty(0, np.int64)] for name in names}
         for number, (record, base) in enumerate(records):

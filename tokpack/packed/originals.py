@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.viewer import source_ranges
 from tokpack.config import SourceConfig
 from tokpack.conversion import convert
 from tokpack.errors import TokpackError
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.viewer import source_ranges
 from tokpack.schema import is_preference
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
@@ -139,20 +139,20 @@ class Input:
 class Originals:
     """All inputs of a packed dataset."""
 
-    def __init__(self, artefact: Artefact) -> None:
-        self._artefact = artefact
-        manifest = artefact.manifest
+    def __init__(self, packed: PackedFolder) -> None:
+        self._packed = packed
+        manifest = packed.manifest
         width = WIDTH if is_preference(manifest) else 1
-        ranges = source_ranges(artefact)
+        ranges = source_ranges(packed)
         records = {record["name"]: record for record in manifest["inputs"]}
-        configs = _configs(artefact)
+        configs = _configs(packed)
         self.inputs = [
             Input(name, first, end, width, records.get(name, {}), configs.get(name))
             for name, (first, end) in ranges.items()
         ]
 
     def _decode(self, ids: Any) -> str:
-        return str(self._artefact.tokenizer.decode(ids))
+        return str(self._packed.tokenizer.decode(ids))
 
     def input_of(self, doc_id: int) -> Input | None:
         return next((one for one in self.inputs if one.first <= doc_id < one.end), None)
@@ -184,9 +184,9 @@ def original(row: dict[str, Any], one: Input | None) -> Original:
     return Original(row["doc_id"], place, row["row"], row["roles"] or [], row["contents"] or [], extra)
 
 
-def _configs(artefact: Artefact) -> dict[str, SourceConfig]:
+def _configs(packed: PackedFolder) -> dict[str, SourceConfig]:
     """Input -> how it was read, and where it is; without those of which that is not sure."""
-    manifest, paths = artefact.manifest, artefact.input_paths
+    manifest, paths = packed.manifest, packed.input_paths
     names = [record["name"] for record in manifest["inputs"]]
     if len(paths) != len(names):
         return {}

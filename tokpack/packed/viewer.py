@@ -13,8 +13,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.rule import Rule
 from rich.text import Text
 
-from tokpack.artefact.folder import Artefact
 from tokpack.errors import TokpackError, UsageError, near_matches
+from tokpack.packed.folder import PackedFolder
 from tokpack.printable import printable
 from tokpack.reasons import HELD_OUT
 from tokpack.report.words import counted
@@ -28,7 +28,7 @@ MARGIN = "|"
 
 
 def choose_row(
-    artefact: Artefact,
+    packed: PackedFolder,
     row: int | None = None,
     doc: int | None = None,
     *,
@@ -51,28 +51,28 @@ def choose_row(
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(asked)} each name a row", where=asked[1], hint="give one of them")
     if doc is not None:
-        found = artefact.row_of_document(doc)
+        found = packed.row_of_document(doc)
         if found is None:
-            raise UsageError(f"document {doc} is in no row", where="--doc", hint=_fate(artefact, doc))
+            raise UsageError(f"document {doc} is in no row", where="--doc", hint=_fate(packed, doc))
         return found
     if source is not None:
-        return _row_of_source(artefact, source)
+        return _row_of_source(packed, source)
     if longest:
-        return _best_row(artefact, np.maximum.reduceat)
+        return _best_row(packed, np.maximum.reduceat)
     if worst_fill:
-        return _best_row(artefact, lambda lengths, firsts: -np.add.reduceat(lengths, firsts))
+        return _best_row(packed, lambda lengths, firsts: -np.add.reduceat(lengths, firsts))
     row = row or 0
-    if not len(artefact):
-        raise _no_rows(artefact)
-    if not 0 <= row < len(artefact):
-        raise UsageError(f"no row {row}", where="--row", hint=f"rows are 0 to {len(artefact) - 1}")
+    if not len(packed):
+        raise _no_rows(packed)
+    if not 0 <= row < len(packed):
+        raise UsageError(f"no row {row}", where="--row", hint=f"rows are 0 to {len(packed) - 1}")
     return row
 
 
-def _best_row(artefact: Artefact, measure: Callable[[Any, Any], Any]) -> int:
+def _best_row(packed: PackedFolder, measure: Callable[[Any, Any], Any]) -> int:
     """The first row whose `measure(lengths, firsts)` is largest; `firsts`: where lengths of rows start."""
     best, found, base = None, 0, 0
-    for batch in artefact.batches():
+    for batch in packed.batches():
         column = batch.column("seq_lengths")
         if batch.num_rows:
             offsets = column.offsets.to_numpy()
@@ -81,23 +81,23 @@ def _best_row(artefact: Artefact, measure: Callable[[Any, Any], Any]) -> int:
                 best, found = values.max(), base + int(values.argmax())
         base += batch.num_rows
     if best is None:
-        raise _no_rows(artefact)
+        raise _no_rows(packed)
     return found
 
 
-def _no_rows(artefact: Artefact) -> UsageError:
+def _no_rows(packed: PackedFolder) -> UsageError:
     return UsageError(
-        "the artefact has no rows", where=str(artefact.folder), hint="`dropped.parquet` says why"
+        "the packed dataset has no rows", where=str(packed.folder), hint="`dropped.parquet` says why"
     )
 
 
-def _row_of_source(artefact: Artefact, source: str) -> int:
-    ranges = source_ranges(artefact)
+def _row_of_source(packed: PackedFolder, source: str) -> int:
+    ranges = source_ranges(packed)
     if source not in ranges:
         raise UsageError(f"no input named {source!r}", where="--source", hint=near_matches(source, ranges))
     first, last = ranges[source]
     base = 0
-    for batch in artefact.batches():
+    for batch in packed.batches():
         column = batch.column("doc_ids")
         ids = column.flatten().to_numpy()
         hits = np.flatnonzero((ids >= first) & (ids < last))
@@ -110,10 +110,10 @@ def _row_of_source(artefact: Artefact, source: str) -> int:
     )
 
 
-def source_ranges(artefact: Artefact) -> dict[str, tuple[int, int]]:
+def source_ranges(packed: PackedFolder) -> dict[str, tuple[int, int]]:
     """Input -> its first document and the one after its last: documents are numbered input by input."""
-    inside = artefact.folder.resolve()
-    whole = Artefact(inside.parent) if artefact.manifest["split"] != "train" else artefact
+    inside = packed.folder.resolve()
+    whole = PackedFolder(inside.parent) if packed.manifest["split"] != "train" else packed
     ranges, start = {}, 0
     for name, part in whole.ledger["sources"].items():
         end = start + part["documents"]["read"]
@@ -130,16 +130,16 @@ def origin_of(ranges: dict[str, tuple[int, int]], doc_id: int, width: int = 1) -
     return ""
 
 
-def _fate(artefact: Artefact, doc: int) -> str:
-    record = artefact.dropped.filter(artefact.dropped["doc_id"] == doc)
-    if artefact.manifest["split"] != "train":
-        return "this is the validation part: look for it in the artefact that holds this folder"
+def _fate(packed: PackedFolder, doc: int) -> str:
+    record = packed.dropped.filter(packed.dropped["doc_id"] == doc)
+    if packed.manifest["split"] != "train":
+        return "this is the validation part: look for it in the packed dataset that holds this folder"
     if record.is_empty():
-        read = artefact.ledger["documents"]["read"]
+        read = packed.ledger["documents"]["read"]
         return "it is in quarantine.jsonl" if 0 <= doc < read else f"documents are 0 to {read - 1}"
     reason, detail, source, line = record.select("reason", "detail", "source", "row").row(0)
     if reason == HELD_OUT:
-        return f"held out: tokpack inspect {artefact.folder / VALIDATION} --doc {doc}"
+        return f"held out: tokpack inspect {packed.folder / VALIDATION} --doc {doc}"
     return f"left out: {reason}" + (f" ({detail})" if detail else "") + f"; {source}, row {line}"
 
 
@@ -150,13 +150,13 @@ class ShownRow:
     max_tokens: of each document; 0: all.
     """
 
-    artefact: Artefact
+    packed: PackedFolder
     row: int
     max_tokens: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         plain = console.no_color or console.color_system is None
-        yield row_view(self.artefact, self.row, self.max_tokens, MARGIN if plain else "")
+        yield row_view(self.packed, self.row, self.max_tokens, MARGIN if plain else "")
 
     def _repr_html_(self) -> str:
         from tokpack.report.terminal import to_html
@@ -187,15 +187,15 @@ class _InMargin:
                     yield Text(f"{self.mark if trained else ' ' * len(self.mark)} ").append_text(wrapped)
 
 
-def row_view(artefact: Artefact, row: int, max_tokens: int = 0, margin: str = "") -> RenderableType:
+def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = "") -> RenderableType:
     """One row: each document under a rule, trained tokens green, masked ones dim, white space as it is.
 
     With a `margin` lines of trained tokens have that mark before them instead.
     """
-    record = artefact[row]
-    capacity = artefact.manifest["capacity"]
+    record = packed[row]
+    capacity = packed.manifest["capacity"]
     used, documents = len(record["input_ids"]), len(record["doc_ids"])
-    pairs = is_preference(artefact.manifest)
+    pairs = is_preference(packed.manifest)
     held = counted(documents // WIDTH, "pair") if pairs else counted(documents, "document")
     head = Text.assemble(
         (f"row {row}", "bold"),
@@ -204,7 +204,7 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0, margin: str = ""
     )
     parts: list[RenderableType] = [head]
     try:
-        ranges = source_ranges(artefact)
+        ranges = source_ranges(packed)
     except TokpackError:  # a validation folder on its own
         ranges = {}
     for doc_id, copy, ids, labels in _documents(record):
@@ -216,7 +216,7 @@ def row_view(artefact: Artefact, row: int, max_tokens: int = 0, margin: str = ""
             title += f"; {printable(came_from)}"
         parts.append(Rule(Text(title), align="left", style="cyan"))
         limit = max_tokens or len(ids)
-        runs = trained_runs(artefact.tokenizer, ids[:limit], labels[:limit] != IGNORE_INDEX)
+        runs = trained_runs(packed.tokenizer, ids[:limit], labels[:limit] != IGNORE_INDEX)
         parts.append(_InMargin(runs, margin) if margin else _colored(runs))
         if limit < len(ids):
             parts.append(Text(f"... {len(ids) - limit:,} more tokens", style="italic"))

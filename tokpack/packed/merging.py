@@ -1,13 +1,13 @@
-"""Join artefacts of one tokenizer, chat template, loss and capacity, without reading text again.
+"""Join packed datasets of one tokenizer, chat template, loss and capacity, without reading text again.
 
-    documents   numbered on: those of the second artefact follow the last number of the first
-    rows        as they were packed, all in a new seeded order (`keep_order`: one artefact after another);
-                dealt again where all artefacts are dealt alike
+    documents   numbered on: those of the second packed dataset follow the last number of the first
+    rows        as they were packed, all in a new seeded order (`keep_order`: one after another);
+                dealt again where all packed datasets are dealt alike
     record      ledgers added, dropped.parquet and quarantine.jsonl joined; of two inputs of one name, the
                 second is called `name#2`
     validation  the parts of those that have one
 
-Duplicates across the artefacts are not looked for: they were not compared when they were packed.
+Duplicates across the packed datasets are not looked for: they were not compared when they were packed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 
 from tokpack import schema
 from tokpack.activity import Activity, default_activity
-from tokpack.artefact.derive import (
+from tokpack.config import PlanConfig
+from tokpack.errors import UsageError, writing
+from tokpack.packed.derive import (
     MERGED,
     check_out,
     origin,
@@ -33,11 +35,9 @@ from tokpack.artefact.derive import (
     write_derived,
     write_inputs,
 )
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.fresh_folder import fresh_folder
-from tokpack.artefact.stored_pieces import StoredPieces
-from tokpack.config import PlanConfig
-from tokpack.errors import UsageError, writing
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.fresh_folder import fresh_folder
+from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import local_folder
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED
 from tokpack.stages.order import order_rows
@@ -48,7 +48,7 @@ DEALING = ("world_size", "rows_per_step", "token_cost")
 
 
 def merge(
-    artefacts: Iterable[Artefact | str | os.PathLike[str]],
+    packed_folders: Iterable[PackedFolder | str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
     seed: int = 0,
@@ -56,12 +56,15 @@ def merge(
     overwrite: bool = False,
     check: bool = True,
     tell: Activity | None = None,
-) -> Artefact:
-    """Write the rows of all `artefacts` into the new artefact `out`. `check`: their shards' sums first.
+) -> PackedFolder:
+    """Write the rows of all into the new packed dataset `out`. `check`: their shards' sums first.
 
     Raises UsageError when they differ in what they must share, naming the first difference.
     """
-    parts = [part if isinstance(part, Artefact) else Artefact(local_folder(part)) for part in artefacts]
+    parts = [
+        part if isinstance(part, PackedFolder) else PackedFolder(local_folder(part))
+        for part in packed_folders
+    ]
     out, tell = Path(out), tell or default_activity()
     _check_alike(parts)
     check_out(out, parts)
@@ -78,12 +81,12 @@ def merge(
             _write(inside, validations, held_bases, held_names, seed, keep_order, tell)
         _write(folder, parts, bases, names, seed, keep_order, tell)
         write_inputs(folder, parts)
-    return Artefact(out)
+    return PackedFolder(out)
 
 
 def _write(
     out: Path,
-    parts: list[Artefact],
+    parts: list[PackedFolder],
     bases: list[int],
     names: list[dict[str, str]],
     seed: int,
@@ -106,9 +109,9 @@ def _write(
     write_derived(out, stored, stored.in_rows(order), plan, dealt, record, parts, tell)
 
 
-def _check_alike(parts: list[Artefact]) -> None:
+def _check_alike(parts: list[PackedFolder]) -> None:
     if len(parts) < 2:
-        raise UsageError("merging takes two artefacts or more", where="ARTEFACT", hint="name them all")
+        raise UsageError("merging takes two packed datasets or more", where="PACKED", hint="name them all")
     first = parts[0].manifest
     for part in parts[1:]:
         other = part.manifest
@@ -134,14 +137,14 @@ def _check_alike(parts: list[Artefact]) -> None:
                 )
 
 
-def _bases(parts: list[Artefact]) -> list[int]:
+def _bases(parts: list[PackedFolder]) -> list[int]:
     """The number that the first document of each gets."""
     read = [part.ledger["documents"]["read"] for part in parts]
     return [sum(read[:i]) for i in range(len(read))]
 
 
-def _source_names(parts: list[Artefact]) -> list[dict[str, str]]:
-    """Per artefact: name of an input -> its name in the merged one."""
+def _source_names(parts: list[PackedFolder]) -> list[dict[str, str]]:
+    """Per packed dataset: name of an input -> its name in the merged one."""
     taken: set[str] = set()
     result = []
     for part in parts:
@@ -155,7 +158,7 @@ def _source_names(parts: list[Artefact]) -> list[dict[str, str]]:
 
 
 def _record(
-    parts: list[Artefact], names: list[dict[str, str]], seed: int, keep_order: bool
+    parts: list[PackedFolder], names: list[dict[str, str]], seed: int, keep_order: bool
 ) -> dict[str, Any]:
     """The first manifest with inputs and ledgers of all."""
     manifests = [part.manifest for part in parts]
@@ -200,7 +203,9 @@ def _sum(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _join_dropped(out: Path, parts: list[Artefact], bases: list[int], names: list[dict[str, str]]) -> None:
+def _join_dropped(
+    out: Path, parts: list[PackedFolder], bases: list[int], names: list[dict[str, str]]
+) -> None:
     """dropped.parquet of all, one after another; details that name a document follow its new number."""
     names_document = pl.col("reason").is_in([EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED])
     with pq.ParquetWriter(out / schema.DROPPED, schema.DROPPED_SCHEMA, compression="zstd") as writer:
@@ -218,7 +223,9 @@ def _join_dropped(out: Path, parts: list[Artefact], bases: list[int], names: lis
             writer.write_table(moved.to_arrow().cast(schema.DROPPED_SCHEMA))
 
 
-def _join_quarantine(out: Path, parts: list[Artefact], bases: list[int], names: list[dict[str, str]]) -> None:
+def _join_quarantine(
+    out: Path, parts: list[PackedFolder], bases: list[int], names: list[dict[str, str]]
+) -> None:
     """quarantine.jsonl of all, line by line."""
     with (out / schema.QUARANTINE).open("w", encoding="utf-8", newline="\n") as joined:
         for part, base, renamed in zip(parts, bases, names, strict=True):

@@ -1,4 +1,4 @@
-"""Artefacts made from artefacts: the pieces gathered into new rows, the rest of the record carried over."""
+"""Made from packed datasets: the pieces gathered into new rows, the rest of the record carried over."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.activity import Activity
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import WriteConfig
 from tokpack.errors import DataError, InternalError, UsageError
 from tokpack.manifest import is_finished
 from tokpack.output import finish
 from tokpack.own_files import Own, is_packed_file
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.report.derived import derived_report
 from tokpack.stages.order import plan_record
 from tokpack.stages.plan import Plan
@@ -22,7 +22,7 @@ from tokpack.stages.write import Layout, write_json, write_shards
 from tokpack.sums import file_sha256
 
 MERGED = "merged"
-"""Planner in the manifest of a merged artefact: its rows were planned apart."""
+"""Planner in the manifest of a merged packed dataset: its rows were planned apart."""
 
 
 def write_derived(
@@ -32,7 +32,7 @@ def write_derived(
     plan: Plan,
     dealt: dict[str, Any],
     record: dict[str, Any],
-    sources: list[Artefact],
+    sources: list[PackedFolder],
     tell: Activity,
 ) -> None:
     """Shards, report, manifest, sums. dropped.parquet, quarantine.jsonl and tokenizer are there already.
@@ -62,7 +62,7 @@ def write_derived(
         ledgers.check(ledger)
     except InternalError as error:  # the figures of the sources, which anybody may have written
         raise DataError(
-            f"the record and the rows of the artefact do not agree: {error.what}",
+            f"the record and the rows of the packed dataset do not agree: {error.what}",
             where=", ".join(str(source.folder) for source in sources),
             hint="`tokpack verify` names what is wrong",
         ) from None
@@ -84,30 +84,30 @@ def write_derived(
     finish(out, manifest)
 
 
-def origin(artefact: Artefact) -> dict[str, str]:
-    """An artefact as the manifest of a derived one names it."""
-    return {"name": artefact.folder.resolve().name, "sha256": file_sha256(artefact.folder / schema.SUMS)}
+def origin(packed: PackedFolder) -> dict[str, str]:
+    """A packed dataset as the manifest of a derived one names it."""
+    return {"name": packed.folder.resolve().name, "sha256": file_sha256(packed.folder / schema.SUMS)}
 
 
-def check_out(out: Path, sources: list[Artefact]) -> None:
-    """Raises UsageError when `out` is, lies in, or holds one of the artefacts that are read."""
+def check_out(out: Path, sources: list[PackedFolder]) -> None:
+    """Raises UsageError when `out` is, lies in, or holds one of the packed datasets that are read."""
     place = out.resolve()
     for source in sources:
         folder = source.folder.resolve()
         if folder == place or folder in place.parents or place in folder.parents:
             raise UsageError(
-                "the output is, or lies in, an artefact that is read",
+                "the output is, or lies in, a packed dataset that is read",
                 where=str(out),
                 hint="give -o another folder",
             )
 
 
 def packed_files(folder: Path) -> Own:
-    """What tokpack wrote into the folder of a finished artefact; nothing for any other folder."""
+    """What tokpack wrote into the folder of a finished packed dataset; nothing for any other folder."""
     return is_packed_file if is_finished(folder) else lambda name: False
 
 
-def write_inputs(out: Path, sources: list[Artefact]) -> None:
+def write_inputs(out: Path, sources: list[PackedFolder]) -> None:
     """`run.json` with the places of the inputs, as far as they are known: what `verify` compares."""
     paths: list[str] = []
     for source in sources:

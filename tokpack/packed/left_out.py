@@ -12,11 +12,11 @@ from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
-from tokpack.artefact.differences import differences, same_answer
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.originals import Original, Originals
-from tokpack.artefact.triggers import Mark, find_marks
 from tokpack.errors import DataError, UsageError
+from tokpack.packed.differences import differences, same_answer
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.originals import Original, Originals
+from tokpack.packed.triggers import Mark, find_marks
 from tokpack.printable import one_line, printable
 from tokpack.reasons import EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, PAIR_DROPPED, UNREADABLE, words_of
 
@@ -64,10 +64,10 @@ def twin_of(reason: str, detail: str | None) -> int | None:
     return int(number[0]) if number else None
 
 
-def find_left_out(artefact: Artefact, doc_id: int, originals: Originals | None = None) -> LeftOut:
+def find_left_out(packed: PackedFolder, doc_id: int, originals: Originals | None = None) -> LeftOut:
     """Raises UsageError where no such document was left out, or only shortened."""
-    originals = originals or Originals(artefact)
-    found = artefact.dropped.filter(artefact.dropped["doc_id"] == doc_id).rows(named=True)
+    originals = originals or Originals(packed)
+    found = packed.dropped.filter(packed.dropped["doc_id"] == doc_id).rows(named=True)
     if found and found[0]["reason"] != "truncated":
         record = {**found[0], "detail": found[0]["detail"] or ""}
         twin = twin_of(record["reason"], record["detail"])
@@ -77,14 +77,14 @@ def find_left_out(artefact: Artefact, doc_id: int, originals: Originals | None =
             fault=originals.fault(doc_id),
             twin=originals.find(twin) if twin is not None else None,
         )
-    for line in artefact.quarantined():
+    for line in packed.quarantined():
         if line["doc_id"] == doc_id:
             return unreadable(line)
-    row = artefact.row_of_document(doc_id)
-    read = artefact.ledger["documents"]["read"]
+    row = packed.row_of_document(doc_id)
+    read = packed.ledger["documents"]["read"]
     raise UsageError(
         f"document {doc_id} was not left out" if row is not None else f"no document {doc_id}",
-        where=str(artefact.folder),
+        where=str(packed.folder),
         hint=f"it is in row {row}" if row is not None else f"documents are 0 to {read - 1}",
     )
 

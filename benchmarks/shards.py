@@ -1,10 +1,10 @@
 """Pass 2 and `tokpack verify` in MB of shards per second, beside the disk's own speed.
 
-    python benchmarks/artefact.py [--data mix.jsonl] [--tokenizer FOLDER] [--copies 4] [--json]
+    python benchmarks/packed.py [--data mix.jsonl] [--tokenizer FOLDER] [--copies 4] [--json]
 
 Without `--data`, the demo set is generated. The rows are packed once; writing is then repeated by `repack`
-without its planning, from the mapped artefact, in the seeded random order of pass 2. Figures count the bytes
-of the shards as Arrow, for Parquet too. `dd` writes as many zeros into the same folder with a final fsync;
+without its planning, from mapped rows, in the seeded random order of pass 2. Figures count the bytes of the
+shards as Arrow, for Parquet too. `dd` writes as many zeros into the same folder with a final fsync;
 `sha256` hashes one shard in one thread: no `verify` that reads every byte is faster per core.
 """
 
@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import tokpack
-from tokpack.artefact.stored_pieces import StoredPieces
 from tokpack.config import WriteConfig
+from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.schema import PACKED_SCHEMA
 from tokpack.stages.plan import row_order
 from tokpack.stages.write import write_shards
 
 
-def shard_bytes(artefact: tokpack.Artefact) -> int:
-    return sum((artefact.folder / shard["file"]).stat().st_size for shard in artefact.manifest["shards"])
+def shard_bytes(packed: tokpack.PackedFolder) -> int:
+    return sum((packed.folder / shard["file"]).stat().st_size for shard in packed.manifest["shards"])
 
 
 def best(call: Callable[[], Any], repeats: int) -> float:
@@ -46,9 +46,9 @@ def best(call: Callable[[], Any], repeats: int) -> float:
     return min(seconds)
 
 
-def write(artefact: tokpack.Artefact, out: Path, shard_format: Any) -> None:
-    """The rows of an artefact in another random order."""
-    stored = StoredPieces.of([artefact])
+def write(packed: tokpack.PackedFolder, out: Path, shard_format: Any) -> None:
+    """The rows of a packed dataset in another random order."""
+    stored = StoredPieces.of([packed])
     layout = stored.in_rows(row_order(stored.rows, 1))
     out.mkdir(exist_ok=True)
     settings = WriteConfig(shard_format=shard_format)
@@ -61,39 +61,39 @@ def zeros(out: Path, size: int) -> None:
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
-def hash_shard(artefact: tokpack.Artefact) -> None:
-    with (artefact.folder / artefact.manifest["shards"][0]["file"]).open("rb") as file:
+def hash_shard(packed: tokpack.PackedFolder) -> None:
+    with (packed.folder / packed.manifest["shards"][0]["file"]).open("rb") as file:
         hashlib.file_digest(file, "sha256")
 
 
-def enlarged(artefact: tokpack.Artefact, copies: int, out: Path) -> tokpack.Artefact:
-    return tokpack.merge([artefact] * copies, out) if copies > 1 else artefact
+def enlarged(packed: tokpack.PackedFolder, copies: int, out: Path) -> tokpack.PackedFolder:
+    return tokpack.merge([packed] * copies, out) if copies > 1 else packed
 
 
-def measure(artefact: tokpack.Artefact, folder: Path, repeats: int) -> dict[str, Any]:
-    size = shard_bytes(artefact)
-    first = (artefact.folder / artefact.manifest["shards"][0]["file"]).stat().st_size
-    parquet = tokpack.repack(artefact, folder / "parquet", shard_format="parquet")
+def measure(packed: tokpack.PackedFolder, folder: Path, repeats: int) -> dict[str, Any]:
+    size = shard_bytes(packed)
+    first = (packed.folder / packed.manifest["shards"][0]["file"]).stat().st_size
+    parquet = tokpack.repack(packed, folder / "parquet", shard_format="parquet")
     seconds = {
-        "write, arrow": best(lambda: write(artefact, folder / "out", "arrow"), repeats),
-        "write, parquet": best(lambda: write(artefact, folder / "out-parquet", "parquet"), repeats),
+        "write, arrow": best(lambda: write(packed, folder / "out", "arrow"), repeats),
+        "write, parquet": best(lambda: write(packed, folder / "out-parquet", "parquet"), repeats),
         "dd with fsync": best(lambda: zeros(folder / "zeros", size), repeats),
-        "verify, arrow": best(lambda: check(artefact), repeats),
+        "verify, arrow": best(lambda: check(packed), repeats),
         "verify, parquet": best(lambda: check(parquet), repeats),
-        "sha256, one thread": best(lambda: hash_shard(artefact), repeats) * size / first,
+        "sha256, one thread": best(lambda: hash_shard(packed), repeats) * size / first,
     }
     return {
         "mb": size / 1e6,
-        "rows": len(artefact),
+        "rows": len(packed),
         "parquet_mb": shard_bytes(parquet) / 1e6,
         "mb_per_s": {name: size / 1e6 / s for name, s in seconds.items()},
     }
 
 
-def check(artefact: tokpack.Artefact) -> None:
-    result = tokpack.verify(artefact.folder)
+def check(packed: tokpack.PackedFolder) -> None:
+    result = tokpack.verify(packed.folder)
     if not result.ok:
-        raise SystemExit("the artefact does not verify")
+        raise SystemExit("the packed dataset does not verify")
 
 
 def machine() -> dict[str, Any]:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--tokenizer", default=os.environ.get("TOKPACK_SMOLLM2"))
     parser.add_argument("--capacity", type=int, default=4096)
-    parser.add_argument("--copies", type=int, default=1, help="merge this many copies of the artefact")
+    parser.add_argument("--copies", type=int, default=1, help="merge this many copies of the packed dataset")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A finished artefact, opened for reading."""
+"""A finished packed dataset, opened for reading."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """A finished artefact, memory-mapped; of a URL, its copy in the cache. Raises UsageError for none."""
+class PackedFolder:
+    """A finished packed dataset, memory-mapped; of a URL, its copy in the cache. Else a UsageError."""
 
     folder: Path
 
@@ -40,11 +40,11 @@ class Artefact:
         _ = self.manifest
 
     @staticmethod
-    def as_it_is(folder: Path) -> Artefact:
+    def as_it_is(folder: Path) -> PackedFolder:
         """For what looks for faults: sums of shards that differ do not keep it from being opened."""
-        artefact = object.__new__(Artefact)
-        artefact.__dict__.update(folder=folder, manifest=read_form(folder))
-        return artefact
+        packed = object.__new__(PackedFolder)
+        packed.__dict__.update(folder=folder, manifest=read_form(folder))
+        return packed
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -56,10 +56,10 @@ class Artefact:
         return ledger
 
     @cached_property
-    def validation(self) -> Artefact | None:
-        """The validation artefact inside, where one was held out."""
+    def validation(self) -> PackedFolder | None:
+        """The validation packed dataset inside, where one was held out."""
         inside = self.folder / schema.VALIDATION
-        return Artefact(inside) if inside.is_dir() else None
+        return PackedFolder(inside) if inside.is_dir() else None
 
     @cached_property
     def table(self) -> pa.Table:
@@ -154,7 +154,9 @@ class Artefact:
 
         folder = self.folder / TOKENIZER
         if not folder.is_dir():  # a name that is no folder would be looked for on the Hub
-            raise DataError("the tokenizer is missing", where=str(folder), hint="copy the artefact again")
+            raise DataError(
+                "the tokenizer is missing", where=str(folder), hint="copy the packed dataset again"
+            )
         return load_tokenizer(folder)
 
     def __len__(self) -> int:
@@ -199,7 +201,7 @@ class Artefact:
 
         max_tokens: of each document; 0: all. Raises UsageError where there is no such row.
         """
-        from tokpack.artefact.viewer import ShownRow, choose_row
+        from tokpack.packed.viewer import ShownRow, choose_row
 
         return ShownRow(self, choose_row(self, row), max_tokens)
 
@@ -208,14 +210,14 @@ class Artefact:
 
         Raises UsageError where no such document was left out, DataError where its input is gone or changed.
         """
-        from tokpack.artefact.left_out import find_left_out
+        from tokpack.packed.left_out import find_left_out
 
         return find_left_out(self, doc_id).text
 
     def __rich__(self) -> Any:
-        from tokpack.report.terminal import artefact_panel
+        from tokpack.report.terminal import packed_panel
 
-        return artefact_panel(self.manifest)
+        return packed_panel(self.manifest)
 
     def _repr_html_(self) -> str:
         from tokpack.report.notebook import packed_frame, report_frame
@@ -225,7 +227,7 @@ class Artefact:
     def __repr__(self) -> str:
         plan = self.manifest["plan"]
         return (
-            f"Artefact({str(self.folder)!r}: {self.manifest['documents']:,} documents, "
+            f"PackedFolder({str(self.folder)!r}: {self.manifest['documents']:,} documents, "
             f"{self.manifest['tokens']:,} tokens in {len(self):,} rows of {self.manifest['capacity']:,}, "
             f"fill {plan['fill']:.2%})"
         )
@@ -247,5 +249,5 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path.name} is damaged: {why}",
         where=str(path),
-        hint="run `tokpack verify`, or copy the artefact again",
+        hint="run `tokpack verify`, or copy the packed dataset again",
     )

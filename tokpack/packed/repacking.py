@@ -1,4 +1,4 @@
-"""Plan an artefact anew: another capacity or planner, without reading or tokenizing text again.
+"""Plan a packed dataset anew: another capacity or planner, without reading or tokenizing text again.
 
 Documents, and the pieces of split ones, are put into new rows as they are. What was cut or dropped for its
 length when they were packed stays so, and a split document keeps its pieces: only packing the raw data again
@@ -19,7 +19,10 @@ import numpy as np
 
 from tokpack import schema
 from tokpack.activity import Activity, default_activity
-from tokpack.artefact.derive import (
+from tokpack.config import PlanConfig, ShardFormat
+from tokpack.conversion import convert
+from tokpack.errors import UsageError, writing
+from tokpack.packed.derive import (
     MERGED,
     check_out,
     origin,
@@ -27,12 +30,9 @@ from tokpack.artefact.derive import (
     write_derived,
     write_inputs,
 )
-from tokpack.artefact.folder import Artefact
-from tokpack.artefact.fresh_folder import fresh_folder
-from tokpack.artefact.stored_pieces import StoredPieces
-from tokpack.config import PlanConfig, ShardFormat
-from tokpack.conversion import convert
-from tokpack.errors import UsageError, writing
+from tokpack.packed.folder import PackedFolder
+from tokpack.packed.fresh_folder import fresh_folder
+from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import local_folder
 from tokpack.reasons import OVERLONG
 from tokpack.schema import SEQUENTIAL
@@ -43,7 +43,7 @@ from tokpack.stages.write import Layout
 
 
 def repack(
-    artefact: Artefact | str | os.PathLike[str],
+    packed: PackedFolder | str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     max_length: int | None = None,
@@ -56,14 +56,14 @@ def repack(
     overwrite: bool = False,
     check: bool = True,
     tell: Activity | None = None,
-) -> Artefact:
-    """Write the documents of `artefact` into new rows, as the artefact `out`.
+) -> PackedFolder:
+    """Write the documents of `packed` into new rows, as the packed dataset `out`.
 
-    What is not given is as the artefact was packed: rows that were dealt are dealt again, unless `planner`
-    keeps input order. With nothing changed the shards come out byte for byte. `check`: the sums of the shards
-    are compared first. Raises UsageError when `max_length` is smaller than the longest document.
+    What is not given is as it was packed: rows that were dealt are dealt again, unless `planner` keeps input
+    order. With nothing changed the shards come out byte for byte. `check`: the sums of the shards are
+    compared first. Raises UsageError when `max_length` is smaller than the longest document.
     """
-    source = artefact if isinstance(artefact, Artefact) else Artefact(local_folder(artefact))
+    source = packed if isinstance(packed, PackedFolder) else PackedFolder(local_folder(packed))
     out, tell = Path(out), tell or default_activity()
     check_out(out, [source])
     if check:
@@ -109,7 +109,7 @@ def repack(
             _write(inside, source.validation, config, tell)
         _write(folder, source, config, tell)
         write_inputs(folder, [source])
-    return Artefact(out)
+    return PackedFolder(out)
 
 
 def _check_planner(name: str, folder: Path) -> None:
@@ -123,9 +123,9 @@ def _check_planner(name: str, folder: Path) -> None:
         )
 
 
-def lost_to_length(artefact: Artefact) -> str:
+def lost_to_length(packed: PackedFolder) -> str:
     """What the capacity of the first packing cost and repacking does not bring back; empty for nothing."""
-    ledger = artefact.ledger
+    ledger = packed.ledger
     cut = ledger["tokens"]["truncated"]
     dropped = ledger["documents"]["dropped"].get(OVERLONG, 0)
     lost = [
@@ -133,10 +133,10 @@ def lost_to_length(artefact: Artefact) -> str:
         f"{dropped:,} documents dropped as overlong" if dropped else "",
     ]
     said = " and ".join(part for part in lost if part)
-    return f"{said} stay out: they are not in the artefact" if said else ""
+    return f"{said} stay out: they are not in the packed dataset" if said else ""
 
 
-def _write(out: Path, source: Artefact, config: dict[str, Any], tell: Activity) -> None:
+def _write(out: Path, source: PackedFolder, config: dict[str, Any], tell: Activity) -> None:
     stored = StoredPieces.of([source]).by_document()
     capacity, planner = config["truncate"]["max_length"], config["plan"]["planner"]
     limit = config["plan"]["max_docs_per_row"] or None
@@ -162,7 +162,7 @@ def _write(out: Path, source: Artefact, config: dict[str, Any], tell: Activity) 
     write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source], tell)
 
 
-def _check_fits(parts: list[Artefact], config: dict[str, Any]) -> None:
+def _check_fits(parts: list[PackedFolder], config: dict[str, Any]) -> None:
     capacity = config["truncate"]["max_length"]
     width, noun = (WIDTH, "pair") if schema.is_preference(parts[0].manifest) else (1, "document")
     placements = [StoredPieces.of([part]).by_document().placement for part in parts]
