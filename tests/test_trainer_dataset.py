@@ -64,9 +64,9 @@ def test_split_select_and_shuffle_keep_each_row_once(packed):
 
 def test_a_pickled_view_opens_the_same_rows_and_carries_no_data(packed):
     view = PackedDataset(packed[0]).shuffle(3)
-    packed = pickle.dumps(view)
-    assert len(packed) < 20_000
-    assert [as_lists(row) for row in pickle.loads(packed)] == [as_lists(row) for row in view]
+    pickled = pickle.dumps(view)
+    assert len(pickled) < 20_000
+    assert [as_lists(row) for row in pickle.loads(pickled)] == [as_lists(row) for row in view]
 
 
 def test_reading_and_collating_a_row_takes_as_many_calls_for_many_tokens_as_for_few(tmp_path):
