@@ -93,8 +93,9 @@ def section(command: CommandInfo) -> str:
     for name, kind, default, info in parameters(command):
         required = default in (inspect.Parameter.empty, ...)
         if isinstance(info, ArgumentInfo):
-            usage += f" {name.upper()}" if required else f" [{name.upper()}...]"
-            arguments.append(f"| `{name.upper()}` | {cell(info.help or '')} |")
+            shown = info.metavar or (name.upper() if required else f"[{name.upper()}...]")
+            usage += f" {shown}"
+            arguments.append(f"| `{shown.strip('[].')}` | {cell(info.help or '')} |")
         else:
             shown = ", ".join(f"`{flag}`" for flag in flags(name, info))
             meaning = cell(info.help or "") + (" **Required.**" if required else "")
