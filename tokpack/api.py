@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from tokpack import output, pipeline, schema
 from tokpack.activity import Activity
@@ -31,11 +31,13 @@ from tokpack.run import Run
 from tokpack.stages.read.memory import Data, takes_rows
 from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
-from tokpack.way import pass_two
+from tokpack.way import cluster, pass_two
 from tokpack.way.decide import near_duplicate_figures
 from tokpack.way.part import PartDone, make_part, parse_part, refuse_pipes
 
 log = logging.getLogger("tokpack")
+
+Engine = Literal["local", "ray"]
 
 
 @with_options(PackOptions)
@@ -47,6 +49,8 @@ def pack(
     overwrite: bool = False,
     workers: int = 0,
     work_dir: str | os.PathLike[str] | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
     html: bool = False,
     tell: Activity | None = None,
     **options: Unpack[PackOptions],
@@ -55,7 +59,8 @@ def pack(
 
     `data`: files, globs, folders, URLs; a datasets.Dataset, a polars or pandas frame, an Arrow table, a list
     of dicts; or a list of several of them. A finished packed dataset of the same call is left as it is.
-    `tell=Activity()` shows on stderr what goes on.
+    `tell=Activity()` shows on stderr what goes on. `engine="ray"` runs pass 1 on the Ray cluster at
+    `ray_address`, whose nodes see the same inputs and the same `out` (or `work_dir`); the bytes are the same.
     Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
     kept, with the record of why in `out`, which is no packed dataset then.
 
@@ -71,7 +76,10 @@ def pack(
         if there:
             log.info("already there, unchanged: %s", out)
             return PackedFolder(out)
-        store = TokenStore(output.work_folder(out, work_dir), run.fingerprint())
+        folder = output.work_folder(out, work_dir)
+        if engine == "ray":
+            cluster.fill(run, folder, ray_address)
+        store = TokenStore(folder, run.fingerprint())
         run, corpus = pipeline.decided(run, store, money, seconds)
         if not corpus.kept().any():
             report = make_report(run, corpus, pipeline.plan_part(run, corpus))

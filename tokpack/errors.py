@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokpack.printable import printable
 
@@ -24,6 +25,10 @@ class TokpackError(Exception):
         self.what, self.where, self.hint = what, where, hint
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From one process to another as it is, whatever its class asks for."""
+        return _restored, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         parts = [printable(self.what)]
         if self.where:
@@ -32,6 +37,12 @@ class TokpackError(Exception):
         if self.hint:
             parts.append(f"  hint: {printable(self.hint)}")
         return "\n".join(parts)
+
+
+def _restored(kind: type[TokpackError], args: tuple[Any, ...], state: dict[str, Any]) -> TokpackError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(TokpackError):

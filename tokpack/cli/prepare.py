@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -91,6 +91,13 @@ def pack(
         str | None,
         typer.Option(metavar="N/OF", help="Fill the token store with one part, as 3/16, and end."),
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where pass 1 runs: here, or on a Ray cluster. Never changes the output."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="auto, or ray://HOST:10001; RAY_ADDRESS when not given.")
+    ] = None,
     workers: Workers = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -103,6 +110,10 @@ def pack(
         "html": report,
         "workers": workers,
     }
+    if engine == "ray":
+        settings |= {"engine": engine, "ray_address": ray_address}
+    elif ray_address:
+        raise UsageError("an address of Ray for another engine", where="--ray-address", hint="--engine ray")
     if part is not None:
         _pack_part(part, out, data or [], settings, json, quiet, options)
         return
@@ -132,8 +143,10 @@ def _pack_part(
     quiet: bool,
     options: dict[str, Any],
 ) -> None:
-    for flag, given in (("--overwrite", settings.pop("overwrite")), ("--report", settings.pop("html"))):
-        if given:
+    settings.pop("ray_address", None)
+    last = {"--overwrite": "overwrite", "--report": "html", "--engine ray": "engine"}
+    for flag, name in last.items():
+        if settings.pop(name, None):
             raise UsageError(
                 f"a part only fills the token store; {flag} is for the command that finishes",
                 where="--part",

@@ -49,9 +49,11 @@ def parse_part(text: str) -> tuple[int, int]:
     return number, count
 
 
-def refuse_pipes(run: Run) -> None:
+def refuse_pipes(run: Run, where: str = "--part") -> None:
     if any(source.path == "-" for source in run.sources):
-        raise UsageError("standard input has no parts", where="-", hint="save it where all parts can read it")
+        raise UsageError(
+            "standard input is read by one process alone", where=where, hint="save it where all can read it"
+        )
 
 
 def make_part(run: Run, store: TokenStore, text: str) -> PartDone:

@@ -64,15 +64,19 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
     return corpus
 
 
-def make_batches(run: Run, store: TokenStore, items: list[Item], wanted: range | None = None) -> None:
-    """Commit the batches of all items, or of those `wanted`, that are not in the store."""
+def make_batches(run: Run, store: TokenStore, items: list[Item], wanted: range | None = None) -> int:
+    """Commit the batches of all items, or of those `wanted`, that are not in the store. Returns the bytes of
+    input behind them."""
     works = dealt(run, items, range(len(items)) if wanted is None else wanted, store)
+    total = 0
     try:
         with run.tell.doing("reading and tokenizing", run.input_bytes, "MB", MB) as advance:
             for size in ordered_map(partial(_process, run, store), works, run.workers):
                 advance(size)
+                total += size
     finally:
         store.settle()
+    return total
 
 
 def cut_input(run: Run) -> list[Item]:

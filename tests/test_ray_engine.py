@@ -1,0 +1,128 @@
+"""Pass 1 on a Ray cluster of two nodes leaves the bytes of one machine, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import time
+
+import pytest
+from chats import messy_rows
+
+import tokpack
+from tokpack.config import Config
+from tokpack.engine import ray as engine
+from tokpack.errors import DataError, SettingError, UsageError
+from tokpack.way import cluster as way
+from tokpack.way.cluster import Piece, make_piece
+
+OPTIONS = {"max_length": 128, "allow_bad": 0.2, "block_mb": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight items: streams of a file each."""
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(8):
+        (folder / f"{number}.jsonl.gz").write_bytes(gzip.compress(b"\n".join(messy_rows(300, seed=number))))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(data, qwen, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "out"
+    tokpack.pack(data, out, tokenizer=str(qwen), **OPTIONS)
+    return (out / "SHA256SUMS").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A cluster of two nodes of one core each."""
+    pytest.importorskip("ray", reason='pip install "tokpack[ray]"')
+    from ray.cluster_utils import Cluster
+
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
+    nodes.add_node(num_cpus=1)
+    yield nodes
+    nodes.shutdown()
+
+
+def packed_on(nodes, data, out, qwen):
+    tokpack.pack(data, out, tokenizer=str(qwen), engine="ray", ray_address=nodes.address, **OPTIONS)
+    assert not (out / ".work").exists()
+    return (out / "SHA256SUMS").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_driver_that_dies_and_a_node_that_dies_cost_nothing_but_time(
+    data, alone, nodes, qwen, tmp_path, monkeypatch
+):
+    out, seen = tmp_path / "out", []
+
+    def cut_off(function, items, address):
+        for result in engine.unordered_map(function, items, address):
+            seen.append(result)
+            yield result
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(way, "unordered_map", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            packed_on(nodes, data, out, qwen)
+    assert len(list((out / ".work").glob("*.docs.arrow"))) >= 3
+
+    def one_node_less(function, items, address):
+        results = engine.unordered_map(function, items, address)
+        yield next(results)
+        nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+        yield from results
+
+    monkeypatch.setattr(way, "unordered_map", one_node_less)
+    assert packed_on(nodes, data, out, qwen) == alone
+
+
+@pytest.mark.slow
+def test_what_a_node_raises_is_told_and_who_is_late_is_tried_again(nodes, tmp_path, monkeypatch):
+    def refuse(item):
+        raise SettingError("not {name}", where="plan.planner", hint=str(item))
+
+    with pytest.raises(SettingError, match=r"not plan.planner\n  at: plan.planner\n  hint: 7"):
+        list(engine.unordered_map(refuse, [7], nodes.address))
+
+    def late_once(item):
+        mark = tmp_path / f"{item}"
+        if item == 0 and not mark.exists():
+            mark.touch()
+            time.sleep(600)
+        return item
+
+    monkeypatch.setattr(engine, "PATIENCE_SECONDS", 1.0)
+    nodes.add_node(num_cpus=1)
+    assert sorted(engine.unordered_map(late_once, range(4), nodes.address)) == [0, 1, 2, 3]
+
+
+def test_a_node_that_does_not_see_the_store_says_its_name(tmp_path):
+    with pytest.raises(UsageError, match=r"on node .*: the token store is not there\n") as caught:
+        make_piece(Piece("a", Config(), tmp_path / "elsewhere", range(1)))
+    assert "a folder that all nodes see" in str(caught.value)
+
+
+def test_what_is_read_in_order_is_refused(qwen, tmp_path):
+    (tmp_path / "keep.txt").write_text("1\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 3)
+    with pytest.raises(UsageError, match="leave out --engine ray"):
+        tokpack.pack(
+            tmp_path / "a.jsonl",
+            tmp_path / "out",
+            tokenizer=str(qwen),
+            engine="ray",
+            keep=str(tmp_path / "keep.txt"),
+        )
+
+
+@pytest.mark.parametrize("error", [DataError("a", where="b", hint="c"), SettingError("{name}", where="plan")])
+def test_errors_travel_between_processes(error):
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), found.hint) == (type(error), str(error), error.hint)

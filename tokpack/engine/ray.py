@@ -1,0 +1,121 @@
+"""Run a function over items on a Ray cluster, a task each; results as they come, in any order.
+
+Ray Core alone, and no state in it: what a task makes lies where the function puts it, so a node that dies
+takes only its running tasks along, and they run again on another. Where none has ended for much longer than
+one takes, those that run are run a second time, and the first result counts. So `function` may run twice for
+an item, at the same time too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from tokpack.errors import OutputError, TokpackError, UsageError
+from tokpack.interrupts import SIGNALS
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+RETRIES = 4
+"""Of a task whose node or process died."""
+PATIENCE, PATIENCE_SECONDS = 3.0, 30.0
+"""Tasks are late when none ended for so many times what the median task took, and for no less than this."""
+
+
+def unordered_map(
+    function: Callable[[Item], Result], items: Sequence[Item], address: str | None = None
+) -> Iterator[Result]:
+    """Like `map`, on the cluster at `address` (None: RAY_ADDRESS, else one on this machine alone).
+
+    `function` can be imported on every node. Raises UsageError without Ray or a cluster, OutputError for a
+    task that dies again and again, and what the function raises.
+    """
+
+    def timed(item: Item) -> tuple[float, Result]:
+        start = time.monotonic()
+        result = function(item)
+        return time.monotonic() - start, result
+
+    with _cluster(address) as ray:
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(timed)
+        running = {task.remote(item): number for number, item in enumerate(items)}
+        took: dict[int, float] = {}
+        twice: set[int] = set()
+        last = time.monotonic()
+        while len(took) < len(items):
+            ready, _ = ray.wait(list(running), timeout=1.0)
+            for one in ready:
+                number, last = running.pop(one), time.monotonic()
+                if number not in took:
+                    took[number], result = _result(ray, one)
+                    yield result
+            if took and time.monotonic() - last > max(
+                PATIENCE_SECONDS, PATIENCE * statistics.median(took.values())
+            ):
+                again = set(running.values()) - took.keys() - twice
+                running |= {task.remote(items[number]): number for number in again}
+                twice |= again
+        for one in running:
+            ray.cancel(one, force=True)
+
+
+def _result(ray: Any, one: Any) -> Any:
+    try:
+        return ray.get(one)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, TokpackError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.RaySystemError, ray.exceptions.RuntimeEnvSetupError) as error:
+        raise UsageError(
+            f"a node cannot run tokpack: {_last_line(error)}",
+            where="--engine ray",
+            hint="install the same tokpack on every node of the cluster",
+        ) from None
+    except ray.exceptions.RayError as error:
+        raise OutputError(
+            f"a task died {RETRIES + 1} times: {_last_line(error)}",
+            where="--engine ray",
+            hint="the same command goes on where this one stopped; nodes may lack memory: `ray memory`",
+        ) from None
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Ray, connected; let go again unless the caller had it so. Signals stay with who has them."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UsageError(
+            "Ray is not installed", where="--engine ray", hint='pip install "tokpack[ray]"'
+        ) from None
+    if ray.is_initialized():
+        yield ray
+        return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except Exception as error:
+        raise UsageError(
+            f"no Ray cluster: {_last_line(error)}",
+            where=f"--ray-address {address}" if address else "--engine ray",
+            hint="`ray start --head` makes one; `auto` finds it, ray://HOST:10001 reaches one elsewhere",
+        ) from None
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

@@ -1,0 +1,93 @@
+"""`--engine ray`: the nodes of a cluster fill one token store together; then the run goes on here.
+
+A task makes the batches of some consecutive items, as a part of a run does. What it needs is the settings and
+the folder of the store: each process of a node opens the inputs and loads the tokenizer once.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokpack.config import Config
+from tokpack.engine.ray import unordered_map
+from tokpack.errors import UsageError
+from tokpack.run import MB, Run
+from tokpack.store import RECORD, TokenStore
+from tokpack.way.part import refuse_pipes
+from tokpack.way.pass_one import cut_input, make_batches
+
+log = logging.getLogger("tokpack")
+
+MOST_TASKS = 1024
+ENGINE = "--engine ray"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive items of a run. `key` tells runs apart."""
+
+    key: str
+    config: Config
+    folder: Path
+    items: range
+
+
+def fill(run: Run, folder: Path, address: str | None) -> None:
+    """Commit every item's batches into the store in `folder` from the cluster's nodes.
+
+    Raises UsageError for inputs that other nodes cannot open, and what a node raises, with its name.
+    """
+    refuse_pipes(run, ENGINE)
+    if len(run.keep.doc_ids):
+        raise UsageError(
+            "a list of documents names them by their place, so all input is read in order",
+            where="--keep",
+            hint=f"leave out {ENGINE}",
+        )
+    TokenStore(folder, run.fingerprint())  # says whose folder it is, for the nodes to compare
+    count, key = len(cut_input(run)), secrets.token_hex(8)
+    each = -(-count // MOST_TASKS) or 1
+    pieces = [
+        Piece(key, run.config, folder.resolve(), range(first, min(first + each, count)))
+        for first in range(0, count, each)
+    ]
+    said: dict[str, None] = {}
+    with run.tell.doing("reading and tokenizing on the cluster", run.input_bytes, "MB", MB) as advance:
+        for size, warnings in unordered_map(make_piece, pieces, address):
+            advance(size)
+            said |= dict.fromkeys(warnings)
+    for message in said:
+        log.warning(message)
+
+
+def make_piece(piece: Piece) -> tuple[int, list[str]]:
+    """(bytes of input behind the piece, warnings), all its batches committed. Runs on any node."""
+    try:
+        run = _opened(piece)
+        store = TokenStore(piece.folder, run.fingerprint())
+        size = make_batches(run, store, cut_input(run), piece.items)
+    except UsageError as error:
+        error.what = f"on node {platform.node()}: {error.what}"
+        raise
+    return size, [*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings]
+
+
+_runs: dict[str, Run] = {}
+"""Of this process: the run that it works for."""
+
+
+def _opened(piece: Piece) -> Run:
+    if not (piece.folder / RECORD).is_file():
+        raise UsageError(
+            "the token store is not there",
+            where=str(piece.folder),
+            hint="give -o, or --work-dir, a folder that all nodes see under this path",
+        )
+    if piece.key not in _runs:
+        _runs.clear()
+        _runs[piece.key] = Run.start(piece.config, workers=1)
+    return _runs[piece.key]
