@@ -4,17 +4,23 @@
 #
 #   NODES="node2 node3" examples/ray/pack.sh /shared/data -t MODEL -o /shared/packed --max-length 4096
 #
-# When it was killed, the same command goes on.
+# When it was killed, the same command goes on. Who does not know the token cannot use the cluster.
 set -euo pipefail
 PORT="${PORT:-6379}"
 HEAD="$(hostname -I | cut -d' ' -f1)"
+export RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN="$(python3 -c 'import secrets; print(secrets.token_hex(32))')"
+export RAY_AUTH_TOKEN
 
 stop() {
   for node in ${NODES:-}; do ssh "$node" ray stop --force || true; done
-  ray stop --force
+  ray stop --force > /dev/null
 }
 trap stop EXIT
 
-ray start --head --port "$PORT" --disable-usage-stats
-for node in ${NODES:-}; do ssh "$node" ray start --address "$HEAD:$PORT"; done
+ray start --head --port "$PORT" --disable-usage-stats > /dev/null
+for node in ${NODES:-}; do
+  ssh "$node" "read -r RAY_AUTH_TOKEN; export RAY_AUTH_TOKEN RAY_AUTH_MODE=token; ray start --address $HEAD:$PORT" \
+    <<< "$RAY_AUTH_TOKEN"
+done
 tokpack pack "$@" --engine ray --ray-address "$HEAD:$PORT"

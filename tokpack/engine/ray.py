@@ -111,7 +111,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         raise UsageError(
             f"no Ray cluster: {_last_line(error)}",
             where=f"--ray-address {address}" if address else "--engine ray",
-            hint="`ray start --head` makes one; `auto` finds it, ray://HOST:10001 reaches one elsewhere",
+            hint="`ray start --head` makes one, `auto` finds it; one with a token needs RAY_AUTH_MODE=token",
         ) from None
     for number, handler in handlers.items():
         signal.signal(number, handler)
