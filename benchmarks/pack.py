@@ -77,7 +77,7 @@ def peak_memory(pid: int) -> dict[str, float]:
 
 
 def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
-    """Each stage of pass 1 alone over all blocks: seconds, MB/s of input (pass 2: `packed.py`)."""
+    """Each stage of pass 1 alone over all blocks: seconds, MB/s of input (pass 2: `shards.py`)."""
     import awkward
     import numpy as np
 

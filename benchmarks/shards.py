@@ -1,6 +1,6 @@
 """Pass 2 and `tokpack verify` in MB of shards per second, beside the disk's own speed.
 
-    python benchmarks/packed.py [--data mix.jsonl] [--tokenizer FOLDER] [--copies 4] [--json]
+    python benchmarks/shards.py [--data mix.jsonl] [--tokenizer FOLDER] [--copies 4] [--json]
 
 Without `--data`, the demo set is generated. The rows are packed once; writing is then repeated by `repack`
 without its planning, from mapped rows, in the seeded random order of pass 2. Figures count the bytes of the
