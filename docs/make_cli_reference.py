@@ -93,14 +93,15 @@ def section(command: CommandInfo) -> str:
     for name, kind, default, info in parameters(command):
         required = default in (inspect.Parameter.empty, ...)
         if isinstance(info, ArgumentInfo):
-            shown = info.metavar or (name.upper() if required else f"[{name.upper()}...]")
+            shown = info.metavar or name.upper()
+            shown = f"{shown}..." if get_origin(kind) is list else shown if required else f"[{shown}...]"
             usage += f" {shown}"
             arguments.append(f"| `{shown.strip('[].')}` | {cell(info.help or '')} |")
         else:
             shown = ", ".join(f"`{flag}`" for flag in flags(name, info))
             meaning = cell(info.help or "") + (" **Required.**" if required else "")
-            options.append(f"| {shown} | {value(kind)} | {meaning.strip()} |")
-            usage += f" {flags(name, info)[0]} {value(kind)}" if required else ""
+            options.append(f"| {shown} | {info.metavar or value(kind)} | {meaning.strip()} |")
+            usage += f" {flags(name, info)[0]} {info.metavar or value(kind)}" if required else ""
     lines = [f"## tokpack {command.name}", "", inspect.getdoc(command.callback) or "", ""]
     lines += ["```console", f"{usage} [OPTIONS]", "```", ""]
     lines += ["| argument | |", "|---|---|", *arguments, ""]

@@ -12,6 +12,7 @@ from fake_hub import FakeHub, run_with
 from typer.testing import CliRunner
 
 import tokpack
+from tokpack import packed_urls
 from tokpack.card import make_card
 from tokpack.cli import app
 from tokpack.errors import DataError, UsageError
@@ -139,6 +140,42 @@ def test_the_card_says_what_is_in_it_and_no_name_of_a_file_is_markup(packed):
     assert "a\\|b\\_&lt;i>.jsonl" in card
     for reason, number in manifest["ledger"]["documents"]["dropped"].items():
         assert f"| left out: {reason} | {number:,} |".replace("_", "\\_") in card
+
+
+def test_a_run_writes_to_a_url_and_the_same_one_finds_it_there(qwen, memory, tmp_path, monkeypatch):
+    data = write_rows(tmp_path / "a.jsonl", messy_rows(60))
+
+    def pack(out: str | Path, **options) -> tokpack.PackedFolder:
+        return tokpack.pack(data, out, tokenizer=qwen, max_length=options.pop("length", 256), **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_urls, "push", None)
+        with pytest.raises(TypeError):
+            pack(MEMORY)  # written, not pushed
+    assert not memory.exists("/store/packed/SHA256SUMS")
+    with monkeypatch.context() as patch:
+        patch.setattr("tokpack.pipeline.decided", None)  # it goes on
+        packed = pack(MEMORY)
+    alone = pack(tmp_path / "alone")
+    assert same_files(alone.folder, packed.folder)
+    assert memory.cat("/store/packed/SHA256SUMS") == (alone.folder / "SHA256SUMS").read_bytes()
+    assert tokpack.open_packed(MEMORY).folder == packed.folder  # nothing is fetched
+    assert not any((tmp_path / "cache" / "outputs").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_urls, "push", None)
+        assert pack(MEMORY).folder == packed.folder
+        with pytest.raises(UsageError, match="a finished packed dataset is here") as caught:
+            pack(MEMORY, length=512)
+    assert caught.value.where == MEMORY
+    assert len(pack(MEMORY, length=512, overwrite=True)) < len(packed)
+    assert tokpack.open_packed(MEMORY).manifest["capacity"] == 512
+    with pytest.raises(UsageError, match="a folder that all of them see"):
+        tokpack.pack_part(data, MEMORY, part="1/2", tokenizer=qwen)
+
+
+def test_the_commands_that_write_folders_refuse_a_url(packed):
+    with pytest.raises(UsageError, match="tokpack push FOLDER URL"):
+        app(["merge", str(packed), "-o", "s3://bucket/packed"], standalone_mode=False)
 
 
 @pytest.mark.slow

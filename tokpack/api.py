@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from tokpack import output, pipeline, schema
 from tokpack.activity import Activity
@@ -19,7 +19,7 @@ from tokpack.interrupts import scratch_folder
 from tokpack.money import money_budget
 from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed_urls import local_folder
+from tokpack.packed_urls import is_url, local_folder, write_to
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.by_column import by_column_figures
 from tokpack.report.figures import Report, documents_of, make_report
@@ -55,7 +55,8 @@ def pack(
     tell: Activity | None = None,
     **options: Unpack[PackOptions],
 ) -> PackedFolder:
-    """Turn raw data into a packed dataset in the folder `out`; the same call goes on after a crash.
+    """Turn raw data into a packed dataset in the folder `out`; the same call goes on after a crash. `out` may
+    be a URL, as s3://BUCKET/FOLDER: then it is written into the cache and pushed from there.
 
     `data`: files, globs, folders, URLs; a datasets.Dataset, a polars or pandas frame, an Arrow table, a list
     of dicts; or a list of several of them. A finished packed dataset of the same call is left as it is.
@@ -66,6 +67,14 @@ def pack(
 
         >>> packed = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
     """
+    if is_url(out):
+
+        def write(folder: Path) -> PackedFolder:
+            return pack(data, folder, **elsewhere, **options)
+
+        elsewhere: dict[str, Any] = {"overwrite": overwrite, "workers": workers, "work_dir": work_dir}
+        elsewhere |= {"engine": engine, "ray_address": ray_address, "html": html, "tell": tell}
+        return write_to(os.fspath(out), write, overwrite, tell)
     out = Path(out)
     config = make_config(data, options)
     training = load_training(config.cost)
@@ -127,6 +136,12 @@ def pack_part(
     Parts run anywhere, in any order, at the same time, and again; all see the same inputs and the same `out`
     (and `work_dir`). Then `pack` with the same arguments finishes: it writes what it would have alone.
     """
+    if is_url(out):
+        raise UsageError(
+            "parts fill a token store in a folder that all of them see",
+            where=os.fspath(out),
+            hint="give -o a shared folder, and push what is finished: tokpack push PACKED URL",
+        )
     out = Path(out)
     parse_part(part)
     config = make_config(data, options)

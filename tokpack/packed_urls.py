@@ -14,11 +14,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokpack.activity import Activity, default_activity
 from tokpack.card import CARD, make_card
@@ -28,6 +28,9 @@ from tokpack.schema import SUMS
 from tokpack.stages.read.remote import EXTRAS
 from tokpack.sums import MOST_BYTES, file_sha256, read_sums
 from tokpack.user_cache import own_cache
+
+if TYPE_CHECKING:
+    from tokpack.packed.folder import PackedFolder
 
 THREADS = 8
 CHUNK = 1 << 22
@@ -158,6 +161,34 @@ def push(
                     advance(1, "")
                 fs.pipe_file(f"{root}/{CARD}", card)
     return url
+
+
+def write_to(
+    url: str, write: Callable[[Path], PackedFolder], overwrite: bool, tell: Activity | None
+) -> PackedFolder:
+    """Have a packed dataset written into the cache, and pushed to `url`; a copy stays, as of what is fetched.
+
+    A killed run goes on in the cache. Where one is at the URL, `write` says whether it is this one.
+    """
+    url = url.rstrip("/")
+    with explained(url):
+        there = _sums_there(url)
+    if there is not None and not overwrite:
+        folder = local_folder(url, tell)
+        try:
+            return write(folder)
+        except UsageError as error:
+            error.where = url if error.where == str(folder) else error.where
+            raise
+    made = own_cache("outputs") / hashlib.sha256(url.encode()).hexdigest()[:32]
+    packed = write(made)
+    push(made, url, overwrite=overwrite, tell=tell)
+    folder = own_cache("packed") / hashlib.sha256((made / SUMS).read_bytes()).hexdigest()[:32]
+    if (folder / SUMS).is_file():
+        shutil.rmtree(made)
+    else:
+        made.replace(folder)
+    return type(packed)(folder)
 
 
 def _sums_there(url: str) -> bytes | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from tokpack.errors import UsageError
 from tokpack.options import meaning
 from tokpack.parsing import parse_length
 
@@ -31,7 +32,20 @@ Data = Annotated[
     list[str] | None, typer.Argument(help="Files, globs, folders, URLs, or - for stdin.", show_default=False)
 ]
 Packed = Annotated[Path, typer.Argument(help=PACKED_HELP, parser=packed_folder)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the packed dataset.")]
+
+
+def local_out(text: str) -> Path:
+    """A folder to write; not a URL, which would become a folder of that name."""
+    if "://" in text:
+        raise UsageError(
+            "not a folder", where=f"-o {text}", hint="write a folder, then: tokpack push FOLDER URL"
+        )
+    return Path(text)
+
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the packed dataset.", parser=local_out, metavar="PATH")
+]
 Planner = Annotated[
     str | None, typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.")
 ]

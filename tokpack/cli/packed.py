@@ -147,7 +147,7 @@ def export(
 @app.command(rich_help_panel=PACKED)
 def merge(
     packed_folders: Annotated[
-        list[Path], typer.Argument(help=PACKED_HELP, parser=packed_folder, metavar="PACKED...")
+        list[Path], typer.Argument(help=PACKED_HELP, parser=packed_folder, metavar="PACKED")
     ],
     out: Out,
     seed: Annotated[int, typer.Option(help="Of the new order of all rows.")] = 0,

@@ -11,7 +11,6 @@ from tokpack.cli.app import RAW_DATA, app
 from tokpack.cli.options import (
     Data,
     Json,
-    Out,
     Quiet,
     Workers,
     takes,
@@ -79,7 +78,15 @@ def analyze(
 @app.command(rich_help_panel=RAW_DATA)
 @takes(ReadOptions, FormatOptions, CleaningOptions, RenderOptions, RowOptions, BillOptions, WriteOptions)
 def pack(
-    out: Out,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="Folder of the packed dataset, or a URL: s3://BUCKET/FOLDER, hf://datasets/USER/NAME.",
+        ),
+    ],
     data: Data = None,
     *,
     report: Annotated[bool, typer.Option("--report", help="Also write OUT/report.html.")] = False,
@@ -136,7 +143,7 @@ def pack(
 
 def _pack_part(
     part: str,
-    out: Path,
+    out: str,
     data: list[str],
     settings: dict[str, Any],
     json: bool,
