@@ -11,8 +11,8 @@ import polars as pl
 from tokpack.config import Config, CostConfig
 from tokpack.corpus import Corpus
 from tokpack.cost import Method, ModelShape, find_gpu, load_gpus
+from tokpack.cost.training import Training
 from tokpack.report.figures import make_report
-from tokpack.report.training import Training
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.plan import make_plan
 from tokpack.way.plan_part import Part

@@ -26,12 +26,12 @@ from tokpack.cost import (
 )
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
+from tokpack.cost.training import Documents, load_training, model_config, model_name
 from tokpack.errors import UsageError
 from tokpack.report.advice import advise_near_duplicates, curve
 from tokpack.report.bill import LOSSES, make_cost
 from tokpack.report.cost_charts import curve_chart
 from tokpack.report.cost_words import cost_words, ends, money
-from tokpack.report.training import Documents, load_training, model_config, model_name
 from tokpack.report.words import make_bill
 from tokpack.stages.plan import make_plan
 

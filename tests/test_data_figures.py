@@ -17,6 +17,7 @@ from rich.console import Console
 import tokpack
 from tokpack.config import PlanConfig
 from tokpack.cost.capacity import fit_lengths
+from tokpack.cost.training import Documents
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.report import data_charts
 from tokpack.report.data_figures import (
@@ -29,7 +30,6 @@ from tokpack.report.data_figures import (
 from tokpack.report.data_words import NO_LANGUAGES, language_words, ranks_words, rules_without_hits
 from tokpack.report.figures import Report
 from tokpack.report.html import page
-from tokpack.report.training import Documents
 from tokpack.report.vocabulary import script_of, token_bytes
 from tokpack.stages.plan import make_plan
 

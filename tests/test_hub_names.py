@@ -7,10 +7,10 @@ from unittest.mock import Mock
 import pytest
 from huggingface_hub import errors
 
+from tokpack.cost.training import model_config
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
-from tokpack.report.training import model_config
 
 
 def failing(error):

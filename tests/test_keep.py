@@ -88,6 +88,24 @@ def test_near_duplicates_that_are_wanted_stay(qwen, tmp_path):
     wished = tokpack.pack(data, tmp_path / "wished", keep=str(tmp_path / "keep.txt"), **options)
     assert fates(wished) == {1: "near_duplicate"}
     assert wished.ledger["documents"]["kept_after_all"] == {"near_duplicate": 1}
+    [drop] = wished.report["drops"]
+    assert [at["place"] for at in drop["places"]] == ["near.jsonl:2"]
+    assert len(drop["examples"]) == 1
+
+
+def test_near_duplicates_that_are_wanted_count_as_no_saving(qwen, tmp_path):
+    text = "The answer is a long text about the sea and the many ships that sail on it day by day, "
+    rows = [CHAT.format("Tell me of the sea.", text * 3 + end).encode() for end in ("fin", "end", "stop")]
+    data = write_rows(tmp_path / "near.jsonl", rows)
+    (tmp_path / "keep.txt").write_text("2\n")
+    options = {"tokenizer": str(qwen), "max_length": 256}
+    for near_dup in (0.8, None):
+        plain = tokpack.analyze(data, near_dup=near_dup, **options).data["near_dup"]
+        wished = tokpack.analyze(data, near_dup=near_dup, keep=str(tmp_path / "keep.txt"), **options)
+        near = wished.data["near_dup"]
+        assert (plain["documents"], near["documents"]) == (2, 1)
+        assert near["tokens"] * 2 - plain["tokens"] in (-1, 0, 1)
+        assert len(near["pairs"]) == 1
 
 
 def test_of_a_pair_both_are_kept(qwen, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from report_samples import LLAMA_8B
 
 from tokpack.cost import Method, ModelShape, find_gpu
-from tokpack.kept_speeds import KeptSpeed, keep_speed, kept_speed, speeds_file
+from tokpack.cost.kept_speeds import KeptSpeed, keep_speed, kept_speed, speeds_file
 
 SHAPE, GPU, LORA = ModelShape.from_config(LLAMA_8B), find_gpu("A10"), Method(kind="lora")
 SPEED = KeptSpeed(

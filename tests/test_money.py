@@ -16,8 +16,8 @@ from report_samples import LLAMA_8B
 from rich.console import Console
 
 import tokpack
+from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import UsageError
-from tokpack.money import MoneyBudget
 from tokpack.parsing import parse_budget
 
 pytestmark = pytest.mark.slow

@@ -19,13 +19,8 @@ from hypothesis import strategies as st
 
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, STORE_SCHEMA, TRAINED
-from tokpack.stages.near_dup.near_dup import (
-    SAME_ANSWER,
-    SAME_PROMPT,
-    SHORT,
-    NearDuplicates,
-    find_near_duplicates,
-)
+from tokpack.stages.near_dup.kinds import SAME_ANSWER, SAME_PROMPT
+from tokpack.stages.near_dup.near_dup import SHORT, NearDuplicates, find_near_duplicates
 from tokpack.stages.selected_tokens import SelectedTokens
 
 WORD = re.compile(r"\w+|\W")

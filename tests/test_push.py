@@ -12,11 +12,12 @@ from fake_hub import FakeHub, run_with
 from typer.testing import CliRunner
 
 import tokpack
-from tokpack import packed_urls
 from tokpack.card import make_card
 from tokpack.cli import app
 from tokpack.errors import DataError, UsageError
-from tokpack.packed_urls import local_folder, push
+from tokpack.packed import push as pushing
+from tokpack.packed.push import push
+from tokpack.packed_urls import local_folder
 from tokpack.sums import covered_files
 from trainer_plugin.dataset import PackedDataset
 
@@ -149,7 +150,7 @@ def test_a_run_writes_to_a_url_and_the_same_one_finds_it_there(qwen, memory, tmp
         return tokpack.pack(data, out, tokenizer=qwen, max_length=options.pop("length", 256), **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed_urls, "push", None)
+        patch.setattr(pushing, "push", None)
         with pytest.raises(TypeError):
             pack(MEMORY)  # written, not pushed
     assert not memory.exists("/store/packed/SHA256SUMS")
@@ -162,7 +163,7 @@ def test_a_run_writes_to_a_url_and_the_same_one_finds_it_there(qwen, memory, tmp
     assert tokpack.open_packed(MEMORY).folder == packed.folder  # nothing is fetched
     assert not any((tmp_path / "cache" / "outputs").iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(packed_urls, "push", None)
+        patch.setattr(pushing, "push", None)
         assert pack(MEMORY).folder == packed.folder
         with pytest.raises(UsageError, match="a finished packed dataset is here") as caught:
             pack(MEMORY, length=512)

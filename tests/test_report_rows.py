@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,30 @@ def test_the_values_of_a_column_add_up_to_the_ledger(report: dict[str, Any]) -> 
     assert values["forum"]["dropped"] == {"empty_answer": 1}
     for key, total in (("packed", "packed"), ("trained", "trained")):
         assert sum(line[key] for line in values.values()) == report["ledger"]["trained"][total]
+
+
+def test_pack_tells_them_as_analyze_does(
+    chats: Path, qwen: Path, report: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"tokenizer": str(qwen), "max_length": 256, "allow_bad": 0.2}
+    packed = tokpack.pack(str(chats), tmp_path / "packed", by="source", **given)
+    assert packed.report["by"] == report["by"]
+    caplog.set_level(logging.INFO, "tokpack")
+    for same in ({"by": "source"}, {}):
+        caplog.clear()
+        tokpack.pack(str(chats), tmp_path / "packed", **same, **given)
+        assert "already there" in caplog.text
+    with pytest.raises(UsageError, match="a finished packed dataset is here"):
+        tokpack.pack(str(chats), tmp_path / "packed", by="messages", **given)
+
+
+def test_a_column_of_what_cannot_be_read_again_is_an_error(
+    qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(row(0, "wiki", "yes")).encode())))
+    with pytest.raises(UsageError, match="can be read once"):
+        tokpack.pack("-", tmp_path / "packed", tokenizer=str(qwen), max_length=256, by="source")
+    assert not (tmp_path / "packed").exists()
 
 
 def test_a_column_of_few_values_is_offered(report: dict[str, Any]) -> None:

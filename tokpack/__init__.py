@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tokpack.version import __version__
 
 if TYPE_CHECKING:
     from tokpack.api import analyze, open_packed, pack, pack_part
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from tokpack.errors import TokpackError
     from tokpack.packed.folder import PackedFolder
     from tokpack.packed.merging import merge
+    from tokpack.packed.push import push
     from tokpack.packed.repacking import repack
     from tokpack.packed.verification import verify
-    from tokpack.packed_urls import push
     from tokpack.report.figures import Report
     from tokpack.text.cleaning import clean
 
@@ -39,7 +39,7 @@ _HOME = {
     "open_packed": "tokpack.api",
     "pack": "tokpack.api",
     "pack_part": "tokpack.api",
-    "push": "tokpack.packed_urls",
+    "push": "tokpack.packed.push",
     "repack": "tokpack.packed.repacking",
     "verify": "tokpack.packed.verification",
 }

@@ -11,21 +11,24 @@ from tokpack.config import CostConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.manifest import read_manifest
 from tokpack.run import Run
+from tokpack.schema import REPORT
 from tokpack.stages.read.digests import source_sha256
+from tokpack.sums import read_limited
 
 INPUT = ("name", "size_bytes", "format")
 
 
-def is_already_there(run: Run, out: Path, html: bool = False) -> bool:
+def is_already_there(run: Run, out: Path, html: bool = False, by: str | None = None) -> bool:
     """By settings, tokenizer, template and inputs; an input is read only where all that costs less agrees.
 
-    False too where the manifest cannot tell: it records no evaluation texts, no prices, no pipes.
+    False too where the report is another than is asked for, and where the manifest cannot tell: it records no
+    evaluation texts, no prices, no pipes.
     Raises DataError when it is this run's, and the bytes of a shard are no longer what they were.
     """
     config = run.config
     if config.decontaminate.against or config.select.budget_usd or config.cost != CostConfig():
         return False
-    if html and not (out / "report.html").is_file():
+    if (html and not (out / "report.html").is_file()) or (by is not None and _column_told(out) != by):
         return False
     try:
         manifest = read_manifest(out)
@@ -41,6 +44,14 @@ def is_already_there(run: Run, out: Path, html: bool = False) -> bool:
     except DataError as error:
         raise DataError(error.what, where=error.where, hint="give --overwrite to pack it anew") from error
     return True
+
+
+def _column_told(out: Path) -> str:
+    """The column whose values the report tells apart."""
+    try:
+        return str(json.loads(read_limited(out / REPORT))["by"]["column"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):
+        return ""
 
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:

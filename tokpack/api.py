@@ -14,17 +14,19 @@ from tokpack.activity import Activity
 from tokpack.already_there import is_already_there
 from tokpack.config import Config
 from tokpack.cost import token_cost
+from tokpack.cost.money_budget import money_budget
+from tokpack.cost.training import Training, load_training
 from tokpack.errors import UsageError, writing
 from tokpack.interrupts import scratch_folder
-from tokpack.money import money_budget
+from tokpack.nothing_kept import nothing_kept
 from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed_urls import is_url, local_folder, write_to
+from tokpack.packed.push import write_to
+from tokpack.packed_urls import is_url, local_folder
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.by_column import by_column_figures
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.rows_figures import kept_figures
-from tokpack.report.training import Training, load_training
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.words import large_losses
 from tokpack.run import Run
@@ -52,6 +54,7 @@ def pack(
     engine: Engine = "local",
     ray_address: str | None = None,
     html: bool = False,
+    by: str | None = None,
     tell: Activity | None = None,
     **options: Unpack[PackOptions],
 ) -> PackedFolder:
@@ -60,8 +63,10 @@ def pack(
 
     `data`: files, globs, folders, URLs; a datasets.Dataset, a polars or pandas frame, an Arrow table, a list
     of dicts; or a list of several of them. A finished packed dataset of the same call is left as it is.
-    `tell=Activity()` shows on stderr what goes on. `engine="ray"` runs pass 1 on the Ray cluster at
-    `ray_address`, whose nodes see the same inputs and the same `out` (or `work_dir`); the bytes are the same.
+    `html` writes the report as a page too; `by` names a column of the data, as "source", whose values the
+    report tells apart. `tell=Activity()` shows on stderr what goes on. `engine="ray"` runs pass 1 on the Ray
+    cluster at `ray_address`, whose nodes see the same inputs and the same `out` (or `work_dir`); the bytes
+    are the same.
     Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
     kept, with the record of why in `out`, which is no packed dataset then.
 
@@ -80,8 +85,10 @@ def pack(
     training = load_training(config.cost)
     money = money_budget(config, training)
     run = Run.start(_with_token_cost(config, training), workers, tell=tell)
+    if by is not None:
+        refuse_pipes(run, "--by")
     seconds: dict[str, float] = {}
-    with writing(out), output.claim(out, overwrite, partial(is_already_there, run, out, html)) as there:
+    with writing(out), output.claim(out, overwrite, partial(is_already_there, run, out, html, by)) as there:
         if there:
             log.info("already there, unchanged: %s", out)
             return PackedFolder(out)
@@ -93,7 +100,9 @@ def pack(
         if not corpus.kept().any():
             report = make_report(run, corpus, pipeline.plan_part(run, corpus))
             store.remove()
-            raise pass_two.leave_nothing(run, corpus, report, out)
+            pass_two.leave_nothing(run, corpus, report.data, out)
+            documents = report.data["ledger"]["documents"]
+            raise nothing_kept(documents, config.clean, out / schema.DROPPED, out / schema.QUARANTINE)
         batches = corpus.mapped()
         if run.config.write.val:
             held = pipeline.plan_part(run, corpus, validation=True)
@@ -102,11 +111,13 @@ def pack(
             output.finish(inside, record)
         with pipeline.clock(seconds, "plan"):
             part = pipeline.plan_part(run, corpus)
+        told = {} if by is None else {"by": by_column_figures(run, corpus, part.pieces, by)}
         with pipeline.clock(seconds, "pass 2"):
             manifest = pass_two.write_packed(run, corpus, part, out, batches)
         with run.tell.doing("writing the report"):
             report = make_report(run, corpus, part, manifest["ledger"], training)
             report.data["kept"] = kept_figures(run, corpus, part.pieces)
+            report.data.update(told)
             write_json(out / schema.REPORT, report.data)
             if html:
                 report.save_html(out / "report.html")
@@ -146,7 +157,7 @@ def pack_part(
     parse_part(part)
     config = make_config(data, options)
     run = Run.start(_with_token_cost(config, load_training(config.cost)), workers, tell=tell)
-    refuse_pipes(run)
+    refuse_pipes(run, "--part")
     with writing(out), output.beside_others(out, partial(is_already_there, run, out)) as there:
         if not there:
             return make_part(run, TokenStore(output.work_folder(out, work_dir), run.fingerprint()), part)
@@ -188,6 +199,8 @@ def analyze(
 
         training = on_this_machine(training)
     run = Run.start(_with_token_cost(config, training), workers, tell=tell)
+    if by is not None:
+        refuse_pipes(run, "--by")
     with scratch_folder() as folder:
         store = TokenStore(folder, run.fingerprint(), lasts=False)
         run, corpus = pipeline.decided(run, store, money)

@@ -19,10 +19,10 @@ import numpy as np
 from tokpack.corpus import Corpus
 from tokpack.cost import Calibration, Gpu, flops
 from tokpack.cost.gpus import GIB
+from tokpack.cost.kept_speeds import KeptSpeed, keep_speed
+from tokpack.cost.planned_run import micro_batch
+from tokpack.cost.training import Documents, Training
 from tokpack.errors import UsageError
-from tokpack.kept_speeds import KeptSpeed, keep_speed
-from tokpack.report.planned_run import micro_batch
-from tokpack.report.training import Documents, Training
 from tokpack.schema import IGNORE_INDEX, TRAINED
 from tokpack.way.plan_part import Part
 

@@ -127,6 +127,12 @@ class Corpus:
         self.docs, spared = self.keep.spare(self.docs)
         self.spared = spared | self.spared
 
+    def unwanted(self, positions: Any) -> Int64:
+        """Those of the positions whose documents no wish keeps."""
+        at = np.asarray(positions, np.int64)
+        unwanted: Int64 = at[~self.keep.holds(self.docs["doc_id"].to_numpy()[at])]
+        return unwanted
+
     def drop_partners(self) -> None:
         """After marks on single documents: of a pair, both leave."""
         if self.width > 1:

@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from tokpack import __version__
 from tokpack.errors import TokpackError
 from tokpack.user_cache import cache_root, own_cache
+from tokpack.version import __version__
 
 State = Literal["ok", "note", "wrong"]
 GIB = 2**30

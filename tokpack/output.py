@@ -12,6 +12,7 @@ from typing import Any
 
 from tokpack import schema
 from tokpack.errors import UsageError
+from tokpack.fresh_folder import clean_up
 from tokpack.locks import only_writer
 from tokpack.manifest import is_blank, is_finished
 from tokpack.own_files import (
@@ -22,7 +23,6 @@ from tokpack.own_files import (
     links_in_the_way,
     remove_own,
 )
-from tokpack.packed.fresh_folder import clean_up
 from tokpack.stages.write import write_json
 from tokpack.store import RECORD as STORE_RECORD
 from tokpack.store import read_record, remove_store

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tokpack.corpus import Corpus
+from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import UsageError
-from tokpack.money import MoneyBudget
 from tokpack.run import Run
 from tokpack.store import TokenStore
 from tokpack.way.decide import decide

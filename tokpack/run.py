@@ -27,6 +27,7 @@ from tokpack.stages.render.chat_template import check_template
 from tokpack.stages.render.render import Renderer, RenderOptions
 from tokpack.stages.render.template_markers import special_tokens_of
 from tokpack.stages.special_tokens import SpecialTokens
+from tokpack.version import __version__
 
 log = logging.getLogger("tokpack")
 
@@ -140,8 +141,6 @@ class Run:
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for an unfinished run to be continued."""
-        from tokpack import __version__
-
         inputs = [
             {"name": s.name, "size_bytes": s.size_bytes, "format": shape.format}
             for s, shape in self._inputs()

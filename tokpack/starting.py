@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from tokpack.activity import Activity
 from tokpack.config import Config, CostConfig, Method, SourceConfig, TokenizeConfig
+from tokpack.cost.training import Training, load_training
 from tokpack.errors import DataError, OutputError, UsageError, writing
-from tokpack.report.training import Training, load_training
 from tokpack.run import Run
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS

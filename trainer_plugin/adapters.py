@@ -12,8 +12,6 @@ model in memory can be only one of the two (`base_weights`). What would change t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,8 +24,8 @@ from tokpack.activity import Activity
 from tokpack.errors import UsageError, near_matches
 from tokpack.fingerprint import vocab_digest
 from tokpack.hub import from_hub
+from trainer_plugin.base_digest import base_digest, read_json
 from trainer_plugin.dtypes import Choice, settle_dtype
-from trainer_plugin.private_names import file_of_model
 from trainer_plugin.qlora import PROVENANCE, load_model
 from trainer_plugin.recipe import Recipe
 
@@ -36,7 +34,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 """`init_lora_weights` that leave the base as it is."""
-BLOCK, BLOCKS = 1 << 16, 16
+REPEATABLE = ("pissa", "olora")
+"""Starts that are the same each time: they follow from the base alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +179,14 @@ def read_adapter(text: str | Path) -> Adapter:
     one that cannot be held beside others.
     """
     name, folder = _name_and_folder(str(text))
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     if config is None:
         raise UsageError(
             f"no adapter here: {CONFIG} is missing or no JSON object",
             where=str(folder),
             hint="give the folder that `tokpack train -o` wrote, or any PEFT adapter",
         )
-    adapter = Adapter(name, folder, config, _read_json(folder / PROVENANCE) or {})
+    adapter = Adapter(name, folder, config, read_json(folder / PROVENANCE) or {})
     _refuse(adapter)
     return adapter
 
@@ -216,14 +215,6 @@ def read_adapters(texts: Sequence[str | Path]) -> list[Adapter]:
                 f"two adapters are named {name!r}", where="--adapter", hint="give names: NAME=FOLDER"
             )
     return adapters
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _refuse(adapter: Adapter) -> None:
@@ -327,34 +318,6 @@ def load_tokenizer(model: str | Path) -> Any:
             where=f"--model {model}",
             hint="give a folder with config.json, tokenizer and weights, or a model name on the hub",
         ) from None
-
-
-def base_digest(model: str | Path) -> str:
-    """A digest of a model's weights, made in milliseconds: of each file of weights its size, its head and
-    some blocks spread over it. Empty where the model has no such files.
-
-    Two trainings of one model differ in nearly every block; a file that was damaged in one byte may pass.
-    """
-    digest, files = hashlib.sha256(), _weight_files(str(model))
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{size}\n".encode())
-        with path.open("rb") as file:
-            for number in range(BLOCKS):
-                file.seek(number * max(size - BLOCK, 0) // (BLOCKS - 1))
-                digest.update(file.read(BLOCK))
-    return digest.hexdigest() if files else ""
-
-
-def _weight_files(model: str) -> list[Path]:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (single := file_of_model(model, name)) is not None:
-            return [Path(single)]
-        if (index := file_of_model(model, f"{name}.index.json")) is not None:
-            listed = (_read_json(Path(index)) or {}).get("weight_map", {})
-            found = [file_of_model(model, one) for one in sorted(set(listed.values()))]
-            return [Path(one) for one in found if one is not None]
-    return []
 
 
 def _check_weights(network: Any, adapter: Adapter) -> None:

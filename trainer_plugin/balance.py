@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,12 +24,20 @@ from tokpack.errors import UsageError
 from tokpack.schema import IGNORE_INDEX, keeps_order
 
 if TYPE_CHECKING:
-    from trainer_plugin.budget import Stop
     from trainer_plugin.dataset import PackedDataset
 
 
 Order = Literal["packed", "balanced", "random"]
 ORDERS: tuple[Order, ...] = ("packed", "balanced", "random")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The end of a run: after `rows` rows of `epoch` (from 0), which takes `steps` optimizer steps in all."""
+
+    epoch: int
+    rows: int
+    steps: int
 
 
 class BalancedSampler:

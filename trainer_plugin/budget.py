@@ -12,28 +12,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
 
 from tokpack.errors import UsageError
-
-if TYPE_CHECKING:
-    from trainer_plugin.balance import BalancedSampler
+from trainer_plugin.balance import BalancedSampler, Stop
 
 SPENT = "spent.json"
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The end of a run: after `rows` rows of `epoch` (from 0), which takes `steps` optimizer steps in all."""
-
-    epoch: int
-    rows: int
-    steps: int
 
 
 def limit_tokens(

@@ -21,10 +21,9 @@ import torch
 
 from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
-from trainer_plugin.adapters import CONFIG, PLAIN_STARTS, WEIGHTS
+from trainer_plugin.adapters import CONFIG, PLAIN_STARTS, REPEATABLE, WEIGHTS
 from trainer_plugin.extras import need
 from trainer_plugin.qlora import PROVENANCE, RECIPE
-from trainer_plugin.serve_config.limits import REPEATABLE
 
 Way = Literal["plain", "subtract", "fold", "merge"]
 CLOSE = 1e-3

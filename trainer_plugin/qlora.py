@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.errors import UsageError, near_matches
+from trainer_plugin.base_digest import base_digest
 from trainer_plugin.extras import need
 from trainer_plugin.private_names import keep_differentiable, sharding_config, whole_weights
 
@@ -186,7 +187,6 @@ def save_result(trainer: Any, out: str | Path, recipe: Recipe, *, packed: Any, t
 
 def _base_of(trainer: Any, recipe: Recipe) -> dict[str, str]:
     """Name and digest of the model under an adapter."""
-    from trainer_plugin.adapters import base_digest
     from trainer_plugin.strategies import inner_model
 
     name = str(getattr(inner_model(trainer.model), "name_or_path", ""))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokpack import __version__
+from tokpack.version import __version__
 
 START = "Before the first run"
 RAW_DATA = "Raw data"

@@ -28,6 +28,14 @@ from tokpack.options import (
     WriteOptions,
 )
 
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Tell the values of this column of the data apart in the report, such as source.",
+    ),
+]
+
 
 @app.command(rich_help_panel=RAW_DATA)
 @takes(ReadOptions, FormatOptions, CleaningOptions, RenderOptions, RowOptions, BillOptions)
@@ -40,12 +48,7 @@ def analyze(
     ] = False,
     workers: Workers = 0,
     html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN", help="Tell the values of this column of the data apart, such as source."
-        ),
-    ] = None,
+    by: By = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print all of the report, not its first screen alone.")
     ] = False,
@@ -90,6 +93,7 @@ def pack(
     data: Data = None,
     *,
     report: Annotated[bool, typer.Option("--report", help="Also write OUT/report.html.")] = False,
+    by: By = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what tokpack wrote into OUT.")
     ] = False,
@@ -115,6 +119,7 @@ def pack(
         "overwrite": overwrite,
         "work_dir": work_dir,
         "html": report,
+        "by": by,
         "workers": workers,
     }
     if engine == "ray":
@@ -151,7 +156,7 @@ def _pack_part(
     options: dict[str, Any],
 ) -> None:
     settings.pop("ray_address", None)
-    last = {"--overwrite": "overwrite", "--report": "html", "--engine ray": "engine"}
+    last = {"--overwrite": "overwrite", "--report": "html", "--by": "by", "--engine ray": "engine"}
     for flag, name in last.items():
         if settings.pop(name, None):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Cost before training: FLOPs, hours, money, memory and the run plan. Imports numpy, nothing heavier.
+"""Cost before training: FLOPs, hours, money, memory and the run plan. What is named here needs numpy alone.
 
 Some functions bear their module's name: `from tokpack.cost import estimate` is the function.
 """

@@ -21,9 +21,9 @@ from tokpack.export.llamafactory import export as to_llamafactory
 from tokpack.export.megatron import export as to_megatron
 from tokpack.export.megatron_bridge import export as to_megatron_bridge
 from tokpack.export.trl import export as to_trl
+from tokpack.fresh_folder import fresh_folder
 from tokpack.own_files import Own, entries_below
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed.fresh_folder import fresh_folder
 from tokpack.packed_urls import local_folder
 from tokpack.plugins import resolve
 from tokpack.schema import SUMS, is_preference

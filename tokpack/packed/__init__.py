@@ -3,6 +3,6 @@
 folder               what `open_packed` gives
 viewer               `tokpack inspect`
 verification         `tokpack verify`
-merging, repacking   `tokpack merge`, `tokpack repack`; what they share: derive, stored_pieces
-fresh_folder         a folder that is there when it is whole: theirs and that of `tokpack export`
+merging, repacking   `tokpack merge`, `tokpack repack`; what they share: derive, derived_report, stored_pieces
+push                 `tokpack push`
 """

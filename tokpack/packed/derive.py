@@ -13,9 +13,9 @@ from tokpack.errors import DataError, InternalError, UsageError
 from tokpack.manifest import is_finished
 from tokpack.output import finish
 from tokpack.own_files import Own, is_packed_file
+from tokpack.packed.derived_report import derived_report
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
-from tokpack.report.derived import derived_report
 from tokpack.stages.order import plan_record
 from tokpack.stages.plan import Plan
 from tokpack.stages.write import Layout, write_json, write_shards

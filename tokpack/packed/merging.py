@@ -27,6 +27,7 @@ from tokpack import schema
 from tokpack.activity import Activity, default_activity
 from tokpack.config import PlanConfig
 from tokpack.errors import UsageError, writing
+from tokpack.fresh_folder import fresh_folder
 from tokpack.packed.derive import (
     MERGED,
     check_out,
@@ -36,7 +37,6 @@ from tokpack.packed.derive import (
     write_inputs,
 )
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed.fresh_folder import fresh_folder
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import local_folder
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED

@@ -22,6 +22,7 @@ from tokpack.activity import Activity, default_activity
 from tokpack.config import PlanConfig, ShardFormat
 from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
+from tokpack.fresh_folder import fresh_folder
 from tokpack.packed.derive import (
     MERGED,
     check_out,
@@ -31,7 +32,6 @@ from tokpack.packed.derive import (
     write_inputs,
 )
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed.fresh_folder import fresh_folder
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import local_folder
 from tokpack.reasons import OVERLONG

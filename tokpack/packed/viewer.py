@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.rule import Rule
 from rich.text import Text
 
+from tokpack.encoding.trained_runs import trained_runs
 from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.packed.folder import PackedFolder
 from tokpack.printable import printable
@@ -230,16 +230,6 @@ def _documents(record: dict[str, Any]) -> Iterator[tuple[int, int | None, Any, A
     places = zip(record["doc_ids"], copies, ends - record["seq_lengths"], ends, strict=True)
     for doc_id, copy, start, end in places:
         yield int(doc_id), copy, record["input_ids"][start:end], record["labels"][start:end]
-
-
-def trained_runs(tokenizer: Any, ids: Any, trained: Any) -> list[tuple[str, bool]]:
-    """Texts of runs of tokens that are all trained, or all masked: decoded together, so that characters split
-    between tokens come out whole. Printable."""
-    if not len(ids):
-        return []
-    edges = [0, *(np.flatnonzero(np.diff(trained.astype(np.int8))) + 1).tolist(), len(ids)]
-    texts = tokenizer.decode_rows([ids[start:end].tolist() for start, end in pairwise(edges)])
-    return [(printable(text), bool(trained[start])) for text, start in zip(texts, edges, strict=False)]
 
 
 def _colored(runs: list[tuple[str, bool]]) -> Text:

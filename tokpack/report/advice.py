@@ -10,10 +10,10 @@ import numpy as np
 from tokpack.cost import ApiPrice, Figure, api_cost, capacity_curve
 from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
 from tokpack.cost.gpus import GIB
+from tokpack.cost.planned_run import micro_batches, packed_run
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
+from tokpack.cost.training import Documents, Training, count, figure
 from tokpack.report.cost_words import ends, hours, money
-from tokpack.report.planned_run import micro_batches, packed_run
-from tokpack.report.training import Documents, Training, count, figure
 from tokpack.report.words import share as share_words
 
 WORTH = 0.02

@@ -24,10 +24,10 @@ from tokpack.cost import (
 )
 from tokpack.cost.gpus import GIB
 from tokpack.cost.memory import Loss, Remedy
+from tokpack.cost.planned_run import micro_batch, micro_batches, packed_run, plan_of, settings_of
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
+from tokpack.cost.training import Documents, Training, count, figure
 from tokpack.report.advice import advise, cards, curve, managed, saving
-from tokpack.report.planned_run import micro_batch, micro_batches, packed_run, plan_of, settings_of
-from tokpack.report.training import Documents, Training, count, figure
 
 LOSSES: tuple[Loss, Loss] = ("chunked", "copied")
 """That of `tokpack train`, and the one that takes most, of trainers that pad."""

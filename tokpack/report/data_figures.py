@@ -13,7 +13,7 @@ import polars as pl
 from tokpack.config import PlanConfig
 from tokpack.corpus import Corpus
 from tokpack.cost.capacity import CAPACITIES
-from tokpack.report.training import Documents
+from tokpack.cost.training import Documents
 from tokpack.stages.plan import Plan
 from tokpack.stages.planners.deal import deal, row_costs, row_order
 

@@ -20,6 +20,7 @@ from tokpack.config import CostConfig
 from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED
+from tokpack.cost.training import Documents, Training
 from tokpack.reasons import HELD_OUT, OVERLONG
 from tokpack.report.bill import make_cost
 from tokpack.report.data_figures import (
@@ -31,7 +32,6 @@ from tokpack.report.data_figures import (
     truncation_figures,
 )
 from tokpack.report.rows_figures import drop_places, packing_figures
-from tokpack.report.training import Documents, Training
 from tokpack.report.words import make_bill
 from tokpack.run import Run
 from tokpack.schema import COPIES, PREFERENCE
@@ -40,6 +40,7 @@ from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.unread import recognized
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.repeat import each_copy
+from tokpack.version import __version__
 from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")
@@ -96,8 +97,6 @@ def make_report(
 
     `planned` adds the bill of that training as `cost`.
     """
-    from tokpack import __version__
-
     docs = corpus.docs.select("tokens", "drop_reason", f"^{COPIES}$")
     held, kept = pl.col("drop_reason").eq_missing(HELD_OUT), pl.col("drop_reason").is_null()
     head: dict[str, Any] = {

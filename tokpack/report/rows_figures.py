@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tokpack.corpus import EXAMPLES, Corpus
-from tokpack.packed.viewer import trained_runs
+from tokpack.encoding.trained_runs import trained_runs
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
 from tokpack.run import Run
 from tokpack.schema import IGNORE_INDEX, TRAINED
@@ -98,10 +98,9 @@ def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[dict[str, st
     docs = corpus.docs
     if "drop_detail" not in docs.columns:
         return {}
-    spared = set(corpus.spared.values())
     first = (
         docs.with_row_index("position")
-        .filter(pl.col("drop_reason").is_not_null() & ~pl.col("drop_reason").is_in(list(spared)))
+        .filter(pl.col("drop_reason").is_not_null())
         .group_by("drop_reason", maintain_order=True)
         .head(EXAMPLES)
         .select("position", "drop_reason", "drop_detail")

@@ -24,12 +24,12 @@ from tokpack.activity import Activity, default_activity
 from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
+from tokpack.cost.money_budget import MoneyBudget, service_budget
 from tokpack.durable import sync_file, sync_folder
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError, writing
 from tokpack.interrupts import scratch_folder
 from tokpack.locks import beside, only_writer
-from tokpack.money import MoneyBudget, service_budget
 from tokpack.nothing_kept import nothing_kept
 from tokpack.options import CleanOptions, make_config, with_options
 from tokpack.pipeline import decided
@@ -47,6 +47,7 @@ from tokpack.stages.write import write_json
 from tokpack.store import TokenStore
 from tokpack.text.formats import TextFormat, text_format, write_rows
 from tokpack.text.learned_tokenizer import NAME, learn_tokenizer
+from tokpack.version import __version__
 from tokpack.way.documents import normalize_blocks
 from tokpack.way.pass_one import Work, cut_input, dealt, readings
 from tokpack.way.pass_two import write_dropped
@@ -275,8 +276,6 @@ def _rows(
 
 
 def _figures(run: Run, corpus: Corpus, to: str, prices: list[ApiPrice]) -> dict[str, Any]:
-    from tokpack import __version__
-
     docs = corpus.docs
     kept = docs["drop_reason"].is_null()
     document = corpus.pieces["document"].to_numpy()

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tokpack.encoding.trained_runs import trained_runs
 from tokpack.packed.differences import same_answer
 from tokpack.packed.left_out import REPEATS, differing
 from tokpack.packed.originals import Original
 from tokpack.packed.triggers import Mark, find_marks
-from tokpack.packed.viewer import trained_runs
 from tokpack.printable import one_line, printable
 from tokpack.reasons import UNREADABLE, words_of
 from tokpack.schema import IGNORE_INDEX, is_preference

@@ -20,14 +20,15 @@ import polars as pl
 
 from tokpack.config import SourceConfig
 from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import DataError
-from tokpack.money import MoneyBudget
 from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
 from tokpack.run import Run
 from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import draw, first_of_equal
-from tokpack.stages.near_dup.near_dup import KINDS, On, find_near_duplicates
+from tokpack.stages.near_dup.kinds import KINDS
+from tokpack.stages.near_dup.near_dup import On, find_near_duplicates
 from tokpack.stages.normalize.normalize import text_documents
 from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
 from tokpack.stages.read.containers import notes, recognize
@@ -59,12 +60,12 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
         groups = np.flatnonzero(first >= 0)
         copies, originals = corpus.documents_of(groups), corpus.documents_of(first[groups])
         corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][originals].cast(pl.String).to_list())
-        corpus.examples[EXACT_DUPLICATE] = [_text(run, corpus, p) for p in copies[:EXAMPLES]]
+        corpus.examples[EXACT_DUPLICATE] = _texts(run, corpus, copies)
     if config.near_dup.threshold:
         found = near_duplicates(run, corpus, config.near_dup.threshold, config.near_dup.on)
         corpus.near = found.figures(run, corpus, applied=True)
         corpus.drop(found.removed, NEAR_DUPLICATE, found.details(corpus))
-        corpus.examples[NEAR_DUPLICATE] = [_text(run, corpus, p) for p in found.removed[:EXAMPLES]]
+        corpus.examples[NEAR_DUPLICATE] = _texts(run, corpus, found.removed)
         corpus.counters["near_duplicate_search_bounded"] = found.bounded
         corpus.counters |= {f"near_{name}": count for name, count in corpus.near["kept"].items()}
     if config.decontaminate.against:
@@ -106,7 +107,9 @@ class Near:
 
     def figures(self, run: Run, corpus: Corpus, applied: bool) -> dict[str, Any]:
         """For the report: what leaves, what only looks alike and stays, and some of each side by side."""
-        columns = (self.removed, self.partner, self.jaccard)
+        leaves = np.isin(self.removed, corpus.unwanted(self.removed))
+        removed = self.removed[leaves]
+        columns = (removed, self.partner[leaves], self.jaccard[leaves])
         shown = zip(*(column[:: corpus.width][:EXAMPLES].tolist() for column in columns), strict=True)
         alike = "same_prompt_same_answer" if self.on == "both" else ""
         pairs: list[tuple[str, int, int, float | None]] = [(alike, a, b, round(j, 4)) for a, b, j in shown]
@@ -115,8 +118,8 @@ class Near:
             "threshold": self.threshold,
             "on": self.on,
             "applied": applied,
-            "documents": len(self.removed),
-            "tokens": int(corpus.docs["tokens"].cast(pl.Int64).gather(self.removed).sum()),
+            "documents": len(removed),
+            "tokens": int(corpus.docs["tokens"].cast(pl.Int64).gather(removed).sum()),
             "bounded": self.bounded,
             "kept": {name: len(found) * corpus.width for name, found in self.kept.items()},
             "pairs": [
@@ -158,6 +161,11 @@ def near_duplicate_figures(run: Run, corpus: Corpus) -> dict[str, Any]:
     return found.figures(run, corpus, applied=False)
 
 
+def _texts(run: Run, corpus: Corpus, positions: Any) -> list[str]:
+    """Of the first documents that leave: what a wish keeps is no example."""
+    return [_text(run, corpus, position) for position in corpus.unwanted(positions)[:EXAMPLES]]
+
+
 def _text(run: Run, corpus: Corpus, position: int) -> str:
     """The start of a document, as the report cuts it further; each message begins a line."""
     messages = corpus.messages_of(int(position), SNIPPET_TOKENS)
@@ -181,7 +189,7 @@ def _decontaminate(run: Run, corpus: Corpus) -> None:
         details.append(f"{names[document]}, tokens {start} to {end}: {span}")
     corpus.drop([row[0] for row in rows], CONTAMINATED, details)
     corpus.drop_partners()
-    corpus.examples[CONTAMINATED] = [_text(run, corpus, row[0]) for row in rows[:EXAMPLES]]
+    corpus.examples[CONTAMINATED] = _texts(run, corpus, [row[0] for row in rows])
     if found.ignored:
         corpus.counters["evaluation_texts_too_short"] = found.ignored
 

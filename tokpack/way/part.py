@@ -49,10 +49,11 @@ def parse_part(text: str) -> tuple[int, int]:
     return number, count
 
 
-def refuse_pipes(run: Run, where: str = "--part") -> None:
+def refuse_pipes(run: Run, where: str) -> None:
+    """For what reads the input more than once, or elsewhere."""
     if any(source.path == "-" for source in run.sources):
         raise UsageError(
-            "standard input is read by one process alone", where=where, hint="save it where all can read it"
+            "standard input can be read once, by one process", where=where, hint="save it to a file first"
         )
 
 

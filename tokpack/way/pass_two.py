@@ -16,15 +16,13 @@ import polars as pl
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.corpus import Corpus
-from tokpack.errors import DataError
-from tokpack.nothing_kept import nothing_kept
 from tokpack.output import leave_work
 from tokpack.reasons import HELD_OUT, TRUNCATED
-from tokpack.report.figures import Report
 from tokpack.run import Run
 from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Written, write_json, write_shards
+from tokpack.version import __version__
 from tokpack.way.plan_part import Part
 
 SLICE = 1 << 16
@@ -72,17 +70,15 @@ def write_record(out: Path, docs: pl.DataFrame, names: list[str], quarantined: l
     (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
 
 
-def leave_nothing(run: Run, corpus: Corpus, report: Report, out: Path) -> DataError:
+def leave_nothing(run: Run, corpus: Corpus, report: dict[str, Any], out: Path) -> None:
     """For a run that keeps no document: its record and report in a folder that is no packed dataset.
 
     OUT/.work stays, empty, so that the folder counts as unfinished: the next run, of any settings, takes it.
     """
     write_record(out, corpus.docs, [source.name for source in run.sources], corpus.quarantined)
-    write_json(out / schema.REPORT, report.data)
+    write_json(out / schema.REPORT, report)
     leave_work(out)
     (out / schema.WORK).mkdir()
-    documents = report.data["ledger"]["documents"]
-    return nothing_kept(documents, run.config.clean, out / schema.DROPPED, out / schema.QUARANTINE)
 
 
 def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
@@ -119,8 +115,6 @@ def _manifest(
     validation: bool,
     copies: bool,
 ) -> dict[str, Any]:
-    from tokpack import __version__
-
     tokenizer, plan = run.tokenizer, part.plan
     return {
         "format_version": schema.FORMAT_VERSION,

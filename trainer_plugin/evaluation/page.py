@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import FileSystemLoader
 
-from tokpack import __version__
+from tokpack.cost.training import model_name
 from tokpack.printable import one_line
 from tokpack.report.charts import Chart
 from tokpack.report.html import environment, style
-from tokpack.report.training import model_name
 from tokpack.report.words import counted
+from tokpack.version import __version__
 from trainer_plugin.evaluation.forest import Line, forest
 from trainer_plugin.evaluation.held_out import Comparison, Group
 from trainer_plugin.evaluation.words import (

@@ -56,12 +56,6 @@ SHORT: Final = 10
 """Prompts and answers of fewer tokens are compared as a whole: they have few n-grams, or none."""
 
 On = Literal["both", "all", "prompt", "answer"]
-SAME_ANSWER, SAME_PROMPT = 1, 2
-KINDS: Final = {
-    SAME_PROMPT: "same_prompt_other_answer",
-    SAME_ANSWER: "other_prompt_same_answer",
-}
-"""What a kept document has in common with an earlier kept one that it is near as a whole."""
 _UNTRAINED, _EITHER = CONTENT, CONTENT | TRAINED
 
 UInt64 = npt.NDArray[np.uint64]

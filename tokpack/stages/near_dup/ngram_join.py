@@ -13,7 +13,7 @@ import numpy as np
 from numba import boolean, float64, int32, int64, uint8, uint64
 
 from tokpack.stages.compiled import jit
-from tokpack.stages.near_dup.near_dup import SAME_ANSWER, SAME_PROMPT
+from tokpack.stages.near_dup.kinds import SAME_ANSWER, SAME_PROMPT
 from tokpack.stages.near_dup.ngram_sets import ANSWER, SLACK, Array, largest_of, put_all
 
 STEPS = 16

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from tokpack.config import Config
 from tokpack.cost import ApiPrice, api_cost
+from tokpack.cost.planned_run import packed_run
+from tokpack.cost.training import Training
 from tokpack.errors import UsageError
-from tokpack.report.planned_run import packed_run
-from tokpack.report.training import Training
 from tokpack.stages.plan import make_plan
 
 CLOSE = 0.995

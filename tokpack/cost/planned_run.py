@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tokpack.cost import Estimate, Gpu, RunPlan, run_plan, slot_table
-from tokpack.report.training import Documents, Lengths, Training
+from tokpack.cost.training import Documents, Lengths, Training
 
 
 def settings_of(training: Training, documents: int, rows: int, fill_unpacked: float | None = None) -> RunPlan:

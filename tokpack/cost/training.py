@@ -30,10 +30,10 @@ from tokpack.cost import (
 )
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.hf_config import max_positions
+from tokpack.cost.kept_speeds import kept_speed
 from tokpack.cost.memory import Loss
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
-from tokpack.kept_speeds import kept_speed
 
 Lengths = npt.NDArray[np.integer[Any]]
 KBIT_HEAD_BYTES = 4

@@ -1,0 +1,208 @@
+"""The order of the rooms: a module imports what stands before it, and nothing goes in circles.
+
+Read from the sources, nothing is imported. Imports inside of functions count, and those for types alone.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A room is a module or a package; each imports only those before it. The front door, tokpack/__init__.py,
+# imports any of them for types, and nothing else.
+HOUSE = {
+    "tokpack": """
+        version printable fingerprint durable schema reasons own_files interrupts engine
+        errors activity card parsing conversion plugins locks sums ledger hub user_cache
+        config_limits config config_file options
+        fresh_folder manifest checked shards doctor
+        encoding stages packed_urls
+        run store corpus output already_there cost
+        way pipeline calibration starting
+        report nothing_kept packed
+        api text export
+        cli view __main__
+    """,
+    "trainer_plugin": """
+        words extras processes private_names
+        dataset collator attention mixers strategies loss chunked_loss
+        balance budget preference_loss recipe dtypes forecast
+        isolation_report probe isolation
+        base_digest qlora adapters merge convert
+        neftune guards progress document_log trainer preference run
+        evaluation publishing serving serve_config served_proof
+        cli calibration
+    """,
+}
+ROOMS = {top: rooms.split() for top, rooms in HOUSE.items()}
+UPWARD = {
+    ("tokpack.config_limits", "tokpack.config"): "for types: Config checks itself by the limits of its own",
+}
+CIRCLES = {
+    ("tokpack.packed.folder", "tokpack.packed.viewer"): "`packed.show(row)`: a method, for people",
+    (
+        "tokpack.packed.folder",
+        "tokpack.packed.left_out",
+    ): "`packed.dropped_text(doc_id)`: a method, for people",
+    ("tokpack.cost.model_shape", "tokpack.cost.hf_config"): "`ModelShape.from_config`: the way to make one",
+}
+"""Imports inside of functions that lead back, with their reasons."""
+TRAINER_TAKES = {"version", "printable", "fingerprint", "schema", "errors", "activity", "card", "hub", "cost"}
+TRAINER_TAKES |= {"manifest", "checked", "shards", "packed_urls"}
+ONLY_THERE = {
+    "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.stages.pairs", "tokpack.cli"},
+    "trainer_plugin.cli": {"tokpack.cli"},
+    "trainer_plugin.serving": {"tokpack.cli"},
+    "trainer_plugin.serve_config": {"tokpack.cli"},
+}
+"""Commands draw as tokpack's do, and an evaluation reads and shows packed documents."""
+
+
+class Import(NamedTuple):
+    by: str
+    of: str
+    line: int
+    for_types: bool
+
+    def __str__(self) -> str:
+        return f"{self.by}:{self.line} imports {self.of}"
+
+
+def sources() -> dict[str, str]:
+    """Module -> its text. What the trainers of others run (`export/scripts`) is no part of the house."""
+    found = {}
+    for top in ROOMS:
+        for path in sorted((ROOT / top).rglob("*.py")):
+            if "scripts" not in path.parts:
+                parts = path.relative_to(ROOT).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
+    return found
+
+
+def imports(modules: dict[str, str]) -> list[Import]:
+    """All imports of the modules among themselves, each once."""
+    found = {}
+    for name, text in modules.items():
+        for place, line, for_types in _imported(ast.parse(text), False):
+            of = place
+            while of and of not in modules:  # a function or a class: the module that it is in
+                of = of.rpartition(".")[0]
+            if of and of != name:
+                found.setdefault((name, of, for_types), Import(name, of, line, for_types))
+    return list(found.values())
+
+
+def _imported(node: ast.AST, for_types: bool) -> Iterator[tuple[str, int, bool]]:
+    if isinstance(node, ast.ImportFrom):
+        assert not node.level, "imports are absolute"
+        yield from ((f"{node.module}.{alias.name}", node.lineno, for_types) for alias in node.names)
+    elif isinstance(node, ast.Import):
+        yield from ((alias.name, node.lineno, for_types) for alias in node.names)
+    for_types = for_types or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    for child in ast.iter_child_nodes(node):
+        yield from _imported(child, for_types)
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def upward(found: list[Import], rooms: list[str]) -> list[Import]:
+    """Imports between rooms of which the second does not stand before the first."""
+    place = {room: number for number, room in enumerate(rooms)}
+    return [
+        each
+        for each in found
+        if room_of(each.by) != room_of(each.of)
+        and {room_of(each.by), room_of(each.of)} <= place.keys()
+        and place[room_of(each.of)] > place[room_of(each.by)]
+    ]
+
+
+def in_circles(found: list[Import]) -> set[str]:
+    """The modules that are left when those are taken away that import none of the others, again and again,
+    and then those that none of the others imports."""
+    after: dict[str, set[str]] = {}
+    before: dict[str, set[str]] = {}
+    for each in found:
+        after.setdefault(each.by, set()).add(each.of)
+        before.setdefault(each.of, set()).add(each.by)
+    left = after.keys() | before.keys()
+    while ends := {m for m in left if not (after.get(m, set()) & left and before.get(m, set()) & left)}:
+        left -= ends
+    return left
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Import]:
+    return imports(sources())
+
+
+@pytest.mark.parametrize("top", ROOMS)
+def test_every_room_has_its_place(top):
+    there = {path.stem for path in (ROOT / top).glob("*.py")}
+    there |= {path.parent.name for path in (ROOT / top).glob("*/__init__.py")}
+    assert sorted(ROOMS[top]) == sorted(there - {"__init__"})
+
+
+@pytest.mark.parametrize("top", ROOMS)
+def test_no_room_imports_one_after_it(top, found):
+    wrong = upward(found, [f"{top}.{room}" for room in ROOMS[top]])
+    assert [str(each) for each in wrong if (each.by, each.of) not in UPWARD] == []
+
+
+def test_no_module_imports_itself_by_way_of_others(found):
+    told = UPWARD.keys() | CIRCLES.keys()
+    assert (
+        in_circles([each for each in found if not each.for_types and (each.by, each.of) not in told]) == set()
+    )
+
+
+def test_each_exception_is_needed(found):
+    assert UPWARD.keys() | CIRCLES.keys() <= {(each.by, each.of) for each in found}
+    run = [each for each in found if not each.for_types]
+    for one in CIRCLES:
+        others = CIRCLES.keys() - {one}
+        assert in_circles([each for each in run if (each.by, each.of) not in others]), one
+
+
+def test_the_front_door_imports_for_types_alone(found):
+    assert {each.of for each in found if each.by == "tokpack" and not each.for_types} == {"tokpack.version"}
+    assert [str(each) for each in found if each.of == "tokpack"] == []
+
+
+def test_the_trainer_takes_the_small_modules_of_tokpack(found):
+    wrong, used = [], set()
+    for each in found:
+        if each.by.startswith("tokpack"):
+            assert not each.of.startswith("trainer_plugin"), str(each)
+        elif each.of.startswith("tokpack"):
+            special = {
+                of for of in ONLY_THERE.get(room_of(each.by), ()) if f"{each.of}.".startswith(f"{of}.")
+            }
+            used |= {(room_of(each.by), of) for of in special}
+            if not special and room_of(each.of).removeprefix("tokpack.") not in TRAINER_TAKES:
+                wrong.append(str(each))
+    assert wrong == []
+    assert used == {(by, of) for by, rooms in ONLY_THERE.items() for of in rooms}
+
+
+def test_wrong_houses_are_seen():
+    house = {
+        "a.low": "def f():\n    from a.high import g",
+        "a.high": "import a.low",
+        "a.types": "if TYPE_CHECKING:\n    from a.top.room import T",
+        "a.top.room": "from a import types",
+        "a.top.cellar": "from a.low import f",
+    }
+    found = imports(house)
+    order = ["a.low", "a.high", "a.types", "a.top"]
+    assert [str(each) for each in upward(found, order)] == [
+        "a.low:2 imports a.high",
+        "a.types:2 imports a.top.room",
+    ]
+    assert in_circles([each for each in found if not each.for_types]) == {"a.low", "a.high"}
