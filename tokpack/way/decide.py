@@ -77,6 +77,7 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
         drawn = draw(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
         chosen = corpus.documents_of(np.flatnonzero(drawn))
         corpus.drop(chosen, HELD_OUT, [None] * len(chosen))
+        corpus.examples[HELD_OUT] = _texts(run, corpus, chosen)
         if not len(chosen):
             log.warning("no conversation is held out: --val %g draws none of so few", config.write.val)
     return run
