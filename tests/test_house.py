@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # imports any of them for types, and nothing else.
 HOUSE = {
     "tokpack": """
-        version printable fingerprint durable schema reasons own_files interrupts engine
-        errors activity card parsing conversion plugins locks sums ledger hub user_cache
+        version printable fingerprint durable schema reasons own_files interrupts
+        errors engine activity card parsing conversion plugins locks sums ledger hub user_cache
         config_limits config config_file options
         fresh_folder manifest checked shards doctor
         encoding stages packed_urls
