@@ -78,7 +78,7 @@ def pack(
             return pack(data, folder, **elsewhere, **options)
 
         elsewhere: dict[str, Any] = {"overwrite": overwrite, "workers": workers, "work_dir": work_dir}
-        elsewhere |= {"engine": engine, "ray_address": ray_address, "html": html, "tell": tell}
+        elsewhere |= {"engine": engine, "ray_address": ray_address, "html": html, "by": by, "tell": tell}
         return write_to(os.fspath(out), write, overwrite, tell)
     out = Path(out)
     config = make_config(data, options)
