@@ -41,7 +41,7 @@ def assert_as_by_jinja(documents, rendered, renderer):
     ):
         if row in rendered.errors:
             continue
-        text, trained, written, _ = renderer.reference(*to_messages(roles, contents, extra))
+        text, trained, written, *_ = renderer.reference(*to_messages(roles, contents, extra))
         assert rendered.text[row].as_py() == text
         assert spans(rendered.trained, row) == [s for s in trained if s[0] < s[1]]
         assert spans(rendered.content, row) == [s for s in written if s[0] < s[1]]

@@ -145,7 +145,7 @@ def first_rows(corpus: Corpus, part: Part, most: int) -> list[dict[str, Any]]:
         pieces = layout.order[layout.row_offsets[row] : layout.row_offsets[row + 1]]
         ids, labels = [], []
         for piece in pieces:
-            offsets, stored, flags = batches(int(place.batch[piece]))
+            offsets, stored, flags, _ = batches(int(place.batch[piece]))
             index = int(place.index[piece])
             span = slice(int(offsets[index]), int(offsets[index + 1]))
             ids.append(stored[span])

@@ -126,6 +126,9 @@ class RenderConfig:
     chat_template: str = ""
     """File with a Jinja chat template that replaces the tokenizer's own."""
     loss: Loss = "assistant"
+    loss_mask: str = ""
+    """Segments of answers that are not trained, comma-separated: `template` (what the template writes by
+    itself), `thinking`, `tool_calls`; `none` only measures them."""
     eos: bool = True
     """One EOS at the end of each plain document."""
     separator: str = "\n"
@@ -261,6 +264,8 @@ class Config:
             source["path"] = portable_name(source["path"])
             if source["repeat"] == 1:
                 del source["repeat"]
+        if not self.render.loss_mask:
+            del data["render"]["loss_mask"]
         if self.select.keep:
             data["select"]["keep"] = portable_name(self.select.keep)
         else:

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from tokpack.errors import SettingError
+from tokpack.schema import SEGMENTS
 
 if TYPE_CHECKING:
     from tokpack.config import Config
@@ -88,6 +89,14 @@ def check_limits(config: Config) -> None:
         raise SettingError(
             "a budget in tokens and one in dollars", where="select.budget_usd", hint="leave one of them out"
         )
+    segments = config.render.loss_mask.split(",") if config.render.loss_mask else []
+    for name in segments:
+        if name not in SEGMENTS and segments != ["none"]:
+            raise SettingError(
+                f"no segment is called {name!r}",
+                where="render.loss_mask",
+                hint=f"give some of {','.join(SEGMENTS)}, or none to measure them",
+            )
     for ok, key, wanted in checks:
         if not ok:
             value = attrgetter(key)(config)

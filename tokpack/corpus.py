@@ -24,7 +24,7 @@ from tokpack.stages.pairs import drop_partners
 from tokpack.stages.ranges import Int64
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
-from tokpack.store import Batch, Key, TokenStore, flat_arrays
+from tokpack.store import Batch, Key, TokenStore, flat_arrays, flat_weights
 
 EXAMPLES = 3
 """Documents shown of each drop reason."""
@@ -157,7 +157,12 @@ class Corpus:
 
     def mapped(self) -> Callable[[int], FlatBatch]:
         """Batch number -> its mapped arrays; each file is opened once."""
-        return lru_cache(maxsize=None)(lambda number: flat_arrays(self.store.tokens(self.batches[number])))
+
+        def batch(number: int) -> FlatBatch:
+            record = self.store.tokens(self.batches[number])
+            return FlatBatch(*flat_arrays(record), flat_weights(record))
+
+        return lru_cache(maxsize=None)(batch)
 
     def stored_documents(self, width: int = 1) -> tuple[Int64, list[SelectedTokens]]:
         """Positions of the documents that the store holds, and the tokens of their contents, batch by batch.

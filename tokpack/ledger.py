@@ -4,6 +4,7 @@ documents: read = kept + dropped(reason) + quarantined
 tokens:    tokenized + repeated = packed + truncated + dropped(reason)
 slots:     rows x capacity = packed + free            (not where documents are written as text)
 trained:   packed = trained + masked
+segments:  trained = the trained of each segment       (where `loss_mask` tells them apart)
 
 `repeated` is there where a source repeats: the copies beyond the first, of documents and of packed tokens.
 `kept_after_all` counts, by the reason that was overruled, documents kept because `--keep` names them.
@@ -29,14 +30,15 @@ def build(
     docs: pl.DataFrame,
     sources: list[str],
     quarantined: dict[str, int],
-    packed: dict[str, int],
+    packed: dict[str, Any],
     after_all: Mapping[int, dict[str, int]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The ledger of a run, and the same per source.
 
     `docs`: source, drop_reason, tokens, cut [, copies], one row a document. `quarantined`: source -> rows.
-    `packed`: what the writer counted while it wrote (tokens, trained, and of rows: rows, capacity),
-    independent of `docs`. `after_all`: number of a source -> reason -> documents kept in spite of it.
+    `packed`: what the writer counted while it wrote (tokens, trained, and of rows: rows, capacity; `segments`
+    of the store, where they are told apart), independent of `docs`. `after_all`: number of a source ->
+    reason -> documents kept in spite of it.
     """
     sums = [pl.len().cast(pl.Int64).alias("documents"), pl.col("tokens", "cut").cast(pl.Int64).sum()]
     if COPIES in docs.columns:
@@ -60,6 +62,8 @@ def build(
         "trained": packed["trained"],
         "masked": packed["tokens"] - packed["trained"],
     }
+    if "segments" in packed:
+        ledger["segments"] = packed["segments"]
     of_source: dict[int, list[Mark]] = {}
     for mark in marks:
         of_source.setdefault(mark["source"], []).append(mark)
@@ -136,6 +140,9 @@ def check(ledger: dict[str, Any]) -> None:
         _equal("packed slots", trained["packed"], slots["packed"])
         _equal("slots", slots["rows"] * slots["capacity"], slots["packed"] + slots["free"])
     _equal("trained", trained["packed"], trained["trained"] + trained["masked"])
+    if "segments" in ledger:
+        parts = sum(segment["trained"] for segment in ledger["segments"].values())
+        _equal("trained tokens of segments", trained["trained"], parts)
     for part in ("documents", "tokens"):
         for key, value in ledger[part].items():
             if isinstance(value, int):

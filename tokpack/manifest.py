@@ -19,7 +19,17 @@ from tokpack.config import PlanConfig, TruncateConfig, WriteConfig
 from tokpack.conversion import convert
 from tokpack.errors import DataError, UsageError, check_name, reading
 from tokpack.own_files import links_in_the_way, special_files
-from tokpack.schema import COPIES, FORMAT_VERSION, KEPT_AFTER_ALL, MANIFEST, PREFERENCE, SUMS, WORK
+from tokpack.schema import (
+    COPIES,
+    FORMAT_VERSION,
+    KEPT_AFTER_ALL,
+    LOSS_WEIGHTS,
+    MANIFEST,
+    PREFERENCE,
+    SEGMENTS,
+    SUMS,
+    WORK,
+)
 from tokpack.sums import need_folder, read_limited, sum_lines
 
 Form = Callable[[Any, str], None]
@@ -158,7 +168,12 @@ _LEDGER = table(
         "slots": table(dict.fromkeys(("rows", "capacity", "total", "packed", "free"), amount)),
         "trained": table(dict.fromkeys(("packed", "trained", "masked"), tokens)),
         "sources": by_name(table({"documents": _DOCUMENT_SUMS, "tokens": _TOKEN_SUMS})),
-    }
+    },
+    {
+        "segments": table(
+            dict.fromkeys(("answer", *SEGMENTS), table(dict.fromkeys(("trained", "masked"), tokens)))
+        )
+    },
 )
 _CONFIG = table(
     {
@@ -198,7 +213,8 @@ _MANIFEST = table(
             {"vocab_sha256": digest},
         ),
         "template": table(
-            {"sha256": text(re.compile(f"({DIGEST.pattern})?"), "a SHA-256, or empty"), "loss": whole}
+            {"sha256": text(re.compile(f"({DIGEST.pattern})?"), "a SHA-256, or empty"), "loss": whole},
+            {"loss_mask": whole},
         ),
         "inputs": each(
             table(
@@ -236,6 +252,7 @@ _MANIFEST = table(
     {
         "kind": one_of(PREFERENCE),
         COPIES: one_of(True),
+        LOSS_WEIGHTS: one_of(True),
         "keep": table({"documents": documents, "sha256": digest}),
         "derived": table({}, {"by": whole, "keep_order": one_of(True, False), "from": each(by_name(whole))}),
     },

@@ -85,6 +85,10 @@ class RenderOptions(TypedDict, total=False):
     chat_template: Annotated[StrPath | None, "Jinja file that replaces the tokenizer's own."]
     render: Annotated[RenderMode | None, "By the chat template, or plain (default auto)."]
     loss: Annotated[Loss | None, "What is trained on (default assistant)."]
+    loss_mask: Annotated[
+        str | None,
+        "Segments of answers not trained: some of template,thinking,tool_calls; none: measured alone.",
+    ]
     tool_arguments: Annotated[
         ToolArguments | None, "Arguments of calls as the template reads them (default auto)."
     ]
@@ -208,6 +212,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "render": ("render", "mode"),
     "chat_template": ("render", "chat_template"),
     "loss": ("render", "loss"),
+    "loss_mask": ("render", "loss_mask"),
     "tool_arguments": ("render", "tool_arguments"),
     "template_kwargs": ("render", "template_kwargs"),
     "eos": ("render", "eos"),

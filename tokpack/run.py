@@ -18,6 +18,7 @@ from tokpack.stages.call_ids import writes_call_ids
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import KeepList
 from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.unread import tell as tell_unread
 from tokpack.stages.plan import resolve as planner
@@ -84,6 +85,7 @@ class Run:
         for note in notes(sources):
             log.warning(note)
         tell_unread([source.name for source in sources], shapes)
+        check_loss_mask(config, sources, shapes)
         pairs = check_pairs(config, sources, shapes)
         settings = config.render
         options = RenderOptions(
@@ -95,6 +97,7 @@ class Run:
             date=settings.date,
             tool_arguments=settings.tool_arguments,
             template_kwargs=settings.template_kwargs,
+            loss_mask=tuple(filter(None, settings.loss_mask.split(","))),
         )
         renderer = Renderer(tokenizer, options)
         if renderer.uses_date:
@@ -173,6 +176,17 @@ def shared(shapes: list[Shape]) -> tuple[list[Shape], list[int]]:
         found.append(replace(kinds[number], notes=shape.notes, unread=shape.unread, grouping=shape.grouping))
         numbers.append(number)
     return found, numbers
+
+
+def check_loss_mask(config: Config, sources: list[Source], shapes: list[Shape]) -> None:
+    """Raises UsageError for inputs whose segments cannot be known."""
+    ready = next((s for s, shape in zip(sources, shapes, strict=True) if shape.format == TOKENS), None)
+    if config.render.loss_mask and ready is not None:
+        raise UsageError(
+            f"{ready.name} is tokenized already: segments are found in texts",
+            where="--loss-mask",
+            hint="leave it out, or give the texts",
+        )
 
 
 def check_pairs(config: Config, sources: list[Source], shapes: list[Shape]) -> bool:

@@ -27,6 +27,11 @@ VALIDATION: Final = "validation"
 TRAINED: Final = 1
 CONTENT: Final = 2
 """The token belongs to a message's content, not to the template around it."""
+SEGMENTS: Final = ("template", "thinking", "tool_calls")
+"""Parts of an answer, numbered from 1; 0 is what is said."""
+SEGMENT: Final = 4
+"""Times the number of the segment that a trained token belongs to, or one that `loss_mask` took the label of;
+0 where it is an answer's, or nobody asked."""
 
 PACKED_SCHEMA: Final = pa.schema(
     [
@@ -58,6 +63,10 @@ COPIES: Final = "copies"
 KEPT_AFTER_ALL: Final = "kept_after_all"
 """In the ledger: documents that are kept because `--keep` names them, by the reason that was overruled."""
 
+LOSS_WEIGHTS: Final = "loss_weights"
+"""Where messages have weights: a column of rows, by how much each label counts in the loss; 0 without label.
+A key of the manifest, too."""
+
 STORE_SCHEMA: Final = pa.schema(
     [
         ("doc_id", pa.int64()),
@@ -70,6 +79,8 @@ STORE_SCHEMA: Final = pa.schema(
 """Token store: one record per document, or per piece of a document that was split.
 
 `trained` counts the tokens that get a label; a piece's first token never does."""
+STORED_WEIGHTS: Final = pa.field("weights", pa.list_(pa.float32()))
+"""One more column of the store, in batches that have weights."""
 
 DROPPED_SCHEMA: Final = pa.schema(
     [
@@ -95,12 +106,15 @@ def keeps_order(manifest: dict[str, Any]) -> bool:
     return bool(kept or manifest.get("config", {}).get("plan", {}).get("planner") == SEQUENTIAL)
 
 
-def row_schema(pairs: bool, copies: bool) -> pa.Schema:
-    """Columns of packed rows; `copies` where a document may be in them more than once."""
+def row_schema(pairs: bool, copies: bool, weights: bool = False) -> pa.Schema:
+    """Columns of packed rows; `copies` where a document may be in them more than once, `weights` where labels
+    do not all count in full."""
     columns = PREFERENCE_SCHEMA if pairs else PACKED_SCHEMA
-    return columns.append(pa.field(COPIES, pa.list_(pa.int32()))) if copies else columns
+    if copies:
+        columns = columns.append(pa.field(COPIES, pa.list_(pa.int32())))
+    return columns.append(pa.field(LOSS_WEIGHTS, pa.list_(pa.float32()))) if weights else columns
 
 
 def packed_schema(manifest: dict[str, Any]) -> pa.Schema:
     """Columns of a packed dataset's rows."""
-    return row_schema(is_preference(manifest), bool(manifest.get(COPIES)))
+    return row_schema(is_preference(manifest), bool(manifest.get(COPIES)), bool(manifest.get(LOSS_WEIGHTS)))

@@ -20,7 +20,7 @@ import pyarrow as pa
 from tokpack.checked import is_right
 from tokpack.config import ShardFormat
 from tokpack.errors import DataError, OutputError
-from tokpack.schema import COPIES
+from tokpack.schema import COPIES, LOSS_WEIGHTS
 from tokpack.sums import file_sha256
 from tokpack.user_cache import own_cache
 
@@ -116,7 +116,7 @@ def row_fault(batch: pa.RecordBatch, columns: pa.Schema) -> str:  # noqa: PLR091
     sizes = {name: np.diff(column.offsets.to_numpy()) for name, column in lists.items()}
     lengths = lists["seq_lengths"].flatten().to_numpy()
     for name, size in sizes.items():
-        other = "input_ids" if name in ("input_ids", "labels") else "seq_lengths"
+        other = "input_ids" if name in ("input_ids", "labels", LOSS_WEIGHTS) else "seq_lengths"
         if not np.array_equal(size, sizes[other]):
             return f"{name} and {other} differ in length"
     if len(lengths) and lengths.min() <= 0:

@@ -31,7 +31,7 @@ import xxhash
 from tokpack.durable import part_of, sync_file, sync_folder, write_durably
 from tokpack.errors import DataError, UsageError
 from tokpack.own_files import is_store_file, remove_own
-from tokpack.schema import STORE_SCHEMA
+from tokpack.schema import STORE_SCHEMA, STORED_WEIGHTS
 from tokpack.stages.ranges import Int64
 from tokpack.stages.read.unchanged import Stamp
 from tokpack.stages.truncate import Pieces
@@ -175,10 +175,13 @@ class TokenStore:
     ) -> None:
         """Write one batch: `rest` holds the other fields of `Batch`."""
         tokens = pieces.tokens
-        lists = [
-            pa.ListArray.from_arrays(pa.array(tokens.offsets.astype(np.int32)), pa.array(values))
-            for values in (tokens.input_ids, tokens.flags)
-        ]
+        columns_of_tokens: list[np.ndarray[Any, Any]] = [tokens.input_ids, tokens.flags]
+        columns_schema = STORE_SCHEMA
+        if tokens.weights is not None:
+            columns_of_tokens.append(tokens.weights)
+            columns_schema = STORE_SCHEMA.append(STORED_WEIGHTS)
+        place = pa.array(tokens.offsets.astype(np.int32))
+        lists = [pa.ListArray.from_arrays(place, pa.array(values)) for values in columns_of_tokens]
         doc_ids = docs["doc_id"].to_numpy()[pieces.document]
         columns = [
             pa.array(doc_ids),
@@ -186,7 +189,7 @@ class TokenStore:
             pa.array(pieces.trained.astype(np.int32)),
             *lists,
         ]
-        flat = _as_ipc(pa.record_batch(columns, schema=STORE_SCHEMA))
+        flat = _as_ipc(pa.record_batch(columns, schema=columns_schema))
         digests = {"block": block_hash, "tokens": xxhash.xxh3_128_hexdigest(flat), "run": self._run}
         meta = json.dumps(digests | rest, ensure_ascii=False)
         table = _as_ipc(docs.to_arrow().replace_schema_metadata({"batch": meta}))
@@ -293,6 +296,14 @@ def flat_arrays(record: pa.RecordBatch) -> tuple[Int64, np.ndarray[Any, Any], np
     """(offsets, input_ids, flags) of a mapped batch without copying tokens."""
     ids, flags = record.column("input_ids"), record.column("flags")
     return ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy(), flags.values.to_numpy()
+
+
+def flat_weights(record: pa.RecordBatch) -> np.ndarray[Any, Any] | None:
+    """Weights of the tokens of a mapped batch; None where all are 1."""
+    if STORED_WEIGHTS.name not in record.schema.names:
+        return None
+    weights: np.ndarray[Any, Any] = record.column(STORED_WEIGHTS.name).values.to_numpy()
+    return weights
 
 
 def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:

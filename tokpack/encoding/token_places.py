@@ -55,6 +55,12 @@ class Encoded:
             token = np.searchsorted(self.starts, key, "left")
         return np.clip(token, self.offsets[rows], self.offsets[rows + 1])
 
+    def tokens_within(self, rows: Ints, places: Ints) -> Ints:
+        """One past the last token of the row that ends before the byte, or at it."""
+        key = (self.base[rows] + places).astype(self.ends.dtype)
+        token = np.searchsorted(self.ends, key, "right")
+        return np.clip(token, self.offsets[rows], self.offsets[rows + 1])
+
 
 Tokenized = tuple[list[int], list[tuple[int, int]]]
 """Ids of one text as `tokenizers` gives them, and the characters that each stands for."""

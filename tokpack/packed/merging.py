@@ -120,6 +120,7 @@ def _check_alike(parts: list[PackedFolder]) -> None:
             "tokenizer": [m["tokenizer"]["name"] for m in (first, other)],
             "chat template": [m["template"]["sha256"] for m in (first, other)],
             "loss": [m["template"]["loss"] for m in (first, other)],
+            "loss mask": [m["template"].get("loss_mask", "off") for m in (first, other)],
             "capacity": [m["capacity"] for m in (first, other)],
         }
         same = {name: values[0] == values[1] for name, values in shared.items()}
@@ -179,13 +180,15 @@ def _record(
         for part, renamed in zip(parts, names, strict=True)
         for name in part.ledger["sources"]
     }
-    ledger = {key: _sum([part.ledger[key] for part in parts]) for key in ("documents", "tokens")}
+    every = [key for key in ("documents", "tokens", "segments") if key in parts[0].ledger]
+    ledger = {key: _sum([part.ledger[key] for part in parts]) for key in every}
     made: dict[str, Any] = {"by": "merge", "from": [origin(part) for part in parts]}
     if keep_order:
         made["keep_order"] = True
-    copies = {schema.COPIES: True} if any(m.get(schema.COPIES) for m in manifests) else {}
+    columns = (schema.COPIES, schema.LOSS_WEIGHTS)
+    extra = {name: True for name in columns if any(m.get(name) for m in manifests)}
     return manifests[0] | {
-        **copies,
+        **extra,
         "inputs": inputs,
         "ledger": ledger | {"sources": sources},
         "config": config,

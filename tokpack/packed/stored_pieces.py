@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.packed.folder import PackedFolder
-from tokpack.schema import COPIES
+from tokpack.schema import COPIES, LOSS_WEIGHTS
 from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch, Layout, Placement
 
@@ -83,7 +83,9 @@ class StoredPieces:
 
 
 def _flat_batch(record: pa.RecordBatch) -> FlatBatch:
-    return offsets_of(flat(record, "seq_lengths")), flat(record, "input_ids"), flat(record, "labels")
+    weights = flat(record, LOSS_WEIGHTS) if LOSS_WEIGHTS in record.schema.names else None
+    offsets = offsets_of(flat(record, "seq_lengths"))
+    return FlatBatch(offsets, flat(record, "input_ids"), flat(record, "labels"), weights)
 
 
 def flat(record: pa.RecordBatch, column: str) -> npt.NDArray[Any]:

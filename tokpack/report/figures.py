@@ -233,6 +233,7 @@ def planned_ledger(run: Run, corpus: Corpus, part: Part) -> dict[str, Any]:
         "capacity": part.plan.capacity,
         "tokens": int(part.pieces["length"].sum()),
         "trained": int(part.pieces["trained"].sum()),
+        **({"segments": part.segments(corpus)} if run.config.render.loss_mask else {}),
     }
     names = [source.name for source in run.sources]
     after_all = kept_after_all(corpus.docs, corpus.spared)

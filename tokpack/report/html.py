@@ -238,4 +238,18 @@ def _sums(ledger: dict[str, Any]) -> Ledger:
             (trained["packed"], "packed"),
             [("=", trained["trained"], "trained"), ("+", trained["masked"], "masked")],
         ),
+        *_segment_sums(ledger),
     ]
+
+
+def _segment_sums(ledger: dict[str, Any]) -> Ledger:
+    """What trained tokens are, and what was taken out of the answers, where that is known."""
+    segments = ledger.get("segments", {})
+    sums: Ledger = []
+    for state in ("trained", "masked"):
+        found = [(of[state], name) for name, of in segments.items() if of[state]]
+        if found:
+            signs = ["=", *["+"] * (len(found) - 1)]
+            parts = [(sign, *part) for sign, part in zip(signs, found, strict=True)]
+            sums.append(("Answers", (sum(count for count, _ in found), state), parts))
+    return sums

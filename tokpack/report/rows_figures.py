@@ -69,7 +69,7 @@ def kept_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> list[dict[st
     batches = corpus.mapped()
     out = []
     for piece in sorted(chosen, key=lambda piece: (piece["document"], piece["number"])):
-        offsets, ids, flags = batches(piece["batch"])
+        offsets, ids, flags, _ = batches(piece["batch"])
         start, end = offsets[piece["index"]], offsets[piece["index"] + 1]
         part = slice(start, min(end, start + KEPT_TOKENS))
         trained = flags[part] != IGNORE_INDEX if flags.dtype == np.int32 else (flags[part] & TRAINED) != 0

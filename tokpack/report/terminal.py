@@ -213,6 +213,10 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
         "trained",
         f"{trained['packed']:,} {kept} = {trained['trained']:,} trained + {trained['masked']:,} masked",
     )
+    for name, of in ledger.get("segments", {}).items():
+        masked = f", {of['masked']:,} masked" if of["masked"] else ""
+        words = f"{of['trained']:,} trained ({share(of['trained'], trained['trained'])}){masked}"
+        table.add_row(f"  {name}", words)
     return table
 
 

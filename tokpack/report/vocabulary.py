@@ -95,7 +95,7 @@ def _kept_contents(corpus: Corpus) -> Iterator[tuple[npt.NDArray[np.int32], npt.
     source_of = corpus.docs["source"].to_numpy()
     for (number,), pieces in corpus.pieces.partition_by("batch", as_dict=True, maintain_order=True).items():
         document = pieces["document"].to_numpy()
-        offsets, ids, flags = batches(int(number))
+        offsets, ids, flags, _ = batches(int(number))
         lengths = np.diff(offsets)
         chosen = np.repeat(kept[document], lengths) & ((flags & CONTENT) != 0)
         source = np.repeat(source_of[document], lengths)[chosen]

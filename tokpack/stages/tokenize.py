@@ -11,6 +11,7 @@ vocabulary) take the slow path; so does everything when it fails a proof.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from tokpack.encoding.fast_proof import difference, shown
 from tokpack.encoding.fast_tokenizer import FastTokenizer
 from tokpack.encoding.token_places import Bools, Encoded, text_buffers
 from tokpack.encoding.tokenizer import Tokenizer
-from tokpack.schema import CONTENT, TRAINED
+from tokpack.schema import CONTENT, SEGMENT, TRAINED
 from tokpack.stages.render.pieces import Ints, Spans
 from tokpack.stages.render.render import Rendered
 
@@ -40,8 +41,15 @@ class TokenBatch:
     offsets: Ints
     input_ids: npt.NDArray[np.int32]
     flags: Flags
+    weights: npt.NDArray[np.float32] | None = None
+    """By how much each token counts in the loss; None where all count in full."""
     stats: dict[str, int] = field(default_factory=dict)
     """Rows on the `fast` and on the `slow` path."""
+
+
+def weights_of(batch: TokenBatch) -> npt.NDArray[np.float32]:
+    """By how much each token counts in the loss."""
+    return np.ones(len(batch.input_ids), np.float32) if batch.weights is None else batch.weights
 
 
 def tokenize(rendered: Rendered, tokenizer: Tokenizer) -> TokenBatch:
@@ -53,19 +61,22 @@ def tokenize(rendered: Rendered, tokenizer: Tokenizer) -> TokenBatch:
         tokenizer.refuse_fast(f"the fast one differs from `tokenizers` on {shown(wrong)}")
         fast = None
     if fast is None:
-        encoded = tokenizer.encode_reference(text)
-        batch = TokenBatch(encoded.offsets, encoded.ids, flag_tokens(rendered, encoded, rows))
+        batch = _marked(rendered, tokenizer.encode_reference(text), rows)
         slow = rows
     else:
         encoded, is_slow = fast.encode(text)
-        batch = TokenBatch(encoded.offsets, encoded.ids, flag_tokens(rendered, encoded, rows))
+        batch = _marked(rendered, encoded, rows)
         slow = np.flatnonzero(is_slow)
         if len(slow):
             again = tokenizer.encode_reference(text.take(pa.array(slow)))
-            flags = flag_tokens(rendered, again, slow)
-            batch = _replace_rows(batch, slow, TokenBatch(again.offsets, again.ids, flags))
+            batch = _replace_rows(batch, slow, _marked(rendered, again, slow))
     stats = {"fast": len(text) - len(slow), "slow": len(slow)}
     return _add_edges(rendered, tokenizer, replace(batch, stats=stats))
+
+
+def _marked(rendered: Rendered, encoded: Encoded, rows: Ints) -> TokenBatch:
+    flags = flag_tokens(rendered, encoded, rows)
+    return TokenBatch(encoded.offsets, encoded.ids, flags, _weigh_tokens(rendered, encoded, rows))
 
 
 def _prove(rendered: Rendered, tokenizer: Tokenizer, fast: FastTokenizer) -> str | None:
@@ -90,17 +101,22 @@ def _replace_rows(batch: TokenBatch, rows: Ints, other: TokenBatch) -> TokenBatc
     lengths = np.diff(batch.offsets)
     lengths[rows] = np.diff(other.offsets)
     cuts = np.stack([batch.offsets[rows], batch.offsets[rows + 1]], axis=1).ravel()
-    ids, flags = [], []
     kept = [0, *cuts.tolist(), len(batch.input_ids)]
-    for number in range(len(rows) + 1):
-        run = slice(kept[2 * number], kept[2 * number + 1])
-        ids.append(batch.input_ids[run])
-        flags.append(batch.flags[run])
-        if number < len(rows):
-            new = slice(other.offsets[number], other.offsets[number + 1])
-            ids.append(other.input_ids[new])
-            flags.append(other.flags[new])
-    return TokenBatch(np.append(0, np.cumsum(lengths)), np.concatenate(ids), np.concatenate(flags))
+
+    def joined(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        runs = []
+        for number in range(len(rows) + 1):
+            runs.append(old[kept[2 * number] : kept[2 * number + 1]])
+            if number < len(rows):
+                runs.append(new[other.offsets[number] : other.offsets[number + 1]])
+        return np.concatenate(runs)
+
+    weights = None
+    if batch.weights is not None and other.weights is not None:
+        weights = joined(batch.weights, other.weights)
+    offsets = np.append(0, np.cumsum(lengths))
+    ids, flags = joined(batch.input_ids, other.input_ids), joined(batch.flags, other.flags)
+    return TokenBatch(offsets, ids, flags, weights)
 
 
 def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
@@ -113,7 +129,59 @@ def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
     ]
     trained = np.concatenate([r[0] for r in ranges]), np.concatenate([r[1] for r in ranges])
     content = _token_ranges(rendered, rendered.content, encoded, rows, every, strict=False)
-    return _covered(trained, total, TRAINED) | _covered(content, total, CONTENT)
+    flags = _covered(trained, total, TRAINED) | _covered(content, total, CONTENT)
+    return flags if rendered.segments is None else _mask_segments(flags, rendered, encoded, rows)
+
+
+def _mask_segments(flags: Flags, rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
+    """Flags with the segment of every trained token, and without those that are masked.
+
+    A token belongs to the segment in which it begins. One that reaches into an answer is of the answer, and
+    one that reaches into what is trained stays trained.
+    """
+    valued = rendered.segments
+    assert valued is not None
+    counts = np.diff(valued.spans.offsets)[rows]
+    row = np.repeat(np.arange(len(rows)), counts)
+    at = np.repeat(valued.spans.offsets[rows] - np.cumsum(counts) + counts, counts) + np.arange(len(row))
+    starts, ends, kinds = valued.spans.starts[at], valued.spans.ends[at], valued.values[at].astype(np.int64)
+    total = len(encoded.ids)
+    begins = encoded.tokens_before(row, starts), encoded.tokens_before(row, ends)
+    segment = np.zeros(total, np.uint8)
+    for number in np.unique(kinds).tolist():
+        segment |= _covered((begins[0][kinds == number], begins[1][kinds == number]), total, number * SEGMENT)
+    trained = flags & TRAINED > 0
+    everywhere = _covered(_within(encoded, row, starts, ends), total, 1) > 0
+    flags |= np.where(trained & everywhere, segment, np.uint8(0))
+    chosen = np.isin(kinds, rendered.loss_mask)
+    masked = _covered(_within(encoded, row[chosen], starts[chosen], ends[chosen]), total, TRAINED)
+    return flags & ~masked
+
+
+def _within(encoded: Encoded, row: Ints, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """Ranges of the tokens that lie whole within the spans, which are in order; touching ones are as one."""
+    begins = np.ones(len(row), bool)
+    begins[1:] = (row[1:] != row[:-1]) | (starts[1:] != ends[:-1])
+    last = np.append(begins[1:], True)[: len(row)]
+    return encoded.tokens_before(row[begins], starts[begins]), encoded.tokens_within(row[last], ends[last])
+
+
+def _weigh_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> npt.NDArray[np.float32] | None:
+    """The weight of every token; that of one that two answers share is the first one's."""
+    valued = rendered.weights
+    if valued is None:
+        return None
+    counts = np.diff(valued.spans.offsets)[rows]
+    row = np.repeat(np.arange(len(rows)), counts)
+    at = np.repeat(valued.spans.offsets[rows] - np.cumsum(counts) + counts, counts) + np.arange(len(row))
+    start = encoded.token_at(row, valued.spans.starts[at])[0]
+    stop = encoded.tokens_before(row, valued.spans.ends[at])
+    stop = np.maximum.accumulate(np.maximum(start, stop))
+    start = np.maximum(start, np.append(0, stop[:-1])[: len(start)])
+    edges = np.stack([start, np.maximum(start, stop)], axis=1).ravel()
+    pattern = np.ones(len(edges) + 1, np.float32)
+    pattern[1::2] = valued.values[at]
+    return np.repeat(pattern, np.diff(np.concatenate([[0], edges, [len(encoded.ids)]])))
 
 
 def _token_ranges(
@@ -187,6 +255,13 @@ def _add_edges(rendered: Rendered, tokenizer: Tokenizer, batch: TokenBatch) -> T
     shift = new[:-1] + front * len(prefix) - offsets[:-1]
     place = np.arange(len(ids)) + np.repeat(shift, np.diff(offsets))
     out_ids[place], out_flags[place] = ids, batch.flags
+    weights = None
+    if batch.weights is not None:
+        weights = np.ones(new[-1], np.float32)
+        weights[place] = batch.weights
+        closing = np.flatnonzero(back & (lengths > len(suffix)))  # the EOS is the answer's
+        ends = new[1:][closing] - len(suffix)
+        weights[ends] = weights[ends - 1]
     whole, closed = _trained_edges(rendered)
     for rows, at, piece, trained in (
         (front, new[:-1], prefix, whole),
@@ -195,7 +270,7 @@ def _add_edges(rendered: Rendered, tokenizer: Tokenizer, batch: TokenBatch) -> T
         places = at[rows][:, None] + np.arange(len(piece))
         out_ids[places] = piece
         out_flags[places] = np.where(trained[rows], TRAINED, 0).astype(np.uint8)[:, None]
-    return TokenBatch(new, out_ids, out_flags, batch.stats)
+    return TokenBatch(new, out_ids, out_flags, weights, batch.stats)
 
 
 def _trained_edges(rendered: Rendered) -> tuple[Bools, Bools]:

@@ -29,7 +29,7 @@ from tokpack.schema import TRAINED
 from tokpack.stages.normalize.token_rows import LABELED
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
-from tokpack.stages.tokenize import TokenBatch
+from tokpack.stages.tokenize import TokenBatch, weights_of
 
 Encode = Callable[[pl.DataFrame], TokenBatch]
 
@@ -162,7 +162,8 @@ def _gather(tokens: TokenBatch, starts: Int64, sizes: Int64) -> TokenBatch:
     if whole:
         return tokens
     ids, flags = (copy_ranges(values, starts, sizes) for values in (tokens.input_ids, tokens.flags))
-    return TokenBatch(offsets_of(sizes), ids, flags)
+    weights = None if tokens.weights is None else copy_ranges(tokens.weights, starts, sizes)
+    return TokenBatch(offsets_of(sizes), ids, flags, weights)
 
 
 def _mark(documents: pl.DataFrame, dropped: dict[int, tuple[str, str]]) -> pl.DataFrame:
@@ -201,7 +202,7 @@ def _drop_oldest_turns(
     conversations = {int(g[0]): [_Conversation(documents.row(int(p), named=True)) for p in g] for g in groups}
     low = dict.fromkeys(conversations, 1)
     high = {p: _droppable(members) for p, members in conversations.items()}
-    best: dict[int, list[tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]]] = {}
+    best: dict[int, list[TokenBatch]] = {}
     pending = [p for p in conversations if low[p] <= high[p]]
     while pending:
         # The first try keeps the last exchange only: where that is too long, nothing fits.
@@ -211,9 +212,7 @@ def _drop_oldest_turns(
         for number, (p, k) in enumerate(tries.items()):
             bounds = batch.offsets[number * width : (number + 1) * width + 1]
             if bounds[-1] - bounds[0] <= capacity and np.diff(bounds).min() > 0:
-                best[p] = [
-                    (batch.input_ids[start:end], batch.flags[start:end]) for start, end in pairwise(bounds)
-                ]
+                best[p] = [_part(batch, start, end) for start, end in pairwise(bounds.tolist())]
                 high[p] = k - 1
             else:
                 low[p] = k + 1
@@ -221,11 +220,21 @@ def _drop_oldest_turns(
     if not best:
         return _Shortened([], tokens)
     found = {p + i: pieces for p, members in best.items() for i, pieces in enumerate(members)}
-    starts = len(tokens.input_ids) + offsets_of(np.array([len(ids) for ids, _ in found.values()]))
-    ids = np.concatenate([tokens.input_ids, *(ids for ids, _ in found.values())])
-    flags = np.concatenate([tokens.flags, *(flags for _, flags in found.values())])
+    starts = len(tokens.input_ids) + offsets_of(np.array([len(part.input_ids) for part in found.values()]))
+    every = [tokens, *found.values()]
+    ids = np.concatenate([part.input_ids for part in every])
+    flags = np.concatenate([part.flags for part in every])
+    weights = None
+    if any(part.weights is not None for part in every):
+        weights = np.concatenate([weights_of(part) for part in every])
     ranges = [(p, int(a), int(b - a)) for p, a, b in zip(found, starts[:-1], starts[1:], strict=True)]
-    return _Shortened(ranges, TokenBatch(tokens.offsets, ids, flags))
+    return _Shortened(ranges, TokenBatch(tokens.offsets, ids, flags, weights))
+
+
+def _part(batch: TokenBatch, start: int, end: int) -> TokenBatch:
+    weights = None if batch.weights is None else batch.weights[start:end]
+    offsets = np.array([0, end - start], np.int64)
+    return TokenBatch(offsets, batch.input_ids[start:end], batch.flags[start:end], weights)
 
 
 def _droppable(members: list[_Conversation]) -> int:

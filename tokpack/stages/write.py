@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
-from tokpack.schema import COPIES, IGNORE_INDEX, TRAINED
+from tokpack.schema import COPIES, IGNORE_INDEX, LOSS_WEIGHTS, TRAINED
 from tokpack.shards import ARROW, shard_writer
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import Int64, offsets_of
@@ -29,8 +29,16 @@ from tokpack.stages.ranges import Int64, offsets_of
 CHUNK_TOKENS = 1 << 20
 BYTES_PER_TOKEN = 8
 
-FlatBatch = tuple[Int64, npt.NDArray[np.int32], npt.NDArray[np.uint8] | npt.NDArray[np.int32]]
-"""Offsets of the pieces, their ids, and the store's flags (uint8) or labels as they are (int32)."""
+
+class FlatBatch(NamedTuple):
+    """Tokens of a batch of pieces, end to end."""
+
+    offsets: Int64
+    ids: npt.NDArray[np.int32]
+    marks: npt.NDArray[np.uint8] | npt.NDArray[np.int32]
+    """The store's flags (uint8), or labels as they are (int32)."""
+    weights: npt.NDArray[np.float32] | None = None
+    """By how much each token counts in the loss; None where all count in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,8 @@ def _gather(
     chosen = layout.order[layout.row_offsets[first] : layout.row_offsets[last]]
     lengths = pieces.length[chosen]
     targets = offsets_of(lengths)
-    ids, marks = _copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches)
+    weighted = schema.names[-1] == LOSS_WEIGHTS
+    ids, marks, *weights = _copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches, weighted)
     trained = marks & TRAINED if marks.dtype == np.uint8 else marks != IGNORE_INDEX
     labels = np.where(trained, ids, np.int32(IGNORE_INDEX))
     labels[targets[:-1]] = IGNORE_INDEX  # nothing before it in its own document predicts it
@@ -153,21 +162,32 @@ def _gather(
         "is_chosen": doc_ids % WIDTH == 0,
         COPIES: pieces.copy[chosen],
     }
-    for name in schema.names[len(arrays) :]:
+    for name in schema.names[len(arrays) : len(schema.names) - weighted]:
         arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(of_documents[name])))
+    for values in weights:
+        counted = np.where(labels != IGNORE_INDEX, values, np.float32(0))
+        arrays.append(pa.ListArray.from_arrays(token_offsets, pa.array(counted)))
     return pa.record_batch(arrays, schema=schema), labels
 
 
 def _copy_pieces(
-    batch: npt.NDArray[np.int32], index: npt.NDArray[np.int32], batches: Callable[[int], FlatBatch]
+    batch: npt.NDArray[np.int32],
+    index: npt.NDArray[np.int32],
+    batches: Callable[[int], FlatBatch],
+    weighted: bool,
 ) -> Iterator[npt.NDArray[Any]]:
-    """Ids, then flags, of the pieces end to end: batch by batch first, then in order, a memcpy a piece."""
+    """Ids, flags, and weights where wanted, of the pieces end to end: batch by batch first, then in order, a
+    memcpy a piece."""
     by_batch = np.argsort(batch, kind="stable")
     in_order = pa.array(np.argsort(by_batch, kind="stable"))
     numbers, starts = np.unique(batch[by_batch], return_index=True)
     records = [pa.array(index[positions]) for positions in np.split(by_batch, starts[1:])]
-    for column in (1, 2):
-        stored = [(batches(int(number))[0], batches(int(number))[column]) for number in numbers]
+    found = [batches(int(number)) for number in numbers]
+    columns: list[list[npt.NDArray[Any]]] = [[b.ids for b in found], [b.marks for b in found]]
+    if weighted:
+        columns.append([np.ones(len(b.ids), np.float32) if b.weights is None else b.weights for b in found])
+    for column in columns:
+        stored = [(b.offsets, values) for b, values in zip(found, column, strict=True)]
         parts = [_as_binary(*flat).take(which) for flat, which in zip(stored, records, strict=True)]
         moved = pa.concat_arrays(parts).take(in_order)
         yield np.frombuffer(moved.buffers()[2], stored[0][1].dtype)

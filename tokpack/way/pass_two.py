@@ -43,7 +43,8 @@ def write_packed(
     """
     out.mkdir(parents=True, exist_ok=True)
     copies = schema.COPIES in corpus.docs.columns and not validation
-    columns = schema.row_schema(run.pairs, copies)
+    weights = part.has_weights(corpus)
+    columns = schema.row_schema(run.pairs, copies, weights)
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
         written = write_shards(out, part.layout, part.placement, batches, columns, run.config.write, advance)
@@ -57,11 +58,13 @@ def write_packed(
         "capacity": part.plan.capacity,
         "tokens": written.tokens,
         "trained": written.trained,
+        **({"segments": part.segments(corpus)} if run.config.render.loss_mask else {}),
     }
     after_all = {} if validation else kept_after_all(docs, corpus.spared)
     ledger = ledgers.build(docs, names, by_source, packed, after_all)
     run.tokenizer.save(out / "tokenizer")
-    return _manifest(run, corpus, part, written, ledger, validation, copies)
+    extra = {name: True for name, there in ((schema.COPIES, copies), (schema.LOSS_WEIGHTS, weights)) if there}
+    return _manifest(run, corpus, part, written, ledger, validation, extra)
 
 
 def write_record(out: Path, docs: pl.DataFrame, names: list[str], quarantined: list[str]) -> None:
@@ -113,14 +116,14 @@ def _manifest(
     written: Written,
     ledger: dict[str, Any],
     validation: bool,
-    copies: bool,
+    extra: dict[str, Any],
 ) -> dict[str, Any]:
     tokenizer, plan = run.tokenizer, part.plan
     return {
         "format_version": schema.FORMAT_VERSION,
         "tokpack_version": __version__,
         **({"kind": schema.PREFERENCE} if run.pairs else {}),
-        **({schema.COPIES: True} if copies else {}),
+        **extra,
         **({"keep": record(run.keep)} if len(run.keep.doc_ids) else {}),
         "split": "validation" if validation else "train",
         "capacity": plan.capacity,
@@ -137,7 +140,11 @@ def _manifest(
             "eos_token_id": tokenizer.eos_id,
             "pad_token_id": tokenizer.pad_id,
         },
-        "template": {"sha256": tokenizer.template_sha256, "loss": run.config.render.loss},
+        "template": {
+            "sha256": tokenizer.template_sha256,
+            "loss": run.config.render.loss,
+            **({"loss_mask": run.config.render.loss_mask} if run.config.render.loss_mask else {}),
+        },
         "inputs": [
             {
                 "name": source.name,

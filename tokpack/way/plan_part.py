@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from tokpack.corpus import Corpus
 from tokpack.reasons import HELD_OUT
 from tokpack.run import Run
-from tokpack.schema import COPIES
+from tokpack.schema import COPIES, SEGMENT, SEGMENTS, TRAINED
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import Plan, make_plan
@@ -32,6 +33,39 @@ class Part:
     def placement(self) -> Placement:
         names = ("batch", "index", "length", "doc_id", "number", "copy")
         return Placement(*(self.pieces[name].to_numpy() for name in names))
+
+    def has_weights(self, corpus: Corpus) -> bool:
+        """Whether a token with a label counts by another weight than 1."""
+        batches = corpus.mapped()
+        for (number,), pieces in self.pieces.group_by("batch"):
+            offsets, _, flags, weights = batches(number)
+            if weights is None:
+                continue
+            index = pieces["index"].to_numpy()
+            running = np.append(0, np.cumsum((weights != 1) & (flags & TRAINED > 0)))
+            starts = np.minimum(offsets[index] + 1, offsets[index + 1])  # a first token has no label
+            if (running[offsets[index + 1]] > running[starts]).any():
+                return True
+        return False
+
+    def segments(self, corpus: Corpus) -> dict[str, dict[str, int]]:
+        """Tokens of answers by segment: those that are trained, and those that `loss_mask` took out."""
+        trained, masked = (np.zeros(1 + len(SEGMENTS), np.int64) for _ in range(2))
+        batches = corpus.mapped()
+        for (number,), pieces in self.pieces.group_by("batch"):
+            offsets, _, flags, _ = batches(number)
+            index = pieces["index"].to_numpy()
+            starts, ends = offsets[index] + 1, offsets[index + 1]  # a first token has no label
+            kinds = flags // SEGMENT
+            for kind in range(1 + len(SEGMENTS)):
+                for sums, has_label in ((trained, True), (masked, False)):
+                    if kind or has_label:
+                        hit = (kinds == kind) & ((flags & TRAINED > 0) == has_label)
+                        running = np.append(0, np.cumsum(hit))
+                        sums[kind] += (running[np.maximum(starts, ends)] - running[starts]).sum()
+        names = ("answer", *SEGMENTS)
+        both = zip(names, trained.tolist(), masked.tolist(), strict=True)
+        return {name: {"trained": first, "masked": second} for name, first, second in both}
 
 
 def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:

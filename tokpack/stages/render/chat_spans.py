@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
 from tokpack.stages.render.chat_marks import Marked, Marks, widen
 from tokpack.stages.render.chat_template import CharSpan, ChatTemplate, Message, RenderError
-from tokpack.stages.render.left_out import LeftOut, left_out
+from tokpack.stages.render.left_out import UNKNOWN_SEGMENTS, LeftOut, left_out
 from tokpack.stages.render.loop_turns import LoopTurns
 from tokpack.stages.render.prefix_turns import PrefixTurns, common_prefix
 from tokpack.stages.render.prompt_analysis import prompt_is_constant
+from tokpack.stages.render.segments import Segment, Segments
 from tokpack.stages.render.template_forms import Forms, ToolArguments, tool_chat
 
 _BARE: Final = {"role", "content", "name"}
@@ -49,6 +50,8 @@ class Located:
     """(index of the assistant message, trained span) in the order of the text."""
     told: Counter[str] = field(default_factory=Counter)
     """What the template leaves out, with counts."""
+    segments: list[Segment] = field(default_factory=list)
+    """What the turns are made of, where that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class SpanFinder:
     """Strings that the tokenizer takes whole; the end-of-turn token is usually one of them."""
     tool_arguments: ToolArguments = "auto"
     """Form in which calls hand over their arguments."""
+    with_segments: bool = False
+    """Find out what the turns are made of."""
     _boundary_ends: dict[str, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -88,11 +93,14 @@ class SpanFinder:
         if self.template.has_generation:
             turns = _blocks_by_turn(blocks, messages, chat.marked)
             left = chat.left_out(turns)
-            return Located(text, chat.with_all_said(contents, turns), turns, left.counts)
+            segments = chat.segments(turns, left)
+            return Located(text, chat.with_all_said(contents, turns), turns, left.counts, segments)
         turns = chat.turns()
         left = chat.left_out(turns)
         turns = [(i, span) for i, span in turns if i not in left.empty]
-        return Located(text, chat.with_all_said(_within(contents, turns), turns), turns, left.counts)
+        segments = chat.segments(turns, left)
+        said = chat.with_all_said(_within(contents, turns), turns)
+        return Located(text, said, turns, left.counts, segments)
 
     @cached_property
     def facts(self) -> TemplateFacts:
@@ -165,6 +173,16 @@ class SpanFinder:
     def closing(self, text: str, start: int, end: int) -> int:
         """Where what ends there in special tokens and white space alone begins, not before `start`."""
         return _closing(text, start, end, self._special_by_size)
+
+    def last_closer(self, text: str, start: int, end: int, closers: Collection[str] | None) -> int:
+        """Where the special token that ends there begins, one of `closers` if given; `end` without one."""
+        whole, end = end, start + len(text[start:end].rstrip())
+        for size, tokens in reversed(self._closers_by_size.items()):
+            token = text[max(start, end - size) : end]
+            if token in tokens and (closers is None or token in closers):
+                return end - size
+        stop = self.facts.end_of_turn
+        return end - len(stop) if stop and text.endswith(stop, start, end) else whole
 
     def boundary_ends(self, prompt: str, same: int) -> list[int]:
         """Where special tokens and lines end in the first characters of a generation prompt."""
@@ -277,6 +295,15 @@ class _Chat:
                 spans = self.by_loop.turn(index)
                 turns += [(index, s) for s in ([self.by_prefix.turn(index)] if spans is None else spans)]
         return turns
+
+    def segments(self, turns: list[tuple[int, CharSpan]], left: LeftOut) -> list[Segment]:
+        """What the turns are made of; those of which it is not known are counted in `left`."""
+        if not self.finder.with_segments or not turns:
+            return []
+        segments = Segments(self.finder, self.messages, self.tools, self.text, self.contents)
+        found = segments.find(turns)
+        left.counts[UNKNOWN_SEGMENTS] += segments.unknown
+        return found
 
     def left_out(self, turns: list[tuple[int, CharSpan]]) -> LeftOut:
         """What of the messages the template did not write. Raises RenderError."""

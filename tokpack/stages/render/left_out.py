@@ -22,12 +22,15 @@ LEFT_OUT_REASONING = "reasoning_not_rendered"
 LEFT_OUT_CONTENT = "contents_beside_calls_not_rendered"
 EMPTY_TURNS = "turns_left_empty"
 UNCLOSED_TURNS = "turns_not_closed"
+UNKNOWN_SEGMENTS = "turns_of_unknown_segments"
 LEFT_OUT = {
     LEFT_OUT_CALLS: "tool calls are left out by the chat template",
     LEFT_OUT_REASONING: "turns have reasoning that the chat template leaves out",
     LEFT_OUT_CONTENT: "turns have a text beside calls that the chat template leaves out",
     EMPTY_TURNS: "turns are left empty by the chat template and are not trained",
     UNCLOSED_TURNS: "answers are not closed by the chat template: nothing trains the model to stop",
+    UNKNOWN_SEGMENTS: "turns are trained whole: --loss-mask cannot tell their segments apart, since the chat "
+    "template writes their texts in another form",
 }
 """Counters in words."""
 TEMPLATE_ARGUMENTS = "with_template_arguments"

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,17 @@ import pyarrow as pa
 
 from tokpack.stages.render.symbols import Dumps, Slot
 
+if TYPE_CHECKING:
+    from tokpack.stages.render.reference import RenderedRow
+
 Ints = npt.NDArray[np.int64]
 
 _PLAIN_JSON: Dumps = (("ensure_ascii", False), ("indent", None), ("separators", None), ("sort_keys", False))
 _ESCAPES = {char: json.dumps(char, ensure_ascii=False)[1:-1] for char in [*map(chr, range(0x20)), '"', "\\"]}
 """Characters that JSON writes in another way."""
 
+ValuedSpan = tuple[int, int, float]
+"""(start, end, value)"""
 Place = tuple[int, int, int, int]
 """(first piece, bytes into it, last piece, bytes into it); literals and contents count as pieces."""
 
@@ -51,6 +57,19 @@ class Spans:
 
 
 @dataclass(frozen=True)
+class ValuedSpans:
+    """Byte ranges as `Spans`, each with a value."""
+
+    spans: Spans
+    values: npt.NDArray[np.float32]
+
+    def of_row(self, row: int) -> list[ValuedSpan]:
+        at = slice(*self.spans.offsets[row : row + 2].tolist())
+        values = self.values[at].tolist()
+        return [(*span, value) for span, value in zip(self.spans.of_row(row), values, strict=True)]
+
+
+@dataclass(frozen=True)
 class Shape:
     """How to write the documents of one shape."""
 
@@ -61,6 +80,10 @@ class Shape:
     """Where the contents are that the document itself has."""
     slots: tuple[Slot, ...] = ()
     """Which content stands between two literals, and how; empty when all stand in order, as they are."""
+    segments: tuple[tuple[Place, float], ...] = ()
+    """What the answers are made of, where that is asked for."""
+    weights: tuple[tuple[Place, float], ...] = ()
+    """Answers whose weight is not 1."""
 
     @property
     def contents(self) -> int:
@@ -92,14 +115,26 @@ class Verbatim:
     texts: list[str] = field(default_factory=list)
     trained: list[list[tuple[int, int]]] = field(default_factory=list)
     content: list[list[tuple[int, int]]] = field(default_factory=list)
+    segments: list[Sequence[ValuedSpan]] = field(default_factory=list)
+    weights: list[Sequence[ValuedSpan]] = field(default_factory=list)
 
-    def add(
-        self, row: int, text: str, trained: list[tuple[int, int]], content: list[tuple[int, int]]
-    ) -> None:
+    def add(self, row: int, rendered: RenderedRow) -> None:
         self.rows.append(row)
-        self.texts.append(text)
-        self.trained.append(trained)
-        self.content.append(content)
+        self.texts.append(rendered.text)
+        self.trained.append(rendered.trained)
+        self.content.append(rendered.content)
+        self.segments.append(rendered.segments)
+        self.weights.append(rendered.weights)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    text: pa.LargeStringArray
+    trained: Spans
+    content: Spans
+    segments: ValuedSpans | None
+    """None where no row has any."""
+    weights: ValuedSpans | None
 
 
 def assemble(
@@ -109,8 +144,8 @@ def assemble(
     shapes: Sequence[Shape],
     verbatim: Verbatim,
     places: Mapping[int, Ints] = MappingProxyType({}),
-) -> tuple[pa.LargeStringArray, Spans, Spans]:
-    """(text, trained spans, content spans) of all rows.
+) -> Assembled:
+    """The text and the spans of all rows.
 
     `contents` holds the contents of all rows end to end without nulls, row i from `first_content[i]` on;
     `shape_of_row` indexes `shapes`, and is -1 for the rows of `verbatim`. `places` says of some shapes where
@@ -126,13 +161,28 @@ def assemble(
     text = pa.LargeStringArray.from_buffers(
         len(shape_of_row), pa.py_buffer(text_at), data if data is not None else pa.py_buffer(b"")
     )
-    trained = [shape.trained for shape in shapes]
-    written = [shape.written for shape in shapes]
     rows = np.asarray(verbatim.rows, np.int64)
-    return (
+
+    def spans(of_shape: list[tuple[Place, ...]], of_rows: Spans) -> tuple[Spans, Ints]:
+        return _spans(of_shape, shape_of_row, place, piece_at, rows, of_rows)
+
+    def valued(
+        of_shape: list[tuple[tuple[Place, float], ...]], of_rows: list[Sequence[ValuedSpan]]
+    ) -> ValuedSpans | None:
+        if not any(of_shape) and not any(of_rows):
+            return None
+        bare = Spans.of_rows([[(start, end) for start, end, _ in row] for row in of_rows])
+        found, which = spans([tuple([at for at, _ in some]) for some in of_shape], bare)
+        values = [value for some in of_shape for _, value in some]
+        values += [value for row in of_rows for _, _, value in row]
+        return ValuedSpans(found, np.array(values, np.float32)[which])
+
+    return Assembled(
         text,
-        _spans(trained, shape_of_row, place, piece_at, rows, Spans.of_rows(verbatim.trained)),
-        _spans(written, shape_of_row, place, piece_at, rows, Spans.of_rows(verbatim.content)),
+        spans([shape.trained for shape in shapes], Spans.of_rows(verbatim.trained))[0],
+        spans([shape.written for shape in shapes], Spans.of_rows(verbatim.content))[0],
+        valued([shape.segments for shape in shapes], verbatim.segments),
+        valued([shape.weights for shape in shapes], verbatim.weights),
     )
 
 
@@ -183,17 +233,20 @@ def _spans(
     piece_at: Ints,
     verbatim_rows: Ints,
     verbatim: Spans,
-) -> Spans:
+) -> tuple[Spans, Ints]:
+    """The spans, and of each its number: those of all shapes end to end, then those of `verbatim`."""
     table = np.array([span for spans in of_shape for span in spans], np.int64).reshape(-1, 4)
     per_shape = np.array([len(spans) for spans in of_shape] + [0], np.int64)
     counts = per_shape[shape_of_row]
     counts[verbatim_rows] = np.diff(verbatim.offsets)
     offsets = _offsets(counts)
-    starts, ends = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int64)
+    starts, ends, which = (np.empty(offsets[-1], np.int64) for _ in range(3))
 
     rows = np.flatnonzero((shape_of_row >= 0) & (counts > 0))
     row, step = _repeat(rows, counts[rows])
-    entry = table[_offsets(per_shape)[shape_of_row[row]] + step]
+    number = _offsets(per_shape)[shape_of_row[row]] + step
+    entry = table[number]
+    which[offsets[row] + step] = number
     first = piece_at[row]
     text_at = place[first]
     starts[offsets[row] + step] = place[first + entry[:, 0]] + entry[:, 1] - text_at
@@ -202,7 +255,8 @@ def _spans(
     row, step = _repeat(verbatim_rows, counts[verbatim_rows])
     starts[offsets[row] + step] = verbatim.starts
     ends[offsets[row] + step] = verbatim.ends
-    return Spans(offsets, starts, ends)
+    which[offsets[row] + step] = len(table) + np.arange(len(verbatim.ends))
+    return Spans(offsets, starts, ends), which
 
 
 def _repeat(rows: Ints, counts: Ints) -> tuple[Ints, Ints]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from tokpack.stages.render.chat_spans import Located, SpanFinder
 from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
-from tokpack.stages.render.pieces import Shape
+from tokpack.stages.render.pieces import Shape, ValuedSpan
+from tokpack.stages.render.segments import inline_segments
 from tokpack.stages.render.template_forms import SharedTools, ToolArguments
 
 Loss = Literal["assistant", "last", "all", "completion"]
@@ -29,6 +30,10 @@ class RenderedRow(NamedTuple):
     content: ByteSpans
     told: Mapping[str, int] = MappingProxyType({})
     """What the template leaves out, with counts; see `tokpack.stages.render.left_out`."""
+    segments: Sequence[ValuedSpan] = ()
+    """What the answers are made of, where that is asked for; see `tokpack.stages.render.segments`."""
+    weights: Sequence[ValuedSpan] = ()
+    """Answers whose weight is not 1."""
 
 
 _TOOLS = '{"tools": ['
@@ -58,6 +63,8 @@ class RenderOptions:
     """Form in which calls hand over their arguments."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template, `enable_thinking` for example."""
+    loss_mask: tuple[str, ...] = ()
+    """Segments that are not trained; `none` only finds out how large they are."""
 
 
 def chat_reference(finder: SpanFinder, messages: Sequence[Message], tools: Any, loss: Loss) -> RenderedRow:
@@ -74,7 +81,15 @@ def chat_reference(finder: SpanFinder, messages: Sequence[Message], tools: Any, 
     trained = select_trained(located, clean, excluded, loss)
     contents = sorted(span for span in located.contents if span is not None)
     text = located.text
-    return RenderedRow(text, to_bytes(text, trained), to_bytes(text, contents), located.told)
+    weights = [(*span, w) for i, span in located.turns if (w := weight_of(messages[i])) not in (0, 1)]
+    return RenderedRow(
+        text,
+        to_bytes(text, trained),
+        to_bytes(text, contents),
+        located.told,
+        _valued_to_bytes(text, located.segments),
+        _valued_to_bytes(text, weights),
+    )
 
 
 def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptions) -> RenderedRow:
@@ -94,7 +109,13 @@ def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptio
     at = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
     trained = [(at[first] + start, at[last] + end) for first, start, last, end in kept]
     written = [(at[i], at[i + 1]) for i in range(1, len(pieces), 2)]
-    return RenderedRow(b"".join(pieces).decode(), trained, written)
+    answers = [2 * i + 1 for i, message in enumerate(messages) if message["role"] == "assistant"]
+    weights = [(at[i], at[i + 1], w) for i in answers if (w := weight_of(messages[i // 2])) not in (0, 1)]
+    segments: list[ValuedSpan] = []
+    for i in answers if options.loss_mask and kind != "text" else ():
+        inside = _valued_to_bytes(contents[i // 2], inline_segments(contents[i // 2]))
+        segments += [(at[i] + start, at[i] + end, number) for start, end, number in inside]
+    return RenderedRow(b"".join(pieces).decode(), trained, written, segments=segments, weights=weights)
 
 
 def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shape | None:
@@ -181,6 +202,17 @@ def to_bytes(text: str, spans: Sequence[CharSpan]) -> ByteSpans:
         length += len(text[done:char].encode("utf-8", "surrogatepass"))
         place[char], done = length, char
     return [(place[start], place[end]) for start, end in spans]
+
+
+def _valued_to_bytes(text: str, spans: Sequence[ValuedSpan]) -> list[ValuedSpan]:
+    places = to_bytes(text, [(start, end) for start, end, _ in spans])
+    return [(*place, value) for place, (_, _, value) in zip(places, spans, strict=True)]
+
+
+def weight_of(message: Message) -> float:
+    """By how much the tokens of an answer count in the loss."""
+    weight = message.get("weight", 1)
+    return float(weight) if isinstance(weight, int | float) else 1.0
 
 
 def _not_trained(message: Message) -> bool:

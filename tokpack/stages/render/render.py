@@ -25,11 +25,12 @@ from jinja2 import meta
 from tokpack.encoding.token_places import Bools
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.errors import UsageError
+from tokpack.schema import SEGMENTS
 from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
 from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
 from tokpack.stages.render.message_fields import message_fields
-from tokpack.stages.render.pieces import Ints, Spans, Verbatim, assemble
+from tokpack.stages.render.pieces import Ints, Spans, ValuedSpans, Verbatim, assemble
 from tokpack.stages.render.reference import (
     Loss,
     RenderedRow,
@@ -70,6 +71,12 @@ class Rendered:
     """Rows `compiled`, rows by `jinja`, rows `plain`, and `proofs` made."""
     told: dict[str, int] = field(default_factory=dict)
     """What the template left out of the documents that are not dropped, with counts."""
+    segments: ValuedSpans | None = None
+    """What the answers are made of; None where that is not asked for, or no row has any."""
+    weights: ValuedSpans | None = None
+    """Answers whose weight is not 1; None where there are none."""
+    loss_mask: tuple[int, ...] = ()
+    """Numbers of the segments that are not trained."""
 
 
 class Engine:
@@ -81,7 +88,11 @@ class Engine:
         self.tool_compiler = self.compiler if tool_finder is finder else self._compiler(tool_finder)
 
     def _compiler(self, finder: SpanFinder | None) -> TemplateCompiler | None:
-        return TemplateCompiler(finder.template, self.reference) if finder is not None else None
+        if finder is None:
+            return None
+        segments = finder.with_segments
+        prompt = finder.facts.prompt if segments else ""
+        return TemplateCompiler(finder.template, self.reference, segments, prompt)
 
     def reference(self, messages: Sequence[Message], tools: Any = None) -> RenderedRow:
         """One chat by Jinja, spans in bytes. Raises RenderError."""
@@ -144,7 +155,12 @@ class Renderer:
             return None
         given = json.loads(json.dumps({**self.options.template_kwargs, **kwargs}))
         template = ChatTemplate(source, {**self.tokenizer.special_tokens_map, **given}, self.date)
-        return SpanFinder(template, tuple(self.tokenizer.added_tokens), self.options.tool_arguments)
+        return SpanFinder(
+            template,
+            tuple(self.tokenizer.added_tokens),
+            self.options.tool_arguments,
+            with_segments=bool(self.options.loss_mask),
+        )
 
     def refuse(self, compiled: Compiled) -> None:
         """A proof failed: leave the shape to Jinja."""
@@ -207,18 +223,19 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
     while True:
         verbatim, errors = Verbatim(), dict[int, str]()
         told = _render_one_by_one(documents, plan, renderer, verbatim, errors)
-        text, trained, content = assemble(
-            contents, plan.first, plan.shape_of_row, plan.shapes, verbatim, plan.places
-        )
+        whole = assemble(contents, plan.first, plan.shape_of_row, plan.shapes, verbatim, plan.places)
         counters = {
             "compiled": int(((plan.shape_of_row >= 0) & ~plan.plain).sum()),
             "jinja": int(((plan.shape_of_row < 0) & ~plan.plain).sum()),
             "plain": int(plan.plain.sum()),
         }
         rendered = Rendered(
-            text=text,
-            trained=trained,
-            content=content,
+            text=whole.text,
+            trained=whole.trained,
+            content=whole.content,
+            segments=whole.segments,
+            weights=whole.weights,
+            loss_mask=tuple(i for i, name in enumerate(SEGMENTS, 1) if name in renderer.options.loss_mask),
             plain=plan.plain,
             eos=renderer.options.eos,
             reference_masks=renderer.marks_generation,
@@ -284,8 +301,7 @@ def _failed_shapes(
         except RenderError:
             failed[number] = roles
             continue
-        got = (rendered.text[row].as_py(), rendered.trained.of_row(row), rendered.content.of_row(row))
-        if (got[0], *map(_shown, got[1:])) != (expected[0], *map(_shown, expected[1:3])):
+        if _as_rendered(rendered, row) != _as_expected(expected):
             failed[number] = roles
         elif (compiled := plan.compiled[number]) is not None:
             renderer.proven.add(compiled)
@@ -297,6 +313,21 @@ def _failed_shapes(
             renderer.refuse(compiled)
     refused = {compiled for number in failed if (compiled := plan.compiled[number]) is not None}
     return sorted({*failed, *(i for i, compiled in enumerate(plan.compiled) if compiled in refused)})
+
+
+def _as_rendered(rendered: Rendered, row: int) -> tuple[Any, ...]:
+    valued = (rendered.segments, rendered.weights)
+    return (
+        rendered.text[row].as_py(),
+        _shown(rendered.trained.of_row(row)),
+        _shown(rendered.content.of_row(row)),
+        *(spans.of_row(row) if spans is not None else [] for spans in valued),
+    )
+
+
+def _as_expected(row: RenderedRow) -> tuple[Any, ...]:
+    valued = [(start, end, float(np.float32(value))) for start, end, value in row.weights]
+    return row.text, _shown(row.trained), _shown(row.content), [*row.segments], valued
 
 
 def _shown(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -319,7 +350,7 @@ def _render_one_by_one(
         refused = plan.refused.get(row)
         if refused is not None and _is_proven(refused, row, renderer):
             errors[row] = refused.error
-            verbatim.add(row, *rendered[:3])
+            verbatim.add(row, rendered)
             continue
         try:
             messages, tools, kwargs = to_messages(roles, contents, extra, keep_null=dropped is None)
@@ -333,7 +364,7 @@ def _render_one_by_one(
             _prove_refused(refused, errors.get(row), renderer)
         if dropped is None:
             told.update(rendered.told)
-        verbatim.add(row, rendered.text, rendered.trained, rendered.content)
+        verbatim.add(row, rendered)
     return told
 
 

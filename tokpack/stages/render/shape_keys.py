@@ -27,6 +27,8 @@ _TEXT, _OBJECT, _WHOLE, _REAL = ("text",), ("object",), ("whole",), ("real",)
 _KEPT = frozenset({"role", "type"})
 _IDS = frozenset({"id", "tool_call_id"})
 ARGUMENTS = "arguments"
+WEIGHT = "weight"
+"""Of a message in the loss: it stays in the shape as well."""
 
 
 def chat_key(roles: Sequence[str]) -> Key:
@@ -71,7 +73,7 @@ class Values:
             return ("dict", tuple([(key, self._key(inner, key)) for key, inner in value.items()]))
         if kind is list:
             return ("list", tuple([self._key(inner, name) for inner in value]))
-        if kind in (int, float) and value and isfinite(value):
+        if kind in (int, float) and value and isfinite(value) and name != WEIGHT:
             self.found.append(value)
             return _WHOLE if kind is int else _REAL
         return ("=", kind.__name__, repr(value) if kind is float else value)

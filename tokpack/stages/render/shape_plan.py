@@ -20,6 +20,7 @@ from tokpack.encoding.token_places import Bools
 from tokpack.stages.render.chat_template import Explicit, Message, RenderError
 from tokpack.stages.render.pieces import Ints, Shape, is_columnar
 from tokpack.stages.render.reference import plain_shape, read_extra, to_messages
+from tokpack.stages.render.segments import CLOSE
 from tokpack.stages.render.shape_keys import Key, Values, chat_key
 from tokpack.stages.render.symbols import WHITESPACE, Slot
 from tokpack.stages.render.template_compiler import MOST_MESSAGES, Compiled, TemplateCompiler, are_tools
@@ -128,6 +129,9 @@ def _plan_bare(
         elif (compiled := _compiled(renderer, roles)) is not None:
             found.append(compiled)
             plan.add(np.asarray(rows, np.int64), replace(compiled.shape, slots=compiled.slots), compiled)
+    if renderer.options.loss_mask and plan.plain.any():
+        thinking = row_of[contents.str.contains(CLOSE, literal=True).fill_null(False).to_numpy()]
+        plan.shape_of_row[thinking[plan.plain[thinking]]] = -1
     if not found:
         return
     asked = _holds(contents, found)

@@ -27,6 +27,7 @@ from tokpack.stages.render.chat_template import ChatTemplate, Message, RenderErr
 from tokpack.stages.render.fragments import Fragments
 from tokpack.stages.render.pieces import Place, Shape
 from tokpack.stages.render.reference import RenderedRow
+from tokpack.stages.render.segments import CLOSE, OPEN
 from tokpack.stages.render.shape_keys import Chat, Key, Values
 from tokpack.stages.render.symbol_values import OpaqueBlock
 from tokpack.stages.render.symbolic_template import SymbolicTemplate
@@ -83,8 +84,12 @@ _UNKNOWN = Compiled(Shape(("",), (), ()), ())
 class TemplateCompiler:
     """Shapes of one template, compiled at first use. Safe to share between threads."""
 
-    def __init__(self, template: ChatTemplate, reference: Reference) -> None:
-        self._reference = reference
+    def __init__(
+        self, template: ChatTemplate, reference: Reference, with_segments: bool = False, prompt: str = ""
+    ) -> None:
+        """`prompt`: the generation prompt, where segments are wanted."""
+        self._reference, self._with_segments = reference, with_segments
+        self._prompt_thinks = OPEN in prompt
         self._symbolic = SymbolicTemplate(template)
         self._fragments = Fragments(template, self._symbolic)
         self._shapes: dict[tuple[Key, int], Compiled | None] = {}
@@ -169,6 +174,8 @@ class TemplateCompiler:
         return texts
 
     def _compile(self, key: Key, tools: int) -> Compiled | None:
+        if self._prompt_thinks and _is_cut(key):  # how much of a block is the prompt's is in the data
+            return None
         while True:
             try:
                 return self._trace(key, tools)
@@ -190,6 +197,9 @@ class TemplateCompiler:
         seen = Observed()
         chat, probe = Chat(seen, self._open_objects), Chat()
         messages, probe_messages = chat.messages(key), probe.messages(key)
+        if self._with_segments:  # think blocks matter, whether the template asks for them or not
+            texts = [index for index, value in enumerate(probe.values) if isinstance(value, str)]
+            seen.constants |= {index: {OPEN, CLOSE} for index in texts}
         objects = frozenset(chat.objects if self._open_objects else ())
         given: list[Any] | None = None if tools < 0 else []
         probe_given: list[Any] | None = None if tools < 0 else []
@@ -221,6 +231,10 @@ class TemplateCompiler:
             if str(same) == str(error) and isinstance(error.__cause__, TemplateError):
                 return Compiled(_UNKNOWN.shape, (), _constants(seen), error=str(error))
         return None
+
+
+def _is_cut(key: Any) -> bool:
+    return isinstance(key, tuple) and (key[:1] == ("cut",) or any(map(_is_cut, key)))
 
 
 def _constants(seen: Observed) -> tuple[tuple[int, tuple[str, ...]], ...]:
@@ -257,16 +271,21 @@ def _located(
     pieces = [literals[0].encode()]
     for text, literal in zip(texts, literals[1:], strict=True):
         pieces += [text.encode(), literal.encode()]
-    text, trained, contents, told = row
-    if b"".join(pieces) != text.encode():
+    if b"".join(pieces) != row.text.encode():
         return None
     at = [0, *accumulate(map(len, pieces))]
-    places = [[_place(at, *span) for span in spans if span[0] < span[1]] for spans in (trained, contents)]
+    valued = (row.segments, row.weights)
+    bare = (row.trained, row.content, *([span[:2] for span in spans] for spans in valued))
+    places = [[_place(at, *span) for span in spans if span[0] < span[1]] for spans in bare]
     if any(None in found for found in places):
         return None
     spans = [tuple(place for place in found if place is not None) for found in places]
-    shape = Shape(tuple(literals), spans[0], spans[1])
-    left_out = tuple(told.items())
+    segments, weights = (
+        tuple(zip(found, [span[2] for span in given if span[0] < span[1]], strict=True))
+        for found, given in zip(spans[2:], valued, strict=True)
+    )
+    shape = Shape(tuple(literals), spans[0], spans[1], segments=segments, weights=weights)
+    left_out = tuple(row.told.items())
     return Compiled(
         shape=shape,
         slots=tuple(slots),
