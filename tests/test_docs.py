@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import types
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -268,10 +270,14 @@ def squeezed(text: str) -> str:
 
 
 def performed(line: str, language: str) -> subprocess.CompletedProcess[str] | Ended:
-    """A line of bash, or Python code, to its end. Of tokpack's commands `verify` has a process of its own."""
-    words = shlex.split(line, comments=True) if language == "bash" else []
-    if words[:1] != ["tokpack"] or words[1] == "verify":
-        command = ["bash", "-euc", line] if words else [sys.executable, "-c", line]
+    """A line of bash, or Python code, to its end, `verify` and scripts in processes of their own."""
+    if language == "python":
+        with redirect_stdout(io.StringIO()) as out:
+            exec(compile(line, "block", "exec"), {"__name__": "__main__"})
+        return Ended(0, out.getvalue(), "")
+    words = shlex.split(line, comments=True)
+    if words[0] != "tokpack" or words[1] == "verify":
+        command = ["bash", "-euc", line]
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     done = run(*words[1 : -2 if ">" in words else None])
     if ">" not in words:

@@ -84,14 +84,6 @@ def recorded(folder):
     return sorted([*dropped, *(doc + i for doc in unreadable for i in (0, 1))])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_sync():
-    """What a crash of the machine would lose is not tested here, and waiting for the disk takes long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda file: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A small tokenizer with a chat template: it loads at once."""

@@ -20,9 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from encode_helpers import byte_level, template, tokenizer_folder
-from rank_processes import start
 from torch.nn.functional import log_softmax, logsigmoid
-from trainer_rows import Said, make_documents, tiny_llama, write_packed
+from trainer_rows import Said, make_documents, packed_pairs, tiny_chat_model, tiny_llama, write_packed
 
 import tokpack
 from tokpack.errors import DataError, UsageError
@@ -302,26 +301,12 @@ def test_log_odds_are_finite_and_have_gradients_everywhere():
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    """A tiny Llama with a byte-level tokenizer and a chat template."""
-    from transformers import AutoTokenizer
-
-    folder = tokenizer_folder(byte_level(), tmp_path_factory.mktemp("model"), template("qwen2_5"))
-    size = len(AutoTokenizer.from_pretrained(folder))
-    tiny_llama(vocab_size=size, initializer_range=0.1, max_position_embeddings=2048).save_pretrained(folder)
-    return folder
+    return tiny_chat_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def packed(model_folder, tmp_path_factory):
-    """Pairs whose chosen answer ends in "yes" and whose rejected one ends in "no"."""
-    folder = tmp_path_factory.mktemp("pairs")
-    rows = [
-        {"prompt": f"question {n}", "chosen": f"{n} " * (n % 5) + "yes", "rejected": f"{n} no"}
-        for n in range(40)
-    ]
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return tokpack.pack(path, folder / "packed", tokenizer=str(model_folder), max_length=256, val=0.2)
+    return packed_pairs(model_folder, tmp_path_factory.mktemp("pairs"))
 
 
 def test_a_packed_dataset_gives_its_pairs_to_the_trainer(packed, tmp_path):
@@ -404,66 +389,6 @@ def test_smollm2_learns_to_prefer(smollm2, real_data, tmp_path):
     losses = losses_on_real_pairs(smollm2, real_data, tmp_path, 256, 200, **options)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert losses[-1] < 0.6
-
-
-RANKS = """
-import os, sys
-import torch
-from rank_processes import gloo_threads
-from trainer_plugin import (
-    BalancedSampler, PackedDataset, PackedDPOTrainer, leave_processes, load_model, load_recipe, prepare_lora,
-    prepare_model
-)
-from trainer_plugin.balance import pair_cost
-from trainer_plugin.recipe import training_arguments
-from transformers import set_seed
-
-def run(packed, model, out):
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    dataset = PackedDataset(packed).select(range(16))  # as many rows for each rank
-    recipe = load_recipe(
-        method="lora", dtype="float32", epochs=2.0, accumulation=4 // ranks, learning_rate=2e-2,
-        trainer={"optim": "sgd"},
-    )
-    arguments = training_arguments(recipe, out + ".run")
-    network = load_model(model, recipe)
-    prepare_model(network, "tokpack")
-    sampler = BalancedSampler(dataset, 2, pair_cost=pair_cost(network))
-    set_seed(0)
-    trainer = PackedDPOTrainer(
-        prepare_lora(network, recipe), arguments, train_dataset=dataset, eval_dataset=dataset, progress=False
-    )
-    if ranks == 1:
-        trainer._get_train_sampler = lambda *args: sampler
-    trainer.train()
-    metrics = trainer.evaluate()
-    if trainer.is_world_process_zero():
-        rewards = [entry for entry in trainer.state.log_history if "rewards/margin" in entry]
-        weights = {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
-        torch.save({"weights": weights, "metrics": metrics, "rewards": rewards}, out)
-
-run(*sys.argv[1:])
-leave_processes()
-assert not gloo_threads()  # one that meets the end of the interpreter aborts it
-"""
-
-
-@pytest.mark.slow
-def test_two_ranks_end_at_the_weights_and_rewards_of_one(packed, model_folder, tmp_path):
-    (script := tmp_path / "run.py").write_text(RANKS)
-    ends = []
-    for ranks in (1, 2):
-        done = start(script, packed.folder, model_folder, tmp_path / f"{ranks}.pt", ranks=ranks)
-        assert done.returncode == 0, done.stderr[-3000:]
-        ends.append(torch.load(tmp_path / f"{ranks}.pt"))
-    one, two = ends
-    for name, weight in one["weights"].items():
-        assert (weight - two["weights"][name]).abs().max() < 1e-5, name
-    assert one["metrics"]["eval_loss"] < math.log(2) - 1e-3
-    for key in ("eval_loss", "eval_weight", "eval_rewards/accuracy", "eval_rewards/margin"):
-        assert two["metrics"][key] == pytest.approx(one["metrics"][key], rel=1e-4), key
-    margins = [[entry["rewards/margin"] for entry in end["rewards"]] for end in ends]
-    np.testing.assert_allclose(*margins, rtol=1e-3, atol=1e-5)
 
 
 # What is refused

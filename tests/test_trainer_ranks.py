@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,84 +15,47 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import pyarrow.parquet as pq
+import rank_runs
 import torch
 from rank_processes import start
-from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_packed
+from trainer_rows import (
+    LENGTHS,
+    make_documents,
+    packed_pairs,
+    save_tiny_model,
+    tiny_chat_model,
+    tiny_llama,
+    trainer_for,
+    write_packed,
+)
+
+from trainer_plugin import PackedDataset
 
 pytestmark = pytest.mark.slow
 
-RANKS = """
-import json, os, sys
-import torch
-from rank_processes import gloo_threads
-from transformers import AutoModelForCausalLM
-from trainer_plugin import (
-    BalancedSampler, PackedDataset, PackedTrainer, leave_processes, load_recipe, prepare_model
-)
-from trainer_plugin.qlora import load_model
-from trainer_plugin.recipe import training_arguments
 
-packed, model, out, shard = *sys.argv[1:4], sys.argv[4] == "shard"
-ranks = int(os.environ.get("WORLD_SIZE", "1"))
-
-def run(loss):
-    dataset = PackedDataset(packed)
-    sampler = BalancedSampler(dataset, 2, accumulation=2)
-    recipe = load_recipe(
-        method="full", dtype="float32", loss=loss, epochs=2.0, accumulation=4 // ranks, learning_rate=1e-2,
-        shard=shard, trainer={"optim": "sgd"},
-    )
-    arguments = training_arguments(recipe, out + ".run")
-    network = load_model(model, recipe)
-    prepare_model(network, "tokpack")
-    trainer = PackedTrainer(
-        network, arguments, train_dataset=dataset, eval_dataset=dataset.select(range(7)), loss=loss,
-        progress=False, document_log=f"{out}.{loss}.parquet",
-    )
-    if ranks == 1:
-        trainer._get_train_sampler = lambda *args: sampler
-    trainer.evaluate()  # must not leave the processes to train alone
-    trainer.train()
-    if shard:
-        from torch.distributed.tensor import DTensor
-        for name, weight in trainer.model.named_parameters():
-            assert isinstance(weight, DTensor), name
-            assert weight.to_local().numel() * ranks == weight.numel(), name
-            for state in trainer.optimizer.state[weight].values():
-                assert state is None or isinstance(state, DTensor), name
-    full = [p.detach().full_tensor() if shard else p.detach() for p in trainer.model.parameters()]
-    names = [name for name, _ in trainer.model.named_parameters()]
-    metrics = trainer.evaluate()
-    trainer.save_model(f"{out}.{loss}.model")
-    if trainer.is_world_process_zero():
-        torch.save(torch.cat([p.flatten() for p in full]), f"{out}.{loss}.pt")
-        steps = trainer.state.global_step
-        predicted = int(dataset.row_tokens()[sampler.rows_of(steps, 2)].sum())
-        figures = {"loss": metrics["eval_loss"], "predicted": predicted, **trainer.counts()}
-        open(f"{out}.{loss}.json", "w").write(json.dumps(figures))
-        saved = AutoModelForCausalLM.from_pretrained(f"{out}.{loss}.model").state_dict()
-        for name, weight in zip(names, full, strict=True):
-            assert torch.equal(saved[name], weight), name
-
-for loss in ("token", "document"):
-    run(loss)
-leave_processes()
-assert shard or not gloo_threads()  # one that meets the end of the interpreter aborts it
-"""
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """What one process ends at (`one`), two (`two`), and two with a part of the model each (`sharded`)."""
+    folder = tmp_path_factory.mktemp("ranks")
+    save_tiny_model(folder / "model")
+    write_packed(folder / "rows", make_documents(LENGTHS * 4), 64)
+    pairs_model = tiny_chat_model(folder / "pairs-model")
+    pairs = packed_pairs(pairs_model, folder / "pairs")
+    inputs = [folder / "rows", folder / "model", pairs.folder, pairs_model]
+    done = start(Path(rank_runs.__file__), *inputs, folder, ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for loss in rank_runs.LOSSES:
+        rank_runs.train(folder / "rows", folder / "model", folder / "one", loss)
+    rank_runs.prefer(pairs.folder, pairs_model, folder / "one.pairs")
+    return folder
 
 
-def test_two_ranks_with_whole_or_sharded_models_end_at_the_weights_losses_and_counts_of_one(tmp_path):
-    save_tiny_model(tmp_path / "model")
-    write_packed(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
-    script = tmp_path / "run.py"
-    script.write_text(RANKS)
-    for name, ranks, shard in (("one", 1, "-"), ("two", 2, "-"), ("sharded", 2, "shard")):
-        done = start(script, tmp_path / "packed", tmp_path / "model", tmp_path / name, shard, ranks=ranks)
-        assert done.returncode == 0, done.stderr[-3000:]
-    for loss in ("token", "document"):
-        weights = {name: torch.load(tmp_path / f"{name}.{loss}.pt") for name in ("one", "two", "sharded")}
-        figures = {name: json.loads((tmp_path / f"{name}.{loss}.json").read_text()) for name in weights}
-        logs = {name: pq.read_table(tmp_path / f"{name}.{loss}.parquet") for name in weights}
+def test_two_ranks_with_whole_or_sharded_models_end_at_the_weights_losses_and_counts_of_one(ends):
+    for loss in rank_runs.LOSSES:
+        weights = {name: torch.load(ends / f"{name}.{loss}.pt") for name in ("one", "two", "sharded")}
+        figures = {name: json.loads((ends / f"{name}.{loss}.json").read_text()) for name in weights}
+        logs = {name: pq.read_table(ends / f"{name}.{loss}.parquet") for name in weights}
         one = figures.pop("one")
         assert one["tokens"] == one["predicted"] == 2 * 4 * sum(LENGTHS)
         for name, other in figures.items():
@@ -105,52 +69,59 @@ def test_two_ranks_with_whole_or_sharded_models_end_at_the_weights_losses_and_co
             np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+def test_two_ranks_that_learn_to_prefer_end_at_the_weights_and_rewards_of_one(ends):
+    one, two = (torch.load(ends / f"{name}.pairs") for name in ("one", "two"))
+    for name, weight in one["weights"].items():
+        assert (weight - two["weights"][name]).abs().max() < 1e-5, name
+    assert one["metrics"]["eval_loss"] < math.log(2) - 1e-3
+    for key in ("eval_loss", "eval_weight", "eval_rewards/accuracy", "eval_rewards/margin"):
+        assert two["metrics"][key] == pytest.approx(one["metrics"][key], rel=1e-4), key
+    margins = [[entry["rewards/margin"] for entry in end["rewards"]] for end in (one, two)]
+    np.testing.assert_allclose(*margins, rtol=1e-3, atol=1e-5)
+
+
+def run_with_dropout(packed, folder, callbacks=(), resume=None):
+    """Two epochs that draw random numbers, a checkpoint every third step; weights and counts at the end."""
+    trainer = trainer_for(
+        tiny_llama("tokpack", attention_dropout=0.1),
+        PackedDataset(packed),
+        folder,
+        **{"accumulation": 2, "epochs": 2.0, "learning_rate": 1e-2, "save_steps": 3},
+        options={"document_log": folder / "documents.parquet", "token_budget": 2000},
+    )
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=resume)
+    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    return weights, trainer.counts(), pq.read_table(folder / "documents.parquet")
+
+
 KILLED = """
 import os, signal, sys
-import torch
-from transformers import TrainerCallback
-from trainer_plugin import PackedDataset
-from trainer_rows import tiny_llama, trainer_for
 from pathlib import Path
+from test_trainer_ranks import run_with_dropout
+from transformers import TrainerCallback
 
 class Kill(TrainerCallback):
     def on_substep_end(self, args, state, control, **kwargs):
         if state.global_step == 7:  # in the middle of the eighth step, after the second checkpoint
             os.kill(os.getpid(), signal.SIGKILL)
 
-def run(folder, *, kill=False, resume=None):
-    trainer = trainer_for(
-        tiny_llama("tokpack", attention_dropout=0.1), PackedDataset(sys.argv[1]), folder,
-        accumulation=2, epochs=2.0, learning_rate=1e-2, save_steps=3,
-        options={"document_log": folder / "documents.parquet", "token_budget": 2000},
-    )
-    if kill:
-        trainer.add_callback(Kill())
-    trainer.train(resume_from_checkpoint=resume)
-    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-    torch.save({"weights": weights, "counts": trainer.counts()}, folder / "end.pt")
-
-out = Path(sys.argv[2])
-if sys.argv[3] == "kill":
-    run(out / "cut", kill=True)
-run(out / "whole")
-run(out / "cut", resume=True)
+run_with_dropout(*map(Path, sys.argv[1:]), [Kill()])
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_a_run_killed_in_mid_epoch_and_mid_step_goes_on_to_the_same_bits(tmp_path):
-    write_packed(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
-    script = tmp_path / "run.py"
-    script.write_text(KILLED)
-    done = start(script, tmp_path / "packed", tmp_path, "kill")
+    packed, cut = tmp_path / "packed", tmp_path / "cut"
+    write_packed(packed, make_documents(LENGTHS * 4), 64)
+    (script := tmp_path / "run.py").write_text(KILLED)
+    done = start(script, packed, cut)
     assert done.returncode == -9, done.stderr[-3000:]
-    kept = sorted(path.name for path in (tmp_path / "cut").glob("checkpoint-*"))
+    kept = sorted(path.name for path in cut.glob("checkpoint-*"))
     assert kept == ["checkpoint-3", "checkpoint-6"]
-    done = start(script, tmp_path / "packed", tmp_path, "resume")
-    assert done.returncode == 0, done.stderr[-3000:]
-    whole, cut = (torch.load(tmp_path / name / "end.pt") for name in ("whole", "cut"))
-    assert torch.equal(whole["weights"], cut["weights"])
-    assert whole["counts"] == cut["counts"]
-    logs = [pq.read_table(tmp_path / name / "documents.parquet") for name in ("whole", "cut")]
-    assert logs[0].equals(logs[1])
+    weights, counts, log = run_with_dropout(packed, tmp_path / "whole")
+    resumed_weights, resumed_counts, resumed_log = run_with_dropout(packed, cut, resume=True)
+    assert torch.equal(weights, resumed_weights)
+    assert counts == resumed_counts
+    assert log.equals(resumed_log)

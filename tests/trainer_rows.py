@@ -176,6 +176,32 @@ def save_tiny_model(folder: Path, **changes: Any) -> str:
     return vocab_digest(tokenizer.get_vocab())
 
 
+def tiny_chat_model(folder: Path) -> Path:
+    """A tiny Llama with a byte-level tokenizer and a chat template."""
+    from encode_helpers import byte_level, template, tokenizer_folder
+    from transformers import AutoTokenizer
+
+    folder.mkdir(exist_ok=True)
+    tokenizer_folder(byte_level(), folder, template("qwen2_5"))
+    size = len(AutoTokenizer.from_pretrained(folder))
+    tiny_llama(vocab_size=size, initializer_range=0.1, max_position_embeddings=2048).save_pretrained(folder)
+    return folder
+
+
+def packed_pairs(model: Path, folder: Path) -> Any:
+    """Pairs whose chosen answer ends in "yes" and whose rejected one ends in "no", a fifth held out."""
+    import tokpack
+
+    folder.mkdir(exist_ok=True)
+    rows = [
+        {"prompt": f"question {n}", "chosen": f"{n} " * (n % 5) + "yes", "rejected": f"{n} no"}
+        for n in range(40)
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tokpack.pack(path, folder / "packed", tokenizer=str(model), max_length=256, val=0.2)
+
+
 def trainer_for(
     model: Any, dataset: Any, folder: Path, *, options: Any = None, trainer: Any = None, **flags: Any
 ) -> Any:

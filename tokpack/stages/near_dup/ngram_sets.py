@@ -112,6 +112,15 @@ def largest_of(sizes: Array) -> int:
 
 
 @jit
+def longest_of(offsets: Array) -> int:
+    """The longest document, at least 1. np.diff takes numba four seconds to compile."""
+    longest = 1
+    for d in range(len(offsets) - 1):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    return longest
+
+
+@jit
 def count_sample(
     tokens: Array,
     flags: Array,
@@ -125,7 +134,7 @@ def count_sample(
     table: Array,
 ) -> None:
     """Count the sampled grams of a batch in `table`: four two-bit counters a byte, stopping at 2."""
-    out, window = np.empty(largest_of(np.diff(offsets)), np.uint64), np.empty(n, np.uint64)
+    out, window = np.empty(longest_of(offsets), np.uint64), np.empty(n, np.uint64)
     for d in range(len(offsets) - 1):
         if not eligible[d]:
             continue
@@ -155,7 +164,7 @@ def find_survivors(
     grams_of: Array,
 ) -> None:
     """`grams_of[d]`: the grams of document d, repeats included, or 0 where it provably has no partner."""
-    out, window = np.empty(largest_of(np.diff(offsets)), np.uint64), np.empty(n, np.uint64)
+    out, window = np.empty(longest_of(offsets), np.uint64), np.empty(n, np.uint64)
     for d in range(len(offsets) - 1):
         if not eligible[d]:
             continue
@@ -221,7 +230,7 @@ def gather_sets(
 
     `answers[k]`: how many of them are the answer's.
     """
-    longest = largest_of(np.diff(offsets))
+    longest = longest_of(offsets)
     out, window = np.empty(longest, np.uint64), np.empty(n, np.uint64)
     keys = np.empty(4 * longest + 4, np.uint64)
     survivor = 0
