@@ -230,10 +230,11 @@ def test_function_calls_of_sharegpt_become_tool_calls(tmp_path):
     [
         ({"train": "false"}, {}, r"messages\[2\].train is a string, not true or false"),
         ({"training": 2}, {}, r"messages\[2\].training is 2: only 0, not trained, and 1"),
-        ({"weight": "0"}, {}, r"messages\[2\].weight is a string, not 0 or 1"),
-        ({"loss_weight": 0.5}, {}, r"messages\[2\].loss_weight is 0.5: only 0"),
+        ({"weight": "0"}, {}, r"messages\[2\].weight is a string, not a number"),
+        ({"loss_weight": -0.5}, {}, r"messages\[2\].loss_weight is -0.5: a weight is from 0"),
         ({"loss": 0.25}, {}, r"messages\[2\].loss is 0.25"),
-        ({"weight": 2}, {}, r"messages\[2\].weight is 2"),
+        ({"weight": float("inf")}, {}, r"messages\[2\].weight is inf"),
+        ({"weight": 2, "loss_scale": 0.25}, {}, None),
         (
             {"train_detail": [{"begin_offset": 0, "end_offset": 3, "train": False}]},
             {},

@@ -18,15 +18,12 @@ What it costs: one concatenation per column; about 30 microseconds for a row of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from tokpack.errors import DataError, UsageError
-from tokpack.schema import IGNORE_INDEX
-
-if TYPE_CHECKING:
-    import torch
+from tokpack.schema import IGNORE_INDEX, LOSS_WEIGHTS
 
 Loss = Literal["token", "document"]
 
@@ -38,7 +35,8 @@ class PackedCollator:
         have one shape (for `torch.compile`, and to keep memory flat). The padding is made of documents of
         its own, with ascending positions and no labels, which no other document can see.
     loss: "document" adds `loss_weights`, float32 like `labels`: 1 / (trained tokens of the document) at each
-        trained token, for the per-document mean that `PackedTrainer` computes.
+        trained token, for the per-document mean that `PackedTrainer` computes. Rows with weights of their own
+        bring `loss_weights` as well; then a document's share is dealt out by them.
     counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, and `packed_doc_ids`,
         NumPy int64, which `PackedTrainer` takes out again before the model sees the batch.
     pairs: add `packed_pairs`, int64 `[P, 2]`: which documents of the batch are the chosen and the rejected
@@ -76,8 +74,13 @@ class PackedCollator:
             labels = np.concatenate([labels, np.full(pad, IGNORE_INDEX, np.int64)])
             lengths = np.concatenate([lengths, tail])
         batch = _batch(input_ids, labels, lengths)
+        weights = _weights(rows, labels)
         if self.loss == "document":
-            batch["loss_weights"] = _document_weights(labels, lengths)
+            weights = _document_weights(labels, lengths, weights)
+        if weights is not None:
+            import torch
+
+            batch[LOSS_WEIGHTS] = torch.from_numpy(weights.astype(np.float32))[None]
         if self.counts:
             import torch
 
@@ -161,12 +164,23 @@ def _trained_tokens(labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.bincount(numbers[labels != IGNORE_INDEX], minlength=len(lengths))
 
 
-def _document_weights(labels: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-    import torch
+def _weights(rows: Sequence[Mapping[str, Any]], labels: np.ndarray) -> np.ndarray | None:
+    """The rows' weights of tokens, 0 without label; None where every label counts in full."""
+    if LOSS_WEIGHTS not in rows[0]:
+        return None
+    weights = np.concatenate([np.asarray(row[LOSS_WEIGHTS], dtype=np.float32) for row in rows])
+    weights = np.concatenate([weights, np.zeros(len(labels) - len(weights), np.float32)])
+    return np.where(labels != IGNORE_INDEX, weights, 0)
 
-    per_token = np.repeat(np.maximum(_trained_tokens(labels, lengths), 1), lengths)
-    weights = np.where(labels != IGNORE_INDEX, 1.0 / per_token, 0.0)
-    return torch.from_numpy(weights.astype(np.float32))[None]
+
+def _document_weights(labels: np.ndarray, lengths: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Such that those of a document add up to 1."""
+    if weights is None:
+        per_token = np.repeat(np.maximum(_trained_tokens(labels, lengths), 1), lengths)
+        return np.where(labels != IGNORE_INDEX, 1.0 / per_token, 0.0)
+    numbers = np.repeat(np.arange(len(lengths)), lengths)
+    sums = np.bincount(numbers, weights, minlength=len(lengths))
+    return weights / np.where(sums > 0, sums, 1)[numbers]
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:

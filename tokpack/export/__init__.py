@@ -26,7 +26,7 @@ from tokpack.own_files import Own, entries_below
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
 from tokpack.plugins import resolve
-from tokpack.schema import SUMS, is_preference
+from tokpack.schema import LOSS_WEIGHTS, SUMS, is_preference
 from tokpack.stages.write import write_json
 from tokpack.sums import file_sha256
 
@@ -68,6 +68,12 @@ def export(
             f"{to} trains packed rows as supervised text: it would learn the rejected answers as well",
             where=str(packed.folder),
             hint="`tokpack train` reads preference pairs, and datasets.load_from_disk opens them",
+        )
+    if packed.manifest.get(LOSS_WEIGHTS) and exporter in EXPORTERS.values():
+        raise UsageError(
+            f"messages have weights (the column {LOSS_WEIGHTS}), and {to} trains every label in full",
+            where=str(packed.folder),
+            hint="`tokpack train` counts them; or pack again without weights between 0 and 1",
         )
     if packed.folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError(

@@ -194,7 +194,14 @@ class _Rows:
         starts = offsets_of(lengths[1])[:-1]
         in_place = starts < len(labels[1])
         trained = labels[1] != schema.IGNORE_INDEX
+        weights = columns.get(schema.LOSS_WEIGHTS, (ids[0], trained.astype(np.float32)))
         tests: list[tuple[str, Callable[[], Any]]] = [
+            ("input_ids and loss_weights differ in length", lambda: np.diff(weights[0]) != row_sizes),
+            (
+                "a weight without a label, a label without a weight, or one that is no number",
+                lambda: self._by_row(ids, (weights[1] > 0) & (weights[1] < np.inf) != trained),
+            ),
+            ("a weight below 0", lambda: self._by_row(ids, ~(weights[1] >= 0))),
             ("input_ids and labels differ in length", lambda: np.diff(labels[0]) != row_sizes),
             ("seq_lengths do not add up to the row", lambda: per_row != row_sizes),
             ("longer than the capacity, or empty", lambda: (row_sizes > self._capacity) | (row_sizes == 0)),

@@ -70,7 +70,8 @@ def read_messages(value: Any, where: str) -> list[Turn]:
 def read_message(message: Any, where: str) -> Turn:
     """One message; null and empty fields are none.
 
-    `extra` holds what only the template understands, and `"train": false` where the message is not trained.
+    `extra` holds what only the template understands, and `"train": false` where the message is not trained,
+    or its `weight` where that is not 1.
     """
     if isinstance(message, str) and message.lstrip().startswith("{"):
         message = decoded(message, where)
@@ -87,15 +88,17 @@ def read_message(message: Any, where: str) -> Turn:
         for key, value in message.items()
         if key not in (role_key, content_key) and value not in (None, [], {})
     }
-    train = take_directions(extra, where)
+    weight = take_directions(extra, where)
     take_calls(extra, where)
     role = role_name(role) if role else role
     if role in CALLS:
         if calls := read_calls(content, f"{where}.{content_key}"):
             extra["tool_calls"] = calls
         role, content = "assistant", ""
-    if not train:
+    if not weight:
         extra["train"] = False
+    elif weight != 1:
+        extra["weight"] = weight
     return checked(role, where), _content(content, where), extra
 
 

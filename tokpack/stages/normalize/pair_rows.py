@@ -143,6 +143,8 @@ def _document(
 ) -> RowDocument:
     turns = [*prompt, *completion]
     extras = [extra for _, _, extra in turns]
+    if any("weight" in extra for extra in extras):
+        raise RowError("a message has a weight: pairs are compared whole, so only 0 and 1 are known")
     marked = any("train" in extra for extra in extras)
     if marked or [role for role, _, _ in completion] != ["assistant"]:
         extras[: len(prompt)] = [extra | {"train": False} for extra in extras[: len(prompt)]]

@@ -1,14 +1,15 @@
-"""Which messages are not trained: the names that data and other tools have for it.
+"""Which messages are trained, and by how much: the names that data and other tools have for it.
 
     train, training, trainable, loss, compute_loss, loss_mask, step_loss_mask    false or 0: not trained
-    weight, loss_weight, loss_scale                                              0: not trained
+    weight, loss_weight, loss_scale                0: not trained; else the weight of its tokens in the loss
     mask, masked, ignore_loss                                                    true or 1: not trained
 
-A message is trained or it is not: weights between are refused, and so is `train_detail`, which trains parts.
+A message that has several is trained by their product. `train_detail`, which trains parts, is refused.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from tokpack.stages.normalize.values import RowError, kind_of
@@ -19,25 +20,35 @@ MASKED = ("mask", "masked", "ignore_loss")
 PARTS = ("train_detail", "training_detail")
 DIRECTIONS = (*TRAINED, *WEIGHTS, *MASKED, *PARTS)
 """All keys of a message that say whether it is trained."""
+MOST_WEIGHT = 1000
 
 
-def take_directions(extra: dict[str, Any], where: str) -> bool:
-    """Whether the message is trained; takes what says so out of `extra`.
+def take_directions(extra: dict[str, Any], where: str) -> float:
+    """By how much the message is trained, 0 for not at all; takes what says so out of `extra`.
 
-    Raises RowError for what cannot be read: `"train": "false"`, `"weight": 0.5`.
+    Raises RowError for what cannot be read: `"train": "false"`, `"train": 0.5`, `"weight": -1`.
     """
     for key in PARTS:
         if key in extra:
             raise RowError(f"{where}.{key}: a message is trained whole or not at all, not in parts")
+    said: list[float]
     said = [_is_one(extra.pop(key), f"{where}.{key}", "true or false") for key in TRAINED if key in extra]
-    said += [_is_one(extra.pop(key), f"{where}.{key}", "0 or 1") for key in WEIGHTS if key in extra]
+    said += [_weight(extra.pop(key), f"{where}.{key}") for key in WEIGHTS if key in extra]
     said += [not _is_one(extra.pop(key), f"{where}.{key}", "true or false") for key in MASKED if key in extra]
-    return all(said)
+    return float(prod(said))
+
+
+def _weight(value: Any, where: str) -> float:
+    if not isinstance(value, bool | int | float):
+        raise RowError(f"{where} is {kind_of(value)}, not a number")
+    if not 0 <= value <= MOST_WEIGHT:
+        raise RowError(f"{where} is {value}: a weight is from 0, not trained, to {MOST_WEIGHT}")
+    return float(value)
 
 
 def _is_one(value: Any, where: str, wanted: str) -> bool:
     if not isinstance(value, bool | int | float):
         raise RowError(f"{where} is {kind_of(value)}, not {wanted}")
     if value not in (0, 1):
-        raise RowError(f"{where} is {value}: only 0, not trained, and 1, trained in full, are known")
+        raise RowError(f"{where} is {value}: only 0, not trained, and 1, trained, are known")
     return bool(value)

@@ -1,0 +1,137 @@
+"""Weights of messages: a column of the rows, counted by the trainer, refused or carried by all else."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from encode_helpers import byte_level, template, tokenizer_folder
+from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, trainer_for
+
+from tokpack import merge, pack, repack, verify
+from tokpack.errors import UsageError
+from tokpack.export import export
+
+ASK = {"role": "user", "content": "Who?"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tokenizer"
+    return tokenizer_folder(byte_level(), folder, template("qwen3", False))
+
+
+def packed_of(answers, model, folder):
+    path = folder / "chats.jsonl"
+    folder.mkdir()
+    rows = [
+        {
+            "messages": [
+                ASK,
+                {"role": "assistant", "content": "First one.", **first},
+                ASK,
+                {"role": "assistant", **last},
+            ]
+        }
+        for first, last in answers
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return pack(path, folder / "packed", tokenizer=model, max_length=128, clean="off")
+
+
+def test_weights_are_a_column_that_follows_the_rows(model, tmp_path):
+    answers = [
+        (
+            {"weight": 0.25},
+            {"content": f"Said {i}.", "loss_scale": 2, "loss_weight": 1.5}
+            if i % 2
+            else {"content": f"Said {i}."},
+        )
+        for i in range(12)
+    ]
+    packed = packed_of(answers, model, tmp_path / "a")
+    assert packed.manifest["loss_weights"] is True
+    assert packed.ledger["documents"]["quarantined"] == 0
+    seen = set()
+    for row in (packed[i] for i in range(len(packed))):
+        assert row["loss_weights"].dtype == np.float32
+        assert np.array_equal(row["loss_weights"] > 0, row["labels"] != -100)
+        for start, length in zip(
+            np.cumsum(row["seq_lengths"]) - row["seq_lengths"], row["seq_lengths"], strict=True
+        ):
+            part = row["loss_weights"][start : start + length]
+            number = int(
+                row["doc_ids"][list(np.cumsum(row["seq_lengths"]) - row["seq_lengths"]).index(start)]
+            )
+            turns = [part[i] for i in np.flatnonzero((part > 0) & (np.roll(part, 1) == 0))]
+            assert turns == [0.25, 3.0 if number % 2 else 1.0]
+            seen.add(number)
+    assert len(seen) == 12
+    assert verify(packed.folder).ok
+    again = repack(packed, tmp_path / "again", max_length=256)
+    assert again.manifest["loss_weights"] is True
+    plain = packed_of([({}, {"content": f"Plain {i}."}) for i in range(3)], model, tmp_path / "b")
+    assert "loss_weights" not in plain.manifest
+    assert "loss_weights" not in plain[0]
+    both = merge([plain, packed], tmp_path / "both")
+    total = sum(float(packed[i]["loss_weights"].sum()) for i in range(len(packed)))
+    counted = sum(float(both[i]["loss_weights"].sum()) for i in range(len(both)))
+    assert counted == pytest.approx(total + plain.ledger["trained"]["trained"])
+    assert sum(float(again[i]["loss_weights"].sum()) for i in range(len(again))) == pytest.approx(total)
+    assert verify(tmp_path / "both").ok
+    assert verify(tmp_path / "again").ok
+    with pytest.raises(UsageError, match="trains every label in full"):
+        export(packed, "trl", tmp_path / "trl")
+
+
+def test_weights_of_0_and_1_are_no_column(model, tmp_path):
+    packed = packed_of(
+        [({"weight": 0}, {"content": f"Said {i}.", "weight": 1}) for i in range(3)], model, tmp_path / "a"
+    )
+    assert "loss_weights" not in packed[0]
+
+
+@pytest.mark.parametrize("loss", ["token", "document"])
+def test_the_loss_is_the_weighted_mean_also_in_chunks_and_accumulated(loss, tmp_path):
+    torch = pytest.importorskip("torch")
+    from test_trainer_chunked_loss import small_chunks
+
+    from trainer_plugin import PackedCollator
+
+    documents = make_documents(LENGTHS)
+    rng = np.random.default_rng(1)
+    weights = [
+        np.where(np.array(labels) == -100, 0, rng.choice([0.3, 1, 2], len(labels))) for _, labels in documents
+    ]
+    rows = pack_rows(documents, 64)
+    for row in rows:
+        row["loss_weights"] = np.concatenate([weights[number] for number in row["doc_ids"]]).astype(
+            np.float32
+        )
+    model = tiny_llama("tokpack")
+    top = bottom = 0.0
+    for (ids, _), weight in zip(documents, weights, strict=True):
+        here = torch.tensor([ids])
+        logits = model(
+            input_ids=here,
+            cu_seq_lens_q=torch.tensor([0, len(ids)], dtype=torch.int32),
+            cu_seq_lens_k=torch.tensor([0, len(ids)], dtype=torch.int32),
+            max_length_q=len(ids),
+            max_length_k=len(ids),
+            use_cache=False,
+        ).logits[0, :-1]
+        each = torch.nn.functional.cross_entropy(logits.float(), here[0, 1:], reduction="none")
+        share = torch.tensor(weight[1:]) / (weight[1:].sum() if loss == "document" else 1)
+        top, bottom = top + float((each * share).sum().detach()), bottom + float(share.sum())
+    trainer = trainer_for(model, rows, tmp_path / loss, trainer={"report_to": []})
+    collator = PackedCollator(loss=loss)
+    for chunks in (None, small_chunks(model)):
+        if chunks is not None:
+            trainer.chunked_loss = chunks
+        halves = [collator(rows[: len(rows) // 2]), collator(rows[len(rows) // 2 :])]
+        items = trainer._get_num_items_in_batch(halves, torch.device("cpu"))
+        found = sum(
+            float(trainer.compute_loss(model, dict(half), num_items_in_batch=items)) for half in halves
+        )
+        assert found == pytest.approx(top / bottom, abs=1e-6)
