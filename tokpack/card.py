@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.printable import one_line
+from tokpack.shards import ARROW, INDEX
 
 CARD = "README.md"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -16,20 +17,12 @@ def make_card(manifest: dict[str, Any], url: str, validation: bool = False) -> s
     ledger, capacity, rows = manifest["ledger"], manifest["capacity"], manifest["rows"]
     documents, tokens, tokenizer = ledger["documents"], ledger["tokens"], manifest["tokenizer"]
     trained, slots = ledger["trained"], ledger["slots"]
-    ending = (
-        "parquet" if manifest["shards"] and manifest["shards"][0]["file"].endswith("parquet") else "arrow"
-    )
     place = one_line(url)
     return f"""\
 ---
 tags: [tokpack, packed]
 size_categories: [{next((name for most, name in SIZES if rows < most), LARGE)}]
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data-*.{ending}
-{_validation_split(ending) if validation else ""}---
+{_splits(manifest, validation)}---
 
 # {_cell(place.rsplit("/", 1)[-1])}
 
@@ -74,8 +67,13 @@ Each document that was left out is named, with the reason, in `dropped.parquet`.
 """
 
 
-def _validation_split(ending: str) -> str:
-    return f"  - split: validation\n    path: validation/data-*.{ending}\n"
+def _splits(manifest: dict[str, Any], validation: bool) -> str:
+    """What the Hub shows and `datasets` loads; nothing of an index packed dataset, whose rows are a plan."""
+    ending = manifest["shards"][0]["file"].rpartition(".")[2] if manifest["shards"] else ARROW
+    if ending == INDEX:
+        return ""
+    text = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data-*.{ending}\n"
+    return text + (f"  - split: validation\n    path: validation/data-*.{ending}\n" if validation else "")
 
 
 def _reasons(counts: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.errors import DataError, OutputError
-from tokpack.schema import VALIDATION
+from tokpack.schema import VALIDATION, summed_files
 from tokpack.sums import file_sha256
 from tokpack.user_cache import own_cache
 
@@ -33,7 +33,7 @@ def check_dataset(folder: Path, manifest: dict[str, Any]) -> None:
     parts = [(folder, manifest)]
     if (folder / VALIDATION).is_dir():
         parts.append((folder / VALIDATION, read_manifest(folder / VALIDATION)))
-    check_files((part / shard["file"], shard["sha256"]) for part, of in parts for shard in of["shards"])
+    check_files((part / shard["file"], shard["sha256"]) for part, of in parts for shard in summed_files(of))
 
 
 def check_files(files: Iterable[tuple[Path, str]]) -> None:

@@ -22,7 +22,7 @@ from tokpack.conversion import convert
 from tokpack.errors import SettingError
 from tokpack.printable import portable_name
 
-ShardFormat = Literal["arrow", "parquet"]
+ShardFormat = Literal["arrow", "parquet", "index"]
 
 Format = Literal[
     "auto",
@@ -191,7 +191,8 @@ class PlanConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteConfig:
     shard_format: ShardFormat = "arrow"
-    """`arrow`: mapped from disk as it is; `parquet`: a fifth of the size, for storage and other tools."""
+    """`arrow`: mapped from disk as it is; `parquet`: a fifth of the size, for storage and other tools;
+    `index`: tokens once and rows as a plan, so that planning anew moves no tokens."""
     shard_mb: int = 512
     val: float = 0.0
     """Share of conversations held out into OUT/validation."""

@@ -28,7 +28,9 @@ from tokpack.schema import (
     PREFERENCE,
     SEGMENTS,
     SUMS,
+    TOKEN_FILES,
     WORK,
+    summed_files,
 )
 from tokpack.sums import need_folder, read_limited, sum_lines
 
@@ -40,7 +42,7 @@ MOST_TOKENS = 1 << 48
 MOST_NUMBER = 1 << 72
 INT32 = (1 << 31) - 1
 LONGEST_TEXT = 1 << 16
-SHARD_NAME = re.compile(r"data-\d{5,}-of-\d{5,}\.(arrow|parquet)")
+SHARD_NAME = re.compile(r"data-\d{5,}-of-\d{5,}\.(arrow|parquet|index)")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SETTING = re.compile(r".{0,1000}")
 BLANK = b"\x00 \t\r\n"
@@ -251,6 +253,7 @@ _MANIFEST = table(
     },
     {
         "kind": one_of(PREFERENCE),
+        "token_files": each(table({"file": one_of(*TOKEN_FILES), "sha256": digest})),
         COPIES: one_of(True),
         LOSS_WEIGHTS: one_of(True),
         "keep": table({"documents": documents, "sha256": digest}),
@@ -290,13 +293,13 @@ def read_form(folder: str | Path) -> dict[str, Any]:
 
 
 def differing_sums(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """Shards of which the manifest and `SHA256SUMS` have different sums."""
+    """Shards and token files of which the manifest and `SHA256SUMS` have different sums."""
     with reading(folder):
         listed, _ = sum_lines(folder)
     return [
-        f"{MANIFEST} and {SUMS} have different sums of {shard['file']}"
-        for shard in manifest["shards"]
-        if listed.get(shard["file"]) != shard["sha256"]
+        f"{MANIFEST} and {SUMS} have different sums of {file['file']}"
+        for file in summed_files(manifest)
+        if listed.get(file["file"]) != file["sha256"]
     ]
 
 
@@ -361,8 +364,8 @@ def _parsed(path: Path) -> dict[str, Any]:
             where=str(path),
             hint="tokpack did not write it so: copy or pack the dataset again",
         ) from None
-    if len({shard["file"] for shard in manifest["shards"]}) < len(manifest["shards"]):
-        raise DataError("manifest.json: shards name a file twice", where=str(path), hint="copy it again")
+    if len({file["file"] for file in summed_files(manifest)}) < len(summed_files(manifest)):
+        raise DataError("manifest.json: a file is named twice", where=str(path), hint="copy it again")
     return dict(manifest)
 
 

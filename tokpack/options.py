@@ -33,6 +33,7 @@ from tokpack.errors import SettingError, UsageError, near_matches
 from tokpack.parsing import parse_budget, parse_length
 
 StrPath = str | os.PathLike[str]
+INDEX = "index"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -119,7 +120,8 @@ class WriteOptions(TypedDict, total=False):
     """Output"""
 
     shard_format: Annotated[
-        ShardFormat | None, "arrow (default), mapped from disk, or parquet, a fifth of the size."
+        ShardFormat | None,
+        "arrow (default); parquet, a fifth of the size; index, tokens once and rows as a plan.",
     ]
     shard_mb: Annotated[int | None, "Size of a shard in MB (default 512)."]
 

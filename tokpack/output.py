@@ -173,4 +173,4 @@ def clear(out: Path) -> None:
 def finish(out: Path, manifest: dict[str, Any]) -> None:
     """The manifest, then the sums: from here on the folder is a packed dataset."""
     write_json(out / schema.MANIFEST, manifest)
-    write_sums(out, {shard["file"]: shard["sha256"] for shard in manifest["shards"]})
+    write_sums(out, {file["file"]: file["sha256"] for file in schema.summed_files(manifest)})

@@ -18,17 +18,18 @@ Own = Callable[[str], bool]
 with `/` at its end, too."""
 
 _TOP = (
-    r"data-\d+-of-\d+\.(arrow|parquet)|dataset_info\.json|state\.json|manifest\.json|run\.json"
+    r"data-\d+-of-\d+\.(arrow|parquet|index)|dataset_info\.json|state\.json|manifest\.json|run\.json"
     r"|report\.(json|html)|dropped\.parquet|quarantine\.jsonl|\.?SHA256SUMS(\.part)?"
     r"|cache-[0-9a-f]{16,64}(_\d+_of_\d+)?\.arrow"
 )
 _TOKENIZER = r"tokenizer/(additional_chat_templates/)?[\w.-]+\.(json|jinja|model|txt|tiktoken)"
+_TOKENS = r"tokens/(pieces\.arrow|(input_ids|trained)\.npy)"
 _PART = r"(\.([0-9a-f]{8}\.)?part)?"
 _STORE = rf"batch-\d+(-\d+)?(\.docs)?\.(part|arrow{_PART})|run\.json{_PART}"
 _STORE_NAME = re.compile(_STORE)
-_EMPTY_FOLDER = r"(validation/)?(tokenizer/)?(additional_chat_templates/)?"
+_EMPTY_FOLDER = r"(validation/)?(tokenizer/|tokens/)?(additional_chat_templates/)?"
 _PACKED_NAME = re.compile(
-    rf"(validation/)?({_TOP}|{_TOKENIZER})|{_EMPTY_FOLDER}|\.work/({_STORE}|elsewhere(\.part)?)?"
+    rf"(validation/)?({_TOP}|{_TOKENIZER}|{_TOKENS})|{_EMPTY_FOLDER}|\.work/({_STORE}|elsewhere(\.part)?)?"
 )
 
 
@@ -73,7 +74,7 @@ def foreign_files(folder: Path, own: Own) -> list[str]:
 
 def links_in_the_way(folder: Path) -> list[str]:
     """Links below that have the name of something tokpack writes, or of a folder around it."""
-    around = {"tokenizer", "validation", "validation/tokenizer", ".work"}
+    around = {"tokenizer", "tokens", "validation", "validation/tokenizer", "validation/tokens", ".work"}
     return [
         name
         for name, entry in entries_below(folder)

@@ -67,6 +67,25 @@ LOSS_WEIGHTS: Final = "loss_weights"
 """Where messages have weights: a column of rows, by how much each label counts in the loss; 0 without label.
 A key of the manifest, too."""
 
+TOKEN_FILES: Final = ("tokens/pieces.arrow", "tokens/input_ids.npy", "tokens/trained.npy")
+"""Of an index packed dataset: its pieces, and the tokens of all, end to end (`tokpack.token_files`)."""
+
+PIECES_SCHEMA: Final = pa.schema(
+    [
+        ("doc_id", pa.int64()),
+        ("piece", pa.int32()),
+        ("start", pa.int64()),
+        ("length", pa.int32()),
+        ("trained", pa.int32()),
+    ]
+)
+"""One record a piece, by document and piece: `length` tokens from `start` on, `trained` with a label."""
+
+INDEX_SCHEMA: Final = pa.schema([("records", pa.list_(pa.int64()))])
+"""One record per row of an index packed dataset: its pieces, by their number in `PIECES_SCHEMA`.
+
+Where a source repeats, `copies` follows as in packed rows."""
+
 STORE_SCHEMA: Final = pa.schema(
     [
         ("doc_id", pa.int64()),
@@ -98,6 +117,11 @@ DROPPED_SCHEMA: Final = pa.schema(
 def is_preference(manifest: dict[str, Any]) -> bool:
     """Whether the rows hold preference pairs."""
     return manifest.get("kind") == PREFERENCE
+
+
+def summed_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """`file` and `sha256` of what holds rows and tokens, as the manifest has them."""
+    return [*manifest["shards"], *manifest.get("token_files", [])]
 
 
 def keeps_order(manifest: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Shards of packed rows, as one file each.
+"""Shards of packed rows, as one file each; those of an index packed dataset are in `tokpack.token_files`.
 
 `arrow`: an Arrow IPC stream, mapped from disk. `parquet`: about a fifth of the size, for storage and other
 tools; one row group a record batch, read group by group. What needs rows at random from Parquet maps an
@@ -26,6 +26,7 @@ from tokpack.user_cache import own_cache
 
 ARROW: Final = "arrow"
 PARQUET: Final = "parquet"
+INDEX: Final = "index"
 MOST_VALUES = 1 << 28
 """Of a column in a row group of a Parquet shard: tokpack writes a few rows a group."""
 KEPT_SECONDS = 30 * 24 * 3600

@@ -1,15 +1,16 @@
 """`PackedDataset`: the packed rows of a packed dataset, memory-mapped, map-style.
 
 A row costs two array slices per column (a few microseconds) whatever its length: nothing is copied, nothing
-becomes a Python list. Map-style on purpose: the sampler's order is the only state, so a resumed run reads
-each row exactly once, and every worker process maps the same pages.
+becomes a Python list. A row of an index packed dataset is gathered when it is asked for: its tokens are
+copied. Map-style on purpose: the sampler's order is the only state, so a resumed run reads each row exactly
+once, and every worker process maps the same pages.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
 from tokpack.manifest import read_manifest
 from tokpack.packed_urls import local_folder
-from tokpack.schema import IGNORE_INDEX, VALIDATION, is_preference, packed_schema
-from tokpack.shards import mapped_shard
+from tokpack.schema import IGNORE_INDEX, VALIDATION, is_preference
+from tokpack.token_files import PlannedRows, mapped_rows
 
 
 class _ListColumn(NamedTuple):
@@ -57,14 +58,9 @@ class PackedDataset:
         self.indices = np.arange(total) if indices is None else np.asarray(indices, dtype=np.int64)
 
     def _open(self) -> None:
-        self._batches: list[dict[str, _ListColumn]] = []
-        columns = packed_schema(self.manifest)
-        starts = [0]
-        for shard in self.manifest["shards"]:
-            for batch in _read_batches(self.folder / shard["file"], shard["sha256"], columns):
-                self._batches.append({name: _list_column(batch.column(name)) for name in columns.names})
-                starts.append(starts[-1] + batch.num_rows)
-        self._starts = starts
+        found = [rows for rows in mapped_rows(self.folder, self.manifest) if rows.num_rows]
+        self._batches = [_Planned(rows) if isinstance(rows, PlannedRows) else _Mapped(rows) for rows in found]
+        self._starts = [0, *accumulate(rows.num_rows for rows in found)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "manifest": self.manifest, "indices": self.indices}
@@ -88,11 +84,7 @@ class PackedDataset:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row = int(self.indices[index])
         chunk = bisect_right(self._starts, row) - 1
-        local = row - self._starts[chunk]
-        return {
-            name: column.values[column.offsets[local] : column.offsets[local + 1]]
-            for name, column in self._batches[chunk].items()
-        }
+        return self._batches[chunk].row(row - self._starts[chunk])
 
     def __repr__(self) -> str:
         return f"PackedDataset({str(self.folder)!r}, rows={len(self):,}, capacity={self.capacity:,})"
@@ -125,7 +117,7 @@ class PackedDataset:
 
     def row_tokens(self) -> np.ndarray:
         """Tokens of each row of this view: int64[rows]."""
-        return self._per_row(lambda columns: np.diff(columns["input_ids"].offsets))
+        return self._per_row(lambda columns: _sum_lists(columns["seq_lengths"], lambda lengths: lengths))
 
     def seq_lengths(self) -> np.ndarray:
         """Lengths of all documents of this view, row after row: int32[documents]."""
@@ -185,8 +177,31 @@ class PackedDataset:
         )
 
 
-def _read_batches(path: Path, sha256: str, columns: pa.Schema) -> list[pa.RecordBatch]:
-    return [batch for batch in mapped_shard(path, sha256, columns) if batch.num_rows]
+class _Mapped:
+    """A record batch of rows as they lie on the disk."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self._columns = {name: _list_column(batch.column(name)) for name in batch.schema.names}
+
+    def __getitem__(self, name: str) -> _ListColumn:
+        return self._columns[name]
+
+    def row(self, number: int) -> dict[str, np.ndarray]:
+        return {
+            name: column.values[column.offsets[number] : column.offsets[number + 1]]
+            for name, column in self._columns.items()
+        }
+
+
+class _Planned:
+    """Rows that are gathered when they are asked for, one by one or a column of all."""
+
+    def __init__(self, rows: PlannedRows) -> None:
+        self.row = rows.row
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> _ListColumn:
+        return _list_column(self._rows.column(name))
 
 
 def _list_column(column: pa.Array) -> _ListColumn:

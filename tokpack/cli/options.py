@@ -57,7 +57,10 @@ RowsPerStep = Annotated[
     int | None, typer.Option(help="Rows per rank and optimizer step, with --world-size (default 1).")
 ]
 ShardFormat = Annotated[
-    str | None, typer.Option(help="arrow (default), mapped from disk, or parquet, a fifth of the size.")
+    str | None,
+    typer.Option(
+        help="arrow (default); parquet, a fifth of the size; index, tokens once and rows as a plan."
+    ),
 ]
 Workers = Annotated[
     int, typer.Option(help="Blocks worked on at once; 0: one a core. Never changes the output.")

@@ -18,6 +18,7 @@ from tokpack.cli.options import (
 from tokpack.cli.output import activity, say, show
 from tokpack.errors import UsageError
 from tokpack.options import (
+    INDEX,
     BillOptions,
     CleaningOptions,
     CleanOptions,
@@ -98,6 +99,10 @@ def pack(
         bool, typer.Option("--overwrite", help="Replace what tokpack wrote into OUT.")
     ] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Token store; OUT/.work when not given.")] = None,
+    index_only: Annotated[
+        bool,
+        typer.Option("--index-only", help="Tokens once and rows as a plan; short for --shard-format index."),
+    ] = False,
     part: Annotated[
         str | None,
         typer.Option(metavar="N/OF", help="Fill the token store with one part, as 3/16, and end."),
@@ -126,6 +131,12 @@ def pack(
         settings |= {"engine": engine, "ray_address": ray_address}
     elif ray_address:
         raise UsageError("an address of Ray for another engine", where="--ray-address", hint="--engine ray")
+    if index_only:
+        if options.get("shard_format") not in (None, INDEX):
+            raise UsageError(
+                "--index-only is a shard format", where="--shard-format", hint="give one of the two"
+            )
+        options["shard_format"] = INDEX
     if part is not None:
         _pack_part(part, out, data or [], settings, json, quiet, options)
         return

@@ -18,7 +18,8 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.stages.order import plan_record
 from tokpack.stages.plan import Plan
-from tokpack.stages.write import Layout, write_json, write_shards
+from tokpack.stages.write import Layout, write_json
+from tokpack.stages.write_index import Shared, write_rows
 from tokpack.sums import file_sha256
 
 MERGED = "merged"
@@ -34,16 +35,20 @@ def write_derived(
     record: dict[str, Any],
     sources: list[PackedFolder],
     tell: Activity,
+    shared: Shared | None = None,
 ) -> None:
     """Shards, report, manifest, sums. dropped.parquet, quarantine.jsonl and tokenizer are there already.
 
     `record` is a manifest whose figures of rows are filled in here, from what was written. Raises DataError
-    when the ledger does not add up; then nothing is finished.
+    when the ledger does not add up; then nothing is finished. `shared`: token files
+    that the pieces are in already.
     """
     settings = WriteConfig(**record["config"]["write"])
     columns = schema.packed_schema(record)
     with tell.doing(f"writing {record['split']} rows", plan.tokens, "M tokens", 1_000_000) as advance:
-        written = write_shards(out, layout, stored.placement, stored.batches, columns, settings, advance)
+        written = write_rows(
+            out, layout, stored.placement, stored.batches, columns, settings, advance, shared
+        )
     ledger = record["ledger"]
     total = written.rows * plan.capacity
     ledger["slots"] = {
@@ -76,7 +81,9 @@ def write_derived(
         "shards": written.shards,
         "plan": plan_record(record["config"]["plan"]["planner"], plan, dealt),
     }
-    manifest = record | figures
+    manifest = {key: value for key, value in record.items() if key != "token_files"} | figures
+    if written.token_files:
+        manifest["token_files"] = written.token_files
     if manifest["split"] == "train":
         pieces = stored.by_document().placement
         report = derived_report(manifest, plan, pieces, out / schema.DROPPED, sources)

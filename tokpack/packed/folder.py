@@ -21,8 +21,9 @@ from tokpack.errors import DataError
 from tokpack.manifest import read_form, read_manifest
 from tokpack.own_files import entries_below, is_hub_link, is_plain, is_tokenizer_file
 from tokpack.packed_urls import local_folder
-from tokpack.shards import PARQUET, mapped_shard, read_row, read_shard
+from tokpack.shards import PARQUET, read_row, read_shard
 from tokpack.sums import read_limited
+from tokpack.token_files import Rows, is_index, mapped_rows, planned_shards
 
 TOKENIZER = "tokenizer"
 MOST_BYTES = 1 << 30
@@ -63,8 +64,14 @@ class PackedFolder:
 
     @cached_property
     def table(self) -> pa.Table:
-        """All packed rows, mapped from disk: `schema.packed_schema(manifest)`."""
-        return pa.Table.from_batches(self.mapped(), schema=schema.packed_schema(self.manifest))
+        """All packed rows, mapped from disk: `schema.packed_schema(manifest)`. Those of an index packed
+        dataset are gathered into memory."""
+        batches = self.batches() if is_index(self.manifest) else self.mapped()
+        return pa.Table.from_batches(batches, schema=schema.packed_schema(self.manifest))
+
+    @cached_property
+    def _rows(self) -> list[Rows]:
+        return self.mapped()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows in order, some at a time in memory."""
@@ -73,14 +80,17 @@ class PackedFolder:
 
     def shards(self, as_they_are: bool = False) -> Iterator[Iterator[pa.RecordBatch]]:
         """The record batches of each shard; `as_they_are`: also rows whose columns do not fit each other."""
+        if is_index(self.manifest):
+            for part in planned_shards(self.folder, self.manifest):
+                yield (rows.gathered() for rows in part)
+            return
         columns = None if as_they_are else schema.packed_schema(self.manifest)
         for shard in self.manifest["shards"]:
             yield read_shard(self.folder / shard["file"], columns)
 
-    def mapped(self) -> list[pa.RecordBatch]:
+    def mapped(self) -> list[Rows]:
         """All rows in order, mapped from disk: Parquet shards are unpacked once, into the cache."""
-        columns, shards = schema.packed_schema(self.manifest), self.manifest["shards"]
-        return [b for s in shards for b in mapped_shard(self.folder / s["file"], s["sha256"], columns)]
+        return mapped_rows(self.folder, self.manifest)
 
     @cached_property
     def dropped(self) -> pl.DataFrame:
@@ -166,7 +176,13 @@ class PackedFolder:
         """One packed row: input_ids, labels int32[T]; seq_lengths int32[D], doc_ids int64[D]."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        record = self._record(row % len(self))
+        number = row % len(self)
+        if is_index(self.manifest):
+            for rows in self._rows:
+                if number < rows.num_rows:
+                    return rows.row(number)
+                number -= rows.num_rows
+        record = self._record(number)
         return {
             name: record.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
             for name in record.column_names

@@ -42,6 +42,7 @@ from tokpack.packed_urls import local_folder
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED
 from tokpack.stages.order import order_rows
 from tokpack.stages.plan import with_figures
+from tokpack.token_files import is_index
 
 DEALING = ("world_size", "rows_per_step", "token_cost")
 """Settings by which rows are dealt."""
@@ -122,6 +123,7 @@ def _check_alike(parts: list[PackedFolder]) -> None:
             "loss": [m["template"]["loss"] for m in (first, other)],
             "loss mask": [m["template"].get("loss_mask", "off") for m in (first, other)],
             "capacity": [m["capacity"] for m in (first, other)],
+            "layout": ["an index" if is_index(m) else "whole rows" for m in (first, other)],
         }
         same = {name: values[0] == values[1] for name, values in shared.items()}
         same["tokenizer"] = first["tokenizer"]["sha256"] == other["tokenizer"]["sha256"]
@@ -129,6 +131,7 @@ def _check_alike(parts: list[PackedFolder]) -> None:
             if not same[name]:
                 hint = {
                     "capacity": f"`tokpack repack {part.folder} --max-length {ours}` may give it the same",
+                    "layout": "`tokpack repack --shard-format arrow` or `index` gives both the same",
                     "kind of documents": "preference pairs are trained in another way: keep them apart",
                 }.get(name, "pack one of them again as the other was")
                 raise UsageError(

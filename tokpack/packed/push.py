@@ -10,15 +10,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tokpack.activity import Activity, default_activity
 from tokpack.card import CARD, make_card
 from tokpack.errors import DataError, UsageError
+from tokpack.manifest import SHARD_NAME
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import explained, file_system, is_url, local_folder
-from tokpack.schema import SUMS
+from tokpack.schema import SUMS, TOKEN_FILES
 from tokpack.sums import MOST_BYTES, file_sha256, read_sums
 from tokpack.user_cache import own_cache
 
@@ -132,7 +134,7 @@ def _push_to_hub(repo: str, inside: str, folder: Path, files: list[str], card: b
 
 def _remove_shards(fs: Any, root: str, keep: set[str]) -> None:
     """Those of a packed dataset that is replaced, under names that the new one does not write."""
-    for inside in ("", "validation/"):
+    for inside in ("", "tokens/", "validation/", "validation/tokens/"):
         try:
             found = fs.ls(f"{root}/{inside}".rstrip("/"), detail=False)
         except FileNotFoundError:
@@ -141,8 +143,12 @@ def _remove_shards(fs: Any, root: str, keep: set[str]) -> None:
             name = inside + str(path).rstrip("/").rpartition("/")[2]
             if _is_shard(name, "") and name not in keep:
                 fs.rm_file(path)
+        if inside and "file" in fs.protocol:  # other storage has no empty folders
+            with suppress(OSError):
+                Path(root, inside).rmdir()
 
 
 def _is_shard(name: str, at: str) -> bool:
     """Of a packed dataset that the new one replaces."""
-    return bool(re.fullmatch(rf"{re.escape(at)}(validation/)?data-\d+-of-\d+\.(arrow|parquet)", name))
+    inside = name.removeprefix(at).removeprefix("validation/")
+    return name.startswith(at) and (inside in TOKEN_FILES or SHARD_NAME.fullmatch(inside) is not None)

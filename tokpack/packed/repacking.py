@@ -40,6 +40,7 @@ from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import WIDTH, pair_groups
 from tokpack.stages.plan import BUILT_IN, make_plan
 from tokpack.stages.write import Layout
+from tokpack.token_files import is_index
 
 
 def repack(
@@ -159,7 +160,8 @@ def _write(out: Path, source: PackedFolder, config: dict[str, Any], tell: Activi
         "derived": {"by": "repack", "from": [origin(source)]},
     }
     layout = Layout.of(plan.row_of_doc, order)
-    write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source], tell)
+    shared = (source.folder, source.manifest["token_files"]) if is_index(source.manifest) else None
+    write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source], tell, shared)
 
 
 def _check_fits(parts: list[PackedFolder], config: dict[str, Any]) -> None:

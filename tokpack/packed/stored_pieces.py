@@ -1,6 +1,7 @@
 """A finished packed dataset seen as a token store: its pieces can be planned anew and gathered again.
 
-Each record batch of a shard is a batch of the store, each document (or piece of a split one) a record in it.
+Each record batch of a shard is a batch of the store, each document (or piece of a split one) a record in it;
+of an index packed dataset the token files are one batch.
 Tokens stay on disk: only a few numbers a piece are in memory.
 """
 
@@ -19,6 +20,7 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.schema import COPIES, LOSS_WEIGHTS
 from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch, Layout, Placement
+from tokpack.token_files import PlannedRows, Rows, TokenFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,19 @@ class StoredPieces:
         records = [
             (record, base) for a, base in zip(packed_folders, bases, strict=True) for record in a.mapped()
         ]
+        units: list[pa.RecordBatch | TokenFiles] = []
         names = ("batch", "index", "length", "doc_id", "number", "copy", "row")
         columns: dict[str, list[npt.NDArray[Any]]] = {name: [np.empty(0, np.int64)] for name in names}
-        for number, (record, base) in enumerate(records):
+        for record, base in records:
             lengths = flat(record, "seq_lengths")
-            columns["batch"].append(np.full(len(lengths), number))
-            columns["index"].append(np.arange(len(lengths)))
+            if isinstance(record, PlannedRows):
+                unit, index = record.store, record.records
+            else:
+                unit, index = record, np.arange(len(lengths))
+            if not units or units[-1] is not unit:
+                units.append(unit)
+            columns["batch"].append(np.full(len(lengths), len(units) - 1))
+            columns["index"].append(index)
             columns["length"].append(lengths)
             columns["doc_id"].append(flat(record, "doc_ids") + base)
             columns["number"].append(flat(record, "pieces"))
@@ -59,7 +68,7 @@ class StoredPieces:
             joined["number"].astype(np.int32),
             joined["copy"].astype(np.int32),
         )
-        batches = lru_cache(maxsize=None)(lambda number: _flat_batch(records[number][0]))
+        batches = lru_cache(maxsize=None)(lambda number: _flat_batch(units[number]))
         return StoredPieces(placement, offsets_of(joined["row"]), batches)
 
     @property
@@ -82,13 +91,15 @@ class StoredPieces:
         return StoredPieces(placement, np.arange(len(order) + 1), self.batches)
 
 
-def _flat_batch(record: pa.RecordBatch) -> FlatBatch:
+def _flat_batch(record: pa.RecordBatch | TokenFiles) -> FlatBatch:
+    if isinstance(record, TokenFiles):
+        return FlatBatch(*record.flat())
     weights = flat(record, LOSS_WEIGHTS) if LOSS_WEIGHTS in record.schema.names else None
     offsets = offsets_of(flat(record, "seq_lengths"))
     return FlatBatch(offsets, flat(record, "input_ids"), flat(record, "labels"), weights)
 
 
-def flat(record: pa.RecordBatch, column: str) -> npt.NDArray[Any]:
+def flat(record: Rows, column: str) -> npt.NDArray[Any]:
     """The values of a list column, of these rows only, without copying."""
     values: npt.NDArray[Any] = record.column(column).flatten().to_numpy()
     return values

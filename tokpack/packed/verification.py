@@ -27,6 +27,7 @@ from tokpack.reasons import TRUNCATED
 from tokpack.stages.pairs import WIDTH
 from tokpack.stages.ranges import offsets_of
 from tokpack.sums import CACHE, covered_files, file_sha256, stray_files, sum_lines
+from tokpack.token_files import TokenFiles, is_index
 
 Lists = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
 """Offsets and values of a list column."""
@@ -109,6 +110,8 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
         checks = [rows.check(), _documents(packed, rows), _ledger(packed, rows)]
         if part == folder:  # the validation part has the same inputs
             checks.append(_inputs(packed))
+        if is_index(packed.manifest):
+            checks.insert(1, _token_files(packed))
         if schema.is_preference(packed.manifest):
             checks.insert(2, _pairs(rows))
     except UsageError as error:
@@ -155,6 +158,12 @@ def _stray(path: Path) -> str:
     if path.name.startswith(CACHE):
         return f"not in {schema.SUMS}: take it out, unless `datasets` made it here for you"
     return f"not in {schema.SUMS}: the packed dataset does not hold it"
+
+
+def _token_files(packed: PackedFolder) -> Check:
+    store = TokenFiles.open(packed.folder, packed.manifest)
+    detail = f"{len(store.doc_id):,} pieces, {len(store.input_ids):,} tokens"
+    return Check("token files", detail, list(store.faults())[:MAX_FAULTS])
 
 
 # Rows

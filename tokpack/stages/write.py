@@ -77,6 +77,8 @@ class Placement:
 class Written:
     shards: list[dict[str, Any]]
     """file, rows, sha256 of each."""
+    token_files: list[dict[str, Any]]
+    """file, sha256 of each, of an index packed dataset."""
     rows: int
     tokens: int
     trained: int
@@ -102,10 +104,10 @@ def write_shards(
     for number in range(count):
         name = f"data-{number:05}-of-{count:05}.{settings.shard_format}"
         with (
-            _hashed_file(out / name) as (sink, digest),
+            hashed_file(out / name) as (sink, digest),
             shard_writer(sink, schema, settings.shard_format) as writer,
         ):
-            chunks = _chunks(layout, pieces, bounds[number], bounds[number + 1])
+            chunks = chunks_of(layout, pieces, bounds[number], bounds[number + 1])
             gather = partial(_gather, layout, pieces, batches, schema)
             for record, labels in ordered_map(gather, chunks, workers):
                 writer.write_batch(record)
@@ -118,10 +120,10 @@ def write_shards(
     digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
     if settings.shard_format == ARROW:
         dataset_files(out, [shard["file"] for shard in shards], schema, digest[:16])
-    return Written(shards, rows, tokens, trained)
+    return Written(shards, [], rows, tokens, trained)
 
 
-def _chunks(layout: Layout, pieces: Placement, first: int, last: int) -> Iterator[tuple[int, int]]:
+def chunks_of(layout: Layout, pieces: Placement, first: int, last: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows of at most about CHUNK_TOKENS tokens."""
     ends = offsets_of(pieces.length[layout.order])[layout.row_offsets[first : last + 1]]
     start = 0
@@ -146,10 +148,8 @@ def _gather(
     lengths = pieces.length[chosen]
     targets = offsets_of(lengths)
     weighted = schema.names[-1] == LOSS_WEIGHTS
-    ids, marks, *weights = _copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches, weighted)
-    trained = marks & TRAINED if marks.dtype == np.uint8 else marks != IGNORE_INDEX
+    ids, trained, *weights = labeled_tokens(pieces, chosen, batches, weighted)
     labels = np.where(trained, ids, np.int32(IGNORE_INDEX))
-    labels[targets[:-1]] = IGNORE_INDEX  # nothing before it in its own document predicts it
     token_offsets = pa.array(targets[row_offsets].astype(np.int32))
     document_offsets = pa.array(row_offsets.astype(np.int32))
     lists = [(token_offsets, ids), (token_offsets, labels), (document_offsets, lengths)]
@@ -168,6 +168,16 @@ def _gather(
         counted = np.where(labels != IGNORE_INDEX, values, np.float32(0))
         arrays.append(pa.ListArray.from_arrays(token_offsets, pa.array(counted)))
     return pa.record_batch(arrays, schema=schema), labels
+
+
+def labeled_tokens(
+    pieces: Placement, chosen: Int64, batches: Callable[[int], FlatBatch], weighted: bool = False
+) -> tuple[npt.NDArray[Any], ...]:
+    """Ids of the chosen pieces end to end, which of them get a label, and weights where wanted."""
+    ids, marks, *weights = _copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches, weighted)
+    trained = marks & TRAINED != 0 if marks.dtype == np.uint8 else marks != IGNORE_INDEX
+    trained[offsets_of(pieces.length[chosen])[:-1]] = False  # nothing before it in its document predicts it
+    return ids, trained, *weights
 
 
 def _copy_pieces(
@@ -242,7 +252,7 @@ class _HashingSink:
 
 
 @contextmanager
-def _hashed_file(path: Path) -> Iterator[tuple[pa.NativeFile, Any]]:
+def hashed_file(path: Path) -> Iterator[tuple[pa.NativeFile, Any]]:
     digest = hashlib.sha256()
     with path.open("wb") as file:
         yield pa.PythonFile(_HashingSink(file, digest), "w"), digest

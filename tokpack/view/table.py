@@ -21,6 +21,7 @@ from tokpack.packed.viewer import source_ranges
 from tokpack.reasons import TRUNCATED, UNREADABLE
 from tokpack.schema import COPIES, IGNORE_INDEX
 from tokpack.stages.ranges import offsets_of
+from tokpack.token_files import Rows
 
 PAGE = 50
 Order = npt.NDArray[np.uint32]
@@ -55,7 +56,7 @@ class Table:
         self.sources = list(self.ranges)
 
     @cached_property
-    def batches(self) -> list[pa.RecordBatch]:
+    def batches(self) -> list[Rows]:
         return self.packed.mapped()
 
     @cached_property

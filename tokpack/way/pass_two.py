@@ -21,7 +21,8 @@ from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.run import Run
 from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
-from tokpack.stages.write import FlatBatch, Written, write_json, write_shards
+from tokpack.stages.write import FlatBatch, Written, write_json
+from tokpack.stages.write_index import write_rows
 from tokpack.version import __version__
 from tokpack.way.plan_part import Part
 
@@ -47,7 +48,7 @@ def write_packed(
     columns = schema.row_schema(run.pairs, copies, weights)
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
-        written = write_shards(out, part.layout, part.placement, batches, columns, run.config.write, advance)
+        written = write_rows(out, part.layout, part.placement, batches, columns, run.config.write, advance)
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]
@@ -155,6 +156,7 @@ def _manifest(
             for number, (source, shape) in enumerate(zip(run.sources, run.shapes, strict=True))
         ],
         "shards": written.shards,
+        **({"token_files": written.token_files} if written.token_files else {}),
         "plan": plan_record(run.config.plan.planner, plan, part.dealt),
         "ledger": ledger,
         "config": run.config.portable(),
