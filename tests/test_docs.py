@@ -182,12 +182,14 @@ def test_every_drop_reason_is_documented():
 
 def test_the_packed_datasets_files_and_columns_are_documented():
     page = read("docs/concepts.md")
-    for packed in (schema.row_schema(pairs=True, copies=True), schema.DROPPED_SCHEMA):
+    rows = schema.row_schema(pairs=True, copies=True)
+    for packed in (rows, schema.DROPPED_SCHEMA, schema.INDEX_SCHEMA, schema.PIECES_SCHEMA):
         for field in packed:
             kind = str(getattr(field.type, "value_type", field.type))
             assert re.search(rf"^\| `{field.name}` \| (list of )?{kind} \|", page, re.MULTILINE), field.name
     for name in ("MANIFEST", "SUMS", "RUN", "REPORT", "DROPPED", "QUARANTINE", "WORK", "VALIDATION"):
         assert re.search(rf"`{re.escape(getattr(schema, name))}/?`", page), name
+    assert not [name for name in schema.TOKEN_FILES if f"`{name}`" not in page]
 
 
 def test_every_format_container_and_ending_is_documented():
