@@ -28,7 +28,8 @@ def flags(name: str) -> set[str]:
 def test_each_keyword_of_python_is_a_flag_and_each_flag_a_keyword(name, group):
     python = set(inspect.signature(getattr(tokpack, name)).parameters) - {"tell"}
     renamed = {NAMES.get(option, option) for option in python - WITHOUT}
-    only_there = {"json", "quiet", "html", "report", "full", "part"}  # a part is `tokpack.pack_part`
+    # a part is `tokpack.pack_part`; index_only is short for a value of shard_format
+    only_there = {"json", "quiet", "html", "report", "full", "part", "index_only"}
     assert renamed - only_there == flags(name) - only_there
     assert set(get_type_hints(group)) <= python
 

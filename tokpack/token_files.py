@@ -41,6 +41,7 @@ DTYPES: dict[str, str] = {INPUT_IDS: "<i4", TRAINED: "|u1"}
 HEADER_BYTES = 128
 PIECES_AT_ONCE = 1 << 14
 PER_TOKEN = ("input_ids", "labels")
+OF_PIECE = {"seq_lengths": "length", "pieces": "piece"}
 UNTRAINED = np.int32(IGNORE_INDEX)
 Copy = Callable[[npt.NDArray[Any], Int64, npt.NDArray[np.int32]], npt.NDArray[Any]]
 Range = slice  # which `PlannedRows.slice` hides
@@ -184,20 +185,15 @@ class PlannedRows:
 
     def _numbers(self, name: str, which: Range) -> npt.NDArray[Any]:
         """A column of documents."""
-        records = self._values[which]
-        if name == COPIES:
-            assert self._copies is not None
-            return self._copies[which]
+        found: npt.NDArray[Any]
+        if name == COPIES and self._copies is not None:
+            found = self._copies[which]
+            return found
+        found = getattr(self.store, OF_PIECE.get(name, "doc_id"))[self._values[which]]
         if name == "pair_ids":
-            return self.store.doc_id[records] // WIDTH
-        if name == "is_chosen":
-            return self.store.doc_id[records] % WIDTH == 0
-        of_piece = {
-            "seq_lengths": self.store.length,
-            "doc_ids": self.store.doc_id,
-            "pieces": self.store.piece,
-        }
-        found: npt.NDArray[Any] = of_piece[name][records]
+            found = found // WIDTH
+        elif name == "is_chosen":
+            found = found % WIDTH == 0
         return found
 
 
