@@ -156,7 +156,7 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
-def qwen() -> Path:
+def whole_qwen() -> Path:
     """Folder of the Qwen2.5 tokenizer, no model; its chat template marks `{% generation %}`."""
     return folder_from("TOKPACK_QWEN") or qwen_of_wheel()
 
@@ -174,7 +174,7 @@ def qwen_of_wheel() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_qwen() -> Path:
+def qwen() -> Path:
     """Qwen2.5's tokenizer with the first 8,000 words: it loads at once, and a copy of it is small."""
     from get_model import publish
 
@@ -224,7 +224,7 @@ def shrink(whole: Path, out: Path, words: int) -> None:
     tokenizer = json.loads((whole / "tokenizer.json").read_text(encoding="utf-8"))
     model, size = tokenizer["model"], 256 + words
     vocab = model["vocab"] = {token: number for token, number in model["vocab"].items() if number < size}
-    model["merges"] = [pair for pair in model["merges"] if "".join(pair) in vocab]
+    model["merges"] = [pair for pair in model["merges"] if {*pair, "".join(pair)} <= vocab.keys()]
     for number, token in enumerate(tokenizer["added_tokens"]):
         token["id"] = size + number
     (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")

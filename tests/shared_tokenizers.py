@@ -1,6 +1,6 @@
 """What the tests of one process share: starting a reference process takes a second of a large vocabulary,
-loading the fast path another, and asking transformers in a process of its own four. The tests of these things
-have them as users do.
+loading the fast path another, asking transformers in a process of its own four, compiling a template a tenth.
+The tests of these things have them as users do.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 
 from tokpack.encoding import fast_plan, snapshot, tokenizer
 from tokpack.encoding.reference_process import ReferenceProcess
+from tokpack.stages.render import chat_template
 
-MOST_PROCESSES = 3
+MOST_PROCESSES, MOST_TEMPLATES = 3, 500
 ask_apart: Callable[[Path, Path], None] = snapshot._ask_transformers
 
 
@@ -49,3 +50,4 @@ def share() -> None:
     tokenizer.ReferenceProcess = SharedReferences()  # type: ignore[misc, assignment]
     snapshot._ask_transformers = ask_here
     fast_plan._kept_encoder = lru_cache(MOST_PROCESSES)(fast_plan._kept_encoder.__wrapped__)
+    chat_template._code = lru_cache(MOST_TEMPLATES)(chat_template._code.__wrapped__)

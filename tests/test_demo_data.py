@@ -366,8 +366,8 @@ def load(folder: Path) -> Any:
     return pytest.importorskip("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def test_near_copies_share_most_token_grams_and_long_documents_are_long(demo: Demo, qwen: Path) -> None:
-    tokenizer = load(qwen)
+def test_near_copies_share_most_token_grams_and_long_documents_are_long(demo: Demo, whole_qwen: Path) -> None:
+    tokenizer = load(whole_qwen)
     for copy, original in demo.truth["pairs"]["near_duplicate"]:
         left, right = (token_grams(tokenizer, demo.messages(number)) for number in (copy, original))
         assert jaccard(left, right) > 0.87

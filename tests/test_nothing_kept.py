@@ -50,7 +50,7 @@ def write(path: Path, rows: list[Any]) -> Path:
         (
             GOOD,
             {"max_length": 4},
-            "of 8 documents 8 overlong; the first overlong: a.jsonl:1, 19 tokens, capacity 4",
+            "of 8 documents 8 overlong; the first overlong: a.jsonl:1, 21 tokens, capacity 4",
             "--max-length",
         ),
         (GOOD, {"val": 0.99999}, "of 8 documents 8 held_out; the first held_out: a.jsonl:1", "--val"),
@@ -58,7 +58,7 @@ def write(path: Path, rows: list[Any]) -> Path:
             [*NO_ANSWER, *UNREADABLE, *GOOD],
             {"allow_bad": 1.0, "max_length": 4},
             "of 11 documents 8 overlong, 2 no_answer, 1 unreadable; the first overlong: a.jsonl:4, "
-            "19 tokens, capacity 4; the first unreadable: a.jsonl:3, "
+            "21 tokens, capacity 4; the first unreadable: a.jsonl:3, "
             "messages[1].content is a number, not a string",
             "--max-length",
         ),

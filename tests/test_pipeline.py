@@ -23,9 +23,9 @@ def messy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def packed(messy, qwen, tmp_path_factory) -> tokpack.PackedFolder:
+def packed(messy, whole_qwen, tmp_path_factory) -> tokpack.PackedFolder:
     return tokpack.pack(
-        messy, tmp_path_factory.mktemp("out") / "packed", tokenizer=str(qwen), max_length=CAPACITY
+        messy, tmp_path_factory.mktemp("out") / "packed", tokenizer=str(whole_qwen), max_length=CAPACITY
     )
 
 
@@ -49,10 +49,10 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in [*covered_files(folder), "SHA256SUMS"]}
 
 
-def test_every_kept_document_is_there_once_with_the_reference_ids_and_mask(messy, packed, qwen):
+def test_every_kept_document_is_there_once_with_the_reference_ids_and_mask(messy, packed, whole_qwen):
     from transformers import AutoTokenizer
 
-    reference = AutoTokenizer.from_pretrained(qwen)
+    reference = AutoTokenizer.from_pretrained(whole_qwen)
     lines = messy.read_bytes().splitlines()
     truncated = set(packed.dropped.filter(pl.col("reason") == "truncated")["doc_id"])
     assert truncated
@@ -112,20 +112,20 @@ def test_the_folder_opens_with_datasets(packed):
 
 
 @pytest.mark.slow
-def test_the_tokenizer_in_the_folder_is_the_one_that_was_given(packed, qwen):
+def test_the_tokenizer_in_the_folder_is_the_one_that_was_given(packed, whole_qwen):
     from transformers import AutoTokenizer
 
     ours, given = (
         AutoTokenizer.from_pretrained(packed.folder / "tokenizer"),
-        AutoTokenizer.from_pretrained(qwen),
+        AutoTokenizer.from_pretrained(whole_qwen),
     )
     text = "Übung <|im_end|>\n 123 你好"
     assert ours(text)["input_ids"] == given(text)["input_ids"]
     assert ours.chat_template == given.chat_template
 
 
-def test_same_bytes_for_any_workers_blocks_and_a_second_run(messy, packed, qwen, tmp_path):
-    options = {"tokenizer": str(qwen), "max_length": CAPACITY}
+def test_same_bytes_for_any_workers_blocks_and_a_second_run(messy, packed, whole_qwen, tmp_path):
+    options = {"tokenizer": str(whole_qwen), "max_length": CAPACITY}
     expected = bytes_of(packed.folder)
     for workers in (1, 2):
         again = tokpack.pack(messy, tmp_path / f"w{workers}", workers=workers, **options)
@@ -133,7 +133,7 @@ def test_same_bytes_for_any_workers_blocks_and_a_second_run(messy, packed, qwen,
 
 
 @pytest.mark.slow
-def test_rows_do_not_depend_on_the_size_of_blocks(qwen, tmp_path, monkeypatch):
+def test_rows_do_not_depend_on_the_size_of_blocks(whole_qwen, tmp_path, monkeypatch):
     from functools import partial
 
     from tokpack.run import Run
@@ -143,7 +143,12 @@ def test_rows_do_not_depend_on_the_size_of_blocks(qwen, tmp_path, monkeypatch):
     for number, size in enumerate((1 << 25, 4000, 900)):
         monkeypatch.setattr(Run, "block_bytes", size)
         out = partial(
-            tokpack.pack, data, tmp_path / str(number), tokenizer=str(qwen), max_length=CAPACITY, val=0.1
+            tokpack.pack,
+            data,
+            tmp_path / str(number),
+            tokenizer=str(whole_qwen),
+            max_length=CAPACITY,
+            val=0.1,
         )()
         shards.append(bytes_of(out.folder))
     assert shards[0] == shards[1] == shards[2]
@@ -161,8 +166,8 @@ def test_the_ledger_adds_up_and_is_refused_when_it_does_not(packed):
 
 
 @pytest.mark.slow
-def test_validation_takes_whole_conversations_and_copies_stay_on_one_side(messy, qwen, tmp_path):
-    options = {"tokenizer": str(qwen), "max_length": CAPACITY, "exact_key": "off"}
+def test_validation_takes_whole_conversations_and_copies_stay_on_one_side(messy, whole_qwen, tmp_path):
+    options = {"tokenizer": str(whole_qwen), "max_length": CAPACITY, "exact_key": "off"}
     split = tokpack.pack(messy, tmp_path / "split", val=0.2, **options)
     train, held = documents_of(split), documents_of(split.validation)
     assert held
@@ -179,9 +184,9 @@ def test_validation_takes_whole_conversations_and_copies_stay_on_one_side(messy,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overlong", ["drop", "right", "left", "turns", "split"])
-def test_truncation_is_exact_to_the_token(messy, qwen, tmp_path, overlong):
-    full = documents_of(tokpack.pack(messy, tmp_path / "full", tokenizer=str(qwen), max_length=4096))
-    cut = tokpack.pack(messy, tmp_path / "cut", tokenizer=str(qwen), max_length=128, overlong=overlong)
+def test_truncation_is_exact_to_the_token(messy, whole_qwen, tmp_path, overlong):
+    full = documents_of(tokpack.pack(messy, tmp_path / "full", tokenizer=str(whole_qwen), max_length=4096))
+    cut = tokpack.pack(messy, tmp_path / "cut", tokenizer=str(whole_qwen), max_length=128, overlong=overlong)
     found = documents_of(cut)
     lost = dict(cut.dropped.filter(pl.col("reason") == "truncated").select("doc_id", "tokens_lost").rows())
     for doc_id, places in found.items():
@@ -203,18 +208,18 @@ def test_truncation_is_exact_to_the_token(messy, qwen, tmp_path, overlong):
     assert tokpack.verify(cut.folder).ok
 
 
-def test_right_truncation_cuts_where_no_document_leaves(qwen, tmp_path):
+def test_right_truncation_cuts_where_no_document_leaves(whole_qwen, tmp_path):
     texts = [" ".join(f"word{i}" for i in range(n)) for n in (300, 3)]
     data = write_rows(tmp_path / "t.jsonl", [json.dumps({"text": text}).encode() for text in texts])
-    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=64, overlong="right")
+    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(whole_qwen), max_length=64, overlong="right")
     assert [len(documents_of(packed)[doc][0][0]) for doc in (0, 1)] == [64, 7]
     assert packed.ledger["tokens"]["truncated"] > 200
 
 
-def test_split_pieces_keep_their_order(qwen, tmp_path):
+def test_split_pieces_keep_their_order(whole_qwen, tmp_path):
     text = " ".join(f"word{i}" for i in range(3000))
     data = write_rows(tmp_path / "t.jsonl", [json.dumps({"text": text}).encode(), b'{"text": "short"}'])
-    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=100)
+    packed = tokpack.pack(data, tmp_path / "out", tokenizer=str(whole_qwen), max_length=100)
     pieces = documents_of(packed)[0]
     assert max(len(ids) for ids, _ in pieces) == 100
     joined = packed.tokenizer.decode(np.concatenate([ids for ids, _ in pieces]))
@@ -222,7 +227,7 @@ def test_split_pieces_keep_their_order(qwen, tmp_path):
 
 
 @pytest.mark.slow
-def test_special_tokens_in_contents_are_stripped_kept_or_dropped(qwen, tmp_path):
+def test_special_tokens_in_contents_are_stripped_kept_or_dropped(whole_qwen, tmp_path):
     rows = [("a", "b<|endoftext|>"), ("c <|im_end|> c", "d"), ("e", "<|endoftext|> "), ("f", "g")]
     lines = [
         json.dumps(
@@ -233,7 +238,7 @@ def test_special_tokens_in_contents_are_stripped_kept_or_dropped(qwen, tmp_path)
     data = write_rows(tmp_path / "rows.jsonl", lines)
 
     def texts(mode):
-        out = tokpack.pack(data, tmp_path / mode, tokenizer=str(qwen), special_in_content=mode)
+        out = tokpack.pack(data, tmp_path / mode, tokenizer=str(whole_qwen), special_in_content=mode)
         return {d: out.tokenizer.decode(p[0][0]) for d, p in documents_of(out).items()}, out
 
     stripped, out = texts("strip")
@@ -248,20 +253,20 @@ def test_special_tokens_in_contents_are_stripped_kept_or_dropped(qwen, tmp_path)
 
 
 @pytest.mark.slow
-def test_strict_stops_at_the_first_bad_row_and_too_many_are_fatal(qwen, tmp_path):
+def test_strict_stops_at_the_first_bad_row_and_too_many_are_fatal(whole_qwen, tmp_path):
     rows = messy_rows(100)
     data = write_rows(tmp_path / "chats.jsonl", rows)
     with pytest.raises(DataError, match=r"chats\.jsonl:12"):
-        tokpack.pack(data, tmp_path / "a", tokenizer=str(qwen), strict=True)
+        tokpack.pack(data, tmp_path / "a", tokenizer=str(whole_qwen), strict=True)
     worse = write_rows(tmp_path / "worse.jsonl", rows + [b"{"] * 20)
     with pytest.raises(DataError, match="--allow-bad"):
-        tokpack.pack(worse, tmp_path / "b", tokenizer=str(qwen))
-    packed = tokpack.pack(worse, tmp_path / "b", tokenizer=str(qwen), allow_bad=0.5, overwrite=True)
+        tokpack.pack(worse, tmp_path / "b", tokenizer=str(whole_qwen))
+    packed = tokpack.pack(worse, tmp_path / "b", tokenizer=str(whole_qwen), allow_bad=0.5, overwrite=True)
     assert packed.ledger["documents"]["quarantined"] == 24
 
 
-def test_analyze_says_what_pack_does(messy, qwen, packed):
-    report = tokpack.analyze(messy, tokenizer=str(qwen), max_length=CAPACITY)
+def test_analyze_says_what_pack_does(messy, whole_qwen, packed):
+    report = tokpack.analyze(messy, tokenizer=str(whole_qwen), max_length=CAPACITY)
     assert report.data.pop("near_dup")["documents"] == 0
     for measured_by_analyze_alone in ("languages", "vocabulary"):
         assert report.data.pop(measured_by_analyze_alone)
@@ -270,19 +275,19 @@ def test_analyze_says_what_pack_does(messy, qwen, packed):
     assert "<iframe" in report._repr_html_()
 
 
-def test_a_config_file_says_the_same_as_flags(messy, qwen, packed, tmp_path):
+def test_a_config_file_says_the_same_as_flags(messy, whole_qwen, packed, tmp_path):
     (tmp_path / "run.toml").write_text(
         f'[[source]]\npath = "{messy}"\n'
-        f'[tokenize]\ntokenizer = "{qwen}"\n'
+        f'[tokenize]\ntokenizer = "{whole_qwen}"\n'
         f"[truncate]\nmax_length = {CAPACITY}\n"
     )
     again = tokpack.pack([], tmp_path / "out", config=tmp_path / "run.toml")
     assert bytes_of(again.folder) == bytes_of(packed.folder)
 
 
-def test_input_order_is_kept_by_the_sequential_planner(messy, qwen, tmp_path):
+def test_input_order_is_kept_by_the_sequential_planner(messy, whole_qwen, tmp_path):
     packed = tokpack.pack(
-        messy, tmp_path / "out", tokenizer=str(qwen), max_length=CAPACITY, planner="sequential"
+        messy, tmp_path / "out", tokenizer=str(whole_qwen), max_length=CAPACITY, planner="sequential"
     )
     order = np.concatenate([packed[row]["doc_ids"] for row in range(len(packed))])
     assert (np.diff(order) > 0).all()

@@ -102,14 +102,16 @@ def demo(real_data):
 
 
 @pytest.fixture(scope="module")
-def packed(demo, qwen, tmp_path_factory):
-    return tokpack.pack(demo, tmp_path_factory.mktemp("pairs") / "a", tokenizer=str(qwen), max_length=2048)
+def packed(demo, whole_qwen, tmp_path_factory):
+    return tokpack.pack(
+        demo, tmp_path_factory.mktemp("pairs") / "a", tokenizer=str(whole_qwen), max_length=2048
+    )
 
 
-def test_ids_and_masks_of_real_pairs_equal_the_reference(demo, packed, qwen):
+def test_ids_and_masks_of_real_pairs_equal_the_reference(demo, packed, whole_qwen):
     from transformers import AutoTokenizer
 
-    reference = AutoTokenizer.from_pretrained(qwen)
+    reference = AutoTokenizer.from_pretrained(whole_qwen)
     rows = json.loads(demo.read_text(encoding="utf-8"))
     found = check_pairs(packed, len(rows))
     assert len(found) > 400
@@ -140,10 +142,10 @@ def test_the_packed_dataset_opens_in_datasets_and_passes_verify(packed):
 
 
 @pytest.mark.slow
-def test_reports_and_rows_speak_of_pairs(packed, demo, qwen, tmp_path):
+def test_reports_and_rows_speak_of_pairs(packed, demo, whole_qwen, tmp_path):
     from tokpack.packed.viewer import row_view
 
-    report = tokpack.analyze(demo, tokenizer=str(qwen))
+    report = tokpack.analyze(demo, tokenizer=str(whole_qwen))
     assert report.data["kind"] == "preference"
     assert "600 documents (300 pairs)" in shown(report)
     here = next(line for line in report.data["truncation"] if line["capacity"] == 2048)

@@ -91,8 +91,8 @@ def test_real_tool_calls_have_the_ids_and_masks_of_transformers(name, real_data,
     ("name", "model", "every"),
     [
         ("smollm2", "smollm2", 50),
-        pytest.param("qwen2_5", "qwen", 100, marks=pytest.mark.slow),
-        pytest.param("qwen3", "qwen", 101, marks=pytest.mark.slow),
+        pytest.param("qwen2_5", "whole_qwen", 100, marks=pytest.mark.slow),
+        pytest.param("qwen3", "whole_qwen", 101, marks=pytest.mark.slow),
     ],
 )
 def test_real_chats_have_the_ids_and_masks_of_transformers(name, model, every, real_data, request):

@@ -326,7 +326,7 @@ def test_near_duplicates_and_evaluation_text_are_found_by_ids(qwen, tmp_path):
 
     asked = load_tokenizer(qwen).reference.encode(question).ids
     rng = np.random.default_rng(0)
-    base = rng.integers(1000, 9000, 200).tolist()
+    base = rng.integers(1000, 8000, 200).tolist()
     near = [*base[:100], 7, *base[101:]]
     rows = [(i, [-100, *i[1:]]) for i in (base, near, [*base[:50:-1], *asked, *base[50:90]])]
     packed = tokpack.pack(

@@ -345,7 +345,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "name", ["smollm2", pytest.param("qwen", marks=SLOW), pytest.param("deepseek", marks=SLOW)]
+    "name", ["smollm2", pytest.param("whole_qwen", marks=SLOW), pytest.param("deepseek", marks=SLOW)]
 )
 def test_real_tokenizers_are_served_by_the_fast_path(name, request, tmp_path_factory):
     if name == "deepseek":
