@@ -24,7 +24,7 @@ from trainer_plugin.evaluation.statistics import Interval
 from trainer_plugin.evaluation.tasks import TaskComparison
 
 LESS, UNSURE, MORE = Interval(-0.4, -0.5, -0.3), Interval(0.01, -0.1, 0.12), Interval(0.2, 0.1, 0.3)
-TEXT = HOSTILE.replace("\ud800", "")
+TEXT, LONG = HOSTILE.replace("\ud800", ""), "x" * 300
 
 
 def evaluation(name: str, adapters: int = 1) -> Evaluation:
@@ -69,8 +69,14 @@ def evaluation(name: str, adapters: int = 1) -> Evaluation:
     )  # fmt: skip
 
 
-def test_text_from_data_stays_text_on_the_page():
-    html = page(evaluation(TEXT, 3))
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    """By the name that stands everywhere in them."""
+    return {name: page(evaluation(name, adapters)) for name, adapters in (("gsm", 2), (TEXT, 3), (LONG, 2))}
+
+
+def test_text_from_data_stays_text_on_the_page(pages):
+    html = pages[TEXT]
     assert "<script" not in html
     assert "<img" not in html
     assert "{{ 7 * 7 }}" in html
@@ -79,9 +85,9 @@ def test_text_from_data_stays_text_on_the_page():
     assert "default-src 'none'" in html
 
 
-def test_equal_evaluations_give_equal_pages():
-    assert page(evaluation("a", 2)) == page(evaluation("a", 2))
-    assert "1 of 3 adapters are better" in page(evaluation("a", 3))
+def test_equal_evaluations_give_equal_pages(pages):
+    assert page(evaluation("gsm", 2)) == pages["gsm"]
+    assert "1 of 3 adapters are better" in pages[TEXT]
 
 
 @pytest.mark.parametrize("adapters", [1, 3])
@@ -101,12 +107,13 @@ def test_the_screen_has_80_columns_and_steers_no_terminal(adapters):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_its_screen_and_asks_for_nothing(
     browser,  # noqa: F811
+    pages,
     width,
     tmp_path,
 ):
-    for name in ("gsm", TEXT, "x" * 300):
+    for html in pages.values():
         path = tmp_path / "page.html"
-        path.write_text(page(evaluation(name, 2)), encoding="utf-8")
+        path.write_text(html, encoding="utf-8")
         tab, events = browser.new_page(viewport={"width": width, "height": 900}), []
         tab.on("console", lambda message, events=events: events.append(message.text))
         tab.on("dialog", lambda dialog, events=events: events.append(dialog.message))
