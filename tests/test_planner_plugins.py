@@ -100,6 +100,7 @@ def test_planning_imports_numba_only_when_asked_to() -> None:
     assert out.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_planners_compile_where_no_cache_can_be_written(tmp_path):
     """numba keeps compiled code beside the source or in the home; here both are refused."""
     code = (

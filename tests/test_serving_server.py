@@ -72,6 +72,7 @@ def wait_until_idle(served, seconds=10.0):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_hundred_requests_for_three_adapters_and_the_base_at_once_are_each_as_alone(
     served, alone, tokenizer
 ):

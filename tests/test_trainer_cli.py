@@ -211,6 +211,7 @@ def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_pa
     assert {(row["epoch"], row["doc_id"]) for row in rows} == {(e, d) for e in range(3) for d in range(24)}
 
 
+@pytest.mark.slow
 def test_budgets_from_the_command_line_end_the_run_and_say_so(model_and_packed, tmp_path):
     model, packed = model_and_packed
     command = ["train", packed, "-m", model, "--method", "full", "--epochs", 9]
@@ -384,6 +385,7 @@ def test_lora_and_full_fine_tuning_lower_the_loss(model_and_packed, tmp_path, me
     assert float(entries[-1]) < float(entries[0])
 
 
+@pytest.mark.slow
 def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_packed, tmp_path):
     model, packed = model_and_packed
     command = ["train", packed, "-m", model, "-o", tmp_path / "out", "--method", "full", "--save-steps", 1]
