@@ -125,6 +125,7 @@ def pack(
         pass_two.write_run(out, run, corpus.paths, seconds)
         store.remove()
         output.leave_work(out)
+        run.tokenizer.settle()
     for loss in large_losses(manifest["ledger"]["documents"]):
         log.warning("%s; %s names each", loss, out / schema.DROPPED)
     return PackedFolder(out)
@@ -221,6 +222,7 @@ def analyze(
         with run.tell.doing("vocabulary and languages"):
             report.data["vocabulary"] = vocabulary_figures(run.tokenizer, corpus, names)
             report.data["languages"] = language_figures(run.tokenizer, corpus, config.seed)
+        run.tokenizer.settle()
         return report
 
 

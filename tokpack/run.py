@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from tokpack.activity import Activity, default_activity
 from tokpack.config import Config
+from tokpack.encoding.proved import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine.local import default_workers
 from tokpack.errors import UsageError
@@ -24,6 +26,7 @@ from tokpack.stages.normalize.unread import tell as tell_unread
 from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read.containers import notes
 from tokpack.stages.read.sources import Source, open_sources
+from tokpack.stages.read.unchanged import stamp_of
 from tokpack.stages.render.chat_template import check_template
 from tokpack.stages.render.render import Renderer, RenderOptions
 from tokpack.stages.render.template_markers import special_tokens_of
@@ -33,6 +36,8 @@ from tokpack.version import __version__
 log = logging.getLogger("tokpack")
 
 MB = 1_000_000
+LITTLE = 1 << 18
+"""Bytes of input, compressed perhaps."""
 MOST_KINDS = 32
 """Of shapes that a new one is compared with."""
 
@@ -79,7 +84,7 @@ class Run:
             tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
             for text in (tokenizer.chat_template, tokenizer.tool_template):
                 check_template(text)
-            tokenizer.prepare()
+            tokenizer.prepare(*named_inputs(sources))
         with tell.doing("looking at the inputs"):
             shapes = [detect_shape(source) for source in sources]
         for note in notes(sources):
@@ -161,6 +166,16 @@ class Run:
 
     def _inputs(self) -> Iterator[tuple[Source, Shape]]:
         return zip(self.sources, self.shapes, strict=True)
+
+
+def named_inputs(sources: list[Source]) -> tuple[str, bool]:
+    """(what names small inputs as they are now, else empty; whether they are large)."""
+    stamps = [stamp_of(source) for source in sources]
+    sizes = [source.size_bytes for source in sources]
+    total = sum(size for size in sizes if size) if None not in sizes else LARGEST
+    known = all(stamps) and total < LARGEST
+    name = json.dumps([(s.path, stamp) for s, stamp in zip(sources, stamps, strict=True)]) if known else ""
+    return name, total > LITTLE
 
 
 def shared(shapes: list[Shape]) -> tuple[list[Shape], list[int]]:

@@ -3,6 +3,7 @@
     tokenizer                               what the stages ask
     snapshot                                what `AutoTokenizer` says of a folder, asked once
     fast_plan, fast_proof, fast_tokenizer   gigatoken, proved equal to `tokenizers`
+    proved                                  what was proved before, kept for the next run
     reference_process, reference_server     `tokenizers` in a process beside, for the proofs and the slow path
     token_places                            where each token stands in its text; the slow path itself
     unicode                                 NFC of a column

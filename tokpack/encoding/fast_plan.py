@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 from tokpack.encoding.fast_proof import USUAL, difference, odd_strings, shown
 from tokpack.encoding.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
 from tokpack.encoding.snapshot import BACKEND
-from tokpack.encoding.token_places import encode_reference
+from tokpack.encoding.token_places import Encoded, encode_reference
 
 # The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
 # bytes follow from U+0100 on (GPT-2).
@@ -27,6 +28,8 @@ _OTHERS = [byte for byte in range(256) if byte not in _SELF]
 BYTE_ALPHABET = [chr(b) if b in _SELF else chr(0x100 + _OTHERS.index(b)) for b in range(256)]
 
 _COMPLETED = "tokenizer-completed.json"
+LAYOUT = 2
+"""Raised whenever plans change, so that old ones are made again."""
 
 
 def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[FastTokenizer | None, str]:
@@ -34,7 +37,7 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
 
     `reference` is a callable that gives the `tokenizers` object: it is not needed when the plan is there.
     """
-    kept = folder / f"fast-{version('gigatoken')}-{version('tokenizers')}.json"
+    kept = folder / f"fast-{LAYOUT}-{version('gigatoken')}-{version('tokenizers')}.json"
     with suppress(OSError, ValueError, TypeError):
         plan = FastPlan(**json.loads(kept.read_text(encoding="utf-8")))
         if plan.refused:
@@ -73,7 +76,27 @@ def measure(
             best, unsure = fast, slow
     if best is None or best.encode(pa.array(USUAL, pa.large_string()))[1].all():
         return None, FastPlan(refused=first or "the places of its tokens cannot be read from the ids"), data
+    by_bytes = best.read_as(replace(best.plan, decodes=True))
+    if _decodes(by_bytes, true, added, config, reference):
+        best = by_bytes
     return best, best.plan, data
+
+
+def _decodes(
+    fast: FastTokenizer, true: Encoded, added: dict[str, int], config: dict[str, Any], reference: Any
+) -> bool:
+    """Whether the bytes of ids make their text: the decoder does nothing else, and so it is in trials with
+    every added token."""
+    if (config.get("decoder") or {}).get("type") != "ByteLevel":
+        return False
+    special = {token["id"] for token in config["added_tokens"] if token["special"]}
+    rows = [true.ids[low:high].tolist() for low, high in pairwise(true.offsets.tolist())]
+    rows += [[number] for number in added.values()]
+    rows += [[number, *row[:1:-1], number] for number, row in zip(added.values(), rows, strict=False)]
+    return all(
+        fast.decode(rows, skipped) == reference.decode_batch(rows, skip_special_tokens=bool(skipped))
+        for skipped in (set(), special)
+    )
 
 
 def _candidates(base: FastPlan, config: dict[str, Any]) -> Iterator[FastPlan]:

@@ -14,6 +14,8 @@ read (`FastPlan`) is found by trial against `tokenizers`, in `tokpack.encoding.f
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Collection
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +31,8 @@ from tokpack.encoding.unicode import nfc
 from tokpack.errors import InternalError
 
 WORD_MARK = "\u2581"
+LITTLE = 1 << 20
+"""Bytes of text that are encoded row by row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,8 @@ class FastPlan:
     """No word mark is put in front of what begins with a space."""
     trim: Literal["never", "not_first", "always"] = "never"
     """Spaces at the ends of a token are not part of its place; `not_first` spares a row's first token."""
+    decodes: bool = False
+    """The text of ids is their bytes one after another."""
 
 
 class FastTokenizer:
@@ -116,7 +122,22 @@ class FastTokenizer:
             starts, ends = self._trimmed(ids, offsets, lengths, ends)
         return Encoded(offsets, ids.view(np.int32), base[:-1].astype(np.int64), ends, starts), slow
 
+    def decode(self, rows: list[list[int]], without: Collection[int] = ()) -> list[str] | None:
+        """Text of each row of ids, `without` some of them; None where the bytes of an id are not known."""
+        if not self.plan.decodes or not all(map(self._known, {number for row in rows for number in row})):
+            return None
+        if without:
+            rows = [[number for number in row if number not in without] for row in rows]
+        return [self.encoder.decode(row).decode("utf-8", "replace") for row in rows]
+
+    def _known(self, number: int) -> bool:
+        return number < (self.plan.first_sentinel or len(self._unknown)) and not self._unknown[number]
+
     def _ids(self, text: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint32], Ints]:
+        if "awkward" not in sys.modules and text.nbytes < LITTLE:
+            # A loop over rows, and sooner done than awkward is loaded.
+            rows = [self.encoder.encode(row) for row in text.to_pylist()]
+            return np.concatenate(rows), np.cumsum([0, *map(len, rows)])
         import awkward
 
         layout = self.encoder.encode_batch(awkward.from_arrow(text)).layout

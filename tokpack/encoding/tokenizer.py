@@ -20,7 +20,9 @@ from typing import Any
 import pyarrow as pa
 
 from tokpack.encoding.fast_plan import load_fast
+from tokpack.encoding.fast_proof import difference
 from tokpack.encoding.fast_tokenizer import FastTokenizer
+from tokpack.encoding.proved import of_inputs, of_texts
 from tokpack.encoding.reference_process import ReferenceProcess
 from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, TOKENIZER_FILES, snapshot_folder, write_snapshot
 from tokpack.encoding.token_places import Encoded, encode_reference, encode_with
@@ -64,6 +66,9 @@ class Tokenizer:
             )
         self._lock = threading.RLock()
         self._process: ReferenceProcess | None = None
+        self._starts_late = False
+        self._inputs = ""
+        self._asked = False
         self._fast: FastTokenizer | None = None
         self._fast_refused: str | None = None
 
@@ -110,6 +115,21 @@ class Tokenizer:
 
     def encode_reference(self, text: pa.LargeStringArray) -> Encoded:
         """Ids and places as `tokenizers` gives them."""
+        self._asked = True
+        return self._encode_reference(text)
+
+    def disproved(self, text: pa.LargeStringArray, fast: FastTokenizer) -> str | None:
+        """The first row on which the fast path differs from `tokenizers`. Of inputs that `prepare` was told
+        about, rows that were proved before are not proved again."""
+        proof = of_texts(self.sha256, repr(fast.plan), text) if self._inputs else None
+        if proof is not None and proof.is_kept():
+            return None
+        wrong = difference(self._encode_reference, fast, text)
+        if proof is not None and wrong is None:
+            proof.keep()
+        return wrong
+
+    def _encode_reference(self, text: pa.LargeStringArray) -> Encoded:
         with self._other_process() as process:
             if process is not None:
                 return encode_with(process.encode, text)
@@ -118,20 +138,42 @@ class Tokenizer:
     @contextlib.contextmanager
     def _other_process(self) -> Iterator[ReferenceProcess | None]:
         """The process to ask. One that died is given up: asked here, the cause will show."""
+        if self._starts_late:
+            self.start_reference()
         try:
             yield self._process
         except (OSError, EOFError, pickle.UnpicklingError):
             self._process = None
 
-    def prepare(self) -> None:
-        """Begin to load what encoding needs, in the background; what goes wrong shows at the first use."""
-        with contextlib.suppress(OSError):
-            self._process = ReferenceProcess(self.folder / BACKEND)
-        threading.Thread(target=self._load_fast, name="load tokenizer").start()
+    def prepare(self, inputs: str = "", large: bool = True) -> None:
+        """Begin to load what encoding needs, in the background; what goes wrong shows at the first use.
 
-    def _load_fast(self) -> None:
+        `inputs` names what will be encoded, as it is now: where an earlier run over it asked `tokenizers` for
+        nothing but proofs, it is not loaded before it is asked. `large`: several MB of text are to come.
+        """
+        self._inputs, self._asked = inputs, False
+        self._starts_late = bool(inputs) and of_inputs(self.sha256, inputs).is_kept()
+        if not self._starts_late:
+            self.start_reference()
+        threading.Thread(target=self._load_fast, args=(large,), name="load tokenizer").start()
+
+    def settle(self) -> None:
+        """The run over the inputs named to `prepare` is done."""
+        if self._inputs and not self._asked and not self.fast_refused:
+            of_inputs(self.sha256, self._inputs).keep()
+
+    def start_reference(self) -> None:
+        """Begin to load `tokenizers`, in a process of its own; nothing where that was done."""
+        with self._lock:
+            if self._process is None:
+                with contextlib.suppress(OSError):
+                    self._process = ReferenceProcess(self.folder / BACKEND)
+            self._starts_late = False
+
+    def _load_fast(self, large: bool) -> None:
         with contextlib.suppress(Exception):
-            import awkward  # noqa: F401 - gigatoken's results are awkward's
+            if large:
+                import awkward  # noqa: F401 - gigatoken's results are awkward's
 
             _ = self.fast
 
@@ -141,10 +183,20 @@ class Tokenizer:
 
     def decode_rows(self, rows: list[list[int]], plain: bool = False) -> list[str]:
         """Text of each row of ids, special tokens written out, or with `plain` left out."""
+        fast = self._fast  # not loaded for this alone
+        texts = fast.decode(rows, self._special_ids if plain else ()) if fast is not None else None
+        if texts is not None:
+            return texts
+        self._asked = True
         with self._other_process() as process:
             if process is not None:
                 return process.decode(rows, plain)
         return list(self.reference.decode_batch(rows, skip_special_tokens=plain))
+
+    @cached_property
+    def _special_ids(self) -> set[int]:
+        special = set(self.special_tokens)
+        return {number for content, number in self.added_tokens.items() if content in special}
 
     def decode_tokens(self, ids: Iterable[int]) -> list[str]:
         """One string per token; bytes of a character that is split between tokens show as U+FFFD."""

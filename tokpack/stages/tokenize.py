@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokpack.encoding.fast_proof import difference, shown
+from tokpack.encoding.fast_proof import shown
 from tokpack.encoding.fast_tokenizer import FastTokenizer
 from tokpack.encoding.token_places import Bools, Encoded, text_buffers
 from tokpack.encoding.tokenizer import Tokenizer
@@ -93,7 +93,7 @@ def _prove(rendered: Rendered, tokenizer: Tokenizer, fast: FastTokenizer) -> str
         wide = pc.utf8_length(text.take(pa.array(rows))).to_numpy() != sizes[rows]
         chosen = np.concatenate([rows[wide][: (count + 1) // 2], rows[:count]])
         text = text.take(pa.array(np.unique(chosen)))
-    return difference(tokenizer.encode_reference, fast, text)
+    return tokenizer.disproved(text, fast)
 
 
 def _replace_rows(batch: TokenBatch, rows: Ints, other: TokenBatch) -> TokenBatch:
