@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from tokpack import output, pipeline, schema
 from tokpack.activity import Activity
 from tokpack.already_there import is_already_there
 from tokpack.config import Config
+from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.cost.money_budget import money_budget
 from tokpack.cost.training import Training, load_training
@@ -31,7 +33,7 @@ from tokpack.report.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.words import large_losses
 from tokpack.run import Run
 from tokpack.stages.read.memory import Data, takes_rows
-from tokpack.stages.write import write_json
+from tokpack.stages.write import FlatBatch, write_json
 from tokpack.store import TokenStore
 from tokpack.way import cluster, pass_two
 from tokpack.way.decide import near_duplicate_figures
@@ -104,11 +106,7 @@ def pack(
             documents = report.data["ledger"]["documents"]
             raise nothing_kept(documents, config.clean, out / schema.DROPPED, out / schema.QUARANTINE)
         batches = corpus.mapped()
-        if run.config.write.val:
-            held = pipeline.plan_part(run, corpus, validation=True)
-            inside = out / schema.VALIDATION
-            record = pass_two.write_packed(run, corpus, held, inside, batches, validation=True)
-            output.finish(inside, record)
+        _write_validation(run, corpus, out, batches)
         with pipeline.clock(seconds, "plan"):
             part = pipeline.plan_part(run, corpus)
         told = {} if by is None else {"by": by_column_figures(run, corpus, part.pieces, by)}
@@ -233,6 +231,15 @@ def open_packed(folder: str | os.PathLike[str]) -> PackedFolder:
     else.
     """
     return PackedFolder(local_folder(folder))
+
+
+def _write_validation(run: Run, corpus: Corpus, out: Path, batches: Callable[[int], FlatBatch]) -> None:
+    """The conversations that are held out, where some are."""
+    if run.config.write.val:
+        held = pipeline.plan_part(run, corpus, validation=True)
+        inside = out / schema.VALIDATION
+        record = pass_two.write_packed(run, corpus, held, inside, batches, validation=True)
+        output.finish(inside, record)
 
 
 def _with_token_cost(config: Config, training: Training | None) -> Config:
