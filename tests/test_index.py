@@ -331,3 +331,22 @@ def test_the_flag_writes_one_and_overwrite_takes_all_of_it_away(qwen, tmp_path):
     run(*command, "--overwrite")
     assert not (tmp_path / "out" / "tokens").exists()
     assert tokpack.verify(tmp_path / "out").ok
+
+
+def test_weights_of_tokens_are_refused_with_the_way_out(qwen, tmp_path):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {number}?"},
+                {"role": "assistant", "content": f"Answer {number}.", "weight": 0.5},
+            ]
+        }
+        for number in range(3)
+    ]
+    options: dict[str, Any] = {"tokenizer": str(qwen), "max_length": 64}
+    with pytest.raises(UsageError, match="no weights of tokens") as caught:
+        tokpack.pack(rows, tmp_path / "index", shard_format="index", **options)
+    assert "shard-format arrow" in str(caught.value.hint)
+    whole = tokpack.pack(rows, tmp_path / "whole", **options)
+    with pytest.raises(UsageError, match="no weights of tokens"):
+        tokpack.repack(whole, tmp_path / "again", shard_format="index")
