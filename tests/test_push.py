@@ -194,10 +194,10 @@ def test_pushed_to_s3_and_opened_from_there(packed, monkeypatch):
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         s3fs.S3FileSystem.clear_instance_cache()
-        fsspec.filesystem("s3").mkdir("bucket")
-        push(packed, "s3://bucket/sets/packed")
-        assert same_files(packed, tokpack.open_packed("s3://bucket/sets/packed").folder)
-        assert push(packed, "s3://bucket/sets/packed") == "s3://bucket/sets/packed"
+        fsspec.filesystem("s3").mkdir("pushed")
+        push(packed, "s3://pushed/sets/packed")
+        assert same_files(packed, tokpack.open_packed("s3://pushed/sets/packed").folder)
+        assert push(packed, "s3://pushed/sets/packed") == "s3://pushed/sets/packed"
     finally:
         running.stop()
         s3fs.S3FileSystem.clear_instance_cache()

@@ -214,8 +214,8 @@ def push(
 
     `tokpack` opens such URLs wherever it takes a packed dataset, and compares every sum.
     """
-    with activity(quiet, "tokpack.packed_urls") as (tell, urls):
-        pushed = urls.push(packed, url, overwrite=overwrite, private=private, tell=tell)
+    with activity(quiet, "tokpack.packed.push") as (tell, pushing):
+        pushed = pushing.push(packed, url, overwrite=overwrite, private=private, tell=tell)
     typer.echo(pushed)
 
 
