@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = {
     "tokpack": """
         version printable fingerprint durable schema reasons own_files interrupts
-        errors engine activity card parsing conversion plugins locks sums ledger hub user_cache
+        errors engine activity parsing conversion plugins locks sums ledger hub user_cache
         config_limits config config_file options
-        fresh_folder manifest checked shards doctor
-        encoding stages packed_urls
+        fresh_folder manifest checked shards card doctor
+        encoding stages token_files packed_urls
         run store corpus output already_there cost
         way pipeline calibration starting
         report nothing_kept packed
@@ -41,6 +41,10 @@ HOUSE = {
 ROOMS = {top: rooms.split() for top, rooms in HOUSE.items()}
 UPWARD = {
     ("tokpack.config_limits", "tokpack.config"): "for types: Config checks itself by the limits of its own",
+    (
+        "tokpack.stages.write_index",
+        "tokpack.token_files",
+    ): "the writer of an index reads the files it refers to",
 }
 CIRCLES = {
     ("tokpack.packed.folder", "tokpack.packed.viewer"): "`packed.show(row)`: a method, for people",
@@ -52,7 +56,7 @@ CIRCLES = {
 }
 """Imports inside of functions that lead back, with their reasons."""
 TRAINER_TAKES = {"version", "printable", "fingerprint", "schema", "errors", "activity", "card", "hub", "cost"}
-TRAINER_TAKES |= {"manifest", "checked", "shards", "packed_urls"}
+TRAINER_TAKES |= {"manifest", "checked", "shards", "token_files", "packed_urls"}
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.stages.pairs", "tokpack.cli"},
     "trainer_plugin.cli": {"tokpack.cli"},

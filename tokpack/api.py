@@ -114,8 +114,7 @@ def pack(
             manifest = pass_two.write_packed(run, corpus, part, out, batches)
         with run.tell.doing("writing the report"):
             report = make_report(run, corpus, part, manifest["ledger"], training)
-            report.data["kept"] = kept_figures(run, corpus, part.pieces)
-            report.data.update(told)
+            report.data.update({"kept": kept_figures(run, corpus, part.pieces)} | told)
             write_json(out / schema.REPORT, report.data)
             if html:
                 report.save_html(out / "report.html")
