@@ -6,7 +6,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from tokpack.errors import SettingError
-from tokpack.schema import SEGMENTS
 
 if TYPE_CHECKING:
     from tokpack.config import Config
@@ -89,7 +88,16 @@ def check_limits(config: Config) -> None:
         raise SettingError(
             "a budget in tokens and one in dollars", where="select.budget_usd", hint="leave one of them out"
         )
-    segments = config.render.loss_mask.split(",") if config.render.loss_mask else []
+    _check_segments(config.render.loss_mask.split(",") if config.render.loss_mask else [])
+    for ok, key, wanted in checks:
+        if not ok:
+            value = attrgetter(key)(config)
+            raise SettingError(f"{{name}} cannot be {value}", where=key, hint=f"give {wanted}")
+
+
+def _check_segments(segments: list[str]) -> None:
+    from tokpack.schema import SEGMENTS  # brings pyarrow, which no help page needs
+
     for name in segments:
         if name not in SEGMENTS and segments != ["none"]:
             raise SettingError(
@@ -97,10 +105,6 @@ def check_limits(config: Config) -> None:
                 where="render.loss_mask",
                 hint=f"give some of {','.join(SEGMENTS)}, or none to measure them",
             )
-    for ok, key, wanted in checks:
-        if not ok:
-            value = attrgetter(key)(config)
-            raise SettingError(f"{{name}} cannot be {value}", where=key, hint=f"give {wanted}")
 
 
 def _is_range(mfu: tuple[float, ...]) -> bool:
