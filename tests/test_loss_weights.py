@@ -10,7 +10,7 @@ from encode_helpers import byte_level, template, tokenizer_folder
 from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, trainer_for
 
 from tokpack import merge, pack, repack, verify
-from tokpack.errors import UsageError
+from tokpack.errors import DataError, UsageError
 from tokpack.export import export
 
 ASK = {"role": "user", "content": "Who?"}
@@ -125,7 +125,11 @@ def test_the_loss_is_the_weighted_mean_also_in_chunks_and_accumulated(loss, tmp_
         share = torch.tensor(weight[1:]) / (weight[1:].sum() if loss == "document" else 1)
         top, bottom = top + float((each * share).sum().detach()), bottom + float(share.sum())
     trainer = trainer_for(model, rows, tmp_path / loss, trainer={"report_to": []})
-    collator = PackedCollator(loss=loss)
+    with pytest.raises(DataError, match="a plain Trainer would ignore"):
+        PackedCollator(loss=loss)(rows)
+    assert loss == "document" or "loss_weights" not in PackedCollator(loss_weights=False)(rows)
+    assert trainer.data_collator.loss_weights is True
+    collator = PackedCollator(loss=loss, loss_weights=True)
     for chunks in (None, small_chunks(model)):
         if chunks is not None:
             trainer.chunked_loss = chunks

@@ -35,8 +35,10 @@ class PackedCollator:
         have one shape (for `torch.compile`, and to keep memory flat). The padding is made of documents of
         its own, with ascending positions and no labels, which no other document can see.
     loss: "document" adds `loss_weights`, float32 like `labels`: 1 / (trained tokens of the document) at each
-        trained token, for the per-document mean that `PackedTrainer` computes. Rows with weights of their own
-        bring `loss_weights` as well; then a document's share is dealt out by them.
+        trained token, for the per-document mean that `PackedTrainer` computes.
+    loss_weights: what becomes of weights that rows bring. True hands them on, beside `labels`, and deals out
+        a document's share by them; False leaves them out. When not given they are an error, because a plain
+        Trainer hands them to a model, which ignores them; `PackedTrainer` sets True.
     counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, and `packed_doc_ids`,
         NumPy int64, which `PackedTrainer` takes out again before the model sees the batch.
     pairs: add `packed_pairs`, int64 `[P, 2]`: which documents of the batch are the chosen and the rejected
@@ -56,6 +58,7 @@ class PackedCollator:
         counts: bool = False,
         documents: bool = False,
         pairs: bool = False,
+        loss_weights: bool | None = None,
     ) -> None:
         if loss not in ("token", "document"):
             raise UsageError(f"unknown loss {loss!r}", where="loss", hint='"token" or "document"')
@@ -63,6 +66,7 @@ class PackedCollator:
             raise UsageError("capacity must be positive", where=f"capacity={capacity}")
         self.capacity, self.loss, self.pad_token_id = capacity, loss, pad_token_id
         self.counts, self.documents, self.pairs = counts, documents, pairs
+        self.loss_weights = loss_weights
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         input_ids, labels, lengths = _flatten(rows)
@@ -74,7 +78,7 @@ class PackedCollator:
             labels = np.concatenate([labels, np.full(pad, IGNORE_INDEX, np.int64)])
             lengths = np.concatenate([lengths, tail])
         batch = _batch(input_ids, labels, lengths)
-        weights = _weights(rows, labels)
+        weights = self._weights(rows, labels)
         if self.loss == "document":
             weights = _document_weights(labels, lengths, weights)
         if weights is not None:
@@ -94,6 +98,20 @@ class PackedCollator:
 
             batch["packed_pairs"] = torch.from_numpy(_pairs(rows, labels, lengths))
         return batch
+
+    def _weights(self, rows: Sequence[Mapping[str, Any]], labels: np.ndarray) -> np.ndarray | None:
+        """The rows' weights of tokens, 0 without label; None where every label counts in full."""
+        if LOSS_WEIGHTS not in rows[0] or self.loss_weights is False:
+            return None
+        if self.loss_weights is None:
+            raise DataError(
+                "rows with weights of tokens, which a plain Trainer would ignore",
+                where=LOSS_WEIGHTS,
+                hint="train with PackedTrainer, or without weights: PackedCollator(loss_weights=False)",
+            )
+        weights = np.concatenate([np.asarray(row[LOSS_WEIGHTS], dtype=np.float32) for row in rows])
+        weights = np.concatenate([weights, np.zeros(len(labels) - len(weights), np.float32)])
+        return np.where(labels != IGNORE_INDEX, weights, 0)
 
     def _tail(self, rows: Sequence[Any], real: int) -> np.ndarray:
         """Lengths of the padding documents; none is longer than a row, so positions stay in range."""
@@ -162,15 +180,6 @@ def _trained_tokens(labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Tokens with a label in each document: int64[D]."""
     numbers = np.repeat(np.arange(len(lengths)), lengths)
     return np.bincount(numbers[labels != IGNORE_INDEX], minlength=len(lengths))
-
-
-def _weights(rows: Sequence[Mapping[str, Any]], labels: np.ndarray) -> np.ndarray | None:
-    """The rows' weights of tokens, 0 without label; None where every label counts in full."""
-    if LOSS_WEIGHTS not in rows[0]:
-        return None
-    weights = np.concatenate([np.asarray(row[LOSS_WEIGHTS], dtype=np.float32) for row in rows])
-    weights = np.concatenate([weights, np.zeros(len(labels) - len(weights), np.float32)])
-    return np.where(labels != IGNORE_INDEX, weights, 0)
 
 
 def _document_weights(labels: np.ndarray, lengths: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

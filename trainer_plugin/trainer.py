@@ -118,6 +118,8 @@ class PackedTrainerMixin:
         if isinstance(self.data_collator, PackedCollator):
             self.data_collator.counts, self.data_collator.loss = True, loss
             self.data_collator.documents = document_log is not None
+            if self.data_collator.loss_weights is None:
+                self.data_collator.loss_weights = True
         if loss == "document" or not self.model_divides:
             loss_is_complete(self)
         refuse_arguments(self.args, self.accelerator, loss, self.takes_pairs)

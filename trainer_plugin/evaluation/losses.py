@@ -68,7 +68,7 @@ class DocumentLosses:
     """
 
     def __init__(self, model: Any) -> None:
-        self.chunked, self.collate = ChunkedLoss(model), PackedCollator()
+        self.chunked, self.collate = ChunkedLoss(model), PackedCollator(loss_weights=False)
 
     def __call__(self, model: Any, dataset: PackedDataset, advance: Advance) -> Floats:
         """Sum of the losses of each document's trained tokens, in nats: float64[D]."""
