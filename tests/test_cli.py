@@ -47,6 +47,27 @@ def packed(chats, qwen, tmp_path_factory) -> Path:
     return out
 
 
+def test_a_process_ends_with_its_code_all_its_output_and_its_exit_functions(tmp_path):
+    code = (
+        "import atexit, sys, threading, time\nfrom tokpack.cli import app, run\n"
+        "@app.command()\ndef many():\n"
+        "    atexit.register(lambda: print('exit function'))\n"
+        "    threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()\n"
+        "    print('line\\n' * 20_000)\n"
+        "    sys.exit(7)\n"
+        "sys.argv = ['tokpack', 'many']\nrun()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.split() == ["line"] * 20_000 + ["thread", "exit", "function"]
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "tokpack", "verify"], capture_output=True, check=False
+        ).returncode
+        == 2
+    )
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["pack", "--help"], ["verify", "--help"]])
 def test_help_imports_no_heavy_library(arguments):
     code = (

@@ -1,5 +1,5 @@
 """`python -m tokpack`."""
 
-from tokpack.cli import main
+from tokpack.cli import run
 
-main()
+run()

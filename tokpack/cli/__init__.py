@@ -9,6 +9,6 @@ from tokpack.cli import prepare  # isort: skip
 from tokpack.cli import packed  # isort: skip
 from tokpack.cli import view  # isort: skip
 from tokpack.cli.app import app, mount_plugins
-from tokpack.cli.entry import main
+from tokpack.cli.entry import main, run
 
-__all__ = ["app", "main", "mount_plugins", "packed", "prepare", "start", "view"]
+__all__ = ["app", "main", "mount_plugins", "packed", "prepare", "run", "start", "view"]

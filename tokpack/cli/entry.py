@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
@@ -15,6 +17,26 @@ from tokpack.cli.options import flag_of
 from tokpack.cli.output import Stderr
 from tokpack.errors import InternalError, OutputError, SettingError, TokpackError
 from tokpack.printable import printable
+
+
+def run() -> NoReturn:
+    """`main` as a process. It ends when Python has ended its threads and run its exit functions: what C++
+    does after that can abort a finished process, by a thread of Arrow's that still lives.
+    """
+    code = 1
+
+    def end() -> None:
+        with suppress(OSError, ValueError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(end)  # the first, so it runs last
+    try:
+        main()
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 0
+        raise
 
 
 def main() -> NoReturn:

@@ -55,7 +55,8 @@ def parquet_batches(
             if suspects
             else file
         )
-        yield from reader.iter_batches(batch_size=BATCH_ROWS, row_groups=[group])
+        # Arrow's threads that still hold a Python file when a process ends can hang or abort it.
+        yield from reader.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False)
 
 
 def _columns(file: Any, group: int) -> Iterator[tuple[Any, Any]]:

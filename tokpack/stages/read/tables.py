@@ -18,6 +18,8 @@ from tokpack.stages.read.plain_types import is_odd, plain_batch
 from tokpack.stages.read.sources import Source, saved_field
 from tokpack.stages.read.streams import seekable
 
+_ALONE = pa.ipc.IpcReadOptions(use_threads=False)
+"""Arrow's threads that still hold a Python file when a process ends can hang or abort it."""
 BINARY_OF = {
     pa.string(): pa.binary(),
     pa.large_string(): pa.large_binary(),
@@ -73,10 +75,10 @@ def _ipc_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
     head = stream.read(6)
     stream.seek(0)
     if head == b"ARROW1":
-        reader = pa.ipc.open_file(stream)
+        reader = pa.ipc.open_file(stream, options=_ALONE)
         yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
     else:
-        yield from pa.ipc.open_stream(stream)
+        yield from pa.ipc.open_stream(stream, options=_ALONE)
 
 
 def _merged(batches: Iterator[pa.RecordBatch], source: Source, block_bytes: int) -> Iterator[pa.Table]:
