@@ -175,17 +175,22 @@ def test_any_think_blocks_are_the_same_from_pieces_and_by_jinja(tokenizer, conte
     )  # the end of a turn stays
 
 
-def test_turns_whose_parts_cannot_be_found_are_trained_whole_and_counted(tokenizer):
-    source = "{% for m in messages %}{{ m.role + ': ' + m.content.replace('b', 'B') + '</s>' }}{% endfor %}"
+SAID = "m.content.replace('b', 'B')"
+
+
+ENDING = "('' if m.content.endswith('b') else '?')"
+
+
+@pytest.mark.parametrize(("written", "found"), [(SAID, True), (f"m.content + {ENDING}", False)])
+def test_turns_whose_parts_cannot_be_found_are_trained_whole_and_counted(tokenizer, written, found):
+    source = f"{{% for m in messages %}}{{{{ m.role + ': ' + ({written}) + '</s>' }}}}{{% endfor %}}"
     own = with_template(tokenizer, source)
     chat = [ASK, {"role": "assistant", "content": "<think>b, and b</think>the b"}]
     rendered, tokens = labelled(own, frame([document(chat)]), *SEGMENTS)
-    if rendered.told.get("turns_of_unknown_segments"):
-        assert not np.any(tokens.flags // SEGMENT)
-    else:
-        assert "<think>B, and B</think>" in own.decode(
-            tokens.input_ids[tokens.flags // SEGMENT == 2].tolist()
-        )
+    thinking = own.decode(tokens.input_ids[tokens.flags // SEGMENT == 2].tolist())
+    assert thinking == ("<think>B, and B</think>" if found else "")
+    assert rendered.told.get("turns_of_unknown_segments", 0) == (not found)
+    assert np.any(tokens.flags // SEGMENT) == found
 
 
 def test_plain_answers_have_think_blocks_too(tokenizer):
