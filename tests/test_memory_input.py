@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import datasets
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -14,6 +12,8 @@ import pytest
 import tokpack
 from tokpack.errors import DataError, UsageError
 from tokpack.stages.read.memory import ROWS, in_files
+
+datasets, pd = pytest.importorskip("datasets"), pytest.importorskip("pandas")
 
 LINES = [
     {

@@ -166,20 +166,25 @@ def write_snapshot(folder: str, out: str) -> None:
 
 
 def _auto_tokenizer(folder: str) -> Any:
-    """What `AutoTokenizer` loads. transformers 5 calls the class without rules of its own TokenizersBackend;
-    4.57 has the same class under its old name, and does not know the new one."""
+    """What `AutoTokenizer` loads. transformers 5 calls the class without rules of its own TokenizersBackend,
+    and lists further special tokens; 4.57 has the same class, and the list, under their old names."""
     import transformers
 
     options: dict[str, Any] = {"trust_remote_code": False}
-    if not hasattr(transformers, PLAIN_CLASS) and _named_class(Path(folder)) == PLAIN_CLASS:
-        return transformers.PreTrainedTokenizerFast.from_pretrained(folder, **options)
-    return transformers.AutoTokenizer.from_pretrained(folder, **options)
+    if hasattr(transformers, PLAIN_CLASS):
+        return transformers.AutoTokenizer.from_pretrained(folder, **options)
+    settings = _settings(Path(folder))
+    if isinstance(extra := settings.get("extra_special_tokens"), list):
+        options |= {"extra_special_tokens": {}, "additional_special_tokens": extra}
+    plain = settings.get("tokenizer_class") == PLAIN_CLASS
+    kind = transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
+    return kind.from_pretrained(folder, **options)
 
 
-def _named_class(folder: Path) -> str | None:
+def _settings(folder: Path) -> dict[str, Any]:
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_bytes()) if file.is_file() else {}
-    return settings.get("tokenizer_class") if isinstance(settings, dict) else None
+    return settings if isinstance(settings, dict) else {}
 
 
 def _check_ids(path: Path) -> None:
