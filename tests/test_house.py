@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # imports any of them for types, and nothing else.
 HOUSE = {
     "tokpack": """
-        version printable fingerprint durable schema reasons own_files interrupts
+        version printable fingerprint durable ranges schema reasons own_files interrupts
         errors engine activity parsing conversion plugins locks sums ledger hub user_cache
         config_limits config config_file options
-        fresh_folder manifest checked shards card doctor
-        encoding stages token_files packed_urls
+        fresh_folder manifest checked shards token_files card doctor
+        encoding stages packed_urls
         run store corpus output already_there cost
         way pipeline calibration starting
         report nothing_kept packed
@@ -40,11 +40,7 @@ HOUSE = {
 }
 ROOMS = {top: rooms.split() for top, rooms in HOUSE.items()}
 UPWARD = {
-    ("tokpack.config_limits", "tokpack.config"): "for types: Config checks itself by the limits of its own",
-    (
-        "tokpack.stages.write_index",
-        "tokpack.token_files",
-    ): "the writer of an index reads the files it refers to",
+    ("tokpack.config_limits", "tokpack.config"): "for types: Config checks itself by the limits of its own"
 }
 CIRCLES = {
     ("tokpack.packed.folder", "tokpack.packed.viewer"): "`packed.show(row)`: a method, for people",
@@ -58,7 +54,7 @@ CIRCLES = {
 TRAINER_TAKES = {"version", "printable", "fingerprint", "schema", "errors", "activity", "card", "hub", "cost"}
 TRAINER_TAKES |= {"manifest", "checked", "shards", "token_files", "packed_urls"}
 ONLY_THERE = {
-    "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.stages.pairs", "tokpack.cli"},
+    "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
     "trainer_plugin.cli": {"tokpack.cli"},
     "trainer_plugin.serving": {"tokpack.cli"},
     "trainer_plugin.serve_config": {"tokpack.cli"},

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.ranges import Int64
 from tokpack.reasons import PAIR_DROPPED
 from tokpack.stages.keep import KeepList
 from tokpack.stages.pairs import drop_partners
-from tokpack.stages.ranges import Int64
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
 from tokpack.store import Batch, Key, TokenStore, flat_arrays, flat_weights

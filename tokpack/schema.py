@@ -53,6 +53,7 @@ PREFERENCE_SCHEMA: Final = pa.schema(
     [*PACKED_SCHEMA, ("pair_ids", pa.list_(pa.int64())), ("is_chosen", pa.list_(pa.bool_()))]
 )
 """Packed rows of preference pairs. Pair k is the documents 2k, chosen, and 2k + 1, rejected, side by side."""
+PAIR_WIDTH: Final = 2
 
 SEQUENTIAL: Final = "sequential"
 """The planner whose rows keep the order of the input."""

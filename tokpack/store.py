@@ -31,8 +31,8 @@ import xxhash
 from tokpack.durable import part_of, sync_file, sync_folder, write_durably
 from tokpack.errors import DataError, UsageError
 from tokpack.own_files import is_store_file, remove_own
+from tokpack.ranges import Int64
 from tokpack.schema import STORE_SCHEMA, STORED_WEIGHTS
-from tokpack.stages.ranges import Int64
 from tokpack.stages.read.unchanged import Stamp
 from tokpack.stages.truncate import Pieces
 

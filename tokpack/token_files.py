@@ -23,18 +23,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.errors import DataError
+from tokpack.ranges import Int64, copy_ranges, offsets_of
 from tokpack.schema import (
     COPIES,
     IGNORE_INDEX,
     INDEX_SCHEMA,
     LOSS_WEIGHTS,
+    PAIR_WIDTH,
     PIECES_SCHEMA,
     TOKEN_FILES,
     packed_schema,
 )
 from tokpack.shards import INDEX, MOST_VALUES, mapped_shard, read_shard
-from tokpack.stages.pairs import WIDTH
-from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
 
 PIECES, INPUT_IDS, TRAINED = TOKEN_FILES
 DTYPES: dict[str, str] = {INPUT_IDS: "<i4", TRAINED: "|u1"}
@@ -191,9 +191,9 @@ class PlannedRows:
             return found
         found = getattr(self.store, OF_PIECE.get(name, "doc_id"))[self._values[which]]
         if name == "pair_ids":
-            found = found // WIDTH
+            found = found // PAIR_WIDTH
         elif name == "is_chosen":
-            found = found % WIDTH == 0
+            found = found % PAIR_WIDTH == 0
         return found
 
 

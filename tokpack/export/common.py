@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import flat
-from tokpack.stages.ranges import Int64, offsets_of
+from tokpack.ranges import Int64, offsets_of
 from tokpack.stages.write import dataset_files, write_json
 
 Int32 = npt.NDArray[np.int32]

@@ -23,8 +23,8 @@ from tokpack.export.common import (
     yaml_lines,
 )
 from tokpack.packed.folder import PackedFolder
+from tokpack.ranges import offsets_of, range_indices
 from tokpack.schema import IGNORE_INDEX, keeps_order
-from tokpack.stages.ranges import offsets_of, range_indices
 
 SCHEMA = pa.schema(
     [(name, pa.list_(pa.int32())) for name in ("input_ids", "attention_mask", "labels", "position_ids")]

@@ -20,7 +20,7 @@ from tokpack.errors import UsageError
 from tokpack.export.common import copy_script, figures, splits, write_text
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
-from tokpack.stages.ranges import Int64, offsets_of, range_indices
+from tokpack.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch
 
 MAGIC = b"MMIDIDX\x00\x00"

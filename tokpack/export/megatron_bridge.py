@@ -25,8 +25,8 @@ from tokpack.export.common import (
     write_text,
 )
 from tokpack.packed.folder import PackedFolder
+from tokpack.ranges import offsets_of
 from tokpack.schema import IGNORE_INDEX, keeps_order
-from tokpack.stages.ranges import offsets_of
 
 SCHEMA = pa.schema(
     [

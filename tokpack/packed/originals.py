@@ -24,13 +24,12 @@ from tokpack.conversion import convert
 from tokpack.errors import TokpackError
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import source_ranges
-from tokpack.schema import is_preference
+from tokpack.schema import PAIR_WIDTH, is_preference
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
-from tokpack.stages.pairs import WIDTH
 from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.digests import source_sha256
 from tokpack.stages.read.sources import Source, open_sources
@@ -142,7 +141,7 @@ class Originals:
     def __init__(self, packed: PackedFolder) -> None:
         self._packed = packed
         manifest = packed.manifest
-        width = WIDTH if is_preference(manifest) else 1
+        width = PAIR_WIDTH if is_preference(manifest) else 1
         ranges = source_ranges(packed)
         records = {record["name"]: record for record in manifest["inputs"]}
         configs = _configs(packed)

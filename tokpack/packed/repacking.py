@@ -35,9 +35,9 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import local_folder
 from tokpack.reasons import OVERLONG
-from tokpack.schema import SEQUENTIAL
+from tokpack.schema import PAIR_WIDTH, SEQUENTIAL
 from tokpack.stages.order import order_rows
-from tokpack.stages.pairs import WIDTH, pair_groups
+from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import BUILT_IN, make_plan
 from tokpack.stages.write import Layout
 from tokpack.token_files import is_index
@@ -166,7 +166,7 @@ def _write(out: Path, source: PackedFolder, config: dict[str, Any], tell: Activi
 
 def _check_fits(parts: list[PackedFolder], config: dict[str, Any]) -> None:
     capacity = config["truncate"]["max_length"]
-    width, noun = (WIDTH, "pair") if schema.is_preference(parts[0].manifest) else (1, "document")
+    width, noun = (PAIR_WIDTH, "pair") if schema.is_preference(parts[0].manifest) else (1, "document")
     placements = [StoredPieces.of([part]).by_document().placement for part in parts]
     lengths = np.concatenate([p.length.reshape(-1, width).sum(axis=1) for p in placements])
     if len(lengths) and int(lengths.max()) > capacity:

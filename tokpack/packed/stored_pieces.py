@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.packed.folder import PackedFolder
+from tokpack.ranges import Int64, offsets_of, range_indices
 from tokpack.schema import COPIES, LOSS_WEIGHTS
-from tokpack.stages.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch, Layout, Placement
 from tokpack.token_files import PlannedRows, Rows, TokenFiles
 

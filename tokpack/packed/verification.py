@@ -23,9 +23,9 @@ from tokpack.errors import TokpackError, UsageError
 from tokpack.manifest import differing_sums, is_finished, read_manifest
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
+from tokpack.ranges import offsets_of
 from tokpack.reasons import TRUNCATED
-from tokpack.stages.pairs import WIDTH
-from tokpack.stages.ranges import offsets_of
+from tokpack.schema import PAIR_WIDTH
 from tokpack.sums import CACHE, covered_files, file_sha256, stray_files, sum_lines
 from tokpack.token_files import TokenFiles, is_index
 
@@ -273,21 +273,23 @@ def _torn_rows(doc_ids: Lists, pair_ids: Lists, is_chosen: Lists) -> list[tuple[
     if not np.array_equal(doc_ids[0], pair_ids[0]) or not np.array_equal(doc_ids[0], is_chosen[0]):
         return [(0, "doc_ids, pair_ids and is_chosen differ in length")]
     row = np.repeat(np.arange(len(doc_ids[0]) - 1), np.diff(doc_ids[0]))
-    named = (pair_ids[1] == doc_ids[1] // WIDTH) & (is_chosen[1] == (doc_ids[1] % WIDTH == 0))
+    named = (pair_ids[1] == doc_ids[1] // PAIR_WIDTH) & (is_chosen[1] == (doc_ids[1] % PAIR_WIDTH == 0))
     faults = [(int(r), "pair_ids or is_chosen do not fit the document") for r in row[~named][:3]]
     first = np.arange(len(row)) - doc_ids[0][row]
-    partner = np.where(first % WIDTH == 0, 1, -1) + np.arange(len(row))
+    partner = np.where(first % PAIR_WIDTH == 0, 1, -1) + np.arange(len(row))
     inside = partner < len(row)
     partner = np.where(inside, partner, 0)
     whole = inside & (row[partner] == row) & (doc_ids[1][partner] == doc_ids[1] ^ 1)
-    whole &= is_chosen[1] == (first % WIDTH == 0)
+    whole &= is_chosen[1] == (first % PAIR_WIDTH == 0)
     return faults + [(int(r), "half a pair, or its two documents apart") for r in np.unique(row[~whole])[:3]]
 
 
 def _pairs(rows: _Rows) -> Check:
     """Each pair is in one row, chosen and rejected; that each document is there once is checked beside."""
     documents = len(rows.placed())
-    return Check("pairs", f"{documents // WIDTH:,} whole, each in one row", rows.pair_faults[:MAX_FAULTS])
+    return Check(
+        "pairs", f"{documents // PAIR_WIDTH:,} whole, each in one row", rows.pair_faults[:MAX_FAULTS]
+    )
 
 
 def _documents(packed: PackedFolder, rows: _Rows) -> Check:
@@ -304,7 +306,7 @@ def _documents(packed: PackedFolder, rows: _Rows) -> Check:
         check.faults.append(f"{len(placed)} pieces in the rows, the manifest says {manifest['pieces']}")
     check.faults += _piece_faults(placed)
     left_out = packed.dropped.filter(pl.col("reason") != TRUNCATED)["doc_id"].to_numpy()
-    width = WIDTH if schema.is_preference(manifest) else 1
+    width = PAIR_WIDTH if schema.is_preference(manifest) else 1
     ids = [entry["doc_id"] + i for entry in packed.quarantined() for i in range(width)]
     quarantined = np.array(ids, dtype=np.int64)
     everything = np.concatenate([distinct, left_out, quarantined])

@@ -18,8 +18,7 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.printable import printable
 from tokpack.reasons import HELD_OUT
 from tokpack.report.words import counted
-from tokpack.schema import COPIES, IGNORE_INDEX, VALIDATION, is_preference
-from tokpack.stages.pairs import WIDTH
+from tokpack.schema import COPIES, IGNORE_INDEX, PAIR_WIDTH, VALIDATION, is_preference
 
 TRAINED_STYLE = "bold green"
 MASKED_STYLE = "dim"
@@ -196,7 +195,7 @@ def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = 
     capacity = packed.manifest["capacity"]
     used, documents = len(record["input_ids"]), len(record["doc_ids"])
     pairs = is_preference(packed.manifest)
-    held = counted(documents // WIDTH, "pair") if pairs else counted(documents, "document")
+    held = counted(documents // PAIR_WIDTH, "pair") if pairs else counted(documents, "document")
     head = Text.assemble(
         (f"row {row}", "bold"),
         f"  {used:,} of {capacity:,} tokens, {held}  ",
@@ -211,8 +210,8 @@ def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = 
         name = f"document {doc_id}" if copy is None else f"document {doc_id}, copy {copy}"
         title = f"{name}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
         if pairs:
-            title = f"pair {doc_id // WIDTH}, {'rejected' if doc_id % WIDTH else 'chosen'}, {title}"
-        if came_from := origin_of(ranges, doc_id, WIDTH if pairs else 1):
+            title = f"pair {doc_id // PAIR_WIDTH}, {'rejected' if doc_id % PAIR_WIDTH else 'chosen'}, {title}"
+        if came_from := origin_of(ranges, doc_id, PAIR_WIDTH if pairs else 1):
             title += f"; {printable(came_from)}"
         parts.append(Rule(Text(title), align="left", style="cyan"))
         limit = max_tokens or len(ids)

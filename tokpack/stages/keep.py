@@ -25,7 +25,7 @@ import polars as pl
 
 from tokpack.errors import DataError, UsageError, reading
 from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG, PAIR_DROPPED
-from tokpack.stages.pairs import WIDTH
+from tokpack.schema import PAIR_WIDTH
 
 FACTS = (
     "template_error",
@@ -74,8 +74,8 @@ class KeepList:
 
     def of_pairs(self) -> KeepList:
         """With both documents of each pair."""
-        firsts = np.unique(self.doc_ids // WIDTH) * WIDTH
-        return KeepList((firsts[:, None] + np.arange(WIDTH)).ravel(), self.inputs, self.path)
+        firsts = np.unique(self.doc_ids // PAIR_WIDTH) * PAIR_WIDTH
+        return KeepList((firsts[:, None] + np.arange(PAIR_WIDTH)).ravel(), self.inputs, self.path)
 
     def holds(self, doc_ids: Ids) -> npt.NDArray[np.bool_]:
         return np.isin(doc_ids, self.doc_ids)

@@ -12,8 +12,7 @@ import polars as pl
 import xxhash
 
 from tokpack.reasons import PAIR_DROPPED
-
-WIDTH = 2
+from tokpack.schema import PAIR_WIDTH
 
 
 def partners(documents: pl.DataFrame | pl.Series) -> pl.Series:
@@ -38,12 +37,12 @@ def drop_partners(documents: pl.DataFrame) -> pl.DataFrame:
 
 def pair_groups(doc_ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """A number for each pair, and for each copy of one: what is planned as one item."""
-    pairs = doc_ids // WIDTH
+    pairs = doc_ids // PAIR_WIDTH
     return pairs + copies * (int(pairs.max(initial=0)) + 1)
 
 
 def pair_hash(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Both documents of a pair get the hash of the two: uint64[n, 2] -> uint64[n, 2]."""
-    joined = np.ascontiguousarray(hashes.astype(">u8")).reshape(-1, 2 * WIDTH)
+    joined = np.ascontiguousarray(hashes.astype(">u8")).reshape(-1, 2 * PAIR_WIDTH)
     digests = b"".join(xxhash.xxh3_128_digest(row.tobytes()) for row in joined)
-    return np.repeat(np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2), WIDTH, axis=0)
+    return np.repeat(np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2), PAIR_WIDTH, axis=0)

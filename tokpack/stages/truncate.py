@@ -24,11 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.ranges import Int64, copy_ranges, offsets_of
 from tokpack.reasons import NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
-from tokpack.schema import TRAINED
+from tokpack.schema import PAIR_WIDTH, TRAINED
 from tokpack.stages.normalize.token_rows import LABELED
-from tokpack.stages.pairs import WIDTH
-from tokpack.stages.ranges import Int64, copy_ranges, offsets_of
 from tokpack.stages.tokenize import TokenBatch, weights_of
 
 Encode = Callable[[pl.DataFrame], TokenBatch]
@@ -73,7 +72,7 @@ def truncate(
 ) -> Pieces:
     """Cut a batch to `capacity` tokens a piece, or a pair. `encode` renders and tokenizes shortened
     conversations."""
-    width = WIDTH if pairs else 1
+    width = PAIR_WIDTH if pairs else 1
     lengths = np.diff(tokens.offsets)
     alive = documents["drop_reason"].is_null().to_numpy()
     together = np.repeat(np.where(alive, lengths, 0).reshape(-1, width).sum(axis=1), width)

@@ -21,10 +21,9 @@ import pyarrow as pa
 
 from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
-from tokpack.schema import COPIES, IGNORE_INDEX, LOSS_WEIGHTS, TRAINED
+from tokpack.ranges import Int64, offsets_of
+from tokpack.schema import COPIES, IGNORE_INDEX, LOSS_WEIGHTS, PAIR_WIDTH, TRAINED
 from tokpack.shards import ARROW, shard_writer
-from tokpack.stages.pairs import WIDTH
-from tokpack.stages.ranges import Int64, offsets_of
 
 CHUNK_TOKENS = 1 << 20
 BYTES_PER_TOKEN = 8
@@ -158,8 +157,8 @@ def _gather(
     of_documents: dict[str, npt.NDArray[Any]] = {
         "doc_ids": doc_ids,
         "pieces": pieces.number[chosen],
-        "pair_ids": doc_ids // WIDTH,
-        "is_chosen": doc_ids % WIDTH == 0,
+        "pair_ids": doc_ids // PAIR_WIDTH,
+        "is_chosen": doc_ids % PAIR_WIDTH == 0,
         COPIES: pieces.copy[chosen],
     }
     for name in schema.names[len(arrays) : len(schema.names) - weighted]:

@@ -21,9 +21,9 @@ import pyarrow as pa
 from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import UsageError
+from tokpack.ranges import Int64, offsets_of
 from tokpack.schema import COPIES, INDEX_SCHEMA, LOSS_WEIGHTS, PIECES_SCHEMA, TOKEN_FILES
 from tokpack.shards import ARROW, INDEX, read_shard, shard_writer
-from tokpack.stages.ranges import Int64, offsets_of
 from tokpack.stages.write import (
     FlatBatch,
     Layout,

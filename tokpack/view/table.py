@@ -18,9 +18,9 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.packed.left_out import NAMES_ANOTHER
 from tokpack.packed.stored_pieces import flat
 from tokpack.packed.viewer import source_ranges
+from tokpack.ranges import offsets_of
 from tokpack.reasons import TRUNCATED, UNREADABLE
 from tokpack.schema import COPIES, IGNORE_INDEX
-from tokpack.stages.ranges import offsets_of
 from tokpack.token_files import Rows
 
 PAGE = 50

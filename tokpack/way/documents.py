@@ -17,6 +17,7 @@ import polars as pl
 
 from tokpack.errors import DataError
 from tokpack.printable import printable
+from tokpack.ranges import offsets_of
 from tokpack.reasons import TEMPLATE_ERROR
 from tokpack.run import Run
 from tokpack.stages.clean import clean
@@ -25,7 +26,6 @@ from tokpack.stages.normalize.normalize import Normalized, Quarantined, normaliz
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
-from tokpack.stages.ranges import offsets_of
 from tokpack.stages.read.blocks import Block, join
 from tokpack.stages.read.sources import Source
 from tokpack.stages.render.render import render

@@ -19,10 +19,11 @@ from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
 from tokpack.run import MB, Run
+from tokpack.schema import PAIR_WIDTH
 from tokpack.stages.clean import clean_by_tokens
 from tokpack.stages.normalize.normalize import Quarantined
 from tokpack.stages.normalize.rows import TOKENS
-from tokpack.stages.pairs import WIDTH, drop_partners, pair_hash
+from tokpack.stages.pairs import drop_partners, pair_hash
 from tokpack.stages.read.digests import digests_behind
 from tokpack.stages.read.items import Item, Reading, cut, read_item, rows_before
 from tokpack.stages.read.sources import Source
@@ -51,7 +52,7 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
     for message in (*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings):
         log.warning(message)
     release_memory()
-    corpus = Corpus.load(store, len(items), WIDTH if run.pairs else 1)
+    corpus = Corpus.load(store, len(items), PAIR_WIDTH if run.pairs else 1)
     _check_bad_rows(run, len(corpus.docs) // corpus.width, corpus.quarantined)
     corpus.sha256 |= found
     corpus.keep = run.keep
@@ -164,7 +165,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         store.check_block(key, digest)
         return reading.input_bytes
     config, ready = run.config, is_tokens(run, reading.blocks)
-    ahead = before * (WIDTH if run.pairs else 1)
+    ahead = before * (PAIR_WIDTH if run.pairs else 1)
     made = take_ready_tokens(run, reading.blocks) if ready else make_tokens(run, reading.blocks, ahead)
     if config.read.strict and made.quarantined:
         raise _unreadable(made.quarantined[0], rows_before(item, run.sources))

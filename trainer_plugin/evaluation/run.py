@@ -20,8 +20,7 @@ from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import origin_of, source_ranges
 from tokpack.printable import one_line, snippet
-from tokpack.schema import IGNORE_INDEX
-from tokpack.stages.pairs import WIDTH
+from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH
 from trainer_plugin.adapters import AdaptedModel, Adapter, BaseWeights, load_adapted, read_adapters
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.evaluation.gates import Gate, Outcome, check_gates, judge, parse_gate
@@ -302,7 +301,7 @@ class _Shown:
 
     def __init__(self, dataset: PackedDataset, documents: Documents, tokenizer: Any) -> None:
         self.dataset, self.documents, self.tokenizer = dataset, documents, tokenizer
-        self.width = WIDTH if dataset.is_preference else 1
+        self.width = PAIR_WIDTH if dataset.is_preference else 1
         try:
             self.ranges = source_ranges(PackedFolder(dataset.folder))
         except TokpackError:  # a validation folder on its own

@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokpack.ranges import Int64, copy_ranges, offsets_of, range_indices
 from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
 from tokpack.stages.normalize.json_lines import read_json_lines
 from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, Normalized, Quarantined
@@ -22,7 +23,6 @@ from tokpack.stages.normalize.raw_rows import RawRow, lines_of, odd_rows, parse_
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_rows import LABELED, RowTokens, column_of, row_to_tokens
 from tokpack.stages.normalize.values import reason_of
-from tokpack.stages.ranges import Int64, copy_ranges, offsets_of, range_indices
 from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.faults import Unreadable
 from tokpack.stages.read.sources import Source
