@@ -26,7 +26,7 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.printable import printable
 from tokpack.stages.keep import KeepList
 from tokpack.view.run import open_data, shown
-from tokpack.view.server import loopback_socket, make_app
+from tokpack.view.server import SCRIPTS, loopback_socket, make_app
 from tokpack.view.table import Query, Table, read_losses
 
 TOKEN = "the-token"
@@ -108,7 +108,7 @@ def test_only_who_knows_the_token_and_the_name_of_loopback_gets_an_answer(page):
         assert page.get(f"/{TOKEN}/", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["", "view.js", "view.css", "api/summary", "nothing", "../../etc/passwd"])
+@pytest.mark.parametrize("path", ["", *SCRIPTS, "view.css", "api/summary", "nothing", "../../etc/passwd"])
 def test_every_answer_forbids_other_scripts_and_frames(page, path):
     answer = page.get(f"/{TOKEN}/{path}")
     policy = answer.headers["content-security-policy"]
@@ -121,7 +121,7 @@ def test_every_answer_forbids_other_scripts_and_frames(page, path):
 
 
 def test_the_page_names_no_other_place(page):
-    for name in ("", "view.js", "view.css"):
+    for name in ("", *SCRIPTS, "view.css"):
         text = page.get(f"/{TOKEN}/{name}").text.replace("http://www.w3.org/2000/svg", "")
         assert "//cdn" not in text
         assert "http" not in text

@@ -28,7 +28,8 @@ from tokpack.stages.read.containers import notes
 from tokpack.stages.read.sources import Source, open_sources
 from tokpack.stages.read.unchanged import stamp_of
 from tokpack.stages.render.chat_template import check_template
-from tokpack.stages.render.render import Renderer, RenderOptions
+from tokpack.stages.render.reference import RenderOptions
+from tokpack.stages.render.renderer import Renderer
 from tokpack.stages.render.template_markers import special_tokens_of
 from tokpack.stages.special_tokens import SpecialTokens
 from tokpack.version import __version__

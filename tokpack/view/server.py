@@ -28,7 +28,8 @@ from tokpack.view.detail import Shown
 from tokpack.view.table import PAGE, Query
 
 FILES = Path(__file__).parent / "files"
-KINDS = {"page.html": "text/html", "view.css": "text/css", "view.js": "text/javascript"}
+SCRIPTS = ("lists.js", "document.js", "view.js")
+KINDS = {"page.html": "text/html", "view.css": "text/css", **dict.fromkeys(SCRIPTS, "text/javascript")}
 HOSTS = ["127.0.0.1", "localhost"]
 LISTS = ("rows", "kept", "left_out")
 LONGEST_SEARCH = 1000

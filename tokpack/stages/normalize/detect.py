@@ -12,12 +12,14 @@ from tokpack.config import RANKED, TREES, SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.columns import NAMES, Columns, known_fields
 from tokpack.stages.normalize.fields import LESSER_COMPLETIONS, TRUTHS, root, value_at
+from tokpack.stages.normalize.find_layout import find_layout, ranked_layout
 from tokpack.stages.normalize.hints import way_out
-from tokpack.stages.normalize.layouts import Layout, find_layout, ranked_layout
+from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
-from tokpack.stages.normalize.shape import NAMES, Columns, Shape, known_fields
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.turns import text_turns
 from tokpack.stages.normalize.unread import grouping_columns, shown, unread_columns
 from tokpack.stages.normalize.values import is_repr

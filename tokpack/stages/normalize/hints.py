@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.columns import NAMES, Columns
 from tokpack.stages.normalize.fields import Row, as_json, is_filled
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS
-from tokpack.stages.normalize.shape import NAMES, Columns
 from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.unread import shown
 

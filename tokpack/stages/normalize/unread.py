@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tokpack.stages.normalize.columns import Columns
 from tokpack.stages.normalize.fields import SWITCHES, Row, is_filled
-from tokpack.stages.normalize.shape import Columns, Shape
+from tokpack.stages.normalize.shape import Shape
 
 log = logging.getLogger("tokpack")
 

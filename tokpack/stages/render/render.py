@@ -7,48 +7,35 @@ once from pieces, and proved equal to the reference on real rows of every batch.
 
 from __future__ import annotations
 
-import datetime
-import json
-import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from jinja2 import meta
 
 from tokpack.encoding.token_places import Bools
-from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.errors import UsageError
 from tokpack.schema import SEGMENTS
-from tokpack.stages.render.chat_spans import SpanFinder
-from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
+from tokpack.stages.render.chat_template import RenderError
 from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
-from tokpack.stages.render.message_fields import message_fields
 from tokpack.stages.render.pieces import Ints, Spans, ValuedSpans, Verbatim, assemble
 from tokpack.stages.render.reference import (
-    Loss,
     RenderedRow,
     RenderOptions,
-    chat_reference,
     plain_reference,
     to_messages,
 )
+from tokpack.stages.render.renderer import Renderer
 from tokpack.stages.render.shape_plan import Plan, plan_rows
-from tokpack.stages.render.template_compiler import Compiled, TemplateCompiler
+from tokpack.stages.render.template_compiler import Compiled
 
 __all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
 
 _PROOF_ROWS = 16
 _REFUSALS_A_PROOF = 256
 """Of so many rows in a batch one asks the template, although its shape was refused before."""
-_MOST_ENGINES = 32
-"""Rows may bring arguments of their own; engines for so many kinds of them are kept."""
 
 
 @dataclass(frozen=True)
@@ -77,138 +64,6 @@ class Rendered:
     """Answers whose weight is not 1; None where there are none."""
     loss_mask: tuple[int, ...] = ()
     """Numbers of the segments that are not trained."""
-
-
-class Engine:
-    """Renders with one set of arguments of the template. Safe to share between threads."""
-
-    def __init__(self, finder: SpanFinder | None, tool_finder: SpanFinder | None, loss: Loss) -> None:
-        self.finder, self.tool_finder, self._loss = finder, tool_finder, loss
-        self.compiler = self._compiler(finder)
-        self.tool_compiler = self.compiler if tool_finder is finder else self._compiler(tool_finder)
-
-    def _compiler(self, finder: SpanFinder | None) -> TemplateCompiler | None:
-        if finder is None:
-            return None
-        segments = finder.with_segments
-        prompt = finder.facts.prompt if segments else ""
-        return TemplateCompiler(finder.template, self.reference, segments, prompt)
-
-    def reference(self, messages: Sequence[Message], tools: Any = None) -> RenderedRow:
-        """One chat by Jinja, spans in bytes. Raises RenderError."""
-        finder = self.finder if tools is None else self.tool_finder
-        if finder is None:
-            raise RenderError("no chat template")
-        return chat_reference(finder, messages, tools, self._loss)
-
-    def write(self, messages: Sequence[Message], tools: Any) -> tuple[Compiled, list[str]] | None:
-        """The shape of a chat and the texts for its slots; None when it is left to Jinja."""
-        finder, compiler = self.finder, self.compiler
-        if tools is not None:
-            finder, compiler = self.tool_finder, self.tool_compiler
-        if finder is None or compiler is None:
-            return None
-        given = finder.forms.give(messages)
-        if Explicit in map(type, given):
-            return None
-        return compiler.write(given, finder.forms.give_tools(tools))
-
-
-class Renderer:
-    """Everything about rendering that outlives a batch. Safe to share between threads.
-
-    `date` is the day that templates see, `warnings` are messages for the end of the run.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, options: RenderOptions) -> None:
-        self.tokenizer, self.options = tokenizer, options
-        self.date = _read_date(options.date)
-        self.warnings: list[str] = []
-        self._lock = threading.Lock()
-        self._engines: dict[str, Engine] = {}
-        self.engine = self.engine_for({})
-        self.finder, self.tool_finder = self.engine.finder, self.engine.tool_finder
-        self.proven: set[Compiled] = set()
-        """Shapes of which a real row was the same by Jinja."""
-        if self.uses_date:
-            self.warn(f"the chat template writes the date; it is {self.date} in every document")
-
-    def engine_for(self, kwargs: Mapping[str, Any]) -> Engine:
-        """What renders chats with these arguments of the template beside the run's own."""
-        if not kwargs and self._engines:
-            return self.engine
-        key = json.dumps(kwargs, sort_keys=True)
-        with self._lock:
-            if key not in self._engines:
-                if len(self._engines) >= _MOST_ENGINES:  # the first one is the run's own
-                    del self._engines[next(islice(self._engines, 1, None))]
-                self._engines[key] = self._new_engine(kwargs)
-            return self._engines[key]
-
-    def _new_engine(self, kwargs: Mapping[str, Any]) -> Engine:
-        chat, tool = self.tokenizer.chat_template, self.tokenizer.tool_template
-        finder = self._finder(chat, kwargs)
-        return Engine(finder, finder if tool == chat else self._finder(tool, kwargs), self.options.loss)
-
-    def _finder(self, source: str | None, kwargs: Mapping[str, Any]) -> SpanFinder | None:
-        if source is None or self.options.render == "plain":
-            return None
-        given = json.loads(json.dumps({**self.options.template_kwargs, **kwargs}))
-        template = ChatTemplate(source, {**self.tokenizer.special_tokens_map, **given}, self.date)
-        return SpanFinder(
-            template,
-            tuple(self.tokenizer.added_tokens),
-            self.options.tool_arguments,
-            with_segments=bool(self.options.loss_mask),
-        )
-
-    def refuse(self, compiled: Compiled) -> None:
-        """A proof failed: leave the shape to Jinja."""
-        with self._lock:
-            engines = list(self._engines.values())
-        for engine in engines:
-            for compiler in (engine.compiler, engine.tool_compiler):
-                if compiler is not None:
-                    compiler.refuse(compiled)
-
-    def warn(self, message: str) -> None:
-        """Keep a message, once."""
-        with self._lock:
-            if message not in self.warnings:
-                self.warnings.append(message)
-
-    @property
-    def message_fields(self) -> frozenset[str] | None:
-        """Names among which are all fields of messages that a template reads; None: any may be."""
-        found: set[str] = set()
-        for finder in (self.finder, self.tool_finder):
-            fields = message_fields(finder.template.tree) if finder else frozenset()
-            if fields is None:
-                return None
-            found |= fields
-        return frozenset(found)
-
-    def unread_arguments(self, names: Sequence[str]) -> list[str]:
-        """Those of the arguments that no template of this run reads."""
-        finders = [finder for finder in (self.finder, self.tool_finder) if finder]
-        read = {name for finder in finders for name in meta.find_undeclared_variables(finder.template.tree)}
-        return [name for name in names if name not in read]
-
-    @property
-    def uses_date(self) -> bool:
-        """The template's output depends on the day."""
-        return self.finder is not None and self.finder.template.uses_date
-
-    @property
-    def marks_generation(self) -> bool:
-        template = self.finder and self.finder.template
-        return bool(template and template.has_generation and self.options.loss != "all")
-
-    def reference(
-        self, messages: Sequence[Message], tools: Any = None, kwargs: Mapping[str, Any] = MappingProxyType({})
-    ) -> RenderedRow:
-        """One chat by Jinja, spans in bytes. Raises RenderError."""
-        return self.engine_for(kwargs).reference(messages, tools)
 
 
 def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
@@ -396,10 +251,3 @@ def _told(
         chats = documents["roles"].filter(pl.Series(kept & ~plan.plain))
         told[UNCLOSED_TURNS] = int(chats.list.count_matches("assistant").sum())
     return {name: number for name, number in told.items() if number}
-
-
-def _read_date(text: str) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(text) if text else datetime.date.today()
-    except ValueError:
-        raise UsageError(f"{text!r} is not a date", where="date", hint="write YYYY-MM-DD") from None

@@ -27,7 +27,7 @@ from tokpack.stages.render.template_compiler import MOST_MESSAGES, Compiled, Tem
 
 if TYPE_CHECKING:
     from tokpack.stages.render.chat_spans import SpanFinder
-    from tokpack.stages.render.render import Engine, Renderer
+    from tokpack.stages.render.renderer import Engine, Renderer
 
 _ROLE_SEPARATOR = "\x1f"
 
