@@ -33,7 +33,7 @@ HOUSE = {
         balance budget preference_loss recipe dtypes forecast
         isolation_report probe isolation
         base_digest qlora adapters merge convert
-        neftune guards progress document_log trainer preference run
+        neftune guards progress document_log trainer_evaluation trainer preference run
         evaluation publishing serving serve_config served_proof
         cli calibration
     """,

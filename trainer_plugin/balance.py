@@ -174,3 +174,23 @@ def pair_cost(model: Any) -> float:
     """
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     return float(config.hidden_size * config.num_hidden_layers / max(model.num_parameters(), 1))
+
+
+def balanced_sampler(
+    dataset: PackedDataset, args: Any, model: Any, order: Order | None = None
+) -> BalancedSampler:
+    """The row order that a training run takes, known before it starts.
+
+    transformers' own strategy `sequential` asks for rows as they were packed; `order` has the last word.
+    """
+    if order is None and args.train_sampling_strategy == "sequential":
+        order = "packed"
+    return BalancedSampler(
+        dataset,
+        args.world_size,
+        batch_rows=args.per_device_train_batch_size,
+        accumulation=args.gradient_accumulation_steps,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        pair_cost=pair_cost(model),
+        order=order,
+    )

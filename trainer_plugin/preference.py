@@ -26,7 +26,8 @@ from trainer_plugin.loss import document_sums
 from trainer_plugin.preference_loss import PairLosses, PreferenceLoss
 from trainer_plugin.private_names import loss_is_complete
 from trainer_plugin.strategies import fit_batch
-from trainer_plugin.trainer import OWN_KEYS, PackedTrainer
+from trainer_plugin.trainer import PackedTrainer
+from trainer_plugin.trainer_evaluation import OWN_KEYS
 
 Answer = tuple[Sequence[int], Sequence[int]]
 """`(input_ids, labels)` of prompt and answer, labels unshifted."""

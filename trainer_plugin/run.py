@@ -98,12 +98,12 @@ def run_training(
     from transformers import set_seed
 
     from trainer_plugin.adapters import load_tokenizer
+    from trainer_plugin.balance import balanced_sampler
     from trainer_plugin.collator import PackedCollator
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.forecast import plan_run, predicted_hours, price_of
     from trainer_plugin.qlora import lora_plus_optimizer, prepare_lora, save_result
-    from trainer_plugin.trainer import balanced_sampler
 
     check_extras(recipe.trainer)
     gpu, price = price_of(recipe, gpus)

@@ -252,3 +252,23 @@ def _output(model: Any, logits: torch.Tensor, labels: torch.Tensor | None, items
         extra = {} if items is None else {"num_items_in_batch": items}
         loss = model.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **extra)
     return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+
+def reshard(model: Any) -> None:
+    """Give back the weights that FSDP2 keeps whole after a forward pass without a backward one.
+
+    An optimizer made of whole weights would train copies that nobody reads.
+    """
+    for module in _sharded_modules(model):
+        module.reshard()
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether FSDP2 spreads the weights."""
+    return next(_sharded_modules(model), None) is not None
+
+
+def _sharded_modules(model: Any) -> Iterator[Any]:
+    from torch.distributed.fsdp import FSDPModule
+
+    return (module for module in model.modules() if isinstance(module, FSDPModule))

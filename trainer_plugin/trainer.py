@@ -22,8 +22,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +34,20 @@ from transformers.trainer_utils import get_last_checkpoint
 from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
-from trainer_plugin.balance import BalancedSampler, Order, RankRows, pair_cost
+from trainer_plugin.balance import BalancedSampler, Order, balanced_sampler
 from trainer_plugin.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tokens
 from trainer_plugin.chunked_loss import ChunkedLoss
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import DocumentLog
-from trainer_plugin.guards import diverged, refuse_arguments, refuse_batch, refuse_dataset, refuse_evaluation
+from trainer_plugin.guards import diverged, refuse_arguments, refuse_batch, refuse_dataset
 from trainer_plugin.isolation import probe_isolation, refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.neftune import DocumentNoise
-from trainer_plugin.private_names import forget_preparation, loss_is_complete, require_trainer
+from trainer_plugin.private_names import loss_is_complete, require_trainer
 from trainer_plugin.progress import RichProgress
-from trainer_plugin.strategies import fit_batch, inner_model
+from trainer_plugin.strategies import fit_batch, inner_model, is_sharded, reshard
+from trainer_plugin.trainer_evaluation import EvaluationMixin
 
 log = logging.getLogger("tokpack")
 
@@ -56,10 +56,9 @@ FORECAST_AT, FORECAST_STEPS = 0.05, 3
 """Share of the steps after which the time of the whole run is forecast, and the fewest: the first is slow."""
 OUR_STRATEGIES = ("random", "sequential")
 """Values of TrainingArguments.train_sampling_strategy under which `BalancedSampler` orders the rows."""
-OWN_KEYS = ("packed_counts", "packed_doc_ids", "packed_documents")
 
 
-class PackedTrainerMixin:
+class PackedTrainerMixin(EvaluationMixin):
     """Put before a Trainer class: `class Mine(PackedTrainerMixin, SFTTrainer)`.
 
     loss: "token" or "document"; order: of the rows, as `BalancedSampler` has it; probe: run the isolation
@@ -316,77 +315,6 @@ class PackedTrainerMixin:
             return 1
         return int(self.accelerator.num_processes // self.get_tp_size())
 
-    # Evaluation
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        if self.args.world_size == 1:
-            return super().get_eval_dataloader(eval_dataset)
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-        return torch.utils.data.DataLoader(
-            RankRows(dataset, self.args.process_index, self.args.world_size),
-            batch_size=self.args.eval_batch_size,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-        )
-
-    def evaluation_loop(
-        self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
-    ) -> Any:
-        started = time.perf_counter()
-        self._eval_sums = torch.zeros(2, dtype=torch.float64)
-        untrained = not self.is_in_train and self.model_wrapped is self.model and self.args.world_size > 1
-        if untrained:
-            refuse_evaluation(self)
-        forward = vars(self.model).get("forward")
-        with self._evaluation_shown(len(dataloader)):
-            output = super().evaluation_loop(
-                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
-            )
-        if untrained:
-            self._take_back_preparation(forward)
-        sums = self._eval_sums
-        if self.args.world_size > 1:
-            sums = self.accelerator.reduce(sums.to(self.args.device), "sum")
-        if sums[1] > 0:
-            output.metrics[f"{metric_key_prefix}_loss"] = float(sums[0] / sums[1])
-            output.metrics[f"{metric_key_prefix}_weight"] = float(sums[1])
-        if self.is_in_train:  # tokens per second are those of training
-            self._last_log += time.perf_counter() - started
-            self.meter.evaluation += time.perf_counter() - started
-        return output
-
-    def _evaluation_shown(self, batches: int) -> AbstractContextManager[None]:
-        return nullcontext() if self.progress is None else self.progress.evaluation(self.args, batches)
-
-    def _take_back_preparation(self, forward: Any) -> None:
-        """accelerate takes a model that was prepared for evaluation for prepared altogether: `train()` would
-        leave it without DDP, and every process would train alone (transformers 5.23)."""
-        self.model_wrapped = self.model
-        forget_preparation(self.accelerator, self.model)
-        if forward is None:
-            vars(self.model).pop("forward", None)
-        else:
-            self.model.forward = forward
-
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Any, Any, Any]:
-        inputs = {name: value for name, value in inputs.items() if name not in OWN_KEYS}
-        inputs = self._prepare_inputs(inputs)
-        labels, weight = inputs["labels"], loss_weights(inputs).sum()
-        items = weight.clamp(min=torch.finfo(torch.float32).tiny)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            found = self.compute_loss(
-                model, inputs, return_outputs=not prediction_loss_only, num_items_in_batch=items
-            )
-        loss, outputs = (found, None) if prediction_loss_only else found
-        loss = loss.detach() / self._rank_scale()
-        self._eval_sums += torch.stack([loss * items, weight]).double().cpu()
-        if outputs is None:
-            return loss, None, None
-        return loss, outputs["logits"].detach(), labels
-
     # Counting
 
     def counts(self) -> dict[str, int]:
@@ -447,43 +375,3 @@ class PackedTrainer(PackedTrainerMixin, Trainer):
                 self.remove_callback(callback)
             self.progress = RichProgress(progress if isinstance(progress, Activity) else None)
             self.add_callback(self.progress)
-
-
-def reshard(model: Any) -> None:
-    """Give back the weights that FSDP2 keeps whole after a forward pass without a backward one.
-
-    An optimizer made of whole weights would train copies that nobody reads.
-    """
-    for module in _sharded_modules(model):
-        module.reshard()
-
-
-def is_sharded(model: Any) -> bool:
-    """Whether FSDP2 spreads the weights."""
-    return next(_sharded_modules(model), None) is not None
-
-
-def _sharded_modules(model: Any) -> Iterator[Any]:
-    from torch.distributed.fsdp import FSDPModule
-
-    return (module for module in model.modules() if isinstance(module, FSDPModule))
-
-
-def balanced_sampler(
-    dataset: PackedDataset, args: Any, model: Any, order: Order | None = None
-) -> BalancedSampler:
-    """The row order that a training run takes, known before it starts.
-
-    transformers' own strategy `sequential` asks for rows as they were packed; `order` has the last word.
-    """
-    if order is None and args.train_sampling_strategy == "sequential":
-        order = "packed"
-    return BalancedSampler(
-        dataset,
-        args.world_size,
-        batch_rows=args.per_device_train_batch_size,
-        accumulation=args.gradient_accumulation_steps,
-        seed=args.seed if args.data_seed is None else args.data_seed,
-        pair_cost=pair_cost(model),
-        order=order,
-    )
