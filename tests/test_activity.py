@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -142,3 +144,20 @@ def test_merge_repack_and_export_say_how_far_they_are(qwen: Path, tmp_path: Path
     merge([packed, packed], tmp_path / "merged", tell=listener())
     export(packed, "trl", tmp_path / "trl", tell=listener())
     assert told == {"writing train rows": 100, "exporting to trl": 100}
+
+
+def test_in_a_notebook_bars_are_drawn_in_place_and_are_gone_at_the_end(monkeypatch) -> None:
+    drawn, ended = Heard("3/4 steps"), threading.Event()
+    shown = SimpleNamespace(update=lambda html: (drawn.write(html + "\n"), html or ended.set()))
+    ipython = SimpleNamespace(HTML=str, display=lambda html, display_id: shown)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython)
+    monkeypatch.setattr("tokpack.notebook_bars.REDRAWN", 0.01)
+    console = Console(file=io.StringIO(), force_jupyter=True)
+    with Activity(console=console) as tell, tell.doing("<b>training", 4, "steps") as advance:
+        advance(3)
+        assert drawn.said.wait(60)
+        assert not ended.is_set()
+    assert drawn.getvalue().endswith("</pre>\n\n")
+    assert "&lt;b&gt;training" in drawn.getvalue()
+    assert all(thread.name != "bars" for thread in threading.enumerate())
+    assert ended.is_set()

@@ -15,13 +15,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tokpack.printable import printable
 
@@ -97,9 +96,10 @@ class Activity:
 
         self.quiet, self.every = quiet, every
         self.console = console or Console(stderr=True)
-        self.live = not quiet and (self.console.is_terminal or _has_widgets(self.console))
+        self.live = not quiet and (self.console.is_terminal or self.console.is_jupyter)
         self._tasks: list[Task] = []
         self._bars: Any = None
+        self._end_bars: Callable[[], None] = lambda: None
         self._spoken = time.monotonic()
         self._lock = threading.Lock()
         self._idle: threading.Event | None = None
@@ -163,7 +163,7 @@ class Activity:
         """Take away what is shown; the next activity begins anew."""
         self._tasks.clear()
         if self._bars is not None:
-            self._bars.stop()
+            self._end_bars()
             self._bars = None
         if self._idle is not None:
             self._idle.set()
@@ -181,8 +181,17 @@ class Activity:
                 TimeRemainingColumn(),
             )
             self._bars = Progress(*columns, console=self.console, transient=True)
-            self._bars.start()
+            self._end_bars = self._show_bars()
         task.bar = self._bars.add_task(printable(task.what), total=task.total, shown=task.amount())
+
+    def _show_bars(self) -> Callable[[], None]:
+        """What takes them away again."""
+        if self.console.is_jupyter:
+            from tokpack.notebook_bars import NotebookBars
+
+            return NotebookBars(self._bars).close
+        self._bars.start()
+        return cast("Callable[[], None]", self._bars.stop)
 
     def _watch(self) -> None:
         """Begin to speak up whenever nothing has been said for `every` seconds."""
@@ -207,11 +216,6 @@ def in_notebook() -> bool:
     """Whether an IPython kernel runs this, as in Jupyter or Colab."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and hasattr(shell, "kernel")
-
-
-def _has_widgets(console: Console) -> bool:
-    """Whether bars can move in a notebook; lines are written where they cannot."""
-    return console.is_jupyter and find_spec("ipywidgets") is not None
 
 
 def duration(seconds: float) -> str:
