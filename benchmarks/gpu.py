@@ -102,10 +102,11 @@ class Bench:
         return found
 
     def free(self) -> None:
+        """The card's memory; what a CPU holds is tiny, and looking for it takes longer than a row."""
         import torch
 
-        gc.collect()
         if self.cuda:
+            gc.collect()
             torch.cuda.empty_cache()
 
     def wait(self) -> None:

@@ -10,6 +10,7 @@ draws other ones, twenty times as many.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -41,6 +42,8 @@ for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "NO_COLOR", "COLUMNS"
 
 pa.set_cpu_count(max(2, pa.cpu_count()))  # on a machine with one core too
 
+imported = [0]
+"""Modules at the last collection."""
 SETTINGS = "_hypothesis_internal_use_settings"
 EXAMPLES = int(os.environ.get("TOKPACK_EXAMPLES", "1"))
 settings.register_profile(
@@ -94,6 +97,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("slow: run with --slow or TOKPACK_SLOW=1")
     if item.get_closest_marker("gpu") and not has_cuda():
         pytest.skip("needs a CUDA device")
+
+
+def pytest_runtest_logfinish() -> None:
+    """What was imported stays: no collection of garbage goes through torch's objects again."""
+    if len(sys.modules) > imported[0] + 100:
+        imported[0] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 def slow_wanted(config: pytest.Config) -> bool:
