@@ -58,6 +58,10 @@ def valued(*texts: str, system: str = "") -> list[dict[str, Any]]:
     ]
 
 
+def output_text(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": []}
+
+
 QA, PAIR = [turns(Q, A)], [turns(Q, A), turns(Q, B)]
 SQA, SPAIR = [turns(Q, A, system=S)], [turns(Q, A, system=S), turns(Q, B, system=S)]
 CQA = [turns(f"{Q}\n{C}", A)]
@@ -100,6 +104,42 @@ CHATS = [
         },
         [[("system", S), ("user", Q), ("assistant", "Wait."), ("tool", "3"), ("assistant", A)]],
         {"tools": [TOOL], "calls": [{"id": "t1", **CALL}]},
+    ),
+    Case(
+        "OpenAI Responses",
+        {
+            "instructions": S,
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": Q}]}],
+            "output": [
+                {"id": "m1", "type": "message", "role": "assistant", "content": [output_text(A)]},
+            ],
+        },
+        SQA,
+    ),
+    Case(
+        "OpenAI Responses with calls",
+        {
+            "input": [
+                {"role": "user", "content": Q},
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": R}]},
+                {"type": "function_call", "call_id": "t1", "name": "count", "arguments": '{"pond": 1}'},
+                {"type": "function_call_output", "call_id": "t1", "output": "3"},
+            ],
+            "output": [{"type": "message", "role": "assistant", "content": [output_text(A)]}],
+            "tools": [{"type": "function", **BARE, "strict": True}],
+        },
+        [[("user", Q), ("assistant", ""), ("tool", "3"), ("assistant", A)]],
+        {
+            "reasoning": R,
+            "tools": [TOOL],
+            "calls": [
+                {
+                    "id": "t1",
+                    "type": "function",
+                    "function": {"name": "count", "arguments": '{"pond": 1}'},
+                }
+            ],
+        },
     ),
     Case(
         "Gemini, Vertex",

@@ -14,6 +14,7 @@ from typing import Any
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.better import Better
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, value_at
+from tokpack.stages.normalize.responses import has_items
 from tokpack.stages.normalize.turns import as_messages
 
 Rows = Sequence[Row]
@@ -142,7 +143,19 @@ def _turns_of_moss(rows: Rows) -> bool:
     return isinstance(chat, Mapping) and bool(as_messages(chat, named=True))
 
 
+def _items_of_responses(rows: Rows) -> bool:
+    output = as_json(first_value(rows, "output"))
+    return isinstance(output, list) and (has_items(output) or has_items(output, ("message",)))
+
+
 LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name="OpenAI Responses",
+        needs=("input", "output"),
+        test=_items_of_responses,
+        format="prompt_completion",
+        fields={"prompt": "input", "completion": "output", "system": "instructions"},
+    ),
     Layout(
         name="OpenAI preference",
         needs=("input.messages", "preferred_output", "non_preferred_output"),

@@ -6,6 +6,7 @@
     [{"role": "model", "parts": [{"text": "Hello."}]}]       Gemini, Vertex
     [{"role": "user", "content": [{"text": "Hi"}]}]          Bedrock Converse
     content blocks of type tool_use, tool_result, thinking   Anthropic
+    items of type reasoning, function_call, ...              OpenAI Responses
     "USER: Hi ASSISTANT: Hello."                             only when asked for
 
 Messages that have role and content already stay as they are.
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokpack.stages.normalize.fields import as_json, is_filled
+from tokpack.stages.normalize.responses import TEXT_PARTS, has_items, items_as_messages
 from tokpack.stages.normalize.training import DIRECTIONS
 from tokpack.stages.normalize.values import turned
 
@@ -81,6 +83,8 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
     first = as_json(value[0]) if value else {"role": ""}
     if isinstance(first, Mapping):
         turns = [as_json(item) for item in value]
+        if has_items(turns):
+            return plain_messages(items_as_messages(turns))
         if pair := _pair_keys(first):
             return list(_paired(turns, *pair))
         return plain_messages(turns) if any(key in first for key in ROLE_KEYS) else None
@@ -113,7 +117,7 @@ def plain_text(value: Any) -> Any:
 
 
 def plain_tools(value: Any) -> Any:
-    """Tools of Gemini, Bedrock and Anthropic as OpenAI's functions; others as they are."""
+    """Tools of Gemini, Bedrock, Anthropic and Responses as OpenAI's functions; others as they are."""
     tools = as_json(value)
     if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
         tools = tools["tools"]
@@ -240,7 +244,7 @@ def _is_block(part: Any) -> bool:
     if not _is(part):
         return False
     if is_filled(part.get("type")):
-        return part["type"] in BLOCKS or _is_valued(part)
+        return part["type"] in BLOCKS or part["type"] in TEXT_PARTS or _is_valued(part)
     return any(_filled(part, key) for key in ("text", "reasoningContent", *CALLS, *RESULTS))
 
 
@@ -307,7 +311,7 @@ def _block(part: Any) -> tuple[str, Any]:  # noqa: PLR0911 - one return a kind
             return meaning, part[name]
     if thought := part.get("reasoningContent"):
         return "thought", plain_text(thought.get("reasoningText")) if _is(thought) else thought
-    if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
+    if part.get("type") in (None, "text", *TEXT_PARTS) and isinstance(part.get("text"), str):
         return ("thought" if part.get("thought") is True else "text"), part["text"]
     return "text", part
 
@@ -353,9 +357,11 @@ def _result_part(part: Any) -> str:
 
 
 def _plain_tool(tool: Any) -> Any:
-    """A tool of Bedrock or Anthropic as OpenAI's function."""
+    """A tool of Bedrock, Anthropic or OpenAI's Responses as OpenAI's function."""
     if not _is(tool) or _filled(tool, "function"):
         return tool
+    if tool.get("type") == "function" and _filled(tool, "name"):
+        return _function(tool, tool.get("parameters"))
     if _is(spec := tool.get("toolSpec")):
         schema = spec.get("inputSchema")
         return _function(spec, schema.get("json", schema) if _is(schema) else schema)
