@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from tokpack.cost import (
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
 from tokpack.cost.training import Documents, load_training, model_config, model_name
-from tokpack.errors import UsageError
+from tokpack.errors import DataError, UsageError
+from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates, curve
 from tokpack.report.bill import LOSSES, make_cost
 from tokpack.report.cost_charts import curve_chart
+from tokpack.report.cost_figures import Advice, Cost, Way, cost_of
 from tokpack.report.cost_words import cost_words, ends, money
 from tokpack.report.words import make_bill
 from tokpack.stages.plan import make_plan
@@ -64,22 +66,22 @@ KEPT = RAW[:3000]
 
 
 @pytest.fixture(scope="module")
-def cost() -> dict[str, Any]:
+def cost() -> Cost:
     made = make_cost(planned(epochs=3.0, batch_size=4, accumulation=8), documents(RAW, KEPT))
     assert made is not None
     return made
 
 
-def way(cost: dict[str, Any], key: str) -> dict[str, Any]:
-    return next(way for way in cost["comparison"] if way["key"] == key)
+def way(cost: Cost, key: str) -> Way:
+    return next(way for way in cost.comparison if way.key == key)
 
 
-def advice(cost: dict[str, Any], key: str) -> dict[str, Any] | None:
-    return next((advice for advice in cost["recommendations"] if advice["key"] == key), None)
+def advice(cost: Cost, key: str) -> Advice | None:
+    return next((advice for advice in cost.recommendations if advice.key == key), None)
 
 
-def test_hours_and_money_are_those_of_the_estimate(cost: dict[str, Any]) -> None:
-    run, use = planned(epochs=3.0), cost["run_plan"]["use"]
+def test_hours_and_money_are_those_of_the_estimate(cost: Cost) -> None:
+    run, use = planned(epochs=3.0), cost.run_plan.use
     final = estimate(
         run.shape,
         KEPT,
@@ -87,15 +89,15 @@ def test_hours_and_money_are_those_of_the_estimate(cost: dict[str, Any]) -> None
         method=run.method,
         epochs=3.0,
         checkpointing=run.checkpointing(2048),
-        micro_batches=-(-rows_for(KEPT, 2048) // use["micro_batch"]),
+        micro_batches=-(-rows_for(KEPT, 2048) // use.micro_batch),
     )
-    assert cost["estimate"]["money"] == final.money.to_dict()
-    assert cost["estimate"]["gpu_hours"] == final.gpu_hours.to_dict()
-    assert cost["comparison"][-1]["money"] == final.money.to_dict()
-    assert cost["estimate"]["energy"]["unit"] == "kWh"
+    assert cost.estimate.money == final.money
+    assert cost.estimate.gpu_hours == final.gpu_hours
+    assert cost.comparison[-1].money == final.money
+    assert cost.estimate.energy.unit == "kWh"
 
 
-def test_every_way_to_train_has_the_slots_of_the_slot_table(cost: dict[str, Any]) -> None:
+def test_every_way_to_train_has_the_slots_of_the_slot_table(cost: Cost) -> None:
     table = slot_table(
         RAW,
         2048,
@@ -104,12 +106,12 @@ def test_every_way_to_train_has_the_slots_of_the_slot_table(cost: dict[str, Any]
         cleaned_lengths=KEPT,
         cleaned_rows=rows_for(KEPT, 2048),
     )
-    assert [w["slots"]["value"] for w in cost["comparison"]] == [row.slots for row in table]
-    assert [w["fill"]["value"] for w in cost["comparison"]] == [row.fill for row in table]
+    assert [w.slots.value for w in cost.comparison] == [row.slots for row in table]
+    assert [w.fill.value for w in cost.comparison] == [row.fill for row in table]
     work = flops(planned().shape, table[1].widths, method=planned().method, checkpointing=True)
-    assert way(cost, "padded to longest")["flops"]["value"] == pytest.approx(3 * work.total)
-    first, last = (sum(ends(w["money"])) for w in (way(cost, "padded to longest"), cost["comparison"][-1]))
-    assert cost["saved_share"]["value"] == pytest.approx(1 - last / first)
+    assert way(cost, "padded to longest").flops.value == pytest.approx(3 * work.total)
+    first, last = (sum(ends(w.money)) for w in (way(cost, "padded to longest"), cost.comparison[-1]))
+    assert cost.saved_share.value == pytest.approx(1 - last / first)
 
 
 def test_a_hundred_thousand_documents_of_800_tokens_fill_39_percent_of_padded_rows() -> None:
@@ -117,23 +119,23 @@ def test_a_hundred_thousand_documents_of_800_tokens_fill_39_percent_of_padded_ro
     cost = make_cost(planned(), documents(raw))
     assert cost is not None
     padded = way(cost, "padded to max")
-    assert padded["slots"]["value"] == 204_800_000
-    assert padded["fill"]["value"] == pytest.approx(0.39, abs=0.005)
-    assert way(cost, "packed")["fill"]["value"] > 0.99
-    assert padded["money"]["value"] > 2 * way(cost, "packed")["money"]["value"]
-    assert padded["steps"]["value"] == 12_500
-    assert cost["run_plan"]["use"]["steps"]["value"] == pytest.approx(12_500, rel=0.25)
+    assert padded.slots.value == 204_800_000
+    assert padded.fill.value == pytest.approx(0.39, abs=0.005)
+    assert way(cost, "packed").fill.value > 0.99
+    assert padded.money.value > 2 * way(cost, "packed").money.value
+    assert padded.steps.value == 12_500
+    assert cost.run_plan.use.steps.value == pytest.approx(12_500, rel=0.25)
 
 
 def test_data_that_cleaning_does_not_touch_has_one_packed_way() -> None:
     cost = make_cost(planned(), documents(RAW))
     assert cost is not None
-    assert [w["name"] for w in cost["comparison"]][-1] == "packed"
-    assert len(cost["comparison"]) == 4
+    assert [w.name for w in cost.comparison][-1] == "packed"
+    assert len(cost.comparison) == 4
     assert advice(cost, "clean") is None
 
 
-def test_the_run_plan_keeps_samples_per_step_and_fills_memory_with_rows(cost: dict[str, Any]) -> None:
+def test_the_run_plan_keeps_samples_per_step_and_fills_memory_with_rows(cost: Cost) -> None:
     plan = run_plan(
         documents=3000,
         packed_rows=rows_for(KEPT, 2048),
@@ -142,13 +144,13 @@ def test_the_run_plan_keeps_samples_per_step_and_fills_memory_with_rows(cost: di
         epochs=3.0,
         learning_rate=2e-4,
     )
-    use = cost["run_plan"]["use"]
-    assert cost["run_plan"]["before"]["steps"]["value"] == plan.before.steps
-    assert use["steps"]["value"] == plan.equal.steps
-    assert use["micro_batch"] * use["accumulation"] == plan.equal.accumulation
-    assert use["micro_batch"] <= max(1, cost["memory"]["micro_batch_rows"]["value"])
-    assert f"--accumulation {use['accumulation']}" in cost["run_plan"]["flags"]
-    assert cost["run_plan"]["recommendation"] == "pack"
+    use = cost.run_plan.use
+    assert cost.run_plan.before.steps.value == plan.before.steps
+    assert use.steps.value == plan.equal.steps
+    assert use.micro_batch * use.accumulation == plan.equal.accumulation
+    assert use.micro_batch <= max(1, cost.memory.micro_batch_rows.value)
+    assert f"--accumulation {use.accumulation}" in cost.run_plan.flags
+    assert cost.run_plan.recommendation == "pack"
 
 
 def test_memory_is_that_of_one_row_and_checkpointing_is_on_only_where_needed() -> None:
@@ -156,48 +158,48 @@ def test_memory_is_that_of_one_row_and_checkpointing_is_on_only_where_needed() -
     tight = make_cost(planned(gpu="a10"), documents(RAW, capacity=4096))
     assert roomy is not None
     assert tight is not None
-    assert (roomy["method"]["checkpointing"], tight["method"]["checkpointing"]) == (False, True)
+    assert (roomy.method.checkpointing, tight.method.checkpointing) == (False, True)
     how: dict[str, Any] = {"method": planned().method, "checkpointing": True, "head_bytes": 4}
     ours, others = (memory(planned().shape, 4096, loss=loss, **how).total / GIB for loss in LOSSES)
-    assert tight["memory"]["parts"]["total"]["value"] == pytest.approx(ours)
-    assert tight["memory"]["whole_logits"]["value"] == pytest.approx(others)
+    assert tight.memory.parts.total.value == pytest.approx(ours)
+    assert tight.memory.whole_logits.value == pytest.approx(others)
     assert others > 1.5 * ours
-    assert "--gradient-checkpointing" in tight["run_plan"]["flags"]
-    assert "--gradient-checkpointing" not in roomy["run_plan"]["flags"]
+    assert "--gradient-checkpointing" in tight.run_plan.flags
+    assert "--gradient-checkpointing" not in roomy.run_plan.flags
 
 
 def test_a_row_that_does_not_fit_says_what_to_change_first() -> None:
     run = planned(gpu="t4", method="full")
     cost = make_cost(run, documents(RAW))
     assert cost is not None
-    assert cost["memory"]["fits"] is False
-    assert cost["recommendations"][0]["key"] == "memory"
-    assert cost["recommendations"][0]["urgent"]
+    assert cost.memory.fits is False
+    assert cost.recommendations[0].key == "memory"
+    assert cost.recommendations[0].urgent
     fit = fits(run.shape, find_gpu("t4"), 2048, method=run.method, checkpointing=True, loss="chunked")
-    assert [remedy["do"] for remedy in cost["memory"]["advice"]] == [remedy.words for remedy in fit.advice]
-    assert cost["curve"]["recommended"] is None
+    assert cost.memory.advice == list(fit.advice)
+    assert cost.curve.recommended is None
     assert "does not fit" in cost_words(cost).headline
 
 
-def test_the_curve_replans_every_capacity_up_to_the_models_positions(cost: dict[str, Any]) -> None:
-    points = cost["curve"]["points"]
-    assert [p["capacity"] for p in points] == [512, 1024, 2048, 4096, 8192]
+def test_the_curve_replans_every_capacity_up_to_the_models_positions(cost: Cost) -> None:
+    points = cost.curve.points
+    assert [p.capacity for p in points] == [512, 1024, 2048, 4096, 8192]
     for point in points:
-        capacity = point["capacity"]
+        capacity = point.capacity
         cut = np.minimum(KEPT, capacity)
-        assert point["rows"]["value"] == rows_for(cut, capacity)
-        assert point["truncated"]["value"] == int((KEPT - cut).sum())
-        run, at_once = planned(epochs=3.0), cost["run_plan"]["use"]["micro_batch"] * 2048
-        batches = -(-point["rows"]["value"] // max(1, at_once // capacity))
-        priced = run.run(cut, batches, point["checkpointing"])
+        assert point.rows.value == rows_for(cut, capacity)
+        assert point.truncated.value == int((KEPT - cut).sum())
+        run, at_once = planned(epochs=3.0), cost.run_plan.use.micro_batch * 2048
+        batches = -(-point.rows.value // max(1, at_once // capacity))
+        priced = run.run(cut, batches, point.checkpointing)
         assert priced is not None
-        assert point["money"] == priced.money.to_dict()
-    assert cost["curve"]["recommended"] in [p["capacity"] for p in points]
+        assert point.money == priced.money
+    assert cost.curve.recommended in [p.capacity for p in points]
 
 
-def test_words_over_the_curve_stay_inside_the_chart(cost: dict[str, Any]) -> None:
-    last = cost["curve"]["points"][-1]["capacity"]
-    chart = curve_chart(cost | {"curve": cost["curve"] | {"recommended": last}})
+def test_words_over_the_curve_stay_inside_the_chart(cost: Cost) -> None:
+    last = cost.curve.points[-1].capacity
+    chart = curve_chart(replace(cost, curve=replace(cost.curve, recommended=last)))
     for svg in (chart.wide, chart.narrow):
         anchors = re.findall(r'text-anchor="(\w+)"[^>]*>recommended<', svg)
         assert anchors == ["end"]
@@ -209,36 +211,36 @@ def test_documents_kept_in_pieces_lose_no_token_on_the_curve() -> None:
     assert sorted(fit_lengths(text, 4096, split))[-24:] == [4096] * 24
     assert int(fit_lengths(text, 4096, split).sum()) == text.sum()
     base = documents(text, capacity=4096)
-    found = curve(planned(), dataclasses.replace(base, split=split), 4096)
-    assert [p["truncated"]["value"] for p in found["points"]] == [2488, 1976, 952, 0, 0]
+    found = curve(planned(), replace(base, split=split), 4096)
+    assert [p.truncated.value for p in found.points] == [2488, 1976, 952, 0, 0]
 
 
-def test_advice_comes_with_a_flag_most_money_first(cost: dict[str, Any]) -> None:
-    saved = [a["saves"]["value"] for a in cost["recommendations"] if a["saves"] and not a["urgent"]]
+def test_advice_comes_with_a_flag_most_money_first(cost: Cost) -> None:
+    saved = [a.saves.value for a in cost.recommendations if a.saves and not a.urgent]
     assert saved == sorted(saved, reverse=True)
-    assert all(a["flag"] for a in cost["recommendations"])
+    assert all(a.flag for a in cost.recommendations)
     pack = advice(cost, "pack")
     assert pack is not None
-    difference = way(cost, "padded to longest")["money"]["value"] - way(cost, "packed")["money"]["value"]
-    assert pack["saves"]["value"] == pytest.approx(difference)
+    difference = way(cost, "padded to longest").money.value - way(cost, "packed").money.value
+    assert pack.saves.value == pytest.approx(difference)
 
 
 def test_near_duplicates_are_advised_with_the_money_of_their_tokens() -> None:
     cost = make_cost(planned(), documents(RAW))
     assert cost is not None
     near = {"threshold": 0.8, "applied": False, "documents": 7, "tokens": int(RAW.sum()) // 4}
-    advise_near_duplicates(cost, near, int(RAW.sum()))
+    cost = advise_near_duplicates(cost, near, int(RAW.sum()))
     found = advice(cost, "near_duplicates")
     assert found is not None
-    assert found["flag"] == "--near-dup 0.8"
-    hours = cost["estimate"]["training_hours"]["value"]  # what loads before them, fewer tokens do not shorten
-    assert found["saves"]["value"] == pytest.approx(hours * cost["gpu"]["price"]["value"] / 4, rel=0.001)
-    saved = [a["saves"]["value"] for a in cost["recommendations"] if a["saves"] and not a["urgent"]]
+    assert found.flag == "--near-dup 0.8"
+    hours = cost.estimate.training_hours.value  # what loads before them, fewer tokens do not shorten
+    assert found.saves.value == pytest.approx(hours * cost.gpu.price.value / 4, rel=0.001)
+    saved = [a.saves.value for a in cost.recommendations if a.saves and not a.urgent]
     assert saved == sorted(saved, reverse=True)
     few = make_cost(planned(), documents(RAW))
     assert few is not None
-    advise_near_duplicates(few, near | {"tokens": 10}, int(RAW.sum()))
-    advise_near_duplicates(few, near | {"applied": True}, int(RAW.sum()))
+    few = advise_near_duplicates(few, near | {"tokens": 10}, int(RAW.sum()))
+    few = advise_near_duplicates(few, near | {"applied": True}, int(RAW.sum()))
     assert advice(few, "near_duplicates") is None
 
 
@@ -249,10 +251,10 @@ def test_every_remedy_for_too_little_memory_has_its_flag(method: str) -> None:
         for capacity in (8192, 65_536):
             fit = fits(shape, find_gpu(gpu), capacity, method=planned(method=method).method)
             for remedy in fit.advice:
-                assert ("shard" in remedy.words) == (not remedy.flag), remedy
+                assert ("shard" in remedy.do) == (not remedy.flag), remedy
                 for kind in ("--gpu ", "--max-length "):
                     if remedy.flag.startswith(kind):
-                        assert remedy.flag.removeprefix(kind) in remedy.words
+                        assert remedy.flag.removeprefix(kind) in remedy.do
 
 
 def test_full_batches_are_advised_not_to_be_packed() -> None:
@@ -260,7 +262,7 @@ def test_full_batches_are_advised_not_to_be_packed() -> None:
     assert cost is not None
     found = advice(cost, "do_not_pack")
     assert found is not None
-    assert found["flag"] == "--planner none"
+    assert found.flag == "--planner none"
     assert advice(cost, "pack") is None
 
 
@@ -269,20 +271,20 @@ def test_a_capacity_that_cuts_too_much_is_advised_to_grow_and_one_too_large_to_s
     assert short is not None
     found = advice(short, "raise_max_length")
     assert found is not None
-    assert int(found["flag"].split()[-1]) > 512
+    assert int(found.flag.split()[-1]) > 512
     unfit = make_cost(planned(), documents(RAW, capacity=32768))
     assert unfit is not None
     shrink = advice(unfit, "lower_max_length")
     assert shrink is not None
-    assert int(shrink["flag"].split()[-1]) < 8192
+    assert int(shrink.flag.split()[-1]) < 8192
     assert advice(unfit, "positions") is not None
 
 
-def test_cards_are_those_with_a_price_that_hold_a_row_cheapest_first(cost: dict[str, Any]) -> None:
-    prices = [card["money"]["value"] for card in cost["cards"]]
+def test_cards_are_those_with_a_price_that_hold_a_row_cheapest_first(cost: Cost) -> None:
+    prices = [card.money.value for card in cost.cards]
     assert prices == sorted(prices)
-    assert [card["key"] for card in cost["cards"] if card["chosen"]] == ["A10"]
-    assert "T4" not in {card["key"] for card in make_cost(planned(method="lora"), documents(RAW))["cards"]}  # type: ignore[index]
+    assert [card.key for card in cost.cards if card.chosen] == ["A10"]
+    assert "T4" not in {card.key for card in make_cost(planned(method="lora"), documents(RAW)).cards}  # type: ignore[index]
 
 
 def test_another_card_is_of_the_same_maker_and_has_bf16() -> None:
@@ -290,13 +292,13 @@ def test_another_card_is_of_the_same_maker_and_has_bf16() -> None:
     assert cost is not None
     found = advice(cost, "cheaper_gpu")
     assert found is not None
-    cards = {card["key"]: card for card in cost["cards"]}
-    chosen = cards[found["flag"].split()[-1]]
-    assert (chosen["maker"], chosen["dtype"]) == ("NVIDIA", "bf16")
-    alike = [c for c in cards.values() if c["maker"] == "NVIDIA" and c["dtype"] == "bf16"]
-    assert chosen["money"]["value"] == min(card["money"]["value"] for card in alike)
-    assert found["why"].endswith(f"at the price of {chosen['price']}")
-    assert re.search(r", on 20\d\d-\d\d-\d\d$", chosen["price"])
+    cards = {card.key: card for card in cost.cards}
+    chosen = cards[found.flag.split()[-1]]
+    assert (chosen.maker, chosen.dtype) == ("NVIDIA", "bf16")
+    alike = [c for c in cards.values() if c.maker == "NVIDIA" and c.dtype == "bf16"]
+    assert chosen.money.value == min(card.money.value for card in alike)
+    assert found.why.endswith(f"at the price of {chosen.price}")
+    assert re.search(r", on 20\d\d-\d\d-\d\d$", chosen.price)
 
 
 def test_another_card_is_advised_only_for_a_sum_that_pays_for_the_move() -> None:
@@ -306,27 +308,25 @@ def test_another_card_is_advised_only_for_a_sum_that_pays_for_the_move() -> None
         assert (advice(cost, "cheaper_gpu") is not None) == advised
 
 
-def test_managed_services_bill_content_times_epochs(cost: dict[str, Any]) -> None:
+def test_managed_services_bill_content_times_epochs(cost: Cost) -> None:
     prices = load_apis()
-    for service in cost["api"]:
-        price = prices[service["key"]]
-        assert service["as_it_came"] == api_cost(int(RAW.sum()), 3.0, price).to_dict()
-        assert service["cleaned"] == api_cost(int(KEPT.sum()), 3.0, price).to_dict()
+    for service in cost.api:
+        price = prices[service.key]
+        assert service.as_it_came == api_cost(int(RAW.sum()), 3.0, price)
+        assert service.cleaned == api_cost(int(KEPT.sum()), 3.0, price)
         assert price.max_params_b is None or price.max_params_b >= 8.03
-    assert len({s["provider"] for s in cost["api"] if not s["own_model"]}) == sum(
-        not s["own_model"] for s in cost["api"]
-    )
+    assert len({s.provider for s in cost.api if not s.own_model}) == sum(not s.own_model for s in cost.api)
 
 
 def test_a_service_that_was_asked_for_comes_first_and_stands_beside_the_gpu() -> None:
-    run = dataclasses.replace(planned(epochs=3.0), api=load_apis()["together-lora-100b"])
+    run = replace(planned(epochs=3.0), api=load_apis()["together-lora-100b"])
     cost = make_cost(run, documents(RAW, KEPT))
     assert cost is not None
-    first = cost["api"][0]
-    assert (first["key"], first["chosen"]) == ("together-lora-100b", True)
-    assert "together-lora-16b" not in [service["key"] for service in cost["api"]]  # the same provider
-    assert not any(service["chosen"] for service in cost["api"][1:])
-    assert money(first["cleaned"]) in cost_words(cost).service
+    first = cost.api[0]
+    assert (first.key, first.chosen) == ("together-lora-100b", True)
+    assert "together-lora-16b" not in [service.key for service in cost.api]  # the same provider
+    assert not any(service.chosen for service in cost.api[1:])
+    assert money(first.cleaned) in cost_words(cost).service
     assert not cost_words(make_cost(planned(), documents(RAW))).service  # type: ignore[arg-type]
 
 
@@ -345,39 +345,41 @@ def test_a_service_that_does_not_take_the_model_is_refused_with_those_that_do(tm
     assert run.api.usd_per_million == 2
 
 
-def test_every_way_says_what_it_saves_of_padded_batches(cost: dict[str, Any]) -> None:
+def test_every_way_says_what_it_saves_of_padded_batches(cost: Cost) -> None:
     padded = way(cost, "padded to longest")
-    for line in cost["comparison"]:
-        saved = line["saved"]
-        assert saved["slots"]["value"] == padded["slots"]["value"] - line["slots"]["value"]
-        assert saved["money"]["value"] == pytest.approx(padded["money"]["value"] - line["money"]["value"])
-        after, before = (sum(ends(w["money"])) for w in (line, padded))
-        assert saved["share"]["value"] == pytest.approx(1 - after / before)
+    for line in cost.comparison:
+        saved = line.saved
+        assert saved.slots.value == padded.slots.value - line.slots.value
+        assert saved.money.value == pytest.approx(padded.money.value - line.money.value)
+        after, before = (sum(ends(w.money)) for w in (line, padded))
+        assert saved.share.value == pytest.approx(1 - after / before)
 
 
 def test_slots_and_bill_say_the_same_hours() -> None:
     data = sample(training=planned())
-    hours_of_ten = 10 * (1 - data["cost"]["saved_share"]["value"])
+    bill = cost_of(data)
+    assert bill is not None
+    hours_of_ten = 10 * (1 - bill.saved_share.value)
     assert f"packed rows take about {hours_of_ten:.1f}." in make_bill(data).explanation
     assert not any("attention" in note for note in make_bill(data).notes)
     alone = make_bill(sample())
     assert any("--model" in note for note in alone.notes)
-    assert data["slots"][1]["slots"] == way(data["cost"], "padded to longest")["slots"]["value"]
+    assert data["slots"][1]["slots"] == way(bill, "padded to longest").slots.value
 
 
 def test_without_a_gpu_there_is_work_and_memory_and_no_money() -> None:
     cost = make_cost(planned(gpu=""), documents(RAW, KEPT))
     assert cost is not None
-    assert cost["estimate"] is cost["gpu"] is cost["memory"]["fits"] is None
-    assert cost["cards"] == []
-    assert all(w["money"] is None and w["flops"]["value"] > 0 for w in cost["comparison"])
+    assert cost.estimate is cost.gpu is cost.memory.fits is None
+    assert cost.cards == []
+    assert all(w.money is None and w.flops.value > 0 for w in cost.comparison)
     assert "Give --gpu" in cost_words(cost).explanation
-    assert advice(cost, "pack")["saved_share"] > 0.2  # type: ignore[index]
+    assert advice(cost, "pack").saved_share > 0.2  # type: ignore[index]
 
 
 def test_nothing_left_to_train_on_has_no_cost() -> None:
     nothing = np.array([], np.int64)
-    empty = dataclasses.replace(documents(RAW), whole=nothing, pieces=nothing, rows=0)
+    empty = replace(documents(RAW), whole=nothing, pieces=nothing, rows=0)
     assert make_cost(planned(), empty) is None
 
 
@@ -392,9 +394,10 @@ def figures_in(value: Any) -> list[dict[str, Any]]:
     return [figure for item in value for figure in figures_in(item)] if isinstance(value, list) else []
 
 
-def test_every_figure_is_plain_json_and_names_its_source(cost: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(cost)) == cost
-    figures = figures_in(cost)
+def test_every_figure_is_plain_json_and_names_its_source(cost: Cost) -> None:
+    data = to_plain(cost)
+    assert json.loads(json.dumps(data)) == data
+    figures = figures_in(data)
     assert len(figures) > 150
     for figure in figures:
         assert (
@@ -405,8 +408,36 @@ def test_every_figure_is_plain_json_and_names_its_source(cost: dict[str, Any]) -
 
 
 def test_equal_data_gives_equal_bytes() -> None:
-    first, second = (json.dumps(make_cost(planned(), documents(RAW, KEPT))) for _ in range(2))
+    first, second = (json.dumps(to_plain(make_cost(planned(), documents(RAW, KEPT)))) for _ in range(2))
     assert first == second
+
+
+def test_a_bill_read_back_is_the_one_that_was_written(cost: Cost) -> None:
+    without_gpu = make_cost(planned(gpu=""), documents(RAW))
+    for bill in (cost, without_gpu):
+        assert cost_of({"cost": json.loads(json.dumps(to_plain(bill)))}) == bill
+    assert cost_of({}) is cost_of({"cost": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("curve", "points", 1, "rows", "value"), "many", r"cost.curve.points\[1\].rows.value is a str"),
+        (("gpu", "count"), True, "cost.gpu.count is a bool"),
+        (("estimate",), [], "cost.estimate is a list"),
+        (("memory", "parts", "total"), None, "cost.memory.parts.total is missing"),
+        (("saved_share", "source"), "guessed", "cost.saved_share.source is a str"),
+    ],
+)
+def test_a_damaged_bill_is_refused_with_the_place(cost: Cost, path: Any, value: Any, told: str) -> None:
+    data = {"cost": to_plain(cost)}
+    part: Any = data["cost"]
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    with pytest.raises(DataError, match=told) as error:
+        cost_of(data)
+    assert error.value.hint
 
 
 # Flags

@@ -20,6 +20,8 @@ from tokpack.calibration import find_calibrator, on_this_machine, speed_of
 from tokpack.cli import app
 from tokpack.cost import Method, ModelShape, flops
 from tokpack.errors import UsageError
+from tokpack.plain import from_plain
+from tokpack.report.cost_figures import Cost
 from tokpack.report.cost_words import cost_words
 
 pytestmark = pytest.mark.slow
@@ -107,7 +109,7 @@ def test_a_measured_machine_has_hours_without_a_range_and_no_money(
     assert hours["value"] == pytest.approx(cost["estimate"]["flops"]["value"] / 1e10 / 3600, rel=0.02)
     assert cost["estimate"]["money"] is None
     assert all(way["money"] is None and way["hours"] for way in cost["comparison"])
-    words = cost_words(cost)
+    words = cost_words(from_plain(Cost, cost, "cost"))
     assert words.headline.startswith("Training takes")
     assert "on one CPU" in words.explanation.replace("On", "on")
     assert "measured" in words.setting
@@ -117,7 +119,7 @@ def test_a_price_turns_measured_hours_into_money(calibrator: Calibrator, chats: 
     cost = analyzed(chats, qwen, gpu_price=2.0)
     estimate = cost["estimate"]
     assert estimate["money"]["value"] == pytest.approx(2 * estimate["gpu_hours"]["value"])
-    assert cost_words(cost).headline.startswith("Training costs")
+    assert cost_words(from_plain(Cost, cost, "cost")).headline.startswith("Training costs")
 
 
 def test_rows_are_measured_as_training_will_read_them(

@@ -31,6 +31,7 @@ from tokpack.cost import (
 from tokpack.cost.figure import weakest
 from tokpack.cost.speed import start_seconds
 from tokpack.errors import UsageError
+from tokpack.plain import to_plain
 
 SHAPE = ModelShape.from_config(
     {
@@ -122,7 +123,7 @@ def test_hours_are_flops_over_peak_times_utilization_and_the_start() -> None:
     assert run.tokens_per_second.value == pytest.approx(30_000 / (work / (312e12 * 0.2)))
     assert run.utilization is not None
     assert (run.utilization.value, run.utilization.high) == (0.2, 0.4)
-    assert set(run.to_dict()["money"]) == {"value", "unit", "source", "note", "high"}
+    assert set(to_plain(run)["money"]) == {"value", "unit", "source", "note", "high"}
 
 
 def test_a_calibration_replaces_the_assumed_utilization() -> None:

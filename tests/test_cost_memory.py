@@ -245,8 +245,8 @@ def test_advice_names_changes_that_really_fit() -> None:
     fit = fits(LLAMA_3_8B, find_gpu("T4"), 4096, method=Method(kind="lora"), loss="chunked")
     assert not fit.fits
     assert fit.max_tokens == 0
-    assert any(r.words.startswith("QLoRA with gradient checkpointing") for r in fit.advice)
-    assert any("A100-80GB" in remedy.words for remedy in fit.advice)
+    assert any(r.do.startswith("QLoRA with gradient checkpointing") for r in fit.advice)
+    assert any("A100-80GB" in remedy.do for remedy in fit.advice)
     qlora = fits(
         LLAMA_3_8B, find_gpu("T4"), 4096, method=Method(kind="qlora"), checkpointing=True, loss="chunked"
     )
@@ -257,7 +257,7 @@ def test_a_model_no_card_holds_is_told_to_shard() -> None:
     shape = ModelShape.from_config({**SMALL, "hidden_size": 32768, "intermediate_size": 131072,
                                     "num_hidden_layers": 100, "model_type": "llama"})  # fmt: skip
     fit = fits(shape, load_gpus()["B200"], 2048, method=Method(kind="full"))
-    assert "shard the model" in fit.advice[-1].words
+    assert "shard the model" in fit.advice[-1].do
 
 
 PEAK = """

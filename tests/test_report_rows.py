@@ -14,6 +14,7 @@ from report_samples import planned, sample
 
 import tokpack
 from tokpack.errors import UsageError
+from tokpack.report.cost_figures import cost_of
 from tokpack.report.rows_figures import RUN_ENDS, middle_out
 from tokpack.report.what_if import what_if
 
@@ -116,17 +117,20 @@ def test_a_long_run_keeps_both_ends() -> None:
 
 
 def test_inputs_of_the_page_begin_at_the_bill() -> None:
-    cost = sample(training=planned())["cost"]
+    cost = cost_of(sample(training=planned()))
+    assert cost is not None
+    assert cost.estimate is not None
     inputs = what_if(cost)
     assert inputs is not None
     now = next(length for length in inputs.lengths if length.capacity == inputs.current)
-    money = cost["estimate"]["money"]
+    money = cost.estimate.money
+    assert money is not None
     low, high = inputs.start_hours
-    assert (now.low_hours + low) * inputs.price == pytest.approx(money["value"])
-    assert (now.high_hours + high) * inputs.price == pytest.approx(money["high"])
+    assert (now.low_hours + low) * inputs.price == pytest.approx(money.value)
+    assert (now.high_hours + high) * inputs.price == pytest.approx(money.high)
     steps = math.ceil(now.rows / inputs.rows_per_step) * inputs.epochs
-    assert steps == cost["run_plan"]["use"]["steps"]["value"]
+    assert steps == cost.run_plan.use.steps.value
 
 
 def test_a_bill_without_money_has_no_inputs() -> None:
-    assert what_if(sample(training=planned(gpu=""))["cost"]) is None
+    assert what_if(cost_of(sample(training=planned(gpu="")))) is None

@@ -12,6 +12,8 @@ import pytest
 from report_samples import hostile, planned, sample
 from rich.console import Console, Group
 
+from tokpack.cost import Figure
+from tokpack.plain import from_plain
 from tokpack.report.cost_words import money
 from tokpack.report.figures import Report
 from tokpack.report.first_screen import first_screen
@@ -51,7 +53,7 @@ def test_what_analyze_prints_is_one_screen(training: str | None, reasons: int) -
     screen = printed(Report(data), 100)
     assert len(screen.splitlines()) <= 23
     headline = data["cost"]["comparison"][-1]["money"] if run else None
-    assert (money(headline) if headline else make_bill(data).headline) in screen
+    assert (money(from_plain(Figure, headline, "money")) if headline else make_bill(data).headline) in screen
     assert f"{data['drops'][0]['documents']:,}" in screen
     assert "11 documents longer than a row of 512: 9 shortened by" in screen
     assert "2 left out" in screen

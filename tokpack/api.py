@@ -25,8 +25,10 @@ from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_optio
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.push import write_to
 from tokpack.packed_urls import is_url, local_folder
+from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.by_column import by_column_figures
+from tokpack.report.cost_figures import cost_of
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.rows_figures import kept_figures
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
@@ -210,8 +212,9 @@ def analyze(
         with run.tell.doing("counting and billing"):
             report = make_report(run, corpus, part, planned=training)
         near = report.data["near_dup"] = near_duplicate_figures(run, corpus)
-        if cost := report.data.get("cost"):
-            advise_near_duplicates(cost, near, report.data["ledger"]["tokens"]["packed"])
+        if cost := cost_of(report.data):
+            packed = report.data["ledger"]["tokens"]["packed"]
+            report.data["cost"] = to_plain(advise_near_duplicates(cost, near, packed))
         report.data["kept"] = kept_figures(run, corpus, part.pieces)
         if by is not None:
             report.data["by"] = by_column_figures(run, corpus, part.pieces, by)

@@ -57,27 +57,10 @@ class Estimate:
     """GPU-hours without the start."""
     gpu_hours: Figure
     wall_hours: Figure
-    money: Figure
+    money: Figure | None
+    """None where no price is known."""
     energy: Figure | None
     """kWh at full board power; None when the GPU's power is unknown."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For report.json."""
-        return {
-            name: figure.to_dict() if figure else None
-            for name, figure in (
-                ("tokens", self.tokens),
-                ("flops", self.flops),
-                ("utilization", self.utilization),
-                ("tokens_per_second", self.tokens_per_second),
-                ("startup", self.startup),
-                ("training_hours", self.training_hours),
-                ("gpu_hours", self.gpu_hours),
-                ("wall_hours", self.wall_hours),
-                ("money", self.money),
-                ("energy", self.energy),
-            )
-        }
 
 
 def estimate(

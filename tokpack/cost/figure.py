@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tokpack.plain import LEFT_OUT
 
 Source = Literal["measured", "computed", "assumed"]
 
@@ -19,7 +21,7 @@ class Figure:
     unit: str
     source: Source
     note: str = ""
-    high: float | None = None
+    high: float | None = field(default=None, metadata=LEFT_OUT)
 
     def scaled(self, factor: float, unit: str | None = None, note: str | None = None) -> Figure:
         """The same figure times `factor` (more epochs, dollars an hour), its source unchanged."""
@@ -30,18 +32,6 @@ class Figure:
             note=self.note if note is None else note,
             high=None if self.high is None else self.high * factor,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; `high` is left out when the figure is one number."""
-        out: dict[str, Any] = {
-            "value": self.value,
-            "unit": self.unit,
-            "source": self.source,
-            "note": self.note,
-        }
-        if self.high is not None:
-            out["high"] = self.high
-        return out
 
 
 def weakest(*sources: Source) -> Source:

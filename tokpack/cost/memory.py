@@ -89,7 +89,7 @@ class Memory:
 class Remedy:
     """A change by which a row fits: in words, and the flag that makes it (empty where none does)."""
 
-    words: str
+    do: str
     flag: str = ""
 
 

@@ -100,6 +100,7 @@ def _gpu_bill(config: Config, training: Training, lengths: Lengths) -> float:
     rows = make_plan(lengths, capacity, planner, config.seed, plan.max_docs_per_row or None).rows
     run = packed_run(training, lengths, rows, capacity, training.checkpointing(capacity))
     assert run is not None
+    assert run.money is not None
     return run.money.high or run.money.value
 
 
@@ -107,4 +108,5 @@ def _start_bill(training: Training) -> float:
     """Of a run without a token."""
     run = training.run(np.zeros(1, np.int64), 1, checkpointing=False)
     assert run is not None
+    assert run.money is not None
     return run.money.high or run.money.value

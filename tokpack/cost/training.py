@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +84,14 @@ class Training:
     def run(
         self, widths: Lengths, micro_batches: int, checkpointing: bool, gpu: Gpu | None = None
     ) -> Estimate | None:
-        """Hours and money; None without a GPU. Price and speed of the user's hold for the GPU of the user's.
-
-        The money of a measured device without a price is 0: `priced` says whether it means anything.
-        """
+        """Hours and money; None without a GPU. Price and speed of the user's hold for the GPU
+        of the user's."""
         card = gpu or self.gpu
         if card is None:
             return None
         settings = self.settings
         own_price = settings.gpu_price if self.priced else 0.0
-        return estimate(
+        run = estimate(
             self.shape,
             widths,
             card,
@@ -106,6 +104,7 @@ class Training:
             price_usd_h=own_price if gpu is None else None,
             calibration=self.calibration if gpu is None else None,
         )
+        return run if gpu is not None or self.priced else replace(run, money=None)
 
     @property
     def priced(self) -> bool:
@@ -113,10 +112,6 @@ class Training:
         if self.gpu is None:
             return False
         return self.settings.gpu_price is not None or self.gpu.price_usd_h is not None
-
-    def money(self, run: Estimate | None) -> dict[str, Any] | None:
-        """The money of a run on `gpu`, where it has a price."""
-        return run.money.to_dict() if run is not None and self.priced else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,9 +213,5 @@ def model_name(name: str) -> str:
     return name
 
 
-def count(value: float, unit: str, note: str = "") -> dict[str, Any]:
-    return Figure(value, unit, "computed", note).to_dict()
-
-
-def figure(value: Figure | None) -> dict[str, Any] | None:
-    return None if value is None else value.to_dict()
+def count(value: float, unit: str, note: str = "") -> Figure:
+    return Figure(value, unit, "computed", note)

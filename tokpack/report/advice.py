@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
 from tokpack.cost.gpus import GIB
 from tokpack.cost.planned_run import micro_batches, packed_run
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
-from tokpack.cost.training import Documents, Training, count, figure
+from tokpack.cost.training import Documents, Training, count
+from tokpack.report.cost_figures import Advice, Card, Cost, Curve, Point, Service, Way
 from tokpack.report.cost_words import ends, hours, money
 from tokpack.report.words import share as share_words
 
@@ -22,7 +24,7 @@ WORTH_MOVING_USD = 5.0
 """A saving below this is not worth another rented card."""
 
 
-def curve(training: Training, documents: Documents, tokens_at_once: int) -> dict[str, Any]:
+def curve(training: Training, documents: Documents, tokens_at_once: int) -> Curve:
     """Every capacity up to what the model was made for, with the one to take; documents cut or split anew.
 
     `tokens_at_once`: slots of a micro-batch, as near as whole rows come to it at another capacity.
@@ -47,40 +49,38 @@ def curve(training: Training, documents: Documents, tokens_at_once: int) -> dict
         split=documents.split,
         uncut=documents.uncut,
     )
-    return {
-        "points": [_point(training, documents, point, tokens_at_once) for point in found.points],
-        "current": documents.capacity,
-        "recommended": found.recommended if most is None or found.recommended <= most else None,
-        "reason": found.reason,
-    }
+    return Curve(
+        points=[_point(training, documents, point, tokens_at_once) for point in found.points],
+        current=documents.capacity,
+        recommended=found.recommended if most is None or found.recommended <= most else None,
+        reason=found.reason,
+    )
 
 
-def _point(
-    training: Training, documents: Documents, point: CapacityPoint, tokens_at_once: int
-) -> dict[str, Any]:
+def _point(training: Training, documents: Documents, point: CapacityPoint, tokens_at_once: int) -> Point:
     capacity = point.capacity
     checkpointing = training.checkpointing(capacity)
     cut = documents.fit(capacity)
     run = training.run(cut, micro_batches(point.rows, tokens_at_once, capacity), checkpointing)
     fit = training.fit(capacity, training.gpu, checkpointing) if training.gpu else None
     total = int(documents.whole.sum())
-    return {
-        "capacity": capacity,
-        "rows": count(point.rows, "rows"),
-        "fill": count(point.fill, "share of slots"),
-        "truncated": count(point.truncated, "tokens", "beyond the capacity or left out for it, one epoch"),
-        "truncated_share": count(point.truncated / total if total else 0.0, "share of tokens"),
-        "truncated_documents": count(point.truncated_documents, "documents"),
-        "flops": figure(run.flops) if run else count(point.flops * training.settings.epochs, "FLOPs"),
-        "hours": figure(run.gpu_hours) if run else None,
-        "money": training.money(run),
-        "memory": Figure(fit.memory.total / GIB, "GiB", "assumed", "one row").to_dict() if fit else None,
-        "fits": fit.fits if fit else None,
-        "checkpointing": checkpointing,
-    }
+    return Point(
+        capacity=capacity,
+        rows=count(point.rows, "rows"),
+        fill=count(point.fill, "share of slots"),
+        truncated=count(point.truncated, "tokens", "beyond the capacity or left out for it, one epoch"),
+        truncated_share=count(point.truncated / total if total else 0.0, "share of tokens"),
+        truncated_documents=count(point.truncated_documents, "documents"),
+        flops=run.flops if run else count(point.flops * training.settings.epochs, "FLOPs"),
+        hours=run.gpu_hours if run else None,
+        money=run.money if run else None,
+        memory=Figure(fit.memory.total / GIB, "GiB", "assumed", "one row") if fit else None,
+        fits=fit.fits if fit else None,
+        checkpointing=checkpointing,
+    )
 
 
-def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
+def cards(training: Training, documents: Documents) -> list[Card]:
     """Each GPU with a price that holds a row: hours and money of the packed run, cheapest first."""
     if training.gpu is None:
         return []
@@ -95,23 +95,22 @@ def cards(training: Training, documents: Documents) -> list[dict[str, Any]]:
         pieces, rows, capacity = documents.pieces, documents.rows, documents.capacity
         run = packed_run(training, pieces, rows, capacity, checkpointing, None if own else gpu)
         if run is not None:
-            out.append(
-                {
-                    "key": gpu.key,
-                    "maker": gpu.name.partition(" ")[0],
-                    "dtype": gpu.dtype,
-                    "checkpointing": checkpointing,
-                    "chosen": own,
-                    "hours": figure(run.gpu_hours),
-                    "wall_hours": figure(run.wall_hours),
-                    "money": training.money(run) if own else figure(run.money),
-                    "price": gpu.price_note.partition(": http")[0],
-                }
+            card = Card(
+                key=gpu.key,
+                maker=gpu.name.partition(" ")[0],
+                dtype=gpu.dtype,
+                checkpointing=checkpointing,
+                chosen=own,
+                hours=run.gpu_hours,
+                wall_hours=run.wall_hours,
+                money=run.money,
+                price=gpu.price_note.partition(": http")[0],
             )
-    return sorted(out, key=lambda card: (card["money"]["value"] if card["money"] else 0.0, card["key"]))
+            out.append(card)
+    return sorted(out, key=lambda card: (card.money.value if card.money else 0.0, card.key))
 
 
-def managed(training: Training, documents: Documents) -> list[dict[str, Any]]:
+def managed(training: Training, documents: Documents) -> list[Service]:
     """Services that bill by the token, for models of this size and for models of their own.
 
     A provider's smallest price class that takes the model; the service that was asked for comes first.
@@ -132,20 +131,20 @@ def managed(training: Training, documents: Documents) -> list[dict[str, Any]]:
     ]
 
 
-def _service(training: Training, documents: Documents, price: ApiPrice, *, chosen: bool) -> dict[str, Any]:
+def _service(training: Training, documents: Documents, price: ApiPrice, *, chosen: bool) -> Service:
     epochs = training.settings.epochs
-    return {
-        "key": price.key,
-        "provider": price.provider,
-        "model": price.model,
-        "own_model": price.max_params_b is None,
-        "chosen": chosen,
-        "as_it_came": api_cost(int(documents.raw.sum()), epochs, price).to_dict(),
-        "cleaned": api_cost(int(documents.pieces.sum()), epochs, price).to_dict(),
-    }
+    return Service(
+        key=price.key,
+        provider=price.provider,
+        model=price.model,
+        own_model=price.max_params_b is None,
+        chosen=chosen,
+        as_it_came=api_cost(int(documents.raw.sum()), epochs, price),
+        cleaned=api_cost(int(documents.pieces.sum()), epochs, price),
+    )
 
 
-def advise(cost: dict[str, Any], capacity: int) -> list[dict[str, Any]]:
+def advise(cost: Cost, capacity: int) -> list[Advice]:
     """What to do: first what must be done, then by money saved (by share of the work without prices)."""
     found = (
         advice
@@ -162,163 +161,143 @@ def advise(cost: dict[str, Any], capacity: int) -> list[dict[str, Any]]:
     return ranked(found)
 
 
-def advise_near_duplicates(cost: dict[str, Any], near: dict[str, Any], packed: int) -> None:
-    """Add to a bill's recommendations what dropping near duplicates would save of `packed` tokens."""
+def advise_near_duplicates(cost: Cost, near: dict[str, Any], packed: int) -> Cost:
+    """The bill with one more recommendation: what dropping near duplicates would save of `packed` tokens."""
     share = near["tokens"] / packed if packed and not near["applied"] else 0.0
     if share < WORTH:
-        return
+        return cost
     saves = None
-    if (final := cost["estimate"]) and final["money"]:
+    if (final := cost.estimate) and final.money:
         # Of the money without the start, which fewer tokens do not shorten.
-        hours_of = zip(ends(final["training_hours"]), ends(final["gpu_hours"]), strict=True)
+        hours_of = zip(ends(final.training_hours), ends(final.gpu_hours), strict=True)
         parts = [share * training / whole for training, whole in hours_of]
-        low, high = (part * usd for part, usd in zip(parts, ends(final["money"]), strict=True))
-        saves = Figure(low, "USD", "assumed", "at the cost of an average token", high).to_dict()
+        low, high = (part * usd for part, usd in zip(parts, ends(final.money), strict=True))
+        saves = Figure(low, "USD", "assumed", "at the cost of an average token", high)
     why = f"{near['documents']:,} documents of {near['tokens']:,} tokens nearly repeat an earlier one"
     flag = f"--near-dup {near['threshold']}"
-    new = _advice("near_duplicates", "drop near duplicates", flag, why, saves=saves, share=share)
-    cost["recommendations"] = ranked([*cost["recommendations"], new])
+    new = Advice("near_duplicates", "drop near duplicates", flag, why, saves, share)
+    return replace(cost, recommendations=ranked([*cost.recommendations, new]))
 
 
-def ranked(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def ranked(found: Iterable[Advice]) -> list[Advice]:
     """First what must be done, then by money saved, or by share of the work where nothing has a price."""
 
-    def saved(advice: dict[str, Any]) -> float:
-        money: float = advice["saves"]["value"] if advice["saves"] else advice["saved_share"]
-        return money
+    def saved(advice: Advice) -> float:
+        return advice.saves.value if advice.saves else advice.saved_share
 
-    return sorted(found, key=lambda advice: (not advice["urgent"], -saved(advice)))
-
-
-def _advice(
-    key: str,
-    do: str,
-    flag: str,
-    why: str,
-    *,
-    saves: dict[str, Any] | None = None,
-    share: float = 0.0,
-    urgent: bool = False,
-) -> dict[str, Any]:
-    return {
-        "key": key,
-        "do": do,
-        "flag": flag,
-        "why": why,
-        "saves": saves,
-        "saved_share": share,
-        "urgent": urgent,
-    }
+    return sorted(found, key=lambda advice: (not advice.urgent, -saved(advice)))
 
 
-def _way(cost: dict[str, Any], key: str) -> dict[str, Any] | None:
-    return next((way for way in cost["comparison"] if way["key"] == key), None)
+def _way(cost: Cost, key: str) -> Way | None:
+    return next((way for way in cost.comparison if way.key == key), None)
 
 
-def saving(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any] | None, float]:
+def saving(before: Way | Point | Card, after: Way | Point | Card) -> tuple[Figure | None, float]:
     """Money saved, as a figure, and its share of `before`; of hours or work where no money is known."""
-    measure = next((key for key in ("money", "hours", "flops") if before.get(key) is not None), None)
-    if measure is None:
-        return None, 0.0
-    was, now = ends(before[measure]), ends(after[measure])
+    measure = next(key for key in ("money", "hours", "flops") if getattr(before, key) is not None)
+    was, now = ends(getattr(before, measure)), ends(getattr(after, measure))
     share = 1 - sum(now) / sum(was) if sum(was) else 0.0
     if measure != "money":
         return None, share
     saved = Figure(was[0] - now[0], "USD", "assumed", "at the speeds of either", was[1] - now[1])
-    return saved.to_dict(), share
+    return saved, share
 
 
-def _memory(cost: dict[str, Any]) -> dict[str, Any] | None:
-    found = cost["memory"]
-    if found["fits"] is not False:
+def _memory(cost: Cost) -> Advice | None:
+    found = cost.memory
+    if found.fits is not False:
         return None
-    first = found["advice"][0]
-    needed, usable = found["parts"]["total"]["value"], found["usable"]["value"]
-    return _advice(
+    assert cost.gpu is not None
+    assert found.usable is not None
+    first = found.advice[0]
+    needed = found.parts.total.value
+    return Advice(
         "memory",
-        first["do"],
-        first["flag"],
-        f"one row needs {needed:.1f} GiB, {cost['gpu']['key']} has {usable:.1f} to use",
+        first.do,
+        first.flag,
+        f"one row needs {needed:.1f} GiB, {cost.gpu.key} has {found.usable.value:.1f} to use",
         urgent=True,
     )
 
 
-def _packing(cost: dict[str, Any]) -> dict[str, Any] | None:
+def _packing(cost: Cost) -> Advice | None:
     padded, packed = _way(cost, PADDED_LONGEST), _way(cost, PACKED)
-    plan = cost["run_plan"]
+    plan = cost.run_plan
     if padded is None or packed is None:
         return None
-    if plan["recommendation"] == "do not pack":
-        return _advice("do_not_pack", "do not pack", "--planner none", plan["reason"], urgent=True)
+    if plan.recommendation == "do not pack":
+        return Advice("do_not_pack", "do not pack", "--planner none", plan.reason, urgent=True)
     saves, share = saving(padded, packed)
-    full = [share_words(way["fill"]["value"], 1) for way in (padded, packed)]
+    full = [share_words(way.fill.value, 1) for way in (padded, packed)]
     why = f"padded batches are {full[0]} full, rows {full[1]}"
-    return _advice("pack", "pack", "tokpack pack", why, saves=saves, share=share)
+    return Advice("pack", "pack", "tokpack pack", why, saves=saves, saved_share=share)
 
 
-def _cleaning(cost: dict[str, Any]) -> dict[str, Any] | None:
+def _cleaning(cost: Cost) -> Advice | None:
     packed, cleaned = _way(cost, PACKED), _way(cost, PACKED_CLEANED)
     if packed is None or cleaned is None:
         return None
     saves, share = saving(packed, cleaned)
     if share <= 0:
         return None
-    gone = packed["tokens"]["value"] - cleaned["tokens"]["value"]
-    return _advice(
+    gone = packed.tokens.value - cleaned.tokens.value
+    return Advice(
         "clean",
         "clean first",
         "tokpack pack",
         f"{gone:,} tokens are left out; the reasons are below",
         saves=saves,
-        share=share,
+        saved_share=share,
     )
 
 
-def _capacity(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
+def _capacity(cost: Cost, capacity: int) -> Advice | None:
     """Another --max-length, where it saves enough, keeps text that is cut now, or is all that fits."""
-    points = {point["capacity"]: point for point in cost["curve"]["points"]}
-    best = cost["curve"]["recommended"]
+    points = {point.capacity: point for point in cost.curve.points}
+    best = cost.curve.recommended
     if best is None or best == capacity:
         return None
     saves, share = saving(points[capacity], points[best])
-    cuts_too_much = points[capacity]["truncated_share"]["value"] > MAX_TRUNCATED
-    flag, reason = f"--max-length {best}", cost["curve"]["reason"]
+    cuts_too_much = points[capacity].truncated_share.value > MAX_TRUNCATED
+    flag, reason = f"--max-length {best}", cost.curve.reason
     if best > capacity and cuts_too_much:
-        lost = points[capacity]["truncated_share"]["value"]
+        lost = points[capacity].truncated_share.value
         why = f"at {capacity:,} you lose {lost:.1%} of the tokens to length; {best:,} is {reason}"
-        return _advice("raise_max_length", "raise --max-length", flag, why, saves=None, share=0.0)
-    if best < capacity and (share >= WORTH or points[capacity]["fits"] is False):
+        return Advice("raise_max_length", "raise --max-length", flag, why)
+    if best < capacity and (share >= WORTH or points[capacity].fits is False):
         why = f"{best:,} is {reason}"
-        return _advice("lower_max_length", "lower --max-length", flag, why, saves=saves, share=share)
+        return Advice("lower_max_length", "lower --max-length", flag, why, saves=saves, saved_share=share)
     return None
 
 
-def _card(cost: dict[str, Any]) -> dict[str, Any] | None:
+def _card(cost: Cost) -> Advice | None:
     """A cheaper card that runs the same software, where the table's prices make one: of the same maker, with
     bf16 if the chosen one has it, and only for a sum that pays for the move."""
-    chosen = next((card for card in cost["cards"] if card["chosen"]), None)
-    if chosen is None or chosen["money"] is None:
+    chosen = next((card for card in cost.cards if card.chosen), None)
+    if chosen is None or chosen.money is None:
         return None
-    alike = (card for card in cost["cards"] if card["dtype"] in ("bf16", chosen["dtype"]))
-    best = next(card for card in alike if chosen["maker"] in ("", card["maker"]))
-    if best["chosen"]:
+    alike = (card for card in cost.cards if card.dtype in ("bf16", chosen.dtype))
+    best = next(card for card in alike if chosen.maker in ("", card.maker))
+    if best.chosen:
         return None
     saves, share = saving(chosen, best)
-    if share < WORTH or saves is None or saves["value"] < WORTH_MOVING_USD:
+    if share < WORTH or saves is None or saves.value < WORTH_MOVING_USD:
         return None
-    why = f"{money(best['money'])} in {hours(best['wall_hours'])}, at the price of {best['price']}"
-    return _advice("cheaper_gpu", "rent another card", f"--gpu {best['key']}", why, saves=saves, share=share)
+    why = f"{money(best.money)} in {hours(best.wall_hours)}, at the price of {best.price}"
+    return Advice(
+        "cheaper_gpu", "rent another card", f"--gpu {best.key}", why, saves=saves, saved_share=share
+    )
 
 
-def _positions(cost: dict[str, Any], capacity: int) -> dict[str, Any] | None:
-    limit = cost["model"]["max_positions"]
+def _positions(cost: Cost, capacity: int) -> Advice | None:
+    limit = cost.model.max_positions
     if limit is None or capacity <= limit:
         return None
-    return _advice(
+    return Advice(
         "positions",
         "keep documents within the model's positions",
         f"--max-length {limit}",
-        f"{cost['model']['name']} was made for documents of up to {limit:,} tokens; rows may be longer, "
+        f"{cost.model.name} was made for documents of up to {limit:,} tokens; rows may be longer, "
         "documents not",
         urgent=True,
     )

@@ -1,13 +1,11 @@
 """The bill before training: what a run will cost, from the lengths of its documents and the plan's rows.
 
-Plain data in, plain data out: `make_cost` returns `data["cost"]` of a report. Every figure in it is a
-`Figure` as a dict: value, unit, source (measured, computed, assumed), note, and `high` where it is a range.
+`make_cost` returns a `Cost`, which is `cost` of report.json.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -26,15 +24,28 @@ from tokpack.cost.gpus import GIB
 from tokpack.cost.memory import Loss, Remedy
 from tokpack.cost.planned_run import micro_batch, micro_batches, packed_run, plan_of, settings_of
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
-from tokpack.cost.training import Documents, Training, count, figure
+from tokpack.cost.training import Documents, Training, count
 from tokpack.report.advice import advise, cards, curve, managed, saving
+from tokpack.report.cost_figures import (
+    Cost,
+    GpuFigures,
+    MemoryFigures,
+    MemoryParts,
+    MethodFigures,
+    ModelFigures,
+    PlannedRun,
+    PlannedSettings,
+    Recipe,
+    Saved,
+    Way,
+)
 
 LOSSES: tuple[Loss, Loss] = ("chunked", "copied")
 """That of `tokpack train`, and the one that takes most, of trainers that pad."""
 
 
-def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None:
-    """`data["cost"]`: None when nothing is left to train on."""
+def make_cost(training: Training, documents: Documents) -> Cost | None:
+    """None when nothing is left to train on."""
     if not documents.rows:
         return None
     checkpointing = training.checkpointing(documents.capacity)
@@ -45,72 +56,72 @@ def make_cost(training: Training, documents: Documents) -> dict[str, Any] | None
     tokens_at_once = rows_at_once * capacity
     final = packed_run(training, pieces, rows, capacity, checkpointing)
     table = comparison(training, documents, checkpointing, tokens_at_once)
-    cost = {
-        "model": _model(training),
-        "gpu": _gpu(training),
-        "method": {
-            "kind": training.method.kind,
-            "rank": training.method.rank if training.method.adapts else None,
-            "weights": training.method.base_weights,
-            "checkpointing": checkpointing,
-        },
-        "recipe": {
-            "epochs": training.settings.epochs,
-            "batch_size": training.settings.batch_size,
-            "accumulation": training.settings.accumulation,
-            "learning_rate": training.settings.learning_rate,
-        },
-        "estimate": final.to_dict() | {"money": training.money(final)} if final else None,
-        "calibrated": training.calibration is not None,
-        "comparison": table,
-        "saved_share": saved_share(table),
-        "memory": fit,
-        "run_plan": plan_data(training, plan, rows_at_once, checkpointing),
-        "curve": curve(training, documents, tokens_at_once),
-        "cards": cards(training, documents),
-        "api": managed(training, documents),
-    }
-    return {**cost, "recommendations": advise(cost, documents.capacity)}
+    cost = Cost(
+        model=_model(training),
+        gpu=_gpu(training),
+        method=MethodFigures(
+            kind=training.method.kind,
+            rank=training.method.rank if training.method.adapts else None,
+            weights=training.method.base_weights,
+            checkpointing=checkpointing,
+        ),
+        recipe=Recipe(
+            epochs=training.settings.epochs,
+            batch_size=training.settings.batch_size,
+            accumulation=training.settings.accumulation,
+            learning_rate=training.settings.learning_rate,
+        ),
+        estimate=final,
+        calibrated=training.calibration is not None,
+        comparison=table,
+        saved_share=saved_share(table),
+        memory=fit,
+        run_plan=planned_run(training, plan, rows_at_once, checkpointing),
+        curve=curve(training, documents, tokens_at_once),
+        cards=cards(training, documents),
+        api=managed(training, documents),
+    )
+    return replace(cost, recommendations=advise(cost, documents.capacity))
 
 
-def _model(training: Training) -> dict[str, Any]:
+def _model(training: Training) -> ModelFigures:
     shape, method = training.shape, training.method
     trained = shape.lora_params(method.rank) if method.adapts else shape.total_params
-    return {
-        "name": training.name,
-        "type": shape.model_type,
-        "parameters": count(shape.total_params, "parameters"),
-        "trained": count(trained, "parameters"),
-        "max_positions": training.max_positions,
-        "notes": list(shape.notes),
-    }
+    return ModelFigures(
+        name=training.name,
+        type=shape.model_type,
+        parameters=count(shape.total_params, "parameters"),
+        trained=count(trained, "parameters"),
+        max_positions=training.max_positions,
+        notes=list(shape.notes),
+    )
 
 
-def _gpu(training: Training) -> dict[str, Any] | None:
+def _gpu(training: Training) -> GpuFigures | None:
     gpu = training.gpu
     if gpu is None:
         return None
-    return {
-        "key": gpu.key,
-        "name": gpu.name or gpu.key,
-        "count": training.settings.gpu_count,
-        "peak": _peak(gpu),
-        "memory": Figure(gpu.memory_gb, "GiB", "assumed", "as sold").to_dict(),
-        "price": gpu_price(gpu, training.settings.gpu_price).to_dict() if training.priced else None,
-        "sources": list(gpu.sources),
-        "read": gpu.read.isoformat() if gpu.read else None,
-    }
+    return GpuFigures(
+        key=gpu.key,
+        name=gpu.name or gpu.key,
+        count=training.settings.gpu_count,
+        peak=_peak(gpu),
+        memory=Figure(gpu.memory_gb, "GiB", "assumed", "as sold"),
+        price=gpu_price(gpu, training.settings.gpu_price) if training.priced else None,
+        sources=list(gpu.sources),
+        read=gpu.read.isoformat() if gpu.read else None,
+    )
 
 
-def _peak(gpu: Gpu) -> dict[str, Any] | None:
+def _peak(gpu: Gpu) -> Figure | None:
     if not gpu.tflops:
         return None
-    return Figure(gpu.tflops, "TFLOP/s", "assumed", f"dense {gpu.dtype}, from data sheets").to_dict()
+    return Figure(gpu.tflops, "TFLOP/s", "assumed", f"dense {gpu.dtype}, from data sheets")
 
 
 def comparison(
     training: Training, documents: Documents, checkpointing: bool, tokens_at_once: int
-) -> list[dict[str, Any]]:
+) -> list[Way]:
     """The ways to train on the same data: padded, sorted, packed, packed and cleaned.
 
     `tokens_at_once`: slots of a micro-batch of packed rows.
@@ -128,12 +139,14 @@ def comparison(
         cleaned_rows=None if untouched else documents.rows,
     )
     ways = [_way(training, row, untouched, checkpointing, capacity, tokens_at_once) for row in table]
-    padded = next(way for way in ways if way["key"] == PADDED_LONGEST)
-    for way in ways:
-        money, share = saving(padded, way)
-        fewer = padded["slots"]["value"] - way["slots"]["value"]
-        way["saved"] = {"slots": count(fewer, "slots"), "share": count(share, "share"), "money": money}
-    return ways
+    padded = next(way for way in ways if way.key == PADDED_LONGEST)
+    return [replace(way, saved=_saved(padded, way)) for way in ways]
+
+
+def _saved(padded: Way, way: Way) -> Saved:
+    money, share = saving(padded, way)
+    fewer = padded.slots.value - way.slots.value
+    return Saved(slots=count(fewer, "slots"), share=count(share, "share"), money=money)
 
 
 def _way(
@@ -143,7 +156,7 @@ def _way(
     checkpointing: bool,
     capacity: int,
     tokens_at_once: int,
-) -> dict[str, Any]:
+) -> Way:
     settings, micro = training.settings, training.settings.batch_size
     packed = row.name in (PACKED, PACKED_CLEANED)
     batches = micro_batches(row.rows, tokens_at_once, capacity) if packed else row.steps
@@ -159,21 +172,21 @@ def _way(
         checkpointing=checkpointing,
         micro_batches=batches,
     )
-    return {
-        "key": row.name,
-        "name": way_name(row.name, micro, untouched),
-        "rows": count(row.rows, "rows" if packed else "documents"),
-        "steps": count(steps, "optimizer steps", "with an equal recipe" if packed else "all epochs"),
-        "slots": count(row.slots, "slots", "one epoch"),
-        "tokens": count(row.content, "tokens", "one epoch"),
-        "fill": count(row.fill, "share of slots"),
-        "flops": figure(run.flops) if run else count(work.total * settings.epochs, "FLOPs"),
-        "hours": figure(run.gpu_hours) if run else None,
-        "wall_hours": figure(run.wall_hours) if run else None,
-        "tokens_per_second": figure(run.tokens_per_second) if run else None,
-        "money": training.money(run),
-        "energy": figure(run.energy) if run else None,
-    }
+    return Way(
+        key=row.name,
+        name=way_name(row.name, micro, untouched),
+        rows=count(row.rows, "rows" if packed else "documents"),
+        steps=count(steps, "optimizer steps", "with an equal recipe" if packed else "all epochs"),
+        slots=count(row.slots, "slots", "one epoch"),
+        tokens=count(row.content, "tokens", "one epoch"),
+        fill=count(row.fill, "share of slots"),
+        flops=run.flops if run else count(work.total * settings.epochs, "FLOPs"),
+        hours=run.gpu_hours if run else None,
+        wall_hours=run.wall_hours if run else None,
+        tokens_per_second=run.tokens_per_second if run else None,
+        money=run.money if run else None,
+        energy=run.energy if run else None,
+    )
 
 
 def way_name(key: str, batch_size: int, untouched: bool) -> str:
@@ -187,14 +200,14 @@ def way_name(key: str, batch_size: int, untouched: bool) -> str:
     return names[key]
 
 
-def saved_share(table: list[dict[str, Any]]) -> dict[str, Any]:
+def saved_share(table: list[Way]) -> Figure:
     """What cleaning and packing save of padded batches: of the hours, or of the FLOPs without a GPU."""
-    share = table[-1]["saved"]["share"]["value"]
-    of = "FLOPs" if table[-1]["hours"] is None else "GPU-hours"
+    share = table[-1].saved.share.value
+    of = "FLOPs" if table[-1].hours is None else "GPU-hours"
     return count(share, "share", f"of the {of} of padded batches")
 
 
-def plan_data(training: Training, plan: RunPlan, micro: int, checkpointing: bool) -> dict[str, Any]:
+def planned_run(training: Training, plan: RunPlan, micro: int, checkpointing: bool) -> PlannedRun:
     """The run plan, and the settings to use, with `micro` rows at once."""
     whole = plan.equal.micro_batch * plan.equal.accumulation
     use = replace(plan.equal, micro_batch=micro, accumulation=whole // micro)
@@ -205,30 +218,30 @@ def plan_data(training: Training, plan: RunPlan, micro: int, checkpointing: bool
         f"--accumulation {use.accumulation}",
         f"--learning-rate {use.learning_rate:.3g}",
     ]
-    return {
-        "before": _settings(plan.before),
-        "unchanged": _settings(plan.unchanged),
-        "use": _settings(use),
-        "documents_per_row": plan.documents_per_row.to_dict(),
-        "recommendation": plan.recommendation,
-        "reason": plan.reason,
-        "warnings": list(plan.warnings),
-        "flags": flags + (["--gradient-checkpointing"] if checkpointing else []),
-    }
+    return PlannedRun(
+        before=_settings(plan.before),
+        unchanged=_settings(plan.unchanged),
+        use=_settings(use),
+        documents_per_row=plan.documents_per_row,
+        recommendation=plan.recommendation,
+        reason=plan.reason,
+        warnings=list(plan.warnings),
+        flags=flags + (["--gradient-checkpointing"] if checkpointing else []),
+    )
 
 
-def _settings(settings: Settings) -> dict[str, Any]:
-    return {
-        "micro_batch": settings.micro_batch,
-        "accumulation": settings.accumulation,
-        "gpu_count": settings.gpu_count,
-        "samples_per_step": count(settings.samples_per_step, "documents"),
-        "steps": count(settings.steps, "optimizer steps", "all epochs"),
-        "learning_rate": settings.learning_rate,
-    }
+def _settings(settings: Settings) -> PlannedSettings:
+    return PlannedSettings(
+        micro_batch=settings.micro_batch,
+        accumulation=settings.accumulation,
+        gpu_count=settings.gpu_count,
+        samples_per_step=count(settings.samples_per_step, "documents"),
+        steps=count(settings.steps, "optimizer steps", "all epochs"),
+        learning_rate=settings.learning_rate,
+    )
 
 
-def memory_of(training: Training, capacity: int, checkpointing: bool) -> dict[str, Any]:
+def memory_of(training: Training, capacity: int, checkpointing: bool) -> MemoryFigures:
     """Does a row fit, how many at once, and what to change if none does: with the loss of `tokpack train`."""
     needed, whole = (
         memory(
@@ -241,42 +254,34 @@ def memory_of(training: Training, capacity: int, checkpointing: bool) -> dict[st
         )
         for loss in LOSSES
     )
-    both = {
-        "parts": {name: part.to_dict() for name, part in needed.figures().items()},
-        "whole_logits": Figure(
-            whole.total / GIB,
-            "GiB",
-            "assumed",
-            "in a trainer that holds all logits of a row",
-        ).to_dict(),
-    }
+    parts = MemoryParts(**needed.figures())
+    whole_logits = Figure(whole.total / GIB, "GiB", "assumed", "in a trainer that holds all logits of a row")
     if training.gpu is None:
         cards = [g for g in training.gpus.values() if training.fit(capacity, g, checkpointing).fits]
         smallest = min(cards, key=lambda g: (g.memory_gb, g.key)) if cards else None
         holds = smallest and Remedy(
             f"{smallest.key} ({smallest.memory_gb:g} GB) holds it", f"--gpu {smallest.key}"
         )
-        return both | {
-            "fits": None,
-            "usable": None,
-            "micro_batch_tokens": None,
-            "micro_batch_rows": None,
-            "padded_fits": None,
-            "advice": [_remedy(holds)] if holds else [],
-        }
+        return MemoryFigures(
+            parts=parts,
+            whole_logits=whole_logits,
+            fits=None,
+            usable=None,
+            micro_batch_tokens=None,
+            micro_batch_rows=None,
+            padded_fits=None,
+            advice=[holds] if holds else [],
+        )
     fit = training.fit(capacity, training.gpu, checkpointing)
     padded = training.settings.batch_size * capacity
-    return both | {
-        "fits": fit.fits,
-        "usable": Figure(
-            fit.usable / GIB, "GiB", "assumed", "as the driver reports it, 5 % lost to fragmentation"
-        ).to_dict(),
-        "micro_batch_tokens": Figure(fit.max_tokens, "tokens", "assumed", "largest that fits").to_dict(),
-        "micro_batch_rows": Figure(fit.max_tokens // capacity, "rows", "assumed").to_dict(),
-        "padded_fits": training.fit(padded, training.gpu, checkpointing, LOSSES[1]).fits,
-        "advice": [_remedy(remedy) for remedy in fit.advice],
-    }
-
-
-def _remedy(remedy: Remedy) -> dict[str, str]:
-    return {"do": remedy.words, "flag": remedy.flag}
+    driver = "as the driver reports it, 5 % lost to fragmentation"
+    return MemoryFigures(
+        parts=parts,
+        whole_logits=whole_logits,
+        fits=fit.fits,
+        usable=Figure(fit.usable / GIB, "GiB", "assumed", driver),
+        micro_batch_tokens=Figure(fit.max_tokens, "tokens", "assumed", "largest that fits"),
+        micro_batch_rows=Figure(fit.max_tokens // capacity, "rows", "assumed"),
+        padded_fits=training.fit(padded, training.gpu, checkpointing, LOSSES[1]).fits,
+        advice=list(fit.advice),
+    )

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from tokpack.cost import Figure
+from tokpack.plain import from_plain
 from tokpack.printable import one_line
 from tokpack.report.cost_words import money
 from tokpack.report.tables import GOOD, QUIET, facts_grid, plain_table
@@ -45,6 +47,6 @@ def _bill(bill: dict[str, Any]) -> RenderableType:
     )
     for service in bill["services"]:
         name = " ".join(part for part in (service["provider"], service["model"]) if part)
-        prices = (money(service[key]) for key in ("as_it_came", "kept"))
+        prices = (money(from_plain(Figure, service[key], key)) for key in ("as_it_came", "kept"))
         table.add_row(one_line(name, 60), f"{service['usd_per_million']:g}", *prices)
     return table

@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.text import Text
 
 from tokpack import schema
+from tokpack.cost import Figure
 from tokpack.errors import UsageError
 from tokpack.manifest import read_manifest
+from tokpack.plain import from_plain
 from tokpack.printable import one_line
 from tokpack.reasons import words_of
 from tokpack.report.cost_words import flops, hours, money
@@ -223,7 +225,11 @@ def cost_table(data: dict[str, Any], names: tuple[str, ...]) -> RenderableType:
     table = plain_table("Cost of training", "", *names, "change")
     for line in data["cost"]:
         shown = words[line["name"]]
-        table.add_row(line["name"], shown(line["a"]), shown(line["b"]), _percent(line["ratio"]))
+        table.add_row(
+            line["name"],
+            *(shown(from_plain(Figure, line[side], line["name"])) for side in "ab"),
+            _percent(line["ratio"]),
+        )
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokpack.cost import Figure
 from tokpack.report.charts import (
     ACCENT,
     GRAY,
@@ -20,28 +21,26 @@ from tokpack.report.charts import (
     Part,
     bar_chart,
 )
-from tokpack.report.cost_words import LEAST_GIB, PARTS, amount, ends, measure, measured
+from tokpack.report.cost_figures import Cost, Point
+from tokpack.report.cost_words import PARTS, WORDS, amount, ends, measured
 from tokpack.report.svg import draw
 
 ABOVE = 14
 """Pixels from one word above the plot to one that stands over it."""
 
 
-def memory_chart(cost: dict[str, Any]) -> Chart:
+def memory_chart(cost: Cost) -> Chart:
     """Parts of the memory of one row, largest first, end to end, and what the GPU has."""
-    parts = {name: part["value"] for name, part in cost["memory"]["parts"].items()}
-    total, usable = parts["total"], cost["memory"]["usable"]
+    total, usable = cost.memory.parts.total.value, cost.memory.usable
     bars, level = [], 0.0
-    for name in sorted(PARTS, key=lambda name: -parts[name]):
-        if parts[name] >= LEAST_GIB:
-            about = f"{PARTS[name]}: {parts[name]:.2f} GiB"
-            part = Part(level, level + parts[name], ACCENT, about)
-            bars.append(Bar(PARTS[name], f"{parts[name]:.2f} GiB", [part]))
-            level += parts[name]
+    for name, gib in cost.memory.parts.shown():
+        part = Part(level, level + gib, ACCENT, f"{PARTS[name]}: {gib:.2f} GiB")
+        bars.append(Bar(PARTS[name], f"{gib:.2f} GiB", [part]))
+        level += gib
     whole = [Part(0, total, ACCENT, f"together: {total:.2f} GiB")]
     words = f"{total:.1f} GiB"
     if usable is not None:
-        room = usable["value"]
+        room = usable.value
         words += f" of {room:.1f} to use"
         if room < total:
             whole = [Part(0, room, ACCENT, f"the GPU's {room:.1f} GiB"), Part(room, total, LOST, "too much")]
@@ -49,15 +48,15 @@ def memory_chart(cost: dict[str, Any]) -> Chart:
     return bar_chart(bars, "GPU memory of one row at once")
 
 
-def curve_chart(cost: dict[str, Any]) -> Chart:
+def curve_chart(cost: Cost) -> Chart:
     """Cost against capacity on a logarithmic axis: the range as a band, the run and the advice marked."""
     return Chart(_curve(cost, WIDE), _curve(cost, NARROW))
 
 
-def _curve(cost: dict[str, Any], width: int) -> str:
+def _curve(cost: Cost, width: int) -> str:
     import altair as alt
 
-    points = [_point(cost, point) for point in cost["curve"]["points"]]
+    points = [_point(cost, point) for point in cost.curve.points]
     levels = money_ticks(max(point["high"] for point in points))
     labels = {level: _level(level, cost) for level in levels}
     step = levels[1]
@@ -97,20 +96,20 @@ def _curve(cost: dict[str, Any], width: int) -> str:
     return draw(alt.layer(*layers), title, width - left - 24, PLOT_HEIGHT, padding)
 
 
-def _point(cost: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
-    curve = cost["curve"]
-    low, high = ends(point[measure(cost)[0]])
-    about = f"{point['capacity']:,} tokens a row: {measured(cost, point)}"
-    if point["truncated"]["value"]:
-        about += f", {point['truncated_share']['value']:.2%} of the tokens cut"
+def _point(cost: Cost, point: Point) -> dict[str, Any]:
+    curve = cost.curve
+    low, high = ends(cost.counted(point))
+    about = f"{point.capacity:,} tokens a row: {measured(cost, point)}"
+    if point.truncated.value:
+        about += f", {point.truncated_share.value:.2%} of the tokens cut"
     marks = []
-    if point["capacity"] == curve["current"]:
+    if point.capacity == curve.current:
         marks.append("this run")
-    if point["capacity"] == curve["recommended"]:
+    if point.capacity == curve.recommended:
         marks.append("recommended")
-    fits = point["fits"] is not False
+    fits = point.fits is not False
     return {
-        "capacity": point["capacity"],
+        "capacity": point.capacity,
         "low": low,
         "high": high,
         "about": about if fits else f"{about}; does not fit",
@@ -152,11 +151,12 @@ def _marks(points: list[dict[str, Any]]) -> list[Any]:
     return layers
 
 
-def _level(level: float, cost: dict[str, Any]) -> str:
+def _level(level: float, cost: Cost) -> str:
     if not level:
         return "0"
-    key, words = measure(cost)
-    return f"${amount(level)}" if key == "money" else words({"value": level})
+    if cost.priced:
+        return f"${amount(level)}"
+    return WORDS[cost.counts_in](Figure(level, "", "computed"))
 
 
 def thinned(values: list[int], most: int) -> list[int]:

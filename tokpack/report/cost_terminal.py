@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
 from tokpack.printable import one_line
+from tokpack.report.cost_figures import Cost
 from tokpack.report.cost_words import (
-    LEAST_GIB,
     PARTS,
     UNITS,
     cost_words,
     curve_words,
     hours,
-    measure,
     measured,
     money,
+    saves_words,
 )
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, READABLE, WIDE, facts_grid, plain_table
 from tokpack.report.words import share
 
 
-def cost_bill(cost: dict[str, Any]) -> RenderableType:
+def cost_bill(cost: Cost) -> RenderableType:
     """What it costs, what to do, does it fit, how to run it."""
     words = cost_words(cost)
     head = [
@@ -45,54 +43,53 @@ class WaysTable:
     """The same training in several ways: fill, GPU time, money, the saving; slots and steps where there is
     room."""
 
-    def __init__(self, cost: dict[str, Any]) -> None:
+    def __init__(self, cost: Cost) -> None:
         self.cost = cost
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cost, wide = self.cost, options.max_width >= WIDE
-        last = measure(cost)[0]
+        last = cost.counts_in
         names = [*["slots an epoch"] * wide, "full", *["steps"] * wide]
         names += [*["GPU time"] * (last == "money"), UNITS[last], "less"]
         table = plain_table("The same data, trained in other ways", "", *names)
-        for way in cost["comparison"]:
-            cells = [f"{way['slots']['value']:,}"] * wide + [share(way["fill"]["value"], 1)]
-            cells += [f"{way['steps']['value']:,}"] * wide + [hours(way["hours"])] * (last == "money")
+        for way in cost.comparison:
+            cells = [f"{way.slots.value:,}"] * wide + [share(way.fill.value, 1)]
+            cells += [f"{way.steps.value:,}"] * wide + [hours(way.hours)] * (last == "money")
             cells.append(measured(cost, way))
-            saved = way["saved"]["share"]["value"]
+            saved = way.saved.share.value
             cells.append(f"{saved:.0%}" if saved > 0 else "")
-            style = "bold" if way is cost["comparison"][-1] else ""
-            table.add_row(Text(way["name"]), *cells, style=style)
+            style = "bold" if way is cost.comparison[-1] else ""
+            table.add_row(Text(way.name), *cells, style=style)
         yield table
 
 
-def advice_table(cost: dict[str, Any]) -> RenderableType:
+def advice_table(cost: Cost) -> RenderableType:
     """What to do, most money first, and the flag that does it."""
-    if not cost["recommendations"]:
+    if not cost.recommendations:
         return Text("Nothing to change: these settings are the cheapest of those looked at.")
     table = plain_table("What to do", "", "", "saves", "", words=2)
     table.columns[2].no_wrap = True
     table.columns[3].justify = "left"
     table.columns[3].no_wrap = False
-    for number, advice in enumerate(cost["recommendations"], 1):
-        saves = advice["saves"]
-        saved = money(saves) if saves and saves["value"] > 0 else ""
-        if saves is None and advice["saved_share"] > 0:
-            saved = f"{advice['saved_share']:.0%}"
-        what = Text(f"{number} {one_line(advice['do'], 120)}", style="bold" if advice["urgent"] else "")
+    for number, advice in enumerate(cost.recommendations, 1):
+        what = Text(f"{number} {one_line(advice.do, 120)}", style="bold" if advice.urgent else "")
         table.add_row(
-            what, Text(one_line(advice["flag"], 60)), saved, Text(one_line(advice["why"], 300), style=QUIET)
+            what,
+            Text(one_line(advice.flag, 60)),
+            saves_words(advice),
+            Text(one_line(advice.why, 300), style=QUIET),
         )
     return table
 
 
-def cost_details(cost: dict[str, Any]) -> list[RenderableType]:
+def cost_details(cost: Cost) -> list[RenderableType]:
     """Capacities, cards, services, memory, and where the figures come from."""
     parts: list[RenderableType] = [capacities_table(cost)]
-    if cost["cards"]:
+    if cost.cards:
         parts.append(cards_table(cost))
-    if cost["api"]:
+    if cost.api:
         parts.append(services_table(cost))
-    sources = MEASURED if cost["calibrated"] else SOURCES
+    sources = MEASURED if cost.calibrated else SOURCES
     return [*parts, memory_table(cost), Constrain(Text(sources, style=QUIET), READABLE)]
 
 
@@ -109,69 +106,66 @@ MEASURED = (
 )
 
 
-def capacities_table(cost: dict[str, Any]) -> RenderableType:
-    curve = cost["curve"]
-    last = UNITS[measure(cost)[0]]
+def capacities_table(cost: Cost) -> RenderableType:
+    curve = cost.curve
+    last = UNITS[cost.counts_in]
     table = plain_table("Other lengths of a row", "length", "rows", "full", "cut", "memory", last, "")
     table.columns[0].justify, table.columns[0].no_wrap = "right", True
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
-    for point in curve["points"]:
+    for point in curve.points:
         marks = [
             word
             for word, holds in (
-                ("this run", point["capacity"] == curve["current"]),
-                ("recommended", point["capacity"] == curve["recommended"]),
-                ("does not fit", point["fits"] is False),
-                ("checkpointing", point["checkpointing"] and point["fits"] is not False),
+                ("this run", point.capacity == curve.current),
+                ("recommended", point.capacity == curve.recommended),
+                ("does not fit", point.fits is False),
+                ("checkpointing", point.checkpointing and point.fits is not False),
             )
             if holds
         ]
         table.add_row(
-            f"{point['capacity']:,}",
-            f"{point['rows']['value']:,}",
-            share(point["fill"]["value"], 1),
-            share(point["truncated_share"]["value"], 1, 2),
-            f"{point['memory']['value']:.1f} GiB" if point["memory"] else "",
+            f"{point.capacity:,}",
+            f"{point.rows.value:,}",
+            share(point.fill.value, 1),
+            share(point.truncated_share.value, 1, 2),
+            f"{point.memory.value:.1f} GiB" if point.memory else "",
             measured(cost, point),
             Text(", ".join(marks), style=QUIET),
         )
     return Group(table, Constrain(Text(curve_words(curve), style=QUIET), READABLE))
 
 
-def cards_table(cost: dict[str, Any]) -> Table:
+def cards_table(cost: Cost) -> Table:
     table = plain_table("The packed run on other cards, at the table's prices", "", "GPU time", "money", "")
     table.columns[-1].justify = "left"
-    for card in cost["cards"]:
-        marks = ["this run"] * card["chosen"] + ["checkpointing"] * card["checkpointing"]
-        marks += ["measured"] * (card["hours"]["source"] == "measured") + ["no bf16"] * (
-            card["dtype"] == "fp16"
-        )
+    for card in cost.cards:
+        marks = ["this run"] * card.chosen + ["checkpointing"] * card.checkpointing
+        marks += ["measured"] * (card.hours.source == "measured") + ["no bf16"] * (card.dtype == "fp16")
         table.add_row(
-            Text(one_line(card["key"], 40)),
-            hours(card["hours"]),
-            money(card["money"]),
+            Text(one_line(card.key, 40)),
+            hours(card.hours),
+            money(card.money),
             Text(", ".join(marks), style=QUIET),
-            style="bold" if card["chosen"] else "",
+            style="bold" if card.chosen else "",
         )
     return table
 
 
-def services_table(cost: dict[str, Any]) -> Table:
+def services_table(cost: Cost) -> Table:
     table = plain_table("Managed fine-tuning, billed by the token", "", "as it came", "cleaned")
-    for service in cost["api"]:
-        name = f"{service['provider']}, {service['model']}"
-        prices = money(service["as_it_came"]), money(service["cleaned"])
-        table.add_row(Text(one_line(name, 80)), *prices, style="bold" if service["chosen"] else "")
+    for service in cost.api:
+        name = f"{service.provider}, {service.model}"
+        prices = money(service.as_it_came), money(service.cleaned)
+        table.add_row(Text(one_line(name, 80)), *prices, style="bold" if service.chosen else "")
     return table
 
 
-def memory_table(cost: dict[str, Any]) -> Table:
+def memory_table(cost: Cost) -> Table:
     """Parts of the peak for one row, largest first."""
-    parts = cost["memory"]["parts"]
+    parts = cost.memory.parts
     table = plain_table("GPU memory, one row at once", "", "GiB")
-    for name in sorted(PARTS, key=lambda name: -parts[name]["value"]):
-        if parts[name]["value"] >= LEAST_GIB:
-            table.add_row(PARTS[name], f"{parts[name]['value']:.2f}")
-    table.add_row("together, with tokpack train's loss", f"{parts['total']['value']:.2f}", style="bold")
-    table.add_row("where all logits are held", f"{cost['memory']['whole_logits']['value']:.2f}", style=QUIET)
+    for name, gib in parts.shown():
+        table.add_row(PARTS[name], f"{gib:.2f}")
+    table.add_row("together, with tokpack train's loss", f"{parts.total.value:.2f}", style="bold")
+    table.add_row("where all logits are held", f"{cost.memory.whole_logits.value:.2f}", style=QUIET)
     return table

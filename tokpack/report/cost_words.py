@@ -6,10 +6,11 @@ import math
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from tokpack.cost import Estimate, Figure
 from tokpack.cost.slots import PADDED_LONGEST
 from tokpack.printable import one_line
+from tokpack.report.cost_figures import Advice, Cost, Curve, Key, PlannedRun, Point, Way
 from tokpack.report.words import counted
 
 METHODS = {"qlora": "QLoRA", "lora": "LoRA", "full": "full fine-tuning"}
@@ -23,15 +24,11 @@ PARTS = {
     "scratch": "restored weights",
     "overhead": "CUDA context and kernels",
 }
-LEAST_GIB = 0.005
-"""Parts of the memory below it are not shown."""
 TIMES = ((3600, "h", 1.0), (60, "min", 60.0), (0, "s", 3600.0))
 """Seconds from which a unit is used, and how many of it make an hour."""
 
 UNITS = {"money": "money", "hours": "GPU time", "flops": "work"}
 """What a bill counts in, in words."""
-
-Fig = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +46,8 @@ class CostWords:
     warnings: list[str]
 
 
-def cost_words(cost: dict[str, Any]) -> CostWords:
-    plan = cost["run_plan"]
+def cost_words(cost: Cost) -> CostWords:
+    plan = cost.run_plan
     return CostWords(
         headline=_headline(cost),
         explanation=_explanation(cost),
@@ -59,135 +56,122 @@ def cost_words(cost: dict[str, Any]) -> CostWords:
         service=_service(cost),
         steps=_steps(plan),
         command=command(cost),
-        warnings=[one_line(text, 200) for text in plan["warnings"] + cost["model"]["notes"]],
+        warnings=[one_line(text, 200) for text in plan.warnings + cost.model.notes],
     )
 
 
-def timed(cost: dict[str, Any]) -> bool:
-    """Whether the bill knows hours: there is a GPU, or the present device was measured."""
-    return cost["estimate"] is not None
-
-
-def priced(cost: dict[str, Any]) -> bool:
-    """Whether the bill knows money."""
-    return cost["estimate"] is not None and cost["estimate"]["money"] is not None
-
-
-def measure(cost: dict[str, Any]) -> tuple[str, Callable[[Fig], str]]:
-    """What the bill counts in, as a key of its ways and capacities, and how it is written: money where there
-    is a price, else hours, else work."""
-    if priced(cost):
-        return "money", money
-    return ("hours", hours) if timed(cost) else ("flops", flops)
-
-
-def measured(cost: dict[str, Any], line: dict[str, Any]) -> str:
+def measured(cost: Cost, line: Way | Point) -> str:
     """A way or a capacity in what the bill counts in."""
-    key, words = measure(cost)
-    return words(line[key])
+    return WORDS[cost.counts_in](cost.counted(line))
 
 
-def _headline(cost: dict[str, Any]) -> str:
-    verb = ("costs", "would cost") if priced(cost) else ("takes", "would take")
-    much = measured(cost, cost["comparison"][-1])
-    if cost["memory"]["fits"] is not False:
+def _headline(cost: Cost) -> str:
+    verb = ("costs", "would cost") if cost.priced else ("takes", "would take")
+    much = measured(cost, cost.comparison[-1])
+    if cost.memory.fits is not False:
         return f"Training {verb[0]} {much}"
-    return f"Training {verb[1]} {much}, but does not fit on {one_line(cost['gpu']['key'], 30)}"
+    name = one_line(cost.gpu.key if cost.gpu else "", 30)
+    return f"Training {verb[1]} {much}, but does not fit on {name}"
 
 
-def _explanation(cost: dict[str, Any]) -> str:
-    saved, final = cost["saved_share"]["value"], cost["estimate"]
-    padded = next(way for way in cost["comparison"] if way["key"] == PADDED_LONGEST)
-    batch = cost["recipe"]["batch_size"]
+def _explanation(cost: Cost) -> str:
+    saved, final = cost.saved_share.value, cost.estimate
+    padded = next(way for way in cost.comparison if way.key == PADDED_LONGEST)
+    batch = cost.recipe.batch_size
     than = f"than the same data as it came, in padded batches of {batch}"
     much = f"{abs(saved):.0%} {'less' if saved >= 0 else 'more'} {than}"
-    if final is None:
-        return f"{much} ({flops(padded['flops'])}). Give --gpu for hours and money."
-    gpus = one_line(cost["gpu"]["key"], 40)
-    where = f"on one {gpus}" if cost["gpu"]["count"] == 1 else f"on {cost['gpu']['count']} {gpus}"
-    if not priced(cost):
-        return f"On {where[3:]}, as measured. {much} ({hours(padded['wall_hours'])}). --gpu-price adds money."
-    return f"{hours(final['wall_hours'])} {where}, {speed(final)}. {much} ({money(padded['money'])})."
+    if final is None or cost.gpu is None:
+        return f"{much} ({flops(padded.flops)}). Give --gpu for hours and money."
+    gpus = one_line(cost.gpu.key, 40)
+    where = f"on one {gpus}" if cost.gpu.count == 1 else f"on {cost.gpu.count} {gpus}"
+    if not cost.priced:
+        return f"On {where[3:]}, as measured. {much} ({hours(padded.wall_hours)}). --gpu-price adds money."
+    return f"{hours(final.wall_hours)} {where}, {speed(final)}. {much} ({money(padded.money)})."
 
 
-def speed(run: dict[str, Any]) -> str:
+def speed(run: Estimate) -> str:
     """`2,100 to 4,300 tokens/s`, of one GPU."""
-    low, high = (f"{float(f'{value:.2g}'):,.0f}" for value in ends(run["tokens_per_second"]))
+    low, high = (f"{float(f'{value:.2g}'):,.0f}" for value in ends(run.tokens_per_second))
     return f"{low} tokens/s" if low == high else f"{low} to {high} tokens/s"
 
 
-def utilization(cost: dict[str, Any]) -> str:
+def utilization(reached: Figure) -> str:
     """`31% to 48%`."""
-    low, high = (f"{end:.0%}" for end in ends(cost["estimate"]["utilization"]))
+    low, high = (f"{end:.0%}" for end in ends(reached))
     return low if low == high else f"{low} to {high}"
 
 
-def _setting(cost: dict[str, Any]) -> str:
-    model, method, recipe = cost["model"], cost["method"], cost["recipe"]
-    how = METHODS[method["kind"]] + (f" of rank {method['rank']}" if method["rank"] else "")
+def _setting(cost: Cost) -> str:
+    model, method, recipe = cost.model, cost.method, cost.recipe
+    how = METHODS[method.kind] + (f" of rank {method.rank}" if method.rank else "")
     text = (
-        f"{one_line(model['name'], 60)}, {big(model['parameters']['value'])} parameters, {how}, "
-        f"{big(model['trained']['value'])} trained, {counted_float(recipe['epochs'], 'epoch')}"
+        f"{one_line(model.name, 60)}, {big(model.parameters.value)} parameters, {how}, "
+        f"{big(model.trained.value)} trained, {counted_float(recipe.epochs, 'epoch')}"
     )
-    if method["checkpointing"]:
+    if method.checkpointing:
         text += ", gradient checkpointing"
-    if cost["gpu"] is None:
+    if cost.gpu is None or cost.estimate is None:
         return text + "."
-    if priced(cost):
-        text += f"; ${amount(cost['gpu']['price']['value'])} per GPU-hour"
-    if cost["calibrated"]:
-        return f"{text}; {cost['estimate']['gpu_hours']['note']}."
-    return f"{text}; {utilization(cost)} of the GPU's peak is assumed."
+    if cost.gpu.price:
+        text += f"; ${amount(cost.gpu.price.value)} per GPU-hour"
+    reached = cost.estimate.utilization
+    if reached is None:
+        return f"{text}; {cost.estimate.gpu_hours.note}."
+    return f"{text}; {utilization(reached)} of the GPU's peak is assumed."
 
 
-def _service(cost: dict[str, Any]) -> str:
+def _service(cost: Cost) -> str:
     """`$0.52 at Together AI (open models up to 16B, LoRA), by the token; $0.54 as it came`."""
-    chosen = next((service for service in cost["api"] if service["chosen"]), None)
+    chosen = next((service for service in cost.api if service.chosen), None)
     if chosen is None:
         return ""
-    who = f"{one_line(chosen['provider'], 40)} ({one_line(chosen['model'], 60)})"
-    return f"{money(chosen['cleaned'])} at {who}, by the token; {money(chosen['as_it_came'])} as it came"
+    who = f"{one_line(chosen.provider, 40)} ({one_line(chosen.model, 60)})"
+    return f"{money(chosen.cleaned)} at {who}, by the token; {money(chosen.as_it_came)} as it came"
 
 
-def fit_words(cost: dict[str, Any]) -> str:
-    found = cost["memory"]
-    needed = found["parts"]["total"]["value"]
-    row = f"a row of {cost['curve']['current']:,} tokens"
-    if found["fits"] is None:
-        return f"{row} needs {needed:.1f} GiB" + "".join(f"; {advice['do']}" for advice in found["advice"])
-    usable = found["usable"]["value"]
-    if not found["fits"]:
-        most = found["micro_batch_tokens"]["value"]
+def saves_words(advice: Advice, of: str = "") -> str:
+    """Money, or the share of the work where none is known; empty for nothing."""
+    if advice.saves is not None:
+        return money(advice.saves) if advice.saves.value > 0 else ""
+    return f"{advice.saved_share:.0%}{of}" if advice.saved_share > 0 else ""
+
+
+def fit_words(cost: Cost) -> str:
+    found = cost.memory
+    needed = found.parts.total.value
+    row = f"a row of {cost.curve.current:,} tokens"
+    if found.usable is None or found.micro_batch_tokens is None or found.micro_batch_rows is None:
+        return f"{row} needs {needed:.1f} GiB" + "".join(f"; {advice.do}" for advice in found.advice)
+    usable, most = found.usable.value, found.micro_batch_tokens.value
+    if not found.fits:
         return f"no: {row} needs {needed:.1f} GiB of {usable:.1f} to use; {most:,} tokens fit"
-    rows = counted(found["micro_batch_rows"]["value"], "row")
-    padded = (
-        "" if found["padded_fits"] else f"; {cost['recipe']['batch_size']} padded to the full row do not fit"
-    )
+    rows = counted(found.micro_batch_rows.value, "row")
+    padded = "" if found.padded_fits else f"; {cost.recipe.batch_size} padded to the full row do not fit"
     return f"yes: {row} needs {needed:.1f} of {usable:.1f} GiB, up to {rows} at once{padded}"
 
 
-def curve_words(curve: dict[str, Any]) -> str:
+def curve_words(curve: Curve) -> str:
     """Which capacity to take, and why."""
-    if curve["recommended"] is None:
+    if curve.recommended is None:
         return "No length of a row fits in memory."
-    return f"{curve['recommended']:,} is {curve['reason']}."
+    return f"{curve.recommended:,} is {curve.reason}."
 
 
-def _steps(plan: dict[str, Any]) -> str:
-    use, before, unchanged = (plan[name]["steps"]["value"] for name in ("use", "before", "unchanged"))
-    each, old = (plan[name]["samples_per_step"]["value"] for name in ("use", "before"))
+def _steps(plan: PlannedRun) -> str:
+    use, before, unchanged = (of.steps.value for of in (plan.use, plan.before, plan.unchanged))
+    each, old = (of.samples_per_step.value for of in (plan.use, plan.before))
     return (
         f"{counted(use, 'optimizer step')} of {each:.1f} documents; unpacked {before:,} of {old:.0f}; "
         f"packed with unchanged settings {unchanged:,}"
     )
 
 
-def command(cost: dict[str, Any]) -> str:
-    name = shlex.quote(one_line(cost["model"]["name"], 60))
-    return " ".join(["tokpack train packed --model", name, *cost["run_plan"]["flags"]])
+def command(cost: Cost) -> str:
+    name = shlex.quote(one_line(cost.model.name, 60))
+    return " ".join(["tokpack train packed --model", name, *cost.run_plan.flags])
 
 
-def money(figure: Fig | None) -> str:
+def money(figure: Figure | None) -> str:
     """`$3.10 to $5.60`."""
     if figure is None:
         return ""
@@ -195,7 +179,7 @@ def money(figure: Fig | None) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def hours(figure: Fig | None) -> str:
+def hours(figure: Figure | None) -> str:
     """A range of hours in the unit that suits its upper end: `12 to 22 min`."""
     if figure is None:
         return ""
@@ -206,16 +190,19 @@ def hours(figure: Fig | None) -> str:
     return f"{words[0]} {unit}" if words[0] == words[1] else f"{words[0]} to {words[1]} {unit}"
 
 
-def flops(figure: Fig) -> str:
-    value = float(figure["value"])
+def flops(figure: Figure) -> str:
+    value = float(figure.value)
     units = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
     size, unit = next((entry for entry in units if value >= entry[0]), units[-1])
     return f"{value / size:,.3g} {unit}" if value / size < 1000 else f"{value / size:,.0f} {unit}"
 
 
-def ends(figure: Fig) -> tuple[float, float]:
-    low = float(figure["value"])
-    return low, float(figure.get("high", low))
+WORDS: dict[Key, Callable[[Figure], str]] = {"money": money, "hours": hours, "flops": flops}
+
+
+def ends(figure: Figure) -> tuple[float, float]:
+    low = float(figure.value)
+    return low, low if figure.high is None else float(figure.high)
 
 
 def amount(value: float) -> str:

@@ -21,6 +21,7 @@ from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED
 from tokpack.cost.training import Documents, Training
+from tokpack.plain import to_plain
 from tokpack.reasons import HELD_OUT, OVERLONG
 from tokpack.report.bill import make_cost
 from tokpack.report.data_figures import (
@@ -145,7 +146,7 @@ def make_report(
     if planned is not None and run.pairs:
         log.warning("no bill: it counts supervised training, and pairs are trained beside a reference model")
     elif planned is not None:
-        data["cost"] = make_cost(planned, documents)
+        data["cost"] = to_plain(make_cost(planned, documents))
     return Report(data)
 
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from tokpack.printable import one_line
 from tokpack.reasons import words_of
-from tokpack.report.cost_words import cost_words, money
+from tokpack.report.cost_figures import Advice, Cost, cost_of
+from tokpack.report.cost_words import cost_words, saves_words
 from tokpack.report.data_words import cut_words
 from tokpack.report.groups import grouping_words
 from tokpack.report.tables import BAD, FACTS, GOOD, QUIET, facts_grid, plain_table
@@ -30,7 +31,7 @@ class FirstScreen:
         self.data = data
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        data, cost = self.data, self.data.get("cost")
+        data, cost = self.data, cost_of(self.data)
         yield report_head(data)
         if cost:
             yield from _bill(cost)
@@ -40,39 +41,35 @@ class FirstScreen:
         yield Text()
         yield _left_out(data)
         yield Text()
-        yield Constrain(facts_grid(_facts(data)), FACTS)
+        yield Constrain(facts_grid(_facts(data, cost)), FACTS)
         rest = f"--full prints the rest, {offer}" if (offer := grouping_words(data)) else REST
         yield Text(rest, style=QUIET)
 
 
-def _bill(cost: dict[str, Any]) -> list[RenderableType]:
+def _bill(cost: Cost) -> list[RenderableType]:
     words = cost_words(cost)
-    fits = cost["memory"]["fits"] is not False
+    fits = cost.memory.fits is not False
     parts: list[RenderableType] = [
         Text(words.headline, style=f"bold {GOOD if fits else BAD}"),
         Constrain(Text(words.explanation), FACTS),
         Text(words.setting, style=QUIET, no_wrap=True, overflow="ellipsis"),
         Text(),
     ]
-    if cost["recommendations"]:
-        parts += [actions_table(cost["recommendations"][:MOST_ACTIONS])]
+    if cost.recommendations:
+        parts += [actions_table(cost.recommendations[:MOST_ACTIONS])]
     return parts
 
 
-def actions_table(actions: list[dict[str, Any]]) -> Table:
+def actions_table(actions: list[Advice]) -> Table:
     """What to do, one line each: the flag that does it, and what it saves."""
     table = plain_table("", "what to do", "flag", "saves", "why", words=2)
     table.title = None
     table.columns[3].justify = "left"
     _fill_the_line(table)
     for action in actions:
-        saves = action["saves"]
-        saved = money(saves) if saves and saves["value"] > 0 else ""
-        if saves is None and action["saved_share"] > 0:
-            saved = f"{action['saved_share']:.0%}"
-        what = Text(one_line(action["do"], 40), style="bold" if action["urgent"] else "")
-        why = Text(one_line(action["why"], 300), style=QUIET, no_wrap=True, overflow="ellipsis")
-        table.add_row(what, Text(one_line(action["flag"], 40)), saved, why)
+        what = Text(one_line(action.do, 40), style="bold" if action.urgent else "")
+        why = Text(one_line(action.why, 300), style=QUIET, no_wrap=True, overflow="ellipsis")
+        table.add_row(what, Text(one_line(action.flag, 40)), saves_words(action), why)
     return table
 
 
@@ -104,9 +101,9 @@ def _fill_the_line(table: Table) -> None:
     table.expand, table.columns[-1].ratio, table.columns[-1].overflow = True, 1, "ellipsis"
 
 
-def _facts(data: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(data: dict[str, Any], cost: Cost | None) -> list[tuple[str, str]]:
     documents, tokens, trained = (data["ledger"][key] for key in ("documents", "tokens", "trained"))
-    plan, cost = data["plan"], data.get("cost")
+    plan = data["plan"]
     kept = f"{documents['kept']:,} of {documents['read']:,} documents, {tokens['packed']:,} tokens"
     if plan["rows"]:
         kept += f" ({trained_words(trained['trained'], trained['packed'])})"

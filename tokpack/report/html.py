@@ -19,6 +19,7 @@ from markupsafe import Markup
 from tokpack.printable import one_line, printable, snippet
 from tokpack.reasons import HELD_OUT, words_of
 from tokpack.report import charts
+from tokpack.report.cost_figures import cost_of
 from tokpack.report.cost_page import cost_view
 from tokpack.report.data_page import data_view
 from tokpack.report.words import (
@@ -52,7 +53,7 @@ def page(data: dict[str, Any]) -> str:
         tokenizer=one_line(data["tokenizer"], 80),
         inputs=_inputs(data),
         capacity=data["capacity"],
-        cost=cost_view(data.get("cost")),
+        cost=cost_view(cost_of(data)),
         bill=make_bill(data),
         slot=SLOT,
         documents=ledger["documents"],

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from tokpack.printable import one_line, snippet
 from tokpack.reasons import HELD_OUT, words_of
+from tokpack.report.cost_figures import cost_of
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.data_terminal import data_details, data_facts
 from tokpack.report.data_words import cut_words, dealt_words, rules_without_hits
@@ -41,7 +42,7 @@ BAR = "\N{BLACK SQUARE}"
 
 def report_view(data: dict[str, Any]) -> RenderableType:
     """The bill first, details after."""
-    cost = data.get("cost")
+    cost = cost_of(data)
     parts = [report_head(data), *([cost_bill(cost)] if cost else []), slots_bill(data)]
     parts += [Constrain(facts_grid(_report_facts(data)), FACTS), drops_table(data), SlotsTable(data)]
     if len(data["ledger"]["sources"]) > 1:

@@ -5,9 +5,9 @@ page.js; here are its figures."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from tokpack.report.cost_words import ends, priced
+from tokpack.report.cost_figures import Cost
+from tokpack.report.cost_words import ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,32 +39,32 @@ class WhatIf:
     lengths: list[Length]
 
 
-def what_if(cost: dict[str, Any]) -> WhatIf | None:
+def what_if(cost: Cost) -> WhatIf | None:
     """None where the bill knows no money."""
-    if not priced(cost):
+    use, gpu, run = cost.run_plan.use, cost.gpu, cost.estimate
+    if run is None or gpu is None or gpu.price is None:
         return None
-    use, gpu = cost["run_plan"]["use"], cost["gpu"]
-    peak = gpu["peak"]["value"] * 1e12 * 3600 if gpu.get("peak") else 0.0
-    low_start, high_start = (gpu["count"] * end for end in ends(cost["estimate"]["startup"]))
+    peak = gpu.peak.value * 1e12 * 3600 if gpu.peak else 0.0
+    low_start, high_start = (gpu.count * end for end in ends(run.startup))
     lengths = []
-    for point in cost["curve"]["points"]:
-        low, high = ends(point["hours"])
+    for point in cost.curve.points:
+        low, high = ends(point.hours) if point.hours else (0.0, 0.0)
         low = max(0.0, low - low_start)
         length = Length(
-            capacity=point["capacity"],
-            rows=point["rows"]["value"],
+            capacity=point.capacity,
+            rows=int(point.rows.value),
             low_hours=low,
             high_hours=max(low, high - high_start),
-            ideal_hours=point["flops"]["value"] / peak if peak else 0.0,
-            fits=point["fits"] is not False,
+            ideal_hours=point.flops.value / peak if peak else 0.0,
+            fits=point.fits is not False,
         )
         lengths.append(length)
     return WhatIf(
-        price=gpu["price"]["value"],
-        epochs=cost["recipe"]["epochs"],
-        rows_per_step=use["micro_batch"] * use["accumulation"] * use["gpu_count"],
-        gpu_count=gpu["count"],
-        current=cost["curve"]["current"],
+        price=gpu.price.value,
+        epochs=cost.recipe.epochs,
+        rows_per_step=use.micro_batch * use.accumulation * use.gpu_count,
+        gpu_count=gpu.count,
+        current=cost.curve.current,
         start_hours=(low_start, high_start),
         lengths=lengths,
     )

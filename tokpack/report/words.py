@@ -7,6 +7,7 @@ from typing import Any
 
 from tokpack.printable import one_line
 from tokpack.reasons import HELD_OUT, PAIR_DROPPED, UNREADABLE, words_of
+from tokpack.report.cost_figures import cost_of
 from tokpack.schema import is_preference
 from tokpack.stages.render.left_out import LEFT_OUT
 
@@ -91,8 +92,8 @@ def make_bill(data: dict[str, Any]) -> Bill:
 def work_saved(data: dict[str, Any]) -> float:
     """Share of the training time that cleaning and packing save: of the FLOPs where a bill counted them, else
     of the slots."""
-    if cost := data.get("cost"):
-        return float(cost["saved_share"]["value"])
+    if cost := cost_of(data):
+        return cost.saved_share.value
     padded, packed = data["slots"][1]["slots"], data["slots"][-1]["slots"]
     return 1 - float(packed) / padded if padded else 0.0
 
@@ -211,7 +212,7 @@ def counters(data: dict[str, Any]) -> list[tuple[int, str]]:
     return lines
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: float, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -33,6 +33,7 @@ from tokpack.locks import beside, only_writer
 from tokpack.nothing_kept import nothing_kept
 from tokpack.options import CleanOptions, make_config, with_options
 from tokpack.pipeline import decided
+from tokpack.plain import to_plain
 from tokpack.reasons import NOT_IN_FORMAT
 from tokpack.report.figures import drop_figures, length_figures
 from tokpack.run import MB, Run
@@ -319,8 +320,8 @@ def _bill(tokens: dict[str, Any], epochs: float, prices: list[ApiPrice]) -> dict
                 "provider": price.provider,
                 "model": price.model,
                 "usd_per_million": price.usd_per_million,
-                "as_it_came": api_cost(tokens["tokenized"], epochs, price).to_dict(),
-                "kept": api_cost(tokens["packed"], epochs, price).to_dict(),
+                "as_it_came": to_plain(api_cost(tokens["tokenized"], epochs, price)),
+                "kept": to_plain(api_cost(tokens["packed"], epochs, price)),
             }
             for price in prices
         ],
