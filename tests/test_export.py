@@ -7,6 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,38 @@ def test_megatron_refuses_masked_tokens(packed, tmp_path):
     with pytest.raises(UsageError, match="have no label") as caught:
         export(packed, "megatron", tmp_path / "out")
     assert "megatron-bridge" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_megatron_bridge_fills_documents_up_for_the_ranks_that_share_a_row(packed, tmp_path):
+    out = export(packed, "megatron-bridge", tmp_path / "out", context_parallel=4)
+    eos, longest = packed.manifest["tokenizer"]["eos_token_id"], 0
+    for split, part in parts_of(packed):
+        (file,) = (out / split).glob("*.idx.parquet")
+        for row, expected in zip(pq.read_table(file).to_pylist(), part, strict=True):
+            starts = [*row["seq_start_id"], len(row["input_ids"])]
+            longest = max(longest, len(row["input_ids"]) - len(starts) + 1)
+            ends = np.cumsum(expected["seq_lengths"])
+            for n, (start, end) in enumerate(pairwise(starts)):
+                places, last = end - start - 1, expected["seq_lengths"][n]
+                assert places % 8 == 0
+                assert 0 <= places - (last - 1) < 8
+                ids, mask = row["input_ids"][start:end], row["loss_mask"][start:end]
+                own = slice(ends[n] - last, ends[n])
+                assert ids == [*expected["input_ids"][own].tolist(), *[eos] * (len(ids) - last)]
+                trained = expected["labels"][own] != -100
+                assert mask == [*trained[1:].astype(int).tolist(), *[0] * (len(ids) - last + 1)]
+    settings = (out / "dataset_config.py").read_text()
+    compile(settings, "dataset_config.py", "exec")
+    assert "pad_seq_to_mult=8," in settings
+    assert f"packed_sequence_size={longest + -longest % 16}," in settings
+    assert "context_parallel_size = 4" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("to", "ranks", "words"), [("trl", 2, "for trl"), ("megatron-bridge", 6, "power")])
+def test_a_row_is_divided_where_the_trainer_can(to, ranks, words, packed, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        export(packed, to, tmp_path / "out", context_parallel=ranks)
     assert list(tmp_path.iterdir()) == []
 
 

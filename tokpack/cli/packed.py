@@ -131,6 +131,9 @@ def export(
         typer.Option(help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the export.")],
+    cp: Annotated[
+        int, typer.Option(help="Ranks that share a row (context parallelism), for megatron-bridge.")
+    ] = 1,
     no_check: NoCheck = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in this folder.")
@@ -139,7 +142,9 @@ def export(
 ) -> None:
     """Write it in another trainer's layout, with its settings and a check that they take effect."""
     with activity(quiet, "tokpack.export") as (tell, exports):
-        written = exports.export(packed, to, out, overwrite=overwrite, check=not no_check, tell=tell)
+        written = exports.export(
+            packed, to, out, context_parallel=cp, overwrite=overwrite, check=not no_check, tell=tell
+        )
     typer.echo(written)
     say("how to check and start it: README.md in that folder", quiet)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tokpack.activity import Activity, default_activity
@@ -49,12 +50,14 @@ def export(
     to: str | Exporter,
     out: str | os.PathLike[str],
     *,
+    context_parallel: int = 1,
     overwrite: bool = False,
     check: bool = True,
     tell: Activity | None = None,
 ) -> Path:
     """Write `packed` into the new folder `out` for the trainer `to`, and return the folder.
 
+    `context_parallel`: ranks that share one row, a power of two; for megatron-bridge alone.
     `check`: the sums of its shards are compared first.
 
     Raises UsageError for an unknown trainer, a packed dataset it cannot take, or an `out` in the way, and
@@ -75,6 +78,8 @@ def export(
             where=str(packed.folder),
             hint="`tokpack train` counts them; or pack again without weights between 0 and 1",
         )
+    if context_parallel != 1:
+        exporter = _parallel(to, exporter, context_parallel)
     if packed.folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError(
             "the output lies in the packed dataset", where=str(out), hint="give -o another folder"
@@ -99,6 +104,20 @@ def export(
             },
         )
     return out
+
+
+def _parallel(to: str | Exporter, exporter: Exporter, ranks: int) -> Exporter:
+    if exporter is not to_megatron_bridge:
+        raise UsageError(
+            f"--cp is for megatron-bridge, not for {to}",
+            hint="axolotl, LLaMA-Factory and TRL divide a row among ranks themselves: export without --cp",
+        )
+    if ranks < 1 or ranks & (ranks - 1):
+        raise UsageError(
+            f"--cp {ranks} is no power of two",
+            hint="a row is divided among 2, 4, 8, ... ranks",
+        )
+    return partial(to_megatron_bridge, context_parallel=ranks)
 
 
 def exported_files(folder: Path) -> Own:

@@ -5,11 +5,17 @@
 Megatron-Bridge cuts the last token of each document from the inputs and the first from the targets, so a
 document of L tokens takes L - 1 places, and `loss_mask[i]` belongs to the target `input_ids[i + 1]`.
 A document of one token has no target: it is left out.
+
+For context parallelism over N ranks the places of a document are a multiple of 2 N: it is filled up with EOS
+tokens that have no loss. The loader takes EOS tokens at a document's end for such padding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +41,8 @@ SCHEMA = pa.schema(
         ("loss_mask", pa.list_(pa.int8())),
     ]
 )
+LOADER_MULTIPLE = 16
+"""The loader fills rows up to a multiple of this, and never past the length that is set."""
 GROUP_ROWS = 500
 GROUP_TOKENS = 1 << 20
 """A reader decodes a whole row group for each row it takes."""
@@ -50,10 +58,19 @@ README = """\
     cfg.dataset = dataset_config("{folder}")
     cfg.model.seq_length = {capacity}
     cfg.train.micro_batch_size = 1    # needed: one packed row is one batch
-
+{parallel}
 Use the tokenizer in `tokenizer/` (`cfg.tokenizer.tokenizer_model`). Megatron-Bridge takes the loss from
 targets that follow an EOS token inside a document: {lost:,} of {trained:,} trained tokens here.
 {left_out:,} documents or pieces of one token have nothing to predict and are left out.
+"""
+
+PARALLEL = """\
+    cfg.model.context_parallel_size = {ranks}
+    cfg.model.calculate_per_token_loss = True    # needed with context parallelism
+    cfg.ddp.average_in_collective = False
+
+Each document is filled up to a multiple of {multiple} places: {filled:,} more places, without a loss.
+A row has at most {capacity:,}.
 """
 
 ORDER_LOST = """
@@ -78,7 +95,7 @@ def dataset_config(folder=Path(__file__).resolve().parent):
         seq_length={capacity},
         enable_offline_packing=True,
         offline_packing_specs=PackedSequenceSpecs(
-            packed_sequence_size={capacity},
+            packed_sequence_size={capacity},{multiple}
             packed_train_data_path=str(folder / "train"),{validation}
         ),
         dataset_kwargs={{"answer_only_loss": True}},
@@ -88,47 +105,99 @@ def dataset_config(folder=Path(__file__).resolve().parent):
 '''
 
 
-def export(packed: PackedFolder, out: Path) -> None:
-    """`train/*.idx.parquet`, `validation/*.idx.parquet`, `dataset_config.py`, `check.py`, tokenizer."""
-    capacity, eos = packed.manifest["capacity"], packed.manifest["tokenizer"]["eos_token_id"]
-    lost = left_out = 0
+@dataclass(slots=True)
+class Written:
+    """What one export has written, in both splits."""
+
+    longest: int = 0
+    """Places of the longest row."""
+    filled: int = 0
+    """Places of padding."""
+    lost: int = 0
+    """Trained tokens of the train split that follow an EOS token."""
+    left_out: int = 0
+    """Documents of one token in the train split."""
+
+
+def export(packed: PackedFolder, out: Path, context_parallel: int = 1) -> None:
+    """`train/*.idx.parquet`, `validation/*.idx.parquet`, `dataset_config.py`, `check.py`, tokenizer.
+
+    `context_parallel`: ranks that share a row, a power of two.
+    """
+    multiple = 2 * context_parallel if context_parallel > 1 else 1
+    written = Written()
     for split, part in splits(packed).items():
         (out / split).mkdir()
         for number, records in enumerate(shards(part)):
             path = out / split / f"shard-{number:05}.idx.parquet"
-            with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-                for record in records:
-                    rows = Rows.of(record)
-                    converted = _convert(rows)
-                    if converted.num_rows:
-                        size = max(1, min(GROUP_ROWS, GROUP_TOKENS // capacity))
-                        writer.write_batch(converted, row_group_size=size)
-                    if split == "train":
-                        trained_after = rows.labels[1:] != IGNORE_INDEX
-                        lost += int(np.count_nonzero(trained_after & (rows.input_ids[:-1] == eos)))
-                        left_out += int(np.count_nonzero(rows.lengths == 1))
-    held = packed.validation is not None
-    validation = '\n            packed_val_data_path=str(folder / "validation"),' if held else ""
-    write_text(out / "dataset_config.py", CONFIG.format(capacity=capacity, validation=validation, held=held))
+            _write_shard(path, records, part, multiple, written)
+    capacity, held = packed.manifest["capacity"], packed.validation is not None
+    parallel = ""
+    if multiple > 1:
+        capacity = padded(written.longest, max(multiple, LOADER_MULTIPLE))
+        parallel = PARALLEL.format(
+            ranks=context_parallel, multiple=multiple, filled=written.filled, capacity=capacity
+        )
+    settings = {
+        "capacity": capacity,
+        "multiple": f"\n            pad_seq_to_mult={multiple}," if multiple > 1 else "",
+        "validation": '\n            packed_val_data_path=str(folder / "validation"),' if held else "",
+        "held": held,
+    }
+    write_text(out / "dataset_config.py", CONFIG.format(**settings))
     packed.copy_tokenizer(out)
     copy_script("megatron_bridge_check.py", out, "check.py")
-    facts = {"lost": lost, "left_out": left_out, "trained": packed.manifest["trained_tokens"]}
-    text = README.format(figures=figures(packed), folder="THIS FOLDER", capacity=capacity, **facts)
+    facts = {"lost": written.lost, "left_out": written.left_out, "trained": packed.manifest["trained_tokens"]}
+    text = README.format(
+        figures=figures(packed), folder="THIS FOLDER", capacity=capacity, parallel=parallel, **facts
+    )
     write_text(out / "README.md", text + (ORDER_LOST if keeps_order(packed.manifest) else ""))
 
 
-def _convert(rows: Rows) -> pa.RecordBatch:
+def padded(length: Any, multiple: int) -> Any:
+    """The next multiple, of one length or of an array of them."""
+    return length + -length % multiple
+
+
+def _write_shard(
+    path: Path, records: Iterator[pa.RecordBatch], part: PackedFolder, multiple: int, written: Written
+) -> None:
+    manifest = part.manifest
+    eos = manifest["tokenizer"]["eos_token_id"]
+    size = max(1, min(GROUP_ROWS, GROUP_TOKENS // manifest["capacity"]))
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for record in records:
+            rows = Rows.of(record)
+            converted = _convert(rows, multiple, eos)
+            if converted.num_rows:
+                writer.write_batch(converted, row_group_size=size)
+                stored, documents = (
+                    np.diff(converted.column(n).offsets.to_numpy()) for n in ("input_ids", "seq_start_id")
+                )
+                written.longest = max(written.longest, int((stored - documents).max()))
+                written.filled += int(stored.sum() - rows.lengths[rows.lengths > 1].sum())
+            if manifest["split"] == "train":
+                trained_after = rows.labels[1:] != IGNORE_INDEX
+                written.lost += int(np.count_nonzero(trained_after & (rows.input_ids[:-1] == eos)))
+                written.left_out += int(np.count_nonzero(rows.lengths == 1))
+
+
+def _convert(rows: Rows, multiple: int = 1, eos: int = 0) -> pa.RecordBatch:
     trained = np.append(rows.labels[1:] != IGNORE_INDEX, False).astype(np.int8)
     keep = rows.lengths > 1
     kept = np.repeat(keep, rows.lengths)
     running = offsets_of(keep.astype(np.int64))[rows.documents]
     documents = np.unique(running)  # rows that keep nothing have no place
-    tokens = offsets_of(rows.lengths[keep])
+    lengths = rows.lengths[keep]
+    tokens = offsets_of(padded(lengths - 1, multiple) + 1)
     starts = tokens[:-1] - np.repeat(tokens[documents[:-1]], np.diff(documents))
+    places = np.arange(lengths.sum()) + np.repeat(tokens[:-1] - offsets_of(lengths)[:-1], lengths)
+    input_ids, loss_mask = np.full(tokens[-1], eos, np.int32), np.zeros(tokens[-1], np.int8)
+    input_ids[places], loss_mask[places] = rows.input_ids[kept], trained[kept]
     row_offsets = tokens[documents]
     columns = [
-        as_lists(row_offsets, rows.input_ids[kept]),
+        as_lists(row_offsets, input_ids),
         as_lists(documents, starts.astype(np.int32)),
-        as_lists(row_offsets, trained[kept]),
+        as_lists(row_offsets, loss_mask),
     ]
     return pa.record_batch(columns, schema=SCHEMA)

@@ -40,9 +40,9 @@ def faults(dataset, eos):
                 yield f"row {number}: {name} are not the packed ones"
         if batch["loss_mask"][0, size:].any():
             yield f"row {number}: padding has a loss"
-        found = (
-            batch["cu_seqlens_q"][0].tolist() if "cu_seqlens_q" in batch else batch["cu_seqlens"][0].tolist()
-        )
+        # with context parallelism a document's place is longer than the document
+        names = ("cu_seqlens_q_padded", "cu_seqlens_q", "cu_seqlens")
+        found = next(batch[name] for name in names if name in batch)[0].tolist()
         if found[: len(ends) + 1] != [0, *np.cumsum(lengths).tolist()]:
             yield f"row {number}: documents end elsewhere"
 
