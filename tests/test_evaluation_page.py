@@ -104,6 +104,7 @@ def test_the_screen_has_80_columns_and_steers_no_terminal(adapters):
     assert "acc" in file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_its_screen_and_asks_for_nothing(
     browser,  # noqa: F811

@@ -41,6 +41,7 @@ def held_out_loss(place: Path, adapter: Path) -> float:
     )
 
 
+@pytest.mark.slow
 def test_patience_ends_the_training_and_keeps_the_best_adapter(place, tmp_path):
     recipe = load_recipe(**OVERFITS, eval_steps=2, patience=2, scheduler="constant")
     result = run_training(place / "packed", place / "base", recipe, tmp_path / "out", tell=Said())
@@ -53,6 +54,7 @@ def test_patience_ends_the_training_and_keeps_the_best_adapter(place, tmp_path):
     assert held_out_loss(place, tmp_path / "out") == pytest.approx(losses[best], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_loaded_at_the_end_as_trainer_has_it(place, tmp_path):
     recipe = load_recipe(
         **{**OVERFITS, "max_steps": 30},

@@ -37,10 +37,10 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def packed(smollm2, tmp_path_factory) -> tokpack.PackedFolder:
+def packed(qwen, tmp_path_factory) -> tokpack.PackedFolder:
     folder = tmp_path_factory.mktemp("data")
     data = write_rows(folder / "chats.jsonl", messy_rows(200))
-    return tokpack.pack(data, folder / "packed", tokenizer=str(smollm2), max_length=256)
+    return tokpack.pack(data, folder / "packed", tokenizer=str(qwen), max_length=256)
 
 
 @pytest.fixture(scope="module")

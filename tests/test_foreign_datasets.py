@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chats import messy_rows, write_rows
+from few import a_few
 
 import tokpack
 from tokpack.errors import DataError, TokpackError, UsageError
@@ -378,7 +379,7 @@ def test_rows_whose_columns_do_not_fit_each_other_are_never_gathered(which, copi
 
 
 @pytest.mark.parametrize(
-    "name", ["report.json", "run.json", "dropped.parquet", "quarantine.jsonl", "state.json"]
+    "name", a_few(["report.json", "run.json", "dropped.parquet", "quarantine.jsonl", "state.json"])
 )
 def test_damaged_files_beside_the_rows_are_data_errors(name, copied, tmp_path):
     for content in (

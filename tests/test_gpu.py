@@ -86,6 +86,7 @@ print(json.dumps([gpu.run_part(name, "cpu", True, seconds) for name, seconds in 
 """
 
 
+@pytest.mark.slow
 def test_a_part_that_raises_or_takes_too_long_leaves_the_rest() -> None:
     """In a process of its own, as users run it: its alarms and its collections are not for a test worker."""
     command = [sys.executable, "-c", PARTS_THAT_FAIL]

@@ -74,6 +74,7 @@ def test_inputs_may_have_any_name_and_errors_show_it_harmless(tmp_path, smollm2)
     assert all(line.isprintable() for line in str(error.value).splitlines())
 
 
+@pytest.mark.slow
 def test_what_the_command_line_says_is_printable(tmp_path):
     path = tmp_path / ODD
     path.write_text('{"nothing": 1}\n')

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from chats import messy_rows, write_rows
+from few import a_few
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 
@@ -58,7 +59,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", a_few([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
 @pytest.mark.parametrize("command", ["pack", "merge", "train"])
 def test_a_process_that_hears_no_signal_ends_with_its_child_and_its_scratch(number, command, tmp_path):
     with started(COMPILED, command, str(tmp_path / "out")) as process:

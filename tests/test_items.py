@@ -153,6 +153,7 @@ def odd_folder(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_packed_does_not_depend_on_how_files_share_items(qwen, tmp_path, monkeypatch):
     data, seen = odd_folder(tmp_path / "data"), []
     for number, size in enumerate((1 << 23, 3_000)):

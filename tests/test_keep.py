@@ -70,6 +70,7 @@ def test_a_wish_makes_no_row_longer(pack):
     assert "kept_after_all" not in packed.ledger["documents"]
 
 
+@pytest.mark.slow
 def test_within_a_budget_wanted_documents_come_first(pack):
     length = dict(pack(None, out="all").dropped.select("doc_id", "tokens_lost").rows())
     packed = pack("5", budget=length[5])

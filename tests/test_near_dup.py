@@ -104,6 +104,7 @@ def test_documents_left_out_neither_remove_nor_are_removed(documents, threshold,
     assert_same(found, brute_force(documents, threshold, 5, eligible))
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(families(), thresholds, st.lists(st.integers(0, 25), max_size=6), st.integers(1, 3))
 def test_neither_batches_nor_threads_change_the_result(documents, threshold, cuts, threads):

@@ -26,6 +26,7 @@ def inside(html: str) -> str:
     return unescape(html.split('srcdoc="', 1)[1].split('"', 1)[0])
 
 
+@pytest.mark.slow
 def test_reports_and_packed_datasets_show_the_page(qwen, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(60))
     packed = tokpack.pack(data, tmp_path / "out", tokenizer=qwen, max_length=256)

@@ -87,6 +87,7 @@ def test_parts_in_any_order_one_twice_and_one_cut_off_give_the_same_bytes(
     assert (out / "SHA256SUMS").read_bytes() == alone
 
 
+@pytest.mark.slow
 def test_parts_and_the_run_that_finishes_may_work_at_the_same_time(data, alone, qwen, tmp_path):
     out, errors = tmp_path / "out", []
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from chats import messy_rows, write_rows
+from few import a_few
 from test_pipeline import CAPACITY, bytes_of
 
 import tokpack
@@ -70,7 +71,7 @@ class Interrupted(Activity):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("end", ["", ".zst"])
+@pytest.mark.parametrize("end", a_few(["", ".zst"]))
 def test_a_run_that_goes_on_says_what_it_found(qwen, tmp_path, caplog, end):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(3_000, seed=3))
     if end:

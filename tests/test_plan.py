@@ -213,6 +213,7 @@ def test_rounded_lengths_give_a_valid_plan_and_a_valid_bound(monkeypatch: pytest
     assert plan.rows <= make_plan(np.append(lengths, 511), 512, "xfill").rows
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_highspy(), reason="highspy is not installed")
 def test_a_limit_keeps_the_best_plan_so_far_and_only_that_of_time_is_noted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

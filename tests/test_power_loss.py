@@ -121,6 +121,7 @@ def test_an_empty_manifest_or_sums_is_an_unfinished_folder_that_the_same_command
             assert bytes_of(tokpack.pack(data, out, tokenizer=str(qwen)).folder) == before
 
 
+@pytest.mark.slow
 def test_a_store_of_other_settings_is_not_gone_on_with_when_its_record_is_lost(
     unfinished, data, qwen, tmp_path
 ):

@@ -55,6 +55,7 @@ def test_what_was_proved_is_not_proved_again_and_other_texts_are(pack):
     assert others != shards
 
 
+@pytest.mark.slow
 def test_proofs_in_a_folder_that_others_can_write_into_are_not_believed(pack, tmp_path):
     texts = ["The quick brown fox jumps over the lazy dog, again and again." * 2]
     _, shards = pack(*texts)

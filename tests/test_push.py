@@ -143,6 +143,7 @@ def test_the_card_says_what_is_in_it_and_no_name_of_a_file_is_markup(packed):
         assert f"| left out: {reason} | {number:,} |".replace("_", "\\_") in card
 
 
+@pytest.mark.slow
 def test_a_run_writes_to_a_url_and_the_same_one_finds_it_there(qwen, memory, tmp_path, monkeypatch):
     data = write_rows(tmp_path / "a.jsonl", messy_rows(60))
 

@@ -170,6 +170,7 @@ def test_the_picture_of_packing_shows_rows_and_the_same_documents_padded(data: d
         assert packing.words[0] in svg
 
 
+@pytest.mark.slow
 def test_kept_rows_and_places_of_what_was_left_out_are_shown(data: dict[str, Any]) -> None:
     runs = [["<|user|>What?", False], ["A <b>cat</b>.", True]]
     kept = [{"place": "chats.jsonl:3", "tokens": 9, "trained": 4, "runs": runs}]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from encode_helpers import byte_level, document, frame, template, tokenizer_folder
 from family_judge import Judge
+from few import a_few
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +57,7 @@ def labelled(tokenizer, documents, *names):
 
 
 @needs_trl
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", a_few(NAMES))
 def test_only_tokens_of_the_segments_lose_their_labels(name, tokenizer):
     tokenizer = with_template(tokenizer, families.stock(name))
     documents = frame([document(*chat) for chat in CHATS.values()] * 4)  # the more, the more are compiled

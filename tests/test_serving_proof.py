@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 from commands import run
+from few import a_few
 from served import running, save_place
 from trainer_rows import make_documents, write_packed
 
@@ -56,7 +57,7 @@ def check(served, place, model, adapter="math", **options):
     return verify_served(served.address, model, str(place / adapter), settings=settings, **options)
 
 
-@pytest.mark.parametrize("adapter", ["math", "dora"])
+@pytest.mark.parametrize("adapter", a_few(["math", "dora"]))
 @pytest.mark.parametrize("data", [True, False])
 def test_the_right_adapter_is_proven_by_documents_and_by_its_own_answers(served, place, adapter, data):
     proof = check(served, place, adapter, adapter, **({} if data else {"data": None}))
@@ -84,6 +85,7 @@ def test_other_weights_are_named(served, place, model, others, name, said):
     assert said in proof.findings[0].sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("echo", [True, False])
 def test_another_chat_template_is_named(served, place, monkeypatch, echo):
     if not echo:

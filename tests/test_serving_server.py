@@ -314,6 +314,7 @@ def test_clients_that_leave_stop_their_generation(served):
     assert served.engine.load_now().steps - before < 800  # not to the end of 900 tokens
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_and_a_slow_answer_times_out(place):
     limits = Limits(rows=1, queue=1, seconds=2.0)
     options = {"model": "base", "prompt": [9, 8], "max_tokens": 1000, "extra_body": {"ignore_eos": True}}
@@ -334,6 +335,7 @@ def test_a_full_queue_refuses_and_a_slow_answer_times_out(place):
             list(stream)
 
 
+@pytest.mark.slow
 def test_adapters_come_and_go_while_others_are_answered(served, place, alone):
     api = client(served)
     save_adapter(place / "base", place / "new", seed=9)

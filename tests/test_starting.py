@@ -30,6 +30,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_first_recipe_says_what_was_seen_and_runs_as_it_is(chats, smollm2, tmp_path):
     out = tmp_path / "recipes" / "run.toml"
     out.parent.mkdir()
