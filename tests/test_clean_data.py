@@ -43,7 +43,7 @@ def cleaned(path: Path, **config: object) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("documents", "seed"), [(1500, 0), pytest.param(20_000, 0, marks=pytest.mark.slow), (1500, 3)]
+    ("documents", "seed"), [(1500, 0), pytest.param(6_000, 0, marks=pytest.mark.slow), (1500, 3)]
 )
 def test_the_demo_sets_faults_are_found_to_the_line(tmp_path: Path, documents: int, seed: int) -> None:
     path = tmp_path / "demo.jsonl"
