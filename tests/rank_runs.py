@@ -5,6 +5,7 @@ python tests/rank_runs.py ROWS MODEL PAIRS PAIRS_MODEL OUT
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -131,4 +132,5 @@ def main(rows: Path, model: Path, pairs: Path, pairs_model: Path, out: Path) -> 
 
 
 if __name__ == "__main__":
+    gc.freeze()  # each training looks for garbage, and torch's objects are many
     main(*map(Path, sys.argv[1:]))
