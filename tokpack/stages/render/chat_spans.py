@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -28,6 +28,7 @@ from tokpack.stages.render.loop_turns import LoopTurns
 from tokpack.stages.render.prefix_turns import PrefixTurns, common_prefix
 from tokpack.stages.render.prompt_analysis import prompt_is_constant
 from tokpack.stages.render.segments import Segment, Segments
+from tokpack.stages.render.special_strings import SpecialStrings
 from tokpack.stages.render.template_forms import Forms, ToolArguments, tool_chat
 
 _BARE: Final = {"role", "content", "name"}
@@ -114,7 +115,7 @@ class SpanFinder:
 
     def _learn(self, before: Sequence[Message], whole: Marked) -> TemplateFacts:
         start, end = whole.starts[len(before)], whole.ends[len(before)]
-        stop = _end_of_turn(whole.text[end:], self.special_tokens)
+        stop = _end_of_turn(whole.text[end:], self._special)
         try:
             alone, _ = self.template.render(before)
             prompted, _ = self.template.render(before, add_generation_prompt=True)
@@ -139,12 +140,12 @@ class SpanFinder:
         return (*self.special_tokens, *([eos] if isinstance(eos, str) and eos else []))
 
     @cached_property
-    def any_special(self) -> re.Pattern[str]:
-        return _any_of(self._closers)
+    def any_special(self) -> SpecialStrings:
+        return SpecialStrings(self._closers)
 
     def only_closers(self, text: str, start: int) -> bool:
         """From there on, it is nothing but special tokens and whitespace."""
-        return _closing(text, start, len(text), self._closers_by_size) == start
+        return self.any_special.closing(text, start, len(text)) == start
 
     @cached_property
     def openers_of_others(self) -> frozenset[str]:
@@ -163,24 +164,18 @@ class SpanFinder:
         return re.compile(rf"\s*{re.escape(stop)}" if stop else "")
 
     @cached_property
-    def _special_by_size(self) -> dict[int, frozenset[str]]:
-        return _by_size(self.special_tokens)
-
-    @cached_property
-    def _closers_by_size(self) -> dict[int, frozenset[str]]:
-        return _by_size(self._closers)
+    def _special(self) -> SpecialStrings:
+        return SpecialStrings(self.special_tokens)
 
     def closing(self, text: str, start: int, end: int) -> int:
         """Where what ends there in special tokens and white space alone begins, not before `start`."""
-        return _closing(text, start, end, self._special_by_size)
+        return self._special.closing(text, start, end)
 
     def last_closer(self, text: str, start: int, end: int, closers: Collection[str] | None) -> int:
         """Where the special token that ends there begins, one of `closers` if given; `end` without one."""
         whole, end = end, start + len(text[start:end].rstrip())
-        for size, tokens in reversed(self._closers_by_size.items()):
-            token = text[max(start, end - size) : end]
-            if token in tokens and (closers is None or token in closers):
-                return end - size
+        if token := self.any_special.before(text, start, end, closers):
+            return end - len(token)
         stop = self.facts.end_of_turn
         return end - len(stop) if stop and text.endswith(stop, start, end) else whole
 
@@ -190,13 +185,13 @@ class SpanFinder:
         if key not in self._boundary_ends:
             if len(self._boundary_ends) >= _MOST_PROMPTS:
                 self._boundary_ends.clear()
-            self._boundary_ends[key] = [found.end() for found in self.boundaries.finditer(key)]
+            self._boundary_ends[key] = self.boundaries.ends(key)
         return self._boundary_ends[key]
 
     @cached_property
-    def boundaries(self) -> re.Pattern[str]:
+    def boundaries(self) -> SpecialStrings:
         """A special token or a newline."""
-        return _any_of([*self.special_tokens, "\n"])
+        return SpecialStrings([*self.special_tokens, "\n"])
 
 
 class _Chat:
@@ -325,11 +320,10 @@ def _within(contents: list[CharSpan | None], turns: list[tuple[int, CharSpan]]) 
     return clipped
 
 
-def _end_of_turn(tail: str, special_tokens: Sequence[str]) -> str:
+def _end_of_turn(tail: str, special: SpecialStrings) -> str:
     """The special token that follows an answer, else the first word there; empty when nothing does."""
-    after = tail.lstrip()
-    found = _any_of(special_tokens).match(after) or re.compile(r"\S*").match(tail.lstrip(" \t"))
-    return found.group() if found else ""
+    word = re.compile(r"\S*").match(tail.lstrip(" \t"))
+    return special.at(tail.lstrip()) or (word.group() if word else "")
 
 
 def _blocks_by_turn(
@@ -348,30 +342,3 @@ def _blocks_by_turn(
     floors = [(i, marked.last_end(i)) for i in assistants]
     owners = [max((i for i, floor in floors if floor <= start), default=assistants[0]) for start, _ in blocks]
     return list(zip(owners, blocks, strict=True))
-
-
-def _any_of(strings: Iterable[str]) -> re.Pattern[str]:
-    """The longest of them. Compiled once for equal ones, by Python's own cache: there may be thousands."""
-    longest_first = sorted(set(strings), key=lambda string: (-len(string), string))
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-
-def _by_size(tokens: Sequence[str]) -> dict[int, frozenset[str]]:
-    """A tokenizer may have thousands of them: too many alternatives to try at each place."""
-    found: dict[int, set[str]] = {}
-    for token in tokens:
-        found.setdefault(len(token), set()).add(token)
-    return {size: frozenset(found[size]) for size in sorted(found.keys() - {0})}
-
-
-def _closing(text: str, start: int, end: int, by_size: dict[int, frozenset[str]]) -> int:
-    reached, waiting = {end}, [end]
-    while waiting:
-        place = waiting.pop()
-        before = [place - 1] if place > start and text[place - 1].isspace() else []
-        for size, tokens in by_size.items():
-            if start <= place - size and text[place - size : place] in tokens:
-                before.append(place - size)
-        waiting += set(before) - reached
-        reached.update(before)
-    return min(reached)

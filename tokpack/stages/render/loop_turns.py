@@ -171,8 +171,7 @@ class LoopTurns:
         for index, own in enumerate(self.own):
             if own is not None and self.messages[index].get("role") == "assistant":
                 for hole in self._holes(index, own, own.start, own.end):
-                    first = self.finder.any_special.match(self.text, hole.start)
-                    found.add(first.group() if first else "")
+                    found.add(self.finder.any_special.at(self.text, hole.start))
         return found - {""}
 
     def _inner_round(self, own: Round, place: int) -> Round | None:

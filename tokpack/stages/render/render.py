@@ -33,7 +33,7 @@ from tokpack.stages.render.template_compiler import Compiled
 
 __all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
 
-_PROOF_ROWS = 16
+_PROOF_ROWS = 4
 _REFUSALS_A_PROOF = 256
 """Of so many rows in a batch one asks the template, although its shape was refused before."""
 

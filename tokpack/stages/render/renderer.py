@@ -36,8 +36,7 @@ class Engine:
         if finder is None:
             return None
         segments = finder.with_segments
-        prompt = finder.facts.prompt if segments else ""
-        return TemplateCompiler(finder.template, self.reference, segments, prompt)
+        return TemplateCompiler(finder.template, self.reference, segments, lambda: finder.facts.prompt)
 
     def reference(self, messages: Sequence[Message], tools: Any = None) -> RenderedRow:
         """One chat by Jinja, spans in bytes. Raises RenderError."""

@@ -8,7 +8,7 @@ is looked at row by row, without Jinja, and what has no shape even so is for Jin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -152,13 +152,19 @@ def _compiled(renderer: Renderer, roles: tuple[str, ...]) -> Compiled | None:
     return compiled
 
 
-def _holds(contents: pl.Series, shapes: Iterable[Compiled]) -> Bools:
-    """Which contents may hold what any of the shapes asks for."""
+def _holds(contents: pl.Series, shapes: Sequence[Compiled]) -> Bools:
+    """Which contents may hold what any of the shapes asks for, or begin with what a prompt goes on with."""
     constants = {constant for shape in shapes for _, found in shape.constants for constant in found}
-    if not constants:
-        return np.zeros(len(contents), bool)
-    held: Bools = contents.str.contains_any(sorted(constants)).fill_null(False).to_numpy()
-    return held.copy()
+    leading = {char for shape in shapes for _, char in shape.leading}
+    held = np.zeros(len(contents), bool)
+    if constants:
+        held |= contents.str.contains_any(sorted(constants)).fill_null(False).to_numpy()
+    for char in sorted(leading):
+        begins = contents.str.starts_with(char) | contents.str.strip_chars_start(WHITESPACE).str.starts_with(
+            char
+        )
+        held |= begins.fill_null(False).to_numpy()
+    return held
 
 
 def _is_blank(contents: pl.Series) -> Bools:

@@ -52,6 +52,9 @@ class Compiled:
     """Between the literals."""
     constants: tuple[tuple[int, tuple[str, ...]], ...] = ()
     """Values (by index) that must hold none of these strings."""
+    leading: tuple[tuple[int, str], ...] = ()
+    """Values (by index) that must not begin with this character: the generation prompt goes on so there, and
+    what a value shares with it is not trained."""
     visible: frozenset[int] = frozenset()
     """Values that must not be blank; a shape with a text in its place sees to it."""
     objects: frozenset[int] = frozenset()
@@ -69,13 +72,17 @@ class Compiled:
         """Whether the slot at this place is written from tools; `values`: the number of a chat's values."""
         return self.slots[slot].index >= values
 
+    def goes_on_as_prompt(self, values: Sequence[Any]) -> bool:
+        """Whether a value may begin with the rest of the generation prompt."""
+        return any(_begins(values[index], char) for index, char in self.leading)
+
     def fits(self, values: Sequence[Any]) -> bool:
         for index, constants in self.constants:
             value = values[index]
             for constant in constants:
                 if constant in value:
                     return False
-        return True
+        return not self.goes_on_as_prompt(values)
 
 
 _UNKNOWN = Compiled(Shape(("",), (), ()), ())
@@ -85,12 +92,15 @@ class TemplateCompiler:
     """Shapes of one template, compiled at first use. Safe to share between threads."""
 
     def __init__(
-        self, template: ChatTemplate, reference: Reference, with_segments: bool = False, prompt: str = ""
+        self,
+        template: ChatTemplate,
+        reference: Reference,
+        with_segments: bool = False,
+        prompt: Callable[[], str] = str,
     ) -> None:
-        """`prompt`: the generation prompt, where segments are wanted."""
-        self._reference, self._with_segments = reference, with_segments
-        self._prompt_thinks = OPEN in prompt
-        self._symbolic = SymbolicTemplate(template)
+        """`prompt`: the generation prompt, asked for when a shape is compiled."""
+        self._reference, self._with_segments, self._prompt = reference, with_segments, prompt
+        self._template, self._symbolic = template, SymbolicTemplate(template)
         self._fragments = Fragments(template, self._symbolic)
         self._shapes: dict[tuple[Key, int], Compiled | None] = {}
         self._met: Counter[tuple[Key, int]] = Counter()
@@ -136,6 +146,8 @@ class TemplateCompiler:
                     return compiled, []
                 texts = self.fill(compiled, values.found, tools)
                 return None if texts is None else (compiled, texts)
+            if compiled.goes_on_as_prompt(values.found):
+                return None
             cut = _pattern(compiled, cut)
         return None
 
@@ -174,7 +186,8 @@ class TemplateCompiler:
         return texts
 
     def _compile(self, key: Key, tools: int) -> Compiled | None:
-        if self._prompt_thinks and _is_cut(key):  # how much of a block is the prompt's is in the data
+        thinks = self._with_segments and OPEN in self._prompt()
+        if thinks and _is_cut(key):  # how much of a block is the prompt's is in the data
             return None
         while True:
             try:
@@ -219,7 +232,9 @@ class TemplateCompiler:
             probe.values[index] = self._fragments.of_arguments(probe.values[index])
         if place is not None:
             parts = self._fragments.cut_text(parts, place, probe.values[place])
-        return _located(parts, seen, probe, self._reference(probe_messages, probe_given), objects, place)
+        row = self._reference(probe_messages, probe_given)
+        prompt = "" if self._template.has_generation else self._prompt()
+        return _located(parts, seen, probe, row, objects, place, prompt)
 
     def _refused(
         self, error: RenderError, seen: Observed, messages: Sequence[Message], tools: list[Any] | None
@@ -258,6 +273,7 @@ def _located(
     row: RenderedRow,
     objects: frozenset[int],
     tools: int | None,
+    prompt: str,
 ) -> Compiled | None:
     """None when the reference writes the probe otherwise, or a span ends within a value."""
     literals, slots = [""], list[Slot]()
@@ -290,6 +306,7 @@ def _located(
         shape=shape,
         slots=tuple(slots),
         constants=_constants(seen),
+        leading=_leading(pieces, at, slots, [start for start, end in row.trained if start < end], prompt),
         visible=frozenset(seen.visible),
         objects=objects,
         tools=tools,
@@ -298,6 +315,26 @@ def _located(
             slot == Slot(slot.index) and isinstance(probe.values[slot.index], str) for slot in slots
         ),
     )
+
+
+def _leading(
+    pieces: list[bytes], at: list[int], slots: list[Slot], starts: list[int], prompt: str
+) -> tuple[tuple[int, str], ...]:
+    """Of the first value of every trained span the characters with which the prompt may go on before it."""
+    found = set()
+    for start in starts:
+        piece = bisect_left(at, start)
+        piece += not piece % 2
+        before = b"".join(pieces[max(0, piece - 3) : piece]).decode("utf-8", "ignore")
+        ends = [end for end in range(1, len(prompt)) if before.endswith(prompt[:end])]
+        if piece < len(pieces):
+            found |= {(slots[piece // 2].index, prompt[end]) for end in ends}
+    return tuple(sorted(found))
+
+
+def _begins(value: Any, char: str) -> bool:
+    """With the character, be it after white space, which a template may strip."""
+    return isinstance(value, str) and (value.startswith(char) or value.lstrip().startswith(char))
 
 
 def _place(at: list[int], start: int, end: int) -> Place | None:
