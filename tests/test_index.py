@@ -347,6 +347,8 @@ def test_weights_of_tokens_are_refused_with_the_way_out(qwen, tmp_path):
     with pytest.raises(UsageError, match="no weights of tokens") as caught:
         tokpack.pack(rows, tmp_path / "index", shard_format="index", **options)
     assert "shard-format arrow" in str(caught.value.hint)
+    assert caught.value.where == "rows.jsonl:1"
+    assert not list((tmp_path / "index" / ".work").glob("batch-*")), "refused before the work, not after it"
     whole = tokpack.pack(rows, tmp_path / "whole", **options)
     with pytest.raises(UsageError, match="no weights of tokens"):
         tokpack.repack(whole, tmp_path / "again", shard_format="index")

@@ -143,6 +143,12 @@ def test_a_list_that_cannot_be_meant_is_an_error_with_a_hint(tmp_path, keep, err
     assert caught.value.hint
 
 
+def test_a_long_comment_costs_no_time(tmp_path):
+    path = tmp_path / "keep.txt"
+    path.write_text("# input a" + " " * 50_000 + "b\n# input" + " x" * 50_000 + "\n7\n")
+    assert KeepList.load(path).doc_ids.tolist() == [7]
+
+
 def test_a_list_of_unknown_documents_ends_the_run(pack):
     with pytest.raises(UsageError, match="no document 7"):
         pack("7")

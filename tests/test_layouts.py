@@ -138,6 +138,19 @@ def test_every_field_can_be_mapped_also_by_a_path(parquet, tmp_path):
     assert (dropped, dict(shape.unread)) == (None, {})
 
 
+@pytest.mark.parametrize(
+    ("mapping", "text"),
+    [
+        ({"prompt": "a", "completion": "a"}, ["left", "left"]),
+        ({"instruction": "q", "output": "q", "input": "a"}, ["right\nleft", "right"]),
+        ({"prompt": "q", "completion": "a"}, ["right", "left"]),
+    ],
+)
+def test_a_column_may_be_mapped_to_two_fields(mapping, text, tmp_path):
+    documents, _ = read(tmp_path, [{"a": "left", "q": "right"}], map=mapping)
+    assert documents[0][1] == text
+
+
 def test_the_better_answer_can_be_mapped_and_a_wrong_path_names_what_is_there(tmp_path):
     row = {"q": Q, "first": B, "second": A, "vote": "second", "meta": {"x": 1}}
     fields = {"prompt": "q", "chosen": "first", "rejected": "second", "better": "vote"}

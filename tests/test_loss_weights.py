@@ -85,6 +85,15 @@ def test_weights_are_a_column_that_follows_the_rows(model, tmp_path):
         export(packed, "trl", tmp_path / "trl")
 
 
+def test_a_weight_too_small_to_be_stored_is_0(model, tmp_path):
+    small = {"weight": 1e-20, "loss_weight": 1e-20}
+    packed = packed_of([(small, {"content": f"Said {i}."}) for i in range(3)], model, tmp_path / "a")
+    assert "loss_weights" not in packed[0]
+    without = packed_of([({"weight": 0}, {"content": f"Said {i}."}) for i in range(3)], model, tmp_path / "b")
+    assert packed.ledger["trained"] == without.ledger["trained"]
+    assert verify(packed.folder).ok
+
+
 def test_weights_of_0_and_1_are_no_column(model, tmp_path):
     packed = packed_of(
         [({"weight": 0}, {"content": f"Said {i}.", "weight": 1}) for i in range(3)], model, tmp_path / "a"

@@ -122,6 +122,13 @@ def test_what_is_read_in_order_is_refused(qwen, tmp_path):
         )
 
 
+def test_what_the_nodes_made_is_no_unfinished_run(data, qwen, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(way, "unordered_map", lambda function, items, address: map(function, items))
+    caplog.set_level("INFO", "tokpack")
+    tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), engine="ray", **OPTIONS)
+    assert "unfinished" not in caplog.text
+
+
 @pytest.mark.parametrize("error", [DataError("a", where="b", hint="c"), SettingError("{name}", where="plan")])
 def test_errors_travel_between_processes(error):
     found = pickle.loads(pickle.dumps(error))

@@ -134,3 +134,15 @@ def test_inputs_of_the_page_begin_at_the_bill() -> None:
 
 def test_a_bill_without_money_has_no_inputs() -> None:
     assert what_if(cost_of(sample(training=planned(gpu="")))) is None
+
+
+def test_values_that_are_no_text_are_told_as_text(qwen, tmp_path):
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    values = ["\ud800", 1.5, [None], {"a": "\udfff"}, "", None]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": turns, "kind": value}) + "\n" for value in values))
+    by = tokpack.analyze(str(path), tokenizer=str(qwen), max_length=64, by="kind").data["by"]
+    assert {line["name"]: line["read"] for line in by["values"]} == {
+        **{"?": 1, "1.5": 1, "[None]": 1, "(none)": 2},
+        "{'a': '\\udfff'}": 1,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -377,6 +378,11 @@ def test_adapters_come_and_go_while_others_are_answered(served, place, alone):
         ({"lora_name": "x", "lora_path": "base"}, openai.NotFoundError, "no folder"),
         ({"lora_name": "x", "lora_path": "pissa"}, openai.BadRequestError, "starts as pissa"),
         ({"lora_name": "x", "lora_path": "code-name"}, openai.BadRequestError, "megatron"),
+        ({"lora_name": "x", "lora_path": "linked-config"}, openai.NotFoundError, "no folder"),
+        ({"lora_name": "x", "lora_path": "pipe"}, openai.NotFoundError, "no folder"),
+        ({"lora_name": "x", "lora_path": "pattern"}, openai.BadRequestError, "does not fit"),
+        ({"lora_name": "x", "lora_path": "cut"}, openai.BadRequestError, "does not fit"),
+        ({"lora_name": "x", "lora_path": "record"}, openai.BadRequestError, "as tokpack writes it"),
         ({"lora_name": "math", "lora_path": "math"}, openai.ConflictError, "served already"),
         ({"lora_name": "a b", "lora_path": "math"}, openai.BadRequestError, "a name of letters"),
     ],
@@ -385,6 +391,8 @@ def test_adapters_from_elsewhere_are_not_loaded(served, place, tmp_path, body, k
     for name, change in (
         ("pissa", {"init_lora_weights": "pissa"}),
         ("code-name", {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}),
+        ("pattern", {"rank_pattern": {"(((": 3}}),
+        *[(name, {}) for name in ("linked-config", "pipe", "cut", "record")],
     ):
         if not (place / name).exists():
             folder = save_adapter(place / "base", place / name, seed=9)
@@ -395,6 +403,14 @@ def test_adapters_from_elsewhere_are_not_loaded(served, place, tmp_path, body, k
         for path in (place / "math").iterdir():
             (tmp_path / "elsewhere" / path.name).write_bytes(path.read_bytes())
         (place / "outside").symlink_to(tmp_path / "elsewhere")
+        (place / "linked-config" / "adapter_config.json").unlink()
+        (place / "linked-config" / "adapter_config.json").symlink_to(
+            tmp_path / "elsewhere" / "adapter_config.json"
+        )
+        os.mkfifo(place / "pipe" / "chat_template.jinja")
+        weights = place / "cut" / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100])
+        (place / "record" / "tokpack.json").write_text('{"base": [1], "method": {}}')
     with pytest.raises(kind, match=said):
         client(served).post("/load_lora_adapter", body=body, cast_to=object)
     assert [model.id for model in client(served).models.list()] == ["base", *NAMES]

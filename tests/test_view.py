@@ -310,6 +310,15 @@ def test_a_log_of_something_else_is_an_error(packed, tmp_path):
         read_losses(tmp_path / "log.jsonl")
 
 
+def test_the_rows_of_pairs_are_shown(qwen, tmp_path):
+    pairs = [{"prompt": f"Question {n}?", "chosen": f"Yes, {n}.", "rejected": f"No, {n}."} for n in range(4)]
+    packed = tokpack.pack(pairs, tmp_path / "pairs", tokenizer=str(qwen), max_length=64)
+    with shown(packed, tmp_path / "keep.txt") as found:
+        page = TestClient(make_app(found, TOKEN), base_url="http://127.0.0.1:5000")
+        assert sum(len(row["documents"]) for row in every(page, "api/list/rows")) == 8
+        assert "Yes, 3." in json.dumps(ask(page, "api/kept/6"))
+
+
 def test_queries_that_make_no_sense_are_no_crash(page):
     assert ask(page, "api/list/kept?page=99999999999&shortest=-3&sort=nonsense")["items"] == []
     assert ask(page, "api/list/left_out?language=xx&sort=length&longest=abc")["page"] == 0

@@ -40,6 +40,7 @@ from tokpack.store import TokenStore
 from tokpack.way import cluster, pass_two
 from tokpack.way.decide import near_duplicate_figures
 from tokpack.way.part import PartDone, make_part, parse_part, refuse_pipes
+from tokpack.way.pass_one import tell_found
 
 log = logging.getLogger("tokpack")
 
@@ -97,9 +98,10 @@ def pack(
             log.info("already there, unchanged: %s", out)
             return PackedFolder(out)
         folder = output.work_folder(out, work_dir)
-        if engine == "ray":
-            cluster.fill(run, folder, ray_address)
         store = TokenStore(folder, run.fingerprint())
+        tell_found(run, store)
+        if engine == "ray":
+            store = cluster.fill(run, store, ray_address)
         run, corpus = pipeline.decided(run, store, money, seconds)
         if not corpus.kept().any():
             report = make_report(run, corpus, pipeline.plan_part(run, corpus))

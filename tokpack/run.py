@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Run:
                 check_template(text)
             tokenizer.prepare(*named_inputs(sources))
         with tell.doing("looking at the inputs"):
-            shapes = [detect_shape(source) for source in sources]
+            shapes = each_once(map(detect_shape, sources))
         for note in notes(sources):
             log.warning(note)
         tell_unread([source.name for source in sources], shapes)
@@ -112,7 +112,7 @@ class Run:
         if lost := renderer.unread_arguments(brought):
             log.warning("not read by the chat template, though rows bring them: %s", ", ".join(lost))
         readable = renderer.message_fields
-        shapes, alike = shared([replace(shape, readable=readable) for shape in shapes])
+        shapes, alike = shared(shapes, readable)
         return Run(
             config,
             tokenizer,
@@ -179,19 +179,38 @@ def named_inputs(sources: list[Source]) -> tuple[str, bool]:
     return name, total > LITTLE
 
 
-def shared(shapes: list[Shape]) -> tuple[list[Shape], list[int]]:
-    """The shapes, those that are equal but for what is only told of them in one another's memory; and of each
-    the number of its kind."""
+def each_once(shapes: Iterable[Shape]) -> list[Shape]:
+    """The shapes, those that are equal to one of the last kinds before them as that one: of very many small
+    files each has one."""
     kinds: list[Shape] = []
-    found, numbers = [], []
+    found: list[Shape] = []
     for shape in shapes:
-        bare = replace(shape, notes=(), unread={}, grouping=())
-        last = range(len(kinds) - 1, max(-1, len(kinds) - 1 - MOST_KINDS), -1)
-        number = next((number for number in last if kinds[number] == bare), len(kinds))
+        number = _last_of(kinds, shape)
+        kinds += [shape] if number == len(kinds) else []
+        found.append(kinds[number])
+    return found
+
+
+def shared(shapes: list[Shape], readable: frozenset[str] | None = None) -> tuple[list[Shape], list[int]]:
+    """The shapes with what is `readable`, those that are equal but for what is only told of them in one
+    another's memory; and of each the number of its kind."""
+    kinds: list[Shape] = []
+    made: dict[int, tuple[Shape, int]] = {}
+    for shape in shapes:
+        if id(shape) in made:
+            continue
+        bare = replace(shape, readable=readable, notes=(), unread={}, grouping=())
+        number = _last_of(kinds, bare)
         kinds += [bare] if number == len(kinds) else []
-        found.append(replace(kinds[number], notes=shape.notes, unread=shape.unread, grouping=shape.grouping))
-        numbers.append(number)
-    return found, numbers
+        told = replace(kinds[number], notes=shape.notes, unread=shape.unread, grouping=shape.grouping)
+        made[id(shape)] = told, number
+    return [made[id(shape)][0] for shape in shapes], [made[id(shape)][1] for shape in shapes]
+
+
+def _last_of(kinds: list[Shape], shape: Shape) -> int:
+    """Where among the last kinds one is equal; how many there are, where none is."""
+    last = range(len(kinds) - 1, max(-1, len(kinds) - 1 - MOST_KINDS), -1)
+    return next((number for number in last if kinds[number] == shape), len(kinds))
 
 
 def check_loss_mask(config: Config, sources: list[Source], shapes: list[Shape]) -> None:

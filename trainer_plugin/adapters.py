@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokpack.activity import Activity
-from tokpack.errors import UsageError, near_matches
+from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.fingerprint import vocab_digest
 from tokpack.hub import from_hub
 from trainer_plugin.base_digest import base_digest, read_json
@@ -110,11 +110,12 @@ class AdaptedModel:
                         self.network, str(adapter.folder), adapter_name=adapter.key
                     )
             _check_weights(self.network, adapter)
-        except Exception as error:
+        except TokpackError:
             self._forget(adapter)
-            if isinstance(error, (ValueError, RuntimeError, KeyError, TypeError, OSError)):
-                raise _does_not_fit(adapter, error, self.name) from None
             raise
+        except Exception as error:  # PEFT and safetensors raise what they like about the files of anybody
+            self._forget(adapter)
+            raise _does_not_fit(adapter, error, self.name) from None
         self.network.eval()
         self.adapters[adapter.name] = adapter
 
@@ -186,7 +187,14 @@ def read_adapter(text: str | Path) -> Adapter:
             where=str(folder),
             hint="give the folder that `tokpack train -o` wrote, or any PEFT adapter",
         )
-    adapter = Adapter(name, folder, config, read_json(folder / PROVENANCE) or {})
+    provenance = read_json(folder / PROVENANCE) or {}
+    if not all(isinstance(provenance.get(key, {}), dict) for key in ("base", "tokenizer")):
+        raise UsageError(
+            f"{PROVENANCE} is not as tokpack writes it: base and tokenizer are tables",
+            where=str(folder),
+            hint="take the file away, or train the adapter again",
+        )
+    adapter = Adapter(name, folder, config, provenance)
     _refuse(adapter)
     return adapter
 

@@ -100,6 +100,6 @@ def _flat_batch(record: pa.RecordBatch | TokenFiles) -> FlatBatch:
 
 
 def flat(record: Rows, column: str) -> npt.NDArray[Any]:
-    """The values of a list column, of these rows only, without copying."""
-    values: npt.NDArray[Any] = record.column(column).flatten().to_numpy()
+    """The values of a list column, of these rows only; only truth values are copied."""
+    values: npt.NDArray[Any] = record.column(column).flatten().to_numpy(zero_copy_only=False)
     return values

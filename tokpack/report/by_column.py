@@ -34,7 +34,9 @@ def by_column_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame, column: st
     )
     sums = {value: (length, trained) for value, length, trained in packed.rows()}
     lines = []
-    for (value,), own in docs.group_by("value"):
+    values = docs["value"].unique().to_list()
+    most = sorted(values, key=lambda value: (-sums.get(value, (0, 0))[0], value))[:MOST_VALUES]
+    for (value,), own in docs.filter(pl.col("value").is_in(most)).group_by("value"):
         length, trained = sums.get(value, (0, 0))
         kept = own.filter(pl.col("drop_reason").is_null())
         reasons = own["drop_reason"].drop_nulls().value_counts().sort("count", "drop_reason", descending=True)
@@ -51,7 +53,7 @@ def by_column_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame, column: st
             }
         )
     lines.sort(key=lambda line: (-line["packed"], line["name"]))
-    return {"column": column, "values": lines[:MOST_VALUES], "more": max(0, len(lines) - MOST_VALUES)}
+    return {"column": column, "values": lines, "more": len(values) - len(most)}
 
 
 def column_values(run: Run, corpus: Corpus, column: str) -> pl.Series:
@@ -79,4 +81,4 @@ def _rows(block: Block, source: Source) -> list[Any]:
 def _text(value: Any) -> str | None:
     if value is None or value == "":
         return None
-    return value if isinstance(value, str) else str(value)
+    return (value if isinstance(value, str) else str(value)).encode("utf-8", "replace").decode()

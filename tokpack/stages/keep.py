@@ -38,7 +38,7 @@ FACTS = (
     "not_in_format",
 )
 """Reasons that no wish overrules."""
-INPUT = re.compile(r"#\s*input\s+(.+?)\s+([0-9a-f]{64})\s*")
+INPUT = re.compile(r"#\s*input\s+(\S(?:.*\S)?)\s+([0-9a-f]{64})")
 MOST_NUMBER = 1 << 36
 
 Ids = npt.NDArray[np.int64]

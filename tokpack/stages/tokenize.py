@@ -52,6 +52,16 @@ def weights_of(batch: TokenBatch) -> npt.NDArray[np.float32]:
     return np.ones(len(batch.input_ids), np.float32) if batch.weights is None else batch.weights
 
 
+def weighed(
+    offsets: Ints, flags: npt.NDArray[np.integer[Any]], weights: npt.NDArray[np.float32]
+) -> npt.NDArray[np.bool_]:
+    """Which of the pieces between `offsets` have a label that counts by another weight than 1."""
+    running = np.append(0, np.cumsum((weights != 1) & (flags & TRAINED > 0)))
+    starts = np.minimum(offsets[:-1] + 1, offsets[1:])  # a first token has no label
+    found: npt.NDArray[np.bool_] = running[offsets[1:]] > running[starts]
+    return found
+
+
 def tokenize(rendered: Rendered, tokenizer: Tokenizer) -> TokenBatch:
     """Encode a rendered batch and mark its trained and content tokens."""
     text = rendered.text

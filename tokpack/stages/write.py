@@ -7,6 +7,7 @@ dataset. Memory is bounded by one chunk of rows, whatever the size of the data.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -231,8 +232,13 @@ def dataset_files(folder: Path, files: list[str], schema: pa.Schema, fingerprint
 
 
 def write_json(path: Path, data: Any) -> None:
-    text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
-    path.write_bytes(text.encode("utf-8", "backslashreplace"))  # of a surrogate: JSON's own escape
+    """Piece by piece, as `json.dumps` would hold ten times the text; surrogates as JSON's own escapes."""
+    held = io.BytesIO()
+    text = io.TextIOWrapper(held, "utf-8", "backslashreplace", newline="\n")
+    json.dump(data, text, ensure_ascii=False, indent=2)
+    text.write("\n")
+    text.flush()
+    path.write_bytes(held.getbuffer())
 
 
 class _HashingSink:

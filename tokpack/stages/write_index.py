@@ -67,11 +67,7 @@ def write_rows(
     if settings.shard_format != INDEX:
         return write_shards(out, layout, pieces, batches, schema, settings, progress)
     if LOSS_WEIGHTS in schema.names:
-        raise UsageError(
-            "an index packed dataset holds no weights of tokens",
-            where=str(out),
-            hint="write whole rows: `pack` without --index-only, `tokpack repack --shard-format arrow`",
-        )
+        raise no_weights(str(out))
     (out / PIECES).parent.mkdir()
     if shared is not None:
         folder, files = shared
@@ -88,6 +84,15 @@ def write_rows(
     lengths, labeled = pieces.length[layout.order], trained[records[layout.order]]
     tokens, of_them = (int(values.sum(dtype=np.int64)) for values in (lengths, labeled))
     return Written([shard], files, len(layout.row_offsets) - 1, tokens, of_them)
+
+
+def no_weights(where: str) -> UsageError:
+    """The error of labels that would need a weight."""
+    return UsageError(
+        "an index packed dataset holds no weights of tokens",
+        where=where,
+        hint="write whole rows: `pack` without --index-only, `tokpack repack --shard-format arrow`",
+    )
 
 
 def share_file(source: Path, target: Path) -> None:

@@ -36,8 +36,8 @@ class Piece:
     items: range
 
 
-def fill(run: Run, folder: Path, address: str | None) -> None:
-    """Commit every item's batches into the store in `folder` from the cluster's nodes.
+def fill(run: Run, store: TokenStore, address: str | None) -> TokenStore:
+    """Commit every item's batches into the store from the cluster's nodes. Returns it with them.
 
     Raises UsageError for inputs that other nodes cannot open, and what a node raises, with its name.
     """
@@ -48,11 +48,10 @@ def fill(run: Run, folder: Path, address: str | None) -> None:
             where="--keep",
             hint=f"leave out {ENGINE}",
         )
-    TokenStore(folder, run.fingerprint())  # says whose folder it is, for the nodes to compare
     count, key = len(cut_input(run)), secrets.token_hex(8)
     each = -(-count // MOST_TASKS) or 1
     pieces = [
-        Piece(key, run.config, folder.resolve(), range(first, min(first + each, count)))
+        Piece(key, run.config, store.folder.resolve(), range(first, min(first + each, count)))
         for first in range(0, count, each)
     ]
     said: dict[str, None] = {}
@@ -62,6 +61,7 @@ def fill(run: Run, folder: Path, address: str | None) -> None:
             said |= dict.fromkeys(warnings)
     for message in said:
         log.warning(message)
+    return TokenStore(store.folder, run.fingerprint())
 
 
 def make_piece(piece: Piece) -> tuple[int, list[str]]:

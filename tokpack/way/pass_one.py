@@ -20,6 +20,7 @@ from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
 from tokpack.run import MB, Run
 from tokpack.schema import PAIR_WIDTH
+from tokpack.shards import INDEX
 from tokpack.stages.clean import clean_by_tokens
 from tokpack.stages.normalize.normalize import Quarantined
 from tokpack.stages.normalize.rows import TOKENS
@@ -31,8 +32,9 @@ from tokpack.stages.read.unchanged import Stamp
 from tokpack.stages.render import left_out
 from tokpack.stages.select import quality
 from tokpack.stages.special_tokens import told
-from tokpack.stages.tokenize import TokenBatch
-from tokpack.stages.truncate import truncate
+from tokpack.stages.tokenize import TokenBatch, weighed
+from tokpack.stages.truncate import Pieces, truncate
+from tokpack.stages.write_index import no_weights
 from tokpack.store import INPUT_BYTES, TokenStore
 from tokpack.way.documents import encode, is_tokens, make_tokens, take_ready_tokens
 
@@ -45,7 +47,6 @@ SNIPPET = 400
 def pass_one(run: Run, store: TokenStore) -> Corpus:
     """All items through the batch stages into the store, and back as numbers."""
     items = cut_input(run)
-    _tell_found(run, store)
     digests = digests_behind(_to_digest(run, items))
     with digests as found:
         make_batches(run, store, items)
@@ -96,7 +97,8 @@ def _to_digest(run: Run, items: list[Item]) -> dict[int, tuple[Source, Stamp]]:
     }
 
 
-def _tell_found(run: Run, store: TokenStore) -> None:
+def tell_found(run: Run, store: TokenStore) -> None:
+    """That an earlier run got so far, before this one goes on."""
     if found := store.input_bytes():
         total = f" of {run.input_bytes / MB:,.1f}" if run.input_bytes else ""
         log.info("going on with an unfinished run: %s%s MB were done", f"{found / MB:,.1f}", total)
@@ -183,6 +185,8 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         lambda shortened: encode(run, shortened)[1],
         run.pairs,
     )
+    if config.write.shard_format == INDEX:
+        _refuse_weights(run, item, pieces)
     docs = pieces.documents.select(
         "doc_id",
         "source",
@@ -242,6 +246,18 @@ def _unreadable(first: Quarantined, before: int) -> DataError:
         where=f"{first.source}:{before + first.row}",
         hint="mend the row, or leave out --strict to set such rows aside in quarantine.jsonl",
     )
+
+
+def _refuse_weights(run: Run, item: Item, pieces: Pieces) -> None:
+    """Raises UsageError for a kept document that an index cannot hold."""
+    tokens = pieces.tokens
+    if tokens.weights is None:
+        return
+    kept = pieces.documents["drop_reason"].is_null().to_numpy()[pieces.document]
+    found = np.flatnonzero(kept & weighed(tokens.offsets, tokens.flags, tokens.weights))
+    if len(found):
+        source, row = pieces.documents.select("source", "row").row(int(pieces.document[found[0]]))
+        raise no_weights(f"{run.sources[source].name}:{rows_before(item, run.sources) + row}")
 
 
 def _check_bad_rows(run: Run, read: int, quarantined: list[str]) -> None:

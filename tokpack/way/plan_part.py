@@ -16,6 +16,7 @@ from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.repeat import with_copies
+from tokpack.stages.tokenize import weighed
 from tokpack.stages.write import Layout, Placement
 
 
@@ -41,10 +42,7 @@ class Part:
             offsets, _, flags, weights = batches(number)
             if weights is None:
                 continue
-            index = pieces["index"].to_numpy()
-            running = np.append(0, np.cumsum((weights != 1) & (flags & TRAINED > 0)))
-            starts = np.minimum(offsets[index] + 1, offsets[index + 1])  # a first token has no label
-            if (running[offsets[index + 1]] > running[starts]).any():
+            if weighed(offsets, flags, weights)[pieces["index"].to_numpy()].any():
                 return True
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.errors import TokpackError
-from trainer_plugin.adapters import WEIGHTS, Adapter, read_adapter
+from trainer_plugin.adapters import CONFIG, WEIGHTS, Adapter, read_adapter
+from trainer_plugin.qlora import PROVENANCE
 from trainer_plugin.serving.errors import ApiError
+from trainer_plugin.serving.prompts import TEMPLATE
 
+FILES = (WEIGHTS, CONFIG, PROVENANCE, TEMPLATE)
+"""That are read of an adapter."""
 NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 
 
@@ -21,6 +26,11 @@ def read_name(body: dict[str, Any]) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ApiError("a name of letters, digits and ._:/- is needed", param="lora_name")
     return name
+
+
+def _is_plain(path: Path, root: Path) -> bool:
+    """Whether nothing is there, or a regular file below `root`, links followed."""
+    return not os.path.lexists(path) or (path.resolve().is_relative_to(root) and path.is_file())
 
 
 def adapter_below(root: Path | None, body: dict[str, Any], taken: Sequence[str]) -> Adapter:
@@ -35,8 +45,8 @@ def adapter_below(root: Path | None, body: dict[str, Any], taken: Sequence[str])
     root = root.resolve()
     try:
         folder = (root / path).resolve()
-        inside = folder.is_relative_to(root) and (folder / WEIGHTS).resolve().is_relative_to(root)
-        there = inside and (folder / WEIGHTS).is_file()
+        there = folder.is_relative_to(root) and (folder / WEIGHTS).is_file()
+        there = there and all(_is_plain(folder / name, root) for name in FILES)
     except (OSError, ValueError, RuntimeError):
         there = False
     if not there:

@@ -1,9 +1,9 @@
 """JSON lines -> an Arrow table: the only place where Arrow's JSON reader is called.
 
-That reader dies of some input (a first line `null`, deep nesting), stops at a NUL, joins lines and splits
-them, and takes numbers and bytes that Python's refuses. So only *plain* lines reach it, about which the two
-agree: one that begins with `{` and ends with `}`, is UTF-8, and holds no NUL, no number of thousands of
-digits and no deep nesting. All others are read by Python, alone.
+That reader dies of some input (a first line `null`, deep nesting) and of a field that is asked for twice,
+stops at a NUL, joins lines and splits them, and takes numbers and bytes that Python's refuses. So only
+*plain* lines reach it, about which the two agree: one that begins with `{` and ends with `}`, is UTF-8, and
+holds no NUL, no number of thousands of digits and no deep nesting. All others are read by Python, alone.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ def read_json_lines(
     `others`: whether columns beside the fields are read (`infer`) or left (`ignore`). `chunk`: bytes that one
     thread reads; all where it is 0.
     """
+    wanted = pa.schema(list(dict.fromkeys(fields)))
+    if len(set(wanted.names)) < len(wanted):  # a column as two types
+        return None
     try:
         table = pajson.read_json(
             pa.BufferReader(data),
             read_options=pajson.ReadOptions(block_size=chunk or min(len(data) + 1, LARGEST_BLOCK)),
-            parse_options=pajson.ParseOptions(
-                explicit_schema=pa.schema(fields), unexpected_field_behavior=others
-            ),
+            parse_options=pajson.ParseOptions(explicit_schema=wanted, unexpected_field_behavior=others),
         )
         table.validate(full=True)  # half a surrogate pair becomes bytes that are not UTF-8
     except pa.ArrowException:

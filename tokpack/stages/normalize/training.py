@@ -21,6 +21,8 @@ PARTS = ("train_detail", "training_detail")
 DIRECTIONS = (*TRAINED, *WEIGHTS, *MASKED, *PARTS)
 """All keys of a message that say whether it is trained."""
 MOST_WEIGHT = 1000
+LEAST_WEIGHT = 2.0**-126
+"""What is less is 0: weights are stored as float32."""
 
 
 def take_directions(extra: dict[str, Any], where: str) -> float:
@@ -35,7 +37,8 @@ def take_directions(extra: dict[str, Any], where: str) -> float:
     said = [_is_one(extra.pop(key), f"{where}.{key}", "true or false") for key in TRAINED if key in extra]
     said += [_weight(extra.pop(key), f"{where}.{key}") for key in WEIGHTS if key in extra]
     said += [not _is_one(extra.pop(key), f"{where}.{key}", "true or false") for key in MASKED if key in extra]
-    return float(prod(said))
+    weight = float(prod(said))
+    return weight if weight >= LEAST_WEIGHT else 0.0
 
 
 def _weight(value: Any, where: str) -> float:

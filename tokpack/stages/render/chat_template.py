@@ -32,6 +32,7 @@ from tokpack.stages.render.template_limits import (
     LimitedEnvironment,
     LimitError,
     check_filter,
+    check_json,
     check_size,
     held,
     limited,
@@ -114,6 +115,7 @@ def _to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
+    check_json(indent, separators)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -19,7 +19,7 @@ from jinja2.utils import Namespace
 from tokpack.stages.render.chat_template import ENVIRONMENT, ChatTemplate, Message, RenderError
 from tokpack.stages.render.symbol_values import Block, Length, is_symbolic, to_json
 from tokpack.stages.render.symbols import Opaque, Part, Symbol, joined, parts_of
-from tokpack.stages.render.template_limits import HELD, LimitedEnvironment, held, limited
+from tokpack.stages.render.template_limits import HELD, LimitedEnvironment, check_json, held, limited
 
 _PASSING_FILTERS = frozenset(
     {
@@ -143,6 +143,7 @@ def _tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
+    check_json(indent, separators)
     between = separators and tuple(separators)
     names = ("ensure_ascii", "indent", "separators", "sort_keys")
     return to_json(value, tuple(zip(names, (ensure_ascii, indent, between, sort_keys), strict=True)))

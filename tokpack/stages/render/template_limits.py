@@ -8,7 +8,7 @@ machine; time is only the last resort, for work within one step.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ MOST_CHARACTERS = 1 << 28
 """That one document becomes, or that its variables take one after another, eightfold."""
 LARGEST_WIDTH = 1_000_000
 """Of what is filled up, indented, rounded or cut into parts."""
+WIDEST_JSON = 64
+"""Of each level of indented JSON, and of what stands between its values."""
 HELD = "tokpack_held"
 """Name of the filter that assigned values pass; a filter is called without a way through the sandbox."""
 ITEM = 32
@@ -172,6 +174,12 @@ def check_filter(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         _check_widths(args[1:], kwargs)
 
 
+def check_json(indent: Any, separators: Any) -> None:
+    """What the filter `tojson` writes before and between values, for each of them."""
+    parts = separators if isinstance(separators, list | tuple) else ()
+    _check_widths([len(p) if isinstance(p, str) else p for p in (indent, *parts)], {}, WIDEST_JSON)
+
+
 def _count(tree: nodes.Template) -> None:
     """Have loops and macros tell each of their steps, and assignments what they hold."""
     for kind in (nodes.For, nodes.Macro, nodes.CallBlock):
@@ -224,7 +232,7 @@ def _check_format(form: str, given: tuple[Any, ...]) -> None:
     check_size(len(form) * (1 + sum(len(part) for part in given if isinstance(part, str))) // 2)
 
 
-def _check_widths(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_widths(args: Sequence[Any], kwargs: dict[str, Any], most: int = LARGEST_WIDTH) -> None:
     for value in (*args, *kwargs.values()):
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > LARGEST_WIDTH:
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > most:
             raise LimitError(f"the template fills up to {value:,} places")
