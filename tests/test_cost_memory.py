@@ -74,9 +74,10 @@ def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int
         return tensor
 
     ids = torch.randint(3, 900, (1, tokens))
+    whole = torch.ones_like(ids)  # else transformers before 5 makes a mask, which sdpa keeps in each layer
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=method.adapts and method.compute_bytes == 2)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast:
-        output = model(input_ids=ids, labels=ids, use_cache=False)
+        output = model(input_ids=ids, attention_mask=whole, labels=ids, use_cache=False)
     assert output.loss.isfinite()
     return sum(sizes.values())
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from tiny_decoders import build
 from trainer_rows import tiny_llama
 
@@ -40,6 +41,17 @@ def test_sound_models_pass_on_the_logits_of_few_tokens(few, family):
     report = probe_isolation(model)
     assert report.ok, report
     assert max(seen) < 30 or report.strategy == "loop"  # which runs the head once a document
+
+
+def test_the_first_token_of_a_document_is_among_the_few(monkeypatch):
+    """A layer that mixes each token with the one before leaks into that token alone."""
+    monkeypatch.setattr(probe, "PROBE_LOGITS", (21 + 40 + 17) * 128 // 5)  # neither 21 nor 61 is a fifth
+    model = tiny_llama("sdpa")
+    model.model.layers[-1].register_forward_hook(
+        lambda _module, _args, out: out + 0.3 * torch.roll(out, 1, dims=1)
+    )
+    report = probe_isolation(model)
+    assert not report.checks[0].ok, report
 
 
 @pytest.mark.parametrize("leak", ["packed", "training"])

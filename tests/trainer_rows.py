@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from tokpack.activity import Activity
 from tokpack.schema import FORMAT_VERSION, IGNORE_INDEX, MANIFEST, PACKED_SCHEMA
@@ -202,10 +203,19 @@ def packed_pairs(model: Path, folder: Path) -> Any:
     return tokpack.pack(path, folder / "packed", tokenizer=str(model), max_length=256, val=0.2)
 
 
+def needs_packed_trainer() -> None:
+    """Skip the test under a transformers whose Trainer lacks hooks that `PackedTrainer` overrides."""
+    from trainer_plugin.private_names import TRAINER, TRAINER_SINCE, absent
+
+    if lost := absent(TRAINER):
+        pytest.skip(f"PackedTrainer needs transformers {TRAINER_SINCE}: no {lost[0].partition(' ')[0]}")
+
+
 def trainer_for(
     model: Any, dataset: Any, folder: Path, *, options: Any = None, trainer: Any = None, **flags: Any
 ) -> Any:
     """A PackedTrainer on CPU. `options` go to it, `trainer` to TrainingArguments, the rest to the recipe."""
+    needs_packed_trainer()
     from trainer_plugin import PackedTrainer, load_recipe
     from trainer_plugin.recipe import training_arguments
 

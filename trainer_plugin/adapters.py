@@ -138,6 +138,8 @@ class AdaptedModel:
             return
         if len(known) == 1:
             self.network = self.network.unload()
+            if hasattr(self.network, "peft_config"):  # PEFT 0.18 leaves it, and takes the next one for known
+                del self.network.peft_config
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # another one becomes the active one

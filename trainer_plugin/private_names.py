@@ -189,6 +189,14 @@ def checkpointing_key() -> str:
     return "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
 
 
+def warmup_key(steps: float) -> str:
+    """The name that TrainingArguments has for a warmup; before 5 a share of the run had one of its own."""
+    from transformers import TrainingArguments
+
+    whole = TrainingArguments.__dataclass_fields__["warmup_steps"].type in (int, "int")
+    return "warmup_ratio" if whole and steps < 1 else "warmup_steps"
+
+
 def sharding_config(processes: int) -> Any:
     """For `from_pretrained`: the weights spread over the processes by FSDP2.
 

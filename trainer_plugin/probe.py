@@ -57,7 +57,7 @@ GRADIENT_LIMIT = 1e-6
 """Largest gradient at another document's tokens, relative to the own ones. Nothing but a path makes one."""
 
 PROBE_TOKENS = 384
-PROBE_LOGITS = 1 << 24
+PROBE_LOGITS = 1 << 22
 """Logits of one pass, about: of tokens that are spread evenly over the row."""
 WINDOW = 16
 _WINDOWS = ("sliding_window", "attention_chunk_size")
@@ -116,14 +116,16 @@ class _Case(NamedTuple):
 
     @property
     def places(self) -> np.ndarray:
-        """Tokens of the row whose logits are compared, at least two of each document: int64[K], ascending."""
+        """Tokens of the row whose logits are compared, among them the first and the last two of each document:
+        int64[K], ascending."""
         total = sum(map(len, self.documents))
         step = max(1, total * text_config(self.model).vocab_size // PROBE_LOGITS)
         whole = step == 1 or inner_model(self.model).get_output_embeddings() is None
         if whole or strategy_of(self.model) == "loop":  # which calls the head once a document
             return np.arange(total)
         ends = np.cumsum([len(document) for document in self.documents])
-        return np.unique(np.concatenate([np.arange(total - 1, -1, -step), ends - 1, ends - 2]))
+        starts = np.concatenate([[0], ends[:-1]])
+        return np.unique(np.concatenate([np.arange(total - 1, -1, -step), starts, ends - 1, ends - 2]))
 
     def changed(self, number: int) -> list[np.ndarray]:
         """The documents, one of them replaced by other random tokens."""

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from tokpack.errors import UsageError, near_matches
 from trainer_plugin.preference_loss import PreferenceLoss
-from trainer_plugin.private_names import checkpointing_key
+from trainer_plugin.private_names import checkpointing_key, warmup_key
 
 if TYPE_CHECKING:
     from trainer_plugin.balance import Order
@@ -216,7 +216,7 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         "per_device_eval_batch_size": recipe.batch_rows,
         "gradient_accumulation_steps": recipe.accumulation,
         "learning_rate": recipe.learning_rate,
-        "warmup_steps": recipe.warmup_steps,
+        warmup_key(recipe.warmup_steps): recipe.warmup_steps,
         "lr_scheduler_type": recipe.scheduler,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,

@@ -103,8 +103,10 @@ def run_training(
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.forecast import plan_run, predicted_hours, price_of
+    from trainer_plugin.private_names import require_trainer
     from trainer_plugin.qlora import lora_plus_optimizer, prepare_lora, save_result
 
+    require_trainer("training from a recipe")
     check_extras(recipe.trainer)
     gpu, price = price_of(recipe, gpus)
     first = held_out is not None and checkpoint is None
