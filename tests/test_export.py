@@ -91,7 +91,7 @@ def load_script(name: str, path: Path | None = None) -> Any:
 
 
 def test_the_trl_export_holds_every_row(packed, exports):
-    import datasets
+    datasets = pytest.importorskip("datasets")
 
     opened = datasets.load_from_disk(str(exports["trl"]))
     for split, part in parts_of(packed):
@@ -102,7 +102,7 @@ def test_the_trl_export_holds_every_row(packed, exports):
 
 
 def test_the_axolotl_export_counts_positions_in_every_document_and_has_no_mask(packed, exports):
-    import datasets
+    datasets = pytest.importorskip("datasets")
 
     opened = datasets.load_from_disk(str(exports["axolotl"] / "data"))
     for split, part in parts_of(packed):
@@ -117,7 +117,7 @@ def test_the_axolotl_export_counts_positions_in_every_document_and_has_no_mask(p
 
 
 def test_the_llamafactory_export_numbers_documents_from_1_and_pads_to_a_multiple_of_8(packed, exports):
-    import datasets
+    datasets = pytest.importorskip("datasets")
 
     padding = packed.manifest["tokenizer"]["pad_token_id"]
     opened = datasets.load_from_disk(str(exports["llamafactory"] / "data"))

@@ -103,7 +103,7 @@ def test_documents_kept_left_out_and_quarantined_are_all_that_was_read(messy, pa
 
 
 def test_the_folder_opens_with_datasets(packed):
-    import datasets
+    datasets = pytest.importorskip("datasets")
 
     opened = datasets.load_from_disk(str(packed.folder))
     assert opened.num_rows == len(packed)

@@ -99,7 +99,7 @@ def test_arrays_tables_and_lines_give_the_same_rows(tmp_path):
 
 
 def test_a_saved_dataset_folder_is_an_input(tmp_path):
-    import datasets
+    datasets = pytest.importorskip("datasets")
 
     datasets.disable_progress_bars()
     datasets.Dataset.from_list([{"text": f"row {i}"} for i in range(50)]).save_to_disk(
@@ -246,7 +246,7 @@ def test_a_row_of_a_table_with_text_that_is_not_utf8_is_set_aside_alone(tmp_path
         with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
             writer.write_table(table, max_chunksize=2)
     else:
-        import datasets
+        datasets = pytest.importorskip("datasets")
 
         datasets.disable_progress_bars()
         datasets.Dataset(table).save_to_disk(tmp_path / "a.dataset")
@@ -337,7 +337,7 @@ def test_row_numbers_count_blank_lines(tmp_path):
 
 
 def test_every_split_of_a_saved_dataset_dict_is_read(tmp_path):
-    import datasets
+    datasets = pytest.importorskip("datasets")
 
     datasets.disable_progress_bars()
     parts = {name: datasets.Dataset.from_list([{"text": name}] * 3) for name in ("train", "test")}

@@ -19,14 +19,14 @@ from tokpack.stages.read.sources import open_sources
 
 
 def save(rows: list[dict[str, Any]], folder: Path) -> None:
-    import datasets
+    datasets = pytest.importorskip("datasets")
 
     datasets.disable_progress_bars()
     datasets.Dataset.from_list(rows).save_to_disk(folder)
 
 
 def test_several_splits_are_read_with_a_word(tmp_path):
-    import datasets
+    datasets = pytest.importorskip("datasets")
 
     datasets.disable_progress_bars()
     parts = {name: datasets.Dataset.from_list(CHATS[:2]) for name in ("train", "test")}

@@ -199,7 +199,7 @@ def write_tokens(folder: Path, rows: list[tuple[list[int], list[int]]], containe
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=900)
     else:
-        import datasets
+        datasets = pytest.importorskip("datasets")
 
         datasets.disable_progress_bars()
         datasets.Dataset(table).save_to_disk(path, num_shards=2)

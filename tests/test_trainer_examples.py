@@ -65,7 +65,7 @@ def test_a_packed_dataset_opened_by_datasets_trains_like_one_opened_by_packed_da
 
 def test_trl_without_padding_has_the_losses_of_a_plain_trainer(paths):
     pytest.importorskip("trl")
-    import datasets
+    datasets = pytest.importorskip("datasets")
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
     from trainer_plugin import PackedCollator, prepare_model
@@ -88,7 +88,7 @@ def test_trl_without_padding_has_the_losses_of_a_plain_trainer(paths):
 
 def test_the_mixin_makes_an_sft_trainer_count_and_weigh_by_tokens(paths):
     trl = pytest.importorskip("trl")
-    import datasets
+    datasets = pytest.importorskip("datasets")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from trainer_plugin import PackedCollator, PackedTrainerMixin, prepare_model
