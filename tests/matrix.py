@@ -2,7 +2,10 @@
 
     python tests/matrix.py                      every environment, all tests that are not slow
     python tests/matrix.py --only oldest newest --tests tests/test_golden_manifests.py
+    python tests/matrix.py --only newest --with transformers==5.20.* trl==1.10.* --python 3.12
 
+`--with` and `--python` make one row of their own, named by both, of each environment that is asked for.
+`--keep FOLDER` leaves the environments there, and takes those it finds there as they are.
 Needs uv, and the interpreters where an environment names another than this one; what cannot be had is written
 down as such. Each run replaces its environment's line in docs/compatibility.json, and docs/compatibility.md
 gets the table made of it. `--find-links FOLDER`: wheels that the index does not serve (a CPU build of torch).
@@ -18,7 +21,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,34 +67,74 @@ def main() -> None:
     parser.add_argument("--tests", nargs="+", default=["tests"])
     parser.add_argument("--torch", default="torch==2.13.*", help="requirement of the builds of torch to take")
     parser.add_argument("--find-links", default=os.environ.get("UV_FIND_LINKS"))
+    parser.add_argument("--with", nargs="+", default=[], dest="packages", help="requirements to take as well")
+    parser.add_argument("--python", help="version or path of another Python")
+    parser.add_argument("--keep", type=Path, help="folder whose environments are used, and left there")
     asked = parser.parse_args()
     failed = False
     for environment in ENVIRONMENTS:
         if asked.only is None or environment.name in asked.only:
-            found = run(environment, asked.tests, asked.torch, asked.find_links)
+            chosen = changed(environment, asked.packages, asked.python)
+            with folder_for(chosen, asked.keep) as folder:
+                found = run(chosen, folder, asked.tests, asked.torch, asked.find_links)
             failed |= found["failed"] != 0
             keep(found)
-            print(f"{environment.name}: {found['outcome']}", flush=True)
+            print(f"{chosen.name}: {found['outcome']}", flush=True)
     sys.exit(failed)
 
 
-def run(environment: Environment, tests: list[str], torch: str, links: str | None) -> dict[str, Any]:
+def changed(environment: Environment, packages: list[str], python: str | None) -> Environment:
+    """The environment with other requirements or another Python, and with a name that says so."""
+    if not packages and python is None:
+        return environment
+    given = {package_of(one) for one in packages}
+    others = (one for one in environment.packages if package_of(one) not in given)
+    parts = [
+        environment.name,
+        *packages,
+        *([f"Python {Path(python).name.removeprefix('python')}"] if python else []),
+    ]
+    return replace(
+        environment,
+        name=", ".join(parts),
+        packages=(*others, *packages),
+        python=python or environment.python,
+    )
+
+
+def package_of(requirement: str) -> str:
+    """The name in a requirement: `trl` of `trl>=1,<2`."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower()
+
+
+@contextmanager
+def folder_for(environment: Environment, kept: Path | None) -> Iterator[Path]:
+    """Where the environment lies: below `kept`, else in a folder that is removed."""
+    if kept is not None:
+        yield kept.resolve() / re.sub(r"[^\w.=-]+", "-", environment.name)
+        return
+    with tempfile.TemporaryDirectory(prefix="tokpack-matrix-") as folder:
+        yield Path(folder)
+
+
+def run(
+    environment: Environment, folder: Path, tests: list[str], torch: str, links: str | None
+) -> dict[str, Any]:
     """One environment's line of the record."""
-    folder = Path(tempfile.mkdtemp(prefix="tokpack-matrix-"))
-    try:
+    python = str(folder / "venv" / "bin" / "python")
+    if not (folder / "installed").is_file():
         try:
-            python = install(environment, folder, torch, links)
+            install(environment, folder, torch, links)
         except subprocess.CalledProcessError as error:
             why = (error.stderr.strip().splitlines() or ["no message"])[0]
             return line(environment, tests, {}, f"not installed: {why}", 1)
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        outcome = re.sub(r" in [\d.]+s.*", "", (done.stdout.strip().splitlines() or ["no output"])[-1])
-        if done.returncode:
-            print(done.stdout[-6000:], file=sys.stderr)
-        return line(environment, tests, versions(python), outcome, done.returncode)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "installed").touch()
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    outcome = re.sub(r" in [\d.]+s.*", "", (done.stdout.strip().splitlines() or ["no output"])[-1])
+    if done.returncode:
+        print(done.stdout[-6000:], file=sys.stderr)
+    return line(environment, tests, versions(python), outcome, done.returncode)
 
 
 def line(
@@ -105,14 +150,14 @@ def line(
     }
 
 
-def install(environment: Environment, folder: Path, torch: str, links: str | None) -> str:
-    """Path of the new environment's interpreter."""
+def install(environment: Environment, folder: Path, torch: str, links: str | None) -> None:
+    """Make the environment in `folder / "venv"`. Raises CalledProcessError where it cannot be had."""
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if uv is None:
         sys.exit("uv is not installed\n  hint: pip install uv")
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     chosen = sys.executable if environment.python == own else environment.python
-    quietly([uv, "venv", "-q", "-p", chosen, str(folder / "venv")])
+    quietly([uv, "venv", "-q", "--clear", "-p", chosen, str(folder / "venv")])
     python = str(folder / "venv" / "bin" / "python")
     extras = f"{EXTRAS},train" if environment.train else EXTRAS
     asked = ["-e", f"{ROOT}[{extras}]", *environment.packages, *TOOLS]
@@ -120,7 +165,6 @@ def install(environment: Environment, folder: Path, torch: str, links: str | Non
     options = ["--resolution", "lowest-direct"] if environment.oldest else []
     options += ["--find-links", links] if links else []
     quietly([uv, "pip", "install", "-q", "-p", python, *options, *asked])
-    return python
 
 
 def quietly(command: list[str]) -> str:
@@ -141,11 +185,16 @@ def keep(found: dict[str, Any]) -> None:
     """Replace the environment's line in the record, and the table in the page."""
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else []
     others = {one["name"]: one for one in [*record, found]}
-    order = [environment.name for environment in ENVIRONMENTS]
-    record = sorted(others.values(), key=lambda one: order.index(one["name"]))
+    record = sorted(others.values(), key=lambda one: order_of(one["name"]))
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}{table(record)}{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def order_of(name: str) -> tuple[int, str]:
+    """Rows of chosen versions stand behind the row of their environment."""
+    found = (at for at, one in enumerate(ENVIRONMENTS) if f"{name}, ".startswith(f"{one.name}, "))
+    return next(found), name
 
 
 def table(record: list[dict[str, Any]]) -> str:

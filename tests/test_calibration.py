@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from report_samples import LLAMA_8B, planned
-from trainer_rows import LENGTHS, make_documents, pack_rows, save_tiny_model
+from trainer_rows import LENGTHS, make_documents, needs_packed_trainer, pack_rows, save_tiny_model
 from typer.testing import CliRunner
 
 import tokpack
@@ -201,6 +201,7 @@ def test_a_step_of_the_calibration_is_the_arithmetic_of_a_step_of_the_run(
     tmp_path: Path, method: str, checkpointing: bool
 ) -> None:
     """The benchmark `benchmarks/calibration.py` takes the times; this says why they agree."""
+    needs_packed_trainer()
     pytest.importorskip("bitsandbytes")
     pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ def test_norms_and_biases_left_out_are_below_a_percent_of_a_narrow_model(model_t
 def test_adapter_parameters_equal_those_that_peft_makes(model_type: str) -> None:
     peft = pytest.importorskip("peft")
     model, shape = meta_model(model_type)
+    older = version("transformers") < "5" or version("peft") < "0.21"  # of one digit, and of two
+    if older and any(matrix.copies > 1 for matrix in shape.matrices):
+        pytest.skip("experts are counted as PEFT 0.21 adapts them in transformers 5")
     config = peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(model, config)
     assert shape.lora_params(8) == sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from commands import run
-from trainer_rows import LENGTHS, Said, make_documents, save_tiny_model, write_packed
+from trainer_rows import LENGTHS, Said, make_documents, needs_packed_trainer, save_tiny_model, write_packed
 
 from tokpack.errors import UsageError
 from trainer_plugin import load_recipe
@@ -43,6 +43,7 @@ def held_out_loss(place: Path, adapter: Path) -> float:
 
 @pytest.mark.slow
 def test_patience_ends_the_training_and_keeps_the_best_adapter(place, tmp_path):
+    needs_packed_trainer()
     recipe = load_recipe(**OVERFITS, eval_steps=2, patience=2, scheduler="constant")
     result = run_training(place / "packed", place / "base", recipe, tmp_path / "out", tell=Said())
     losses = dict(result.held_out)
@@ -56,6 +57,7 @@ def test_patience_ends_the_training_and_keeps_the_best_adapter(place, tmp_path):
 
 @pytest.mark.slow
 def test_the_best_checkpoint_is_loaded_at_the_end_as_trainer_has_it(place, tmp_path):
+    needs_packed_trainer()
     recipe = load_recipe(
         **{**OVERFITS, "max_steps": 30},
         eval_steps=10,
@@ -81,6 +83,7 @@ def test_patience_without_evaluations_or_held_out_rows_is_refused(place, tmp_pat
 
 
 def test_train_compares_the_adapter_with_its_base_at_the_end(place, tmp_path):
+    needs_packed_trainer()
     out = tmp_path / "out"
     flags = ["--method", "lora", "--dtype", "float32", "--max-steps", 3, "--no-probe", "--eval"]
     ended = run("train", place / "packed", "-m", place / "base", "-o", out, *flags)
@@ -100,6 +103,7 @@ def test_train_compares_the_adapter_with_its_base_at_the_end(place, tmp_path):
     [("none held out", "lora", "nothing is held out"), ("packed", "full", "no base inside")],
 )
 def test_a_comparison_that_cannot_be_is_said_before_training(place, tmp_path, packed, method, what):
+    needs_packed_trainer()
     ended = run(
         "train", place / packed, "-m", place / "base", "-o", tmp_path / "out", "--method", method, "--eval"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from chats import messy_rows, write_rows
+from trainer_rows import needs_packed_trainer
 
 import tokpack
 from tokpack.export import export
@@ -108,6 +109,7 @@ def test_the_check_sees_rows_that_trl_packs_or_cuts_again(check):
 
 
 def test_three_steps_of_trl_have_the_losses_of_our_trainer(packed, exported, model, tmp_path, monkeypatch):
+    needs_packed_trainer()
     from transformers import AutoModelForCausalLM, TrainingArguments
 
     from trainer_plugin.dataset import PackedDataset

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_packed
+from trainer_rows import LENGTHS, make_documents, needs_packed_trainer, save_tiny_model, write_packed
 from typer.testing import CliRunner
 
 from tokpack.errors import UsageError
@@ -132,6 +132,7 @@ def run(*args):
 def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provenance(
     model_and_packed, tmp_path
 ):
+    needs_packed_trainer()
     pytest.importorskip("bitsandbytes")
     model, packed = model_and_packed
     out = tmp_path / "adapter"
@@ -152,6 +153,7 @@ def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provena
 
 
 def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_and_packed, tmp_path):
+    needs_packed_trainer()
     model, packed = model_and_packed
     command = ["train", packed, "-m", model, "--method", "lora", "--max-steps", 2]
     shown = run(*command, "-o", tmp_path / "a").stderr.splitlines()
@@ -184,6 +186,7 @@ def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_
 def test_time_and_money_are_predicted_from_the_gpu_table_and_told_beside_the_actual(
     model_and_packed, tmp_path
 ):
+    needs_packed_trainer()
     model, packed = model_and_packed
     out = tmp_path / "out"
     flags = ["--method", "full", "--dtype", "float32", "--gpu", "rtx 4090", "--gpu-price", 0.5]
@@ -201,6 +204,7 @@ def test_time_and_money_are_predicted_from_the_gpu_table_and_told_beside_the_act
 
 
 def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_packed, tmp_path):
+    needs_packed_trainer()
     model, packed = model_and_packed
     flags = ["--method", "full", "--epochs", 3, "--gpu-price", 2.0, "--document-log", tmp_path / "d.jsonl"]
     run("train", packed, "-m", model, "-o", tmp_path / "out", *flags)
@@ -213,6 +217,7 @@ def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_pa
 
 @pytest.mark.slow
 def test_budgets_from_the_command_line_end_the_run_and_say_so(model_and_packed, tmp_path):
+    needs_packed_trainer()
     model, packed = model_and_packed
     command = ["train", packed, "-m", model, "--method", "full", "--epochs", 9]
     shown = run(*command, "-o", tmp_path / "a", "--token-budget", 100)
@@ -270,6 +275,7 @@ def test_settings_that_transformers_refuses_are_an_error_of_the_recipe(tmp_path)
 
 
 def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_packed, tmp_path, monkeypatch):
+    needs_packed_trainer()
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -286,6 +292,7 @@ def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_packed, tmp_pat
 
 
 def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_and_packed, tmp_path):
+    needs_packed_trainer()
     pytest.importorskip("bitsandbytes")
     import torch
     from peft import PeftModel
@@ -311,6 +318,7 @@ def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_
 
 
 def test_lora_plus_trains_b_faster_and_merge_writes_the_whole_model(model_and_packed, tmp_path):
+    needs_packed_trainer()
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -377,6 +385,7 @@ def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(m
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_lora_and_full_fine_tuning_lower_the_loss(model_and_packed, tmp_path, method):
+    needs_packed_trainer()
     model, packed = model_and_packed
     flags = ["--method", method, "--dtype", "float32", "--epochs", 8, "--learning-rate", 2e-2]
     shown = run("train", packed, "-m", model, "-o", tmp_path / "out", *flags)
@@ -387,6 +396,7 @@ def test_lora_and_full_fine_tuning_lower_the_loss(model_and_packed, tmp_path, me
 
 @pytest.mark.slow
 def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_packed, tmp_path):
+    needs_packed_trainer()
     model, packed = model_and_packed
     command = ["train", packed, "-m", model, "-o", tmp_path / "out", "--method", "full", "--save-steps", 1]
     run(*command, "--max-steps", 2)
@@ -400,6 +410,7 @@ def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_packed, tmp_path)
 def test_a_wrong_tokenizer_a_missing_model_and_a_missing_checkpoint_say_what_to_do(
     model_and_packed, tmp_path
 ):
+    needs_packed_trainer()
     model, packed = model_and_packed
     manifest = (packed / "manifest.json").read_text()
     with pytest.raises(UsageError, match="no checkpoint"):

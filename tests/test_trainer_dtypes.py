@@ -12,7 +12,15 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from trainer_rows import LENGTHS, Said, make_documents, save_tiny_model, tiny_llama, write_packed
+from trainer_rows import (
+    LENGTHS,
+    Said,
+    make_documents,
+    needs_packed_trainer,
+    save_tiny_model,
+    tiny_llama,
+    write_packed,
+)
 
 from trainer_plugin import Recipe, dtypes, load_recipe
 from trainer_plugin.dtypes import frozen_dtype, probed_dtype, settle_dtype, stored_dtype, trained_dtype
@@ -124,6 +132,7 @@ def test_weights_and_four_bit_arithmetic_take_the_dtype_that_is_fast(tmp_path, m
 
 
 def test_a_run_says_its_dtype_and_the_recipe_it_saves_names_it(tmp_path, monkeypatch):
+    needs_packed_trainer()
     from trainer_plugin.merge import merge_dequantized
     from trainer_plugin.run import run_training
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trainer_rows import save_tiny_model
+from trainer_rows import needs_packed_trainer, save_tiny_model
 
 import tokpack
 
@@ -87,6 +87,7 @@ def test_trl_without_padding_has_the_losses_of_a_plain_trainer(paths):
 
 
 def test_the_mixin_makes_an_sft_trainer_count_and_weigh_by_tokens(paths):
+    needs_packed_trainer()
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
     from transformers import AutoModelForCausalLM, AutoTokenizer

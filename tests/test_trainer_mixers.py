@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from tiny_decoders import build
-from trainer_rows import LENGTHS, make_documents, pack_rows, write_packed
+from trainer_rows import LENGTHS, make_documents, needs_packed_trainer, pack_rows, write_packed
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import PackedCollator, prepare_model, probe_isolation, verify_model
@@ -173,6 +173,7 @@ def test_verify_goes_on_to_the_mixers_when_no_attention_passes(tmp_path):
 @pytest.mark.slow
 def test_lora_trains_on_a_hybrid_as_on_any_model(tmp_path):
     """With and without gradient checkpointing, two rows a step: the same losses, and they fall."""
+    needs_packed_trainer()
     from peft import LoraConfig, get_peft_model
     from transformers import TrainingArguments
 

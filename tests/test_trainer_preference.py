@@ -21,7 +21,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from encode_helpers import byte_level, template, tokenizer_folder
 from torch.nn.functional import log_softmax, logsigmoid
-from trainer_rows import Said, make_documents, packed_pairs, tiny_chat_model, tiny_llama, write_packed
+from trainer_rows import (
+    Said,
+    make_documents,
+    needs_packed_trainer,
+    packed_pairs,
+    tiny_chat_model,
+    tiny_llama,
+    write_packed,
+)
 
 import tokpack
 from tokpack.errors import DataError, UsageError
@@ -72,6 +80,7 @@ def moved(model, names="lora_B", std=0.05):
 
 
 def trainer_for(model, rows, tmp_path, loss="dpo", ref_model=None, **flags):
+    needs_packed_trainer()
     recipe = load_recipe(method="full", trainer={"use_cpu": True}, **flags)
     arguments = training_arguments(recipe, tmp_path)
     return PackedDPOTrainer(
@@ -323,6 +332,7 @@ def test_a_packed_dataset_gives_its_pairs_to_the_trainer(packed, tmp_path):
 
 @pytest.mark.slow
 def test_train_picks_the_preference_loss_by_the_packed_dataset(packed, model_folder, tmp_path):
+    needs_packed_trainer()
     tell = Said()
     recipe = load_recipe(
         method="lora",
@@ -345,6 +355,7 @@ def test_train_picks_the_preference_loss_by_the_packed_dataset(packed, model_fol
 
 @pytest.mark.parametrize("loss", ["dpo", "orpo"])
 def test_full_training_takes_the_untrained_model_as_reference(loss, packed, model_folder, tmp_path):
+    needs_packed_trainer()
     recipe = load_recipe(
         method="full", max_steps=4, learning_rate=1e-3, preference={"loss": loss}, trainer={"use_cpu": True}
     )
@@ -417,6 +428,7 @@ def test_half_a_pair_and_a_missing_reference_are_refused(tmp_path):
 
 
 def test_pairs_and_supervised_rows_are_not_mistaken_for_each_other(packed, model_folder, tmp_path):
+    needs_packed_trainer()
     write_packed(tmp_path / "rows", make_documents())
     arguments = training_arguments(load_recipe(method="full", trainer={"use_cpu": True}), tmp_path)
     with pytest.raises(UsageError, match="would teach the rejected answers"):

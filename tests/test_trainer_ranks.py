@@ -21,6 +21,7 @@ from rank_processes import start
 from trainer_rows import (
     LENGTHS,
     make_documents,
+    needs_packed_trainer,
     packed_pairs,
     save_tiny_model,
     tiny_chat_model,
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
     """What one process ends at (`one`), two (`two`), and two with a part of the model each (`sharded`)."""
+    needs_packed_trainer()
     folder = tmp_path_factory.mktemp("ranks")
     save_tiny_model(folder / "model")
     write_packed(folder / "rows", make_documents(LENGTHS * 4), 64)

@@ -116,8 +116,10 @@ class _Case(NamedTuple):
 
     @property
     def places(self) -> np.ndarray:
-        """Tokens of the row whose logits are compared, among them the first and the last two of each document:
-        int64[K], ascending."""
+        """Tokens of the row whose logits are compared, the first and last two of each document at least.
+
+        int64[K], ascending.
+        """
         total = sum(map(len, self.documents))
         step = max(1, total * text_config(self.model).vocab_size // PROBE_LOGITS)
         whole = step == 1 or inner_model(self.model).get_output_embeddings() is None

@@ -103,10 +103,8 @@ def run_training(
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.forecast import plan_run, predicted_hours, price_of
-    from trainer_plugin.private_names import require_trainer
     from trainer_plugin.qlora import lora_plus_optimizer, prepare_lora, save_result
 
-    require_trainer("training from a recipe")
     check_extras(recipe.trainer)
     gpu, price = price_of(recipe, gpus)
     first = held_out is not None and checkpoint is None
@@ -183,8 +181,10 @@ def _proven(
 ) -> tuple[Any, IsolationReport]:
     """The model, set up so that documents of a row do not see each other, and the proof."""
     from trainer_plugin.isolation import prepare_model
+    from trainer_plugin.private_names import require_trainer
     from trainer_plugin.qlora import load_model
 
+    require_trainer("training from a recipe")
     with tell.doing(f"loading {model}"):
         network = load_model(model, recipe)
     with tell.doing("probing the isolation of documents" if recipe.probe else "setting the attention up"):
