@@ -18,7 +18,8 @@ BEGIN, END = "<!-- layouts: made by docs/make_layout_table.py -->", "<!-- end of
 
 def table() -> str:
     """A line for each case: what it is called, its columns, what it is read as, what of it is not."""
-    from layout_cases import CASES, Case
+    from layout_cases import CASES
+    from layout_words import Case
 
     from tokpack.config import SourceConfig
     from tokpack.stages.normalize.detect import detect_shape

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from report_samples import LLAMA_8B, planned, sample
+from report_samples import planned, sample
 
-from tokpack.config import CostConfig
 from tokpack.cost import (
     api_cost,
     estimate,
@@ -26,8 +24,7 @@ from tokpack.cost import (
 )
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
-from tokpack.cost.training import Documents, load_training, model_config, model_name
-from tokpack.errors import DataError, UsageError
+from tokpack.cost.training import Documents
 from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates, curve
 from tokpack.report.bill import LOSSES, make_cost
@@ -330,21 +327,6 @@ def test_a_service_that_was_asked_for_comes_first_and_stands_beside_the_gpu() ->
     assert not cost_words(make_cost(planned(), documents(RAW))).service  # type: ignore[arg-type]
 
 
-def test_a_service_that_does_not_take_the_model_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B | {"num_hidden_layers": 320}))
-    with pytest.raises(UsageError, match="up to 16B, this one has") as error:
-        load_training(CostConfig(model=str(tmp_path), api="together-lora-16b"))
-    assert "together-lora-100b" in str(error.value.hint)
-    assert "together-lora-69b" not in str(error.value.hint)
-    own = tmp_path / "apis.toml"
-    own.write_text("[mine]\nusd_per_million = 2\n")
-    settings = CostConfig(model=str(tmp_path), api="mine", apis=str(own))
-    run = load_training(settings)
-    assert run is not None
-    assert run.api is not None
-    assert run.api.usd_per_million == 2
-
-
 def test_every_way_says_what_it_saves_of_padded_batches(cost: Cost) -> None:
     padded = way(cost, "padded to longest")
     for line in cost.comparison:
@@ -383,121 +365,6 @@ def test_nothing_left_to_train_on_has_no_cost() -> None:
     assert make_cost(planned(), empty) is None
 
 
-# The data
-
-
-def figures_in(value: Any) -> list[dict[str, Any]]:
-    if isinstance(value, dict):
-        if "unit" in value:
-            return [value]
-        return [figure for item in value.values() for figure in figures_in(item)]
-    return [figure for item in value for figure in figures_in(item)] if isinstance(value, list) else []
-
-
-def test_every_figure_is_plain_json_and_names_its_source(cost: Cost) -> None:
-    data = to_plain(cost)
-    assert json.loads(json.dumps(data)) == data
-    figures = figures_in(data)
-    assert len(figures) > 150
-    for figure in figures:
-        assert (
-            {"value", "unit", "source", "note"} <= set(figure) <= {"value", "unit", "source", "note", "high"}
-        )
-        assert figure["source"] in ("measured", "computed", "assumed")
-        assert figure.get("high", figure["value"]) >= figure["value"] or figure["value"] < 0
-
-
 def test_equal_data_gives_equal_bytes() -> None:
     first, second = (json.dumps(to_plain(make_cost(planned(), documents(RAW, KEPT)))) for _ in range(2))
     assert first == second
-
-
-def test_a_bill_read_back_is_the_one_that_was_written(cost: Cost) -> None:
-    without_gpu = make_cost(planned(gpu=""), documents(RAW))
-    for bill in (cost, without_gpu):
-        assert cost_of({"cost": json.loads(json.dumps(to_plain(bill)))}) == bill
-    assert cost_of({}) is cost_of({"cost": None}) is None
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "told"),
-    [
-        (("curve", "points", 1, "rows", "value"), "many", r"cost.curve.points\[1\].rows.value is a str"),
-        (("gpu", "count"), True, "cost.gpu.count is a bool"),
-        (("estimate",), [], "cost.estimate is a list"),
-        (("memory", "parts", "total"), None, "cost.memory.parts.total is missing"),
-        (("saved_share", "source"), "guessed", "cost.saved_share.source is a str"),
-    ],
-)
-def test_a_damaged_bill_is_refused_with_the_place(cost: Cost, path: Any, value: Any, told: str) -> None:
-    data = {"cost": to_plain(cost)}
-    part: Any = data["cost"]
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    with pytest.raises(DataError, match=told) as error:
-        cost_of(data)
-    assert error.value.hint
-
-
-# Flags
-
-
-def test_a_gpu_without_a_price_asks_for_the_flag(tmp_path: Path) -> None:
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(LLAMA_8B))
-    with pytest.raises(UsageError, match="no price known for V100-32GB") as error:
-        load_training(CostConfig(model=str(config), gpu="v100-32gb"))
-    assert error.value.where == "--gpu-price"
-    assert load_training(CostConfig(model=str(config), gpu="v100-32gb", gpu_price=1.0)) is not None
-    with pytest.raises(UsageError, match="unknown GPU 'a11'") as near:
-        load_training(CostConfig(model=str(config), gpu="a11"))
-    assert "A10" in str(near.value.hint)
-    with pytest.raises(UsageError, match="a price without a GPU"):
-        load_training(CostConfig(model=str(config), gpu_price=1.0))
-
-
-def test_a_cost_flag_without_a_model_asks_for_the_model() -> None:
-    assert load_training(CostConfig()) is None
-    with pytest.raises(UsageError, match="needs the model") as error:
-        load_training(CostConfig(gpu="a10"))
-    assert error.value.where == "--gpu"
-
-
-def test_own_gpus_come_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
-    table = tmp_path / "gpus.toml"
-    table.write_text("[MY-CARD]\ntflops = 100\nmemory_gb = 48\nprice_usd_h = 0.5\n")
-    run = load_training(CostConfig(model=str(tmp_path), gpu="my card", gpus=str(table)))
-    assert run is not None
-    assert run.gpu is not None
-    assert run.gpu.memory_gb == 48
-
-
-def test_a_model_is_a_folder_a_file_or_a_name_on_the_hub(tmp_path: Path, monkeypatch: Any) -> None:
-    import huggingface_hub
-
-    folder = tmp_path / "my-model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
-    other = tmp_path / "eight.json"
-    other.write_text(json.dumps(LLAMA_8B))
-    assert [model_name(str(p)) for p in (folder, folder / "config.json", other)] == [
-        "my-model",
-        "my-model",
-        "eight",
-    ]
-    assert model_name("Qwen/Qwen2.5-7B") == "Qwen/Qwen2.5-7B"
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(folder / file))
-    assert model_config("some/model") == folder / "config.json"
-
-    def offline(name: str, file: str) -> str:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(UsageError, match="which cannot be reached") as error:
-        model_config("some/model")
-    assert error.value.where == "--model some/model"
-    assert error.value.hint
-    with pytest.raises(UsageError, match="no such folder"):
-        load_training(CostConfig(model="./nothing"))

@@ -11,7 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from layout_cases import A2, ASKED, CASES, TOOL, A, B, C, Case, Q, R, S, msgs, share
+from layout_cases import ASKED, CASES
+from layout_words import A2, TOOL, A, B, C, Case, Q, R, S, msgs, share
 
 from tokpack.config import Config, RenderConfig, SourceConfig, TokenizeConfig
 from tokpack.errors import UsageError
