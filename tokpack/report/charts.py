@@ -218,7 +218,7 @@ def words_at(words: list[tuple[str, int, bool]], x: int, align: str, color: str)
             alt.InlineData(values=[{"text": text, "y": y} for text, y, bold in words if bold is strong])
         )
         .mark_text(fontWeight=600 if strong else 400, **style)
-        .encode(x=alt.value(x), y=alt.Y("y:Q", scale=None, axis=None), text=alt.Text("text:N"))
+        .encode(x=alt.XValue(x), y=alt.Y("y:Q", scale=None, axis=None), text=alt.Text("text:N"))
         for strong in sorted({strong for *_, strong in words})
     ]
 
@@ -256,7 +256,7 @@ def _lengths(data: dict[str, Any], width: int) -> str:
             x=x,
             x2=alt.X2("to:Q"),
             y=y,
-            y2=alt.value(PLOT_HEIGHT),
+            y2=alt.Y2Value(PLOT_HEIGHT),
             color=alt.Color("color:N", scale=None),
             description=alt.Description("about:N"),
         )
@@ -295,18 +295,18 @@ def _capacity_marks(data: dict[str, Any], low: int, high: int, room: float) -> l
     edge = alt.Chart(alt.InlineData(values=[{"x": capacity + 1, "end": high}])).encode(x=alt.X("x:Q"))
     ground = [
         edge.mark_rect(color=TINT, aria=False).encode(
-            x2=alt.X2("end:Q"), y=alt.value(0), y2=alt.value(PLOT_HEIGHT)
+            x2=alt.X2("end:Q"), y=alt.YValue(0), y2=alt.Y2Value(PLOT_HEIGHT)
         )
     ]
     return [
         *(ground if overlong else []),
         edge.mark_rule(aria=False, color=INK, strokeDash=[3, 3]).encode(
-            y=alt.value(-20), y2=alt.value(PLOT_HEIGHT)
+            y=alt.YValue(-20), y2=alt.Y2Value(PLOT_HEIGHT)
         ),
         *(
             edge.mark_text(
                 align=align, dx=dx, baseline="alphabetic", fontSize=12, color=color, text=text
-            ).encode(y=alt.value(-10))
+            ).encode(y=alt.YValue(-10))
             for align, dx, color, text in words
         ),
     ]

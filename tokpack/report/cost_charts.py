@@ -145,8 +145,8 @@ def _marks(points: list[dict[str, Any]]) -> list[Any]:
             text=point["mark"],
         )
         layers += [
-            rule.encode(y=alt.value(-20 - above), y2=alt.value(PLOT_HEIGHT)),
-            word.encode(y=alt.value(-10 - above)),
+            rule.encode(y=alt.YValue(-20 - above), y2=alt.Y2Value(PLOT_HEIGHT)),
+            word.encode(y=alt.YValue(-10 - above)),
         ]
     return layers
 

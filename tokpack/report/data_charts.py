@@ -134,7 +134,7 @@ def _ranks(ranks: dict[str, Any], width: int) -> str:
     labels = (
         alt.Chart(alt.InlineData(values=words))
         .mark_text(align="left", baseline="alphabetic", fontSize=FONT_SIZE, color=INK)
-        .encode(x=alt.X("x:Q", scale=None, axis=None), y=alt.value(FONT_SIZE), text=alt.Text("text:N"))
+        .encode(x=alt.X("x:Q", scale=None, axis=None), y=alt.YValue(FONT_SIZE), text=alt.Text("text:N"))
     )
     title = "Work of each rank in one step, rows shuffled and rows dealt by cost"
     return draw(alt.layer(bars, ground, labels), title, width, TOP + HEIGHT + 1)
