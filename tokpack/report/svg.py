@@ -13,12 +13,11 @@ def draw(chart: Any, title: str, width: int, height: int, padding: dict[str, int
     """A chart as SVG for use inside a page."""
     import vl_convert
 
-    spec = (
-        chart.properties(width=width, height=height, padding=padding or 0, background="transparent")
-        .configure_view(stroke=None)
-        .configure(autosize={"type": "none"})
-        .to_dict(validate=False)
-    )
+    spec = chart.to_dict(validate=False)  # Altair's own setters copy all layers each
+    spec |= {"width": width, "height": height, "padding": padding or 0, "background": "transparent"}
+    config = spec.get("config", {})
+    view = config.get("view", {}) | {"stroke": None}
+    spec["config"] = config | {"view": view, "autosize": {"type": "none"}}
     svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
     extra = padding or {"left": 0, "right": 0, "top": 0, "bottom": 0}
     size = (width + extra["left"] + extra["right"], height + extra["top"] + extra["bottom"])
