@@ -52,6 +52,7 @@ def test_three_lines_make_a_plain_trainer_train_on_packed_rows(paths, capsys):
 
 
 def test_the_packed_trainer_example_trains_and_evaluates(paths, capsys):
+    needs_packed_trainer()
     trainer = run("train_packed_trainer", *paths, steps=2)
     assert trainer.counts()["rows"] == 4
     assert "after" in capsys.readouterr().out
