@@ -9,11 +9,9 @@ ASKED = [
         "KTO texts",
         {"prompt": Q, "completion": B, "label": False},
         [turns(Q, B)],
-        {
-            "dropped": "labelled_bad",
-        },
-        "--map label=label",
-        {"map": {"label": "label"}},
+        {},
+        "--format unpaired",
+        {"format": "unpaired"},
     ),
     Case(
         "KTO chats",

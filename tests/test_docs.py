@@ -182,7 +182,7 @@ def test_every_drop_reason_is_documented():
 
 def test_the_packed_datasets_files_and_columns_are_documented():
     page = read("docs/concepts.md")
-    rows = schema.row_schema(pairs=True, copies=True)
+    rows = schema.row_schema(schema.PREFERENCE, copies=True)
     for packed in (rows, schema.DROPPED_SCHEMA, schema.INDEX_SCHEMA, schema.PIECES_SCHEMA):
         for field in packed:
             kind = str(getattr(field.type, "value_type", field.type))

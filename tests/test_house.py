@@ -30,11 +30,12 @@ HOUSE = {
     """,
     "trainer_plugin": """
         words extras processes private_names
-        dataset collator attention mixers strategies loss chunked_loss
+        dataset mismatched collator attention mixers strategies loss chunked_loss
         balance budget preference_loss recipe dtypes forecast
         isolation_report probe isolation
         base_digest qlora adapters merge convert
-        neftune guards progress document_log trainer_evaluation trainer preference run
+        neftune guards progress document_log trainer_evaluation trainer preference unpaired
+        preference_run run
         evaluation publishing serving serve_config served_proof
         cli calibration
     """,

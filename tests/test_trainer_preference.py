@@ -447,7 +447,7 @@ def test_pairs_and_supervised_rows_are_not_mistaken_for_each_other(packed, model
     ("table", "message"),
     [
         ({"los": "dpo"}, "unknown key 'los'"),
-        ({"loss": "kto"}, "no preference loss 'kto'"),
+        ({"loss": "ppo"}, "no preference loss 'ppo'"),
         ({"beta": "strong"}, "beta = 'strong' is not a number"),
         ({"beta": -1}, "cannot be negative"),
     ],

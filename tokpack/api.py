@@ -207,7 +207,7 @@ def analyze(
         store = TokenStore(folder, run.fingerprint(), lasts=False)
         run, corpus = pipeline.decided(run, store, money)
         part = pipeline.plan_part(run, corpus)
-        if calibrate and training is not None and part.plan.rows and not run.pairs:
+        if calibrate and training is not None and part.plan.rows and not run.kind:
             documents = documents_of(run, corpus, part)
             with run.tell.doing("training a few rows for their speed", unit="tokens") as advance:
                 training = measured(training, documents, corpus, part, advance)

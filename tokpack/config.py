@@ -28,6 +28,7 @@ Format = Literal[
     "auto",
     "preference",
     "ranked",
+    "unpaired",
     "tree",
     "tree_paths",
     "messages",

@@ -29,6 +29,7 @@ from tokpack.schema import (
     SEGMENTS,
     SUMS,
     TOKEN_FILES,
+    UNPAIRED,
     WORK,
     summed_files,
 )
@@ -252,7 +253,7 @@ _MANIFEST = table(
         "config": _CONFIG,
     },
     {
-        "kind": one_of(PREFERENCE),
+        "kind": one_of(PREFERENCE, UNPAIRED),
         "token_files": each(table({"file": one_of(*TOKEN_FILES), "sha256": digest})),
         COPIES: one_of(True),
         LOSS_WEIGHTS: one_of(True),

@@ -38,9 +38,9 @@ def decided(
     `money` buys the budget of tokens. `seconds` gets how long each step took.
     """
     seconds = {} if seconds is None else seconds
-    if money is not None and run.pairs:
+    if money is not None and run.kind:
         raise UsageError(
-            "no bill is known for preference pairs: they are trained beside a reference model",
+            "no bill is known for preferences: they are trained beside a reference model",
             where=f"--budget {money.usd:g}usd",
             hint="give tokens: --budget 20M",
         )

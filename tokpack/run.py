@@ -15,7 +15,8 @@ from tokpack.encoding.proved import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine.local import default_workers
 from tokpack.errors import UsageError
-from tokpack.schema import PREFERENCE
+from tokpack.schema import PREFERENCE, UNPAIRED
+from tokpack.shards import INDEX
 from tokpack.stages.call_ids import writes_call_ids
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import KeepList
@@ -92,11 +93,11 @@ class Run:
             log.warning(note)
         tell_unread([source.name for source in sources], shapes)
         check_loss_mask(config, sources, shapes)
-        pairs = check_pairs(config, sources, shapes)
+        kind = check_kind(config, sources, shapes)
         settings = config.render
         options = RenderOptions(
             render=settings.mode,
-            loss="completion" if pairs and settings.loss == "assistant" else settings.loss,
+            loss="completion" if kind and settings.loss == "assistant" else settings.loss,
             eos=settings.eos,
             separator=settings.separator,
             paranoid=settings.paranoid,
@@ -124,7 +125,7 @@ class Run:
             special_tokens_of(tokenizer),
             not (renderer.tool_finder and writes_call_ids(renderer.tool_finder.template)),
             tell,
-            keep.of_pairs() if pairs else keep,
+            keep.of_pairs() if kind == PREFERENCE else keep,
         )
 
     @property
@@ -133,9 +134,15 @@ class Run:
         return self.config.render.mode != "plain" and self.tokenizer.chat_template is not None
 
     @property
+    def kind(self) -> str:
+        """`kind` of the manifest, that of all documents: preference pairs, unpaired ones, or empty for text
+        to be learned as it is."""
+        return kind_of(self.shapes[0])
+
+    @property
     def pairs(self) -> bool:
         """Whether the documents are preference pairs: all of them, or none."""
-        return self.shapes[0].format == PREFERENCE
+        return self.kind == PREFERENCE
 
     @property
     def input_bytes(self) -> int | None:
@@ -224,28 +231,45 @@ def check_loss_mask(config: Config, sources: list[Source], shapes: list[Shape]) 
         )
 
 
-def check_pairs(config: Config, sources: list[Source], shapes: list[Shape]) -> bool:
-    """Whether the inputs are preference pairs. Raises UsageError for what cannot be done with pairs."""
-    pairs = [shape.format == PREFERENCE for shape in shapes]
-    if not any(pairs):
-        return False
-    if not all(pairs):
+KINDS = {"": "documents", PREFERENCE: "preference pairs", UNPAIRED: "unpaired preferences"}
+
+
+def kind_of(shape: Shape) -> str:
+    """The `kind` of the manifest that documents of a shape make."""
+    return PREFERENCE if shape.format == PREFERENCE else UNPAIRED if shape.unpaired else ""
+
+
+def check_kind(config: Config, sources: list[Source], shapes: list[Shape]) -> str:
+    """The kind of all inputs. Raises UsageError for what cannot be done with preferences."""
+    kinds = [kind_of(shape) for shape in shapes]
+    if not any(kinds):
+        return ""
+    kind = next(filter(None, kinds))
+    other = next((number for number, one in enumerate(kinds) if one != kind), None)
+    if other is not None:
         raise UsageError(
-            f"{sources[pairs.index(True)].name} holds preference pairs, {sources[pairs.index(False)].name} "
-            f"holds {shapes[pairs.index(False)].format}: one packed dataset cannot hold both",
-            where=sources[pairs.index(False)].path,
+            f"{sources[kinds.index(kind)].name} holds {KINDS[kind]}, {sources[other].name} "
+            f"holds {KINDS[kinds[other]] if kinds[other] else shapes[other].format}: "
+            "one packed dataset cannot hold both",
+            where=sources[other].path,
             hint="pack them apart, or read both alike with --format",
         )
     if config.render.loss == "all":
         raise UsageError(
-            "preference pairs are compared by their completions: there is no loss on the prompt",
+            f"{KINDS[kind]} are compared by their completions: there is no loss on the prompt",
             where="--loss all",
             hint="leave it out, or give last: the last answer of a completion of several turns",
         )
     if config.truncate.overlong == "split":
         raise UsageError(
-            "splitting would tear preference pairs",
+            f"splitting would tear {KINDS[kind]}",
             where="--overlong split",
-            hint="drop (the default for pairs), right, left or turns",
+            hint="drop (the default for preferences), right, left or turns",
         )
-    return True
+    if kind == UNPAIRED and config.write.shard_format == INDEX:
+        raise UsageError(
+            "an index packed dataset holds no labels of answers",
+            where="--index-only",
+            hint="leave it out",
+        )
+    return kind

@@ -55,6 +55,11 @@ PREFERENCE_SCHEMA: Final = pa.schema(
 """Packed rows of preference pairs. Pair k is the documents 2k, chosen, and 2k + 1, rejected, side by side."""
 PAIR_WIDTH: Final = 2
 
+UNPAIRED: Final = "unpaired"
+"""Input format, and `kind` in the manifest, of unpaired preferences: answers labeled good or bad."""
+IS_DESIRABLE: Final = "is_desirable"
+"""Of unpaired preferences: a column of rows, true for each document whose answer is good."""
+
 SEQUENTIAL: Final = "sequential"
 """The planner whose rows keep the order of the input."""
 
@@ -120,6 +125,11 @@ def is_preference(manifest: dict[str, Any]) -> bool:
     return manifest.get("kind") == PREFERENCE
 
 
+def is_unpaired(manifest: dict[str, Any]) -> bool:
+    """Whether the rows hold unpaired preferences."""
+    return manifest.get("kind") == UNPAIRED
+
+
 def summed_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """`file` and `sha256` of what holds rows and tokens, as the manifest has them."""
     return [*manifest["shards"], *manifest.get("token_files", [])]
@@ -131,10 +141,12 @@ def keeps_order(manifest: dict[str, Any]) -> bool:
     return bool(kept or manifest.get("config", {}).get("plan", {}).get("planner") == SEQUENTIAL)
 
 
-def row_schema(pairs: bool, copies: bool, weights: bool = False) -> pa.Schema:
-    """Columns of packed rows; `copies` where a document may be in them more than once, `weights` where labels
-    do not all count in full."""
-    columns = PREFERENCE_SCHEMA if pairs else PACKED_SCHEMA
+def row_schema(kind: str, copies: bool, weights: bool = False) -> pa.Schema:
+    """Columns of packed rows; `kind` as in the manifest, empty for none, `copies` where a document may be in
+    them more than once, `weights` where labels do not all count in full."""
+    columns = PREFERENCE_SCHEMA if kind == PREFERENCE else PACKED_SCHEMA
+    if kind == UNPAIRED:
+        columns = columns.append(pa.field(IS_DESIRABLE, pa.list_(pa.bool_())))
     if copies:
         columns = columns.append(pa.field(COPIES, pa.list_(pa.int32())))
     return columns.append(pa.field(LOSS_WEIGHTS, pa.list_(pa.float32()))) if weights else columns
@@ -142,4 +154,4 @@ def row_schema(pairs: bool, copies: bool, weights: bool = False) -> pa.Schema:
 
 def packed_schema(manifest: dict[str, Any]) -> pa.Schema:
     """Columns of a packed dataset's rows."""
-    return row_schema(is_preference(manifest), bool(manifest.get(COPIES)), bool(manifest.get(LOSS_WEIGHTS)))
+    return row_schema(manifest.get("kind", ""), bool(manifest.get(COPIES)), bool(manifest.get(LOSS_WEIGHTS)))

@@ -28,6 +28,7 @@ from tokpack.schema import (
     COPIES,
     IGNORE_INDEX,
     INDEX_SCHEMA,
+    IS_DESIRABLE,
     LOSS_WEIGHTS,
     PAIR_WIDTH,
     PIECES_SCHEMA,
@@ -234,8 +235,8 @@ def planned_shards(folder: Path, manifest: dict[str, Any]) -> Iterator[Iterator[
 
 def _planned(path: Path, store: TokenFiles, manifest: dict[str, Any]) -> Iterator[PlannedRows]:
     columns = packed_schema(manifest)
-    if LOSS_WEIGHTS in columns.names:
-        raise _damaged(path, "the manifest names weights, which it does not hold")
+    if {LOSS_WEIGHTS, IS_DESIRABLE} & set(columns.names):
+        raise _damaged(path, "the manifest names weights or labels, which it does not hold")
     wanted = INDEX_SCHEMA.append(columns.field(COPIES)) if COPIES in columns.names else INDEX_SCHEMA
     digest = token_files_digest(manifest["token_files"])
     for plan in read_shard(path):

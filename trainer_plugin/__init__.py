@@ -25,6 +25,7 @@ _HOME = {
     "PackedTrainerMixin": "trainer",
     "PackedDPOTrainer": "preference",
     "pack_pairs": "preference",
+    "PackedKTOTrainer": "unpaired",
     "PreferenceLoss": "preference_loss",
     "load_model": "qlora",
     "prepare_lora": "qlora",

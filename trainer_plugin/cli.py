@@ -209,10 +209,13 @@ def _summary(result: Any) -> list[str]:
         lines.append(f"held-out loss: {result.loss_before:.4f} before, {result.loss_after:.4f} after")
     if result.rewards_after is not None:
         rewards = result.rewards_after
-        lines.append(
-            f"held-out pairs: the chosen answer ahead in {rewards['accuracy']:.1%}, "
-            f"by {rewards['margin']:.4f} on average"
-        )
+        if "accuracy" in rewards:
+            lines.append(
+                f"held-out pairs: the chosen answer ahead in {rewards['accuracy']:.1%}, "
+                f"by {rewards['margin']:.4f} on average"
+            )
+        elif "margin" in rewards:
+            lines.append(f"held-out answers: good ones ahead of bad ones by {rewards['margin']:.4f}")
     lines.append(f"{'model' if result.method == 'full' else 'adapter'}: {result.out}")
     return lines
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import IGNORE_INDEX, LOSS_WEIGHTS
+from trainer_plugin.mismatched import labels_of, mismatched
 
 Loss = Literal["token", "document"]
 
@@ -43,6 +44,10 @@ class PackedCollator:
         NumPy int64, which `PackedTrainer` takes out again before the model sees the batch.
     pairs: add `packed_pairs`, int64 `[P, 2]`: which documents of the batch are the chosen and the rejected
         one of each preference pair; pairs without trained tokens are not among them.
+    unpaired: add `packed_desirable`, int64 `[D]`: of unpaired preferences, 1 where a document's answer is
+        good, 0 where it is bad, -1 for padding and documents without trained tokens.
+    mismatched: add `packed_mismatched`, a batch like this one of each prompt with the answer to another
+        (`trainer_plugin.mismatched`), documents of at most so many tokens.
     documents: add `packed_documents`, NumPy int64 `[D, 3]`: doc_id, piece and trained tokens of each document
         of the batch (-1 for padding), for the log of losses per document.
 
@@ -58,6 +63,8 @@ class PackedCollator:
         counts: bool = False,
         documents: bool = False,
         pairs: bool = False,
+        unpaired: bool = False,
+        mismatched: int | None = None,
         loss_weights: bool | None = None,
     ) -> None:
         if loss not in ("token", "document"):
@@ -66,6 +73,7 @@ class PackedCollator:
             raise UsageError("capacity must be positive", where=f"capacity={capacity}")
         self.capacity, self.loss, self.pad_token_id = capacity, loss, pad_token_id
         self.counts, self.documents, self.pairs = counts, documents, pairs
+        self.unpaired, self.mismatched = unpaired, mismatched
         self.loss_weights = loss_weights
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -77,6 +85,7 @@ class PackedCollator:
             input_ids = np.concatenate([input_ids, np.full(pad, self.pad_token_id, np.int64)])
             labels = np.concatenate([labels, np.full(pad, IGNORE_INDEX, np.int64)])
             lengths = np.concatenate([lengths, tail])
+        flat = input_ids, labels, lengths
         batch = _batch(input_ids, labels, lengths)
         weights = self._weights(rows, labels)
         if self.loss == "document":
@@ -97,7 +106,27 @@ class PackedCollator:
             import torch
 
             batch["packed_pairs"] = torch.from_numpy(_pairs(rows, labels, lengths))
+        if self.unpaired:
+            import torch
+
+            trained_tokens = _trained_tokens(labels, lengths)
+            batch["packed_desirable"] = torch.from_numpy(labels_of(rows, trained_tokens))
+        if self.mismatched is not None:
+            other = mismatched(*flat, self.mismatched)
+            batch["packed_mismatched"] = _batch(*self._as_long(*other, len(rows)))
         return batch
+
+    def _as_long(
+        self, input_ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray, rows: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Padded to the shape of the batch, where batches have one; documents may have been cut."""
+        short = 0 if self.capacity is None else self.capacity * rows - len(input_ids)
+        if not short:
+            return input_ids, labels, lengths
+        assert self.capacity is not None
+        ids = np.concatenate([input_ids, np.full(short, self.pad_token_id, np.int64)])
+        labels = np.concatenate([labels, np.full(short, IGNORE_INDEX, np.int64)])
+        return ids, labels, np.concatenate([lengths, self._documents_of(short)])
 
     def _weights(self, rows: Sequence[Mapping[str, Any]], labels: np.ndarray) -> np.ndarray | None:
         """The rows' weights of tokens, 0 without label; None where every label counts in full."""
@@ -123,6 +152,10 @@ class PackedCollator:
                 where="PackedCollator(capacity=...)",
                 hint="give the packed dataset's capacity, or leave it out to pad nothing",
             )
+        return self._documents_of(pad)
+
+    def _documents_of(self, pad: int) -> np.ndarray:
+        assert self.capacity is not None
         whole, rest = divmod(pad, self.capacity)
         return np.array([self.capacity] * whole + [rest] * (rest > 0), dtype=np.int64)
 

@@ -21,7 +21,7 @@ from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
 from tokpack.manifest import read_manifest
 from tokpack.packed_urls import local_folder
-from tokpack.schema import IGNORE_INDEX, VALIDATION, is_preference
+from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, VALIDATION, is_preference
 from tokpack.token_files import PlannedRows, mapped_rows
 
 
@@ -36,7 +36,8 @@ class PackedDataset:
     """Rows of a packed dataset as dictionaries of read-only NumPy views.
 
     `dataset[i]` -> `{"input_ids": int32[T], "labels": int32[T], "seq_lengths": int32[D], ...}`, the columns
-    of `tokpack.schema.PACKED_SCHEMA`, and of preference pairs `pair_ids` and `is_chosen` as well.
+    of `tokpack.schema.PACKED_SCHEMA`, of preference pairs `pair_ids` and `is_chosen` as well,
+    and `is_desirable` of unpaired preferences.
     `select`, `shuffle` and `split` give views over the same mapping. Pickling keeps the folder and the
     order, not the data.
 
@@ -74,6 +75,16 @@ class PackedDataset:
     def is_preference(self) -> bool:
         """Whether the rows hold preference pairs."""
         return is_preference(self.manifest)
+
+    @property
+    def kind(self) -> str:
+        """`preference` for preference pairs, `unpaired` for unpaired preferences, empty for other rows."""
+        return str(self.manifest.get("kind", ""))
+
+    def label_counts(self) -> tuple[int, int]:
+        """Of unpaired preferences in this view: documents whose answers are good, and those of bad ones."""
+        good = int(self._per_row(lambda columns: _sum_lists(columns[IS_DESIRABLE], np.asarray)).sum())
+        return good, int(self.row_documents().sum()) - good
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -206,7 +217,7 @@ class _Planned:
 
 def _list_column(column: pa.Array) -> _ListColumn:
     """Views of a list array's values and offsets; `offsets` respects the slice that the array may be."""
-    packed_bits = pa.types.is_boolean(column.type.value_type)  # is_chosen: the one column that is copied
+    packed_bits = pa.types.is_boolean(column.type.value_type)  # is_chosen, is_desirable: copied
     values = column.values.to_numpy(zero_copy_only=not packed_bits)
     return _ListColumn(values, column.offsets.to_numpy(zero_copy_only=True))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tokpack.errors import UsageError, VerifyError
+from tokpack.schema import PREFERENCE, UNPAIRED
 
 
 def refuse_batch(inputs: dict[str, Any]) -> None:
@@ -100,17 +101,21 @@ def refuse_evaluation(trainer: Any) -> None:
         )
 
 
-def refuse_dataset(dataset: Any, takes_pairs: bool = False) -> None:
-    """Raise UsageError for an iterable dataset, and for preference pairs where other documents are expected,
-    or the other way round."""
-    pairs = getattr(dataset, "is_preference", takes_pairs)
-    if pairs != takes_pairs:
+KINDS = {PREFERENCE: "preference pairs", UNPAIRED: "unpaired preferences"}
+TRAINERS = {"": "PackedTrainer", PREFERENCE: "PackedDPOTrainer", UNPAIRED: "PackedKTOTrainer"}
+
+
+def refuse_dataset(dataset: Any, kind: str = "") -> None:
+    """Raise UsageError for an iterable dataset, and for preferences where other documents are expected, or
+    the other way round. kind: that of the manifest of what the trainer takes."""
+    held = getattr(dataset, "kind", kind)
+    if held != kind:
+        wrong = "rejected" if held == PREFERENCE else "bad"
+        teaches = f"this trainer would teach the {wrong} answers as well"
         raise UsageError(
-            "the packed dataset holds preference pairs: this trainer would teach the rejected answers as well"
-            if pairs
-            else "the packed dataset holds no preference pairs",
+            f"the packed dataset holds {f'no {KINDS[kind]}' if kind else f'{KINDS[held]}: {teaches}'}",
             where=str(dataset.folder),
-            hint="use trainer_plugin.PackedDPOTrainer" if pairs else "use trainer_plugin.PackedTrainer",
+            hint=f"use trainer_plugin.{TRAINERS[held]}",
         )
     if dataset is None or isinstance(dataset, dict) or hasattr(dataset, "__len__"):
         return

@@ -19,15 +19,14 @@ from typing import Any
 import torch
 
 from tokpack.errors import DataError, UsageError
-from tokpack.schema import IGNORE_INDEX
+from tokpack.schema import IGNORE_INDEX, PREFERENCE, UNPAIRED
 from trainer_plugin.collator import PackedCollator
-from trainer_plugin.guards import refuse_batch
+from trainer_plugin.guards import TRAINERS, refuse_batch
 from trainer_plugin.loss import document_sums
 from trainer_plugin.preference_loss import PairLosses, PreferenceLoss
 from trainer_plugin.private_names import loss_is_complete
 from trainer_plugin.strategies import fit_batch
 from trainer_plugin.trainer import PackedTrainer
-from trainer_plugin.trainer_evaluation import OWN_KEYS
 
 Answer = tuple[Sequence[int], Sequence[int]]
 """`(input_ids, labels)` of prompt and answer, labels unshifted."""
@@ -82,7 +81,8 @@ class PackedDPOTrainer(PackedTrainer):
     pairs since the last log.
     """
 
-    takes_pairs = True
+    kind = PREFERENCE
+    default = PreferenceLoss()
 
     def __init__(
         self,
@@ -92,12 +92,18 @@ class PackedDPOTrainer(PackedTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.preference = preference or PreferenceLoss()
+        self.preference = preference or self.default
         self.ref_model = ref_model
         loss_is_complete(self)
-        self._rewards = self._no_rewards()
+        if self.preference.is_unpaired != self.default.is_unpaired:
+            raise UsageError(
+                f"{self.preference.loss} is {'not ' if self.default.is_unpaired else ''}for unpaired answers",
+                where=type(self).__name__,
+                hint=f"use trainer_plugin.{TRAINERS[PREFERENCE if self.default.is_unpaired else UNPAIRED]}",
+            )
+        self._rewards: torch.Tensor | float = 0.0
         if isinstance(self.data_collator, PackedCollator):
-            self.data_collator.pairs = True
+            self._set_collator(self.data_collator)
         if not self.preference.needs_reference:
             self.ref_model = None
         elif ref_model is not None:
@@ -110,41 +116,61 @@ class PackedDPOTrainer(PackedTrainer):
                 "a loss without one: orpo, simpo",
             )
 
+    def _set_collator(self, collator: PackedCollator) -> None:
+        collator.pairs = True
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """Pairs of the global batch."""
-        items = torch.as_tensor(sum(len(_pairs_of(batch)) for batch in batch_samples), device=device)
+        """Pairs of the global batch, or answers."""
+        items = torch.as_tensor(sum(self._items(batch) for batch in batch_samples), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
         return items
+
+    def _items(self, batch: dict[str, Any]) -> int:
+        return len(_pairs_of(batch))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         refuse_batch(inputs)
-        found, outputs = self._pair_losses(model, inputs, return_outputs)
-        items = len(found.loss) if num_items_in_batch is None else num_items_in_batch
-        loss = found.loss.sum() / items * self._rank_scale()
+        losses, rewards, outputs = self._losses(model, inputs, return_outputs)
+        items = len(losses) if num_items_in_batch is None else num_items_in_batch
+        loss = losses.sum() / items * self._rank_scale()
         if model.training:
-            self._rewards += _sums_of(found)
+            self._rewards = self._rewards + rewards
         return (loss, outputs) if return_outputs else loss
 
-    def _pair_losses(
+    def _losses(
         self, model: Any, inputs: dict[str, Any], with_outputs: bool = False
-    ) -> tuple[PairLosses, Any]:
-        pairs, labels, numbers = _pairs_of(inputs), inputs["labels"], inputs["seq_idx"]
-        own = ("packed_pairs", "labels", *OWN_KEYS)
-        batch = fit_batch(model, {name: value for name, value in inputs.items() if name not in own})
-        labels, numbers = labels.to(self.args.device), numbers.to(self.args.device)
-        documents = len(inputs["cu_seq_lens_q"]) - 1
-        tokens = torch.bincount(numbers[labels != IGNORE_INDEX], minlength=documents)
-        reference = None
+    ) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Losses of the pairs of a batch, what `_means` makes rewards of, and the model's outputs."""
+        pairs, tokens = _pairs_of(inputs), self._trained_tokens(inputs)
+        before = None
         if self.preference.needs_reference:
-            with torch.no_grad(), self._reference(model) as frozen:
-                reference = -document_sums(self.losses_by_token(frozen, batch, labels)[0], numbers, documents)
+            before = self._reference_log_probs(model, inputs)[pairs]
+        sums, outputs = self._log_probs(model, inputs, with_outputs)
+        found = self.preference(sums[pairs], tokens[pairs], before)
+        return found.loss, _sums_of(found), outputs
+
+    def _trained_tokens(self, inputs: dict[str, Any]) -> torch.Tensor:
+        labels, numbers = (inputs[name].to(self.args.device) for name in ("labels", "seq_idx"))
+        documents = len(inputs["cu_seq_lens_q"]) - 1
+        return torch.bincount(numbers[labels != IGNORE_INDEX], minlength=documents)
+
+    def _log_probs(
+        self, model: Any, inputs: dict[str, Any], with_outputs: bool = False
+    ) -> tuple[torch.Tensor, Any]:
+        """Log-probability of the trained tokens of each document, fp32[D], and the model's outputs."""
+        own = {name: value for name, value in inputs.items() if not name.startswith("packed_")}
+        labels, numbers = (inputs[name].to(self.args.device) for name in ("labels", "seq_idx"))
+        del own["labels"]
+        batch = fit_batch(model, own)
         losses, outputs = self.losses_by_token(model, batch, labels, with_outputs=with_outputs)
-        sums = -document_sums(losses, numbers, documents)
-        before = None if reference is None else reference[pairs]
-        return self.preference(sums[pairs], tokens[pairs], before), outputs
+        return -document_sums(losses, numbers, len(inputs["cu_seq_lens_q"]) - 1), outputs
+
+    def _reference_log_probs(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        with torch.no_grad(), self._reference(model) as frozen:
+            return self._log_probs(frozen, inputs)[0]
 
     def _reference(self, model: Any) -> AbstractContextManager[Any]:
         if self.ref_model is not None:
@@ -153,21 +179,23 @@ class PackedDPOTrainer(PackedTrainer):
 
     # Rewards
 
-    def _no_rewards(self) -> torch.Tensor:
-        return torch.zeros(len(METRICS) + 1, device=self.args.device)
-
-    def _mean_rewards(self, sums: torch.Tensor, prefix: str = "") -> dict[str, float]:
-        """Means over the pairs of all ranks; nothing without pairs."""
+    def _mean_rewards(self, sums: torch.Tensor | float, prefix: str = "") -> dict[str, float]:
+        """Means over all ranks; nothing without answers."""
+        if not isinstance(sums, torch.Tensor):
+            return {}
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, "sum")
-        *values, pairs = sums.tolist()
+        return {f"{prefix}{name}": round(value, 6) for name, value in self._means(sums.tolist()).items()}
+
+    def _means(self, sums: list[float]) -> dict[str, float]:
+        *values, pairs = sums
         means = zip(METRICS, values, strict=True) if pairs else ()
-        return {f"{prefix}{name}": round(value / pairs, 6) for name, value in means}
+        return {name: value / pairs for name, value in means}
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
             logs |= self._mean_rewards(self._rewards)
-            self._rewards = self._no_rewards()
+            self._rewards = 0.0
         super().log(logs, *args, **kwargs)
 
     # Evaluation
@@ -175,7 +203,7 @@ class PackedDPOTrainer(PackedTrainer):
     def evaluation_loop(
         self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
-        self._eval_rewards = self._no_rewards()
+        self._eval_rewards: torch.Tensor | float = 0.0
         output = super().evaluation_loop(
             dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
         )
@@ -187,10 +215,10 @@ class PackedDPOTrainer(PackedTrainer):
     ) -> tuple[Any, Any, Any]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            found, _ = self._pair_losses(model, inputs)
-        self._eval_rewards += _sums_of(found)
-        self._eval_sums += torch.tensor([float(found.loss.sum()), len(found.loss)], dtype=torch.float64)
-        return found.loss.mean() if len(found.loss) else found.loss.sum(), None, None
+            losses, rewards, _ = self._losses(model, inputs)
+        self._eval_rewards = self._eval_rewards + rewards
+        self._eval_sums += torch.tensor([float(losses.sum()), len(losses)], dtype=torch.float64)
+        return losses.mean() if len(losses) else losses.sum(), None, None
 
 
 def _pairs_of(batch: dict[str, Any]) -> torch.Tensor:

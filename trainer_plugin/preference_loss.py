@@ -8,6 +8,13 @@ l = s / n. Chosen is w, rejected l.
     orpo    -l_w - beta log sigmoid(log odds(l_w) - log odds(l_l))               Hong et al. 2024
     simpo   -log sigmoid(beta (l_w - l_l) - gamma)                               Meng et al. 2024
 
+Of an unpaired answer, good or bad, with the weight w of its kind, and kl, by how much policy and reference
+differ on answers to other prompts (at least 0, no gradient):
+
+    kto                 good  w (1 - sigmoid(beta (s - r - kl)))                 Ethayarajh et al. 2024
+                        bad   w (1 - sigmoid(beta (kl - (s - r))))
+    apo_zero_unpaired   the same without kl                                      D'Oosterlinck et al. 2024
+
 with log odds(l) = l - log(1 - exp l). ORPO's first term is over the completion alone, and a mean over its
 tokens: a pair weighs the same whatever the length of its answers.
 """
@@ -23,8 +30,10 @@ from tokpack.errors import UsageError, near_matches
 if TYPE_CHECKING:
     import torch
 
-Name = Literal["dpo", "ipo", "orpo", "simpo"]
-BETA: dict[str, float] = {"dpo": 0.1, "ipo": 0.1, "orpo": 0.1, "simpo": 2.0}
+Name = Literal["dpo", "ipo", "orpo", "simpo", "kto", "apo_zero_unpaired"]
+BETA: dict[str, float] = {"simpo": 2.0}
+UNPAIRED = ("kto", "apo_zero_unpaired")
+"""Losses of answers that stand alone."""
 
 
 class PairLosses(NamedTuple):
@@ -41,10 +50,13 @@ class PreferenceLoss:
 
     loss: Name = "dpo"
     beta: float = 0.0
-    """dpo, ipo: pull to the reference; orpo: weight of the odds ratio; simpo: scale of the margin. 0: 0.1,
-    and 2.0 for simpo."""
+    """dpo, ipo, kto: pull to the reference; orpo: weight of the odds ratio; simpo: scale of the margin. 0:
+    0.1, and 2.0 for simpo."""
     gamma: float = 1.0
     """simpo: margin that the chosen answer should have."""
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+    """kto, apo_zero_unpaired: by how much good and bad answers count, against unequal numbers of them."""
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(Name):
@@ -55,6 +67,18 @@ class PreferenceLoss:
             )
         if self.beta < 0 or self.gamma < 0:
             raise UsageError("beta and gamma cannot be negative", where=f"{self.beta}, {self.gamma}")
+        weights = self.desirable_weight, self.undesirable_weight
+        if not (all(0 <= weight < float("inf") for weight in weights) and any(weights)):
+            raise UsageError(
+                "the weights of good and bad answers are 0 or more, one of them more",
+                where=f"desirable_weight={weights[0]}, undesirable_weight={weights[1]}",
+            )
+        if weights != (1, 1) and not self.is_unpaired:
+            raise UsageError(
+                f"{self.loss} is of pairs, whose answers have no weights",
+                where="desirable_weight, undesirable_weight",
+                hint=f"they are for {' and '.join(UNPAIRED)}",
+            )
 
     @staticmethod
     def of(table: Mapping[str, Any], where: str = "[preference]") -> PreferenceLoss:
@@ -71,11 +95,21 @@ class PreferenceLoss:
 
     @property
     def strength(self) -> float:
-        return self.beta or BETA[self.loss]
+        return self.beta or BETA.get(self.loss, 0.1)
+
+    @property
+    def is_unpaired(self) -> bool:
+        """Whether it is of answers that are labeled one by one."""
+        return self.loss in UNPAIRED
 
     @property
     def needs_reference(self) -> bool:
-        return self.loss in ("dpo", "ipo")
+        return self.loss in ("dpo", "ipo", *UNPAIRED)
+
+    @property
+    def needs_divergence(self) -> bool:
+        """Whether answers to other prompts are looked at."""
+        return self.loss == "kto"
 
     def __call__(
         self, sums: torch.Tensor, tokens: torch.Tensor, reference: torch.Tensor | None = None
@@ -101,6 +135,18 @@ class PreferenceLoss:
         else:
             loss = -chosen - beta * logsigmoid(log_odds(chosen) - log_odds(rejected))
         return PairLosses(loss, beta * chosen.detach(), beta * rejected.detach())
+
+    def unpaired(
+        self, ratios: torch.Tensor, desirable: torch.Tensor, kl: torch.Tensor | float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses of N answers, and their rewards, detached: fp32[N] each.
+
+        ratios: s - r; desirable: bool[N]; kl: the divergence as it was measured, 0 without one.
+        """
+        good = desirable.to(ratios.dtype)
+        sign, weights = 2 * good - 1, self.desirable_weight * good + self.undesirable_weight * (1 - good)
+        losses = weights * (1 - (self.strength * sign * (ratios - kl)).sigmoid())
+        return losses, self.strength * ratios.detach()
 
 
 def log_odds(logp: torch.Tensor) -> torch.Tensor:

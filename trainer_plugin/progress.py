@@ -88,6 +88,8 @@ def figures_of(logs: dict[str, Any]) -> str:
     for prefix in ("", "eval_"):
         if f"{prefix}rewards/accuracy" in logs:
             parts.append(f"chosen ahead in {logs[f'{prefix}rewards/accuracy']:.1%}")
+        elif f"{prefix}rewards/margin" in logs:
+            parts.append(f"good ahead by {logs[f'{prefix}rewards/margin']:.4f}")
     if "tokens_per_second" in logs:
         parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
     if "fill" in logs:

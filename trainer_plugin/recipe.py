@@ -11,7 +11,7 @@
     [trainer]             # handed to transformers.TrainingArguments as it is
     optim = "paged_adamw_8bit"
 
-    [preference]          # for packed datasets of preference pairs
+    [preference]          # for packed datasets of preferences
     loss = "dpo"
     beta = 0.1
 
@@ -91,7 +91,8 @@ class Recipe:
     lora: Mapping[str, Any] = field(default_factory=dict)
     trainer: Mapping[str, Any] = field(default_factory=dict)
     preference: Mapping[str, Any] = field(default_factory=dict)
-    """For preference pairs: `loss` (dpo, ipo, orpo, simpo), `beta`, `gamma`."""
+    """For preference pairs: `loss` (dpo, ipo, orpo, simpo), `beta`, `gamma`; for unpaired preferences: `loss`
+    (kto, apo_zero_unpaired), `beta`, `desirable_weight`, `undesirable_weight`."""
 
     def __post_init__(self) -> None:
         PreferenceLoss.of(self.preference)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ from tokpack.activity import Activity, duration
 from tokpack.checked import check_dataset
 from tokpack.errors import UsageError
 from trainer_plugin.dataset import PackedDataset
-from trainer_plugin.preference_loss import PreferenceLoss
+from trainer_plugin.preference_run import preference_lines, preference_of, trainer_of
 from trainer_plugin.recipe import Recipe, training_arguments
 from trainer_plugin.words import dollars
 
@@ -64,7 +62,7 @@ class Result:
     loss_after: float | None
     held_out: tuple[tuple[int, float], ...]
     rewards_before: dict[str, float] | None = None
-    """Of preference pairs held out: accuracy, margin, chosen, rejected."""
+    """Of preferences held out: margin, chosen, rejected, and accuracy of pairs."""
     rewards_after: dict[str, float] | None = None
 
 
@@ -119,7 +117,8 @@ def run_training(
         network = prepare_lora(network, recipe)
     tell.say(_parameters_line(network))
     if preference is not None:
-        tell.say(f"{preference.loss} on preference pairs, beta {preference.strength:g}")
+        for line in preference_lines(preference, dataset, recipe):
+            tell.say(line)
     budget = recipe.token_budget or None
     sampler = balanced_sampler(dataset, arguments, network, recipe.row_order)
     plan = plan_run(dataset, arguments, sampler, budget)
@@ -219,48 +218,6 @@ def _held_out_losses(
     if after is not None:
         losses.setdefault(step, after)
     return tuple(losses.items())
-
-
-def preference_of(dataset: PackedDataset, recipe: Recipe) -> PreferenceLoss | None:
-    """The loss of a packed dataset of preference pairs, None for any other.
-
-    Raises UsageError for a recipe that is not for it.
-    """
-    if not dataset.is_preference:
-        if recipe.preference:
-            raise UsageError(
-                "the recipe is for preference pairs, the packed dataset holds no preference pairs",
-                where=f"[preference], {dataset.folder}",
-                hint="pack data with chosen and rejected answers, or leave the table out",
-            )
-        return None
-    if recipe.loss == "document":
-        raise UsageError(
-            "preference pairs all weigh the same: there is no loss by document",
-            where="loss = document",
-            hint='leave it out; [preference] loss = "ipo" counts by token',
-        )
-    return PreferenceLoss.of(recipe.preference)
-
-
-def trainer_of(
-    preference: PreferenceLoss | None, model: str | Path, recipe: Recipe, attn: str
-) -> Callable[..., Any]:
-    """PackedTrainer, or PackedDPOTrainer with its loss and, without an adapter, a second copy of the model as
-    the reference."""
-    if preference is None:
-        from trainer_plugin.trainer import PackedTrainer
-
-        return PackedTrainer
-    from trainer_plugin.isolation import prepare_model
-    from trainer_plugin.preference import PackedDPOTrainer
-    from trainer_plugin.qlora import load_model
-
-    reference = None
-    if recipe.method == "full" and preference.needs_reference:
-        reference = load_model(model, recipe)
-        prepare_model(reference, attn, probe=recipe.probe)
-    return partial(PackedDPOTrainer, preference=preference, ref_model=reference)
 
 
 def _rewards(metrics: dict[str, float]) -> dict[str, float] | None:

@@ -68,8 +68,8 @@ class PackedTrainerMixin(EvaluationMixin):
     for the loss of each document in each epoch.
     """
 
-    takes_pairs = False
-    """Whether the rows are preference pairs."""
+    kind = ""
+    """Of the rows, as in the manifest: `preference` for pairs, `unpaired`, empty for text to be learned."""
 
     def __init__(
         self,
@@ -121,9 +121,9 @@ class PackedTrainerMixin(EvaluationMixin):
                 self.data_collator.loss_weights = True
         if loss == "document" or not self.model_divides:
             loss_is_complete(self)
-        refuse_arguments(self.args, self.accelerator, loss, self.takes_pairs)
-        refuse_dataset(self.train_dataset, self.takes_pairs)
-        refuse_dataset(self.eval_dataset, self.takes_pairs)
+        refuse_arguments(self.args, self.accelerator, loss, bool(self.kind))
+        refuse_dataset(self.train_dataset, self.kind)
+        refuse_dataset(self.eval_dataset, self.kind)
 
     def _refuse_document_log(self) -> None:
         ours = type(self).compute_loss is PackedTrainerMixin.compute_loss

@@ -27,7 +27,7 @@ from tokpack.own_files import Own, entries_below
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
 from tokpack.plugins import resolve
-from tokpack.schema import LOSS_WEIGHTS, SUMS, is_preference
+from tokpack.schema import LOSS_WEIGHTS, PREFERENCE, SUMS, UNPAIRED
 from tokpack.stages.write import write_json
 from tokpack.sums import file_sha256
 
@@ -66,11 +66,13 @@ def export(
     packed = packed if isinstance(packed, PackedFolder) else PackedFolder(local_folder(packed))
     out, tell = Path(out), tell or default_activity()
     exporter = resolve("exporter", to, EXPORTERS)
-    if is_preference(packed.manifest) and exporter in EXPORTERS.values():
+    kinds = {PREFERENCE: ("preference pairs", "rejected"), UNPAIRED: ("unpaired preferences", "bad")}
+    if packed.manifest.get("kind") in kinds and exporter in EXPORTERS.values():
+        held, wrong = kinds[packed.manifest["kind"]]
         raise UsageError(
-            f"{to} trains packed rows as supervised text: it would learn the rejected answers as well",
+            f"{to} trains packed rows as supervised text: it would learn the {wrong} answers as well",
             where=str(packed.folder),
-            hint="`tokpack train` reads preference pairs, and datasets.load_from_disk opens them",
+            hint=f"`tokpack train` reads {held}, and datasets.load_from_disk opens them",
         )
     if packed.manifest.get(LOSS_WEIGHTS) and exporter in EXPORTERS.values():
         raise UsageError(

@@ -16,7 +16,7 @@ from tokpack.corpus import EXAMPLES
 from tokpack.errors import DataError
 from tokpack.packed.folder import PackedFolder
 from tokpack.reasons import HELD_OUT, TRUNCATED
-from tokpack.report.figures import DocumentLengths, Report, report_figures
+from tokpack.report.figures import DocumentLengths, Report, label_figures, report_figures
 from tokpack.stages.plan import Plan
 from tokpack.stages.repeat import each_copy
 from tokpack.stages.write import Placement
@@ -58,6 +58,8 @@ def derived_report(
     for drop in figures["drops"]:
         found = places.get(drop["reason"], [])
         drop["places"] = found if len(found) == len(drop["examples"]) and all(found) else []
+    if schema.is_unpaired(manifest):
+        figures["labels"] = label_figures(pieces)
     return Report(head | figures)
 
 

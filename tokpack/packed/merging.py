@@ -132,7 +132,7 @@ def _check_alike(parts: list[PackedFolder]) -> None:
                 hint = {
                     "capacity": f"`tokpack repack {part.folder} --max-length {ours}` may give it the same",
                     "layout": "`tokpack repack --shard-format arrow` or `index` gives both the same",
-                    "kind of documents": "preference pairs are trained in another way: keep them apart",
+                    "kind of documents": "preferences are trained in another way: keep them apart",
                 }.get(name, "pack one of them again as the other was")
                 raise UsageError(
                     f"another {name}: {theirs}, where {parts[0].folder} has {ours}",

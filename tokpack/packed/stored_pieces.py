@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tokpack.packed.folder import PackedFolder
 from tokpack.ranges import Int64, offsets_of, range_indices
-from tokpack.schema import COPIES, LOSS_WEIGHTS
+from tokpack.schema import COPIES, IS_DESIRABLE, LOSS_WEIGHTS
 from tokpack.stages.write import FlatBatch, Layout, Placement
 from tokpack.token_files import PlannedRows, Rows, TokenFiles
 
@@ -41,7 +41,7 @@ class StoredPieces:
             (record, base) for a, base in zip(packed_folders, bases, strict=True) for record in a.mapped()
         ]
         units: list[pa.RecordBatch | TokenFiles] = []
-        names = ("batch", "index", "length", "doc_id", "number", "copy", "row")
+        names = ("batch", "index", "length", "doc_id", "number", "copy", "desirable", "row")
         columns: dict[str, list[npt.NDArray[Any]]] = {name: [np.empty(0, np.int64)] for name in names}
         for record, base in records:
             lengths = flat(record, "seq_lengths")
@@ -58,6 +58,8 @@ class StoredPieces:
             columns["number"].append(flat(record, "pieces"))
             repeats = COPIES in record.schema.names
             columns["copy"].append(flat(record, COPIES) if repeats else np.zeros(len(lengths), np.int32))
+            labeled = IS_DESIRABLE in record.schema.names
+            columns["desirable"].append(_labels(record) if labeled else np.ones(len(lengths), np.bool_))
             columns["row"].append(np.diff(record.column("seq_lengths").offsets.to_numpy()))
         joined = {name: np.concatenate(parts) for name, parts in columns.items()}
         placement = Placement(
@@ -67,6 +69,7 @@ class StoredPieces:
             joined["doc_id"].astype(np.int64),
             joined["number"].astype(np.int32),
             joined["copy"].astype(np.int32),
+            joined["desirable"].astype(np.bool_),
         )
         batches = lru_cache(maxsize=None)(lambda number: _flat_batch(units[number]))
         return StoredPieces(placement, offsets_of(joined["row"]), batches)
@@ -97,6 +100,13 @@ def _flat_batch(record: pa.RecordBatch | TokenFiles) -> FlatBatch:
     weights = flat(record, LOSS_WEIGHTS) if LOSS_WEIGHTS in record.schema.names else None
     offsets = offsets_of(flat(record, "seq_lengths"))
     return FlatBatch(offsets, flat(record, "input_ids"), flat(record, "labels"), weights)
+
+
+def _labels(record: Rows) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (
+        record.column(IS_DESIRABLE).flatten().to_numpy(zero_copy_only=False).astype(np.bool_)
+    )
+    return found
 
 
 def flat(record: Rows, column: str) -> npt.NDArray[Any]:

@@ -22,6 +22,7 @@ from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.manifest import differing_sums, is_finished, read_manifest
 from tokpack.packed.folder import PackedFolder
+from tokpack.packed.preference_checks import LABELED, Lists, label_faults, torn_rows
 from tokpack.packed_urls import local_folder
 from tokpack.ranges import offsets_of
 from tokpack.reasons import TRUNCATED
@@ -29,8 +30,6 @@ from tokpack.schema import PAIR_WIDTH
 from tokpack.sums import CACHE, covered_files, file_sha256, stray_files, sum_lines
 from tokpack.token_files import TokenFiles, is_index
 
-Lists = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
-"""Offsets and values of a list column."""
 MAX_FAULTS = 20
 PLACED = {"doc": pl.Int64, "copy": pl.Int32, "piece": pl.Int32, "length": pl.Int32}
 
@@ -114,6 +113,8 @@ def _attempt(part: Path, folder: Path) -> list[Check]:
             checks.insert(1, _token_files(packed))
         if schema.is_preference(packed.manifest):
             checks.insert(2, _pairs(rows))
+        if schema.is_unpaired(packed.manifest):
+            checks.insert(2, _labels(rows))
     except UsageError as error:
         if part == folder:
             raise
@@ -177,6 +178,9 @@ class _Rows:
         self.rows = self.tokens = self.trained = 0
         self._found: list[pl.DataFrame] = []
         self.pair_faults: list[str] = []
+        self.good: list[pl.DataFrame] = []
+        """Of unpaired preferences: documents, and whether their answers are good."""
+        self.label_faults: list[str] = []
         self._schema = schema.packed_schema(manifest)
         self.faults: list[str] = []
         self._capacity, self._vocab = manifest["capacity"], manifest["tokenizer"]["vocab_size"]
@@ -238,8 +242,14 @@ class _Rows:
                 self.faults.append(f"rows from {self.rows}: lists of different shapes")
                 continue
             self.faults += [f"row {self.rows + int(row)}: {text}" for row in hit[:3]]
+        if schema.IS_DESIRABLE in columns:
+            good = columns[schema.IS_DESIRABLE]
+            if not np.array_equal(good[0], doc_ids[0]):
+                self.label_faults.append(f"rows from {self.rows}: doc_ids and is_desirable differ in length")
+            else:
+                self.good.append(pl.DataFrame([doc_ids[1].copy(), good[1].copy()], schema=LABELED))
         if "pair_ids" in columns:
-            faults = _torn_rows(doc_ids, columns["pair_ids"], columns["is_chosen"])
+            faults = torn_rows(doc_ids, columns["pair_ids"], columns["is_chosen"])
             self.pair_faults += [f"row {self.rows + row}: {text}" for row, text in faults]
         self.rows += batch.num_rows
         self.tokens += len(ids[1])
@@ -268,28 +278,19 @@ def _list(column: pa.ListArray) -> Lists:
     return offsets - offsets[0], column.flatten().to_numpy(zero_copy_only=False)
 
 
-def _torn_rows(doc_ids: Lists, pair_ids: Lists, is_chosen: Lists) -> list[tuple[int, str]]:
-    """Rows that do not hold whole pairs, the rejected answer right behind the chosen one."""
-    if not np.array_equal(doc_ids[0], pair_ids[0]) or not np.array_equal(doc_ids[0], is_chosen[0]):
-        return [(0, "doc_ids, pair_ids and is_chosen differ in length")]
-    row = np.repeat(np.arange(len(doc_ids[0]) - 1), np.diff(doc_ids[0]))
-    named = (pair_ids[1] == doc_ids[1] // PAIR_WIDTH) & (is_chosen[1] == (doc_ids[1] % PAIR_WIDTH == 0))
-    faults = [(int(r), "pair_ids or is_chosen do not fit the document") for r in row[~named][:3]]
-    first = np.arange(len(row)) - doc_ids[0][row]
-    partner = np.where(first % PAIR_WIDTH == 0, 1, -1) + np.arange(len(row))
-    inside = partner < len(row)
-    partner = np.where(inside, partner, 0)
-    whole = inside & (row[partner] == row) & (doc_ids[1][partner] == doc_ids[1] ^ 1)
-    whole &= is_chosen[1] == (first % PAIR_WIDTH == 0)
-    return faults + [(int(r), "half a pair, or its two documents apart") for r in np.unique(row[~whole])[:3]]
-
-
 def _pairs(rows: _Rows) -> Check:
     """Each pair is in one row, chosen and rejected; that each document is there once is checked beside."""
     documents = len(rows.placed())
     return Check(
         "pairs", f"{documents // PAIR_WIDTH:,} whole, each in one row", rows.pair_faults[:MAX_FAULTS]
     )
+
+
+def _labels(rows: _Rows) -> Check:
+    """Each document has one label, all its copies the same one, and is whole."""
+    told = pl.concat([pl.DataFrame(schema=LABELED), *rows.good])
+    detail, faults = label_faults(told, rows.placed())
+    return Check("labels", detail, [*rows.label_faults, *faults][:MAX_FAULTS])
 
 
 def _documents(packed: PackedFolder, rows: _Rows) -> Check:

@@ -18,10 +18,12 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.printable import printable
 from tokpack.reasons import HELD_OUT
 from tokpack.report.words import counted
-from tokpack.schema import COPIES, IGNORE_INDEX, PAIR_WIDTH, VALIDATION, is_preference
+from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, PAIR_WIDTH, VALIDATION, is_preference
 
 TRAINED_STYLE = "bold green"
 MASKED_STYLE = "dim"
+SIDES = {True: "desirable", False: "undesirable"}
+"""Of unpaired preferences."""
 MARGIN = "|"
 """Before lines of trained tokens, where there is no color."""
 
@@ -206,11 +208,13 @@ def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = 
         ranges = source_ranges(packed)
     except TokpackError:  # a validation folder on its own
         ranges = {}
-    for doc_id, copy, ids, labels in _documents(record):
+    for number, (doc_id, copy, ids, labels) in enumerate(_documents(record)):
         name = f"document {doc_id}" if copy is None else f"document {doc_id}, copy {copy}"
         title = f"{name}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
         if pairs:
             title = f"pair {doc_id // PAIR_WIDTH}, {'rejected' if doc_id % PAIR_WIDTH else 'chosen'}, {title}"
+        if IS_DESIRABLE in record:
+            title = f"{SIDES[bool(record[IS_DESIRABLE][number])]}, {title}"
         if came_from := origin_of(ranges, doc_id, PAIR_WIDTH if pairs else 1):
             title += f"; {printable(came_from)}"
         parts.append(Rule(Text(title), align="left", style="cyan"))

@@ -35,12 +35,13 @@ from tokpack.report.data_figures import (
 from tokpack.report.rows_figures import drop_places, packing_figures
 from tokpack.report.words import make_bill
 from tokpack.run import Run
-from tokpack.schema import COPIES, PREFERENCE
+from tokpack.schema import COPIES, UNPAIRED
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.unread import recognized
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.repeat import each_copy
+from tokpack.stages.write import Placement
 from tokpack.version import __version__
 from tokpack.way.plan_part import Part
 
@@ -102,7 +103,7 @@ def make_report(
     held, kept = pl.col("drop_reason").eq_missing(HELD_OUT), pl.col("drop_reason").is_null()
     head: dict[str, Any] = {
         "tokpack_version": __version__,
-        **({"kind": PREFERENCE} if run.pairs else {}),
+        **({"kind": run.kind} if run.kind else {}),
         "tokenizer": run.tokenizer.name,
         "capacity": part.plan.capacity,
         "config": run.config.portable(),
@@ -138,13 +139,14 @@ def make_report(
         "ranks": _ranks(run, part, planned),
         "rules": list(rules_of(run.config.clean)),
         **({"budget": corpus.money} if corpus.money else {}),
+        **({"labels": label_figures(part.placement)} if run.kind == UNPAIRED else {}),
     }
     places = drop_places(corpus, names)
     for drop in data["drops"]:
         found = places.get(drop["reason"], [])
         drop["places"] = found if len(found) == len(drop["examples"]) else []
-    if planned is not None and run.pairs:
-        log.warning("no bill: it counts supervised training, and pairs are trained beside a reference model")
+    if planned is not None and run.kind:
+        log.warning("no bill: it counts supervised training, and preferences are trained beside a reference")
     elif planned is not None:
         data["cost"] = to_plain(make_cost(planned, documents))
     return Report(data)
@@ -198,6 +200,12 @@ def report_figures(
     }
 
 
+def label_figures(pieces: Placement) -> dict[str, int]:
+    """Of unpaired preferences: documents whose answers are good, and those of bad ones; each once."""
+    good = pieces.desirable[pieces.copy == 0]
+    return {"desirable": int(good.sum()), "undesirable": int((~good).sum())}
+
+
 def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
     """Lengths of all documents, of the kept ones, and of what is packed, for the bill."""
     settings = run.config.plan
@@ -209,6 +217,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
     in_pieces = [overlong == "split" or (overlong == "auto" and shape.is_text) for shape in run.shapes]
     width = corpus.width  # pairs are as long as both their documents
     first = whole.gather_every(width)
+    whole_only = ("auto", "drop") if run.kind else ()
     # An exact solver is too slow for a curve over capacities, and differs from bfd by less than a percent.
     planner = "bfd" if settings.planner == "optimal" else settings.planner
 
@@ -220,7 +229,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
         raw=raw[raw > 0],
         whole=whole["tokens"].to_numpy().reshape(-1, width).sum(axis=1),
         split=np.array(in_pieces)[first["source"].to_numpy()],
-        uncut=first["drop_reason"].is_not_null().to_numpy() | (run.pairs and overlong in ("auto", "drop")),
+        uncut=first["drop_reason"].is_not_null().to_numpy() | (overlong in whole_only),
         pieces=part.pieces["length"].to_numpy(),
         rows=part.plan.rows,
         capacity=part.plan.capacity,

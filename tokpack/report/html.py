@@ -29,6 +29,7 @@ from tokpack.report.words import (
     counted_documents,
     counters,
     gap_words,
+    labels_words,
     make_bill,
     share,
 )
@@ -136,7 +137,8 @@ def _inputs(data: dict[str, Any]) -> str:
 def _kept_about(data: dict[str, Any]) -> str:
     documents = data["ledger"]["documents"]
     pairs = f", in {counted(documents['kept'] // 2, 'pair')}" if is_preference(data) else ""
-    return f"of {documents['read']:,} read{pairs}"
+    labels = f"; {labels_words(data)}" if "labels" in data else ""
+    return f"of {documents['read']:,} read{pairs}{labels}"
 
 
 def _charts(data: dict[str, Any]) -> dict[str, charts.Chart]:

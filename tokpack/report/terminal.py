@@ -29,6 +29,7 @@ from tokpack.report.words import (
     counted,
     counted_documents,
     counters,
+    labels_words,
     left_out,
     make_bill,
     share,
@@ -117,6 +118,7 @@ def _report_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("documents", ", ".join(fates)),
         *([("pairs", _pairs(documents))] if is_preference(data) else []),
+        *([("labels", labels_words(data))] if "labels" in data else []),
         (
             "tokens",
             f"{tokens['tokenized']:,} in all, {tokens['packed']:,} packed, "

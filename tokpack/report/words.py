@@ -222,6 +222,12 @@ def counted_documents(number: int, data: dict[str, Any]) -> str:
     return f"{text} ({counted(number // 2, 'pair')})" if is_preference(data) else text
 
 
+def labels_words(data: dict[str, Any]) -> str:
+    """Of unpaired preferences, what their labels are; empty of all other data."""
+    found = data.get("labels")
+    return f"{found['desirable']:,} desirable, {found['undesirable']:,} undesirable" if found else ""
+
+
 def share(part: float, whole: float, digits: int = 1) -> str:
     """A percentage that says 0 % and 100 % only where it is exactly so."""
     if not whole:

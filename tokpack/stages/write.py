@@ -23,7 +23,7 @@ import pyarrow as pa
 from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.ranges import Int64, offsets_of
-from tokpack.schema import COPIES, IGNORE_INDEX, LOSS_WEIGHTS, PAIR_WIDTH, TRAINED
+from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, LOSS_WEIGHTS, PAIR_WIDTH, TRAINED
 from tokpack.shards import ARROW, shard_writer
 
 CHUNK_TOKENS = 1 << 20
@@ -71,6 +71,8 @@ class Placement:
     doc_id: Int64
     number: npt.NDArray[np.int32]
     copy: npt.NDArray[np.int32]
+    desirable: npt.NDArray[np.bool_]
+    """Of unpaired preferences: whether the answer is a good one; true of all other documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ def _gather(
         "pieces": pieces.number[chosen],
         "pair_ids": doc_ids // PAIR_WIDTH,
         "is_chosen": doc_ids % PAIR_WIDTH == 0,
+        IS_DESIRABLE: pieces.desirable[chosen],
         COPIES: pieces.copy[chosen],
     }
     for name in schema.names[len(arrays) : len(schema.names) - weighted]:

@@ -22,7 +22,7 @@ from tokpack.config import WriteConfig
 from tokpack.engine.local import default_workers, ordered_map
 from tokpack.errors import UsageError
 from tokpack.ranges import Int64, offsets_of
-from tokpack.schema import COPIES, INDEX_SCHEMA, LOSS_WEIGHTS, PIECES_SCHEMA, TOKEN_FILES
+from tokpack.schema import COPIES, INDEX_SCHEMA, IS_DESIRABLE, LOSS_WEIGHTS, PIECES_SCHEMA, TOKEN_FILES
 from tokpack.shards import ARROW, INDEX, read_shard, shard_writer
 from tokpack.stages.write import (
     FlatBatch,
@@ -68,6 +68,12 @@ def write_rows(
         return write_shards(out, layout, pieces, batches, schema, settings, progress)
     if LOSS_WEIGHTS in schema.names:
         raise no_weights(str(out))
+    if IS_DESIRABLE in schema.names:
+        raise UsageError(
+            "an index packed dataset holds no labels of answers",
+            where=str(out),
+            hint="write whole rows: `pack` without --index-only, `tokpack repack --shard-format arrow`",
+        )
     (out / PIECES).parent.mkdir()
     if shared is not None:
         folder, files = shared

@@ -13,9 +13,10 @@ from tokpack.packed.differences import same_answer
 from tokpack.packed.left_out import REPEATS, differing
 from tokpack.packed.originals import Original
 from tokpack.packed.triggers import Mark, find_marks
+from tokpack.packed.viewer import SIDES
 from tokpack.printable import one_line, printable
 from tokpack.reasons import UNREADABLE, words_of
-from tokpack.schema import IGNORE_INDEX, is_preference
+from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, is_preference, is_unpaired
 from tokpack.stages.keep import FACTS
 from tokpack.view.table import Query, Table
 from tokpack.view.texts import Texts
@@ -102,15 +103,24 @@ class Shown:
         ids, labels = self._tokens(line)
         runs = trained_runs(self.table.packed.tokenizer, ids, labels != IGNORE_INDEX)
         pieces = int((self.table.pieces["doc_id"] == doc_id).sum())
-        pair = is_preference(self.table.packed.manifest)
         return self._place(doc_id) | {
             "kind": "kept",
             **{key: line[key] for key in ("doc_id", "piece", "copy", "packed_row", "length", "loss")},
             "pieces": pieces,
-            "side": ("rejected" if doc_id % 2 else "chosen") if pair else "",
+            "side": self._side(line),
             "trained": int((labels != IGNORE_INDEX).sum()),
             "runs": [(text, TRAINED if is_trained else "") for text, is_trained in runs],
         }
+
+    def _side(self, line: dict[str, Any]) -> str:
+        """What a preference calls the document."""
+        packed, doc_id = self.table.packed, line["doc_id"]
+        if is_unpaired(packed.manifest):
+            record = packed[line["packed_row"]]
+            return SIDES[bool(record[IS_DESIRABLE][list(record["doc_ids"]).index(doc_id)])]
+        if is_preference(packed.manifest):
+            return "rejected" if doc_id % 2 else "chosen"
+        return ""
 
     def left_out(self, doc_id: int) -> dict[str, Any] | None:
         """A document that was left out: messages, what triggered the rule, and what it repeats beside it."""

@@ -22,7 +22,7 @@ from tokpack.reasons import TEMPLATE_ERROR
 from tokpack.run import Run
 from tokpack.stages.clean import clean
 from tokpack.stages.dedup import content_hash, token_hash
-from tokpack.stages.normalize.normalize import Normalized, Quarantined, normalize, text_documents
+from tokpack.stages.normalize.normalize import DESIRABLE, Normalized, Quarantined, normalize, text_documents
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
@@ -33,6 +33,8 @@ from tokpack.stages.tokenize import TokenBatch, tokenize
 
 MOST_TEXT = (1 << 31) - 1
 """Bytes of a block as it is tokenized: a token has one at least, and the store counts tokens in int32."""
+BAD = np.uint64(0x9E3779B97F4A7C15)
+"""Laid over the hash of a document whose answer is bad."""
 LONGEST_DETAIL = 1000
 """Characters that are kept of what a template says about a document."""
 
@@ -62,6 +64,8 @@ def make_tokens(run: Run, blocks: Sequence[Block], before: int) -> Made:
     normalized = normalize_blocks(run.sources, run.shapes, run.alike, blocks)
     cleaned = clean(normalized.documents, config.clean, run.special, run.pairs)
     hashes = content_hash(cleaned.documents, config.dedup.exact, run.hide_ids)
+    if DESIRABLE in cleaned.documents.columns:  # one answer, called good here and bad there, is no duplicate
+        hashes[~cleaned.documents[DESIRABLE].to_numpy()] ^= BAD
     wanted, spared = run.keep.spare(cleaned.documents, before)
     documents, tokens, paths, told = encode(run, wanted)
     counters = cleaned.counters | told

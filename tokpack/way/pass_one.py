@@ -19,10 +19,10 @@ from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
 from tokpack.run import MB, Run
-from tokpack.schema import PAIR_WIDTH
+from tokpack.schema import PAIR_WIDTH, UNPAIRED
 from tokpack.shards import INDEX
 from tokpack.stages.clean import clean_by_tokens
-from tokpack.stages.normalize.normalize import Quarantined
+from tokpack.stages.normalize.normalize import DESIRABLE, Quarantined
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.pairs import drop_partners, pair_hash
 from tokpack.stages.read.digests import digests_behind
@@ -167,6 +167,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         store.check_block(key, digest)
         return reading.input_bytes
     config, ready = run.config, is_tokens(run, reading.blocks)
+    overlong = config.truncate.overlong
     ahead = before * (PAIR_WIDTH if run.pairs else 1)
     made = take_ready_tokens(run, reading.blocks) if ready else make_tokens(run, reading.blocks, ahead)
     if config.read.strict and made.quarantined:
@@ -180,7 +181,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         documents,
         tokens,
         config.truncate.max_length,
-        config.truncate.overlong,
+        "drop" if run.kind == UNPAIRED and overlong == "auto" else overlong,
         run.by_chat_template,
         lambda shortened: encode(run, shortened)[1],
         run.pairs,
@@ -197,6 +198,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         pl.Series("hash_low", hashes[:, 1]),
         pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
         pl.Series("cut", pieces.cut, dtype=pl.Int32),
+        *([_labels(pieces.documents)] if run.kind == UNPAIRED else []),
         quality(documents) if config.select.limited else pl.lit(0.0, pl.Float32).alias("quality"),
     )
     rest = {
@@ -214,6 +216,12 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
     }
     store.commit(key, digest, docs, pieces, rest)
     return reading.input_bytes
+
+
+def _labels(documents: pl.DataFrame) -> pl.Series:
+    """Which answers are good; a batch without documents has no such column."""
+    there = DESIRABLE in documents.columns
+    return documents[DESIRABLE] if there else pl.Series(DESIRABLE, [], dtype=pl.Boolean)
 
 
 def _decoded(run: Run, tokens: TokenBatch, position: int) -> str:

@@ -45,7 +45,7 @@ def write_packed(
     out.mkdir(parents=True, exist_ok=True)
     copies = schema.COPIES in corpus.docs.columns and not validation
     weights = part.has_weights(corpus)
-    columns = schema.row_schema(run.pairs, copies, weights)
+    columns = schema.row_schema(run.kind, copies, weights)
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
         written = write_rows(out, part.layout, part.placement, batches, columns, run.config.write, advance)
@@ -123,7 +123,7 @@ def _manifest(
     return {
         "format_version": schema.FORMAT_VERSION,
         "tokpack_version": __version__,
-        **({"kind": schema.PREFERENCE} if run.pairs else {}),
+        **({"kind": run.kind} if run.kind else {}),
         **extra,
         **({"keep": record(run.keep)} if len(run.keep.doc_ids) else {}),
         "split": "validation" if validation else "train",

@@ -12,6 +12,7 @@ from tokpack.corpus import Corpus
 from tokpack.reasons import HELD_OUT
 from tokpack.run import Run
 from tokpack.schema import COPIES, SEGMENT, SEGMENTS, TRAINED
+from tokpack.stages.normalize.normalize import DESIRABLE
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import Plan, make_plan
@@ -32,7 +33,7 @@ class Part:
 
     @property
     def placement(self) -> Placement:
-        names = ("batch", "index", "length", "doc_id", "number", "copy")
+        names = ("batch", "index", "length", "doc_id", "number", "copy", DESIRABLE)
         return Placement(*(self.pieces[name].to_numpy() for name in names))
 
     def has_weights(self, corpus: Corpus) -> bool:
@@ -70,9 +71,10 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
     """Plan the kept pieces (or the held-out ones) into rows, and put the rows in order."""
     reason = pl.col("drop_reason")
     wanted = reason == HELD_OUT if validation else reason.is_null()
-    chosen = corpus.docs.select("doc_id", chosen=wanted.fill_null(False))
+    labels = DESIRABLE if DESIRABLE in corpus.docs.columns else pl.lit(True).alias(DESIRABLE)
+    chosen = corpus.docs.select("doc_id", labels, chosen=wanted.fill_null(False))
     pieces = corpus.pieces.with_columns(
-        doc_id=chosen["doc_id"].gather(corpus.pieces["document"]),
+        chosen[name].gather(corpus.pieces["document"]) for name in ("doc_id", DESIRABLE)
     ).filter(chosen["chosen"].gather(corpus.pieces["document"]))
     pieces = pieces.with_columns(copy=pl.lit(0, pl.Int32))
     if COPIES in corpus.docs.columns and not validation:

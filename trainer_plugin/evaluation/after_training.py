@@ -10,7 +10,7 @@ from pathlib import Path
 from tokpack.activity import Activity
 from tokpack.errors import UsageError
 from trainer_plugin.dataset import PackedDataset
-from trainer_plugin.evaluation.run import Evaluation, Settings, evaluate
+from trainer_plugin.evaluation.run import Evaluation, Settings, evaluate, refuse_unpaired
 from trainer_plugin.recipe import Recipe
 
 JSON, PAGE = "evaluation.json", "evaluation.html"
@@ -28,6 +28,7 @@ def check_before(packed: str | Path, recipe: Recipe) -> None:
         raise UsageError(
             "the comparison is for one process", where="--eval", hint="run `tokpack eval` after the training"
         )
+    refuse_unpaired(PackedDataset(packed))
     if PackedDataset(packed).validation() is None:
         raise UsageError("nothing is held out to compare on", where="--eval", hint="pack with --val 0.01")
 

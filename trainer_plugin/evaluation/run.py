@@ -20,7 +20,7 @@ from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import origin_of, source_ranges
 from tokpack.printable import one_line, snippet
-from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH
+from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH, UNPAIRED
 from trainer_plugin.adapters import AdaptedModel, Adapter, BaseWeights, load_adapted, read_adapters
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.evaluation.gates import Gate, Outcome, check_gates, judge, parse_gate
@@ -217,9 +217,20 @@ def _judged(evaluation: Evaluation, gates: Sequence[Gate]) -> list[Outcome]:
     ]
 
 
+def refuse_unpaired(dataset: PackedDataset) -> None:
+    """Raise UsageError for unpaired preferences: a better model gives their bad answers a higher loss."""
+    if dataset.kind == UNPAIRED:
+        raise UsageError(
+            "unpaired preferences: a held-out loss would count bad answers like good ones",
+            where=str(dataset.folder),
+            hint="`tokpack train` tells their own held-out loss and rewards; evaluate on pairs or chats",
+        )
+
+
 def open_part(packed: str | Path, settings: Settings, tell: Activity) -> PackedDataset:
     """The part of a packed dataset to evaluate on."""
     dataset = PackedDataset(packed)
+    refuse_unpaired(dataset)
     if settings.check:
         with tell.doing("checking the sums of the shards"):
             check_dataset(dataset.folder, dataset.manifest)

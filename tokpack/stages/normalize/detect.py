@@ -11,8 +11,8 @@ import pyarrow as pa
 from tokpack.config import RANKED, TREES, SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.reasons import LABELED_BAD
-from tokpack.schema import PREFERENCE
-from tokpack.stages.normalize.columns import NAMES, Columns, known_fields
+from tokpack.schema import PREFERENCE, UNPAIRED
+from tokpack.stages.normalize.columns import NAMES, TAKES, Columns, known_fields
 from tokpack.stages.normalize.fields import LESSER_COMPLETIONS, TRUTHS, root, value_at
 from tokpack.stages.normalize.find_layout import find_layout, ranked_layout
 from tokpack.stages.normalize.hints import way_out
@@ -49,12 +49,13 @@ def detect_shape(source: Source) -> Shape:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     _check_map(config, columns, rows, source)
     layout = _layout(config, columns, rows, source)
+    forced = config.format not in ("auto", UNPAIRED)
     shapes = [
         Shape.of(name, config.map, columns, rows, layout if layout and layout.format == name else None)
         for name in _formats(config, layout)
-        if config.format != "auto" or may_fit(name, config.map, columns, layout)
+        if forced or may_fit(name, config.map, columns, layout)
     ]
-    fitting = shapes if config.format != "auto" else [shape for shape in shapes if shape.fits(rows)]
+    fitting = shapes if forced else [shape for shape in shapes if shape.fits(rows)]
     fitting = fitting or [shape for shape in shapes if shape.fits_empty(rows)]
     if not fitting:
         held = f"their columns: {', '.join(columns)}" if columns else "they have no columns"
@@ -64,8 +65,7 @@ def detect_shape(source: Source) -> Shape:
             hint=_way_out(source, columns, rows),
         )
     _check_tokens(fitting, columns, source)
-    _check_label(fitting[0], config, rows, source)
-    found = fitting[0]
+    found = _labeled(fitting[0], config, rows, source)
     if found.format == "text" and config.format == "auto":
         column = found.columns["text"]
         if any(len(text_turns(str(row.get(column)))) > 1 for row in rows):
@@ -97,7 +97,7 @@ def _layout(
     if layout.hint:
         raise UsageError(f"{source.name}: {layout.reason}", where=source.path, hint=layout.hint)
     own = {**layout.fields, **config.map}
-    if config.format not in ("auto", layout.format) or any(
+    if config.format not in ("auto", layout.format, _unpaired_name(layout)) or any(
         own.get(side) != layout.fields.get(side) for side in ("chosen", "rejected")
     ):
         return None
@@ -110,11 +110,13 @@ def _formats(config: SourceConfig, layout: Layout | None) -> list[str]:
         return [PREFERENCE]
     if config.format in TREES:
         return ["messages"]
-    if config.format != "auto":
-        return [config.format]
     named = set(config.map)
     order = [layout.format] if layout else []
     order += [name for name in FIELDS if name not in order]
+    if config.format == UNPAIRED:
+        named, order = named | {"label"}, [name for name in order if "label" in TAKES.get(name, ())]
+    elif config.format != "auto":
+        return [config.format]
     return [name for name in order if named <= known_fields(name, named)]
 
 
@@ -131,20 +133,35 @@ def may_fit(name: str, mapping: Mapping[str, str], columns: list[str], layout: L
     return True
 
 
-def _check_label(shape: Shape, config: SourceConfig, rows: list[dict[str, Any]], source: Source) -> None:
-    """Answers that their row calls bad are not taught without a word."""
+def _unpaired_name(layout: Layout) -> str:
+    """The format under which rows of the layout are unpaired preferences; empty where it has no label."""
+    return UNPAIRED if "label" in TAKES.get(layout.format, ()) else ""
+
+
+def _labeled(shape: Shape, config: SourceConfig, rows: list[dict[str, Any]], source: Source) -> Shape:
+    """The shape, whose labels are trained on where the user says so; answers that their row calls bad are not
+    taught without a word."""
     path = shape.beside.get("label")
+    if config.format == UNPAIRED:
+        if path is None:
+            raise UsageError(
+                f"{source.name}: no column says which answers are good",
+                where=source.path,
+                hint="--map label=COLUMN names one of true and false (or 1 and 0)",
+            )
+        return replace(shape, unpaired=True)
     if path is None or "label" in config.map or config.format != "auto":
-        return
+        return shape
     bad = sum(TRUTHS.get(str(value_at(row, path)).casefold()) is False for row in rows)
     if bad:
         raise UsageError(
             f"{source.name} holds unpaired preferences: {path} calls {bad} of the first {len(rows)} "
             "answers bad",
             where=source.path,
-            hint=f"--map label={path} trains the good answers and leaves out the others as {LABELED_BAD}; "
-            "to train on both, write pairs of prompt, chosen and rejected",
+            hint=f"--format {UNPAIRED} packs both, for KTO; --map label={path} trains the good answers and "
+            f"leaves out the others as {LABELED_BAD}",
         )
+    return shape
 
 
 def _expected(source: Source, fault: str) -> str:

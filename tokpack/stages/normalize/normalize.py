@@ -2,6 +2,8 @@
 
     doc_id, source, row, kind, roles: list[str], contents: list[str], extra, drop_reason, drop_detail
 
+Of unpaired preferences also `desirable`, whether the answer is a good one.
+
 `kind` is `chat`, `prompt_completion` or `text`; prompt + completion and Alpaca rows become user and
 assistant messages. A row of preference data becomes two documents, `doc_id` 2k the chosen and 2k + 1 the
 rejected one. `extra` is null, or JSON with what only the Jinja template understands:
@@ -61,6 +63,8 @@ DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "drop_reason": pl.String,
     "drop_detail": pl.String,
 }
+DESIRABLE = "desirable"
+"""One more column of the documents of unpaired preferences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,7 @@ class _Columns(NamedTuple):
     slow: np.ndarray[Any, Any]
     """Rows that need the slow path."""
     extra: pl.Series | None = None
+    desirable: pl.Series | None = None
 
 
 def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
@@ -183,8 +188,28 @@ def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
     slow = np.zeros(table.num_rows, dtype=bool)
     if shape.row_by_row:
         return None
+    labels = _labels(table, shape)
+    if labels is None:
+        return _columns(table, shape, slow, None)
+    slow |= labels.is_null().to_numpy()
+    found = _columns(table, shape, slow, shape.beside["label"])
+    return found._replace(desirable=labels) if found else None
+
+
+def _labels(table: pa.Table, shape: Shape) -> pl.Series | None:
+    """Which answers are good, where the column holds truth values; others are read row by row."""
+    path = shape.beside.get("label") if shape.unpaired else None
+    if path not in table.column_names or not pa.types.is_boolean(table.column(path).type):
+        return None
+    return pl.Series(pl.from_arrow(table.column(path)))
+
+
+def _columns(
+    table: pa.Table, shape: Shape, slow: np.ndarray[Any, Any], labels: str | None
+) -> _Columns | None:
+    """`labels`: a column that is read already."""
     tools = tools_column(table, shape) if shape.format in CHATS else None
-    for name in (shape.slow_columns & set(table.column_names)) - {tools}:
+    for name in (shape.slow_columns & set(table.column_names)) - {tools, labels}:
         test = says_something if name in shape.may_say_nothing else filled
         slow |= test(table.column(name))
     if shape.format == PREFERENCE:
@@ -276,8 +301,10 @@ def _of_columns(
     block: Block, positions: np.ndarray[Any, Any], shape: Shape, columns: _Columns
 ) -> pl.DataFrame:
     """The documents of all rows, those that are slow too."""
-    kind, roles, contents, _, extra = columns
-    return _frame(block, positions, shape, kind, roles, contents, extra)
+    kind, roles, contents, _, extra, desirable = columns
+    if shape.unpaired and desirable is None:  # all rows are slow
+        desirable = pl.Series([None], dtype=pl.Boolean).new_from_index(0, len(positions))
+    return _frame(block, positions, shape, kind, roles, contents, extra, desirable=desirable)
 
 
 def _frame(
@@ -289,8 +316,10 @@ def _frame(
     contents: Any,
     extra: Any = None,
     dropped: Any = None,
+    desirable: Any = None,
 ) -> pl.DataFrame:
     """The documents of the block's rows at `positions`; `roles` and the rest have one entry a document."""
+    labels: dict[str, pl.DataType | type[pl.DataType]] = {DESIRABLE: pl.Boolean} if shape.unpaired else {}
     width = shape.documents_per_row
     doc_ids = (width * block.numbers()[positions][:, None] + np.arange(width)).ravel()
     nothing = pl.Series([None], dtype=pl.String).new_from_index(0, len(doc_ids))
@@ -305,8 +334,9 @@ def _frame(
             "extra": nothing if extra is None else extra,
             "drop_reason": nothing if dropped is None else dropped,
             "drop_detail": nothing,
+            **({DESIRABLE: pl.Series(desirable, dtype=pl.Boolean)} if labels else {}),
         },
-        schema=DOCUMENT_SCHEMA,
+        schema=DOCUMENT_SCHEMA | labels,
     )
 
 
@@ -393,6 +423,7 @@ def _from_rows(
         [d.contents for d in documents],
         [d.extra for d in documents],
         [d.dropped for d in documents],
+        [d.desirable for d in documents],
     )
     return Normalized(frame, quarantined)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tokpack.reasons import LABELED_BAD
@@ -54,11 +54,28 @@ class RowDocument:
     extra: str | None
     dropped: str | None = None
     """Why the row itself says that it is not to be learned."""
+    desirable: bool | None = None
+    """Of unpaired preferences: whether the answer is a good one."""
 
 
 def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     """Raises RowError for a row of the wrong shape. Missing content is None: cleaning has a rule for it."""
     row = shape.canonical(row)
+    if shape.unpaired:
+        desirable = _is_desirable(row.pop("label", None))
+        return replace(_to_document(row, shape), desirable=desirable)
+    return _to_document(row, shape)
+
+
+def _is_desirable(label: Any) -> bool:
+    found = TRUTHS.get(str(label).casefold()) if is_filled(label) else None
+    if found is None:
+        said = "there is no label" if not is_filled(label) else f"its label is {label!r}"
+        raise RowError(f"{said}: true or false has to say whether the answer is good")
+    return found
+
+
+def _to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     if shape.format == "text":
         return RowDocument("text", ["text"], [read_text(row.get("text"), "text")], None)
     if shape.format in CHATS:

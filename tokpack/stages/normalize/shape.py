@@ -62,6 +62,8 @@ class Shape:
     """What the user should know of the choice of columns."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Column that does not reach the documents -> an example of what it holds."""
+    unpaired: bool = False
+    """Whether the field `label` says which answers are good, and both kinds are trained: KTO."""
     grouping: tuple[str, ...] = ()
     """Those of them that have few values in the first rows: what figures can be parted by."""
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tokpack.schema import UNPAIRED
 from tokpack.stages.normalize.columns import Columns
 from tokpack.stages.normalize.fields import SWITCHES, Row, is_filled
 from tokpack.stages.normalize.shape import Shape
@@ -42,6 +43,7 @@ def recognized(shape: Shape) -> str:
         fields.append(f"better from {' and '.join(shape.better.columns)}")
     fields += [f"template arguments from {', '.join(shape.variables)}"] if shape.variables else []
     name = f"{shape.format}, layout {shape.layout.name}" if shape.layout else shape.format
+    name = f"{UNPAIRED}, {name}" if shape.unpaired else name
     return f"{name} ({', '.join(fields)})"
 
 
