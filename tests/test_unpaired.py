@@ -78,13 +78,13 @@ def test_labels_follow_their_documents_through_packing_repacking_and_merging(pac
 
 
 def test_copies_have_the_label_of_their_document(model, tmp_path):
-    from tokpack.config import SourceConfig
-
     path = written(tmp_path, texts(6))
-    source = SourceConfig(path=str(path), format="unpaired", repeat=2.5)
-    packed = pack([source], tmp_path / "packed", tokenizer=model, max_length=128, clean="off")
+    settings = tmp_path / "pack.toml"
+    settings.write_text(f'[[source]]\npath = "{path}"\nformat = "unpaired"\nrepeat = 2\n', encoding="utf-8")
+    options = {"config": settings, "max_length": 128, "clean": "off"}
+    packed = pack([], tmp_path / "packed", tokenizer=model, **options)
     assert labels(packed) == {n: n % 3 == 0 for n in range(6)}
-    assert sum(len(packed[i]["doc_ids"]) for i in range(len(packed))) == 15
+    assert sum(len(packed[i]["doc_ids"]) for i in range(len(packed))) == 12
     assert verify(packed.folder).ok
     assert sum(packed.report["labels"].values()) == 6
 
