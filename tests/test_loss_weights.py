@@ -148,3 +148,96 @@ def test_the_loss_is_the_weighted_mean_also_in_chunks_and_accumulated(loss, tmp_
             float(trainer.compute_loss(model, dict(half), num_items_in_batch=items)) for half in halves
         )
         assert found == pytest.approx(top / bottom, abs=1e-6)
+
+
+# Weights of whole rows
+
+ROWS = {
+    "messages": lambda n: {"messages": [ASK, {"role": "assistant", "content": f"Said {n}."}]},
+    "sharegpt": lambda n: {
+        "conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": f"Said {n}."}]
+    },
+    "prompt_completion": lambda n: {"prompt": "Who?", "completion": f"Said {n}."},
+    "alpaca": lambda n: {"instruction": "Who?", "output": f"Said {n}."},
+}
+
+
+def packed_rows(rows, model, folder, **options):
+    folder.mkdir(exist_ok=True)
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = {"max_length": 128, "clean": "off"} | options
+    return pack(path, folder / "packed", tokenizer=model, **options)
+
+
+def weights_by_document(packed):
+    """doc_id -> the weights of its trained tokens, each once."""
+    found = {}
+    for row in (packed[i] for i in range(len(packed))):
+        ends = np.cumsum(row["seq_lengths"])
+        for doc_id, start, end in zip(row["doc_ids"].tolist(), ends - row["seq_lengths"], ends, strict=True):
+            here = row["loss_weights"][start:end]
+            assert np.array_equal(here > 0, row["labels"][start:end] != -100)
+            found[doc_id] = sorted(set(here[here > 0].tolist()))
+    return found
+
+
+@pytest.mark.parametrize("render", ["chat", "plain"])
+@pytest.mark.parametrize(
+    ("column", "shape"),
+    [
+        ("weight", "messages"),
+        ("loss_weight", "sharegpt"),
+        ("sample_weight", "alpaca"),
+        ("weight", "prompt_completion"),
+    ],
+)
+def test_a_weight_of_a_row_is_that_of_all_its_trained_tokens(column, shape, render, model, tmp_path):
+    values = [0.25, 1, 0, None, 3, "0.5", 1000]
+    rows = [ROWS[shape](n) | {column: value} for n, value in enumerate(values)] + [ROWS[shape](7)]
+    packed = packed_rows(rows, model, tmp_path, render=render)
+    wanted = {0: [0.25], 1: [1.0], 3: [1.0], 4: [3.0], 5: [0.5], 6: [1000.0], 7: [1.0]}
+    assert weights_by_document(packed) == wanted
+    assert packed.ledger["documents"]["dropped"] == {"labelled_bad": 1}
+    assert verify(packed.folder).ok
+
+
+def test_weights_of_rows_and_messages_multiply(model, tmp_path):
+    rows = [
+        {
+            "messages": [
+                ASK,
+                {"role": "assistant", "content": "First one.", "weight": 0.5},
+                ASK,
+                {"role": "assistant", "content": "Not this.", "train": False},
+                ASK,
+                {"role": "assistant", "content": f"Said {n}."},
+            ],
+            "weight": 0.5,
+        }
+        for n in range(3)
+    ]
+    packed = packed_rows(rows, model, tmp_path)
+    assert weights_by_document(packed) == {n: [0.25, 0.5] for n in range(3)}
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1, 1001, "1e9", float("inf"), "nan"])
+def test_what_is_no_weight_of_a_row_is_set_aside_with_the_reason(value, model, tmp_path):
+    rows = [ROWS["prompt_completion"](n) | {"weight": 0.5} for n in range(30)]
+    rows.append(ROWS["prompt_completion"](30) | {"weight": value})
+    packed = packed_rows(rows, model, tmp_path)
+    (entry,) = packed.quarantined()
+    assert entry["doc_id"] == 30
+    assert "a weight is from 0, not trained, to 1000" in entry["reason"] or "JSON" in entry["reason"]
+
+
+def test_preferences_have_no_weights_of_rows(model, tmp_path):
+    pairs = [{"prompt": "Who?", "chosen": f"Said {n}.", "rejected": "No.", "weight": 0.5} for n in range(3)]
+    with pytest.raises(UsageError, match="preference pairs all weigh the same"):
+        packed_rows(pairs, model, tmp_path / "a")
+    even = packed_rows([pair | {"weight": 1.0} for pair in pairs], model, tmp_path / "b")
+    assert even.ledger["documents"]["kept"] == 6
+    rows = [ROWS["messages"](n) | {"label": n % 2 == 0, "weight": 1 if n else 0.5} for n in range(4)]
+    unpaired = packed_rows(rows, model, tmp_path / "c", format="unpaired", allow_bad=0.5)
+    (entry,) = unpaired.quarantined()
+    assert (entry["doc_id"], "compared whole" in entry["reason"]) == (0, True)

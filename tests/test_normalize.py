@@ -254,7 +254,7 @@ def test_directions_and_tools_that_cannot_be_read_are_quarantined(tmp_path, mess
     assert all(re.match(reason, q.reason) for q in quarantined)
 
 
-@pytest.mark.parametrize("column", ["weight", "loss", "train"])
+@pytest.mark.parametrize("column", ["loss", "train"])
 @pytest.mark.parametrize(
     "row",
     [
@@ -271,7 +271,7 @@ def test_a_row_that_is_not_to_be_trained_is_dropped_and_a_weight_between_set_asi
     many = [row | {column: 1}] * 150 + [row | {column: 0.5}]
     documents, (between,), _ = run(tmp_path, many, name="many.jsonl")
     assert len(documents) == 150
-    assert "its weight is 0.5: only 0" in between.reason
+    assert "it is trained by 0.5: only 0" in between.reason
 
 
 def test_a_column_of_weights_that_is_not_read_is_warned_of():

@@ -11,6 +11,7 @@ from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, TOKENS
+from tokpack.stages.normalize.training import weight_in
 from tokpack.stages.normalize.turns import as_messages
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -25,8 +26,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """Required field -> columns that may hold it, best first."""
 TAKES = {
-    "messages": ("system", "tools", "reasoning", "label", "trained", "chat_template_kwargs"),
-    "sharegpt": ("system", "tools", "reasoning", "label", "trained", "chat_template_kwargs"),
+    "messages": ("system", "tools", "reasoning", "label", "trained", "weight", "chat_template_kwargs"),
+    "sharegpt": ("system", "tools", "reasoning", "label", "trained", "weight", "chat_template_kwargs"),
     "alpaca": (
         "system",
         "tools",
@@ -35,6 +36,7 @@ TAKES = {
         "reasoning",
         "label",
         "trained",
+        "weight",
         "chat_template_kwargs",
     ),
     "prompt_completion": (
@@ -45,6 +47,7 @@ TAKES = {
         "reasoning",
         "label",
         "trained",
+        "weight",
         "chat_template_kwargs",
     ),
     PREFERENCE: ("system", "tools", "history", "input", "chat_template_kwargs"),
@@ -246,6 +249,11 @@ def _is_label(values: list[Any]) -> bool:
     return bool(values) and all(str(value).casefold() in fields.TRUTHS for value in values)
 
 
+def _is_weight(values: list[Any]) -> bool:
+    """Numbers, or texts of numbers, as CSV has them."""
+    return bool(values) and all(weight_in(value) is not None for value in values)
+
+
 def _is_history(values: list[Any]) -> bool:
     return not any(isinstance(value, str) and not isinstance(as_json(value), list) for value in values)
 
@@ -262,6 +270,7 @@ _TESTS: dict[str, Callable[[list[Any]], bool] | None] = {
     "reasoning": _is_reasoning,
     "label": _is_label,
     "trained": _is_label,
+    "weight": _is_weight,
     "chat_template_kwargs": None,
 }
 

@@ -13,13 +13,14 @@ from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE, UNPAIRED
 from tokpack.stages.normalize.columns import NAMES, TAKES, Columns, known_fields
-from tokpack.stages.normalize.fields import LESSER_COMPLETIONS, TRUTHS, root, value_at
+from tokpack.stages.normalize.fields import BESIDE, LESSER_COMPLETIONS, TRUTHS, root, value_at
 from tokpack.stages.normalize.find_layout import find_layout, ranked_layout
 from tokpack.stages.normalize.hints import way_out
 from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
 from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.training import weight_in
 from tokpack.stages.normalize.turns import text_turns
 from tokpack.stages.normalize.unread import grouping_columns, shown, unread_columns
 from tokpack.stages.normalize.values import is_repr
@@ -65,6 +66,7 @@ def detect_shape(source: Source) -> Shape:
             hint=_way_out(source, columns, rows),
         )
     _check_tokens(fitting, columns, source)
+    _check_weight(fitting[0], columns, rows, source)
     found = _labeled(fitting[0], config, rows, source)
     if found.format == "text" and config.format == "auto":
         column = found.columns["text"]
@@ -162,6 +164,22 @@ def _labeled(shape: Shape, config: SourceConfig, rows: list[dict[str, Any]], sou
             f"leaves out the others as {LABELED_BAD}",
         )
     return shape
+
+
+def _check_weight(shape: Shape, columns: list[str], rows: list[dict[str, Any]], source: Source) -> None:
+    """Weights of whole rows are not left out of pairs without a word."""
+    if shape.format != PREFERENCE:
+        return
+    held = Columns(columns, rows)
+    for column in held.find(BESIDE["weight"]):
+        other = next((value for value in held.values(column) if weight_in(value) not in (None, 1)), None)
+        if other is not None:
+            raise UsageError(
+                f"{source.name}: {column} gives rows a weight of {other}, "
+                "and preference pairs all weigh the same",
+                where=source.path,
+                hint="take the column out, or leave out or repeat rows (repeat in [[source]]) instead",
+            )
 
 
 def _expected(source: Source, fault: str) -> str:

@@ -142,11 +142,9 @@ BESIDE: dict[str, tuple[str, ...]] = {
         "trained",
         "trainable",
         "training",
-        "weight",
-        "loss_weight",
-        "sample_weight",
         "loss",
     ),
+    "weight": ("weight", "loss_weight", "sample_weight"),
     "chat_template_kwargs": ("chat_template_kwargs",),
 }
 """Fields beside the ones a format needs -> columns, best first."""

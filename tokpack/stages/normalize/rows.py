@@ -12,6 +12,7 @@ from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.calls import TOOLS, read_tools
 from tokpack.stages.normalize.fields import TRUTHS, as_json, is_filled
 from tokpack.stages.normalize.message_rows import Turn, message_list, messages_in, read_messages
+from tokpack.stages.normalize.training import row_weight
 from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.values import RowError, decoded, dump, kind_of, read_text
 from tokpack.stages.read.faults import UNREADABLE
@@ -63,7 +64,10 @@ def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     row = shape.canonical(row)
     if shape.unpaired:
         desirable = _is_desirable(row.pop("label", None))
-        return replace(_to_document(row, shape), desirable=desirable)
+        document = _to_document(row, shape)
+        if any("weight" in extra for extra in (as_json(document.extra) or {}).get("messages", ())):
+            raise RowError("it has a weight: unpaired answers are compared whole, so only 0 and 1 are known")
+        return replace(document, desirable=desirable)
     return _to_document(row, shape)
 
 
@@ -97,10 +101,13 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
     """The turns with what stands beside them: reasoning of the answer, tools, arguments of the template."""
     if is_filled(row.get("reasoning")):
         turns = _with_reasoning(turns, row["reasoning"])
+    weight = row_weight(row["weight"]) if is_filled(row.get("weight")) else 1.0
+    if weight not in (0, 1):
+        turns = [_weighted(turn, weight) for turn in turns]
     extras = [extra for _, _, extra in turns]
     document = around(row, turns) | ({"messages": extras} if any(extras) else {})
     bad = is_filled(row.get("label")) and not TRUTHS.get(str(row["label"]).casefold(), True)
-    bad = bad or not _is_trained(row.get("trained"))
+    bad = bad or not weight or not _is_trained(row.get("trained"))
     return RowDocument(
         kind,
         [role for role, _, _ in turns],
@@ -111,13 +118,23 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
 
 
 def _is_trained(value: Any) -> bool:
-    """What a column such as `weight` says of the whole row. Raises RowError for a weight between."""
+    """What a column such as `loss` says of the whole row. Raises RowError for a number between."""
     if not is_filled(value):
         return True
     trained = TRUTHS.get(str(value).casefold())
     if trained is None:
-        raise RowError(f"its weight is {value!r}: only 0, not trained, and 1, trained in full, are known")
+        raise RowError(
+            f"it is trained by {value!r}: only 0, not trained, and 1, trained in full, are known here; "
+            "a column called weight may hold other numbers"
+        )
     return trained
+
+
+def _weighted(turn: Turn, weight: float) -> Turn:
+    """An answer whose tokens count so many times as much as before."""
+    role, text, extra = turn
+    trained = role == "assistant" and extra.get("train") is not False
+    return (role, text, {**extra, "weight": weight * extra.get("weight", 1)}) if trained else turn
 
 
 def _with_reasoning(turns: list[Turn], reasoning: Any) -> list[Turn]:

@@ -1,4 +1,5 @@
-"""Which messages are trained, and by how much: the names that data and other tools have for it.
+"""Which messages are trained, and by how much: the names that data and other tools have for it. A column
+`weight` says it of a whole row.
 
     train, training, trainable, loss, compute_loss, loss_mask, step_loss_mask    false or 0: not trained
     weight, loss_weight, loss_scale                0: not trained; else the weight of its tokens in the loss
@@ -9,6 +10,7 @@ A message that has several is trained by their product. `train_detail`, which tr
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -39,6 +41,26 @@ def take_directions(extra: dict[str, Any], where: str) -> float:
     said += [not _is_one(extra.pop(key), f"{where}.{key}", "true or false") for key in MASKED if key in extra]
     weight = float(prod(said))
     return weight if weight >= LEAST_WEIGHT else 0.0
+
+
+def weight_in(value: Any) -> float | None:
+    """The number that a column of weights holds, also as a text; None for what is none."""
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float({"true": "1", "false": "0"}.get(value.casefold(), value))
+    return None
+
+
+def row_weight(value: Any) -> float:
+    """By how much a whole row is trained, as its column `weight` says. Raises RowError for another value."""
+    weight = weight_in(value)
+    if weight is None:
+        raise RowError(f"its weight is {value!r}, not a number")
+    if not 0 <= weight <= MOST_WEIGHT:
+        raise RowError(f"its weight is {value}: a weight is from 0, not trained, to {MOST_WEIGHT}")
+    return weight
 
 
 def _weight(value: Any, where: str) -> float:

@@ -110,7 +110,11 @@ def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptio
     trained = [(at[first] + start, at[last] + end) for first, start, last, end in kept]
     written = [(at[i], at[i + 1]) for i in range(1, len(pieces), 2)]
     answers = [2 * i + 1 for i, message in enumerate(messages) if message["role"] == "assistant"]
-    weights = [(at[i], at[i + 1], w) for i in answers if (w := weight_of(messages[i // 2])) not in (0, 1)]
+    weights = [  # with the end of the text behind an answer
+        (at[first] + start, at[last] + end, w)
+        for first, start, last, end in kept
+        if (w := weight_of(messages[first // 2])) not in (0, 1)
+    ]
     segments: list[ValuedSpan] = []
     for i in answers if options.loss_mask and kind != "text" else ():
         inside = _valued_to_bytes(contents[i // 2], inline_segments(contents[i // 2]))
