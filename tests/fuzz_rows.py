@@ -307,7 +307,7 @@ def fuzz(rows: int, tokenizer: str, first: int = 0) -> Tally:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=14_000)
+    parser.add_argument("--rows", type=int, default=30_000)
     parser.add_argument("--first", type=int, default=0, help="seed to begin with")
     parser.add_argument("--tokenizer", default="")
     parser.add_argument("--serve", default="", help=argparse.SUPPRESS)
