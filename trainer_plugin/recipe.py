@@ -36,6 +36,17 @@ if TYPE_CHECKING:
     from trainer_plugin.balance import Order
 
 
+NOT_NEGATIVE = (
+    "token_budget",
+    "gpu_price",
+    "max_cost",
+    "eval_steps",
+    "save_steps",
+    "patience",
+    "lisa_layers",
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """One fine-tuning run. Frozen: the recipe saved beside the adapter is the one that ran."""
@@ -59,6 +70,10 @@ class Recipe:
     learning_rate: float = 2e-4
     lora_plus_ratio: float = 0.0
     """LoRA+: the learning rate of the adapters' B matrices over that of A, as 16; 0: the same rate."""
+    lisa_layers: int = 0
+    """LISA: train so many layers at a time, as 2, drawn by the seed; method full. 0: all layers."""
+    lisa_steps: int = 20
+    """Optimizer steps after which LISA draws anew."""
     warmup_steps: float = 0.05
     """Below 1: share of all steps; from 1 on: steps."""
     scheduler: str = "cosine"
@@ -96,14 +111,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         PreferenceLoss.of(self.preference)
-        for name in ("batch_rows", "accumulation", "log_steps"):
+        for name in ("batch_rows", "accumulation", "log_steps", "lisa_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1", where=f"{name}={getattr(self, name)}")
         if self.learning_rate <= 0:
             raise UsageError(
                 "the learning rate must be positive", where=f"learning_rate={self.learning_rate}"
             )
-        for name in ("token_budget", "gpu_price", "max_cost", "eval_steps", "save_steps", "patience"):
+        for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative", where=f"{name}={getattr(self, name)}")
         if self.lora_plus_ratio and (self.method == "full" or self.lora_plus_ratio < 1):
@@ -111,6 +126,12 @@ class Recipe:
                 "LoRA+ is for adapters, and its ratio at least 1",
                 where=f"lora_plus_ratio={self.lora_plus_ratio}",
                 hint="16 is what its paper takes; leave it out to train A and B at one rate",
+            )
+        if self.lisa_layers and (self.method != "full" or self.shard):
+            raise UsageError(
+                "LISA draws among layers that are trained whole, in one process",
+                where=f"lisa_layers={self.lisa_layers}",
+                hint='method = "full", without shard; leave it out to train an adapter',
             )
         if self.patience and not self.eval_steps:
             raise UsageError(

@@ -146,7 +146,7 @@ def run_training(
         document_log=recipe.document_log or None,
         progress=tell,
         optimizers=(optimizer, None),
-        callbacks=_early_stopping(recipe),
+        callbacks=[*_early_stopping(recipe), *_layer_sampling(network, recipe)],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, recipe, report.attn, plan, hours)
@@ -173,6 +173,13 @@ def _early_stopping(recipe: Recipe) -> list[Any]:
     from transformers import EarlyStoppingCallback
 
     return [EarlyStoppingCallback(early_stopping_patience=recipe.patience)] if recipe.patience else []
+
+
+def _layer_sampling(network: Any, recipe: Recipe) -> list[Any]:
+    from trainer_plugin.layer_sampling import LayerSampling
+
+    sampling = (recipe.lisa_layers, recipe.lisa_steps, recipe.seed)
+    return [LayerSampling(network, *sampling)] if recipe.lisa_layers else []
 
 
 def _proven(
