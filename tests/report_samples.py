@@ -82,7 +82,7 @@ def sample(
         tokenizer=SimpleNamespace(name=tokenizer),
         sources=[SimpleNamespace(name=name, size_bytes=4_815_925) for name in sources],
         shapes=[Shape.of("messages", {}, ["messages"])] * len(sources),
-        pairs=False,
+        kind="",
     )
     return make_report(run, corpus, part, planned=training).data  # type: ignore[arg-type]
 

@@ -143,6 +143,12 @@ def test_a_list_that_cannot_be_meant_is_an_error_with_a_hint(tmp_path, keep, err
     assert caught.value.hint
 
 
+def test_a_list_without_an_end_is_refused(monkeypatch):
+    monkeypatch.setattr("tokpack.stages.keep.MOST_BYTES", 1000)
+    with pytest.raises(UsageError, match="more than 1,000 bytes are no list"):
+        KeepList.load("/dev/zero")
+
+
 def test_a_long_comment_costs_no_time(tmp_path):
     path = tmp_path / "keep.txt"
     path.write_text("# input a" + " " * 50_000 + "b\n# input" + " x" * 50_000 + "\n7\n")

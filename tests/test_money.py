@@ -159,7 +159,7 @@ def test_a_budget_in_money_is_not_calibrated(chats, plan):
 def test_pairs_have_no_bill(plan, tmp_path):
     row = {"prompt": "Say it.", "chosen": "Yes.", "rejected": "No."}
     path = write_rows(tmp_path / "pairs.jsonl", [json.dumps(row).encode()])
-    with pytest.raises(UsageError, match="preference pairs"):
+    with pytest.raises(UsageError, match="trained beside a reference model"):
         tokpack.pack(path, tmp_path / "out", budget="5usd", **plan)
 
 

@@ -37,6 +37,7 @@ BOMBS = {
     "the filter batch": "{{ [1]|batch(1000000000, 2)|list|length }}",
     "the filter round": "{{ 1.5|round(1000000000, 'ceil') }}",
     "wide JSON": "{{ {'a': [1]}|tojson(indent=1000000000) }}",
+    "a long date": "{{ strftime_now('%Y' * 1000) }}",
     "JSON indented by a text": BIG + "{{ [[[1]]]|tojson(indent=x) }}",
     "JSON with much between": BIG + "{{ [1, 2]|tojson(separators=(x, x)) }}",
     "replacing": BIG + "{{ x.replace('a', 'aaaaaaaa') }}",

@@ -39,6 +39,8 @@ FACTS = (
 )
 """Reasons that no wish overrules."""
 INPUT = re.compile(r"#\s*input\s+(\S(?:.*\S)?)\s+([0-9a-f]{64})")
+MOST_BYTES = 1 << 28
+"""Of a list: some thirty million documents."""
 MOST_NUMBER = 1 << 36
 
 Ids = npt.NDArray[np.int64]
@@ -57,8 +59,12 @@ class KeepList:
         """Raises UsageError for a line that is no number."""
         if not path:
             return KeepList()
-        with reading(path, hint="check --keep"):
-            lines = Path(path).read_bytes().decode("utf-8", "replace").splitlines()
+        with reading(path, hint="check --keep"), Path(path).open("rb") as file:
+            listed = file.read(MOST_BYTES + 1)
+        if len(listed) > MOST_BYTES:
+            what = f"more than {MOST_BYTES:,} bytes are no list of documents"
+            raise UsageError(what, where=str(path), hint="check --keep")
+        lines = listed.decode("utf-8", "replace").splitlines()
         inputs, numbers = {}, set()
         for place, line in enumerate(lines, 1):
             if named := INPUT.fullmatch(line.strip()):

@@ -31,6 +31,7 @@ from tokpack.stages.render.template_limits import (
     MANY,
     LimitedEnvironment,
     LimitError,
+    check_date,
     check_filter,
     check_json,
     check_size,
@@ -224,6 +225,7 @@ class ChatTemplate:
         return Template.from_code(ENVIRONMENT, code, ENVIRONMENT.make_globals(named))
 
     def _strftime_now(self, form: str) -> str:
+        check_date(form)
         return datetime.datetime.combine(self.date, datetime.time()).strftime(form)
 
     @cached_property

@@ -30,6 +30,8 @@ LARGEST_WIDTH = 1_000_000
 """Of what is filled up, indented, rounded or cut into parts."""
 WIDEST_JSON = 64
 """Of each level of indented JSON, and of what stands between its values."""
+WIDEST_DATE = 1000
+"""Characters of a date's form."""
 HELD = "tokpack_held"
 """Name of the filter that assigned values pass; a filter is called without a way through the sandbox."""
 ITEM = 32
@@ -178,6 +180,11 @@ def check_json(indent: Any, separators: Any) -> None:
     """What the filter `tojson` writes before and between values, for each of them."""
     parts = separators if isinstance(separators, list | tuple) else ()
     _check_widths([len(p) if isinstance(p, str) else p for p in (indent, *parts)], {}, WIDEST_JSON)
+
+
+def check_date(form: str) -> None:
+    """What `strftime_now` is asked to write."""
+    _check_widths([len(form)], {}, WIDEST_DATE)
 
 
 def _count(tree: nodes.Template) -> None:
