@@ -25,31 +25,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "rejected": fields.REJECTED,
 }
 """Required field -> columns that may hold it, best first."""
+_OF_ANSWERS = ("reasoning", "label", "trained", "weight", "chat_template_kwargs")
 TAKES = {
-    "messages": ("system", "tools", "reasoning", "label", "trained", "weight", "chat_template_kwargs"),
-    "sharegpt": ("system", "tools", "reasoning", "label", "trained", "weight", "chat_template_kwargs"),
-    "alpaca": (
-        "system",
-        "tools",
-        "history",
-        "input",
-        "reasoning",
-        "label",
-        "trained",
-        "weight",
-        "chat_template_kwargs",
-    ),
-    "prompt_completion": (
-        "system",
-        "tools",
-        "history",
-        "input",
-        "reasoning",
-        "label",
-        "trained",
-        "weight",
-        "chat_template_kwargs",
-    ),
+    "messages": ("system", "tools", *_OF_ANSWERS),
+    "sharegpt": ("system", "tools", *_OF_ANSWERS),
+    "alpaca": ("system", "tools", "history", "input", *_OF_ANSWERS),
+    "prompt_completion": ("system", "tools", "history", "input", *_OF_ANSWERS),
     PREFERENCE: ("system", "tools", "history", "input", "chat_template_kwargs"),
 }
 """Format -> fields that may stand beside what it needs."""
