@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
+import polars as pl
 import pytest
 from clean_cases import ARABIC, CHINESE, FRENCH, GERMAN, RUSSIAN, ask, documents
 
@@ -11,6 +13,9 @@ from tokpack.config import CleanConfig
 from tokpack.errors import UsageError
 from tokpack.stages.clean import clean
 from tokpack.stages.rules.language import _identifier, language, language_shares
+from tokpack.stages.rules.language_scores import Scores
+
+LANGUAGES = [ARABIC, CHINESE, FRENCH, GERMAN, RUSSIAN]
 
 
 @pytest.fixture
@@ -27,6 +32,30 @@ def test_shares_of_a_seeded_sample_add_up_to_one() -> None:
     assert set(shares) == {"de", "fr", "ru", "und"}
     assert language_shares(texts)["de"] == pytest.approx(1 / 3)
     assert language_shares([]) == {}
+
+
+@pytest.mark.usefixtures("languages")
+def test_batches_are_scored_as_py3langid_scores_each_text() -> None:
+    odd = [
+        "",
+        " ",
+        "123",
+        "ABC",
+        "ß",
+        "\U0001f600" * 9,
+        "e\u0301te\u0301 " * 20,
+        "我喜欢你。" * 9,
+        "x" * 3000,
+    ]
+    texts = [text[:n] for text in LANGUAGES for n in (1, 7, 60, 400)]
+    texts += [text.upper() for text in texts] + odd
+    scores = Scores(_identifier())
+    found = scores(pl.Series(texts))
+    ranked = [dict(_identifier().rank(text)) for text in texts]
+    np.testing.assert_allclose(
+        found, [[shares[name] for name in scores.labels] for shares in ranked], atol=1e-5
+    )
+    assert len(scores(pl.Series([], dtype=pl.String))) == 0
 
 
 @pytest.mark.usefixtures("languages")

@@ -136,10 +136,7 @@ class Texts:
     def _languages(self) -> pl.Series | None:
         """Language of each left-out document, where py3langid is there to tell."""
         try:
-            heads = self._left_out().fill_null("").str.head(SAMPLED_HEAD)
-            return pl.Series(
-                [detect(text, 0.5) if text.strip() else "und" for text in heads], dtype=pl.String
-            )
+            return detect(self._left_out().fill_null("").str.head(SAMPLED_HEAD), min_confidence=0.5)
         except TokpackError:
             return None
 

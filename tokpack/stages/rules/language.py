@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from tokpack.errors import UsageError, near_matches
@@ -19,6 +20,8 @@ HEAD = 1000
 SAMPLED_HEAD = 400
 """The same for an estimate: where 1,000 decide otherwise is under 1 in 1,000 of real instructions."""
 SAMPLE = 5000
+BATCH = 4096
+"""Texts that are scored at once."""
 UNKNOWN = "und"
 """Too short, too mixed, or no language at all: numbers, code, markup."""
 _NO_LANGUAGE = "zxx"
@@ -30,7 +33,7 @@ def language(keep: tuple[str, ...] = ("en",), min_confidence: float = 0.9, min_b
     """The document is surely in none of the languages `keep` (ISO 639-1 codes: `keep = ["en", "de"]`).
 
     Judged by the beginning of all contents, without code blocks; what is shorter than `min_bytes` or less
-    sure than `min_confidence` stays. A slow path: Python looks at each document, about 5,000 a second.
+    sure than `min_confidence` stays.
     """
     known = set(_identifier().labels)
     for code in keep:
@@ -42,7 +45,7 @@ def language(keep: tuple[str, ...] = ("en",), min_confidence: float = 0.9, min_b
     wanted = {UNKNOWN, *(_PART_OF.get(code, code) for code in keep)}
 
     def foreign(texts: pl.Series) -> pl.Series:
-        return pl.Series([detect(text, min_confidence) not in wanted for text in texts], dtype=pl.Boolean)
+        return ~detect(texts, min_confidence).is_in(sorted(wanted))
 
     prose = pl.col("text").str.head(4 * HEAD).str.replace_all(CODE, " ").str.strip_chars().str.head(HEAD)
     judged = prose.map_batches(foreign, return_dtype=pl.Boolean, is_elementwise=True)
@@ -53,21 +56,40 @@ def language_shares(texts: Sequence[str], seed: int = 0, sample: int = SAMPLE) -
     """Share of each language among at most `sample` texts drawn by `seed`, largest first; `und` = unknown."""
     texts = list(texts)
     chosen = texts if len(texts) <= sample else random.Random(seed).sample(texts, sample)
-    counts = Counter(detect(text[:SAMPLED_HEAD], min_confidence=0.5) for text in chosen)
+    heads = pl.Series(chosen, dtype=pl.String).str.head(SAMPLED_HEAD)
+    counts = Counter(detect(heads, min_confidence=0.5).to_list())
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {code: count / len(chosen) for code, count in ranked}
 
 
-def detect(text: str, min_confidence: float) -> str:
-    """ISO 639-1 code (639-3 where there is none), or `und`. Varieties of Arabic and Chinese count as one."""
-    code, confidence = _identifier().classify(text)
-    if confidence < min_confidence:
-        shares: dict[str, float] = {}
-        for variety, share in _identifier().rank(text):
-            whole = _PART_OF.get(variety, variety)
-            shares[whole] = shares.get(whole, 0.0) + share
-        code, confidence = max(shares.items(), key=lambda item: item[1])
-    return UNKNOWN if code == _NO_LANGUAGE or confidence < min_confidence else _PART_OF.get(code, str(code))
+def detect(texts: pl.Series, min_confidence: float) -> pl.Series:
+    """ISO 639-1 codes (639-3 where there is none), or `und`. Varieties of Arabic and Chinese count as one."""
+    scores, names, wholes = _model()
+    parts = (texts.slice(start, BATCH) for start in range(0, len(texts), BATCH))
+    found = [_decided(scores(part), names, wholes, min_confidence) for part in parts]
+    return pl.concat([pl.Series("language", [], dtype=pl.String), *found])
+
+
+def _decided(shares: Any, names: Any, wholes: Any, min_confidence: float) -> pl.Series:
+    """The surest label; where none is sure, the surest language with all its varieties."""
+    from tokpack.stages.rules.language_scores import summed
+
+    best, sure = shares.argmax(1), shares.max(1) >= min_confidence
+    joined = summed(shares, wholes, len(names))
+    best = np.where(sure, wholes[best], joined.argmax(1))
+    sure |= joined.max(1) >= min_confidence
+    return pl.Series(np.where(sure, names[best], UNKNOWN), dtype=pl.String)
+
+
+@lru_cache(maxsize=1)
+def _model() -> Any:
+    """Scores by label; names of languages; which of them each label is, or is a variety of."""
+    from tokpack.stages.rules.language_scores import Scores
+
+    scores = Scores(_identifier())
+    wholes = [scores.labels.index(_PART_OF.get(name, name)) for name in scores.labels]
+    names = np.array([UNKNOWN if name == _NO_LANGUAGE else name for name in scores.labels], object)
+    return scores, names, np.array(wholes)
 
 
 @lru_cache(maxsize=1)
