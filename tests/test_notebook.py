@@ -15,7 +15,6 @@ from chats import messy_rows, write_rows
 import tokpack
 from tokpack.activity import default_activity
 from tokpack.packed.verification import Check, Verification
-from tokpack.report.notebook import packed_frame
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "examples" / "first_look.ipynb"
 
@@ -27,15 +26,18 @@ def inside(html: str) -> str:
 
 
 @pytest.mark.slow
-def test_reports_and_packed_datasets_show_the_page(qwen, tmp_path):
+def test_reports_show_the_page_and_packed_datasets_its_tables(qwen, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(60))
     packed = tokpack.pack(data, tmp_path / "out", tokenizer=qwen, max_length=256)
-    page = inside(packed._repr_html_())
+    page = inside(tokpack.analyze(data, tokenizer=qwen, max_length=256)._repr_html_())
     assert page.startswith("<!doctype html>")
     assert "Content-Security-Policy" in page
-    assert f"{packed.manifest['rows']} rows" in page
-    facts = inside(packed_frame(packed.manifest))
-    assert f'<td class="number">{packed.manifest["rows"]}</td>' in facts
+    facts = inside(packed._repr_html_())
+    assert f"{packed.manifest['rows']} rows of 256 tokens" in page
+    assert f"{packed.manifest['rows']} rows of 256 tokens" in facts
+    assert all(f"<code>{reason}</code>" in facts for reason in packed.ledger["documents"]["dropped"])
+    assert "<svg" in page
+    assert "<svg" not in facts  # charts take seconds
 
 
 def test_a_verification_shows_each_check_and_hostile_text_stays_text():

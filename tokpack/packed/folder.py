@@ -236,9 +236,9 @@ class PackedFolder:
         return packed_panel(self.manifest)
 
     def _repr_html_(self) -> str:
-        from tokpack.report.notebook import packed_frame, report_frame
+        from tokpack.report.notebook import packed_frame
 
-        return report_frame(self.report) if self.report else packed_frame(self.manifest)
+        return packed_frame(self.manifest)
 
     def __repr__(self) -> str:
         plan = self.manifest["plan"]

@@ -74,7 +74,7 @@ def page(data: dict[str, Any]) -> str:
         files=_files(data),
         more_files=max(0, len(ledger["sources"]) - MOST_FILES),
         any_held_out=HELD_OUT in ledger["documents"]["dropped"],
-        ledger=_sums(ledger),
+        ledger=sums(ledger),
         counters=[(number, one_line(text)) for number, text in counters(data)],
     )  # fmt: skip
 
@@ -208,7 +208,7 @@ def _files(data: dict[str, Any]) -> list[dict[str, Any]]:
     return files
 
 
-def _sums(ledger: dict[str, Any]) -> Ledger:
+def sums(ledger: dict[str, Any]) -> Ledger:
     """The four sums: name, what is counted, and the terms it is made of."""
     documents, tokens, slots, trained = (ledger[key] for key in ("documents", "tokens", "slots", "trained"))
     return [

@@ -8,10 +8,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from tokpack.report.html import environment, page, style
-from tokpack.report.words import share
+from tokpack.reasons import words_of
+from tokpack.report.html import environment, page, style, sums
+from tokpack.report.words import counted, share
 
-PAGE_HEIGHT, CHECKS_HEIGHT = 640, 420
+PAGE_HEIGHT, PACKED_HEIGHT, CHECKS_HEIGHT = 640, 520, 420
 """Pixels."""
 
 
@@ -36,15 +37,35 @@ def checks_frame(verification: Any) -> str:
 
 
 def packed_frame(manifest: dict[str, Any]) -> str:
-    """A packed dataset without its report: rows, tokens and what became of the documents."""
+    """A packed dataset: its rows, what was left out and the ledger. No charts: those take seconds."""
     ledger = manifest["ledger"]
-    facts = {
-        "rows": manifest["rows"],
-        "tokens a row": manifest["capacity"],
-        "documents": ledger["documents"]["kept"],
-        "tokens": ledger["tokens"]["packed"],
-        "trained": ledger["trained"]["trained"],
-    }
+    documents, tokens, trained, slots = (ledger[key] for key in ("documents", "tokens", "trained", "slots"))
+    facts = [
+        (f"{documents['kept']:,}", "documents kept", f"of {documents['read']:,} read"),
+        (f"{tokens['packed']:,}", "tokens packed", f"of {tokens['tokenized']:,} in the data"),
+        (share(trained["trained"], trained["packed"]), "of them trained", "the rest is read, not learned"),
+        (
+            share(slots["packed"], slots["total"], 2),
+            "of each row used",
+            f"{counted(manifest['rows'], 'row')} of {manifest['capacity']:,} tokens",
+        ),
+    ]
+    dropped = [
+        {
+            "reason": reason,
+            "meaning": words_of(reason),
+            "documents": count,
+            "tokens": tokens["dropped"].get(reason, 0),
+        }
+        for reason, count in sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    ]
     template = environment().get_template("packed.html.j2")
-    full = share(ledger["slots"]["packed"], ledger["slots"]["total"], 2)
-    return framed(template.render(style=style(), facts=facts, full=full, ledger=ledger), CHECKS_HEIGHT)
+    return framed(
+        template.render(
+            style=style(),
+            facts=facts,
+            dropped=dropped,
+            ledger=sums(ledger),
+        ),
+        PACKED_HEIGHT,
+    )
