@@ -33,7 +33,7 @@ HOUSE = {
         dataset mismatched collator attention mixers strategies layer_sampling loss chunked_loss
         balance budget preference_loss recipe dtypes forecast
         isolation_report probe isolation
-        base_digest qlora adapters merge convert
+        base_digest qlora adapter_config adapters merge convert
         neftune guards progress document_log trainer_evaluation trainer preference unpaired
         preference_run run
         evaluation publishing serving serve_config served_proof
@@ -58,7 +58,7 @@ TRAINER_TAKES |= {"manifest", "checked", "shards", "token_files", "packed_urls"}
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
     "trainer_plugin.cli": {"tokpack.cli"},
-    "trainer_plugin.serving": {"tokpack.cli"},
+    "trainer_plugin.serving": {"tokpack.cli", "tokpack.stages"},
     "trainer_plugin.serve_config": {"tokpack.cli"},
 }
 """Commands draw as tokpack's do, and an evaluation reads and shows packed documents."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_dora_is_merged_and_plain_or_unrepeatable_adapters_are_refused(place, tm
         convert_adapter(place / "pissa", place / "base")
     config = json.loads((place / "pissa" / "adapter_config.json").read_text())
     (tmp_path / "random").mkdir()
-    (tmp_path / "random" / "adapter_model.safetensors").touch()
+    shutil.copy(place / "pissa" / "adapter_model.safetensors", tmp_path / "random")
     (tmp_path / "random" / "adapter_config.json").write_text(
         json.dumps(config | {"init_lora_weights": "pissa_niter_4"})
     )

@@ -24,18 +24,19 @@ from tokpack.activity import Activity
 from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.fingerprint import vocab_digest
 from tokpack.hub import from_hub
+from trainer_plugin.adapter_config import (
+    CONFIG,
+    PLAIN_STARTS,
+    fill,
+    read_config,
+    with_place_for,
+)
 from trainer_plugin.base_digest import base_digest, read_json
 from trainer_plugin.dtypes import Choice, settle_dtype
 from trainer_plugin.qlora import PROVENANCE, load_model
 from trainer_plugin.recipe import Recipe
 
 BaseWeights = Literal["auto", "original", "nf4"]
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
-"""`init_lora_weights` that leave the base as it is."""
-REPEATABLE = ("pissa", "olora")
-"""Starts that are the same each time: they follow from the base alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,6 @@ class AdaptedModel:
 
     def load(self, adapter: Adapter) -> None:
         """Put an adapter beside the others. Raises UsageError where it does not belong to this base."""
-        from peft import PeftModel
-
         if adapter.name in self.adapters:
             raise UsageError(
                 f"there is an adapter named {adapter.name!r} already",
@@ -99,17 +98,11 @@ class AdaptedModel:
         if known and adapter.on_4_bits != self.on_4_bits:
             raise _other_base(adapter, self.on_4_bits)
         self._check_base(adapter)
-        wrapped = isinstance(self.network, PeftModel)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # missing weights: `_check_weights` says it
-                if wrapped:
-                    self.network.load_adapter(str(adapter.folder), adapter.key)
-                else:
-                    self.network = PeftModel.from_pretrained(
-                        self.network, str(adapter.folder), adapter_name=adapter.key
-                    )
-            _check_weights(self.network, adapter)
+                warnings.simplefilter("ignore", UserWarning)  # of PEFT about the name of the base
+                self.network = with_place_for(self.network, adapter.folder, adapter.key)
+                fill(self.network, adapter.folder, adapter.key)
         except TokpackError:
             self._forget(adapter)
             raise
@@ -182,17 +175,14 @@ def read_adapter(text: str | Path) -> Adapter:
     one that cannot be held beside others.
     """
     name, folder = _name_and_folder(str(text))
-    config = read_json(folder / CONFIG)
-    if config is None:
-        raise UsageError(
-            f"no adapter here: {CONFIG} is missing or no JSON object",
-            where=str(folder),
-            hint="give the folder that `tokpack train -o` wrote, or any PEFT adapter",
-        )
+    config = read_config(folder)
     provenance = read_json(folder / PROVENANCE) or {}
-    if not all(isinstance(provenance.get(key, {}), dict) for key in ("base", "tokenizer")):
+    shards = provenance.get("shards", [])
+    tables = [provenance.get("base", {}), provenance.get("tokenizer", {})]
+    tables += shards if isinstance(shards, list) else [shards]
+    if not all(isinstance(table, dict) for table in tables):
         raise UsageError(
-            f"{PROVENANCE} is not as tokpack writes it: base and tokenizer are tables",
+            f"{PROVENANCE} is not as tokpack writes it: base, tokenizer and each of the shards are tables",
             where=str(folder),
             hint="take the file away, or train the adapter again",
         )
@@ -328,23 +318,6 @@ def load_tokenizer(model: str | Path) -> Any:
             where=f"--model {model}",
             hint="give a folder with config.json, tokenizer and weights, or a model name on the hub",
         ) from None
-
-
-def _check_weights(network: Any, adapter: Adapter) -> None:
-    """Every weight of the file is in the model, and every weight of the adapter in the file."""
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
-
-    path = adapter.folder / WEIGHTS
-    if not path.is_file():  # an older file, of pickled weights: PEFT has checked shapes
-        return
-    with safe_open(str(path), "pt") as tensors:
-        written = set(tensors.keys())
-    held = set(get_peft_model_state_dict(network, adapter_name=adapter.key, save_embedding_layers=False))
-    for what, names in (("has no place for", written - held), ("lacks", held - written)):
-        if names:
-            side = "the base" if what.startswith("has") else "the adapter"
-            raise ValueError(f"{side} {what} {len(names)} of its weights, as {sorted(names)[0]}")
 
 
 def _does_not_fit(adapter: Adapter, error: Exception, base: str) -> UsageError:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokpack.errors import UsageError
 from trainer_plugin.private_names import file_of_model
 
 BLOCK, BLOCKS = 1 << 16, 16
@@ -34,10 +35,21 @@ def _weight_files(model: str) -> list[Path]:
         if (single := file_of_model(model, name)) is not None:
             return [Path(single)]
         if (index := file_of_model(model, f"{name}.index.json")) is not None:
-            listed = (read_json(Path(index)) or {}).get("weight_map", {})
-            found = [file_of_model(model, one) for one in sorted(set(listed.values()))]
+            found = [file_of_model(model, one) for one in files_of_index(Path(index))]
             return [Path(one) for one in found if one is not None]
     return []
+
+
+def files_of_index(path: Path) -> list[str]:
+    """The files that an index of weights names. Raises UsageError for one that is not beside it."""
+    table = (read_json(path) or {}).get("weight_map")
+    names = list(table.values()) if isinstance(table, dict) else [None]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise UsageError(
+                f"it names {str(name)[:80]!r}, which is no file of weights beside it", where=str(path)
+            )
+    return sorted(set(names))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -21,7 +21,15 @@ import torch
 
 from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
-from trainer_plugin.adapters import CONFIG, PLAIN_STARTS, REPEATABLE, WEIGHTS
+from trainer_plugin.adapter_config import (
+    CONFIG,
+    PLAIN_STARTS,
+    REPEATABLE,
+    WEIGHTS,
+    check_patterns,
+    read_config,
+    with_adapter,
+)
 from trainer_plugin.extras import need
 from trainer_plugin.qlora import PROVENANCE, RECIPE
 
@@ -37,19 +45,6 @@ class Converted:
 
     folder: Path
     way: Way
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json. Raises UsageError where there is none."""
-    try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError(f"no adapter here: {CONFIG} is missing or no JSON object", where=str(folder))
-    if found.get("megatron_config") is not None:
-        raise UsageError("it names code to import (megatron_config)", where=str(folder / CONFIG))
-    return found
 
 
 def way_of(config: dict[str, Any]) -> Way:
@@ -86,8 +81,6 @@ def convert_adapter(
         from trainer_plugin.merge import merge_dequantized
 
         return Converted(merge_dequantized(adapter, out, model=base, check=True, tell=tell), way)
-    if not (adapter / WEIGHTS).is_file():
-        raise UsageError(f"{WEIGHTS} is missing", where=str(adapter))
     with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
         made = Path(scratch) / "adapter"
         with tell.doing("converting the adapter"):
@@ -117,6 +110,7 @@ def _fold(adapter: Path, out: Path, config: dict[str, Any]) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(str(adapter / WEIGHTS))
+    check_patterns(config, tensors, adapter)
     rank = max(tensor.shape[0] for name, tensor in tensors.items() if name.endswith("lora_A.weight"))
     alpha = float(config.get("lora_alpha", 8))
     folded = {}
@@ -152,7 +146,9 @@ def _subtract(adapter: Path, out: Path, config: dict[str, Any], base: str | None
     assert isinstance(settings, LoraConfig)
     settings.inference_mode = False
     name = str(base or settings.base_model_name_or_path)
-    network = get_peft_model(_in_fp32(name), settings)
+    network = _in_fp32(name)
+    check_patterns(config, [module for module, _ in network.named_modules()], adapter)
+    network = get_peft_model(network, settings)
     network.peft_config[
         "default"
     ].init_lora_weights = True  # as PEFT asks: else the start changes the base again
@@ -175,11 +171,9 @@ def _in_fp32(base: str) -> Any:
 
 def _compare(base: str, before: Path, after: Path) -> None:
     """Raises VerifyError unless both answer alike on the base in fp32."""
-    from peft import PeftModel
-
     found = []
     for folder in (before, after):
-        network = PeftModel.from_pretrained(_in_fp32(base), str(folder)).eval()
+        network = with_adapter(_in_fp32(base), folder).eval()
         size = network.get_input_embeddings().weight.shape[0]
         ids = torch.randint(0, size, (1, 64), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

@@ -13,7 +13,6 @@ names on disk are not those in memory go through the whole model.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +23,8 @@ import torch
 
 from tokpack.activity import Activity, Advance
 from tokpack.errors import UsageError, VerifyError
+from trainer_plugin.adapter_config import check_patterns, read_config, with_adapter
+from trainer_plugin.base_digest import files_of_index
 from trainer_plugin.dtypes import stored_dtype
 from trainer_plugin.extras import need
 from trainer_plugin.private_names import file_of_model, forget_quantization
@@ -76,12 +77,7 @@ def merge_dequantized(
     from transformers import AutoTokenizer
 
     adapter, out, tell = Path(adapter), Path(out), tell or Activity(quiet=True)
-    if not (adapter / "adapter_config.json").is_file():
-        raise UsageError(
-            "no adapter here: adapter_config.json is missing",
-            where=str(adapter),
-            hint="give the folder that `tokpack train -o` wrote",
-        )
+    written = read_config(adapter)
     _check_empty(out)
     recipe = load_recipe(adapter / RECIPE) if (adapter / RECIPE).is_file() else Recipe(method="lora")
     if original and recipe.method == "qlora":
@@ -89,6 +85,7 @@ def merge_dequantized(
     config = PeftConfig.from_pretrained(str(adapter))
     base = str(model or config.base_model_name_or_path)
     recipe = _with_dtype(recipe, base)
+    check_patterns(written, _adapter_weights(adapter), adapter)
     out.mkdir(parents=True, exist_ok=True)
     files = _files_to_merge(base, adapter, config, recipe)
     if files is None:
@@ -169,7 +166,7 @@ def _safetensors(base: str) -> dict[str, Path] | None:
     index = file_of_model(base, INDEX)
     names = ["model.safetensors"]
     if index is not None:
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        names = files_of_index(Path(index))
     found = {name: file_of_model(base, name) for name in names}
     return None if None in found.values() else {name: Path(path) for name, path in found.items()}
 
@@ -292,13 +289,11 @@ def merge_layer(
 
 
 def _merge_whole(base: str, adapter: Path, out: Path, recipe: Recipe) -> None:
-    from peft import PeftModel
-
     model = load_model(base, recipe)
     if recipe.method == "qlora":
         model = model.dequantize()
         model = model.to(model.get_input_embeddings().weight.dtype)
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    merged = with_adapter(model, adapter).merge_and_unload()
     forget_quantization(merged)
     merged.save_pretrained(str(out))
 
@@ -311,11 +306,10 @@ def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> st
 
     Both compute in fp32: in bf16 the noise of computing would hide what rounding the weights does.
     """
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     recipe = _with_dtype(recipe, base)
-    tuned = PeftModel.from_pretrained(load_model(base, recipe), str(adapter)).eval()
+    tuned = with_adapter(load_model(base, recipe), adapter).eval()
     _compute_in_fp32(tuned)
     ids = torch.randint(0, tuned.config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.errors import UsageError
-from trainer_plugin.adapters import WEIGHTS
+from trainer_plugin.adapter_config import WEIGHTS, check_patterns
 from trainer_plugin.convert import scale_of
 
 ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
@@ -50,7 +50,9 @@ def write_gguf_adapter(adapter: Path, config: dict[str, Any], model_config: Any,
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-    for name, tensor in sorted(_as_numpy(adapter).items()):
+    tensors = _as_numpy(adapter)
+    check_patterns(config, tensors, adapter)
+    for name, tensor in sorted(tensors.items()):
         module, _, side = name.removeprefix(PREFIX).partition(".lora_")
         mapped = names.get_name(module)
         if mapped is None or side not in ("A.weight", "B.weight") or not mapped.startswith("blk."):

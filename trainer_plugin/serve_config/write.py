@@ -12,7 +12,8 @@ from typing import Any
 from tokpack.activity import Activity
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
-from trainer_plugin.convert import convert_adapter, read_config
+from trainer_plugin.adapter_config import read_config
+from trainer_plugin.convert import convert_adapter
 from trainer_plugin.qlora import PROVENANCE, RECIPE
 from trainer_plugin.serve_config import engines, gguf_adapter
 from trainer_plugin.serve_config.limits import GGUF_ENGINES, Refusal, highest_rank, refusals
@@ -209,8 +210,6 @@ def _copy(folder: Path, place: Path) -> None:
     for name in ADAPTER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, place / name)
-    if not (place / "adapter_model.safetensors").is_file():
-        raise UsageError("adapter_model.safetensors is missing", where=str(folder))
 
 
 def _on_4_bits(folder: Path) -> bool:

@@ -303,5 +303,3 @@ def check_servable(adapter: Adapter) -> None:
             where=where,
             hint="vLLM serves these",
         )
-    if config.get("megatron_config") is not None:
-        raise UsageError(f"the adapter {adapter.name!r} names code to import (megatron_config)", where=where)

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tokpack.errors import TokpackError
+from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from trainer_plugin.adapters import AdaptedModel, Adapter
 from trainer_plugin.serving.errors import ApiError
 
 TEMPLATE = "chat_template.jinja"
 LARGEST_TEMPLATE = 1 << 20
+SET_HERE = {"messages", "tools", "add_generation_prompt", "chat_template", "tokenize"}
+"""Variables of a template that no request may set."""
 
 
 class Prompts:
@@ -32,14 +36,14 @@ class Prompts:
         template = template or own_template(adapter) or self._tokenizer.chat_template
         if not template:
             raise ApiError("this model has no chat template: use /v1/completions", param="messages")
-        known = {"tokenize": False, "add_generation_prompt": True, "chat_template": template}
-        if clash := sorted(known.keys() & options.keys()):
+        if clash := sorted(SET_HERE & options.keys()):
             raise ApiError(f"{clash[0]} cannot be set", param="chat_template_kwargs")
         try:
-            text = self._tokenizer.apply_chat_template(list(messages), **options, **known)
-        except Exception as error:  # a template raises what it likes
-            what = f"{type(error).__name__}: {error}"
-            raise ApiError(f"the chat template refuses this: {what[:300]}", param="messages") from None
+            source = self._tokenizer.get_chat_template(template)
+            variables = {**self._tokenizer.special_tokens_map, **options}
+            text, _ = ChatTemplate(source, variables).render(messages, add_generation_prompt=True)
+        except (ValueError, RenderError, TokpackError) as error:
+            raise ApiError(f"the chat template refuses this: {str(error)[:300]}", param="messages") from None
         return self._tokens(text, "messages", special=False)
 
     def of_prompt(self, prompt: str | list[int], special: bool = True) -> tuple[int, ...]:
