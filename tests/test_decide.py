@@ -164,6 +164,29 @@ def test_weights_share_the_budget_among_sources(qwen, tmp_path):
     assert capped.ledger["sources"]["b.jsonl"]["tokens"]["dropped"] == {}
 
 
+def test_a_budget_and_weights_in_trained_tokens(qwen, tmp_path):
+    rng = random.Random(3)
+    for name, size in (("long_prompts", 90), ("long_answers", 9)):
+        rows = [one(words(rng, size), words(rng, 100 - size)) for _ in range(150)]
+        write_rows(tmp_path / f"{name}.jsonl", lines(rows))
+    (tmp_path / "run.toml").write_text(
+        '[[source]]\npath = "long_prompts.jsonl"\nweight = 1\n'
+        '[[source]]\npath = "long_answers.jsonl"\nweight = 3\nmax_tokens = 5900\n'
+    )
+    options = {"config": tmp_path / "run.toml", "tokenizer": str(qwen), "budget": "8k-trained"}
+    packed = tokpack.pack([], tmp_path / "out", **options)
+    sources = packed.ledger["sources"]
+    trained = {name: 0 for name in sources}
+    for row in packed:
+        ends = np.cumsum(row["seq_lengths"])
+        for doc, labels in zip(row["doc_ids"], np.split(np.array(row["labels"]), ends[:-1]), strict=True):
+            trained["long_prompts.jsonl" if doc < 150 else "long_answers.jsonl"] += int((labels >= 0).sum())
+    assert packed.manifest["config"]["select"]["weight_by"] == "trained"
+    assert 7_400 < sum(trained.values()) <= 8_000
+    assert 5_300 < trained["long_answers.jsonl"] <= 5_900
+    assert sources["long_prompts.jsonl"]["tokens"]["packed"] > sources["long_answers.jsonl"]["tokens"]["packed"]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_select_never_goes_over_a_budget_or_a_cap_and_is_deterministic(data):
@@ -238,7 +261,7 @@ def test_rules_in_tokens_see_the_tokenized_length(qwen, tmp_path):
 
 
 def test_budgets_read_like_people_write_them():
-    from tokpack.parsing import parse_tokens
+    from tokpack.parsing import parse_budget, parse_tokens
 
     assert [parse_tokens(text) for text in ("20M", "1.5b", "500k", "123")] == [
         20_000_000,
@@ -248,6 +271,10 @@ def test_budgets_read_like_people_write_them():
     ]
     with pytest.raises(UsageError, match="--budget 20M"):
         parse_tokens("lots")
+    assert parse_budget("5M-trained")["weight_by"] == "trained"
+    for wrong in ("5usd-trained", "5M-trained5", "-trained", "5M trained"):
+        with pytest.raises(UsageError, match="--budget 20M"):
+            parse_budget(wrong)
 
 
 def test_rows_are_dealt_so_that_ranks_have_equal_attention(copies, qwen, tmp_path):

@@ -49,6 +49,7 @@ NearDupOn = Literal["both", "all", "prompt", "answer"]
 RenderMode = Literal["auto", "chat", "plain"]
 Loss = Literal["assistant", "last", "all"]
 ToolArguments = Literal["auto", "as-is", "object", "string"]
+WeightBy = Literal["tokens", "trained"]
 Method = Literal["qlora", "lora", "full"]
 CheckpointingMode = Literal["auto", "on", "off"]
 
@@ -65,7 +66,7 @@ class SourceConfig:
     weight: float = 0.0
     """Share of `select.budget` relative to other sources; 0: by the source's tokens."""
     max_tokens: int = 0
-    """Most tokens kept of this source; 0: no limit."""
+    """Most tokens kept of this source, counted as `select.weight_by` says; 0: no limit."""
     repeat: float = 1.0
     """How often its documents are packed; 2.5: all twice, and a seeded half of them a third time."""
     map: dict[str, str] = field(default_factory=dict)
@@ -164,6 +165,8 @@ class SelectConfig:
     """Most tokens kept over all sources; 0: no limit."""
     budget_usd: float = 0.0
     """Most dollars that training may cost; becomes a `budget` by the bill of the planned run."""
+    weight_by: WeightBy = "tokens"
+    """What a budget, weights of sources and their `max_tokens` count: all tokens, or `trained` ones."""
     diversity: float = 0.5
     """Jaccard similarity from which a document counts as a repeat and waits behind the others."""
     keep: str = ""
@@ -274,6 +277,8 @@ class Config:
             del data["select"]["keep"]
         if not self.select.budget_usd:
             del data["select"]["budget_usd"]
+        if self.select.weight_by == "tokens":
+            del data["select"]["weight_by"]
         data["tokenize"]["tokenizer"] = portable_name(self.tokenize.tokenizer)
         data["render"]["chat_template"] = portable_name(self.render.chat_template)
         data["decontaminate"]["against"] = [portable_name(path) for path in self.decontaminate.against]

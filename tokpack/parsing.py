@@ -45,17 +45,21 @@ def parse_tokens(text: str) -> int:
         raise UsageError(
             f"cannot read {text!r} as a number of tokens",
             where="--budget",
-            hint="--budget 20M, or dollars: --budget 50usd",
+            hint="--budget 20M, --budget 5M-trained, or dollars: --budget 50usd",
         )
     return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2].lower()])
 
 
-def parse_budget(text: str) -> dict[str, float]:
-    """Keys of `[select]`: dollars of `"50usd"`, `"$50"`, `"50 USD"`, or tokens of `"20M"`."""
+def parse_budget(text: str) -> dict[str, float | str]:
+    """Keys of `[select]`: dollars of `"50usd"`, `"$50"`, `"50 USD"`, tokens of `"20M"`, trained ones of
+    `"20M-trained"`."""
     number = r"(\d+(?:\.\d+)?|\.\d+)"
     match = re.fullmatch(rf"\s*(?:\$\s*{number}|{number}\s*(?:usd|\$))\s*", text, re.IGNORECASE)
     if match:
         return {"budget": 0, "budget_usd": float(match[1] or match[2])}
+    tokens, trained, rest = text.partition("-trained")
+    if trained and not rest.strip():
+        return {"budget": parse_tokens(tokens), "budget_usd": 0.0, "weight_by": "trained"}
     return {"budget": parse_tokens(text), "budget_usd": 0.0}
 
 

@@ -173,7 +173,8 @@ def budget_words(budget: dict[str, Any]) -> str:
     usd, bill = f"{budget['usd']:g} USD", f"at most {budget['bill']:.3g} USD"
     if budget["all"]:
         return f"The budget of {usd} is more than all of it costs, {bill}."
-    return f"The budget of {usd} pays for {budget['tokens']:,} tokens: {bill}."
+    tokens = "trained tokens" if budget.get("counted") == "trained" else "tokens"
+    return f"The budget of {usd} pays for {budget['tokens']:,} {tokens}: {bill}."
 
 
 def gap_words(gap: float) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.config import SourceConfig
+from tokpack.config import SourceConfig, WeightBy
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import DataError
@@ -239,7 +239,7 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
     repeats = np.zeros(len(kept), dtype=bool)
     if config.select.limited:
         repeats[near_duplicates(run, corpus, config.select.diversity, "all").removed // width] = True
-    tokens = (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy() * times_of(corpus.docs).astype(np.int64)
+    tokens = _counted(corpus, config.select.weight_by) * times_of(corpus.docs)
     lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
     first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality
     wanted = corpus.keep.holds(first["doc_id"].to_numpy())
@@ -264,6 +264,14 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
     return run
 
 
+def _counted(corpus: Corpus, weight_by: WeightBy) -> npt.NDArray[np.int64]:
+    """What each document counts against a budget: its tokens that are kept, or those of them with a label."""
+    if weight_by == "tokens":
+        return (corpus.docs["tokens"] - corpus.docs["cut"]).cast(pl.Int64).to_numpy()
+    document, trained = (corpus.pieces[name].to_numpy() for name in ("document", "trained"))
+    return np.bincount(document, weights=trained, minlength=len(corpus.docs)).astype(np.int64)
+
+
 def _with_budget(
     run: Run, corpus: Corpus, money: MoneyBudget, choose: Callable[..., npt.NDArray[np.bool_]], total: int
 ) -> Run:
@@ -281,4 +289,6 @@ def _with_budget(
 
     budget = money.tokens(total, cost_of)
     corpus.money = {"usd": money.usd, "tokens": budget, "bill": cost_of(budget), "all": budget == total}
+    if config.select.weight_by == "trained":
+        corpus.money["counted"] = "trained"
     return replace(run, config=replace(config, select=replace(config.select, budget=budget, budget_usd=0.0)))
