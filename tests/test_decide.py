@@ -176,7 +176,7 @@ def test_a_budget_and_weights_in_trained_tokens(qwen, tmp_path):
     options = {"config": tmp_path / "run.toml", "tokenizer": str(qwen), "budget": "8k-trained"}
     packed = tokpack.pack([], tmp_path / "out", **options)
     sources = packed.ledger["sources"]
-    trained = {name: 0 for name in sources}
+    trained = dict.fromkeys(sources, 0)
     for row in packed:
         ends = np.cumsum(row["seq_lengths"])
         for doc, labels in zip(row["doc_ids"], np.split(np.array(row["labels"]), ends[:-1]), strict=True):
@@ -184,7 +184,8 @@ def test_a_budget_and_weights_in_trained_tokens(qwen, tmp_path):
     assert packed.manifest["config"]["select"]["weight_by"] == "trained"
     assert 7_400 < sum(trained.values()) <= 8_000
     assert 5_300 < trained["long_answers.jsonl"] <= 5_900
-    assert sources["long_prompts.jsonl"]["tokens"]["packed"] > sources["long_answers.jsonl"]["tokens"]["packed"]
+    packed_tokens = {name: part["tokens"]["packed"] for name, part in sources.items()}
+    assert packed_tokens["long_prompts.jsonl"] > packed_tokens["long_answers.jsonl"]
 
 
 @settings(max_examples=200, deadline=None)

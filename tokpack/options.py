@@ -68,7 +68,8 @@ class CleaningOptions(TypedDict, total=False):
         list[str] | None, "Drop documents that contain this evaluation file's text; repeatable."
     ]
     budget: Annotated[
-        int | str | None, "Most to keep, the best and most varied: 20M tokens, 5M-trained ones, or what 50usd pay for."
+        int | str | None,
+        "Most to keep, the best and most varied: 20M tokens, 5M-trained ones, or what 50usd pay for.",
     ]
     keep: Annotated[
         StrPath | None,
