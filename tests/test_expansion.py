@@ -182,10 +182,10 @@ def test_a_row_longer_than_a_line_may_be_is_an_error(tmp_path):
 
 
 def test_a_block_of_more_text_than_the_store_counts_is_an_error(qwen, tmp_path, monkeypatch):
-    monkeypatch.setattr("tokpack.way.documents.MOST_TEXT", 10_000)
+    monkeypatch.setattr("tokpack.stages.render.pieces.MOST_TEXT", 10_000)
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "some words"}\n' * 2000)
-    with pytest.raises(DataError, match=r"a block of 2,000 documents is [0-9,]+ bytes of text") as error:
+    with pytest.raises(DataError, match=r"[0-9,]+ bytes and more of a block of 2,000 documents") as error:
         tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), max_length=128)
-    assert error.value.where == str(path)
+    assert error.value.where == "a.jsonl, row 1"
     assert "read.block_mb" in error.value.hint

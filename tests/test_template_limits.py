@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 import tokpack
-from tokpack.errors import UsageError
-from tokpack.stages.render import template_limits
+from tokpack.errors import DataError, UsageError
+from tokpack.stages.render import pieces, template_limits
 from tokpack.stages.render.chat_template import ChatTemplate, RenderError, check_template
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -107,3 +107,19 @@ def test_the_document_that_a_template_does_not_end_on_is_named(tmp_path, smollm2
     dropped = pl.read_parquet(tmp_path / "out" / "dropped.parquet").select("row", "reason", "detail").rows()
     assert [(row, reason) for row, reason, _ in dropped] == [(2, "template_error")]
     assert "the template makes more than" in dropped[0][2]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 5], ids=["written in columns", "a few shapes", "one by one"])
+def test_a_template_that_writes_much_for_each_document_is_stopped_before_the_memory_is_taken(
+    tmp_path, smollm2, monkeypatch, turns
+):
+    monkeypatch.setattr(pieces, "MOST_WRITTEN", 1_000_000)
+    rows = [{"messages": CHAT * (1 + number % turns)} for number in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    looked = "{% if messages|length > 9 %}{{ messages[9].content|length * 'ab ' }}{% endif %}"
+    template = "{% for m in messages %}{{ m.content }}{{ 'ab ' * 30000 }}{% endfor %}" + looked
+    (tmp_path / "t.jinja").write_text(template)
+    options = {"tokenizer": str(smollm2), "chat_template": str(tmp_path / "t.jinja"), "max_length": 64}
+    with pytest.raises(DataError, match=r"the chat template makes [0-9,]+ bytes and more") as error:
+        tokpack.pack(str(tmp_path / "a.jsonl"), tmp_path / "out", clean="off", **options)
+    assert error.value.where.startswith("a.jsonl, row ")

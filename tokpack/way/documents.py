@@ -28,11 +28,10 @@ from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import Block, join
 from tokpack.stages.read.sources import Source
+from tokpack.stages.render.pieces import BlockSizeError
 from tokpack.stages.render.render import render
 from tokpack.stages.tokenize import TokenBatch, tokenize
 
-MOST_TEXT = (1 << 31) - 1
-"""Bytes of a block as it is tokenized: a token has one at least, and the store counts tokens in int32."""
 BAD = np.uint64(0x9E3779B97F4A7C15)
 """Laid over the hash of a document whose answer is bad."""
 LONGEST_DETAIL = 1000
@@ -157,14 +156,16 @@ def encode(
 
     Returns documents, tokens, rows by path, and what the template left out.
     """
-    rendered = render(documents, run.renderer)
-    if (size := rendered.text.nbytes) > MOST_TEXT:
+    try:
+        rendered = render(documents, run.renderer)
+    except BlockSizeError as error:
+        row = documents.row(error.row, named=True)
         raise DataError(
-            f"a block of {len(documents):,} documents is {size:,} bytes of text to the model, "
-            f"more than {MOST_TEXT:,}",
-            where=run.sources[documents["source"][0]].path,
-            hint="the chat template writes very much for each; read.block_mb = 1 makes blocks smaller",
-        )
+            f"the chat template makes {error.whole:,} bytes and more of a block of {len(documents):,} "
+            f"documents, {error.size:,} of this one",
+            where=f"{run.sources[row['source']].name}, row {row['row']}",
+            hint="is it from somebody you trust? read.block_mb = 1 makes blocks smaller",
+        ) from None
     tokens = tokenize(rendered, run.tokenizer)
     if rendered.errors:
         rows = [row for row in sorted(rendered.errors) if documents["drop_reason"][row] is None]

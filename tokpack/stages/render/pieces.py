@@ -23,6 +23,9 @@ import pyarrow as pa
 
 from tokpack.stages.render.symbols import Dumps, Slot
 
+MOST_TEXT, MOST_WRITTEN, MOST_COPIES = (1 << 31) - 1, 1 << 29, 8
+"""Bytes of a block as it is tokenized; that a template may write for one, and copies of its contents."""
+
 if TYPE_CHECKING:
     from tokpack.stages.render.reference import RenderedRow
 
@@ -107,10 +110,20 @@ def is_columnar(slot: Slot) -> bool:
     return slot.dumps is None or slot.dumps == _PLAIN_JSON
 
 
+class BlockSizeError(Exception):
+    """The template writes more for the rows of a block than is held in memory."""
+
+    def __init__(self, row: int, size: int, whole: int) -> None:
+        super().__init__(f"row {row} is {size:,} bytes of {whole:,}")
+        self.row, self.size, self.whole = row, size, whole
+
+
 @dataclass
 class Verbatim:
-    """Rows whose text is ready as it is; spans in bytes."""
+    """Rows whose text is ready; spans in bytes. Beyond `most` characters `add` raises BlockSizeError."""
 
+    most: int = MOST_TEXT
+    size: int = 0
     rows: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     trained: list[list[tuple[int, int]]] = field(default_factory=list)
@@ -119,6 +132,9 @@ class Verbatim:
     weights: list[Sequence[ValuedSpan]] = field(default_factory=list)
 
     def add(self, row: int, rendered: RenderedRow) -> None:
+        self.size += len(rendered.text)
+        if self.size > self.most:
+            raise BlockSizeError(row, len(rendered.text), self.size)
         self.rows.append(row)
         self.texts.append(rendered.text)
         self.trained.append(rendered.trained)
@@ -149,11 +165,12 @@ def assemble(
 
     `contents` holds the contents of all rows end to end without nulls, row i from `first_content[i]` on;
     `shape_of_row` indexes `shapes`, and is -1 for the rows of `verbatim`. `places` says of some shapes where
-    in `contents` each slot of each row is, int64[rows, slots].
+    in `contents` each slot of each row is, int64[rows, slots]. Raises BlockSizeError before it takes memory.
     """
     counts = np.append([2 * shape.contents + 1 for shape in shapes], 1).astype(np.int64)
     piece_at = _offsets(counts[shape_of_row])
     pool, index = _gather_plan(contents, first_content, shape_of_row, shapes, verbatim, places, piece_at)
+    _check_size(pool, index, piece_at, most_text(contents))
     pieces = pool.gather(pl.Series(index)).to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offset_buffer, data = pieces.buffers()
     place = np.frombuffer(offset_buffer, np.int64)[pieces.offset : pieces.offset + len(pieces) + 1]
@@ -184,6 +201,21 @@ def assemble(
         valued([shape.segments for shape in shapes], verbatim.segments),
         valued([shape.weights for shape in shapes], verbatim.weights),
     )
+
+
+def most_text(contents: pl.Series) -> int:
+    """Bytes that a block of these contents may become: a token has one at least, and the store counts them
+    in int32.
+    """
+    return min(MOST_TEXT, MOST_WRITTEN + MOST_COPIES * int(contents.str.len_bytes().sum()))
+
+
+def _check_size(pool: pl.Series, index: Ints, piece_at: Ints, most: int) -> None:
+    """piece_at: of each row its first piece, and the end."""
+    ends = np.append(0, np.cumsum(pool.str.len_bytes().to_numpy().astype(np.int64)[index]))
+    if (whole := int(ends[-1])) > most:
+        sizes = np.diff(ends[piece_at])
+        raise BlockSizeError(int(sizes.argmax()), int(sizes.max()), whole)
 
 
 def _gather_plan(

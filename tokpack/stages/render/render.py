@@ -20,7 +20,7 @@ from tokpack.errors import UsageError
 from tokpack.schema import SEGMENTS
 from tokpack.stages.render.chat_template import RenderError
 from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
-from tokpack.stages.render.pieces import Ints, Spans, ValuedSpans, Verbatim, assemble
+from tokpack.stages.render.pieces import Ints, Spans, ValuedSpans, Verbatim, assemble, most_text
 from tokpack.stages.render.reference import (
     RenderedRow,
     RenderOptions,
@@ -69,14 +69,15 @@ class Rendered:
 def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
     """Render a batch; see the columns in `tokpack.stages.normalize.normalize`.
 
-    Raises UsageError when the options cannot render a kind of document that is there.
+    Raises UsageError when the options cannot render a kind of document that is there, BlockSizeError when the
+    template writes too much.
     """
     flat = documents["contents"].list.explode(keep_nulls=True, empty_as_null=False)
     plan = plan_rows(documents, flat, _plain_rows(documents, renderer), renderer)
     contents = pl.concat([flat.fill_null(""), pl.Series(plan.texts, dtype=pl.String)], rechunk=False)
     proofs = 0
     while True:
-        verbatim, errors = Verbatim(), dict[int, str]()
+        verbatim, errors = Verbatim(most_text(contents)), dict[int, str]()
         told = _render_one_by_one(documents, plan, renderer, verbatim, errors)
         whole = assemble(contents, plan.first, plan.shape_of_row, plan.shapes, verbatim, plan.places)
         counters = {
