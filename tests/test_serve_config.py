@@ -148,6 +148,9 @@ def test_each_engine_gets_a_folder_whose_commands_name_what_is_in_it(place, tmp_
         assert all(any(part in word for word in words) for part in ("/adapters/math", "/adapters/other"))
         assert "127.0.0.1" in words
         assert "256" in words  # what the model has
+        if engine == "llamacpp":  # with --lora alone every request would get all adapters at once
+            loras = words[words.index("--lora-scaled") + 1].split(",")
+            assert loras == [f"{tmp_path / 'out' / 'adapters' / name}.gguf:0" for name in ("math", "other")]
         if engine == "vllm":
             assert words[words.index("--max-lora-rank") + 1] == "16"
             modules = words[words.index("--lora-modules") + 1 :]
@@ -157,7 +160,9 @@ def test_each_engine_gets_a_folder_whose_commands_name_what_is_in_it(place, tmp_
     assert service["ports"] == ["127.0.0.1:8000:8000"]
     assert all(mount.endswith(":ro") for mount in service["volumes"])
     assert "ExecStart=" in (tmp_path / "out" / "served.service").read_text()
-    assert len((tmp_path / "out" / "README.md").read_text().splitlines()) < 25
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert len(readme.splitlines()) < 25
+    assert ("verify-served" in readme) == (engine != "ollama")
 
 
 def test_refused_adapters_are_an_error_until_they_may_be_converted(place, tmp_path):

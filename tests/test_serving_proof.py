@@ -170,6 +170,39 @@ def test_servers_that_answer_nonsense_are_refused(answer, said):
         fake.shutdown()
 
 
+def test_fields_of_an_engine_are_sent_and_its_numbers_of_tokens_are_read():
+    """As llama.cpp has it: adapters are named by `lora`, and two tokens may have one text."""
+    asked = []
+    token = {"id": 7, "token": "\ufffd", "logprob": -0.5}
+    place = {**token, "top_logprobs": [token, {**token, "id": 8, "logprob": -1.5}]}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+            choice = {"logprobs": {"content": [place]}}
+            self.wfile.write(json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3}}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as fake:
+        Thread(target=fake.serve_forever, daemon=True).start()
+        server = Server(f"http://127.0.0.1:{fake.server_port}", "m", extra={"lora": [{"id": 0, "scale": 1}]})
+        chat = server.chat([{"role": "user", "content": "Hi"}], 1)
+        fake.shutdown()
+    assert asked[0]["lora"] == [{"id": 0, "scale": 1}]
+    assert (asked[0]["model"], chat.prompt_tokens) == ("m", 3)
+    assert chat.places[0].logprobs == {"token_id:7": -0.5, "token_id:8": -1.5}
+
+
+def test_fields_that_are_no_json_are_named(place):
+    ended = run("verify-served", "127.0.0.1:9", "-m", "m", "-a", place / "math", "--extra-body", "lora")
+    assert ended.returncode == 2
+    assert "--extra-body lora" in ended.stderr
+
+
 def test_addresses_are_completed_and_silence_is_said():
     assert Server("localhost:8000", "m").root == "http://localhost:8000/v1"
     assert Server("https://a.example/v1/", "m").root == "https://a.example/v1"

@@ -83,9 +83,8 @@ def _lmdeploy(plan: Plan) -> list[str]:
 def _llamacpp(plan: Plan) -> list[str]:
     made = ["llama-server", "--model", plan.base, "--alias", plan.base_name, "--host", "127.0.0.1"]
     made += ["--port", str(plan.port), "--ctx-size", str(plan.context), "--jinja"]
-    for path in plan.adapters.values():
-        made += ["--lora-init-without-apply"] if path == next(iter(plan.adapters.values())) else []
-        made += ["--lora", path]
+    if plan.adapters:  # --lora-init-without-apply would leave them applied to every request
+        made += ["--lora-scaled", ",".join(f"{path}:0" for path in plan.adapters.values())]
     return made
 
 
@@ -159,27 +158,30 @@ def _inside(plan: Plan) -> list[str]:
 def readme(plan: Plan, notes: Sequence[str]) -> str:
     """Ten lines or so."""
     names = ", ".join(f"`{name}`" for name in plan.adapters) or "none"
-    lines = [f"# {plan.base_name} by {plan.engine}", ""]
-    lines += [f"Base: `{plan.base}`. Adapters: {names}; a request names one in `model`.", ""]
+    lines = [f"# {plan.base_name} by {plan.engine}", "", f"Base: `{plan.base}`. Adapters: {names}.", ""]
     if plan.engine in GGUF_ENGINES:
         lines += [f"1. `{_conversion(plan)}` (from llama.cpp)", "2. `sh start.sh`", ""]
     else:
         lines += ["1. `sh start.sh`, or `docker compose up`, or install `served.service` with systemd", ""]
-    if plan.engine == "llamacpp":
+    if plan.engine == "llamacpp" and plan.adapters:
         lines += [
-            'The adapters are loaded and not applied: a request says `"lora": [{"id": 0, "scale": 1}]`,'
-        ]
-        lines += [
-            f"by their order: {', '.join(plan.adapters)}. Requests for different ones are not batched.",
+            "The adapters are loaded with a scale of 0. A request names one by its place in the order above:",
+            '`"lora": [{"id": 0, "scale": 1}]`, and without that the base answers. Requests for different',
+            "adapters are not batched.",
             "",
         ]
-    elif plan.engine != "ollama":
-        first = next(iter(plan.adapters), plan.base_name)
-        lines += ["Prove that it answers with the adapter:", "", "```console"]
-        lines += [
-            f"tokpack verify-served http://127.0.0.1:{plan.port} --model {first} --adapter FOLDER",
-            "```",
-            "",
-        ]
+    elif plan.adapters:
+        lines += ["A request names an adapter in `model`.", ""]
+    if plan.adapters and plan.engine != "ollama":
+        lines += ["Prove that it answers with the adapter:", "", "```console", _proof(plan), "```", ""]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _proof(plan: Plan) -> str:
+    """The command that asks for the first adapter."""
+    name = next(iter(plan.adapters))
+    made = ["tokpack", "verify-served", f"http://127.0.0.1:{plan.port}", "--adapter", "FOLDER", "--model"]
+    if plan.engine != "llamacpp":
+        return shlex.join([*made, name])
+    return shlex.join([*made, plan.base_name, "--extra-body", '{"lora": [{"id": 0, "scale": 1}]}'])

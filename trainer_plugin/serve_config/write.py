@@ -66,6 +66,12 @@ def write_config(
     model_config = _model_config(base)
     if engine in GGUF_ENGINES:
         gguf_adapter.check_gguf(model_config)
+    if engine == "llamacpp" and set(":,") & set(str(out.resolve())):
+        raise UsageError(
+            "llama.cpp takes no adapter whose path has a colon or a comma",
+            where=str(out.resolve()),
+            hint="give another folder",
+        )
     out.mkdir(parents=True, exist_ok=True)
     out = out.resolve()
     writer = _Writer(engine, base, model_config, out, tell)

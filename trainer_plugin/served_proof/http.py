@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -59,13 +59,21 @@ class _NoRedirect(HTTPRedirectHandler):
 class Server:
     """An OpenAI-like server. Raises RefusedError where it answers with an error, DataError for nonsense."""
 
-    def __init__(self, url: str, model: str, key: str | None = None, seconds: float = 120.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        key: str | None = None,
+        seconds: float = 120.0,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError("no such address", where=url, hint="as http://127.0.0.1:8000/v1")
         path = parts.path.rstrip("/")
         self.root = f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else f'{path}/v1'}"
         self.model, self._key, self._seconds = model, key, seconds
+        self._extra = dict(extra or {})
         self._open = build_opener(_NoRedirect, ProxyHandler()).open
 
     def models(self) -> list[str]:
@@ -100,7 +108,7 @@ class Server:
 
     def _complete(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """With token numbers for names where the server knows how."""
-        body = {"model": self.model, **body}
+        body = {"model": self.model, **self._extra, **body}
         try:
             return self._ask(path, {**body, "return_tokens_as_token_ids": True})
         except RefusedError as error:
@@ -121,8 +129,8 @@ class Server:
         for one in listed:
             if not isinstance(one, dict) or not isinstance(one.get("token"), str):
                 raise self._nonsense("a token without a name")
-            found[one["token"]] = self._number(one.get("logprob"))
-        return Place(entry["token"], found)
+            found[_name(one)] = self._number(one.get("logprob"))
+        return Place(_name(entry), found)
 
     def _number(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -156,6 +164,12 @@ class Server:
         if not isinstance(found, dict):
             raise self._nonsense("no JSON object")
         return found
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    """A token's number where the server tells it (llama.cpp: `id`), for texts may be those of several."""
+    number = entry.get("id")
+    return f"{TOKEN_ID}{number}" if type(number) is int and number >= 0 else str(entry["token"])
 
 
 def _count(answer: dict[str, Any]) -> int | None:

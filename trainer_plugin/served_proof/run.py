@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,8 @@ class Settings:
     base_weights: BaseWeights = "auto"
     dtype: str = "auto"
     seconds: float = 120.0
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every request, such as llama.cpp's `lora`."""
 
 
 def verify_served(
@@ -91,7 +93,7 @@ def verify_served(
     answer as OpenAI's, UsageError for adapters that do not belong to the base.
     """
     settings, tell = settings or Settings(), tell or Activity(quiet=True)
-    server, wanted = Server(url, model, key, settings.seconds), read_adapter(adapter)
+    server, wanted = Server(url, model, key, settings.seconds, settings.extra_body), read_adapter(adapter)
     read = read_adapters([adapter, *others])
     try:
         if (missing := _missing(server)) is not None:

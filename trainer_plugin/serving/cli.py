@@ -91,6 +91,23 @@ def one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(f"no such value {value!r}", where=flag, hint=near_matches(value, known))
 
 
+def json_object(flag: str, text: str | None) -> dict[str, Any]:
+    """Raise UsageError for what is no JSON object."""
+    import json
+
+    from tokpack.errors import UsageError
+
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(
+            "no JSON object", where=f"{flag} {text}", hint="quote it for the shell, as '{\"key\": 1}'"
+        )
+    return found
+
+
 def _limits(**given: float) -> Any:
     from tokpack.errors import UsageError
     from trainer_plugin.serving.values import Limits
@@ -130,6 +147,10 @@ def verify_served(
     max_tokens: Annotated[int, typer.Option(help="Of each document.")] = 512,
     api_key_env: Annotated[str, typer.Option(help="Variable that holds the API key.")] = "TOKPACK_API_KEY",
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 120.0,
+    extra_body: Annotated[
+        str | None,
+        typer.Option(help='JSON fields of every request, as \'{"lora": [{"id": 0, "scale": 1}]}\'.'),
+    ] = None,
     base_weights: BaseWeights = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -146,10 +167,12 @@ def verify_served(
     need(*LIBRARIES)
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    extra = json_object("--extra-body", extra_body)
     with activity(quiet, "trainer_plugin.served_proof.run") as (tell, run):
         quiet_libraries()
         options: dict[str, Any] = {"documents": max(1, documents), "tokens": max(16, max_tokens)}
         options |= {"base_weights": base_weights, "dtype": dtype, "seconds": timeout}
+        options["extra_body"] = extra
         found = run.verify_served(
             url,
             model,
