@@ -323,4 +323,6 @@ def test_queries_that_make_no_sense_are_no_crash(page):
     assert ask(page, "api/list/kept?page=99999999999&shortest=-3&sort=nonsense")["items"] == []
     assert ask(page, "api/list/left_out?language=xx&sort=length&longest=abc")["page"] == 0
     ask(page, "api/list/secrets", 404)
+    for digits in (19, 5000):  # more than an integer takes
+        assert page.get(f"/{TOKEN}/api/kept/{'9' * digits}").status_code == 404
     assert Query().page == 0

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -45,6 +46,15 @@ SAFE = {
 }
 
 
+class _DocId(IntegerConvertor):
+    """Numbers that an int64 holds; Python reads no integer of thousands of digits."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("doc_id", _DocId())
+
+
 class SafeHeaders:
     """Headers of `SAFE` on every answer."""
 
@@ -68,9 +78,9 @@ def make_app(shown: Shown, token: str) -> Starlette:
         *(Route(f"/{name}", _file(name)) for name in KINDS),
         Route("/api/summary", pages.summary),
         Route("/api/list/{what}", pages.listed),
-        Route("/api/kept/{doc_id:int}", pages.kept),
-        Route("/api/left-out/{doc_id:int}", pages.left_out),
-        Route("/api/keep/{doc_id:int}", pages.keep, methods=["POST"]),
+        Route("/api/kept/{doc_id:doc_id}", pages.kept),
+        Route("/api/left-out/{doc_id:doc_id}", pages.left_out),
+        Route("/api/keep/{doc_id:doc_id}", pages.keep, methods=["POST"]),
     ]
     return Starlette(
         routes=[Mount(f"/{token}", routes=routes)],
