@@ -218,3 +218,9 @@ def test_pushed_to_the_hub_in_one_commit_and_opened_from_there(packed, tmp_path)
     assert {*covered_files(packed), "SHA256SUMS", "README.md"} == set(hub.files)
     assert hub.files["README.md"].startswith(b"---\ntags: [tokpack, packed]")
     assert same_files(packed, Path(opened))
+
+
+def test_a_card_names_no_keys(packed):
+    card = make_card(tokpack.open_packed(packed).manifest, "s3://me:s3cret@bucket/data")
+    assert "s3cret" not in card
+    assert "s3://***@bucket/data" in card

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
+import http.server
 import importlib
 import io
 import json
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -230,3 +233,28 @@ def test_a_server_that_does_not_answer_is_an_error_with_its_url(s3, monkeypatch)
     with pytest.raises(UsageError, match="cannot open") as error:
         open_sources((SourceConfig(path="s3://bucket/data/chats.jsonl"),))
     assert "AWS_ENDPOINT_URL" in error.value.hint
+
+
+def test_keys_in_a_web_address_reach_neither_the_packed_dataset_nor_the_terminal(qwen, tmp_path, capfd):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    serve = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://me:s3cret@127.0.0.1:{server.server_port}"
+        packed = tokpack.pack(
+            f"{url}/a.jsonl?key=s3cret", tmp_path / "out", tokenizer=str(qwen), max_length=256
+        )
+        with pytest.raises(UsageError) as error:
+            tokpack.pack(f"{url}/b.jsonl?key=s3cret", tmp_path / "none", tokenizer=str(qwen), max_length=256)
+        server.shutdown()
+    assert packed.manifest["inputs"][0]["name"] == "a.jsonl"
+    shared = [path for path in packed.folder.rglob("*") if path.is_file() and path.name != "run.json"]
+    assert not [path.name for path in shared if b"s3cret" in path.read_bytes()]
+    assert "***@127.0.0.1" in str(error.value)
+    assert "s3cret" not in str(error.value) + capfd.readouterr().err

@@ -22,7 +22,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tokpack.printable import printable
+from tokpack.printable import printable, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +118,9 @@ class Activity:
             return
         with self._lock:
             self._spoken = time.monotonic()
-            self.console.print(printable(line), highlight=False, soft_wrap=True, markup=False, emoji=False)
+            self.console.print(
+                printable(without_secrets(line)), highlight=False, soft_wrap=True, markup=False, emoji=False
+            )
 
     @contextmanager
     def doing(self, what: str, total: int | None = None, unit: str = "", scale: int = 1) -> Iterator[Advance]:
@@ -182,7 +184,9 @@ class Activity:
             )
             self._bars = Progress(*columns, console=self.console, transient=True)
             self._end_bars = self._show_bars()
-        task.bar = self._bars.add_task(printable(task.what), total=task.total, shown=task.amount())
+        task.bar = self._bars.add_task(
+            printable(without_secrets(task.what)), total=task.total, shown=task.amount()
+        )
 
     def _show_bars(self) -> Callable[[], None]:
         """What takes them away again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokpack.printable import one_line
+from tokpack.printable import one_line, without_secrets
 from tokpack.shards import ARROW, INDEX
 
 CARD = "README.md"
@@ -17,7 +17,7 @@ def make_card(manifest: dict[str, Any], url: str, validation: bool = False) -> s
     ledger, capacity, rows = manifest["ledger"], manifest["capacity"], manifest["rows"]
     documents, tokens, tokenizer = ledger["documents"], ledger["tokens"], manifest["tokenizer"]
     trained, slots = ledger["trained"], ledger["slots"]
-    place = one_line(url)
+    place = one_line(without_secrets(url))
     return f"""\
 ---
 tags: [tokpack, packed]

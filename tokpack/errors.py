@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokpack.printable import printable
+from tokpack.printable import printable, without_secrets
 
 
 class TokpackError(Exception):
@@ -36,7 +36,7 @@ class TokpackError(Exception):
             parts.append(f"  at: {place}")
         if self.hint:
             parts.append(f"  hint: {printable(self.hint)}")
-        return "\n".join(parts)
+        return without_secrets("\n".join(parts))
 
 
 def _restored(kind: type[TokpackError], args: tuple[Any, ...], state: dict[str, Any]) -> TokpackError:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from pathlib import Path
+
+SECRET = re.compile(r"(://)[^/\s@]+(?=@)|([?&][\w.~%-]+=)[^&\s]+")
 
 
 def printable(text: str) -> str:
@@ -17,6 +20,15 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if _harmless(c) else _escaped(c) for c in text)
 
 
+def without_secrets(text: str) -> str:
+    """URLs without who asks: names and keys before the host, and values behind the question mark.
+
+    >>> without_secrets("https://me:key@host/a.jsonl?token=1")
+    'https://***@host/a.jsonl?token=***'
+    """
+    return SECRET.sub(lambda found: f"{found[1] or found[2]}***", text) if "://" in text else text
+
+
 def one_line(text: str, limit: int = 120) -> str:
     """A name from data (file, reason, tokenizer) for a table's cell: printable, without line breaks, its
     middle cut out where it is longer than `limit` characters."""
@@ -25,9 +37,14 @@ def one_line(text: str, limit: int = 120) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def without_query(path: str) -> str:
+    """Of a web address the part before the question mark: what follows may hold keys."""
+    return path.partition("?")[0] if path.startswith(("http://", "https://")) else path
+
+
 def portable_name(path: str | os.PathLike[str]) -> str:
     """The last part of a path as text that any file can hold: bytes that are not UTF-8 are written out."""
-    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
+    return os.fsencode(Path(without_query(os.fspath(path))).name).decode("utf-8", "backslashreplace")
 
 
 def snippet(text: str, limit: int = 280) -> str:

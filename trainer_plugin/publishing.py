@@ -15,7 +15,7 @@ from tokpack.activity import Activity, default_activity
 from tokpack.card import CARD
 from tokpack.errors import UsageError
 from tokpack.packed_urls import explained, file_system, is_url
-from tokpack.printable import one_line
+from tokpack.printable import one_line, without_secrets
 
 CONFIG = "adapter_config.json"
 KINDS = {".json", ".jinja", ".model", ".safetensors", ".toml", ".txt"}
@@ -90,6 +90,7 @@ def _in_the_way(url: str) -> UsageError:
 
 def adapter_card(folder: Path, url: str) -> str:
     """Markdown with the Hub's header: base, method, figures, and the fingerprint of the data."""
+    url = without_secrets(url)
     config, made, result = (_read(folder / name) for name in (CONFIG, "provenance.json", "result.json"))
     base = one_line(str(made.get("base", {}).get("name") or config.get("base_model_name_or_path", "")))
     name = Path(base).name if Path(base).is_absolute() else base

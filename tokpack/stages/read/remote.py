@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from tokpack.errors import DataError, UsageError
+from tokpack.printable import without_query
 
 EXTRAS = {
     "s3": 'pip install "tokpack[s3]"',
@@ -47,7 +48,7 @@ def list_remote(url: str, is_data: Callable[[str], bool]) -> list[RemoteFile]:
             inside = [name for name in sorted(fs.find(folder)) if is_data(name)]
             found = [(fs.info(name), name.removeprefix(folder)) for name in inside]
         else:
-            found = [(info, info["name"].rsplit("/", 1)[-1]) for info in infos]
+            found = [(info, without_query(info["name"]).rsplit("/", 1)[-1]) for info in infos]
         files = [
             RemoteFile(fs.unstrip_protocol(info["name"]), name, info.get("size")) for info, name in found
         ]
