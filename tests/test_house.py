@@ -34,7 +34,7 @@ HOUSE = {
         balance budget preference_loss recipe dtypes forecast
         isolation_report probe isolation
         base_digest qlora adapter_config adapters merge convert
-        neftune guards progress document_log trainer_evaluation trainer preference unpaired
+        neftune guards source_losses progress document_log trainer_evaluation trainer preference unpaired
         preference_run run
         evaluation publishing serving serve_config served_proof
         cli calibration
@@ -54,7 +54,7 @@ CIRCLES = {
 }
 """Imports inside of functions that lead back, with their reasons."""
 TRAINER_TAKES = {"version", "printable", "fingerprint", "schema", "errors", "activity", "card", "hub", "cost"}
-TRAINER_TAKES |= {"manifest", "checked", "shards", "token_files", "packed_urls"}
+TRAINER_TAKES |= {"manifest", "ledger", "checked", "shards", "token_files", "packed_urls"}
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
     "trainer_plugin.cli": {"tokpack.cli"},

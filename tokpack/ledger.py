@@ -153,6 +153,16 @@ def check(ledger: dict[str, Any]) -> None:
         raise InternalError("the ledger has a negative line", where=f"free {free}, masked {masked}")
 
 
+def documents_by_source(ledger: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Source -> `doc_id` of its first document, and of the one after its last."""
+    ranges, start = {}, 0
+    for name, part in ledger["sources"].items():
+        end = start + part["documents"]["read"]
+        ranges[name] = (start, end)
+        start = end
+    return ranges
+
+
 def _equal(line: str, left: int, right: int) -> None:
     if left != right:
         raise InternalError(

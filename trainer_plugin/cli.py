@@ -70,6 +70,9 @@ def train(
     document_log: Annotated[
         str | None, typer.Option(help=".parquet or .jsonl file for each document's loss in each epoch.")
     ] = None,
+    loss_by_source: Annotated[
+        bool, typer.Option("--loss-by-source", help="Log the loss of each source of a mix as well.")
+    ] = False,
     merge: Annotated[
         Path | None, typer.Option(help="Also merge the adapter into its base, in this new folder.")
     ] = None,
@@ -111,6 +114,7 @@ def train(
         "gpu_price": gpu_price,
         "max_cost": max_cost,
         "document_log": document_log,
+        "loss_by_source": loss_by_source or None,
         "probe": False if no_probe else None,
     }
     settings = load_recipe(recipe, **flags)

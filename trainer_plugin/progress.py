@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from tokpack.activity import Activity, Task, duration
+from trainer_plugin.source_losses import PREFIX
 from trainer_plugin.words import dollars
 
 
@@ -82,7 +83,7 @@ def figures_of(logs: dict[str, Any]) -> str:
     """The figures of one log entry in a line; empty for entries without a loss."""
     parts = []
     if "loss" in logs:
-        parts.append(f"loss {logs['loss']:.4f}")
+        parts.append(f"loss {logs['loss']:.4f}" + _by_source(logs))
     if "eval_loss" in logs:
         parts.append(f"held-out loss {logs['eval_loss']:.4f}")
     for prefix in ("", "eval_"):
@@ -99,3 +100,11 @@ def figures_of(logs: dict[str, Any]) -> str:
     if "cost_usd" in logs:
         parts.append(f"{dollars(logs['cost_usd'])} of about {dollars(logs['cost_usd_total'])}")
     return "  ".join(parts)
+
+
+def _by_source(logs: dict[str, Any]) -> str:
+    """`" (chats.jsonl 1.91, code.jsonl 0.84)"`, or nothing."""
+    found = [
+        f"{name.removeprefix(PREFIX)} {loss:.2f}" for name, loss in logs.items() if name.startswith(PREFIX)
+    ]
+    return f" ({', '.join(found)})" if found else ""

@@ -94,6 +94,8 @@ class Recipe:
     """End when so many dollars are spent, all GPUs together; 0: no limit."""
     document_log: str = ""
     """`.parquet` or `.jsonl` file for the loss of each document in each epoch."""
+    loss_by_source: bool = False
+    """Log the loss of each source of a mix as well."""
     seed: int = 0
     log_steps: int = 1
     eval_steps: int = 0

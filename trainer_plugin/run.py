@@ -144,6 +144,7 @@ def run_training(
         gpu_price=price,
         max_cost=recipe.max_cost or None,
         document_log=recipe.document_log or None,
+        loss_by_source=recipe.loss_by_source,
         progress=tell,
         optimizers=(optimizer, None),
         callbacks=[*_early_stopping(recipe), *_layer_sampling(network, recipe)],

@@ -9,7 +9,7 @@ What the mixin changes, and nothing else:
 - guards: what silently mixes documents or weights raises (`trainer_plugin.guards`);
 - probe: `train()` proves the isolation of documents before the first step;
 - log: real tokens per second, fill of the rows, tokens and trained tokens so far (kept across a resume),
-  money so far and for the whole run, and on request the loss of every document;
+  money so far and for the whole run, and on request the loss of every source and document;
 - stop: at a token budget, exactly, or when the money is spent (`trainer_plugin.budget`);
 - resume: only where the checkpoint's rows are the first ones of this run, and never past the end.
 
@@ -46,6 +46,7 @@ from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.neftune import DocumentNoise
 from trainer_plugin.private_names import loss_is_complete, require_trainer
 from trainer_plugin.progress import RichProgress
+from trainer_plugin.source_losses import SourceLosses
 from trainer_plugin.strategies import fit_batch, inner_model, is_sharded, reshard
 from trainer_plugin.trainer_evaluation import EvaluationMixin
 
@@ -65,7 +66,7 @@ class PackedTrainerMixin(EvaluationMixin):
     probe at the start of `train()`.
     token_budget: end with the row that reaches so many tokens. gpu_price: dollars an hour of one process, to
     tell the cost; max_cost: end when so many dollars are spent. document_log: a `.parquet` or `.jsonl` file
-    for the loss of each document in each epoch.
+    for the loss of each document in each epoch. loss_by_source: log the loss of each source as well.
     """
 
     kind = ""
@@ -81,6 +82,7 @@ class PackedTrainerMixin(EvaluationMixin):
         gpu_price: float | None = None,
         max_cost: float | None = None,
         document_log: str | Path | None = None,
+        loss_by_source: bool = False,
         **kwargs: Any,
     ) -> None:
         require_trainer(type(self).__name__)
@@ -112,11 +114,15 @@ class PackedTrainerMixin(EvaluationMixin):
             self.add_callback(StopWhenSpent(self))
         self.document_log: DocumentLog | None = None
         if document_log is not None:
-            self._refuse_document_log()
+            self._refuse_losses_of_documents("document_log")
             self.document_log = DocumentLog(document_log, self.args.output_dir, self.args.process_index)
+        self.source_losses: SourceLosses | None = None
+        if loss_by_source:
+            self._refuse_losses_of_documents("loss_by_source")
+            self.source_losses = SourceLosses(self.train_dataset)
         if isinstance(self.data_collator, PackedCollator):
             self.data_collator.counts, self.data_collator.loss = True, loss
-            self.data_collator.documents = document_log is not None
+            self.data_collator.documents = document_log is not None or loss_by_source
             if self.data_collator.loss_weights is None:
                 self.data_collator.loss_weights = True
         if loss == "document" or not self.model_divides:
@@ -125,12 +131,12 @@ class PackedTrainerMixin(EvaluationMixin):
         refuse_dataset(self.train_dataset, self.kind)
         refuse_dataset(self.eval_dataset, self.kind)
 
-    def _refuse_document_log(self) -> None:
+    def _refuse_losses_of_documents(self, where: str) -> None:
         ours = type(self).compute_loss is PackedTrainerMixin.compute_loss
         if not ours or not isinstance(self.data_collator, PackedCollator):
             raise UsageError(
                 f"{type(self).__name__} with {type(self.data_collator).__name__} has no losses by document",
-                where="document_log",
+                where=where,
                 hint="use PackedTrainer and PackedCollator",
             )
 
@@ -285,7 +291,10 @@ class PackedTrainerMixin(EvaluationMixin):
         loss = (losses * weights[0, 1:]).sum() / items * self._rank_scale()
         if documents is not None:
             sums = document_sums(losses.detach(), seq_idx, len(documents))
-            self.document_log.add(int(self.state.epoch or 0), documents, sums)
+            if self.document_log is not None:
+                self.document_log.add(int(self.state.epoch or 0), documents, sums)
+            if self.source_losses is not None:
+                self.source_losses.add(documents, sums)
         return (loss, outputs) if return_outputs else loss
 
     def losses_by_token(
@@ -343,6 +352,8 @@ class PackedTrainerMixin(EvaluationMixin):
                 logs["tokens"], logs["trained_tokens"] = counts["tokens"], counts["trained_tokens"]
             self._last_log = now
             self._log_money(logs)
+            if self.source_losses is not None:
+                logs |= self.source_losses.take(lambda sums: self.accelerator.reduce(sums, "sum"))
         super().log(logs, *args, **kwargs)
 
     def _log_money(self, logs: dict[str, float]) -> None:

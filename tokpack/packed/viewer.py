@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tokpack.encoding.trained_runs import trained_runs
 from tokpack.errors import TokpackError, UsageError, near_matches
+from tokpack.ledger import documents_by_source
 from tokpack.packed.folder import PackedFolder
 from tokpack.printable import printable
 from tokpack.reasons import HELD_OUT
@@ -115,12 +116,7 @@ def source_ranges(packed: PackedFolder) -> dict[str, tuple[int, int]]:
     """Input -> its first document and the one after its last: documents are numbered input by input."""
     inside = packed.folder.resolve()
     whole = PackedFolder(inside.parent) if packed.manifest["split"] != "train" else packed
-    ranges, start = {}, 0
-    for name, part in whole.ledger["sources"].items():
-        end = start + part["documents"]["read"]
-        ranges[name] = (start, end)
-        start = end
-    return ranges
+    return documents_by_source(whole.ledger)
 
 
 def origin_of(ranges: dict[str, tuple[int, int]], doc_id: int, width: int = 1) -> str:
