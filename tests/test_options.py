@@ -98,11 +98,23 @@ def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
         (["--seed", -1], ["--seed cannot be -1", "at: --seed"]),
         (["--mfu", "0.5,0.2"], ["--mfu cannot be", "at: --mfu"]),
         (["--gpu-count", 0], ["at: --gpu-count"]),
+        (["--workers", -1], ["--workers cannot be -1"]),
+        (["--planner", "bdf"], ["no planner named 'bdf'", "at: --planner", "did you mean 'bfd'"]),
+        (["--clean", "strikt"], ["at: --clean", "did you mean 'strict'"]),
+        (["--overlong", "trun"], ["Invalid value for '--overlong': 'trun' is not one of 'auto'"]),
     ],
 )
 def test_a_mistake_names_the_flag_that_was_typed(capsys, monkeypatch, given, said):
     text = fail(capsys, monkeypatch, "analyze", "x.jsonl", "-t", "m", *given).replace(",", "")
     assert not [part for part in said if part.replace(",", "") not in text], text
+
+
+def test_a_file_of_evaluation_text_that_is_not_there_is_said_before_any_work(capsys, monkeypatch, tmp_path):
+    data = tmp_path / "x.jsonl"
+    data.write_text('{"text": "a"}\n')
+    text = fail(capsys, monkeypatch, "analyze", data, "-t", tmp_path, "--against", tmp_path / "none.jsonl")
+    assert "none.jsonl" in text
+    assert "tokenizer" not in text
 
 
 @pytest.mark.parametrize(

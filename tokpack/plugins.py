@@ -10,6 +10,8 @@ from typing import Any
 
 from tokpack.errors import UsageError, near_matches
 
+WHERE = {"planner": "--planner (plan.planner)", "filter": "--clean (clean.rules)", "exporter": "--to"}
+
 
 def resolve(
     kind: str,
@@ -29,7 +31,9 @@ def resolve(
     if name in installed:
         return _from_module(kind, installed[name])
     near = near_matches(name, [*builtin, *installed, *known]).removesuffix("?")
-    raise UsageError(f"no {kind} named {name!r}", where=kind, hint=f"{near}; your own: module:function")
+    raise UsageError(
+        f"no {kind} named {name!r}", where=WHERE.get(kind, kind), hint=f"{near}; your own: module:function"
+    )
 
 
 def _from_module(kind: str, name: str) -> Callable[..., Any]:
@@ -38,8 +42,10 @@ def _from_module(kind: str, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
-            f"cannot load {kind} {name!r}: {error}", where=kind, hint="is its folder on PYTHONPATH?"
+            f"cannot load {kind} {name!r}: {error}",
+            where=WHERE.get(kind, kind),
+            hint="is its folder on PYTHONPATH?",
         ) from None
     if not callable(function):
-        raise UsageError(f"{kind} {name!r} is not a function", where=kind)
+        raise UsageError(f"{kind} {name!r} is not a function", where=WHERE.get(kind, kind))
     return function

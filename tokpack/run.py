@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.activity import Activity, default_activity
-from tokpack.config import Config
+from tokpack.config import Config, SourceConfig
 from tokpack.encoding.proved import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine.local import default_workers
@@ -77,10 +77,13 @@ class Run:
             raise UsageError(
                 "no tokenizer given", where="--tokenizer", hint="the folder or Hub name of your model"
             )
+        if workers < 0:
+            raise UsageError(f"--workers cannot be {workers}", where="--workers", hint="give 0 or more")
         planner(config.plan.planner)
         rules_of(config.clean)
         keep = KeepList.load(config.select.keep)
         sources = open_sources(config.source, config.read.max_line_mb << 20)
+        open_sources(tuple(SourceConfig(path=path) for path in config.decontaminate.against))
         template = Path(config.render.chat_template) if config.render.chat_template else None
         with tell.doing("loading the tokenizer"):
             tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)

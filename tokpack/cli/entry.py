@@ -81,6 +81,7 @@ def main() -> NoReturn:
 def _usage(error: Any) -> NoReturn:
     """`error` comes from typer; where there was no argument at all, it has just printed the help."""
     if message := error.format_message():
+        message = message.replace("Value error, ", "")  # pydantic's, which typer checks choices by
         command = f"tokpack {error.ctx.info_name}" if error.ctx and error.ctx.parent else "tokpack"
         typer.echo(f"error: {printable(message)}\n  hint: {command} --help", err=True)
     sys.exit(2)
