@@ -56,6 +56,22 @@ def test_patience_ends_the_training_and_keeps_the_best_adapter(place, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_resumed_run_loses_its_patience_where_the_uninterrupted_one_does(place, tmp_path):
+    needs_packed_trainer()
+    settings = {**OVERFITS, "eval_steps": 2, "patience": 3, "scheduler": "constant"}
+    whole = run_training(
+        place / "packed", place / "base", load_recipe(**settings), tmp_path / "whole", tell=Said()
+    )
+    assert whole.ended == "no better"
+    for steps, out in ((whole.steps - 2, tmp_path / "cut"), (40, tmp_path / "cut")):
+        recipe = load_recipe(**{**settings, "max_steps": steps})
+        resumed = run_training(place / "packed", place / "base", recipe, out, resume=steps == 40, tell=Said())
+    assert resumed.steps == whole.steps
+    assert resumed.ended == "no better"
+    assert resumed.loss_after == pytest.approx(whole.loss_after, abs=1e-6)
+
+
+@pytest.mark.slow
 def test_the_best_checkpoint_is_loaded_at_the_end_as_trainer_has_it(place, tmp_path):
     needs_packed_trainer()
     recipe = load_recipe(

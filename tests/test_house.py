@@ -30,7 +30,7 @@ HOUSE = {
     """,
     "trainer_plugin": """
         words extras processes private_names
-        dataset mismatched collator attention mixers strategies layer_sampling loss chunked_loss
+        dataset mismatched collator attention mixers strategies layer_sampling patience loss chunked_loss
         balance budget preference_loss recipe dtypes forecast
         isolation_report probe isolation
         base_digest qlora adapter_config adapters merge convert

@@ -171,9 +171,9 @@ def _held_out(dataset: PackedDataset, recipe: Recipe) -> PackedDataset | None:
 
 
 def _early_stopping(recipe: Recipe) -> list[Any]:
-    from transformers import EarlyStoppingCallback
+    from trainer_plugin.patience import Patience
 
-    return [EarlyStoppingCallback(early_stopping_patience=recipe.patience)] if recipe.patience else []
+    return [Patience(recipe.patience)] if recipe.patience else []
 
 
 def _layer_sampling(network: Any, recipe: Recipe) -> list[Any]:
@@ -269,9 +269,9 @@ def _ending(trainer: Any) -> str:
 
 
 def _lost_patience(trainer: Any) -> bool:
-    from transformers import EarlyStoppingCallback
+    from trainer_plugin.patience import Patience
 
-    stoppers = (one for one in trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback))
+    stoppers = (one for one in trainer.callback_handler.callbacks if isinstance(one, Patience))
     return any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stoppers)
 
 
