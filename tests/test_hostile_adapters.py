@@ -163,3 +163,18 @@ def test_an_endless_chat_template_beside_the_weights_is_ended(base, adapter):
     prompts = Prompts(load_adapted(base, dtype="float32"), 64)
     with pytest.raises(ApiError, match="the template takes more than"):
         prompts.of_messages([{"role": "user", "content": "a"}], {}, read_adapter(adapter))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"peft_type": 1.5}, {"peft_type": "x"}, {"lora_alpha": {}}, {"lora_dropout": "x"}, {"bias": 5}],
+    ids=lambda keys: next(iter(keys)),
+)
+def test_what_peft_does_not_take_is_an_error_of_the_user(base, adapter, keys, tmp_path):
+    change(adapter, use_rslora=True, **keys)
+    with pytest.raises(UsageError):
+        load_adapted(base, [read_adapter(adapter)], dtype="float32")
+    with pytest.raises(UsageError):
+        merge_dequantized(adapter, tmp_path / "merged", model=base)
+    with pytest.raises(UsageError):
+        convert_adapter(adapter, tmp_path / "plain", base=str(base))

@@ -137,3 +137,13 @@ def test_the_command_shows_a_document_that_was_left_out(packed, capsys):
     assert "the document that it repeats" in text
     with pytest.raises(UsageError, match="document 4000 is in no row"):
         inspect(packed.folder, doc=4000)
+
+
+def test_of_a_row_of_very_many_documents_the_first_are_shown(qwen, tmp_path, monkeypatch):
+    monkeypatch.setattr("tokpack.packed.viewer.MOST_DOCUMENTS", 3)
+    rows = [{"text": f"number {number}"} for number in range(9)]
+    packed = tokpack.pack(rows, tmp_path / "packed", tokenizer=str(qwen), max_length=256)
+    text = shown(packed, 0)
+    assert "9 documents" in text
+    assert text.count("document ") == 3
+    assert text.rstrip().endswith("... 6 more documents")

@@ -319,6 +319,14 @@ def test_the_rows_of_pairs_are_shown(qwen, tmp_path):
         assert "Yes, 3." in json.dumps(ask(page, "api/kept/6"))
 
 
+def test_of_a_row_of_very_many_documents_the_first_are_drawn(page, monkeypatch):
+    (whole,) = [row for row in every(page, "api/list/rows") if row["row"] == 0]
+    assert whole["count"] == len(whole["documents"]) > 1
+    monkeypatch.setattr("tokpack.view.detail.MOST_DOCUMENTS", 1)
+    (cut,) = [row for row in every(page, "api/list/rows") if row["row"] == 0]
+    assert cut == whole | {"documents": whole["documents"][:1]}
+
+
 def test_queries_that_make_no_sense_are_no_crash(page):
     assert ask(page, "api/list/kept?page=99999999999&shortest=-3&sort=nonsense")["items"] == []
     assert ask(page, "api/list/left_out?language=xx&sort=length&longest=abc")["page"] == 0

@@ -139,7 +139,9 @@ def section(kind: type, limits: Mapping[str, int]) -> Form:
         try:
             convert(kind, value, key)
         except UsageError as error:
-            raise _WrongFormError(error.where or key, value, error.hint or error.what) from None
+            place = error.where or key
+            found = value.get(place.rpartition(".")[2], value)
+            raise _WrongFormError(place, found, (error.hint or error.what).removeprefix("give ")) from None
         for name, item in value.items():
             if isinstance(item, str):
                 text(SETTING, "a short text")(item, f"{key}.{name}")

@@ -14,12 +14,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tokpack.errors import UsageError
+from tokpack.errors import TokpackError, UsageError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -216,9 +217,23 @@ def fill(network: Any, folder: Path, name: str = "default", *, whole: bool = Fal
 
 def with_adapter(network: Any, folder: Path) -> Any:
     """The PEFT model of a base and the adapter in `folder`. Raises UsageError where they do not fit."""
-    network = with_place_for(network, folder)
-    try:
+    with explained(folder):
+        network = with_place_for(network, folder)
         fill(network, folder, whole=True)
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(f"the adapter does not fit this base: {error}", where=str(folder)) from None
     return network
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """What PEFT raises about the files of anybody, in our words."""
+    try:
+        yield
+    except (TokpackError, OSError):
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UsageError(
+            f"the adapter does not fit: {type(error).__name__}: {' '.join(lines[:2])[:300]}",
+            where=str(folder),
+            hint="is this the base that it was trained on? Is its adapter_config.json as PEFT wrote it?",
+        ) from None

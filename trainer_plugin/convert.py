@@ -27,6 +27,7 @@ from trainer_plugin.adapter_config import (
     REPEATABLE,
     WEIGHTS,
     check_patterns,
+    explained,
     read_config,
     with_adapter,
 )
@@ -83,7 +84,7 @@ def convert_adapter(
         return Converted(merge_dequantized(adapter, out, model=base, check=True, tell=tell), way)
     with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
         made = Path(scratch) / "adapter"
-        with tell.doing("converting the adapter"):
+        with explained(adapter), tell.doing("converting the adapter"):
             _fold(adapter, made, config) if way == "fold" else _subtract(adapter, made, config, base, scratch)
         with tell.doing("comparing the logits before and after"):
             _compare(str(base or config.get("base_model_name_or_path")), adapter, made)

@@ -23,7 +23,7 @@ import torch
 
 from tokpack.activity import Activity, Advance
 from tokpack.errors import UsageError, VerifyError
-from trainer_plugin.adapter_config import check_patterns, read_config, with_adapter
+from trainer_plugin.adapter_config import check_patterns, explained, read_config, with_adapter
 from trainer_plugin.base_digest import files_of_index
 from trainer_plugin.dtypes import stored_dtype
 from trainer_plugin.extras import need
@@ -82,17 +82,18 @@ def merge_dequantized(
     recipe = load_recipe(adapter / RECIPE) if (adapter / RECIPE).is_file() else Recipe(method="lora")
     if original and recipe.method == "qlora":
         recipe = replace(recipe, method="lora")
-    config = PeftConfig.from_pretrained(str(adapter))
+    with explained(adapter):
+        config = PeftConfig.from_pretrained(str(adapter))
     base = str(model or config.base_model_name_or_path)
     recipe = _with_dtype(recipe, base)
     check_patterns(written, _adapter_weights(adapter), adapter)
     out.mkdir(parents=True, exist_ok=True)
     files = _files_to_merge(base, adapter, config, recipe)
     if files is None:
-        with tell.doing("merging the whole model"):
+        with explained(adapter), tell.doing("merging the whole model"):
             _merge_whole(base, adapter, out, recipe)
     else:
-        with tell.doing("merging", len(files), "files") as advance:
+        with explained(adapter), tell.doing("merging", len(files), "files") as advance:
             _merge_files(base, files, adapter, config, out, recipe, advance)
     AutoTokenizer.from_pretrained(base).save_pretrained(str(out))
     if check:

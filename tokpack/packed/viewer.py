@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ TRAINED_STYLE = "bold green"
 MASKED_STYLE = "dim"
 SIDES = {True: "desirable", False: "undesirable"}
 """Of unpaired preferences."""
+MOST_DOCUMENTS = 2000
+"""Of a row that are shown."""
 MARGIN = "|"
 """Before lines of trained tokens, where there is no color."""
 
@@ -204,7 +207,7 @@ def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = 
         ranges = source_ranges(packed)
     except TokpackError:  # a validation folder on its own
         ranges = {}
-    for number, (doc_id, copy, ids, labels) in enumerate(_documents(record)):
+    for number, (doc_id, copy, ids, labels) in enumerate(islice(_documents(record), MOST_DOCUMENTS)):
         name = f"document {doc_id}" if copy is None else f"document {doc_id}, copy {copy}"
         title = f"{name}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
         if pairs:
@@ -219,6 +222,8 @@ def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = 
         parts.append(_InMargin(runs, margin) if margin else _colored(runs))
         if limit < len(ids):
             parts.append(Text(f"... {len(ids) - limit:,} more tokens", style="italic"))
+    if documents > MOST_DOCUMENTS:
+        parts.append(Text(f"... {documents - MOST_DOCUMENTS:,} more documents", style="italic"))
     return Group(*parts)
 
 

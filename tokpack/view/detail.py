@@ -13,7 +13,7 @@ from tokpack.packed.differences import same_answer
 from tokpack.packed.left_out import REPEATS, differing
 from tokpack.packed.originals import Original
 from tokpack.packed.triggers import Mark, find_marks
-from tokpack.packed.viewer import SIDES
+from tokpack.packed.viewer import MOST_DOCUMENTS, SIDES
 from tokpack.printable import one_line, printable
 from tokpack.reasons import UNREADABLE, words_of
 from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, is_preference, is_unpaired
@@ -43,12 +43,16 @@ class Shown:
     # Rows
 
     def row(self, number: int, firsts: Any) -> dict[str, Any]:
-        """A packed row as blocks: stretches of trained tokens as [start, end, start, end, ...]."""
+        """A packed row as blocks: stretches of trained tokens as [start, end, start, end, ...].
+
+        Of a row of very many documents (`count`) the first ones.
+        """
         record = self.table.record(number)
         trained = record["labels"] != IGNORE_INDEX
         place, blocks = 0, []
-        numbers = self.table.pieces[int(firsts[number]) :][: len(record["seq_lengths"])]
-        lengths = record["seq_lengths"].tolist()
+        shown = min(len(record["seq_lengths"]), MOST_DOCUMENTS)
+        numbers = self.table.pieces[int(firsts[number]) :][:shown]
+        lengths = record["seq_lengths"][:shown].tolist()
         names = numbers.select("doc_id", "piece", "copy").rows()
         for length, (doc_id, piece, copy) in zip(lengths, names, strict=True):
             blocks.append(
@@ -61,7 +65,13 @@ class Shown:
                 }
             )
             place += length
-        return {"row": number, "tokens": place, "trained": int(trained.sum()), "documents": blocks}
+        return {
+            "row": number,
+            "tokens": len(trained),
+            "trained": int(trained.sum()),
+            "count": len(record["seq_lengths"]),
+            "documents": blocks,
+        }
 
     # Lists
 

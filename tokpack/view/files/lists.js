@@ -88,7 +88,7 @@ function rowItem(row, index) {
   const line = make("p", { class: "line" },
     make("b", {}, `row ${n(row.row)}`),
     make("span", {}, `${n(row.tokens)} of ${n(summary.capacity)} tokens`),
-    make("span", {}, counted(row.documents.length, "document")),
+    make("span", {}, counted(row.count, "document")),
     make("span", {}, `${share(row.trained, row.tokens)} trained`));
   return entry(index, line, bar);
 }
