@@ -12,6 +12,7 @@ from tokpack.config import Config, CostConfig
 from tokpack.corpus import Corpus
 from tokpack.cost import Method, ModelShape, find_gpu, load_gpus
 from tokpack.cost.training import Training
+from tokpack.plain import to_plain
 from tokpack.report.figures import make_report
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.plan import make_plan
@@ -84,7 +85,7 @@ def sample(
         shapes=[Shape.of("messages", {}, ["messages"])] * len(sources),
         kind="",
     )
-    return make_report(run, corpus, part, planned=training).data  # type: ignore[arg-type]
+    return to_plain(make_report(run, corpus, part, planned=training))  # type: ignore[arg-type]
 
 
 LLAMA_8B = {

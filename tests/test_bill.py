@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from report_samples import planned, sample
 
+from tokpack.corpus import NearFigures
 from tokpack.cost import (
     api_cost,
     estimate,
@@ -29,8 +30,9 @@ from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates, curve
 from tokpack.report.bill import LOSSES, make_cost
 from tokpack.report.cost_charts import curve_chart
-from tokpack.report.cost_figures import Advice, Cost, Way, cost_of
+from tokpack.report.cost_figures import Advice, Cost, Way
 from tokpack.report.cost_words import cost_words, ends, money
+from tokpack.report.values import Figures
 from tokpack.report.words import make_bill
 from tokpack.stages.plan import make_plan
 
@@ -225,7 +227,8 @@ def test_advice_comes_with_a_flag_most_money_first(cost: Cost) -> None:
 def test_near_duplicates_are_advised_with_the_money_of_their_tokens() -> None:
     cost = make_cost(planned(), documents(RAW))
     assert cost is not None
-    near = {"threshold": 0.8, "applied": False, "documents": 7, "tokens": int(RAW.sum()) // 4}
+    found = {"threshold": 0.8, "applied": False, "documents": 7, "tokens": int(RAW.sum()) // 4}
+    near = NearFigures(on="both", bounded=0, kept={}, pairs=[], **found)
     cost = advise_near_duplicates(cost, near, int(RAW.sum()))
     found = advice(cost, "near_duplicates")
     assert found is not None
@@ -236,8 +239,8 @@ def test_near_duplicates_are_advised_with_the_money_of_their_tokens() -> None:
     assert saved == sorted(saved, reverse=True)
     few = make_cost(planned(), documents(RAW))
     assert few is not None
-    few = advise_near_duplicates(few, near | {"tokens": 10}, int(RAW.sum()))
-    few = advise_near_duplicates(few, near | {"applied": True}, int(RAW.sum()))
+    few = advise_near_duplicates(few, replace(near, tokens=10), int(RAW.sum()))
+    few = advise_near_duplicates(few, replace(near, applied=True), int(RAW.sum()))
     assert advice(few, "near_duplicates") is None
 
 
@@ -339,12 +342,12 @@ def test_every_way_says_what_it_saves_of_padded_batches(cost: Cost) -> None:
 
 def test_slots_and_bill_say_the_same_hours() -> None:
     data = sample(training=planned())
-    bill = cost_of(data)
+    bill = Figures.read(data).cost
     assert bill is not None
     hours_of_ten = 10 * (1 - bill.saved_share.value)
-    assert f"packed rows take about {hours_of_ten:.1f}." in make_bill(data).explanation
-    assert not any("attention" in note for note in make_bill(data).notes)
-    alone = make_bill(sample())
+    assert f"packed rows take about {hours_of_ten:.1f}." in make_bill(Figures.read(data)).explanation
+    assert not any("attention" in note for note in make_bill(Figures.read(data)).notes)
+    alone = make_bill(Figures.read(sample()))
     assert any("--model" in note for note in alone.notes)
     assert data["slots"][1]["slots"] == way(bill, "padded to longest").slots.value
 

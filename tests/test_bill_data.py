@@ -9,13 +9,14 @@ import pytest
 from report_samples import planned, sample
 
 from tokpack.errors import DataError
-from tokpack.plain import to_plain
-from tokpack.report.cost_figures import Cost, cost_of
+from tokpack.plain import from_plain, to_plain
+from tokpack.report.cost_figures import Cost
+from tokpack.report.values import Figures
 
 
 @pytest.fixture(scope="module")
 def cost() -> Cost:
-    found = cost_of(sample(training=planned()))
+    found = Figures.read(sample(training=planned())).cost
     assert found is not None
     return found
 
@@ -42,10 +43,10 @@ def test_every_figure_is_plain_json_and_names_its_source(cost: Cost) -> None:
 
 
 def test_a_bill_read_back_is_the_one_that_was_written(cost: Cost) -> None:
-    without_gpu = cost_of(sample(training=planned(gpu="")))
+    without_gpu = Figures.read(sample(training=planned(gpu=""))).cost
     for bill in (cost, without_gpu):
-        assert cost_of({"cost": json.loads(json.dumps(to_plain(bill)))}) == bill
-    assert cost_of({}) is cost_of({"cost": None}) is None
+        assert from_plain(Cost, json.loads(json.dumps(to_plain(bill))), "cost") == bill
+    assert Figures.read(sample()).cost is None
 
 
 @pytest.mark.parametrize(
@@ -59,11 +60,10 @@ def test_a_bill_read_back_is_the_one_that_was_written(cost: Cost) -> None:
     ],
 )
 def test_a_damaged_bill_is_refused_with_the_place(cost: Cost, path: Any, value: Any, told: str) -> None:
-    data = {"cost": to_plain(cost)}
-    part: Any = data["cost"]
+    part = data = to_plain(cost)
     for key in path[:-1]:
         part = part[key]
     part[path[-1]] = value
     with pytest.raises(DataError, match=told) as error:
-        cost_of(data)
+        from_plain(Cost, data, "cost")
     assert error.value.hint

@@ -16,6 +16,7 @@ from tokpack.report.cost_words import amount, big, hours, money
 from tokpack.report.cost_words import flops as flops_words
 from tokpack.report.figures import Report
 from tokpack.report.html import page
+from tokpack.report.values import Figures
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def ranged(low: float, high: float | None = None) -> Figure:
 def test_the_terminal_shows_the_bill_first(gpu: str, width: int) -> None:
     data = sample(training=planned(gpu=gpu), dropped={"empty_answer": 20}, overlong=5)
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(Report(data).full())
+    console.print(Report(Figures.read(data)).full())
     text = console.export_text()
     assert text.index("Training ") < text.index("fewer token slots")
     assert "tokpack train packed" in text
@@ -87,14 +88,14 @@ def test_hostile_names_do_nothing_in_terminal_and_page() -> None:
     data["cost"]["memory"]["advice"] = [{"do": HOSTILE, "flag": HOSTILE}]
     data["cost"]["memory"]["fits"] = False
     data["cost"]["model"]["notes"] = data["cost"]["run_plan"]["warnings"] = [HOSTILE]
-    drawn = page(data)
+    drawn = page(Figures.read(data))
     assert "<script>alert" not in drawn
     assert "<img" not in drawn
     assert "\x1b" not in drawn
     assert "{{ 7" in drawn  # shown, not run
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(Report(data))
-    console.print(Report(data).full())
+    console.print(Report(Figures.read(data)))
+    console.print(Report(Figures.read(data)).full())
     text = console.export_text(clear=False)
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -102,11 +103,11 @@ def test_hostile_names_do_nothing_in_terminal_and_page() -> None:
 
 
 def test_the_page_has_the_sections_of_the_bill_and_stays_without_them_when_there_is_none() -> None:
-    with_bill = page(sample(training=planned()))
+    with_bill = page(Figures.read(sample(training=planned())))
     for name in ("cost", "advice", "run", "ways", "capacities", "memory", "prices", "assumptions"):
         assert f'id="{name}"' in with_bill
     assert with_bill.count("<h1>") == 1
-    without = page(sample())
+    without = page(Figures.read(sample()))
     assert 'id="cost"' not in without
     assert without.count("<h1>") == 1
 

@@ -139,7 +139,7 @@ def test_nothing_left_to_train_on_is_not_measured(calibrator: Calibrator, qwen: 
     (tmp_path / "chats.jsonl").write_text(json.dumps(empty) + "\n")
     options = {"tokenizer": str(qwen), "model": str(tmp_path), "calibrate": True}
     report = tokpack.analyze(str(tmp_path / "chats.jsonl"), **options)
-    assert report.data["cost"] is None
+    assert report.figures.cost is None
     assert not calibrator.asked
 
 

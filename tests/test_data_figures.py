@@ -30,6 +30,7 @@ from tokpack.report.data_figures import (
 from tokpack.report.data_words import NO_LANGUAGES, language_words, ranks_words, rules_without_hits
 from tokpack.report.figures import Report
 from tokpack.report.html import page
+from tokpack.report.values import Figures, Script, Vocabulary
 from tokpack.report.vocabulary import script_of, token_bytes
 from tokpack.stages.plan import make_plan
 
@@ -87,7 +88,7 @@ def test_a_longer_row_takes_back_what_is_too_long_for_this_one(report: dict[str,
 
 
 def test_rules_that_found_nothing_are_named(report: dict[str, Any]) -> None:
-    missed = rules_without_hits(report)
+    missed = rules_without_hits(Figures.read(report))
     assert "mojibake" in missed
     assert "empty_answer" not in missed
     assert "empty_answer" in report["rules"]
@@ -115,8 +116,8 @@ def test_every_token_of_a_length_is_kept_or_lost(
         elif kind == "c" or length <= capacity:
             wanted[min(length, capacity)] += 1
     assert Counter(found.tolist()) == wanted
-    here = next(line for line in truncation_figures(documents) if line["capacity"] == capacity)
-    assert here["tokens"] == sum(lengths) - found.sum()
+    here = next(line for line in truncation_figures(documents) if line.capacity == capacity)
+    assert here.tokens == sum(lengths) - found.sum()
 
 
 # Vocabulary and languages
@@ -173,8 +174,8 @@ def test_languages_are_estimated_where_the_extra_is_there(report: dict[str, Any]
     assert shares["en"]["share"] == pytest.approx(0.75)
     assert shares["de"]["share"] == pytest.approx(0.25)
     assert shares["en"]["error"] == 0  # all were looked at
-    assert "English 75.0%" in language_words(languages)
-    assert "estimated" in language_words(languages)
+    assert "English 75.0%" in language_words(Figures.read(report).languages)
+    assert "estimated" in language_words(Figures.read(report).languages)
 
 
 def test_a_sample_has_an_error(monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_path: Path) -> None:
@@ -182,12 +183,12 @@ def test_a_sample_has_an_error(monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_
     monkeypatch.setattr("tokpack.report.vocabulary.SAMPLE", 25)
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(chat(f"{i}?", f"{GERMAN if i % 2 else ENGLISH} {i}") for i in range(100)))
-    first, again = (tokpack.analyze(str(path), tokenizer=str(qwen)).data["languages"] for _ in range(2))
+    first, again = (tokpack.analyze(str(path), tokenizer=str(qwen)).figures.languages for _ in range(2))
     assert first == again
-    assert (first["sample"], first["of"]) == (25, 100)
-    largest = first["shares"][0]
-    p = largest["share"]
-    assert largest["error"] == pytest.approx(1.96 * (p * (1 - p) / 25 * 0.75) ** 0.5)
+    assert (first.sample, first.of) == (25, 100)
+    largest = first.shares[0]
+    p = largest.share
+    assert largest.error == pytest.approx(1.96 * (p * (1 - p) / 25 * 0.75) ** 0.5)
     assert " ± " in language_words(first)
 
 
@@ -199,8 +200,8 @@ def test_without_the_extra_the_report_says_how_to_get_it(
     path.write_text(chat("who?", ENGLISH))
     report = tokpack.analyze(str(path), tokenizer=str(qwen))
     assert report.data["languages"]["shares"] == []
-    assert language_words(report.data["languages"]) == NO_LANGUAGES
-    assert "tokpack[lang]" in page(report.data)
+    assert language_words(report.figures.languages) == NO_LANGUAGES
+    assert "tokpack[lang]" in page(report.figures)
 
 
 def test_what_pack_writes_does_not_depend_on_the_extra(qwen: Path, tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_what_pack_writes_does_not_depend_on_the_extra(qwen: Path, tmp_path: Pat
 def test_rows_are_classed_by_their_free_slots() -> None:
     lengths = np.array([100, 99, 60, 40, 95, 30])
     plan = make_plan(lengths, 100, "none")
-    lines = {line["up_to"]: line["rows"] for line in row_figures(plan, lengths)}
+    lines = {line.up_to: line.rows for line in row_figures(plan, lengths)}
     assert lines == {0.0: 1, 0.001: 0, 0.01: 1, 0.05: 1, 0.10: 0, 0.25: 0, 1.0: 3}
     chart = data_charts.free_chart(row_figures(plan, lengths), 100).wide
     for words in ("no free slot", "0.1% to 1% free", "1% to 5% free", "more than 25% free"):
@@ -231,13 +232,13 @@ def test_ranks_wait_less_when_rows_are_dealt() -> None:
     plan = make_plan(lengths, 2048)
     found = rank_figures(plan, lengths, PlanConfig(), 0, 8, seed=0)
     assert found is not None
-    assert found["dealt"]["idle_share"] < 0.05 < found["shuffled"]["idle_share"]
-    for key in ("shuffled", "dealt"):
-        assert len(found[key]["step"]) == 8
-        assert max(found[key]["step"]) == 1
+    assert found.dealt.idle_share < 0.05 < found.shuffled.idle_share
+    for waiting in (found.shuffled, found.dealt):
+        assert len(waiting.step) == 8
+        assert max(waiting.step) == 1
     weighed = rank_figures(plan, lengths, PlanConfig(), 100_000, 8, seed=0)
     assert weighed is not None
-    assert weighed["shuffled"]["idle_share"] < found["shuffled"]["idle_share"]
+    assert weighed.shuffled.idle_share < found.shuffled.idle_share
 
 
 def test_fewer_rows_than_ranks_have_no_figure() -> None:
@@ -251,21 +252,21 @@ def test_ranks_wait_where_there_are_ranks_and_a_model() -> None:
     asked = sample(training=planned(gpu_count=4), gpu_count=4)
     assert asked["ranks"]["ranks"] == 4
     assert asked["ranks"]["token_cost"] > 0
-    assert 'id="ranks"' in page(asked)
-    assert "4 ranks wait" in ranks_words(asked["ranks"])
+    assert 'id="ranks"' in page(Figures.read(asked))
+    assert "4 ranks wait" in ranks_words(Figures.read(asked).ranks)
 
 
 # Views
 
 
 def test_page_and_terminal_show_every_part(report: dict[str, Any]) -> None:
-    drawn = page(report)
+    drawn = page(Figures.read(report))
     for name in ("text", "rows", "files", "lengths"):
         assert f'id="{name}"' in drawn
     for words in ("en.jsonl:62", "bytes a token", "Latin", "Looked for and not found: unknown_role"):
         assert words in drawn
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(Report(report).full())
+    console.print(Report(Figures.read(report)).full())
     text = console.export_text()
     for words in ("Lengths by file", "en.jsonl:62", "vocabulary", "Cut at other lengths"):
         assert words in text
@@ -283,23 +284,26 @@ def test_tokens_and_names_are_shown_harmless() -> None:
     data["languages"] = {"sample": 1, "of": 1, "shares": [{"language": HOSTILE, "share": 1.0, "error": 0.0}]}
     data["near_dup"] = {
         "threshold": 0.8, "applied": False, "documents": 1, "tokens": 1, "bounded": 0,
-        "pairs": [{"jaccard": 0.9, "removed": HOSTILE, "kept": HOSTILE}],
+        "on": "both", "kept": {},
+        "pairs": [{"alike": "", "jaccard": 0.9, "removed": HOSTILE, "kept": HOSTILE}],
     }  # fmt: skip
-    drawn = page(data)
+    drawn = page(Figures.read(data))
     assert "<script>alert" not in drawn
     assert "<img" not in drawn
     assert "\u202e" not in drawn
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(Report(data))
-    console.print(Report(data).full())
+    console.print(Report(Figures.read(data)))
+    console.print(Report(Figures.read(data)).full())
     assert "\x1b" not in console.export_text()
 
 
 def test_many_files_and_scripts_are_drawn_together() -> None:
     data = sample(sources=tuple(f"{n}.jsonl" for n in range(30)))
-    assert "20 more files" in data_charts.sources_chart(data).wide
-    scripts = [{"script": f"Script{n}", "tokens": 100 - n} for n in range(12)]
-    chart = data_charts.scripts_chart({"scripts": scripts, "tokens": sum(s["tokens"] for s in scripts)})
+    assert "20 more files" in data_charts.sources_chart(Figures.read(data).ledger.sources).wide
+    scripts = [Script(script=f"Script{n}", tokens=100 - n) for n in range(12)]
+    total = sum(script.tokens for script in scripts)
+    figures = {"size": 9, "used": 9, "share": 1.0, "bytes": 9, "covered": 9, "top": [], "sources": []}
+    chart = data_charts.scripts_chart(Vocabulary(scripts=scripts, tokens=total, **figures))
     assert "4 more scripts" in chart.wide
 
 

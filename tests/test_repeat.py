@@ -19,8 +19,10 @@ from rich.console import Console
 import tokpack
 from tokpack.errors import UsageError
 from tokpack.ledger import check
+from tokpack.packed.checked_rows import PLACED
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed.verification import PLACED, _piece_faults
+from tokpack.packed.verification import _piece_faults
+from tokpack.report.values import Figures
 from tokpack.stages.repeat import copies_of, with_copies
 
 Key = tuple[int, int, int]
@@ -163,7 +165,7 @@ def test_inspect_shows_the_copy_and_the_terminal_the_sum(repeated, once):
     assert f"tokenized + {tokens['repeated']:,} repeated = {tokens['packed']:,} packed" in text(repeated)
     assert f"{documents['repeated']:,} copies more" in text(repeated)
     report = json.loads((repeated.folder / "report.json").read_text())
-    page = tokpack.report.figures.Report(report)
+    page = tokpack.report.figures.Report(Figures.read(report))
     assert f"{tokens['repeated']:,}" in text(page.full())
 
 

@@ -13,6 +13,7 @@ import pytest
 from report_samples import HOSTILE, hostile, planned, sample
 
 from tokpack.report.html import page
+from tokpack.report.values import Figures
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "long names": sample(sources=("x" * 300 + ".jsonl", "b"), dropped={"y" * 300: 3}),
     }
     for name, data in reports.items():
-        (folder / f"{name}.html").write_text(page(data), encoding="utf-8")
+        (folder / f"{name}.html").write_text(page(Figures.read(data)), encoding="utf-8")
     return {name: folder / f"{name}.html" for name in reports}
 
 
@@ -80,7 +81,8 @@ def with_text(data: dict[str, Any]) -> dict[str, Any]:
         "languages": {"sample": 5000, "of": 75_426, "shares": languages},
         "near_dup": {
             "threshold": 0.8, "applied": False, "documents": 4, "tokens": 99, "bounded": 0,
-            "pairs": [{"jaccard": 0.91, "removed": "What is two and two?", "kept": "What is 2 and 2?"}],
+            "on": "both", "kept": {},
+            "pairs": [{"alike": "", "jaccard": 0.91, "removed": "What is 1 and 1?", "kept": "What is 2?"}],
         },
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ from report_samples import sample
 from tokpack.cost import run_plan
 from tokpack.reasons import REASONS
 from tokpack.report.figures import Report, bin_edges, length_figures
+from tokpack.report.values import Figures
 from tokpack.report.words import make_bill, share
 from tokpack.stages.rules import RULES
 
@@ -24,12 +25,12 @@ def test_the_histogram_holds_every_document_and_no_bin_crosses_the_capacity(
     tokens: list[int], capacity: int
 ) -> None:
     figures = length_figures(np.array(tokens), capacity)
-    bins = figures["histogram"]
-    assert sum(b["documents"] for b in bins) == len(tokens)
-    assert sum(b["tokens"] for b in bins) == sum(tokens)
-    assert all(left["to"] == right["from"] for left, right in pairwise(bins))
-    assert not any(b["from"] <= capacity < b["to"] - 1 for b in bins)
-    assert sum(b["documents"] for b in bins if b["from"] > capacity) == figures["overlong"]
+    bins = figures.histogram
+    assert sum(b.documents for b in bins) == len(tokens)
+    assert sum(b.tokens for b in bins) == sum(tokens)
+    assert all(left.end == right.start for left, right in pairwise(bins))
+    assert not any(b.start <= capacity < b.end - 1 for b in bins)
+    assert sum(b.documents for b in bins if b.start > capacity) == figures.overlong
 
 
 def test_bins_are_equal_steps_of_log_length() -> None:
@@ -67,7 +68,7 @@ def test_steps_of_packed_rows_are_those_of_the_equal_recipe() -> None:
     ids=["left out", "shortened", "held out", "few"],
 )
 def test_the_bill_adds_up(data: dict) -> None:
-    bill = make_bill(data)
+    bill = make_bill(Figures.read(data))
     (_, before), *changes, (_, after) = bill.lines
     assert before + sum(slots for _, slots in changes) == after
     assert (before, after) == (data["slots"][1]["slots"], data["ledger"]["slots"]["total"])
@@ -78,18 +79,18 @@ def test_the_bill_does_not_praise_packing_that_saves_nothing() -> None:
     data = sample(capacity=64, documents=64)
     for line in data["slots"][:5]:
         line["slots"] = data["slots"][-1]["tokens"]
-    bill = make_bill(data)
+    bill = make_bill(Figures.read(data))
     assert bill.headline == "Packing saves no token slots here"
     assert "10 hours" not in bill.explanation
     data["slots"][1]["slots"] = round(data["slots"][-1]["slots"] * 1.012)
-    assert make_bill(data).headline.startswith("Packing changes little here")
+    assert make_bill(Figures.read(data)).headline.startswith("Packing changes little here")
 
 
 def test_free_slots_of_rows_that_are_not_full_cost_nothing() -> None:
     data = sample(documents=3)
     last, padded = data["slots"][-1], data["slots"][1]
     last["slots"], padded["slots"] = 8 * last["tokens"], 2 * last["tokens"]
-    bill = make_bill(data)
+    bill = make_bill(Figures.read(data))
     assert bill.headline == "50% less to compute: free slots of packed rows cost nothing"
     assert f"{last['tokens']:,} tokens in packed rows" in bill.explanation
     assert f"would compute {last['slots']:,}" in bill.explanation
@@ -97,7 +98,7 @@ def test_free_slots_of_rows_that_are_not_full_cost_nothing() -> None:
 
 def test_a_report_says_its_headline_as_text() -> None:
     data = sample()
-    assert make_bill(data).headline in repr(Report(data))
+    assert make_bill(Figures.read(data)).headline in repr(Report(Figures.read(data)))
 
 
 def test_a_share_is_never_rounded_to_all_or_nothing() -> None:

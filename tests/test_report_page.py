@@ -15,10 +15,12 @@ import pytest
 from report_samples import HOSTILE, hostile, planned, sample
 
 from tokpack.report import charts
+from tokpack.report.data_page import MOST_FILES
 from tokpack.report.figures import Report
-from tokpack.report.html import MOST_FILES, page, size
+from tokpack.report.html import page
 from tokpack.report.packing_chart import Packing, packing_chart
-from tokpack.report.words import make_bill
+from tokpack.report.values import Figures
+from tokpack.report.words import make_bill, size
 
 VOID = {"meta", "link", "br", "input"}
 
@@ -65,12 +67,12 @@ def data() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def html(data: dict[str, Any]) -> str:
-    return page(data)
+    return page(Figures.read(data))
 
 
 @pytest.fixture(scope="module")
 def attacked() -> str:
-    return page(hostile())
+    return page(Figures.read(hostile()))
 
 
 def test_the_page_asks_for_nothing_outside_itself(html: str, attacked: str) -> None:
@@ -125,7 +127,7 @@ def test_the_page_is_closed_html_with_one_heading_first(html: str) -> None:
 
 def test_every_figure_of_the_data_is_on_the_page(data: dict[str, Any], html: str) -> None:
     text = Page(html).text
-    ledger, bill = data["ledger"], make_bill(data)
+    ledger, bill = data["ledger"], make_bill(Figures.read(data))
     sums = [*ledger["documents"].items(), *ledger["tokens"].items(), *ledger["slots"].items()]
     numbers = [value for _, value in [*sums, *ledger["trained"].items()] if isinstance(value, int)]
     numbers += [abs(slots) for _, slots in bill.lines]
@@ -147,14 +149,14 @@ def test_other_data_gives_other_figures(data: dict[str, Any], html: str) -> None
     changed = copy.deepcopy(data)
     changed["slots"][1]["slots"] = 9_876_543_210
     changed["plan"]["bound"] = 7_654_321
-    text = Page(page(changed)).text
+    text = Page(page(Figures.read(changed))).text
     assert "9,876,543,210" in text
     assert "7,654,321" in text
     assert "9,876,543,210" not in html
 
 
 def test_the_picture_of_packing_shows_rows_and_the_same_documents_padded(data: dict[str, Any]) -> None:
-    packing = Packing.of(data)
+    packing = Packing.of(Figures.read(data))
     assert packing is not None
     documents = sorted(block.tokens for row in packing.rows for block in row)
     assert documents == sorted(block.tokens for batch in packing.batches for block in batch)
@@ -176,14 +178,14 @@ def test_kept_rows_and_places_of_what_was_left_out_are_shown(data: dict[str, Any
     kept = [{"place": "chats.jsonl:3", "tokens": 9, "trained": 4, "runs": runs}]
     places = [{"place": "a.jsonl:7", "detail": "jaccard 0.91", "other": "a.jsonl:2"}]
     drops = [drop | {"places": places * len(drop["examples"])} for drop in data["drops"]]
-    html = page(data | {"kept": kept, "drops": drops})
+    html = page(Figures.read(data | {"kept": kept, "drops": drops}))
     assert "&lt;|user|&gt;What?<mark>A &lt;b&gt;cat&lt;/b&gt;.</mark>" in html
     assert "9 tokens, 4 of them trained" in html
     assert "a.jsonl:7, repeats a.jsonl:2, jaccard 0.91" in html
 
 
 def test_links_of_the_contents_lead_somewhere(html: str) -> None:
-    priced = page(sample(training=planned()))
+    priced = page(Figures.read(sample(training=planned())))
     for text in (html, priced):
         ids = {attributes.get("id") for _, attributes in Page(text).elements}
         links = [attributes["href"] for tag, attributes in Page(text).elements if tag == "a"]
@@ -204,8 +206,8 @@ def bars(svg: str) -> dict[str, float]:
 
 def test_bars_are_as_long_as_their_slots(data: dict[str, Any]) -> None:
     longest = max(line["slots"] for line in data["slots"])
-    for drawn, width in ((charts.slots_chart(data), charts.WIDE), (charts.slots_chart(data), charts.NARROW)):
-        svg = drawn.wide if width == charts.WIDE else drawn.narrow
+    drawn = charts.slots_chart(Figures.read(data).slots)
+    for svg, width in ((drawn.wide, charts.WIDE), (drawn.narrow, charts.NARROW)):
         for line in data["slots"]:
             found = bars(svg)[f"{line['name']}: {line['tokens']:,} tokens"]
             assert found == pytest.approx(line["tokens"] / longest * width, abs=0.01)
@@ -213,7 +215,7 @@ def test_bars_are_as_long_as_their_slots(data: dict[str, Any]) -> None:
 
 def test_the_waterfall_goes_from_all_tokens_to_the_packed_ones(data: dict[str, Any]) -> None:
     tokens = data["ledger"]["tokens"]
-    found = bars(charts.tokens_chart(data).wide)
+    found = bars(charts.tokens_chart(Figures.read(data).ledger.tokens).wide)
     per_token = charts.WIDE / tokens["tokenized"]
     assert found[f"{tokens['tokenized']:,} tokens in the data"] == pytest.approx(charts.WIDE)
     for reason, lost in [*tokens["dropped"].items(), ("cut off to fit a row", tokens["truncated"])]:
@@ -229,7 +231,9 @@ def test_the_waterfall_takes_duplicates_first_then_noise_then_what_does_not_fit(
         dropped={"overlong": 90, "empty_answer": 20, "exact_duplicate": 5, "mojibake": 40},
         overlong=9,
     )
-    order = [about.partition(":")[0] for about in bars(charts.tokens_chart(data).wide)]
+    order = [
+        about.partition(":")[0] for about in bars(charts.tokens_chart(Figures.read(data).ledger.tokens).wide)
+    ]
     noise = sorted(("empty_answer", "mojibake"), key=lambda name: -data["ledger"]["tokens"]["dropped"][name])
     assert order[1:-1] == ["exact_duplicate", *noise, "overlong", "cut off to fit a row"]
 
@@ -237,14 +241,17 @@ def test_the_waterfall_takes_duplicates_first_then_noise_then_what_does_not_fit(
 def test_words_beside_the_capacity_find_room_on_a_phone() -> None:
     data = sample(documents=2000, capacity=2048, overlong=3)
     data["lengths"]["histogram"][-1]["to"] = 2100
-    for svg in (charts.lengths_chart(data).wide, charts.lengths_chart(data).narrow):
+    for svg in (
+        charts.lengths_chart(Figures.read(data).lengths, data["capacity"]).wide,
+        charts.lengths_chart(Figures.read(data).lengths, data["capacity"]).narrow,
+    ):
         words = [text.text for text in ElementTree.fromstring(svg).iter("text")]
         assert "a row: 2,048 tokens, 3 longer" in words
 
 
 def test_many_reasons_share_one_bar_of_the_waterfall() -> None:
     data = sample(documents=60, dropped={f"rule_{n:02d}": 2 for n in range(12)})
-    found = bars(charts.tokens_chart(data).wide)
+    found = bars(charts.tokens_chart(Figures.read(data).ledger.tokens).wide)
     assert len(found) == 2 + charts.MOST_REASONS + 1
     lost = sum(
         int(re.search(r"([\d,]+) tokens$", about)[1].replace(",", "")) for about in found if about[0] == "r"
@@ -256,13 +263,13 @@ def test_many_reasons_share_one_bar_of_the_waterfall() -> None:
 
 def test_a_single_reason_beyond_the_most_is_named() -> None:
     names = {f"rule_{n:02d}": n + 2 for n in range(charts.MOST_REASONS + 1)}
-    chart = charts.tokens_chart(sample(documents=90, dropped=names)).wide
+    chart = charts.tokens_chart(Figures.read(sample(documents=90, dropped=names)).ledger.tokens).wide
     assert all(name in chart for name in names)
     assert "more reason" not in chart
 
 
 def test_the_histogram_marks_the_capacity_and_what_is_beyond(data: dict[str, Any]) -> None:
-    svg = charts.lengths_chart(data).wide
+    svg = charts.lengths_chart(Figures.read(data).lengths, data["capacity"]).wide
     root = ElementTree.fromstring(svg)
     words = [text.text for text in root.iter("text")]
     assert f"a row: {data['capacity']:,} tokens" in words
@@ -277,7 +284,9 @@ def test_the_histogram_marks_the_capacity_and_what_is_beyond(data: dict[str, Any
 
 
 def test_charts_take_their_colors_from_the_page(data: dict[str, Any], html: str) -> None:
-    drawn = [charts.slots_chart(data), charts.tokens_chart(data), charts.lengths_chart(data)]
+    figures = Figures.read(data)
+    drawn = [charts.slots_chart(figures.slots), charts.tokens_chart(figures.ledger.tokens)]
+    drawn.append(charts.lengths_chart(figures.lengths, figures.capacity))
     for svg in (svg for chart in drawn for svg in (chart.wide, chart.narrow)):
         colors = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
         assert all(re.fullmatch(r"var\(--\w+\)", color) for color in colors), colors
@@ -290,19 +299,19 @@ def test_charts_take_their_colors_from_the_page(data: dict[str, Any], html: str)
 
 
 def test_equal_data_gives_equal_bytes(data: dict[str, Any], html: str, attacked: str) -> None:
-    assert page(copy.deepcopy(data)) == html
+    assert page(Figures.read(copy.deepcopy(data))) == html
 
 
 def test_a_page_of_nothing_kept_says_so() -> None:
     data = sample(documents=20, dropped={"empty_answer": 20}, examples={"empty_answer": ["  ", ""]})
-    text = Page(page(data)).text
+    text = Page(page(Figures.read(data))).text
     assert "Nothing is left to train on" in text
     assert "Of 20 documents none is kept" in text
     assert "No document is kept." in text
 
 
 def test_a_page_of_one_document_says_document_not_documents() -> None:
-    text = Page(page(sample(documents=1, sources=("one.jsonl",)))).text
+    text = Page(page(Figures.read(sample(documents=1, sources=("one.jsonl",))))).text
     assert "1 row of 512 tokens" in text
     assert "one.jsonl" in text
     assert "Nothing was left out." in text
@@ -314,7 +323,7 @@ def test_huge_reports_stay_below_two_megabytes() -> None:
     sources = tuple(f"part-{n:05d}-{long_name}.jsonl" for n in range(3000))
     reasons = {f"rule_{n:03d}_{long_name}": 4 for n in range(200)}
     examples = {reason: ["\x1b" * 100_000] * 3 for reason in reasons}
-    html = page(sample(documents=3000, dropped=reasons, sources=sources, examples=examples))
+    html = page(Figures.read(sample(documents=3000, dropped=reasons, sources=sources, examples=examples)))
     assert len(html.encode()) < 2_000_000
     assert f"and {3000 - MOST_FILES:,} more files" in Page(html).text
 
@@ -324,12 +333,12 @@ def test_a_usual_report_is_small(html: str) -> None:
 
 
 def test_save_html_writes_the_page(data: dict[str, Any], html: str, tmp_path: Path) -> None:
-    Report(data).save_html(tmp_path / "report.html")
+    Report(Figures.read(data)).save_html(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html
 
 
 def test_tooltips_and_labels_of_charts_show_hostile_names_as_text() -> None:
-    svg = charts.tokens_chart(hostile()).wide
+    svg = charts.tokens_chart(Figures.read(hostile()).ledger.tokens).wide
     words = " ".join(text.text or "" for text in ElementTree.fromstring(svg).iter("text"))
     assert "<script>" in words
     assert "<script>" not in svg

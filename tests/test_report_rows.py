@@ -14,8 +14,8 @@ from report_samples import planned, sample
 
 import tokpack
 from tokpack.errors import UsageError
-from tokpack.report.cost_figures import cost_of
 from tokpack.report.rows_figures import RUN_ENDS, middle_out
+from tokpack.report.values import Figures
 from tokpack.report.what_if import what_if
 
 
@@ -117,7 +117,7 @@ def test_a_long_run_keeps_both_ends() -> None:
 
 
 def test_inputs_of_the_page_begin_at_the_bill() -> None:
-    cost = cost_of(sample(training=planned()))
+    cost = Figures.read(sample(training=planned())).cost
     assert cost is not None
     assert cost.estimate is not None
     inputs = what_if(cost)
@@ -133,7 +133,7 @@ def test_inputs_of_the_page_begin_at_the_bill() -> None:
 
 
 def test_a_bill_without_money_has_no_inputs() -> None:
-    assert what_if(cost_of(sample(training=planned(gpu="")))) is None
+    assert what_if(Figures.read(sample(training=planned(gpu=""))).cost) is None
 
 
 def test_values_that_are_no_text_are_told_as_text(qwen, tmp_path):

@@ -28,7 +28,6 @@ from tokpack.packed_urls import is_url, local_folder
 from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.by_column import by_column_figures
-from tokpack.report.cost_figures import cost_of
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.rows_figures import kept_figures
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
@@ -104,21 +103,23 @@ def pack(
             store = cluster.fill(run, store, ray_address)
         run, corpus = pipeline.decided(run, store, money, seconds)
         if not corpus.kept().any():
-            report = make_report(run, corpus, pipeline.plan_part(run, corpus))
+            figures = make_report(run, corpus, pipeline.plan_part(run, corpus))
             store.remove()
-            pass_two.leave_nothing(run, corpus, report.data, out)
-            documents = report.data["ledger"]["documents"]
-            raise nothing_kept(documents, config.clean, out / schema.DROPPED, out / schema.QUARANTINE)
+            pass_two.leave_nothing(run, corpus, to_plain(figures), out)
+            raise nothing_kept(
+                figures.ledger.documents, config.clean, out / schema.DROPPED, out / schema.QUARANTINE
+            )
         batches = corpus.mapped()
         _write_validation(run, corpus, out, batches)
         with pipeline.clock(seconds, "plan"):
             part = pipeline.plan_part(run, corpus)
-        told = {} if by is None else {"by": by_column_figures(run, corpus, part.pieces, by)}
+        by_column = None if by is None else by_column_figures(run, corpus, part.pieces, by)
         with pipeline.clock(seconds, "pass 2"):
             manifest = pass_two.write_packed(run, corpus, part, out, batches)
         with run.tell.doing("writing the report"):
-            report = make_report(run, corpus, part, manifest["ledger"], training)
-            report.data.update({"kept": kept_figures(run, corpus, part.pieces)} | told)
+            figures = make_report(run, corpus, part, manifest["ledger"], training)
+            kept = kept_figures(run, corpus, part.pieces)
+            report = Report(replace(figures, kept=kept, by=by_column))
             write_json(out / schema.REPORT, report.data)
             if html:
                 report.save_html(out / "report.html")
@@ -127,7 +128,7 @@ def pack(
         store.remove()
         output.leave_work(out)
         run.tokenizer.settle()
-    for loss in large_losses(manifest["ledger"]["documents"]):
+    for loss in large_losses(report.figures.ledger.documents):
         log.warning("%s; %s names each", loss, out / schema.DROPPED)
     return PackedFolder(out)
 
@@ -212,20 +213,19 @@ def analyze(
             with run.tell.doing("training a few rows for their speed", unit="tokens") as advance:
                 training = measured(training, documents, corpus, part, advance)
         with run.tell.doing("counting and billing"):
-            report = make_report(run, corpus, part, planned=training)
-        near = report.data["near_dup"] = near_duplicate_figures(run, corpus)
-        if cost := cost_of(report.data):
-            packed = report.data["ledger"]["tokens"]["packed"]
-            report.data["cost"] = to_plain(advise_near_duplicates(cost, near, packed))
-        report.data["kept"] = kept_figures(run, corpus, part.pieces)
-        if by is not None:
-            report.data["by"] = by_column_figures(run, corpus, part.pieces, by)
+            figures = make_report(run, corpus, part, planned=training)
+        near, cost = near_duplicate_figures(run, corpus), figures.cost
+        if cost:
+            cost = advise_near_duplicates(cost, near, figures.ledger.tokens.packed)
+        kept = kept_figures(run, corpus, part.pieces)
+        by_column = None if by is None else by_column_figures(run, corpus, part.pieces, by)
         names = [source.name for source in run.sources]
         with run.tell.doing("vocabulary and languages"):
-            report.data["vocabulary"] = vocabulary_figures(run.tokenizer, corpus, names)
-            report.data["languages"] = language_figures(run.tokenizer, corpus, config.seed)
+            vocabulary = vocabulary_figures(run.tokenizer, corpus, names)
+            languages = language_figures(run.tokenizer, corpus, config.seed)
         run.tokenizer.settle()
-        return report
+    found = replace(figures, near_dup=near, cost=cost, kept=kept, by=by_column)
+    return Report(replace(found, vocabulary=vocabulary, languages=languages))
 
 
 def open_packed(folder: str | os.PathLike[str]) -> PackedFolder:

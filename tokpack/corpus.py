@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.plain import LEFT_OUT
 from tokpack.ranges import Int64
 from tokpack.reasons import PAIR_DROPPED
 from tokpack.stages.keep import KeepList
@@ -28,6 +29,46 @@ from tokpack.store import Batch, Key, TokenStore, flat_arrays, flat_weights
 
 EXAMPLES = 3
 """Documents shown of each drop reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearPair:
+    alike: str
+    """What is alike, of prompt and answer; empty where documents are compared as one text."""
+    jaccard: float | None
+    """None where the document only looks alike and stays."""
+    removed: str
+    kept: str
+    """The starts of both texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearFigures:
+    """What the removal of near duplicates takes, or would take."""
+
+    threshold: float
+    on: str
+    applied: bool
+    documents: int
+    tokens: int
+    bounded: int
+    """Documents compared with only some of their candidates."""
+    kept: dict[str, int]
+    """Documents that look alike and stay, by what is alike."""
+    pairs: list[NearPair]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyFigures:
+    """A budget in dollars, the tokens it became, and what they cost at most."""
+
+    usd: float
+    tokens: int
+    bill: float
+    all: bool
+    """Whether it pays for all of the data."""
+    counted: str | None = field(default=None, metadata=LEFT_OUT)
+    """`trained` where trained tokens alone count."""
 
 
 @dataclass(slots=True)
@@ -53,14 +94,13 @@ class Corpus:
     width: int = 1
     """Documents that are decided about together: 2 for preference pairs, side by side in `docs`."""
     examples: dict[str, list[str]] = field(default_factory=dict)
-    near: dict[str, Any] | None = None
+    near: NearFigures | None = None
     """Figures of the near duplicates that were dropped."""
     keep: KeepList = field(default_factory=KeepList)
     """Documents that a person wants kept."""
     spared: dict[int, str] = field(default_factory=dict)
     """Those of them that a mark was taken off -> its reason, the first."""
-    money: dict[str, Any] | None = None
-    """A budget in dollars: `usd`, the `tokens` it became, their `bill`, and whether it pays for `all`."""
+    money: MoneyFigures | None = None
 
     @staticmethod
     def load(store: TokenStore, items: int, width: int = 1) -> Corpus:

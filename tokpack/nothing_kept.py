@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from tokpack.config import CleanConfig
 from tokpack.errors import DataError
 from tokpack.reasons import UNREADABLE, way_out_of
+from tokpack.report.values import Documents
 from tokpack.report.words import counted, ranked_reasons, reasons_told
 from tokpack.stages.clean import rules_of
 
 
-def nothing_kept(documents: dict[str, Any], clean: CleanConfig, dropped: Path, quarantine: Path) -> DataError:
-    """`documents` as in the ledger; the files name each one that was left out."""
-    records = {dropped: documents["dropped"], quarantine: documents["quarantined"]}
+def nothing_kept(documents: Documents, clean: CleanConfig, dropped: Path, quarantine: Path) -> DataError:
+    """The files name each one that was left out."""
+    records = {dropped: documents.dropped, quarantine: documents.quarantined}
     told = reasons_told(documents)
     first = ranked_reasons(documents)[0][0]
     for reason in dict.fromkeys([first, UNREADABLE]):
@@ -27,7 +27,7 @@ def nothing_kept(documents: dict[str, Any], clean: CleanConfig, dropped: Path, q
     if first in rules_of(clean):
         way = f"check --format and --map; without that rule: --clean {clean.rules},-{first}"
     return DataError(
-        f"nothing is left to train on: of {counted(documents['read'], 'document')} {told}",
+        f"nothing is left to train on: of {counted(documents.read, 'document')} {told}",
         where=", ".join(str(path) for path, held in records.items() if held),
         hint=way,
     )

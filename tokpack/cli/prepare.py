@@ -150,10 +150,12 @@ def pack(
         typer.echo(out)
     else:
         show(packed)
+        from tokpack.corpus import MoneyFigures
+        from tokpack.plain import from_plain
         from tokpack.report.words import budget_words
 
         if budget := packed.report.get("budget"):
-            say(budget_words(budget), quiet)
+            say(budget_words(from_plain(MoneyFigures, budget, "budget")), quiet)
         say(f"packed dataset: {out}", quiet)
 
 

@@ -16,7 +16,7 @@ from tokpack.own_files import Own, is_packed_file
 from tokpack.packed.derived_report import derived_report
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
-from tokpack.stages.order import plan_record
+from tokpack.stages.order import Dealt, plan_record
 from tokpack.stages.plan import Plan
 from tokpack.stages.write import Layout, write_json
 from tokpack.stages.write_index import Shared, write_rows
@@ -31,7 +31,7 @@ def write_derived(
     stored: StoredPieces,
     layout: Layout,
     plan: Plan,
-    dealt: dict[str, Any],
+    dealt: Dealt | None,
     record: dict[str, Any],
     sources: list[PackedFolder],
     tell: Activity,

@@ -15,8 +15,21 @@ from tokpack.config import CostConfig
 from tokpack.corpus import EXAMPLES
 from tokpack.errors import DataError
 from tokpack.packed.folder import PackedFolder
+from tokpack.plain import from_plain
 from tokpack.reasons import HELD_OUT, TRUNCATED
-from tokpack.report.figures import DocumentLengths, Report, label_figures, report_figures
+from tokpack.report.data_figures import row_figures
+from tokpack.report.figures import (
+    DocumentLengths,
+    Report,
+    drop_figures,
+    label_figures,
+    ledger_figures,
+    length_figures,
+    plan_figures,
+    slot_figures,
+)
+from tokpack.report.values import DropPlace, Figures, Input
+from tokpack.stages.order import Dealt
 from tokpack.stages.plan import Plan
 from tokpack.stages.repeat import each_copy
 from tokpack.stages.write import Placement
@@ -33,40 +46,38 @@ def derived_report(
 ) -> Report:
     """`pieces` in document order; `dropped` is the new packed dataset's dropped.parquet. Holds no bill."""
     examples: dict[str, list[str]] = {}
-    places: dict[str, list[dict[str, str]]] = {}
+    places: dict[str, list[DropPlace | None]] = {}
     counters: Counter[str] = Counter()
     for source in sources:
         if source.report:
             _add_texts(source, examples, places, counters)
-    head = {
-        "tokpack_version": manifest["tokpack_version"],
-        **({"kind": manifest["kind"]} if "kind" in manifest else {}),
-        "tokenizer": manifest["tokenizer"]["name"],
-        "capacity": plan.capacity,
-        "config": manifest["config"],
-        "inputs": [{key: entry[key] for key in INPUT} for entry in manifest["inputs"]],
-    }
-    figures = report_figures(
-        manifest["ledger"],
-        _lengths(pieces, dropped),
-        plan,
-        manifest["plan"].get("dealt", {}),
-        _recipe([source.report for source in sources]),
-        examples,
-        dict(counters),
+    whole = {reason: [place for place in of if place] for reason, of in places.items()}
+    ledger, lengths = ledger_figures(manifest["ledger"]), _lengths(pieces, dropped)
+    recipe, dealt = _recipe([source.report for source in sources]), manifest["plan"].get("dealt")
+    figures = Figures(
+        tokpack_version=manifest["tokpack_version"],
+        kind=manifest.get("kind"),
+        tokenizer=manifest["tokenizer"]["name"],
+        capacity=plan.capacity,
+        config=manifest["config"],
+        inputs=[Input(**{key: entry[key] for key in INPUT}) for entry in manifest["inputs"]],
+        ledger=ledger,
+        lengths=length_figures(lengths.whole, plan.capacity),
+        batch_size=recipe.batch_size,
+        slots=slot_figures(lengths, plan, recipe),
+        plan=plan_figures(plan, from_plain(Dealt, dealt, "plan.dealt") if dealt else None),
+        rows=row_figures(plan, lengths.pieces),
+        drops=drop_figures(ledger, examples, whole),
+        counters=dict(counters),
+        labels=label_figures(pieces) if schema.is_unpaired(manifest) else None,
     )
-    for drop in figures["drops"]:
-        found = places.get(drop["reason"], [])
-        drop["places"] = found if len(found) == len(drop["examples"]) and all(found) else []
-    if schema.is_unpaired(manifest):
-        figures["labels"] = label_figures(pieces)
-    return Report(head | figures)
+    return Report(figures)
 
 
 def _add_texts(
     source: PackedFolder,
     examples: dict[str, list[str]],
-    places: dict[str, list[dict[str, str]]],
+    places: dict[str, list[DropPlace | None]],
     counters: Counter[str],
 ) -> None:
     """What only the report of a source holds. Raises DataError where it is not as tokpack writes it."""
@@ -75,10 +86,10 @@ def _add_texts(
         for drop in source.report["drops"]:
             reason, texts = str(drop["reason"]), [str(text) for text in drop["examples"]]
             examples[reason] = (examples.get(reason, []) + texts)[:EXAMPLES]
-            found = [{str(key): str(text) for key, text in at.items()} for at in drop.get("places", [])]
-            found = found if len(found) == len(texts) else [{}] * len(texts)  # stay beside their examples
-            places[reason] = (places.get(reason, []) + found)[:EXAMPLES]
-    except (KeyError, TypeError, ValueError, AttributeError):
+            found = [from_plain(DropPlace, place, "places") for place in drop.get("places", [])]
+            known = found if len(found) == len(texts) else [None] * len(texts)  # stay beside their examples
+            places[reason] = (places.get(reason, []) + known)[:EXAMPLES]
+    except (KeyError, TypeError, ValueError, AttributeError, DataError):
         raise DataError(
             "report.json is damaged: its counters or drops are not as tokpack writes them",
             where=str(source.folder / schema.REPORT),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from tokpack.corpus import NearFigures
 from tokpack.cost import ApiPrice, Figure, api_cost, capacity_curve
 from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
 from tokpack.cost.gpus import GIB
@@ -161,9 +161,9 @@ def advise(cost: Cost, capacity: int) -> list[Advice]:
     return ranked(found)
 
 
-def advise_near_duplicates(cost: Cost, near: dict[str, Any], packed: int) -> Cost:
+def advise_near_duplicates(cost: Cost, near: NearFigures, packed: int) -> Cost:
     """The bill with one more recommendation: what dropping near duplicates would save of `packed` tokens."""
-    share = near["tokens"] / packed if packed and not near["applied"] else 0.0
+    share = near.tokens / packed if packed and not near.applied else 0.0
     if share < WORTH:
         return cost
     saves = None
@@ -173,8 +173,8 @@ def advise_near_duplicates(cost: Cost, near: dict[str, Any], packed: int) -> Cos
         parts = [share * training / whole for training, whole in hours_of]
         low, high = (part * usd for part, usd in zip(parts, ends(final.money), strict=True))
         saves = Figure(low, "USD", "assumed", "at the cost of an average token", high)
-    why = f"{near['documents']:,} documents of {near['tokens']:,} tokens nearly repeat an earlier one"
-    flag = f"--near-dup {near['threshold']}"
+    why = f"{near.documents:,} documents of {near.tokens:,} tokens nearly repeat an earlier one"
+    flag = f"--near-dup {near.threshold}"
     new = Advice("near_duplicates", "drop near duplicates", flag, why, saves, share)
     return replace(cost, recommendations=ranked([*cost.recommendations, new]))
 

@@ -9,6 +9,7 @@ import polars as pl
 from tokpack.corpus import Corpus
 from tokpack.errors import UsageError, near_matches
 from tokpack.report.data_figures import quantiles
+from tokpack.report.values import ByColumn, ValueFigures
 from tokpack.run import Run
 from tokpack.stages.normalize.fields import root, value_at
 from tokpack.stages.normalize.raw_rows import lines_of, parse_line
@@ -21,7 +22,7 @@ NONE = "(none)"
 """Name of the documents whose row has no such value."""
 
 
-def by_column_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame, column: str) -> dict[str, Any]:
+def by_column_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame, column: str) -> ByColumn:
     """Documents, lengths, trained share and reasons of each value of `column`, most packed tokens first.
 
     Reads the inputs again. Raises UsageError where no row has the column.
@@ -40,20 +41,19 @@ def by_column_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame, column: st
         length, trained = sums.get(value, (0, 0))
         kept = own.filter(pl.col("drop_reason").is_null())
         reasons = own["drop_reason"].drop_nulls().value_counts().sort("count", "drop_reason", descending=True)
-        lines.append(
-            {
-                "name": value,
-                "read": len(own),
-                "documents": len(kept),
-                "packed": length,
-                "trained": trained,
-                "trained_share": trained / length if length else 0.0,
-                **quantiles(kept["tokens"].to_numpy()),
-                "dropped": dict(reasons.rows()),
-            }
+        line = ValueFigures(
+            name=value,
+            read=len(own),
+            documents=len(kept),
+            packed=length,
+            trained=trained,
+            trained_share=trained / length if length else 0.0,
+            **quantiles(kept["tokens"].to_numpy()),
+            dropped=dict(reasons.rows()),
         )
-    lines.sort(key=lambda line: (-line["packed"], line["name"]))
-    return {"column": column, "values": lines, "more": len(values) - len(most)}
+        lines.append(line)
+    lines.sort(key=lambda line: (-line.packed, line.name))
+    return ByColumn(column=column, values=lines, more=len(values) - len(most))
 
 
 def column_values(run: Run, corpus: Corpus, column: str) -> pl.Series:

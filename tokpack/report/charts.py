@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tokpack.plain import to_plain
 from tokpack.printable import one_line
 from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG
 from tokpack.report.svg import draw
+from tokpack.report.values import Bin, Lengths, SlotLine, Tokens
 from tokpack.report.words import counted, share
 
 WIDE, NARROW = 720, 342
@@ -28,6 +30,9 @@ PLOT_HEIGHT = 220
 MOST_REASONS = 8
 DUPLICATES = ("exact_duplicate", "near_duplicate")
 UNFIT = (OVERLONG, NO_TRAINED_TOKENS, OVER_BUDGET, HELD_OUT)
+
+Mark = dict[str, Any]
+"""What Vega-Lite draws one mark from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +61,23 @@ class Bar:
     strong: bool = False
 
 
-def slots_chart(data: dict[str, Any]) -> Chart:
+def slots_chart(lines: list[SlotLine]) -> Chart:
     """Token slots of each way to train on the same data: tokens and padding."""
     bars = []
-    for line in data["slots"]:
-        tokens, slots = line["tokens"], line["slots"]
+    for line in lines:
+        tokens, slots = line.tokens, line.slots
         parts = [
-            Part(0, tokens, ACCENT, f"{line['name']}: {tokens:,} tokens"),
-            Part(tokens, slots, PAD, f"{line['name']}: {slots - tokens:,} slots of padding"),
+            Part(0, tokens, ACCENT, f"{line.name}: {tokens:,} tokens"),
+            Part(tokens, slots, PAD, f"{line.name}: {slots - tokens:,} slots of padding"),
         ]
-        last = line is data["slots"][-1]
-        bars.append(Bar(line["name"], f"{slots:,} slots, {share(line['fill'], 1)} full", parts, strong=last))
+        last = line is lines[-1]
+        bars.append(Bar(line.name, f"{slots:,} slots, {share(line.fill, 1)} full", parts, strong=last))
     return bar_chart(bars, "Token slots per epoch, unpacked and packed")
 
 
-def tokens_chart(data: dict[str, Any]) -> Chart:
+def tokens_chart(tokens: Tokens) -> Chart:
     """From all tokens to the packed ones: what each reason takes away."""
-    tokens = data["ledger"]["tokens"]
-    level = tokens["tokenized"]
+    level = tokens.tokenized
     bars = [Bar("tokens in the data", f"{level:,}", [Part(0, level, GRAY, f"{level:,} tokens in the data")])]
     for label, lost in _losses(tokens):
         color = GRAY if label == HELD_OUT else LOST
@@ -85,7 +89,7 @@ def tokens_chart(data: dict[str, Any]) -> Chart:
             )
         )
         level -= lost
-    if again := tokens.get("repeated", 0):
+    if again := tokens.repeated:
         part = Part(level, level + again, ACCENT, f"{again:,} tokens of repeated documents")
         bars.append(Bar("repeated", f"+{again:,}", [part]))
         level += again
@@ -94,17 +98,17 @@ def tokens_chart(data: dict[str, Any]) -> Chart:
     return bar_chart(bars, "Tokens in the data, tokens left out by reason, tokens packed")
 
 
-def _losses(tokens: dict[str, Any]) -> list[tuple[str, int]]:
+def _losses(tokens: Tokens) -> list[tuple[str, int]]:
     """Duplicates, noise, what does not fit: each most tokens first, the small ones together; last what is cut
     off kept documents."""
-    reasons = sorted(tokens["dropped"].items(), key=lambda item: (-item[1], item[0]))
+    reasons = sorted(tokens.dropped.items(), key=lambda item: (-item[1], item[0]))
     most, rest = first_and_rest(reasons, MOST_REASONS)
     shown = sorted(most, key=lambda item: _turn(item[0]))
     losses = [(one_line(reason, 40), lost) for reason, lost in shown if lost]
     if together := sum(lost for _, lost in rest):
         losses.append((counted(len(rest), "more reason"), together))
-    if tokens["truncated"]:
-        losses.append(("cut off to fit a row", tokens["truncated"]))
+    if tokens.truncated:
+        losses.append(("cut off to fit a row", tokens.truncated))
     return losses
 
 
@@ -223,24 +227,24 @@ def words_at(words: list[tuple[str, int, bool]], x: int, align: str, color: str)
     ]
 
 
-def lengths_chart(data: dict[str, Any]) -> Chart:
+def lengths_chart(lengths: Lengths, capacity: int) -> Chart:
     """Documents by length over a logarithmic axis; those longer than the capacity in another color."""
-    return Chart(_lengths(data, WIDE), _lengths(data, NARROW))
+    return Chart(_lengths(lengths, capacity, WIDE), _lengths(lengths, capacity, NARROW))
 
 
-def _lengths(data: dict[str, Any], width: int) -> str:
+def _lengths(lengths: Lengths, capacity: int, width: int) -> str:
     import altair as alt
 
-    capacity, bins = data["capacity"], data["lengths"]["histogram"]
-    low, high = bins[0]["from"], max(bins[-1]["to"], capacity + 1)
-    levels = level_ticks(max(b["documents"] for b in bins))
+    bins = lengths.histogram
+    low, high = bins[0].start, max(bins[-1].end, capacity + 1)
+    levels = level_ticks(max(b.documents for b in bins))
     quiet = {"labelFontSize": 12, "labelColor": MUTED, "labelPadding": 8, "labelOverlap": False}
     bare = quiet | {"format": ",d", "title": None, "ticks": False}
-    lengths = length_ticks(low, high, 10 if width == WIDE else 6)
+    ticks = length_ticks(low, high, 10 if width == WIDE else 6)
     x = alt.X(
         "from:Q",
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=lengths, grid=False, domainColor=GRAY, **bare),
+        axis=alt.Axis(values=ticks, grid=False, domainColor=GRAY, **bare),
     )
     y = alt.Y(
         "shown:Q",
@@ -250,7 +254,7 @@ def _lengths(data: dict[str, Any], width: int) -> str:
     left, right = 12 + 8 * len(f"{levels[-1]:,}"), 22
     hair = math.ceil(HAIR * levels[-1] / PLOT_HEIGHT)
     bars = (
-        alt.Chart(alt.InlineData(values=[_bin(b, capacity, hair) for b in bins if b["documents"]]))
+        alt.Chart(alt.InlineData(values=[_bin(b, capacity, hair) for b in bins if b.documents]))
         .mark_rect(stroke=PAPER, strokeWidth=1)
         .encode(
             x=x,
@@ -262,26 +266,25 @@ def _lengths(data: dict[str, Any], width: int) -> str:
         )
     )
     room = math.log(high / (capacity + 1)) / math.log(high / low) * (width - left - right) + right
-    layers = [*_capacity_marks(data, low, high, room), bars]
+    layers = [*_capacity_marks(lengths.overlong or 0, capacity, low, high, room), bars]
     padding = {"left": left, "right": right, "top": 28, "bottom": 30}
     return draw(
         alt.layer(*layers), "Documents by length in tokens", width - left - right, PLOT_HEIGHT, padding
     )
 
 
-def _bin(b: dict[str, int], capacity: int, hair: int) -> dict[str, Any]:
-    documents = counted(b["documents"], "document")
-    about = f"{span(b['from'], b['to'] - 1)}: {documents}, {b['tokens']:,} tokens"
-    color = LOST if b["from"] > capacity else ACCENT
-    return {**b, "shown": max(b["documents"], hair), "color": color, "about": about}
+def _bin(b: Bin, capacity: int, hair: int) -> Mark:
+    about = f"{span(b.start, b.end - 1)}: {counted(b.documents, 'document')}, {b.tokens:,} tokens"
+    color = LOST if b.start > capacity else ACCENT
+    mark: Mark = to_plain(b)
+    return mark | {"shown": max(b.documents, hair), "color": color, "about": about}
 
 
-def _capacity_marks(data: dict[str, Any], low: int, high: int, room: float) -> list[Any]:
+def _capacity_marks(overlong: int, capacity: int, low: int, high: int, room: float) -> list[Any]:
     """A dashed line where a row ends, and the ground beyond it, where documents do not fit. `room`: pixels
     right of the line."""
     import altair as alt
 
-    capacity, overlong = data["capacity"], data["lengths"]["overlong"]
     if capacity < low:
         return []
     words = [("right", -7, INK, f"a row: {capacity:,} tokens")]

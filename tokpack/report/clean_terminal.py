@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
-from tokpack.cost import Figure
-from tokpack.plain import from_plain
 from tokpack.printable import one_line
-from tokpack.report.cost_words import money
-from tokpack.report.tables import GOOD, QUIET, facts_grid, plain_table
-from tokpack.report.terminal import drops_table, ledger_table
+from tokpack.report.clean_figures import CleanBill, CleanFigures
+from tokpack.report.cost_words import counted_float, money
+from tokpack.report.terminal import ledger_table, left_out
+from tokpack.report.terminal_tables import GOOD, QUIET, facts_grid, plain_table, spaced
 from tokpack.report.words import budget_words, counters, share
 
 
-def clean_view(data: dict[str, Any]) -> RenderableType:
-    documents, tokens = data["ledger"]["documents"], data["ledger"]["tokens"]
-    title = Text(f"{documents['kept']:,} of {documents['read']:,} documents kept", style=f"bold {GOOD}")
-    about = "about " if data["estimated"] else ""
+def clean_view(figures: CleanFigures) -> RenderableType:
+    documents, tokens = figures.ledger.documents, figures.ledger.tokens
+    title = Text(f"{documents.kept:,} of {documents.read:,} documents kept", style=f"bold {GOOD}")
+    about, estimates = ("about ", "; counts are estimates") if figures.estimated else ("", "")
+    fewer = share(tokens.tokenized - tokens.packed, tokens.tokenized)
     facts = [
-        ("tokens", f"{about}{tokens['packed']:,} of {tokens['tokenized']:,}: {_saved(tokens)} fewer"),
-        ("tokenizer", one_line(data["tokenizer"]) + ("; counts are estimates" if data["estimated"] else "")),
-        ("shape", data["to"]),
+        ("tokens", f"{about}{tokens.packed:,} of {tokens.tokenized:,}: {fewer} fewer"),
+        ("tokenizer", one_line(figures.tokenizer) + estimates),
+        ("shape", figures.to),
     ]
-    if "budget" in data:
-        facts.append(("budget", budget_words(data["budget"])))
+    if figures.budget:
+        facts.append(("budget", budget_words(figures.budget)))
     parts: list[RenderableType] = [title, facts_grid(facts)]
-    if data["bill"]["services"]:
-        parts.append(_bill(data["bill"]))
-    parts += [drops_table(data), ledger_table(data["ledger"])]
-    notes = [f"{n:,} {words}" for n, words in counters(data)]
+    if figures.bill.services:
+        parts.append(_bill(figures.bill))
+    parts += [left_out(figures.drops, tokens.tokenized, []), ledger_table(figures.ledger)]
+    notes = [f"{n:,} {words}" for n, words in counters(figures.counters)]
     parts += [Text("\n".join(notes), style=QUIET)] if notes else []
-    return Group(*(item for part in parts for item in (part, Text())))
+    return spaced(parts)
 
 
-def _saved(tokens: dict[str, Any]) -> str:
-    return share(tokens["tokenized"] - tokens["packed"], tokens["tokenized"])
-
-
-def _bill(bill: dict[str, Any]) -> RenderableType:
-    epochs = f"{bill['epochs']:g} epoch{'' if bill['epochs'] == 1 else 's'}"
-    table = plain_table(
-        f"Training billed by the token, {epochs}", "service", "$ per million", "as it came", "kept"
-    )
-    for service in bill["services"]:
-        name = " ".join(part for part in (service["provider"], service["model"]) if part)
-        prices = (money(from_plain(Figure, service[key], key)) for key in ("as_it_came", "kept"))
-        table.add_row(one_line(name, 60), f"{service['usd_per_million']:g}", *prices)
+def _bill(bill: CleanBill) -> RenderableType:
+    title = f"Training billed by the token, {counted_float(bill.epochs, 'epoch')}"
+    table = plain_table(title, "service", "$ per million", "as it came", "kept")
+    for service in bill.services:
+        name = " ".join(part for part in (service.provider, service.model) if part)
+        prices = (money(price) for price in (service.as_it_came, service.kept))
+        table.add_row(Text(one_line(name, 60)), f"{service.usd_per_million:g}", *prices)
     return table

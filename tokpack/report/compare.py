@@ -3,52 +3,94 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.text import Text
 
 from tokpack import schema
 from tokpack.cost import Figure
-from tokpack.errors import UsageError
+from tokpack.errors import DataError, UsageError
 from tokpack.manifest import read_manifest
-from tokpack.plain import from_plain
+from tokpack.plain import to_plain
 from tokpack.printable import one_line
 from tokpack.reasons import words_of
+from tokpack.report.cost_figures import Cost
 from tokpack.report.cost_words import flops, hours, money
-from tokpack.report.tables import QUIET, plain_table
+from tokpack.report.tables import Cell, Column, Line, Table
+from tokpack.report.terminal_tables import QUIET, DrawnTable, spaced
+from tokpack.report.values import Figures, Ledger
 
-SUMS = {
-    "documents read": ("documents", "read"),
-    "documents kept": ("documents", "kept"),
-    "unreadable rows": ("documents", "quarantined"),
-    "tokens in the data": ("tokens", "tokenized"),
-    "tokens packed": ("tokens", "packed"),
-    "tokens cut off": ("tokens", "truncated"),
-    "tokens trained": ("trained", "trained"),
-    "rows": ("slots", "rows"),
-    "slots": ("slots", "total"),
-    "free slots": ("slots", "free"),
-}
-"""Name -> where it is in the ledger."""
-COSTS = {"GPU time": "gpu_hours", "money": "money", "work": "flops"}
+Settings = dict[str, Any]
+"""Name of a setting -> its value, as a configuration file has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A number of both reports. `change` is b minus a, `ratio` b over a."""
+
+    name: str
+    a: float
+    b: float
+    change: float
+    ratio: float | None
+
+    @staticmethod
+    def of(name: str, a: float, b: float) -> Change:
+        return Change(name=name, a=a, b=b, change=b - a, ratio=b / a if a else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonChange:
+    reason: str
+    documents: Change
+    tokens: Change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostChange:
+    """`ratio` is that of the low ends."""
+
+    name: str
+    a: Figure
+    b: Figure
+    ratio: float | None
+
+    @staticmethod
+    def of(name: str, a: Figure, b: Figure) -> CostChange:
+        return CostChange(name=name, a=a, b=b, ratio=b.value / a.value if a.value else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Settings, sums, reasons and cost of two reports."""
+
+    a: Settings
+    b: Settings
+    sums: list[Change]
+    dropped: list[ReasonChange]
+    cost: list[CostChange]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What differs between two reports. Prints as tables; `data` is plain JSON."""
 
-    data: dict[str, Any]
+    compared: Compared
+
+    @property
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = to_plain(self.compared)
+        return data
 
     def __rich__(self) -> RenderableType:
-        return comparison_view(self.data)
+        return comparison_view(self.compared)
 
     def __repr__(self) -> str:
-        return f"Comparison({self.data['a']['name']!r}, {self.data['b']['name']!r})"
+        return f"Comparison({self.compared.a['name']!r}, {self.compared.b['name']!r})"
 
 
 def compare(a: str | Path, b: str | Path) -> Comparison:
@@ -56,19 +98,11 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
 
     Raises UsageError for anything else.
     """
-    reports = load_report(a), load_report(b)
-    try:
-        return Comparison(comparison_data(*reports, Path(a).name, Path(b).name))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"a report that tokpack did not write so: {type(error).__name__} {str(error)[:80]}",
-            where=f"{a}, {b}",
-            hint="write it again: tokpack analyze DATA --json > report.json",
-        ) from None
+    return Comparison(compared(load_report(a), load_report(b), Path(a).name, Path(b).name))
 
 
-def load_report(path: str | Path) -> dict[str, Any]:
-    """The data of a report, from its file or the folder of the packed dataset."""
+def load_report(path: str | Path) -> Figures:
+    """A report, from its file or the folder of the packed dataset."""
     from tokpack.packed_urls import local_folder
 
     path = local_folder(path)
@@ -91,38 +125,56 @@ def load_report(path: str | Path) -> dict[str, Any]:
             where=str(file),
             hint="tokpack analyze DATA --json > report.json",
         )
-    return data
+    try:
+        return Figures.read(data)
+    except DataError as error:
+        raise UsageError(error.what, where=str(file), hint=error.hint) from None
 
 
-def comparison_data(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: str) -> dict[str, Any]:
-    """Settings, sums, reasons and cost of both; `change` is b minus a, `ratio` b over a."""
-    ledgers = a["ledger"], b["ledger"]
-    sums = [_line(name, *(ledger[part][key] for ledger in ledgers)) for name, (part, key) in SUMS.items()]
-    sums.append(_line("fill", *(report["plan"]["fill"] for report in (a, b))))
+def compared(a: Figures, b: Figures, name_a: str, name_b: str) -> Compared:
+    """The two reports side by side."""
+    sums = [Change.of(name, here, _sums(b)[name]) for name, here in _sums(a).items()]
+    return Compared(
+        a=_settings(a, name_a),
+        b=_settings(b, name_b),
+        sums=sums,
+        dropped=_dropped(a.ledger, b.ledger),
+        cost=_costs(a.cost, b.cost),
+    )
+
+
+def _sums(figures: Figures) -> dict[str, float]:
+    documents, tokens, slots = figures.ledger.documents, figures.ledger.tokens, figures.ledger.slots
     return {
-        "a": _settings(a, name_a),
-        "b": _settings(b, name_b),
-        "sums": sums,
-        "dropped": _dropped(*ledgers),
-        "cost": _costs(a.get("cost"), b.get("cost")),
+        "documents read": documents.read,
+        "documents kept": documents.kept,
+        "unreadable rows": documents.quarantined,
+        "tokens in the data": tokens.tokenized,
+        "tokens packed": tokens.packed,
+        "tokens cut off": tokens.truncated,
+        "tokens trained": figures.ledger.trained.trained,
+        "rows": slots.rows if slots else 0,
+        "slots": slots.total if slots else 0,
+        "free slots": slots.free if slots else 0,
+        "fill": figures.plan.fill,
     }
 
 
-def _settings(report: dict[str, Any], name: str) -> dict[str, Any]:
-    cost = report.get("cost") or {}
-    gpu = cost.get("gpu") or {}
+def _settings(figures: Figures, name: str) -> Settings:
+    cost = figures.cost
+    gpu, recipe = cost.gpu if cost else None, to_plain(cost.recipe) if cost else {}
     return {
         "name": name,
-        "tokpack": report.get("tokpack_version"),
-        "tokenizer": report["tokenizer"],
-        "capacity": report["capacity"],
-        "inputs": ", ".join(source["name"] for source in report.get("inputs", [])),
-        "model": cost.get("model", {}).get("name"),
-        "method": cost.get("method", {}).get("kind"),
-        "gpu": f"{gpu['count']} {gpu['key']}" if gpu else None,
-        "dollars per GPU-hour": (gpu.get("price") or {}).get("value"),
-        **{key.replace("_", " "): value for key, value in cost.get("recipe", {}).items()},
-        **{key: value for key, value in flat(report.get("config", {})) if key not in NAMED},
+        "tokpack": figures.tokpack_version,
+        "tokenizer": figures.tokenizer,
+        "capacity": figures.capacity,
+        "inputs": ", ".join(source.name for source in figures.inputs),
+        "model": cost.model.name if cost else None,
+        "method": cost.method.kind if cost else None,
+        "gpu": f"{gpu.count} {gpu.key}" if gpu else None,
+        "dollars per GPU-hour": gpu.price.value if gpu and gpu.price else None,
+        **{key.replace("_", " "): value for key, value in recipe.items()},
+        **{key: value for key, value in flat(figures.config) if key not in NAMED},
     }
 
 
@@ -139,105 +191,94 @@ def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _line(name: str, a: float, b: float) -> dict[str, Any]:
-    return {"name": name, "a": a, "b": b, "change": b - a, "ratio": b / a if a else None}
-
-
-def _dropped(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
+def _dropped(a: Ledger, b: Ledger) -> list[ReasonChange]:
     """Reasons of either report, largest change of tokens first."""
-    reasons = sorted({*a["documents"]["dropped"], *b["documents"]["dropped"]})
-    lines = [
-        {
-            "reason": reason,
-            "documents": _line(reason, *(x["documents"]["dropped"].get(reason, 0) for x in (a, b))),
-            "tokens": _line(reason, *(x["tokens"]["dropped"].get(reason, 0) for x in (a, b))),
-        }
-        for reason in reasons
+    changes = [
+        ReasonChange(
+            reason=reason,
+            documents=Change.of(reason, *(of.documents.dropped.get(reason, 0) for of in (a, b))),
+            tokens=Change.of(reason, *(of.tokens.dropped.get(reason, 0) for of in (a, b))),
+        )
+        for reason in sorted({*a.documents.dropped, *b.documents.dropped})
     ]
-    return sorted(lines, key=lambda line: (-abs(line["tokens"]["change"]), line["reason"]))
+    return sorted(changes, key=lambda line: (-abs(line.tokens.change), line.reason))
 
 
-def _costs(a: dict[str, Any] | None, b: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Figures of both bills; only the work where one has no GPU. `ratio` is that of the low ends."""
-    if not a or not b:
+def _costs(a: Cost | None, b: Cost | None) -> list[CostChange]:
+    """Figures of both bills; only the work where one has no GPU."""
+    if a is None or b is None:
         return []
-    lines = []
-    for name, key in COSTS.items():
-        figures = [(cost["estimate"] or {}).get(key) for cost in (a, b)]
-        if key == "flops":
-            figures = [cost["comparison"][-1]["flops"] for cost in (a, b)]
-        if None not in figures:
-            low, other = (figure["value"] for figure in figures if figure)
-            lines.append(
-                {"name": name, "a": figures[0], "b": figures[1], "ratio": other / low if low else None}
-            )
-    return lines
+    changes, runs = [], (a.estimate, b.estimate)
+    if runs[0] and runs[1]:
+        changes.append(CostChange.of("GPU time", runs[0].gpu_hours, runs[1].gpu_hours))
+        if runs[0].money and runs[1].money:
+            changes.append(CostChange.of("money", runs[0].money, runs[1].money))
+    return [*changes, CostChange.of("work", a.comparison[-1].flops, b.comparison[-1].flops)]
 
 
-def comparison_view(data: dict[str, Any]) -> RenderableType:
+def comparison_view(compared: Compared) -> RenderableType:
     """Settings that differ, then sums, reasons and cost."""
-    names = tuple(escape(one_line(data[side]["name"], 30)) for side in "ab")
-    parts: list[RenderableType] = [settings_table(data, names), sums_table(data, names)]
-    if data["dropped"]:
-        parts.append(dropped_table(data, names))
-    if data["cost"]:
-        parts.append(cost_table(data, names))
-    return Group(*(item for part in parts for item in (part, Text())))
+    names = tuple(one_line(side["name"], 30) for side in (compared.a, compared.b))
+    parts = [settings_view(compared, names), DrawnTable(sums_table(compared.sums, names))]
+    if compared.dropped:
+        parts.append(DrawnTable(dropped_table(compared.dropped, names)))
+    if compared.cost:
+        parts.append(DrawnTable(cost_table(compared.cost, names)))
+    return spaced(parts)
 
 
-def settings_table(data: dict[str, Any], names: tuple[str, ...]) -> RenderableType:
-    a, b = data["a"], data["b"]
+def settings_view(compared: Compared, names: tuple[str, ...]) -> RenderableType:
+    a, b = compared.a, compared.b
     differing = [key for key in {**a, **b} if key != "name" and a.get(key) != b.get(key)]
     if not differing:
         return Text("The settings are the same.", style=QUIET)
-    table = plain_table("Settings that differ", "", *names, words=3)
-    for key in differing:
-        cells = (data[side].get(key) for side in "ab")
-        table.add_row(key, *(Text("" if cell is None else one_line(str(cell), 60)) for cell in cells))
-    return table
+    lines = [
+        Line([Cell(key), *(Cell("" if of.get(key) is None else one_line(str(of[key]), 60)) for of in (a, b))])
+        for key in differing
+    ]
+    columns = [Column(name, words=True) for name in ("", *names)]
+    return DrawnTable(Table("Settings that differ", columns, lines))
 
 
-def sums_table(data: dict[str, Any], names: tuple[str, ...]) -> RenderableType:
-    table = plain_table("Documents, tokens, rows", "", *names, "change", "")
-    for line in data["sums"]:
-        table.add_row(line["name"], *_numbers(line))
-    return table
+def sums_table(sums: list[Change], names: tuple[str, ...]) -> Table:
+    columns = [Column("", words=True), *map(Column, (*names, "change", ""))]
+    return Table("Documents, tokens, rows", columns, [_sum(line) for line in sums])
 
 
-def dropped_table(data: dict[str, Any], names: tuple[str, ...]) -> RenderableType:
-    table = plain_table("Documents left out, and their tokens", "reason", *names, "change", "tokens", "")
-    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
-    for line in data["dropped"]:
-        documents = line["documents"]
-        table.add_row(
-            Text(one_line(line["reason"], 60)),
-            f"{documents['a']:,}",
-            f"{documents['b']:,}",
-            f"{documents['change']:+,}" if documents["change"] else "",
-            f"{line['tokens']['change']:+,}" if line["tokens"]["change"] else "",
-            Text(words_of(line["reason"]), style=QUIET),
+def _sum(line: Change) -> Line:
+    if line.name == "fill":
+        return Line([Cell(text) for text in (line.name, f"{line.a:.2%}", f"{line.b:.2%}", "", "")])
+    texts = f"{line.a:,}", f"{line.b:,}", _signed(line.change), _percent(line.ratio)
+    return Line([Cell(text) for text in (line.name, *texts)])
+
+
+def dropped_table(dropped: list[ReasonChange], names: tuple[str, ...]) -> Table:
+    columns = [Column("reason", words=True), *map(Column, (*names, "change", "tokens"))]
+    lines = []
+    for line in dropped:
+        documents = line.documents
+        texts = f"{documents.a:,}", f"{documents.b:,}", _signed(documents.change), _signed(line.tokens.change)
+        name = Cell(one_line(line.reason, 60), about=words_of(line.reason))
+        lines.append(Line([name, *map(Cell, texts)]))
+    return Table("Documents left out, and their tokens", columns, lines)
+
+
+def cost_table(cost: list[CostChange], names: tuple[str, ...]) -> Table:
+    words: dict[str, Callable[[Figure], str]] = {"GPU time": hours, "money": money, "work": flops}
+    lines = [
+        Line(
+            [
+                Cell(text)
+                for text in (line.name, *map(words[line.name], (line.a, line.b)), _percent(line.ratio))
+            ]
         )
-    return table
+        for line in cost
+    ]
+    return Table("Cost of training", [Column("", words=True), *map(Column, (*names, "change"))], lines)
 
 
-def cost_table(data: dict[str, Any], names: tuple[str, ...]) -> RenderableType:
-    words = {"GPU time": hours, "money": money, "work": flops}
-    table = plain_table("Cost of training", "", *names, "change")
-    for line in data["cost"]:
-        shown = words[line["name"]]
-        table.add_row(
-            line["name"],
-            *(shown(from_plain(Figure, line[side], line["name"])) for side in "ab"),
-            _percent(line["ratio"]),
-        )
-    return table
-
-
-def _numbers(line: dict[str, Any]) -> tuple[str, str, str, str]:
-    if line["name"] == "fill":
-        return f"{line['a']:.2%}", f"{line['b']:.2%}", "", ""
-    change = f"{line['change']:+,}" if line["change"] else ""
-    return f"{line['a']:,}", f"{line['b']:,}", change, _percent(line["ratio"])
+def _signed(change: float) -> str:
+    return f"{change:+,}" if change else ""
 
 
 def _percent(ratio: float | None) -> str:

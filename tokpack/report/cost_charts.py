@@ -18,6 +18,7 @@ from tokpack.report.charts import (
     WIDE,
     Bar,
     Chart,
+    Mark,
     Part,
     bar_chart,
 )
@@ -96,7 +97,7 @@ def _curve(cost: Cost, width: int) -> str:
     return draw(alt.layer(*layers), title, width - left - 24, PLOT_HEIGHT, padding)
 
 
-def _point(cost: Cost, point: Point) -> dict[str, Any]:
+def _point(cost: Cost, point: Point) -> Mark:
     curve = cost.curve
     low, high = ends(cost.counted(point))
     about = f"{point.capacity:,} tokens a row: {measured(cost, point)}"
@@ -118,7 +119,7 @@ def _point(cost: Cost, point: Point) -> dict[str, Any]:
     }
 
 
-def _marks(points: list[dict[str, Any]]) -> list[Any]:
+def _marks(points: list[Mark]) -> list[Any]:
     """A dashed line with its word at this run's capacity and at the recommended one."""
     import altair as alt
 

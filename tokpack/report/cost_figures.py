@@ -6,12 +6,11 @@ Numbers that are measured, computed or assumed are `Figure`s, which name their u
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 from tokpack.cost import Estimate, Figure
 from tokpack.cost.memory import Remedy
 from tokpack.cost.training import count
-from tokpack.plain import from_plain
 
 LEAST_GIB = 0.005
 """Parts of the memory below it are not shown."""
@@ -254,8 +253,3 @@ class Cost:
         """A way or a length of a row in what the bill counts in."""
         figure: Figure = getattr(line, self.counts_in)
         return figure
-
-
-def cost_of(data: dict[str, Any]) -> Cost | None:
-    """The bill of a report's data, if it has one. Raises DataError for one that tokpack did not write so."""
-    return from_plain(Cost, data["cost"], "cost") if data.get("cost") else None

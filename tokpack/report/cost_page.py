@@ -6,8 +6,17 @@ from typing import Any
 
 from tokpack.printable import one_line
 from tokpack.report.cost_charts import curve_chart, memory_chart
-from tokpack.report.cost_figures import Cost, PlannedRun
+from tokpack.report.cost_figures import Cost
+from tokpack.report.cost_tables import (
+    advice_table,
+    cards_table,
+    lengths_table,
+    services_table,
+    settings_table,
+    ways_table,
+)
 from tokpack.report.cost_words import (
+    NOTHING,
     UNITS,
     amount,
     cost_words,
@@ -15,13 +24,10 @@ from tokpack.report.cost_words import (
     flops,
     hours,
     measured,
-    money,
-    saves_words,
     speed,
     utilization,
 )
 from tokpack.report.what_if import what_if
-from tokpack.report.words import share
 
 
 def cost_view(cost: Cost | None) -> dict[str, Any] | None:
@@ -31,73 +37,27 @@ def cost_view(cost: Cost | None) -> dict[str, Any] | None:
     return {
         "words": cost_words(cost),
         "unit": UNITS[cost.counts_in],
-        "timed": cost.timed,
-        "ways": _ways(cost),
+        "bill": [(way.name, measured(cost, way)) for way in cost.comparison],
+        "ways": ways_table(cost),
         "facts": _facts(cost),
-        "advice": _advice(cost),
-        "plan": _plan(cost.run_plan),
+        "advice": advice_table(cost.recommendations) if cost.recommendations else None,
+        "nothing": NOTHING,
+        "settings": settings_table(cost.run_plan),
         "charts": {
             "curve": curve_chart(cost),
             "memory": memory_chart(cost),
         },
         "curve": curve_words(cost.curve),
-        "points": _points(cost),
+        "lengths": lengths_table(cost),
         "unfit": any(point.fits is False for point in cost.curve.points),
-        "cards": [
-            {
-                "name": one_line(card.key, 40),
-                "hours": hours(card.hours),
-                "money": money(card.money),
-                "hours_value": card.hours.value,
-                "money_value": card.money.value if card.money else 0,
-                "about": ", ".join(
-                    ["this run"] * card.chosen
-                    + ["gradient checkpointing"] * card.checkpointing
-                    + ["measured"] * (card.hours.source == "measured")
-                    + ["no bf16"] * (card.dtype == "fp16")
-                ),
-            }
-            for card in cost.cards
-        ],
-        "services": [
-            (
-                one_line(service.provider, 40),
-                one_line(service.model, 60),
-                money(service.as_it_came),
-                money(service.cleaned),
-                service.chosen,
-            )
-            for service in cost.api
-        ],
+        "cards": cards_table(cost.cards) if cost.cards else None,
+        "services": services_table(cost.api) if cost.api else None,
         "memory_advice": [
             one_line(advice.do, 200) for advice in cost.memory.advice if cost.memory.fits is False
         ],
         "assumptions": _assumptions(cost),
         "what_if": what_if(cost),
     }
-
-
-def _ways(cost: Cost) -> list[dict[str, Any]]:
-    """Each way to train: what it takes, and what it saves of padded batches."""
-    lines = []
-    for way in cost.comparison:
-        saved = way.saved
-        less = saved.share.value > 0
-        lines.append(
-            {
-                "name": way.name,
-                "value": measured(cost, way),
-                "number": cost.counted(way).value,
-                "slots": way.slots.value,
-                "steps": way.steps.value,
-                "fill": share(way.fill.value, 1),
-                "fill_value": way.fill.value,
-                "less": f"{saved.share.value:.0%}" if less else "",
-                "less_value": saved.share.value,
-                "less_money": money(saved.money) if less and saved.money else "",
-            }
-        )
-    return lines
 
 
 def _facts(cost: Cost) -> list[tuple[str, str, str]]:
@@ -116,62 +76,6 @@ def _facts(cost: Cost) -> list[tuple[str, str, str]]:
     before = plan.before.steps.value
     facts.append((f"{plan.use.steps.value:,}", "optimizer steps", f"{before:,} without packing"))
     return facts
-
-
-def _advice(cost: Cost) -> list[dict[str, Any]]:
-    out = []
-    for advice in cost.recommendations:
-        words = {key: one_line(getattr(advice, key), 300) for key in ("do", "flag", "why")}
-        out.append(words | {"saves": saves_words(advice, " of the work"), "urgent": advice.urgent})
-    return out
-
-
-def _plan(plan: PlannedRun) -> list[dict[str, Any]]:
-    ways = {
-        "not packed": plan.before,
-        "packed, nothing changed": plan.unchanged,
-        "packed, use this": plan.use,
-    }
-    return [
-        {
-            "name": name,
-            "batch": settings.micro_batch,
-            "accumulation": settings.accumulation,
-            "rate": f"{settings.learning_rate:.3g}",
-            "documents": f"{settings.samples_per_step.value:.1f}",
-            "steps": settings.steps.value,
-            "strong": settings is plan.use,
-        }
-        for name, settings in ways.items()
-    ]
-
-
-def _points(cost: Cost) -> list[dict[str, Any]]:
-    return [
-        {
-            "capacity": point.capacity,
-            "about": ", ".join(
-                word
-                for word, holds in (
-                    ("this run", point.capacity == cost.curve.current),
-                    ("recommended", point.capacity == cost.curve.recommended),
-                    ("does not fit", point.fits is False),
-                    ("gradient checkpointing", point.checkpointing and point.fits is not False),
-                )
-                if holds
-            ),
-            "rows": point.rows.value,
-            "fill": share(point.fill.value, 1),
-            "fill_value": point.fill.value,
-            "cut": share(point.truncated_share.value, 1, 2),
-            "cut_value": point.truncated_share.value,
-            "memory": f"{point.memory.value:.1f} GiB" if point.memory else "",
-            "memory_value": point.memory.value if point.memory else 0,
-            "cost": measured(cost, point),
-            "cost_value": cost.counted(point).value,
-        }
-        for point in cost.curve.points
-    ]
 
 
 def _assumptions(cost: Cost) -> list[tuple[str, str, str]]:

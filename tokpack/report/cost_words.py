@@ -27,6 +27,7 @@ PARTS = {
 TIMES = ((3600, "h", 1.0), (60, "min", 60.0), (0, "s", 3600.0))
 """Seconds from which a unit is used, and how many of it make an hour."""
 
+NOTHING = "Nothing to change: these settings are the cheapest of those looked at."
 UNITS = {"money": "money", "hours": "GPU time", "flops": "work"}
 """What a bill counts in, in words."""
 

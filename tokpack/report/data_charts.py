@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tokpack.printable import one_line
 from tokpack.report.charts import (
     ACCENT,
@@ -16,11 +14,13 @@ from tokpack.report.charts import (
     WIDE,
     Bar,
     Chart,
+    Mark,
     Part,
     bar_chart,
     first_and_rest,
 )
 from tokpack.report.svg import draw
+from tokpack.report.values import Ranks, RowClass, Sums, Vocabulary
 from tokpack.report.words import counted, share
 
 MOST_FILES, MOST_SCRIPTS = 10, 8
@@ -28,14 +28,13 @@ HEIGHT, TOP, GAP = 140, 26, 24
 """Pixels: of the bars of ranks, above them, and between the two groups."""
 
 
-def sources_chart(data: dict[str, Any]) -> Chart:
+def sources_chart(sources: dict[str, Sums]) -> Chart:
     """Tokens of each file, packed and not, most packed ones first; the small files together."""
-    sums = sorted(data["ledger"]["sources"].items(), key=lambda item: (-item[1]["tokens"]["packed"], item[0]))
-    lines = [(one_line(name, 48), own["tokens"]) for name, own in sums]
-    most, rest = first_and_rest(lines, MOST_FILES)
-    shown = [(name, own["packed"], own["tokenized"]) for name, own in most]
+    sums = sorted(sources.items(), key=lambda item: (-item[1].tokens.packed, item[0]))
+    lines = [(one_line(name, 48), own.tokens.packed, own.tokens.tokenized) for name, own in sums]
+    shown, rest = first_and_rest(lines, MOST_FILES)
     if rest:
-        packed, tokens = (sum(own[key] for _, own in rest) for key in ("packed", "tokenized"))
+        packed, tokens = (sum(line[key] for line in rest) for key in (1, 2))
         shown.append((counted(len(rest), "more file"), packed, tokens))
     bars = [
         Bar(
@@ -51,13 +50,13 @@ def sources_chart(data: dict[str, Any]) -> Chart:
     return bar_chart(bars, "Tokens of each file, packed and left out")
 
 
-def scripts_chart(vocabulary: dict[str, Any]) -> Chart:
+def scripts_chart(vocabulary: Vocabulary) -> Chart:
     """Tokens by script, most first, the rare scripts together."""
-    lines = [(line["script"], line["tokens"]) for line in vocabulary["scripts"]]
+    lines = [(line.script, line.tokens) for line in vocabulary.scripts]
     shown, rest = first_and_rest(lines, MOST_SCRIPTS)
     if rest:
         shown.append((counted(len(rest), "more script"), sum(tokens for _, tokens in rest)))
-    total = vocabulary["tokens"]
+    total = vocabulary.tokens
     bars = [
         Bar(
             name,
@@ -69,17 +68,17 @@ def scripts_chart(vocabulary: dict[str, Any]) -> Chart:
     return bar_chart(bars, "Tokens of the contents by script")
 
 
-def free_chart(rows: list[dict[str, Any]], capacity: int) -> Chart:
+def free_chart(rows: list[RowClass], capacity: int) -> Chart:
     """Rows by their free slots; classes without a row are left out."""
-    total, bars, before = sum(line["rows"] for line in rows), [], -1.0
+    total, bars, before = sum(line.rows for line in rows), [], -1.0
     for line in rows:
-        name = free_words(before, line["up_to"])
-        before = line["up_to"]
-        if line["rows"]:
-            about = f"{counted(line['rows'], 'row')} of {capacity:,} slots: {name}"
-            color = ACCENT if line["up_to"] <= 0.05 else LOST
-            value = f"{counted(line['rows'], 'row')}, {share(line['rows'], total)}"
-            bars.append(Bar(name, value, [Part(0, line["rows"], color, about)]))
+        name = free_words(before, line.up_to)
+        before = line.up_to
+        if line.rows:
+            about = f"{counted(line.rows, 'row')} of {capacity:,} slots: {name}"
+            color = ACCENT if line.up_to <= 0.05 else LOST
+            value = f"{counted(line.rows, 'row')}, {share(line.rows, total)}"
+            bars.append(Bar(name, value, [Part(0, line.rows, color, about)]))
     return bar_chart(bars, "Rows by their free slots")
 
 
@@ -94,22 +93,21 @@ def free_words(more_than: float, up_to: float) -> str:
     return f"more than {low} free" if up_to == 1 else f"{low} to {high} free"
 
 
-def ranks_chart(ranks: dict[str, Any]) -> Chart:
+def ranks_chart(ranks: Ranks) -> Chart:
     """The work of each rank in one step, next to the slowest: rows shuffled, and rows dealt by cost."""
     return Chart(_ranks(ranks, WIDE), _ranks(ranks, NARROW))
 
 
-def _ranks(ranks: dict[str, Any], width: int) -> str:
+def _ranks(ranks: Ranks, width: int) -> str:
     import altair as alt
 
     each = (width - GAP) / 2
     rects, words = [], []
-    for number, (key, name) in enumerate((("shuffled", "shuffled"), ("dealt", "dealt"))):
+    for number, (name, waiting) in enumerate((("shuffled", ranks.shuffled), ("dealt", ranks.dealt))):
         start = number * (each + GAP)
-        step = ranks[key]["step"]
-        room = each / len(step)
-        words.append({"x": start, "text": f"{name}: {share(ranks[key]['idle_share'], 1)} wait"})
-        for rank, work in enumerate(step):
+        room = each / len(waiting.step)
+        words.append({"x": start, "text": f"{name}: {share(waiting.idle_share, 1)} wait"})
+        for rank, work in enumerate(waiting.step):
             left, right = start + rank * room, start + (rank + 1) * room - min(4, room / 4)
             about = f"{name}, rank {rank}: {work:.0%} of the slowest rank's work"
             level = TOP + HEIGHT * (1 - work)
@@ -140,6 +138,6 @@ def _ranks(ranks: dict[str, Any], width: int) -> str:
     return draw(alt.layer(bars, ground, labels), title, width, TOP + HEIGHT + 1)
 
 
-def _rect(left: float, right: float, top: float, bottom: float, color: str, about: str) -> dict[str, Any]:
+def _rect(left: float, right: float, top: float, bottom: float, color: str, about: str) -> Mark:
     places = {"left": left, "right": right, "top": top, "bottom": bottom}
     return {name: round(value, 2) for name, value in places.items()} | {"color": color, "about": about}

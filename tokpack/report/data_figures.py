@@ -1,5 +1,5 @@
 """What is in the data, source by source, and how rows come out: lengths, trained share, what other capacities
-would cut, the longest documents, free slots, and how long ranks wait. Plain data, like all of a report."""
+would cut, the longest documents, free slots, and how long ranks wait."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tokpack.config import PlanConfig
 from tokpack.corpus import Corpus
 from tokpack.cost.capacity import CAPACITIES
 from tokpack.cost.training import Documents
+from tokpack.report.values import LongDocument, Ranks, RowClass, SourceFigures, Truncation, Waiting
 from tokpack.stages.plan import Plan
 from tokpack.stages.planners.deal import deal, row_costs, row_order
 
@@ -42,7 +43,7 @@ def sorted_quantiles(tokens: Lengths) -> dict[str, int]:
     return {name: int(tokens[place]) for name, place in (at | {"max": last}).items()}
 
 
-def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> list[SourceFigures]:
     """Kept documents of each source: their lengths before truncation, and what is packed and trained."""
     kept = corpus.docs.select("source", "tokens").filter(corpus.docs["drop_reason"].is_null())
     kept = kept.sort("source", "tokens")
@@ -58,13 +59,19 @@ def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> li
     for number, name in enumerate(names):
         tokens = lengths[ends[number] : ends[number + 1]]
         length, trained = sums.get(number, (0, 0))
-        share = trained / length if length else 0.0
-        figures = {"documents": len(tokens), "packed": length, "trained": trained, "trained_share": share}
-        out.append({"name": name, **figures, **sorted_quantiles(tokens)})
+        figures = SourceFigures(
+            name=name,
+            documents=len(tokens),
+            packed=length,
+            trained=trained,
+            trained_share=trained / length if length else 0.0,
+            **sorted_quantiles(tokens),
+        )
+        out.append(figures)
     return out
 
 
-def truncation_figures(documents: Documents, width: int = 1) -> list[dict[str, Any]]:
+def truncation_figures(documents: Documents, width: int = 1) -> list[Truncation]:
     """Documents and tokens that rows of other lengths would cut or leave out; `width` of `documents` are one
     of `documents.whole`.
 
@@ -76,41 +83,41 @@ def truncation_figures(documents: Documents, width: int = 1) -> list[dict[str, A
         lost = total - int(documents.fit(capacity).sum())
         longer = int(((whole > capacity) & ~documents.split).sum())
         share = lost / total if total else 0.0
-        out.append({"capacity": capacity, "documents": width * longer, "tokens": lost, "share": share})
+        out.append(Truncation(capacity=capacity, documents=width * longer, tokens=lost, share=share))
     return out
 
 
-def longest_documents(corpus: Corpus, names: list[str]) -> list[dict[str, Any]]:
+def longest_documents(corpus: Corpus, names: list[str]) -> list[LongDocument]:
     """The longest documents as they came, where they stand, and what became of them."""
     columns = ("doc_id", "source", "row", "tokens", "cut", "drop_reason")
     order = corpus.docs.select(pl.arg_sort_by("tokens", "doc_id", descending=[True, False])).to_series()
     top = corpus.docs.select(columns)[order.head(LONGEST)]
     return [
-        {
-            "doc_id": doc,
-            "source": names[source],
-            "row": row,
-            "tokens": tokens,
-            "fate": reason or ("shortened" if cut else "kept"),
-        }
+        LongDocument(
+            doc_id=doc,
+            source=names[source],
+            row=row,
+            tokens=tokens,
+            fate=reason or ("shortened" if cut else "kept"),
+        )
         for doc, source, row, tokens, cut, reason in top.rows()
         if tokens
     ]
 
 
-def row_figures(plan: Plan, lengths: Lengths) -> list[dict[str, Any]]:
+def row_figures(plan: Plan, lengths: Lengths) -> list[RowClass]:
     """Rows by their free slots: how many have more than the class before, and at most `up_to`."""
     if not plan.rows:
         return []
     tokens = np.bincount(plan.row_of_doc, weights=lengths, minlength=plan.rows)
     free = (plan.capacity - tokens) / plan.capacity
     counts = np.diff(np.searchsorted(np.sort(free), FREE, side="right"), prepend=0)
-    return [{"up_to": up_to, "rows": int(n)} for up_to, n in zip(FREE, counts, strict=True)]
+    return [RowClass(up_to=up_to, rows=int(n)) for up_to, n in zip(FREE, counts, strict=True)]
 
 
 def rank_figures(
     plan: Plan, lengths: Lengths, settings: PlanConfig, token_cost: int, ranks: int, seed: int
-) -> dict[str, Any] | None:
+) -> Ranks | None:
     """How long `ranks` wait for the slowest of them, with rows shuffled and with rows dealt by cost.
 
     `step`: the work of each rank in a step that waits as much as the middle one, the slowest being 1. Without
@@ -122,24 +129,24 @@ def rank_figures(
         return None
     costs = row_costs(lengths.astype(np.int32), plan.row_of_doc, linear=float(token_cost), quadratic=1.0)
     dealt, _ = deal(costs, ranks, step, seed)
-    orders = {"shuffled": row_order(plan.rows, seed), "dealt": dealt}
-    return {
-        "ranks": ranks,
-        "rows_per_step": per_rank,
-        "token_cost": token_cost,
-        "asked": settings.world_size == ranks,
-        **{name: _waiting(costs[order], ranks, per_rank) for name, order in orders.items()},
-    }
+    return Ranks(
+        ranks=ranks,
+        rows_per_step=per_rank,
+        token_cost=token_cost,
+        asked=settings.world_size == ranks,
+        shuffled=_waiting(costs[row_order(plan.rows, seed)], ranks, per_rank),
+        dealt=_waiting(costs[dealt], ranks, per_rank),
+    )
 
 
-def _waiting(costs: npt.NDArray[np.float64], ranks: int, per_rank: int) -> dict[str, Any]:
+def _waiting(costs: npt.NDArray[np.float64], ranks: int, per_rank: int) -> Waiting:
     """Ranks take rows in turn."""
     kept = len(costs) // (ranks * per_rank) * ranks * per_rank
     work = costs[:kept].reshape(-1, per_rank, ranks).sum(axis=1)
     slowest = work.max(axis=1)
     waits = 1 - work.mean(axis=1) / slowest
     middle = int(np.argsort(waits, kind="stable")[len(waits) // 2])
-    return {
-        "idle_share": float(1 - work.sum() / (slowest.sum() * ranks)),
-        "step": [round(float(share), 4) for share in work[middle] / slowest[middle]],
-    }
+    return Waiting(
+        idle_share=float(1 - work.sum() / (slowest.sum() * ranks)),
+        step=[round(float(share), 4) for share in work[middle] / slowest[middle]],
+    )

@@ -2,138 +2,128 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
+from tokpack.corpus import NearFigures, NearPair
 from tokpack.printable import one_line, printable, snippet
-from tokpack.reasons import words_of
 from tokpack.report import data_charts
+from tokpack.report.data_tables import (
+    by_table,
+    drops_table,
+    files_table,
+    languages_table,
+    ledger_sums,
+    longest_table,
+    sources_table,
+    tokens_table,
+    truncation_table,
+)
 from tokpack.report.data_words import (
     cut_words,
-    error,
     fit,
-    language_name,
+    grouping_flag,
     language_words,
-    languages_source,
     ranks_words,
     rules_without_hits,
-    vocabulary_words,
 )
-from tokpack.report.groups import by_table, grouping_words, sources_table
 from tokpack.report.packing_chart import Packing, packing_chart
-from tokpack.report.words import ALIKE, share
+from tokpack.report.values import Drop, DropPlace, Figures, KeptDocument, Languages, Ranks, Vocabulary
+from tokpack.report.words import ALIKE, counters, share
 
-MOST_PAIRS, MOST_LANGUAGES = 12, 12
+MOST_FILES, MOST_REASONS, MOST_PAIRS, EXAMPLES = 500, 50, 12, 3
 
 
-def data_view(data: dict[str, Any]) -> dict[str, Any]:
-    """Everything that page_text.html.j2 and page_rows.html.j2 need; parts that the report lacks are None."""
-    vocabulary, ranks = data.get("vocabulary"), data.get("ranks")
+def data_view(figures: Figures) -> dict[str, Any]:
+    """Everything that the page needs of the data; parts that the report lacks are None."""
+    sources, vocabulary, ranks = figures.ledger.sources, figures.vocabulary, figures.ranks
+    by, lengths = by_table(figures), sources_table(figures)
+    drops = figures.drops
     return {
-        "text": _text(vocabulary, data.get("languages")) if vocabulary and vocabulary["tokens"] else None,
-        "sources": sources_table(data) if len(data.get("sources", [])) > 1 else None,
-        "by": by_table(data),
-        "by_offer": grouping_words(data),
-        "cut": cut_words(data),
-        "kept": _kept(data.get("kept", [])),
-        "packing": _packing(data),
-        "longest": _longest(data.get("longest")),
-        "truncation": _truncation(data),
-        "pairs": _pairs(data.get("near_dup")),
-        "not_found": ", ".join(rules_without_hits(data)),
-        "files": data_charts.sources_chart(data) if len(data["ledger"]["sources"]) > 1 else None,
-        "free": data_charts.free_chart(data["rows"], data["capacity"]) if data.get("rows") else None,
-        "ranks": {"words": ranks_words(ranks), "chart": data_charts.ranks_chart(ranks)} if ranks else None,
+        "text": _text(vocabulary, figures.languages) if vocabulary and vocabulary.tokens else None,
+        "files": files_table(figures).first(MOST_FILES),
+        "sources": lengths.first(MOST_FILES) if lengths else None,
+        "by": by.first(MOST_FILES) if by else None,
+        "by_offer": grouping_flag(figures.grouping) if figures.grouping and not by else "",
+        "cut": cut_words(figures),
+        "kept": [_kept(document) for document in figures.kept or []],
+        "packing": _packing(figures),
+        "drops": drops_table(drops, figures.ledger.tokens.tokenized, MOST_REASONS) if drops else None,
+        "examples": [(one_line(drop.reason), texts) for drop in drops if (texts := _examples(drop))],
+        "longest": longest_table(figures.longest) if figures.longest else None,
+        "truncation": _truncation(figures),
+        "pairs": _pairs(figures.near_dup),
+        "not_found": ", ".join(rules_without_hits(figures)),
+        "files_chart": data_charts.sources_chart(sources) if len(sources) > 1 else None,
+        "free": data_charts.free_chart(figures.rows, figures.capacity) if figures.rows else None,
+        "ranks": _ranks(ranks) if ranks else None,
+        "sums": ledger_sums(figures.ledger),
+        "counters": [(n, one_line(text)) for n, text in counters(figures.counters, figures.near_dup)],
     }
 
 
-def _text(vocabulary: dict[str, Any], languages: dict[str, Any] | None) -> dict[str, Any]:
-    shares = languages["shares"][:MOST_LANGUAGES] if languages else []
+def _text(vocabulary: Vocabulary, languages: Languages | None) -> dict[str, Any]:
+    told = languages is not None and bool(languages.shares)
     return {
-        "words": vocabulary_words(vocabulary),
         "chart": data_charts.scripts_chart(vocabulary),
-        "used": share(vocabulary["used"], vocabulary["size"]),
+        "used": share(vocabulary.used, vocabulary.size),
         "fit": fit(vocabulary),
-        "covered": vocabulary["covered"],
-        "size": vocabulary["size"],
-        "top": [
-            {
-                "text": one_line(token["text"], 40).replace(" ", "\N{OPEN BOX}"),
-                "id": token["id"],
-                "count": token["count"],
-                "share": share(token["count"], vocabulary["tokens"], 2),
-            }
-            for token in vocabulary["top"]
-        ],
-        "languages": [
-            {
-                "name": language_name(line["language"]),
-                "share": share(line["share"], 1) + error(line),
-                "value": line["share"],
-            }
-            for line in shares
-        ],
-        "about_languages": languages_source(languages) if shares and languages else "",
-        "no_languages": language_words(languages) if languages and not shares else "",
+        "covered": vocabulary.covered,
+        "size": vocabulary.size,
+        "top": tokens_table(vocabulary),
+        "languages": languages_table(languages) if languages and told else None,
+        "no_languages": language_words(languages) if languages and not told else "",
     }
 
 
-def _kept(kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Kept documents as rendered, in runs of text that are trained or not."""
-    return [
-        {
-            "place": one_line(document["place"], 80),
-            "about": f"{document['tokens']:,} tokens, {document['trained']:,} of them trained",
-            "runs": [(printable(text), trained) for text, trained in document["runs"]],
-        }
-        for document in kept
-    ]
+def _kept(document: KeptDocument) -> dict[str, Any]:
+    """A kept document as rendered, in runs of text that are trained or not."""
+    return {
+        "place": one_line(document.place, 80),
+        "about": f"{document.tokens:,} tokens, {document.trained:,} of them trained",
+        "runs": [(printable(text), trained) for text, trained in document.runs],
+    }
 
 
-def _packing(data: dict[str, Any]) -> dict[str, Any] | None:
-    packing = Packing.of(data)
+def _packing(figures: Figures) -> dict[str, Any] | None:
+    packing = Packing.of(figures)
     if packing is None:
         return None
-    return {"chart": packing_chart(packing), "batch_size": data["batch_size"]}
+    return {"chart": packing_chart(packing), "batch_size": figures.batch_size}
 
 
-def _longest(longest: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    if not longest:
+def _examples(drop: Drop) -> list[tuple[str, str]]:
+    """The starts of documents that were left out, each with what is known of it."""
+    pairs = zip_longest(drop.examples[:EXAMPLES], (drop.places or [])[:EXAMPLES])
+    return [(snippet(text), _about(place)) for text, place in pairs if text and text.strip()]
+
+
+def _about(place: DropPlace | None) -> str:
+    """`chats.jsonl:17, repeats chats.jsonl:3`: where an example stands, what triggered the rule."""
+    if place is None:
+        return ""
+    parts = [place.place, f"repeats {place.other}" if place.other else "", place.detail]
+    return one_line(", ".join(part for part in parts if part), 200)
+
+
+def _truncation(figures: Figures) -> Any:
+    """Where the bill has no table of lengths."""
+    if figures.cost or not figures.truncation:
         return None
-    return [
-        line
-        | {
-            "place": f"{one_line(line['source'], 60)}:{line['row']}",
-            "fate": one_line(line["fate"], 40),
-            "meaning": words_of(line["fate"]),
-        }
-        for line in longest
-    ]
+    return truncation_table(figures.truncation, figures.capacity)
 
 
-def _truncation(data: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Where the bill has no table of capacities."""
-    if data.get("cost") or not data.get("truncation"):
-        return None
-    return [
-        line | {"share_words": share(line["share"], 1, 2), "current": line["capacity"] == data["capacity"]}
-        for line in data["truncation"]
-    ]
+def _ranks(ranks: Ranks) -> dict[str, Any]:
+    return {"words": ranks_words(ranks), "chart": data_charts.ranks_chart(ranks)}
 
 
-def _pairs(near: dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    if not near or not near["pairs"]:
-        return None
-    return [
-        {
-            "words": _alike(pair),
-            "removed": snippet(pair["removed"]),
-            "kept": snippet(pair["kept"]),
-        }
-        for pair in near["pairs"][:MOST_PAIRS]
-    ]
+def _pairs(near: NearFigures | None) -> list[tuple[str, str, str]]:
+    """The removed text, how it is alike, the kept one."""
+    pairs = near.pairs[:MOST_PAIRS] if near else []
+    return [(snippet(pair.removed), _alike(pair), snippet(pair.kept)) for pair in pairs]
 
 
-def _alike(pair: dict[str, Any]) -> str:
-    if pair["jaccard"] is None:
-        return f"{ALIKE[pair['alike']]}; kept beside"
-    return f"similar by {pair['jaccard']:.2f} to"
+def _alike(pair: NearPair) -> str:
+    if pair.jaccard is None:
+        return f"{ALIKE[pair.alike]}; kept beside"
+    return f"similar by {pair.jaccard:.2f} to"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tokpack.printable import one_line
 from tokpack.reasons import CHOSEN_EQUALS_REJECTED, OVERLONG
+from tokpack.report.values import Figures, Languages, LanguageShare, Ranks, SourceFit, Vocabulary
 from tokpack.report.words import counted, share
-from tokpack.schema import is_preference
+from tokpack.stages.order import Dealt
 
 MOST_LANGUAGES = 8
 NO_LANGUAGES = 'languages are told apart with: pip install "tokpack[lang]"'
@@ -22,35 +21,35 @@ LANGUAGES = {
 """The most common codes of ISO 639; others are shown as they are."""
 
 
-def vocabulary_words(vocabulary: dict[str, Any]) -> str:
+def vocabulary_words(vocabulary: Vocabulary) -> str:
     """`28,063 of 49,152 ids are used (57.1%), 5,764 make up 90% of the tokens; 4.18 bytes a token`."""
-    used, size = vocabulary["used"], vocabulary["size"]
-    if not vocabulary["tokens"]:
+    used, size = vocabulary.used, vocabulary.size
+    if not vocabulary.tokens:
         return "no token"
     return (
-        f"{used:,} of {size:,} ids are used ({share(used, size)}), {vocabulary['covered']:,} make up 90% of"
+        f"{used:,} of {size:,} ids are used ({share(used, size)}), {vocabulary.covered:,} make up 90% of"
         f" the tokens; {fit(vocabulary)} bytes a token"
     )
 
 
-def fit(figures: dict[str, Any]) -> str:
+def fit(text: Vocabulary | SourceFit) -> str:
     """Bytes of text that a token stands for; the more, the better the tokenizer knows the text."""
-    return f"{figures['bytes'] / figures['tokens']:.2f}" if figures["tokens"] else ""
+    return f"{text.bytes / text.tokens:.2f}" if text.tokens else ""
 
 
-def language_words(languages: dict[str, Any]) -> str:
+def language_words(languages: Languages) -> str:
     """`English 93.1% ± 0.7, French 1.2% ± 0.3; estimated from 5,000 of 75,426 documents`."""
-    if not languages["shares"]:
-        return NO_LANGUAGES if not languages["of"] else "none told apart"
+    if not languages.shares:
+        return NO_LANGUAGES if not languages.of else "none told apart"
     shown = [
-        f"{language_name(line['language'])} {share(line['share'], 1)}{error(line)}"
-        for line in languages["shares"][:MOST_LANGUAGES]
+        f"{language_name(line.language)} {share(line.share, 1)}{error(line)}"
+        for line in languages.shares[:MOST_LANGUAGES]
     ]
     return f"{', '.join(shown)}; {languages_source(languages)}"
 
 
-def languages_source(languages: dict[str, Any]) -> str:
-    looked, of = languages["sample"], languages["of"]
+def languages_source(languages: Languages) -> str:
+    looked, of = languages.sample, languages.of
     part = f"{looked:,} of {of:,} documents" if looked < of else f"all {of:,} documents"
     return f"estimated from {part}"
 
@@ -59,59 +58,71 @@ def language_name(code: str) -> str:
     return LANGUAGES.get(code, one_line(code, 12))
 
 
-def error(line: dict[str, Any]) -> str:
-    return f" ± {100 * line['error']:.1f}" if line["error"] >= 0.0005 else ""
+def error(line: LanguageShare) -> str:
+    return f" ± {100 * line.error:.1f}" if line.error >= 0.0005 else ""
 
 
-def rules_without_hits(data: dict[str, Any]) -> list[str]:
+def rules_without_hits(figures: Figures) -> list[str]:
     """Rules of cleaning that were on and found nothing; those of pairs only where there are pairs."""
-    out = {drop["reason"] for drop in data["drops"]}
-    if not is_preference(data):
+    out = {drop.reason for drop in figures.drops}
+    if not figures.is_preference:
         out.add(CHOSEN_EQUALS_REJECTED)
-    return [one_line(name, 60) for name in data.get("rules", []) if name not in out]
+    return [one_line(name, 60) for name in figures.rules or [] if name not in out]
 
 
-def cut_words(data: dict[str, Any]) -> str:
+def cut_words(figures: Figures) -> str:
     """All about cutting in one sentence; empty where every document fits a row."""
-    longer = data["lengths"].get("overlong", 0)
-    gone = data["ledger"]["documents"]["dropped"].get(OVERLONG, 0)
+    longer = figures.lengths.overlong or 0
+    gone = figures.ledger.documents.dropped.get(OVERLONG, 0)
     if not longer and not gone:
         return ""
-    tokens, lost = data["ledger"]["tokens"], data["ledger"]["tokens"]["truncated"]
+    tokens, lost = figures.ledger.tokens, figures.ledger.tokens.truncated
     fates = []
     if longer and lost:
-        fates.append(f"{longer:,} shortened by {lost:,} tokens ({share(lost, tokens['tokenized'], 2)})")
+        fates.append(f"{longer:,} shortened by {lost:,} tokens ({share(lost, tokens.tokenized, 2)})")
     elif longer:
         fates.append(f"{longer:,} kept in pieces")
     if gone:
         fates.append(f"{gone:,} left out")
-    return (
-        f"{counted(longer + gone, 'document')} longer than a row of {data['capacity']:,}: {', '.join(fates)}"
-    )
+    many = counted(longer + gone, "document")
+    return f"{many} longer than a row of {figures.capacity:,}: {', '.join(fates)}"
 
 
-def dealt_words(dealt: dict[str, Any]) -> str:
+def dealt_words(dealt: Dealt) -> str:
     """Rows that were written in the order of ranks: how long those still wait, and what is left over."""
-    ranks, left = f"{dealt['world_size']} ranks", dealt["leftover_rows"]
-    if not dealt["steps"]:
-        return f"{counted(left, 'row')} fill no step of {ranks} with {dealt['rows_per_step']:,} rows each"
-    waits = [share(dealt[key], 1) for key in ("idle_share", "idle_share_shuffled")]
+    ranks, left = f"{dealt.world_size} ranks", dealt.leftover_rows
+    if not dealt.steps:
+        return f"{counted(left, 'row')} fill no step of {ranks} with {dealt.rows_per_step:,} rows each"
+    waits = [share(waiting, 1) for waiting in (dealt.idle_share, dealt.idle_share_shuffled)]
     rest = f"; the {left:,} rows that fill no step stand last" if left > 1 else ""
     rest = "; the row that fills no step stands last" if left == 1 else rest
     return (
         f"{ranks} wait {waits[0]} of the time, {waits[1]} with rows shuffled ({_counted_work(dealt)}), in"
-        f" {counted(dealt['steps'], 'step')}{rest}"
+        f" {counted(dealt.steps, 'step')}{rest}"
     )
 
 
-def _counted_work(ranks: dict[str, Any]) -> str:
-    return "weights and attention counted" if ranks["token_cost"] else "attention alone counted"
+def _counted_work(ranks: Dealt | Ranks) -> str:
+    return "weights and attention counted" if ranks.token_cost else "attention alone counted"
 
 
-def ranks_words(ranks: dict[str, Any]) -> str:
+def ranks_words(ranks: Ranks) -> str:
     """How long ranks wait, and what to do."""
-    waits = [share(ranks[key]["idle_share"], 1) for key in ("shuffled", "dealt")]
+    waits = [share(waiting.idle_share, 1) for waiting in (ranks.shuffled, ranks.dealt)]
     return (
-        f"{ranks['ranks']} ranks wait {waits[0]} of the time with rows shuffled, {waits[1]} dealt by cost"
+        f"{ranks.ranks} ranks wait {waits[0]} of the time with rows shuffled, {waits[1]} dealt by cost"
         f" ({_counted_work(ranks)})"
     )
+
+
+def grouping_words(figures: Figures) -> str:
+    """Which columns `--by` could take; empty where one was given, or none has few values."""
+    columns = [] if figures.by else figures.grouping or []
+    if not columns:
+        return ""
+    return f"{grouping_flag(columns)} tells the values of that column apart"
+
+
+def grouping_flag(columns: list[str]) -> str:
+    """`--by source or lang`."""
+    return f"--by {' or '.join(one_line(name, 40) for name in columns[:3])}"

@@ -1,4 +1,4 @@
-"""The figures of a report, as plain data: what `report.json` holds and every view is drawn from.
+"""The figures of a report: what `report.json` holds and every view is drawn from.
 
 No times and no paths: the same input gives the same bytes.
 """
@@ -21,8 +21,9 @@ from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED
 from tokpack.cost.training import Documents, Training
-from tokpack.plain import to_plain
+from tokpack.plain import from_plain, to_plain
 from tokpack.reasons import HELD_OUT, OVERLONG
+from tokpack.report import values
 from tokpack.report.bill import make_cost
 from tokpack.report.data_figures import (
     longest_documents,
@@ -33,13 +34,29 @@ from tokpack.report.data_figures import (
     truncation_figures,
 )
 from tokpack.report.rows_figures import drop_places, packing_figures
+from tokpack.report.values import (
+    Bin,
+    DocumentsPerRow,
+    Drop,
+    DropPlace,
+    Figures,
+    Input,
+    Labels,
+    Ledger,
+    PlanFigures,
+    Ranks,
+    SlotLine,
+)
 from tokpack.report.words import make_bill
 from tokpack.run import Run
 from tokpack.schema import COPIES, UNPAIRED
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import kept_after_all
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.unread import recognized
+from tokpack.stages.order import Dealt
 from tokpack.stages.plan import Plan, make_plan
+from tokpack.stages.read.sources import Source
 from tokpack.stages.repeat import each_copy
 from tokpack.stages.write import Placement
 from tokpack.version import __version__
@@ -56,13 +73,19 @@ Lengths = npt.NDArray[np.integer[Any]]
 class Report:
     """What is in the data, what packing makes of it, and what it saves. Prints as one screen."""
 
-    data: dict[str, Any]
+    figures: Figures
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Plain data, as in report.json."""
+        data: dict[str, Any] = to_plain(self.figures)
+        return data
 
     def save_html(self, path: str | Path) -> None:
         """A self-contained page with charts; works offline."""
         from tokpack.report.html import page
 
-        Path(path).write_text(page(self.data), encoding="utf-8")
+        Path(path).write_text(page(self.figures), encoding="utf-8")
 
     def save_json(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(self.data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -70,22 +93,22 @@ class Report:
     def __rich__(self) -> Any:
         from tokpack.report.first_screen import first_screen
 
-        return first_screen(self.data)
+        return first_screen(self.figures)
 
     def full(self) -> Any:
         """Everything the report knows, for the terminal: `rich.print(report.full())`."""
         from tokpack.report.terminal import report_view
 
-        return report_view(self.data)
+        return report_view(self.figures)
 
     def _repr_html_(self) -> str:
         from tokpack.report.notebook import report_frame
 
-        return report_frame(self.data)
+        return report_frame(self.figures)
 
     def __repr__(self) -> str:
-        documents = self.data["ledger"]["documents"]["read"]
-        return f"Report({documents:,} documents; {make_bill(self.data).headline})"
+        documents = self.figures.ledger.documents.read
+        return f"Report({documents:,} documents; {make_bill(self.figures).headline})"
 
 
 def make_report(
@@ -94,65 +117,68 @@ def make_report(
     part: Part,
     ledger: dict[str, Any] | None = None,
     planned: Training | None = None,
-) -> Report:
-    """Collect the figures of a run. Without a ledger (nothing was written) the plan's own sums make one.
+) -> Figures:
+    """Collect the figures of a run. `ledger` is the manifest's; where nothing was written, the plan's own
+    sums make one.
 
     `planned` adds the bill of that training as `cost`.
     """
     docs = corpus.docs.select("tokens", "drop_reason", f"^{COPIES}$")
     held, kept = pl.col("drop_reason").eq_missing(HELD_OUT), pl.col("drop_reason").is_null()
-    head: dict[str, Any] = {
-        "tokpack_version": __version__,
-        **({"kind": run.kind} if run.kind else {}),
-        "tokenizer": run.tokenizer.name,
-        "capacity": part.plan.capacity,
-        "config": run.config.portable(),
-        "inputs": [
-            {
-                "name": s.name,
-                "size_bytes": s.size_bytes,
-                "format": shape.format,
-                "recognized": recognized(shape),
-                "notes": list(shape.notes),
-                "unread": dict(shape.unread),
-            }
-            for s, shape in zip(run.sources, run.shapes, strict=True)
-        ],
-    }
     lengths = DocumentLengths(
         raw=each_copy(docs.filter(~held))["tokens"].to_numpy(),
         whole=docs.filter(kept)["tokens"].to_numpy(),
         pieces=part.pieces["length"].to_numpy(),
     )
-    ledger = ledger or planned_ledger(run, corpus, part)
-    data = head | report_figures(
-        ledger, lengths, part.plan, part.dealt, run.config.cost, corpus.examples, corpus.counters
-    )
     documents, names = documents_of(run, corpus, part), [source.name for source in run.sources]
-    grouping = {name for shape in run.shapes for name in shape.grouping}
-    data |= {
-        "packing": packing_figures(part.plan, part.pieces, corpus.docs, names),
-        "grouping": sorted(grouping),
-        "sources": source_figures(corpus, part.pieces, names),
-        "longest": longest_documents(corpus, names),
-        "truncation": truncation_figures(documents, corpus.width),
-        "ranks": _ranks(run, part, planned),
-        "rules": list(rules_of(run.config.clean)),
-        **({"budget": corpus.money} if corpus.money else {}),
-        **({"labels": label_figures(part.placement)} if run.kind == UNPAIRED else {}),
-    }
-    places = drop_places(corpus, names)
-    for drop in data["drops"]:
-        found = places.get(drop["reason"], [])
-        drop["places"] = found if len(found) == len(drop["examples"]) else []
+    sums = ledger_figures(ledger or planned_ledger(run, corpus, part))
     if planned is not None and run.kind:
         log.warning("no bill: it counts supervised training, and preferences are trained beside a reference")
-    elif planned is not None:
-        data["cost"] = to_plain(make_cost(planned, documents))
-    return Report(data)
+    return Figures(
+        tokpack_version=__version__,
+        kind=run.kind or None,
+        tokenizer=run.tokenizer.name,
+        capacity=part.plan.capacity,
+        config=run.config.portable(),
+        inputs=[_input(source, shape) for source, shape in zip(run.sources, run.shapes, strict=True)],
+        ledger=sums,
+        lengths=length_figures(lengths.whole, part.plan.capacity),
+        batch_size=run.config.cost.batch_size,
+        slots=slot_figures(lengths, part.plan, run.config.cost),
+        plan=plan_figures(part.plan, part.dealt),
+        rows=row_figures(part.plan, lengths.pieces),
+        drops=drop_figures(sums, corpus.examples, drop_places(corpus, names)),
+        counters=corpus.counters,
+        packing=packing_figures(part.plan, part.pieces, corpus.docs, names),
+        grouping=sorted({name for shape in run.shapes for name in shape.grouping}),
+        sources=source_figures(corpus, part.pieces, names),
+        longest=longest_documents(corpus, names),
+        truncation=truncation_figures(documents, corpus.width),
+        ranks=_ranks(run, part, planned),
+        rules=list(rules_of(run.config.clean)),
+        budget=corpus.money,
+        labels=label_figures(part.placement) if run.kind == UNPAIRED else None,
+        cost=make_cost(planned, documents) if planned is not None and not run.kind else None,
+    )
 
 
-def _ranks(run: Run, part: Part, planned: Training | None) -> dict[str, Any] | None:
+def _input(source: Source, shape: Shape) -> Input:
+    return Input(
+        name=source.name,
+        size_bytes=source.size_bytes,
+        format=shape.format,
+        recognized=recognized(shape),
+        notes=list(shape.notes),
+        unread=dict(shape.unread),
+    )
+
+
+def ledger_figures(ledger: dict[str, Any]) -> Ledger:
+    """The ledger of a manifest, typed."""
+    return from_plain(Ledger, ledger, "ledger")
+
+
+def _ranks(run: Run, part: Part, planned: Training | None) -> Ranks | None:
     """Of the ranks that were asked for, or of the GPUs of the bill; None without ranks or without a model."""
     settings, capacity = run.config.plan, part.plan.capacity
     ranks = settings.world_size or run.config.cost.gpu_count
@@ -178,32 +204,10 @@ class DocumentLengths:
     """What is packed."""
 
 
-def report_figures(
-    ledger: dict[str, Any],
-    lengths: DocumentLengths,
-    plan: Plan,
-    dealt: dict[str, Any],
-    recipe: CostConfig,
-    examples: dict[str, list[str]],
-    counters: dict[str, int],
-) -> dict[str, Any]:
-    """The part of a report that follows from ledger, lengths and plan."""
-    return {
-        "ledger": ledger,
-        "lengths": length_figures(lengths.whole, plan.capacity),
-        "batch_size": recipe.batch_size,
-        "slots": slot_figures(lengths.raw, lengths.pieces, plan, recipe),
-        "plan": plan_figures(plan, dealt),
-        "rows": row_figures(plan, lengths.pieces),
-        "drops": drop_figures(ledger, examples),
-        "counters": counters,
-    }
-
-
-def label_figures(pieces: Placement) -> dict[str, int]:
+def label_figures(pieces: Placement) -> Labels:
     """Of unpaired preferences: documents whose answers are good, and those of bad ones; each once."""
     good = pieces.desirable[pieces.copy == 0]
-    return {"desirable": int(good.sum()), "undesirable": int((~good).sum())}
+    return Labels(desirable=int(good.sum()), undesirable=int((~good).sum()))
 
 
 def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
@@ -250,25 +254,25 @@ def planned_ledger(run: Run, corpus: Corpus, part: Part) -> dict[str, Any]:
     return ledgers.build(corpus.docs, names, corpus.quarantined_by_source(), packed, after_all)
 
 
-def length_figures(tokens: Lengths, capacity: int) -> dict[str, Any]:
+def length_figures(tokens: Lengths, capacity: int) -> values.Lengths:
     """Quantiles and a histogram over equal steps of log length; tokens of documents before truncation."""
     if not len(tokens):
-        return {"documents": 0, "histogram": []}
+        return values.Lengths(documents=0, histogram=[])
     low, high = max(1, int(tokens.min())), int(tokens.max())
     edges = bin_edges(low, high, capacity)
     counts, _ = np.histogram(tokens, edges)
     sums, _ = np.histogram(tokens, edges, weights=tokens)
     bins = [
-        {"from": int(a), "to": int(b), "documents": int(n), "tokens": int(total)}
+        Bin(start=int(a), end=int(b), documents=int(n), tokens=int(total))
         for a, b, n, total in zip(edges[:-1], edges[1:], counts, sums, strict=True)
     ]
-    return {
-        "documents": len(tokens),
-        "mean": round(float(tokens.mean()), 1),
+    return values.Lengths(
+        documents=len(tokens),
+        mean=round(float(tokens.mean()), 1),
         **quantiles(tokens),
-        "overlong": int((tokens > capacity).sum()),
-        "histogram": bins,
-    }
+        overlong=int((tokens > capacity).sum()),
+        histogram=bins,
+    )
 
 
 def bin_edges(low: int, high: int, capacity: int) -> Lengths:
@@ -280,16 +284,16 @@ def bin_edges(low: int, high: int, capacity: int) -> Lengths:
     return np.unique(np.clip(edges, low, high + 1).astype(np.int64))
 
 
-def slot_figures(raw: Lengths, kept: Lengths, plan: Plan, recipe: CostConfig) -> list[dict[str, Any]]:
+def slot_figures(lengths: DocumentLengths, plan: Plan, recipe: CostConfig) -> list[SlotLine]:
     """Token slots and optimizer steps of an epoch, unpacked and packed.
 
-    `raw`: every tokenized document as it came, cut to the capacity, but those held out. `kept`: the pieces
-    that are packed. Packed rows are trained with the equal recipe of `run_plan`. `saved` is against padded
-    batches of the documents as they came.
+    Documents as they came are cut to the capacity. Packed rows are trained with the equal recipe of
+    `run_plan`. `saved` is against padded batches of the documents as they came.
     """
     capacity, batch, rows = plan.capacity, recipe.batch_size, plan.rows
+    raw, pieces = lengths.raw, lengths.pieces
     dirty = slot_table(raw[raw > 0], capacity, batch, len(raw))
-    clean = slot_table(kept, capacity, batch, rows)
+    clean = slot_table(pieces, capacity, batch, rows)
     padded = f"padded to the longest of {batch}"
     table = {
         "nothing cleaned, padded to capacity": dirty[0],
@@ -300,15 +304,15 @@ def slot_figures(raw: Lengths, kept: Lengths, plan: Plan, recipe: CostConfig) ->
         "cleaned and packed": clean[3],
     }
     return [
-        {
-            "name": name,
-            "rows": row.rows,
-            "tokens": row.content,
-            "slots": row.slots,
-            "fill": row.fill,
-            "steps": _steps(row, len(kept), recipe),
-            "saved": dirty[1].slots - row.slots,
-        }
+        SlotLine(
+            name=name,
+            rows=row.rows,
+            tokens=row.content,
+            slots=row.slots,
+            fill=row.fill,
+            steps=_steps(row, len(pieces), recipe),
+            saved=dirty[1].slots - row.slots,
+        )
         for name, row in table.items()
     ]
 
@@ -326,29 +330,35 @@ def _steps(row: SlotRow, documents: int, recipe: CostConfig) -> int:
     return plan.equal.steps if row.name == PACKED else plan.before.steps
 
 
-def plan_figures(plan: Plan, dealt: dict[str, Any]) -> dict[str, Any]:
+def plan_figures(plan: Plan, dealt: Dealt | None) -> PlanFigures:
     documents = np.bincount(plan.row_of_doc, minlength=plan.rows) if plan.rows else np.zeros(1, np.int64)
-    return {
-        "rows": plan.rows,
-        "bound": plan.bound,
-        "bound_kind": plan.bound_kind,
-        "gap": plan.gap,
-        "fill": plan.fill,
-        **({"note": plan.note} if plan.note else {}),
-        **({"dealt": dealt} if dealt else {}),
-        "documents_per_row": {"mean": round(float(documents.mean()), 2), "max": int(documents.max())},
-    }
+    return PlanFigures(
+        rows=plan.rows,
+        bound=plan.bound,
+        bound_kind=plan.bound_kind,
+        gap=plan.gap,
+        fill=plan.fill,
+        note=plan.note or None,
+        dealt=dealt,
+        documents_per_row=DocumentsPerRow(mean=round(float(documents.mean()), 2), max=int(documents.max())),
+    )
 
 
-def drop_figures(ledger: dict[str, Any], examples: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """What was left out, most tokens first, with shortened examples."""
-    documents, tokens = ledger["documents"]["dropped"], ledger["tokens"]["dropped"]
-    return [
-        {
-            "reason": reason,
-            "documents": documents[reason],
-            "tokens": tokens[reason],
-            "examples": examples.get(reason, []),
-        }
-        for reason in sorted(documents, key=lambda r: (-tokens[r], r))
-    ]
+def drop_figures(
+    ledger: Ledger, examples: dict[str, list[str]], places: dict[str, list[DropPlace]] | None = None
+) -> list[Drop]:
+    """What was left out, most tokens first, with shortened examples; places where each has one."""
+    documents, tokens = ledger.documents.dropped, ledger.tokens.dropped
+    drops = []
+    for reason in sorted(documents, key=lambda r: (-tokens[r], r)):
+        shown = examples.get(reason, [])
+        known = None if places is None else places.get(reason, [])
+        drop = Drop(
+            reason=reason,
+            documents=documents[reason],
+            tokens=tokens[reason],
+            examples=shown,
+            places=known if known is None or len(known) == len(shown) else [],
+        )
+        drops.append(drop)
+    return drops

@@ -8,8 +8,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from tokpack.reasons import words_of
-from tokpack.report.html import environment, page, style, sums
+from tokpack.plain import from_plain
+from tokpack.report.data_page import MOST_REASONS
+from tokpack.report.data_tables import drops_table, ledger_sums
+from tokpack.report.html import environment, page, style
+from tokpack.report.values import Drop, Figures, Ledger
 from tokpack.report.words import counted, share
 
 PAGE_HEIGHT, PACKED_HEIGHT, CHECKS_HEIGHT = 640, 520, 420
@@ -25,9 +28,9 @@ def framed(document: str, height: int) -> str:
     )
 
 
-def report_frame(data: dict[str, Any]) -> str:
-    """The page of a report's data."""
-    return framed(page(data), PAGE_HEIGHT)
+def report_frame(figures: Figures) -> str:
+    """The page of a report."""
+    return framed(page(figures), PAGE_HEIGHT)
 
 
 def checks_frame(verification: Any) -> str:
@@ -38,34 +41,21 @@ def checks_frame(verification: Any) -> str:
 
 def packed_frame(manifest: dict[str, Any]) -> str:
     """A packed dataset: its rows, what was left out and the ledger. No charts: those take seconds."""
-    ledger = manifest["ledger"]
-    documents, tokens, trained, slots = (ledger[key] for key in ("documents", "tokens", "trained", "slots"))
+    ledger = from_plain(Ledger, manifest["ledger"], "ledger")
+    documents, tokens, trained = ledger.documents, ledger.tokens, ledger.trained
+    rows = f"{counted(manifest['rows'], 'row')} of {manifest['capacity']:,} tokens"
+    full = share(tokens.packed, manifest["rows"] * manifest["capacity"], 2)
     facts = [
-        (f"{documents['kept']:,}", "documents kept", f"of {documents['read']:,} read"),
-        (f"{tokens['packed']:,}", "tokens packed", f"of {tokens['tokenized']:,} in the data"),
-        (share(trained["trained"], trained["packed"]), "of them trained", "the rest is read, not learned"),
-        (
-            share(slots["packed"], slots["total"], 2),
-            "of each row used",
-            f"{counted(manifest['rows'], 'row')} of {manifest['capacity']:,} tokens",
-        ),
+        (f"{documents.kept:,}", "documents kept", f"of {documents.read:,} read"),
+        (f"{tokens.packed:,}", "tokens packed", f"of {tokens.tokenized:,} in the data"),
+        (share(trained.trained, trained.packed), "of them trained", "the rest is read, not learned"),
+        (full, "of each row used", rows),
     ]
-    dropped = [
-        {
-            "reason": reason,
-            "meaning": words_of(reason),
-            "documents": count,
-            "tokens": tokens["dropped"].get(reason, 0),
-        }
-        for reason, count in sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    drops = [
+        Drop(reason=reason, documents=count, tokens=tokens.dropped.get(reason, 0), examples=[])
+        for reason, count in sorted(documents.dropped.items(), key=lambda item: -item[1])
     ]
     template = environment().get_template("packed.html.j2")
-    return framed(
-        template.render(
-            style=style(),
-            facts=facts,
-            dropped=dropped,
-            ledger=sums(ledger),
-        ),
-        PACKED_HEIGHT,
-    )
+    table = drops_table(drops, tokens.tokenized, MOST_REASONS) if drops else None
+    sums = ledger_sums(ledger)
+    return framed(template.render(style=style(), facts=facts, drops=table, sums=sums), PACKED_HEIGHT)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
-from typing import Any
 from xml.etree import ElementTree
 
 from tokpack.printable import one_line
 from tokpack.report.charts import ACCENT, NARROW, PAD, SOFT, WIDE, Chart
+from tokpack.report.values import Figures
 from tokpack.report.words import counted, share
 
 HEIGHT, GAP, BATCH_GAP, BESIDE, TITLE = 11, 3, 9, 36, 24
@@ -38,18 +38,18 @@ class Packing:
     capacity: int
 
     @staticmethod
-    def of(data: dict[str, Any]) -> Packing | None:
+    def of(figures: Figures) -> Packing | None:
         """None where the report has no rows to show."""
         rows = [
-            [Block(entry["tokens"], one_line(entry["place"], 60)) for entry in row[:SHOWN]]
-            for row in data.get("packing") or []
+            [Block(piece.tokens, one_line(piece.place, 60)) for piece in row[:SHOWN]]
+            for row in figures.packing or []
         ]
         if not rows:
             return None
-        documents, size = [block for row in rows for block in row], data["batch_size"]
+        documents, size = [block for row in rows for block in row], figures.batch_size
         Random(0).shuffle(documents)  # as a trainer would draw them
         batches = [documents[i : i + size] for i in range(0, len(documents), size)]
-        return Packing(rows, batches, data["capacity"])
+        return Packing(rows, batches, figures.capacity)
 
     @property
     def tokens(self) -> int:

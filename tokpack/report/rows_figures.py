@@ -1,9 +1,7 @@
 """Rows that can be looked at: a few packed ones as lengths, kept documents as rendered, where the examples of
-what was left out stand. Plain data, like all of a report."""
+what was left out stand."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +9,7 @@ import polars as pl
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.encoding.trained_runs import trained_runs
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
+from tokpack.report.values import DropPlace, KeptDocument, PackedPiece
 from tokpack.run import Run
 from tokpack.schema import IGNORE_INDEX, TRAINED
 from tokpack.stages.plan import Plan
@@ -25,7 +24,7 @@ RUN_ENDS = 300
 
 def packing_figures(
     plan: Plan, pieces: pl.DataFrame, docs: pl.DataFrame, names: list[str]
-) -> list[list[dict[str, Any]]]:
+) -> list[list[PackedPiece]]:
     """A few rows, drawn evenly from those with few documents to those with many: place and tokens of each
     document."""
     if not plan.rows:
@@ -37,7 +36,7 @@ def packing_figures(
     of = pieces["document"].to_numpy()
     return [
         [
-            {"place": place(docs, names, int(of[piece])), "tokens": int(pieces["length"][int(piece)])}
+            PackedPiece(place=place(docs, names, int(of[piece])), tokens=int(pieces["length"][int(piece)]))
             for piece in np.flatnonzero(plan.row_of_doc == row)[:SHOWN_DOCUMENTS]
         ]
         for row in sorted(chosen[:most].tolist())
@@ -50,7 +49,7 @@ def place(docs: pl.DataFrame, names: list[str], position: int) -> str:
     return f"{names[source]}:{row}"
 
 
-def kept_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> list[dict[str, Any]]:
+def kept_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> list[KeptDocument]:
     """Kept documents as they were rendered, in runs of tokens that are trained or not: of each of the largest
     sources the one of middle length, in the order of the input."""
     docs, names = corpus.docs, [source.name for source in run.sources]
@@ -74,14 +73,13 @@ def kept_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> list[dict[st
         part = slice(start, min(end, start + KEPT_TOKENS))
         trained = flags[part] != IGNORE_INDEX if flags.dtype == np.int32 else (flags[part] & TRAINED) != 0
         runs = trained_runs(run.tokenizer, ids[part], trained)
-        out.append(
-            {
-                "place": place(docs, names, piece["document"]),
-                "tokens": piece["length"],
-                "trained": piece["trained"],
-                "runs": [[middle_out(text), is_trained] for text, is_trained in runs],
-            }
+        document = KeptDocument(
+            place=place(docs, names, piece["document"]),
+            tokens=piece["length"],
+            trained=piece["trained"],
+            runs=[(middle_out(text), is_trained) for text, is_trained in runs],
         )
+        out.append(document)
     return out
 
 
@@ -92,9 +90,8 @@ def middle_out(text: str) -> str:
     return f"{text[:RUN_ENDS]} … {len(text) - 2 * RUN_ENDS:,} characters … {text[-RUN_ENDS:]}"
 
 
-def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[dict[str, str]]]:
-    """Of each reason's examples, one by one: `place`, `detail` (what triggered the rule), and for duplicates
-    `other`, the place of the document that is repeated."""
+def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[DropPlace]]:
+    """Of each reason's examples, one by one."""
     docs = corpus.docs
     if "drop_detail" not in docs.columns:
         return {}
@@ -105,12 +102,11 @@ def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[dict[str, st
         .head(EXAMPLES)
         .select("position", "drop_reason", "drop_detail")
     )
-    found: dict[str, list[dict[str, str]]] = {}
+    found: dict[str, list[DropPlace]] = {}
     for position, reason, detail in first.rows():
-        entry = {"place": place(docs, names, position), "detail": detail or ""}
+        here, about, other = place(docs, names, position), detail or "", None
         if reason in (EXACT_DUPLICATE, NEAR_DUPLICATE) and detail:
             doc_id, _, about = detail.partition(" ")
-            other = docs["doc_id"].search_sorted(int(doc_id))
-            entry |= {"detail": about, "other": place(docs, names, int(other))}
-        found.setdefault(reason, []).append(entry)
+            other = place(docs, names, int(docs["doc_id"].search_sorted(int(doc_id))))
+        found.setdefault(reason, []).append(DropPlace(place=here, detail=about, other=other))
     return found

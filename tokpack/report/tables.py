@@ -1,55 +1,74 @@
-"""Tables of the terminal: no frames and few colors, so that a pipe and 80 columns get the same text."""
+"""One model of tables: made once from figures, drawn by the terminal and by the page, which decide
+nothing."""
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from tokpack.report import groups
-
-READABLE = 96
-"""Columns of running text."""
-FACTS = 120
-"""Columns of facts and commands."""
-WIDE = 110
-"""Columns from which tables show all they have."""
-GOOD, QUIET, BAD = "green", "dim", "red"
+from dataclasses import dataclass, replace
 
 
-def plain_table(title: str, *columns: str, words: int = 1) -> Table:
-    """A table without a frame; all but the first `words` columns are numbers."""
-    table = Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        header_style=QUIET,
-        show_header=any(columns),
-    )
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < words else "right", no_wrap=number >= words)
-    return table
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    words: bool = False
+    """Words stand to the left and may be broken; figures stand to the right and may not."""
+    code: bool = False
+    """Words that a user types or a program knows."""
+    wide: bool = False
+    """Left out where a terminal is narrow."""
 
 
-def draw_table(table: groups.Table) -> RenderableType:
-    """A table of the report for the terminal."""
-    figures = len(table.columns) - table.words
-    drawn = plain_table(table.title, *table.columns)
-    for column in drawn.columns[figures:]:
-        column.justify, column.no_wrap = "left", False
-    for line in table.lines:
-        drawn.add_row(*(Text(cell.text) for cell in line))
-    if not table.more:
-        return drawn
-    return Group(drawn, Text(f"and {table.more:,} more; --json has all", style=QUIET))
+@dataclass(frozen=True, slots=True)
+class Cell:
+    text: str
+    value: float | None = None
+    """What the column is sorted by, where that is not the text."""
+    about: str = ""
+    """Quiet words about the line, in its first cell: below the text, in a terminal at the end of the line."""
 
 
-def facts_grid(facts: list[tuple[str, str]]) -> Table:
-    """Names and what there is to say about them."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style=QUIET, no_wrap=True)
-    for name, value in facts:
-        grid.add_row(name, Text(value))
-    return grid
+@dataclass(frozen=True, slots=True)
+class Line:
+    cells: list[Cell]
+    strong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and lines; the first cell of a line names it."""
+
+    title: str
+    columns: list[Column]
+    lines: list[Line]
+    about: str = ""
+    """What the quiet words are, where it is not plain from them."""
+    noun: str = "line"
+    more: int = 0
+    """Lines that are not here."""
+
+    def first(self, most: int) -> Table:
+        """With at most so many lines."""
+        return replace(self, lines=self.lines[:most], more=self.more + max(0, len(self.lines) - most))
+
+
+def number(value: int) -> Cell:
+    """A whole number."""
+    return Cell(f"{value:,}", value)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    sign: str
+    amount: int
+    word: str
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.amount:,} {self.word}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A total, then the terms it is made of."""
+
+    name: str
+    terms: list[Term]
+    about: str = ""

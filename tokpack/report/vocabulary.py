@@ -18,6 +18,14 @@ import numpy.typing as npt
 
 from tokpack.corpus import Corpus
 from tokpack.encoding.tokenizer import Tokenizer
+from tokpack.report.values import (
+    Languages,
+    LanguageShare,
+    Script,
+    SourceFit,
+    TopToken,
+    Vocabulary,
+)
 from tokpack.schema import CONTENT
 from tokpack.stages.rules.language import SAMPLE, language_shares
 
@@ -34,7 +42,7 @@ SIGNS, DIGITS, SPACES, OTHER = "signs", "digits", "white space", "other letters"
 PARTS, SPECIAL = "parts of characters", "special tokens"
 
 
-def vocabulary_figures(tokenizer: Tokenizer, corpus: Corpus, names: list[str]) -> dict[str, Any]:
+def vocabulary_figures(tokenizer: Tokenizer, corpus: Corpus, names: list[str]) -> Vocabulary:
     """Ids in use, the most frequent ones, tokens by script, and bytes per token of each source."""
     counts = content_counts(corpus, tokenizer.vocab_size)
     used = np.flatnonzero(counts)
@@ -49,27 +57,25 @@ def vocabulary_figures(tokenizer: Tokenizer, corpus: Corpus, names: list[str]) -
     total = int(counts.sum())
     ranked = used[np.argsort(-counts[used], kind="stable")]
     covered = int(np.searchsorted(np.cumsum(counts[ranked]), COVERED * total)) + 1 if total else 0
-    return {
-        "size": len(counts),
-        "used": len(used),
-        "share": len(used) / len(counts) if len(counts) else 0.0,
-        "tokens": total,
-        "bytes": int(counts @ sizes),
-        "covered": covered,
-        "top": [
-            {
-                "id": number,
-                "text": texts[number].decode("utf-8", "backslashreplace"),
-                "count": int(counts[number]),
-            }
+    return Vocabulary(
+        size=len(counts),
+        used=len(used),
+        share=len(used) / len(counts) if len(counts) else 0.0,
+        tokens=total,
+        bytes=int(counts @ sizes),
+        covered=covered,
+        top=[
+            TopToken(
+                id=number, text=texts[number].decode("utf-8", "backslashreplace"), count=int(counts[number])
+            )
             for number in ranked[:TOP].tolist()
         ],
-        "scripts": [{"script": name, "tokens": n} for name, n in scripts.most_common()],
-        "sources": [
-            {"name": name, "tokens": tokens, "bytes": size}
+        scripts=[Script(script=name, tokens=n) for name, n in scripts.most_common()],
+        sources=[
+            SourceFit(name=name, tokens=tokens, bytes=size)
             for name, tokens, size in zip(names, *(column.tolist() for column in sums), strict=True)
         ],
-    }
+    )
 
 
 def content_counts(corpus: Corpus, size: int) -> Counts:
@@ -169,33 +175,30 @@ def _script(letter: str) -> str:
     return word.capitalize() if " LETTER " in name or " SYLLABLE " in name else OTHER
 
 
-def language_figures(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> dict[str, Any]:
+def language_figures(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> Languages:
     """Languages of a seeded sample of the kept documents, each share with its sampling error (95 %).
 
     The identifier's own mistakes come on top: on short or mixed texts it is often wrong. Without the extra
     `lang` there are no shares.
     """
     if find_spec("py3langid") is None:
-        return {"sample": 0, "of": 0, "shares": []}
+        return Languages(sample=0, of=0, shares=[])
     positions = np.flatnonzero(corpus.kept())
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(positions, min(SAMPLE, len(positions)), replace=False))
     texts = [text for text in heads(tokenizer, corpus, chosen) if text.strip()]
     if not texts:
-        return {"sample": 0, "of": len(positions), "shares": []}
+        return Languages(sample=0, of=len(positions), shares=[])
     rest = 1 - len(chosen) / len(positions)  # what was looked at in full has no sampling error
-    return {
-        "sample": len(texts),
-        "of": len(positions),
-        "shares": [
-            {
-                "language": code,
-                "share": share,
-                "error": 1.96 * float(np.sqrt(share * (1 - share) / len(texts) * rest)),
-            }
-            for code, share in language_shares(texts).items()
-        ],
-    }
+    shares = [
+        LanguageShare(
+            language=code,
+            share=share,
+            error=1.96 * float(np.sqrt(share * (1 - share) / len(texts) * rest)),
+        )
+        for code, share in language_shares(texts).items()
+    ]
+    return Languages(sample=len(texts), of=len(positions), shares=shares)
 
 
 def heads(tokenizer: Tokenizer, corpus: Corpus, positions: npt.NDArray[np.int64]) -> list[str]:

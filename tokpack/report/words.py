@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from tokpack.corpus import MoneyFigures, NearFigures
 from tokpack.printable import one_line
 from tokpack.reasons import HELD_OUT, PAIR_DROPPED, UNREADABLE, words_of
-from tokpack.report.cost_figures import cost_of
-from tokpack.schema import is_preference
+from tokpack.report.values import Documents, Figures, Labels, PlanFigures
 from tokpack.stages.render.left_out import LEFT_OUT
 
 WORTH_TELLING = 0.02
@@ -55,20 +54,20 @@ class Bill:
     notes: list[str] = field(default_factory=list)
 
 
-def make_bill(data: dict[str, Any]) -> Bill:
+def make_bill(figures: Figures) -> Bill:
     """Compare with batches padded to their longest document, what trainers do unless told otherwise."""
-    _, raw, _, cleaned, by_length, packed = (line["slots"] for line in data["slots"])
+    _, raw, _, cleaned, by_length, packed = (line.slots for line in figures.slots)
     if not packed:
-        return Bill("Nothing is left to train on", _nothing_left(data), raw, packed, [])
+        return Bill("Nothing is left to train on", _nothing_left(figures), raw, packed, [])
     saved = 1 - packed / raw if raw else 0.0
     lines = [
-        (f"as it came, in batches of {data['batch_size']} padded to their longest", raw),
-        (_cleaning(data, cleaned - raw), cleaned - raw),
-        (_packing(data, packed - cleaned), packed - cleaned),
+        (f"as it came, in batches of {figures.batch_size} padded to their longest", raw),
+        (_cleaning(figures.ledger.documents.left_out, cleaned - raw), cleaned - raw),
+        (_packing(figures.capacity, packed - cleaned), packed - cleaned),
         ("what you train on", packed),
     ]
     lines = [lines[0], *(line for line in lines[1:3] if line[1]), lines[3]]
-    tokens = data["slots"][-1]["tokens"]
+    tokens = figures.slots[-1].tokens
     explanation = f"{packed:,} slots in packed rows, {raw:,} in padded batches."
     if saved <= 0 and tokens < raw:
         explanation = (
@@ -77,7 +76,7 @@ def make_bill(data: dict[str, Any]) -> Bill:
         )
     if saved >= WORTH_TELLING:
         explanation = f"{packed:,} slots instead of {raw:,}."
-        hours = 10 * (1 - work_saved(data))
+        hours = 10 * (1 - work_saved(figures))
         explanation += f" Where padded batches train for 10 hours, packed rows take about {hours:.1f}."
     return Bill(
         _headline(saved, 1 - tokens / raw if raw else 0.0),
@@ -85,16 +84,16 @@ def make_bill(data: dict[str, Any]) -> Bill:
         raw,
         packed,
         lines,
-        _notes(data, by_length, packed),
+        _notes(figures, by_length, packed),
     )
 
 
-def work_saved(data: dict[str, Any]) -> float:
+def work_saved(figures: Figures) -> float:
     """Share of the training time that cleaning and packing save: of the FLOPs where a bill counted them, else
     of the slots."""
-    if cost := cost_of(data):
-        return cost.saved_share.value
-    padded, packed = data["slots"][1]["slots"], data["slots"][-1]["slots"]
+    if figures.cost:
+        return figures.cost.saved_share.value
+    padded, packed = figures.slots[1].slots, figures.slots[-1].slots
     return 1 - float(packed) / padded if padded else 0.0
 
 
@@ -109,52 +108,53 @@ def _headline(saved: float, of_tokens: float) -> str:
     return "Packing saves no token slots here"
 
 
-def _cleaning(data: dict[str, Any], change: int) -> str:
+def _cleaning(left_out: int, change: int) -> str:
     if change > 0:
         return "long documents kept in pieces, not cut off"
-    return f"{counted(left_out(data), 'document')} left out" if left_out(data) else "long documents shortened"
+    return f"{counted(left_out, 'document')} left out" if left_out else "long documents shortened"
 
 
-def _packing(data: dict[str, Any], change: int) -> str:
+def _packing(capacity: int, change: int) -> str:
     if change > 0:
-        return f"in rows of {data['capacity']:,} tokens, not all full"
+        return f"in rows of {capacity:,} tokens, not all full"
     return "packed, so that rows hold no padding"
 
 
-def _nothing_left(data: dict[str, Any]) -> str:
-    read = data["ledger"]["documents"]["read"]
-    told = reasons_told(data["ledger"]["documents"])
-    return f"Of {counted_documents(read, data)} none is kept: {told}. `pack` would write nothing."
+def _nothing_left(figures: Figures) -> str:
+    documents = figures.ledger.documents
+    read, told = counted_documents(documents.read, figures.is_preference), reasons_told(documents)
+    return f"Of {read} none is kept: {told}. `pack` would write nothing."
 
 
-def reasons_told(documents: dict[str, Any]) -> str:
-    """`"40 no_answer, 2 unreadable"`: what became of the documents of a ledger that are not kept."""
+def reasons_told(documents: Documents) -> str:
+    """`"40 no_answer, 2 unreadable"`: what became of the documents that are not kept."""
     return ", ".join(f"{count:,} {one_line(reason, 60)}" for reason, count in ranked_reasons(documents))
 
 
-def ranked_reasons(documents: dict[str, Any]) -> list[tuple[str, int]]:
+def ranked_reasons(documents: Documents) -> list[tuple[str, int]]:
     """Reasons and counts, most first; those that follow from another document's reason last."""
-    reasons = {**documents["dropped"], UNREADABLE: documents["quarantined"]}
+    reasons = {**documents.dropped, UNREADABLE: documents.quarantined}
     known = [(reason, count) for reason, count in reasons.items() if count]
     return sorted(known, key=lambda item: (item[0] == PAIR_DROPPED, -item[1], item[0]))
 
 
-def large_losses(documents: dict[str, Any]) -> list[str]:
-    """A sentence for each reason that leaves out more than LARGE_LOSS of the documents of a ledger."""
+def large_losses(documents: Documents) -> list[str]:
+    """A sentence for each reason that leaves out more than LARGE_LOSS of the documents."""
     return [
-        f"{share(count, documents['read'])} of the documents, {count:,} of {documents['read']:,}, are left "
+        f"{share(count, documents.read)} of the documents, {count:,} of {documents.read:,}, are left "
         f"out as {one_line(reason, 60)}{': ' + words_of(reason) if words_of(reason) else ''}"
         for reason, count in ranked_reasons(documents)
-        if reason != HELD_OUT and count > LARGE_LOSS * documents["read"]
+        if reason != HELD_OUT and count > LARGE_LOSS * documents.read
     ]
 
 
-def _notes(data: dict[str, Any], by_length: int, packed: int) -> list[str]:
-    mean = data["plan"]["documents_per_row"]["mean"]
+def _notes(figures: Figures, by_length: int, packed: int) -> list[str]:
+    per_row = figures.plan.documents_per_row
+    mean = per_row.mean if per_row else 0.0
     more, less = by_length / packed - 1, 1 - by_length / packed
     versus = f"{more:.1%} more than packed" if more >= 0 else f"{less:.1%} fewer than packed"
-    notes = [budget_words(data["budget"])] if "budget" in data else []
-    notes += [] if data.get("cost") else ["Hours follow from slots alone; --model counts attention, too."]
+    notes = [budget_words(figures.budget)] if figures.budget else []
+    notes += [] if figures.cost else ["Hours follow from slots alone; --model counts attention, too."]
     notes += [
         f"Sorting documents by length before padding would take {by_length:,} slots, {versus}, but then a"
         " batch holds only documents of one length and is no random sample.",
@@ -168,13 +168,13 @@ def _notes(data: dict[str, Any], by_length: int, packed: int) -> list[str]:
     return notes
 
 
-def budget_words(budget: dict[str, Any]) -> str:
+def budget_words(budget: MoneyFigures) -> str:
     """What an amount of money pays for."""
-    usd, bill = f"{budget['usd']:g} USD", f"at most {budget['bill']:.3g} USD"
-    if budget["all"]:
+    usd, bill = f"{budget.usd:g} USD", f"at most {budget.bill:.3g} USD"
+    if budget.all:
         return f"The budget of {usd} is more than all of it costs, {bill}."
-    tokens = "trained tokens" if budget.get("counted") == "trained" else "tokens"
-    return f"The budget of {usd} pays for {budget['tokens']:,} {tokens}: {bill}."
+    tokens = "trained tokens" if budget.counted == "trained" else "tokens"
+    return f"The budget of {usd} pays for {budget.tokens:,} {tokens}: {bill}."
 
 
 def gap_words(gap: float) -> str:
@@ -185,31 +185,23 @@ PROOFS = {"ceil": "", "L2": " (Martello and Toth's bound)", "LP": " (a linear pr
 """How it is known that no plan has fewer rows, where that is more than a division."""
 
 
-def bound_words(plan: dict[str, Any]) -> str:
+def bound_words(plan: PlanFigures) -> str:
     """How good the plan is, and by what proof."""
-    proof = PROOFS[plan["bound_kind"]]
-    if plan["rows"] == plan["bound"]:
+    proof = PROOFS[plan.bound_kind]
+    if plan.rows == plan.bound:
         return f"fewer are impossible{proof}"
-    return f"at least {plan['bound']:,} are needed{proof}: {gap_words(plan['gap'])} above"
+    return f"at least {plan.bound:,} are needed{proof}: {gap_words(plan.gap)} above"
 
 
-def left_out(data: dict[str, Any]) -> int:
-    """Documents that no packed dataset holds; held-out ones are in the validation packed dataset."""
-    dropped = data["ledger"]["documents"]["dropped"]
-    return int(sum(dropped.values()) - dropped.get(HELD_OUT, 0))
-
-
-def counters(data: dict[str, Any]) -> list[tuple[int, str]]:
-    """What was counted on the way, in words, without zeros."""
-    lines = [(n, COUNTERS.get(name, name)) for name, n in data["counters"].items() if n]
-    near = data.get("near_dup")
-    if near and not near["applied"]:
-        if near["documents"]:
-            flag = f"--near-dup {near['threshold']}"
-            words = f"documents nearly repeat an earlier one, in {near['tokens']:,} tokens: {flag} drops them"
-            lines.append((near["documents"], words))
-        kept = near.get("kept", {}).items()
-        lines += [(n, COUNTERS[f"near_{name}"]) for name, n in kept if n]
+def counters(counted_on_the_way: dict[str, int], near: NearFigures | None = None) -> list[tuple[int, str]]:
+    """What was counted on the way, in words, without zeros; near duplicates where they were not dropped."""
+    lines = [(n, COUNTERS.get(name, name)) for name, n in counted_on_the_way.items() if n]
+    if near and not near.applied:
+        if near.documents:
+            flag = f"--near-dup {near.threshold}"
+            words = f"documents nearly repeat an earlier one, in {near.tokens:,} tokens: {flag} drops them"
+            lines.append((near.documents, words))
+        lines += [(n, COUNTERS[f"near_{name}"]) for name, n in near.kept.items() if n]
     return lines
 
 
@@ -217,16 +209,15 @@ def counted(number: float, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def counted_documents(number: int, data: dict[str, Any]) -> str:
-    """`"12 documents"`, of preference pairs `"12 documents (6 pairs)"`; `data` of a report or a manifest."""
+def counted_documents(number: int, in_pairs: bool) -> str:
+    """`"12 documents"`, of preference pairs `"12 documents (6 pairs)"`."""
     text = counted(number, "document")
-    return f"{text} ({counted(number // 2, 'pair')})" if is_preference(data) else text
+    return f"{text} ({counted(number // 2, 'pair')})" if in_pairs else text
 
 
-def labels_words(data: dict[str, Any]) -> str:
-    """Of unpaired preferences, what their labels are; empty of all other data."""
-    found = data.get("labels")
-    return f"{found['desirable']:,} desirable, {found['undesirable']:,} undesirable" if found else ""
+def labels_words(labels: Labels) -> str:
+    """What the labels of unpaired preferences are."""
+    return f"{labels.desirable:,} desirable, {labels.undesirable:,} undesirable"
 
 
 def share(part: float, whole: float, digits: int = 1) -> str:
@@ -239,3 +230,15 @@ def share(part: float, whole: float, digits: int = 1) -> str:
     if 1 - least / 2 < ratio < 1:
         return f">{1 - least:.{digits}%}"
     return f"{ratio:.{digits}%}"
+
+
+def size(size_bytes: int) -> str:
+    """Bytes in the unit a person would choose; decimal, as file managers count."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    value = float(size_bytes)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.5 or unit == "TB":
+            break
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"

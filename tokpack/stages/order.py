@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tokpack.config import PlanConfig
+from tokpack.plain import to_plain
 from tokpack.schema import SEQUENTIAL
 from tokpack.stages.plan import Plan
 from tokpack.stages.planners.deal import deal, idle_share, row_costs, row_order
 from tokpack.stages.planners.layout import Int32, Int64
 
 
-def order_rows(settings: PlanConfig, plan: Plan, lengths: Int32, seed: int) -> tuple[Int64, dict[str, Any]]:
-    """(rows in their order: int64[rows], figures of the dealing; none where rows are not dealt)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dealt:
+    """How rows were dealt to ranks."""
+
+    world_size: int
+    rows_per_step: int
+    token_cost: int
+    """Work of a token in weights, in that of a pair of tokens in attention; 0 counts attention alone."""
+    steps: int
+    leftover_rows: int
+    idle_share: float
+    """Of the time of all ranks, spent waiting for the slowest."""
+    idle_share_shuffled: float
+
+
+def order_rows(settings: PlanConfig, plan: Plan, lengths: Int32, seed: int) -> tuple[Int64, Dealt | None]:
+    """(rows in their order: int64[rows], figures of the dealing; None where rows are not dealt)."""
     if settings.planner == SEQUENTIAL:
-        return np.arange(plan.rows), {}
+        return np.arange(plan.rows), None
     shuffled = row_order(plan.rows, seed)
     if not settings.world_size:
-        return shuffled, {}
+        return shuffled, None
     step = settings.world_size * settings.rows_per_step
     costs = row_costs(lengths, plan.row_of_doc, linear=settings.token_cost, quadratic=1.0)
     order, leftover = deal(costs, settings.world_size, step, seed)
-    figures = {
-        "world_size": settings.world_size,
-        "rows_per_step": settings.rows_per_step,
-        "token_cost": settings.token_cost,
-        "steps": len(order) // step,
-        "leftover_rows": len(leftover),
-        "idle_share": round(idle_share(costs[order], settings.world_size, step), 6),
-        "idle_share_shuffled": round(idle_share(costs[shuffled], settings.world_size, step), 6),
-    }
+    figures = Dealt(
+        world_size=settings.world_size,
+        rows_per_step=settings.rows_per_step,
+        token_cost=settings.token_cost,
+        steps=len(order) // step,
+        leftover_rows=len(leftover),
+        idle_share=round(idle_share(costs[order], settings.world_size, step), 6),
+        idle_share_shuffled=round(idle_share(costs[shuffled], settings.world_size, step), 6),
+    )
     return np.concatenate([order, leftover]), figures
 
 
-def plan_record(planner: str, plan: Plan, dealt: dict[str, Any]) -> dict[str, Any]:
+def plan_record(planner: str, plan: Plan, dealt: Dealt | None) -> dict[str, Any]:
     """The plan as the manifest has it."""
     return {
         "planner": planner,
@@ -45,5 +62,5 @@ def plan_record(planner: str, plan: Plan, dealt: dict[str, Any]) -> dict[str, An
         "gap": plan.gap,
         "fill": plan.fill,
         **({"note": plan.note} if plan.note else {}),
-        **({"dealt": dealt} if dealt else {}),
+        **({"dealt": to_plain(dealt)} if dealt else {}),
     }

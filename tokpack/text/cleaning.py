@@ -35,7 +35,9 @@ from tokpack.options import CleanOptions, make_config, with_options
 from tokpack.pipeline import decided
 from tokpack.plain import to_plain
 from tokpack.reasons import NOT_IN_FORMAT
-from tokpack.report.figures import drop_figures, length_figures
+from tokpack.report.clean_figures import CleanBill, CleanFigures, CleanInput, Price
+from tokpack.report.figures import drop_figures, ledger_figures, length_figures
+from tokpack.report.values import Tokens
 from tokpack.run import MB, Run
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.keep import kept_after_all
@@ -61,13 +63,19 @@ OPENAI = "OpenAI"
 class CleanReport:
     """What was kept and left out, and what training on it costs. Prints as tables."""
 
-    data: dict[str, Any]
+    figures: CleanFigures
     path: Path
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Plain data, as in `kept.report.json`."""
+        data: dict[str, Any] = to_plain(self.figures)
+        return data
 
     def __rich__(self) -> Any:
         from tokpack.report.clean_terminal import clean_view
 
-        return clean_view(self.data)
+        return clean_view(self.figures)
 
     def _repr_html_(self) -> str:
         from tokpack.report.terminal import to_html
@@ -75,8 +83,8 @@ class CleanReport:
         return to_html(self)
 
     def __repr__(self) -> str:
-        documents = self.data["ledger"]["documents"]
-        return f"CleanReport({str(self.path)!r}: {documents['kept']:,} of {documents['read']:,} documents)"
+        documents = self.figures.ledger.documents
+        return f"CleanReport({str(self.path)!r}: {documents.kept:,} of {documents.read:,} documents)"
 
 
 @with_options(CleanOptions)
@@ -276,7 +284,7 @@ def _rows(
 # Figures
 
 
-def _figures(run: Run, corpus: Corpus, to: str, prices: list[ApiPrice]) -> dict[str, Any]:
+def _figures(run: Run, corpus: Corpus, to: str, prices: list[ApiPrice]) -> CleanFigures:
     docs = corpus.docs
     kept = docs["drop_reason"].is_null()
     document = corpus.pieces["document"].to_numpy()
@@ -286,50 +294,49 @@ def _figures(run: Run, corpus: Corpus, to: str, prices: list[ApiPrice]) -> dict[
     names = [source.name for source in run.sources]
     packed = {"tokens": tokens, "trained": int(trained)}
     after_all = kept_after_all(docs, corpus.spared)
-    ledger = ledgers.build(docs, names, corpus.quarantined_by_source(), packed, after_all)
-    return {
-        "tokpack_version": __version__,
-        "tokenizer": run.tokenizer.name,
-        "estimated": run.tokenizer.name == NAME,
-        "to": to,
-        "inputs": [
-            {
-                "name": s.name,
-                "size_bytes": s.size_bytes,
-                "format": shape.format,
-                "sha256": corpus.sha256.get(n),
-            }
-            for n, (s, shape) in enumerate(zip(run.sources, run.shapes, strict=True))
+    quarantined = corpus.quarantined_by_source()
+    ledger = ledger_figures(ledgers.build(docs, names, quarantined, packed, after_all))
+    return CleanFigures(
+        tokpack_version=__version__,
+        tokenizer=run.tokenizer.name,
+        estimated=run.tokenizer.name == NAME,
+        to=to,
+        inputs=[
+            CleanInput(
+                name=source.name,
+                size_bytes=source.size_bytes,
+                format=shape.format,
+                sha256=corpus.sha256.get(number),
+            )
+            for number, (source, shape) in enumerate(zip(run.sources, run.shapes, strict=True))
         ],
-        "ledger": ledger,
-        "lengths": length_figures(docs.filter(kept)["tokens"].to_numpy(), run.config.truncate.max_length),
-        "drops": drop_figures(ledger, corpus.examples),
-        "counters": corpus.counters,
-        "bill": _bill(ledger["tokens"], run.config.cost.epochs, prices),
-        **({"budget": corpus.money} if corpus.money else {}),
-    }
+        ledger=ledger,
+        lengths=length_figures(docs.filter(kept)["tokens"].to_numpy(), run.config.truncate.max_length),
+        drops=drop_figures(ledger, corpus.examples),
+        counters=corpus.counters,
+        bill=_bill(ledger.tokens, run.config.cost.epochs, prices),
+        budget=corpus.money,
+    )
 
 
-def _bill(tokens: dict[str, Any], epochs: float, prices: list[ApiPrice]) -> dict[str, Any]:
+def _bill(tokens: Tokens, epochs: float, prices: list[ApiPrice]) -> CleanBill:
     """Services bill tokens x epochs, whatever the batches."""
-    return {
-        "epochs": epochs,
-        "services": [
-            {
-                "key": price.key,
-                "provider": price.provider,
-                "model": price.model,
-                "usd_per_million": price.usd_per_million,
-                "as_it_came": to_plain(api_cost(tokens["tokenized"], epochs, price)),
-                "kept": to_plain(api_cost(tokens["packed"], epochs, price)),
-            }
-            for price in prices
-        ],
-    }
+    services = [
+        Price(
+            key=price.key,
+            provider=price.provider,
+            model=price.model,
+            usd_per_million=price.usd_per_million,
+            as_it_came=api_cost(tokens.tokenized, epochs, price),
+            kept=api_cost(tokens.packed, epochs, price),
+        )
+        for price in prices
+    ]
+    return CleanBill(epochs=epochs, services=services)
 
 
 def _nothing_kept(run: Run, report: CleanReport) -> DataError:
-    files, documents = companions(report.path), report.data["ledger"]["documents"]
+    files, documents = companions(report.path), report.figures.ledger.documents
     return nothing_kept(documents, run.config.clean, files["dropped"], files["quarantine"])
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.config import SourceConfig, WeightBy
-from tokpack.corpus import EXAMPLES, Corpus
+from tokpack.corpus import EXAMPLES, Corpus, MoneyFigures, NearFigures, NearPair
 from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import DataError
 from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
@@ -67,7 +67,7 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
         corpus.drop(found.removed, NEAR_DUPLICATE, found.details(corpus))
         corpus.examples[NEAR_DUPLICATE] = _texts(run, corpus, found.removed)
         corpus.counters["near_duplicate_search_bounded"] = found.bounded
-        corpus.counters |= {f"near_{name}": count for name, count in corpus.near["kept"].items()}
+        corpus.counters |= {f"near_{name}": count for name, count in corpus.near.kept.items()}
     if config.decontaminate.against:
         with run.tell.doing("looking for evaluation text"):
             _decontaminate(run, corpus)
@@ -106,7 +106,7 @@ class Near:
         kept = corpus.docs["doc_id"].to_numpy()[self.partner]
         return [f"{doc} jaccard {j:.4f}" for doc, j in zip(kept.tolist(), self.jaccard.tolist(), strict=True)]
 
-    def figures(self, run: Run, corpus: Corpus, applied: bool) -> dict[str, Any]:
+    def figures(self, run: Run, corpus: Corpus, applied: bool) -> NearFigures:
         """For the report: what leaves, what only looks alike and stays, and some of each side by side."""
         leaves = np.isin(self.removed, corpus.unwanted(self.removed))
         removed = self.removed[leaves]
@@ -115,19 +115,19 @@ class Near:
         alike = "same_prompt_same_answer" if self.on == "both" else ""
         pairs: list[tuple[str, int, int, float | None]] = [(alike, a, b, round(j, 4)) for a, b, j in shown]
         pairs += [(name, a, b, None) for name, found in self.kept.items() for a, b in found[:EXAMPLES]]
-        return {
-            "threshold": self.threshold,
-            "on": self.on,
-            "applied": applied,
-            "documents": len(removed),
-            "tokens": int(corpus.docs["tokens"].cast(pl.Int64).gather(removed).sum()),
-            "bounded": self.bounded,
-            "kept": {name: len(found) * corpus.width for name, found in self.kept.items()},
-            "pairs": [
-                {"alike": name, "jaccard": j, "removed": _text(run, corpus, a), "kept": _text(run, corpus, b)}
+        return NearFigures(
+            threshold=self.threshold,
+            on=self.on,
+            applied=applied,
+            documents=len(removed),
+            tokens=int(corpus.docs["tokens"].cast(pl.Int64).gather(removed).sum()),
+            bounded=self.bounded,
+            kept={name: len(found) * corpus.width for name, found in self.kept.items()},
+            pairs=[
+                NearPair(alike=name, jaccard=j, removed=_text(run, corpus, a), kept=_text(run, corpus, b))
                 for name, a, b, j in pairs
             ],
-        }
+        )
 
 
 def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
@@ -154,7 +154,7 @@ def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
     )
 
 
-def near_duplicate_figures(run: Run, corpus: Corpus) -> dict[str, Any]:
+def near_duplicate_figures(run: Run, corpus: Corpus) -> NearFigures:
     """What near-duplicate removal saves, or would save, with example pairs; for the report."""
     if corpus.near is not None:
         return corpus.near
@@ -288,7 +288,6 @@ def _with_budget(
         return money.bill(length[(choose(budget=budget) & ~held)[group]])
 
     budget = money.tokens(total, cost_of)
-    corpus.money = {"usd": money.usd, "tokens": budget, "bill": cost_of(budget), "all": budget == total}
-    if config.select.weight_by == "trained":
-        corpus.money["counted"] = "trained"
+    bill, counted = cost_of(budget), "trained" if config.select.weight_by == "trained" else None
+    corpus.money = MoneyFigures(usd=money.usd, tokens=budget, bill=bill, all=budget == total, counted=counted)
     return replace(run, config=replace(config, select=replace(config.select, budget=budget, budget_usd=0.0)))

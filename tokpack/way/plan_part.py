@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -13,7 +12,7 @@ from tokpack.reasons import HELD_OUT
 from tokpack.run import Run
 from tokpack.schema import COPIES, SEGMENT, SEGMENTS, TRAINED
 from tokpack.stages.normalize.normalize import DESIRABLE
-from tokpack.stages.order import order_rows
+from tokpack.stages.order import Dealt, order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.repeat import with_copies
@@ -28,8 +27,8 @@ class Part:
     pieces: pl.DataFrame
     plan: Plan
     layout: Layout
-    dealt: dict[str, Any] = field(default_factory=dict)
-    """With `plan.world_size`: steps, rows left over at the end, idle share of a step."""
+    dealt: Dealt | None = None
+    """With `plan.world_size`."""
 
     @property
     def placement(self) -> Placement:

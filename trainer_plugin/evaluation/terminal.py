@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tokpack.cost.training import model_name
 from tokpack.printable import one_line
-from tokpack.report.tables import BAD, GOOD, QUIET, plain_table
+from tokpack.report.terminal_tables import BAD, GOOD, QUIET, plain_table
 from tokpack.report.words import counted
 from trainer_plugin.evaluation import held_out
 from trainer_plugin.evaluation.words import (

@@ -1,0 +1,90 @@
+"""Tables in the terminal: no frames and few colors, so that a pipe and 80 columns get the same text."""
+
+from __future__ import annotations
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table as Grid
+from rich.text import Text
+
+from tokpack.report.tables import Sum, Table
+from tokpack.report.words import counted
+
+READABLE = 96
+"""Columns of running text."""
+FACTS = 120
+"""Columns of facts and commands."""
+WIDE = 110
+"""Columns from which tables show all they have."""
+GOOD, QUIET, BAD = "green", "dim", "red"
+
+
+def plain_table(title: str, *columns: str, words: int = 1) -> Grid:
+    """A table without a frame; all but the first `words` columns are numbers."""
+    table = Grid(
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style=QUIET,
+        show_header=any(columns),
+    )
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if number < words else "right", no_wrap=number >= words)
+    return table
+
+
+class DrawnTable:
+    """A table of the report for the terminal.
+
+    `one_line`: a line of the table is one of the screen; the quiet words get what is left of it.
+    """
+
+    def __init__(self, table: Table, *, one_line: bool = False) -> None:
+        self.table, self.one_line = table, one_line
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self.table
+        shown = [n for n, of in enumerate(table.columns) if not of.wide or options.max_width >= WIDE]
+        drawn = plain_table(table.title)
+        drawn.show_header = True
+        for column in (table.columns[n] for n in shown):
+            justify, whole = "left" if column.words else "right", self.one_line or not column.words
+            drawn.add_column(Text(column.name), justify=justify, no_wrap=whole)  # type: ignore[arg-type]
+        quiet = any(line.cells[0].about for line in table.lines)
+        if quiet:
+            drawn.add_column(table.about)
+        if self.one_line and quiet:
+            last = drawn.columns[-1]
+            drawn.expand, last.ratio, last.no_wrap, last.overflow = True, 1, True, "ellipsis"
+        for line in table.lines:
+            cells = [Text(line.cells[n].text) for n in shown]
+            cells += [Text(line.cells[0].about, style=f"not bold {QUIET}")] if quiet else []
+            drawn.add_row(*cells, style="bold" if line.strong else "")
+        yield drawn
+        if table.more:
+            yield Text(f"and {counted(table.more, table.noun)} more; --json has all", style=QUIET)
+
+
+def draw_sums(title: str, sums: list[Sum]) -> Grid:
+    """The sums of a ledger, one line each."""
+    table = plain_table(title, "", "", words=2)
+    for each in sums:
+        table.add_row(
+            each.name, Text(" ".join(map(str, each.terms)) + (f"; {each.about}" if each.about else ""))
+        )
+    return table
+
+
+def facts_grid(facts: list[tuple[str, str]]) -> Grid:
+    """Names and what there is to say about them."""
+    grid = Grid.grid(padding=(0, 2))
+    grid.add_column(style=QUIET, no_wrap=True)
+    for name, value in facts:
+        grid.add_row(name, Text(value))
+    return grid
+
+
+def spaced(parts: list[RenderableType]) -> Group:
+    """One below the other, an empty line after each."""
+    return Group(*(item for part in parts for item in (part, Text())))
