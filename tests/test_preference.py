@@ -11,46 +11,14 @@ import pytest
 from encode_helpers import byte_level, template, tokenizer_folder
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from preference_pairs import check_pairs, pair, places_of, reasons, words, write
 from rich.console import Console
 
 import tokpack
 from tokpack import ledger, schema
 from tokpack.errors import DataError, UsageError
-from tokpack.export import export
 
 TRANSFORMED = {"human": "user", "gpt": "assistant", "system": "system"}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def pair(prompt, chosen, rejected):
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-
-
-def words(rng, count):
-    return " ".join(f"w{rng.randrange(10**6)}" for _ in range(count))
-
-
-def places_of(packed):
-    """doc_id -> (row, place in the row, ids, labels)."""
-    found = {}
-    for number in range(len(packed)):
-        row = packed[number]
-        ends = np.cumsum(row["seq_lengths"])
-        spans = zip(ends - row["seq_lengths"], ends, strict=True)
-        for place, (doc_id, (start, end)) in enumerate(zip(row["doc_ids"].tolist(), spans, strict=True)):
-            assert doc_id not in found
-            assert row["pair_ids"][place] == doc_id // 2
-            assert row["is_chosen"][place] == (doc_id % 2 == 0)
-            found[doc_id] = (number, place, row["input_ids"][start:end], row["labels"][start:end])
-    return found
-
-
-def reasons(packed):
-    return dict(packed.dropped.select("doc_id", "reason").rows())
 
 
 def shown(renderable):
@@ -58,23 +26,6 @@ def shown(renderable):
     with console.capture() as captured:
         console.print(renderable)
     return captured.get()
-
-
-def check_pairs(packed, read):
-    """Every document of `read` rows is packed, or in the record: with its partner, in one row, once."""
-    found, left_out = places_of(packed), reasons(packed)
-    cut = {doc for doc, reason in left_out.items() if reason == "truncated"}
-    assert cut <= found.keys()
-    gone = left_out.keys() - cut
-    assert found.keys() | gone == set(range(2 * read))
-    assert not found.keys() & gone
-    for chosen in range(0, 2 * read, 2):
-        assert (chosen in found) == (chosen + 1 in found)
-        if chosen in found:
-            (row, place, *_), (other_row, other_place, *_) = found[chosen], found[chosen + 1]
-            assert (row, place + 1) == (other_row, other_place)
-    ledger.check(packed.ledger)
-    return found
 
 
 def recorded(folder):
@@ -365,68 +316,6 @@ def test_what_would_tear_pairs_is_refused(tiny, tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             tokpack.pack(data, tmp_path / "out", tokenizer=str(tiny), overwrite=True, **options)
-
-
-# Made from packed datasets
-
-
-@pytest.fixture(scope="module")
-def two(tiny, tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("two"), random.Random(4)
-    made = []
-    for name in "ab":
-        rows = [pair(words(rng, 9), words(rng, rng.randint(2, 30)), words(rng, 9)) for _ in range(20)]
-        path = write(folder / f"{name}.jsonl", [*rows, pair("q", " ", "an answer")])
-        made.append(tokpack.pack(path, folder / name, tokenizer=str(tiny), max_length=512, val=0.2))
-    return made
-
-
-def test_merging_and_planning_anew_keep_pairs_together(two, tmp_path):
-    merged = tokpack.merge(two, tmp_path / "merged")
-    check_pairs(merged, 42)
-    assert tokpack.verify(merged.folder).ok
-    assert merged.manifest["kind"] == "preference"
-    assert dict(merged.dropped.select("doc_id", "detail").rows())[83] == "82 empty_answer"
-    again = tokpack.repack(merged, tmp_path / "again", max_length=1024)
-    check_pairs(again, 42)
-    assert tokpack.verify(again.folder).ok
-    with pytest.raises(UsageError, match=r"pair \d+ has \d+ tokens"):
-        tokpack.repack(merged, tmp_path / "small", max_length=64)
-
-
-def test_pairs_and_chats_are_not_merged(two, tiny, tmp_path):
-    rows = write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
-    chats = tokpack.pack(rows, tmp_path / "chats", tokenizer=str(tiny), max_length=512)
-    with pytest.raises(UsageError, match="another kind of documents: supervised"):
-        tokpack.merge([two[0], chats], tmp_path / "merged")
-
-
-def test_exports_for_supervised_trainers_refuse_pairs(two, tmp_path):
-    with pytest.raises(UsageError, match="would learn the rejected answers"):
-        export(two[0], "trl", tmp_path / "out")
-    seen = []
-    export(two[0], lambda packed, folder: seen.append(packed), tmp_path / "own")
-    assert len(seen) == 1
-
-
-def test_verify_finds_a_torn_pair(two, tmp_path):
-    import shutil
-
-    import pyarrow as pa
-
-    folder = tmp_path / "torn"
-    shutil.copytree(two[0].folder, folder)
-    shard = folder / two[0].manifest["shards"][0]["file"]
-    table = pa.ipc.open_stream(shard.read_bytes()).read_all()
-    rows = table.to_pylist()
-    rows[0]["is_chosen"][0] = False
-    rows[1]["doc_ids"][0], rows[2]["doc_ids"][0] = rows[2]["doc_ids"][0], rows[1]["doc_ids"][0]
-    rows[1]["pair_ids"][0], rows[2]["pair_ids"][0] = rows[2]["pair_ids"][0], rows[1]["pair_ids"][0]
-    with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=table.schema))
-    faults = {check.name: check.faults for check in tokpack.verify(folder).checks}
-    assert any(fault.startswith("row 0: pair_ids or is_chosen") for fault in faults["pairs"])
-    assert any(fault.startswith("row 1: half a pair") for fault in faults["pairs"])
 
 
 def test_other_packed_datasets_know_nothing_of_pairs(tiny, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -334,99 +332,6 @@ def test_a_full_queue_refuses_and_a_slow_answer_times_out(place):
         stream = api.completions.create(**options, stream=True)
         with pytest.raises(openai.APIError, match="more than 2 seconds"):
             list(stream)
-
-
-@pytest.mark.slow
-def test_adapters_come_and_go_while_others_are_answered(served, place, alone):
-    api = client(served)
-    save_adapter(place / "base", place / "new", seed=9)
-    long = api.completions.create(
-        model="math",
-        prompt=[9, 8],
-        max_tokens=200,
-        temperature=0,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    )
-    next(iter(long))
-    api.post("/load_lora_adapter", body={"lora_name": "fresh", "lora_path": "new"}, cast_to=object)
-    assert "fresh" in [model.id for model in api.models.list()]
-    got = api.completions.create(model="fresh", prompt=[9, 8], max_tokens=6, temperature=0)
-    base = AutoModelForCausalLM.from_pretrained(place / "base", dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, str(place / "new")).eval()
-    ids = torch.tensor([[9, 8]])
-    want = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False
-    )
-    assert (
-        got.choices[0].text.split()
-        == AutoTokenizer.from_pretrained(place / "base").decode(want[0, 2:], skip_special_tokens=True).split()
-    )
-    api.post("/unload_lora_adapter", body={"lora_name": "fresh"}, cast_to=object)
-    with pytest.raises(openai.NotFoundError, match="'fresh' is not served"):
-        api.completions.create(model="fresh", prompt="w5")
-    text = "".join(piece.choices[0].text for piece in long)
-    assert len(text.split()) > 150
-
-
-@pytest.mark.parametrize(
-    ("body", "kind", "said"),
-    [
-        ({"lora_name": "x", "lora_path": "../../etc"}, openai.NotFoundError, "no folder"),
-        ({"lora_name": "x", "lora_path": "/etc"}, openai.NotFoundError, "no folder"),
-        ({"lora_name": "x", "lora_path": "outside"}, openai.NotFoundError, "no folder"),
-        ({"lora_name": "x", "lora_path": "base"}, openai.NotFoundError, "no folder"),
-        ({"lora_name": "x", "lora_path": "pissa"}, openai.BadRequestError, "starts as pissa"),
-        ({"lora_name": "x", "lora_path": "code-name"}, openai.BadRequestError, "megatron"),
-        ({"lora_name": "x", "lora_path": "linked-config"}, openai.NotFoundError, "no folder"),
-        ({"lora_name": "x", "lora_path": "pipe"}, openai.NotFoundError, "no folder"),
-        ({"lora_name": "x", "lora_path": "pattern"}, openai.BadRequestError, "regular expression"),
-        ({"lora_name": "x", "lora_path": "cut"}, openai.BadRequestError, "cannot be read"),
-        ({"lora_name": "x", "lora_path": "record"}, openai.BadRequestError, "as tokpack writes it"),
-        ({"lora_name": "math", "lora_path": "math"}, openai.ConflictError, "served already"),
-        ({"lora_name": "a b", "lora_path": "math"}, openai.BadRequestError, "a name of letters"),
-    ],
-)
-def test_adapters_from_elsewhere_are_not_loaded(served, place, tmp_path, body, kind, said):
-    for name, change in (
-        ("pissa", {"init_lora_weights": "pissa"}),
-        ("code-name", {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}),
-        ("pattern", {"rank_pattern": {"(((": 3}}),
-        *[(name, {}) for name in ("linked-config", "pipe", "cut", "record")],
-    ):
-        if not (place / name).exists():
-            folder = save_adapter(place / "base", place / name, seed=9)
-            config = json.loads((folder / "adapter_config.json").read_text())
-            (folder / "adapter_config.json").write_text(json.dumps(config | change))
-    if not (place / "outside").exists():
-        (tmp_path / "elsewhere").mkdir()
-        for path in (place / "math").iterdir():
-            (tmp_path / "elsewhere" / path.name).write_bytes(path.read_bytes())
-        (place / "outside").symlink_to(tmp_path / "elsewhere")
-        (place / "linked-config" / "adapter_config.json").unlink()
-        (place / "linked-config" / "adapter_config.json").symlink_to(
-            tmp_path / "elsewhere" / "adapter_config.json"
-        )
-        os.mkfifo(place / "pipe" / "chat_template.jinja")
-        weights = place / "cut" / "adapter_model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:100])
-        (place / "record" / "tokpack.json").write_text('{"base": [1], "method": {}}')
-    with pytest.raises(kind, match=said):
-        client(served).post("/load_lora_adapter", body=body, cast_to=object)
-    assert [model.id for model in client(served).models.list()] == ["base", *NAMES]
-
-
-def test_without_the_flag_nothing_is_loaded_over_http_and_the_key_is_asked_for(place):
-    with running(place, ("math",), key="long-enough-key") as served:
-        with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
-            client(served).models.list()
-        api = client(served, api_key="long-enough-key")
-        assert [model.id for model in api.models.list()] == ["base", "math"]
-        for path in ("load", "unload"):
-            with pytest.raises(openai.PermissionDeniedError, match="--adapters-below"):
-                api.post(
-                    f"/{path}_lora_adapter", body={"lora_name": "math", "lora_path": "x"}, cast_to=object
-                )
 
 
 @pytest.mark.slow
