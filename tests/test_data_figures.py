@@ -268,7 +268,7 @@ def test_page_and_terminal_show_every_part(report: dict[str, Any]) -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     console.print(Report(Figures.read(report)).full())
     text = console.export_text()
-    for words in ("Lengths by file", "en.jsonl:62", "vocabulary", "Cut at other lengths"):
+    for words in ("Lengths by file", "en.jsonl:62", "vocabulary", "What rows of other lengths would cut"):
         assert words in text
     assert max(map(len, text.splitlines())) <= 80
 

@@ -85,7 +85,7 @@ def compare(tokenizers, kind, name, chats, tagged, may_fail=0):
         assert tokens.input_ids[here].tolist() == ids
         got = (tokens.flags[here] & TRAINED).tolist()
         if got != mask:
-            assert says_nothing(tokenizer.decode_tokens(ids), got, mask), rendered.text[row]
+            assert says_nothing(tokenizer.decode_rows([[i] for i in ids]), got, mask), rendered.text[row]
             empty += 1
     assert lost <= may_fail
     assert empty <= rendered.told.get("turns_left_empty", 0)

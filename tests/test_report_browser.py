@@ -198,7 +198,7 @@ def test_tables_sort_by_a_click_and_back(browser: Any, pages: dict[str, Path]) -
     header.click()
     assert reasons.all_inner_texts() == ["empty_answer", "exact_duplicate"]
     assert tab.locator("#left-out th[aria-sort=ascending]").count() == 1
-    tab.locator("#left-out th button", has_text="Reason").click()
+    tab.locator("#left-out th button", has_text="Left out").click()
     assert reasons.all_inner_texts() == ["empty_answer", "exact_duplicate"]
 
 

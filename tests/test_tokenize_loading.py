@@ -43,11 +43,7 @@ def test_a_folder_is_loaded_as_auto_tokenizer_loads_it(folder, cache):
     assert tokenizer.reference.encode(text, add_special_tokens=False).ids == auto(text)["input_ids"]
     assert tokenizer.chat_template == auto.chat_template
     assert tokenizer.special_tokens_map == auto.special_tokens_map
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (
-        auto.bos_token_id,
-        auto.eos_token_id,
-        None,
-    )
+    assert (tokenizer.eos_id, tokenizer.pad_id) == (auto.eos_token_id, None)
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", None)
     assert tokenizer.vocab_size == len(auto)
     assert tokenizer.vocab_sha256 == vocab_digest(auto.get_vocab())
@@ -137,12 +133,10 @@ def test_real_tokenizers_survive_saving(name, request, tmp_path):
     )
 
 
-def test_decoding_shows_special_tokens_and_one_string_a_token(folder, cache):
+def test_decoding_shows_special_tokens(folder, cache):
     tokenizer = load_tokenizer(folder, cache)
     ids = tokenizer.reference.encode("hello<|im_end|>").ids
     assert tokenizer.decode(ids) == "hello<|im_end|>"
-    assert "".join(tokenizer.decode_tokens(ids)) == "hello<|im_end|>"
-    assert len(tokenizer.decode_tokens(ids)) == len(ids)
 
 
 def test_what_cannot_be_loaded_is_a_usage_error_in_three_parts(tmp_path, cache, monkeypatch):

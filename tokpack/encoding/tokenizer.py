@@ -46,7 +46,6 @@ class Tokenizer:
         self.special_tokens_map: dict[str, str] = snapshot["special_tokens_map"]
         self.bos_token, self.eos_token, self.pad_token = map(self.special_tokens_map.get, _SPECIALS_OF_MAP)
         ids = snapshot["ids"]
-        self.bos_id: int | None = ids["bos"]
         self.eos_id: int | None = ids["eos"]
         self.pad_id: int | None = ids["pad"]
         self.bos_prefix: list[int] = snapshot["bos_prefix"]
@@ -197,10 +196,6 @@ class Tokenizer:
     def _special_ids(self) -> set[int]:
         special = set(self.special_tokens)
         return {number for content, number in self.added_tokens.items() if content in special}
-
-    def decode_tokens(self, ids: Iterable[int]) -> list[str]:
-        """One string per token; bytes of a character that is split between tokens show as U+FFFD."""
-        return self.decode_rows([[int(i)] for i in ids])
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and chat_template.jinja for AutoTokenizer."""

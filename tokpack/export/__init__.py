@@ -100,7 +100,7 @@ def export(
             folder / RECORD,
             {
                 "to": to if isinstance(to, str) else getattr(to, "__qualname__", repr(to)),
-                "artefact": packed.folder.name,
+                "packed": packed.folder.name,
                 "sha256": file_sha256(packed.folder / SUMS),
                 "files": [name for name, _ in entries_below(folder)],
             },

@@ -43,10 +43,6 @@ class LeftOut:
     """The document that the detail names."""
 
     @property
-    def twin_id(self) -> int | None:
-        return twin_of(self.reason, self.detail)
-
-    @property
     def text(self) -> str:
         """Raises DataError where there is none."""
         if self.original is None and not self.raw:

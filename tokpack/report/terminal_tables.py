@@ -37,7 +37,8 @@ def plain_table(title: str, *columns: str, words: int = 1) -> Grid:
 class DrawnTable:
     """A table of the report for the terminal.
 
-    `one_line`: a line of the table is one of the screen; the quiet words get what is left of it.
+    `one_line`: a line of the table is one of the screen, without the columns for wide terminals; the quiet
+    words get what is left of it.
     """
 
     def __init__(self, table: Table, *, one_line: bool = False) -> None:
@@ -45,7 +46,8 @@ class DrawnTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = self.table
-        shown = [n for n, of in enumerate(table.columns) if not of.wide or options.max_width >= WIDE]
+        wide = options.max_width >= WIDE and not self.one_line
+        shown = [n for n, of in enumerate(table.columns) if wide or not of.wide]
         drawn = plain_table(table.title)
         drawn.show_header = True
         for column in (table.columns[n] for n in shown):
