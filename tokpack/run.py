@@ -83,7 +83,8 @@ class Run:
         rules_of(config.clean)
         keep = KeepList.load(config.select.keep)
         sources = open_sources(config.source, config.read.max_line_mb << 20)
-        open_sources(tuple(SourceConfig(path=path) for path in config.decontaminate.against))
+        if against := config.decontaminate.against:
+            open_sources(tuple(SourceConfig(path=path) for path in against))
         template = Path(config.render.chat_template) if config.render.chat_template else None
         with tell.doing("loading the tokenizer"):
             tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
