@@ -104,6 +104,10 @@ class Activity:
         self._lock = threading.Lock()
         self._idle: threading.Event | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it says nothing."""
+        return partial(Activity, quiet=True), ()
+
     def __enter__(self) -> Activity:
         return self
 

@@ -85,7 +85,7 @@ class TokenStore:
         self._run = _digest(fingerprint)
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="tokpack-sync")
         self._syncing: list[Future[None]] = []
-        self._made_again: set[Key] = set()
+        self.made_again: set[Key] = set()
         self._begun = {path.name for path in folder.glob(COMMITTED)}
         found = read_record(folder / RECORD)
         if self._begun and found is not None:  # nothing committed, nothing to protect
@@ -110,7 +110,7 @@ class TokenStore:
             return False
         right = self._sound(key) is not None
         if not right:
-            self._made_again.add(key)
+            self.made_again.add(key)
         return right
 
     def _sound(self, key: Key) -> dict[str, Any] | None:
@@ -161,12 +161,12 @@ class TokenStore:
     @property
     def warnings(self) -> list[str]:
         """That batches of an unfinished run were made again."""
-        if not self._made_again:
+        if not self.made_again:
             return []
         numbers = ", ".join(
-            f"{item}.{number}" if number else str(item) for item, number in sorted(self._made_again)[:5]
+            f"{item}.{number}" if number else str(item) for item, number in sorted(self.made_again)[:5]
         )
-        total = len(self._made_again)
+        total = len(self.made_again)
         what = f"batches {numbers}{' and others' if total > 5 else ''}" if total > 1 else f"batch {numbers}"
         return [f"the unfinished run was damaged or cut off: {what} made again"]
 

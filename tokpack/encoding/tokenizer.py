@@ -54,6 +54,7 @@ class Tokenizer:
         self.vocab_size: int = snapshot["vocab_size"]
         self.sha256: str = snapshot["sha256"]
         self.vocab_sha256: str = snapshot["vocab_sha256"]
+        self._given_template = chat_template
         templates = snapshot["chat_template"] if chat_template is None else chat_template
         self.chat_template, self.tool_template = _choose_templates(templates, name)
         self._config: dict[str, Any] = snapshot["tokenizer_config"]
@@ -66,10 +67,14 @@ class Tokenizer:
         self._lock = threading.RLock()
         self._process: ReferenceProcess | None = None
         self._starts_late = False
-        self._inputs = ""
-        self._asked = False
+        self.inputs = ""
+        self.asked = False
         self._fast: FastTokenizer | None = None
         self._fast_refused: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is loaded there."""
+        return Tokenizer, (self.folder, self.name, self._given_template), {"inputs": self.inputs}
 
     @cached_property
     def template_sha256(self) -> str:
@@ -114,13 +119,13 @@ class Tokenizer:
 
     def encode_reference(self, text: pa.LargeStringArray) -> Encoded:
         """Ids and places as `tokenizers` gives them."""
-        self._asked = True
+        self.asked = True
         return self._encode_reference(text)
 
     def disproved(self, text: pa.LargeStringArray, fast: FastTokenizer) -> str | None:
         """The first row on which the fast path differs from `tokenizers`. Of inputs that `prepare` was told
         about, rows that were proved before are not proved again."""
-        proof = of_texts(self.sha256, repr(fast.plan), text) if self._inputs else None
+        proof = of_texts(self.sha256, repr(fast.plan), text) if self.inputs else None
         if proof is not None and proof.is_kept():
             return None
         wrong = difference(self._encode_reference, fast, text)
@@ -150,7 +155,7 @@ class Tokenizer:
         `inputs` names what will be encoded, as it is now: where an earlier run over it asked `tokenizers` for
         nothing but proofs, it is not loaded before it is asked. `large`: several MB of text are to come.
         """
-        self._inputs, self._asked = inputs, False
+        self.inputs, self.asked = inputs, False
         self._starts_late = bool(inputs) and of_inputs(self.sha256, inputs).is_kept()
         if not self._starts_late:
             self.start_reference()
@@ -158,8 +163,8 @@ class Tokenizer:
 
     def settle(self) -> None:
         """The run over the inputs named to `prepare` is done."""
-        if self._inputs and not self._asked and not self.fast_refused:
-            of_inputs(self.sha256, self._inputs).keep()
+        if self.inputs and not self.asked and not self.fast_refused:
+            of_inputs(self.sha256, self.inputs).keep()
 
     def start_reference(self) -> None:
         """Begin to load `tokenizers`, in a process of its own; nothing where that was done."""
@@ -186,7 +191,7 @@ class Tokenizer:
         texts = fast.decode(rows, self._special_ids if plain else ()) if fast is not None else None
         if texts is not None:
             return texts
-        self._asked = True
+        self.asked = True
         with self._other_process() as process:
             if process is not None:
                 return process.decode(rows, plain)

@@ -1,6 +1,7 @@
 """Run a function over blocks on this machine, several at a time, results in input order.
 
-Threads are enough: Arrow, polars and both tokenizers leave the interpreter lock while they work.
+Threads are enough where Arrow, polars and the tokenizers work, which leave the interpreter lock; `processes`
+has helpers for the rest.
 """
 
 from __future__ import annotations

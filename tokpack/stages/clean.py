@@ -87,7 +87,7 @@ def rules_of(config: CleanConfig) -> dict[str, pl.Expr]:
     Raises UsageError for an unknown rule or option, and for an option of the wrong type.
     """
     rules: dict[str, Rule] = {}
-    for full_name in _selected(config):
+    for full_name in selected(config):
         name = full_name.rpartition(":")[2]
         if name in rules:
             raise UsageError(
@@ -136,7 +136,7 @@ def _items(config: CleanConfig) -> list[str]:
     return [item.strip() for item in config.rules.split(",") if item.strip()]
 
 
-def _selected(config: CleanConfig) -> list[str]:
+def selected(config: CleanConfig) -> list[str]:
     """Names of rules, once each. `+rule` adds, `-rule` takes away; edits alone edit `default`."""
     items = _items(config)
     if items and all(item[0] in "+-" for item in items):

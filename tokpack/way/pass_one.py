@@ -37,6 +37,7 @@ from tokpack.stages.truncate import Pieces, truncate
 from tokpack.stages.write_index import no_weights
 from tokpack.store import INPUT_BYTES, TokenStore
 from tokpack.way.documents import encode, is_tokens, make_tokens, take_ready_tokens
+from tokpack.way.helpers import with_helpers
 
 log = logging.getLogger("tokpack")
 
@@ -70,10 +71,13 @@ def make_batches(run: Run, store: TokenStore, items: list[Item], wanted: range |
     """Commit the batches of all items, or of those `wanted`, that are not in the store. Returns the bytes of
     input behind them."""
     works = dealt(run, items, range(len(items)) if wanted is None else wanted, store)
-    total = 0
+    total, share = 0, 1.0 if wanted is None else len(wanted) / max(1, len(items))
     try:
-        with run.tell.doing("reading and tokenizing", run.input_bytes, "MB", MB) as advance:
-            for size in ordered_map(partial(_process, run, store), works, run.workers):
+        with (
+            run.tell.doing("reading and tokenizing", run.input_bytes, "MB", MB) as advance,
+            with_helpers(run, store, _process, share) as process,
+        ):
+            for size in ordered_map(process, works, run.workers):
                 advance(size)
                 total += size
     finally:

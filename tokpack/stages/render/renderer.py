@@ -6,6 +6,7 @@ import datetime
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -76,6 +77,10 @@ class Renderer:
         """Shapes of which a real row was the same by Jinja."""
         if self.uses_date:
             self.warn(f"the chat template writes the date; it is {self.date} in every document")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it compiles the templates itself; the day stays."""
+        return Renderer, (self.tokenizer, replace(self.options, date=str(self.date)))
 
     def engine_for(self, kwargs: Mapping[str, Any]) -> Engine:
         """What renders chats with these arguments of the template beside the run's own."""

@@ -1,0 +1,163 @@
+"""Run a function over blocks in this process and in helpers beside it, for work that keeps the interpreter
+lock.
+
+A helper is `python -m tokpack.engine.helper`: it imports nothing of the caller's script, so a script needs no
+`if __name__ == "__main__"`, and a notebook no module. It ends as soon as its pipe does, however this process
+ended. What it cannot do (it died, it raised, it does not start) is done here, where its cause will show.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Lock, Thread
+from types import TracebackType
+from typing import IO, Any, Generic, TypeVar, cast
+
+import pyarrow as pa
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = logging.getLogger("tokpack")
+
+ONE_CORE = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Helpers are as many as there are cores: threads inside each would be in one another's way."""
+
+
+class Helpers(Generic[Item, Result]):
+    """A function for `workers` threads to call: `count` of them have a helper do it, the others do it here.
+
+    `opened` is called once in each helper and gives the function for there, which may return more: `took`
+    makes of that what `here` returns. Raises what pickle raises for an `opened` that cannot be sent.
+    """
+
+    def __init__(
+        self,
+        here: Callable[[Item], Result],
+        opened: Callable[[], Callable[[Item], Any]],
+        took: Callable[[Any], Result],
+        workers: int,
+        count: int,
+    ) -> None:
+        self._here, self._took = here, took
+        self._free: SimpleQueue[_Helper | None] = SimpleQueue()
+        self._lock, self._closed = Lock(), False
+        self._all: list[_Helper] = []
+        first = packed((sys.path, packed(opened))) if count else b""
+        for _ in range(workers - count):
+            self._free.put(None)
+        for _ in range(count):
+            Thread(target=self._start, args=(first,), name="tokpack-helper", daemon=True).start()
+
+    def __call__(self, item: Item) -> Result:
+        helper = self._free.get()
+        if helper is None:
+            try:
+                return self._here(item)
+            finally:
+                self._free.put(None)
+        answer = helper.ask(item)
+        self._free.put(helper if helper.alive else None)
+        if not helper.alive and not self._closed:
+            log.warning("a worker process ended by itself (%s): what it did is done again", helper.ending())
+        return self._here(item) if answer is None else self._took(answer[0])
+
+    def _start(self, first: bytes) -> None:
+        """Where a helper does not start, a thread does its work."""
+        helper = None
+        with suppress(OSError):
+            helper = _Helper()
+            with self._lock:
+                self._all.append(helper)
+                closed = self._closed
+            if closed:
+                helper.kill()
+        started = helper is not None and helper.send(first) == (None,)
+        self._free.put(helper if started else None)
+
+    def __enter__(self) -> Helpers[Item, Result]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._closed, helpers = True, list(self._all)
+        for helper in helpers:
+            helper.kill()
+
+
+class _Helper:
+    """One process: a question at a time, an answer each."""
+
+    def __init__(self) -> None:
+        # -P: a folder of the user's that happens to be named like a package must not shadow it.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tokpack.engine.helper"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+        self.alive = True
+
+    def ask(self, item: Any) -> tuple[Any] | None:
+        """What the function returned; None where there is no answer."""
+        return self.send(packed(item))
+
+    def send(self, question: bytes) -> tuple[Any] | None:
+        questions, answers = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        try:
+            pickle.dump(question, questions)
+            questions.flush()
+            return cast("tuple[Any] | None", pickle.load(answers))
+        except (OSError, ValueError, EOFError, pickle.UnpicklingError):
+            self.alive = False
+            return None
+
+    def kill(self) -> None:
+        self.alive = False
+        with suppress(OSError):
+            self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError, ValueError):
+                cast(IO[bytes], pipe).close()
+        self._process.wait()
+
+    def ending(self) -> str:
+        self._process.kill()  # it may live on, and its pipe be broken
+        code = self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _environment() -> dict[str, str]:
+    return ONE_CORE | dict(os.environ)
+
+
+def packed(value: Any) -> bytes:
+    """Pickled. Of a slice of a table Arrow would pickle all that it was cut from."""
+    file = io.BytesIO()
+    _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, pa.Table):
+            return NotImplemented
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, value.schema) as writer:
+            writer.write_table(value)
+        return _table, (sink.getvalue().to_pybytes(),)
+
+
+def _table(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()

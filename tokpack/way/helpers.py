@@ -1,0 +1,109 @@
+"""Pass 1 in several processes on this machine, where Python's own work bounds it.
+
+Chats of texts alone are read, rendered and tokenized in columns, by threads. Calls, tools and reasoning are
+values of any form, which Python goes through row by row; so a few blocks of such chats are worth the start of
+helpers. A helper opens items and commits their batches as a part of a run does: the bytes are the same.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokpack.engine.processes import Helpers
+from tokpack.errors import TokpackError
+from tokpack.run import Run
+from tokpack.stages.clean import selected
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.normalize.rows import TOKENS
+from tokpack.stages.read.blocks import Block, chunks
+from tokpack.stages.rules import RULES
+from tokpack.store import Key, TokenStore
+
+Process = Callable[[Run, TokenStore, Any], int]
+"""Commits the batches of a piece of work, and returns the bytes of input behind them."""
+
+FEWEST = 8
+"""Blocks of chats with values that are worth a helper."""
+HEAD = 1 << 16
+"""Bytes that are looked at, of each kind of input."""
+SHARE = 0.2
+"""Of the chats that are looked at; with so many that have values, an input counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a helper did: bytes of input, and what the run has to know of its state."""
+
+    size: int
+    made_again: set[Key]
+    warnings: list[str]
+    """Of the renderer."""
+    fast_refused: str
+    asked: bool
+
+
+def with_helpers(run: Run, store: TokenStore, process: Process, share: float) -> Helpers[Any, int]:
+    """`process` for this run, in this process and in as many others as pay. `share`: of the input that is to
+    be done."""
+    here, took = partial(process, run, store), partial(_took, run, store)
+    opened = partial(_opened, run, store.folder.resolve(), store.lasts, process)
+    try:
+        return Helpers(here, opened, took, run.workers, _count(run, share))
+    except (pickle.PicklingError, AttributeError, TypeError):  # a function of the moment is in it
+        return Helpers(here, opened, took, run.workers, 0)
+
+
+def _count(run: Run, share: float) -> int:
+    if run.workers < 2 or not run.by_chat_template or not set(selected(run.config.clean)) <= RULES.keys():
+        return 0  # a rule of the user's may know what happens in this process
+    blocks = int(share * _with_values(run) / run.block_bytes)
+    return min(run.workers, blocks) - 1 if blocks >= FEWEST else 0
+
+
+def _with_values(run: Run) -> int:
+    """Bytes of the inputs whose chats have values beside their texts; of each kind one is looked at."""
+    sizes: dict[int, int] = {}
+    for kind, source in zip(run.alike, run.sources, strict=True):
+        sizes[kind] = sizes.get(kind, 0) + (source.size_bytes or 0)
+    large = [kind for kind, size in sizes.items() if size > run.block_bytes]
+    return sum(sizes[kind] for kind in large if _has_values(run, run.alike.index(kind)))
+
+
+def _has_values(run: Run, number: int) -> bool:
+    source, shape = run.sources[number], run.shapes[number]
+    if shape.is_text or shape.format == TOKENS or source.path == "-" or "://" in source.path:
+        return False
+    try:
+        rows, lines, offset, data = next(chunks(replace(source, head_only=True), HEAD))
+    except (TokpackError, StopIteration):  # who reads it in earnest says so
+        return False
+    extra = normalize(Block(0, number, 0, 0, rows, lines, data, offset), source, shape).documents["extra"]
+    return len(extra) - extra.null_count() > SHARE * len(extra)
+
+
+def _opened(run: Run, folder: Path, lasts: bool, process: Process) -> Callable[[Any], Done]:
+    """In a helper: what does a piece of work."""
+    run.tokenizer.prepare(run.tokenizer.inputs)
+    return partial(_done, run, TokenStore(folder, run.fingerprint(), lasts), process)
+
+
+def _done(run: Run, store: TokenStore, process: Process, work: Any) -> Done:
+    size = process(run, store, work)
+    store.settle()
+    tokenizer = run.tokenizer
+    return Done(size, store.made_again, run.renderer.warnings, tokenizer.fast_refused, tokenizer.asked)
+
+
+def _took(run: Run, store: TokenStore, done: Done) -> int:
+    store.made_again |= done.made_again
+    if done.fast_refused:
+        run.tokenizer.refuse_fast(done.fast_refused)
+    run.tokenizer.asked |= done.asked
+    for message in done.warnings:
+        run.renderer.warn(message)
+    return done.size
