@@ -17,7 +17,7 @@ from tokpack.config import SourceConfig
 from tokpack.errors import DataError
 from tokpack.stages.read import parquet_rows
 from tokpack.stages.read.arrow_values import table_rows
-from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.blocks import explained, read_blocks
 from tokpack.stages.read.expansion import LEAST_BYTES, entry_bytes
 from tokpack.stages.read.sources import Source
 
@@ -189,3 +189,12 @@ def test_a_block_of_more_text_than_the_store_counts_is_an_error(qwen, tmp_path, 
         tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), max_length=128)
     assert error.value.where == "a.jsonl, row 1"
     assert "read.block_mb" in error.value.hint
+
+
+def test_what_arrow_does_not_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "a.parquet").touch()
+    path = str(tmp_path / "a.parquet")
+    source = Source("a.parquet", path, "parquet", "", SourceConfig(path=path))
+    with pytest.raises(DataError) as error, explained(source):
+        raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunked array outputs")
+    assert "smaller row groups" in error.value.hint

@@ -102,3 +102,21 @@ def test_pushed_to_the_hub_in_one_commit(adapter: Path, tmp_path: Path) -> None:
     run_with(hub, tmp_path / "hf", code, adapter, "hf://me/math")
     assert (hub.repo, hub.kind, len(hub.commits)) == ("me/math", "models", 1)
     assert PUSHED | {"README.md"} <= set(hub.files)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("provenance.json", '{"base": 5}'),
+        ("provenance.json", '{"shards": [1]}'),
+        ("result.json", '{"steps": "x"}'),
+    ],
+)
+def test_records_of_other_types_are_said(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match="not as tokpack writes it"):
+        adapter_card(tmp_path, "s3://bucket/adapter")
+
+
+def test_a_card_names_no_keys(tmp_path):
+    assert "s3cret" not in adapter_card(tmp_path, "s3://me:s3cret@bucket/adapter")

@@ -89,8 +89,21 @@ def _in_the_way(url: str) -> UsageError:
 
 
 def adapter_card(folder: Path, url: str) -> str:
-    """Markdown with the Hub's header: base, method, figures, and the fingerprint of the data."""
-    url = without_secrets(url)
+    """Markdown with the Hub's header: base, method, figures, and the fingerprint of the data.
+
+    Raises UsageError where the records are of other types than `tokpack train` writes.
+    """
+    try:
+        return _card(folder, without_secrets(url))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"provenance.json or result.json is not as tokpack writes it: {error}",
+            where=str(folder),
+            hint="take these files away: the card then does without them",
+        ) from None
+
+
+def _card(folder: Path, url: str) -> str:
     config, made, result = (_read(folder / name) for name in (CONFIG, "provenance.json", "result.json"))
     base = one_line(str(made.get("base", {}).get("name") or config.get("base_model_name_or_path", "")))
     name = Path(base).name if Path(base).is_absolute() else base
@@ -150,7 +163,7 @@ def _read(path: Path) -> dict[str, Any]:
     """A record of the folder; empty where there is none, or none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

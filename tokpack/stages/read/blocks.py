@@ -172,10 +172,13 @@ def explained(source: Source) -> Iterator[None]:
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
+            whole = isinstance(error, pa.ArrowNotImplementedError)
             raise DataError(
                 f"cannot read {source.container}{source.compression}: {error}",
                 where=source.path,
-                hint="the file is damaged or cut off: fetch it again, or take it out of the inputs",
+                hint="Arrow does not read this form: write it again in smaller row groups, or as JSONL"
+                if whole
+                else "the file is damaged or cut off: fetch it again, or take it out of the inputs",
             ) from None
 
 
