@@ -156,7 +156,7 @@ def long_chats(folder: Path) -> dict[str, float]:
     import polars as pl
 
     from tokpack.encoding.tokenizer import load_tokenizer
-    from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA
+    from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
     from tokpack.stages.render.render import Renderer, RenderOptions, render
 
     renderer = Renderer(load_tokenizer(folder), RenderOptions())

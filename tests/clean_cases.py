@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA
+from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
 
 Message = tuple[str | None, str | None]
 

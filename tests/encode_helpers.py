@@ -14,7 +14,7 @@ import polars as pl
 
 from tokpack.encoding import snapshot
 from tokpack.encoding.tokenizer import Tokenizer
-from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA
+from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))

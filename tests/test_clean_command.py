@@ -20,7 +20,8 @@ import tokpack
 from tokpack.activity import Activity, Task
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, normalize
+from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
+from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import Block
 from tokpack.stages.read.sources import Source

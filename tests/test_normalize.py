@@ -14,6 +14,7 @@ from normalizing import run, run_file
 from tokpack.config import SourceConfig
 from tokpack.errors import UsageError
 from tokpack.stages.normalize import normalize as stage
+from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import RowError, row_to_document
 from tokpack.stages.normalize.shape import Shape
@@ -66,7 +67,7 @@ def test_columns_and_rows_give_the_same_documents(tmp_path_factory, rows):
             refused.append((number, str(error)))
     assert documents.select("doc_id", "kind", "roles", "contents", "extra").rows() == expected
     assert [(q.doc_id, q.reason) for q in quarantined] == refused
-    assert documents.schema == stage.DOCUMENT_SCHEMA
+    assert documents.schema == DOCUMENT_SCHEMA
 
 
 call_texts = st.sampled_from(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
 from tokpack.stages.normalize.detect import detect_shape
-from tokpack.stages.normalize.normalize import Normalized, normalize
+from tokpack.stages.normalize.documents import Normalized
+from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.plain_types import plain_batch

@@ -10,12 +10,12 @@ import polars as pl
 from tokpack.config import CleanConfig
 from tokpack.errors import DataError
 from tokpack.reasons import UNREADABLE, way_out_of
-from tokpack.report.values import Documents
+from tokpack.report.values import DocumentSums
 from tokpack.report.words import counted, ranked_reasons, reasons_told
 from tokpack.stages.clean import rules_of
 
 
-def nothing_kept(documents: Documents, clean: CleanConfig, dropped: Path, quarantine: Path) -> DataError:
+def nothing_kept(documents: DocumentSums, clean: CleanConfig, dropped: Path, quarantine: Path) -> DataError:
     """The files name each one that was left out."""
     records = {dropped: documents.dropped, quarantine: documents.quarantined}
     told = reasons_told(documents)

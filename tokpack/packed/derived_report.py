@@ -28,7 +28,7 @@ from tokpack.report.figures import (
     plan_figures,
     slot_figures,
 )
-from tokpack.report.values import DropPlace, Figures, Input
+from tokpack.report.values import DropPlace, Figures, InputFile
 from tokpack.stages.order import Dealt
 from tokpack.stages.plan import Plan
 from tokpack.stages.repeat import each_copy
@@ -60,7 +60,7 @@ def derived_report(
         tokenizer=manifest["tokenizer"]["name"],
         capacity=plan.capacity,
         config=manifest["config"],
-        inputs=[Input(**{key: entry[key] for key in INPUT}) for entry in manifest["inputs"]],
+        inputs=[InputFile(**{key: entry[key] for key in INPUT}) for entry in manifest["inputs"]],
         ledger=ledger,
         lengths=length_figures(lengths.whole, plan.capacity),
         batch_size=recipe.batch_size,

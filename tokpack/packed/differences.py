@@ -15,7 +15,7 @@ MOST_WORDS = 3000
 def differences(a: str, b: str) -> tuple[Spans, Spans]:
     """Places in `a` that are not in `b`, and in `b` that are not in `a`.
 
-    >>> differences("a red fox", "a grey fox")
+    >>> differences("a red fox", "a gray fox")
     ([(2, 5)], [(2, 6)])
     """
     left, right = (list(WORDS.finditer(text)) for text in (a, b))

@@ -16,7 +16,7 @@ from tokpack.plain import to_plain
 from tokpack.printable import one_line
 from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG
 from tokpack.report.svg import draw
-from tokpack.report.values import Bin, Lengths, SlotLine, Tokens
+from tokpack.report.values import Bin, Lengths, SlotLine, TokenSums
 from tokpack.report.words import counted, share
 
 WIDE, NARROW = 720, 342
@@ -42,7 +42,7 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Stretch:
     """A stretch of a bar, in the unit of the chart."""
 
     start: float
@@ -57,7 +57,7 @@ class Bar:
 
     label: str
     value: str
-    parts: list[Part]
+    parts: list[Stretch]
     strong: bool = False
 
 
@@ -67,38 +67,40 @@ def slots_chart(lines: list[SlotLine]) -> Chart:
     for line in lines:
         tokens, slots = line.tokens, line.slots
         parts = [
-            Part(0, tokens, ACCENT, f"{line.name}: {tokens:,} tokens"),
-            Part(tokens, slots, PAD, f"{line.name}: {slots - tokens:,} slots of padding"),
+            Stretch(0, tokens, ACCENT, f"{line.name}: {tokens:,} tokens"),
+            Stretch(tokens, slots, PAD, f"{line.name}: {slots - tokens:,} slots of padding"),
         ]
         last = line is lines[-1]
         bars.append(Bar(line.name, f"{slots:,} slots, {share(line.fill, 1)} full", parts, strong=last))
     return bar_chart(bars, "Token slots per epoch, unpacked and packed")
 
 
-def tokens_chart(tokens: Tokens) -> Chart:
+def tokens_chart(tokens: TokenSums) -> Chart:
     """From all tokens to the packed ones: what each reason takes away."""
     level = tokens.tokenized
-    bars = [Bar("tokens in the data", f"{level:,}", [Part(0, level, GRAY, f"{level:,} tokens in the data")])]
+    bars = [
+        Bar("tokens in the data", f"{level:,}", [Stretch(0, level, GRAY, f"{level:,} tokens in the data")])
+    ]
     for label, lost in _losses(tokens):
         color = GRAY if label == HELD_OUT else LOST
         bars.append(
             Bar(
                 label,
                 f"\N{MINUS SIGN}{lost:,}",
-                [Part(level - lost, level, color, f"{label}: {lost:,} tokens")],
+                [Stretch(level - lost, level, color, f"{label}: {lost:,} tokens")],
             )
         )
         level -= lost
     if again := tokens.repeated:
-        part = Part(level, level + again, ACCENT, f"{again:,} tokens of repeated documents")
+        part = Stretch(level, level + again, ACCENT, f"{again:,} tokens of repeated documents")
         bars.append(Bar("repeated", f"+{again:,}", [part]))
         level += again
-    packed = Part(0, level, ACCENT, f"{level:,} tokens packed")
+    packed = Stretch(0, level, ACCENT, f"{level:,} tokens packed")
     bars.append(Bar("packed", f"{level:,}", [packed], strong=True))
     return bar_chart(bars, "Tokens in the data, tokens left out by reason, tokens packed")
 
 
-def _losses(tokens: Tokens) -> list[tuple[str, int]]:
+def _losses(tokens: TokenSums) -> list[tuple[str, int]]:
     """Duplicates, noise, what does not fit: each most tokens first, the small ones together; last what is cut
     off kept documents."""
     reasons = sorted(tokens.dropped.items(), key=lambda item: (-item[1], item[0]))
@@ -130,8 +132,8 @@ def split_chart(first: tuple[int, str], second: tuple[int, str], title: str, dig
         f"{left:,} {left_name}, {share(left, whole, digits)}",
         f"{right:,} {right_name}",
         [
-            Part(0, left, ACCENT, f"{left:,} {left_name}"),
-            Part(left, whole, GRAY, f"{right:,} {right_name}"),
+            Stretch(0, left, ACCENT, f"{left:,} {left_name}"),
+            Stretch(left, whole, GRAY, f"{right:,} {right_name}"),
         ],
     )
     return bar_chart([bar], title)
@@ -144,12 +146,12 @@ def bar_chart(bars: list[Bar], title: str) -> Chart:
 def _bars(bars: list[Bar], title: str, width: int) -> str:
     import altair as alt
 
-    tops, words = labelled(bars, width, BAR_HEIGHT)
+    tops, words = labeled(bars, width, BAR_HEIGHT)
     layers = [_stretches(bars, tops, width), *words]
     return draw(alt.layer(*layers), title, width, tops[-1] + BAR_HEIGHT)
 
 
-class Labelled(Protocol):
+class Labeled(Protocol):
     """A line of a chart: words left, figures right, something drawn below them."""
 
     @property
@@ -160,7 +162,7 @@ class Labelled(Protocol):
     def strong(self) -> bool: ...
 
 
-def labelled(lines: Sequence[Labelled], width: int, height: int) -> tuple[list[int], list[Any]]:
+def labeled(lines: Sequence[Labeled], width: int, height: int) -> tuple[list[int], list[Any]]:
     """Where what is drawn for each line begins, `height` pixels high, and the layers of the words above it.
 
     On a phone the figures get a line of their own where both do not fit.

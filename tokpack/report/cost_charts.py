@@ -19,7 +19,7 @@ from tokpack.report.charts import (
     Bar,
     Chart,
     Mark,
-    Part,
+    Stretch,
     bar_chart,
 )
 from tokpack.report.cost_figures import Cost, Point
@@ -35,16 +35,19 @@ def memory_chart(cost: Cost) -> Chart:
     total, usable = cost.memory.parts.total.value, cost.memory.usable
     bars, level = [], 0.0
     for name, gib in cost.memory.parts.shown():
-        part = Part(level, level + gib, ACCENT, f"{PARTS[name]}: {gib:.2f} GiB")
+        part = Stretch(level, level + gib, ACCENT, f"{PARTS[name]}: {gib:.2f} GiB")
         bars.append(Bar(PARTS[name], f"{gib:.2f} GiB", [part]))
         level += gib
-    whole = [Part(0, total, ACCENT, f"together: {total:.2f} GiB")]
+    whole = [Stretch(0, total, ACCENT, f"together: {total:.2f} GiB")]
     words = f"{total:.1f} GiB"
     if usable is not None:
         room = usable.value
         words += f" of {room:.1f} to use"
         if room < total:
-            whole = [Part(0, room, ACCENT, f"the GPU's {room:.1f} GiB"), Part(room, total, LOST, "too much")]
+            whole = [
+                Stretch(0, room, ACCENT, f"the GPU's {room:.1f} GiB"),
+                Stretch(room, total, LOST, "too much"),
+            ]
     bars.append(Bar("together", words, whole, strong=True))
     return bar_chart(bars, "GPU memory of one row at once")
 

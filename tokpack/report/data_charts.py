@@ -15,7 +15,7 @@ from tokpack.report.charts import (
     Bar,
     Chart,
     Mark,
-    Part,
+    Stretch,
     bar_chart,
     first_and_rest,
 )
@@ -41,8 +41,8 @@ def sources_chart(sources: dict[str, Sums]) -> Chart:
             name,
             f"{packed:,} packed, {share(packed, tokens)}",
             [
-                Part(0, packed, ACCENT, f"{name}: {packed:,} tokens packed"),
-                Part(packed, tokens, LOST, f"{name}: {tokens - packed:,} tokens not packed"),
+                Stretch(0, packed, ACCENT, f"{name}: {packed:,} tokens packed"),
+                Stretch(packed, tokens, LOST, f"{name}: {tokens - packed:,} tokens not packed"),
             ],
         )
         for name, packed, tokens in shown
@@ -61,7 +61,7 @@ def scripts_chart(vocabulary: Vocabulary) -> Chart:
         Bar(
             name,
             f"{tokens:,}, {share(tokens, total)}",
-            [Part(0, tokens, ACCENT, f"{name}: {tokens:,} tokens")],
+            [Stretch(0, tokens, ACCENT, f"{name}: {tokens:,} tokens")],
         )
         for name, tokens in shown
     ]
@@ -78,7 +78,7 @@ def free_chart(rows: list[RowClass], capacity: int) -> Chart:
             about = f"{counted(line.rows, 'row')} of {capacity:,} slots: {name}"
             color = ACCENT if line.up_to <= 0.05 else LOST
             value = f"{counted(line.rows, 'row')}, {share(line.rows, total)}"
-            bars.append(Bar(name, value, [Part(0, line.rows, color, about)]))
+            bars.append(Bar(name, value, [Stretch(0, line.rows, color, about)]))
     return bar_chart(bars, "Rows by their free slots")
 
 

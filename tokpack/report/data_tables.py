@@ -15,7 +15,7 @@ from tokpack.report.values import (
     Ledger,
     LongDocument,
     SourceFigures,
-    Trained,
+    TrainedSums,
     Truncation,
     ValueFigures,
     Vocabulary,
@@ -220,7 +220,7 @@ def _about(ledger: Ledger) -> str:
     return "; ".join(told)
 
 
-def _segments(ledger: Ledger, trained: Trained) -> list[Sum]:
+def _segments(ledger: Ledger, trained: TrainedSums) -> list[Sum]:
     """What trained tokens are, and what was taken out of the answers, where that is known."""
     sums = []
     for state in ("trained", "masked"):

@@ -40,7 +40,7 @@ from tokpack.report.values import (
     Drop,
     DropPlace,
     Figures,
-    Input,
+    InputFile,
     Labels,
     Ledger,
     PlanFigures,
@@ -162,8 +162,8 @@ def make_report(
     )
 
 
-def _input(source: Source, shape: Shape) -> Input:
-    return Input(
+def _input(source: Source, shape: Shape) -> InputFile:
+    return InputFile(
         name=source.name,
         size_bytes=source.size_bytes,
         format=shape.format,

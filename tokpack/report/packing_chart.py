@@ -5,14 +5,14 @@ Drawn by hand, not by a chart library: rectangles on one scale, so that areas ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from random import Random
 from xml.etree import ElementTree
 
 from tokpack.printable import one_line
 from tokpack.report.charts import ACCENT, NARROW, PAD, SOFT, WIDE, Chart
-from tokpack.report.values import Figures
+from tokpack.report.values import Figures, PackedPiece
 from tokpack.report.words import counted, share
 
 HEIGHT, GAP, BATCH_GAP, BESIDE, TITLE = 11, 3, 9, 36, 24
@@ -22,26 +22,18 @@ SHOWN = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A document in the picture."""
-
-    tokens: int
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
 class Packing:
     """Rows of documents, and the same documents in padded batches."""
 
-    rows: list[list[Block]]
-    batches: list[list[Block]]
+    rows: list[list[PackedPiece]]
+    batches: list[list[PackedPiece]]
     capacity: int
 
     @staticmethod
     def of(figures: Figures) -> Packing | None:
         """None where the report has no rows to show."""
         rows = [
-            [Block(piece.tokens, one_line(piece.place, 60)) for piece in row[:SHOWN]]
+            [replace(piece, place=one_line(piece.place, 60)) for piece in row[:SHOWN]]
             for row in figures.packing or []
         ]
         if not rows:

@@ -49,7 +49,7 @@ from tokpack.report.terminal_tables import (
     plain_table,
     spaced,
 )
-from tokpack.report.values import Documents, Drop, Figures, Ledger, Lengths, PlanFigures, SlotLine
+from tokpack.report.values import DocumentSums, Drop, Figures, Ledger, Lengths, PlanFigures, SlotLine
 from tokpack.report.words import (
     SLOT,
     bound_words,
@@ -166,7 +166,7 @@ def _report_facts(figures: Figures) -> list[tuple[str, str]]:
     return [fact for fact in facts if fact[1]]
 
 
-def _pairs(documents: Documents) -> str:
+def _pairs(documents: DocumentSums) -> str:
     return f"{documents.read // 2:,} read, {documents.kept // 2:,} kept; both answers, or neither"
 
 

@@ -17,7 +17,7 @@ from tokpack.stages.order import Dealt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Documents:
+class DocumentSums:
     read: int
     kept: int
     dropped: dict[str, int]
@@ -39,7 +39,7 @@ class Documents:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
+class TokenSums:
     tokenized: int
     repeated: int | None = field(default=None, metadata=LEFT_OUT)
     packed: int
@@ -51,12 +51,12 @@ class Tokens:
 class Sums:
     """What became of documents and of their tokens."""
 
-    documents: Documents
-    tokens: Tokens
+    documents: DocumentSums
+    tokens: TokenSums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slots:
+class SlotSums:
     """Positions of all rows."""
 
     rows: int
@@ -67,14 +67,14 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainedSums:
     packed: int
     trained: int
     masked: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+class SegmentSums:
     trained: int
     masked: int
 
@@ -83,16 +83,16 @@ class Segment:
 class Ledger(Sums):
     """See `tokpack/ledger.py`, which makes it and checks that it adds up."""
 
-    slots: Slots | None = field(default=None, metadata=LEFT_OUT)
+    slots: SlotSums | None = field(default=None, metadata=LEFT_OUT)
     """None where documents are written as text."""
-    trained: Trained
-    segments: dict[str, Segment] | None = field(default=None, metadata=LEFT_OUT)
+    trained: TrainedSums
+    segments: dict[str, SegmentSums] | None = field(default=None, metadata=LEFT_OUT)
     """What trained tokens are, where `loss_mask` tells segments apart."""
     sources: dict[str, Sums]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
+class InputFile:
     name: str
     size_bytes: int | None
     """None of a stream."""
@@ -364,7 +364,7 @@ class Figures:
     capacity: int
     config: dict[str, Any]
     """The settings, table by table, as a configuration file has them."""
-    inputs: list[Input]
+    inputs: list[InputFile]
     ledger: Ledger
     lengths: Lengths
     batch_size: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tokpack.corpus import MoneyFigures, NearFigures
 from tokpack.printable import one_line
 from tokpack.reasons import HELD_OUT, PAIR_DROPPED, UNREADABLE, words_of
-from tokpack.report.values import Documents, Figures, Labels, PlanFigures
+from tokpack.report.values import DocumentSums, Figures, Labels, PlanFigures
 from tokpack.stages.render.left_out import LEFT_OUT
 
 WORTH_TELLING = 0.02
@@ -126,19 +126,19 @@ def _nothing_left(figures: Figures) -> str:
     return f"Of {read} none is kept: {told}. `pack` would write nothing."
 
 
-def reasons_told(documents: Documents) -> str:
+def reasons_told(documents: DocumentSums) -> str:
     """`"40 no_answer, 2 unreadable"`: what became of the documents that are not kept."""
     return ", ".join(f"{count:,} {one_line(reason, 60)}" for reason, count in ranked_reasons(documents))
 
 
-def ranked_reasons(documents: Documents) -> list[tuple[str, int]]:
+def ranked_reasons(documents: DocumentSums) -> list[tuple[str, int]]:
     """Reasons and counts, most first; those that follow from another document's reason last."""
     reasons = {**documents.dropped, UNREADABLE: documents.quarantined}
     known = [(reason, count) for reason, count in reasons.items() if count]
     return sorted(known, key=lambda item: (item[0] == PAIR_DROPPED, -item[1], item[0]))
 
 
-def large_losses(documents: Documents) -> list[str]:
+def large_losses(documents: DocumentSums) -> list[str]:
     """A sentence for each reason that leaves out more than LARGE_LOSS of the documents."""
     return [
         f"{share(count, documents.read)} of the documents, {count:,} of {documents.read:,}, are left "

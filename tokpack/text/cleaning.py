@@ -37,7 +37,7 @@ from tokpack.plain import to_plain
 from tokpack.reasons import NOT_IN_FORMAT
 from tokpack.report.clean_figures import CleanBill, CleanFigures, CleanInput, Price
 from tokpack.report.figures import drop_figures, ledger_figures, length_figures
-from tokpack.report.values import Tokens
+from tokpack.report.values import TokenSums
 from tokpack.run import MB, Run
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.keep import kept_after_all
@@ -319,7 +319,7 @@ def _figures(run: Run, corpus: Corpus, to: str, prices: list[ApiPrice]) -> Clean
     )
 
 
-def _bill(tokens: Tokens, epochs: float, prices: list[ApiPrice]) -> CleanBill:
+def _bill(tokens: TokenSums, epochs: float, prices: list[ApiPrice]) -> CleanBill:
     """Services bill tokens x epochs, whatever the batches."""
     services = [
         Price(

@@ -29,7 +29,7 @@ from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import draw, first_of_equal
 from tokpack.stages.near_dup.kinds import KINDS
 from tokpack.stages.near_dup.near_dup import On, find_near_duplicates
-from tokpack.stages.normalize.normalize import text_documents
+from tokpack.stages.normalize.documents import text_documents
 from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
 from tokpack.stages.read.containers import notes, recognize
 from tokpack.stages.read.sources import open_sources

@@ -22,7 +22,8 @@ from tokpack.reasons import TEMPLATE_ERROR
 from tokpack.run import Run
 from tokpack.stages.clean import clean
 from tokpack.stages.dedup import content_hash, token_hash
-from tokpack.stages.normalize.normalize import DESIRABLE, Normalized, Quarantined, normalize, text_documents
+from tokpack.stages.normalize.documents import DESIRABLE, Normalized, Quarantined, text_documents
+from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens

@@ -22,7 +22,7 @@ from tokpack.run import MB, Run
 from tokpack.schema import PAIR_WIDTH, UNPAIRED
 from tokpack.shards import INDEX
 from tokpack.stages.clean import clean_by_tokens
-from tokpack.stages.normalize.normalize import DESIRABLE, Quarantined
+from tokpack.stages.normalize.documents import DESIRABLE, Quarantined
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.pairs import drop_partners, pair_hash
 from tokpack.stages.read.digests import digests_behind

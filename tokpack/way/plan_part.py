@@ -11,7 +11,7 @@ from tokpack.corpus import Corpus
 from tokpack.reasons import HELD_OUT
 from tokpack.run import Run
 from tokpack.schema import COPIES, SEGMENT, SEGMENTS, TRAINED
-from tokpack.stages.normalize.normalize import DESIRABLE
+from tokpack.stages.normalize.documents import DESIRABLE
 from tokpack.stages.order import Dealt, order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import Plan, make_plan

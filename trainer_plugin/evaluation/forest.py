@@ -13,7 +13,7 @@ from tokpack.report.charts import (
     NARROW,
     WIDE,
     Chart,
-    labelled,
+    labeled,
 )
 from tokpack.report.svg import draw
 from trainer_plugin.evaluation.statistics import Interval
@@ -39,7 +39,7 @@ def forest(lines: list[Line], title: str, *, less_is_better: bool = True) -> Cha
 def _forest(lines: list[Line], title: str, width: int, less_is_better: bool) -> str:
     import altair as alt
 
-    bands, words = labelled(lines, width, BAND)
+    bands, words = labeled(lines, width, BAND)
     layers = [*_marks(lines, bands, width, less_is_better), *words]
     return draw(alt.layer(*layers), title, width, bands[-1] + BAND)
 

@@ -15,16 +15,13 @@ row-by-row reference, and what that refuses is quarantined with its place and re
 
 from __future__ import annotations
 
-import base64
 import string
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tokpack.printable import printable
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.call_columns import (
     NOTHING_MORE,
@@ -34,6 +31,7 @@ from tokpack.stages.normalize.call_columns import (
     tools_column,
     tools_json,
 )
+from tokpack.stages.normalize.documents import DESIRABLE, DOCUMENT_SCHEMA, Normalized, Quarantined
 from tokpack.stages.normalize.json_lines import read_json_lines
 from tokpack.stages.normalize.message_columns import (
     filled,
@@ -52,53 +50,6 @@ from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
 
-DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "doc_id": pl.Int64,
-    "source": pl.Int32,
-    "row": pl.Int64,
-    "kind": pl.String,
-    "roles": pl.List(pl.String),
-    "contents": pl.List(pl.String),
-    "extra": pl.String,
-    "drop_reason": pl.String,
-    "drop_detail": pl.String,
-}
-DESIRABLE = "desirable"
-"""One more column of the documents of unpaired preferences."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """An input row that is no document: where it stands, why, and its bytes as they were."""
-
-    doc_id: int
-    source: str
-    row: int
-    byte_offset: int
-    reason: str
-    raw: bytes
-
-    def record(self) -> dict[str, Any]:
-        """As `quarantine.jsonl` holds it."""
-        record: dict[str, Any] = {
-            "doc_id": self.doc_id,
-            "source": self.source,
-            "row": self.row,
-            "byte_offset": self.byte_offset,
-            "reason": printable(self.reason),
-        }
-        try:
-            record["line"] = self.raw.decode("utf-8")
-        except UnicodeDecodeError:
-            record["line_base64"] = base64.b64encode(self.raw).decode("ascii")
-        return record
-
-
-@dataclass(frozen=True, slots=True)
-class Normalized:
-    documents: pl.DataFrame
-    quarantined: list[Quarantined]
-
 
 def normalize(block: Block, source: Source, shape: Shape) -> Normalized:
     """One block -> its documents in input order, and what had to be quarantined."""
@@ -107,21 +58,6 @@ def normalize(block: Block, source: Source, shape: Shape) -> Normalized:
     odd = odd_rows(block, source.container)
     table = None if odd.any() else _read_lines(block.data, source, shape, block.rows)
     return _from_table(block, source, shape, table) if table else _from_lines(block, source, shape, odd)
-
-
-def text_documents(texts: list[str]) -> pl.DataFrame:
-    """Plain text documents, numbered from 0."""
-    count = len(texts)
-    columns: dict[str, Any] = {
-        "doc_id": range(count),
-        "source": [0] * count,
-        "row": range(1, count + 1),
-        "kind": ["text"] * count,
-        "roles": [["text"]] * count,
-        "contents": [[text] for text in texts],
-    }
-    empty = dict.fromkeys(DOCUMENT_SCHEMA.keys() - columns.keys(), [None] * count)
-    return pl.DataFrame(columns | empty, schema=DOCUMENT_SCHEMA)
 
 
 # The fast path: Arrow columns

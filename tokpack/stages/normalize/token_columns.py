@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from tokpack.ranges import Int64, copy_ranges, offsets_of, range_indices
 from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
+from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA, Normalized, Quarantined
 from tokpack.stages.normalize.json_lines import read_json_lines
-from tokpack.stages.normalize.normalize import DOCUMENT_SCHEMA, Normalized, Quarantined
 from tokpack.stages.normalize.raw_rows import RawRow, lines_of, odd_rows, parse_line, raw_rows
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_rows import LABELED, RowTokens, column_of, row_to_tokens

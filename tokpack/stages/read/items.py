@@ -147,7 +147,7 @@ def _large(
 
 
 def _runs(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Neighbours that are at most `most` together, or one alone."""
+    """Neighbors that are at most `most` together, or one alone."""
     start = total = 0
     for place, size in enumerate(sizes):
         if place > start and total + size > most:

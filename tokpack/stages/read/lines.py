@@ -1,7 +1,7 @@
 """Lines: a stream of bytes, or a range of a file's bytes, in pieces that end at a line's end.
 
 A range holds the lines that *begin* in it: the first is looked for behind the range's start, and the last is
-read to its end. So neighbours share no line and lose none, wherever the file is cut, and nobody has to read
+read to its end. So neighbors share no line and lose none, wherever the file is cut, and nobody has to read
 what is before. A range in the middle of a long line is empty.
 """
 

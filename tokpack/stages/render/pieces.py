@@ -73,7 +73,7 @@ class ValuedSpans:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ChatShape:
     """How to write the documents of one shape."""
 
     literals: tuple[str, ...]
@@ -157,7 +157,7 @@ def assemble(
     contents: pl.Series,
     first_content: Ints,
     shape_of_row: npt.NDArray[np.int32],
-    shapes: Sequence[Shape],
+    shapes: Sequence[ChatShape],
     verbatim: Verbatim,
     places: Mapping[int, Ints] = MappingProxyType({}),
 ) -> Assembled:
@@ -222,7 +222,7 @@ def _gather_plan(
     contents: pl.Series,
     first_content: Ints,
     shape_of_row: npt.NDArray[np.int32],
-    shapes: Sequence[Shape],
+    shapes: Sequence[ChatShape],
     verbatim: Verbatim,
     places: Mapping[int, Ints],
     piece_at: Ints,

@@ -14,7 +14,7 @@ import numpy as np
 
 from tokpack.stages.render.chat_spans import Located, SpanFinder
 from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
-from tokpack.stages.render.pieces import Shape, ValuedSpan
+from tokpack.stages.render.pieces import ChatShape, ValuedSpan
 from tokpack.stages.render.segments import inline_segments
 from tokpack.stages.render.template_forms import SharedTools, ToolArguments
 
@@ -122,7 +122,7 @@ def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptio
     return RenderedRow(b"".join(pieces).decode(), trained, written, segments=segments, weights=weights)
 
 
-def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shape | None:
+def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> ChatShape | None:
     """The shape of a plain document; None when it is a chat of several turns."""
     if kind == "chat" and list(roles) not in (["user", "assistant"], ["system", "user", "assistant"]):
         return None
@@ -132,7 +132,7 @@ def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> Shap
     whole = kind == "text" or options.loss == "all"
     last = options.loss in ("last", "completion")
     written = tuple((2 * i + 1, 0, 2 * i + 2, 0) for i in range(len(roles)))
-    return Shape(literals, everything if whole else answers[-1:] if last else answers, written)
+    return ChatShape(literals, everything if whole else answers[-1:] if last else answers, written)
 
 
 def to_messages(

@@ -28,7 +28,7 @@ from tokpack.stages.render.reference import (
     to_messages,
 )
 from tokpack.stages.render.renderer import Renderer
-from tokpack.stages.render.shape_plan import Plan, plan_rows
+from tokpack.stages.render.shape_plan import ShapePlan, plan_rows
 from tokpack.stages.render.template_compiler import Compiled
 
 __all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
@@ -131,7 +131,7 @@ def _plain_rows(documents: pl.DataFrame, renderer: Renderer) -> Bools:
     return plain
 
 
-def _rows_to_prove(plan: Plan, renderer: Renderer) -> Ints:
+def _rows_to_prove(plan: ShapePlan, renderer: Renderer) -> Ints:
     """One row of every shape that was not proved before, and a few more."""
     compiled = np.flatnonzero((plan.shape_of_row >= 0) & ~plan.plain)
     if renderer.options.paranoid or not len(compiled):
@@ -145,7 +145,7 @@ def _rows_to_prove(plan: Plan, renderer: Renderer) -> Ints:
 
 
 def _failed_shapes(
-    documents: pl.DataFrame, rows: Ints, rendered: Rendered, plan: Plan, renderer: Renderer
+    documents: pl.DataFrame, rows: Ints, rendered: Rendered, plan: ShapePlan, renderer: Renderer
 ) -> list[int]:
     """Shapes with a row that Jinja writes in another way; they are left to Jinja from now on."""
     failed: dict[int, list[str]] = {}
@@ -192,7 +192,7 @@ def _shown(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _render_one_by_one(
     documents: pl.DataFrame,
-    plan: Plan,
+    plan: ShapePlan,
     renderer: Renderer,
     verbatim: Verbatim,
     errors: dict[int, str],
@@ -238,7 +238,7 @@ def _prove_refused(refused: Compiled, error: str | None, renderer: Renderer) -> 
 
 
 def _told(
-    documents: pl.DataFrame, plan: Plan, renderer: Renderer, one_by_one: Counter[str]
+    documents: pl.DataFrame, plan: ShapePlan, renderer: Renderer, one_by_one: Counter[str]
 ) -> dict[str, int]:
     """What the template left out of the documents that are not dropped, with counts above zero."""
     told = Counter(one_by_one)

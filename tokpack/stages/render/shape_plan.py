@@ -18,7 +18,7 @@ import polars as pl
 
 from tokpack.encoding.token_places import Bools
 from tokpack.stages.render.chat_template import Explicit, Message, RenderError
-from tokpack.stages.render.pieces import Ints, Shape, is_columnar
+from tokpack.stages.render.pieces import ChatShape, Ints, is_columnar
 from tokpack.stages.render.reference import plain_shape, read_extra, to_messages
 from tokpack.stages.render.segments import CLOSE
 from tokpack.stages.render.shape_keys import Key, Values, chat_key
@@ -40,7 +40,7 @@ _IN_COLUMN = _InColumn()
 
 
 @dataclass
-class Plan:
+class ShapePlan:
     """How each row of a batch is written."""
 
     shape_of_row: npt.NDArray[np.int32]
@@ -50,7 +50,7 @@ class Plan:
     plain: Bools
     base: int
     """Number of all contents; `texts` stand behind them."""
-    shapes: list[Shape] = field(default_factory=list)
+    shapes: list[ChatShape] = field(default_factory=list)
     compiled: list[Compiled | None] = field(default_factory=list)
     """Per shape; None for plain ones."""
     places: dict[int, Ints] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Plan:
     with_arguments: int = 0
     """Rows that bring arguments of the template."""
 
-    def add(self, rows: Ints, shape: Shape, compiled: Compiled | None = None) -> int:
+    def add(self, rows: Ints, shape: ChatShape, compiled: Compiled | None = None) -> int:
         self.shape_of_row[rows] = len(self.shapes)
         self.shapes.append(shape)
         self.compiled.append(compiled)
@@ -85,10 +85,12 @@ class Plan:
         self.texts += texts
 
 
-def plan_rows(documents: pl.DataFrame, contents: pl.Series, plain: Bools, renderer: Renderer) -> Plan:
+def plan_rows(documents: pl.DataFrame, contents: pl.Series, plain: Bools, renderer: Renderer) -> ShapePlan:
     """The plan of a batch; `contents` of all documents end to end."""
     lengths = documents["contents"].list.len().to_numpy().astype(np.int64)
-    plan = Plan(np.full(len(documents), -1, np.int32), np.cumsum(lengths) - lengths, plain, len(contents))
+    plan = ShapePlan(
+        np.full(len(documents), -1, np.int32), np.cumsum(lengths) - lengths, plain, len(contents)
+    )
     roles = documents["roles"].list.join(_ROLE_SEPARATOR)
     _plan_bare(documents, roles, contents, lengths, renderer, plan)
     _Fuller(documents, roles, contents, lengths, renderer, plan).fill()
@@ -102,7 +104,7 @@ def _plan_bare(
     contents: pl.Series,
     lengths: Ints,
     renderer: Renderer,
-    plan: Plan,
+    plan: ShapePlan,
 ) -> None:
     """Rows that hold roles and texts alone: whole groups at once."""
     alone = documents["extra"].is_not_null().to_numpy().copy()
@@ -200,7 +202,7 @@ class _Fuller:
         contents: pl.Series,
         lengths: Ints,
         renderer: Renderer,
-        plan: Plan,
+        plan: ShapePlan,
     ) -> None:
         self._documents, self._contents, self._lengths = documents, contents, lengths
         self._engine: Engine = renderer.engine
@@ -367,7 +369,7 @@ def _new_group(roles: tuple[str, ...], keys: dict[int, Key], values: list[Any], 
     )
 
 
-def _fill_one_by_one(documents: pl.DataFrame, renderer: Renderer, plan: Plan) -> None:
+def _fill_one_by_one(documents: pl.DataFrame, renderer: Renderer, plan: ShapePlan) -> None:
     """Find the shapes of all other chats: row by row in Python, without Jinja."""
     rows = np.flatnonzero((plan.shape_of_row < 0) & ~plan.plain)
     columns = documents[rows].select("roles", "contents", "extra", "drop_reason")

@@ -25,7 +25,7 @@ from jinja2 import TemplateError
 
 from tokpack.stages.render.chat_template import ChatTemplate, Message, RenderError
 from tokpack.stages.render.fragments import Fragments
-from tokpack.stages.render.pieces import Place, Shape
+from tokpack.stages.render.pieces import ChatShape, Place
 from tokpack.stages.render.reference import RenderedRow
 from tokpack.stages.render.segments import CLOSE, OPEN
 from tokpack.stages.render.shape_keys import Chat, Key, Values
@@ -47,7 +47,7 @@ Reference = Callable[[Sequence[Message], Any], RenderedRow]
 class Compiled:
     """How to write the chats of a shape."""
 
-    shape: Shape
+    shape: ChatShape
     slots: tuple[Slot, ...]
     """Between the literals."""
     constants: tuple[tuple[int, tuple[str, ...]], ...] = ()
@@ -85,7 +85,7 @@ class Compiled:
         return not self.goes_on_as_prompt(values)
 
 
-_UNKNOWN = Compiled(Shape(("",), (), ()), ())
+_UNKNOWN = Compiled(ChatShape(("",), (), ()), ())
 
 
 class TemplateCompiler:
@@ -300,7 +300,7 @@ def _located(
         tuple(zip(found, [span[2] for span in given if span[0] < span[1]], strict=True))
         for found, given in zip(spans[2:], valued, strict=True)
     )
-    shape = Shape(tuple(literals), spans[0], spans[1], segments=segments, weights=weights)
+    shape = ChatShape(tuple(literals), spans[0], spans[1], segments=segments, weights=weights)
     left_out = tuple(row.told.items())
     return Compiled(
         shape=shape,
