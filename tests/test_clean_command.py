@@ -354,3 +354,14 @@ def test_any_chat_reads_back_as_it_was(format: str, documents: pl.DataFrame) -> 
     found, wanted = ([json.loads(e or "{}") for e in d["extra"]] for d in (read.documents, documents))
     assert found == wanted
     assert np.array_equal(read.documents["doc_id"], documents["doc_id"])
+
+
+def test_the_input_is_not_replaced_by_what_is_kept_of_it(rows, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    copy = folder / "kept.jsonl"
+    copy.write_bytes(rows.read_bytes())
+    for data in (copy, folder):
+        with pytest.raises(UsageError, match="the output is one of the inputs"):
+            tokpack.clean(str(data), copy, overwrite=True)
+    assert copy.read_bytes() == rows.read_bytes()

@@ -28,7 +28,7 @@ def show(renderable: Any) -> None:
 
 def say(text: str, quiet: bool) -> None:
     if not quiet:
-        typer.echo(text, err=True)
+        typer.echo(printable(text), err=True)
 
 
 @contextmanager

@@ -125,6 +125,7 @@ def clean(
         try:
             _begin(part)  # a folder without rights is told before the work
             run = _start(config, workers, folder, tell or default_activity())
+            _check_inputs(run, out)
             store = TokenStore(folder / "store", run.fingerprint(), lasts=False)
             run, corpus = decided(run, store, money)
             _write(run, corpus, shape, part)
@@ -178,6 +179,16 @@ def _check_files(out: Path, overwrite: bool) -> None:
             "the file exists already", where=str(there[0]), hint="give --overwrite, or another -o"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _check_inputs(run: Run, out: Path) -> None:
+    """The user's data is not replaced by what is kept of it."""
+    written = [path for path in (out, *companions(out).values()) if path.exists()]
+    for source in run.sources:
+        if any(Path(source.path).exists() and path.samefile(source.path) for path in written):
+            raise UsageError(
+                "the output is one of the inputs", where=source.path, hint="give -o a name of its own"
+            )
 
 
 def _begin(part: Path) -> None:
