@@ -14,13 +14,97 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 
 from tokpack.errors import InternalError
+from tokpack.plain import LEFT_OUT, from_plain
+from tokpack.reasons import HELD_OUT
 from tokpack.schema import COPIES, KEPT_AFTER_ALL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentSums:
+    read: int
+    kept: int
+    dropped: dict[str, int]
+    """By reason."""
+    quarantined: int
+    repeated: int | None = field(default=None, metadata=LEFT_OUT)
+    """Copies beyond the first, where a source repeats."""
+    kept_after_all: dict[str, int] | None = field(default=None, metadata=LEFT_OUT)
+    """By the reason that `--keep` overruled."""
+
+    @property
+    def left_out(self) -> int:
+        """Those that no packed dataset holds; held-out ones are in the validation packed dataset."""
+        return sum(self.dropped.values()) - self.held_out
+
+    @property
+    def held_out(self) -> int:
+        return self.dropped.get(HELD_OUT, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSums:
+    tokenized: int
+    repeated: int | None = field(default=None, metadata=LEFT_OUT)
+    packed: int
+    truncated: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """What became of documents and of their tokens."""
+
+    documents: DocumentSums
+    tokens: TokenSums
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotSums:
+    """Positions of all rows."""
+
+    rows: int
+    capacity: int
+    total: int
+    packed: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedSums:
+    packed: int
+    trained: int
+    masked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSums:
+    trained: int
+    masked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger(Sums):
+    """A ledger as the manifest and the report hold it."""
+
+    slots: SlotSums | None = field(default=None, metadata=LEFT_OUT)
+    """None where documents are written as text."""
+    trained: TrainedSums
+    segments: dict[str, SegmentSums] | None = field(default=None, metadata=LEFT_OUT)
+    """What trained tokens are, where `loss_mask` tells segments apart."""
+    sources: dict[str, Sums]
+
+    @staticmethod
+    def read(data: dict[str, Any]) -> Ledger:
+        """From plain data."""
+        return from_plain(Ledger, data, "ledger")
+
 
 Mark = dict[str, Any]
 """documents, tokens, cut [, copies, again] of a source that have one drop_reason."""

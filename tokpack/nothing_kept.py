@@ -9,8 +9,8 @@ import polars as pl
 
 from tokpack.config import CleanConfig
 from tokpack.errors import DataError
+from tokpack.ledger import DocumentSums
 from tokpack.reasons import UNREADABLE, way_out_of
-from tokpack.report.values import DocumentSums
 from tokpack.report.words import counted, ranked_reasons, reasons_told
 from tokpack.stages.clean import rules_of
 

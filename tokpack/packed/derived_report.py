@@ -14,6 +14,7 @@ from tokpack import schema
 from tokpack.config import CostConfig
 from tokpack.corpus import EXAMPLES
 from tokpack.errors import DataError
+from tokpack.ledger import Ledger
 from tokpack.packed.folder import PackedFolder
 from tokpack.plain import from_plain
 from tokpack.reasons import HELD_OUT, TRUNCATED
@@ -23,7 +24,6 @@ from tokpack.report.figures import (
     Report,
     drop_figures,
     label_figures,
-    ledger_figures,
     length_figures,
     plan_figures,
     slot_figures,
@@ -52,7 +52,7 @@ def derived_report(
         if source.report:
             _add_texts(source, examples, places, counters)
     whole = {reason: [place for place in of if place] for reason, of in places.items()}
-    ledger, lengths = ledger_figures(manifest["ledger"]), _lengths(pieces, dropped)
+    ledger, lengths = Ledger.read(manifest["ledger"]), _lengths(pieces, dropped)
     recipe, dealt = _recipe([source.report for source in sources]), manifest["plan"].get("dealt")
     figures = Figures(
         tokpack_version=manifest["tokpack_version"],

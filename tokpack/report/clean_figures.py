@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from tokpack.corpus import MoneyFigures
 from tokpack.cost import Figure
+from tokpack.ledger import Ledger
 from tokpack.plain import LEFT_OUT
-from tokpack.report.values import Drop, Ledger, Lengths
+from tokpack.report.values import Drop, Lengths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

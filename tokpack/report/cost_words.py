@@ -40,6 +40,8 @@ class CostWords:
     explanation: str
     setting: str
     fit: str
+    fits: str
+    """The same without what else to know of it."""
     service: str
     """What a managed service would bill; empty unless one was asked for."""
     steps: str
@@ -53,7 +55,8 @@ def cost_words(cost: Cost) -> CostWords:
         headline=_headline(cost),
         explanation=_explanation(cost),
         setting=_setting(cost),
-        fit=fit_words(cost),
+        fit="; ".join(fit_words(cost)),
+        fits=fit_words(cost)[0],
         service=_service(cost),
         steps=_steps(plan),
         command=command(cost),
@@ -84,10 +87,10 @@ def _explanation(cost: Cost) -> str:
     if final is None or cost.gpu is None:
         return f"{much} ({flops(padded.flops)}). Give --gpu for hours and money."
     gpus = one_line(cost.gpu.key, 40)
-    where = f"on one {gpus}" if cost.gpu.count == 1 else f"on {cost.gpu.count} {gpus}"
+    where = f"one {gpus}" if cost.gpu.count == 1 else f"{cost.gpu.count} {gpus}"
     if not cost.priced:
-        return f"On {where[3:]}, as measured. {much} ({hours(padded.wall_hours)}). --gpu-price adds money."
-    return f"{hours(final.wall_hours)} {where}, {speed(final)}. {much} ({money(padded.money)})."
+        return f"On {where}, as measured. {much} ({hours(padded.wall_hours)}). --gpu-price adds money."
+    return f"{hours(final.wall_hours)} on {where}, {speed(final)}. {much} ({money(padded.money)})."
 
 
 def speed(run: Estimate) -> str:
@@ -137,18 +140,19 @@ def saves_words(advice: Advice, of: str = "") -> str:
     return f"{advice.saved_share:.0%}{of}" if advice.saved_share > 0 else ""
 
 
-def fit_words(cost: Cost) -> str:
+def fit_words(cost: Cost) -> list[str]:
+    """Whether a row fits in memory, then what else to know of it."""
     found = cost.memory
     needed = found.parts.total.value
     row = f"a row of {cost.curve.current:,} tokens"
     if found.usable is None or found.micro_batch_tokens is None or found.micro_batch_rows is None:
-        return f"{row} needs {needed:.1f} GiB" + "".join(f"; {advice.do}" for advice in found.advice)
+        return [f"{row} needs {needed:.1f} GiB", *(advice.do for advice in found.advice)]
     usable, most = found.usable.value, found.micro_batch_tokens.value
     if not found.fits:
-        return f"no: {row} needs {needed:.1f} GiB of {usable:.1f} to use; {most:,} tokens fit"
+        return [f"no: {row} needs {needed:.1f} GiB of {usable:.1f} to use", f"{most:,} tokens fit"]
     rows = counted(found.micro_batch_rows.value, "row")
-    padded = "" if found.padded_fits else f"; {cost.recipe.batch_size} padded to the full row do not fit"
-    return f"yes: {row} needs {needed:.1f} of {usable:.1f} GiB, up to {rows} at once{padded}"
+    padded = [] if found.padded_fits else [f"{cost.recipe.batch_size} padded to the full row do not fit"]
+    return [f"yes: {row} needs {needed:.1f} of {usable:.1f} GiB, up to {rows} at once", *padded]
 
 
 def curve_words(curve: Curve) -> str:

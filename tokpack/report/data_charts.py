@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokpack.ledger import Sums
 from tokpack.printable import one_line
 from tokpack.report.charts import (
     ACCENT,
@@ -20,7 +21,7 @@ from tokpack.report.charts import (
     first_and_rest,
 )
 from tokpack.report.svg import draw
-from tokpack.report.values import Ranks, RowClass, Sums, Vocabulary
+from tokpack.report.values import Ranks, RowClass, Vocabulary
 from tokpack.report.words import counted, share
 
 MOST_FILES, MOST_SCRIPTS = 10, 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tokpack.ledger import Ledger, TrainedSums
 from tokpack.printable import one_line
 from tokpack.reasons import words_of
 from tokpack.report.data_words import error, fit, language_name, languages_source
@@ -12,10 +13,8 @@ from tokpack.report.values import (
     Drop,
     Figures,
     Languages,
-    Ledger,
     LongDocument,
     SourceFigures,
-    TrainedSums,
     Truncation,
     ValueFigures,
     Vocabulary,

@@ -21,7 +21,8 @@ from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED
 from tokpack.cost.training import Documents, Training
-from tokpack.plain import from_plain, to_plain
+from tokpack.ledger import Ledger
+from tokpack.plain import to_plain
 from tokpack.reasons import HELD_OUT, OVERLONG
 from tokpack.report import values
 from tokpack.report.bill import make_cost
@@ -42,7 +43,6 @@ from tokpack.report.values import (
     Figures,
     InputFile,
     Labels,
-    Ledger,
     PlanFigures,
     Ranks,
     SlotLine,
@@ -131,7 +131,7 @@ def make_report(
         pieces=part.pieces["length"].to_numpy(),
     )
     documents, names = documents_of(run, corpus, part), [source.name for source in run.sources]
-    sums = ledger_figures(ledger or planned_ledger(run, corpus, part))
+    sums = Ledger.read(ledger or planned_ledger(run, corpus, part))
     if planned is not None and run.kind:
         log.warning("no bill: it counts supervised training, and preferences are trained beside a reference")
     return Figures(
@@ -171,11 +171,6 @@ def _input(source: Source, shape: Shape) -> InputFile:
         notes=list(shape.notes),
         unread=dict(shape.unread),
     )
-
-
-def ledger_figures(ledger: dict[str, Any]) -> Ledger:
-    """The ledger of a manifest, typed."""
-    return from_plain(Ledger, ledger, "ledger")
 
 
 def _ranks(run: Run, part: Part, planned: Training | None) -> Ranks | None:

@@ -77,7 +77,7 @@ def _facts(figures: Figures) -> list[tuple[str, str]]:
         facts.append(("cut", cut))
     if cost:
         words = cost_words(cost)
-        facts += [("fits", words.fit.partition(";")[0]), ("train with", words.command)]
+        facts += [("fits", words.fits), ("train with", words.command)]
     elif documents.left_out < documents.read:
         facts.append(("next", "--model NAME --gpu a10 says what training costs, and with which settings"))
     return facts

@@ -8,11 +8,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from tokpack.plain import from_plain
+from tokpack.ledger import Ledger
 from tokpack.report.data_page import MOST_REASONS
 from tokpack.report.data_tables import drops_table, ledger_sums
 from tokpack.report.html import environment, page, style
-from tokpack.report.values import Drop, Figures, Ledger
+from tokpack.report.values import Drop, Figures
 from tokpack.report.words import counted, share
 
 PAGE_HEIGHT, PACKED_HEIGHT, CHECKS_HEIGHT = 640, 520, 420
@@ -41,7 +41,7 @@ def checks_frame(verification: Any) -> str:
 
 def packed_frame(manifest: dict[str, Any]) -> str:
     """A packed dataset: its rows, what was left out and the ledger. No charts: those take seconds."""
-    ledger = from_plain(Ledger, manifest["ledger"], "ledger")
+    ledger = Ledger.read(manifest["ledger"])
     documents, tokens, trained = ledger.documents, ledger.tokens, ledger.trained
     rows = f"{counted(manifest['rows'], 'row')} of {manifest['capacity']:,} tokens"
     full = share(tokens.packed, manifest["rows"] * manifest["capacity"], 2)

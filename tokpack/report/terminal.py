@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tokpack.ledger import DocumentSums, Ledger
 from tokpack.plain import from_plain
 from tokpack.printable import one_line, snippet
 from tokpack.report.cost_terminal import cost_bill, cost_details
@@ -49,7 +50,7 @@ from tokpack.report.terminal_tables import (
     plain_table,
     spaced,
 )
-from tokpack.report.values import DocumentSums, Drop, Figures, Ledger, Lengths, PlanFigures, SlotLine
+from tokpack.report.values import Drop, Figures, Lengths, PlanFigures, SlotLine
 from tokpack.report.words import (
     SLOT,
     bound_words,
@@ -107,7 +108,7 @@ def packed_panel(manifest: dict[str, Any]) -> RenderableType:
         ),
         ("tokenizer", one_line(str(manifest["tokenizer"]["name"]))),
     ]
-    return spaced([title, facts_grid(facts), ledger_table(from_plain(Ledger, manifest["ledger"], "ledger"))])
+    return spaced([title, facts_grid(facts), ledger_table(Ledger.read(manifest["ledger"]))])
 
 
 def report_head(figures: Figures) -> Text:

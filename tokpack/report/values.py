@@ -9,86 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokpack.corpus import MoneyFigures, NearFigures
+from tokpack.ledger import Ledger
 from tokpack.plain import KEY, LEFT_OUT, from_plain
-from tokpack.reasons import HELD_OUT
 from tokpack.report.cost_figures import Cost
 from tokpack.schema import PREFERENCE
 from tokpack.stages.order import Dealt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentSums:
-    read: int
-    kept: int
-    dropped: dict[str, int]
-    """By reason."""
-    quarantined: int
-    repeated: int | None = field(default=None, metadata=LEFT_OUT)
-    """Copies beyond the first, where a source repeats."""
-    kept_after_all: dict[str, int] | None = field(default=None, metadata=LEFT_OUT)
-    """By the reason that `--keep` overruled."""
-
-    @property
-    def left_out(self) -> int:
-        """Those that no packed dataset holds; held-out ones are in the validation packed dataset."""
-        return sum(self.dropped.values()) - self.held_out
-
-    @property
-    def held_out(self) -> int:
-        return self.dropped.get(HELD_OUT, 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSums:
-    tokenized: int
-    repeated: int | None = field(default=None, metadata=LEFT_OUT)
-    packed: int
-    truncated: int
-    dropped: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sums:
-    """What became of documents and of their tokens."""
-
-    documents: DocumentSums
-    tokens: TokenSums
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotSums:
-    """Positions of all rows."""
-
-    rows: int
-    capacity: int
-    total: int
-    packed: int
-    free: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedSums:
-    packed: int
-    trained: int
-    masked: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentSums:
-    trained: int
-    masked: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger(Sums):
-    """See `tokpack/ledger.py`, which makes it and checks that it adds up."""
-
-    slots: SlotSums | None = field(default=None, metadata=LEFT_OUT)
-    """None where documents are written as text."""
-    trained: TrainedSums
-    segments: dict[str, SegmentSums] | None = field(default=None, metadata=LEFT_OUT)
-    """What trained tokens are, where `loss_mask` tells segments apart."""
-    sources: dict[str, Sums]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tokpack.corpus import MoneyFigures, NearFigures
+from tokpack.ledger import DocumentSums
 from tokpack.printable import one_line
 from tokpack.reasons import HELD_OUT, PAIR_DROPPED, UNREADABLE, words_of
-from tokpack.report.values import DocumentSums, Figures, Labels, PlanFigures
+from tokpack.report.values import Figures, Labels, PlanFigures
 from tokpack.stages.render.left_out import LEFT_OUT
 
 WORTH_TELLING = 0.02

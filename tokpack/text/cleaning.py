@@ -29,6 +29,7 @@ from tokpack.durable import sync_file, sync_folder
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError, writing
 from tokpack.interrupts import scratch_folder
+from tokpack.ledger import Ledger, TokenSums
 from tokpack.locks import beside, only_writer
 from tokpack.nothing_kept import nothing_kept
 from tokpack.options import CleanOptions, make_config, with_options
@@ -36,8 +37,7 @@ from tokpack.pipeline import decided
 from tokpack.plain import to_plain
 from tokpack.reasons import NOT_IN_FORMAT
 from tokpack.report.clean_figures import CleanBill, CleanFigures, CleanInput, Price
-from tokpack.report.figures import drop_figures, ledger_figures, length_figures
-from tokpack.report.values import TokenSums
+from tokpack.report.figures import drop_figures, length_figures
 from tokpack.run import MB, Run
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.keep import kept_after_all
@@ -306,7 +306,7 @@ def _figures(run: Run, corpus: Corpus, to: str, prices: list[ApiPrice]) -> Clean
     packed = {"tokens": tokens, "trained": int(trained)}
     after_all = kept_after_all(docs, corpus.spared)
     quarantined = corpus.quarantined_by_source()
-    ledger = ledger_figures(ledgers.build(docs, names, quarantined, packed, after_all))
+    ledger = Ledger.read(ledgers.build(docs, names, quarantined, packed, after_all))
     return CleanFigures(
         tokpack_version=__version__,
         tokenizer=run.tokenizer.name,
