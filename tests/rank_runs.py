@@ -1,6 +1,6 @@
 """What one process does and what two do together under torchrun, for test_trainer_ranks.py.
 
-python tests/rank_runs.py ROWS MODEL PAIRS PAIRS_MODEL OUT
+python tests/rank_runs.py ROWS MODEL PAIRS PAIRS_MODEL ANSWERS OUT
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import torch
 from rank_processes import gloo_threads
 from transformers import AutoModelForCausalLM, set_seed
 
+from tokpack.activity import Activity
 from trainer_plugin import (
     BalancedSampler,
     PackedDataset,
     PackedDPOTrainer,
+    PackedKTOTrainer,
     PackedTrainer,
+    PreferenceLoss,
     leave_processes,
     load_model,
     load_recipe,
@@ -29,8 +32,10 @@ from trainer_plugin import (
 )
 from trainer_plugin.balance import pair_cost
 from trainer_plugin.recipe import training_arguments
+from trainer_plugin.run import run_training
 
 LOSSES = ("token", "document")
+ANSWER_LOSSES = ("kto", "apo_zero_unpaired")
 
 
 def ranks() -> int:
@@ -116,10 +121,52 @@ def prefer(packed: Path, model: Path, out: Path) -> None:
         torch.save({"weights": weights, "metrics": metrics, "rewards": rewards}, out)
 
 
-def main(rows: Path, model: Path, pairs: Path, pairs_model: Path, out: Path) -> None:
+def prefer_answers(answers: Path, model: Path, out: Path, loss: str) -> None:
+    """Unpaired preferences, of the rows in a JSON file; `OUT` are weights, metrics and the log."""
+    recipe = load_recipe(
+        **{"method": "full", "dtype": "float32", "epochs": 2.0, "accumulation": 4 // ranks()},
+        **{"learning_rate": 1e-2, "trainer": {"optim": "sgd", "use_cpu": True}},
+    )
+    network, reference = (load_model(str(model), recipe) for _ in range(2))
+    prepare_model(network, "tokpack")
+    prepare_model(reference, "tokpack")
+    rows = json.loads(answers.read_text())
+    trainer = PackedKTOTrainer(
+        network,
+        training_arguments(recipe, Path(f"{out}.run")),
+        train_dataset=rows,
+        eval_dataset=rows,
+        progress=False,
+        preference=PreferenceLoss(loss=loss),
+        ref_model=reference,
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    if ranks() > 1:
+        of_all = [torch.empty_like(weights) for _ in range(ranks())]
+        torch.distributed.all_gather(of_all, weights)
+        assert torch.equal(*of_all)
+    if trainer.is_world_process_zero():
+        torch.save({"weights": weights, "metrics": metrics, "log": trainer.state.log_history}, out)
+
+
+def lose_patience(packed: Path, model: Path, out: Path) -> None:
+    """Trains on random tokens until the held-out loss no longer falls."""
+    recipe = load_recipe(
+        **{"method": "lora", "dtype": "float32", "max_steps": 40, "learning_rate": 1e-1, "probe": False},
+        **{"eval_steps": 2, "patience": 2, "scheduler": "constant"},
+    )
+    run_training(packed, model, recipe, out, tell=Activity(quiet=True))
+
+
+def main(rows: Path, model: Path, pairs: Path, pairs_model: Path, answers: Path, out: Path) -> None:
     for loss in LOSSES:
         train(rows, model, out / "two", loss)
     prefer(pairs, pairs_model, out / "two.pairs")
+    for loss in ANSWER_LOSSES:
+        prefer_answers(answers, model, out / f"two.{loss}", loss)
+    lose_patience(rows, model, out / "patience")
     leave_processes()
     assert not gloo_threads()  # one that meets the end of the interpreter aborts it
     rank = int(os.environ["RANK"])  # and together again: the addresses of the first time are spent

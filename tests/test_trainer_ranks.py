@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import rank_runs
 import torch
 from rank_processes import start
+from test_trainer_unpaired import make_answers, rows_of
 from trainer_rows import (
     LENGTHS,
     make_documents,
@@ -40,16 +41,20 @@ def ends(tmp_path_factory):
     """What one process ends at (`one`), two (`two`), and two with a part of the model each (`sharded`)."""
     needs_packed_trainer()
     folder = tmp_path_factory.mktemp("ranks")
-    save_tiny_model(folder / "model")
-    write_packed(folder / "rows", make_documents(LENGTHS * 4), 64)
+    digest = save_tiny_model(folder / "model")
+    write_packed(folder / "rows", make_documents(LENGTHS * 4), 64, vocab_sha256=digest)
+    write_packed(folder / "rows" / "validation", make_documents(LENGTHS, seed=9), 64, vocab_sha256=digest)
+    (folder / "answers.json").write_text(json.dumps(rows_of(make_answers(48))[:8]))
     pairs_model = tiny_chat_model(folder / "pairs-model")
     pairs = packed_pairs(pairs_model, folder / "pairs")
-    inputs = [folder / "rows", folder / "model", pairs.folder, pairs_model]
+    inputs = [folder / "rows", folder / "model", pairs.folder, pairs_model, folder / "answers.json"]
     done = start(Path(rank_runs.__file__), *inputs, folder, ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     for loss in rank_runs.LOSSES:
         rank_runs.train(folder / "rows", folder / "model", folder / "one", loss)
     rank_runs.prefer(pairs.folder, pairs_model, folder / "one.pairs")
+    for loss in rank_runs.ANSWER_LOSSES:
+        rank_runs.prefer_answers(folder / "answers.json", folder / "model", folder / f"one.{loss}", loss)
     return folder
 
 
@@ -80,6 +85,26 @@ def test_two_ranks_that_learn_to_prefer_end_at_the_weights_and_rewards_of_one(en
         assert two["metrics"][key] == pytest.approx(one["metrics"][key], rel=1e-4), key
     margins = [[entry["rewards/margin"] for entry in end["rewards"]] for end in (one, two)]
     np.testing.assert_allclose(*margins, rtol=1e-3, atol=1e-5)
+
+
+def test_two_ranks_learn_from_answers_that_are_good_or_bad(ends):
+    """Without a divergence as one process does; KTO's is measured over both, on documents of each."""
+    one, two = (torch.load(ends / f"{name}.apo_zero_unpaired") for name in ("one", "two"))
+    assert (one["weights"] - two["weights"]).abs().max() < 1e-6
+    assert two["metrics"]["eval_loss"] == pytest.approx(one["metrics"]["eval_loss"], rel=1e-5)
+    kto = torch.load(ends / "two.kto")
+    assert kto["log"][0]["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert kto["metrics"]["eval_rewards/margin"] > 0
+
+
+def test_two_ranks_lose_patience_together_and_keep_the_best_adapter(ends):
+    result = json.loads((ends / "patience" / "result.json").read_text())
+    losses = dict(result["held_out"])
+    best = min(losses, key=losses.get)
+    assert (result["processes"], result["ended"]) == (2, "no better")
+    assert best + 4 == result["steps"] < 40
+    assert result["loss_after"] == pytest.approx(losses[best], abs=1e-5)
+    assert (ends / "patience" / "adapter_model.safetensors").is_file()
 
 
 def run_with_dropout(packed, folder, callbacks=(), resume=None):
