@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -163,6 +164,37 @@ def test_each_engine_gets_a_folder_whose_commands_name_what_is_in_it(place, tmp_
     readme = (tmp_path / "out" / "README.md").read_text()
     assert len(readme.splitlines()) < 25
     assert ("verify-served" in readme) == (engine != "ollama")
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (["systemd-analyze", "verify"], "served.service"),
+        (["shellcheck", "-S", "warning"], "start.sh"),
+        (["sh", "-n"], "start.sh"),
+        (["docker", "compose", "config", "-q", "-f"], "compose.yaml"),
+    ],
+)
+def test_what_reads_the_files_finds_no_fault(place, tmp_path, command, file):
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no {command[0]}")
+    if command[0] == "docker" and subprocess.run(["docker", "compose", "version"], check=False).returncode:
+        pytest.skip("no Docker Compose")
+    folder = tmp_path / "50% of $HOME"
+    write_config([f"math={place / 'plain'}"], "vllm", folder)
+    read = subprocess.run([*command, folder / file], capture_output=True, text=True, check=False)
+    assert read.returncode == 0, read.stdout + read.stderr
+    assert not read.stderr
+
+
+def test_names_of_folders_are_no_variables(place, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    folder = tmp_path / "50% of $HOME"
+    write_config([f"math={place / 'plain'}"], "vllm", folder)
+    assert "50%% of $$HOME/start.sh" in (folder / "served.service").read_text()
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
+    assert any("50% of $$HOME" in mount for mount in service["volumes"])
+    assert any("50% of $$HOME" in word for word in service["command"])
 
 
 def test_refused_adapters_are_an_error_until_they_may_be_converted(place, tmp_path):

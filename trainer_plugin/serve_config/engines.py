@@ -120,7 +120,8 @@ def _conversion(plan: Plan) -> str:
 
 def unit(plan: Plan, folder: Path) -> str:
     """A systemd unit. Paths with spaces are quoted as systemd reads them."""
-    start = "ollama serve" if plan.engine == "ollama" else f'/bin/sh "{folder / "start.sh"}"'
+    script = str(folder / "start.sh").replace("%", "%%").replace("$", "$$")
+    start = "ollama serve" if plan.engine == "ollama" else f'/bin/sh "{script}"'
     return (
         f"[Unit]\nDescription={plan.base_name} and {len(plan.adapters)} adapters by {plan.engine}\n"
         "After=network-online.target\nWants=network-online.target\n\n"
@@ -139,14 +140,19 @@ def compose(plan: Plan, folder: Path) -> str:
     started = _inside(plan)
     lines = ["services:", "  model:", f"    image: {IMAGES[plan.engine]}", "    restart: unless-stopped"]
     lines += ["    ports:", f'      - "127.0.0.1:{plan.port}:{plan.port}"', "    volumes:"]
-    lines += [f"      - {json.dumps(f'{mount}:{mount}:ro')}" for mount in mounts]
+    lines += [f"      - {_plain(f'{mount}:{mount}:ro')}" for mount in mounts]
     if started:
-        lines.append(f"    command: {json.dumps(started)}")
+        lines.append(f"    command: {_plain(started)}")
     if plan.engine in GPU:
         lines += ["    ipc: host", "    deploy:", "      resources:", "        reservations:"]
         lines += ["          devices:", "            - driver: nvidia", "              count: 1"]
         lines += ["              capabilities: [gpu]"]
     return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> str:
+    """As YAML, without variables that Compose would put in."""
+    return json.dumps(value).replace("$", "$$")
 
 
 def _inside(plan: Plan) -> list[str]:
