@@ -6,8 +6,10 @@ import base64
 import json
 import random
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,7 @@ from encode_helpers import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tokpack.encoding import fast_tokenizer
 from tokpack.encoding.fast_plan import BYTE_ALPHABET
 from tokpack.encoding.fast_proof import ODD_STRINGS, difference, odd_strings
 from tokpack.encoding.fast_tokenizer import FastPlan, FastTokenizer
@@ -361,3 +364,17 @@ def test_real_tokenizers_are_served_by_the_fast_path(name, request, tmp_path_fac
     rows = frame({"roles": ["user", "assistant"], "contents": pair} for pair in map(list, pairwise(texts)))
     tokens = tokenize(render(rows, Renderer(tokenizer, RenderOptions())), tokenizer)
     assert tokens.stats["fast"] > 0.5 * len(rows)
+
+
+def test_short_texts_and_batches_are_encoded_in_several_threads(tokenizers_, monkeypatch):
+    monkeypatch.setattr(fast_tokenizer, "sys", SimpleNamespace(modules={}))  # as before awkward is loaded
+    monkeypatch.setattr(fast_tokenizer, "LITTLE", 1 << 14)
+    fast, short, long = (
+        tokenizers_("byte_level").fast,
+        large(["hello lazy dog"] * 400),
+        large(["dogs "] * 9000),
+    )
+    expected = [fast.encode(text)[0].ids for text in (short, long)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, (encoded, _) in enumerate(pool.map(fast.encode, [short, long] * 30)):
+            assert np.array_equal(encoded.ids, expected[number % 2])

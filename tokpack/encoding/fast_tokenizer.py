@@ -16,8 +16,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -65,6 +67,7 @@ class FastTokenizer:
 
     def __init__(self, encoder: Any, plan: FastPlan, added: dict[str, int]) -> None:
         self.encoder, self.plan = encoder, plan
+        self._row_by_row = Lock()
         vocab: dict[int, bytes] = encoder.vocab
         numbers = np.fromiter(vocab, np.int64, len(vocab))
         size = max([0, *added.values(), *numbers[-1:].tolist()]) + 1
@@ -135,12 +138,19 @@ class FastTokenizer:
 
     def _ids(self, text: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint32], Ints]:
         if "awkward" not in sys.modules and text.nbytes < LITTLE:
-            # A loop over rows, and sooner done than awkward is loaded.
-            rows = [self.encoder.encode(row) for row in text.to_pylist()]
-            return np.concatenate(rows), np.cumsum([0, *map(len, rows)])
+            # A loop over rows, and sooner done than awkward is loaded. While another thread encodes,
+            # gigatoken refuses to encode a single row: then they go as a batch.
+            with suppress(RuntimeError), self._row_by_row:
+                rows = [self.encoder.encode(row) for row in text.to_pylist()]
+                return np.concatenate(rows), np.cumsum([0, *map(len, rows)])
         import awkward
 
-        layout = self.encoder.encode_batch(awkward.from_arrow(text)).layout
+        batch = awkward.from_arrow(text)
+        try:
+            layout = self.encoder.encode_batch(batch).layout
+        except RuntimeError:  # a thread is at single rows
+            with self._row_by_row:
+                layout = self.encoder.encode_batch(batch).layout
         ids, offsets = np.asarray(layout.content.data), np.asarray(layout.offsets.data)
         if ids.dtype != np.uint32 or offsets.dtype != np.int64 or len(offsets) != len(text) + 1 or offsets[0]:
             raise InternalError("gigatoken's result has another layout", hint="install gigatoken 0.10")
