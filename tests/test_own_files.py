@@ -289,3 +289,8 @@ def test_names_as_long_as_a_file_system_allows_have_a_place_beside_them(tmp_path
             assert beside(out, "lock").is_file()
         assert not beside(out, "lock").exists()
     assert beside(tmp_path / ("x" * 250), "part") != beside(tmp_path / ("y" * 250), "part")
+
+
+def test_the_root_is_no_output():
+    with pytest.raises(UsageError, match="the root is no output"):
+        beside(Path("/"), "lock")

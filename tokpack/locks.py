@@ -23,6 +23,8 @@ def beside(out: Path, ending: str) -> Path:
     """A hidden place beside `out` that nothing else has: `.packed.part`, `.packed.lock`."""
     out = out.absolute()
     name = out.name
+    if not name:
+        raise UsageError("the root is no output", where=str(out), hint="give a folder or file in it")
     if len(os.fsencode(name)) > LONGEST_NAME:
         name = "tokpack-" + hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
     return out.with_name(f".{name}.{ending}")
