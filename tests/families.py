@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CALL_ARGUMENTS = {"city": "Paris", "days": 3, "units": {"temp": "C"}}
 ARGUMENTS_TEXT = '{"city": "Paris", "days": 3, "units": {"temp": "C"}}'
 TOOLS = [
@@ -91,9 +93,12 @@ def names() -> tuple[str, ...]:
 
 
 def stock(name: str) -> str:
+    """The template's text; skips where the installed trl is without it."""
     here = folder()
-    assert here is not None
-    return (here / f"{name}.jinja").read_text(encoding="utf-8")
+    path = here / f"{name}.jinja" if here else None
+    if path is None or not path.is_file():
+        pytest.skip(f"the installed trl has no template {name}")
+    return path.read_text(encoding="utf-8")
 
 
 OPENERS = {

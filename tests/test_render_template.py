@@ -40,6 +40,8 @@ FAILURES = {
     "undefined attribute": "{{ nothing.more }}",
     "adding nothing": "{{ 'a' + messages[0].nothing }}",
 }
+SINCE_5 = ("tojson", "reasoning", "private name in a namespace", "private name at once")
+"""Reasoning under each of its names, and a narrower sandbox."""
 MESSAGES = [
     {"role": "user", "content": "é <b>", "name": None},
     {"role": "assistant", "content": None, "reasoning": "why", "tool_calls": [{"function": {"name": "f"}}]},
@@ -63,8 +65,17 @@ def by_transformers(source, messages, tools=None, add_generation_prompt=False):
     return texts[0], spans[0]
 
 
+def skip_under_4(name):
+    """What transformers 5 brought."""
+    import transformers
+
+    if name in SINCE_5 and transformers.__version__.startswith("4."):
+        pytest.skip("transformers 4 does not do so yet")
+
+
 @pytest.mark.parametrize("name", FEATURES)
 def test_templates_see_what_transformers_shows_them(name):
+    skip_under_4(name)
     ours = ChatTemplate(FEATURES[name], VARIABLES).render(MESSAGES)
     assert ours == by_transformers(FEATURES[name], MESSAGES)
 
@@ -73,6 +84,7 @@ def test_templates_see_what_transformers_shows_them(name):
 def test_what_fails_in_transformers_is_a_render_error(name):
     with pytest.raises(RenderError):
         ChatTemplate(FAILURES[name], VARIABLES).render(MESSAGES)
+    skip_under_4(name)
     with pytest.raises(Exception):  # noqa: B017  each fails in its own way
         by_transformers(FAILURES[name], MESSAGES)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
+import families
 import pytest
 from encode_helpers import document, frame, small_tokenizer
 
@@ -53,8 +53,7 @@ def chat(rng: random.Random, kind: int) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_tool_and_reasoning_chats_are_compiled_and_those_of_jinja(name, tmp_path):
-    trl = pytest.importorskip("trl")
-    source = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    source = families.stock(name)
     rng = random.Random(3)
     documents = frame([chat(rng, number % 4) for number in range(60)])
     tokenizer = small_tokenizer(tmp_path / "tokenizer", chat_template=source)

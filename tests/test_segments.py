@@ -184,7 +184,7 @@ ENDING = "('' if m.content.endswith('b') else '?')"
 
 @pytest.mark.parametrize(("written", "found"), [(SAID, True), (f"m.content + {ENDING}", False)])
 def test_turns_whose_parts_cannot_be_found_are_trained_whole_and_counted(tokenizer, written, found):
-    source = f"{{% for m in messages %}}{{{{ m.role + ': ' + ({written}) + '</s>' }}}}{{% endfor %}}"
+    source = f"{{% for m in messages %}}{{{{ m.role + ':\n' + ({written}) + '</s>' }}}}{{% endfor %}}"
     own = with_template(tokenizer, source)
     chat = [ASK, {"role": "assistant", "content": "<think>b, and b</think>the b"}]
     rendered, tokens = labelled(own, frame([document(chat)]), *SEGMENTS)

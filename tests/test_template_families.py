@@ -28,4 +28,6 @@ def test_ids_and_labels_are_those_of_the_tagged_template_and_the_docs_say_so(jud
 
 
 def test_the_table_names_every_family_once():
-    assert [text.split("`")[1] for text in lines()] == list(families.names())
+    named = [text.split("`")[1] for text in lines()]
+    assert set(named) >= set(families.names())
+    assert len(named) == len(set(named))

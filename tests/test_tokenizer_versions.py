@@ -25,8 +25,8 @@ def _folder(path, tokenizer_class):
 
 def test_the_plain_class_of_transformers_5_is_read_where_it_has_its_old_name(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot, "PLAIN_CLASS", "BackendOfAnotherVersion")
-    renamed = snapshot._auto_tokenizer(str(_folder(tmp_path / "new", "BackendOfAnotherVersion")))
-    plain = snapshot._auto_tokenizer(str(_folder(tmp_path / "old", "PreTrainedTokenizerFast")))
+    renamed = snapshot.auto_tokenizer(str(_folder(tmp_path / "new", "BackendOfAnotherVersion")))
+    plain = snapshot.auto_tokenizer(str(_folder(tmp_path / "old", "PreTrainedTokenizerFast")))
     assert renamed.backend_tokenizer.to_str() == plain.backend_tokenizer.to_str()
     assert renamed.pad_token_id == plain.pad_token_id == 0
 

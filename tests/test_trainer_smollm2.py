@@ -33,9 +33,9 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def documents(smollm2):
-    from transformers import AutoTokenizer
+    from tokpack.encoding.snapshot import auto_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer = auto_tokenizer(smollm2)
     encoded = [tokenizer(text)["input_ids"] for text in TEXTS]
     return [(ids, [-100] * (len(ids) // 3 + 1) + ids[len(ids) // 3 + 1 :]) for ids in encoded]
 

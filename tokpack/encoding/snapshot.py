@@ -136,7 +136,7 @@ def write_snapshot(folder: str, out: str) -> None:
     from tokpack.fingerprint import vocab_digest
 
     _check_ids(Path(folder, BACKEND))
-    auto = _auto_tokenizer(folder)
+    auto = auto_tokenizer(folder)
     backend = getattr(auto, "backend_tokenizer", None)
     if backend is None:
         raise SystemExit(f"{type(auto).__name__} has no `tokenizers` backend, and tokpack needs one")
@@ -165,7 +165,7 @@ def write_snapshot(folder: str, out: str) -> None:
     Path(out, SNAPSHOT).write_text(text, encoding="utf-8")
 
 
-def _auto_tokenizer(folder: str) -> Any:
+def auto_tokenizer(folder: str) -> Any:
     """What `AutoTokenizer` loads. transformers 5 calls the class without rules of its own TokenizersBackend,
     and lists further special tokens; 4.57 has the same class, and the list, under their old names."""
     import transformers
