@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from tokpack.config import SourceConfig
@@ -114,7 +114,10 @@ def as_table(rows: list[Row], columns: Row) -> pa.Table:
 
 def as_parquet(rows: list[Row], columns: Row) -> pa.Table:
     file = io.BytesIO()
-    pq.write_table(as_table(rows, columns), file)
+    try:
+        pq.write_table(as_table(rows, columns), file)
+    except pa.ArrowNotImplementedError:  # Arrow 21 writes no empty object
+        reject()
     return pq.read_table(io.BytesIO(file.getvalue()))
 
 

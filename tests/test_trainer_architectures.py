@@ -49,6 +49,8 @@ def check(family, way):
     "family", [pytest.param(family, marks=[pytest.mark.slow] * (family not in QUICK)) for family in WAYS]
 )
 def test_packed_rows_equal_documents_alone_or_are_refused(family):
+    if family == "qwen2_vl" and transformers.__version__.startswith("4."):
+        pytest.skip("Qwen2-VL of transformers 4 does not run on texts alone when it is made so small")
     check(family, WAYS[family])
 
 

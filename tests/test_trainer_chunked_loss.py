@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+import transformers
 from tiny_decoders import build
 from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, trainer_for, write_packed
 
@@ -36,6 +37,8 @@ def losses_and_gradients(model, losses):
 # Gemma 2 caps its logits, Cohere and Granite scale them, Mamba runs document by document.
 @pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "granite", "gpt_oss", "mamba", "bloom"])
 def test_chunks_give_the_losses_and_gradients_of_whole_logits(family):
+    if family == "bloom" and transformers.__version__.startswith("4."):
+        pytest.skip("BLOOM of transformers 4 takes no arguments that it does not know")
     model = build(family)
     prepare_model(model, "auto", probe=False)
     model.train()

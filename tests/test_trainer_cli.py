@@ -193,6 +193,7 @@ def test_a_package_that_the_recipe_needs_is_named_when_missing(monkeypatch, tabl
 
 def test_every_optimizer_of_transformers_is_known_or_needs_nothing():
     """A new optimizer that needs a package must not slip by: those left over are torch's own."""
+    needs_packed_trainer()
     from transformers.training_args import OptimizerNames
 
     from trainer_plugin.extras import OPTIMIZERS

@@ -80,6 +80,7 @@ def test_an_adapter_on_fp16_weights_is_trained_with_a_scaled_loss_unless_another
 ):
     from trainer_plugin.recipe import _needs_scaler
 
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)  # Accelerator leaves it behind
     assert not _needs_scaler(Recipe(dtype="float16"))  # scaling is CUDA's
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert _needs_scaler(Recipe(dtype="float16"))
@@ -164,6 +165,7 @@ def test_verify_probes_a_bf16_model_in_fp32_where_bf16_is_slow(tmp_path, monkeyp
 def test_mixed_precision_that_is_slow_here_is_told(tmp_path, monkeypatch):
     from trainer_plugin.run import _precision_line
 
+    needs_packed_trainer()
     cpu(monkeypatch, 60.0)
     slow = training_arguments(Recipe(trainer={"bf16": True}), tmp_path)
     assert "mixed precision bf16" in _precision_line(slow)

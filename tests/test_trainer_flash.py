@@ -64,6 +64,8 @@ def calls(monkeypatch):
         rows = [attend(*row, softmax_scale, causal, window_size) for row in zip(q, k, v, strict=True)]
         return torch.stack(rows)
 
+    if not hasattr(flash, "_loaded_implementation"):
+        pytest.skip("this transformers loads its kernels another way")
     kernels = (dense, varlen, None, flash._pad_input, flash._unpad_input)
     monkeypatch.setattr(flash, "_lazy_imports", lambda *_args, **_kwargs: kernels)
     monkeypatch.setattr(flash, "_loaded_implementation", None)

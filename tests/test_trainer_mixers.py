@@ -88,7 +88,7 @@ def test_calls_without_documents_run_as_before_and_the_set_up_can_be_undone():
     model, ids = build("jamba"), torch.arange(3, 30)[None]
     with torch.no_grad():
         before = model(input_ids=ids, use_cache=False).logits
-        assert prepare_model(model).mixers == ("JambaMambaMixer x 1",)
+        assert "JambaMambaMixer x 1" in prepare_model(model).mixers
         model.set_attn_implementation("sdpa")  # the packed attention wants documents
         assert torch.equal(model(input_ids=ids, use_cache=False).logits, before)
         longer = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False)

@@ -6,6 +6,7 @@ TRL's own labels also hold what the template writes behind the end of the turn, 
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import json
 import math
 import sys
@@ -193,6 +194,9 @@ def padded(pairs):
 
 @pytest.mark.parametrize(("ours", "theirs"), [("dpo", "sigmoid"), ("ipo", "ipo")])
 def test_loss_and_gradients_equal_those_of_trl_unpacked(ours, theirs, trl_dpo, tmp_path):
+    needs_packed_trainer()
+    if importlib.metadata.version("trl").startswith("0."):
+        pytest.skip("DPOTrainer of TRL 0 takes batches of another form")
     pairs = make_pairs(12, seed=1)
     reference, policy = tiny_llama("sdpa"), moved(tiny_llama("sdpa"), "weight", 0.05)
     trl = trl_dpo(copy.deepcopy(policy), copy.deepcopy(reference), theirs)

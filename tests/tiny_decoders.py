@@ -138,7 +138,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "chameleon": {"vocabulary_map": {"<image>": 3}},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
     "inkling2": {"vision_config": {"text_hidden_size": 32}},
-    "jamba": {"num_hidden_layers": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
+    "jamba": {
+        **{"num_hidden_layers": 2, "attn_layer_period": 2, "attn_layer_offset": 1},
+        **{"mamba_dt_rank": 4, "use_mamba_kernels": False},
+    },
     "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "full_attn_idxs": [1]},
     "lfm2_moe": {
         "layer_types": ["conv", "full_attention", "conv"],
