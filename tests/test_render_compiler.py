@@ -60,6 +60,15 @@ def test_compiled_chats_are_those_of_jinja(folder, name, loss):
     assert rendered.counters["compiled"] >= (8 if name == "qwen3" else 20)
 
 
+def test_shapes_that_would_write_too_much_are_left_to_jinja(folder, monkeypatch):
+    monkeypatch.setattr("tokpack.stages.render.template_compiler.MOST_WRITTEN", 200)
+    documents = frame(document(*chat) for chat in random_chats(80, seed=7))
+    renderer = Renderer(opened(folder, template("llama3")), RenderOptions())
+    rendered = render(documents, renderer)
+    assert_as_by_jinja(documents, rendered, renderer)
+    assert min(rendered.counters["compiled"], rendered.counters["jinja"]) > 0
+
+
 def test_simple_templates_compile_every_chat(folder):
     chats = random_chats(100, seed=8)
     for name in ("smollm2", "llama3", "mistral_v3", "llama2", "alpaca", "parts"):

@@ -36,6 +36,8 @@ from tokpack.stages.render.template_forms import SharedTools
 
 MOST_MESSAGES = 256
 """Longer chats are too rare in one shape to be worth compiling."""
+MOST_WRITTEN = 1 << 26
+"""Characters that all compiled shapes together write by themselves; chats of further ones go to Jinja."""
 _ALONE = 2
 _CUTS = 2
 """How often a chat is cut at what its shape asks for, to find a shape that fits."""
@@ -104,6 +106,7 @@ class TemplateCompiler:
         self._fragments = Fragments(template, self._symbolic)
         self._shapes: dict[tuple[Key, int], Compiled | None] = {}
         self._met: Counter[tuple[Key, int]] = Counter()
+        self._written = 0
         self._open_objects = self._open_tools = False
         self._lock = threading.RLock()
         self.opaque: set[str] = set()
@@ -116,7 +119,10 @@ class TemplateCompiler:
         """
         with self._lock:
             if (key, tools) not in self._shapes:
-                self._shapes[key, tools] = self._compile(key, tools)
+                if self._written > MOST_WRITTEN:
+                    return None
+                found = self._shapes[key, tools] = self._compile(key, tools)
+                self._written += sum(map(len, found.shape.literals)) if found else 0
             return self._shapes[key, tools]
 
     def refuse(self, compiled: Compiled) -> None:
