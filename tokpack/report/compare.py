@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Comparison:
 
     compared: Compared
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Any]:
         data: dict[str, Any] = to_plain(self.compared)
         return data

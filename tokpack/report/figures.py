@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Report:
 
     figures: Figures
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Any]:
         """Plain data, as in report.json."""
         data: dict[str, Any] = to_plain(self.figures)
