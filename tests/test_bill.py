@@ -196,6 +196,7 @@ def test_the_curve_replans_every_capacity_up_to_the_models_positions(cost: Cost)
     assert cost.curve.recommended in [p.capacity for p in points]
 
 
+@pytest.mark.slow
 def test_words_over_the_curve_stay_inside_the_chart(cost: Cost) -> None:
     last = cost.curve.points[-1].capacity
     chart = curve_chart(replace(cost, curve=replace(cost.curve, recommended=last)))

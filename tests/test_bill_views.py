@@ -102,6 +102,7 @@ def test_hostile_names_do_nothing_in_terminal_and_page() -> None:
     assert "[red]bold[/red]" in text  # no markup
 
 
+@pytest.mark.slow
 def test_the_page_has_the_sections_of_the_bill_and_stays_without_them_when_there_is_none() -> None:
     with_bill = page(Figures.read(sample(training=planned())))
     for name in ("cost", "advice", "run", "ways", "capacities", "memory", "prices", "assumptions"):

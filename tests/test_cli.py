@@ -47,6 +47,7 @@ def packed(chats, qwen, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_code_all_its_output_and_its_exit_functions(tmp_path):
     code = (
         "import atexit, sys, threading, time\nfrom tokpack.cli import app, run\n"

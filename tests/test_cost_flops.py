@@ -74,6 +74,7 @@ def test_full_training_equals_the_counter(tiny: dict[str, Any]) -> None:
     assert estimate.total == pytest.approx(counted(lambda: tiny["train"](tiny["model"])), rel=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiny", SOME, indirect=True)
 def test_lora_training_is_within_two_percent_of_the_counter(tiny: dict[str, Any]) -> None:
     peft = pytest.importorskip("peft")

@@ -82,6 +82,7 @@ def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int
     return sum(sizes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])
 def test_activations_are_what_autograd_keeps(model_type: str, name: str) -> None:

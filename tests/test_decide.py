@@ -188,6 +188,7 @@ def test_a_budget_and_weights_in_trained_tokens(qwen, tmp_path):
     assert packed_tokens["long_prompts.jsonl"] > packed_tokens["long_answers.jsonl"]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_select_never_goes_over_a_budget_or_a_cap_and_is_deterministic(data):

@@ -70,6 +70,7 @@ def texts(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]]]:
     return training, evaluation
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(texts(), st.integers(1, 14))
 def test_the_search_equals_comparing_tuples(documents, n):
@@ -79,6 +80,7 @@ def test_the_search_equals_comparing_tuples(documents, n):
     assert found.ignored == sum(0 < len(document) < min(n, 5) for document in evaluation)
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(texts(), st.integers(0, 12), st.integers(0, 8), st.integers(1, 40))
 def test_neither_batches_nor_blocks_change_the_result(documents, cut, eval_cut, block):

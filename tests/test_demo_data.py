@@ -69,6 +69,7 @@ def contents(messages: list[dict[str, Any]]) -> list[str]:
 # The file and its truth
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     first, again, other = (
         make(tmp_path / f"{name}.jsonl", "--documents", "400", "--seed", seed)
@@ -366,6 +367,7 @@ def load(folder: Path) -> Any:
     return pytest.importorskip("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+@pytest.mark.slow
 def test_near_copies_share_most_token_grams_and_long_documents_are_long(demo: Demo, whole_qwen: Path) -> None:
     tokenizer = load(whole_qwen)
     for copy, original in demo.truth["pairs"]["near_duplicate"]:

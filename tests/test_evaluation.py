@@ -91,6 +91,7 @@ def test_losses_of_packed_documents_are_those_of_a_plain_forward_of_each(place, 
     assert np.abs(plain_sums(place, "good", HELD_OUT) - plain_sums(place, None, HELD_OUT)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_documents_alone(place, found):
     base = plain_sums(place, None, HELD_OUT)
     trained = np.array([sum(x != -100 for x in labels) for _, labels in HELD_OUT])

@@ -75,6 +75,7 @@ def pages() -> dict[str, str]:
     return {name: page(evaluation(name, adapters)) for name, adapters in (("gsm", 2), (TEXT, 3), (LONG, 2))}
 
 
+@pytest.mark.slow
 def test_text_from_data_stays_text_on_the_page(pages):
     html = pages[TEXT]
     assert "<script" not in html
@@ -85,6 +86,7 @@ def test_text_from_data_stays_text_on_the_page(pages):
     assert "default-src 'none'" in html
 
 
+@pytest.mark.slow
 def test_equal_evaluations_give_equal_pages(pages):
     assert page(evaluation("gsm", 2)) == pages["gsm"]
     assert "1 of 3 adapters are better" in pages[TEXT]

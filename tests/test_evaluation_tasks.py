@@ -116,6 +116,7 @@ def plain_samples(place: Path, adapter: str | None, task: str) -> list[dict]:
     return _run(model, spec, TaskSettings()).by_task[task]
 
 
+@pytest.mark.slow
 def test_choices_and_texts_are_scored_as_by_lm_evals_own_model(place, loaded, compared):
     from trainer_plugin.evaluation.lm import TokpackLM
 

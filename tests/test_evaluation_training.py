@@ -98,6 +98,7 @@ def test_patience_without_evaluations_or_held_out_rows_is_refused(place, tmp_pat
         run_training(place / "none held out", place / "base", recipe, tmp_path / "out", tell=Said())
 
 
+@pytest.mark.slow
 def test_train_compares_the_adapter_with_its_base_at_the_end(place, tmp_path):
     needs_packed_trainer()
     out = tmp_path / "out"
@@ -114,6 +115,7 @@ def test_train_compares_the_adapter_with_its_base_at_the_end(place, tmp_path):
     assert "<h1>" in (out / "evaluation.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("packed", "method", "what"),
     [("none held out", "lora", "nothing is held out"), ("packed", "full", "no base inside")],

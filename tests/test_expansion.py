@@ -72,6 +72,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 def test_a_file_that_stands_for_much_more_is_an_error_in_little_memory(tmp_path):
     for name, made in BOMBS.items():
         table = pa.table({"text": made()})

@@ -131,6 +131,7 @@ def test_every_field_of_a_manifest_with_any_value_ends_in_an_answer_of_every_com
         answers(copied, tmp_path)
 
 
+@pytest.mark.slow
 def test_every_field_that_is_read_is_checked_by_form_and_the_error_names_it(copied):
     original = json.loads((copied / "manifest.json").read_text())
     free = {"source", "read", "clean", "dedup", "near_dup", "decontaminate", "render", "tokenize", "select"}
@@ -196,6 +197,7 @@ def test_lists_of_any_depth_and_endless_numbers_are_data_errors(copied):
             read_manifest(copied)
 
 
+@pytest.mark.slow
 def test_code_is_never_taken_from_a_manifest(copied, tmp_path, monkeypatch):
     (tmp_path / "hostile_module.py").write_text(
         "import os; os.environ['HOSTILE'] = 'ran'\ndef run(lengths, capacity): 0"
@@ -293,6 +295,7 @@ def test_rows_whose_columns_do_not_fit_each_other_are_never_gathered(which, copi
         assert isinstance(outcomes[name], DataError), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", a_few(["report.json", "run.json", "dropped.parquet", "quarantine.jsonl", "state.json"])
 )

@@ -101,6 +101,7 @@ def test_helpers_leave_the_bytes_of_threads(data, by_threads, qwen, tmp_path, as
     assert None not in asked
 
 
+@pytest.mark.slow
 def test_a_helper_that_dies_costs_nothing_but_time(
     data, by_threads, qwen, tmp_path, asked, monkeypatch, caplog
 ):
@@ -117,6 +118,7 @@ def test_a_helper_that_dies_costs_nothing_but_time(
     ]
 
 
+@pytest.mark.slow
 def test_where_no_process_starts_threads_do_all(data, by_threads, qwen, tmp_path, asked, monkeypatch):
     monkeypatch.setattr(processes.subprocess, "Popen", refuses)
     assert sums(data, tmp_path / "out", qwen, workers=2) == by_threads
@@ -133,6 +135,7 @@ def refuses(*arguments, **options):
     raise PermissionError
 
 
+@pytest.mark.slow
 def test_an_error_in_a_helper_is_the_error_of_the_run(qwen, tmp_path, asked):
     path = write_rows(tmp_path / "rows.jsonl", [*lines(1400), b"[]"])
     with pytest.raises(DataError) as error:
@@ -141,6 +144,7 @@ def test_an_error_in_a_helper_is_the_error_of_the_run(qwen, tmp_path, asked):
     assert "unreadable row" in error.value.what
 
 
+@pytest.mark.slow
 def test_rows_in_memory_are_sent(qwen, tmp_path, asked):
     rows = pl.DataFrame([calling(number) for number in range(1500)])
     alone = sums(rows, tmp_path / "alone", qwen, workers=1)

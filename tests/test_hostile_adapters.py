@@ -45,6 +45,7 @@ def change(adapter: Path, **keys) -> Path:
     return adapter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys",
     [

@@ -129,6 +129,7 @@ def test_the_trainer_gathers_the_same_rows_and_figures(made, case):
         assert np.array_equal(getattr(index, figure)(), getattr(whole, figure)())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed", [{"max_length": 1000}, {"planner": "sequential"}, {"seed": 7}, {"world_size": 2}]
 )

@@ -59,6 +59,7 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", a_few([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
 @pytest.mark.parametrize("command", ["pack", "merge", "train"])
 def test_a_process_that_hears_no_signal_ends_with_its_child_and_its_scratch(number, command, tmp_path):

@@ -101,6 +101,7 @@ def test_weights_of_0_and_1_are_no_column(model, tmp_path):
     assert "loss_weights" not in packed[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["token", "document"])
 def test_the_loss_is_the_weighted_mean_also_in_chunks_and_accumulated(loss, tmp_path):
     torch = pytest.importorskip("torch")
@@ -182,6 +183,7 @@ def weights_by_document(packed):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("render", ["chat", "plain"])
 @pytest.mark.parametrize(
     ("column", "shape"),

@@ -96,6 +96,7 @@ def test_the_join_equals_comparing_all_pairs(documents, threshold, n):
     )
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(families(), thresholds, st.data())
 def test_documents_left_out_neither_remove_nor_are_removed(documents, threshold, data):
@@ -116,6 +117,7 @@ def test_neither_batches_nor_threads_change_the_result(documents, threshold, cut
     assert parts.jaccard.tolist() == whole.jaccard.tolist()
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(families(), st.data())
 def test_only_tokens_with_the_bit_count(documents, data):
@@ -188,6 +190,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]]]:
     return documents, flags
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(conversations(), thresholds, st.sampled_from(["both", "prompt", "answer"]), st.integers(0, 25))
 def test_prompt_and_answer_apart_equal_comparing_all_pairs(conversations, threshold, on, cut):

@@ -115,6 +115,7 @@ tool_row = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(tool_row, min_size=1, max_size=12))
 def test_columns_and_rows_give_the_same_tools_and_calls(tmp_path_factory, rows):

@@ -49,6 +49,7 @@ def finished(data, out, qwen):
     return (out / "SHA256SUMS").read_bytes()
 
 
+@pytest.mark.slow
 def test_parts_in_any_order_one_twice_and_one_cut_off_give_the_same_bytes(
     data, alone, qwen, tmp_path, monkeypatch
 ):
@@ -109,6 +110,7 @@ def test_parts_and_the_run_that_finishes_may_work_at_the_same_time(data, alone, 
     assert not (out / ".work").exists()
 
 
+@pytest.mark.slow
 def test_a_finishing_run_reads_no_file_again_that_is_as_the_parts_read_it(
     data, alone, qwen, tmp_path, monkeypatch
 ):

@@ -216,6 +216,7 @@ def test_right_truncation_cuts_where_no_document_leaves(whole_qwen, tmp_path):
     assert packed.ledger["tokens"]["truncated"] > 200
 
 
+@pytest.mark.slow
 def test_split_pieces_keep_their_order(whole_qwen, tmp_path):
     text = " ".join(f"word{i}" for i in range(3000))
     data = write_rows(tmp_path / "t.jsonl", [json.dumps({"text": text}).encode(), b'{"text": "short"}'])
@@ -275,6 +276,7 @@ def test_analyze_says_what_pack_does(messy, whole_qwen, packed):
     assert "<iframe" in report._repr_html_()
 
 
+@pytest.mark.slow
 def test_a_config_file_says_the_same_as_flags(messy, whole_qwen, packed, tmp_path):
     (tmp_path / "run.toml").write_text(
         f'[[source]]\npath = "{messy}"\n'

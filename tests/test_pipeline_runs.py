@@ -71,6 +71,7 @@ class Interrupted(Activity):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", a_few(["", ".zst"]))
 def test_a_run_that_goes_on_says_what_it_found(qwen, tmp_path, caplog, end):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(3_000, seed=3))

@@ -59,6 +59,7 @@ def packed(demo, whole_qwen, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_ids_and_masks_of_real_pairs_equal_the_reference(demo, packed, whole_qwen):
     from tokpack.encoding.snapshot import auto_tokenizer
 
@@ -275,6 +276,7 @@ def long_pairs():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlong", ["drop", "right", "left", "turns"])
 def test_truncation_keeps_both_answers_on_one_prompt(overlong, tiny, tmp_path):
     path = write(tmp_path / "rows.jsonl", long_pairs())

@@ -181,6 +181,7 @@ rows = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows)
 def test_columns_and_rows_give_the_same_pairs(tmp_path_factory, rows):

@@ -122,6 +122,7 @@ def test_what_is_read_in_order_is_refused(qwen, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_what_the_nodes_made_is_no_unfinished_run(data, qwen, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(way, "unordered_map", lambda function, items, address: map(function, items))
     caplog.set_level("INFO", "tokpack")

@@ -71,6 +71,7 @@ def agree(folder, chats, tagged, untagged, batch=4000):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_real_tool_calls_have_the_ids_and_masks_of_transformers(name, real_data, smollm2):
     auto = judge(smollm2)
@@ -87,6 +88,7 @@ def test_real_tool_calls_have_the_ids_and_masks_of_transformers(name, real_data,
             assert (tokens.flags[here] & TRAINED).tolist() == mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model", "every"),
     [

@@ -136,6 +136,7 @@ CHATS = st.lists(st.tuples(ODD, ODD), min_size=1, max_size=3).map(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3", "llama3", "smollm2", "mistral_v3", "deepseek"])
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(chats=st.lists(CHATS, min_size=1, max_size=4), kind=st.sampled_from(["byte_level", "nfc"]))

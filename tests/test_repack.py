@@ -120,6 +120,7 @@ def test_repacking_equals_packing_at_once_where_nothing_was_too_long(qwen, tmp_p
     assert again.ledger == at_once.ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planner", ["sequential", "none", "xfill"])
 def test_any_planner_can_be_given(packed, tmp_path, planner):
     again = tokpack.repack(packed, tmp_path / "out", planner=planner, max_length=300)

@@ -128,6 +128,7 @@ def test_what_is_held_out_is_not_repeated(once, repeated):
     assert "copies" not in repeated.validation[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planner", ["bfd", "sequential"])
 def test_copies_stay_through_repack_and_merge(pack, repeated, once, tmp_path, planner):
     packed = repeated if planner == "bfd" else pack(2.5, planner=planner)

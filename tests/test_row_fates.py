@@ -92,6 +92,7 @@ def row_by_row(lines: list[bytes], form: str, folder: Path) -> list[list[Any]]:
         return fates(lines, form, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ROWS)
 @settings(max_examples=40)
 @given(data=st.data())

@@ -159,6 +159,7 @@ def read(data: bytes | pa.Table, rows: int, shape: Shape, first: int = 0) -> lis
     return fates(normalize(Block(0, 0, first, first, rows, rows, data), source, shape), width * first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ROWS)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())

@@ -56,6 +56,7 @@ def labelled(tokenizer, documents, *names):
     return rendered, tokenize(rendered, tokenizer)
 
 
+@pytest.mark.slow
 @needs_trl
 @pytest.mark.parametrize("name", a_few(NAMES))
 def test_only_tokens_of_the_segments_lose_their_labels(name, tokenizer):
@@ -159,6 +160,7 @@ word = st.text("ab <>/\n\u00e9", max_size=6)
 content = st.lists(st.one_of(word, st.sampled_from(["<think>", "</think>", "hm"])), max_size=6).map("".join)
 
 
+@pytest.mark.slow
 @needs_trl
 @settings(max_examples=10)
 @given(st.lists(content, min_size=4, max_size=4), st.sampled_from(["qwen3", "llama3_1"]))

@@ -66,6 +66,7 @@ def logits(base: Path, adapter: Path | None):
         return model.eval()(input_ids=IDS).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pissa", "olora", "patterns"])
 def test_a_converted_adapter_is_plain_and_answers_as_before(place, tmp_path, name):
     made = convert_adapter(place / name, tmp_path / "out")

@@ -57,6 +57,7 @@ def check(served, place, model, adapter="math", **options):
     return verify_served(served.address, model, str(place / adapter), settings=settings, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", a_few(["math", "dora"]))
 @pytest.mark.parametrize("data", [True, False])
 def test_the_right_adapter_is_proven_by_documents_and_by_its_own_answers(served, place, adapter, data):
@@ -143,6 +144,7 @@ def test_the_command_exits_0_for_the_right_adapter_and_1_for_the_base(served, pl
     assert json.loads(bad.stdout)["findings"][0]["name"] == "base"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

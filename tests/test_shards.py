@@ -37,6 +37,7 @@ def rows_of(packed: PackedFolder) -> list[dict[str, list[int]]]:
     return [{name: values.tolist() for name, values in packed[row].items()} for row in range(len(packed))]
 
 
+@pytest.mark.slow
 def test_parquet_shards_hold_the_same_rows_and_verify(both):
     arrow, parquet = both["arrow"], both["parquet"]
     files = [shard["file"] for shard in parquet.manifest["shards"]]
@@ -76,6 +77,7 @@ def test_any_flipped_byte_of_a_parquet_shard_is_found(both, tmp_path):
         assert any(shard.name in fault for fault in faults), position
 
 
+@pytest.mark.slow
 def test_repack_turns_one_into_the_other_and_merge_keeps_the_first_ones(both, tmp_path):
     arrow, parquet = both["arrow"], both["parquet"]
     to_arrow = tokpack.repack(parquet, tmp_path / "arrow", shard_format="arrow")

@@ -22,6 +22,7 @@ def judge(tmp_path_factory):
     return Judge(tmp_path_factory.mktemp("families"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", a_few(families.names()))
 def test_ids_and_labels_are_those_of_the_tagged_template_and_the_docs_say_so(judge, name):
     assert line(name, judge.cells(name)) in lines()

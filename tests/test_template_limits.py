@@ -51,6 +51,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_template_that_does_too_much_ends(bomb, monkeypatch):
     monkeypatch.setattr(template_limits, "MOST_CHARACTERS", 1 << 22)

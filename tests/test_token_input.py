@@ -67,6 +67,7 @@ def write_tokens(folder: Path, rows: list[tuple[list[int], list[int]]], containe
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", [pytest.param("jsonl", marks=pytest.mark.slow), "saved"])
 def test_the_documents_of_a_packed_dataset_fed_back_come_out_the_same(packed, qwen, tmp_path, container):
     rows = stretches(packed)

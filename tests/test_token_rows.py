@@ -82,6 +82,7 @@ def token_rows(draw: st.DrawFn, odd: bool) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(token_rows(odd=True), min_size=1, max_size=8), st.integers(20, 400))
 @example([{"input_ids": [1, 2], "attention_mask": [True, False]}, {"input_ids": [True]}], 400)

@@ -347,6 +347,7 @@ def test_arrays_have_the_types_of_the_token_store(tokenizers_):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["smollm2", pytest.param("whole_qwen", marks=SLOW), pytest.param("deepseek", marks=SLOW)]
 )

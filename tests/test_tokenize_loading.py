@@ -34,6 +34,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.slow
 def test_a_folder_is_loaded_as_auto_tokenizer_loads_it(folder, cache):
     from transformers import AutoTokenizer
 
@@ -52,6 +53,7 @@ def test_a_folder_is_loaded_as_auto_tokenizer_loads_it(folder, cache):
     assert tokenizer.name == "model"
 
 
+@pytest.mark.slow
 def test_the_vocabulary_ends_after_the_largest_id_also_where_ids_are_missing(tmp_path):
     from tokenizers import Tokenizer, models
 
@@ -62,6 +64,7 @@ def test_the_vocabulary_ends_after_the_largest_id_also_where_ids_are_missing(tmp
     assert tokenizer.vocab_size == max(vocab.values()) + 1 > len(vocab)
 
 
+@pytest.mark.slow
 def test_the_second_load_asks_nobody_and_imports_neither_transformers_nor_torch(folder, cache):
     assert load_tokenizer(folder, cache).fast is not None
     code = (
@@ -139,6 +142,7 @@ def test_decoding_shows_special_tokens(folder, cache):
     assert tokenizer.decode(ids) == "hello<|im_end|>"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_a_usage_error_in_three_parts(tmp_path, cache, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"no tokenizer in this folder\n  at: .*empty\n  hint: "):

@@ -45,6 +45,7 @@ def check(family, way):
         assert table_line(found) in PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", [pytest.param(family, marks=[pytest.mark.slow] * (family not in QUICK)) for family in WAYS]
 )

@@ -85,6 +85,7 @@ def test_logits_that_come_out_otherwise_are_held_whole(caplog):
     assert not chunked.fits(10**9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["token", "document"])
 def test_a_run_in_chunks_ends_at_the_weights_of_one_with_whole_logits(tmp_path, loss):
     write_packed(tmp_path / "packed", make_documents(LENGTHS * 2), CAPACITY)

@@ -66,6 +66,7 @@ def run(*args):
     return CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provenance(
     model_and_packed, tmp_path
 ):
@@ -89,6 +90,7 @@ def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provena
         run("train", packed, "-m", model, "-o", out)
 
 
+@pytest.mark.slow
 def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_and_packed, tmp_path):
     needs_packed_trainer()
     model, packed = model_and_packed
@@ -120,6 +122,7 @@ def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_
     assert "comparing the logits" in merged.stderr
 
 
+@pytest.mark.slow
 def test_time_and_money_are_predicted_from_the_gpu_table_and_told_beside_the_actual(
     model_and_packed, tmp_path
 ):
@@ -140,6 +143,7 @@ def test_time_and_money_are_predicted_from_the_gpu_table_and_told_beside_the_act
     assert "spent, at $0.5 an hour" in shown
 
 
+@pytest.mark.slow
 def test_without_a_gpu_table_time_is_predicted_from_the_first_steps(model_and_packed, tmp_path):
     needs_packed_trainer()
     model, packed = model_and_packed
@@ -212,6 +216,7 @@ def test_settings_that_transformers_refuses_are_an_error_of_the_recipe(tmp_path)
         Recipe(shard=True)
 
 
+@pytest.mark.slow
 def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_packed, tmp_path, monkeypatch):
     needs_packed_trainer()
     pytest.importorskip("tensorboard")
@@ -229,6 +234,7 @@ def test_a_run_is_logged_to_tensorboard_with_its_money(model_and_packed, tmp_pat
     assert tokens[-1] == 2 * sum(LENGTHS)
 
 
+@pytest.mark.slow
 def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_and_packed, tmp_path):
     needs_packed_trainer()
     pytest.importorskip("bitsandbytes")
@@ -255,6 +261,7 @@ def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_
     assert "quantization_config" not in json.loads((merged_folder / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_lora_plus_trains_b_faster_and_merge_writes_the_whole_model(model_and_packed, tmp_path):
     needs_packed_trainer()
     import torch
@@ -321,6 +328,7 @@ def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(m
     assert dead == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_lora_and_full_fine_tuning_lower_the_loss(model_and_packed, tmp_path, method):
     needs_packed_trainer()
@@ -345,6 +353,7 @@ def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_packed, tmp_path)
     assert result["tokens"] == result["predicted_tokens"]
 
 
+@pytest.mark.slow
 def test_a_wrong_tokenizer_a_missing_model_and_a_missing_checkpoint_say_what_to_do(
     model_and_packed, tmp_path
 ):

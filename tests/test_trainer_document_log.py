@@ -43,6 +43,7 @@ def alone(ids, labels):
     return trained, float(cross_entropy(logits, target, ignore_index=-100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "loss"), [("parquet", "token"), ("jsonl", "document")])
 def test_each_document_has_its_own_loss_in_each_epoch(dataset, tmp_path, ending, loss):
     path = tmp_path / "logs" / f"documents.{ending}"
@@ -71,6 +72,7 @@ def test_each_document_has_its_own_loss_in_each_epoch(dataset, tmp_path, ending,
     assert not (tmp_path / PARTS).exists()
 
 
+@pytest.mark.slow
 def test_the_log_leaves_the_training_as_it_is(dataset, tmp_path):
     weights = []
     for log in (None, tmp_path / "documents.parquet"):
@@ -82,6 +84,7 @@ def test_the_log_leaves_the_training_as_it_is(dataset, tmp_path):
     assert (weights[0] - weights[1]).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_evaluation_is_not_logged(dataset, tmp_path):
     path = tmp_path / "documents.parquet"
     held_out = dataset.select(range(3))
@@ -145,6 +148,7 @@ def test_copies_and_the_parts_of_other_processes_are_joined(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_logged_is_refused(dataset, tmp_path):
     with pytest.raises(UsageError, match=r"cannot be a \.csv"):
         trainer_for(tiny_llama(), dataset, tmp_path, options={"document_log": tmp_path / "d.csv"})

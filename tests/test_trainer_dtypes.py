@@ -132,6 +132,7 @@ def test_weights_and_four_bit_arithmetic_take_the_dtype_that_is_fast(tmp_path, m
     assert quantization_config().bnb_4bit_compute_dtype == dtype
 
 
+@pytest.mark.slow
 def test_a_run_says_its_dtype_and_the_recipe_it_saves_names_it(tmp_path, monkeypatch):
     needs_packed_trainer()
     from trainer_plugin.merge import merge_dequantized

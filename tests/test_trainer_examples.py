@@ -64,6 +64,7 @@ def test_a_packed_dataset_opened_by_datasets_trains_like_one_opened_by_packed_da
     assert losses(raw) == losses(mapped)
 
 
+@pytest.mark.slow
 def test_trl_without_padding_has_the_losses_of_a_plain_trainer(paths):
     pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
@@ -87,6 +88,7 @@ def test_trl_without_padding_has_the_losses_of_a_plain_trainer(paths):
     assert losses(trl) == pytest.approx(losses(plain), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mixin_makes_an_sft_trainer_count_and_weigh_by_tokens(paths):
     needs_packed_trainer()
     trl = pytest.importorskip("trl")

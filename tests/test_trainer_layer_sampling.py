@@ -50,6 +50,7 @@ class Watch(TrainerCallback):
         self.before = now
 
 
+@pytest.mark.slow
 def test_only_drawn_layers_move_and_hold_state_and_all_else_is_trained(dataset, tmp_path):
     model = deep_llama()
     sampling, watch = LayerSampling(model, 2, 3, seed=1), Watch(model)
@@ -71,6 +72,7 @@ def test_only_drawn_layers_move_and_hold_state_and_all_else_is_trained(dataset, 
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(dataset, tmp_path):
     ends = []
     for stop in (None, 4):

@@ -71,6 +71,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_file_by_file_gives_the_weights_of_merging_the_whole_model_bit_for_bit(
     base, tmp_path, kind, monkeypatch

@@ -44,6 +44,7 @@ def test_each_document_has_the_noise_of_its_own_length(whole):
     assert all(0.9 < share <= 1.001 for share in shares), shares
 
 
+@pytest.mark.slow
 def test_the_trainer_takes_the_alpha_of_its_arguments_and_leaves_no_hook(tmp_path):
     write_packed(tmp_path / "packed", make_documents(LENGTHS * 3), 64)
     dataset, losses = PackedDataset(tmp_path / "packed"), []

@@ -42,6 +42,7 @@ def rows_seen(trainer):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1.0, 2.0])
 def test_a_curriculum_is_trained_in_the_order_in_which_it_was_packed(curriculum, tmp_path, epochs):
     trainer = trainer_for(tiny_llama("tokpack"), curriculum, tmp_path, epochs=epochs)
@@ -51,6 +52,7 @@ def test_a_curriculum_is_trained_in_the_order_in_which_it_was_packed(curriculum,
     assert trainer.counts()["tokens"] == plan.tokens_to_train
 
 
+@pytest.mark.slow
 def test_a_token_budget_takes_the_first_rows_of_a_curriculum(curriculum, tmp_path):
     lengths = curriculum.row_tokens()
     budget = int(lengths[:3].sum())
@@ -59,6 +61,7 @@ def test_a_token_budget_takes_the_first_rows_of_a_curriculum(curriculum, tmp_pat
     assert trainer.counts()["tokens"] == budget
 
 
+@pytest.mark.slow
 def test_transformers_sequential_strategy_is_the_packed_order_in_training_and_in_the_prediction(
     tmp_path,
 ):
@@ -89,6 +92,7 @@ def test_an_unknown_order_is_refused(curriculum):
         BalancedSampler(curriculum, order="sorted")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_documents(curriculum, tmp_path):
     """The weights break after the second step: the third loss is the first that is no number."""
     model = tiny_llama("tokpack")

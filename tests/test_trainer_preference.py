@@ -83,6 +83,7 @@ def test_pairs_are_packed_whole_and_each_once():
 # Loss and gradients
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_ln_2_and_training_widens_the_margin(tmp_path):
     trainer = trainer_for(
         with_adapter(), pack_pairs(make_pairs(), 64), tmp_path, epochs=6.0, learning_rate=2e-2
@@ -136,6 +137,7 @@ def test_packed_loss_and_gradients_equal_those_pair_by_pair_under_accumulation(n
     assert_same_gradients(gradients, gradients_of(model), 5e-5)
 
 
+@pytest.mark.slow
 def test_padding_and_rows_that_fill_up_a_rank_weigh_nothing(tmp_path):
     model = moved(with_adapter())
     rows = pack_pairs(make_pairs(), 64)
@@ -192,6 +194,7 @@ def padded(pairs):
     return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ours", "theirs"), [("dpo", "sigmoid"), ("ipo", "ipo")])
 def test_loss_and_gradients_equal_those_of_trl_unpacked(ours, theirs, trl_dpo, tmp_path):
     needs_packed_trainer()
@@ -293,6 +296,7 @@ def test_train_picks_the_preference_loss_by_the_packed_dataset(packed, model_fol
     assert load_recipe(tmp_path / "out" / "recipe.toml").preference == {"loss": "dpo", "beta": 0.2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", "orpo"])
 def test_full_training_takes_the_untrained_model_as_reference(loss, packed, model_folder, tmp_path):
     needs_packed_trainer()
@@ -367,6 +371,7 @@ def test_half_a_pair_and_a_missing_reference_are_refused(tmp_path):
     trainer_for(tiny_llama("tokpack"), rows, tmp_path, "simpo")
 
 
+@pytest.mark.slow
 def test_pairs_and_supervised_rows_are_not_mistaken_for_each_other(packed, model_folder, tmp_path):
     needs_packed_trainer()
     write_packed(tmp_path / "rows", make_documents())

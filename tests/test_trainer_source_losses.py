@@ -33,6 +33,7 @@ def mix(tmp_path_factory):
     return PackedDataset(folder / "packed")
 
 
+@pytest.mark.slow
 def test_the_loss_of_each_source_is_the_mean_over_its_documents(mix, tmp_path):
     path = tmp_path / "documents.parquet"
     trainer = trainer_for(

@@ -172,6 +172,7 @@ def test_packed_training_ends_at_the_weights_of_unpacked_training(dataset, tmp_p
         assert (packed - plain).norm() < 1e-5 * moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["token", "document"])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_evaluation_weighs_by_tokens_or_documents_not_by_batches(dataset, tmp_path, loss, rows):
@@ -183,6 +184,7 @@ def test_evaluation_weighs_by_tokens_or_documents_not_by_batches(dataset, tmp_pa
     assert abs(found - expected) < 2e-6 * expected
 
 
+@pytest.mark.slow
 def test_evaluation_with_metrics_keeps_the_weighted_loss(dataset, tmp_path):
     seen = []
 
@@ -231,6 +233,7 @@ def stopper(step):
     return Stop()
 
 
+@pytest.mark.slow
 def test_logs_tell_real_tokens_fill_and_trained_tokens(dataset, tmp_path):
     trainer = trainer_for(tiny_llama("tokpack"), dataset, tmp_path, accumulation=2)
     trainer.train()
@@ -242,6 +245,7 @@ def test_logs_tell_real_tokens_fill_and_trained_tokens(dataset, tmp_path):
     assert all(entry["tokens_per_second"] > 0 for entry in logs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_tells_loss_speed_fill_tokens_money_and_the_time_to_go(dataset, tmp_path, terminal):
     import io
@@ -262,6 +266,7 @@ def test_progress_tells_loss_speed_fill_tokens_money_and_the_time_to_go(dataset,
     assert terminal or " to go" in text
 
 
+@pytest.mark.slow
 def test_padding_to_the_capacity_changes_neither_loss_nor_fill(dataset, tmp_path):
     logs = []
     for capacity in (None, 64):
@@ -272,6 +277,7 @@ def test_padding_to_the_capacity_changes_neither_loss_nor_fill(dataset, tmp_path
     np.testing.assert_allclose(logs[0], logs[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_three_lines_turn_a_plain_trainer_into_a_packed_one(dataset, tmp_path):
     from transformers import Trainer
 
@@ -286,6 +292,7 @@ def test_three_lines_turn_a_plain_trainer_into_a_packed_one(dataset, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_a_raw_dataset_opened_by_datasets_trains_too(tmp_path):
     datasets = pytest.importorskip("datasets")
     from trainer_rows import pack_rows
@@ -312,6 +319,7 @@ def test_what_would_mix_documents_or_weights_is_refused(dataset, tmp_path):
         trainer_for(tiny_llama(), dataset, tmp_path, loss="document", trainer={"label_smoothing_factor": 0.1})
 
 
+@pytest.mark.slow
 def test_iterable_datasets_are_refused(tmp_path):
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -350,6 +358,7 @@ def test_ways_to_distribute_that_tear_rows_apart_or_do_nothing_are_refused(monke
         refuse_arguments(arguments, accelerator, "token")
 
 
+@pytest.mark.slow
 def test_positions_of_text_and_image_are_refused(dataset, tmp_path):
     trainer = trainer_for(tiny_llama("tokpack"), dataset, tmp_path)
     batch = PackedCollator()([dataset[0]])
@@ -358,6 +367,7 @@ def test_positions_of_text_and_image_are_refused(dataset, tmp_path):
         trainer.compute_loss(trainer.model, batch)
 
 
+@pytest.mark.slow
 def test_training_does_not_start_when_documents_see_each_other(dataset, tmp_path, monkeypatch):
     from transformers import masking_utils
 

@@ -156,6 +156,7 @@ def trl_batch(answers, with_kl):
     return collator(pad_token_id=0)(examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("padded", [False, True])
 def test_loss_divergence_and_gradients_equal_those_of_trl_unpacked(loss, padded, trl_kto, tmp_path):
@@ -188,6 +189,7 @@ def test_loss_divergence_and_gradients_equal_those_of_trl_unpacked(loss, padded,
         assert abs(expected_reward) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_packed_loss_and_gradients_equal_those_answer_by_answer_under_accumulation(loss, tmp_path):
     answers = make_answers(11, seed=2)
@@ -221,6 +223,7 @@ def test_packed_loss_and_gradients_equal_those_answer_by_answer_under_accumulati
     assert_same_gradients(gradients, gradients_of(model), 5e-5)
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_a_half_and_training_widens_the_margin(tmp_path):
     rows = rows_of(make_answers(10), 64)
     trainer = trainer_for(with_adapter(), rows, tmp_path, epochs=8.0, learning_rate=2e-2)
@@ -258,6 +261,7 @@ def packed(model_folder, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_train_picks_the_loss_by_the_packed_dataset(packed, model_folder, tmp_path):
     needs_packed_trainer()
     tell = Said()
@@ -282,6 +286,7 @@ def test_train_picks_the_loss_by_the_packed_dataset(packed, model_folder, tmp_pa
     assert any(f"undesirable_weight = {good / bad:.3g} in [preference]" in line for line in tell.lines)
 
 
+@pytest.mark.slow
 def test_kinds_of_preferences_and_their_losses_are_not_mistaken_for_each_other(
     packed, model_folder, tmp_path
 ):
