@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers")
+pytest.importorskip("torch")
 
 import trainer_plugin
 from tokpack.errors import UsageError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("accelerate")
+pytest.importorskip("accelerate.utils")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rank_processes import start
