@@ -83,3 +83,18 @@ def log_prob(model, ids, labels):
     model.base_model.model.set_attn_implementation("sdpa")
     scores = log_softmax(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0], -1)
     return sum(scores[t - 1, ids[t]] for t in range(1, len(ids)) if labels[t] != -100)
+
+
+def padded(pairs):
+    """TRL's batch: chosen documents, then rejected ones, padded on the right."""
+    documents = [pair[which] for which in (0, 1) for pair in pairs]
+    width = max(len(ids) for ids, _ in documents)
+    batch = {
+        name: torch.zeros(len(documents), width, dtype=torch.long)
+        for name in ("input_ids", "attention_mask", "completion_mask")
+    }
+    for number, (ids, labels) in enumerate(documents):
+        batch["input_ids"][number, : len(ids)] = torch.tensor(ids)
+        batch["attention_mask"][number, : len(ids)] = 1
+        batch["completion_mask"][number, : len(ids)] = torch.tensor(labels) != -100
+    return batch

@@ -28,6 +28,7 @@ from preference_steps import (
     make_pairs,
     moved,
     packed_loss,
+    padded,
     trainer_for,
     with_adapter,
 )
@@ -177,21 +178,6 @@ def trl_dpo(tmp_path_factory):
         )
 
     return make
-
-
-def padded(pairs):
-    """TRL's batch: chosen documents, then rejected ones, padded on the right."""
-    documents = [pair[which] for which in (0, 1) for pair in pairs]
-    width = max(len(ids) for ids, _ in documents)
-    batch = {
-        name: torch.zeros(len(documents), width, dtype=torch.long)
-        for name in ("input_ids", "attention_mask", "completion_mask")
-    }
-    for number, (ids, labels) in enumerate(documents):
-        batch["input_ids"][number, : len(ids)] = torch.tensor(ids)
-        batch["attention_mask"][number, : len(ids)] = 1
-        batch["completion_mask"][number, : len(ids)] = torch.tensor(labels) != -100
-    return batch
 
 
 @pytest.mark.slow
