@@ -28,7 +28,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.machinery import ModuleSpec
@@ -395,12 +395,13 @@ def attention(bench: Bench) -> None:
     for total in (64, 128) if bench.tiny else (1024, 2048, 4096, 8192, 16384, 32768):
         lengths = document_lengths(total, median=20 if bench.tiny else 400)
         torch.manual_seed(0)
-        shapes = [(1, h, total, width) for h in (heads, kv_heads, kv_heads)]
-        states = [torch.randn(s, device=bench.device, dtype=bench.dtype, requires_grad=True) for s in shapes]
+        shapes = [(1, total, h, width) for h in (heads, kv_heads, kv_heads)]
+        leaves = [torch.randn(s, device=bench.device, dtype=bench.dtype, requires_grad=True) for s in shapes]
+        states = [leaf.transpose(1, 2) for leaf in leaves]  # strided as a model's projections give them
         ways, reference = attention_ways(bench, lengths, states), None
         for name, attend in ways.items():
             found = bench.row(
-                partial(time_attention, bench, attend, states), tokens=total, documents=len(lengths), way=name
+                partial(time_attention, bench, attend, leaves), tokens=total, documents=len(lengths), way=name
             )
             if found is None:
                 continue
@@ -414,11 +415,13 @@ def attention(bench: Bench) -> None:
                 bench.check(f"{name} at {total} tokens is the packed attention", relative <= 3e-2, relative)
 
 
-def time_attention(bench: Bench, attend: Callable[[], Any], states: list[Any]) -> dict[str, Any]:
+def time_attention(bench: Bench, attend: Callable[[], Any], leaves: list[Any]) -> dict[str, Any]:
+    import torch
+
+    gradient = torch.randn_like(attend())
+
     def both() -> None:
-        attend().float().sum().backward()
-        for state in states:
-            state.grad = None
+        torch.autograd.grad(attend(), leaves, gradient)
 
     seconds = bench.seconds(both, most=0.5)
     return {"ms": seconds * 1e3, "output": attend().detach().float()}
@@ -480,7 +483,7 @@ def throughput(bench: Bench) -> None:
 
     model = make_model(bench).train()
     shape, optimizer = shape_of(model), adamw(model)
-    count, batch_size = (4, 2) if bench.tiny else (6, 8)
+    count, batch_size = (4, 2) if bench.tiny else (6, 4)
     rows = [make_row(lengths_for(bench, seed), shape.vocab_size, seed) for seed in range(count)]
     documents = [document for row in rows for document in cut_apart(row)]
     lengths = [len(document["input_ids"]) for document in documents]
@@ -506,20 +509,37 @@ def throughput(bench: Bench) -> None:
         set_up(model, way)
         run = partial(train_all, bench, step_of(model, optimizer, chunked), packed, shape, lengths)
         bench.row(run, way=name, slots=sum(lengths))
+    del optimizer, plain
+    if there("peft"):
+        adapted = with_lora(model)
+        step = step_of(adapted, adamw(adapted), ChunkedLoss(adapted))
+
+        def lora() -> dict[str, Any]:
+            with autocast(bench, adapted, "lora"):
+                return train_all(bench, step, packed, shape, lengths, kind="lora")
+
+        bench.row(lora, way="packed, LoRA of rank 16, as tokpack train does", slots=sum(lengths))
     losses = [row["loss"] for row in bench.rows if "loss" in row]
     bench.check("every way trains with a finite loss", losses and all(map(math.isfinite, losses)), losses)
 
 
 def train_all(
-    bench: Bench, step: Callable[[Any], Any], batches: list[Any], shape: Any, lengths: list[int]
+    bench: Bench,
+    step: Callable[[Any], Any],
+    batches: list[Any],
+    shape: Any,
+    lengths: list[int],
+    kind: Any = "full",
 ) -> dict[str, Any]:
+    from tokpack.cost import Method
+
     loss = step(batches[0])
     bench.wait()
     started = time.perf_counter()
     for batch in batches:
         loss = step(batch)
     bench.wait()
-    found = speed(shape, lengths, time.perf_counter() - started, method=full())
+    found = speed(shape, lengths, time.perf_counter() - started, method=Method(kind=kind))
     return found | {"loss": float(loss)}
 
 
@@ -575,14 +595,14 @@ def peak_memory(bench: Bench) -> None:
         set_up(model)
         chunked = None
         if loss == "chunked":
-            chunked = ChunkedLoss(model, whole_bytes=0) if bench.tiny else ChunkedLoss(model)
+            chunked = ChunkedLoss(model, chunk_bytes=1 << 16) if bench.tiny else ChunkedLoss(model)
         model = with_lora(model) if kind == "lora" else model
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
         step = step_of(model, adamw(model), chunked)
         batch = packed_batch(bench, make_row(document_lengths(tokens), shape.vocab_size))
-        with autocast(bench, kind):
+        with autocast(bench, model, kind):
             losses = [float(step(batch)) for _ in range(2)]
         found = peak(bench) - before if bench.cuda else None
         need = memory(shape, tokens, method=method, checkpointing=checkpointing, loss=loss)
@@ -611,16 +631,22 @@ def peak_memory(bench: Bench) -> None:
 
 
 def with_lora(model: Any) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from trainer_plugin.qlora import prepare_lora
+    from trainer_plugin.recipe import Recipe
 
-    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(model, config).train()
+    return prepare_lora(model, Recipe(method="lora")).train()
 
 
-def autocast(bench: Bench, kind: str) -> Any:
+@contextmanager
+def autocast(bench: Bench, model: Any, kind: str) -> Iterator[None]:
+    """As `tokpack train` has it: mixed precision for adapters, which take their inputs as they are."""
     import torch
 
-    return torch.autocast("cuda", torch.bfloat16) if bench.cuda and kind == "lora" else nullcontext()
+    from trainer_plugin.qlora import inputs_as_they_are
+
+    on = bench.cuda and kind == "lora"
+    with inputs_as_they_are(model, on), torch.autocast(bench.device, torch.bfloat16, enabled=on):
+        yield
 
 
 def allocated(bench: Bench) -> int:
@@ -649,7 +675,7 @@ def large_vocabulary(bench: Bench) -> None:
     model = make_model(bench, **sizes).train()
     set_up(model)
     batch = packed_batch(bench, make_row(document_lengths(tokens), sizes["vocab_size"]))
-    chunked = ChunkedLoss(model, whole_bytes=0, chunk_bytes=1 << (19 if bench.tiny else 26))
+    chunked = ChunkedLoss(model, chunk_bytes=1 << (19 if bench.tiny else 28))
     values = {}
     for name, way in (("whole", None), ("chunked", chunked)):
 
@@ -743,7 +769,7 @@ def nf4(bench: Bench) -> None:
         chunked = ChunkedLoss(model)
         if bench.cuda:
             allocated(bench)
-        with autocast(bench, "lora"):
+        with autocast(bench, model, "lora"):
             loss_of(model, batch, chunked).backward()
             zero = sum(
                 not p.grad.abs().any()
@@ -790,7 +816,7 @@ def compiled(bench: Bench) -> None:
     for name, forward in (("eager", loss), ("compiled", one_graph)):
 
         def run(forward: Any = forward, name: str = name) -> dict[str, Any]:
-            values[name] = [float(forward(batch)) for batch in batches]
+            values[name] = [float(forward(batch).detach()) for batch in batches]
 
             def both() -> None:
                 forward(batches[0]).backward()

@@ -14,7 +14,7 @@ import pytest
 
 from tokpack.cost import Method, ModelShape, find_gpu, fits, load_gpus, memory
 from tokpack.cost.gpus import GIB, Gpu
-from tokpack.cost.memory import WHOLE_BYTES, activation_bytes, nf4_bytes, weight_bytes
+from tokpack.cost.memory import CHUNK_BYTES, activation_bytes, nf4_bytes, weight_bytes
 
 SMALL = {
     "vocab_size": 1000,
@@ -52,6 +52,8 @@ def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int
     import torch
     import transformers
 
+    from trainer_plugin.qlora import inputs_as_they_are
+
     config = transformers.AutoConfig.for_model(
         model_type, **SMALL, num_hidden_layers=layers, attn_implementation="sdpa"
     )
@@ -76,7 +78,8 @@ def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int
     ids = torch.randint(3, 900, (1, tokens))
     whole = torch.ones_like(ids)  # else transformers before 5 makes a mask, which sdpa keeps in each layer
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=method.adapts and method.compute_bytes == 2)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast:
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+    with hooks, inputs_as_they_are(model, autocast=True), autocast:
         output = model(input_ids=ids, attention_mask=whole, labels=ids, use_cache=False)
     assert output.loss.isfinite()
     return sum(sizes.values())
@@ -179,7 +182,7 @@ def test_the_chunked_loss_is_whole_up_to_a_size_and_grows_by_states_beyond() -> 
     def chunked(tokens: int) -> float:
         return memory(LLAMA_3_8B, tokens, loss="chunked").logits
 
-    small = WHOLE_BYTES // 4 // 128256
+    small = CHUNK_BYTES // 4 // 128256
     assert chunked(small) == memory(LLAMA_3_8B, small, loss="whole").logits
     assert chunked(8192) - chunked(4096) == 3 * 2 * 4096 * 4096
     assert chunked(32768) < 2 * 2**30 < memory(LLAMA_3_8B, 32768, loss="whole").logits / 25

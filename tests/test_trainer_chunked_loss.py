@@ -25,7 +25,7 @@ CAPACITY = 64
 def small_chunks(model):
     """Seven tokens a chunk, for any row."""
     vocabulary = model.config.get_text_config().vocab_size
-    return ChunkedLoss(model, whole_bytes=0, chunk_bytes=4 * vocabulary * 7)
+    return ChunkedLoss(model, chunk_bytes=4 * vocabulary * 7)
 
 
 def losses_and_gradients(model, losses):

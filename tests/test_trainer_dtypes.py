@@ -23,8 +23,15 @@ from trainer_rows import (
 )
 
 from trainer_plugin import Recipe, dtypes, load_recipe
-from trainer_plugin.dtypes import frozen_dtype, probed_dtype, settle_dtype, stored_dtype, trained_dtype
-from trainer_plugin.recipe import training_arguments
+from trainer_plugin.dtypes import (
+    frozen_dtype,
+    probed_dtype,
+    settle_dtype,
+    stored_dtype,
+    trained_dtype,
+)
+from trainer_plugin.qlora import inputs_as_they_are
+from trainer_plugin.recipe import mixed_precision, training_arguments
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -75,20 +82,19 @@ def test_cuda_devices_are_asked_and_the_old_ones_get_fp16_for_adapters_and_fp32_
     assert frozen_dtype().dtype == FP32
 
 
-def test_an_adapter_on_fp16_weights_is_trained_with_a_scaled_loss_unless_another_precision_is_chosen(
-    monkeypatch,
-):
-    from trainer_plugin.recipe import _needs_scaler
-
+def test_an_adapter_on_16_bit_weights_multiplies_in_16_bits_unless_another_precision_is_chosen(monkeypatch):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)  # Accelerator leaves it behind
-    assert not _needs_scaler(Recipe(dtype="float16"))  # scaling is CUDA's
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert mixed_precision(Recipe(dtype="float16")) == mixed_precision(Recipe(dtype="bfloat16")) == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert _needs_scaler(Recipe(dtype="float16"))
-    assert not _needs_scaler(Recipe(dtype="float32"))
-    assert not _needs_scaler(Recipe(dtype="float16", method="full"))
-    assert not _needs_scaler(Recipe(dtype="float16", trainer={"bf16": True}))
+    assert mixed_precision(Recipe(dtype="float16")) == "fp16"  # with a scaled loss
+    assert mixed_precision(Recipe(dtype="bfloat16", method="lora")) == "bf16"
+    assert mixed_precision(Recipe(dtype="float32")) == ""
+    for dtype in ("float16", "bfloat16"):
+        assert mixed_precision(Recipe(dtype=dtype, method="full")) == ""
+        assert mixed_precision(Recipe(dtype=dtype, trainer={"bf16": False})) == ""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert not _needs_scaler(Recipe(dtype="float16"))
+    assert mixed_precision(Recipe(dtype="float16")) == ""
 
 
 def test_this_machine_is_measured_once_and_gives_one_answer(monkeypatch):
@@ -171,3 +177,42 @@ def test_mixed_precision_that_is_slow_here_is_told(tmp_path, monkeypatch):
     slow = training_arguments(Recipe(trainer={"bf16": True}), tmp_path)
     assert "mixed precision bf16" in _precision_line(slow)
     assert _precision_line(training_arguments(Recipe(), tmp_path)) == ""
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_inputs_that_lora_takes_as_they_are_give_the_same_bits(checkpointing):
+    peft = pytest.importorskip("peft")
+    losses, gradients, kept = [], [], []
+    for uncast in (False, True):
+        model = tiny_llama("sdpa").to(BF16)
+        model = peft.get_peft_model(
+            model, peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
+        )
+        torch.manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        ids, sizes = torch.arange(3, 60)[None], {}
+        model.train()
+
+        def pack(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with inputs_as_they_are(model, uncast):
+            hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+            with hooks, torch.autocast("cpu", BF16):
+                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+        layers = [one for one in model.modules() if hasattr(one, "cast_input_dtype_enabled")]
+        assert layers
+        assert all(layer.cast_input_dtype_enabled for layer in layers)  # as it was
+        losses.append(loss.detach())
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        kept.append(sum(sizes.values()))
+    assert torch.equal(*losses)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert checkpointing or kept[1] < 0.9 * kept[0]

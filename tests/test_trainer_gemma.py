@@ -42,7 +42,7 @@ def test_the_loss_in_chunks_is_the_loss_of_whole_logits(gemma):
     batch = PackedCollator()(pack_rows(make_documents([60, 30, 90]), 180))
     labels = batch.pop("labels")
     vocabulary = gemma.config.vocab_size
-    chunked = ChunkedLoss(gemma, whole_bytes=0, chunk_bytes=4 * vocabulary * 50)
+    chunked = ChunkedLoss(gemma, chunk_bytes=4 * vocabulary * 50)
     with torch.no_grad():
         found = chunked(gemma, batch, labels)
         assert found is not None, chunked.reason

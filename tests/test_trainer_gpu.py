@@ -16,6 +16,8 @@ import torch
 from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_packed
 from typer.testing import CliRunner
 
+from trainer_plugin.merge import merge_dequantized
+
 pytestmark = pytest.mark.gpu
 TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
@@ -59,6 +61,30 @@ def test_gradient_checkpointing_needs_less_memory_for_the_same_losses(folders, t
         peaks.append(torch.cuda.max_memory_allocated())
         losses.append(json.loads((out / "result.json").read_text())["loss_after"])
     assert peaks[1] < peaks[0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merged_adapter_answers_as_the_quantized_model_with_it(folders, tmp_path, dtype):
+    """bitsandbytes rounds scales of a GPU's 4 bits otherwise than a CPU's."""
+    flags = ["--epochs", 4, "--learning-rate", 1e-2, "--dtype", dtype, "--merge", tmp_path / "merged"]
+    shown = train(folders[0], "-m", folders[1], "-o", tmp_path / "out", *flags)
+    assert "trained parameters" in shown
+    merge_dequantized(tmp_path / "out", tmp_path / "again", check=True)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_adapters_train_alike_under_mixed_precision_and_in_fp32_products(folders, tmp_path, checkpointing):
+    losses = []
+    for name, value in (("mixed", "true"), ("products in fp32", "false")):
+        recipe = tmp_path / f"{name}.toml"
+        recipe.write_text(
+            f'method = "lora"\ndtype = "bfloat16"\ngradient_checkpointing = {str(checkpointing).lower()}\n'
+            f"[trainer]\nbf16 = {value}\n"
+        )
+        out = tmp_path / name
+        train(folders[0], "-m", folders[1], "-o", out, "--epochs", 4, "--recipe", recipe)
+        losses.append(json.loads((out / "result.json").read_text())["loss_after"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 

@@ -17,8 +17,8 @@ import torch
 from trainer_plugin.collator import PackedCollator
 from trainer_plugin.dtypes import settle_dtype
 from trainer_plugin.isolation import prepare_model
-from trainer_plugin.qlora import load_model, prepare_lora
-from trainer_plugin.recipe import Recipe
+from trainer_plugin.qlora import inputs_as_they_are, load_model, prepare_lora
+from trainer_plugin.recipe import Recipe, mixed_precision
 from trainer_plugin.strategies import fit_batch
 
 Row = Mapping[str, Any]
@@ -68,6 +68,7 @@ class Trial:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         recipe = Recipe(method=method, gradient_checkpointing=checkpointing, lora={"r": rank})  # type: ignore[arg-type]
+        recipe, _ = settle_dtype(recipe, model)
         network = load_model(model, recipe)
         prepare_model(network, recipe.attn)
         if method != "full":
@@ -77,13 +78,17 @@ class Trial:
         self.network, self.clock, self.collate = network.train(), clock, PackedCollator()
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5)
+        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision(recipe))
 
     def step(self, rows: Sequence[Row]) -> float:
         """Forward, backward and optimizer step of one micro-batch; returns the seconds it took."""
         self._wait()
         started = self.clock()
         batch = fit_batch(self.network, self.collate(rows))
-        self.network(**batch, use_cache=False).loss.backward()
+        with inputs_as_they_are(self.network, self.autocast is not None):
+            with torch.autocast("cuda", self.autocast, enabled=self.autocast is not None):
+                loss = self.network(**batch, use_cache=False).loss
+            loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._wait()

@@ -23,7 +23,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from tokpack.cost.memory import CHUNK_BYTES, WHOLE_BYTES
+from tokpack.cost.memory import CHUNK_BYTES
 from tokpack.schema import IGNORE_INDEX
 from trainer_plugin.strategies import inner_model, text_config
 
@@ -37,15 +37,15 @@ class ChunkedLoss:
     Raises nothing of its own: a model that cannot be cut is run whole, and `reason` says why.
     """
 
-    def __init__(self, model: Any, *, whole_bytes: int = WHOLE_BYTES, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, model: Any, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.vocabulary = int(text_config(model).vocab_size)
-        self.whole_bytes, self.chunk_bytes = whole_bytes, chunk_bytes
+        self.chunk_bytes = chunk_bytes
         self.reason = _obstacle(inner_model(model))
         self._proven = False
 
     def fits(self, tokens: int) -> bool:
         """Whether a row of so many tokens is to be cut."""
-        return self.reason is None and tokens * self.vocabulary * 4 > self.whole_bytes
+        return self.reason is None and tokens * self.vocabulary * 4 > self.chunk_bytes
 
     def __call__(self, model: Any, batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor | None:
         """Cross entropy of each prediction, 0 where there is no label: fp32[T - 1]; None: not to be had.

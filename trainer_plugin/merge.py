@@ -249,11 +249,16 @@ def _adapter_weights(adapter: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def through_nf4(weight: torch.Tensor) -> torch.Tensor:
-    """The weight as the 4-bit base has it: quantized as `load_model` does, and dequantized."""
+    """The weight as the 4-bit base has it: quantized as `load_model` does, and dequantized.
+
+    On the GPU where there is one, as the training was: bitsandbytes' kernels for CPU and GPU give the same
+    4-bit codes, but round some scales, which are quantized too, to another byte.
+    """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    packed, state = quantize_4bit(weight.contiguous(), compress_statistics=True, quant_type="nf4")
-    return dequantize_4bit(packed, state).to(weight.dtype)
+    there = weight.to("cuda" if torch.cuda.is_available() else "cpu").contiguous()
+    packed, state = quantize_4bit(there, compress_statistics=True, quant_type="nf4")
+    return dequantize_4bit(packed, state).to(weight.device, weight.dtype)
 
 
 def merge_layer(

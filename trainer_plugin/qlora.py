@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,20 @@ def prepare_lora(model: Any, recipe: Recipe) -> Any:
             f"PEFT does not take this adapter: {' '.join(str(error).split())}",
             where=f"[lora], {recipe.method}",
         ) from None
+
+
+def inputs_as_they_are(model: Any, autocast: bool) -> AbstractContextManager[None]:
+    """Under autocast, LoRA takes its inputs uncast: PEFT's cast to fp32 would be cast back at once.
+
+    The same bits, without two copies of each layer's input. To be put around forward and backward pass, which
+    computes layers again under gradient checkpointing.
+    """
+    if not autocast or not hasattr(model, "peft_config"):
+        return nullcontext()
+    from peft.helpers import disable_input_dtype_casting
+
+    uncast: AbstractContextManager[None] = disable_input_dtype_casting(model)
+    return uncast
 
 
 def lora_plus_optimizer(model: Any, arguments: Any, ratio: float) -> Any:

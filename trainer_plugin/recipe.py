@@ -260,8 +260,8 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         **changes,
         **recipe.trainer,
     }
-    if _needs_scaler(recipe):
-        values["fp16"] = True
+    if precision := mixed_precision(recipe):
+        values[precision] = True
     known = {one.name for one in fields(TrainingArguments)}
     for name in values:
         if name not in known:
@@ -280,13 +280,19 @@ def _keep_the_best(recipe: Recipe) -> dict[str, Any]:
     return {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", **limit}
 
 
-def _needs_scaler(recipe: Recipe) -> bool:
-    """Whether gradients pass through float16 weights to an adapter: too small ones would become zero.
+def mixed_precision(recipe: Recipe) -> Literal["", "bf16", "fp16"]:
+    """The dtype that an adapter's fp32 matrices multiply in on a GPU, as a flag of TrainingArguments.
 
-    Trainer's `fp16` scales the loss, on CUDA; a precision that the user chose stays.
+    That of the 16-bit weights beside them: products in fp32 would take most of a step. In float16 the loss is
+    scaled, else small gradients would become zero. A precision that the user chose stays; `recipe.dtype` is
+    settled.
     """
     import torch
 
-    chosen = {"fp16", "bf16"} & recipe.trainer.keys() or "ACCELERATE_MIXED_PRECISION" in os.environ
-    half = recipe.dtype == "float16" and recipe.method != "full"
-    return half and not chosen and torch.cuda.is_available()
+    if recipe.method == "full" or {"fp16", "bf16"} & recipe.trainer.keys():
+        return ""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ or not torch.cuda.is_available():
+        return ""
+    if recipe.dtype == "float16":
+        return "fp16"
+    return "bf16" if recipe.dtype == "bfloat16" else ""

@@ -46,6 +46,7 @@ from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.neftune import DocumentNoise
 from trainer_plugin.private_names import loss_is_complete, require_trainer
 from trainer_plugin.progress import RichProgress
+from trainer_plugin.qlora import inputs_as_they_are
 from trainer_plugin.source_losses import SourceLosses
 from trainer_plugin.strategies import fit_batch, inner_model, is_sharded, reshard
 from trainer_plugin.trainer_evaluation import EvaluationMixin
@@ -254,7 +255,9 @@ class PackedTrainerMixin(EvaluationMixin):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Trainer's; a loss that is no number raises VerifyError, which names the documents of the row."""
-        loss = super().training_step(*args, **kwargs)
+        autocast = self.accelerator.native_amp and not self.args.torch_compile
+        with inputs_as_they_are(self.model, autocast):
+            loss = super().training_step(*args, **kwargs)
         doc_ids = self._doc_ids.popleft() if self._doc_ids else np.zeros(0, np.int64)
         if not torch.isfinite(loss):
             folder = Path(self.args.output_dir)

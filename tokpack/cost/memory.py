@@ -22,7 +22,8 @@ NF4_BLOCK: Final = 64
 NF4_SCALES: Final = 256
 """Scales that share one fp32 scale under double quantization."""
 OPTIMIZER_BYTES: Final = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256}
-"""Two moments a trained parameter: fp32, or one byte each and an fp32 scale for every 256."""
+"""Two moments a trained parameter: fp32 (AdamW's are bf16 where the parameter is), or one byte each and an
+fp32 scale for every 256."""
 Loss = Literal["chunked", "whole", "copied", "fused"]
 """How the loss holds its logits.
 
@@ -33,10 +34,8 @@ never in memory (Liger, Cut Cross Entropy).
 LOGIT_BYTES: Final = {"fused": 0, "chunked": 12, "whole": 12, "copied": 16}
 """Bytes a logit at the loss's peak, without the 16-bit logits of the model: fp32 log-softmax and two
 gradients; the copy."""
-WHOLE_BYTES: Final = 1 << 28
-"""A row whose fp32 logits take less is not cut by the chunked loss."""
-CHUNK_BYTES: Final = 1 << 26
-"""fp32 logits of one chunk."""
+CHUNK_BYTES: Final = 1 << 28
+"""fp32 logits that the chunked loss makes at a time; a row with no more is not cut."""
 MOST_TOKENS: Final = 1 << 28
 """The largest micro-batch that `fits` looks at."""
 CONTEXT_BYTES: Final = 0.6 * GIB
@@ -124,8 +123,10 @@ def memory(
     trained = shape.lora_params(method.rank) if method.adapts else shape.total_params
     adapter = float(method.adapter_bytes * trained) if method.adapts else 0.0
     states = OPTIMIZER_BYTES[method.optimizer] * trained
+    if _pure(method) and method.optimizer == "adamw":
+        states /= 2
     paged = method.optimizer.startswith("paged")
-    logits = logit_bytes(shape, tokens, method, loss)
+    logits = logit_bytes(shape, tokens, method, loss) + _head_copy(shape, method, head_bytes, loss)
     kept, layer = activation_bytes(shape, method) * tokens, 0.0
     if checkpointing:
         layer = (kept + _layer_gradients(shape, method) * tokens) / shape.num_layers
@@ -160,11 +161,17 @@ def logit_bytes(shape: ModelShape, tokens: int, method: Method, loss: Loss) -> f
     each = LOGIT_BYTES[loss] + (method.compute_bytes if method.compute_bytes < 4 and loss != "fused" else 0)
     if loss != "chunked" or not _is_cut(shape, tokens):
         return each * count
-    return each * WHOLE_BYTES / 4 + 3.0 * method.compute_bytes * shape.hidden_size * tokens
+    return each * CHUNK_BYTES / 4 + 3.0 * method.compute_bytes * shape.hidden_size * tokens
+
+
+def _head_copy(shape: ModelShape, method: Method, head_bytes: int | None, loss: Loss) -> float:
+    """The fp32 head in 16 bits, which autocast makes and the loss's backward pass needs."""
+    copied = loss == "chunked" and (head_bytes or 0) > method.compute_bytes
+    return float(method.compute_bytes * shape.head_params) if copied else 0.0
 
 
 def _is_cut(shape: ModelShape, tokens: int) -> bool:
-    return 4 * shape.vocab_size * tokens > WHOLE_BYTES
+    return 4 * shape.vocab_size * tokens > CHUNK_BYTES
 
 
 def weight_bytes(shape: ModelShape, method: Method, head_bytes: int | None = None) -> float:
@@ -309,11 +316,11 @@ def _routed(shape: ModelShape) -> int:
 def _kept_inputs(shape: ModelShape, method: Method) -> int:
     """Inputs of the matrices whose gradient (or whose adapter's) needs them.
 
-    One tensor serves all readers in fp32 and pure bf16. Under autocast every trained matrix keeps its own
-    16-bit copy: PEFT casts to the adapter's fp32 first, autocast back.
+    One tensor serves all readers where it is in the dtype that is computed in. Beside 8- and 4-bit layers,
+    whose norms are fp32, every adapted matrix keeps its own 16-bit copy.
     """
     size = method.compute_bytes
-    if size == 4 or _pure(method):
+    if size == 4 or method.base_weights == "bf16":
         return size * (2 * shape.hidden_size * shape.num_layers + _mlp_width(shape) + _routed(shape))
     sparse = sum(m.inputs * m.layers * m.used for m in shape.matrices if m.name.startswith("experts."))
     dense = sum(
