@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import sys
 import threading
@@ -17,6 +18,7 @@ from tokpack.activity import Activity, Task, duration
 from tokpack.export import export
 from tokpack.packed.merging import merge
 from tokpack.packed.repacking import repack
+from tokpack.progress_lines import TIME, widths
 
 
 class Heard(io.StringIO):
@@ -92,6 +94,30 @@ def test_on_a_terminal_there_is_a_bar_which_goes_when_the_work_is_done() -> None
     for word in ("training", "1/2 steps", "loss 2.31", "a line that stays"):
         assert word in out.getvalue()
     assert out.getvalue().endswith("\r\x1b[2K\x1b[?25h\r")  # the bar is gone, the cursor is back
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_on_a_narrow_terminal_the_time_stays_whole_and_what_is_done_gives_way(width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    what = "probing the isolation of documents"
+    with Activity(console=console) as tell, tell.doing(what, 3, "ways of attention") as advance:
+        advance(1, "loss 2.3100, 1,234 tokens/s, 99.9% full")
+        tell._bars.refresh()
+    lines = [line for line in re.split(r"[\r\n]|\x1b\[\w+", out.getvalue()) if "1/3" in line]
+    assert lines
+    for line in lines:
+        assert re.search(r" 0:00:00 +-:--:-- *$", line)
+        assert len(line) < width
+
+
+def test_cells_of_a_line_add_up_to_no_more_than_the_screen() -> None:
+    for total, name, shown in itertools.product((40, 80, 140), (3, 34, 90), (0, 25, 90)):
+        cells = widths(total, name, shown)
+        assert sum(cells) + sum(1 for cell in cells if cell) + 2 * TIME + 1 < total
+        assert 0 < cells[0] <= name
+        assert cells[2] <= shown
+    assert widths(80, 20, 25) == (20, 13, 25)
 
 
 def test_quiet_says_nothing_anywhere() -> None:

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = {
     "tokpack": """
         version printable fingerprint durable ranges schema reasons own_files interrupts
-        errors plain engine notebook_bars activity parsing conversion plugins locks sums ledger hub
-        user_cache
+        errors plain engine notebook_bars progress_lines activity parsing conversion plugins locks sums ledger
+        hub user_cache
         config_limits config config_file options
         fresh_folder manifest checked shards token_files card doctor
         encoding stages packed_urls

@@ -176,17 +176,10 @@ class Activity:
             self._idle = None
 
     def _show(self, task: Task) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
         if self._bars is None:
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                TextColumn("{task.fields[shown]}", markup=False),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bars = Progress(*columns, console=self.console, transient=True)
+            from tokpack.progress_lines import ProgressLines
+
+            self._bars = ProgressLines(self.console)
             self._end_bars = self._show_bars()
         task.bar = self._bars.add_task(
             printable(without_secrets(task.what)), total=task.total, shown=task.amount()

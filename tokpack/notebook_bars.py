@@ -42,6 +42,8 @@ class NotebookBars:
     def _drawn(self) -> str:
         from rich.console import Console
 
-        console = Console(record=True, width=100, file=io.StringIO(), force_jupyter=False)
+        console = Console(
+            record=True, width=self._bars.console.width, file=io.StringIO(), force_jupyter=False
+        )
         console.print(self._bars.get_renderable())
         return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
