@@ -13,9 +13,19 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from trainer_rows import LENGTHS, make_documents, save_tiny_model, write_packed
+from trainer_rows import (
+    LENGTHS,
+    make_documents,
+    pack_rows,
+    save_tiny_model,
+    tiny_llama,
+    trainer_for,
+    write_packed,
+)
 from typer.testing import CliRunner
 
+from trainer_plugin import prepare_model
+from trainer_plugin.chunked_loss import ChunkedLoss
 from trainer_plugin.merge import merge_dequantized
 
 pytestmark = pytest.mark.gpu
@@ -86,6 +96,23 @@ def test_adapters_train_alike_under_mixed_precision_and_in_fp32_products(folders
         train(folders[0], "-m", folders[1], "-o", out, "--epochs", 4, "--recipe", recipe)
         losses.append(json.loads((out / "result.json").read_text())["loss_after"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_the_head_that_is_run_by_itself_is_in_mixed_precision_too(tmp_path):
+    """fp32 heads beside 4-bit layers: logits in fp32 would not be those of the model, and take long."""
+    rows = pack_rows(make_documents(LENGTHS), 64)
+    trainer = trainer_for(tiny_llama("tokpack"), rows, tmp_path, max_steps=1, trainer={"bf16": True})
+    trainer.chunked_loss = ChunkedLoss(trainer.model, chunk_bytes=1 << 12)
+    trainer.train()
+    assert trainer.chunked_loss._proven
+
+
+def test_flex_attention_is_probed_by_rows_that_its_kernel_takes():
+    report = prepare_model(
+        tiny_llama("sdpa", num_hidden_layers=2).to("cuda", torch.bfloat16), "flex_attention"
+    )
+    assert report.ok
+    assert report.attn == "flex_attention"
 
 
 @TWO_GPUS

@@ -308,7 +308,8 @@ class PackedTrainerMixin(EvaluationMixin):
         In chunks where the logits of the row would be large (`trainer_plugin.chunked_loss`).
         """
         if not with_outputs and self._cut(batch["input_ids"]):
-            losses = self.chunked_loss(model, batch, labels)
+            with self.accelerator.autocast():  # the head too, which is run by itself
+                losses = self.chunked_loss(model, batch, labels)
             if losses is not None:
                 return losses, None
             log.warning("the logits of a row are held whole: %s", self.chunked_loss.reason)
