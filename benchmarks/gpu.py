@@ -423,7 +423,7 @@ def time_attention(bench: Bench, attend: Callable[[], Any], leaves: list[Any]) -
     def both() -> None:
         torch.autograd.grad(attend(), leaves, gradient)
 
-    seconds = bench.seconds(both, most=0.5)
+    seconds = bench.seconds(both, most=0.3)
     return {"ms": seconds * 1e3, "output": attend().detach().float()}
 
 
@@ -575,7 +575,7 @@ def sizes(bench: Bench) -> None:
             model.zero_grad(set_to_none=True)
 
         def timed(lengths: Any = lengths, work: Any = work) -> dict[str, Any]:
-            return speed(shape, lengths, bench.seconds(work, most=1.5), method=full())
+            return speed(shape, lengths, bench.seconds(work, most=0.8), method=full())
 
         bench.row(timed, micro_batch=total)
 
@@ -832,15 +832,15 @@ def compiled(bench: Bench) -> None:
 
 
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
-    "exact": (exact, 20),
-    "attention": (attention, 60),
-    "throughput": (throughput, 60),
+    "exact": (exact, 10),
+    "attention": (attention, 110),
+    "throughput": (throughput, 55),
     "sizes": (sizes, 30),
-    "peak_memory": (peak_memory, 50),
-    "large_vocabulary": (large_vocabulary, 15),
-    "ranks": (ranks, 25),
-    "nf4": (nf4, 50),
-    "compiled": (compiled, 60),
+    "peak_memory": (peak_memory, 25),
+    "large_vocabulary": (large_vocabulary, 10),
+    "ranks": (ranks, 45),
+    "nf4": (nf4, 20),
+    "compiled": (compiled, 55),
     "isolation": (isolation, 80),
 }
 """Part -> what runs, and its share of the time; what compiles longest stands last."""

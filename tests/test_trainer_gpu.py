@@ -108,9 +108,8 @@ def test_the_head_that_is_run_by_itself_is_in_mixed_precision_too(tmp_path):
 
 
 def test_flex_attention_is_probed_by_rows_that_its_kernel_takes():
-    report = prepare_model(
-        tiny_llama("sdpa", num_hidden_layers=2).to("cuda", torch.bfloat16), "flex_attention"
-    )
+    model = tiny_llama("sdpa", hidden_size=256).to("cuda", torch.bfloat16)  # heads of 64: of 8 there is none
+    report = prepare_model(model, "flex_attention")
     assert report.ok
     assert report.attn == "flex_attention"
 
