@@ -6,6 +6,7 @@ import datetime
 
 import pytest
 from encode_helpers import NAMES, random_chats, template
+from packaging.version import Version
 
 from tokpack.errors import UsageError
 from tokpack.stages.render.chat_template import ChatTemplate, RenderError
@@ -40,8 +41,11 @@ FAILURES = {
     "undefined attribute": "{{ nothing.more }}",
     "adding nothing": "{{ 'a' + messages[0].nothing }}",
 }
-SINCE_5 = ("tojson", "reasoning", "private name in a namespace", "private name at once")
-"""Reasoning under each of its names, and a narrower sandbox."""
+SINCE = {
+    **dict.fromkeys(("tojson", "reasoning"), "5.21"),
+    **dict.fromkeys(("private name in a namespace", "private name at once"), "5.22"),
+}
+"""The transformers that brought reasoning under each of its names, and a narrower sandbox."""
 MESSAGES = [
     {"role": "user", "content": "é <b>", "name": None},
     {"role": "assistant", "content": None, "reasoning": "why", "tool_calls": [{"function": {"name": "f"}}]},
@@ -65,17 +69,17 @@ def by_transformers(source, messages, tools=None, add_generation_prompt=False):
     return texts[0], spans[0]
 
 
-def skip_under_4(name):
-    """What transformers 5 brought."""
+def skip_before(name):
+    """What a later transformers brought."""
     import transformers
 
-    if name in SINCE_5 and transformers.__version__.startswith("4."):
-        pytest.skip("transformers 4 does not do so yet")
+    if Version(transformers.__version__) < Version(SINCE.get(name, "0")):
+        pytest.skip(f"transformers does so from {SINCE[name]} on")
 
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_templates_see_what_transformers_shows_them(name):
-    skip_under_4(name)
+    skip_before(name)
     ours = ChatTemplate(FEATURES[name], VARIABLES).render(MESSAGES)
     assert ours == by_transformers(FEATURES[name], MESSAGES)
 
@@ -84,7 +88,7 @@ def test_templates_see_what_transformers_shows_them(name):
 def test_what_fails_in_transformers_is_a_render_error(name):
     with pytest.raises(RenderError):
         ChatTemplate(FAILURES[name], VARIABLES).render(MESSAGES)
-    skip_under_4(name)
+    skip_before(name)
     with pytest.raises(Exception):  # noqa: B017  each fails in its own way
         by_transformers(FAILURES[name], MESSAGES)
 

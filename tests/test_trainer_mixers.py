@@ -91,7 +91,7 @@ def test_calls_without_documents_run_as_before_and_the_set_up_can_be_undone():
         assert "JambaMambaMixer x 1" in prepare_model(model).mixers
         model.set_attn_implementation("sdpa")  # the packed attention wants documents
         assert torch.equal(model(input_ids=ids, use_cache=False).logits, before)
-        longer = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False)
+        longer = model.generate(input_ids=ids, min_new_tokens=4, max_new_tokens=4, do_sample=False)
     assert longer.shape[1] == ids.shape[1] + 4
     restore_forward(model)
     assert (strategy_of(model), split_layers(model)) == ("native", ())
