@@ -23,8 +23,8 @@ WAYS = {
     **each("tokpack", "llama qwen3 gemma2 gpt_oss mixtral deepseek_v3 opt llava"),
     **each("native", "gptj deepseek_v32"),
     **each("mixers", "mamba2 qwen3_next lfm2 jamba falcon_h1 rwkv mpt"),
-    **each("loop", "bloom cpmant"),
-    **each("refused", "qwen2_vl reformer"),
+    **each("loop", "bloom"),
+    **each("refused", "qwen2_vl reformer cpmant"),
 }
 
 QUICK = {"llama", "gpt_oss", "gptj", "mamba2", "qwen3_next", "bloom", "qwen2_vl"}

@@ -12,9 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from tiny_decoders import build
-from trainer_rows import tiny_llama
+from trainer_rows import make_documents, tiny_llama, write_packed
 
-from trainer_plugin import prepare_model, probe, probe_isolation
+from tokpack.errors import VerifyError
+from trainer_plugin import prepare_model, probe, probe_isolation, verify_model
+from trainer_plugin.isolation_report import AHEAD
 
 
 @pytest.fixture
@@ -66,3 +68,46 @@ def test_leaks_are_seen_on_the_logits_of_few_tokens(few, monkeypatch, leak):
             lambda module, _args, out: out + 0.01 * out.mean(1, keepdim=True) if module.training else out
         )
     assert not probe_isolation(model).ok
+
+
+@pytest.mark.parametrize("family", ["cpmant", "xlm", "xlnet", "paligemma"])
+def test_models_that_see_the_tokens_to_predict_are_refused(family):
+    """Documents stay apart, and each is read in both directions: the loss would fall without learning."""
+    with pytest.raises(VerifyError, match=f"it sees the tokens that it is to predict; {AHEAD}") as error:
+        prepare_model(build(family))
+    assert "attn=eager" in str(error.value)
+    assert "--planner none" not in str(error.value)
+
+
+def test_verify_says_that_a_model_sees_ahead_and_not_that_documents_leak(tmp_path):
+    write_packed(tmp_path / "p", make_documents([20, 9, 30]), 64)
+    found = verify_model(tmp_path / "p", build("cpmant"))
+    assert not found.ok
+    assert found.reports["loop"].verdict == "SEES AHEAD"
+    assert "made to see ahead" in found.advice[-1]
+
+
+def test_a_model_that_sees_ahead_in_rows_shorter_than_its_window_is_found():
+    """As Doge does up to transformers 5.17; the other checks run with short windows."""
+    model = build("mistral")
+    model.config.sliding_window = 64
+    model.model.layers[-1].register_forward_hook(
+        lambda _module, _args, out: (
+            out + 0.3 * torch.roll(out, -1, dims=1) if out.shape[1] <= model.config.sliding_window else out
+        )
+    )
+    report = probe_isolation(model)
+    assert [one.name for one in report.checks if not one.ok] == [AHEAD], report
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_doge_sees_nothing_ahead_or_is_refused(attn):
+    """Up to transformers 5.17 its sdpa takes a document without any mask, and adds its own to none."""
+    model, ids = build("doge"), torch.arange(3, 23)[None]
+    with torch.no_grad():
+        whole, start = (model(input_ids=row, use_cache=False).logits for row in (ids, ids[:, :9]))
+    if attn == "sdpa" and not torch.allclose(whole[:, :9], start, atol=1e-4):
+        with pytest.raises(VerifyError, match="it sees the tokens that it is to predict"):
+            prepare_model(model)
+        return
+    assert prepare_model(model, attn).ok

@@ -62,12 +62,21 @@ def prepare_model(
             return report
         reports.append(report)
     apply_strategy(model, "native", native)
+    ahead = any(report.sees_ahead for report in reports)
+    fault = "is not causal" if ahead else "does not keep packed documents apart"
     raise VerifyError(
-        f"{type(inner_model(model)).__name__} does not keep packed documents apart\n"
+        f"{type(inner_model(model)).__name__} {fault}\n"
         + "\n".join(f"  {report.strategy}, {report.attn}: {report.problem}" for report in reports),
         where=f"attn={attn}",
-        hint="use attn=auto" if attn != "auto" else "pack with `--planner none` (one document a row) for it",
+        hint=_way_out(attn, ahead),
     )
+
+
+def _way_out(attn: str, ahead: bool) -> str:
+    if ahead:
+        other = "another version of transformers" if attn == "eager" else "attn=eager"
+        return f"try {other}; a model that is made to see ahead cannot be trained so"
+    return "use attn=auto" if attn != "auto" else "pack with `--planner none` (one document a row) for it"
 
 
 def _ladder(attn: str, native: str) -> list[tuple[str, str]]:
@@ -186,7 +195,9 @@ def _advice(reports: Mapping[str, IsolationReport], asked: str | None) -> list[s
             lines.append(f"do not train packed rows with attn={name}: {report.problem}")
         if report.mixers:
             lines.append(f"attn={name} runs document by document: {', '.join(report.mixers)}")
-    if not good and asked:
+    if any(report.sees_ahead for report in reports.values()) and not good:
+        lines.append(_way_out(asked or "auto", True))
+    elif not good and asked:
         lines.append("verify without --attn tries the others")
     elif not good:
         lines.append("no backend keeps documents apart: pack with `--planner none`, one document a row")

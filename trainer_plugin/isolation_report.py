@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 CHANGED_FIRST, CHANGED_LAST = "first document changed", "last document changed"
 ALONE, GRADIENTS = "packed against alone", "gradients of another document"
+AHEAD = "later tokens changed"
 _SHORT = {
     CHANGED_FIRST: "first changed",
     CHANGED_LAST: "last changed",
     ALONE: "against alone",
     GRADIENTS: "gradients",
+    AHEAD: "later changed",
 }
 
 
@@ -60,6 +62,11 @@ class IsolationReport:
         return bool(self.checks) and all(check.ok for check in self.checks)
 
     @property
+    def sees_ahead(self) -> bool:
+        """Documents are apart, and a token's logits depend on later tokens of its own document."""
+        return any(check.name == AHEAD and not check.ok for check in self.checks)
+
+    @property
     def max_difference(self) -> float:
         """Of all checks, relative to the largest logit."""
         return max((check.difference for check in self.checks), default=float("inf"))
@@ -68,7 +75,9 @@ class IsolationReport:
     def verdict(self) -> str:
         if self.ok:
             return "exact" if self.max_difference == 0 else "equal"
-        return "cannot run" if self.max_difference == float("inf") else "LEAKS"
+        if self.max_difference == float("inf"):
+            return "cannot run"
+        return "SEES AHEAD" if self.sees_ahead else "LEAKS"
 
     @property
     def problem(self) -> str:
@@ -78,7 +87,8 @@ class IsolationReport:
             return ""
         if failed.difference == float("inf"):
             return " ".join([*self.notes[-1:]]) or failed.note
-        return f"{failed.name}: {failed.difference:.1e}, where {failed.limit:.1e} is allowed"
+        moved = f"{failed.name}: {failed.difference:.1e}, where {failed.limit:.1e} is allowed"
+        return f"it sees the tokens that it is to predict; {moved}" if failed.name == AHEAD else moved
 
     def table(self) -> Table:
         from rich.table import Table

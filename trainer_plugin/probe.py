@@ -4,6 +4,7 @@
     changed    A'B C  and  A B C'                 logits of the others must not move
     alone      A | B | C  through the plain call  logits must be the packed ones
     gradients  of a loss on B, in training mode   must not reach A and C
+    ahead      A      its second half changed     must not move the logits of the first, windows as they are
     control    A'BC   as one document             how far logits move when documents do leak
 
 A leak shows as a difference near the control; rounding stays far below it. So a check passes when the
@@ -31,6 +32,7 @@ from tokpack.schema import IGNORE_INDEX
 from trainer_plugin.attention import NAME
 from trainer_plugin.collator import PackedCollator
 from trainer_plugin.isolation_report import (
+    AHEAD,
     ALONE,
     CHANGED_FIRST,
     CHANGED_LAST,
@@ -81,9 +83,13 @@ def probe_isolation(
     """
     documents = _probe_documents(model, rows, seed, max_tokens)
     notes: list[str] = []
-    with _short_windows(model), quiet_evaluation(model):
+    case = _Case(model, documents, seed)
+    with quiet_evaluation(model):
         try:
-            checks = _run_checks(_Case(model, documents, seed), notes)
+            with _short_windows(model):
+                checks = _run_checks(case, notes)
+            if all(one.ok for one in checks):
+                checks += (_ahead_check(case),)
         except Exception as error:  # any error of a model's own code means: not proven
             text = " ".join(str(error).split())[:300]
             checks = (Check("the model runs on packed rows", float("inf"), 0.0, False, type(error).__name__),)
@@ -175,6 +181,24 @@ def _run_checks(case: _Case, notes: list[str]) -> tuple[Check, ...]:
     notes.append(f"leaking documents would move the logits by {largest.leak:.1e}")
     notes.extend(_cache_note(case, packed, largest))
     return tuple(checks)
+
+
+def _ahead_check(case: _Case) -> Check:
+    """One document, as training gets it: transformers may leave the mask out of such a row.
+
+    Without this a model that reads both ways passes: it does so in a packed row and alone.
+    """
+    longest = int(np.argmax([len(document) for document in case.documents]))
+    document, other = case.documents[longest], case.changed(longest)[longest]
+    half = len(document) // 2
+    places = case._replace(documents=[document]).places
+    behind = int(np.searchsorted(places, half))
+    before, after = (
+        _packed_logits(case.model, [np.concatenate([document[:half], rest])], places)[0]
+        for rest in (document[half:], other[half:])
+    )
+    largest = _Largest(float(before.abs().max()), [before[behind:], after[behind:]])
+    return largest.check(AHEAD, [after[:behind]], [before[:behind]])
 
 
 class _Largest:

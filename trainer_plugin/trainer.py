@@ -169,8 +169,11 @@ class PackedTrainerMixin(EvaluationMixin):
         rows = [self.train_dataset[i] for i in range(min(4, len(self.train_dataset)))]
         self.isolation_report = probe_isolation(self.model, rows)
         if not self.isolation_report.ok:
+            fault = "packed documents see each other in this model"
+            if self.isolation_report.sees_ahead:
+                fault = "this model sees the tokens that it is to predict"
             raise VerifyError(
-                f"packed documents see each other in this model\n{self.isolation_report}",
+                f"{fault}\n{self.isolation_report}",
                 where=type(inner_model(self.model)).__name__,
                 hint="call trainer_plugin.prepare_model(model) first: it finds a way that passes",
             )
