@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 import tokpack
@@ -141,3 +142,24 @@ def test_a_tokenizer_of_ids_beyond_int32_is_refused(tmp_path, smollm2):
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(UsageError, match=r"it has the id 2,147,483,648, and ids are int32"):
         load_tokenizer(folder, cache_dir=tmp_path / "cache")
+
+
+def test_a_nul_in_a_name_is_an_error_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    for arguments in (
+        ("clean", "rows.jsonl", "-o", "a\0b"),
+        ("clean", "a\0b", "-o", "out.jsonl"),
+        ("clean", "rows.jsonl", "-o", "out.jsonl", "--config", "a\0b"),
+    ):
+        ended = commands.run(*arguments)
+        assert ended.returncode == 2, ended.stderr
+        assert "hint:" in ended.stderr
+
+
+def test_a_token_store_in_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path):
+    from tokpack.output import work_folder
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError, match="not UTF-8"):
+        work_folder(tmp_path / "out", tmp_path / ODD)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack import schema
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, check_name
 from tokpack.fresh_folder import clean_up
 from tokpack.locks import only_writer
 from tokpack.manifest import is_blank, is_finished
@@ -105,13 +105,14 @@ def _check(out: Path, overwrite: bool, same: Callable[[], bool]) -> bool:
 def work_folder(out: Path, work_dir: str | os.PathLike[str] | None) -> Path:
     """OUT/.work, or a folder of this run's own in `work_dir`, of which OUT/.work keeps the path.
 
-    Raises UsageError when that folder is a link, or others may write into it.
+    Raises UsageError when that folder is a link, others may write into it, or its name is not UTF-8.
     """
     inside = out / schema.WORK
     inside.mkdir(exist_ok=True)
     if work_dir is None:
         return inside
     folder = Path(work_dir).resolve() / store_name(out)
+    check_name(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not is_mine(folder):
         raise UsageError(

@@ -149,8 +149,19 @@ def check_patterns(config: dict[str, Any], modules: Iterable[str], where: Path) 
 
     `re` cannot be stopped from within: they are tried in another process.
     """
-    if not (patterns := _patterns(config)):
-        return
+    patterns = _patterns(config)
+    if what := cannot_be_tried(patterns, modules):
+        raise UsageError(
+            f"a regular expression by which the adapter chooses modules {what}",
+            where=f"{where / CONFIG}: {max(patterns, key=len)[:80]}",
+            hint="list the modules by name: target_modules, layers_pattern, rank_pattern, alpha_pattern",
+        )
+
+
+def cannot_be_tried(patterns: list[str], modules: Iterable[str]) -> str:
+    """What is wrong with regular expressions for names of modules; empty where all of them end."""
+    if not patterns:
+        return ""
     try:
         subprocess.run(
             [sys.executable, "-I", "-S", "-c", TRY],
@@ -160,16 +171,10 @@ def check_patterns(config: dict[str, Any], modules: Iterable[str], where: Path) 
             check=True,
         )
     except subprocess.TimeoutExpired:
-        what = f"takes more than {SECONDS} seconds on the modules of this base"
+        return f"takes more than {SECONDS} seconds on the modules of this base"
     except subprocess.CalledProcessError:
-        what = "cannot be read"
-    else:
-        return
-    raise UsageError(
-        f"a regular expression by which the adapter chooses modules {what}",
-        where=f"{where / CONFIG}: {max(patterns, key=len)[:80]}",
-        hint="list the modules by name: target_modules, layers_pattern, rank_pattern, alpha_pattern",
-    )
+        return "cannot be read"
+    return ""
 
 
 def with_place_for(network: Any, folder: Path, name: str = "default") -> Any:

@@ -33,6 +33,7 @@ from trainer_plugin.adapter_config import (
 )
 from trainer_plugin.base_digest import base_digest, read_json
 from trainer_plugin.dtypes import Choice, settle_dtype
+from trainer_plugin.model_files import load_tokenizer
 from trainer_plugin.qlora import PROVENANCE, load_model
 from trainer_plugin.recipe import Recipe
 
@@ -304,20 +305,6 @@ def other_name(adapter: Adapter, base: str) -> str:
     if Path(known).name == Path(base).name or Path(base).resolve() == Path(known).resolve():
         return ""
     return f"note: the adapter {adapter.name} names {known} as its base; here it is on {base}"
-
-
-def load_tokenizer(model: str | Path) -> Any:
-    """The model's tokenizer, from its folder or the Hub."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(model))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the model's tokenizer cannot be loaded: {str(error).splitlines()[0]}",
-            where=f"--model {model}",
-            hint="give a folder with config.json, tokenizer and weights, or a model name on the hub",
-        ) from None
 
 
 def _does_not_fit(adapter: Adapter, error: Exception, base: str) -> UsageError:

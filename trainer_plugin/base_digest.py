@@ -19,7 +19,7 @@ def base_digest(model: str | Path) -> str:
 
     Two trainings of one model differ in nearly every block; a file that was damaged in one byte may pass.
     """
-    digest, files = hashlib.sha256(), _weight_files(str(model))
+    digest, files = hashlib.sha256(), weight_files(str(model))
     for path in files:
         size = path.stat().st_size
         digest.update(f"{size}\n".encode())
@@ -30,13 +30,15 @@ def base_digest(model: str | Path) -> str:
     return digest.hexdigest() if files else ""
 
 
-def _weight_files(model: str) -> list[Path]:
+def weight_files(model: str) -> list[Path]:
+    """Of a model folder or Hub name; empty where one is missing. Raises UsageError for an index that names
+    other places."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (single := file_of_model(model, name)) is not None:
             return [Path(single)]
         if (index := file_of_model(model, f"{name}.index.json")) is not None:
             found = [file_of_model(model, one) for one in files_of_index(Path(index))]
-            return [Path(one) for one in found if one is not None]
+            return [Path(one) for one in found if one is not None] if None not in found else []
     return []
 
 

@@ -160,14 +160,9 @@ def _subtract(adapter: Path, out: Path, config: dict[str, Any], base: str | None
 
 
 def _in_fp32(base: str) -> Any:
-    from transformers import AutoModelForCausalLM
+    from trainer_plugin.model_files import load_causal_model
 
-    try:
-        return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the model cannot be loaded: {str(error).splitlines()[0]}", where=f"--base {base}"
-        ) from None
+    return load_causal_model(base, "--base", dtype=torch.float32)
 
 
 def _compare(base: str, before: Path, after: Path) -> None:

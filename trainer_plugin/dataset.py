@@ -21,7 +21,7 @@ from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
 from tokpack.manifest import read_manifest
 from tokpack.packed_urls import local_folder
-from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, VALIDATION, is_preference
+from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, LOSS_WEIGHTS, VALIDATION, is_preference
 from tokpack.token_files import PlannedRows, mapped_rows
 
 
@@ -187,6 +187,38 @@ class PackedDataset:
             hint="pack again with this model's tokenizer, or train the model these rows were packed for",
         )
 
+    def check_values(self, model: Any) -> None:
+        """Raise DataError for rows that `model` cannot be trained or measured on: ids that it does not have.
+
+        Reads every id and label of all files once. Sums do not show what was written wrong.
+        """
+        vocab_size = int(model.get_input_embeddings().weight.shape[0])
+        for number, columns in enumerate(self._batches):
+            if fault := _fault_of(columns, vocab_size):
+                raise DataError(
+                    f"rows hold what this model cannot read: {fault}",
+                    where=f"{self.folder}, rows from {self._starts[number]:,}",
+                    hint="run `tokpack verify`; pack again with the tokenizer of this model",
+                )
+
+
+def _fault_of(columns: _Mapped | _Planned, vocab_size: int) -> str:
+    """What is wrong with the values of a batch; their lists fit together already."""
+    ids, labels = columns["input_ids"], columns["labels"]
+    ends = slice(ids.offsets[0], ids.offsets[-1]), slice(labels.offsets[0], labels.offsets[-1])
+    tokens, trained = ids.values[ends[0]], labels.values[ends[1]]
+    if (np.diff(ids.offsets) == 0).any():
+        return "a row of no tokens"
+    if tokens.min() < 0 or tokens.max() >= vocab_size:
+        return f"ids from {tokens.min()} to {tokens.max()}, where it has {vocab_size:,}"
+    if ((trained != IGNORE_INDEX) & (trained != tokens)).any():
+        return f"a label that is neither its token nor {IGNORE_INDEX}"
+    if LOSS_WEIGHTS in columns:
+        weights = columns[LOSS_WEIGHTS].values
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            return "a weight below 0, or one that is no number"
+    return ""
+
 
 class _Mapped:
     """A record batch of rows as they lie on the disk."""
@@ -196,6 +228,9 @@ class _Mapped:
 
     def __getitem__(self, name: str) -> _ListColumn:
         return self._columns[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
 
     def row(self, number: int) -> dict[str, np.ndarray]:
         return {
@@ -213,6 +248,9 @@ class _Planned:
 
     def __getitem__(self, name: str) -> _ListColumn:
         return _list_column(self._rows.column(name))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows.schema.names
 
 
 def _list_column(column: pa.Array) -> _ListColumn:

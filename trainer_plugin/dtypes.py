@@ -150,11 +150,12 @@ def probed_dtype(own: torch.dtype | None, device: str | None = None) -> Choice:
 
 def stored_dtype(model: str | Path) -> torch.dtype | None:
     """The dtype that the model's config.json names; None when it names none, or cannot be read."""
-    from transformers import AutoConfig
+    from tokpack.errors import UsageError
+    from trainer_plugin.model_files import load_config
 
     try:
-        config = AutoConfig.from_pretrained(str(model))
-    except (OSError, ValueError):
+        config = load_config(model)
+    except UsageError:
         return None  # loading the weights reports it
     for one in (config, config.get_text_config(decoder=True)):
         if isinstance(one.dtype, torch.dtype):

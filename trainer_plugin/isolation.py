@@ -152,6 +152,7 @@ def verify_model(
         name = type(inner_model(model)).__name__
         model = model.to(device) if device else model
     refuse_config(inner_model(model).config, dataset)
+    dataset.check_values(model)
     before, native = attention_of(model), _native_attention(model)
     rows = [dataset[i] for i in range(min(4, len(dataset)))]
     reports: dict[str, IsolationReport] = {}
@@ -218,17 +219,10 @@ def _check_device(device: str) -> None:
 
 
 def _load_model(name: str, dtype: Any, dataset: PackedDataset, device: str | None) -> Any:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trainer_plugin.model_files import load_causal_model, load_tokenizer
 
-    try:
-        dataset.check_tokenizer(AutoTokenizer.from_pretrained(name))
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the model cannot be loaded: {str(error).splitlines()[0]}",
-            where=f"--model {name}",
-            hint="give a folder with config.json, tokenizer and weights, or a model name on the hub",
-        ) from None
+    dataset.check_tokenizer(load_tokenizer(name))
+    model = load_causal_model(name, dtype=dtype)
     return model.to(device) if device else model
 
 

@@ -24,9 +24,10 @@ import torch
 from tokpack.activity import Activity, Advance
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.adapter_config import check_patterns, explained, read_config, with_adapter
-from trainer_plugin.base_digest import files_of_index
+from trainer_plugin.base_digest import weight_files
 from trainer_plugin.dtypes import stored_dtype
 from trainer_plugin.extras import need
+from trainer_plugin.model_files import load_causal_model, load_config, load_tokenizer, skeleton, weight_names
 from trainer_plugin.private_names import file_of_model, forget_quantization
 from trainer_plugin.qlora import RECIPE, load_model, quantization_config
 from trainer_plugin.recipe import Recipe, load_recipe
@@ -74,7 +75,6 @@ def merge_dequantized(
     """
     need("peft")
     from peft import PeftConfig
-    from transformers import AutoTokenizer
 
     adapter, out, tell = Path(adapter), Path(out), tell or Activity(quiet=True)
     written = read_config(adapter)
@@ -95,7 +95,7 @@ def merge_dequantized(
     else:
         with explained(adapter), tell.doing("merging", len(files), "files") as advance:
             _merge_files(base, files, adapter, config, out, recipe, advance)
-    AutoTokenizer.from_pretrained(base).save_pretrained(str(out))
+    load_tokenizer(base).save_pretrained(str(out))
     if check:
         with tell.doing("comparing the logits with those of base and adapter"):
             line = compare_logits(base, adapter, out, recipe)
@@ -108,13 +108,11 @@ def dequantize_base(base: str, out: Path, *, tell: Activity | None = None) -> Pa
 
     Raises UsageError for a base whose names on disk are not those in memory.
     """
-    from transformers import AutoTokenizer
-
     need("bitsandbytes")
     _check_empty(out)
     recipe, files = _with_dtype(Recipe(method="qlora"), base), _safetensors(base)
     known, quantized = _names_in_memory(base, recipe)
-    named = {name for file in (files or {}).values() for name in _names(file)}
+    named = {name for file in (files or {}).values() for name in weight_names(file)}
     if files is None or not {f"{module}.weight" for module in quantized} <= named <= known or not quantized:
         raise UsageError(
             "the weights of this base are not in files of their names",
@@ -126,7 +124,7 @@ def dequantize_base(base: str, out: Path, *, tell: Activity | None = None) -> Pa
         _merge_files(base, files, None, None, out, recipe, advance)
     if (settings := file_of_model(base, "generation_config.json")) is not None:
         shutil.copyfile(settings, out / "generation_config.json")
-    AutoTokenizer.from_pretrained(base).save_pretrained(str(out))
+    load_tokenizer(base).save_pretrained(str(out))
     return out
 
 
@@ -157,46 +155,34 @@ def _files_to_merge(base: str, adapter: Path, config: Any, recipe: Recipe) -> di
     files = _safetensors(base) if plain else None
     if files is None:
         return None
-    named = {name for file in files.values() for name in _names(file)}
+    named = {name for file in files.values() for name in weight_names(file)}
     known, quantized = _names_in_memory(base, recipe)
     touched = {f"{module}.weight" for module in [*_adapter_weights(adapter), *quantized]}
     return files if touched <= named <= known else None
 
 
 def _safetensors(base: str) -> dict[str, Path] | None:
-    index = file_of_model(base, INDEX)
-    names = ["model.safetensors"]
-    if index is not None:
-        names = files_of_index(Path(index))
-    found = {name: file_of_model(base, name) for name in names}
-    return None if None in found.values() else {name: Path(path) for name, path in found.items()}
-
-
-def _names(file: Path) -> list[str]:
-    from safetensors import safe_open
-
-    with safe_open(str(file), "pt") as tensors:
-        return list(tensors.keys())
+    files = weight_files(base)
+    plain = files and all(path.suffix == ".safetensors" for path in files)
+    return {path.name: path for path in files} if plain else None
 
 
 def _names_in_memory(base: str, recipe: Recipe) -> tuple[set[str], set[str]]:
     """Names of all weights, and of the modules that bitsandbytes quantizes; nothing is loaded."""
-    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
 
-    config = AutoConfig.from_pretrained(base)
+    config = load_config(base)
     if getattr(config, "quantization_config", None) is not None:
         return set(), set()
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
-    known = set(skeleton.state_dict())
+    bare = skeleton(config, base)
+    known = set(bare.state_dict())
     if recipe.method != "qlora":
         return known, set()
     from bitsandbytes.nn import Linear4bit
 
     quantizer = AutoHfQuantizer.from_config(quantization_config(getattr(torch, recipe.dtype)))
-    quantizer.preprocess_model(model=skeleton, device_map=None)
-    return known, {name for name, module in skeleton.named_modules() if isinstance(module, Linear4bit)}
+    quantizer.preprocess_model(model=bare, device_map=None)
+    return known, {name for name, module in bare.named_modules() if isinstance(module, Linear4bit)}
 
 
 def _merge_files(
@@ -211,7 +197,7 @@ def _merge_files(
     """adapter None: the base alone."""
     from safetensors import safe_open
     from safetensors.torch import save_file
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     dtype = getattr(torch, recipe.dtype)
     updates = {} if adapter is None else _adapter_weights(adapter)
@@ -229,9 +215,9 @@ def _merge_files(
                 merged[key] = weight.contiguous()
         save_file(merged, str(out / name), metadata={"format": "pt"})
         advance(1, "")
-    if (index := file_of_model(base, INDEX)) is not None:
+    if "model.safetensors" not in files and (index := file_of_model(base, INDEX)) is not None:
         shutil.copyfile(index, out / INDEX)
-    settings = AutoConfig.from_pretrained(base)
+    settings = load_config(base)
     settings.dtype = dtype
     settings.save_pretrained(str(out))
     GenerationConfig.from_model_config(settings).save_pretrained(str(out))
@@ -312,8 +298,6 @@ def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> st
 
     Both compute in fp32: in bf16 the noise of computing would hide what rounding the weights does.
     """
-    from transformers import AutoModelForCausalLM
-
     recipe = _with_dtype(recipe, base)
     tuned = with_adapter(load_model(base, recipe), adapter).eval()
     _compute_in_fp32(tuned)
@@ -321,7 +305,7 @@ def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> st
     with torch.no_grad():
         expected = tuned(ids.to(tuned.device), use_cache=False).logits.cpu()
         del tuned
-        plain = AutoModelForCausalLM.from_pretrained(str(merged), dtype=torch.float32).eval()
+        plain = load_causal_model(merged, "-o", dtype=torch.float32).eval()
         got = plain(ids, use_cache=False).logits
     difference = float((got - expected).abs().max() / expected.abs().max())
     agree = float((got.argmax(-1) == expected.argmax(-1)).float().mean())

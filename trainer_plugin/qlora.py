@@ -52,9 +52,9 @@ def _placed_by_accelerate() -> bool:
 def load_model(model: str | Path, recipe: Recipe) -> Any:
     """Base model for a recipe: 4-bit for qlora, in `recipe.dtype` otherwise, sharded if it says so."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     from trainer_plugin.dtypes import settle_dtype
+    from trainer_plugin.model_files import load_causal_model
 
     dtype = settle_dtype(recipe, model)[1].dtype
     options: dict[str, Any] = {"dtype": dtype}
@@ -67,15 +67,8 @@ def load_model(model: str | Path, recipe: Recipe) -> Any:
         from accelerate import PartialState
 
         options["device_map"] = {"": PartialState().local_process_index}
-    try:
-        with whole_weights():
-            loaded = AutoModelForCausalLM.from_pretrained(str(model), **options)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the model cannot be loaded: {str(error).splitlines()[0]}",
-            where=f"--model {model}",
-            hint="give a folder with config.json and weights, or a model name on the hub",
-        ) from None
+    with whole_weights():
+        loaded = load_causal_model(model, **options)
     repair_linear4bit(loaded)
     return loaded
 

@@ -95,12 +95,12 @@ def run_training(
 
     from transformers import set_seed
 
-    from trainer_plugin.adapters import load_tokenizer
     from trainer_plugin.balance import balanced_sampler
     from trainer_plugin.collator import PackedCollator
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.forecast import plan_run, predicted_hours, price_of
+    from trainer_plugin.model_files import load_tokenizer
     from trainer_plugin.qlora import lora_plus_optimizer, prepare_lora, save_result
 
     check_extras(recipe.trainer)
@@ -111,7 +111,7 @@ def run_training(
     tell.say(f"dtype {dtype}{_precision_line(arguments)}")
     tokenizer = load_tokenizer(model)
     dataset.check_tokenizer(tokenizer)
-    network, report = _proven(model, recipe, dataset, tell)
+    network, report = _proven(model, recipe, dataset, held_out, tell)
     set_seed(recipe.seed)
     if recipe.method != "full":
         network = prepare_lora(network, recipe)
@@ -184,7 +184,11 @@ def _layer_sampling(network: Any, recipe: Recipe) -> list[Any]:
 
 
 def _proven(
-    model: str | Path, recipe: Recipe, dataset: PackedDataset, tell: Activity
+    model: str | Path,
+    recipe: Recipe,
+    dataset: PackedDataset,
+    held_out: PackedDataset | None,
+    tell: Activity,
 ) -> tuple[Any, IsolationReport]:
     """The model, set up so that documents of a row do not see each other, and the proof."""
     from trainer_plugin.isolation import prepare_model
@@ -194,6 +198,9 @@ def _proven(
     require_trainer("training from a recipe")
     with tell.doing(f"loading {model}"):
         network = load_model(model, recipe)
+    with tell.doing("checking the ids of the rows"):
+        for part in filter(None, (dataset, held_out)):
+            part.check_values(network)
     with tell.doing("probing the isolation of documents" if recipe.probe else "setting the attention up"):
         report = prepare_model(network, recipe.attn, dataset=dataset, probe=recipe.probe)
     tell.say(_isolation_line(report, recipe.probe))

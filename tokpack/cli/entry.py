@@ -16,7 +16,7 @@ from tokpack import interrupts
 from tokpack.cli.app import app, mount_plugins
 from tokpack.cli.options import flag_of
 from tokpack.cli.output import Stderr
-from tokpack.errors import InternalError, OutputError, SettingError, TokpackError
+from tokpack.errors import InternalError, OutputError, SettingError, TokpackError, UsageError
 from tokpack.printable import printable
 
 _COLLECT = (50_000, 20, 100)
@@ -67,6 +67,8 @@ def main() -> NoReturn:
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             _usage(error)
+        if isinstance(error, ValueError) and str(error).startswith("embedded null "):
+            _fail(UsageError("a name holds a NUL byte, and no path can", hint="look at the paths given"))
         import traceback
 
         typer.echo(printable(traceback.format_exc()), err=True)

@@ -166,6 +166,7 @@ def evaluate(
     for one in (dataset, other):
         if one is not None:
             one.check_tokenizer(loaded.tokenizer)
+            one.check_values(loaded.network)
     attn = _isolate(loaded, dataset, settings, tell)
     losses = DocumentLosses(loaded.network)
     notes = [f"base in {loaded.dtype}"]

@@ -225,16 +225,9 @@ def _on_4_bits(folder: Path) -> bool:
 
 
 def _model_config(base: str) -> Any:
-    from transformers import AutoConfig
+    from trainer_plugin.model_files import load_config
 
-    try:
-        return AutoConfig.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the base cannot be read: {str(error).splitlines()[0]}",
-            where=f"--base {base}",
-            hint="give the model that the adapters belong to",
-        ) from None
+    return load_config(base, "--base")
 
 
 def _dtype_name(config: Any) -> str:
