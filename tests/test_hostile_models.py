@@ -173,3 +173,12 @@ def test_rows_that_a_model_cannot_read_are_said_before_it_does(plain, tmp_path, 
 def test_rows_as_tokpack_packs_them_pass(plain, tmp_path):
     write_packed(tmp_path / "packed", make_documents(), 64)
     PackedDataset(tmp_path / "packed").check_values(load(plain).network)
+
+
+def test_a_tokenizer_with_a_giant_id_is_refused_before_memory_is_taken(model):
+    path = model / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["giant"] = 10**9
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(UsageError, match="has the id 1,000,000,000"):
+        load(model)

@@ -29,11 +29,11 @@ HOUSE = {
         cli view __main__
     """,
     "trainer_plugin": """
-        words extras processes private_names
+        words extras processes private_names base_digest adapter_config model_files
         dataset mismatched collator attention mixers strategies layer_sampling patience loss chunked_loss
         balance budget preference_loss recipe dtypes forecast
         isolation_report probe isolation
-        base_digest qlora adapter_config adapters merge convert
+        qlora adapters merge convert
         neftune guards source_losses progress document_log trainer_evaluation trainer preference unpaired
         preference_run run
         evaluation publishing serving serve_config served_proof
@@ -54,10 +54,11 @@ CIRCLES = {
 }
 """Imports inside of functions that lead back, with their reasons."""
 TRAINER_TAKES = {"version", "printable", "fingerprint", "schema", "errors", "activity", "card", "hub", "cost"}
-TRAINER_TAKES |= {"manifest", "ledger", "checked", "shards", "token_files", "packed_urls"}
+TRAINER_TAKES |= {"own_files", "manifest", "ledger", "checked", "shards", "token_files", "packed_urls"}
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
     "trainer_plugin.cli": {"tokpack.cli"},
+    "trainer_plugin.model_files": {"tokpack.encoding"},
     "trainer_plugin.serving": {"tokpack.cli", "tokpack.stages"},
     "trainer_plugin.serve_config": {"tokpack.cli"},
 }

@@ -49,7 +49,9 @@ def files_of_index(path: Path) -> list[str]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise UsageError(
-                f"it names {str(name)[:80]!r}, which is no file of weights beside it", where=str(path)
+                f"it names {str(name)[:80]!r}, which is no file of weights beside it",
+                where=str(path),
+                hint="fetch the model's files again, or take another one",
             )
     return sorted(set(names))
 

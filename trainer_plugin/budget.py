@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from tokpack.errors import UsageError
 from trainer_plugin.balance import BalancedSampler, Stop
+from trainer_plugin.base_digest import read_json
 
 SPENT = "spent.json"
 
@@ -129,10 +130,10 @@ class Meter:
 
 
 def _seconds_in(file: Path) -> float:
-    try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError):
-        return 0.0
+    found = (read_json(file) if file.is_file() else None) or {}
+    seconds = found.get("seconds")
+    known = isinstance(seconds, int | float) and 0 <= seconds < math.inf
+    return float(seconds) if known else 0.0
 
 
 class StopWhenSpent(TrainerCallback):

@@ -24,12 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokpack.errors import UsageError
+from tokpack.errors import DataError, UsageError
+from tokpack.own_files import is_real_folder
 
 if TYPE_CHECKING:
     import torch
 
 PARTS = "document-losses"
+_NAME = re.compile(r"step-\d{1,18}-rank-\d{1,9}\.parquet", re.ASCII)
 _KEYS = ["epoch", "doc_id", "piece"]
 _PART = pa.schema(
     [
@@ -63,13 +65,20 @@ class DocumentLog:
         """Forget what was written after `step`, the checkpoint that a run goes on from; 0: everything."""
         if step == 0:
             self._remove_parts()
-        for part in self.parts.glob(f"step-*-rank-{self.rank}.parquet"):
-            if int(re.findall(r"\d+", part.name)[0]) > step:
+        for part in self._written():
+            if int(part.name.split("-")[1]) > step and part.stem.endswith(f"-rank-{self.rank}"):
                 part.unlink()
+
+    def _written(self) -> list[Path]:
+        """The parts of all processes, by name; no link, and nothing through one."""
+        found = sorted(self.parts.iterdir()) if is_real_folder(self.parts) else []
+        return [
+            path for path in found if _NAME.fullmatch(path.name) and not path.is_symlink() and path.is_file()
+        ]
 
     def _remove_parts(self) -> None:
         """All parts, and their folder where nothing else is in it."""
-        for part in self.parts.glob("step-*-rank-*.parquet"):
+        for part in self._written():
             part.unlink()
         with suppress(OSError):  # not there, not empty, or a link
             self.parts.rmdir()
@@ -100,8 +109,7 @@ class DocumentLog:
 
         keep_parts: a later session may go on from a checkpoint.
         """
-        parts = sorted(self.parts.glob("step-*.parquet"))
-        tables = [pq.read_table(part, schema=_PART) for part in parts]
+        tables = [_read(part) for part in self._written()]
         table = document_means(pa.concat_tables([_PART.empty_table(), *tables]))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.suffix == ".parquet":
@@ -113,6 +121,17 @@ class DocumentLog:
         if not keep_parts:
             self._remove_parts()
         return self.path
+
+
+def _read(part: Path) -> pa.Table:
+    try:
+        return pq.read_table(part, schema=_PART)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"a part of the log of documents cannot be read: {str(error).splitlines()[0][:200]}",
+            where=str(part),
+            hint="take it away: the losses of its steps are lost then",
+        ) from None
 
 
 def document_means(rows: pa.Table) -> pa.Table:

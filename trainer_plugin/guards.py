@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from tokpack.errors import UsageError, VerifyError
+from tokpack.errors import DataError, TokpackError, UsageError, VerifyError
 from tokpack.schema import PREFERENCE, UNPAIRED
 
 
@@ -47,6 +49,27 @@ def diverged(loss: float, step: int, doc_ids: np.ndarray, checkpoint: str | None
         where=f"documents {shown}{more}" if len(doc_ids) else f"step {step:,}",
         hint=f"look at these documents, or lower the learning rate; {there}",
     )
+
+
+@contextmanager
+def readable(checkpoint: Any, begun: Callable[[], bool]) -> Iterator[None]:
+    """What is raised about the files of a checkpoint before the first step after it, in our words.
+
+    Trainer unpickles numbers alone (`weights_only`); cut or altered files end in whatever they end in.
+    """
+    try:
+        yield
+    except TokpackError:
+        raise
+    except Exception as error:
+        if not checkpoint or begun():
+            raise
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise DataError(
+            f"the checkpoint cannot be read: {type(error).__name__}: {line[:200]}",
+            where=str(checkpoint),
+            hint="take it away: --resume goes on from the checkpoint before it",
+        ) from None
 
 
 def refuse_arguments(args: Any, accelerator: Any, loss: str, takes_pairs: bool = False) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from tokpack.encoding.snapshot import BACKEND, largest_id
 from tokpack.errors import TokpackError, UsageError
 from trainer_plugin.adapter_config import NAME, cannot_be_tried
 from trainer_plugin.base_digest import read_json, weight_files
@@ -30,6 +31,8 @@ LARGE, LARGEST = 1 << 25, {"tokenizer.json": 1 << 29, "vocab.json": 1 << 29}
 COUNTS = {"layers": 10_000, "layer": 10_000, "blocks": 10_000, "depth": 10_000, "experts": 100_000}
 COUNTS |= {"labels": 100_000}
 """End of a key that says how many modules or names are made, and the most of them."""
+MOST_IDS = 1 << 24
+"""`tokenizers` takes memory for every id up to the largest."""
 SPARE, DENSEST = 1 << 24, 8
 """Weights that may lie in no file, and the most of them that a byte may hold."""
 HINT = "give a folder with config.json, tokenizer and weights, or a model name on the hub"
@@ -50,6 +53,13 @@ def load_tokenizer(model: str | Path, flag: str = "--model") -> Any:
 
     _check_files(str(model), flag)
     with explained(model, flag, "the model's tokenizer"):
+        file = _file(str(model), BACKEND, flag)
+        if file is not None and (largest := largest_id(file)) > MOST_IDS:
+            raise UsageError(
+                f"the model's tokenizer has the id {largest:,}, and no model has {MOST_IDS:,} entries",
+                where=f"{flag} {model}",
+                hint="fetch its files again, or take another model",
+            )
         return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
 
 

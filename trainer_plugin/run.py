@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tokpack.activity import Activity, duration
 from tokpack.checked import check_dataset
 from tokpack.errors import UsageError
+from tokpack.own_files import entries_below
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.preference_run import preference_lines, preference_of, trainer_of
 from trainer_plugin.recipe import Recipe, training_arguments
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from trainer_plugin.isolation_report import IsolationReport
 
 RESULT = "result.json"
+OURS = re.compile(r"checkpoint-\d|document-losses")
+"""Folders that training writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +304,10 @@ def _plan_lines(plan: Plan, hours: Figure | None, price: float | None, ranks: in
 
 def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
     """The checkpoint to resume from; refuses an output folder with something in it otherwise."""
+    if link := next(_links_in_the_way(out), ""):
+        raise UsageError(
+            f"a link is where training writes: {link}", where=str(out), hint="take it out, or give another -o"
+        )
     if resume:
         from transformers.trainer_utils import get_last_checkpoint
 
@@ -317,6 +326,15 @@ def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
             "the output folder is not empty", where=str(out), hint="--resume, --overwrite, or another folder"
         )
     return None
+
+
+def _links_in_the_way(out: Path) -> Iterator[str]:
+    """Links in a folder of results or checkpoints, which may be a stranger's; links to other folders pass."""
+    if not out.is_dir():
+        return
+    for name, entry in entries_below(out):
+        if entry.is_symlink() and (entry.is_file() or not entry.is_dir() or OURS.match(name) or "/" in name):
+            yield name
 
 
 def _isolation_line(report: Any, probed: bool) -> str:

@@ -40,7 +40,7 @@ from trainer_plugin.chunked_loss import ChunkedLoss
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import DocumentLog
-from trainer_plugin.guards import diverged, refuse_arguments, refuse_batch, refuse_dataset
+from trainer_plugin.guards import diverged, readable, refuse_arguments, refuse_batch, refuse_dataset
 from trainer_plugin.isolation import probe_isolation, refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.neftune import DocumentNoise
@@ -101,7 +101,7 @@ class PackedTrainerMixin(EvaluationMixin):
         self.args.logging_nan_inf_filter = False  # a loss that is no number stops the run instead
         self._doc_ids: deque[np.ndarray] = deque()
         self._pending_counts: list[torch.Tensor] = []
-        self.session_tokens, self._first_step = 0, 0
+        self.session_tokens, self._first_step, self._begun = 0, 0, False
         self._last_log: float | None = None
         self._eval_sums = torch.zeros(2, dtype=torch.float64)
         self.token_budget, self.sampler = token_budget, None
@@ -152,7 +152,8 @@ class PackedTrainerMixin(EvaluationMixin):
         reshard(self.model)
         self._last_log = time.perf_counter()
         try:
-            with nullcontext() if self.noise is None else self.noise.on(self.model):
+            noise = nullcontext() if self.noise is None else self.noise.on(self.model)
+            with noise, readable(resume_from_checkpoint, lambda: self._begun):
                 output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self.meter.end()
@@ -258,6 +259,7 @@ class PackedTrainerMixin(EvaluationMixin):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Trainer's; a loss that is no number raises VerifyError, which names the documents of the row."""
+        self._begun = True
         autocast = self.accelerator.native_amp and not self.args.torch_compile
         with inputs_as_they_are(self.model, autocast):
             loss = super().training_step(*args, **kwargs)

@@ -189,15 +189,19 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _check_ids(path: Path) -> None:
     """Ids beyond int32 are refused before `tokenizers` reserves memory for as many."""
+    if (largest := largest_id(path)) > LARGEST_ID:
+        raise SystemExit(f"it has the id {largest:,}, and ids are int32, up to {LARGEST_ID:,}")
+
+
+def largest_id(path: Path) -> int:
+    """Of a tokenizer.json; 0 where there is none. Raises ValueError for what is no JSON."""
     data = json.loads(path.read_bytes()) if path.is_file() else {}
     model = data.get("model") if isinstance(data, dict) else None
     vocab = model.get("vocab") if isinstance(model, dict) else None
     ids = list(vocab.values()) if isinstance(vocab, dict) else []
     added = data.get("added_tokens") if isinstance(data, dict) else None
     ids += [token.get("id") for token in added or () if isinstance(token, dict)]
-    largest = max((number for number in ids if isinstance(number, int)), default=0)
-    if largest > LARGEST_ID:
-        raise SystemExit(f"it has the id {largest:,}, and ids are int32, up to {LARGEST_ID:,}")
+    return max((number for number in ids if isinstance(number, int)), default=0)
 
 
 def _bos_prefix(backend: Any) -> list[int]:

@@ -1,0 +1,113 @@
+"""Folders of somebody's training: a checkpoint that cannot be read is said, nothing is written elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("peft")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from trainer_rows import make_documents, needs_packed_trainer, save_tiny_model, write_packed
+
+from tokpack.errors import DataError, UsageError
+from trainer_plugin import Recipe
+from trainer_plugin.budget import _seconds_in
+from trainer_plugin.document_log import DocumentLog
+from trainer_plugin.run import _checkpoint, run_training
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    needs_packed_trainer()
+    place = tmp_path_factory.mktemp("trained")
+    digest = save_tiny_model(place / "model")
+    write_packed(place / "packed", make_documents(), 64, vocab_sha256=digest)
+    train(place, place / "run", steps=1)
+    return place
+
+
+def train(place: Path, out: Path, *, steps: int, resume: bool = False):
+    recipe = Recipe(method="lora", dtype="float32", max_steps=steps, save_steps=1, probe=False)
+    return run_training(place / "packed", place / "model", recipe, out, resume=resume)
+
+
+class Opened:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+@pytest.mark.parametrize("content", ["pickle", "cut", "junk"])
+def test_a_checkpoint_that_cannot_be_read_is_said_and_runs_nothing(trained, tmp_path, name, content):
+    out = Path(shutil.copytree(trained / "run", tmp_path / "run"))
+    path = out / "checkpoint-1" / name
+    whole = path.read_bytes()
+    mark = tmp_path / "opened"
+    path.write_bytes({"pickle": pickle.dumps(Opened(mark)), "cut": whole[:100], "junk": b"?" * 300}[content])
+    with pytest.raises(DataError, match="the checkpoint cannot be read") as found:
+        train(trained, out, steps=2, resume=True)
+    assert found.value.hint
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "checkpoint-2", "checkpoint-1/optimizer.pt", "document-losses"]
+)
+def test_a_link_where_training_writes_is_refused(tmp_path, name):
+    pytest.importorskip("transformers")
+    out = tmp_path / "run"
+    (out / "checkpoint-1").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine") if "." in name else elsewhere.mkdir()
+    (out / name).symlink_to(elsewhere)
+    for resume, overwrite in ((True, False), (False, True)):
+        with pytest.raises(UsageError, match=f"a link is where training writes: {name}"):
+            _checkpoint(out, resume, overwrite)
+
+
+def test_a_link_of_the_users_own_to_a_checkpoint_passes(tmp_path):
+    pytest.importorskip("transformers")
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "latest").symlink_to("checkpoint-1")
+    assert _checkpoint(tmp_path, True, False) == str(tmp_path / "checkpoint-1")
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "{", '{"seconds": "x"}', '{"seconds": -1}', '{"seconds": 1e999}', "[" * 9**5]
+)
+def test_what_a_record_of_seconds_does_not_say_counts_nothing(tmp_path, text):
+    (tmp_path / "spent.json").write_text(text)
+    assert _seconds_in(tmp_path / "spent.json") == 0.0
+
+
+def test_a_pipe_as_record_of_seconds_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "spent.json")
+    assert _seconds_in(tmp_path / "spent.json") == 0.0
+
+
+def test_a_log_of_documents_leaves_what_is_not_its_own(tmp_path):
+    parts, elsewhere = tmp_path / "document-losses", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "step-00000009-rank-0.parquet").write_text("mine")
+    parts.symlink_to(elsewhere)
+    DocumentLog(tmp_path / "log.jsonl", tmp_path).begin(3)
+    parts.unlink()
+    parts.mkdir()
+    (parts / "step-x-rank-0.parquet").write_text("mine")
+    (parts / "step-00000009-rank-1.parquet").symlink_to(elsewhere / "step-00000009-rank-0.parquet")
+    DocumentLog(tmp_path / "log.jsonl", tmp_path).begin(0)
+    assert len(list(parts.iterdir())) == 2
+    assert (elsewhere / "step-00000009-rank-0.parquet").read_text() == "mine"
+    (parts / "step-00000001-rank-0.parquet").write_text("no table")
+    with pytest.raises(DataError, match="cannot be read"):
+        DocumentLog(tmp_path / "log.jsonl", tmp_path).finish()
