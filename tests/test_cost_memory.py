@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,28 +43,42 @@ FP32_LORA = Method(kind="lora", rank=8, weights="fp32", compute_bytes=4)
 METHODS = {
     "fp32 lora": FP32_LORA,
     "bf16 lora under autocast": Method(kind="lora", rank=8),
+    "nf4 lora under autocast": Method(kind="qlora", rank=8),
     "fp32 full": Method(kind="full", weights="fp32", compute_bytes=4),
     "bf16 full": Method(kind="full", weights="bf16"),
 }
 
 
-def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int:
-    """Bytes that autograd keeps for the backward pass of a real model, each storage once, weights aside."""
+def make_model(model_type: str, layers: int, method: Method) -> Any:
+    """A small random model, prepared as training does it."""
     import torch
     import transformers
 
-    from trainer_plugin.qlora import inputs_as_they_are
+    from trainer_plugin.qlora import load_model, prepare_lora
+    from trainer_plugin.recipe import Recipe
 
     config = transformers.AutoConfig.for_model(
         model_type, **SMALL, num_hidden_layers=layers, attn_implementation="sdpa"
     )
-    model = transformers.AutoModelForCausalLM.from_config(config).train()
+    model = transformers.AutoModelForCausalLM.from_config(config)
     model.to(torch.float32 if method.base_weights == "fp32" else torch.bfloat16)
-    if method.adapts:
-        import peft
+    recipe = Recipe(
+        method=method.kind, dtype="bfloat16", gradient_checkpointing=False, lora={"r": method.rank}
+    )
+    if method.kind == "qlora":
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            model = load_model(folder, recipe)
+    return (prepare_lora(model, recipe) if method.adapts else model).train()
 
-        lora = peft.LoraConfig(r=method.rank, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = peft.get_peft_model(model, lora)
+
+def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int:
+    """Bytes that autograd keeps for the backward pass of a real model, each storage once, weights aside."""
+    import torch
+
+    from trainer_plugin.qlora import inputs_as_they_are
+
+    model = make_model(model_type, layers, method)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     sizes: dict[int, int] = {}
     alive = []  # a storage freed early could give its address to another
@@ -90,6 +105,7 @@ def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])
 def test_activations_are_what_autograd_keeps(model_type: str, name: str) -> None:
     pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
     method, tokens = METHODS[name], 500
     # The difference of two depths leaves layers alone: no logits, no embeddings.
     small, large = (kept_bytes(model_type, layers, method, tokens) for layers in (2, 4))

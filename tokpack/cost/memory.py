@@ -209,7 +209,7 @@ def activation_bytes(shape: ModelShape, method: Method) -> float:
     norms = normed * (4 + scaled if shape.rms_norm else size)
     fused = queries + keys if shape.fused_qkv else 0
     attention = layers * (size * (queries + keys + values + fused) + 4 * shape.num_heads)
-    mlp = size * (_mlp_width(shape) * (3 if shape.gated else 1) + 2 * _routed(shape))
+    mlp = _state_bytes(method) * _mlp_width(shape) * (3 if shape.gated else 1) + size * 2 * _routed(shape)
     ranks = size * method.rank * sum(m.lora * m.layers * m.used for m in shape.matrices if m.linear)
     return float(norms + attention + mlp + _kept_inputs(shape, method) + (ranks if method.adapts else 0))
 
@@ -334,7 +334,12 @@ def _kept_inputs(shape: ModelShape, method: Method) -> int:
 def _layer_gradients(shape: ModelShape, method: Method) -> float:
     """Gradients alive while one layer runs backward, a token, times the layers: MLP widths and two states."""
     states = 2 * shape.hidden_size * shape.num_layers
-    return float(method.compute_bytes * (3 * _mlp_width(shape) + states))
+    return float(_state_bytes(method) * (3 * _mlp_width(shape) + states))
+
+
+def _state_bytes(method: Method) -> int:
+    """Bytes of what linear layers give out: fp32 beside 8 and 4 bits, as the norms before them."""
+    return 4 if method.base_weights in ("nf4", "int8") else method.compute_bytes
 
 
 def _embedding_gradients(
