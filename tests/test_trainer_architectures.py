@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
 
 import transformers
 from make_architecture_table import PAGE, read_table, table_line
+from packaging.version import Version
 from tiny_decoders import FAMILIES, NOT_BUILT, each, examine
 
 WAYS = {
@@ -35,6 +36,7 @@ SAME_VERSION = transformers.__version__.startswith(f"{PAGE_IS_OF}.")
 
 
 def check(family, way):
+    skip_where_it_is_not_built(family)
     found = examine(family)
     assert not found.silent, found
     assert found.leak > 0.05, "documents that leak would not show in these logits"
@@ -45,13 +47,20 @@ def check(family, way):
         assert table_line(found) in PAGE.read_text(encoding="utf-8")
 
 
+def skip_where_it_is_not_built(family):
+    if family not in FAMILIES:
+        pytest.skip(f"transformers {transformers.__version__} has no {family}")
+    if family == "qwen2_vl" and transformers.__version__.startswith("4."):
+        pytest.skip("Qwen2-VL of transformers 4 does not run on texts alone when it is made so small")
+    if family.startswith("cohere_compass") and Version(transformers.__version__) < Version("5.21"):
+        pytest.skip("before transformers 5.21 it takes no heads that are so small")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "family", [pytest.param(family, marks=[pytest.mark.slow] * (family not in QUICK)) for family in WAYS]
 )
 def test_packed_rows_equal_documents_alone_or_are_refused(family):
-    if family == "qwen2_vl" and transformers.__version__.startswith("4."):
-        pytest.skip("Qwen2-VL of transformers 4 does not run on texts alone when it is made so small")
     check(family, WAYS[family])
 
 
