@@ -36,10 +36,10 @@ def test_every_published_point_lies_in_its_range() -> None:
     assert not missed
 
 
-def test_a_range_is_no_wider_than_a_factor_of_five() -> None:
+def test_a_range_is_no_wider_than_a_factor_of_five_and_a_half() -> None:
     for point in POINTS:
         fast, slow = micro_batch_seconds(point.shape, find_gpu(point.card), point.method, point.work)
-        assert slow < 5 * fast
+        assert slow < 5.5 * fast
 
 
 def test_points_name_cards_of_the_table_and_pages() -> None:
