@@ -191,7 +191,7 @@ def _ahead_check(case: _Case) -> Check:
     longest = int(np.argmax([len(document) for document in case.documents]))
     document, other = case.documents[longest], case.changed(longest)[longest]
     half = len(document) // 2
-    places = case._replace(documents=[document]).places
+    places = _Case(case.model, [document], case.seed).places
     behind = int(np.searchsorted(places, half))
     before, after = (
         _packed_logits(case.model, [np.concatenate([document[:half], rest])], places)[0]
