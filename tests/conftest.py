@@ -85,6 +85,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Without `-m gpu` no GPU is seen: references are computed on the CPU, and compared to the bit."""
+    if "gpu" not in (config.option.markexpr or ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """TOKPACK_EXAMPLES times the examples, where a test names their number and where it does not; a quarter
     of them, the same ones each time, where the slow tests are left out."""
@@ -99,7 +105,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("slow") and not slow_wanted(item.config):
         pytest.skip("slow: run with --slow or TOKPACK_SLOW=1")
     if item.get_closest_marker("gpu") and not has_cuda():
-        pytest.skip("needs a CUDA device")
+        pytest.skip("needs a CUDA device, and -m gpu")
 
 
 def pytest_runtest_logfinish() -> None:
