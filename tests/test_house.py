@@ -29,7 +29,7 @@ HOUSE = {
         cli view __main__
     """,
     "trainer_plugin": """
-        words extras processes private_names base_digest adapter_config model_files
+        words extras processes private_names base_digest adapter_config model_files output_folder
         dataset mismatched collator attention mixers strategies layer_sampling patience loss chunked_loss
         balance budget preference_loss recipe dtypes forecast
         isolation_report probe isolation

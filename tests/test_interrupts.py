@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +40,10 @@ except KeyboardInterrupt:  # the signal came before that
 
 
 @contextmanager
-def started(code, *arguments):
+def started(code, *arguments, stderr=subprocess.PIPE):
     """A Python process that hears all signals; it does not outlive the block."""
     command = [sys.executable, "-c", code, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         try:
             yield process
         finally:
@@ -76,6 +79,49 @@ def test_a_process_that_hears_no_signal_ends_with_its_child_and_its_scratch(numb
     assert gone(int(child))
     assert not Path(folder).exists()
     assert list(tmp_path.iterdir()) == []
+
+
+WITH_A_BAR = f"""{HEARS}
+import sys, threading, time
+from rich.console import Console
+from tokpack import interrupts
+from tokpack.activity import Activity
+interrupts.watch("pack")
+with Activity() as tell, tell.doing("reading and tokenizing", 90, "MB") as advance:
+    advance(62)
+    wait = lambda: time.sleep(0.002)
+    threading.Thread(target=lambda: [tell._bars.refresh() for _ in iter(wait, 1)]).start()
+    try:
+        print("ready", file=sys.__stdout__, flush=True)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        interrupts.leave()
+"""
+
+
+def test_the_last_line_stands_in_the_place_of_the_bar_which_is_drawn_no_more():
+    terminal, end = pty.openpty()
+    pieces = []
+    with started(WITH_A_BAR, stderr=end) as process:
+        os.close(end)
+        reader = threading.Thread(target=lambda: pieces.extend(iter(lambda: read_some(terminal), b"")))
+        reader.start()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        reader.join(30)
+    shown = b"".join(pieces)
+    os.close(terminal)
+    assert b"reading and tokenizing" in shown
+    assert shown.endswith(b"\r\x1b[2K\x1b[?25hinterrupted; the same command goes on where it stopped\r\n")
+
+
+def read_some(terminal):
+    """What a terminal shows next; nothing at its end."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""
 
 
 def test_a_signal_that_the_caller_ignores_is_ignored(tmp_path):

@@ -32,6 +32,39 @@ def test_importing_the_commands_imports_no_heavy_library():
     assert out.stdout.strip() == "[]"
 
 
+BEFORE_LOADING = """
+import sys
+import trainer_plugin.serving.cli as serving
+from typer.testing import CliRunner
+
+def activity(quiet, module):
+    print("torch" in sys.modules)
+    raise SystemExit
+
+serving.activity = activity
+for arguments in ("serve BASE --adapter a=A", "chat A", "verify-served URL -m a -a A"):
+    print(CliRunner().invoke(serving.app, arguments.split()).output)
+"""
+
+
+def test_commands_that_serve_say_that_they_load_before_they_load():
+    out = subprocess.run([sys.executable, "-c", BEFORE_LOADING], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["False"] * 3, out.stdout
+
+
+def test_a_folder_in_use_is_refused_before_libraries_are_loaded(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    code = (
+        "import sys; from trainer_plugin.cli import app; from typer.testing import CliRunner\n"
+        "found = CliRunner().invoke(app, sys.argv[1:]); print(found.exception, 'torch' in sys.modules)"
+    )
+    arguments = ["train", str(tmp_path), "-m", "model", "-o", str(tmp_path / "out")]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert "the output folder is not empty" in run.stdout
+    assert run.stdout.split()[-1] == "False"
+
+
 def test_every_public_name_resolves():
     import trainer_plugin
 

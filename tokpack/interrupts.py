@@ -24,9 +24,15 @@ PATIENCE_SECONDS = 1.2
 GO_ON = {
     "pack": "the same command goes on where it stopped",
     "view": "the same command opens the page again",
+    "serve": "the same command serves again",
+    "chat": "the same command begins a new conversation",
+    "push": "there is no packed dataset at the URL until all is copied; repeat the command",
+    "push-adapter": "the adapter may be there in part; repeat the command",
     "train": "with --resume the same command goes on from its last checkpoint (--save-steps writes them)",
 }
 ELSE = "nothing was written; repeat the command"
+BARE_LINE = "\r\x1b[2K\x1b[?25h"
+"""Takes away what stands on a terminal's line, and shows the cursor, which a progress bar hides."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 _leftovers: set[Path] = set()
@@ -93,9 +99,17 @@ def leave() -> NoReturn:
             with suppress(OSError):
                 path.unlink()
     with suppress(OSError, ValueError):
-        show_cursor = "\x1b[?25h\r" if sys.stderr.isatty() else ""  # a progress bar hides it
-        os.write(2, f"{show_cursor}interrupted; {GO_ON.get(_command, ELSE)}\n".encode())
+        _last_words(f"interrupted; {GO_ON.get(_command, ELSE)}\n")
     os._exit(EXIT_CODE)
+
+
+def _last_words(line: str) -> None:
+    """On a terminal in the place of a progress bar, whose thread draws it no more."""
+    terminal = sys.stderr.isatty()
+    own = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    os.write(own, f"{BARE_LINE if terminal else ''}{line}".encode())
 
 
 def _descendants(process: int) -> list[int]:

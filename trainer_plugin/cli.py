@@ -90,6 +90,7 @@ def train(
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
     from trainer_plugin.extras import need
+    from trainer_plugin.output_folder import check_output_folder
     from trainer_plugin.recipe import load_recipe
 
     need(*LIBRARIES)
@@ -118,6 +119,8 @@ def train(
         "probe": False if no_probe else None,
     }
     settings = load_recipe(recipe, **flags)
+    if _first_process() and not resume:
+        check_output_folder(out, overwrite)
     with _activity(quiet) as tell:
         _load_libraries(tell)
         from trainer_plugin.merge import check_mergeable, merge_dequantized

@@ -19,6 +19,7 @@ from tokpack.checked import check_dataset
 from tokpack.errors import UsageError
 from tokpack.own_files import entries_below
 from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.output_folder import check_output_folder
 from trainer_plugin.preference_run import preference_lines, preference_of, trainer_of
 from trainer_plugin.recipe import Recipe, training_arguments
 from trainer_plugin.words import dollars
@@ -319,12 +320,7 @@ def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
                 hint="checkpoints are written when the recipe has save_steps (or --save-steps)",
             )
         return str(found)
-    if out.exists() and not out.is_dir():
-        raise UsageError("the output is a file", where=str(out), hint="give a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UsageError(
-            "the output folder is not empty", where=str(out), hint="--resume, --overwrite, or another folder"
-        )
+    check_output_folder(out, overwrite)
     return None
 
 

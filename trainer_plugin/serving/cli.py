@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,20 +61,21 @@ def serve(
     read from TOKPACK_API_KEY. Ctrl-C ends it.
     """
     from trainer_plugin.extras import need, quiet_libraries
-    from trainer_plugin.serving.run import KEY, base_name_of, check_key, need_server
 
     need(*LIBRARIES)
-    need_server()
-    key = os.environ.get(KEY) or None
-    check_key(host, key)
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    known = base_name_of(base) if name is None else name
     limits = _limits(
         max_rows=max_rows, queue=queue, context=context, cache_tokens=cache_tokens, timeout=timeout
     )
-    with activity(quiet, "trainer_plugin.serving.start") as (tell, start):
+    with activity(quiet, "trainer_plugin.serving.run") as (tell, run):
+        run.need_server()
+        key = os.environ.get(run.KEY) or None
+        run.check_key(host, key)
+        known = run.base_name_of(base) if name is None else name
         quiet_libraries()
+        with tell.doing("loading libraries of the server"):
+            start = import_module("trainer_plugin.serving.start")
         options: dict[str, Any] = {"host": host, "port": port, "key": key, "adapters_below": adapters_below}
         options |= {"base_weights": base_weights, "dtype": dtype}
         server = start.prepare(base, adapter or (), known, limits=limits, **options, tell=tell)
@@ -216,13 +218,14 @@ def chat(
     Answers go to stdout, everything else to stderr. Exit code 1 where a turn was not answered.
     """
     from trainer_plugin.extras import need, quiet_libraries
-    from trainer_plugin.serving.run import need_server
 
     need(*LIBRARIES)
-    need_server()
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     with activity(quiet, "trainer_plugin.serving.talk") as (tell, module):
+        from trainer_plugin.serving.run import need_server
+
+        need_server()
         quiet_libraries()
         options: dict[str, Any] = {"system": system, "max_tokens": max(1, max_tokens), "seed": seed}
         options |= {"temperature": temperature, "top_p": top_p, "context": max(2, context)}
