@@ -62,6 +62,12 @@ def test_amounts_are_told_in_their_unit_and_the_time_to_go_by_the_pace_since_the
     assert Task("reading", unit="MB", scale=1_000_000, done=2_510_000).amount() == "2.5 MB"
 
 
+def test_one_is_told_in_the_singular() -> None:
+    assert Task("merging", 1, "files").begin() == "merging: 1 file"
+    assert Task("held-out evaluation", 1, "batches").begin() == "held-out evaluation: 1 batch"
+    assert Task("packing", 1_000_000, "MB", 1_000_000).begin() == "packing: 1.0 MB"
+
+
 def test_the_innermost_activity_speaks_and_the_outer_one_goes_on_after_it() -> None:
     out = Heard("inner: ")
     with Activity(console=Console(file=out), every=0.01) as tell, tell.doing("outer"):

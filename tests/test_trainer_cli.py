@@ -136,11 +136,11 @@ def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_
         "probing the isolation of documents ...",
         "attention tokpack: documents are isolated",
         "training: 2 steps",
-        "held-out evaluation: 1 batches",
+        "held-out evaluation: 1 batch",
         "step 0/2  held-out loss",
         "step 1/2  loss",
         "step 2/2  loss",
-        "held-out evaluation: 1 batches",
+        "held-out evaluation: 1 batch",
         "step 2/2  held-out loss",
         f"writing {tmp_path / 'a'} ...",
         "2 steps",
@@ -151,7 +151,7 @@ def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_
     quiet = run(*command, "-o", tmp_path / "b", "--quiet")
     assert (quiet.stderr, quiet.stdout.strip()) == ("", str(tmp_path / "b"))
     merged = run("merge-adapter", tmp_path / "a", "-o", tmp_path / "merged")
-    assert "merging: 1 files" in merged.stderr
+    assert "merging: 1 file" in merged.stderr
     assert "comparing the logits" in merged.stderr
 
 

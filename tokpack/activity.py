@@ -37,6 +37,10 @@ class Advance(Protocol):
     def __call__(self, amount: int, figures: str = "") -> None: ...
 
 
+SINGULAR = {"batches": "batch"}
+"""Units whose singular is not theirs without the s."""
+
+
 @dataclass(slots=True)
 class Task:
     """One thing that is being done."""
@@ -81,7 +85,9 @@ class Task:
         return f"about {duration(seconds)} to go"
 
     def _of(self, count: int) -> str:
-        return f"{self._number(count)} {self.unit}".rstrip()
+        one = count == 1 and self.scale == 1
+        unit = SINGULAR.get(self.unit, self.unit.removesuffix("s")) if one else self.unit
+        return f"{self._number(count)} {unit}".rstrip()
 
     def _number(self, count: int) -> str:
         digits = 1 if self.scale > 1 and count < 10 * self.scale else 0
