@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from tokpack.cost.model_shape import ModelShape
 from tokpack.errors import UsageError
@@ -82,6 +83,8 @@ def meta_model(model_type: str, **overrides: Any) -> tuple[Any, ModelShape]:
     """The model on the meta device (no memory, no weights) and our shape of its config."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    if model_type == "olmo2" and transformers.__version__.startswith("5.4."):
+        pytest.skip("transformers 5.4 declares its tie_word_embeddings as a number: huggingface_hub refuses")
     config = transformers.AutoConfig.for_model(model_type, **{**TINY[model_type], **overrides})
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
@@ -106,9 +109,12 @@ def test_norms_and_biases_left_out_are_below_a_percent_of_a_narrow_model(model_t
 def test_adapter_parameters_equal_those_that_peft_makes(model_type: str) -> None:
     peft = pytest.importorskip("peft")
     model, shape = meta_model(model_type)
-    older = version("transformers") < "5" or version("peft") < "0.21"  # of one digit, and of two
+    transformers = Version(version("transformers"))
+    older = transformers < Version("5") or Version(version("peft")) < Version("0.21")
     if older and any(matrix.copies > 1 for matrix in shape.matrices):
         pytest.skip("experts are counted as PEFT 0.21 adapts them in transformers 5")
+    if model_type == "qwen2_moe" and transformers < Version("5.5"):
+        pytest.skip("experts of Qwen2-MoE are counted as from transformers 5.5 on: not adapted")
     config = peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(model, config)
     assert shape.lora_params(8) == sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -17,8 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
 
 import transformers
 from make_architecture_table import PAGE, read_table, table_line
-from packaging.version import Version
-from tiny_decoders import FAMILIES, NOT_BUILT, each, examine
+from tiny_decoders import FAMILIES, NOT_BUILT, each, examine, why_not_built
 
 WAYS = {
     **each("tokpack", "llama qwen3 gemma2 gpt_oss mixtral deepseek_v3 opt llava"),
@@ -36,7 +35,8 @@ SAME_VERSION = transformers.__version__.startswith(f"{PAGE_IS_OF}.")
 
 
 def check(family, way):
-    skip_where_it_is_not_built(family)
+    if why := why_not_built(family):
+        pytest.skip(why)
     found = examine(family)
     assert not found.silent, found
     assert found.leak > 0.05, "documents that leak would not show in these logits"
@@ -45,15 +45,6 @@ def check(family, way):
     assert found.way == way, found
     if way in ("mixers", "refused"):
         assert table_line(found) in PAGE.read_text(encoding="utf-8")
-
-
-def skip_where_it_is_not_built(family):
-    if family not in FAMILIES:
-        pytest.skip(f"transformers {transformers.__version__} has no {family}")
-    if family == "qwen2_vl" and transformers.__version__.startswith("4."):
-        pytest.skip("Qwen2-VL of transformers 4 does not run on texts alone when it is made so small")
-    if family.startswith("cohere_compass") and Version(transformers.__version__) < Version("5.21"):
-        pytest.skip("before transformers 5.21 it takes no heads that are so small")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 from trainer_rows import make_documents, pack_rows
 from transformers.models.auto import modeling_auto
 
@@ -193,6 +194,25 @@ NOT_BUILT: dict[str, str] = {
     **each("a draft model that reads its target's keys", "gemma4_assistant gemma4_unified_assistant"),
     **each("no tiny configuration was found", "granite4_vision muse_spark"),
 }
+_NUMBER_FOR_TRUTH = each(
+    True,
+    "aya_vision big_bird chameleon cohere2 cohere2_vision ernie4_5 ernie4_5_moe ernie4_5_vl_moe falcon_h1 "
+    "mbart mvp olmo olmo2 olmo3 olmoe paddleocr_vl phimoe",
+)
+
+
+def why_not_built(family: str) -> str:
+    """What keeps an older transformers from building a family; empty if nothing."""
+    installed = Version(transformers.__version__)
+    if family not in FAMILIES:
+        return f"transformers {installed} has no {family}"
+    if family in _NUMBER_FOR_TRUTH and installed.release[:2] == (5, 4):
+        return "transformers 5.4 declares a field as a number that is true or false: huggingface_hub refuses"
+    if family.startswith("cohere_compass") and installed < Version("5.21"):
+        return "before transformers 5.21 it takes no heads that are so small"
+    if family == "qwen2_vl" and installed < Version("5"):
+        return "Qwen2-VL of transformers 4 does not run on texts alone when it is made so small"
+    return ""
 
 
 def build(family: str) -> Any:
