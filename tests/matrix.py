@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def line(
         "tests": " ".join(Path(test).name for test in tests),
         "outcome": outcome,
         "failed": failed,
+        "date": date.today().isoformat(),
     }
 
 
@@ -199,11 +201,11 @@ def order_of(name: str) -> tuple[int, str]:
 
 def table(record: list[dict[str, Any]]) -> str:
     """The record as Markdown."""
-    head = ["", "Python", *SHOWN, "tests", "outcome"]
+    head = ["", "Python", *SHOWN, "date", "tests", "outcome"]
     rows = [head, ["---"] * len(head)]
     for one in record:
         cells = [one["name"], one["python"], *(one["versions"].get(name, "-") for name in SHOWN)]
-        rows.append([*cells, one["tests"], one["outcome"]])
+        rows.append([*cells, one.get("date", "-"), one["tests"], one["outcome"]])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
