@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from report_samples import planned, sample
 
@@ -89,6 +90,33 @@ def test_a_column_that_no_row_has_is_an_error(chats: Path, qwen: Path) -> None:
         tokpack.analyze(str(chats), tokenizer=str(qwen), max_length=256, allow_bad=0.2, by="sorce")
     assert caught.value.where == "--by"
     assert "'source'" in str(caught.value.hint)
+
+
+def test_a_column_with_a_typo_is_an_error_before_anything_is_tokenized(
+    chats: Path, qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Begun(Exception):
+        pass
+
+    def begin(*_: Any) -> None:
+        raise Begun
+
+    monkeypatch.setattr("tokpack.pipeline.decided", begin)
+    given = {"tokenizer": str(qwen), "max_length": 256, "allow_bad": 0.2}
+    table = tmp_path / "rows.parquet"
+    pl.DataFrame({"text": ["some words"] * 3, "site": ["a", "b", "c"]}).write_parquet(table)
+    for data, column in ((chats, "sorce"), (table, "source")):
+        with pytest.raises(UsageError, match=f"no row has a value in '{column}'"):
+            tokpack.analyze(str(data), by=column, **given)
+        with pytest.raises(UsageError, match=f"no row has a value in '{column}'"):
+            tokpack.pack(str(data), tmp_path / "packed", by=column, **given)
+        assert not (tmp_path / "packed").exists()
+    with pytest.raises(Begun):
+        tokpack.analyze(str(chats), by="source", **given)
+    assert "--by" not in caplog.text
+    with pytest.raises(Begun):  # further rows may have it
+        tokpack.analyze(str(chats), by="quality", **given)
+    assert "--by: none of the first rows has a value in 'quality'; known: messages, " in caplog.text
 
 
 def test_kept_documents_are_shown_as_rendered(report: dict[str, Any]) -> None:

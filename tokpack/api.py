@@ -27,7 +27,7 @@ from tokpack.packed.push import write_to
 from tokpack.packed_urls import is_url, local_folder
 from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates
-from tokpack.report.by_column import by_column_figures
+from tokpack.report.by_column import by_column_figures, check_column
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.rows_figures import kept_figures
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
@@ -91,6 +91,7 @@ def pack(
     run = Run.start(_with_token_cost(config, training), workers, tell=tell)
     if by is not None:
         refuse_pipes(run, "--by")
+        check_column(run, by)
     seconds: dict[str, float] = {}
     with writing(out), output.claim(out, overwrite, partial(is_already_there, run, out, html, by)) as there:
         if there:
@@ -204,6 +205,7 @@ def analyze(
     run = Run.start(_with_token_cost(config, training), workers, tell=tell)
     if by is not None:
         refuse_pipes(run, "--by")
+        check_column(run, by)
     with scratch_folder() as folder:
         store = TokenStore(folder, run.fingerprint(), lasts=False)
         run, corpus = pipeline.decided(run, store, money)

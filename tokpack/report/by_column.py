@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from difflib import get_close_matches
 from typing import Any
 
 import polars as pl
@@ -11,13 +13,20 @@ from tokpack.errors import UsageError, near_matches
 from tokpack.report.data_figures import quantiles
 from tokpack.report.values import ByColumn, ValueFigures
 from tokpack.run import Run
+from tokpack.stages.normalize.detect import first_rows
 from tokpack.stages.normalize.fields import root, value_at
 from tokpack.stages.normalize.raw_rows import lines_of, parse_line
 from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
 
+log = logging.getLogger("tokpack")
+
 MOST_VALUES = 50
+MOST_LOOKED_AT = 50
+"""Inputs whose first rows are looked at before the work begins."""
+VARIED = {"jsonl", "json"}
+"""Containers whose rows may have other columns further on."""
 NONE = "(none)"
 """Name of the documents whose row has no such value."""
 
@@ -54,6 +63,22 @@ def by_column_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame, column: st
         lines.append(line)
     lines.sort(key=lambda line: (-line.packed, line.name))
     return ByColumn(column=column, values=lines, more=len(values) - len(most))
+
+
+def check_column(run: Run, column: str) -> None:
+    """Before any work: raises UsageError where the first rows of no input have the column and it cannot come
+    later, or one has a name like it; warns where rows after the first may have it."""
+    names: set[str] = set()
+    for source in run.sources[:MOST_LOOKED_AT]:
+        names.update(*(row for row in first_rows(source, b"")[0]))
+    name = root(column, names)
+    if not names or name in names:
+        return
+    what, hint = f"no row has a value in {column!r}", near_matches(name, names)
+    varied = any(source.container in VARIED for source in run.sources) or len(run.sources) > MOST_LOOKED_AT
+    if get_close_matches(name, names) or not varied:
+        raise UsageError(what, where="--by", hint=hint)
+    log.warning("--by: none of the first rows has a value in %r; %s", column, hint)
 
 
 def column_values(run: Run, corpus: Corpus, column: str) -> pl.Series:
