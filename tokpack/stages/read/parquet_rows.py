@@ -2,7 +2,8 @@
 
 A page of texts may name each by a number in a dictionary, so that a file of 1 MB stands for 100 GB. What a
 row group can grow to is at most its values times the longest text of its dictionaries, which one row shows.
-Where that is too much, texts are read as dictionaries, which `expansion` cuts.
+Where that is too much, texts are read as dictionaries, which `expansion` cuts. Texts that are told by
+those before them are added up by their lengths (`delta_pages`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokpack.errors import DataError
+from tokpack.stages.read import delta_pages
 from tokpack.stages.read.expansion import LEAST_BYTES, grows
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import check_growth
@@ -20,6 +23,8 @@ from tokpack.stages.read.streams import check_growth
 BATCH_ROWS = 4096
 MOST_BYTES = 1 << 30
 """What the texts of a row group may grow to before they are read as dictionaries."""
+AT_ONCE = 1 << 26
+"""Bytes of texts of a batch, where each is at most as long as the longest."""
 
 
 def row_groups(source: Source, most: int) -> list[int]:
@@ -47,8 +52,12 @@ def parquet_batches(
 
     lazily: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 16}
     file = pq.ParquetFile(stream, **(lazily if source.head_only else {}))
+    unpacked = 0
     for group in range(file.num_row_groups) if groups is None else groups:
+        unpacked += sum(max(0, chunk.total_uncompressed_size) for _, chunk in _columns(file, group))
+        check_growth(unpacked, source)
         _check_lists(file, group, source)
+        rows = _rows_at_once(stream, file, group, source)
         suspects = [path for path in _texts(file, group) if _may_grow(stream, file, group, path, lazily)]
         reader = (
             pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=suspects, **lazily)
@@ -56,7 +65,7 @@ def parquet_batches(
             else file
         )
         # Arrow's threads that still hold a Python file when a process ends can hang or abort it.
-        yield from reader.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False)
+        yield from reader.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
 
 
 def _columns(file: Any, group: int) -> Iterator[tuple[Any, Any]]:
@@ -70,6 +79,30 @@ def _check_lists(file: Any, group: int, source: Source) -> None:
     for column, chunk in _columns(file, group):
         if column.max_repetition_level:
             check_growth(chunk.num_values * LEAST_BYTES, source)
+
+
+def _rows_at_once(stream: IO[bytes], file: Any, group: int, source: Source) -> int:
+    """Rows of a batch: few where texts that are told by those before them are long.
+
+    Raises DataError for a text beyond `source.max_line`, and for more than a file may grow to.
+    """
+    rows = BATCH_ROWS
+    for column, chunk in _columns(file, group):
+        most = max(0, chunk.num_values) * max(0, chunk.total_uncompressed_size)
+        if delta_pages.NAME not in chunk.encodings or most <= MOST_BYTES:
+            continue
+        total, longest = delta_pages.text_sizes(stream, column, chunk, source)
+        check_growth(total + chunk.num_values * LEAST_BYTES, source)
+        if longest > source.max_line:
+            raise DataError(
+                f"a text of {longest:,} bytes in the column {chunk.path_in_schema}",
+                where=source.path,
+                hint="is the file what its name says? --max-line MB allows longer rows",
+            )
+        if total > MOST_BYTES and column.max_repetition_level:
+            rows = 1
+        rows = min(rows, max(1, AT_ONCE // max(longest, 1)))
+    return rows
 
 
 def _texts(file: Any, group: int) -> Iterator[str]:
