@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ from tokpack.errors import DataError, UsageError
 from trainer_plugin import Recipe
 from trainer_plugin.budget import _seconds_in
 from trainer_plugin.document_log import DocumentLog
+from trainer_plugin.guards import check_resumed
 from trainer_plugin.run import _checkpoint, run_training
 
 
@@ -71,7 +73,7 @@ def test_a_link_where_training_writes_is_refused(tmp_path, name):
     elsewhere.write_text("mine") if "." in name else elsewhere.mkdir()
     (out / name).symlink_to(elsewhere)
     for resume, overwrite in ((True, False), (False, True)):
-        with pytest.raises(UsageError, match=f"a link is where training writes: {name}"):
+        with pytest.raises(UsageError, match=f"a link or a pipe is where training writes: {name}"):
             _checkpoint(out, resume, overwrite)
 
 
@@ -111,3 +113,48 @@ def test_a_log_of_documents_leaves_what_is_not_its_own(tmp_path):
     (parts / "step-00000001-rank-0.parquet").write_text("no table")
     with pytest.raises(DataError, match="cannot be read"):
         DocumentLog(tmp_path / "log.jsonl", tmp_path).finish()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            lambda state, group: state.update(exp_avg=state["exp_avg"][:1, :3].clone()),
+            "not the shape of its weight",
+        ),
+        (lambda state, group: state["exp_avg_sq"].fill_(float("nan")), "exp_avg_sq holds what is no number"),
+        (lambda state, group: group.update(lr="x"), "lr is 'x'"),
+        (lambda state, group: group.update(betas=[0.9]), "betas is"),
+    ],
+    ids=["shape", "nan", "rate", "betas"],
+)
+def test_a_state_of_the_optimizer_that_does_not_fit_is_refused(trained, tmp_path, change, what):
+    """PyTorch's fused AdamW writes beyond the end of one that is too short: the process dies of it."""
+    import torch
+
+    out = Path(shutil.copytree(trained / "run", tmp_path / "run"))
+    path = out / "checkpoint-1" / "optimizer.pt"
+    saved = torch.load(path, weights_only=True)
+    change(next(iter(saved["state"].values())), saved["param_groups"][0])
+    torch.save(saved, path)
+    with pytest.raises(DataError, match=what):
+        train(trained, out, steps=2, resume=True)
+
+
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    os.mkfifo(tmp_path / "checkpoint-1" / "trainer_state.json")
+    with pytest.raises(UsageError, match="a pipe is where training writes: checkpoint-1/trainer_state"):
+        _checkpoint(tmp_path, True, False)
+
+
+@pytest.mark.parametrize(
+    "entry", [1, "x", {}, {"step": "1"}, {"step": 1, "eval_loss": "x"}, {"eval_loss": 1.0}]
+)
+def test_a_history_that_no_run_wrote_is_refused(entry):
+    optimizer = SimpleNamespace(state={}, param_groups=[], defaults={})
+    good = [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 2.0}]
+    check_resumed(optimizer, SimpleNamespace(log_history=good), "checkpoint-1")
+    with pytest.raises(DataError, match="no entry of a log"):
+        check_resumed(optimizer, SimpleNamespace(log_history=[*good, entry]), "checkpoint-1")

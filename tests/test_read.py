@@ -25,6 +25,7 @@ from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.read import tables
 from tokpack.stages.read.blocks import line_numbers, read_blocks
 from tokpack.stages.read.csv_rows import csv_batches
 from tokpack.stages.read.faults import UNREADABLE, readable_rows
@@ -345,3 +346,20 @@ def test_every_split_of_a_saved_dataset_dict_is_read(tmp_path):
     sources, blocks = blocks_of(tmp_path / "saved")
     assert [s.name for s in sources] == ["saved/train", "saved/test"]
     assert sum(block.rows for block in blocks) == 6
+
+
+def test_what_arrow_does_not_read_is_not_called_damaged(tmp_path):
+    deep = pa.array(["x"])
+    for _ in range(60):
+        deep = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), deep)
+    pq.write_table(pa.table({"text": deep}), tmp_path / "deep.parquet")
+    with pytest.raises(DataError, match="too deeply nested") as found:
+        blocks_of(tmp_path / "deep.parquet")
+    assert found.value.hint == "Arrow reads no columns nested so deep: write it as JSONL"
+
+
+def test_a_hundred_thousand_names_of_columns_are_compared_once():
+    names = [f"c{number}" for number in range(100_000)]
+    tables._check_names(names, SimpleNamespace(path="x"))  # one by one this took minutes
+    with pytest.raises(DataError, match="two columns are named 'c5'"):
+        tables._check_names([*names, "c5"], SimpleNamespace(path="x"))

@@ -72,6 +72,47 @@ def readable(checkpoint: Any, begun: Callable[[], bool]) -> Iterator[None]:
         ) from None
 
 
+AS_WEIGHTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg"}
+AS_WEIGHTS |= {"acc_delta", "sum", "state1", "state2"}
+"""States of an optimizer that have the shape of their weight; fused kernels write beyond shorter ones."""
+
+
+def check_resumed(optimizer: Any, state: Any, checkpoint: Any) -> None:
+    """Raise DataError for a history, or a state of the optimizer, that no run of these weights wrote."""
+    for entry in state.log_history:
+        numbers = isinstance(entry, dict) and [entry.get("step"), entry.get("eval_loss", 0.0)]
+        if not numbers or not all(isinstance(one, int | float) for one in numbers):
+            raise _unfit(f"history {str(entry)[:40]!r} is no entry of a log", checkpoint)
+    for weight, values in getattr(optimizer, "state", {}).items():
+        for name, value in values.items():
+            if name in AS_WEIGHTS and getattr(value, "shape", None) != weight.shape:
+                raise _unfit(
+                    f"optimizer {name} has not the shape of its weight, {tuple(weight.shape)}", checkpoint
+                )
+            if getattr(value, "is_floating_point", bool)() and not bool(value.isfinite().all()):
+                raise _unfit(f"optimizer {name} holds what is no number", checkpoint)
+    defaults = getattr(optimizer, "defaults", {})
+    for group in getattr(optimizer, "param_groups", ()):
+        for name, default in defaults.items():
+            if _numbers(default) and _numbers(group.get(name)) != _numbers(default):
+                raise _unfit(f"optimizer {name} is {str(group.get(name))[:40]!r}", checkpoint)
+
+
+def _numbers(value: Any) -> int:
+    """How many numbers a setting is; 0 where it is something else."""
+    values = value if isinstance(value, list | tuple) else [value]
+    plain = all(isinstance(one, int | float) or getattr(one, "ndim", 1) == 0 for one in values)
+    return len(values) if plain else 0
+
+
+def _unfit(what: str, checkpoint: Any) -> DataError:
+    return DataError(
+        f"the checkpoint cannot be read: in its {what}",
+        where=str(checkpoint),
+        hint="take it away: --resume goes on from the checkpoint before it",
+    )
+
+
 def refuse_arguments(args: Any, accelerator: Any, loss: str, takes_pairs: bool = False) -> None:
     """Raise UsageError for TrainingArguments under which packed rows train wrongly."""
     parallel = getattr(accelerator, "parallelism_config", None)

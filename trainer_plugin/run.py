@@ -307,7 +307,9 @@ def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
     """The checkpoint to resume from; refuses an output folder with something in it otherwise."""
     if link := next(_links_in_the_way(out), ""):
         raise UsageError(
-            f"a link is where training writes: {link}", where=str(out), hint="take it out, or give another -o"
+            f"a link or a pipe is where training writes: {link}",
+            where=str(out),
+            hint="take it out, or give another -o",
         )
     if resume:
         from transformers.trainer_utils import get_last_checkpoint
@@ -325,11 +327,15 @@ def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
 
 
 def _links_in_the_way(out: Path) -> Iterator[str]:
-    """Links in a folder of results or checkpoints, which may be a stranger's; links to other folders pass."""
+    """Links, pipes and devices in a folder of results or checkpoints, which may be a stranger's.
+
+    Links to other folders pass.
+    """
     if not out.is_dir():
         return
     for name, entry in entries_below(out):
-        if entry.is_symlink() and (entry.is_file() or not entry.is_dir() or OURS.match(name) or "/" in name):
+        special = not entry.is_file() and not entry.is_dir()
+        if special or (entry.is_symlink() and (entry.is_file() or OURS.match(name) or "/" in name)):
             yield name
 
 

@@ -34,13 +34,13 @@ from transformers.trainer_utils import get_last_checkpoint
 from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
+from trainer_plugin import guards
 from trainer_plugin.balance import BalancedSampler, Order, balanced_sampler
 from trainer_plugin.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tokens
 from trainer_plugin.chunked_loss import ChunkedLoss
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import DocumentLog
-from trainer_plugin.guards import diverged, readable, refuse_arguments, refuse_batch, refuse_dataset
 from trainer_plugin.isolation import probe_isolation, refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.neftune import DocumentNoise
@@ -128,9 +128,9 @@ class PackedTrainerMixin(EvaluationMixin):
                 self.data_collator.loss_weights = True
         if loss == "document" or not self.model_divides:
             loss_is_complete(self)
-        refuse_arguments(self.args, self.accelerator, loss, bool(self.kind))
-        refuse_dataset(self.train_dataset, self.kind)
-        refuse_dataset(self.eval_dataset, self.kind)
+        guards.refuse_arguments(self.args, self.accelerator, loss, bool(self.kind))
+        guards.refuse_dataset(self.train_dataset, self.kind)
+        guards.refuse_dataset(self.eval_dataset, self.kind)
 
     def _refuse_losses_of_documents(self, where: str) -> None:
         ours = type(self).compute_loss is PackedTrainerMixin.compute_loss
@@ -153,7 +153,7 @@ class PackedTrainerMixin(EvaluationMixin):
         self._last_log = time.perf_counter()
         try:
             noise = nullcontext() if self.noise is None else self.noise.on(self.model)
-            with noise, readable(resume_from_checkpoint, lambda: self._begun):
+            with noise, guards.readable(resume_from_checkpoint, lambda: self._begun):
                 output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self.meter.end()
@@ -225,6 +225,8 @@ class PackedTrainerMixin(EvaluationMixin):
         super()._run_epoch(epoch=epoch, steps_in_epoch=steps_in_epoch, **rest)
 
     def _begin_session(self, resumed: Any) -> None:
+        if resumed:
+            guards.check_resumed(self.optimizer, self.state, resumed)
         step = self._first_step = self.state.global_step
         if self.document_log is not None:
             self.document_log.begin(step)
@@ -267,7 +269,7 @@ class PackedTrainerMixin(EvaluationMixin):
         if not torch.isfinite(loss):
             folder = Path(self.args.output_dir)
             checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-            raise diverged(float(loss), self.state.global_step + 1, doc_ids, checkpoint)
+            raise guards.diverged(float(loss), self.state.global_step + 1, doc_ids, checkpoint)
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -283,7 +285,7 @@ class PackedTrainerMixin(EvaluationMixin):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        refuse_batch(inputs)
+        guards.refuse_batch(inputs)
         documents, seq_idx = inputs.pop("packed_documents", None), inputs.get("seq_idx")
         if self.noise is not None:
             self.noise.begin(inputs)

@@ -172,14 +172,23 @@ def explained(source: Source) -> Iterator[None]:
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            whole = isinstance(error, pa.ArrowNotImplementedError)
             raise DataError(
                 f"cannot read {source.container}{source.compression}: {error}",
                 where=source.path,
-                hint="Arrow does not read this form: write it again in smaller row groups, or as JSONL"
-                if whole
-                else "the file is damaged or cut off: fetch it again, or take it out of the inputs",
+                hint=_next_step(error),
             ) from None
+
+
+def _next_step(error: Exception) -> str:
+    """The hint for what Arrow says of a file: not all of it is damage."""
+    text = str(error)
+    if isinstance(error, pa.ArrowNotImplementedError) or "List index overflow" in text:
+        return "Arrow does not read this form: write it again in smaller row groups, or as JSONL"
+    if "too deeply nested" in text or "recursion depth" in text:
+        return "Arrow reads no columns nested so deep: write it as JSONL"
+    if "crypt" in text:
+        return "it is encrypted: decrypt it first"
+    return "the file is damaged or cut off: fetch it again, or take it out of the inputs"
 
 
 def _rows_as_they_are(source: Source, block_bytes: int) -> Iterator[Chunk]:

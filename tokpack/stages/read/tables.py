@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -105,7 +106,7 @@ def _one_table(batches: list[pa.RecordBatch]) -> pa.Table:
 
 
 def _check_names(names: list[str], source: Source) -> None:
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise DataError(
             f"two columns are named {twice[0]!r}" if twice[0] else "two columns have no name",
             where=source.path,
