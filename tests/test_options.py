@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 import tokpack
 from tokpack import options
-from tokpack.cli import app, prepare
+from tokpack.cli import app, mount_plugins, prepare
 from tokpack.cli.options import NAMES, WITHOUT, flag_of
 from tokpack.errors import SettingError, UsageError
 from tokpack.options import OPTIONS, AnalyzeOptions, CleanOptions, PackOptions, make_config, meaning
@@ -156,6 +157,19 @@ def test_version_help_and_panels():
     for group in (options.ReadOptions, options.CleaningOptions, options.RenderOptions, options.BillOptions):
         assert f"─ {group.__doc__} ─" in text
     assert "--install-completion" in run(app, ["-h"]).output
+
+
+def test_help_fits_80_columns_no_flag_or_word_is_cut(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    if not any(one.name == "merge-adapter" for one in app.registered_commands):
+        mount_plugins()
+    for command in [one.name or one.callback.__name__ for one in app.registered_commands]:
+        lines = CliRunner().invoke(app, [command.replace("_", "-"), "-h"]).output.splitlines()
+        assert [line for line in lines if "…" in line] == []
+    text = " ".join(CliRunner().invoke(app, ["pack", "-h"]).output.split())
+    assert "<auto|preference" not in text
+    flat = re.sub(r"[│ ]+", " ", text)
+    assert "One of auto, drop, right, left, turns, split." in flat
 
 
 def test_a_flag_is_made_of_the_option():

@@ -41,7 +41,7 @@ class ReadOptions(TypedDict, total=False):
     """Input"""
 
     config: Annotated[StrPath | None, "TOML file with settings; options win over it."]
-    map: Annotated[Mapping[str, str] | None, "Columns: prompt=question,completion=answer"]
+    map: Annotated[Mapping[str, str] | None, "Columns, with a comma between them, as prompt=question."]
     strict: Annotated[bool | None, "Stop at the first unreadable row."]
     allow_bad: Annotated[float | None, "Share of unreadable rows that is fatal (default 0.05)."]
     max_line: Annotated[int | None, "Longest line, in MB; a longer one is an error (default 256)."]
@@ -57,7 +57,9 @@ class FormatOptions(TypedDict, total=False):
 class CleaningOptions(TypedDict, total=False):
     """What is kept"""
 
-    clean: Annotated[str | None, "default, strict, off, or rules: empty_answer,module:function"]
+    clean: Annotated[
+        str | None, "default, strict, off, or rules with commas between: empty_answer, module:function."
+    ]
     mask_personal: Annotated[bool | None, "Replace e-mail addresses, phone numbers and keys."]
     exact_key: Annotated[ExactKey | None, "How exact duplicates compare (default nfc)."]
     near_dup: Annotated[float | None, "Drop documents this similar to an earlier one, as 0.8 (default: off)."]
@@ -89,7 +91,7 @@ class RenderOptions(TypedDict, total=False):
     loss: Annotated[Loss | None, "What is trained on (default assistant)."]
     loss_mask: Annotated[
         str | None,
-        "Segments of answers not trained: some of template,thinking,tool_calls; none: measured alone.",
+        "Segments of answers not trained, as template,thinking; also tool_calls; none: measured alone.",
     ]
     tool_arguments: Annotated[
         ToolArguments | None, "Arguments of calls as the template reads them (default auto)."

@@ -48,12 +48,15 @@ def train(
     ] = None,
     save_steps: Annotated[int | None, typer.Option(help="Checkpoint every so many steps.")] = None,
     gradient_checkpointing: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--gradient-checkpointing/--no-gradient-checkpointing",
+            "--gradient-checkpointing",
             help="Compute activations again in the backward pass: less memory, a third more time.",
         ),
-    ] = None,
+    ] = False,
+    no_gradient_checkpointing: Annotated[
+        bool, typer.Option("--no-gradient-checkpointing", help="Keep activations: more memory, faster.")
+    ] = False,
     token_budget: Annotated[
         int | None, typer.Option(help="End with the packed row that reaches so many tokens.")
     ] = None,
@@ -109,7 +112,7 @@ def train(
         "eval_steps": eval_steps,
         "patience": patience,
         "save_steps": save_steps,
-        "gradient_checkpointing": gradient_checkpointing,
+        "gradient_checkpointing": False if no_gradient_checkpointing else gradient_checkpointing or None,
         "token_budget": token_budget,
         "gpu": gpu,
         "gpu_price": gpu_price,

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -93,6 +93,8 @@ KINDS: dict[str, Any] = {
     "apis": Path,
 }
 """What is typed, where that is not the first kind of value that the Python API takes."""
+MOST_SHOWN = 20
+"""Characters of choices beside a flag in a help of 80 columns; more would be broken in mid-word."""
 WITHOUT = {"block_mb", "separator"}
 """Options that have no flag."""
 
@@ -125,6 +127,11 @@ def takes(*groups: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return decorate
 
 
+def _with_choices(text: str, choices: tuple[str, ...]) -> str:
+    named = all(re.search(rf"\b{choice}\b", text) for choice in choices)
+    return text if named else f"{text} One of {', '.join(choices)}."
+
+
 def _parameters(group: Any) -> Iterator[inspect.Parameter]:
     """A group's options as parameters that typer reads."""
     panel = inspect.getdoc(group)
@@ -134,6 +141,8 @@ def _parameters(group: Any) -> Iterator[inspect.Parameter]:
         kind = KINDS.get(option) or get_args(hint.__origin__)[0]
         text = re.sub(r"`(\w+)`", lambda name: flag_of(name[1]), MEANINGS.get(option) or meaning(hint))
         settings: dict[str, Any] = {"help": text, "rich_help_panel": panel}
+        if get_origin(kind) is Literal and len("|".join(get_args(kind))) > MOST_SHOWN:
+            settings |= {"help": _with_choices(text, get_args(kind)), "metavar": "CHOICE"}
         if option == "max_length":
             settings |= {"parser": length, "metavar": "TOKENS"}
         flags = [flag_of(option), *filter(None, [SHORT.get(option)])]
