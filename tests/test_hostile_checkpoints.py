@@ -156,5 +156,7 @@ def test_a_history_that_no_run_wrote_is_refused(entry):
     optimizer = SimpleNamespace(state={}, param_groups=[], defaults={})
     good = [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 2.0}]
     check_resumed(optimizer, SimpleNamespace(log_history=good), "checkpoint-1")
+    with pytest.raises(DataError, match="logging_steps is '0'"):
+        check_resumed(optimizer, SimpleNamespace(log_history=good, logging_steps=0), "checkpoint-1")
     with pytest.raises(DataError, match="no entry of a log"):
         check_resumed(optimizer, SimpleNamespace(log_history=[*good, entry]), "checkpoint-1")

@@ -83,6 +83,10 @@ def check_resumed(optimizer: Any, state: Any, checkpoint: Any) -> None:
         numbers = isinstance(entry, dict) and [entry.get("step"), entry.get("eval_loss", 0.0)]
         if not numbers or not all(isinstance(one, int | float) for one in numbers):
             raise _unfit(f"history {str(entry)[:40]!r} is no entry of a log", checkpoint)
+    for name in ("logging_steps", "save_steps", "eval_steps"):
+        steps = getattr(state, name, None)
+        if steps is not None and not (isinstance(steps, int | float) and steps > 0):
+            raise _unfit(f"state {name} is {str(steps)[:40]!r}", checkpoint)
     for weight, values in getattr(optimizer, "state", {}).items():
         for name, value in values.items():
             if name in AS_WEIGHTS and getattr(value, "shape", None) != weight.shape:
