@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import tokpack
 from tokpack import options
 from tokpack.cli import app, mount_plugins, prepare
-from tokpack.cli.options import NAMES, WITHOUT, flag_of
+from tokpack.cli.options import NAMES, WITHOUT, flag_of, packed_folder
 from tokpack.errors import SettingError, UsageError
 from tokpack.options import OPTIONS, AnalyzeOptions, CleanOptions, PackOptions, make_config, meaning
 from tokpack.parsing import parse_length
@@ -170,6 +170,18 @@ def test_help_fits_80_columns_no_flag_or_word_is_cut(monkeypatch):
     assert "<auto|preference" not in text
     flat = re.sub(r"[│ ]+", " ", text)
     assert "One of auto, drop, right, left, turns, split." in flat
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_fetching_a_url_is_said_but_with_quiet(quiet, tmp_path, monkeypatch, capsys):
+    def fetched(url, tell):
+        tell.say(f"fetching {url}")
+        return tmp_path
+
+    monkeypatch.setattr("tokpack.packed_urls.local_folder", fetched)
+    monkeypatch.setattr("sys.argv", ["tokpack", "verify", "file:///packed", *(["-q"] if quiet else [])])
+    assert packed_folder("file:///packed") == tmp_path
+    assert capsys.readouterr().err == ("" if quiet else "fetching file:///packed\n")
 
 
 def test_a_flag_is_made_of_the_option():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -24,7 +25,8 @@ def packed_folder(text: str) -> Path:
     from tokpack.activity import Activity
     from tokpack.packed_urls import local_folder
 
-    with Activity() as tell:
+    quiet = not {"-q", "--quiet"}.isdisjoint(sys.argv)  # the flag may stand after the URL
+    with Activity(quiet=quiet) as tell:
         return local_folder(text, tell)
 
 
