@@ -100,6 +100,20 @@ def run(*args):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("every", "evaluated"), [(1, [0, 1, 2, 3]), (2, [0, 2, 3]), (3, [0, 3])])
+def test_the_last_step_is_evaluated_once(model_and_packed, tmp_path, every, evaluated):
+    needs_packed_trainer()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'method = "full"\neval_steps = {every}\n')
+    flags = ("-m", model_and_packed[0], "-o", tmp_path / "out", "--max-steps", 3, "--recipe", recipe)
+    shown = run("train", model_and_packed[1], *flags)
+    assert shown.stderr.count("held-out evaluation: 1 batch") == len(evaluated)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert [step for step, _ in result["held_out"]] == evaluated
+    assert result["loss_after"] == result["held_out"][-1][1]
+
+
+@pytest.mark.slow
 def test_train_predicts_the_tokens_exactly_and_writes_adapter_recipe_and_provenance(
     model_and_packed, tmp_path
 ):

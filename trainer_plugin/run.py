@@ -214,9 +214,9 @@ def _proven(
 
 
 def _result(trainer: Any, recipe: Recipe, attn: str, plan: Plan, hours: Figure | None) -> Result:
-    """What the run did, after a last evaluation."""
+    """What the run did."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    after = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    after = _last_evaluation(trainer, evaluations)
     before = next((entry for entry in evaluations if entry["step"] == 0), {})
     return Result(
         out=trainer.args.output_dir,
@@ -229,6 +229,14 @@ def _result(trainer: Any, recipe: Recipe, attn: str, plan: Plan, hours: Figure |
         rewards_after=_rewards(after),
         **_measured(trainer, plan, hours),
     )
+
+
+def _last_evaluation(trainer: Any, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the model as it is at the end: a new one, where the last step was not evaluated already."""
+    if trainer.eval_dataset is None:
+        return {}
+    done = evaluations and evaluations[-1]["step"] == trainer.state.global_step
+    return evaluations[-1] if done and not trainer.args.load_best_model_at_end else dict(trainer.evaluate())
 
 
 def _held_out_losses(
