@@ -45,14 +45,21 @@ def test_other_settings_inputs_or_wishes_are_not_the_same(data, qwen, smollm2, t
     out, given = tmp_path / "out", {"tokenizer": str(qwen), "max_length": 256}
     tokpack.pack(data, out, **given)
     before = state_of(out)
-    others = [{"max_length": 255}, {"seed": 1}, {"allow_bad": 0.3}, {"html": True}, {"against": [str(data)]}]
-    for other in [*others, {"model": str(smollm2)}]:
-        with pytest.raises(UsageError, match="a finished packed dataset is here"):
-            tokpack.pack(data, out, **(given | other))
+    for name, value, told in (
+        ("max_length", 255, r"different: truncate.max_length \(256 then, 255 now\)"),
+        ("seed", 1, r"seed \(0 then, 1 now\)"),
+        ("allow_bad", 0.3, "allow_bad"),
+        ("html", True, "--html"),
+        ("against", [str(data)], "decontaminate.against"),
+        ("model", str(smollm2), "a bill"),
+    ):
+        with pytest.raises(UsageError, match=f"a finished packed dataset is here; .*{told}"):
+            tokpack.pack(data, out, **(given | {name: value}))
     text = data.read_bytes()
-    for changed in (text + text[: text.index(b"\n") + 1], text.replace(b"fox", b"ox ")):
-        data.write_bytes(changed)  # of another size, of the same size
-        with pytest.raises(UsageError, match="a finished packed dataset is here"):
+    changes = {"size_bytes": text + text[: text.index(b"\n") + 1], "what is in": text.replace(b"fox", b"ox ")}
+    for told, changed in changes.items():
+        data.write_bytes(changed)
+        with pytest.raises(UsageError, match=f"a finished packed dataset is here; different: .*{told}"):
             tokpack.pack(data, out, **given)
     data.write_bytes(text)
     os.utime(data, (1, 1))

@@ -1,4 +1,4 @@
-"""Whether a finished folder is what this run would write: then nothing is done again."""
+"""Whether a finished folder is what this run would write, and what differs if not."""
 
 from __future__ import annotations
 
@@ -13,37 +13,48 @@ from tokpack.manifest import read_manifest
 from tokpack.run import Run
 from tokpack.schema import REPORT
 from tokpack.stages.read.digests import source_sha256
+from tokpack.store import differences
 from tokpack.sums import read_limited
 
 INPUT = ("name", "size_bytes", "format")
 
 
-def is_already_there(run: Run, out: Path, html: bool = False, by: str | None = None) -> bool:
-    """By settings, tokenizer, template and inputs; an input is read only where all that costs less agrees.
+def what_differs(run: Run, out: Path, html: bool = False, by: str | None = None) -> list[str]:
+    """Nothing where settings, tokenizer, template, inputs and report agree: then nothing is done again.
 
-    False too where the report is another than is asked for, and where the manifest cannot tell: it records no
-    evaluation texts, no prices, no pipes.
+    An input is read only where all that costs less agrees. A manifest records no evaluation texts, no prices
+    and no pipes: with those a folder is never the same.
     Raises DataError when it is this run's, and the bytes of a shard are no longer what they were.
     """
-    config = run.config
-    if config.decontaminate.against or config.select.budget_usd or config.cost != CostConfig():
-        return False
-    if (html and not (out / "report.html").is_file()) or (by is not None and _column_told(out) != by):
-        return False
     try:
         manifest = read_manifest(out)
     except (UsageError, DataError):
-        return False
-    if _settings(manifest) != _wanted(run):
-        return False
-    pairs = zip(run.sources, manifest["inputs"], strict=True)
-    if not all(entry["sha256"] and source_sha256(source) == entry["sha256"] for source, entry in pairs):
-        return False
+        return ["its manifest, which cannot be read"]
+    if different := sorted(differences(_settings(manifest), _wanted(run))) or _unrecorded(run):
+        return different
+    if html and not (out / "report.html").is_file():
+        return ["--html, which it has no page for"]
+    if by is not None and (told := _column_told(out)) != by:
+        return [f"--by ({told!r} then, {by!r} now)"]
+    for source, entry in zip(run.sources, manifest["inputs"], strict=True):
+        if not entry["sha256"] or source_sha256(source) != entry["sha256"]:
+            return [f"what is in {source.name}"]
     try:
         check_dataset(out, manifest)
     except DataError as error:
         raise DataError(error.what, where=error.where, hint="give --overwrite to pack it anew") from error
-    return True
+    return []
+
+
+def _unrecorded(run: Run) -> list[str]:
+    """What is asked for that no manifest tells."""
+    config = run.config
+    asked = {
+        "evaluation texts": config.decontaminate.against,
+        "a budget of dollars": config.select.budget_usd,
+        "a bill": config.cost != CostConfig(),
+    }
+    return [f"{what}, of which no record is kept" for what, wanted in asked.items() if wanted]
 
 
 def _column_told(out: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Unpack
 
 from tokpack import output, pipeline, schema
 from tokpack.activity import Activity
-from tokpack.already_there import is_already_there
+from tokpack.already_there import what_differs
 from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
@@ -93,7 +93,7 @@ def pack(
         refuse_pipes(run, "--by")
         check_column(run, by)
     seconds: dict[str, float] = {}
-    with writing(out), output.claim(out, overwrite, partial(is_already_there, run, out, html, by)) as there:
+    with writing(out), output.claim(out, overwrite, partial(what_differs, run, out, html, by)) as there:
         if there:
             log.info("already there, unchanged: %s", out)
             return PackedFolder(out)
@@ -162,7 +162,7 @@ def pack_part(
     config = make_config(data, options)
     run = Run.start(_with_token_cost(config, load_training(config.cost)), workers, tell=tell)
     refuse_pipes(run, "--part")
-    with writing(out), output.beside_others(out, partial(is_already_there, run, out)) as there:
+    with writing(out), output.beside_others(out, partial(what_differs, run, out)) as there:
         if not there:
             return make_part(run, TokenStore(output.work_folder(out, work_dir), run.fingerprint()), part)
     log.info("already there: %s", out)

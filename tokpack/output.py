@@ -36,10 +36,15 @@ MOST_POINTER = 1 << 14
 """Bytes of that path that are read."""
 
 
+Differs = Callable[[], list[str]]
+MOST_NAMED = 5
+"""Settings that an error tells."""
+
+
 @contextmanager
-def claim(out: Path, overwrite: bool, same: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-    """Make `out` ours, and no other run's meanwhile. Gives whether it is finished: `same` says of a finished
-    folder that it is what this run would write.
+def claim(out: Path, overwrite: bool, differs: Differs = lambda: ["this run"]) -> Iterator[bool]:
+    """Make `out` ours, and no other run's meanwhile. Gives whether it is finished: `differs` says of a
+    finished folder what is not as this run would write it.
 
     Raises UsageError when something finished, or of somebody else's, is there, or a run that still goes on.
     """
@@ -48,11 +53,11 @@ def claim(out: Path, overwrite: bool, same: Callable[[], bool] = lambda: False) 
     with only_writer(out):
         clean_up(out)
         out.mkdir(parents=True, exist_ok=True)
-        yield _check(out, overwrite, same)
+        yield _check(out, overwrite, differs)
 
 
 @contextmanager
-def beside_others(out: Path, same: Callable[[], bool]) -> Iterator[bool]:
+def beside_others(out: Path, differs: Differs) -> Iterator[bool]:
     """Fill the token store of `out` while others do, without a lock; what is there is left as it is. Gives
     whether the output is finished already, as `claim` does.
 
@@ -62,7 +67,7 @@ def beside_others(out: Path, same: Callable[[], bool]) -> Iterator[bool]:
     if out.is_file():
         raise UsageError("the output is a file", where=str(out), hint="give -o a folder")
     out.mkdir(parents=True, exist_ok=True)
-    if _check(out, False, same):
+    if _check(out, False, differs):
         yield True
         return
     try:
@@ -74,7 +79,7 @@ def beside_others(out: Path, same: Callable[[], bool]) -> Iterator[bool]:
         leave_work(out)
 
 
-def _check(out: Path, overwrite: bool, same: Callable[[], bool]) -> bool:
+def _check(out: Path, overwrite: bool, differs: Differs) -> bool:
     """Whether there is nothing to do."""
     empty = not any(out.iterdir())  # looked at first: another part may begin now
     finished = is_finished(out)
@@ -90,10 +95,12 @@ def _check(out: Path, overwrite: bool, same: Callable[[], bool]) -> bool:
         clear(out)
     elif finished:
         leave_work(out)  # of a run that was cut off after its last file
-        if same():
+        if not (different := differs()):
             return True
         raise UsageError(
-            "a finished packed dataset is here", where=str(out), hint="give --overwrite, or another -o"
+            f"a finished packed dataset is here; different: {', '.join(different[:MOST_NAMED])}",
+            where=str(out),
+            hint="give --overwrite, or another -o",
         )
     elif not unfinished and not empty:
         raise UsageError(

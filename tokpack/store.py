@@ -96,7 +96,7 @@ class TokenStore:
             write_durably(folder / RECORD, data, part_of(folder / RECORD))
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        different = sorted(_differences(found, json.loads(json.dumps(wanted))))
+        different = sorted(differences(found, json.loads(json.dumps(wanted))))
         if different:
             raise UsageError(
                 f"an unfinished run with other settings is here; different: {', '.join(different)}",
@@ -306,12 +306,21 @@ def flat_weights(record: pa.RecordBatch) -> np.ndarray[Any, Any] | None:
     return weights
 
 
-def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
+def differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
+    """Keys whose values are others in JSON `wanted` than in `found`, with both where they are short."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for name in found.keys() | wanted.keys():
-            yield from _differences(found.get(name), wanted.get(name), f"{key}.{name}".lstrip("."))
+            yield from differences(found.get(name), wanted.get(name), f"{key}.{name}".lstrip("."))
+    elif _are_tables(found) and _are_tables(wanted) and len(found) == len(wanted):
+        for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            yield from differences(one, other, f"{key}[{number}]")
     elif found != wanted:
+        key = key.removeprefix("config.")
         yield f"{key} ({found!r} then, {wanted!r} now)" if len(f"{found}{wanted}") < 80 else key
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
 def _as_ipc(data: pa.Table | pa.RecordBatch) -> pa.Buffer:
