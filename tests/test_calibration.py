@@ -234,6 +234,21 @@ def test_a_step_of_the_calibration_is_the_arithmetic_of_a_step_of_the_run(
     assert steps.steps == calibrated
 
 
+def test_the_plug_in_measures_each_step_after_one_that_warms_up(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from trainer_plugin.calibration import LEAST_STEPS, measure
+
+    save_tiny_model(tmp_path / "model")
+    rows = pack_rows(make_documents(LENGTHS), 64)
+    told: list[int] = []
+    options: dict[str, Any] = {"method": "lora", "rank": 4, "checkpointing": False, "seconds": 0.0}
+    taken = measure(str(tmp_path / "model"), rows[:2], **options, progress=told.append)
+    assert len(taken) == LEAST_STEPS
+    assert [lengths for lengths, _ in taken] == [rows[number]["seq_lengths"] for number in (0, 1, 0)]
+    assert told == [sum(lengths) for lengths, _ in taken]
+    assert all(seconds > 0 for _, seconds in taken)
+
+
 def test_a_measured_speed_is_kept_and_taken_the_next_time(
     chats: Path, qwen: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

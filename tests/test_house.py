@@ -110,6 +110,37 @@ def _imported(node: ast.AST, for_types: bool) -> Iterator[tuple[str, int, bool]]
         yield from _imported(child, for_types)
 
 
+def test_every_name_that_is_imported_from_another_module_is_there() -> None:
+    """Inside of functions too, where nothing notices before a user does."""
+    modules = sources()
+    own = {name: set(_defined(ast.parse(text).body)) for name, text in modules.items()}
+    missing = [
+        f"{name}:{line} imports {place}"
+        for name, text in modules.items()
+        for place, line, _ in _imported(ast.parse(text), False)
+        for of, _, last in [place.rpartition(".")]
+        if of in modules and place not in modules and last not in own[of] and "__getattr__" not in own[of]
+    ]
+    assert missing == []
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[str]:
+    """Names that the statements of a module bind."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name))
+        else:
+            for part in ("body", "orelse", "finalbody"):
+                yield from _defined(getattr(node, part, []))
+            for handler in getattr(node, "handlers", []):
+                yield from _defined(handler.body)
+
+
 def room_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
