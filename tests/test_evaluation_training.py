@@ -42,6 +42,18 @@ def held_out_loss(place: Path, adapter: Path) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("every", "evaluated"), [(1, [0, 1, 2, 3]), (2, [0, 2, 3]), (3, [0, 3])])
+def test_the_last_step_is_evaluated_once(place, tmp_path, every, evaluated):
+    needs_packed_trainer()
+    recipe = load_recipe(**OVERFITS | {"max_steps": 3}, eval_steps=every)
+    said = Said()
+    result = run_training(place / "packed", place / "base", recipe, tmp_path / "out", tell=said)
+    assert [step for step, _ in result.held_out] == evaluated
+    assert result.loss_after == result.held_out[-1][1]
+    assert sum(line.startswith("held-out evaluation: ") for line in said.lines) == len(evaluated)
+
+
+@pytest.mark.slow
 def test_patience_ends_the_training_and_keeps_the_best_adapter(place, tmp_path):
     needs_packed_trainer()
     recipe = load_recipe(**OVERFITS, eval_steps=2, patience=2, scheduler="constant")

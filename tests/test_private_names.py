@@ -103,3 +103,11 @@ def test_a_transformers_that_does_not_shard_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "DistributedConfig", make_dataclass("DistributedConfig", ["tp_size"]))
     with pytest.raises(UsageError, match=r"shard needs transformers .* or later"):
         private_names.sharding_config(2)
+
+
+def test_every_public_name_resolves():
+    import trainer_plugin
+
+    assert all(getattr(trainer_plugin, name) for name in trainer_plugin.__all__)
+    with pytest.raises(AttributeError):
+        _ = trainer_plugin.nothing

@@ -65,14 +65,6 @@ def test_a_folder_in_use_is_refused_before_libraries_are_loaded(tmp_path):
     assert run.stdout.split()[-1] == "False"
 
 
-def test_every_public_name_resolves():
-    import trainer_plugin
-
-    assert all(getattr(trainer_plugin, name) for name in trainer_plugin.__all__)
-    with pytest.raises(AttributeError):
-        _ = trainer_plugin.nothing
-
-
 def test_an_adapter_that_the_weights_cannot_take_is_an_error_of_the_recipe(model_and_packed):
     pytest.importorskip("bitsandbytes")
     from trainer_plugin import prepare_lora
@@ -97,20 +89,6 @@ def run(*args):
     from trainer_plugin.cli import app
 
     return CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("every", "evaluated"), [(1, [0, 1, 2, 3]), (2, [0, 2, 3]), (3, [0, 3])])
-def test_the_last_step_is_evaluated_once(model_and_packed, tmp_path, every, evaluated):
-    needs_packed_trainer()
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(f'method = "full"\neval_steps = {every}\n')
-    flags = ("-m", model_and_packed[0], "-o", tmp_path / "out", "--max-steps", 3, "--recipe", recipe)
-    shown = run("train", model_and_packed[1], *flags)
-    assert shown.stderr.count("held-out evaluation: 1 batch") == len(evaluated)
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert [step for step, _ in result["held_out"]] == evaluated
-    assert result["loss_after"] == result["held_out"][-1][1]
 
 
 @pytest.mark.slow
