@@ -8,7 +8,7 @@ USER_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 # pip compiles on one core, and that is half of its time; this takes all of them. Some files hold no valid Python.
 INSTALL := $(BIN)/pip install --no-compile -c constraints.txt
-COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib tokpack trainer_plugin > /dev/null || true
 
 export HF_HUB_OFFLINE = 1
 export TOKPACK_SMOLLM2 ?= $(MODEL)

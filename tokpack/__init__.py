@@ -3,8 +3,8 @@ token costs, and proves that no token was lost and no document leaks into anothe
 
     import tokpack
     tokpack.analyze("chats.jsonl", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
-    packed dataset = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
-    packed dataset[0]["input_ids"]
+    packed = tokpack.pack("chats.jsonl", "packed", tokenizer="Qwen/Qwen2.5-0.5B", max_length=4096)
+    packed[0]["input_ids"]
 
 Names load on first use: importing tokpack imports nothing else.
 """

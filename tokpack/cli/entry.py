@@ -46,8 +46,10 @@ def run() -> NoReturn:
 
 def main() -> NoReturn:
     """Entry point: errors as three lines on stderr, each kind with its exit code."""
-    # Several blocks are in work at once: threads inside each would be in one another's way.
+    # Several blocks are in work at once: threads inside each would be in one another's way. Arrow's own pool
+    # asks the system for its pages anew with every block.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
     mount_plugins()
     logging.basicConfig(level=logging.WARNING, handlers=[Stderr()])
