@@ -186,7 +186,11 @@ class PlanConfig:
     world_size: int = 0
     """Ranks whose rows are matched by cost; 0 = rows in a seeded shuffle."""
     rows_per_step: int = 1
-    """Rows per rank and optimizer step (micro-batch rows x accumulation); with `world_size`."""
+    """Rows per rank and optimizer step (micro-batch rows x accumulation); with `world_size` or
+    `mix_per_step`."""
+    mix_per_step: bool = False
+    """Every step of `rows_per_step` rows, of each rank, has its share of each source, within one document;
+    counted as `select.weight_by` says."""
     token_cost: int = 0
     """Work of a token in the weights, in units of a pair of tokens in attention; with `world_size`. 0: taken
     from `[cost] model` where one is given, and then recorded here; else attention alone counts."""
@@ -279,6 +283,8 @@ class Config:
             del data["select"]["budget_usd"]
         if self.select.weight_by == "tokens":
             del data["select"]["weight_by"]
+        if not self.plan.mix_per_step:
+            del data["plan"]["mix_per_step"]
         data["tokenize"]["tokenizer"] = portable_name(self.tokenize.tokenizer)
         data["render"]["chat_template"] = portable_name(self.render.chat_template)
         data["decontaminate"]["against"] = [portable_name(path) for path in self.decontaminate.against]

@@ -10,6 +10,8 @@ from tokpack.errors import SettingError
 if TYPE_CHECKING:
     from tokpack.config import Config
 
+UNMIXED = ("sequential", "optimal")
+"""Planners that make no steps: one keeps input order, the other takes all documents at once."""
 MOST_COPIES = 1000
 MOST_TOKENS = 2**31 - 1
 """In a row, and in a document: places in it are int32."""
@@ -43,9 +45,20 @@ def check_limits(config: Config) -> None:
         (1 <= config.plan.rows_per_step <= MOST_RANKS, "plan.rows_per_step", f"1 to {MOST_RANKS:,}"),
         (0 <= config.plan.world_size <= MOST_RANKS, "plan.world_size", f"0 to {MOST_RANKS:,}"),
         (
-            config.plan.rows_per_step == 1 or config.plan.world_size > 0,
+            config.plan.rows_per_step == 1 or config.plan.world_size > 0 or config.plan.mix_per_step,
             "plan.rows_per_step",
             "plan.world_size (--world-size) as well: rows are dealt to that many ranks",
+        ),
+        (
+            not config.plan.mix_per_step or config.plan.rows_per_step * max(1, config.plan.world_size) > 1,
+            "plan.mix_per_step",
+            "plan.rows_per_step (--rows-per-step) as well: one row is no mix",
+        ),
+        (
+            not config.plan.mix_per_step or config.plan.planner not in UNMIXED,
+            "plan.mix_per_step",
+            "another planner than `sequential`, which keeps input order, and `optimal`, which takes all "
+            "documents at once",
         ),
         (0 <= config.plan.token_cost < MOST_NUMBER, "plan.token_cost", "0 or more"),
         (

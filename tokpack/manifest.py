@@ -197,6 +197,14 @@ _CONFIG = table(
         "seed": number(0, MOST_NUMBER),
     }
 )
+_MIXED = table(
+    {
+        "rows_per_step": number(1, INT32),
+        "steps": documents,
+        "leftover_rows": documents,
+        "largest_error": share,
+    }
+)
 _MANIFEST = table(
     {
         "tokpack_version": whole,
@@ -249,7 +257,7 @@ _MANIFEST = table(
                 "gap": share,
                 "fill": share,
             },
-            {"note": whole, "dealt": by_name(share)},
+            {"note": whole, "dealt": by_name(share), "mixed": _MIXED},
         ),
         "ledger": _LEDGER,
         "config": _CONFIG,

@@ -114,7 +114,12 @@ class RowOptions(TypedDict, total=False):
     planner: Annotated[str | None, "bfd (default), xfill, optimal, sequential, none, or module:function."]
     max_docs_per_row: Annotated[int | None, "0 (default): no limit."]
     world_size: Annotated[int | None, "Order rows so that this many ranks have equal work in each step."]
-    rows_per_step: Annotated[int | None, "Rows per rank and optimizer step, with `world_size` (default 1)."]
+    rows_per_step: Annotated[
+        int | None, "Rows per rank and optimizer step, with `world_size` or `mix_per_step` (default 1)."
+    ]
+    mix_per_step: Annotated[
+        bool | None, "Give every optimizer step its share of each source, within one document."
+    ]
     val: Annotated[float | None, "Share of conversations held out into OUT/validation."]
     seed: Annotated[int | None, "Seed of shuffles and of the hold-out (default 0)."]
 
@@ -227,6 +232,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "max_docs_per_row": ("plan", "max_docs_per_row"),
     "world_size": ("plan", "world_size"),
     "rows_per_step": ("plan", "rows_per_step"),
+    "mix_per_step": ("plan", "mix_per_step"),
     "shard_format": ("write", "shard_format"),
     "shard_mb": ("write", "shard_mb"),
     "val": ("write", "val"),

@@ -136,9 +136,11 @@ def summed_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def keeps_order(manifest: dict[str, Any]) -> bool:
-    """Whether the order of the rows is part of the data: a curriculum, to be trained on as it lies."""
+    """Whether the order of the rows is part of the data, to be trained on as it lies: a curriculum, or steps
+    that each have their share of every source."""
     kept = manifest.get("derived", {}).get("keep_order", False)
-    return bool(kept or manifest.get("config", {}).get("plan", {}).get("planner") == SEQUENTIAL)
+    plan = manifest.get("config", {}).get("plan", {})
+    return bool(kept or plan.get("planner") == SEQUENTIAL or plan.get("mix_per_step"))
 
 
 def row_schema(kind: str, copies: bool, weights: bool = False) -> pa.Schema:

@@ -13,6 +13,7 @@ the cheapest part of the next hand. With one rank nothing needs balancing and th
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from tokpack.schema import IGNORE_INDEX, keeps_order
 if TYPE_CHECKING:
     from trainer_plugin.dataset import PackedDataset
 
+
+log = logging.getLogger("tokpack")
 
 Order = Literal["packed", "balanced", "random"]
 ORDERS: tuple[Order, ...] = ("packed", "balanced", "random")
@@ -185,7 +188,7 @@ def balanced_sampler(
     """
     if order is None and args.train_sampling_strategy == "sequential":
         order = "packed"
-    return BalancedSampler(
+    sampler = BalancedSampler(
         dataset,
         args.world_size,
         batch_rows=args.per_device_train_batch_size,
@@ -194,3 +197,18 @@ def balanced_sampler(
         pair_cost=pair_cost(model),
         order=order,
     )
+    if lost := lost_mix(dataset, sampler):
+        log.warning(lost)
+    return sampler
+
+
+def lost_mix(dataset: PackedDataset, sampler: BalancedSampler) -> str:
+    """Why steps do not hold the shares of sources that they were packed with; empty where they do."""
+    rows = (dataset.manifest.get("plan", {}).get("mixed") or {}).get("rows_per_step")
+    step = sampler.hand * sampler.accumulation
+    if rows is None or (sampler.row_order == "packed" and step % rows == 0):
+        return ""
+    packed = f"the rows were packed in steps of {rows:,}, each with its share of each source"
+    if sampler.row_order != "packed":
+        return f"{packed}: the row order {sampler.row_order} undoes it"
+    return f"{packed}, and a step trains on {step:,}: tokpack repack --rows-per-step makes them anew"

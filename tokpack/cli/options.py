@@ -56,7 +56,15 @@ WorldSize = Annotated[
     int | None, typer.Option(help="Order rows so that this many ranks have equal work in each step.")
 ]
 RowsPerStep = Annotated[
-    int | None, typer.Option(help="Rows per rank and optimizer step, with --world-size (default 1).")
+    int | None,
+    typer.Option(help="Rows per rank and optimizer step, with --world-size or --mix-per-step (default 1)."),
+]
+MixPerStep = Annotated[
+    bool | None,
+    typer.Option(
+        "--mix-per-step/--no-mix-per-step",
+        help="Give every optimizer step its share of each source, within one document.",
+    ),
 ]
 ShardFormat = Annotated[
     str | None,

@@ -13,6 +13,7 @@ from tokpack.cli.options import (
     PACKED_HELP,
     Json,
     MaxDocs,
+    MixPerStep,
     NoCheck,
     Out,
     Packed,
@@ -190,6 +191,7 @@ def repack(
     max_docs_per_row: MaxDocs = None,
     world_size: WorldSize = None,
     rows_per_step: RowsPerStep = None,
+    mix_per_step: MixPerStep = None,
     shard_format: ShardFormat = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows; as packed when not given.")] = None,
     no_check: NoCheck = False,
@@ -199,7 +201,7 @@ def repack(
     """Plan a packed dataset anew for another capacity or planner; nothing is tokenized again."""
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
-    settings |= {"max_docs_per_row": max_docs_per_row, "overwrite": overwrite}
+    settings |= {"max_docs_per_row": max_docs_per_row, "mix_per_step": mix_per_step, "overwrite": overwrite}
     with activity(quiet, "tokpack.packed.repacking") as (tell, repacking), tell.doing("repacking"):
         repacked = repacking.repack(packed, out, check=not no_check, tell=tell, **settings)
     _written(repacked, out, quiet)

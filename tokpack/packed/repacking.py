@@ -20,9 +20,11 @@ import numpy as np
 from tokpack import schema
 from tokpack.activity import Activity, default_activity
 from tokpack.config import PlanConfig, ShardFormat
+from tokpack.config_limits import UNMIXED
 from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
 from tokpack.fresh_folder import fresh_folder
+from tokpack.ledger import documents_by_source
 from tokpack.packed.derive import (
     MERGED,
     check_out,
@@ -39,6 +41,7 @@ from tokpack.schema import PAIR_WIDTH, SEQUENTIAL
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import BUILT_IN, make_plan
+from tokpack.stages.planners.mix import Mix
 from tokpack.stages.write import Layout
 from tokpack.token_files import is_index
 
@@ -52,6 +55,7 @@ def repack(
     max_docs_per_row: int | None = None,
     world_size: int | None = None,
     rows_per_step: int | None = None,
+    mix_per_step: bool | None = None,
     shard_format: str | None = None,
     seed: int | None = None,
     overwrite: bool = False,
@@ -76,6 +80,7 @@ def repack(
         (config["plan"], "max_docs_per_row", max_docs_per_row),
         (config["plan"], "rows_per_step", rows_per_step),
         (config["plan"], "world_size", 0 if planner == SEQUENTIAL and world_size is None else world_size),
+        (config["plan"], "mix_per_step", False if planner in UNMIXED and not mix_per_step else mix_per_step),
         (
             config["write"],
             "shard_format",
@@ -96,10 +101,17 @@ def repack(
             where="--world-size",
             hint="leave one of them out",
         )
-    if not config["plan"]["world_size"]:
+    mixes = config["plan"].get("mix_per_step", False)
+    if mixes:
+        _check_mix(config["plan"])
+    else:
+        config["plan"].pop("mix_per_step", None)
+    if not config["plan"]["world_size"] and not mixes:
         if (rows_per_step or 1) > 1:
             raise UsageError(
-                "rows per step of no ranks", where="--rows-per-step", hint="give --world-size as well"
+                "rows per step of no ranks",
+                where="--rows-per-step",
+                hint="give --world-size or --mix-per-step as well",
             )
         config["plan"]["rows_per_step"] = 1
     _check_fits([source, source.validation] if source.validation else [source], config)
@@ -111,6 +123,17 @@ def repack(
         _write(folder, source, config, tell)
         write_inputs(folder, [source])
     return PackedFolder(out)
+
+
+def _check_mix(plan: dict[str, Any]) -> None:
+    if plan["planner"] in UNMIXED:
+        raise UsageError(
+            f"the planner `{plan['planner']}` makes no steps",
+            where="--mix-per-step",
+            hint="take another planner",
+        )
+    if plan["rows_per_step"] * max(1, plan["world_size"]) < 2:
+        raise UsageError("one row is no mix", where="--mix-per-step", hint="give --rows-per-step as well")
 
 
 def _check_planner(name: str, folder: Path) -> None:
@@ -143,12 +166,14 @@ def _write(out: Path, source: PackedFolder, config: dict[str, Any], tell: Activi
     limit = config["plan"]["max_docs_per_row"] or None
     pieces = stored.placement
     pairs = pair_groups(pieces.doc_id, pieces.copy) if schema.is_preference(source.manifest) else None
-    plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit, pairs=pairs)
     name = getattr(planner, "__qualname__", repr(planner)) if callable(planner) else planner
     config = config | {"plan": config["plan"] | {"planner": name}}
-    settings = PlanConfig(**config["plan"])
+    settings, mix = PlanConfig(**config["plan"]), None
     if source.manifest["split"] != "train":
         settings = replace(settings, world_size=0)
+    elif settings.mix_per_step:
+        mix = _mix(source, stored, config)
+    plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit, pairs=pairs, mix=mix)
     order, dealt = order_rows(settings, plan, stored.placement.length, config["seed"])
     source.copy_tokenizer(out)
     _ = source.dropped, list(source.quarantined())  # what is damaged is not copied
@@ -162,6 +187,16 @@ def _write(out: Path, source: PackedFolder, config: dict[str, Any], tell: Activi
     layout = Layout.of(plan.row_of_doc, order)
     shared = (source.folder, source.manifest["token_files"]) if is_index(source.manifest) else None
     write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source], tell, shared)
+
+
+def _mix(source: PackedFolder, stored: StoredPieces, config: dict[str, Any]) -> Mix:
+    ends = [end for _, end in documents_by_source(source.manifest["ledger"]).values()]
+    by_labels = config["select"].get("weight_by", "tokens") == "trained"
+    return Mix(
+        np.searchsorted(ends, stored.placement.doc_id, side="right").astype(np.int32),
+        stored.trained() if by_labels else stored.placement.length.astype(np.int64),
+        config["plan"]["rows_per_step"] * max(1, config["plan"]["world_size"]),
+    )
 
 
 def _check_fits(parts: list[PackedFolder], config: dict[str, Any]) -> None:

@@ -19,8 +19,11 @@ import pyarrow as pa
 from tokpack.packed.folder import PackedFolder
 from tokpack.ranges import Int64, offsets_of, range_indices
 from tokpack.schema import COPIES, IS_DESIRABLE, LOSS_WEIGHTS
-from tokpack.stages.write import FlatBatch, Layout, Placement
+from tokpack.stages.write import FlatBatch, Layout, Placement, labeled_tokens
 from tokpack.token_files import PlannedRows, Rows, TokenFiles
+
+CHUNK = 4096
+"""Pieces whose labels are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,16 @@ class StoredPieces:
         """The rows as they are, `order[0]` first."""
         counts = np.diff(self.row_offsets)[order]
         return Layout(range_indices(self.row_offsets[order], counts), offsets_of(counts))
+
+    def trained(self) -> Int64:
+        """Tokens with a label of each piece: int64[pieces]."""
+        at, found = self.placement, []
+        for low in range(0, len(at.length), CHUNK):
+            chosen = np.arange(low, min(low + CHUNK, len(at.length)))
+            _, labeled = labeled_tokens(at, chosen, self.batches)
+            running = np.append(0, np.cumsum(labeled))
+            found.append(np.diff(running[offsets_of(at.length[chosen])]))
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def by_document(self) -> StoredPieces:
         """The same pieces as they were before they were planned: by copy, document and piece; one a row."""

@@ -7,6 +7,7 @@ from tokpack.reasons import CHOSEN_EQUALS_REJECTED, OVERLONG
 from tokpack.report.values import Figures, Languages, LanguageShare, Ranks, SourceFit, Vocabulary
 from tokpack.report.words import counted, share
 from tokpack.stages.order import Dealt
+from tokpack.stages.planners.mix import Mixed
 
 MOST_LANGUAGES = 8
 NO_LANGUAGES = 'languages are told apart with: pip install "tokpack[lang]"'
@@ -99,6 +100,16 @@ def dealt_words(dealt: Dealt) -> str:
     return (
         f"{ranks} wait {waits[0]} of the time, {waits[1]} with rows shuffled ({_counted_work(dealt)}), in"
         f" {counted(dealt.steps, 'step')}{rest}"
+    )
+
+
+def mixed_words(mixed: Mixed) -> str:
+    """Steps that each have their share of every source: how near it is."""
+    if not mixed.steps:
+        return f"{counted(mixed.leftover_rows, 'row')} fill no step of {mixed.rows_per_step:,}"
+    return (
+        f"{counted(mixed.steps, 'step')} of {mixed.rows_per_step:,} rows, each source within "
+        f"{100 * mixed.largest_error:.1f} points of its share in every one"
     )
 
 

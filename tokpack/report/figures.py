@@ -336,6 +336,7 @@ def plan_figures(plan: Plan, dealt: Dealt | None) -> PlanFigures:
         fill=plan.fill,
         note=plan.note or None,
         dealt=dealt,
+        mixed=plan.mixed,
         documents_per_row=DocumentsPerRow(mean=round(float(documents.mean()), 2), max=int(documents.max())),
     )
 

@@ -33,6 +33,7 @@ from tokpack.report.data_words import (
     cut_words,
     dealt_words,
     language_words,
+    mixed_words,
     ranks_words,
     rules_without_hits,
     vocabulary_words,
@@ -102,6 +103,7 @@ def packed_panel(manifest: dict[str, Any]) -> RenderableType:
     facts = [
         ("rows", _rows_fact(manifest["capacity"], plan)),
         *([("ranks", dealt_words(plan.dealt))] if plan.dealt else []),
+        *([("mix", mixed_words(plan.mixed))] if plan.mixed else []),
         (
             "tokens",
             f"{manifest['tokens']:,}, {trained_words(manifest['trained_tokens'], manifest['tokens'])}",

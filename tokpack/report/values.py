@@ -14,6 +14,7 @@ from tokpack.plain import KEY, LEFT_OUT, from_plain
 from tokpack.report.cost_figures import Cost
 from tokpack.schema import PREFERENCE
 from tokpack.stages.order import Dealt
+from tokpack.stages.planners.mix import Mixed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class PlanFigures:
     fill: float
     note: str | None = field(default=None, metadata=LEFT_OUT)
     dealt: Dealt | None = field(default=None, metadata=LEFT_OUT)
+    mixed: Mixed | None = field(default=None, metadata=LEFT_OUT)
     documents_per_row: DocumentsPerRow | None = field(default=None, metadata=LEFT_OUT)
     """None in a manifest."""
 

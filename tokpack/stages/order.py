@@ -11,7 +11,7 @@ from tokpack.config import PlanConfig
 from tokpack.plain import to_plain
 from tokpack.schema import SEQUENTIAL
 from tokpack.stages.plan import Plan
-from tokpack.stages.planners.deal import deal, idle_share, row_costs, row_order
+from tokpack.stages.planners.deal import deal, deal_within, idle_share, row_costs, row_order
 from tokpack.stages.planners.layout import Int32, Int64
 
 
@@ -32,14 +32,17 @@ class Dealt:
 
 def order_rows(settings: PlanConfig, plan: Plan, lengths: Int32, seed: int) -> tuple[Int64, Dealt | None]:
     """(rows in their order: int64[rows], figures of the dealing; None where rows are not dealt)."""
-    if settings.planner == SEQUENTIAL:
+    if settings.planner == SEQUENTIAL or (plan.mixed and not settings.world_size):
         return np.arange(plan.rows), None
     shuffled = row_order(plan.rows, seed)
     if not settings.world_size:
         return shuffled, None
     step = settings.world_size * settings.rows_per_step
     costs = row_costs(lengths, plan.row_of_doc, linear=settings.token_cost, quadratic=1.0)
-    order, leftover = deal(costs, settings.world_size, step, seed)
+    if plan.mixed:
+        order, leftover = deal_within(costs, settings.world_size, step)
+    else:
+        order, leftover = deal(costs, settings.world_size, step, seed)
     figures = Dealt(
         world_size=settings.world_size,
         rows_per_step=settings.rows_per_step,
@@ -63,4 +66,5 @@ def plan_record(planner: str, plan: Plan, dealt: Dealt | None) -> dict[str, Any]
         "fill": plan.fill,
         **({"note": plan.note} if plan.note else {}),
         **({"dealt": to_plain(dealt)} if dealt else {}),
+        **({"mixed": to_plain(plan.mixed)} if plan.mixed else {}),
     }

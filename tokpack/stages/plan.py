@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from tokpack.errors import InternalError, TokpackError, UsageError
 from tokpack.stages.planners.bounds import ceil_bound, l2_bound
 from tokpack.stages.planners.deal import deal, idle_share, row_costs, row_order
 from tokpack.stages.planners.layout import Int32
+from tokpack.stages.planners.mix import Mix, Mixed, mix_figures, mixed_rows
 
 __all__ = [
     "BUILT_IN",
@@ -70,6 +71,8 @@ class Plan:
     """tokens / (rows * capacity); 0.0 without rows."""
     note: str = ""
     """Why the same input may get another plan elsewhere; empty for nearly all plans."""
+    mixed: Mixed | None = None
+    """Where each step has its share of each source: rows are numbered step by step."""
 
 
 def make_plan(
@@ -80,11 +83,13 @@ def make_plan(
     max_docs_per_row: int | None = None,
     *,
     pairs: npt.ArrayLike | None = None,
+    mix: Mix | None = None,
 ) -> Plan:
     """Plan documents of `lengths` (int[n], tokens, 1..capacity) into rows of `capacity` tokens.
 
     `pairs: int[n]` names the group of each document, -1 for none: a group goes into one row as one item of
-    its summed length, and `max_docs_per_row` then allows for groups as large as the largest.
+    its summed length, and `max_docs_per_row` then allows for groups as large as the largest. `mix` makes the
+    rows step by step, each by the planner.
 
     Raises UsageError for lengths, groups or options that cannot work and for a plug-in's bad plan,
     InternalError for a bad plan of ours.
@@ -96,8 +101,19 @@ def make_plan(
     if pairs is not None:
         items, item_of_doc, max_items = group(checked, np.asarray(pairs), capacity, max_docs_per_row)
 
+    if mix is not None and item_of_doc is not None:
+        mix = mix.of(item_of_doc)
     if len(items) == 0:
         row_of_item = np.empty(0, np.int32)
+    elif mix is not None:
+        row_of_item = mixed_rows(
+            items,
+            mix,
+            capacity,
+            lambda step: call(name, function, step, capacity, seed=seed, max_docs=max_items),
+            max_items,
+            seed,
+        )
     elif planner == "optimal":
         from tokpack.stages.planners.optimal import solve
 
@@ -113,7 +129,8 @@ def make_plan(
             raise InternalError(f"planner {name!r} made a bad plan: {fault}", hint="please report this")
         raise UsageError(f"planner {name!r} made a bad plan: {fault}", where=f"--planner {name}")
     row_of_doc = row_of_item if item_of_doc is None else row_of_item[item_of_doc]
-    return with_figures(row_of_doc.astype(np.int32, copy=False), items, capacity, max_items, lp, note)
+    plan = with_figures(row_of_doc.astype(np.int32, copy=False), items, capacity, max_items, lp, note)
+    return plan if mix is None else replace(plan, mixed=mix_figures(mix, row_of_item))
 
 
 def bound(lengths: npt.ArrayLike, capacity: int) -> int:

@@ -15,6 +15,7 @@ from tokpack.stages.normalize.documents import DESIRABLE
 from tokpack.stages.order import Dealt, order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import Plan, make_plan
+from tokpack.stages.planners.mix import Mix
 from tokpack.stages.repeat import with_copies
 from tokpack.stages.tokenize import weighed
 from tokpack.stages.write import Layout, Placement
@@ -88,7 +89,20 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
             seed,
             limit,
             pairs=pair_groups(pieces["doc_id"].to_numpy(), pieces["copy"].to_numpy()) if run.pairs else None,
+            mix=None if validation else _mix(run, corpus, pieces),
         )
         order = replace(settings, world_size=0) if validation else settings
         rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)
     return Part(pieces, plan, Layout.of(plan.row_of_doc, rows), dealt)
+
+
+def _mix(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> Mix | None:
+    settings = run.config.plan
+    if not settings.mix_per_step:
+        return None
+    counted = "trained" if run.config.select.weight_by == "trained" else "length"
+    return Mix(
+        corpus.docs["source"].gather(pieces["document"]).to_numpy().astype(np.int32),
+        pieces[counted].to_numpy().astype(np.int64),
+        settings.rows_per_step * max(1, settings.world_size),
+    )

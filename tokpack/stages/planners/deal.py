@@ -69,6 +69,16 @@ def deal(
     return steps.reshape(-1, micro_batch, world_size).swapaxes(1, 2).reshape(-1), leftover
 
 
+def deal_within(costs: Float64, world_size: int, rows_per_step: int) -> tuple[Int64, Int64]:
+    """The same where it is settled which rows a step has: step s has those from s * rows_per_step on."""
+    check_step(world_size, rows_per_step, 1)
+    kept = len(costs) // rows_per_step * rows_per_step
+    rows = np.arange(kept).reshape(-1, rows_per_step)
+    rows = np.take_along_axis(rows, np.argsort(costs[rows], axis=1, kind="stable"), axis=1)
+    steps = seat(rows.reshape(len(rows), -1, world_size), costs)
+    return steps.reshape(-1), np.arange(kept, len(costs))
+
+
 def seat(steps: Int64, costs: Float64) -> Int64:
     """Order the rows of each hand over the ranks (`steps: int64[steps, hands, ranks]`) so that sums are even.
 
