@@ -34,7 +34,8 @@ HOUSE = {
         balance budget preference_loss recipe dtypes forecast
         isolation_report probe isolation
         qlora adapters merge convert
-        neftune guards source_losses progress document_log trainer_evaluation trainer preference unpaired
+        neftune guards source_losses progress document_log
+        trainer_hooks trainer_evaluation trainer preference unpaired
         preference_run run
         evaluation publishing serving serve_config served_proof
         cli calibration

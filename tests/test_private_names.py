@@ -30,6 +30,18 @@ def test_the_installed_libraries_have_every_private_name():
     assert absent(NAMES if FULL else OTHERS) == []
 
 
+@pytest.mark.skipif(not FULL, reason=f"hooks of transformers {TRAINER_SINCE}")
+def test_all_that_the_mixins_take_from_a_trainer_is_there_and_what_is_private_is_listed():
+    body = ast.parse((PLUGIN / "trainer_hooks.py").read_text(encoding="utf-8")).body
+    [hooks] = [node for node in body if isinstance(node, ast.ClassDef)]
+    names = {node.target.id for node in hooks.body if isinstance(node, ast.AnnAssign)}
+    names |= {node.name for node in hooks.body if isinstance(node, ast.FunctionDef)} - {"__init__"}
+    places = [f"transformers.trainer:Trainer.{name}" for name in sorted(names)]
+    assert [place for place in places if not PrivateName(place, "", "").present()] == []
+    listed = {name.place for name in TRAINER}
+    assert [place for place in places if "Trainer._" in place and place not in listed] == []
+
+
 def test_a_name_that_is_gone_is_told_with_the_versions_it_was_seen_in():
     gone = PrivateName("transformers.trainer:Trainer._no_such_hook", "4.57 to 5.24", "the test")
     no_module = PrivateName("transformers.no_such_module:name", "5.4 to 5.24", "the test")
@@ -51,7 +63,8 @@ def test_private_names_are_used_in_one_module_and_overridden_in_the_trainer():
         if file.name != "private_names.py":
             tree = ast.parse(file.read_text(encoding="utf-8"))
             strays[file.name] = _foreign(tree) - known - OF_TORCH
-    own = set().union(*(_own(ast.parse(file.read_text(encoding="utf-8"))) for file in PLUGIN.glob("*.py")))
+    ours = [file for file in PLUGIN.glob("*.py") if file.name != "trainer_hooks.py"]
+    own = set().union(*(_own(ast.parse(file.read_text(encoding="utf-8"))) for file in ours))
     assert {file: names - own for file, names in strays.items() if names - own} == {}
 
 

@@ -16,7 +16,7 @@ _HOME = {
     "use_tokpack_attention": "attention",
     "IsolationReport": "isolation_report",
     "ModelVerification": "isolation_report",
-    "probe_isolation": "isolation",
+    "probe_isolation": "probe",
     "prepare_model": "isolation",
     "verify_model": "isolation",
     "Recipe": "recipe",

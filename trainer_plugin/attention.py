@@ -122,8 +122,8 @@ def packed_attention(
     half = _half_dtype(module, query)
     if chunk is None and half is not None and _varlen_fits(query, value, scores):
         longest = max_length_q if max_length_q is not None else max(document_lengths(cu_seq_lens_q))
-        states = [tensor.to(half) for tensor in (query, key, value)]
-        return _attend_varlen(*states, cu_seq_lens_q, int(longest), scores).to(query.dtype), None
+        q, k, v = (tensor.to(half) for tensor in (query, key, value))
+        return _attend_varlen(q, k, v, cu_seq_lens_q, int(longest), scores).to(query.dtype), None
     if torch.compiler.is_compiling():
         mask = _mask_of_documents(cu_seq_lens_q, query.shape[2], scores, chunk)
         attend = _attend_plain if scores.plain else _attend_eager
@@ -133,10 +133,9 @@ def packed_attention(
 
 def document_lengths(cu_seq_lens: torch.Tensor) -> list[int]:
     """Lengths between the bounds; read from the device once per batch, not once per layer."""
-    lengths = _LENGTHS.get(cu_seq_lens)
+    lengths: list[int] | None = _LENGTHS.get(cu_seq_lens)
     if lengths is None:
-        lengths = cu_seq_lens.diff().tolist()
-        _LENGTHS[cu_seq_lens] = lengths
+        lengths = _LENGTHS[cu_seq_lens] = cu_seq_lens.diff().tolist()
     return lengths
 
 
@@ -235,23 +234,16 @@ def _attend_varlen(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    groups, options = query.shape[1] // key.shape[1], {}
+    groups = query.shape[1] // key.shape[1]
+    options: dict[str, Any] = {"scale": scores.scale, "window_size": varlen_window(scores)}
     if _varlen_takes("enable_gqa"):
-        options = {"enable_gqa": groups > 1}
+        options["enable_gqa"] = groups > 1
     elif groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # [T, H, D]
-    attended = varlen_attn(
-        *rows,
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=scores.scale,
-        window_size=varlen_window(scores),
-        **options,
-    )
-    return attended[None]
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # [T, H, D]
+    attended: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
+    row: torch.Tensor = attended[None]
+    return row
 
 
 def _attend_each(

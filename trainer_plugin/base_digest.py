@@ -45,7 +45,7 @@ def weight_files(model: str) -> list[Path]:
 def files_of_index(path: Path) -> list[str]:
     """The files that an index of weights names. Raises UsageError for one that is not beside it."""
     table = (read_json(path) or {}).get("weight_map")
-    names = list(table.values()) if isinstance(table, dict) else [None]
+    names: list[Any] = list(table.values()) if isinstance(table, dict) else [None]
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise UsageError(

@@ -132,8 +132,7 @@ class Meter:
 def _seconds_in(file: Path) -> float:
     found = (read_json(file) if file.is_file() else None) or {}
     seconds = found.get("seconds")
-    known = isinstance(seconds, int | float) and 0 <= seconds < math.inf
-    return float(seconds) if known else 0.0
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < math.inf else 0.0
 
 
 class StopWhenSpent(TrainerCallback):

@@ -139,7 +139,8 @@ class PackedDataset:
         counts = self._per_row(lambda columns: np.diff(columns["seq_lengths"].offsets), every=True)
         starts, taken = np.cumsum(counts) - counts, counts[self.indices]
         within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
-        return np.concatenate(parts)[np.repeat(starts[self.indices], taken) + within]
+        lengths: np.ndarray = np.concatenate(parts)[np.repeat(starts[self.indices], taken) + within]
+        return lengths
 
     def row_documents(self) -> np.ndarray:
         """Documents of each row of this view: int64[rows]."""

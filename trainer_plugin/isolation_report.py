@@ -95,13 +95,10 @@ class IsolationReport:
 
         setup = ", ".join(filter(None, [self.attn, self.dtype]))
         table = Table(title=f"isolation of packed documents: {setup}", title_justify="left")
-        for heading, justify in (
-            ("check", "left"),
-            ("difference", "right"),
-            ("limit", "right"),
-            ("", "left"),
-        ):
-            table.add_column(heading, justify=justify)
+        table.add_column("check")
+        table.add_column("difference", justify="right")
+        table.add_column("limit", justify="right")
+        table.add_column("")
         for check in self.checks:
             verdict = "ok" if check.ok else "FAILED"
             table.add_row(

@@ -16,15 +16,17 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits `[1, T, V]`, labels `[1, T]`, unshifted. Only those logits that predict a label become fp32.
     """
     kept = labels[0, 1:] != IGNORE_INDEX
-    losses = cross_entropy(logits[0, :-1][kept].float(), labels[0, 1:][kept], reduction="none")
+    losses: torch.Tensor = cross_entropy(logits[0, :-1][kept].float(), labels[0, 1:][kept], reduction="none")
     return losses.new_zeros(kept.shape).masked_scatter(kept, losses)
 
 
 def loss_weights(batch: dict[str, Any]) -> torch.Tensor:
     """Weight of each prediction of the batch: `[1, T - 1]` or, with the first token's 0, `[1, T]`."""
-    if "loss_weights" in batch:
-        return batch["loss_weights"]
-    return (batch["labels"][..., 1:] != IGNORE_INDEX).float()
+    weights: torch.Tensor | None = batch.get("loss_weights")
+    if weights is not None:
+        return weights
+    labels: torch.Tensor = batch["labels"]
+    return (labels[..., 1:] != IGNORE_INDEX).float()
 
 
 def document_sums(losses: torch.Tensor, seq_idx: torch.Tensor, documents: int) -> torch.Tensor:

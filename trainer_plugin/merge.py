@@ -178,7 +178,7 @@ def _names_in_memory(base: str, recipe: Recipe) -> tuple[set[str], set[str]]:
     known = set(bare.state_dict())
     if recipe.method != "qlora":
         return known, set()
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     quantizer = AutoHfQuantizer.from_config(quantization_config(getattr(torch, recipe.dtype)))
     quantizer.preprocess_model(model=bare, device_map=None)
@@ -274,7 +274,8 @@ def merge_layer(
     set_peft_model_state_dict(
         holder, {f"base_model.model.layer.{name}": tensor for name, tensor in tensors.items()}
     )
-    return holder.merge_and_unload()["layer"].weight.data
+    merged: torch.Tensor = holder.merge_and_unload()["layer"].weight.data
+    return merged
 
 
 # The whole model

@@ -183,9 +183,8 @@ class PackedDPOTrainer(PackedTrainer):
         """Means over all ranks; nothing without answers."""
         if not isinstance(sums, torch.Tensor):
             return {}
-        if self.args.world_size > 1:
-            sums = self.accelerator.reduce(sums, "sum")
-        return {f"{prefix}{name}": round(value, 6) for name, value in self._means(sums.tolist()).items()}
+        total: torch.Tensor = self.accelerator.reduce(sums, "sum") if self.args.world_size > 1 else sums
+        return {f"{prefix}{name}": round(value, 6) for name, value in self._means(total.tolist()).items()}
 
     def _means(self, sums: list[float]) -> dict[str, float]:
         *values, pairs = sums
@@ -222,7 +221,7 @@ class PackedDPOTrainer(PackedTrainer):
 
 
 def _pairs_of(batch: dict[str, Any]) -> torch.Tensor:
-    pairs = batch.get("packed_pairs")
+    pairs: torch.Tensor | None = batch.get("packed_pairs")
     if pairs is None:
         raise DataError(
             "the batch does not say which documents are a pair (packed_pairs)",

@@ -92,7 +92,7 @@ def repair_linear4bit(model: Any) -> int:
     with bitsandbytes 0.50.2). Call right after loading, before any forward pass.
     """
     try:
-        from bitsandbytes.nn import Linear4bit
+        from bitsandbytes.nn.modules import Linear4bit
     except ImportError:
         return 0
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]

@@ -217,7 +217,7 @@ def _result(trainer: Any, recipe: Recipe, attn: str, plan: Plan, hours: Figure |
     """What the run did."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     after = _last_evaluation(trainer, evaluations)
-    before = next((entry for entry in evaluations if entry["step"] == 0), {})
+    before: dict[str, Any] = next((entry for entry in evaluations if entry["step"] == 0), {})
     return Result(
         out=trainer.args.output_dir,
         method=recipe.method,

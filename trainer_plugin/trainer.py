@@ -41,10 +41,11 @@ from trainer_plugin.chunked_loss import ChunkedLoss
 from trainer_plugin.collator import Loss, PackedCollator
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import DocumentLog
-from trainer_plugin.isolation import probe_isolation, refuse_config
+from trainer_plugin.isolation import refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.neftune import DocumentNoise
 from trainer_plugin.private_names import loss_is_complete, require_trainer
+from trainer_plugin.probe import probe_isolation
 from trainer_plugin.progress import RichProgress
 from trainer_plugin.qlora import inputs_as_they_are
 from trainer_plugin.source_losses import SourceLosses
@@ -104,7 +105,8 @@ class PackedTrainerMixin(EvaluationMixin):
         self.session_tokens, self._first_step, self._begun = 0, 0, False
         self._last_log: float | None = None
         self._eval_sums = torch.zeros(2, dtype=torch.float64)
-        self.token_budget, self.sampler = token_budget, None
+        self.token_budget = token_budget
+        self.sampler: BalancedSampler | None = None
         if token_budget is not None:
             self.add_callback(EpochOfBudget(self))
         price = None if gpu_price is None else gpu_price * self.args.world_size
@@ -216,11 +218,12 @@ class PackedTrainerMixin(EvaluationMixin):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        stop = self.sampler.stop if self.sampler is not None else None
-        if stop is not None and epoch == stop.epoch:
-            steps_in_epoch = -(-stop.rows // self.sampler.hand)
-            rest["num_update_steps_per_epoch"] = self.sampler.steps_for(
-                stop.rows, self.args.gradient_accumulation_steps
+        sampler = self.sampler
+        if sampler is not None and sampler.stop is not None and epoch == sampler.stop.epoch:
+            rows = sampler.stop.rows
+            steps_in_epoch = -(-rows // sampler.hand)
+            rest["num_update_steps_per_epoch"] = sampler.steps_for(
+                rows, self.args.gradient_accumulation_steps
             )
         super()._run_epoch(epoch=epoch, steps_in_epoch=steps_in_epoch, **rest)
 
@@ -264,7 +267,7 @@ class PackedTrainerMixin(EvaluationMixin):
         self._begun = True
         autocast = self.accelerator.native_amp and not self.args.torch_compile
         with inputs_as_they_are(self.model, autocast):
-            loss = super().training_step(*args, **kwargs)
+            loss: torch.Tensor = super().training_step(*args, **kwargs)
         doc_ids = self._doc_ids.popleft() if self._doc_ids else np.zeros(0, np.int64)
         if not torch.isfinite(loss):
             folder = Path(self.args.output_dir)
@@ -286,7 +289,8 @@ class PackedTrainerMixin(EvaluationMixin):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         guards.refuse_batch(inputs)
-        documents, seq_idx = inputs.pop("packed_documents", None), inputs.get("seq_idx")
+        documents = inputs.pop("packed_documents", None)
+        seq_idx: Any = inputs.get("seq_idx")
         if self.noise is not None:
             self.noise.begin(inputs)
         inputs = fit_batch(model, inputs)
@@ -328,12 +332,6 @@ class PackedTrainerMixin(EvaluationMixin):
         whole = self.args.torch_compile or self.args.use_liger_kernel or self.args.label_smoothing_factor
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or is_sharded(self.model)
         return not whole and not sharded and self.chunked_loss.fits(input_ids.shape[-1])
-
-    def _rank_scale(self) -> int:
-        """DDP averages gradients over ranks; a loss divided by the global count has to be summed."""
-        if not self.args.average_tokens_across_devices:
-            return 1
-        return int(self.accelerator.num_processes // self.get_tp_size())
 
     # Counting
 

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trainer_plugin.balance import RankRows
+from trainer_plugin.budget import Meter
 from trainer_plugin.guards import refuse_evaluation
 from trainer_plugin.loss import loss_weights
 from trainer_plugin.private_names import forget_preparation
+from trainer_plugin.progress import RichProgress
+
+if TYPE_CHECKING:
+    from trainer_plugin.trainer_hooks import TrainerHooks
+else:
+    TrainerHooks = object  # the Trainer that the mixin is put before
 
 OWN_KEYS = ("packed_counts", "packed_doc_ids", "packed_documents")
 
 
-class EvaluationMixin:
+class EvaluationMixin(TrainerHooks):
     """Trainer averages over batches, which weighs a long row like a short one; this counts labels."""
+
+    progress: RichProgress | None
+    meter: Meter
+    _last_log: float | None
+    _eval_sums: torch.Tensor
+    """Loss and weight of what was evaluated so far: float64[2]."""
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         if self.args.world_size == 1:
@@ -25,7 +38,7 @@ class EvaluationMixin:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
         return torch.utils.data.DataLoader(
-            RankRows(dataset, self.args.process_index, self.args.world_size),
+            RankRows(dataset, self.args.process_index, self.args.world_size),  # type: ignore[arg-type]
             batch_size=self.args.eval_batch_size,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -52,10 +65,16 @@ class EvaluationMixin:
         if sums[1] > 0:
             output.metrics[f"{metric_key_prefix}_loss"] = float(sums[0] / sums[1])
             output.metrics[f"{metric_key_prefix}_weight"] = float(sums[1])
-        if self.is_in_train:  # tokens per second are those of training
+        if self.is_in_train and self._last_log is not None:  # tokens per second are those of training
             self._last_log += time.perf_counter() - started
             self.meter.evaluation += time.perf_counter() - started
         return output
+
+    def _rank_scale(self) -> int:
+        """DDP averages gradients over ranks; a loss divided by the global count has to be summed."""
+        if not self.args.average_tokens_across_devices:
+            return 1
+        return int(self.accelerator.num_processes // self.get_tp_size())
 
     def _evaluation_shown(self, batches: int) -> AbstractContextManager[None]:
         return nullcontext() if self.progress is None else self.progress.evaluation(self.args, batches)

@@ -88,7 +88,7 @@ class PackedKTOTrainer(PackedDPOTrainer):
 
 
 def _labels_of(batch: dict[str, Any]) -> torch.Tensor:
-    labels = batch.get("packed_desirable")
+    labels: torch.Tensor | None = batch.get("packed_desirable")
     if labels is None:
         raise DataError(
             "the batch does not say which answers are good (packed_desirable)",

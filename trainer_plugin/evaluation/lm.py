@@ -43,6 +43,8 @@ class TokpackLM(HFLM):
     request comes is asked. tell: shows the progress.
     """
 
+    batch_size_per_gpu: int
+
     def __init__(self, pretrained: Any, *args: Any, tell: Activity | None = None, **kwargs: Any) -> None:
         eval_log = logging.getLogger("lm_eval.models.huggingface")
         before = eval_log.level
@@ -73,7 +75,7 @@ class TokpackLM(HFLM):
         for (text, _, _), answer in zip(requests, answers, strict=True):
             if text is not None:
                 self.cache_hook.add_partial("loglikelihood", text, tuple(answer))
-        return [tuple(answer) for answer in answers]
+        return [(answer.log_likelihood, answer.is_greedy) for answer in answers]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """All windows of all texts in one call: HFLM hands over `batch_size` at a time."""

@@ -153,7 +153,7 @@ def _tasks(tasks: list[TaskComparison]) -> dict[str, Any]:
                     for one in mine[:40]
                 ]
                 charts.append((title, forest(lines, "Difference on tasks", less_is_better=not higher)))
-    lines = [
+    rows = [
         {
             "name": _task_name(one),
             "questions": one.questions,
@@ -164,7 +164,7 @@ def _tasks(tasks: list[TaskComparison]) -> dict[str, Any]:
         }
         for one in tasks
     ]
-    return {"charts": charts, "lines": lines}
+    return {"charts": charts, "lines": rows}
 
 
 def _task_name(one: TaskComparison) -> str:

@@ -128,7 +128,7 @@ class Scorer:
         if _keeps_logits(model):
             options["logits_to_keep"] = places
         with along(Branches(tree, device)):
-            logits = model(
+            logits: torch.Tensor = model(
                 input_ids=torch.tensor([tree.ids], device=device),
                 position_ids=torch.from_numpy(tree.positions).to(device)[None],
                 **options,

@@ -47,7 +47,7 @@ def ratio(
 ) -> Interval:
     """Sum of the numerators over the sum of the denominators; one entry a document, float64[D]."""
     _, members = np.unique(clusters, return_inverse=True)
-    above, below = (np.bincount(members, weights=values) for values in (numerators, denominators))
+    above, below = (_sums(members, values) for values in (numerators, denominators))
     total = below.sum()
     if not total:
         return Interval(math.nan)
@@ -64,7 +64,12 @@ def _grouped(above: Floats, below: Floats, seed: int) -> tuple[Floats, Floats]:
     if len(above) <= MOST_CLUSTERS:
         return above, below
     groups = np.random.default_rng(seed).permutation(len(above)) % MOST_CLUSTERS
-    return np.bincount(groups, weights=above), np.bincount(groups, weights=below)
+    return _sums(groups, above), _sums(groups, below)
+
+
+def _sums(groups: npt.NDArray[np.int64], values: Floats) -> Floats:
+    """Of the values of each group, numbered from 0: float64[groups]."""
+    return np.asarray(np.bincount(groups, weights=values), np.float64)
 
 
 def _drawn_ratios(above: Floats, below: Floats, seed: int) -> Floats:
@@ -74,7 +79,7 @@ def _drawn_ratios(above: Floats, below: Floats, seed: int) -> Floats:
         chosen = generator.integers(0, count, (min(step, DRAWS - start), count), dtype=np.int32)
         weight = below[chosen].sum(axis=1)
         parts.append(above[chosen].sum(axis=1) / np.where(weight > 0, weight, np.nan))
-    drawn = np.concatenate(parts)
+    drawn: Floats = np.concatenate(parts)
     return drawn[~np.isnan(drawn)]
 
 
@@ -154,7 +159,7 @@ class PairedShare:
         margins = (a + b) * (c + d) * (a + c) * (b + d)
         if not margins:
             return 0.0
-        product = a * d - b * c
+        product: float = a * d - b * c
         if product > 0:
             product = max(product - self.questions / 2, 0)
         return product / math.sqrt(margins)

@@ -286,7 +286,7 @@ def compare_samples(
                 pairs.setdefault((metric, one["filter"]), []).append((one[metric], other[metric]))
     listed = [key for metric in base.metrics for key in pairs if key[0] == metric]
     order = [*dict.fromkeys(listed), *(key for key in pairs if key not in listed)]
-    compared = []
+    compared: list[TaskComparison] = []
     for metric, kind in order:
         values = _numbers(pairs[metric, kind])
         if values is None:

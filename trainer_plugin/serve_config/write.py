@@ -199,7 +199,7 @@ def _folder(place: str) -> Path:
     if Path(place).exists():
         return Path(place)
     patterns = ["adapter_*", "*.json", RECIPE]
-    return from_hub(place, "ADAPTER", lambda hub: Path(hub.snapshot_download(place, allow_patterns=patterns)))
+    return from_hub(place, "ADAPTER", lambda hub: hub.snapshot_download(place, allow_patterns=patterns))
 
 
 def _refused(engine: str, refused: Sequence[Refusal]) -> UsageError:

@@ -36,7 +36,8 @@ def logprobs(loaded: AdaptedModel, adapter: str | None, tokens: Sequence[int]) -
 def answer(loaded: AdaptedModel, adapter: str | None, prompt: Sequence[int], tokens: int) -> list[int]:
     """The likeliest tokens after a prompt, up to an end token, which is left out."""
     job = Job(prompt=tuple(prompt), max_tokens=tokens, adapter=adapter, temperature=0)
-    row, lane, found = Row(job, loaded.tokenizer), lane_for(loaded, adapter), []
+    row, lane = Row(job, loaded.tokenizer), lane_for(loaded, adapter)
+    found: list[int] = []
     ends, chosen = end_tokens(loaded), lane.join([row])[0].token
     while chosen not in ends and len(found) < tokens:
         found.append(chosen)

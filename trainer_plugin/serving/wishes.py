@@ -161,18 +161,18 @@ def read_messages(body: dict[str, Any]) -> list[dict[str, Any]]:
 def _content(content: Any, param: str) -> str | None:
     if content is None or isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [None]
-    texts = [
-        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else 0 for part in parts
-    ]
-    if not all(isinstance(text, str) for text in texts):
-        raise ApiError("only text is served", param=param)
+    texts = []
+    for part in content if isinstance(content, list) else [None]:
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            raise ApiError("only text is served", param=param)
+        texts.append(text)
     return "".join(texts)
 
 
 def read_prompts(body: dict[str, Any]) -> list[str | list[int]]:
     """A text, several, or the tokens of one or several. Raises ApiError."""
-    prompt = body.get("prompt")
+    prompt: Any = body.get("prompt")
     if isinstance(prompt, str) or _is_tokens(prompt):
         return [prompt]
     if not isinstance(prompt, list) or not 0 < len(prompt) <= MOST_PROMPTS:

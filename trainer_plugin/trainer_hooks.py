@@ -1,0 +1,56 @@
+"""What the mixins of `PackedTrainer` take from the Trainer that they stand before, for the type checker.
+
+A mixin has no base of its own when it runs: `super()` is the Trainer that it is put before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+
+class TrainerHooks:
+    """Attributes that are read or set, and methods that are called or overridden.
+
+    What methods return is Any, as all of `transformers` is to the checker; a test looks for each name in the
+    installed Trainer.
+    """
+
+    args: TrainingArguments
+    state: TrainerState
+    control: TrainerControl
+    accelerator: Any
+    model: Any
+    model_wrapped: Any
+    optimizer: Any
+    data_collator: Any
+    train_dataset: Any
+    eval_dataset: Any
+    is_in_train: bool
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+    model_accepts_loss_kwargs: bool
+    neftune_noise_alpha: float | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    def add_callback(self, callback: Any) -> None: ...
+    def is_world_process_zero(self) -> Any: ...
+    def get_tp_size(self) -> Any: ...
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any: ...
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None: ...
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any: ...
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any: ...
+    def _run_epoch(self, *, epoch: int, steps_in_epoch: int, **rest: Any) -> None: ...
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any: ...
+    def training_step(self, *args: Any, **kwargs: Any) -> Any: ...
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any: ...
+    def compute_loss_context_manager(self) -> Any: ...
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None: ...
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> Any: ...
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any: ...
+    def evaluation_loop(
+        self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any: ...
