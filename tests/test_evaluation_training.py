@@ -27,10 +27,10 @@ OVERFITS = {"method": "lora", "dtype": "float32", "max_steps": 40, "learning_rat
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("best")
-    digest = save_tiny_model(folder / "base")
-    write_packed(folder / "packed", make_documents(LENGTHS), 64, vocab_sha256=digest)
-    write_packed(folder / "packed" / "validation", make_documents(LENGTHS, seed=9), 64, vocab_sha256=digest)
-    write_packed(folder / "none held out", make_documents(LENGTHS), 64, vocab_sha256=digest)
+    save_tiny_model(folder / "base")
+    write_packed(folder / "packed", make_documents(LENGTHS), 64)
+    write_packed(folder / "packed" / "validation", make_documents(LENGTHS, seed=9), 64)
+    write_packed(folder / "none held out", make_documents(LENGTHS), 64)
     return folder
 
 

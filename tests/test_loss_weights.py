@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from encode_helpers import byte_level, template, tokenizer_folder
-from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, trainer_for
+from trainer_rows import WITH_ONE, make_documents, pack_rows, tiny_llama, trainer_for
 
 from tokpack import merge, pack, repack, verify
 from tokpack.errors import DataError, UsageError
@@ -109,7 +109,7 @@ def test_the_loss_is_the_weighted_mean_also_in_chunks_and_accumulated(loss, tmp_
 
     from trainer_plugin import PackedCollator
 
-    documents = make_documents(LENGTHS)
+    documents = make_documents(WITH_ONE)
     rng = np.random.default_rng(1)
     weights = [
         np.where(np.array(labels) == -100, 0, rng.choice([0.3, 1, 2], len(labels))) for _, labels in documents

@@ -16,7 +16,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_decoders import build
-from trainer_rows import LENGTHS, make_documents, pack_rows, save_tiny_model, tiny_llama, write_packed
+from trainer_rows import (
+    LENGTHS,
+    WITH_ONE,
+    make_documents,
+    pack_rows,
+    save_tiny_model,
+    tiny_llama,
+    write_packed,
+)
 from typer.testing import CliRunner
 
 import tokpack
@@ -29,7 +37,7 @@ from trainer_plugin.strategies import attention_of
 
 @pytest.fixture(scope="module")
 def batch():
-    return PackedCollator()(pack_rows(make_documents(LENGTHS), 512)[:1])
+    return PackedCollator()(pack_rows(make_documents(WITH_ONE), 512)[:1])
 
 
 def logits_of(model, batch, attn):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 import transformers
 from tiny_decoders import build
-from trainer_rows import LENGTHS, make_documents, pack_rows, tiny_llama, trainer_for, write_packed
+from trainer_rows import LENGTHS, WITH_ONE, make_documents, pack_rows, tiny_llama, trainer_for, write_packed
 
 from trainer_plugin import PackedCollator, PackedDataset, prepare_model
 from trainer_plugin.chunked_loss import ChunkedLoss
@@ -42,7 +42,7 @@ def test_chunks_give_the_losses_and_gradients_of_whole_logits(family):
     model = build(family)
     prepare_model(model, "auto", probe=False)
     model.train()
-    batch = PackedCollator()(pack_rows(make_documents(LENGTHS), CAPACITY)[:2])
+    batch = PackedCollator()(pack_rows(make_documents(WITH_ONE), CAPACITY)[:2])
     labels = batch.pop("labels")
     from trainer_plugin.strategies import fit_batch
 

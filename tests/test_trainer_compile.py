@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from tiny_decoders import build
-from trainer_rows import LENGTHS, make_documents, pack_rows
+from trainer_rows import LENGTHS, WITH_ONE, make_documents, pack_rows
 
 from trainer_plugin import PackedCollator, attention, prepare_model
 from trainer_plugin.attention import Scores, _mask_of_documents
@@ -37,7 +37,7 @@ def test_a_packed_row_of_fixed_size_compiles_to_one_graph(family):
         return model(**batch, use_cache=False).loss
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    rows = pack_rows(make_documents(LENGTHS * 2), CAPACITY)[:2]
+    rows = pack_rows(make_documents(WITH_ONE * 2), CAPACITY)[:2]
     for row in rows:  # one graph serves other documents too
         batch = PackedCollator(capacity=CAPACITY)([row])
         ours, plain = compiled(batch), loss(batch)
@@ -99,4 +99,4 @@ def test_transformers_does_not_look_for_documents_itself(monkeypatch):
     )
     model = build("llama")
     prepare_model(model, "tokpack", probe=False)
-    model(**PackedCollator()(pack_rows(make_documents(), CAPACITY)), use_cache=False)
+    model(**PackedCollator()(pack_rows(make_documents(WITH_ONE), CAPACITY)), use_cache=False)

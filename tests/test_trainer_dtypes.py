@@ -145,8 +145,8 @@ def test_a_run_says_its_dtype_and_the_recipe_it_saves_names_it(tmp_path, monkeyp
     from trainer_plugin.run import run_training
 
     cpu(monkeypatch, 60.0)
-    digest = save_tiny_model(tmp_path / "model")
-    write_packed(tmp_path / "packed", make_documents(LENGTHS), 64, vocab_sha256=digest)
+    save_tiny_model(tmp_path / "model")
+    write_packed(tmp_path / "packed", make_documents(LENGTHS), 64)
     tell = Said()
     recipe = load_recipe(method="lora", max_steps=1)
     run_training(tmp_path / "packed", tmp_path / "model", recipe, tmp_path / "out", tell=tell)
@@ -161,9 +161,9 @@ def test_verify_probes_a_bf16_model_in_fp32_where_bf16_is_slow(tmp_path, monkeyp
     from trainer_plugin.isolation import verify_model
 
     cpu(monkeypatch, 60.0)
-    digest = save_tiny_model(tmp_path / "model")
+    save_tiny_model(tmp_path / "model")
     tiny_llama(hidden_size=64, intermediate_size=128).to(BF16).save_pretrained(tmp_path / "model")
-    write_packed(tmp_path / "packed", make_documents(LENGTHS), 64, vocab_sha256=digest)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS), 64)
     found = verify_model(tmp_path / "packed", tmp_path / "model", attn="sdpa")
     assert found.reports["sdpa"].dtype == "float32"
     assert found.advice[0] == "probed in float32: bfloat16 takes 60.0 times as long as float32 on this CPU"

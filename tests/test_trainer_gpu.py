@@ -34,8 +34,8 @@ TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two C
 
 @pytest.fixture
 def folders(tmp_path):
-    digest = save_tiny_model(tmp_path / "model", num_hidden_layers=8)
-    write_packed(tmp_path / "packed", make_documents(LENGTHS * 4), 64, vocab_sha256=digest)
+    save_tiny_model(tmp_path / "model", num_hidden_layers=8)
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
     write_packed(tmp_path / "packed" / "validation", make_documents(LENGTHS), 64)  # seen in training
     return tmp_path / "packed", tmp_path / "model"
 

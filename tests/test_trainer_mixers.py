@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from tiny_decoders import build, why_not_built
-from trainer_rows import LENGTHS, make_documents, needs_packed_trainer, pack_rows, write_packed
+from trainer_rows import LENGTHS, WITH_ONE, make_documents, needs_packed_trainer, pack_rows, write_packed
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import PackedCollator, prepare_model, probe_isolation, verify_model
@@ -197,7 +197,7 @@ def test_lora_trains_on_a_hybrid_as_on_any_model(tmp_path):
             logging_steps=1,
             **{"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True},
         )
-        trainer = PackedTrainer(model, arguments, train_dataset=pack_rows(make_documents(LENGTHS), 64))
+        trainer = PackedTrainer(model, arguments, train_dataset=pack_rows(make_documents(WITH_ONE), 64))
         trainer.train()
         assert (trainer.isolation_report.strategy, trainer.isolation_report.ok) == ("mixers", True)
         losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])

@@ -41,9 +41,9 @@ def ends(tmp_path_factory):
     """What one process ends at (`one`), two (`two`), and two with a part of the model each (`sharded`)."""
     needs_packed_trainer()
     folder = tmp_path_factory.mktemp("ranks")
-    digest = save_tiny_model(folder / "model")
-    write_packed(folder / "rows", make_documents(LENGTHS * 4), 64, vocab_sha256=digest)
-    write_packed(folder / "rows" / "validation", make_documents(LENGTHS, seed=9), 64, vocab_sha256=digest)
+    save_tiny_model(folder / "model")
+    write_packed(folder / "rows", make_documents(LENGTHS * 4), 64)
+    write_packed(folder / "rows" / "validation", make_documents(LENGTHS, seed=9), 64)
     (folder / "answers.json").write_text(json.dumps(rows_of(make_answers(48))[:8]))
     pairs_model = tiny_chat_model(folder / "pairs-model")
     pairs = packed_pairs(pairs_model, folder / "pairs")

@@ -1,9 +1,11 @@
-"""Packed packed datasets and tiny models for the trainer plugin's tests."""
+"""Packed datasets and tiny models for the trainer plugin's tests."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import pyarrow as pa
 import pytest
 
 from tokpack.activity import Activity
-from tokpack.schema import FORMAT_VERSION, IGNORE_INDEX, MANIFEST, PACKED_SCHEMA
-from tokpack.sums import write_sums
+from tokpack.schema import IGNORE_INDEX
 
 Document = tuple[list[int], list[int]]
-LENGTHS = (9, 17, 5, 23, 1, 30, 12, 8, 19, 3, 27, 14)
+LENGTHS = (9, 17, 5, 23, 2, 30, 12, 8, 19, 3, 27, 14)
+WITH_ONE = (9, 17, 1, 23, 5, 30, 12, 8, 19, 3, 27, 14)
+"""A document of one token too, as the last piece of a long one may be."""
 
 
 class Said(Activity):
@@ -61,77 +64,39 @@ def write_packed(
     capacity: int = 64,
     *,
     rows_per_shard: int = 3,
-    rows_per_batch: int = 2,
-    vocab_sha256: str | None = None,
     planner: str = "bfd",
 ) -> list[dict[str, list[int]]]:
-    """A packed dataset with the files the trainer plugin reads; returns its rows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = pack_rows(documents, capacity)
-    shards = [rows[start : start + rows_per_shard] for start in range(0, len(rows), rows_per_shard)]
-    names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
-    for name, shard in zip(names, shards, strict=True):
-        table = pa.Table.from_pylist(shard, schema=PACKED_SCHEMA)
-        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, PACKED_SCHEMA) as stream:
-            stream.write_table(table, max_chunksize=rows_per_batch)
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    tokens = sum(len(row["input_ids"]) for row in rows)
-    trained = sum(label != IGNORE_INDEX for row in rows for label in row["labels"])
-    documents_sums = {"read": len(documents), "kept": len(documents), "dropped": {}, "quarantined": 0}
-    token_sums = {"tokenized": tokens, "packed": tokens, "truncated": 0, "dropped": {}}
-    slots = len(rows) * capacity
-    tokenizer = {"name": "tiny", "sha256": "0" * 64}
-    if vocab_sha256 is not None:
-        tokenizer["vocab_sha256"] = vocab_sha256
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "tokpack_version": "0.1.0",
-        "split": "train",
-        "capacity": capacity,
-        "rows": len(rows),
-        "tokens": tokens,
-        "trained_tokens": trained,
-        "documents": len(documents),
-        "pieces": len(documents),
-        "tokenizer": tokenizer | {"vocab_size": 128, "eos_token_id": 2, "pad_token_id": 0},
-        "template": {"sha256": "", "loss": "assistant"},
-        "inputs": [],
-        "shards": [
-            {"file": name, "rows": len(shard), "sha256": digests[name]}
-            for name, shard in zip(names, shards, strict=True)
-        ],
-        "plan": {
-            "planner": planner,
-            "rows": len(rows),
-            "bound": len(rows),
-            "bound_kind": "ceil",
-            "gap": 0.0,
-            "fill": tokens / slots,
-        },
-        "ledger": {
-            "documents": documents_sums,
-            "tokens": token_sums,
-            "slots": {
-                "rows": len(rows),
-                "capacity": capacity,
-                "total": slots,
-                "packed": tokens,
-                "free": slots - tokens,
-            },
-            "trained": {"packed": tokens, "trained": trained, "masked": tokens - trained},
-            "sources": {"rows": {"documents": documents_sums, "tokens": token_sums}},
-        },
-        "config": {
-            "truncate": {"max_length": capacity},
-            "plan": {"planner": planner},
-            "write": {},
-            "source": [],
-            "seed": 0,
-        },
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-    write_sums(folder, digests)
-    return rows
+    """Packs the documents, in small shards of several batches each; returns the rows as they were written.
+
+    The tokenizer is the one of `save_tiny_model`.
+    """
+    import tokpack
+    from tokpack.stages import write
+
+    rows = [{"input_ids": ids, "labels": labels} for ids, labels in documents]
+    options = {"tokenizer": str(tiny_tokenizer()), "max_length": capacity, "planner": planner}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "BYTES_PER_TOKEN", (1 << 20) // (rows_per_shard * capacity))
+        patch.setattr(write, "CHUNK_TOKENS", 2 * capacity)
+        packed = tokpack.pack(rows, folder, shard_mb=1, **options)
+    assert packed.manifest["ledger"]["documents"]["kept"] == len(documents)
+    shards = [pa.ipc.open_stream(path).read_all() for path in sorted(folder.glob("data-*.arrow"))]
+    return [row for shard in shards for row in shard.to_pylist()]
+
+
+@cache
+def tiny_tokenizer() -> Path:
+    """Folder of a word tokenizer of 128 entries."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, 128)}}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
+    folder = Path(tempfile.mkdtemp(prefix="tokpack-tests-"))
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def tiny_llama(attn: str = "sdpa", seed: int = 0, **changes: Any) -> Any:
@@ -160,21 +125,11 @@ def tiny_llama(attn: str = "sdpa", seed: int = 0, **changes: Any) -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def save_tiny_model(folder: Path, **changes: Any) -> str:
-    """A tiny Llama with a word tokenizer of 128 entries; returns the digest of its vocabulary."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from tokpack.fingerprint import vocab_digest
-
-    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, 128)}}
-    backend = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
-    tokenizer.save_pretrained(folder)
+def save_tiny_model(folder: Path, **changes: Any) -> None:
+    """A tiny Llama with `tiny_tokenizer`."""
+    shutil.copytree(tiny_tokenizer(), folder, dirs_exist_ok=True)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.15}
     tiny_llama(**{**sizes, **changes}).save_pretrained(folder)
-    return vocab_digest(tokenizer.get_vocab())
 
 
 def tiny_chat_model(folder: Path) -> Path:
