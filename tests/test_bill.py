@@ -25,7 +25,7 @@ from tokpack.cost import (
 )
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
-from tokpack.cost.training import Documents
+from tokpack.cost.training import CostedDocuments
 from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates, curve
 from tokpack.report.bill import LOSSES, make_cost
@@ -41,10 +41,10 @@ def rows_for(lengths: Any, capacity: int) -> int:
     return make_plan(lengths, capacity).rows
 
 
-def documents(raw: np.ndarray, kept: np.ndarray | None = None, capacity: int = 2048) -> Documents:
+def documents(raw: np.ndarray, kept: np.ndarray | None = None, capacity: int = 2048) -> CostedDocuments:
     whole = raw if kept is None else kept
     pieces = np.minimum(whole, capacity)
-    return Documents(
+    return CostedDocuments(
         raw=raw,
         whole=whole,
         split=np.zeros(len(whole), bool),

@@ -13,7 +13,7 @@ from tokpack.config import CleanConfig
 from tokpack.errors import UsageError
 from tokpack.stages.clean import clean
 from tokpack.stages.rules.language import _identifier, language, language_shares
-from tokpack.stages.rules.language_scores import Scores
+from tokpack.stages.rules.language_scores import LanguageScores
 
 LANGUAGES = [ARABIC, CHINESE, FRENCH, GERMAN, RUSSIAN]
 
@@ -49,7 +49,7 @@ def test_batches_are_scored_as_py3langid_scores_each_text() -> None:
     ]
     texts = [text[:n] for text in LANGUAGES for n in (1, 7, 60, 400)]
     texts += [text.upper() for text in texts] + odd
-    scores = Scores(_identifier())
+    scores = LanguageScores(_identifier())
     found = scores(pl.Series(texts))
     ranked = [dict(_identifier().rank(text)) for text in texts]
     np.testing.assert_allclose(

@@ -17,7 +17,7 @@ from rich.console import Console
 import tokpack
 from tokpack.config import PlanConfig
 from tokpack.cost.capacity import fit_lengths
-from tokpack.cost.training import Documents
+from tokpack.cost.training import CostedDocuments
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.report import data_charts
 from tokpack.report.data_figures import (
@@ -104,7 +104,7 @@ def test_every_token_of_a_length_is_kept_or_lost(
 ) -> None:
     kinds = data.draw(st.lists(st.sampled_from("csu"), min_size=len(lengths), max_size=len(lengths)))
     split, uncut = (np.array([kind == wanted for kind in kinds]) for wanted in "su")
-    documents = Documents(
+    documents = CostedDocuments(
         raw=np.array(lengths), whole=np.array(lengths), split=split, uncut=uncut,
         pieces=np.array(lengths), rows=1, capacity=capacity, rows_for=lambda *_: 1,
     )  # fmt: skip

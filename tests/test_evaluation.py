@@ -25,10 +25,10 @@ from trainer_plugin import PackedDataset, prepare_model
 from trainer_plugin.adapters import load_adapted, read_adapters
 from trainer_plugin.evaluation.gates import judge, parse_gate
 from trainer_plugin.evaluation.losses import DocumentLosses, read_documents
-from trainer_plugin.evaluation.run import Settings, evaluate
+from trainer_plugin.evaluation.run import EvalSettings, evaluate
 from trainer_plugin.evaluation.statistics import Interval
 
-FP32 = Settings(dtype="float32")
+FP32 = EvalSettings(dtype="float32")
 HELD_OUT = make_documents(LENGTHS * 3, seed=9)
 CONTROL = make_documents(LENGTHS * 2, seed=4)
 
@@ -172,7 +172,7 @@ def test_rows_that_were_trained_on_are_no_held_out_rows(place, tmp_path):
     manifest = json.loads((place / "packed" / "manifest.json").read_text())
     (folder / "tokpack.json").write_text(json.dumps({"shards": manifest["shards"]}))
     told = Said()
-    settings = Settings(dtype="float32", split="train", probe=False, max_rows=2)
+    settings = EvalSettings(dtype="float32", split="train", probe=False, max_rows=2)
     seen = evaluate(place / "packed", place / "base", [folder], settings=settings, tell=told)
     assert any("trained on these rows" in note for note in seen.notes)
     assert seen.held_out.rows == 2

@@ -17,9 +17,9 @@ from test_report_browser import browser  # noqa: F401
 
 from tokpack.printable import printable
 from trainer_plugin.evaluation.gates import Outcome
-from trainer_plugin.evaluation.held_out import Comparison, Extreme, Group, Pairs
+from trainer_plugin.evaluation.held_out import AdapterComparison, Extreme, Group, Pairs
 from trainer_plugin.evaluation.page import page
-from trainer_plugin.evaluation.run import Evaluation, Part
+from trainer_plugin.evaluation.run import EvaluatedPart, Evaluation
 from trainer_plugin.evaluation.statistics import Interval
 from trainer_plugin.evaluation.tasks import TaskComparison
 
@@ -36,7 +36,7 @@ def evaluation(name: str, adapters: int = 1) -> Evaluation:
     )
     names = [f"{i}{name}" for i in range(adapters)]
     comparisons = [
-        Comparison(
+        AdapterComparison(
             one,
             40,
             900,
@@ -52,7 +52,7 @@ def evaluation(name: str, adapters: int = 1) -> Evaluation:
         )
         for one, difference in zip(names, (LESS, UNSURE, MORE), strict=False)
     ]
-    part = Part(name, "validation", 5, 40, 2_000, comparisons)
+    part = EvaluatedPart(name, "validation", 5, 40, 2_000, comparisons)
     task = TaskComparison(
         adapter=names[0], task=name, metric="acc", filter=name, questions=500, limit=0,
         higher_is_better=True, primary=True, base=Interval(0.5, 0.4, 0.6), value=Interval(0.6, 0.5, 0.7),

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokpack
 from trainer_plugin import PackedDataset
-from trainer_plugin.evaluation.run import Settings, evaluate
+from trainer_plugin.evaluation.run import EvalSettings, evaluate
 from trainer_plugin.recipe import Recipe
 
 
@@ -63,7 +63,7 @@ def log_probs(model, dataset) -> dict[int, tuple[float, int]]:
 
 
 def test_rewards_are_those_of_each_pair_alone(place):
-    settings = Settings(dtype="float32", probe=False)
+    settings = EvalSettings(dtype="float32", probe=False)
     found = evaluate(place / "packed", place / "base", [place / "a"], settings=settings)
     dataset = PackedDataset(place / "packed")
     base = AutoModelForCausalLM.from_pretrained(place / "base", dtype=torch.float32).eval()
@@ -88,7 +88,7 @@ def test_rewards_are_those_of_each_pair_alone(place):
 
 
 def test_documents_have_the_file_and_the_row_that_they_are_from(place):
-    settings = Settings(dtype="float32", probe=False)
+    settings = EvalSettings(dtype="float32", probe=False)
     one = evaluate(place / "packed", None, [place / "a"], settings=settings).held_out.comparisons[0]
     groups = {group.name: group for group in one.by_source}
     assert set(groups) == {"x.jsonl", "y.jsonl"}

@@ -16,7 +16,7 @@ from trainer_rows import LENGTHS, Said, make_documents, needs_packed_trainer, sa
 
 from tokpack.errors import UsageError
 from trainer_plugin import load_recipe
-from trainer_plugin.evaluation.run import Settings, evaluate
+from trainer_plugin.evaluation.run import EvalSettings, evaluate
 from trainer_plugin.recipe import Recipe
 from trainer_plugin.run import run_training
 
@@ -35,7 +35,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def held_out_loss(place: Path, adapter: Path) -> float:
-    settings = Settings(dtype="float32", probe=False)
+    settings = EvalSettings(dtype="float32", probe=False)
     return (
         evaluate(place / "packed", place / "base", [adapter], settings=settings).held_out.comparisons[0].loss
     )

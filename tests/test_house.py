@@ -142,6 +142,15 @@ def _defined(body: list[ast.stmt]) -> Iterator[str]:
                 yield from _defined(handler.body)
 
 
+def test_a_class_has_a_name_of_its_own() -> None:
+    found: dict[str, list[str]] = {}
+    for module, text in sources().items():
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
+
+
 def room_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 

@@ -189,12 +189,12 @@ def test_exports_are_the_same(chats, tmp_path):
 
 
 def test_inspect_and_view_show_the_same(chats):
-    from tokpack.view.table import Table
+    from tokpack.view.table import DocumentTable
 
     whole, index = chats
     assert str(whole.show(1)) == str(index.show(1))
     assert whole.row_of_document(9) == index.row_of_document(9)
-    ours, theirs = Table(index), Table(whole)
+    ours, theirs = DocumentTable(index), DocumentTable(whole)
     assert ours.pieces.equals(theirs.pieces)
     assert ours.trained.equals(theirs.trained)
     row = len(whole) // 2

@@ -12,7 +12,7 @@ from encode_helpers import byte_level, template, tokenizer_folder
 import tokpack
 from tokpack.encoding import tokenizer as tokenizers_
 from tokpack.encoding.fast_proof import odd_strings
-from tokpack.encoding.proved import Proof
+from tokpack.encoding.proved import TokenizerProof
 from tokpack.encoding.tokenizer import load_tokenizer
 
 
@@ -65,10 +65,10 @@ def test_proofs_in_a_folder_that_others_can_write_into_are_not_believed(pack, tm
 
 def test_a_proof_stands_on_all_that_it_names(tmp_path, monkeypatch):
     monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "cache"))
-    Proof("a" * 64, b"texts", b"plan", b"text").keep()
-    assert Proof("a" * 64, b"texts", b"plan", b"text").is_kept()
+    TokenizerProof("a" * 64, b"texts", b"plan", b"text").keep()
+    assert TokenizerProof("a" * 64, b"texts", b"plan", b"text").is_kept()
     for other in (("b" * 64, b"texts", b"plan", b"text"), ("a" * 64, b"texts", b"pla", b"ntext")):
-        assert not Proof(*other).is_kept()
+        assert not TokenizerProof(*other).is_kept()
 
 
 def test_bytes_of_ids_are_their_text_and_rows_one_by_one_give_the_same_ids(model, tmp_path, monkeypatch):

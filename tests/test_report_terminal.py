@@ -18,7 +18,7 @@ from tokpack.report.cost_words import money
 from tokpack.report.figures import Report
 from tokpack.report.first_screen import first_screen
 from tokpack.report.html import page
-from tokpack.report.terminal import checks_table, ledger_table, packed_panel, report_view, share, to_html
+from tokpack.report.terminal import checks_view, ledger_table, packed_panel, report_view, share, to_html
 from tokpack.report.values import Figures
 from tokpack.report.words import make_bill
 
@@ -231,7 +231,7 @@ def test_checks_show_every_fault_and_no_markup() -> None:
         )
         model: None = None
 
-    text = printed(checks_table(Verification()))
+    text = printed(checks_view(Verification()))
     assert "verify [red]packed[/red]" in text
     assert "[b]2[/b]" in text
     assert "row 1 \\u001b[2J" in text

@@ -23,7 +23,7 @@ from trainer_rows import make_documents, write_packed
 
 from tokpack.errors import DataError, UsageError
 from trainer_plugin.served_proof.http import Server
-from trainer_plugin.served_proof.run import Settings, verify_served
+from trainer_plugin.served_proof.run import ProofSettings, verify_served
 from trainer_plugin.served_proof.verdict import BASE, judge_weights
 from trainer_plugin.serving.values import Limits
 
@@ -52,7 +52,7 @@ def served(place):
 
 
 def check(served, place, model, adapter="math", **options):
-    settings = Settings(dtype="float32", documents=4, **options.pop("settings", {}))
+    settings = ProofSettings(dtype="float32", documents=4, **options.pop("settings", {}))
     options = {"base": str(place / "base"), "data": str(place / "packed"), **options}
     return verify_served(served.address, model, str(place / adapter), settings=settings, **options)
 

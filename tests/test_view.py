@@ -27,7 +27,7 @@ from tokpack.printable import printable
 from tokpack.stages.keep import KeepList
 from tokpack.view.run import open_data, shown
 from tokpack.view.server import SCRIPTS, loopback_socket, make_app
-from tokpack.view.table import Query, Table, read_losses
+from tokpack.view.table import DocumentTable, Query, read_losses
 
 TOKEN = "the-token"
 HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="alert(2)">\u202egnp.exe\x1b[31m'
@@ -304,7 +304,7 @@ def test_a_log_of_something_else_is_an_error(packed, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"epoch": 0, "doc_id": 5000, "piece": 0, "loss": 1.0}\n')
     assert read_losses(tmp_path / "log.jsonl")["loss"].to_list() == [1.0]
     with pytest.raises(UsageError, match="no document of the log"):
-        _ = Table(packed, tmp_path / "log.jsonl").pieces
+        _ = DocumentTable(packed, tmp_path / "log.jsonl").pieces
     (tmp_path / "log.jsonl").write_text("no log\n")
     with pytest.raises(DataError, match="not a log of documents"):
         read_losses(tmp_path / "log.jsonl")

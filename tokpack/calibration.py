@@ -21,7 +21,7 @@ from tokpack.cost import Calibration, Gpu, flops
 from tokpack.cost.gpus import GIB
 from tokpack.cost.kept_speeds import KeptSpeed, keep_speed
 from tokpack.cost.planned_run import micro_batch
-from tokpack.cost.training import Documents, Training
+from tokpack.cost.training import CostedDocuments, Training
 from tokpack.errors import UsageError
 from tokpack.schema import IGNORE_INDEX, TRAINED
 from tokpack.way.plan_part import Part
@@ -54,7 +54,7 @@ def on_this_machine(training: Training) -> Training:
 
 def measured(
     training: Training,
-    documents: Documents,
+    documents: CostedDocuments,
     corpus: Corpus,
     part: Part,
     progress: Callable[[int], None] = lambda tokens: None,
@@ -139,10 +139,10 @@ def find_calibrator() -> Any:
 
 def first_rows(corpus: Corpus, part: Part, most: int) -> list[dict[str, Any]]:
     """The first rows as training would read them: input_ids, labels, seq_lengths."""
-    batches, layout, place = corpus.mapped(), part.layout, part.placement
+    batches, contents, place = corpus.mapped(), part.contents, part.placement
     rows = []
-    for row in range(min(most, len(layout.row_offsets) - 1)):
-        pieces = layout.order[layout.row_offsets[row] : layout.row_offsets[row + 1]]
+    for row in range(min(most, len(contents.row_offsets) - 1)):
+        pieces = contents.order[contents.row_offsets[row] : contents.row_offsets[row + 1]]
         ids, labels = [], []
         for piece in pieces:
             offsets, stored, flags, _ = batches(int(place.batch[piece]))

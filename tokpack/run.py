@@ -29,7 +29,7 @@ from tokpack.stages.read.containers import notes
 from tokpack.stages.read.sources import Source, open_sources
 from tokpack.stages.read.unchanged import stamp_of
 from tokpack.stages.render.chat_template import check_template
-from tokpack.stages.render.reference import RenderOptions
+from tokpack.stages.render.reference import RenderSettings
 from tokpack.stages.render.renderer import Renderer
 from tokpack.stages.render.template_markers import special_tokens_of
 from tokpack.stages.special_tokens import SpecialTokens
@@ -99,7 +99,7 @@ class Run:
         check_loss_mask(config, sources, shapes)
         kind = check_kind(config, sources, shapes)
         settings = config.render
-        options = RenderOptions(
+        options = RenderSettings(
             render=settings.mode,
             loss="completion" if kind and settings.loss == "assistant" else settings.loss,
             eos=settings.eos,

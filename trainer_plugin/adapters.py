@@ -32,7 +32,7 @@ from trainer_plugin.adapter_config import (
     with_place_for,
 )
 from trainer_plugin.base_digest import base_digest, read_json
-from trainer_plugin.dtypes import Choice, settle_dtype
+from trainer_plugin.dtypes import DtypeChoice, settle_dtype
 from trainer_plugin.model_files import load_tokenizer
 from trainer_plugin.qlora import PROVENANCE, load_model
 from trainer_plugin.recipe import Recipe
@@ -78,7 +78,7 @@ class AdaptedModel:
         network: Any,
         tokenizer: Any,
         name: str,
-        dtype: Choice,
+        dtype: DtypeChoice,
         *,
         on_4_bits: bool,
         any_adapter: bool = False,

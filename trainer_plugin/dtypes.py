@@ -41,7 +41,7 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class DtypeChoice:
     """A dtype for the weights, and why this one."""
 
     dtype: torch.dtype
@@ -118,34 +118,34 @@ def _has_units() -> bool:
     return any(listed.get(name, False) for name in X86_UNITS)
 
 
-def frozen_dtype(device: str | None = None) -> Choice:
+def frozen_dtype(device: str | None = None) -> DtypeChoice:
     """For weights that are computed with but not trained."""
     bf16 = speed(torch.bfloat16, device)
     if bf16.fast:
-        return Choice(torch.bfloat16, bf16.reason)
+        return DtypeChoice(torch.bfloat16, bf16.reason)
     kind = (device or training_device()).partition(":")[0]
     if kind == "cuda" and speed(torch.float16, device).fast:
-        return Choice(torch.float16, bf16.reason)
-    return Choice(torch.float32, bf16.reason)
+        return DtypeChoice(torch.float16, bf16.reason)
+    return DtypeChoice(torch.float32, bf16.reason)
 
 
-def trained_dtype(own: torch.dtype | None, device: str | None = None) -> Choice:
+def trained_dtype(own: torch.dtype | None, device: str | None = None) -> DtypeChoice:
     """For weights that are trained themselves, stored as `own` (None: not known)."""
     if own == torch.float32:
-        return Choice(own, "as the model is stored")
+        return DtypeChoice(own, "as the model is stored")
     if own is None:
-        return Choice(torch.float32, "the model's configuration names no dtype")
+        return DtypeChoice(torch.float32, "the model's configuration names no dtype")
     bf16 = speed(torch.bfloat16, device)
-    return Choice(torch.bfloat16 if bf16.fast else torch.float32, bf16.reason)
+    return DtypeChoice(torch.bfloat16 if bf16.fast else torch.float32, bf16.reason)
 
 
-def probed_dtype(own: torch.dtype | None, device: str | None = None) -> Choice:
+def probed_dtype(own: torch.dtype | None, device: str | None = None) -> DtypeChoice:
     """For a model that is only run: its own dtype where the device is fast at that."""
     if own is None:
         return frozen_dtype(device)
     if own in (torch.bfloat16, torch.float16) and not speed(own, device).fast:
         return frozen_dtype(device)
-    return Choice(own, "as the model is stored")
+    return DtypeChoice(own, "as the model is stored")
 
 
 def stored_dtype(model: str | Path) -> torch.dtype | None:
@@ -163,7 +163,7 @@ def stored_dtype(model: str | Path) -> torch.dtype | None:
     return None
 
 
-def settle_dtype(recipe: Recipe, model: str | Path) -> tuple[Recipe, Choice]:
+def settle_dtype(recipe: Recipe, model: str | Path) -> tuple[Recipe, DtypeChoice]:
     """The recipe with the dtype that `auto` means here, and why it is that one.
 
     A dtype that was asked for stays, with the reason where it is slow.
@@ -171,7 +171,7 @@ def settle_dtype(recipe: Recipe, model: str | Path) -> tuple[Recipe, Choice]:
     if recipe.dtype == "auto":
         choice = trained_dtype(stored_dtype(model)) if recipe.method == "full" else frozen_dtype()
         return replace(recipe, dtype=choice.name), choice  # type: ignore[arg-type]
-    return recipe, Choice(getattr(torch, recipe.dtype), f"as asked for{slow_note(recipe.dtype)}")
+    return recipe, DtypeChoice(getattr(torch, recipe.dtype), f"as asked for{slow_note(recipe.dtype)}")
 
 
 def slow_note(name: str) -> str:

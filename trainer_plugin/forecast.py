@@ -19,7 +19,7 @@ from trainer_plugin.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunForecast:
     """What a run will do. `order` holds the rows it trains on, all ranks, repeats included: int64[n]."""
 
     rows: int
@@ -32,7 +32,7 @@ class Plan:
 
 def plan_run(
     dataset: PackedDataset, arguments: Any, sampler: BalancedSampler, token_budget: int | None = None
-) -> Plan:
+) -> RunForecast:
     """Steps as Trainer counts them: the last step of an epoch may be smaller, no row is left out."""
     if not len(dataset):
         raise UsageError("the packed dataset has no rows", where=str(dataset.folder))
@@ -44,7 +44,7 @@ def plan_run(
     if token_budget is not None:
         steps = limit_tokens(sampler, tokens, token_budget, accumulation=accumulation, steps=steps)
     order = sampler.rows_of(steps, accumulation)
-    return Plan(
+    return RunForecast(
         rows=len(dataset),
         tokens=int(tokens.sum()),
         trained_share=float(trained.sum() / max(tokens.sum(), 1)),
@@ -71,7 +71,7 @@ def price_of(recipe: Recipe, gpus: str | Path | None = None) -> tuple[Gpu | None
 
 
 def predicted_hours(
-    config: Mapping[str, Any], dataset: PackedDataset, plan: Plan, recipe: Recipe, gpu: Gpu, ranks: int
+    config: Mapping[str, Any], dataset: PackedDataset, plan: RunForecast, recipe: Recipe, gpu: Gpu, ranks: int
 ) -> Figure | None:
     """Hours of the run on `ranks` GPUs, a range; None for a model that the cost model cannot count."""
     try:

@@ -14,7 +14,7 @@ from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.attention import NAME
 from trainer_plugin.dtypes import probed_dtype, stored_dtype
-from trainer_plugin.isolation_report import Check, IsolationReport, ModelVerification
+from trainer_plugin.isolation_report import IsolationReport, ModelVerification, ProbeCheck
 from trainer_plugin.probe import probe_isolation, reference_attention
 from trainer_plugin.strategies import apply_strategy, attention_of, inner_model, split_layers
 
@@ -93,7 +93,7 @@ def _native_attention(model: Any) -> str:
 
 
 def _not_taken(strategy: str, attn: str, error: UsageError) -> IsolationReport:
-    failed = Check("the model takes it", float("inf"), 0.0, False)
+    failed = ProbeCheck("the model takes it", float("inf"), 0.0, False)
     return IsolationReport(strategy, attn, "", 0, 0, (failed,), (error.what,))
 
 

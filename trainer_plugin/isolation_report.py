@@ -26,7 +26,7 @@ _SHORT = {
 
 
 @dataclass(frozen=True)
-class Check:
+class ProbeCheck:
     """One comparison of logits: `difference` against `limit`, both relative to the largest logit."""
 
     name: str
@@ -52,7 +52,7 @@ class IsolationReport:
     dtype: str
     documents: int
     tokens: int
-    checks: tuple[Check, ...]
+    checks: tuple[ProbeCheck, ...]
     notes: tuple[str, ...] = ()
     mixers: tuple[str, ...] = ()
     """Layers that run document by document, as "MambaMixer x 2"."""

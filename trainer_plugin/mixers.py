@@ -36,7 +36,7 @@ _BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "se
 _SPLIT = "_tokpack_split"
 
 
-class Documents:
+class RowDocuments:
     """The documents of the row that is in the model now; all mixers of a model share one."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Documents:
 
 
 def split_leaking_mixers(
-    model: Any, documents: Documents, run: Callable[[bool], Any], total: int, start: int
+    model: Any, documents: RowDocuments, run: Callable[[bool], Any], total: int, start: int
 ) -> None:
     """Find the modules that leak and make them run document by document.
 
@@ -212,10 +212,10 @@ class Split(NamedTuple):
     """What a module that runs document by document keeps. Not in a closure, so that models can be copied."""
 
     whole: Callable[..., Any]
-    documents: Documents
+    documents: RowDocuments
 
 
-def _split(module: Any, documents: Documents) -> None:
+def _split(module: Any, documents: RowDocuments) -> None:
     setattr(module, _SPLIT, Split(module.forward, documents))
     module.forward = MethodType(_forward_by_document, module)
 

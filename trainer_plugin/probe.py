@@ -37,8 +37,8 @@ from trainer_plugin.isolation_report import (
     CHANGED_FIRST,
     CHANGED_LAST,
     GRADIENTS,
-    Check,
     IsolationReport,
+    ProbeCheck,
 )
 from trainer_plugin.private_names import supports_sdpa
 from trainer_plugin.strategies import (
@@ -92,7 +92,9 @@ def probe_isolation(
                 checks += (_ahead_check(case),)
         except Exception as error:  # any error of a model's own code means: not proven
             text = " ".join(str(error).split())[:300]
-            checks = (Check("the model runs on packed rows", float("inf"), 0.0, False, type(error).__name__),)
+            checks = (
+                ProbeCheck("the model runs on packed rows", float("inf"), 0.0, False, type(error).__name__),
+            )
             notes.append(text)
     strategy = strategy_of(model)
     return IsolationReport(
@@ -162,7 +164,7 @@ def _probe_documents(
     return [rng.integers(1, text_config(model).vocab_size, length) for length in lengths]
 
 
-def _run_checks(case: _Case, notes: list[str]) -> tuple[Check, ...]:
+def _run_checks(case: _Case, notes: list[str]) -> tuple[ProbeCheck, ...]:
     model, documents = case.model, case.documents
     places = case.places
     packed = _packed_logits(model, documents, places)
@@ -183,7 +185,7 @@ def _run_checks(case: _Case, notes: list[str]) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _ahead_check(case: _Case) -> Check:
+def _ahead_check(case: _Case) -> ProbeCheck:
     """One document, as training gets it: transformers may leave the mask out of such a row.
 
     Without this a model that reads both ways passes: it does so in a packed row and alone.
@@ -214,14 +216,14 @@ class _Largest:
         moved = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
         return moved / self.scale
 
-    def check(self, name: str, found: Logits, wanted: Logits) -> Check:
+    def check(self, name: str, found: Logits, wanted: Logits) -> ProbeCheck:
         dtype = found[0].dtype
         tolerance = TOLERANCE.get(dtype, 5e-2)
         if not all(torch.isfinite(logits).all() for logits in found):
-            return Check(name, float("inf"), tolerance, False, "not finite")
+            return ProbeCheck(name, float("inf"), tolerance, False, "not finite")
         moved = self.distance(found, wanted)
         limit = max(min(tolerance, self.share * self.leak), 4 * torch.finfo(dtype).eps)
-        return Check(name, moved, limit, moved <= limit)
+        return ProbeCheck(name, moved, limit, moved <= limit)
 
 
 class _TokenMean(_Largest):
@@ -310,7 +312,7 @@ def _alone_logits(model: Any, documents: list[np.ndarray], places: np.ndarray) -
             inner.set_attn_implementation(before)
 
 
-def _gradient_check(model: Any, documents: list[np.ndarray], places: np.ndarray) -> Check:
+def _gradient_check(model: Any, documents: list[np.ndarray], places: np.ndarray) -> ProbeCheck:
     """One loss, on one document, in training mode: some models take other kernels there."""
     middle = len(documents) // 2
     with _training(model), _embedding_leaves(model) as leaves:
@@ -319,12 +321,14 @@ def _gradient_check(model: Any, documents: list[np.ndarray], places: np.ndarray)
     gradients = [leaf.grad.float().reshape(-1, leaf.shape[-1]) for leaf in leaves if leaf.grad is not None]
     start = sum(map(len, documents[:middle]))
     if sum(map(len, gradients)) != sum(map(len, documents)):
-        return Check(GRADIENTS, 0.0, GRADIENT_LIMIT, True, "not measured: the embeddings are out of reach")
+        return ProbeCheck(
+            GRADIENTS, 0.0, GRADIENT_LIMIT, True, "not measured: the embeddings are out of reach"
+        )
     sizes = torch.cat(gradients).abs().amax(dim=1)
     own = float(sizes[start : start + len(documents[middle])].max())
     sizes[start : start + len(documents[middle])] = 0
     other = float(sizes.max()) / own if own else float("inf")
-    return Check(GRADIENTS, other, GRADIENT_LIMIT, other <= GRADIENT_LIMIT)
+    return ProbeCheck(GRADIENTS, other, GRADIENT_LIMIT, other <= GRADIENT_LIMIT)
 
 
 @contextmanager

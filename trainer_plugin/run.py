@@ -27,7 +27,7 @@ from trainer_plugin.words import dollars
 if TYPE_CHECKING:
     from tokpack.cost import Figure
     from trainer_plugin.balance import Order
-    from trainer_plugin.forecast import Plan
+    from trainer_plugin.forecast import RunForecast
     from trainer_plugin.isolation_report import IsolationReport
 
 RESULT = "result.json"
@@ -213,7 +213,7 @@ def _proven(
     return network, report
 
 
-def _result(trainer: Any, recipe: Recipe, attn: str, plan: Plan, hours: Figure | None) -> Result:
+def _result(trainer: Any, recipe: Recipe, attn: str, plan: RunForecast, hours: Figure | None) -> Result:
     """What the run did."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     after = _last_evaluation(trainer, evaluations)
@@ -254,7 +254,7 @@ def _rewards(metrics: dict[str, float]) -> dict[str, float] | None:
     return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)} or None
 
 
-def _measured(trainer: Any, plan: Plan, hours: Figure | None) -> dict[str, Any]:
+def _measured(trainer: Any, plan: RunForecast, hours: Figure | None) -> dict[str, Any]:
     """Tokens, time and money, predicted and real, by the names of `Result`."""
     counts, meter, ranks = trainer.counts(), trainer.meter, trainer.args.world_size
     seconds, prediction = None, ""
@@ -296,7 +296,9 @@ def _lost_patience(trainer: Any) -> bool:
     return any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stoppers)
 
 
-def _plan_lines(plan: Plan, hours: Figure | None, price: float | None, ranks: int, order: Order) -> list[str]:
+def _plan_lines(
+    plan: RunForecast, hours: Figure | None, price: float | None, ranks: int, order: Order
+) -> list[str]:
     lines = ["rows are trained on in the order in which they were packed"] if order == "packed" else []
     lines += [
         f"{plan.rows:,} rows, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "

@@ -22,7 +22,7 @@ import torch
 from tokpack.errors import UsageError
 from trainer_plugin.attention import NAME, document_lengths, use_tokpack_attention
 from trainer_plugin.collator import PackedCollator
-from trainer_plugin.mixers import Documents, join_mixers, split_leaking_mixers, split_mixers
+from trainer_plugin.mixers import RowDocuments, join_mixers, split_leaking_mixers, split_mixers
 from trainer_plugin.private_names import attention_in
 
 Strategy = Literal["tokpack", "native", "mixers", "loop"]
@@ -130,12 +130,12 @@ def loop_documents(model: Any) -> None:
 
     The loss is the model's own loss function over the joined logits, so accumulation is as before.
     """
-    _replace_forward(model, _run_documents, Documents())
+    _replace_forward(model, _run_documents, RowDocuments())
 
 
 def mix_by_document(model: Any) -> None:
     """Find the layers through which documents see each other, and run those document by document."""
-    documents = Documents()
+    documents = RowDocuments()
     _replace_forward(model, _run_row, documents)
     first, total = SEARCH_LENGTHS[0], sum(SEARCH_LENGTHS)
     generator = torch.Generator().manual_seed(0)
@@ -165,10 +165,10 @@ class Replaced(NamedTuple):
 
     whole: Callable[..., Any]
     run: Callable[..., Any]
-    documents: Documents
+    documents: RowDocuments
 
 
-def _replace_forward(model: Any, run: Callable[..., Any], documents: Documents) -> None:
+def _replace_forward(model: Any, run: Callable[..., Any], documents: RowDocuments) -> None:
     setattr(model, _REPLACED, Replaced(model.forward, run, documents))
     model.forward = MethodType(_packed_forward, model)
 
@@ -197,7 +197,7 @@ def _refuse_unbounded_documents(model: Any, batch: Mapping[str, Any]) -> None:
 
 
 def _run_documents(
-    model: Any, whole: Callable[..., Any], _documents: Documents, batch: dict[str, Any]
+    model: Any, whole: Callable[..., Any], _documents: RowDocuments, batch: dict[str, Any]
 ) -> Any:
     labels, items = batch.pop("labels", None), batch.pop("num_items_in_batch", None)
     pieces = batch.pop("input_ids").split(document_lengths(batch["cu_seq_lens_q"]), dim=1)
@@ -206,7 +206,7 @@ def _run_documents(
     return _output(model, logits, labels, items)
 
 
-def _run_row(model: Any, whole: Callable[..., Any], documents: Documents, batch: dict[str, Any]) -> Any:
+def _run_row(model: Any, whole: Callable[..., Any], documents: RowDocuments, batch: dict[str, Any]) -> Any:
     """With gradient checkpointing, layers run again in the backward pass, perhaps after the forward pass of
     another row: so the backward pass of each row first puts its own bounds back."""
     bounds = batch["cu_seq_lens_q"]

@@ -13,7 +13,7 @@ from tokpack.cost.gpus import ApiPrice, Gpu, find_api, find_gpu, gpu_price, load
 from tokpack.cost.memory import Fit, Memory, Remedy, fits, memory
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import Matrix, ModelShape
-from tokpack.cost.run_plan import RunPlan, Settings, run_plan
+from tokpack.cost.run_plan import RunPlan, TrainerSettings, run_plan
 from tokpack.cost.slots import SlotRow, slot_table
 
 __all__ = [
@@ -32,8 +32,8 @@ __all__ = [
     "ModelShape",
     "Remedy",
     "RunPlan",
-    "Settings",
     "SlotRow",
+    "TrainerSettings",
     "api_cost",
     "attention_pairs",
     "capacity_curve",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tokpack.cost import Estimate, Gpu, RunPlan, run_plan, slot_table
-from tokpack.cost.training import Documents, Lengths, Training
+from tokpack.cost.training import CostedDocuments, Lengths, Training
 
 
 def settings_of(training: Training, documents: int, rows: int, fill_unpacked: float | None = None) -> RunPlan:
@@ -22,7 +22,7 @@ def settings_of(training: Training, documents: int, rows: int, fill_unpacked: fl
     )
 
 
-def plan_of(training: Training, documents: Documents) -> RunPlan:
+def plan_of(training: Training, documents: CostedDocuments) -> RunPlan:
     """The run plan of the pieces: what packing alone changes."""
     padded = slot_table(documents.pieces, documents.capacity, training.settings.batch_size, documents.rows)[1]
     return settings_of(training, len(documents.pieces), documents.rows, padded.fill)

@@ -22,7 +22,7 @@ CLOSE: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class TrainerSettings:
     """Trainer settings and what follows from them. `micro_batch` counts rows (documents when unpacked)."""
 
     micro_batch: int
@@ -39,9 +39,9 @@ class Settings:
 class RunPlan:
     """Three ways to run: before packing, packed with nothing else changed, packed with an equal recipe."""
 
-    before: Settings
-    unchanged: Settings
-    equal: Settings
+    before: TrainerSettings
+    unchanged: TrainerSettings
+    equal: TrainerSettings
     documents_per_row: Figure
     recommendation: Literal["pack", "do not pack"]
     reason: str
@@ -78,9 +78,9 @@ def run_plan(
     packed_documents = documents if packed_documents is None else packed_documents
     per_row = packed_documents / packed_rows
 
-    def settings(rows: int, each: float, micro: int, steps_of: int, rate: float | None) -> Settings:
+    def settings(rows: int, each: float, micro: int, steps_of: int, rate: float | None) -> TrainerSettings:
         row_count = micro * steps_of * gpu_count
-        return Settings(
+        return TrainerSettings(
             micro_batch=micro,
             accumulation=steps_of,
             gpu_count=gpu_count,
@@ -110,7 +110,12 @@ def run_plan(
 
 
 def _advice(
-    before: Settings, equal: Settings, ratio: float, fill: float | None, min_steps: int, high_fill: float
+    before: TrainerSettings,
+    equal: TrainerSettings,
+    ratio: float,
+    fill: float | None,
+    min_steps: int,
+    high_fill: float,
 ) -> tuple[Literal["pack", "do not pack"], str]:
     if fill is not None and fill >= high_fill:
         return (
@@ -129,7 +134,7 @@ def _advice(
 
 
 def _warnings(
-    before: Settings, unchanged: Settings, equal: Settings, ratio: float, min_steps: int
+    before: TrainerSettings, unchanged: TrainerSettings, equal: TrainerSettings, ratio: float, min_steps: int
 ) -> tuple[str, ...]:
     out = []
     grown = unchanged.samples_per_step / before.samples_per_step

@@ -28,7 +28,7 @@ STORED_BYTES: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class PublishedSpeed:
     """A published speed."""
 
     card: str
@@ -85,7 +85,7 @@ def basis(shape: ModelShape, gpu: Gpu) -> str:
     return f"{words}; less for a mixture of experts" if _is_mixture(shape) else words
 
 
-def points() -> Iterator[Point]:
+def points() -> Iterator[PublishedSpeed]:
     """The published points."""
     table = _table()
     for group in table["points"]:
@@ -93,7 +93,7 @@ def points() -> Iterator[Point]:
             shape = ModelShape.from_config(_config(table["models"][run["model"]]))
             documents = run.get("documents", group.get("documents"))
             for length, figure in zip(group["lengths"], _figures(run), strict=True):
-                yield Point(
+                yield PublishedSpeed(
                     card=group["card"],
                     stack=group["stack"],
                     source=group["source"],

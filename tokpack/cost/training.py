@@ -115,7 +115,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Documents:
+class CostedDocuments:
     """Lengths in tokens, and the plan."""
 
     raw: Lengths

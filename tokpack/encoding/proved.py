@@ -25,7 +25,7 @@ LARGEST = 64 << 20
 _CODE = ("fast_plan", "fast_proof", "fast_tokenizer", "token_places", "unicode")
 
 
-class Proof:
+class TokenizerProof:
     """One thing to prove of a tokenizer: its digest, and what else the proof stands on."""
 
     def __init__(self, tokenizer_sha256: str, *about: bytes | memoryview) -> None:
@@ -45,16 +45,18 @@ class Proof:
                 self._place.touch()
 
 
-def of_texts(tokenizer_sha256: str, plan: str, text: pa.LargeStringArray) -> Proof:
+def of_texts(tokenizer_sha256: str, plan: str, text: pa.LargeStringArray) -> TokenizerProof:
     """That places read by this plan, and ids, are those of `tokenizers` on these rows."""
     offsets, data = text_buffers(text)
     inside = data[offsets[0] : offsets[-1]]
-    return Proof(tokenizer_sha256, b"texts", plan.encode(), (offsets - offsets[0]).tobytes(), inside.data)
+    return TokenizerProof(
+        tokenizer_sha256, b"texts", plan.encode(), (offsets - offsets[0]).tobytes(), inside.data
+    )
 
 
-def of_inputs(tokenizer_sha256: str, inputs: str) -> Proof:
+def of_inputs(tokenizer_sha256: str, inputs: str) -> TokenizerProof:
     """That a run over these inputs asks `tokenizers` for nothing but proofs, which were kept."""
-    return Proof(tokenizer_sha256, b"inputs", inputs.encode("utf-8", "surrogatepass"))
+    return TokenizerProof(tokenizer_sha256, b"inputs", inputs.encode("utf-8", "surrogatepass"))
 
 
 @cache

@@ -106,7 +106,7 @@ def dataset_config(folder=Path(__file__).resolve().parent):
 
 
 @dataclass(slots=True)
-class Written:
+class ExportedRows:
     """What one export has written, in both splits."""
 
     longest: int = 0
@@ -125,7 +125,7 @@ def export(packed: PackedFolder, out: Path, context_parallel: int = 1) -> None:
     `context_parallel`: ranks that share a row, a power of two.
     """
     multiple = 2 * context_parallel if context_parallel > 1 else 1
-    written = Written()
+    written = ExportedRows()
     for split, part in splits(packed).items():
         (out / split).mkdir()
         for number, records in enumerate(shards(part)):
@@ -160,7 +160,7 @@ def padded(length: Any, multiple: int) -> Any:
 
 
 def _write_shard(
-    path: Path, records: Iterator[pa.RecordBatch], part: PackedFolder, multiple: int, written: Written
+    path: Path, records: Iterator[pa.RecordBatch], part: PackedFolder, multiple: int, written: ExportedRows
 ) -> None:
     manifest = part.manifest
     eos = manifest["tokenizer"]["eos_token_id"]

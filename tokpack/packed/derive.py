@@ -18,7 +18,7 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.stages.order import Dealt, plan_record
 from tokpack.stages.plan import Plan
-from tokpack.stages.write import Layout, write_json
+from tokpack.stages.write import RowContents, write_json
 from tokpack.stages.write_index import Shared, write_rows
 from tokpack.sums import file_sha256
 
@@ -29,7 +29,7 @@ MERGED = "merged"
 def write_derived(
     out: Path,
     stored: StoredPieces,
-    layout: Layout,
+    contents: RowContents,
     plan: Plan,
     dealt: Dealt | None,
     record: dict[str, Any],
@@ -47,7 +47,7 @@ def write_derived(
     columns = schema.packed_schema(record)
     with tell.doing(f"writing {record['split']} rows", plan.tokens, "M tokens", 1_000_000) as advance:
         written = write_rows(
-            out, layout, stored.placement, stored.batches, columns, settings, advance, shared
+            out, contents, stored.placement, stored.batches, columns, settings, advance, shared
         )
     ledger = record["ledger"]
     total = written.rows * plan.capacity

@@ -42,7 +42,7 @@ from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import BUILT_IN, make_plan
 from tokpack.stages.planners.mix import Mix
-from tokpack.stages.write import Layout
+from tokpack.stages.write import RowContents
 from tokpack.token_files import is_index
 
 
@@ -184,9 +184,9 @@ def _write(out: Path, source: PackedFolder, config: dict[str, Any], tell: Activi
         "ledger": dict(source.ledger),
         "derived": {"by": "repack", "from": [origin(source)]},
     }
-    layout = Layout.of(plan.row_of_doc, order)
+    contents = RowContents.of(plan.row_of_doc, order)
     shared = (source.folder, source.manifest["token_files"]) if is_index(source.manifest) else None
-    write_derived(out, stored, layout, plan, dealt, source.manifest | made, [source], tell, shared)
+    write_derived(out, stored, contents, plan, dealt, source.manifest | made, [source], tell, shared)
 
 
 def _mix(source: PackedFolder, stored: StoredPieces, config: dict[str, Any]) -> Mix:

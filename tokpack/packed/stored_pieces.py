@@ -19,7 +19,7 @@ import pyarrow as pa
 from tokpack.packed.folder import PackedFolder
 from tokpack.ranges import Int64, offsets_of, range_indices
 from tokpack.schema import COPIES, IS_DESIRABLE, LOSS_WEIGHTS
-from tokpack.stages.write import FlatBatch, Layout, Placement, labeled_tokens
+from tokpack.stages.write import FlatBatch, Placement, RowContents, labeled_tokens
 from tokpack.token_files import PlannedRows, Rows, TokenFiles
 
 CHUNK = 4096
@@ -84,10 +84,10 @@ class StoredPieces:
     def row_of_piece(self) -> npt.NDArray[np.int32]:
         return np.repeat(np.arange(self.rows, dtype=np.int32), np.diff(self.row_offsets))
 
-    def in_rows(self, order: Int64) -> Layout:
+    def in_rows(self, order: Int64) -> RowContents:
         """The rows as they are, `order[0]` first."""
         counts = np.diff(self.row_offsets)[order]
-        return Layout(range_indices(self.row_offsets[order], counts), offsets_of(counts))
+        return RowContents(range_indices(self.row_offsets[order], counts), offsets_of(counts))
 
     def trained(self) -> Int64:
         """Tokens with a label of each piece: int64[pieces]."""

@@ -56,9 +56,9 @@ class Verification:
         return all(check.ok for check in self.checks) and (self.model is None or bool(self.model.ok))
 
     def __rich__(self) -> Any:
-        from tokpack.report.terminal import checks_table
+        from tokpack.report.terminal import checks_view
 
-        return checks_table(self)
+        return checks_view(self)
 
     def _repr_html_(self) -> str:
         from tokpack.report.notebook import checks_frame

@@ -13,8 +13,8 @@ from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
 from tokpack.cost.gpus import GIB
 from tokpack.cost.planned_run import micro_batches, packed_run
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
-from tokpack.cost.training import Documents, Training, count
-from tokpack.report.cost_figures import Advice, Card, Cost, Curve, Point, Service, Way
+from tokpack.cost.training import CostedDocuments, Training, count
+from tokpack.report.cost_figures import Advice, Card, Cost, Curve, LengthFigures, Service, Way
 from tokpack.report.cost_words import ends, hours, money
 from tokpack.report.words import share as share_words
 
@@ -24,7 +24,7 @@ WORTH_MOVING_USD = 5.0
 """A saving below this is not worth another rented card."""
 
 
-def curve(training: Training, documents: Documents, tokens_at_once: int) -> Curve:
+def curve(training: Training, documents: CostedDocuments, tokens_at_once: int) -> Curve:
     """Every capacity up to what the model was made for, with the one to take; documents cut or split anew.
 
     `tokens_at_once`: slots of a micro-batch, as near as whole rows come to it at another capacity.
@@ -57,14 +57,16 @@ def curve(training: Training, documents: Documents, tokens_at_once: int) -> Curv
     )
 
 
-def _point(training: Training, documents: Documents, point: CapacityPoint, tokens_at_once: int) -> Point:
+def _point(
+    training: Training, documents: CostedDocuments, point: CapacityPoint, tokens_at_once: int
+) -> LengthFigures:
     capacity = point.capacity
     checkpointing = training.checkpointing(capacity)
     cut = documents.fit(capacity)
     run = training.run(cut, micro_batches(point.rows, tokens_at_once, capacity), checkpointing)
     fit = training.fit(capacity, training.gpu, checkpointing) if training.gpu else None
     total = int(documents.whole.sum())
-    return Point(
+    return LengthFigures(
         capacity=capacity,
         rows=count(point.rows, "rows"),
         fill=count(point.fill, "share of slots"),
@@ -80,7 +82,7 @@ def _point(training: Training, documents: Documents, point: CapacityPoint, token
     )
 
 
-def cards(training: Training, documents: Documents) -> list[Card]:
+def cards(training: Training, documents: CostedDocuments) -> list[Card]:
     """Each GPU with a price that holds a row: hours and money of the packed run, cheapest first."""
     if training.gpu is None:
         return []
@@ -110,7 +112,7 @@ def cards(training: Training, documents: Documents) -> list[Card]:
     return sorted(out, key=lambda card: (card.money.value if card.money else 0.0, card.key))
 
 
-def managed(training: Training, documents: Documents) -> list[Service]:
+def managed(training: Training, documents: CostedDocuments) -> list[Service]:
     """Services that bill by the token, for models of this size and for models of their own.
 
     A provider's smallest price class that takes the model; the service that was asked for comes first.
@@ -131,7 +133,7 @@ def managed(training: Training, documents: Documents) -> list[Service]:
     ]
 
 
-def _service(training: Training, documents: Documents, price: ApiPrice, *, chosen: bool) -> Service:
+def _service(training: Training, documents: CostedDocuments, price: ApiPrice, *, chosen: bool) -> Service:
     epochs = training.settings.epochs
     return Service(
         key=price.key,
@@ -192,7 +194,9 @@ def _way(cost: Cost, key: str) -> Way | None:
     return next((way for way in cost.comparison if way.key == key), None)
 
 
-def saving(before: Way | Point | Card, after: Way | Point | Card) -> tuple[Figure | None, float]:
+def saving(
+    before: Way | LengthFigures | Card, after: Way | LengthFigures | Card
+) -> tuple[Figure | None, float]:
     """Money saved, as a figure, and its share of `before`; of hours or work where no money is known."""
     measure = next(key for key in ("money", "hours", "flops") if getattr(before, key) is not None)
     was, now = ends(getattr(before, measure)), ends(getattr(after, measure))

@@ -13,8 +13,8 @@ from tokpack.cost import (
     Figure,
     Gpu,
     RunPlan,
-    Settings,
     SlotRow,
+    TrainerSettings,
     flops,
     gpu_price,
     memory,
@@ -24,9 +24,10 @@ from tokpack.cost.gpus import GIB
 from tokpack.cost.memory import Loss, Remedy
 from tokpack.cost.planned_run import micro_batch, micro_batches, packed_run, plan_of, settings_of
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
-from tokpack.cost.training import Documents, Training, count
+from tokpack.cost.training import CostedDocuments, Training, count
 from tokpack.report.advice import advise, cards, curve, managed, saving
 from tokpack.report.cost_figures import (
+    BilledRecipe,
     Cost,
     GpuFigures,
     MemoryFigures,
@@ -35,7 +36,6 @@ from tokpack.report.cost_figures import (
     ModelFigures,
     PlannedRun,
     PlannedSettings,
-    Recipe,
     Saved,
     Way,
 )
@@ -44,7 +44,7 @@ LOSSES: tuple[Loss, Loss] = ("chunked", "copied")
 """That of `tokpack train`, and the one that takes most, of trainers that pad."""
 
 
-def make_cost(training: Training, documents: Documents) -> Cost | None:
+def make_cost(training: Training, documents: CostedDocuments) -> Cost | None:
     """None when nothing is left to train on."""
     if not documents.rows:
         return None
@@ -65,7 +65,7 @@ def make_cost(training: Training, documents: Documents) -> Cost | None:
             weights=training.method.base_weights,
             checkpointing=checkpointing,
         ),
-        recipe=Recipe(
+        recipe=BilledRecipe(
             epochs=training.settings.epochs,
             batch_size=training.settings.batch_size,
             accumulation=training.settings.accumulation,
@@ -120,7 +120,7 @@ def _peak(gpu: Gpu) -> Figure | None:
 
 
 def comparison(
-    training: Training, documents: Documents, checkpointing: bool, tokens_at_once: int
+    training: Training, documents: CostedDocuments, checkpointing: bool, tokens_at_once: int
 ) -> list[Way]:
     """The ways to train on the same data: padded, sorted, packed, packed and cleaned.
 
@@ -230,7 +230,7 @@ def planned_run(training: Training, plan: RunPlan, micro: int, checkpointing: bo
     )
 
 
-def _settings(settings: Settings) -> PlannedSettings:
+def _settings(settings: TrainerSettings) -> PlannedSettings:
     return PlannedSettings(
         micro_batch=settings.micro_batch,
         accumulation=settings.accumulation,

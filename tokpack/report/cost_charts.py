@@ -22,7 +22,7 @@ from tokpack.report.charts import (
     Stretch,
     bar_chart,
 )
-from tokpack.report.cost_figures import Cost, Point
+from tokpack.report.cost_figures import Cost, LengthFigures
 from tokpack.report.cost_words import PARTS, WORDS, amount, ends, measured
 from tokpack.report.svg import draw
 
@@ -100,7 +100,7 @@ def _curve(cost: Cost, width: int) -> str:
     return draw(alt.layer(*layers), title, width - left - 24, PLOT_HEIGHT, padding)
 
 
-def _point(cost: Cost, point: Point) -> Mark:
+def _point(cost: Cost, point: LengthFigures) -> Mark:
     curve = cost.curve
     low, high = ends(cost.counted(point))
     about = f"{point.capacity:,} tokens a row: {measured(cost, point)}"

@@ -51,7 +51,7 @@ class MethodFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class BilledRecipe:
     epochs: float
     batch_size: int
     """Documents of a micro-batch that is not packed."""
@@ -146,7 +146,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class LengthFigures:
     """The same run with rows of another length."""
 
     capacity: int
@@ -165,7 +165,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    points: list[Point]
+    points: list[LengthFigures]
     current: int
     recommended: int | None
     reason: str
@@ -221,7 +221,7 @@ class Cost:
     model: ModelFigures
     gpu: GpuFigures | None
     method: MethodFigures
-    recipe: Recipe
+    recipe: BilledRecipe
     estimate: Estimate | None
     calibrated: bool
     """Whether the speed was measured."""
@@ -249,7 +249,7 @@ class Cost:
         """Money where there is a price, else hours, else work."""
         return "money" if self.priced else "hours" if self.timed else "flops"
 
-    def counted(self, line: Way | Point) -> Figure:
+    def counted(self, line: Way | LengthFigures) -> Figure:
         """A way or a length of a row in what the bill counts in."""
         figure: Figure = getattr(line, self.counts_in)
         return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokpack.printable import one_line
-from tokpack.report.cost_figures import Advice, Card, Cost, PlannedRun, Point, Service
+from tokpack.report.cost_figures import Advice, Card, Cost, LengthFigures, PlannedRun, Service
 from tokpack.report.cost_words import UNITS, hours, measured, money, saves_words
 from tokpack.report.tables import Cell, Column, Line, Table, number
 from tokpack.report.words import share
@@ -73,7 +73,7 @@ def lengths_table(cost: Cost) -> Table:
     return Table("Other lengths of a row", columns, [_length(cost, point) for point in cost.curve.points])
 
 
-def _length(cost: Cost, point: Point) -> Line:
+def _length(cost: Cost, point: LengthFigures) -> Line:
     curve, cut, memory = cost.curve, point.truncated_share.value, point.memory
     about = {
         "this run": point.capacity == curve.current,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tokpack.cost import Estimate, Figure
 from tokpack.cost.slots import PADDED_LONGEST
 from tokpack.printable import one_line
-from tokpack.report.cost_figures import Advice, Cost, Curve, Key, PlannedRun, Point, Way
+from tokpack.report.cost_figures import Advice, Cost, Curve, Key, LengthFigures, PlannedRun, Way
 from tokpack.report.words import counted
 
 METHODS = {"qlora": "QLoRA", "lora": "LoRA", "full": "full fine-tuning"}
@@ -64,7 +64,7 @@ def cost_words(cost: Cost) -> CostWords:
     )
 
 
-def measured(cost: Cost, line: Way | Point) -> str:
+def measured(cost: Cost, line: Way | LengthFigures) -> str:
     """A way or a capacity in what the bill counts in."""
     return WORDS[cost.counts_in](cost.counted(line))
 

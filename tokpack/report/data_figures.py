@@ -13,7 +13,7 @@ import polars as pl
 from tokpack.config import PlanConfig
 from tokpack.corpus import Corpus
 from tokpack.cost.capacity import CAPACITIES
-from tokpack.cost.training import Documents
+from tokpack.cost.training import CostedDocuments
 from tokpack.report.values import LongDocument, Ranks, RowClass, SourceFigures, Truncation, Waiting
 from tokpack.stages.plan import Plan
 from tokpack.stages.planners.deal import deal, row_costs, row_order
@@ -71,7 +71,7 @@ def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> li
     return out
 
 
-def truncation_figures(documents: Documents, width: int = 1) -> list[Truncation]:
+def truncation_figures(documents: CostedDocuments, width: int = 1) -> list[Truncation]:
     """Documents and tokens that rows of other lengths would cut or leave out; `width` of `documents` are one
     of `documents.whole`.
 

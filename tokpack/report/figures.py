@@ -21,7 +21,7 @@ from tokpack.config import CostConfig
 from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED
-from tokpack.cost.training import Documents, Training
+from tokpack.cost.training import CostedDocuments, Training
 from tokpack.ledger import Ledger
 from tokpack.plain import to_plain
 from tokpack.reasons import HELD_OUT, OVERLONG
@@ -206,7 +206,7 @@ def label_figures(pieces: Placement) -> Labels:
     return Labels(desirable=int(good.sum()), undesirable=int((~good).sum()))
 
 
-def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
+def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
     """Lengths of all documents, of the kept ones, and of what is packed, for the bill."""
     settings = run.config.plan
     overlong = run.config.truncate.overlong
@@ -225,7 +225,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> Documents:
         limit = settings.max_docs_per_row or None
         return make_plan(lengths, capacity, planner, run.config.seed, limit).rows
 
-    return Documents(
+    return CostedDocuments(
         raw=raw[raw > 0],
         whole=whole["tokens"].to_numpy().reshape(-1, width).sum(axis=1),
         split=np.array(in_pieces)[first["source"].to_numpy()],

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from tokpack.ledger import Ledger
+from tokpack.report.checks import checks_table
 from tokpack.report.data_page import MOST_REASONS
 from tokpack.report.data_tables import drops_table, ledger_sums
 from tokpack.report.html import environment, page, style
@@ -34,9 +35,9 @@ def report_frame(figures: Figures) -> str:
 
 
 def checks_frame(verification: Any) -> str:
-    """What `verify` looked at, one row a check with its faults."""
+    """What `verify` looked at."""
     template = environment().get_template("checks.html.j2")
-    return framed(template.render(style=style(), verification=verification), CHECKS_HEIGHT)
+    return framed(template.render(style=style(), checks=checks_table(verification)), CHECKS_HEIGHT)
 
 
 def packed_frame(manifest: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ nothing."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Cell:
     """What the column is sorted by, where that is not the text."""
     about: str = ""
     """Quiet words about the line, in its first cell: below the text, in a terminal at the end of the line."""
+    tone: Literal["", "good", "bad"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns and lines; the first cell of a line names it."""
+    """Columns and lines; a cell of each line names it, most often the first."""
 
     title: str
     columns: list[Column]
@@ -44,6 +46,8 @@ class Table:
     noun: str = "line"
     more: int = 0
     """Lines that are not here."""
+    named: int = 0
+    """The column of the cells that name their lines."""
 
     def first(self, most: int) -> Table:
         """With at most so many lines."""

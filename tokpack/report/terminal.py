@@ -19,6 +19,7 @@ from rich.text import Text
 from tokpack.ledger import DocumentSums, Ledger
 from tokpack.plain import from_plain
 from tokpack.printable import one_line, snippet
+from tokpack.report.checks import checks_table
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.data_tables import (
     by_table,
@@ -39,7 +40,6 @@ from tokpack.report.data_words import (
     vocabulary_words,
 )
 from tokpack.report.terminal_tables import (
-    BAD,
     FACTS,
     GOOD,
     QUIET,
@@ -266,12 +266,7 @@ def to_html(renderable: Any, width: int = 110) -> str:
     return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.2">{code}</pre>')
 
 
-def checks_table(verification: Any) -> RenderableType:
-    """`tokpack verify`: one line a check, every fault below its check."""
-    table = plain_table(f"verify {one_line(str(verification.folder))}", "", "", "", words=3)
-    for check in verification.checks:
-        verdict = Text("ok", style=GOOD) if check.ok else Text("FAULT", style=f"bold {BAD}")
-        table.add_row(verdict, Text(check.name), Text(one_line(check.detail, 400)))
-        for fault in check.faults:
-            table.add_row("", "", Text(one_line(fault, 400), style=BAD))
+def checks_view(verification: Any) -> RenderableType:
+    """`tokpack verify`: the checks, and what a model's probe found."""
+    table = DrawnTable(checks_table(verification), head=False)
     return Group(table, verification.model) if verification.model is not None else table

@@ -16,6 +16,7 @@ FACTS = 120
 WIDE = 110
 """Columns from which tables show all they have."""
 GOOD, QUIET, BAD = "green", "dim", "red"
+TONES = {"": "", "good": GOOD, "bad": BAD}
 
 
 def plain_table(title: str, *columns: str, words: int = 1) -> Grid:
@@ -38,18 +39,18 @@ class DrawnTable:
     """A table of the report for the terminal.
 
     `one_line`: a line of the table is one of the screen, without the columns for wide terminals; the quiet
-    words get what is left of it.
+    words get what is left of it. `head`: the names of the columns are shown.
     """
 
-    def __init__(self, table: Table, *, one_line: bool = False) -> None:
-        self.table, self.one_line = table, one_line
+    def __init__(self, table: Table, *, one_line: bool = False, head: bool = True) -> None:
+        self.table, self.one_line, self.head = table, one_line, head
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = self.table
         wide = options.max_width >= WIDE and not self.one_line
         shown = [n for n, of in enumerate(table.columns) if wide or not of.wide]
         drawn = plain_table(table.title)
-        drawn.show_header = True
+        drawn.show_header = self.head
         for column in (table.columns[n] for n in shown):
             justify, whole = "left" if column.words else "right", self.one_line or not column.words
             drawn.add_column(Text(column.name), justify=justify, no_wrap=whole)  # type: ignore[arg-type]
@@ -60,7 +61,7 @@ class DrawnTable:
             last = drawn.columns[-1]
             drawn.expand, last.ratio, last.no_wrap, last.overflow = True, 1, True, "ellipsis"
         for line in table.lines:
-            cells = [Text(line.cells[n].text) for n in shown]
+            cells = [Text(line.cells[n].text, style=TONES[line.cells[n].tone]) for n in shown]
             cells += [Text(line.cells[0].about, style=f"not bold {QUIET}")] if quiet else []
             drawn.add_row(*cells, style="bold" if line.strong else "")
         yield drawn

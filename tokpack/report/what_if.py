@@ -11,7 +11,7 @@ from tokpack.report.cost_words import ends
 
 
 @dataclass(frozen=True, slots=True)
-class Length:
+class RowLength:
     """A length of a row that was costed."""
 
     capacity: int
@@ -36,7 +36,7 @@ class WhatIf:
     current: int
     start_hours: tuple[float, float]
     """GPU-hours of the start, low and high."""
-    lengths: list[Length]
+    lengths: list[RowLength]
 
 
 def what_if(cost: Cost) -> WhatIf | None:
@@ -50,7 +50,7 @@ def what_if(cost: Cost) -> WhatIf | None:
     for point in cost.curve.points:
         low, high = ends(point.hours) if point.hours else (0.0, 0.0)
         low = max(0.0, low - low_start)
-        length = Length(
+        length = RowLength(
             capacity=point.capacity,
             rows=int(point.rows.value),
             low_hours=low,

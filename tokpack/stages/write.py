@@ -42,7 +42,7 @@ class FlatBatch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RowContents:
     """The documents of each row, in order: row r holds `order[row_offsets[r]:row_offsets[r + 1]]`."""
 
     order: Int64
@@ -50,12 +50,12 @@ class Layout:
     row_offsets: Int64
 
     @staticmethod
-    def of(row_of_piece: npt.NDArray[np.int32], rows_in_order: Int64) -> Layout:
+    def of(row_of_piece: npt.NDArray[np.int32], rows_in_order: Int64) -> RowContents:
         """Pieces keep input order within a row; rows come as `rows_in_order` says."""
         place = np.empty(len(rows_in_order), dtype=np.int64)
         place[rows_in_order] = np.arange(len(rows_in_order))
         at = place[row_of_piece]
-        return Layout(
+        return RowContents(
             np.argsort(at, kind="stable"), offsets_of(np.bincount(at, minlength=len(rows_in_order)))
         )
 
@@ -88,7 +88,7 @@ class Written:
 
 def write_shards(
     out: Path,
-    layout: Layout,
+    contents: RowContents,
     pieces: Placement,
     batches: Callable[[int], FlatBatch],
     schema: pa.Schema,
@@ -98,8 +98,8 @@ def write_shards(
     """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store; `schema` is
     that of the rows. Shards are sized by their tokens, before compression."""
     workers = default_workers()
-    rows = len(layout.row_offsets) - 1
-    size = int(pieces.length[layout.order].sum()) * BYTES_PER_TOKEN
+    rows = len(contents.row_offsets) - 1
+    size = int(pieces.length[contents.order].sum()) * BYTES_PER_TOKEN
     count = max(1, min(rows, -(-size // (settings.shard_mb << 20))))
     bounds = [rows * i // count for i in range(count + 1)]
     shards, tokens, trained = [], 0, 0
@@ -109,8 +109,8 @@ def write_shards(
             hashed_file(out / name) as (sink, digest),
             shard_writer(sink, schema, settings.shard_format) as writer,
         ):
-            chunks = chunks_of(layout, pieces, bounds[number], bounds[number + 1])
-            gather = partial(_gather, layout, pieces, batches, schema)
+            chunks = chunks_of(contents, pieces, bounds[number], bounds[number + 1])
+            gather = partial(_gather, contents, pieces, batches, schema)
             for record, labels in ordered_map(gather, chunks, workers):
                 writer.write_batch(record)
                 tokens += len(labels)
@@ -125,9 +125,9 @@ def write_shards(
     return Written(shards, [], rows, tokens, trained)
 
 
-def chunks_of(layout: Layout, pieces: Placement, first: int, last: int) -> Iterator[tuple[int, int]]:
+def chunks_of(contents: RowContents, pieces: Placement, first: int, last: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows of at most about CHUNK_TOKENS tokens."""
-    ends = offsets_of(pieces.length[layout.order])[layout.row_offsets[first : last + 1]]
+    ends = offsets_of(pieces.length[contents.order])[contents.row_offsets[first : last + 1]]
     start = 0
     while start < last - first:
         stop = int(np.searchsorted(ends, ends[start] + CHUNK_TOKENS, side="right")) - 1
@@ -137,7 +137,7 @@ def chunks_of(layout: Layout, pieces: Placement, first: int, last: int) -> Itera
 
 
 def _gather(
-    layout: Layout,
+    contents: RowContents,
     pieces: Placement,
     batches: Callable[[int], FlatBatch],
     schema: pa.Schema,
@@ -145,8 +145,8 @@ def _gather(
 ) -> tuple[pa.RecordBatch, npt.NDArray[np.int32]]:
     """Rows `first` to before `last` as one record batch, and their labels."""
     first, last = rows
-    row_offsets = layout.row_offsets[first : last + 1] - layout.row_offsets[first]
-    chosen = layout.order[layout.row_offsets[first] : layout.row_offsets[last]]
+    row_offsets = contents.row_offsets[first : last + 1] - contents.row_offsets[first]
+    chosen = contents.order[contents.row_offsets[first] : contents.row_offsets[last]]
     lengths = pieces.length[chosen]
     targets = offsets_of(lengths)
     weighted = schema.names[-1] == LOSS_WEIGHTS

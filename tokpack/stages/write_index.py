@@ -26,8 +26,8 @@ from tokpack.schema import COPIES, INDEX_SCHEMA, IS_DESIRABLE, LOSS_WEIGHTS, PIE
 from tokpack.shards import ARROW, INDEX, read_shard, shard_writer
 from tokpack.stages.write import (
     FlatBatch,
-    Layout,
     Placement,
+    RowContents,
     Written,
     chunks_of,
     hashed_file,
@@ -52,7 +52,7 @@ SHARD = f"data-00000-of-00001.{INDEX}"
 
 def write_rows(
     out: Path,
-    layout: Layout,
+    contents: RowContents,
     pieces: Placement,
     batches: Callable[[int], FlatBatch],
     schema: pa.Schema,
@@ -65,7 +65,7 @@ def write_rows(
     `shared`: token files that are there already, whose pieces `pieces.index` numbers: they become this one's.
     """
     if settings.shard_format != INDEX:
-        return write_shards(out, layout, pieces, batches, schema, settings, progress)
+        return write_shards(out, contents, pieces, batches, schema, settings, progress)
     if LOSS_WEIGHTS in schema.names:
         raise no_weights(str(out))
     if IS_DESIRABLE in schema.names:
@@ -86,10 +86,10 @@ def write_rows(
         records, first = _numbered(pieces)
         trained, files = _write_tokens(out, first, pieces, batches, progress)
     copies = COPIES in schema.names
-    shard = _write_plan(out, layout, pieces, records, token_files_digest(files), copies)
-    lengths, labeled = pieces.length[layout.order], trained[records[layout.order]]
+    shard = _write_plan(out, contents, pieces, records, token_files_digest(files), copies)
+    lengths, labeled = pieces.length[contents.order], trained[records[contents.order]]
     tokens, of_them = (int(values.sum(dtype=np.int64)) for values in (lengths, labeled))
-    return Written([shard], files, len(layout.row_offsets) - 1, tokens, of_them)
+    return Written([shard], files, len(contents.row_offsets) - 1, tokens, of_them)
 
 
 def no_weights(where: str) -> UsageError:
@@ -135,7 +135,7 @@ def _write_tokens(
     progress: Callable[[int], None],
 ) -> tuple[Int32, list[dict[str, Any]]]:
     """The token files of the pieces `first`, in that order. Returns trained tokens of each, and the sums."""
-    each = Layout(first, np.arange(len(first) + 1))
+    each = RowContents(first, np.arange(len(first) + 1))
     lengths = pieces.length[first]
     offsets = offsets_of(lengths)
     trained = np.zeros(len(first), np.int32)
@@ -166,19 +166,19 @@ def _gather(
 
 
 def _write_plan(
-    out: Path, layout: Layout, pieces: Placement, records: Int64, digest: str, copies: bool
+    out: Path, contents: RowContents, pieces: Placement, records: Int64, digest: str, copies: bool
 ) -> dict[str, Any]:
     """The rows: record batches of about as many tokens as those of a shard that holds them."""
     columns = INDEX_SCHEMA
-    values: dict[str, npt.NDArray[Any]] = {"records": records[layout.order]}
+    values: dict[str, npt.NDArray[Any]] = {"records": records[contents.order]}
     if copies:
         columns = columns.append(pa.field(COPIES, pa.list_(pa.int32())))
-        values[COPIES] = pieces.copy[layout.order]
+        values[COPIES] = pieces.copy[contents.order]
     columns = columns.with_metadata({DIGEST_KEY: digest})
-    rows = len(layout.row_offsets) - 1
+    rows = len(contents.row_offsets) - 1
     with hashed_file(out / SHARD) as (sink, written), shard_writer(sink, columns, ARROW) as writer:
-        for first, last in chunks_of(layout, pieces, 0, rows):
-            bounds = layout.row_offsets[first : last + 1]
+        for first, last in chunks_of(contents, pieces, 0, rows):
+            bounds = contents.row_offsets[first : last + 1]
             offsets = pa.array((bounds - bounds[0]).astype(np.int32))
             parts = [pa.array(value[bounds[0] : bounds[-1]]) for value in values.values()]
             lists = [pa.ListArray.from_arrays(offsets, part) for part in parts]

@@ -18,9 +18,9 @@ from tokpack.printable import one_line, printable
 from tokpack.reasons import UNREADABLE, words_of
 from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, is_preference, is_unpaired
 from tokpack.stages.keep import FACTS
-from tokpack.view.table import Query, Table
+from tokpack.view.table import DocumentTable, Query
 from tokpack.view.texts import Texts
-from tokpack.view.wishes import Wishes
+from tokpack.view.wishes import KeepFile
 
 SNIPPET = 240
 SNIPPET_TOKENS = 80
@@ -36,9 +36,9 @@ Runs = list[tuple[str, str]]
 class Shown:
     """What the page can ask about one packed dataset."""
 
-    table: Table
+    table: DocumentTable
     texts: Texts
-    wishes: Wishes
+    wishes: KeepFile
 
     # Rows
 

@@ -14,9 +14,9 @@ from tokpack.manifest import is_finished
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
 from tokpack.view.detail import Shown
-from tokpack.view.table import Table
+from tokpack.view.table import DocumentTable
 from tokpack.view.texts import Texts
-from tokpack.view.wishes import Wishes
+from tokpack.view.wishes import KeepFile
 
 
 def need_server() -> None:
@@ -61,8 +61,8 @@ def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str,
 def shown(packed: PackedFolder, keep_file: Path, log: Path | None = None) -> Iterator[Shown]:
     """All that the page asks for; the texts are made behind it."""
     with scratch_folder() as folder:
-        table = Table(packed, log)
-        found = Shown(table, Texts(table, folder), Wishes(keep_file, packed))
+        table = DocumentTable(packed, log)
+        found = Shown(table, Texts(table, folder), KeepFile(keep_file, packed))
         found.texts.start()
         yield found
 

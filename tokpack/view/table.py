@@ -43,7 +43,7 @@ class Query:
     page: int = 0
 
 
-class Table:
+class DocumentTable:
     """The documents of one packed dataset. Only a few numbers a document are in memory."""
 
     def __init__(self, packed: PackedFolder, log: Path | None = None) -> None:

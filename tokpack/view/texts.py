@@ -24,7 +24,7 @@ from tokpack.packed.stored_pieces import flat
 from tokpack.ranges import offsets_of
 from tokpack.report.vocabulary import token_bytes
 from tokpack.stages.rules.language import SAMPLED_HEAD, detect
-from tokpack.view.table import Table
+from tokpack.view.table import DocumentTable
 
 ORIGINAL = pa.schema(
     [
@@ -40,7 +40,7 @@ ORIGINAL = pa.schema(
 class Texts:
     """Made by `start`, in the background; `done` is the share so far. What is asked for too early waits."""
 
-    def __init__(self, table: Table, folder: Path) -> None:
+    def __init__(self, table: DocumentTable, folder: Path) -> None:
         self._table, self._folder = table, folder
         self._ready = {name: threading.Event() for name in ("kept", "left_out", "languages")}
         self._kept = pl.Series("text", [], dtype=pl.String)

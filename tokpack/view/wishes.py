@@ -14,7 +14,7 @@ from tokpack.stages.keep import KeepList
 HEAD = "# documents to keep after all: tokpack pack ... --keep FILE\n"
 
 
-class Wishes:
+class KeepFile:
     """A keep list on disk, written anew with each change. Raises UsageError when it is of other data."""
 
     def __init__(self, path: Path, packed: PackedFolder) -> None:

@@ -48,7 +48,7 @@ def write_packed(
     columns = schema.row_schema(run.kind, copies, weights)
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
-        written = write_rows(out, part.layout, part.placement, batches, columns, run.config.write, advance)
+        written = write_rows(out, part.contents, part.placement, batches, columns, run.config.write, advance)
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]

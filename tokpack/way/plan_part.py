@@ -18,7 +18,7 @@ from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.planners.mix import Mix
 from tokpack.stages.repeat import with_copies
 from tokpack.stages.tokenize import weighed
-from tokpack.stages.write import Layout, Placement
+from tokpack.stages.write import Placement, RowContents
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Part:
 
     pieces: pl.DataFrame
     plan: Plan
-    layout: Layout
+    contents: RowContents
     dealt: Dealt | None = None
     """With `plan.world_size`."""
 
@@ -93,7 +93,7 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
         )
         order = replace(settings, world_size=0) if validation else settings
         rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)
-    return Part(pieces, plan, Layout.of(plan.row_of_doc, rows), dealt)
+    return Part(pieces, plan, RowContents.of(plan.row_of_doc, rows), dealt)
 
 
 def _mix(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> Mix | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokpack.activity import Activity
 from tokpack.errors import UsageError
 from trainer_plugin.dataset import PackedDataset
-from trainer_plugin.evaluation.run import Evaluation, Settings, evaluate, refuse_unpaired
+from trainer_plugin.evaluation.run import EvalSettings, Evaluation, evaluate, refuse_unpaired
 from trainer_plugin.recipe import Recipe
 
 JSON, PAGE = "evaluation.json", "evaluation.html"
@@ -43,7 +43,7 @@ def evaluate_result(
     gc.collect()  # the model that was trained
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    settings = Settings(attn=recipe.attn, dtype=recipe.dtype, probe=False, check=False, seed=recipe.seed)
+    settings = EvalSettings(attn=recipe.attn, dtype=recipe.dtype, probe=False, check=False, seed=recipe.seed)
     found = evaluate(packed, model, [out], settings=settings, tell=tell)
     text = json.dumps(found.to_dict(), ensure_ascii=False, indent=2)
     (Path(out) / JSON).write_text(text + "\n", encoding="utf-8")

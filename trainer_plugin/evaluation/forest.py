@@ -23,7 +23,7 @@ BAND, MARGIN = 14, 0.04
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ForestLine:
     """One interval: words left, figures right, the interval below them."""
 
     label: str
@@ -32,11 +32,11 @@ class Line:
     strong: bool = False
 
 
-def forest(lines: list[Line], title: str, *, less_is_better: bool = True) -> Chart:
+def forest(lines: list[ForestLine], title: str, *, less_is_better: bool = True) -> Chart:
     return Chart(*(_forest(lines, title, width, less_is_better) for width in (WIDE, NARROW)))
 
 
-def _forest(lines: list[Line], title: str, width: int, less_is_better: bool) -> str:
+def _forest(lines: list[ForestLine], title: str, width: int, less_is_better: bool) -> str:
     import altair as alt
 
     bands, words = labeled(lines, width, BAND)
@@ -44,7 +44,7 @@ def _forest(lines: list[Line], title: str, width: int, less_is_better: bool) -> 
     return draw(alt.layer(*layers), title, width, bands[-1] + BAND)
 
 
-def _marks(lines: list[Line], bands: list[int], width: int, less_is_better: bool) -> list[object]:
+def _marks(lines: list[ForestLine], bands: list[int], width: int, less_is_better: bool) -> list[object]:
     import altair as alt
 
     ends = [end for line in lines for end in _ends(line.interval)] + [0.0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer_plugin.evaluation.losses import Documents, Floats, Ints
+from trainer_plugin.evaluation.losses import DocumentPlaces, Floats, Ints
 from trainer_plugin.evaluation.statistics import Interval, ratio, share
 from trainer_plugin.preference_loss import PreferenceLoss
 
@@ -74,7 +74,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AdapterComparison:
     """One adapter against the base. Of preference pairs all but `pairs` is about the chosen answers."""
 
     adapter: str
@@ -94,13 +94,13 @@ class Comparison:
 
 def compare(
     adapter: str,
-    documents: Documents,
+    documents: DocumentPlaces,
     base: Floats,
     ours: Floats,
     sources: list[str],
     show: Callable[[int, float, float], Extreme],
     preference: PreferenceLoss | None = None,
-) -> Comparison:
+) -> AdapterComparison:
     """base, ours: summed losses, float64[D]. sources: of each document. show: index and both losses ->
     the document, with its texts."""
     counted = documents.trained > 0
@@ -113,7 +113,7 @@ def compare(
     shown = [show(int(at[i]), *table.losses_of(i)) for i in (*order[-EXTREMES:][::-1], *order[:EXTREMES])]
     worst, best = shown[: len(shown) // 2], shown[len(shown) // 2 :]
     whole = table.group("all", np.ones(len(at), bool))
-    return Comparison(
+    return AdapterComparison(
         adapter=adapter,
         documents=whole.documents,
         trained_tokens=whole.trained_tokens,
@@ -178,7 +178,7 @@ def _by_length(table: _Table, tokens: Ints) -> list[Group]:
     return groups
 
 
-def _pairs(documents: Documents, base: Floats, ours: Floats, preference: PreferenceLoss | None) -> Pairs:
+def _pairs(documents: DocumentPlaces, base: Floats, ours: Floats, preference: PreferenceLoss | None) -> Pairs:
     """Pairs lie side by side; those without trained tokens in one answer count for nothing."""
     import torch
 

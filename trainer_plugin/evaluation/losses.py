@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class DocumentPlaces:
     """All documents of a dataset in the order of its rows, int64[D] each; a split one has several pieces."""
 
     doc_id: Ints
@@ -39,7 +39,7 @@ class Documents:
         return len(self.doc_id)
 
 
-def read_documents(dataset: PackedDataset) -> Documents:
+def read_documents(dataset: PackedDataset) -> DocumentPlaces:
     """Reads every label once."""
     names = ("doc_id", "piece", "row", "start", "tokens", "trained")
     parts: dict[str, list[Any]] = {name: [] for name in names}
@@ -58,7 +58,7 @@ def read_documents(dataset: PackedDataset) -> Documents:
     joined = {
         name: np.concatenate([*part, np.zeros(0, np.int64)]).astype(np.int64) for name, part in parts.items()
     }
-    return Documents(**joined, chosen=np.concatenate(chosen).astype(bool) if chosen else None)
+    return DocumentPlaces(**joined, chosen=np.concatenate(chosen).astype(bool) if chosen else None)
 
 
 class DocumentLosses:

@@ -16,8 +16,8 @@ from tokpack.report.charts import Chart
 from tokpack.report.html import environment, style
 from tokpack.report.words import counted
 from tokpack.version import __version__
-from trainer_plugin.evaluation.forest import Line, forest
-from trainer_plugin.evaluation.held_out import Comparison, Group
+from trainer_plugin.evaluation.forest import ForestLine, forest
+from trainer_plugin.evaluation.held_out import AdapterComparison, Group
 from trainer_plugin.evaluation.words import (
     ends,
     forgetting,
@@ -31,7 +31,7 @@ from trainer_plugin.evaluation.words import (
 )
 
 if TYPE_CHECKING:
-    from trainer_plugin.evaluation.run import Evaluation, Part
+    from trainer_plugin.evaluation.run import EvaluatedPart, Evaluation
     from trainer_plugin.evaluation.tasks import TaskComparison
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def page(found: Evaluation) -> str:
     )
 
 
-def _lead(comparisons: list[Comparison]) -> list[str]:
+def _lead(comparisons: list[AdapterComparison]) -> list[str]:
     """A sentence about each adapter; the headline has named one that stands alone."""
     if len(comparisons) == 1:
         words = verdict(comparisons[0])
@@ -89,19 +89,19 @@ def headline(found: Evaluation) -> str:
     return f"{counted(one.documents, 'document')} show no difference"
 
 
-def overall(part: Part) -> Chart:
+def overall(part: EvaluatedPart) -> Chart:
     lines = [
-        Line(one_line(one.adapter, NAME), _figures(one), one.difference, strong=True)
+        ForestLine(one_line(one.adapter, NAME), _figures(one), one.difference, strong=True)
         for one in part.comparisons
     ]
     return forest(lines, "Difference in loss per trained token, adapter minus base")
 
 
-def _figures(one: Comparison | Group) -> str:
+def _figures(one: AdapterComparison | Group) -> str:
     return f"{signed(one.difference.value)} ({ends(one.difference)})"
 
 
-def _comparison(one: Comparison) -> dict[str, Any]:
+def _comparison(one: AdapterComparison) -> dict[str, Any]:
     groups = {"source": one.by_source, "length": one.by_length}
     charts = {
         name: _groups(found, f"Difference in loss by {name}")
@@ -121,7 +121,7 @@ def _comparison(one: Comparison) -> dict[str, Any]:
 
 def _groups(groups: list[Group], title: str) -> Chart:
     lines = [
-        Line(
+        ForestLine(
             f"{one_line(group.name or 'unknown', 40)}, {counted(group.documents, 'document')}",
             _figures(group),
             group.difference,
@@ -131,7 +131,7 @@ def _groups(groups: list[Group], title: str) -> Chart:
     return forest(lines, title)
 
 
-def _control(part: Part) -> dict[str, Any]:
+def _control(part: EvaluatedPart) -> dict[str, Any]:
     return {
         "part": part,
         "chart": overall(part),
@@ -149,7 +149,7 @@ def _tasks(tasks: list[TaskComparison]) -> dict[str, Any]:
             ]
             if mine:
                 lines = [
-                    Line(_task_name(one), f"{task_difference(one)} ({task_ends(one)})", one.difference)
+                    ForestLine(_task_name(one), f"{task_difference(one)} ({task_ends(one)})", one.difference)
                     for one in mine[:40]
                 ]
                 charts.append((title, forest(lines, "Difference on tasks", less_is_better=not higher)))

@@ -24,11 +24,11 @@ from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH, UNPAIRED
 from trainer_plugin.adapters import AdaptedModel, Adapter, BaseWeights, load_adapted, read_adapters
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.evaluation.gates import Gate, Outcome, check_gates, judge, parse_gate
-from trainer_plugin.evaluation.held_out import Comparison, Extreme, compare
-from trainer_plugin.evaluation.losses import DocumentLosses, Documents, Floats, read_documents
+from trainer_plugin.evaluation.held_out import AdapterComparison, Extreme, compare
+from trainer_plugin.evaluation.losses import DocumentLosses, DocumentPlaces, Floats, read_documents
 from trainer_plugin.evaluation.statistics import FEW, Interval
 from trainer_plugin.evaluation.tasks import (
-    Task,
+    EvalTask,
     TaskComparison,
     TaskSettings,
     need_lm_eval,
@@ -45,7 +45,7 @@ SHOWN_TOKENS, SHOWN_LETTERS = 96, 240
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class EvalSettings:
     """How to evaluate."""
 
     split: Split = "auto"
@@ -61,7 +61,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class EvaluatedPart:
     """A packed dataset with the losses of all models on it."""
 
     name: str
@@ -69,7 +69,7 @@ class Part:
     rows: int
     documents: int
     tokens: int
-    comparisons: list[Comparison]
+    comparisons: list[AdapterComparison]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +82,8 @@ class Evaluation:
     attn: str
     adapters: dict[str, str]
     """Name -> folder."""
-    held_out: Part
-    control: Part | None
+    held_out: EvaluatedPart
+    control: EvaluatedPart | None
     tasks: list[TaskComparison]
     notes: list[str]
     versions: dict[str, str]
@@ -121,11 +121,11 @@ class Evaluation:
         return view(self)
 
 
-def _of(part: Part, adapter: str) -> Comparison:
+def _of(part: EvaluatedPart, adapter: str) -> AdapterComparison:
     return next(one for one in part.comparisons if one.adapter == adapter)
 
 
-def _figures(part: Part, adapter: str, name: str) -> dict[str, Interval]:
+def _figures(part: EvaluatedPart, adapter: str, name: str) -> dict[str, Interval]:
     one = _of(part, adapter)
     found = {name: one.difference, "improved": one.improved}
     if one.pairs is not None:
@@ -142,7 +142,7 @@ def evaluate(
     tasks: Sequence[str] = (),
     gates: Sequence[str] = (),
     task_settings: TaskSettings | None = None,
-    settings: Settings | None = None,
+    settings: EvalSettings | None = None,
     tell: Activity | None = None,
 ) -> Evaluation:
     """Compare adapters (`FOLDER` or `NAME=FOLDER`) with their base on a packed dataset.
@@ -152,7 +152,7 @@ def evaluate(
     "heldout < -0.02". Raises UsageError for what does not fit together, DataError for shards that were
     altered, VerifyError when documents would see each other.
     """
-    tell, settings, started = tell or Activity(quiet=True), settings or Settings(), time.monotonic()
+    tell, settings, started = tell or Activity(quiet=True), settings or EvalSettings(), time.monotonic()
     if not adapters:
         raise UsageError("no adapter to evaluate", where="--adapter", hint="--adapter FOLDER, more than once")
     found = read_adapters(adapters)
@@ -196,7 +196,7 @@ def evaluate(
     return replace(evaluation, gates=_judged(evaluation, conditions))
 
 
-def _tasks(names: Sequence[str], settings: TaskSettings) -> tuple[list[Task], TaskSettings]:
+def _tasks(names: Sequence[str], settings: TaskSettings) -> tuple[list[EvalTask], TaskSettings]:
     if names:
         need_lm_eval()
     return read_tasks(names, settings.trusted), settings
@@ -228,7 +228,7 @@ def refuse_unpaired(dataset: PackedDataset) -> None:
         )
 
 
-def open_part(packed: str | Path, settings: Settings, tell: Activity) -> PackedDataset:
+def open_part(packed: str | Path, settings: EvalSettings, tell: Activity) -> PackedDataset:
     """The part of a packed dataset to evaluate on."""
     dataset = PackedDataset(packed)
     refuse_unpaired(dataset)
@@ -251,7 +251,7 @@ def open_part(packed: str | Path, settings: Settings, tell: Activity) -> PackedD
     return dataset
 
 
-def _isolate(loaded: AdaptedModel, dataset: PackedDataset, settings: Settings, tell: Activity) -> str:
+def _isolate(loaded: AdaptedModel, dataset: PackedDataset, settings: EvalSettings, tell: Activity) -> str:
     with tell.doing("probing the isolation of documents" if settings.probe else "setting the attention up"):
         report = prepare_model(loaded.network, settings.attn, dataset=dataset, probe=settings.probe)
     proof = "documents are isolated" if settings.probe else "isolation of documents NOT probed"
@@ -261,7 +261,7 @@ def _isolate(loaded: AdaptedModel, dataset: PackedDataset, settings: Settings, t
 
 def measure(
     loaded: AdaptedModel, losses: DocumentLosses, dataset: PackedDataset, what: str, tell: Activity
-) -> Part:
+) -> EvaluatedPart:
     """Losses of base and adapters on one dataset, compared."""
     documents = read_documents(dataset)
     models: list[str | None] = [None, *loaded.adapters]
@@ -283,7 +283,7 @@ def measure(
     ]
     split = str(dataset.manifest.get("split", "train"))
     folder = dataset.folder.parent if dataset.folder.name == "validation" else dataset.folder
-    return Part(
+    return EvaluatedPart(
         name=one_line(folder.resolve().name, 80),
         split="validation" if dataset.folder.name == "validation" else split,
         rows=len(dataset),
@@ -311,7 +311,7 @@ def _preference(adapter: Adapter, dataset: PackedDataset) -> PreferenceLoss | No
 class _Shown:
     """Documents with their texts and places."""
 
-    def __init__(self, dataset: PackedDataset, documents: Documents, tokenizer: Any) -> None:
+    def __init__(self, dataset: PackedDataset, documents: DocumentPlaces, tokenizer: Any) -> None:
         self.dataset, self.documents, self.tokenizer = dataset, documents, tokenizer
         self.width = PAIR_WIDTH if dataset.is_preference else 1
         try:
@@ -359,7 +359,7 @@ def _seen_in_training(adapter: Adapter, dataset: PackedDataset) -> str:
     return f"the adapter {adapter.name} was trained on these rows: this is no held-out loss"
 
 
-def _few(part: Part) -> list[str]:
+def _few(part: EvaluatedPart) -> list[str]:
     if part.documents >= FEW:
         return []
     return [f"{part.documents} documents: intervals of so few are rough; hold more out (pack --val)"]

@@ -47,7 +47,7 @@ class TaskSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class EvalTask:
     """A task as it is named here, and what lm-eval takes for it."""
 
     name: str
@@ -86,18 +86,20 @@ def need_lm_eval() -> None:
         raise UsageError("lm_eval is not installed", where="--tasks", hint='pip install "tokpack[eval]"')
 
 
-def read_tasks(names: Sequence[str], trusted: bool = False) -> list[Task]:
+def read_tasks(names: Sequence[str], trusted: bool = False) -> list[EvalTask]:
     """Tasks by name or file. Raises UsageError for an unknown name, and for a file that would run code."""
-    return [_from_file(Path(name), trusted) if name.endswith(FILES) else Task(name, name) for name in names]
+    return [
+        _from_file(Path(name), trusted) if name.endswith(FILES) else EvalTask(name, name) for name in names
+    ]
 
 
-def _from_file(path: Path, trusted: bool) -> Task:
+def _from_file(path: Path, trusted: bool) -> EvalTask:
     config = _plain_yaml(path)
     name = config.get("task")
     if not isinstance(name, str) or not name:
         raise UsageError("the task has no name", where=f"{path}: task", hint="task: NAME")
     if trusted:
-        return Task(name, str(path))
+        return EvalTask(name, str(path))
     unsafe = [key for key in config if key not in PLAIN_KEYS] + list(_functions(config))
     metrics = [one.get("metric") for one in _tables(config.get("metric_list")) if isinstance(one, dict)]
     unsafe += [f"metric {metric}" for metric in metrics if not _known_metric(metric)]
@@ -107,7 +109,7 @@ def _from_file(path: Path, trusted: bool) -> Task:
             where=str(path),
             hint="read it, and what it names; then --trust-tasks",
         )
-    return Task(name, _with_files(config, path.parent))
+    return EvalTask(name, _with_files(config, path.parent))
 
 
 class _Function(str):
@@ -177,7 +179,7 @@ def _beside(files: Any, folder: Path) -> Any:
 
 
 def run_tasks(
-    loaded: AdaptedModel, tasks: Sequence[Task], settings: TaskSettings, tell: Activity
+    loaded: AdaptedModel, tasks: Sequence[EvalTask], settings: TaskSettings, tell: Activity
 ) -> list[TaskComparison]:
     """Every task by base and adapters, compared. Raises UsageError for a task that does not run."""
     from trainer_plugin.evaluation.lm import TokpackLM
@@ -198,7 +200,7 @@ def run_tasks(
     return found
 
 
-def _manager(task: Task) -> Any:
+def _manager(task: EvalTask) -> Any:
     """lm-eval's index of tasks, which takes seconds to make: empty for a file. Raises UsageError for a name
     that is not in it."""
     if isinstance(task.spec, dict) or task.spec.endswith(FILES):
@@ -230,7 +232,7 @@ class Samples:
     metrics: Sequence[str]
 
 
-def _run(model: Any, task: Task, settings: TaskSettings) -> Samples:
+def _run(model: Any, task: EvalTask, settings: TaskSettings) -> Samples:
     from lm_eval import simple_evaluate
 
     with _quiet(), _sandbox(settings.trusted):

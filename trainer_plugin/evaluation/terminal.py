@@ -24,7 +24,7 @@ from trainer_plugin.evaluation.words import (
 )
 
 if TYPE_CHECKING:
-    from trainer_plugin.evaluation.run import Evaluation, Part
+    from trainer_plugin.evaluation.run import EvaluatedPart, Evaluation
     from trainer_plugin.evaluation.tasks import TaskComparison
 
 MOST_GROUPS, MOST_EXTREMES, NAME, ANSWER = 5, 3, 24, 54
@@ -65,7 +65,7 @@ def _head(found: Evaluation) -> Text:
     )
 
 
-def _verdicts(part: Part) -> RenderableType:
+def _verdicts(part: EvaluatedPart) -> RenderableType:
     lines = []
     for one in part.comparisons:
         style = "" if not one.difference.sure else GOOD if one.difference.value < 0 else BAD
@@ -75,7 +75,7 @@ def _verdicts(part: Part) -> RenderableType:
     return Group(*lines)
 
 
-def _table(part: Part, title: str) -> RenderableType:
+def _table(part: EvaluatedPart, title: str) -> RenderableType:
     table = plain_table(title, "", "base", "adapter", "difference", "95 % interval", "improved")
     for one in part.comparisons:
         table.add_row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tokpack.report.words import counted
-from trainer_plugin.evaluation.held_out import Comparison, Pairs
+from trainer_plugin.evaluation.held_out import AdapterComparison, Pairs
 from trainer_plugin.evaluation.statistics import Interval
 from trainer_plugin.evaluation.tasks import TaskComparison
 
@@ -35,7 +35,7 @@ def percent_ends(interval: Interval) -> str:
     return f"{interval.low:.1%} to {interval.high:.1%}"
 
 
-def verdict(one: Comparison) -> str:
+def verdict(one: AdapterComparison) -> str:
     """What the held-out documents say about an adapter, in a sentence without its name."""
     difference = one.difference
     if not difference.sure:
@@ -46,7 +46,7 @@ def verdict(one: Comparison) -> str:
     return f"worse: a trained token is {likelier:.2f} times as likely as by the base"
 
 
-def forgetting(one: Comparison) -> str:
+def forgetting(one: AdapterComparison) -> str:
     """What the control text says."""
     difference = one.difference
     if not difference.sure:

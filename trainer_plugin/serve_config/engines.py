@@ -21,7 +21,7 @@ GPU = ("vllm", "sglang", "lmdeploy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class ServePlan:
     """What is served: paths as the engine sees them."""
 
     engine: str
@@ -38,7 +38,7 @@ class Plan:
     """Of GGUF engines: the folder of the base before its conversion."""
 
 
-def command(plan: Plan) -> list[str]:
+def command(plan: ServePlan) -> list[str]:
     """The start command with every setting that matters for adapters."""
     return {
         "vllm": _vllm,
@@ -49,7 +49,7 @@ def command(plan: Plan) -> list[str]:
     }[plan.engine](plan)
 
 
-def _vllm(plan: Plan) -> list[str]:
+def _vllm(plan: ServePlan) -> list[str]:
     made = ["vllm", "serve", plan.base, "--served-model-name", plan.base_name, "--host", "127.0.0.1"]
     made += ["--port", str(plan.port), "--dtype", plan.dtype, "--max-model-len", str(plan.context)]
     if plan.adapters:
@@ -60,7 +60,7 @@ def _vllm(plan: Plan) -> list[str]:
     return made
 
 
-def _sglang(plan: Plan) -> list[str]:
+def _sglang(plan: ServePlan) -> list[str]:
     made = ["python", "-m", "sglang.launch_server", "--model-path", plan.base, "--host", "127.0.0.1"]
     made += ["--served-model-name", plan.base_name, "--port", str(plan.port)]
     made += ["--dtype", plan.dtype, "--context-length", str(plan.context)]
@@ -71,7 +71,7 @@ def _sglang(plan: Plan) -> list[str]:
     return made
 
 
-def _lmdeploy(plan: Plan) -> list[str]:
+def _lmdeploy(plan: ServePlan) -> list[str]:
     made = ["lmdeploy", "serve", "api_server", plan.base, "--backend", "pytorch", "--dtype", plan.dtype]
     made += ["--model-name", plan.base_name, "--server-name", "127.0.0.1", "--server-port", str(plan.port)]
     made += ["--session-len", str(plan.context)]
@@ -80,7 +80,7 @@ def _lmdeploy(plan: Plan) -> list[str]:
     return made
 
 
-def _llamacpp(plan: Plan) -> list[str]:
+def _llamacpp(plan: ServePlan) -> list[str]:
     made = ["llama-server", "--model", plan.base, "--alias", plan.base_name, "--host", "127.0.0.1"]
     made += ["--port", str(plan.port), "--ctx-size", str(plan.context), "--jinja"]
     if plan.adapters:  # --lora-init-without-apply would leave them applied to every request
@@ -88,16 +88,16 @@ def _llamacpp(plan: Plan) -> list[str]:
     return made
 
 
-def _ollama(plan: Plan) -> list[str]:
+def _ollama(plan: ServePlan) -> list[str]:
     return ["ollama", "serve"]
 
 
-def modelfile(plan: Plan, adapter: str) -> str:
+def modelfile(plan: ServePlan, adapter: str) -> str:
     """Ollama's: one model for each adapter, with the context that it would cut to 4,096 otherwise."""
     return f"FROM {plan.base}\nADAPTER {plan.adapters[adapter]}\nPARAMETER num_ctx {plan.context}\n"
 
 
-def script(plan: Plan) -> str:
+def script(plan: ServePlan) -> str:
     """start.sh"""
     lines = ["#!/bin/sh", "# Paths are absolute: it can be run from anywhere.", "set -eu"]
     if plan.engine in GGUF_ENGINES:
@@ -113,12 +113,12 @@ def script(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _conversion(plan: Plan) -> str:
+def _conversion(plan: ServePlan) -> str:
     """llama.cpp's own script writes the base: tokenizers of GGUF are its own matter."""
     return f"python convert_hf_to_gguf.py {shlex.quote(plan.source)} --outfile {shlex.quote(plan.base)}"
 
 
-def unit(plan: Plan, folder: Path) -> str:
+def unit(plan: ServePlan, folder: Path) -> str:
     """A systemd unit. Paths with spaces are quoted as systemd reads them."""
     script = str(folder / "start.sh").replace("%", "%%").replace("$", "$$")
     start = "ollama serve" if plan.engine == "ollama" else f'/bin/sh "{script}"'
@@ -131,7 +131,7 @@ def unit(plan: Plan, folder: Path) -> str:
     )
 
 
-def compose(plan: Plan, folder: Path) -> str:
+def compose(plan: ServePlan, folder: Path) -> str:
     """A Docker Compose file; what is served is mounted read-only at the paths that it has here."""
     places = [folder, *(Path(path) for path in (plan.base, plan.source, *plan.adapters.values()))]
     mounts = sorted(
@@ -155,13 +155,13 @@ def _plain(value: object) -> str:
     return json.dumps(value).replace("$", "$$")
 
 
-def _inside(plan: Plan) -> list[str]:
+def _inside(plan: ServePlan) -> list[str]:
     """The command inside the image, whose entry point may be a part of it; it listens for its container."""
     made = ["0.0.0.0" if part == "127.0.0.1" else part for part in command(plan)]
     return {"vllm": made[2:], "llamacpp": made[1:], "ollama": []}.get(plan.engine, made)
 
 
-def readme(plan: Plan, notes: Sequence[str]) -> str:
+def readme(plan: ServePlan, notes: Sequence[str]) -> str:
     """Ten lines or so."""
     names = ", ".join(f"`{name}`" for name in plan.adapters) or "none"
     lines = [f"# {plan.base_name} by {plan.engine}", "", f"Base: `{plan.base}`. Adapters: {names}.", ""]
@@ -184,7 +184,7 @@ def readme(plan: Plan, notes: Sequence[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _proof(plan: Plan) -> str:
+def _proof(plan: ServePlan) -> str:
     """The command that asks for the first adapter."""
     name = next(iter(plan.adapters))
     made = ["tokpack", "verify-served", f"http://127.0.0.1:{plan.port}", "--adapter", "FOLDER", "--model"]

@@ -29,7 +29,7 @@ NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
 @dataclass(slots=True)
-class Written:
+class WrittenConfig:
     """What is in the folder, and what the user has to know."""
 
     folder: Path
@@ -48,7 +48,7 @@ def write_config(
     context: int | None = None,
     port: int = 8000,
     tell: Activity | None = None,
-) -> Written:
+) -> WrittenConfig:
     """adapters: FOLDER or NAME=FOLDER. convert: make of refused ones what can be served; they are an error
     otherwise. context: tokens; None: what the model has, up to 8,192.
 
@@ -124,14 +124,14 @@ class _Writer:
         shutil.rmtree(place)
         return made
 
-    def files(self, context: int | None, port: int) -> Written:
+    def files(self, context: int | None, port: int) -> WrittenConfig:
         """The base where it is another one than the user has, and the engine's files."""
         base = self._base()
         longest = int(getattr(self.model_config, "max_position_embeddings", None) or 8192)
         source, served = "", base
         if self.engine in GGUF_ENGINES:
             source, served = base, str(self.out / "base.gguf")
-        plan = engines.Plan(
+        plan = engines.ServePlan(
             engine=self.engine,
             base=served,
             base_name=Path(self.base).name,
@@ -151,7 +151,7 @@ class _Writer:
         if self.engine == "ollama":
             for name in self.served:
                 (self.out / f"Modelfile.{name}").write_text(engines.modelfile(plan, name), encoding="utf-8")
-        return Written(self.out, engines.command(plan), self.merged, self.notes)
+        return WrittenConfig(self.out, engines.command(plan), self.merged, self.notes)
 
     def _base(self) -> str:
         """The base itself, or as 4 bits left it where QLoRA trained on that."""

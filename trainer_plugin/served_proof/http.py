@@ -42,7 +42,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class FirstTokens:
     """The first tokens of an answer."""
 
     prompt_tokens: int | None
@@ -97,14 +97,14 @@ class Server:
         generated = len(found) - (read if read is not None else len(tokens))
         return Echo(values[: len(values) - max(generated, 0)], read if read is not None else len(found))
 
-    def chat(self, messages: Sequence[dict[str, str]], tokens: int, likeliest: int = 5) -> Chat:
+    def chat(self, messages: Sequence[dict[str, str]], tokens: int, likeliest: int = 5) -> FirstTokens:
         """The first tokens of the answer at temperature 0."""
         body = {"messages": list(messages), "max_tokens": tokens, "temperature": 0}
         answer = self._complete("chat/completions", {**body, "logprobs": True, "top_logprobs": likeliest})
         logprobs = self._choice(answer).get("logprobs")
         content = logprobs.get("content") if isinstance(logprobs, dict) else None
         places = [self._place(entry) for entry in content] if isinstance(content, list) else []
-        return Chat(_count(answer), places)
+        return FirstTokens(_count(answer), places)
 
     def _complete(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """With token numbers for names where the server knows how."""

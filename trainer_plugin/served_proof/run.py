@@ -14,9 +14,9 @@ from tokpack.errors import UsageError, near_matches
 from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted, read_adapter, read_adapters
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.served_proof import ours
-from trainer_plugin.served_proof.http import Chat, RefusedError, Server
+from trainer_plugin.served_proof.http import FirstTokens, RefusedError, Server
 from trainer_plugin.served_proof.templates import CHATS, OWN, render, templates_of, token_numbers
-from trainer_plugin.served_proof.verdict import BASE, Finding, Floats, judge_template, judge_weights
+from trainer_plugin.served_proof.verdict import BASE, Floats, ProofFinding, judge_template, judge_weights
 
 ANSWER = 32
 """Tokens of the texts that are made where no documents are given."""
@@ -29,7 +29,7 @@ class Proof:
 
     url: str
     model: str
-    findings: list[Finding]
+    findings: list[ProofFinding]
     notes: list[str] = field(default_factory=list)
     longest: int = 0
     """Tokens of the longest text that was compared."""
@@ -62,7 +62,7 @@ class Proof:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class ProofSettings:
     """How much is asked, and of what kind the base is."""
 
     documents: int = 8
@@ -83,7 +83,7 @@ def verify_served(
     data: str | None = None,
     others: Sequence[str] = (),
     key: str | None = None,
-    settings: Settings | None = None,
+    settings: ProofSettings | None = None,
     tell: Activity | None = None,
 ) -> Proof:
     """Whether `model` at `url` answers with the adapter.
@@ -92,7 +92,7 @@ def verify_served(
     questions are. others: adapters that may be answering instead. Raises DataError for a server that does not
     answer as OpenAI's, UsageError for adapters that do not belong to the base.
     """
-    settings, tell = settings or Settings(), tell or Activity(quiet=True)
+    settings, tell = settings or ProofSettings(), tell or Activity(quiet=True)
     server, wanted = Server(url, model, key, settings.seconds, settings.extra_body), read_adapter(adapter)
     read = read_adapters([adapter, *others])
     try:
@@ -103,16 +103,16 @@ def verify_served(
         proof = _Proof(server, loaded, wanted.name, settings, tell)
         return proof.run(None if data is None else PackedDataset(data))
     except RefusedError as error:
-        refused = Finding("refused", f"the server refuses ({error.status}): {error.message}")
+        refused = ProofFinding("refused", f"the server refuses ({error.status}): {error.message}")
         return Proof(server.root, model, [refused])
 
 
-def _missing(server: Server) -> Finding | None:
+def _missing(server: Server) -> ProofFinding | None:
     """The name is not among those that the server lists."""
     listed = server.models()
     if not listed or server.model in listed:
         return None
-    return Finding(
+    return ProofFinding(
         "not served",
         f"the server knows no model {server.model!r}; it lists {', '.join(listed)}",
         near_matches(server.model, listed),
@@ -123,7 +123,7 @@ class _Proof:
     """One run: what is compared, and what was found."""
 
     def __init__(
-        self, server: Server, loaded: AdaptedModel, adapter: str, settings: Settings, tell: Activity
+        self, server: Server, loaded: AdaptedModel, adapter: str, settings: ProofSettings, tell: Activity
     ) -> None:
         self.server, self.loaded, self.adapter = server, loaded, adapter
         self.settings, self.tell = settings, tell
@@ -161,7 +161,7 @@ class _Proof:
 
     # Given tokens
 
-    def _compare_documents(self, documents: Sequence[list[int]]) -> list[Finding]:
+    def _compare_documents(self, documents: Sequence[list[int]]) -> list[ProofFinding]:
         """Empty where the server does not tell log-probabilities of given tokens."""
         said: list[Floats] = []
         with self.tell.doing("asking the server", len(documents)) as advance:
@@ -198,7 +198,7 @@ class _Proof:
 
     # Chats
 
-    def _compare_chats(self, *, weights_known: bool) -> list[Finding]:
+    def _compare_chats(self, *, weights_known: bool) -> list[ProofFinding]:
         if not self.templates:
             self.notes.append("neither base nor adapter has a chat template: chats were not asked")
             return []
@@ -209,7 +209,9 @@ class _Proof:
                 advance(1, "")
         known = [self._known(chat) for chat in chats]
         if not any(known):
-            return [Finding("no log-probabilities", "the server tells no log-probabilities of chats either")]
+            return [
+                ProofFinding("no log-probabilities", "the server tells no log-probabilities of chats either")
+            ]
         server = np.array([value for places in known for place in places for value in place.values()])
         findings = []
         if not weights_known:
@@ -225,7 +227,7 @@ class _Proof:
         counts = {name: self._counts(name, chats) for name in self.templates}
         return [*findings, judge_template(server, by_template, OWN, counts)]
 
-    def _known(self, chat: Chat) -> list[dict[int, float]]:
+    def _known(self, chat: FirstTokens) -> list[dict[int, float]]:
         """Log-probabilities by token, up to a generated token whose number is not known."""
         found = []
         for place in chat.places:
@@ -248,7 +250,7 @@ class _Proof:
             values += [float(table[at, token]) for at, place in enumerate(places) for token in place]
         return np.array(values)
 
-    def _counts(self, template: str, chats: Sequence[Chat]) -> bool:
+    def _counts(self, template: str, chats: Sequence[FirstTokens]) -> bool:
         """Whether the server read as many tokens as this template makes."""
         sizes = [len(render(self.loaded, messages, self.templates[template])) for messages in CHATS]
         return all(chat.prompt_tokens in (None, size) for chat, size in zip(chats, sizes, strict=True))
@@ -258,16 +260,16 @@ def _is_about_length(message: str) -> bool:
     return any(word in message.lower() for word in ("context length", "maximum", "too long", "more than the"))
 
 
-def _too_short(tokens: int, message: str) -> Finding:
-    return Finding(
+def _too_short(tokens: int, message: str) -> ProofFinding:
+    return ProofFinding(
         "context too short",
         f"the server refuses a text of {tokens:,} tokens: {message}",
         "serve a longer context, or ask about shorter texts: --max-tokens",
     )
 
 
-def _cut(tokens: int, read: int) -> Finding:
-    return Finding(
+def _cut(tokens: int, read: int) -> ProofFinding:
+    return ProofFinding(
         "truncated context",
         f"the server read {read:,} of {tokens:,} tokens, without an error",
         "set its context length to that of the training rows",

@@ -32,7 +32,7 @@ from tokpack.stages.planners.layout import (
     rows_of_documents,
     strips_of_patterns,
 )
-from tokpack.stages.planners.program import Columns, Float64, Problem, Program, completions, load_highspy
+from tokpack.stages.planners.program import Float64, Problem, Program, RowPatterns, completions, load_highspy
 from tokpack.stages.planners.xfill import fill_rows, xfill
 
 EXACT_SIZES, ROUNDED_SIZES = 1024, 640
@@ -53,7 +53,7 @@ LARGEST_PROOF = 1 << 31
 
 
 @dataclass
-class Proof:
+class ProvenBound:
     """The best bound so far and the integer duals that prove it."""
 
     values: Int64
@@ -74,9 +74,9 @@ class Proof:
         return item
 
 
-def generate(problem: Problem, program: Program, columns: Columns, known: int) -> Proof:
+def generate(problem: Problem, program: Program, columns: RowPatterns, known: int) -> ProvenBound:
     """Add patterns to program and `columns` until it is optimal or meets a proven bound (`known` is one)."""
-    proof = Proof(np.floor(problem.sizes / problem.capacity * ONE).astype(np.int64))
+    proof = ProvenBound(np.floor(problem.sizes / problem.capacity * ONE).astype(np.int64))
     for _ in range(max(10, KNAPSACKS // problem.cells)):
         if not program.solve() or math.ceil(program.rows() - 1e-6) <= max(proof.bound, known):
             break
@@ -88,7 +88,7 @@ def generate(problem: Problem, program: Program, columns: Columns, known: int) -
     return proof
 
 
-def better_rows(problem: Problem, proof: Proof, duals: Float64) -> Columns:
+def better_rows(problem: Problem, proof: ProvenBound, duals: Float64) -> RowPatterns:
     """Patterns worth more than 1 row under `duals`; none when `duals` are optimal.
 
     Patterns are searched with duals between the program's and the best proven ones, and with the program's
@@ -103,11 +103,11 @@ def better_rows(problem: Problem, proof: Proof, duals: Float64) -> Columns:
         )
         if len(gains) or smoothing == 0:
             most = np.sort(np.argsort(-gains, kind="stable")[:COLUMNS])
-            return Columns(start, size, copies).take(most)
+            return RowPatterns(start, size, copies).take(most)
         smoothing = smoothing - 0.3 if smoothing > 0.3 else 0.0
 
 
-def dive(problem: Problem, program: Program, columns: Columns, enough: int) -> tuple[Int64, Int64]:
+def dive(problem: Problem, program: Program, columns: RowPatterns, enough: int) -> tuple[Int64, Int64]:
     """Whole rows from the program's solution: patterns (entries, times) over `problem.sizes`.
 
     Each round fixes some rows, fills the rest by `xfill` for a complete plan, and solves again for what the
@@ -137,7 +137,7 @@ def dive(problem: Problem, program: Program, columns: Columns, enough: int) -> t
     return np.concatenate((whole, entries)), np.concatenate((kept[:, 1], times))
 
 
-def whole_rows(columns: Columns, left: Int64, usage: Float64) -> list[tuple[int, int]]:
+def whole_rows(columns: RowPatterns, left: Int64, usage: Float64) -> list[tuple[int, int]]:
     """Take rows out of `left`: (column, times) of all usage rounded down, or of the largest fractions."""
     full = np.flatnonzero(usage > 1 - 1e-9)
     taken = [(int(j), take(columns, left, j, int(usage[j] + 1e-9))) for j in full]
@@ -159,7 +159,7 @@ def rest_of(problem: Problem, left: Int64) -> tuple[Int64, Int64]:
     return entries, times
 
 
-def take(columns: Columns, left: Int64, column: np.int64, times: int) -> int:
+def take(columns: RowPatterns, left: Int64, column: np.int64, times: int) -> int:
     """Take up to `times` rows of a column out of `left`: how many."""
     span = slice(columns.start[column], columns.start[column + 1])
     size, copies = columns.size[span], columns.copies[span]
@@ -225,7 +225,7 @@ def solve(
         documents.sizes, documents.counts, problem.capacity, problem.max_docs or UNLIMITED
     )
     start = np.searchsorted(entries[:, 0], np.arange(len(times) + 1))
-    columns = Columns(start, last - entries[:, 1], entries[:, 2])
+    columns = RowPatterns(start, last - entries[:, 1], entries[:, 2])
     program = Program(highspy, problem.counts, ITERATIONS, time_limit)
     program.add(columns)
     proof = generate(problem, program, columns, known)

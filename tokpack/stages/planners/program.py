@@ -16,7 +16,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 @dataclass
-class Columns:
+class RowPatterns:
     """Row patterns by column: sizes `size[start[j]:start[j + 1]]` with `copies` documents each."""
 
     start: Int64 = field(default_factory=lambda: np.zeros(1, np.int64))
@@ -26,16 +26,16 @@ class Columns:
     def __len__(self) -> int:
         return len(self.start) - 1
 
-    def extend(self, other: Columns) -> None:
+    def extend(self, other: RowPatterns) -> None:
         self.start = np.concatenate((self.start, other.start[1:] + self.start[-1]))
         self.size = np.concatenate((self.size, other.size))
         self.copies = np.concatenate((self.copies, other.copies))
 
-    def take(self, chosen: Int64) -> Columns:
+    def take(self, chosen: Int64) -> RowPatterns:
         widths = np.diff(self.start)[chosen]
         start = np.concatenate((np.zeros(1, np.int64), np.cumsum(widths)))
         places = np.arange(start[-1]) + np.repeat(self.start[chosen] - start[:-1], widths)
-        return Columns(start, self.size[places], self.copies[places])
+        return RowPatterns(start, self.size[places], self.copies[places])
 
 
 def load_highspy() -> Any:
@@ -79,7 +79,7 @@ class Program:
         starts = np.zeros(len(counts), np.int32)
         self.highs.addRows(len(counts), counts.astype(float), unbounded, 0, starts, nothing, np.empty(0))
 
-    def add(self, columns: Columns) -> None:
+    def add(self, columns: RowPatterns) -> None:
         n, entries = len(columns), len(columns.size)
         cost, low, high = np.ones(n), np.zeros(n), np.full(n, self.infinity)
         starts, sizes = columns.start[:-1].astype(np.int32), columns.size.astype(np.int32)

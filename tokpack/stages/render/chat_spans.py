@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from tokpack.stages.render.chat_marks import Marked, Marks, widen
 from tokpack.stages.render.chat_template import CharSpan, ChatTemplate, Message, RenderError
-from tokpack.stages.render.left_out import UNKNOWN_SEGMENTS, LeftOut, left_out
+from tokpack.stages.render.left_out import UNKNOWN_SEGMENTS, Unwritten, left_out
 from tokpack.stages.render.loop_turns import LoopTurns
 from tokpack.stages.render.prefix_turns import PrefixTurns, common_prefix
 from tokpack.stages.render.prompt_analysis import prompt_is_constant
@@ -291,7 +291,7 @@ class _Chat:
                 turns += [(index, s) for s in ([self.by_prefix.turn(index)] if spans is None else spans)]
         return turns
 
-    def segments(self, turns: list[tuple[int, CharSpan]], left: LeftOut) -> list[Segment]:
+    def segments(self, turns: list[tuple[int, CharSpan]], left: Unwritten) -> list[Segment]:
         """What the turns are made of; those of which it is not known are counted in `left`."""
         if not self.finder.with_segments or not turns:
             return []
@@ -300,7 +300,7 @@ class _Chat:
         left.counts[UNKNOWN_SEGMENTS] += segments.unknown
         return found
 
-    def left_out(self, turns: list[tuple[int, CharSpan]]) -> LeftOut:
+    def left_out(self, turns: list[tuple[int, CharSpan]]) -> Unwritten:
         """What of the messages the template did not write. Raises RenderError."""
         extents = [(0, len(self.text))] * len(self.messages)
         for index, own in enumerate(self.by_loop.own):

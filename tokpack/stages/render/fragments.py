@@ -14,7 +14,7 @@ from typing import Any
 
 from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from tokpack.stages.render.prefix_turns import common_prefix
-from tokpack.stages.render.shape_keys import Chat, Key, Values, marker
+from tokpack.stages.render.shape_keys import ChatBuilder, Key, Values, marker
 from tokpack.stages.render.symbol_values import number
 from tokpack.stages.render.symbolic_template import SymbolicTemplate
 from tokpack.stages.render.symbols import Observed, Opaque, Part, Slot
@@ -99,7 +99,7 @@ class Fragments:
 
     def _arguments_of(self, key: Key) -> tuple[tuple[Part, ...], Observed]:
         seen = Observed()
-        (arguments,) = Chat(seen).messages(key)
+        (arguments,) = ChatBuilder(seen).messages(key)
         before, behind = self._call_edges
         first, *between = self._with_call(arguments)
         last = between.pop() if between else first

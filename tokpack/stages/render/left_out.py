@@ -42,18 +42,20 @@ def warnings(counters: Mapping[str, int]) -> list[str]:
 
 
 @dataclass
-class LeftOut:
+class Unwritten:
     counts: Counter[str] = field(default_factory=Counter)
     empty: set[int] = field(default_factory=set)
     """Assistant messages of which nothing was written."""
 
 
-def left_out(text: str, messages: Sequence[Message], marked: Marked, extents: Sequence[CharSpan]) -> LeftOut:
+def left_out(
+    text: str, messages: Sequence[Message], marked: Marked, extents: Sequence[CharSpan]
+) -> Unwritten:
     """Look for every message's data; `extents[i]` is where that of message i may stand.
 
     Raises RenderError with role and turn where a content is gone that no call stands for.
     """
-    found = LeftOut()
+    found = Unwritten()
     for index, message in enumerate(messages):
         texts = visible_texts(message)
         shown = index in marked.starts or index in marked.ends

@@ -48,7 +48,7 @@ _DIRECTIONS = ("train", "weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenderOptions:
+class RenderSettings:
     render: Literal["auto", "chat", "plain"] = "auto"
     loss: Loss = "assistant"
     eos: bool = True
@@ -92,7 +92,7 @@ def chat_reference(finder: SpanFinder, messages: Sequence[Message], tools: Any, 
     )
 
 
-def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptions) -> RenderedRow:
+def plain_reference(kind: str, messages: Sequence[Message], options: RenderSettings) -> RenderedRow:
     """One document end to end. Raises RenderError."""
     shape = plain_shape(kind, [message["role"] for message in messages], options)
     if shape is None:
@@ -122,7 +122,7 @@ def plain_reference(kind: str, messages: Sequence[Message], options: RenderOptio
     return RenderedRow(b"".join(pieces).decode(), trained, written, segments=segments, weights=weights)
 
 
-def plain_shape(kind: str, roles: Sequence[str], options: RenderOptions) -> ChatShape | None:
+def plain_shape(kind: str, roles: Sequence[str], options: RenderSettings) -> ChatShape | None:
     """The shape of a plain document; None when it is a chat of several turns."""
     if kind == "chat" and list(roles) not in (["user", "assistant"], ["system", "user", "assistant"]):
         return None

@@ -23,7 +23,7 @@ from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
 from tokpack.stages.render.pieces import Ints, Spans, ValuedSpans, Verbatim, assemble, most_text
 from tokpack.stages.render.reference import (
     RenderedRow,
-    RenderOptions,
+    RenderSettings,
     plain_reference,
     to_messages,
 )
@@ -31,7 +31,7 @@ from tokpack.stages.render.renderer import Renderer
 from tokpack.stages.render.shape_plan import ShapePlan, plan_rows
 from tokpack.stages.render.template_compiler import Compiled
 
-__all__ = ["RenderOptions", "Rendered", "Renderer", "render"]
+__all__ = ["RenderSettings", "Rendered", "Renderer", "render"]
 
 _PROOF_ROWS = 4
 _REFUSALS_A_PROOF = 256

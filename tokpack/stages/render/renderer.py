@@ -18,14 +18,14 @@ from tokpack.errors import UsageError
 from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
 from tokpack.stages.render.message_fields import message_fields
-from tokpack.stages.render.reference import Loss, RenderedRow, RenderOptions, chat_reference
+from tokpack.stages.render.reference import Loss, RenderedRow, RenderSettings, chat_reference
 from tokpack.stages.render.template_compiler import Compiled, TemplateCompiler
 
 _MOST_ENGINES = 32
 """Rows may bring arguments of their own; engines for so many kinds of them are kept."""
 
 
-class Engine:
+class TemplateEngine:
     """Renders with one set of arguments of the template. Safe to share between threads."""
 
     def __init__(self, finder: SpanFinder | None, tool_finder: SpanFinder | None, loss: Loss) -> None:
@@ -65,12 +65,12 @@ class Renderer:
     `date` is the day that templates see, `warnings` are messages for the end of the run.
     """
 
-    def __init__(self, tokenizer: Tokenizer, options: RenderOptions) -> None:
+    def __init__(self, tokenizer: Tokenizer, options: RenderSettings) -> None:
         self.tokenizer, self.options = tokenizer, options
         self.date = _read_date(options.date)
         self.warnings: list[str] = []
         self._lock = threading.Lock()
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, TemplateEngine] = {}
         self.engine = self.engine_for({})
         self.finder, self.tool_finder = self.engine.finder, self.engine.tool_finder
         self.proven: set[Compiled] = set()
@@ -82,7 +82,7 @@ class Renderer:
         """In another process it compiles the templates itself; the day stays."""
         return Renderer, (self.tokenizer, replace(self.options, date=str(self.date)))
 
-    def engine_for(self, kwargs: Mapping[str, Any]) -> Engine:
+    def engine_for(self, kwargs: Mapping[str, Any]) -> TemplateEngine:
         """What renders chats with these arguments of the template beside the run's own."""
         if not kwargs and self._engines:
             return self.engine
@@ -94,10 +94,12 @@ class Renderer:
                 self._engines[key] = self._new_engine(kwargs)
             return self._engines[key]
 
-    def _new_engine(self, kwargs: Mapping[str, Any]) -> Engine:
+    def _new_engine(self, kwargs: Mapping[str, Any]) -> TemplateEngine:
         chat, tool = self.tokenizer.chat_template, self.tokenizer.tool_template
         finder = self._finder(chat, kwargs)
-        return Engine(finder, finder if tool == chat else self._finder(tool, kwargs), self.options.loss)
+        return TemplateEngine(
+            finder, finder if tool == chat else self._finder(tool, kwargs), self.options.loss
+        )
 
     def _finder(self, source: str | None, kwargs: Mapping[str, Any]) -> SpanFinder | None:
         if source is None or self.options.render == "plain":

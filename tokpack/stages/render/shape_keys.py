@@ -18,7 +18,7 @@ from math import isfinite
 from typing import Any
 
 from tokpack.stages.render.chat_template import Message
-from tokpack.stages.render.symbol_values import Block, number
+from tokpack.stages.render.symbol_values import OpaqueObject, number
 from tokpack.stages.render.symbols import Observed, Slot, Symbol, joined
 
 Key = tuple[Hashable, ...]
@@ -97,7 +97,7 @@ class Values:
 
 
 @dataclass(slots=True)
-class Chat:
+class ChatBuilder:
     """Builds chats of a shape: of symbols, or of a probe's values."""
 
     seen: Observed | None = None
@@ -151,7 +151,7 @@ class Chat:
             return self.values[index]
         if self.open_objects:
             return {marker(index): number(index, self.seen, real=False)}
-        return Block.of(index, self.seen)
+        return OpaqueObject.of(index, self.seen)
 
     def object(self) -> Any:
         """One more object, behind the messages: a tool."""

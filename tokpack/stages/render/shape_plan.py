@@ -27,7 +27,7 @@ from tokpack.stages.render.template_compiler import MOST_MESSAGES, Compiled, Tem
 
 if TYPE_CHECKING:
     from tokpack.stages.render.chat_spans import SpanFinder
-    from tokpack.stages.render.renderer import Engine, Renderer
+    from tokpack.stages.render.renderer import Renderer, TemplateEngine
 
 _ROLE_SEPARATOR = "\x1f"
 
@@ -205,7 +205,7 @@ class _Fuller:
         plan: ShapePlan,
     ) -> None:
         self._documents, self._contents, self._lengths = documents, contents, lengths
-        self._engine: Engine = renderer.engine
+        self._engine: TemplateEngine = renderer.engine
         self._plan, self._joined = plan, roles
         self._shared: dict[int, int] = {}
         """id() of a text of tools -> its place."""

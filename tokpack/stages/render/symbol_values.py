@@ -44,7 +44,7 @@ def number(index: int, seen: Observed, real: bool) -> Any:
     return made
 
 
-class Length(int):  # noqa: PLW1641
+class SymbolLength(int):  # noqa: PLW1641
     """The length of a symbol: all that can be asked is whether it is zero."""
 
     _symbol: Symbol
@@ -53,7 +53,7 @@ class Length(int):  # noqa: PLW1641
     def of(symbol: Symbol) -> int:
         if symbol._size is not None:
             return symbol._size
-        made = Length(1)
+        made = SymbolLength(1)
         made._symbol = symbol
         return made
 
@@ -91,15 +91,15 @@ class Length(int):  # noqa: PLW1641
     __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _refuse
 
 
-class Block(dict[str, Any]):
+class OpaqueObject(dict[str, Any]):
     """An object of the data that is not empty, written as JSON and not looked into."""
 
     _slot: Slot
     _seen: Observed
 
     @staticmethod
-    def of(index: int, seen: Observed) -> Block:
-        made = Block(block="")
+    def of(index: int, seen: Observed) -> OpaqueObject:
+        made = OpaqueObject(block="")
         made._slot, made._seen = Slot(index), seen
         return made
 
@@ -120,7 +120,7 @@ class OpaqueBlock(Opaque):
 def to_json(value: Any, dumps: Dumps) -> str:
     """`json.dumps(value, **dumps)` of data with symbols in it."""
     options = dict(dumps)
-    if isinstance(value, Block):
+    if isinstance(value, OpaqueObject):
         return Symbol.of([replace(value._slot, dumps=dumps)], value._seen)
     if isinstance(value, Symbol):
         if not all(slot.raw for slot in value._slots):
@@ -151,7 +151,7 @@ def to_json(value: Any, dumps: Dumps) -> str:
 
 def is_symbolic(value: Any) -> bool:
     """Whether the value is, or holds, something that stands for data."""
-    if isinstance(value, Symbol | _Number | Block | Length):
+    if isinstance(value, Symbol | _Number | OpaqueObject | SymbolLength):
         return True
     if isinstance(value, Mapping):
         return any(is_symbolic(inner) for pair in value.items() for inner in pair)

@@ -17,7 +17,7 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.utils import Namespace
 
 from tokpack.stages.render.chat_template import ENVIRONMENT, ChatTemplate, Message, RenderError
-from tokpack.stages.render.symbol_values import Block, Length, is_symbolic, to_json
+from tokpack.stages.render.symbol_values import OpaqueObject, SymbolLength, is_symbolic, to_json
 from tokpack.stages.render.symbols import Opaque, Part, Symbol, joined, parts_of
 from tokpack.stages.render.template_limits import HELD, LimitedEnvironment, check_json, held, limited
 
@@ -122,7 +122,7 @@ def _trim(value: Any, chars: str | None = None) -> str:
 
 
 def _length(value: Any) -> int:
-    return Length.of(value) if isinstance(value, Symbol) else len(value)
+    return SymbolLength.of(value) if isinstance(value, Symbol) else len(value)
 
 
 def _replace(value: Any, old: str, new: str, count: int | None = None) -> str:
@@ -153,7 +153,7 @@ def _text_test(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
     def test(value: Any) -> bool:
         if isinstance(value, Symbol):
             return _TEXT_TESTS[name]
-        if isinstance(value, Block):
+        if isinstance(value, OpaqueObject):
             return name != "string"
         return bool(plain(value))
 

@@ -28,7 +28,7 @@ from tokpack.stages.render.fragments import Fragments
 from tokpack.stages.render.pieces import ChatShape, Place
 from tokpack.stages.render.reference import RenderedRow
 from tokpack.stages.render.segments import CLOSE, OPEN
-from tokpack.stages.render.shape_keys import Chat, Key, Values
+from tokpack.stages.render.shape_keys import ChatBuilder, Key, Values
 from tokpack.stages.render.symbol_values import OpaqueBlock
 from tokpack.stages.render.symbolic_template import SymbolicTemplate
 from tokpack.stages.render.symbols import Observed, Opaque, Part, Slot
@@ -214,7 +214,7 @@ class TemplateCompiler:
 
     def _trace(self, key: Key, tools: int) -> Compiled | None:
         seen = Observed()
-        chat, probe = Chat(seen, self._open_objects), Chat()
+        chat, probe = ChatBuilder(seen, self._open_objects), ChatBuilder()
         messages, probe_messages = chat.messages(key), probe.messages(key)
         if self._with_segments:  # think blocks matter, whether the template asks for them or not
             texts = [index for index, value in enumerate(probe.values) if isinstance(value, str)]
@@ -275,7 +275,7 @@ def _tool_text(slot: Slot, tools: list[Any], number: int) -> str:
 def _located(
     parts: list[Part],
     seen: Observed,
-    probe: Chat,
+    probe: ChatBuilder,
     row: RenderedRow,
     objects: frozenset[int],
     tools: int | None,

@@ -84,9 +84,9 @@ def _decided(shares: Any, names: Any, wholes: Any, min_confidence: float) -> pl.
 @lru_cache(maxsize=1)
 def _model() -> Any:
     """Scores by label; names of languages; which of them each label is, or is a variety of."""
-    from tokpack.stages.rules.language_scores import Scores
+    from tokpack.stages.rules.language_scores import LanguageScores
 
-    scores = Scores(_identifier())
+    scores = LanguageScores(_identifier())
     wholes = [scores.labels.index(_PART_OF.get(name, name)) for name in scores.labels]
     names = np.array([UNKNOWN if name == _NO_LANGUAGE else name for name in scores.labels], object)
     return scores, names, np.array(wholes)

@@ -17,7 +17,7 @@ from tokpack.stages.compiled import jit
 TOGETHER = 8
 
 
-class Scores:
+class LanguageScores:
     """`labels`, and for texts their probabilities: `float32[texts, labels]`."""
 
     def __init__(self, identifier: Any) -> None:

@@ -1,0 +1,21 @@
+"""What `tokpack verify` looked at: one table, drawn by the terminal and in a notebook."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokpack.printable import one_line
+from tokpack.report.tables import Cell, Column, Line, Table
+
+
+def checks_table(verification: Any) -> Table:
+    """One line a check, every fault below its check."""
+    columns = [Column("result", words=True), Column("check", words=True), Column("found", words=True)]
+    lines = []
+    for check in verification.checks:
+        verdict = Cell("ok", tone="good") if check.ok else Cell("FAULT", tone="bad")
+        lines.append(Line([verdict, Cell(check.name), Cell(one_line(check.detail, 400))], not check.ok))
+        lines += [
+            Line([Cell(""), Cell(""), Cell(one_line(fault, 400), tone="bad")]) for fault in check.faults
+        ]
+    return Table(f"verify {one_line(str(verification.folder))}", columns, lines, named=1)
