@@ -27,7 +27,7 @@ import polars as pl
 from tokpack.encoding.token_places import encode_reference
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.schema import TRAINED
-from tokpack.stages.render.render import Rendered, Renderer, RenderOptions, render
+from tokpack.stages.render.render import Rendered, Renderer, RenderSettings, render
 from tokpack.stages.tokenize import TokenBatch, tokenize
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
@@ -70,7 +70,7 @@ def read_chats(data: Path) -> pl.DataFrame:
 def tokpack_run(
     batches: list[pl.DataFrame], tokenizer: Tokenizer, repeats: int
 ) -> tuple[list[Rendered], list[TokenBatch], float, float]:
-    renderer = Renderer(tokenizer, RenderOptions())
+    renderer = Renderer(tokenizer, RenderSettings())
     rendered, render_seconds = timed(lambda: [render(batch, renderer) for batch in batches], repeats)
     tokens, seconds = timed(lambda: [tokenize(batch, tokenizer) for batch in rendered], repeats)
     return rendered, tokens, render_seconds, seconds

@@ -157,9 +157,9 @@ def long_chats(folder: Path) -> dict[str, float]:
 
     from tokpack.encoding.tokenizer import load_tokenizer
     from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
-    from tokpack.stages.render.render import Renderer, RenderOptions, render
+    from tokpack.stages.render.render import Renderer, RenderSettings, render
 
-    renderer = Renderer(load_tokenizer(folder), RenderOptions())
+    renderer = Renderer(load_tokenizer(folder), RenderSettings())
     asks = [("user", "What is {}?", None), ("assistant", "It is {}, as you know.", None)]
     call = {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}]}
     calls = [("user", "Do {}.", None), ("assistant", "", call), ("tool", "done {}", None), asks[1]]

@@ -11,7 +11,7 @@ from encode_helpers import byte_level, document, expected, frame, tokenizer_fold
 
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.schema import TRAINED
-from tokpack.stages.render.render import Rendered, Renderer, RenderOptions, render
+from tokpack.stages.render.render import Rendered, Renderer, RenderSettings, render
 from tokpack.stages.tokenize import tokenize
 
 TOLD = {
@@ -37,7 +37,7 @@ class Judge:
     def renderer(self, template: str) -> Renderer:
         tokenizer = copy(self._tokenizer)
         tokenizer.chat_template = tokenizer.tool_template = template
-        return Renderer(tokenizer, RenderOptions())
+        return Renderer(tokenizer, RenderSettings())
 
     def labels(self, renderer: Renderer, messages: Any, tools: Any) -> tuple[Rendered, list[int], list[int]]:
         """(rendered, ids, labels as a mask) by tokpack."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from encode_helpers import document, frame, small_tokenizer
 
-from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderSettings, render
 
 PLAIN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
 REASONED = (
@@ -33,7 +33,7 @@ ANSWERS = (
 def test_what_an_answer_shares_with_the_prompt_is_trained_as_by_the_reference(turn, prompt, tmp_path):
     source = f"{{% for m in messages %}}{turn}{{% endfor %}}"
     source += "{% if add_generation_prompt %}<|im_start|>assistant\n" + prompt + "{% endif %}"
-    renderer = Renderer(small_tokenizer(tmp_path, chat_template=source), RenderOptions(paranoid=True))
+    renderer = Renderer(small_tokenizer(tmp_path, chat_template=source), RenderSettings(paranoid=True))
     chats = []
     for content, thought in ANSWERS:
         answer = {"role": "assistant", "content": content}
@@ -47,7 +47,7 @@ def test_what_an_answer_shares_with_the_prompt_is_trained_as_by_the_reference(tu
 def test_the_rest_of_the_prompt_is_no_trained_text(tmp_path):
     source = f"{{% for m in messages %}}{PLAIN}{{% endfor %}}"
     source += "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
-    renderer = Renderer(small_tokenizer(tmp_path, chat_template=source), RenderOptions())
+    renderer = Renderer(small_tokenizer(tmp_path, chat_template=source), RenderSettings())
     hello = {"role": "user", "content": "Hello"}
     answers = ["Hi."] * 8 + ["<think>\nHm.\n</think>\n\nHi."] * 8
     rendered = render(

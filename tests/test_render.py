@@ -11,7 +11,7 @@ from encode_helpers import byte_level, document, frame, small_tokenizer, templat
 
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, TRAINED
-from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderSettings, render
 from tokpack.stages.tokenize import tokenize
 
 PAIR = {"kind": "prompt_completion", "roles": ["user", "assistant"], "contents": ["Question é", "Answer"]}
@@ -36,7 +36,7 @@ def opened(folder, chat_template=None):
 
 def encode(tokenizer, rows, **options):
     """[(text, text of the trained tokens, text of the content tokens)] of the rows."""
-    rendered = render(frame(rows), Renderer(tokenizer, RenderOptions(**options)))
+    rendered = render(frame(rows), Renderer(tokenizer, RenderSettings(**options)))
     assert not rendered.errors
     tokens = tokenize(rendered, tokenizer)
     found = []
@@ -57,7 +57,7 @@ def test_plain_documents_are_joined_and_closed_with_one_eos(folder):
 
 def test_prompt_and_completion_are_tokenized_together(folder):
     rows = [{**PAIR, "contents": ["hel", "lo"]}]
-    tokens = tokenize(render(frame(rows), Renderer(opened(folder), RenderOptions())), opened(folder))
+    tokens = tokenize(render(frame(rows), Renderer(opened(folder), RenderSettings())), opened(folder))
     ids = opened(folder).reference.encode("hello").ids
     assert tokens.input_ids.tolist() == [*ids, opened(folder).eos_id]
     crossing = [token for token in opened(folder).decode_rows([[i] for i in ids]) if "l" in token]
@@ -127,7 +127,7 @@ def test_auto_renders_pairs_by_the_template_if_there_is_one_and_text_never(folde
 
 def test_a_chat_of_several_turns_rendered_plain_is_an_error_row(folder):
     long = {"roles": ["user", "assistant"] * 2, "contents": ["a", "b", "c", "d"]}
-    rendered = render(frame([CHAT, long]), Renderer(opened(folder), RenderOptions(render="plain")))
+    rendered = render(frame([CHAT, long]), Renderer(opened(folder), RenderSettings(render="plain")))
     assert list(rendered.errors) == [1]
     assert "4 messages" in rendered.errors[1]
 
@@ -137,20 +137,20 @@ def test_a_chat_of_several_turns_rendered_plain_is_an_error_row(folder):
 )
 def test_a_template_that_is_needed_and_missing_is_a_usage_error(folder, kind, mode):
     with pytest.raises(UsageError, match="--chat-template FILE"):
-        render(frame([{**CHAT, "kind": kind}]), Renderer(opened(folder), RenderOptions(render=mode)))
+        render(frame([{**CHAT, "kind": kind}]), Renderer(opened(folder), RenderSettings(render=mode)))
 
 
 def test_plain_documents_and_a_tokenizer_without_eos_are_a_usage_error(tmp_path):
     tokenizer = small_tokenizer(tokenizer_folder(byte_level(), tmp_path / "none", eos_token=None))
     with pytest.raises(UsageError, match="--no-eos"):
-        render(frame([TEXT]), Renderer(tokenizer, RenderOptions()))
+        render(frame([TEXT]), Renderer(tokenizer, RenderSettings()))
     assert encode(tokenizer, [TEXT], eos=False)[0][0] == "Some text"
 
 
 def test_what_the_template_refuses_is_an_error_row_with_its_words(folder):
     tokenizer = opened(folder, template("gemma"))
     rows = [CHAT, {"roles": ["user", "user"], "contents": ["a", "b"]}, {"roles": [], "contents": []}]
-    rendered = render(frame(rows), Renderer(tokenizer, RenderOptions()))
+    rendered = render(frame(rows), Renderer(tokenizer, RenderSettings()))
     assert rendered.errors == {
         1: "Conversation roles must alternate user/assistant/user/assistant/...",
         2: "a chat without messages",
@@ -161,7 +161,7 @@ def test_what_the_template_refuses_is_an_error_row_with_its_words(folder):
 
 def test_half_a_surrogate_pair_is_an_error_row(folder):
     row = document([{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}])
-    rendered = render(frame([row]), Renderer(opened(folder, template("parts")), RenderOptions()))
+    rendered = render(frame([row]), Renderer(opened(folder, template("parts")), RenderSettings()))
     assert "surrogate" in rendered.errors[0]
 
 
@@ -169,7 +169,7 @@ def test_contents_of_dropped_documents_may_be_null(folder):
     tokenizer = opened(folder, template("qwen2_5"))
     kept = {"roles": ["user", "assistant"], "contents": ["Hi", None]}
     rows = [{**kept, "drop_reason": "empty_answer"}, {**TEXT, "contents": [None]}]
-    rendered = render(frame(rows), Renderer(tokenizer, RenderOptions()))
+    rendered = render(frame(rows), Renderer(tokenizer, RenderSettings()))
     assert not rendered.errors
     assert rendered.text[0].as_py().endswith("<|im_start|>assistant\n<|im_end|>\n")
     assert tokenize(rendered, tokenizer).offsets[2] - tokenize(rendered, tokenizer).offsets[1] == 1
@@ -182,12 +182,12 @@ def test_a_turn_left_out_of_a_plain_document_takes_its_eos_along(folder):
 
 def test_the_date_of_a_template_is_pinned_and_said(folder):
     tokenizer = opened(folder, template("parts"))
-    renderer = Renderer(tokenizer, RenderOptions(date="2024-07-26"))
+    renderer = Renderer(tokenizer, RenderSettings(date="2024-07-26"))
     assert "26 July 2024" in render(frame([CHAT]), renderer).text[0].as_py()
     assert renderer.uses_date
     assert "2024-07-26" in renderer.warnings[0]
     with pytest.raises(UsageError, match="YYYY-MM-DD"):
-        Renderer(tokenizer, RenderOptions(date="tomorrow"))
+        Renderer(tokenizer, RenderSettings(date="tomorrow"))
 
 
 def test_a_template_with_a_tool_variant_uses_it_for_chats_with_tools(tmp_path):
@@ -200,7 +200,7 @@ def test_a_template_with_a_tool_variant_uses_it_for_chats_with_tools(tmp_path):
     tokenizer = small_tokenizer(folder)
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     rendered = render(
-        frame([document(chat), document(chat, tools=[{"name": "f"}])]), Renderer(tokenizer, RenderOptions())
+        frame([document(chat), document(chat, tools=[{"name": "f"}])]), Renderer(tokenizer, RenderSettings())
     )
     assert "SmolLM" in rendered.text[0].as_py()
     assert "# Tools" in rendered.text[1].as_py()
@@ -223,8 +223,8 @@ def test_every_document_and_byte_is_there_once(folder):
         {"roles": ["user", "assistant"], "contents": ["?", "x</think>é"]},
         {"roles": ["user", "assistant"], "contents": ["?", ""]},
     ]
-    rendered = render(frame(rows * 3), Renderer(tokenizer, RenderOptions()))
-    alone = [render(frame([row]), Renderer(tokenizer, RenderOptions())).text[0].as_py() for row in rows]
+    rendered = render(frame(rows * 3), Renderer(tokenizer, RenderSettings()))
+    alone = [render(frame([row]), Renderer(tokenizer, RenderSettings())).text[0].as_py() for row in rows]
     assert rendered.text.to_pylist() == alone * 3
     assert rendered.counters["jinja"] == 2  # the first of a shape cut at what the template asks for
     assert np.array_equal(rendered.plain, [row is TEXT for row in rows] * 3)
@@ -240,7 +240,7 @@ def test_arguments_of_a_row_and_of_the_run_reach_the_template(folder):
     tokenizer = opened(folder, THINKING)
     row = {**CHAT, "extra": json.dumps({"chat_template_kwargs": {"enable_thinking": True}})}
     both = {**CHAT, "extra": json.dumps({"chat_template_kwargs": {"mood": "sad"}})}
-    renderer = Renderer(tokenizer, RenderOptions(template_kwargs={"mood": "glad"}))
+    renderer = Renderer(tokenizer, RenderSettings(template_kwargs={"mood": "glad"}))
     rendered = render(frame([CHAT, row, both, CHAT, row, row, row]), renderer)
     base = "<user>Hi</s><assistant>Hello</s>"
     texts = [base + end for end in ("glad", "[think]glad", "sad", "glad", *["[think]glad"] * 3)]
@@ -253,7 +253,7 @@ def test_a_row_cannot_replace_messages_or_fill_the_memory_with_engines(folder):
     tokenizer = opened(folder, THINKING)
     odd = [{"messages": [], "tools": 1, "add_generation_prompt": True, "mood": str(i)} for i in range(40)]
     rows = [{**CHAT, "extra": json.dumps({"chat_template_kwargs": kwargs})} for kwargs in odd]
-    renderer = Renderer(tokenizer, RenderOptions())
+    renderer = Renderer(tokenizer, RenderSettings())
     rendered = render(frame(rows), renderer)
     assert rendered.text.to_pylist() == [f"<user>Hi</s><assistant>Hello</s>{i}" for i in range(40)]
     assert len(renderer._engines) <= 32

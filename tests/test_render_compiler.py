@@ -14,7 +14,7 @@ from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from tokpack.stages.render.pieces import Spans, write_slot
 from tokpack.stages.render.reference import chat_reference, to_messages
-from tokpack.stages.render.render import Renderer, RenderOptions, _failed_shapes, render
+from tokpack.stages.render.render import Renderer, RenderSettings, _failed_shapes, render
 from tokpack.stages.render.shape_keys import chat_key
 from tokpack.stages.render.symbolic_template import SymbolicTemplate
 from tokpack.stages.render.symbols import WHITESPACE, Observed, Opaque, Slot, Symbol
@@ -51,7 +51,7 @@ def assert_as_by_jinja(documents, rendered, renderer):
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_chats_are_those_of_jinja(folder, name, loss):
     documents = frame(document(*chat) for chat in random_chats(80, seed=7))
-    renderer = Renderer(opened(folder, template(name, tagged=False)), RenderOptions(loss=loss))
+    renderer = Renderer(opened(folder, template(name, tagged=False)), RenderSettings(loss=loss))
     rendered = render(documents, renderer)
     assert_as_by_jinja(documents, rendered, renderer)
     assert not any("differed" in warning for warning in renderer.warnings)
@@ -63,7 +63,7 @@ def test_compiled_chats_are_those_of_jinja(folder, name, loss):
 def test_shapes_that_would_write_too_much_are_left_to_jinja(folder, monkeypatch):
     monkeypatch.setattr("tokpack.stages.render.template_compiler.MOST_WRITTEN", 200)
     documents = frame(document(*chat) for chat in random_chats(80, seed=7))
-    renderer = Renderer(opened(folder, template("llama3")), RenderOptions())
+    renderer = Renderer(opened(folder, template("llama3")), RenderSettings())
     rendered = render(documents, renderer)
     assert_as_by_jinja(documents, rendered, renderer)
     assert min(rendered.counters["compiled"], rendered.counters["jinja"]) > 0
@@ -72,15 +72,15 @@ def test_shapes_that_would_write_too_much_are_left_to_jinja(folder, monkeypatch)
 def test_simple_templates_compile_every_chat(folder):
     chats = random_chats(100, seed=8)
     for name in ("smollm2", "llama3", "mistral_v3", "llama2", "alpaca", "parts"):
-        renderer = Renderer(opened(folder, template(name)), RenderOptions())
+        renderer = Renderer(opened(folder, template(name)), RenderSettings())
         assert render(frame(document(*chat) for chat in chats), renderer).counters["compiled"] == 100
 
 
 def test_every_row_is_proved_when_paranoid_and_some_otherwise(folder):
     documents = frame(document(*chat) for chat in random_chats(120, seed=9))
     tokenizer = opened(folder, template("llama3"))
-    some = render(documents, Renderer(tokenizer, RenderOptions()))
-    all_of_them = render(documents, Renderer(tokenizer, RenderOptions(paranoid=True)))
+    some = render(documents, Renderer(tokenizer, RenderSettings()))
+    all_of_them = render(documents, Renderer(tokenizer, RenderSettings(paranoid=True)))
     shapes = documents["roles"].list.join(" ").n_unique()
     assert shapes <= some.counters["proofs"] <= shapes + 16
     assert all_of_them.counters["proofs"] == 120
@@ -91,7 +91,7 @@ def test_a_failed_proof_leaves_the_shape_to_jinja_with_a_warning(folder, monkeyp
     body = "{{ m.role }}: {{ m.content | replace('three', '3') }}."
     tokenizer = opened(folder, "{% for m in messages %}" + body + "{% endfor %}")
     monkeypatch.setattr(Observed, "lacks", lambda self, slot, constant: None)
-    renderer = Renderer(tokenizer, RenderOptions(loss="all"))
+    renderer = Renderer(tokenizer, RenderSettings(loss="all"))
     documents = frame([document([{"role": "user", "content": "longer than three"}])])
     rendered = render(documents, renderer)
     assert rendered.text[0].as_py() == "user: longer than 3."
@@ -100,7 +100,7 @@ def test_a_failed_proof_leaves_the_shape_to_jinja_with_a_warning(folder, monkeyp
 
 
 def test_the_first_chats_of_a_shape_with_more_than_texts_go_to_jinja(folder):
-    renderer = Renderer(opened(folder, template("qwen3")), RenderOptions())
+    renderer = Renderer(opened(folder, template("qwen3")), RenderSettings())
     plain = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     chats = [
         document(plain),
@@ -121,7 +121,7 @@ def test_the_first_chats_of_a_shape_with_more_than_texts_go_to_jinja(folder):
 
 def test_roles_are_not_confused_by_their_separator(folder):
     tokenizer = opened(folder, "{% for m in messages %}[{{ m.role }}|{{ m.content }}]{% endfor %}")
-    renderer = Renderer(tokenizer, RenderOptions(loss="all"))
+    renderer = Renderer(tokenizer, RenderSettings(loss="all"))
     roles = [["a\x1fb", "c"], ["a", "b\x1fc"], ["a", "b"]]
     rendered = render(frame({"roles": r, "contents": ["1", "2"]} for r in roles), renderer)
     assert rendered.text.to_pylist() == [f"[{a}|1][{b}|2]" for a, b in roles]
@@ -265,7 +265,7 @@ def test_what_looks_into_contents_otherwise_is_not_compiled(body):
 def test_batches_of_odd_layout_are_rendered_alike(folder):
     """Sliced, chunked and filtered frames, empty ones and single rows."""
     chats = [document(*chat) for chat in random_chats(40, seed=10)]
-    renderer = Renderer(opened(folder, template("llama3")), RenderOptions())
+    renderer = Renderer(opened(folder, template("llama3")), RenderSettings())
     whole = frame(chats)
     expected = render(whole, renderer)
     for documents, rows in [
@@ -288,7 +288,7 @@ def test_threads_share_a_renderer(folder):
     from concurrent.futures import ThreadPoolExecutor
 
     documents = frame(document(*chat) for chat in random_chats(60, seed=11, tools=True))
-    renderer = Renderer(opened(folder, template("qwen2_5")), RenderOptions())
+    renderer = Renderer(opened(folder, template("qwen2_5")), RenderSettings())
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: render(documents, renderer), range(16)))
     assert all(result.text == results[0].text for result in results)
@@ -305,7 +305,7 @@ def test_trained_spans_are_those_of_the_reference_with_its_loss():
 
 
 def test_a_warning_about_chats_names_roles_that_are_null(folder, monkeypatch):
-    renderer = Renderer(opened(folder, template("smollm2", tagged=False)), RenderOptions())
+    renderer = Renderer(opened(folder, template("smollm2", tagged=False)), RenderSettings())
 
     def refuse(*_messages, **_options):
         raise RenderError("no")

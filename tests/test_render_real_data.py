@@ -13,7 +13,7 @@ from encode_helpers import document, expected, frame, template
 
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.schema import TRAINED
-from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderSettings, render
 from tokpack.stages.tokenize import tokenize
 
 
@@ -49,7 +49,7 @@ def agree(folder, chats, tagged, untagged, batch=4000):
     """Compare all chats, batch by batch; how many took the fast paths."""
     auto = judge(folder)
     tokenizer = load_tokenizer(folder, chat_template=untagged)
-    renderer = Renderer(tokenizer, RenderOptions())
+    renderer = Renderer(tokenizer, RenderSettings())
     chats, counts = iter(chats), {"compiled": 0, "fast": 0, "all": 0}
     while part := list(islice(chats, batch)):
         roles = [[message["role"] for message in chat] for chat in part]
@@ -78,7 +78,7 @@ def test_real_tool_calls_have_the_ids_and_masks_of_transformers(name, real_data,
     chats = list(tool_chats(real_data))[:100]
     for tagged in (True, False):
         tokenizer = load_tokenizer(smollm2, chat_template=template(name, tagged))
-        rendered = render(frame(document(*chat) for chat in chats), Renderer(tokenizer, RenderOptions()))
+        rendered = render(frame(document(*chat) for chat in chats), Renderer(tokenizer, RenderSettings()))
         tokens = tokenize(rendered, tokenizer)
         assert not rendered.errors
         for row, (messages, tools) in enumerate(chats):

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokpack.schema import TRAINED
-from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderSettings, render
 from tokpack.stages.tokenize import tokenize
 
 KINDS = ("byte_level", "nfc", "byte_fallback", "llama2")
@@ -63,7 +63,7 @@ def compare(tokenizers, kind, name, chats, tagged, may_fail=0):
     """Render and tokenize the chats, and hold every document against transformers."""
     auto = tokenizers[kind][0]
     tokenizer = opened(tokenizers, kind, name, tagged)
-    rendered = render(frame(document(*chat) for chat in chats), Renderer(tokenizer, RenderOptions()))
+    rendered = render(frame(document(*chat) for chat in chats), Renderer(tokenizer, RenderSettings()))
     tokens = tokenize(rendered, tokenizer)
     lost = empty = 0
     for row, (messages, tools) in enumerate(chats):
@@ -153,7 +153,7 @@ def test_text_with_private_use_characters_is_located(tokenizers):
     whole_plane = "".join(map(chr, range(0x100000, 0x10FFFE)))
     tokenizer = opened(tokenizers, "byte_level", "qwen3", tagged=False)
     documents = frame([document([{"role": "user", "content": whole_plane}, chat[1]])])
-    assert "plane 16" in render(documents, Renderer(tokenizer, RenderOptions())).errors[0]
+    assert "plane 16" in render(documents, Renderer(tokenizer, RenderSettings())).errors[0]
 
 
 def test_content_parts_are_rendered_and_located(tokenizers):
@@ -167,7 +167,7 @@ def test_content_parts_are_rendered_and_located(tokenizers):
 
 def trained_texts(tokenizers, name, messages, tools=None, tagged=False, **options):
     tokenizer = opened(tokenizers, "byte_level", name, tagged)
-    rendered = render(frame([document(messages, tools)]), Renderer(tokenizer, RenderOptions(**options)))
+    rendered = render(frame([document(messages, tools)]), Renderer(tokenizer, RenderSettings(**options)))
     raw = rendered.text[0].as_py().encode()
     return [raw[a:b].decode() for a, b in rendered.trained.of_row(0)], rendered
 

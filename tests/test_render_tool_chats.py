@@ -10,7 +10,7 @@ import pytest
 from encode_helpers import document, frame, small_tokenizer
 
 from tokpack.stages.render.reference import to_messages
-from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderSettings, render
 
 TEMPLATES = (
     "qwen2_5_training",
@@ -57,7 +57,7 @@ def test_tool_and_reasoning_chats_are_compiled_and_those_of_jinja(name, tmp_path
     rng = random.Random(3)
     documents = frame([chat(rng, number % 4) for number in range(60)])
     tokenizer = small_tokenizer(tmp_path / "tokenizer", chat_template=source)
-    renderer = Renderer(tokenizer, RenderOptions(paranoid=True, date="2026-01-02"))
+    renderer = Renderer(tokenizer, RenderSettings(paranoid=True, date="2026-01-02"))
     rendered = render(documents, renderer)
     assert not any("differed" in warning for warning in renderer.warnings)
     taken = len(documents) - len(rendered.errors)
@@ -97,7 +97,7 @@ def test_chats_of_a_shape_that_the_template_refuses_have_its_reason_and_others_t
         return document([{"role": "user", "content": question}, calls])
 
     chats = [asked("too late" if n % 4 == 0 else f"soon {n}", "" if n % 2 else "said") for n in range(24)]
-    renderer = Renderer(small_tokenizer(tmp_path / "t", chat_template=source), RenderOptions())
+    renderer = Renderer(small_tokenizer(tmp_path / "t", chat_template=source), RenderSettings())
     for _ in range(2):
         rendered = render(frame(chats), renderer)
         assert rendered.errors == {

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokpack import analyze, merge, pack, repack, verify
 from tokpack.errors import UsageError
 from tokpack.schema import SEGMENT, SEGMENTS, TRAINED
-from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderSettings, render
 from tokpack.stages.tokenize import tokenize
 
 NAMES = (
@@ -51,7 +51,7 @@ def with_template(tokenizer, source):
 
 
 def labelled(tokenizer, documents, *names):
-    renderer = Renderer(tokenizer, RenderOptions(loss_mask=names, paranoid=True))
+    renderer = Renderer(tokenizer, RenderSettings(loss_mask=names, paranoid=True))
     rendered = render(documents, renderer)
     return rendered, tokenize(rendered, tokenizer)
 
@@ -201,7 +201,7 @@ def test_plain_answers_have_think_blocks_too(tokenizer):
         {"kind": "prompt_completion", "roles": ["user", "assistant"], "contents": ["q", text], "extra": None}
         for text in ("<think>Hm.</think>Yes.", "Yes.", "<think>\n</think>No.")
     ]
-    renderer = Renderer(tokenizer, RenderOptions(render="plain", loss_mask=("thinking",)))
+    renderer = Renderer(tokenizer, RenderSettings(render="plain", loss_mask=("thinking",)))
     rendered = render(frame(rows), renderer)
     tokens = tokenize(rendered, tokenizer)
     found = [

@@ -10,7 +10,7 @@ from encode_helpers import document, frame, small_tokenizer, template
 
 from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate, RenderError
-from tokpack.stages.render.render import Renderer, RenderOptions, render
+from tokpack.stages.render.render import Renderer, RenderSettings, render
 from tokpack.stages.render.template_forms import Forms
 
 OBJECT = {"town": "Rome", "days": 2}
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 def rendered(folder, source, *chats, tools=None, **options):
     tokenizer = small_tokenizer(folder, chat_template=source)
     return render(
-        frame(document(chat, tools) for chat in chats), Renderer(tokenizer, RenderOptions(**options))
+        frame(document(chat, tools) for chat in chats), Renderer(tokenizer, RenderSettings(**options))
     )
 
 

@@ -35,7 +35,7 @@ from tokpack.encoding.token_places import encode_reference
 from tokpack.encoding.unicode import UNSTABLE_IN_NFC, nfc
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.render.pieces import Spans
-from tokpack.stages.render.render import Rendered, Renderer, RenderOptions, render
+from tokpack.stages.render.render import Rendered, Renderer, RenderSettings, render
 from tokpack.stages.tokenize import flag_tokens, tokenize
 
 
@@ -363,7 +363,7 @@ def test_real_tokenizers_are_served_by_the_fast_path(name, request, tmp_path_fac
     texts = odd_texts(seed=8, number=300)
     assert difference(tokenizer.encode_reference, tokenizer.fast, large(texts)) is None
     rows = frame({"roles": ["user", "assistant"], "contents": pair} for pair in map(list, pairwise(texts)))
-    tokens = tokenize(render(rows, Renderer(tokenizer, RenderOptions())), tokenizer)
+    tokens = tokenize(render(rows, Renderer(tokenizer, RenderSettings())), tokenizer)
     assert tokens.stats["fast"] > 0.5 * len(rows)
 
 
