@@ -26,7 +26,6 @@ from tokpack.cost import (
     load_apis,
     run_plan,
     slot_table,
-    spent,
 )
 from tokpack.cost.figure import weakest
 from tokpack.cost.speed import start_seconds
@@ -174,13 +173,6 @@ def test_wrong_utilization_and_counts_are_refused() -> None:
         estimate(SHAPE, [1], A100, mfu=(0.5, 0.4))
     with pytest.raises(UsageError, match="positive"):
         estimate(SHAPE, [1], A100, epochs=0)
-
-
-def test_money_spent_is_time_times_price() -> None:
-    figure = spent(1800, A100, gpu_count=2)
-    assert figure.value == pytest.approx(1.79)
-    assert "1800 s on 2 A100-80GB" in figure.note
-    assert spent(3600, A100, price_usd_h=1.0).value == 1.0
 
 
 def test_an_api_bills_content_tokens_times_epochs() -> None:

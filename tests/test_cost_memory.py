@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_samples import LLAMA_8B
 
 from tokpack.cost import Method, ModelShape, find_gpu, fits, load_gpus, memory
 from tokpack.cost.gpus import GIB, Gpu
@@ -28,17 +29,7 @@ SMALL = {
     "eos_token_id": 1,
     "pad_token_id": 2,
 }
-LLAMA_3_8B = ModelShape.from_config(
-    {
-        "model_type": "llama",
-        "vocab_size": 128256,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    }
-)
+LLAMA_3_8B = ModelShape.from_config(LLAMA_8B)
 FP32_LORA = Method(kind="lora", rank=8, weights="fp32", compute_bytes=4)
 METHODS = {
     "fp32 lora": FP32_LORA,

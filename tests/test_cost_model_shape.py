@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from packaging.version import Version
+from report_samples import LLAMA_8B
 
 from tokpack.cost.model_shape import ModelShape
 from tokpack.errors import UsageError
@@ -67,16 +68,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }
 
-LLAMA_3_8B = {
-    "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "tie_word_embeddings": False,
-}
+LLAMA_3_8B = {**LLAMA_8B, "tie_word_embeddings": False}
 
 
 def meta_model(model_type: str, **overrides: Any) -> tuple[Any, ModelShape]:

@@ -87,9 +87,9 @@ def test_a_resumed_run_loses_its_patience_where_the_uninterrupted_one_does(place
 def test_the_best_checkpoint_is_loaded_at_the_end_as_trainer_has_it(place, tmp_path):
     needs_packed_trainer()
     recipe = load_recipe(
-        **{**OVERFITS, "max_steps": 30},
-        eval_steps=10,
-        save_steps=10,
+        **{**OVERFITS, "max_steps": 60},
+        eval_steps=20,
+        save_steps=20,
         scheduler="constant",
         trainer={"load_best_model_at_end": True},
     )
@@ -97,8 +97,8 @@ def test_the_best_checkpoint_is_loaded_at_the_end_as_trainer_has_it(place, tmp_p
     losses = dict(result.held_out)
     losses.pop(0, None)
     best = min(losses, key=losses.get)
-    assert result.steps == 30
-    assert best < 30
+    assert result.steps == 60
+    assert best < 60
     assert held_out_loss(place, tmp_path / "out") == pytest.approx(losses[best], abs=1e-4)
 
 

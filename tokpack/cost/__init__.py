@@ -6,7 +6,7 @@ Some functions bear their module's name: `from tokpack.cost import estimate` is 
 from __future__ import annotations
 
 from tokpack.cost.capacity import CapacityCurve, CapacityPoint, capacity_curve
-from tokpack.cost.estimate import Calibration, Estimate, api_cost, compare, estimate, spent
+from tokpack.cost.estimate import Calibration, Estimate, api_cost, compare, estimate
 from tokpack.cost.figure import Figure
 from tokpack.cost.flops import Flops, attention_pairs, flops, token_cost
 from tokpack.cost.gpus import ApiPrice, Gpu, find_api, find_gpu, gpu_price, load_apis, load_gpus
@@ -49,6 +49,5 @@ __all__ = [
     "memory",
     "run_plan",
     "slot_table",
-    "spent",
     "token_cost",
 ]

@@ -208,20 +208,6 @@ def compare(
     return out
 
 
-def spent(seconds: float, gpu: Gpu, *, gpu_count: int = 1, price_usd_h: float | None = None) -> Figure:
-    """Dollars that `seconds` of training on `gpu_count` GPUs have cost: a measured time at a list price.
-
-    Raises UsageError when no price is known.
-    """
-    price = gpu_price(gpu, price_usd_h)
-    return Figure(
-        seconds / 3600 * gpu_count * price.value,
-        "USD",
-        weakest("measured", price.source),
-        f"{seconds:.0f} s on {gpu_count} {gpu.key} at {price.value:g} USD/GPU-hour ({price.note})",
-    )
-
-
 def api_cost(tokens: int, epochs: float, price: ApiPrice) -> Figure:
     """Dollars of a managed fine-tuning run: content tokens x epochs x price. Packing does not change it."""
     note = f"{price.provider} {price.model}: {price.usd_per_million:g} USD per million tokens"

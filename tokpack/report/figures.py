@@ -5,7 +5,6 @@ No times and no paths: the same input gives the same bytes.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,9 +86,6 @@ class Report:
         from tokpack.report.html import page
 
         Path(path).write_text(page(self.figures), encoding="utf-8")
-
-    def save_json(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     def __rich__(self) -> Any:
         from tokpack.report.first_screen import first_screen

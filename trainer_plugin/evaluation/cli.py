@@ -88,7 +88,7 @@ def evaluate(
             task_settings=run.TaskSettings(
                 limit=limit, num_fewshot=num_fewshot, chat_template=chat_template, trusted=trust_tasks
             ),
-            settings=run.Settings(**options),
+            settings=run.EvalSettings(**options),
             tell=tell,
         )
     _show(found, html, json, quiet)

@@ -40,11 +40,11 @@ def _forest(lines: list[ForestLine], title: str, width: int, less_is_better: boo
     import altair as alt
 
     bands, words = labeled(lines, width, BAND)
-    layers = [*_marks(lines, bands, width, less_is_better), *words]
+    layers = [*_marks(lines, bands, less_is_better), *words]
     return draw(alt.layer(*layers), title, width, bands[-1] + BAND)
 
 
-def _marks(lines: list[ForestLine], bands: list[int], width: int, less_is_better: bool) -> list[object]:
+def _marks(lines: list[ForestLine], bands: list[int], less_is_better: bool) -> list[object]:
     import altair as alt
 
     ends = [end for line in lines for end in _ends(line.interval)] + [0.0]

@@ -75,7 +75,7 @@ def write_config(
     out.mkdir(parents=True, exist_ok=True)
     out = out.resolve()
     writer = _Writer(engine, base, model_config, out, tell)
-    writer.adapters(named, configs, {one.adapter: one.way for one in refused})
+    writer.adapters(named, {one.adapter: one.way for one in refused})
     return writer.files(context, port)
 
 
@@ -88,9 +88,7 @@ class _Writer:
         self.notes: list[str] = []
         self.on_4_bits: dict[str, bool] = {}
 
-    def adapters(
-        self, named: dict[str, Path], configs: dict[str, dict[str, Any]], ways: dict[str, str]
-    ) -> None:
+    def adapters(self, named: dict[str, Path], ways: dict[str, str]) -> None:
         """Each in the engine's form; those that no engine takes as models of their own."""
         for name, folder in named.items():
             way = ways.get(name)

@@ -183,7 +183,7 @@ def verify_served(
             data=data,
             others=other or (),
             key=os.environ.get(api_key_env) or None,
-            settings=run.Settings(**options),
+            settings=run.ProofSettings(**options),
             tell=tell,
         )
     if json:
