@@ -117,3 +117,17 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_documents(curricul
     assert f"documents {ids}" in found.value.where
     assert "checkpoint-2" in found.value.hint
     assert trainer.state.global_step == 2
+
+
+def test_steps_that_are_not_those_of_the_mix_are_told_once(tmp_path, caplog):
+    write_packed(tmp_path / "packed", make_documents(LENGTHS * 3), CAPACITY)
+    dataset = PackedDataset(tmp_path / "packed")
+    dataset.manifest["config"]["plan"]["mix_per_step"] = True
+    dataset.manifest["plan"]["mixed"] = {"rows_per_step": 2}
+    for batch_rows, words in ((1, 1), (2, 0)):
+        caplog.clear()
+        options = {"trainer": {"per_device_train_batch_size": batch_rows}}
+        trainer_for(
+            tiny_llama("tokpack"), dataset, tmp_path / f"{batch_rows}", max_steps=1, **options
+        ).train()
+        assert caplog.text.count("a step trains on 1: tokpack repack") == words

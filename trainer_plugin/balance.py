@@ -13,7 +13,6 @@ the cheapest part of the next hand. With one rank nothing needs balancing and th
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from tokpack.schema import IGNORE_INDEX, keeps_order
 if TYPE_CHECKING:
     from trainer_plugin.dataset import PackedDataset
 
-
-log = logging.getLogger("tokpack")
 
 Order = Literal["packed", "balanced", "random"]
 ORDERS: tuple[Order, ...] = ("packed", "balanced", "random")
@@ -188,7 +185,7 @@ def balanced_sampler(
     """
     if order is None and args.train_sampling_strategy == "sequential":
         order = "packed"
-    sampler = BalancedSampler(
+    return BalancedSampler(
         dataset,
         args.world_size,
         batch_rows=args.per_device_train_batch_size,
@@ -197,9 +194,6 @@ def balanced_sampler(
         pair_cost=pair_cost(model),
         order=order,
     )
-    if lost := lost_mix(dataset, sampler):
-        log.warning(lost)
-    return sampler
 
 
 def lost_mix(dataset: PackedDataset, sampler: BalancedSampler) -> str:

@@ -35,7 +35,7 @@ from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
 from trainer_plugin import guards
-from trainer_plugin.balance import BalancedSampler, Order, balanced_sampler
+from trainer_plugin.balance import BalancedSampler, Order, balanced_sampler, lost_mix
 from trainer_plugin.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tokens
 from trainer_plugin.chunked_loss import ChunkedLoss
 from trainer_plugin.collator import Loss, PackedCollator
@@ -185,7 +185,10 @@ class PackedTrainerMixin(EvaluationMixin):
         """Our order for our datasets; Trainer's own for others, and for a strategy asked for by length."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(dataset, PackedDataset) and self.args.train_sampling_strategy in OUR_STRATEGIES:
-            return balanced_sampler(dataset, self.args, inner_model(self.model), self.packed_order)
+            sampler = balanced_sampler(dataset, self.args, inner_model(self.model), self.packed_order)
+            if lost := lost_mix(dataset, sampler):
+                log.warning(lost)
+            return sampler
         return super()._get_train_sampler(train_dataset)
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
