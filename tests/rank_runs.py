@@ -45,12 +45,12 @@ def ranks() -> int:
 def train(packed: Path, model: Path, out: Path, loss: str, *, shard: bool = False) -> None:
     """Full training; `OUT.LOSS.pt` are the weights at its end, `.json` its figures."""
     dataset = PackedDataset(packed)
-    sampler = BalancedSampler(dataset, 2, accumulation=2)
     recipe = load_recipe(
         **{"method": "full", "dtype": "float32", "loss": loss, "epochs": 2.0, "shard": shard},
         **{"accumulation": 4 // ranks(), "learning_rate": 1e-2, "trainer": {"optim": "sgd", "use_cpu": True}},
     )
     network = load_model(str(model), recipe)
+    sampler = BalancedSampler(dataset, 2, accumulation=2, pair_cost=pair_cost(network))
     prepare_model(network, "tokpack")
     trainer = PackedTrainer(
         network,

@@ -71,7 +71,7 @@ class CleaningOptions(TypedDict, total=False):
     ]
     budget: Annotated[
         int | str | None,
-        "Most to keep, the best and most varied: 20M tokens, 5M-trained ones, or what 50usd pay for.",
+        "Keep at most this, the best and most varied: 20M tokens, 5M-trained ones, or what 50usd pays for.",
     ]
     keep: Annotated[
         StrPath | None,
@@ -91,7 +91,7 @@ class RenderOptions(TypedDict, total=False):
     loss: Annotated[Loss | None, "What is trained on (default assistant)."]
     loss_mask: Annotated[
         str | None,
-        "Segments of answers not trained, as template,thinking; also tool_calls; none: measured alone.",
+        "Segments of answers not to be trained, as template,thinking; also tool_calls; none: only measured.",
     ]
     tool_arguments: Annotated[
         ToolArguments | None, "Arguments of calls as the template reads them (default auto)."
@@ -169,7 +169,9 @@ class PackOptions(AnalyzeOptions, WriteOptions):
 class CleanOptions(ReadOptions, FormatOptions, CleaningOptions, total=False):
     """Tokens and bill"""
 
-    tokenizer: Annotated[StrPath | None, "To count with; when not given, one is learned from the data."]
+    tokenizer: Annotated[
+        StrPath | None, "Tokenizer to count with; when not given, one is learned from the data."
+    ]
     chat_template: Annotated[StrPath | None, "Jinja file that replaces the tokenizer's own."]
     max_length: Annotated[int | str | None, "Drop documents of more tokens (default: none)."]
     seed: Annotated[int | None, "Seed of the choice under a budget (default 0)."]

@@ -41,12 +41,14 @@ def train(
     batch_rows: Annotated[int | None, typer.Option(help="Packed rows per device and micro-batch.")] = None,
     accumulation: Annotated[int | None, typer.Option(help="Micro-batches per optimizer step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate (default 2e-4).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of row order, adapter and dropout.")] = None,
-    eval_steps: Annotated[int | None, typer.Option(help="Held-out loss every so many steps.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="End after so many evaluations without a lower loss; keeps the best.")
+    seed: Annotated[int | None, typer.Option(help="Seed of row order, adapter and dropout.")] = None,
+    eval_steps: Annotated[
+        int | None, typer.Option(help="Steps between evaluations of the held-out loss.")
     ] = None,
-    save_steps: Annotated[int | None, typer.Option(help="Checkpoint every so many steps.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End after this many evaluations without a lower loss; keeps the best.")
+    ] = None,
+    save_steps: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
@@ -58,17 +60,17 @@ def train(
         bool, typer.Option("--no-gradient-checkpointing", help="Keep activations: more memory, faster.")
     ] = False,
     token_budget: Annotated[
-        int | None, typer.Option(help="End with the packed row that reaches so many tokens.")
+        int | None, typer.Option(help="End with the packed row that reaches this many tokens.")
     ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="GPU that trains, such as a10: prediction and price.")
     ] = None,
     gpu_price: Annotated[
-        float | None, typer.Option(help="Dollars an hour of one GPU, for the table's.")
+        float | None, typer.Option(help="Dollars per hour of one GPU; the table's when not given.")
     ] = None,
     gpus: Annotated[Path | None, typer.Option(help="TOML file with GPUs and prices of your own.")] = None,
     max_cost: Annotated[
-        float | None, typer.Option(help="End after the step in which so many dollars are spent.")
+        float | None, typer.Option(help="End after the step in which this many dollars are spent.")
     ] = None,
     document_log: Annotated[
         str | None, typer.Option(help=".parquet or .jsonl file for each document's loss in each epoch.")
@@ -159,9 +161,15 @@ def train(
 def merge_adapter(
     adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Base, when it has moved.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Folder or Hub name of the base, when it has moved.")
+    ] = None,
     original: Annotated[
-        bool, typer.Option("--original", help="Into the base as it is: other answers than QLoRA trained.")
+        bool,
+        typer.Option(
+            "--original",
+            help="Merge into the original base: answers then differ from those that QLoRA trained.",
+        ),
     ] = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare the logits.")] = False,
     quiet: Quiet = False,

@@ -73,7 +73,7 @@ ShardFormat = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option(help="Blocks worked on at once; 0: one a core. Never changes the output.")
+    int, typer.Option(help="Blocks worked on at once; 0: one per core. Never changes the output.")
 ]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Do not compare the sums of the shards first.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]

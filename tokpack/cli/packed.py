@@ -156,7 +156,7 @@ def merge(
         list[Path], typer.Argument(help=PACKED_HELP, parser=packed_folder, metavar="PACKED")
     ],
     out: Out,
-    seed: Annotated[int, typer.Option(help="Of the new order of all rows.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the new row order.")] = 0,
     keep_order: Annotated[
         bool, typer.Option("--keep-order", help="One packed dataset after another, rows as they are.")
     ] = False,
@@ -193,7 +193,7 @@ def repack(
     rows_per_step: RowsPerStep = None,
     mix_per_step: MixPerStep = None,
     shard_format: ShardFormat = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order of rows; as packed when not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the row order; as packed when not given.")] = None,
     no_check: NoCheck = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a packed dataset in OUT.")] = False,
     quiet: Quiet = False,

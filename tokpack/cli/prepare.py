@@ -33,7 +33,7 @@ By = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="Tell the values of this column of the data apart in the report, such as source.",
+        help="Report figures for each value of this column, such as source.",
     ),
 ]
 

@@ -53,8 +53,8 @@ def gpus(
     words: Annotated[
         list[str] | None, typer.Argument(help="Words of the name, as rtx 4090; all when not given.")
     ] = None,
-    min_memory: Annotated[float, typer.Option(help="GB at least.")] = 0.0,
-    max_price: Annotated[float | None, typer.Option(help="Dollars per hour at most.")] = None,
+    min_memory: Annotated[float, typer.Option(help="Least memory, in GB.")] = 0.0,
+    max_price: Annotated[float | None, typer.Option(help="Highest price, in dollars per hour.")] = None,
     file: Annotated[
         Path | None, typer.Option("--gpus", help="TOML file with GPUs and prices of your own.")
     ] = None,

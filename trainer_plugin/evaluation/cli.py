@@ -30,17 +30,18 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="validation, train, or auto: the validation part where there is one.")
     ] = "auto",
-    max_rows: Annotated[int, typer.Option(help="Only so many packed rows, drawn by --seed; 0: all.")] = 0,
+    max_rows: Annotated[int, typer.Option(help="Only this many packed rows, drawn by --seed; 0: all.")] = 0,
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="Task of lm-eval, a name or a .yaml file; more than once (extra eval)."),
     ] = None,
-    limit: Annotated[int, typer.Option(help="First so many questions of each task; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(help="Only the first questions of each task, this many; 0: all.")] = 0,
     num_fewshot: Annotated[
         int | None, typer.Option(help="Examples in each prompt; as the task says when not given.")
     ] = None,
     chat_template: Annotated[
-        bool, typer.Option("--chat-template", help="Prompts of tasks in the tokenizer's chat template.")
+        bool,
+        typer.Option("--chat-template", help="Render prompts of tasks by the tokenizer's chat template."),
     ] = False,
     trust_tasks: Annotated[
         bool,
@@ -48,14 +49,14 @@ def evaluate(
     ] = False,
     gate: Annotated[
         list[str] | None,
-        typer.Option(help='As "heldout < -0.02"; exit code 1 where the interval does not keep it.'),
+        typer.Option(help='As "heldout < -0.02"; exit code 1 unless the interval meets it.'),
     ] = None,
     base_weights: Annotated[
         str, typer.Option(help="auto (as the adapters were trained), original, or nf4 (4 bits).")
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     attn: Annotated[str, typer.Option(help="auto, tokpack, mixers, loop, sdpa, eager, ...")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of --max-rows.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed that draws --max-rows.")] = 0,
     html: Annotated[Path | None, typer.Option(help="Also write the figures as a page.")] = None,
     no_check: NoCheck = False,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,

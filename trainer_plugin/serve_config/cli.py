@@ -22,14 +22,17 @@ def serve_config(
         str, typer.Option("--engine", "-e", help="vllm, sglang, lmdeploy, llamacpp or ollama.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is served.")],
-    base: Annotated[str | None, typer.Option(help="Base, when it has moved.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Folder or Hub name of the base, when it has moved.")
+    ] = None,
     convert: Annotated[
-        bool, typer.Option("--convert", help="Make of refused adapters what can be served; merge the others.")
+        bool,
+        typer.Option("--convert", help="Convert refused adapters to what can be served; merge the others."),
     ] = False,
     context: Annotated[
         int | None, typer.Option(help="Tokens of a prompt and its answer; the model's, up to 8,192.")
     ] = None,
-    port: Annotated[int, typer.Option(help="That the engine listens on.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port that the engine listens on.")] = 8000,
     quiet: Silent = False,
 ) -> None:
     """Write what an engine needs to serve adapters: their base, their form, start command, systemd, Docker.
@@ -54,7 +57,9 @@ def serve_config(
 def convert_adapter(
     adapter: Annotated[Path, typer.Argument(help="Adapter folder.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, or the merged model.")],
-    base: Annotated[str | None, typer.Option(help="Base, when it has moved.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Folder or Hub name of the base, when it has moved.")
+    ] = None,
     quiet: Silent = False,
 ) -> None:
     """Make plain LoRA of an adapter that servers refuse; what no plain LoRA can say is merged into its base.

@@ -36,10 +36,12 @@ def serve(
         str, typer.Argument(help="Base model: a folder, or a name on the Hub.", show_default=False)
     ],
     adapter: Adapters = None,
-    host: Annotated[str, typer.Option(help="Address; any but loopback needs an API key.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but loopback needs an API key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
     name: Annotated[
-        str | None, typer.Option(help="How the base is asked for; its own name otherwise.")
+        str | None, typer.Option(help="Name of the base in requests; its own when not given.")
     ] = None,
     adapters_below: Annotated[
         Path | None, typer.Option(help="Adapters below this folder may be loaded and unloaded over HTTP.")
@@ -145,8 +147,8 @@ def verify_served(
         list[str] | None,
         typer.Option(help="An adapter that may be answering instead; more than once.", show_default=False),
     ] = None,
-    documents: Annotated[int, typer.Option(help="Of --data, at most.")] = 8,
-    max_tokens: Annotated[int, typer.Option(help="Of each document.")] = 512,
+    documents: Annotated[int, typer.Option(help="Most documents of --data to ask about.")] = 8,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of each document.")] = 512,
     api_key_env: Annotated[str, typer.Option(help="Variable that holds the API key.")] = "TOKPACK_API_KEY",
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 120.0,
     extra_body: Annotated[
@@ -204,10 +206,16 @@ def chat(
         str | None, typer.Option(help="Base; the one that the adapter names when not given.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Of each answer.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0: the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus that is drawn from.")] = 0.95,
-    seed: Annotated[int | None, typer.Option(help="For the same answers again.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of each answer.")] = 512,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Sampling temperature; 0: the likeliest token.")
+    ] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Nucleus sampling: the share of probability to draw from.")
+    ] = 0.95,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the sampling: the same seed gives the same answers.")
+    ] = None,
     context: Annotated[int, typer.Option(help="Most tokens of the conversation.")] = 4096,
     base_weights: BaseWeights = "auto",
     dtype: Dtype = "auto",

@@ -33,7 +33,7 @@ class Job:
     adapter: str | None = None
     """None: the base."""
     temperature: float = 1.0
-    """0: the likeliest token."""
+    """Sampling temperature; 0: the likeliest token."""
     top_p: float = 1.0
     top_k: int = 0
     """0: all."""
