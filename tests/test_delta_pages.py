@@ -12,6 +12,7 @@ import pytest
 
 from tokpack.config import SourceConfig
 from tokpack.errors import DataError
+from tokpack.parquet_files import row_group_columns
 from tokpack.stages.read import parquet_rows, streams
 from tokpack.stages.read.delta_pages import text_sizes
 from tokpack.stages.read.parquet_rows import parquet_batches
@@ -58,7 +59,7 @@ def test_lengths_add_up_to_the_texts(kind, codec, version):
         source = SimpleNamespace(size_bytes=1 << 40, path="x")
         groups = range(read.num_row_groups)
         found = [
-            text_sizes(file, read.schema.column(0), read.metadata.row_group(group).column(0), source)
+            text_sizes(file, read.schema.column(0), row_group_columns(file)[group][0], source)
             for group in groups
         ]
         lengths = [len(text.encode()) for text in texts if text is not None]

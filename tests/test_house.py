@@ -18,7 +18,7 @@ HOUSE = {
     "tokpack": """
         version printable fingerprint durable ranges schema reasons own_files interrupts
         errors plain engine notebook_bars progress_lines activity parsing conversion plugins locks sums ledger
-        hub user_cache
+        hub user_cache thrift parquet_files
         config_limits config config_file options
         fresh_folder manifest checked shards token_files card doctor
         encoding stages packed_urls

@@ -20,6 +20,7 @@ import pyarrow as pa
 from tokpack.checked import is_right
 from tokpack.config import ShardFormat
 from tokpack.errors import DataError, OutputError
+from tokpack.parquet_files import StoredGroup, open_parquet, row_group_columns
 from tokpack.schema import COPIES, LOSS_WEIGHTS
 from tokpack.sums import file_sha256
 from tokpack.user_cache import own_cache
@@ -87,17 +88,14 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
             yield from stream
         return
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            yield from _row_group(file, group).to_batches()
+    with open_parquet(path) as file:
+        for group, columns in enumerate(row_group_columns(path)):
+            yield from _row_group(file, group, columns).to_batches()
 
 
-def _row_group(file: Any, group: int) -> pa.Table:
+def _row_group(file: Any, group: int, columns: StoredGroup) -> pa.Table:
     """Raises pa.ArrowInvalid for one of more values than tokpack writes: equal ones take no room."""
-    found = file.metadata.row_group(group)
-    values = max((found.column(number).num_values for number in range(found.num_columns)), default=0)
+    values = max((column.values for column in columns), default=0)
     if values > MOST_VALUES:
         raise pa.ArrowInvalid(f"a row group says that it holds {values:,} values")
     return file.read_row_group(group).combine_chunks()
@@ -135,13 +133,11 @@ def row_fault(batch: pa.RecordBatch, columns: pa.Schema) -> str:  # noqa: PLR091
 
 def read_row(path: Path, row: int) -> pa.Table:
     """One row of a Parquet shard; reads its row group."""
-    import pyarrow.parquet as pq
-
-    with _opened(path), pq.ParquetFile(path) as file:
+    with _opened(path), open_parquet(path) as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if row < rows:
-                table = _row_group(file, group)
+                table = _row_group(file, group, row_group_columns(path)[group])
                 table.validate(full=True)
                 return table.slice(row, 1)
             row -= rows

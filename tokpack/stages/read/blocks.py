@@ -187,7 +187,7 @@ def _next_step(error: Exception) -> str:
     if "too deeply nested" in text or "recursion depth" in text:
         return "Arrow reads no columns nested so deep: write it as JSONL"
     if "crypt" in text:
-        return "it is encrypted: decrypt it first"
+        return "decrypt the file first"
     return "the file is damaged or cut off: fetch it again, or take it out of the inputs"
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from tokpack.errors import DataError
 from tokpack.stages.read.faults import FAULT, UNREADABLE
-from tokpack.stages.read.streams import Joined
+from tokpack.stages.read.streams import Joined, check_columns
 
 _HEAD_BYTES = 1 << 20
 _BLOCK_BYTES = 16 << 20
@@ -41,7 +41,8 @@ _ESCAPE |= {escape: "".join(chr(_ESCAPES + byte) for byte in chr(escape).encode(
 def csv_batches(stream: IO[bytes], where: str) -> Iterator[pa.RecordBatch]:
     """Raises pa.ArrowException for what is no CSV at all.
 
-    Raises DataError for a header that is not UTF-8, and for an open quote that swallows the rows after it.
+    Raises DataError for a header that is not UTF-8 or names too many columns, and for an open quote that
+    swallows the rows after it.
     """
     with _long_rows_named(where):
         escaped = _Escaped(stream)
@@ -54,6 +55,7 @@ def csv_batches(stream: IO[bytes], where: str) -> Iterator[pa.RecordBatch]:
             raise DataError(
                 f"the header is {fault}", where=where, hint="convert the file: iconv -f LATIN1 -t UTF-8"
             )
+        check_columns(len(names), where)
         misfits: list[Any] = []
 
         def set_aside(row: Any) -> str:

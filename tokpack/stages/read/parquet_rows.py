@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokpack.errors import DataError
+from tokpack.parquet_files import StoredColumn, StoredGroup, open_parquet, row_group_columns
 from tokpack.stages.read import delta_pages
 from tokpack.stages.read.expansion import LEAST_BYTES, grows
 from tokpack.stages.read.sources import Source
-from tokpack.stages.read.streams import check_growth
+from tokpack.stages.read.streams import check_columns, check_growth
 
 BATCH_ROWS = 4096
 MOST_BYTES = 1 << 30
@@ -30,14 +31,13 @@ AT_ONCE = 1 << 26
 def row_groups(source: Source, most: int) -> list[int]:
     """Bytes of each row group of a local file, decoded; none where the file is better read as a stream: when
     it cannot be opened, a group is larger than `most`, or values refer to others and may grow."""
-    import pyarrow.parquet as pq
-
     try:
-        with pq.ParquetFile(source.path) as file:
+        with open_parquet(source.path) as file:
             groups = range(file.num_row_groups)
             sizes = [file.metadata.row_group(group).total_byte_size for group in groups]
+            columns = row_group_columns(source.path)
             odd = any(map(grows, file.schema_arrow.types)) or any(
-                next(_texts(file, group), None) for group in groups
+                next(_texts(file, columns[group]), None) for group in groups
             )
     except (OSError, pa.ArrowException):
         return []
@@ -51,14 +51,20 @@ def parquet_batches(
     import pyarrow.parquet as pq
 
     lazily: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 16}
-    file = pq.ParquetFile(stream, **(lazily if source.head_only else {}))
+    file = open_parquet(stream, **(lazily if source.head_only else {}))
+    check_columns(file.metadata.num_columns, source.path)
+    columns = row_group_columns(stream)
     unpacked = 0
     for group in range(file.num_row_groups) if groups is None else groups:
-        unpacked += sum(max(0, chunk.total_uncompressed_size) for _, chunk in _columns(file, group))
+        unpacked += sum(max(0, column.unpacked) for column in columns[group])
         check_growth(unpacked, source)
-        _check_lists(file, group, source)
-        rows = _rows_at_once(stream, file, group, source)
-        suspects = [path for path in _texts(file, group) if _may_grow(stream, file, group, path, lazily)]
+        _check_lists(file, columns[group], source)
+        rows = _rows_at_once(stream, file, columns[group], source)
+        suspects = [
+            column.path
+            for column in _texts(file, columns[group])
+            if _may_grow(stream, file, group, column, lazily)
+        ]
         reader = (
             pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=suspects, **lazily)
             if suspects
@@ -68,60 +74,62 @@ def parquet_batches(
         yield from reader.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
 
 
-def _columns(file: Any, group: int) -> Iterator[tuple[Any, Any]]:
-    """(schema, metadata) of each column of values."""
-    for number in range(file.metadata.num_columns):
-        yield file.schema.column(number), file.metadata.row_group(group).column(number)
+def _with_schema(file: Any, group: StoredGroup) -> Iterator[tuple[Any, StoredColumn]]:
+    """Each column of values, with its schema."""
+    return ((file.schema.column(number), column) for number, column in enumerate(group))
 
 
-def _check_lists(file: Any, group: int, source: Source) -> None:
+def _check_lists(file: Any, group: StoredGroup, source: Source) -> None:
     """Values of one row may be as many as a row group has."""
-    for column, chunk in _columns(file, group):
-        if column.max_repetition_level:
-            check_growth(chunk.num_values * LEAST_BYTES, source)
+    for kind, column in _with_schema(file, group):
+        if kind.max_repetition_level:
+            check_growth(column.values * LEAST_BYTES, source)
 
 
-def _rows_at_once(stream: IO[bytes], file: Any, group: int, source: Source) -> int:
+def _rows_at_once(stream: IO[bytes], file: Any, group: StoredGroup, source: Source) -> int:
     """Rows of a batch: few where texts that are told by those before them are long.
 
     Raises DataError for a text beyond `source.max_line`, and for more than a file may grow to.
     """
     rows = BATCH_ROWS
-    for column, chunk in _columns(file, group):
-        most = max(0, chunk.num_values) * max(0, chunk.total_uncompressed_size)
-        if delta_pages.NAME not in chunk.encodings or most <= MOST_BYTES:
+    for kind, column in _with_schema(file, group):
+        if delta_pages.NUMBER not in column.encodings or _most(column) <= MOST_BYTES:
             continue
-        total, longest = delta_pages.text_sizes(stream, column, chunk, source)
-        check_growth(total + chunk.num_values * LEAST_BYTES, source)
+        total, longest = delta_pages.text_sizes(stream, kind, column, source)
+        check_growth(total + column.values * LEAST_BYTES, source)
         if longest > source.max_line:
             raise DataError(
-                f"a text of {longest:,} bytes in the column {chunk.path_in_schema}",
+                f"a text of {longest:,} bytes in the column {column.path}",
                 where=source.path,
                 hint="is the file what its name says? --max-line MB allows longer rows",
             )
-        if total > MOST_BYTES and column.max_repetition_level:
+        if total > MOST_BYTES and kind.max_repetition_level:
             rows = 1
         rows = min(rows, max(1, AT_ONCE // max(longest, 1)))
     return rows
 
 
-def _texts(file: Any, group: int) -> Iterator[str]:
+def _most(column: StoredColumn) -> int:
+    """Bytes of its texts, were each as long as all that is stored."""
+    return max(0, column.values) * max(0, column.unpacked)
+
+
+def _texts(file: Any, group: StoredGroup) -> Iterator[StoredColumn]:
     """Columns of texts with a dictionary, that are large enough to be looked at."""
-    for column, chunk in _columns(file, group):
-        most = max(0, chunk.num_values) * max(0, chunk.total_uncompressed_size)
-        if column.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page and most > MOST_BYTES:
-            yield chunk.path_in_schema
+    for kind, column in _with_schema(file, group):
+        if kind.physical_type == "BYTE_ARRAY" and column.has_dictionary and _most(column) > MOST_BYTES:
+            yield column
 
 
-def _may_grow(stream: IO[bytes], file: Any, group: int, path: str, lazily: dict[str, Any]) -> bool:
+def _may_grow(stream: IO[bytes], file: Any, group: int, column: StoredColumn, lazily: dict[str, Any]) -> bool:
     """Whether as many texts as the column has, each as long as its dictionary's longest, are too much."""
     import pyarrow.parquet as pq
 
-    values = next(chunk.num_values for _, chunk in _columns(file, group) if chunk.path_in_schema == path)
-    reader = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=[path], **lazily)
-    first = next(reader.iter_batches(1, row_groups=[group], columns=[path], use_threads=False), None)
+    reader = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=[column.path], **lazily)
+    batches = reader.iter_batches(1, row_groups=[group], columns=[column.path], use_threads=False)
+    first = next(batches, None)
     longest = max(map(_longest, first.columns), default=0) if first is not None else 0
-    return bool(values * longest > MOST_BYTES)
+    return bool(column.values * longest > MOST_BYTES)
 
 
 def _longest(array: pa.Array) -> int:

@@ -24,6 +24,8 @@ from tokpack.stages.read.sources import Source
 IN_MEMORY = 64 << 20
 """A fetched file that is larger lies on disk, in `TMPDIR`."""
 MOST_GROWTH, LEAST_BOMB = 1000, 1 << 30
+MOST_COLUMNS = 20_000
+"""Each costs 0.2 ms and 20 kB, whether a document needs it or not."""
 """A compressed table that unpacks to more than so many times its size, and so many bytes, is a bomb."""
 BOM = b"\xef\xbb\xbf"
 
@@ -100,6 +102,16 @@ def check_growth(size: int, source: Source) -> None:
             f"it unpacks to more than {MOST_GROWTH:,} times its size",
             where=source.path,
             hint="it looks made to fill disks; unpack it yourself where it is not",
+        )
+
+
+def check_columns(count: int, where: str) -> None:
+    """Raises DataError for a table of more than `MOST_COLUMNS`, those inside of others counted."""
+    if count > MOST_COLUMNS:
+        raise DataError(
+            f"a table of {count:,} columns, and {MOST_COLUMNS:,} are the most",
+            where=where,
+            hint="take out the columns that no document needs, or write it as JSON lines",
         )
 
 

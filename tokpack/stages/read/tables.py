@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +17,7 @@ from tokpack.stages.read.faults import UNREADABLE, Unreadable, with_faults
 from tokpack.stages.read.parquet_rows import parquet_batches
 from tokpack.stages.read.plain_types import is_odd, plain_batch
 from tokpack.stages.read.sources import Source, saved_field
-from tokpack.stages.read.streams import seekable
+from tokpack.stages.read.streams import check_columns, seekable
 
 _ALONE = pa.ipc.IpcReadOptions(use_threads=False)
 """Arrow's threads that still hold a Python file when a process ends can hang or abort it."""
@@ -34,7 +34,7 @@ def table_blocks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterato
     if source.container == "parquet":
         batches = parquet_batches(seekable(stream, source), source)
     else:
-        batches = (_valid(batch, source) for batch in _ipc_batches(seekable(stream, source)))
+        batches = (_valid(batch, source) for batch in _ipc_batches(seekable(stream, source), source))
     yield from _merged(map(_sound, slices(batches, source, block_bytes)), source, block_bytes)
 
 
@@ -54,7 +54,7 @@ def dataset_blocks(source: Source, block_bytes: int) -> Iterator[pa.Table]:
             with (Path(source.path) / entry["filename"]).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
                 file.seek(0)
-                for batch in _ipc_batches(file):
+                for batch in _ipc_batches(file, source):
                     source.bytes_read += batch.nbytes
                     yield batch
 
@@ -72,14 +72,19 @@ def dataset_sha256(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _ipc_batches(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
+def _ipc_batches(stream: IO[bytes], source: Source) -> Iterator[pa.RecordBatch]:
     head = stream.read(6)
     stream.seek(0)
-    if head == b"ARROW1":
-        reader = pa.ipc.open_file(stream, options=_ALONE)
-        yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
-    else:
-        yield from pa.ipc.open_stream(stream, options=_ALONE)
+    is_file = head == b"ARROW1"
+    reader = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(stream, options=_ALONE)
+    check_columns(_count(reader.schema.types), source.path)
+    yield from (map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader)
+
+
+def _count(kinds: Iterable[pa.DataType]) -> int:
+    """Columns of values, those inside of others too."""
+    inside = ([kind.field(number).type for number in range(kind.num_fields)] for kind in kinds)
+    return sum(_count(some) if some else 1 for some in inside)
 
 
 def _merged(batches: Iterator[pa.RecordBatch], source: Source, block_bytes: int) -> Iterator[pa.Table]:
