@@ -160,3 +160,24 @@ def test_a_history_that_no_run_wrote_is_refused(entry):
         check_resumed(optimizer, SimpleNamespace(log_history=good, logging_steps=0), "checkpoint-1")
     with pytest.raises(DataError, match="no entry of a log"):
         check_resumed(optimizer, SimpleNamespace(log_history=[*good, entry]), "checkpoint-1")
+
+
+def test_what_a_checkpoint_without_its_states_starts_over_is_said(tmp_path, caplog):
+    for name in ("scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        (tmp_path / name).write_bytes(b"")
+    optimizer = SimpleNamespace(state={}, param_groups=[], defaults={})
+    check_resumed(optimizer, SimpleNamespace(log_history=[]), str(tmp_path))
+    assert "its moments are 0; the learning rate begins anew" in caplog.text
+    assert "dropout" not in caplog.text
+    caplog.clear()
+    (tmp_path / "optimizer.pt").write_bytes(b"")
+    check_resumed(optimizer, SimpleNamespace(log_history=[]), str(tmp_path))
+    assert not caplog.text
+
+
+@pytest.mark.slow
+def test_a_resumed_run_without_the_state_of_its_optimizer_goes_on_and_says_so(trained, tmp_path, caplog):
+    out = Path(shutil.copytree(trained / "run", tmp_path / "run"))
+    (out / "checkpoint-1" / "optimizer.pt").unlink()
+    train(trained, out, steps=2, resume=True)
+    assert "has not all of its files: the optimizer begins anew" in caplog.text

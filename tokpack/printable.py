@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def printable(text: str) -> str:
     '\\\\u001b[31mred'
     """
     return text if text.isprintable() else "".join(c if _harmless(c) else _escaped(c) for c in text)
+
+
+def hand_over(result: object) -> None:
+    """A command's answer on stdout: printable in a terminal, for a script as it is, UTF-8 or not."""
+    import typer
+
+    text = str(result)
+    typer.echo(printable(text) if sys.stdout.isatty() else text.encode("utf-8", "surrogateescape"))
 
 
 def without_secrets(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokpack.cli.options import Packed
+from tokpack.printable import hand_over
 from trainer_plugin.evaluation.cli import app as evaluation
 from trainer_plugin.serve_config.cli import app as serve_config
 from trainer_plugin.serving.cli import app as serving
@@ -95,7 +96,7 @@ def train(
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
     from trainer_plugin.extras import need
-    from trainer_plugin.output_folder import check_output_folder
+    from trainer_plugin.output_folder import check_name, check_output_folder
     from trainer_plugin.recipe import load_recipe
 
     need(*LIBRARIES)
@@ -124,6 +125,7 @@ def train(
         "probe": False if no_probe else None,
     }
     settings = load_recipe(recipe, **flags)
+    check_name(out)
     if _first_process() and not resume:
         check_output_folder(out, overwrite)
     with _activity(quiet) as tell:
@@ -153,7 +155,7 @@ def train(
             merge_dequantized(out, merge, model=model, tell=tell)
             tell.say(f"merged model: {merge}")
     if _first_process():
-        typer.echo(result.out)
+        hand_over(result.out)
     leave_processes()
 
 
@@ -176,15 +178,17 @@ def merge_adapter(
 ) -> None:
     """Merge an adapter into its base model: a plain model folder that needs neither PEFT nor bitsandbytes."""
     from trainer_plugin.extras import need
+    from trainer_plugin.output_folder import check_name
 
     need(*LIBRARIES)
+    check_name(out)
     with _activity(quiet) as tell:
         _load_libraries(tell)
         from trainer_plugin.merge import merge_dequantized
 
         options: dict[str, Any] = {"model": model, "original": original, "check": not no_check}
         merged = merge_dequantized(adapter, out, **options, tell=tell)
-    typer.echo(str(merged))
+    hand_over(str(merged))
 
 
 @app.command("push-adapter", rich_help_panel="Training")
@@ -200,7 +204,7 @@ def push_adapter(
 
     with _activity(quiet) as tell:
         pushed = publishing.push_adapter(adapter, url, overwrite=overwrite, private=private, tell=tell)
-    typer.echo(pushed)
+    hand_over(pushed)
 
 
 def _summary(result: Any) -> list[str]:

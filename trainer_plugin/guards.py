@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tokpack.errors import DataError, TokpackError, UsageError, VerifyError
 from tokpack.schema import PREFERENCE, UNPAIRED
+
+log = logging.getLogger("tokpack")
 
 
 def refuse_batch(inputs: dict[str, Any]) -> None:
@@ -78,7 +82,8 @@ AS_WEIGHTS |= {"acc_delta", "sum", "state1", "state2"}
 
 
 def check_resumed(optimizer: Any, state: Any, checkpoint: Any) -> None:
-    """Raise DataError for a history, or a state of the optimizer, that no run of these weights wrote."""
+    """Raise DataError for a history, or a state of the optimizer, that no run of these weights wrote; warn of
+    states that are not there."""
     for entry in state.log_history:
         numbers = isinstance(entry, dict) and [entry.get("step"), entry.get("eval_loss", 0.0)]
         if not numbers or not all(isinstance(one, int | float) for one in numbers):
@@ -100,6 +105,32 @@ def check_resumed(optimizer: Any, state: Any, checkpoint: Any) -> None:
         for name, default in defaults.items():
             if _numbers(default) and _numbers(group.get(name)) != _numbers(default):
                 raise _unfit(f"optimizer {name} is {str(group.get(name))[:40]!r}", checkpoint)
+    if lost := started_over(Path(checkpoint)):
+        log.warning("%s has not all of its files: %s", checkpoint, lost)
+
+
+STATES = {
+    "optimizer": "the optimizer begins anew: its moments are 0",
+    "scheduler": "the learning rate begins anew, with its warm-up",
+    "rng_state": "dropout draws as a new run does",
+}
+ELSEWHERE = ("global_step", "optimizer_", "pytorch_model_fsdp")
+BOTH = {"optimizer", "scheduler"}
+"""Trainer takes both or none."""
+
+
+def started_over(checkpoint: Path) -> str:
+    """What a checkpoint without all of its files does not go on with, which Trainer passes over in silence;
+    empty where nothing is missing. DeepSpeed and FSDP keep states in folders of their own."""
+    names = [path.name for path in checkpoint.iterdir()] if checkpoint.is_dir() else []
+    if not names or any(
+        name.startswith(("global_step", "optimizer_", "pytorch_model_fsdp")) for name in names
+    ):
+        return ""
+    missing = {state for state in STATES if not any(name.startswith(state) for name in names)}
+    if missing & BOTH:
+        missing |= BOTH
+    return "; ".join(meaning for state, meaning in STATES.items() if state in missing)
 
 
 def _numbers(value: Any) -> int:

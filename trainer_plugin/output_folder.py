@@ -7,6 +7,12 @@ from pathlib import Path
 from tokpack.errors import UsageError
 
 
+def check_name(out: Path) -> None:
+    """Raises UsageError for a name that is not UTF-8: safetensors and tokenizers write to none."""
+    if (name := str(out)) != name.encode("utf-8", "ignore").decode():
+        raise UsageError("the output's name is not UTF-8", where=name, hint="give -o another name")
+
+
 def check_output_folder(out: Path, overwrite: bool) -> None:
     """Raises UsageError for a file, and for a folder in use; of a training from its beginning."""
     if out.exists() and not out.is_dir():

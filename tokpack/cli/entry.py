@@ -71,6 +71,8 @@ def main() -> NoReturn:
             _usage(error)
         if isinstance(error, ValueError) and str(error).startswith("embedded null "):
             _fail(UsageError("a name holds a NUL byte, and no path can", hint="look at the paths given"))
+        if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Python below 3.13
+            _fail(UsageError(f"a link leads to itself: {error}", hint="look at the paths given"))
         import traceback
 
         typer.echo(printable(traceback.format_exc()), err=True)

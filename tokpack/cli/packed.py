@@ -26,6 +26,7 @@ from tokpack.cli.options import (
     packed_folder,
 )
 from tokpack.cli.output import activity, say, show
+from tokpack.printable import hand_over
 
 
 @app.command(rich_help_panel=PACKED)
@@ -53,7 +54,7 @@ def verify(
         found = {"ok": result.ok, "checks": checks}
         if result.model is not None:
             found["isolation"] = result.model.to_dict()
-        typer.echo(codec.dumps(found, ensure_ascii=False, indent=2))
+        hand_over(codec.dumps(found, ensure_ascii=False, indent=2))
     else:
         show(result)
     if not result.ok:
@@ -78,7 +79,7 @@ def compare(
     if json:
         import json as codec
 
-        typer.echo(codec.dumps(result.data, ensure_ascii=False, indent=2))
+        hand_over(codec.dumps(result.data, ensure_ascii=False, indent=2))
     else:
         show(result)
 
@@ -146,7 +147,7 @@ def export(
         written = exports.export(
             packed, to, out, context_parallel=cp, overwrite=overwrite, check=not no_check, tell=tell
         )
-    typer.echo(written)
+    hand_over(written)
     say("how to check and start it: README.md in that folder", quiet)
 
 
@@ -223,13 +224,13 @@ def push(
     """
     with activity(quiet, "tokpack.packed.push") as (tell, pushing):
         pushed = pushing.push(packed, url, overwrite=overwrite, private=private, tell=tell)
-    typer.echo(pushed)
+    hand_over(pushed)
 
 
 def _written(packed: Any, out: Path, quiet: bool) -> None:
     """A new packed dataset: its panel and its place, or the place alone."""
     if quiet:
-        typer.echo(out)
+        hand_over(out)
     else:
         show(packed)
         say(f"packed dataset: {out}", quiet)

@@ -28,6 +28,7 @@ from tokpack.options import (
     RowOptions,
     WriteOptions,
 )
+from tokpack.printable import hand_over
 
 By = Annotated[
     str | None,
@@ -74,7 +75,7 @@ def analyze(
     if json:
         import json as codec
 
-        typer.echo(codec.dumps(report.data, ensure_ascii=False, indent=2))
+        hand_over(codec.dumps(report.data, ensure_ascii=False, indent=2))
     elif not quiet:
         show(report.full() if full else report)
 
@@ -145,9 +146,9 @@ def pack(
     if json:
         import json as codec
 
-        typer.echo(codec.dumps(packed.manifest, ensure_ascii=False, indent=2))
+        hand_over(codec.dumps(packed.manifest, ensure_ascii=False, indent=2))
     elif quiet:
-        typer.echo(out)
+        hand_over(out)
     else:
         show(packed)
         from tokpack.corpus import MoneyFigures
@@ -182,7 +183,7 @@ def _pack_part(
     if json:
         import json as codec
 
-        typer.echo(codec.dumps({"part": done.part, "items": done.items, "of": done.of}))
+        hand_over(codec.dumps({"part": done.part, "items": done.items, "of": done.of}))
     else:
         say(str(done), quiet)
 
@@ -214,9 +215,9 @@ def clean(
     if json:
         import json as codec
 
-        typer.echo(codec.dumps(report.data, ensure_ascii=False, indent=2))
+        hand_over(codec.dumps(report.data, ensure_ascii=False, indent=2))
     elif quiet:
-        typer.echo(out)
+        hand_over(out)
     else:
         show(report)
         say(f"rows: {out}", quiet)

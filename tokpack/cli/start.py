@@ -10,6 +10,7 @@ import typer
 from tokpack.cli.app import START, app
 from tokpack.cli.options import Json, Quiet
 from tokpack.cli.output import activity, say, show
+from tokpack.printable import hand_over
 
 
 @app.command(rich_help_panel=START)
@@ -28,7 +29,7 @@ def init(
     with activity(quiet, "tokpack.starting") as (tell, starting):
         text = starting.first_recipe(data, model, out, gpu=gpu, tell=tell)
         starting.write_recipe(text, out, overwrite)
-    typer.echo(out)
+    hand_over(out)
     say(f"next: tokpack analyze --config {out}", quiet)
 
 
@@ -41,7 +42,7 @@ def doctor(json: Json = False) -> None:
     if json:
         import json as codec
 
-        typer.echo(codec.dumps([finding.to_dict() for finding in found.findings], indent=2))
+        hand_over(codec.dumps([finding.to_dict() for finding in found.findings], indent=2))
     else:
         show(found)
     if not found.ok:
@@ -69,6 +70,6 @@ def gpus(
         import dataclasses
         import json as codec
 
-        typer.echo(codec.dumps([dataclasses.asdict(gpu) for gpu in found], default=str, indent=2))
+        hand_over(codec.dumps([dataclasses.asdict(gpu) for gpu in found], default=str, indent=2))
     else:
         show(gpu_table(found))

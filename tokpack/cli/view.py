@@ -12,6 +12,7 @@ from tokpack.cli.options import Quiet, takes
 from tokpack.cli.output import activity, say
 from tokpack.cli.prepare import as_keywords
 from tokpack.options import CleaningOptions, FormatOptions, ReadOptions, RenderOptions, RowOptions
+from tokpack.printable import hand_over
 
 
 @app.command(rich_help_panel=PACKED)
@@ -56,5 +57,5 @@ def view(
 
 
 def _tell(address: str, quiet: bool) -> None:
-    typer.echo(address)
+    hand_over(address)
     say("open it in a browser of this machine; Ctrl-C ends it", quiet)

@@ -170,10 +170,10 @@ def companions(out: Path) -> dict[str, Path]:
 
 
 def _check_files(out: Path, overwrite: bool) -> None:
-    there = [path for path in (out, *companions(out).values()) if path.exists()]
-    overwrite = overwrite or not (out.exists() or _kept_some(companions(out)["report"]))
     if out.is_dir():
         raise UsageError("the output is a folder", where=str(out), hint="give -o a file, as kept.jsonl")
+    there = [path for path in (out, *companions(out).values()) if path.exists()]
+    overwrite = overwrite or not (out.exists() or _kept_some(companions(out)["report"]))
     if there and not overwrite:
         raise UsageError(
             "the file exists already", where=str(there[0]), hint="give --overwrite, or another -o"

@@ -9,7 +9,7 @@ import typer
 
 from tokpack.cli.options import Json, NoCheck, Packed
 from tokpack.cli.output import activity, say, show
-from tokpack.printable import printable
+from tokpack.printable import hand_over, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 LIBRARIES = ("torch", "accelerate", "peft")
@@ -114,7 +114,7 @@ def _show(found: Any, html: Path | None, json: bool, quiet: bool) -> None:
     if json:
         import json as codec
 
-        typer.echo(codec.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        hand_over(codec.dumps(found.to_dict(), ensure_ascii=False, indent=2))
         for gate in found.gates:
             if not gate.passed:
                 typer.echo(f"gate {printable(gate.sentence)}", err=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokpack.cli.output import activity, say
+from tokpack.printable import hand_over
 from trainer_plugin.serving.cli import LIBRARIES, PANEL, Silent, one_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -50,7 +51,7 @@ def serve_config(
         made = write.write_config(adapters, engine, out, **options, tell=tell)
     for note in made.notes:
         say(f"note: {note}", quiet)
-    typer.echo(str(made.folder / "start.sh"))
+    hand_over(str(made.folder / "start.sh"))
 
 
 @app.command("convert-adapter", rich_help_panel=PANEL)
@@ -74,4 +75,4 @@ def convert_adapter(
         quiet_libraries()
         made = module.convert_adapter(adapter, out, base=base, tell=tell)
     say("merged: a model of its own" if made.way == "merge" else "plain LoRA", quiet)
-    typer.echo(str(made.folder))
+    hand_over(str(made.folder))

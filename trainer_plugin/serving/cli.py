@@ -12,7 +12,7 @@ import typer
 
 from tokpack.cli.options import Json
 from tokpack.cli.output import activity, say
-from tokpack.printable import printable
+from tokpack.printable import hand_over, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 PANEL = "After training"
@@ -81,7 +81,7 @@ def serve(
         options: dict[str, Any] = {"host": host, "port": port, "key": key, "adapters_below": adapters_below}
         options |= {"base_weights": base_weights, "dtype": dtype}
         server = start.prepare(base, adapter or (), known, limits=limits, **options, tell=tell)
-    typer.echo(server.address)
+    hand_over(server.address)
     for line in server.lines():
         say(line, quiet)
     server.run()
@@ -191,7 +191,7 @@ def verify_served(
     if json:
         import json as codec
 
-        typer.echo(codec.dumps(found.to_dict(), indent=2))
+        hand_over(codec.dumps(found.to_dict(), indent=2))
     else:
         for line in found.lines():
             typer.echo(printable(line))
