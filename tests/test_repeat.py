@@ -22,6 +22,7 @@ from tokpack.ledger import check
 from tokpack.packed.checked_rows import PLACED
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.verification import _piece_faults
+from tokpack.parsing import parse_repeats
 from tokpack.report.values import Figures
 from tokpack.stages.repeat import copies_of, with_copies
 
@@ -256,3 +257,70 @@ def test_any_copy_that_is_missing_twice_there_or_of_another_length_is_found(docu
             change = "nothing" if copies == 1 else change
     placed = pl.DataFrame(data.draw(st.permutations(wrong)), schema=PLACED, orient="row")
     assert bool(_piece_faults(placed)) == (change != "nothing")
+
+
+@pytest.mark.parametrize("form", ["arrow", "index"])
+def test_repacking_repeats_as_packing_at_once_does(pack, once, tmp_path, form):
+    at_once = pack(3)
+    stored = once if form == "arrow" else tokpack.repack(once, tmp_path / "stored", shard_format=form)
+    again = tokpack.repack(stored, tmp_path / "out", repeat={"chats.jsonl": 3}, shard_format="arrow")
+    assert again.manifest["shards"] == at_once.manifest["shards"]
+    assert again.ledger == at_once.ledger
+    assert again.manifest["derived"]["repeat"] == {"chats.jsonl": 3}
+    assert tokpack.verify(again.folder).ok
+    back = tokpack.repack(again, tmp_path / "back", repeat={"chats.jsonl": 1})
+    assert back.manifest["shards"] == once.manifest["shards"]
+    assert back.ledger == once.ledger
+    other = tokpack.repack(again, tmp_path / "other", repeat={"book.txt": 2})
+    assert set(copies_in(other).values()) == {2, 3}
+    assert other.validation.manifest["shards"] == once.validation.manifest["shards"]
+
+
+def test_an_index_is_repeated_without_its_tokens(once, tmp_path):
+    stored = tokpack.repack(once, tmp_path / "stored", shard_format="index")
+    again = tokpack.repack(stored, tmp_path / "out", repeat={"chats.jsonl": 5})
+    assert again.manifest["token_files"] == stored.manifest["token_files"]
+    assert again.manifest["tokens"] > 3 * stored.manifest["tokens"]
+    assert tokpack.verify(again.folder).ok
+
+
+def test_a_fraction_draws_its_share_of_the_documents(once, tmp_path):
+    again = tokpack.repack(once, tmp_path / "out", repeat={"chats.jsonl": 2.5})
+    times = copies_in(again)
+    chats = [count for document, count in times.items() if document < FIRST]
+    assert set(chats) == {2, 3}
+    assert 0.3 < chats.count(3) / len(chats) < 0.7
+    assert {count for document, count in times.items() if document >= FIRST} == {1}
+    same = tokpack.repack(once, tmp_path / "same", repeat={"chats.jsonl": 2.5})
+    assert same.manifest["shards"] == again.manifest["shards"]
+    seeded = tokpack.repack(once, tmp_path / "seeded", repeat={"chats.jsonl": 2.5}, seed=7)
+    assert copies_in(seeded) != times
+
+
+def test_pairs_are_repeated_as_one_by_repacking_too(qwen, tmp_path):
+    rows = [{"prompt": f"How {n}?", "chosen": f"Like this, {n}.", "rejected": "No."} for n in range(40)]
+    data = write_rows(tmp_path / "pairs.jsonl", [json.dumps(row).encode() for row in rows])
+    packed = tokpack.pack(data, tmp_path / "packed", tokenizer=str(qwen), max_length=256)
+    again = tokpack.repack(packed, tmp_path / "again", repeat={"pairs.jsonl": 1.5})
+    times = copies_in(again)
+    assert {times[2 * pair] == times[2 * pair + 1] for pair in range(40)} == {True}
+    assert set(times.values()) == {1, 2}
+    assert tokpack.verify(again.folder).ok
+
+
+def test_repeats_that_cannot_be_are_refused(pack, once, tmp_path):
+    for repeat, words in (
+        ({"chat.jsonl": 2}, "no source named 'chat.jsonl'"),
+        ({"chats.jsonl": 0.5}, "cannot be repeated 0.5 times"),
+        ({"chats.jsonl": float("nan")}, "cannot be repeated nan times"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            tokpack.repack(once, tmp_path / "out", repeat=repeat)
+    masked = pack(None, loss_mask="template")
+    with pytest.raises(UsageError, match="segments of answers apart"):
+        tokpack.repack(masked, tmp_path / "out", repeat={"chats.jsonl": 2})
+    assert not (tmp_path / "out").exists()
+    assert parse_repeats(["a=b.jsonl=2.5", "c=3"]) == {"a=b.jsonl": 2.5, "c": 3.0}
+    for text in ("chats.jsonl", "=2", "chats.jsonl=two"):
+        with pytest.raises(UsageError, match="cannot read the repeat"):
+            parse_repeats([text])

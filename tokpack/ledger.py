@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import InternalError
@@ -245,6 +247,12 @@ def documents_by_source(ledger: dict[str, Any]) -> dict[str, tuple[int, int]]:
         ranges[name] = (start, end)
         start = end
     return ranges
+
+
+def source_of(doc_ids: npt.NDArray[np.int64], ledger: dict[str, Any]) -> npt.NDArray[np.int64]:
+    """Number of the source of each document, in the ledger's order; one more where none has it."""
+    ends = [end for _, end in documents_by_source(ledger).values()]
+    return np.searchsorted(ends, doc_ids, side="right")
 
 
 def _equal(line: str, left: int, right: int) -> None:

@@ -38,6 +38,22 @@ def parse_template_kwargs(given: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
+def parse_repeats(given: Sequence[str]) -> dict[str, float]:
+    """`["code.jsonl=2.5"]` -> `{"code.jsonl": 2.5}`."""
+    repeats = {}
+    for text in given:
+        name, _, times = text.rpartition("=")
+        try:
+            repeats[name] = float(times)
+        except ValueError:
+            name = ""
+        if not name:
+            raise UsageError(
+                f"cannot read the repeat {text!r}", where="--repeat", hint="--repeat code.jsonl=2.5"
+            )
+    return repeats
+
+
 def parse_tokens(text: str) -> int:
     """`"20M"`, `"1.5B"`, `"500k"` or `"20000000"` -> tokens."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*", text)

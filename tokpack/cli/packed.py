@@ -26,6 +26,7 @@ from tokpack.cli.options import (
     packed_folder,
 )
 from tokpack.cli.output import activity, say, show
+from tokpack.parsing import parse_repeats
 from tokpack.printable import hand_over
 
 
@@ -193,6 +194,13 @@ def repack(
     world_size: WorldSize = None,
     rows_per_step: RowsPerStep = None,
     mix_per_step: MixPerStep = None,
+    repeat: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=TIMES",
+            help="How often a source's documents are packed, as code.jsonl=2.5; repeatable.",
+        ),
+    ] = None,
     shard_format: ShardFormat = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the row order; as packed when not given.")] = None,
     no_check: NoCheck = False,
@@ -203,6 +211,7 @@ def repack(
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
     settings |= {"max_docs_per_row": max_docs_per_row, "mix_per_step": mix_per_step, "overwrite": overwrite}
+    settings["repeat"] = parse_repeats(repeat or [])
     with activity(quiet, "tokpack.packed.repacking") as (tell, repacking), tell.doing("repacking"):
         repacked = repacking.repack(packed, out, check=not no_check, tell=tell, **settings)
     _written(repacked, out, quiet)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from tokpack.config_limits import UNMIXED
 from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
 from tokpack.fresh_folder import fresh_folder
-from tokpack.ledger import documents_by_source
+from tokpack.ledger import source_of
 from tokpack.packed.derive import (
     MERGED,
     check_out,
@@ -34,6 +35,7 @@ from tokpack.packed.derive import (
     write_inputs,
 )
 from tokpack.packed.folder import PackedFolder
+from tokpack.packed.repeating import check_repeats, with_repeats
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import local_folder
 from tokpack.reasons import OVERLONG
@@ -56,6 +58,7 @@ def repack(
     world_size: int | None = None,
     rows_per_step: int | None = None,
     mix_per_step: bool | None = None,
+    repeat: Mapping[str, float] | None = None,
     shard_format: str | None = None,
     seed: int | None = None,
     overwrite: bool = False,
@@ -65,8 +68,9 @@ def repack(
     """Write the documents of `packed` into new rows, as the packed dataset `out`.
 
     What is not given is as it was packed: rows that were dealt are dealt again, unless `planner` keeps input
-    order. With nothing changed the shards come out byte for byte. `check`: the sums of the shards are
-    compared first. Raises UsageError when `max_length` is smaller than the longest document.
+    order. With nothing changed the shards come out byte for byte. `repeat`: source -> how often its documents
+    are packed. `check`: the sums of the shards are compared first. Raises UsageError when `max_length` is
+    smaller than the longest document.
     """
     source = packed if isinstance(packed, PackedFolder) else PackedFolder(local_folder(packed))
     out, tell = Path(out), tell or default_activity()
@@ -114,13 +118,14 @@ def repack(
                 hint="give --world-size or --mix-per-step as well",
             )
         config["plan"]["rows_per_step"] = 1
+    check_repeats(repeat or {}, source.ledger, str(source.folder))
     _check_fits([source, source.validation] if source.validation else [source], config)
     with writing(out, resumes=False), fresh_folder(out, overwrite, packed_files) as folder:
         if source.validation is not None:
             inside = folder / schema.VALIDATION
             inside.mkdir()
             _write(inside, source.validation, config, tell)
-        _write(folder, source, config, tell)
+        _write(folder, source, config, tell, repeat or {})
         write_inputs(folder, [source])
     return PackedFolder(out)
 
@@ -160,8 +165,22 @@ def lost_to_length(packed: PackedFolder) -> str:
     return f"{said} stay out: they are not in the packed dataset" if said else ""
 
 
-def _write(out: Path, source: PackedFolder, config: dict[str, Any], tell: Activity) -> None:
-    stored = StoredPieces.of([source]).by_document()
+def _write(
+    out: Path,
+    source: PackedFolder,
+    config: dict[str, Any],
+    tell: Activity,
+    repeat: Mapping[str, float] = MappingProxyType({}),
+) -> None:
+    stored, ledger = StoredPieces.of([source]).by_document(), dict(source.ledger)
+    derived: dict[str, Any] = {"by": "repack", "from": [origin(source)]}
+    record = dict(source.manifest)
+    if repeat:
+        width = PAIR_WIDTH if schema.is_preference(source.manifest) else 1
+        stored, ledger = with_repeats(stored, ledger, repeat, config["seed"], width)
+        derived["repeat"] = dict(repeat)
+        record.pop(schema.COPIES, None)
+        record |= {schema.COPIES: True} if stored.placement.copy.any() else {}
     capacity, planner = config["truncate"]["max_length"], config["plan"]["planner"]
     limit = config["plan"]["max_docs_per_row"] or None
     pieces = stored.placement
@@ -179,21 +198,16 @@ def _write(out: Path, source: PackedFolder, config: dict[str, Any], tell: Activi
     _ = source.dropped, list(source.quarantined())  # what is damaged is not copied
     for name in (schema.DROPPED, schema.QUARANTINE):
         shutil.copyfile(source.folder / name, out / name)
-    made = {
-        "config": config,
-        "ledger": dict(source.ledger),
-        "derived": {"by": "repack", "from": [origin(source)]},
-    }
+    record |= {"config": config, "ledger": ledger, "derived": derived}
     contents = RowContents.of(plan.row_of_doc, order)
     shared = (source.folder, source.manifest["token_files"]) if is_index(source.manifest) else None
-    write_derived(out, stored, contents, plan, dealt, source.manifest | made, [source], tell, shared)
+    write_derived(out, stored, contents, plan, dealt, record, [source], tell, shared)
 
 
 def _mix(source: PackedFolder, stored: StoredPieces, config: dict[str, Any]) -> Mix:
-    ends = [end for _, end in documents_by_source(source.manifest["ledger"]).values()]
     by_labels = config["select"].get("weight_by", "tokens") == "trained"
     return Mix(
-        np.searchsorted(ends, stored.placement.doc_id, side="right").astype(np.int32),
+        source_of(stored.placement.doc_id, source.ledger).astype(np.int32),
         stored.trained() if by_labels else stored.placement.length.astype(np.int64),
         config["plan"]["rows_per_step"] * max(1, config["plan"]["world_size"]),
     )
