@@ -18,10 +18,14 @@ import openai
 import torch
 from adapter_files import save_adapter
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from served import client, running, save_place
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainer_plugin.serving.values import Limits
+from trainer_plugin.adapters import load_adapted, read_adapters
+from trainer_plugin.serving.batch import Lane, Row
+from trainer_plugin.serving.engine import can_be_mixed
+from trainer_plugin.serving.values import MIXED, Job, Limits
 
 NAMES = ("math", "code")
 
@@ -115,6 +119,58 @@ def test_adapters_from_elsewhere_are_not_loaded(served, place, tmp_path, body, k
     with pytest.raises(kind, match=said):
         client(served).post("/load_lora_adapter", body=body, cast_to=object)
     assert [model.id for model in client(served).models.list()] == ["base", *NAMES]
+
+
+def test_what_is_no_adapter_is_not_unloaded(served):
+    for name in ("nobody", "base"):
+        with pytest.raises(
+            openai.NotFoundError, match=f"no adapter '{name}' is loaded; loaded are: "
+        ) as error:
+            client(served).post("/unload_lora_adapter", body={"lora_name": name}, cast_to=object)
+        assert error.value.body["param"] == "lora_name"
+
+
+def scores(loaded, names: tuple[str | None, ...], lane: str) -> torch.Tensor:
+    """Logits behind one prompt, a row for each name."""
+    rows = [Row(Job(prompt=(9, 8, 7), max_tokens=3, adapter=name), loaded.tokenizer) for name in names]
+    with torch.inference_mode():
+        return Lane(loaded, lane)._prefill(rows)[0]
+
+
+def load(place: Path, *names: str):
+    return load_adapted(place / "base", read_adapters([place / name for name in names]), dtype="float32")
+
+
+def test_an_adapter_with_a_whole_layer_of_its_own_leaves_the_others_alone(place):
+    save_adapter(place / "base", place / "head", seed=5, modules_to_save=["lm_head"])
+    weights = load_file(place / "head" / "adapter_model.safetensors")
+    weights = {name: value * 2 if "lm_head" in name else value for name, value in weights.items()}
+    save_file(weights, place / "head" / "adapter_model.safetensors", {"format": "pt"})
+    loaded = load(place, "math", "code", "head")
+    assert not can_be_mixed(loaded.find("head"))
+    for _ in range(2):
+        mixed = scores(loaded, ("math", "code", None), MIXED)
+        for row, name in zip(mixed, NAMES, strict=False):
+            assert torch.allclose(row, scores(load(place, name), (name,), name)[0], atol=1e-4)
+        assert torch.allclose(mixed[2], scores(load(place), (None,), MIXED)[0], atol=1e-4)
+        alone = scores(load(place, "head"), ("head",), "head")
+        assert torch.allclose(scores(loaded, ("head",), "head"), alone, atol=1e-4)
+        assert (alone[0] - mixed[2]).abs().max() > 0.1
+
+
+def test_a_failed_pass_leaves_nothing_behind_for_the_next_one(place, monkeypatch):
+    loaded = load(place, "math", "code")
+    before = scores(loaded, ("math",), "math")
+    network = loaded.network.get_base_model()
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(network.lm_head, "forward", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            scores(loaded, ("math", "code", None), MIXED)
+    assert torch.equal(scores(loaded, ("math",), "math"), before)
 
 
 def test_without_the_flag_nothing_is_loaded_over_http_and_the_key_is_asked_for(place):

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trainer_plugin.serving.values import Limits
 
 NAMES = ("math", "code", "dora")
+LONG = {"role": "user", "content": "w9 " * 2000}
 CHAT = [{"role": "user", "content": "w9 w8 w7"}]
 
 
@@ -244,6 +245,17 @@ def test_what_cannot_be_served_is_said_with_its_field(served, change, kind, said
         client(served).completions.create(**{"model": "base", "prompt": "w5", **change})
     assert set(error.value.body) == {"message", "type", "param", "code"}
     wait_until_idle(served)
+
+
+def test_a_prompt_that_is_too_long_names_its_own_field(served):
+    api = client(served)
+    for field, ask in (
+        ("prompt", lambda: api.completions.create(model="base", prompt=[9] * 2000)),
+        ("messages", lambda: api.chat.completions.create(model="base", messages=[LONG])),
+    ):
+        with pytest.raises(openai.BadRequestError, match="together more than") as error:
+            ask()
+        assert error.value.body["param"] == field
 
 
 def test_chats_that_cannot_be_served_are_refused(served):

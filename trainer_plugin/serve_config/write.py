@@ -203,7 +203,7 @@ def _folder(place: str) -> Path:
 def _refused(engine: str, refused: Sequence[Refusal]) -> UsageError:
     lines = [f"  {one.adapter}: {one.what}" for one in refused]
     return UsageError(
-        "\n".join([f"{engine} refuses {len(lines)} of what these adapters are:", *lines]),
+        "\n".join([f"{engine} does not serve these adapters as they are:", *lines]),
         where="ADAPTER",
         hint="--convert makes plain LoRA of them where that can be, and merges the others",
     )

@@ -20,7 +20,15 @@ from starlette.types import Receive, Scope, Send
 
 from tokpack.errors import TokpackError
 from trainer_plugin.serving.engine import Engine, QueueFullError, Ticket, UnknownModelError
-from trainer_plugin.serving.errors import ApiError, Json, failed, queue_full, timed_out, unknown_model
+from trainer_plugin.serving.errors import (
+    ApiError,
+    Json,
+    failed,
+    queue_full,
+    timed_out,
+    unknown_adapter,
+    unknown_model,
+)
 from trainer_plugin.serving.guard import Guard
 from trainer_plugin.serving.loading import adapter_below, read_name
 from trainer_plugin.serving.prompts import Prompts
@@ -201,7 +209,7 @@ class _Served:
         adapter = self._adapter(wishes.model)
         known = self.engine.adapters.get(adapter) if adapter is not None else None
         tokens = await run_in_threadpool(self.prompts.of_messages, messages, options, known)
-        most = self.prompts.room(tokens, wishes.max_tokens, default=None)
+        most = self.prompts.room(tokens, wishes.max_tokens, None, "messages")
         job = self._job(wishes, adapter, tokens, most)
         return await self._answered(request, wishes, [job], [Choice(tokens)], chat=True)
 
@@ -212,7 +220,7 @@ class _Served:
         jobs, choices = [], []
         for prompt in read_prompts(body):
             tokens = await run_in_threadpool(self.prompts.of_prompt, prompt, special)
-            most = self.prompts.room(tokens, wishes.max_tokens, default=16)
+            most = self.prompts.room(tokens, wishes.max_tokens, 16, "prompt")
             if not most and not echo:
                 raise ApiError(
                     "nothing is asked for: max_tokens is 0, and echo is not set", param="max_tokens"
@@ -292,7 +300,7 @@ class _Served:
         try:
             await asyncio.wrap_future(self.engine.unload(name))
         except UnknownModelError:
-            raise unknown_model(name, self._names()) from None
+            raise unknown_adapter(name, self._names()[1:]) from None
         return Json({"status": "ok", "unloaded": name})
 
 

@@ -150,7 +150,8 @@ class Lane:
         network = self.loaded.network
         base = network.get_base_model() if self.loaded.adapters else network
         if self.key == MIXED:
-            yield network, base
+            with _whole_layers_aside(network):
+                yield network, base
         else:
             with self.loaded.using(self.key) as used:
                 yield used, base
@@ -166,6 +167,36 @@ class Lane:
                 layer.keys = torch.cat([_widened(layer.keys, width, 2), _widened(new.keys, width, 2)])
                 layer.values = torch.cat([_widened(layer.values, width, 2), _widened(new.values, width, 2)])
         self.rows += rows
+
+
+@contextmanager
+def _whole_layers_aside(network: Any) -> Iterator[None]:
+    """Layers and tokens that other adapters trained whole: PEFT would look there for the adapter of each row.
+
+    Hooks that a failed forward pass leaves are taken away: they would hand its adapters to the next one.
+    """
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    whole = [module for module in network.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    for module in whole:
+        module.enable_adapters(False)
+    try:
+        yield
+    except Exception:
+        for module in network.modules():
+            hooks = module._forward_pre_hooks
+            for key in [key for key, hook in hooks.items() if _hands_adapters(hook)]:
+                del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+        raise
+    finally:
+        for module in whole:
+            module.enable_adapters(True)
+
+
+def _hands_adapters(hook: Any) -> bool:
+    """Whether it is PEFT's for one mixed batch: a partial function with the adapter of each row."""
+    return "adapter_names" in (getattr(hook, "keywords", None) or {})
 
 
 def _widened(tensor: torch.Tensor, width: int, axis: int) -> torch.Tensor:

@@ -20,6 +20,9 @@ from trainer_plugin.serving.values import MIXED, Delta, End, Event, Job, Limits,
 
 log = logging.getLogger("tokpack.serve")
 
+ALONE = ("use_dora", "target_parameters", "modules_to_save", "trainable_token_indices")
+"""Settings of adapters that PEFT does not mix: DoRA, and weights beside LoRA's."""
+
 
 class QueueFullError(Exception):
     """There are too many requests already."""
@@ -196,8 +199,8 @@ class Engine:
         rows = [ticket.row for ticket in tickets if ticket.row is not None]
         try:
             scores = lane.join(rows)
-        except Exception:
-            log.exception("the model failed on %d new requests", len(rows))
+        except Exception as error:
+            log.exception("the model failed on %d new requests: %r", len(rows), error)
             self._fail(rows)
             return
         for ticket, row in zip(tickets, rows, strict=True):
@@ -211,8 +214,8 @@ class Engine:
             rows = list(lane.rows)
             try:
                 scores = lane.step()
-            except Exception:
-                log.exception("the model failed in a step of %d rows", len(rows))
+            except Exception as error:
+                log.exception("the model failed in a step of %d rows: %r", len(rows), error)
                 lane.clear()
                 self._fail(rows)
                 continue
@@ -285,7 +288,7 @@ def end_tokens(loaded: AdaptedModel) -> frozenset[int]:
 
 def can_be_mixed(adapter: Adapter) -> bool:
     """Whether PEFT runs it in one batch with others."""
-    return not (adapter.config.get("use_dora") or adapter.config.get("target_parameters"))
+    return not any(adapter.config.get(key) for key in ALONE)
 
 
 def check_servable(adapter: Adapter) -> None:

@@ -53,6 +53,16 @@ def unknown_model(name: str, known: list[str]) -> ApiError:
     )
 
 
+def unknown_adapter(name: str, known: list[str]) -> ApiError:
+    """The base is none: it cannot be unloaded."""
+    return ApiError(
+        f"no adapter {name!r} is loaded; loaded are: {', '.join(known) or 'none'}",
+        404,
+        param="lora_name",
+        code="model_not_found",
+    )
+
+
 def queue_full() -> ApiError:
     return ApiError("too many requests wait already; try again", 429, code="queue_full")
 

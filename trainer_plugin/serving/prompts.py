@@ -67,10 +67,11 @@ class Prompts:
             raise ApiError("the prompt is empty", param=param)
         return tokens
 
-    def room(self, tokens: Sequence[int], wanted: int | None, default: int | None) -> int:
+    def room(self, tokens: Sequence[int], wanted: int | None, default: int | None, param: str) -> int:
         """How many tokens are generated. default: where nothing is said; None: what is left.
 
-        Raises ApiError where prompt and answer are longer than the context.
+        Raises ApiError where prompt and answer are longer than the context; it names `param`, the field of
+        the prompt, where the prompt alone is.
         """
         left = self._context - len(tokens)
         least = 1 if wanted is None else wanted
@@ -78,7 +79,7 @@ class Prompts:
             raise ApiError(
                 f"the prompt has {len(tokens):,} tokens and the answer {least:,}, "
                 f"together more than the {self._context:,} that are served",
-                param="max_tokens" if left > 0 else "messages",
+                param="max_tokens" if left > 0 else param,
                 code="context_length_exceeded",
             )
         return min(left, default or left) if wanted is None else wanted

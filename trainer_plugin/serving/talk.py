@@ -44,7 +44,7 @@ class Talk:
         prompts = Prompts(self.engine.loaded, self.engine.limits.context)
         known = self.engine.adapters.get(self.adapter) if self.adapter is not None else None
         tokens = prompts.of_messages([*system, *turns], {}, known)
-        most = min(self.max_tokens, prompts.room(tokens, None, default=None))
+        most = min(self.max_tokens, prompts.room(tokens, None, None, "messages"))
         options: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed}
         job = Job(prompt=tokens, max_tokens=most, adapter=self.adapter, **options)
         answer: list[str] = []
