@@ -16,6 +16,8 @@ import pytest
 from chats import messy_rows, write_rows
 from few import a_few
 
+from trainer_plugin.output_folder import how_to_go_on
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 
 HEARS = """
@@ -29,6 +31,9 @@ from tokpack import interrupts
 from tokpack.locks import only_writer
 from pathlib import Path
 interrupts.watch(sys.argv[1])
+if sys.argv[1] == "train":
+    from trainer_plugin.output_folder import how_to_go_on
+    interrupts.go_on(lambda: how_to_go_on(Path(sys.argv[2])))
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 try:
     with only_writer(Path(sys.argv[2])), interrupts.scratch_folder() as folder:
@@ -75,7 +80,9 @@ def test_a_process_that_hears_no_signal_ends_with_its_child_and_its_scratch(numb
         said = process.stderr.read()
     assert said.startswith("interrupted; ")
     assert len(said.splitlines()) == 1
-    assert {"pack": "goes on where", "merge": "nothing was written", "train": "--resume"}[command] in said
+    assert {"pack": "goes on where", "merge": "nothing was written", "train": "no checkpoint yet"}[
+        command
+    ] in said
     assert gone(int(child))
     assert not Path(folder).exists()
     assert list(tmp_path.iterdir()) == []
@@ -122,6 +129,14 @@ def read_some(terminal):
         return os.read(terminal, 65536)
     except OSError:
         return b""
+
+
+def test_training_goes_on_from_a_checkpoint_and_begins_again_where_there_is_none(tmp_path):
+    assert how_to_go_on(tmp_path / "out").endswith("; repeat the command")
+    (tmp_path / "out" / "checkpoint-2").mkdir(parents=True)  # cut off before its state was written
+    assert how_to_go_on(tmp_path / "out").endswith("; repeat the command with --overwrite")
+    (tmp_path / "out" / "checkpoint-2" / "trainer_state.json").touch()
+    assert "--resume" in how_to_go_on(tmp_path / "out")
 
 
 def test_a_signal_that_the_caller_ignores_is_ignored(tmp_path):

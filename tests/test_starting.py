@@ -9,6 +9,7 @@ import pytest
 from chats import messy_rows, write_rows
 from typer.testing import CliRunner
 
+from tokpack.activity import counted
 from tokpack.cli import app
 from tokpack.config_file import load_toml
 from tokpack.cost import Gpu
@@ -56,6 +57,29 @@ def test_the_command_writes_the_file_once(chats, qwen, tmp_path):
     with pytest.raises(OutputError, match="there already"):
         write_recipe(text, tmp_path / "run.toml")
     write_recipe("seed = 1\n", tmp_path / "run.toml", overwrite=True)
+
+
+def test_a_shape_and_columns_that_were_given_are_in_the_file(qwen, tmp_path):
+    rows = [
+        {"question": f"What is {n}?", "completion": f"It is {n}, and no more.", "label": n % 2}
+        for n in range(40)
+    ]
+    data = write_rows(tmp_path / "kto.jsonl", [json.dumps(row).encode() for row in rows])
+    out = tmp_path / "run.toml"
+    refused = run("init", data, "--model", qwen, "-o", out)
+    assert "--format unpaired packs both" in str(refused.exception.hint)
+    run("init", data, "--model", qwen, "-o", out, "--format", "unpaired", "--map", "prompt=question")
+    source = load_toml(out)["source"][0]
+    assert (source["format"], source["map"]) == ("unpaired", {"prompt": "question"})
+    packed = run("pack", "--config", out, "-o", tmp_path / "packed")
+    assert packed.exit_code == 0, packed.output
+
+
+def test_one_document_is_told_in_the_singular(qwen, tmp_path):
+    data = write_rows(tmp_path / "one.jsonl", messy_rows(1))
+    first = run("init", data, "--model", qwen, "-o", tmp_path / "run.toml")
+    assert "from one document. Change" in (tmp_path / "run.toml").read_text()
+    assert (first.exit_code, counted(1, "row"), counted(2000, "row")) == (0, "1 row", "2,000 rows")
 
 
 @pytest.mark.parametrize(("longest", "capacity"), [(100, 512), (513, 1024), (1024, 1024), (10**6, 131_072)])

@@ -231,3 +231,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def counted(number: float, noun: str) -> str:
+    """`"1 row"`, `"2,000 rows"`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

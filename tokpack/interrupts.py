@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -28,8 +28,8 @@ GO_ON = {
     "chat": "the same command begins a new conversation",
     "push": "there is no packed dataset at the URL until all is copied; repeat the command",
     "push-adapter": "the adapter may be there in part; repeat the command",
-    "train": "with --resume the same command goes on from its last checkpoint (--save-steps writes them)",
 }
+"""What to do next, by command; a command that knows better says so by `go_on`."""
 ELSE = "nothing was written; repeat the command"
 BARE_LINE = "\r\x1b[2K\x1b[?25h"
 """Takes away what stands on a terminal's line, and shows the cursor, which a progress bar hides."""
@@ -37,13 +37,12 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 _leftovers: set[Path] = set()
 _leaving = threading.Lock()
-_command = ""
+_next: Callable[[], str] = lambda: ELSE  # noqa: E731 - by default
 
 
 def watch(command: str) -> None:
     """Take over the signals, but those that the caller has this process ignore (`nohup`, `&` of a shell)."""
-    global _command  # noqa: PLW0603 - there is one command a process
-    _command = command
+    go_on(lambda: GO_ON.get(command, ELSE))
     taken = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     if not taken or threading.current_thread() is not threading.main_thread():
         return
@@ -53,6 +52,12 @@ def watch(command: str) -> None:
     for number in taken:
         signal.signal(number, _interrupt)
     threading.Thread(target=_wait, args=(reader, taken), name="tokpack-signals", daemon=True).start()
+
+
+def go_on(how: Callable[[], str]) -> None:
+    """Have an interrupted command end with these words; asked for when it ends."""
+    global _next  # noqa: PLW0603 - there is one command a process
+    _next = how
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -99,7 +104,7 @@ def leave() -> NoReturn:
             with suppress(OSError):
                 path.unlink()
     with suppress(OSError, ValueError):
-        _last_words(f"interrupted; {GO_ON.get(_command, ELSE)}\n")
+        _last_words(f"interrupted; {_next()}\n")
     os._exit(EXIT_CODE)
 
 

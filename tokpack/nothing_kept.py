@@ -7,11 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
+from tokpack.activity import counted
 from tokpack.config import CleanConfig
 from tokpack.errors import DataError
 from tokpack.ledger import DocumentSums
 from tokpack.reasons import UNREADABLE, way_out_of
-from tokpack.report.words import counted, ranked_reasons, reasons_told
+from tokpack.report.words import ranked_reasons, reasons_told
 from tokpack.stages.clean import rules_of
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -12,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.activity import Activity
-from tokpack.config import Config, CostConfig, Method, SourceConfig, TokenizeConfig
+from tokpack.config import CostConfig, Method
 from tokpack.cost.training import Training, load_training
 from tokpack.errors import DataError, OutputError, UsageError, writing
+from tokpack.options import make_config
 from tokpack.run import Run
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
@@ -44,15 +46,22 @@ class Look:
 
 
 def first_recipe(
-    data: list[str], model: str, out: Path, *, gpu: str = "", tell: Activity | None = None
+    data: list[str],
+    model: str,
+    out: Path,
+    *,
+    gpu: str = "",
+    format: str | None = None,
+    map: Mapping[str, str] | None = None,
+    tell: Activity | None = None,
 ) -> str:
     """The text of a recipe for these inputs that runs as it is; `out` is where it will lie.
 
+    format, map: of all inputs, as in `analyze`; the recipe then insists on them.
+
     Raises UsageError and DataError as `analyze` would.
     """
-    config = Config(
-        source=tuple(SourceConfig(path=path) for path in data), tokenize=TokenizeConfig(tokenizer=model)
-    )
+    config = make_config(data, {"tokenizer": model, "format": format, "map": map})
     run = Run.start(config, tell=tell)
     with run.tell.doing("looking at documents"):
         looks = [_look(run, number) for number in range(len(run.sources))]
@@ -63,7 +72,7 @@ def first_recipe(
     capacity, why = choose_length(lengths, training)
     parts = [
         _head(out, len(lengths), run.config.seed),
-        _inputs(data, looks, out),
+        _inputs(data, looks, out, format, map or {}),
         _tokens(run, model, out),
         _rows(lengths, capacity, why),
         _kept(len(lengths), sum(look.left_out for look in looks)),
@@ -138,8 +147,9 @@ def _training(model: str, gpu: str) -> Training | None:
 
 
 def _head(out: Path, documents: int, seed: int) -> str:
+    looked_at = f"the first {documents:,} documents" if documents > 1 else "one document"
     return f"""\
-# Made by `tokpack init` from the first {documents:,} documents. Change what you like, then:
+# Made by `tokpack init` from {looked_at}. Change what you like, then:
 #   tokpack analyze --config {out.name} --html report.html
 #   tokpack pack --config {out.name} -o packed
 # Every key is in docs/configuration.md; a flag wins over the file. Paths are relative to this file.
@@ -148,12 +158,16 @@ seed = {seed}
 """
 
 
-def _inputs(data: list[str], looks: list[Look], out: Path) -> str:
+def _inputs(data: list[str], looks: list[Look], out: Path, format: str | None, map: Mapping[str, str]) -> str:
     formats = {look.path: look.format for look in looks}
     found = ", ".join(sorted({look.format for look in looks}))
     lines = [f"# Recognized: {found}. `format` insists on one, `map` names columns."]
+    columns = ", ".join(f"{name} = {_text(column)}" for name, column in map.items())
     for path in data:
-        lines += ["[[source]]", f"path = {_path(path, out)}", f'# format = "{formats.get(path, found)}"', ""]
+        seen = formats.get(path, "auto" if "," in found else found)
+        shape = f'format = "{format}"' if format else f'# format = "{seen}"'
+        lines += ["[[source]]", f"path = {_path(path, out)}", shape]
+        lines += [f"map = {{ {columns} }}", ""] if columns else [""]
     return "\n".join(lines)
 
 
@@ -169,10 +183,11 @@ def _tokens(run: Run, model: str, out: Path) -> str:
 def _rows(lengths: npt.NDArray[np.int64], capacity: int, why: str) -> str:
     half, most, nearly = (int(np.quantile(lengths, q, method="inverted_cdf")) for q in (0.5, 0.95, 0.99))
     longer = int((lengths > capacity).sum())
+    longer_words = "1 is longer" if longer == 1 else f"{longer:,} are longer"
     return f"""\
 # Tokens a document: half have up to {half:,}, 95 % up to {most:,}, 99 % up to {nearly:,}; the
 # longest has {lengths.max():,}.
-# {capacity:,} {why}; {longer:,} are longer. `overlong` says what becomes of those:
+# {capacity:,} {why}; {longer_words}. `overlong` says what becomes of those:
 # "auto" drops the oldest turns of a chat and splits a text; also drop, right, left, turns, split.
 [truncate]
 max_length = {capacity}
@@ -226,4 +241,9 @@ def _path(name: str, out: Path) -> str:
     here = any(sign in name for sign in "*?[") or Path(name).exists()
     if here and "://" not in name and not Path(name).is_absolute():
         name = os.path.relpath(name, out.absolute().parent)
-    return json.dumps(name, ensure_ascii=False)
+    return _text(name)
+
+
+def _text(value: str) -> str:
+    """A TOML string."""
+    return json.dumps(value, ensure_ascii=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokpack import interrupts
 from tokpack.cli.options import Packed
 from tokpack.printable import hand_over
 from trainer_plugin.evaluation.cli import app as evaluation
@@ -96,7 +97,7 @@ def train(
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
     from trainer_plugin.extras import need
-    from trainer_plugin.output_folder import check_name, check_output_folder
+    from trainer_plugin.output_folder import check_name, check_output_folder, how_to_go_on
     from trainer_plugin.recipe import load_recipe
 
     need(*LIBRARIES)
@@ -128,6 +129,7 @@ def train(
     check_name(out)
     if _first_process() and not resume:
         check_output_folder(out, overwrite)
+    interrupts.go_on(lambda: how_to_go_on(out))
     with _activity(quiet) as tell:
         _load_libraries(tell)
         from trainer_plugin.merge import check_mergeable, merge_dequantized
@@ -208,7 +210,7 @@ def push_adapter(
 
 
 def _summary(result: Any) -> list[str]:
-    from tokpack.activity import duration
+    from tokpack.activity import counted, duration
     from trainer_plugin.words import dollars
 
     difference = result.tokens / result.predicted_tokens - 1 if result.predicted_tokens else 0.0
@@ -217,7 +219,7 @@ def _summary(result: Any) -> list[str]:
     if result.evaluation_seconds:
         taken += f", {duration(result.evaluation_seconds)} of it for evaluation"
     lines = [
-        f"{result.steps:,} steps{ended}, {result.tokens_per_second:,.1f} tokens/s",
+        f"{counted(result.steps, 'step')}{ended}, {result.tokens_per_second:,.1f} tokens/s",
         f"tokens: {result.predicted_tokens:,} predicted, {result.tokens:,} trained on ({difference:+.2%}), "
         f"{result.trained_tokens:,} with loss",
         f"time: {_range(result.predicted_seconds, duration)}{taken}"

@@ -6,6 +6,18 @@ from pathlib import Path
 
 from tokpack.errors import UsageError
 
+CHECKPOINT = "checkpoint-*"
+"""What transformers calls its folders."""
+
+
+def how_to_go_on(out: Path) -> str:
+    """What an interrupted training says; a checkpoint has its state written last."""
+    if any(out.glob(f"{CHECKPOINT}/trainer_state.json")):
+        return "with --resume the same command goes on from its last checkpoint"
+    used = out.is_dir() and any(out.iterdir())
+    again = "repeat the command with --overwrite" if used else "repeat the command"
+    return f"there is no checkpoint yet (--save-steps writes them); {again}"
+
 
 def check_name(out: Path) -> None:
     """Raises UsageError for a name that is not UTF-8: safetensors and tokenizers write to none."""

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import Activity, default_activity
+from tokpack.activity import Activity, counted, default_activity
 from tokpack.card import CARD
 from tokpack.errors import UsageError
 from tokpack.packed_urls import explained, file_system, is_url
@@ -137,7 +137,7 @@ def _card(folder: Path, url: str) -> str:
     if shards:
         lines += ["## Data", "", "Shards of the packed dataset, by SHA-256:", ""]
         lines += [
-            f"- {_cell(shard['file'])}, {shard['rows']:,} rows: `{_cell(shard['sha256'])}`"
+            f"- {_cell(shard['file'])}, {counted(shard['rows'], 'row')}: `{_cell(shard['sha256'])}`"
             for shard in shards
         ]
         lines.append("")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokpack.activity import Activity, duration
+from tokpack.activity import Activity, counted, duration
 from tokpack.checked import check_dataset
 from tokpack.errors import UsageError
 from tokpack.own_files import entries_below
@@ -301,8 +301,9 @@ def _plan_lines(
 ) -> list[str]:
     lines = ["rows are trained on in the order in which they were packed"] if order == "packed" else []
     lines += [
-        f"{plan.rows:,} rows, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "
-        f"{plan.steps:,} steps over {len(plan.order):,} rows, {plan.tokens_to_train:,} tokens"
+        f"{counted(plan.rows, 'row')}, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "
+        f"{counted(plan.steps, 'step')} over {counted(len(plan.order), 'row')}, "
+        f"{plan.tokens_to_train:,} tokens"
     ]
     if hours is not None:
         low, high = hours.value, hours.high or hours.value

@@ -18,6 +18,10 @@ def init(
     data: Annotated[list[str], typer.Argument(help="Files, globs, folders or URLs.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Model to train: its folder or Hub name.")],
     gpu: Annotated[str, typer.Option(help="GPU to train on, such as a10; `tokpack gpus` lists them.")] = "",
+    format: Annotated[str | None, typer.Option(help="Shape of the rows (default: recognized).")] = None,
+    map: Annotated[
+        str | None, typer.Option(help="Columns, with a comma between them, as prompt=question.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Recipe to write.")] = Path("run.toml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     quiet: Quiet = False,
@@ -26,8 +30,11 @@ def init(
 
     It runs as it is: `tokpack pack --config run.toml -o packed`.
     """
+    from tokpack.parsing import parse_map
+
+    columns = parse_map(map) if map else None
     with activity(quiet, "tokpack.starting") as (tell, starting):
-        text = starting.first_recipe(data, model, out, gpu=gpu, tell=tell)
+        text = starting.first_recipe(data, model, out, gpu=gpu, format=format, map=columns, tell=tell)
         starting.write_recipe(text, out, overwrite)
     hand_over(out)
     say(f"next: tokpack analyze --config {out}", quiet)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.activity import counted
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import flat
 from tokpack.ranges import Int64, offsets_of
@@ -136,7 +137,7 @@ def figures(packed: PackedFolder) -> str:
     """One line for the README of an export."""
     manifest = packed.manifest
     return (
-        f"{manifest['documents']:,} documents, {manifest['tokens']:,} tokens "
-        f"({manifest['trained_tokens']:,} with a label) in {manifest['rows']:,} rows of at most "
+        f"{counted(manifest['documents'], 'document')}, {manifest['tokens']:,} tokens "
+        f"({manifest['trained_tokens']:,} with a label) in {counted(manifest['rows'], 'row')} of at most "
         f"{manifest['capacity']:,}"
     )

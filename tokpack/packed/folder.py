@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack import schema
+from tokpack.activity import counted
 from tokpack.checked import check_dataset
 from tokpack.errors import DataError
 from tokpack.manifest import read_form, read_manifest
@@ -243,8 +244,9 @@ class PackedFolder:
     def __repr__(self) -> str:
         plan = self.manifest["plan"]
         return (
-            f"PackedFolder({str(self.folder)!r}: {self.manifest['documents']:,} documents, "
-            f"{self.manifest['tokens']:,} tokens in {len(self):,} rows of {self.manifest['capacity']:,}, "
+            f"PackedFolder({str(self.folder)!r}: {counted(self.manifest['documents'], 'document')}, "
+            f"{self.manifest['tokens']:,} tokens in {counted(len(self), 'row')} "
+            f"of {self.manifest['capacity']:,}, "
             f"fill {plan['fill']:.2%})"
         )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tokpack import schema
-from tokpack.activity import Activity, default_activity
+from tokpack.activity import Activity, counted, default_activity
 from tokpack.config import PlanConfig, ShardFormat
 from tokpack.config_limits import UNMIXED
 from tokpack.conversion import convert
@@ -159,7 +159,7 @@ def lost_to_length(packed: PackedFolder) -> str:
     dropped = ledger["documents"]["dropped"].get(OVERLONG, 0)
     lost = [
         f"{cut:,} tokens cut from long documents" if cut else "",
-        f"{dropped:,} documents dropped as overlong" if dropped else "",
+        f"{counted(dropped, 'document')} dropped as overlong" if dropped else "",
     ]
     said = " and ".join(part for part in lost if part)
     return f"{said} stay out: they are not in the packed dataset" if said else ""

@@ -15,7 +15,7 @@ import polars as pl
 
 from tokpack import ledger as ledgers
 from tokpack import schema
-from tokpack.activity import Activity, default_activity
+from tokpack.activity import Activity, counted, default_activity
 from tokpack.engine.local import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.manifest import differing_sums, is_finished, read_manifest
@@ -146,7 +146,7 @@ def _sums(folder: Path) -> list[Check]:
         if digest != listed[name]
     ]
     size = sum((folder / name).stat().st_size for name in both)
-    check.detail = f"{len(both)} files, {size / 1e6:,.1f} MB hashed"
+    check.detail = f"{counted(len(both), 'file')}, {size / 1e6:,.1f} MB hashed"
     return [check]
 
 
@@ -168,7 +168,9 @@ def _token_files(packed: PackedFolder) -> Check:
 
 
 def _rows(rows: CheckedRows) -> Check:
-    return Check("rows", f"{rows.rows:,} rows, {rows.tokens:,} tokens", rows.faults[:MAX_FAULTS])
+    return Check(
+        "rows", f"{counted(rows.rows, 'row')}, {counted(rows.tokens, 'token')}", rows.faults[:MAX_FAULTS]
+    )
 
 
 def _pairs(rows: CheckedRows) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
+from tokpack.activity import counted
 from tokpack.printable import one_line
 from tokpack.report.clean_figures import CleanBill, CleanFigures
 from tokpack.report.cost_words import counted_float, money
@@ -15,7 +16,7 @@ from tokpack.report.words import budget_words, counters, share
 
 def clean_view(figures: CleanFigures) -> RenderableType:
     documents, tokens = figures.ledger.documents, figures.ledger.tokens
-    title = Text(f"{documents.kept:,} of {documents.read:,} documents kept", style=f"bold {GOOD}")
+    title = Text(f"{documents.kept:,} of {counted(documents.read, 'document')} kept", style=f"bold {GOOD}")
     about, estimates = ("about ", "; counts are estimates") if figures.estimated else ("", "")
     fewer = share(tokens.tokenized - tokens.packed, tokens.tokenized)
     facts = [

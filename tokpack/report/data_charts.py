@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokpack.activity import counted
 from tokpack.ledger import Sums
 from tokpack.printable import one_line
 from tokpack.report.charts import (
@@ -22,7 +23,7 @@ from tokpack.report.charts import (
 )
 from tokpack.report.svg import draw
 from tokpack.report.values import Ranks, RowClass, Vocabulary
-from tokpack.report.words import counted, share
+from tokpack.report.words import share
 
 MOST_FILES, MOST_SCRIPTS = 10, 8
 HEIGHT, TOP, GAP = 140, 26, 24

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tokpack.activity import counted
 from tokpack.ledger import Ledger, TrainedSums
 from tokpack.printable import one_line
 from tokpack.reasons import words_of
@@ -19,7 +20,7 @@ from tokpack.report.values import (
     ValueFigures,
     Vocabulary,
 )
-from tokpack.report.words import counted, share, size
+from tokpack.report.words import share, size
 
 MOST_FATES, MOST_LANGUAGES = 3, 12
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tokpack.activity import counted
 from tokpack.printable import one_line
 from tokpack.reasons import CHOSEN_EQUALS_REJECTED, OVERLONG
 from tokpack.report.values import Figures, Languages, LanguageShare, Ranks, SourceFit, Vocabulary
-from tokpack.report.words import counted, share
+from tokpack.report.words import share
 from tokpack.stages.order import Dealt
 from tokpack.stages.planners.mix import Mixed
 
@@ -51,7 +52,13 @@ def language_words(languages: Languages) -> str:
 
 def languages_source(languages: Languages) -> str:
     looked, of = languages.sample, languages.of
-    part = f"{looked:,} of {of:,} documents" if looked < of else f"all {of:,} documents"
+    part = (
+        f"{looked:,} of {of:,} documents"
+        if looked < of
+        else f"all {of:,} documents"
+        if of > 1
+        else "the one document"
+    )
     return f"estimated from {part}"
 
 
@@ -93,7 +100,9 @@ def dealt_words(dealt: Dealt) -> str:
     """Rows that were written in the order of ranks: how long those still wait, and what is left over."""
     ranks, left = f"{dealt.world_size} ranks", dealt.leftover_rows
     if not dealt.steps:
-        return f"{counted(left, 'row')} fill no step of {ranks} with {dealt.rows_per_step:,} rows each"
+        return (
+            f"{counted(left, 'row')} fill no step of {ranks} with {counted(dealt.rows_per_step, 'row')} each"
+        )
     waits = [share(waiting, 1) for waiting in (dealt.idle_share, dealt.idle_share_shuffled)]
     rest = f"; the {left:,} rows that fill no step stand last" if left > 1 else ""
     rest = "; the row that fills no step stands last" if left == 1 else rest
@@ -108,7 +117,7 @@ def mixed_words(mixed: Mixed) -> str:
     if not mixed.steps:
         return f"{counted(mixed.leftover_rows, 'row')} fill no step of {mixed.rows_per_step:,}"
     return (
-        f"{counted(mixed.steps, 'step')} of {mixed.rows_per_step:,} rows, each source within "
+        f"{counted(mixed.steps, 'step')} of {counted(mixed.rows_per_step, 'row')}, each source within "
         f"{100 * mixed.largest_error:.1f} points of its share in every one"
     )
 

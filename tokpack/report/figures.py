@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import ledger as ledgers
+from tokpack.activity import counted
 from tokpack.config import CostConfig
 from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
@@ -105,7 +106,7 @@ class Report:
 
     def __repr__(self) -> str:
         documents = self.figures.ledger.documents.read
-        return f"Report({documents:,} documents; {make_bill(self.figures).headline})"
+        return f"Report({counted(documents, 'document')}; {make_bill(self.figures).headline})"
 
 
 def make_report(

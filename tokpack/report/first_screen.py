@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 from rich.text import Text
 
+from tokpack.activity import counted
 from tokpack.report.cost_figures import Cost
 from tokpack.report.cost_tables import advice_table
 from tokpack.report.cost_words import cost_words
@@ -18,7 +19,7 @@ from tokpack.report.data_words import cut_words, grouping_words
 from tokpack.report.terminal import report_head, slots_bill, trained_words
 from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, DrawnTable, facts_grid
 from tokpack.report.values import Figures
-from tokpack.report.words import counted, share
+from tokpack.report.words import share
 
 MOST_ACTIONS, MOST_REASONS = 3, 3
 REST = "--full prints the rest, --html report.html draws it, --json has every figure"
@@ -68,7 +69,7 @@ def _left_out(figures: Figures) -> RenderableType:
 def _facts(figures: Figures) -> list[tuple[str, str]]:
     documents, tokens, trained = figures.ledger.documents, figures.ledger.tokens, figures.ledger.trained
     plan, cost = figures.plan, figures.cost
-    kept = f"{documents.kept:,} of {documents.read:,} documents, {tokens.packed:,} tokens"
+    kept = f"{documents.kept:,} of {counted(documents.read, 'document')}, {counted(tokens.packed, 'token')}"
     if plan.rows:
         kept += f" ({trained_words(trained.trained, trained.packed)})"
         kept += f", {counted(plan.rows, 'row')} {share(plan.fill, 1, 2)} full"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tokpack.activity import counted
 from tokpack.corpus import MoneyFigures, NearFigures
 from tokpack.ledger import DocumentSums
 from tokpack.printable import one_line
@@ -204,10 +205,6 @@ def counters(counted_on_the_way: dict[str, int], near: NearFigures | None = None
             lines.append((near.documents, words))
         lines += [(n, COUNTERS[f"near_{name}"]) for name, n in near.kept.items() if n]
     return lines
-
-
-def counted(number: float, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def counted_documents(number: int, in_pairs: bool) -> str:

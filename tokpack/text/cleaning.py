@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack import ledger as ledgers
-from tokpack.activity import Activity, default_activity
+from tokpack.activity import Activity, counted, default_activity
 from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
@@ -84,7 +84,7 @@ class CleanReport:
 
     def __repr__(self) -> str:
         documents = self.figures.ledger.documents
-        return f"CleanReport({str(self.path)!r}: {documents.kept:,} of {documents.read:,} documents)"
+        return f"CleanReport({str(self.path)!r}: {documents.kept:,} of {counted(documents.read, 'document')})"
 
 
 @with_options(CleanOptions)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.activity import counted
 from tokpack.config import SourceConfig, WeightBy
 from tokpack.corpus import EXAMPLES, Corpus, MoneyFigures, NearFigures, NearPair
 from tokpack.cost.money_budget import MoneyBudget
@@ -133,7 +134,7 @@ class Near:
 def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
     """Exact join over the kept documents' content tokens; see `stages/near_dup/`."""
     width = corpus.width
-    with run.tell.doing(f"near duplicates among {len(corpus.docs) // width:,} documents"):
+    with run.tell.doing(f"near duplicates among {counted(len(corpus.docs) // width, 'document')}"):
         positions, batches = corpus.stored_documents(width)
         found = find_near_duplicates(batches, threshold, eligible=corpus.kept()[positions], on=on)
     removed = np.flatnonzero(found.partner >= 0)

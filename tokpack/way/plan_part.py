@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from tokpack.activity import counted
 from tokpack.corpus import Corpus
 from tokpack.reasons import HELD_OUT
 from tokpack.run import Run
@@ -81,7 +82,7 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
         pieces = with_copies(pieces, corpus.docs[COPIES].to_numpy())
     settings, seed = run.config.plan, run.config.seed
     limit = settings.max_docs_per_row or None
-    with run.tell.doing(f"planning rows of {len(pieces):,} documents"):
+    with run.tell.doing(f"planning rows of {counted(len(pieces), 'document')}"):
         plan = make_plan(
             pieces["length"].to_numpy(),
             run.config.truncate.max_length,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tokpack.activity import Activity, Advance
+from tokpack.activity import Activity, Advance, counted
 from tokpack.checked import check_dataset
 from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.packed.folder import PackedFolder
@@ -362,7 +362,9 @@ def _seen_in_training(adapter: Adapter, dataset: PackedDataset) -> str:
 def _few(part: EvaluatedPart) -> list[str]:
     if part.documents >= FEW:
         return []
-    return [f"{part.documents} documents: intervals of so few are rough; hold more out (pack --val)"]
+    return [
+        f"{counted(part.documents, 'document')}: intervals of so few are rough; hold more out (pack --val)"
+    ]
 
 
 def _versions() -> dict[str, str]:
