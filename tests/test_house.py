@@ -58,7 +58,7 @@ TRAINER_TAKES = {"version", "printable", "fingerprint", "schema", "errors", "act
 TRAINER_TAKES |= {"own_files", "manifest", "ledger", "checked", "shards", "token_files", "packed_urls"}
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
-    "trainer_plugin.cli": {"tokpack.cli"},
+    "trainer_plugin.cli": {"tokpack.cli", "tokpack.interrupts"},
     "trainer_plugin.model_files": {"tokpack.encoding"},
     "trainer_plugin.serving": {"tokpack.cli", "tokpack.stages"},
     "trainer_plugin.serve_config": {"tokpack.cli"},
