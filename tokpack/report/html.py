@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tokpack.activity import counted
 from tokpack.printable import one_line, printable
 from tokpack.report import charts
 from tokpack.report.cost_page import cost_view
@@ -23,7 +24,6 @@ from tokpack.report.values import Figures
 from tokpack.report.words import (
     PROOFS,
     SLOT,
-    counted,
     counted_documents,
     gap_words,
     labels_words,

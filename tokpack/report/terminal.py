@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tokpack.activity import counted
 from tokpack.ledger import DocumentSums, Ledger
 from tokpack.plain import from_plain
 from tokpack.printable import one_line, snippet
@@ -55,7 +56,6 @@ from tokpack.report.values import Drop, Figures, Lengths, PlanFigures, SlotLine
 from tokpack.report.words import (
     SLOT,
     bound_words,
-    counted,
     counted_documents,
     counters,
     labels_words,
