@@ -51,6 +51,28 @@ def same_files(folder: Path, other: Path) -> bool:
     return all((other / name).read_bytes() == (folder / name).read_bytes() for name in names)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "{packed}", "--to", "trl"],
+        ["repack", "{packed}"],
+        ["merge", "{packed}", "{packed}"],
+        ["train", "{packed}", "--model", "m"],
+        ["merge-adapter", "adapter"],
+        ["clean", "chats.jsonl"],
+        ["init", "chats.jsonl", "--model", "m"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_url_is_no_folder_to_write(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("{packed}", str(tmp_path)) for word in command]
+    refused = CliRunner().invoke(app, [*words, "-o", "s3://bucket/out"])
+    assert isinstance(refused.exception, UsageError)
+    assert "push" in str(refused.exception.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_pushed_is_opened_again_from_its_url(packed, memory):
     assert push(packed, MEMORY + "/") == MEMORY
     opened = tokpack.open_packed(MEMORY)

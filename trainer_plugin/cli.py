@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokpack import interrupts
-from tokpack.cli.options import Packed
+from tokpack.cli.options import Packed, local_out
 from tokpack.printable import hand_over
 from trainer_plugin.evaluation.cli import app as evaluation
 from trainer_plugin.serve_config.cli import app as serve_config
@@ -27,7 +27,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 def train(
     packed: Packed,
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, or name on the hub.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter or model.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for the adapter or model.", parser=local_out, metavar="PATH"
+        ),
+    ],
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags win over it.")] = None,
     method: Annotated[str | None, typer.Option(help="qlora (default), lora or full.")] = None,
     attn: Annotated[
@@ -164,7 +169,10 @@ def train(
 @app.command("merge-adapter", rich_help_panel="Training")
 def merge_adapter(
     adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for the merged model.", parser=local_out, metavar="PATH"),
+    ],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Folder or Hub name of the base, when it has moved.")
     ] = None,

@@ -37,10 +37,12 @@ Packed = Annotated[Path, typer.Argument(help=PACKED_HELP, parser=packed_folder)]
 
 
 def local_out(text: str) -> Path:
-    """A folder to write; not a URL, which would become a folder of that name."""
+    """A folder or file to write; not a URL, which would become a folder of that name."""
     if "://" in text:
         raise UsageError(
-            "not a folder", where=f"-o {text}", hint="write a folder, then: tokpack push FOLDER URL"
+            "not a path on this machine",
+            where=f"-o {text}",
+            hint="give a folder; tokpack push (of an adapter push-adapter) copies it to a URL",
         )
     return Path(text)
 

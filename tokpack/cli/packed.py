@@ -23,6 +23,7 @@ from tokpack.cli.options import (
     ShardFormat,
     WorldSize,
     length,
+    local_out,
     packed_folder,
 )
 from tokpack.cli.output import activity, say, show
@@ -133,7 +134,9 @@ def export(
         str,
         typer.Option(help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the export.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="New folder for the export.", parser=local_out, metavar="PATH")
+    ],
     cp: Annotated[
         int, typer.Option(help="Ranks that share a row (context parallelism), for megatron-bridge.")
     ] = 1,

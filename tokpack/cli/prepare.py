@@ -13,6 +13,7 @@ from tokpack.cli.options import (
     Json,
     Quiet,
     Workers,
+    local_out,
     takes,
 )
 from tokpack.cli.output import activity, say, show
@@ -191,7 +192,12 @@ def _pack_part(
 @app.command(rich_help_panel=RAW_DATA)
 @takes(ReadOptions, FormatOptions, CleaningOptions, CleanOptions)
 def clean(
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write, as kept.jsonl.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="JSONL file to write, as kept.jsonl.", parser=local_out, metavar="PATH"
+        ),
+    ],
     data: Data = None,
     to: Annotated[
         str, typer.Option(help="Shape to write: openai, sharegpt, alpaca, prompt_completion or text.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokpack.cli.app import START, app
-from tokpack.cli.options import Json, Quiet
+from tokpack.cli.options import Json, Quiet, local_out
 from tokpack.cli.output import activity, say, show
 from tokpack.printable import hand_over
 
@@ -22,7 +22,9 @@ def init(
     map: Annotated[
         str | None, typer.Option(help="Columns, with a comma between them, as prompt=question.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Recipe to write.")] = Path("run.toml"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Recipe to write.", parser=local_out, metavar="PATH")
+    ] = Path("run.toml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     quiet: Quiet = False,
 ) -> None:

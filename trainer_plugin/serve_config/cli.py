@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokpack.cli.options import local_out
 from tokpack.cli.output import activity, say
 from tokpack.printable import hand_over
 from trainer_plugin.serving.cli import LIBRARIES, PANEL, Silent, one_of
@@ -22,7 +23,10 @@ def serve_config(
     engine: Annotated[
         str, typer.Option("--engine", "-e", help="vllm, sglang, lmdeploy, llamacpp or ollama.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is served.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for all that is served.", parser=local_out, metavar="PATH"),
+    ],
     base: Annotated[
         str | None, typer.Option(help="Folder or Hub name of the base, when it has moved.")
     ] = None,
@@ -57,7 +61,16 @@ def serve_config(
 @app.command("convert-adapter", rich_help_panel=PANEL)
 def convert_adapter(
     adapter: Annotated[Path, typer.Argument(help="Adapter folder.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, or the merged model.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the adapter, or the merged model.",
+            parser=local_out,
+            metavar="PATH",
+        ),
+    ],
     base: Annotated[
         str | None, typer.Option(help="Folder or Hub name of the base, when it has moved.")
     ] = None,
