@@ -151,6 +151,7 @@ def train(
             after_training = import_module("trainer_plugin.evaluation.after_training")
             after_training.check_before(packed, settings)
         result = run_training(packed, model, settings, out, **options, tell=tell)
+        interrupts.go_on(lambda: f"{out} is trained; tokpack eval or merge-adapter does what was left")
         for line in _summary(result):
             tell.say(line)
         if compare:
