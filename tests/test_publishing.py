@@ -10,6 +10,7 @@ import pytest
 from fake_hub import FakeHub, run_with
 
 from tokpack.errors import UsageError
+from trainer_plugin import publishing
 from trainer_plugin.publishing import adapter_card, push_adapter
 
 MEMORY = "memory://store/adapter"
@@ -25,7 +26,7 @@ def adapter(tmp_path: Path) -> Path:
     (folder / "secret.json").symlink_to("/etc/hostname")
     records = {
         "adapter_config.json": {"base_model_name_or_path": "me/base<b>", "r": 8},
-        "provenance.json": {
+        "tokpack.json": {
             "method": "qlora",
             "rows": 12,
             "capacity": 1024,
@@ -51,7 +52,7 @@ PUSHED = {
     "adapter_config.json",
     "adapter_model.safetensors",
     "chat_template.jinja",
-    "provenance.json",
+    "tokpack.json",
     "result.json",
 }
 
@@ -72,7 +73,7 @@ def test_the_card_tells_base_figures_and_data_and_no_name_is_markup(adapter: Pat
     assert 'from_pretrained("me/math")' in card
     assert "| held-out loss | 2.5000 before, 2.2500 after |" in card
     assert "0" * 64 in card
-    (adapter / "provenance.json").write_text("[]")
+    (adapter / "tokpack.json").write_text("[]")
     (adapter / "result.json").unlink()
     assert "held-out" not in adapter_card(adapter, "hf://me/math")
 
@@ -80,7 +81,7 @@ def test_the_card_tells_base_figures_and_data_and_no_name_is_markup(adapter: Pat
 def test_a_base_in_a_folder_of_this_machine_is_named_by_its_last_part(adapter: Path) -> None:
     record = {"base_model_name_or_path": "/home/me/models/base", "r": 8}
     (adapter / "adapter_config.json").write_text(json.dumps(record))
-    (adapter / "provenance.json").unlink()
+    (adapter / "tokpack.json").unlink()
     assert "/home" not in adapter_card(adapter, "hf://me/math")
 
 
@@ -107,8 +108,8 @@ def test_pushed_to_the_hub_in_one_commit(adapter: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("provenance.json", '{"base": 5}'),
-        ("provenance.json", '{"shards": [1]}'),
+        ("tokpack.json", '{"base": 5}'),
+        ("tokpack.json", '{"shards": [1]}'),
         ("result.json", '{"steps": "x"}'),
     ],
 )
@@ -120,3 +121,8 @@ def test_records_of_other_types_are_said(tmp_path, name, text):
 
 def test_a_card_names_no_keys(tmp_path):
     assert "s3cret" not in adapter_card(tmp_path, "s3://me:s3cret@bucket/adapter")
+
+
+def test_the_record_is_the_one_that_training_writes():
+    qlora = pytest.importorskip("trainer_plugin.qlora", exc_type=ImportError)
+    assert publishing.RECORD == qlora.PROVENANCE
