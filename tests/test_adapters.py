@@ -117,6 +117,17 @@ def test_what_would_change_the_base_for_others_is_refused(place, tmp_path, chang
         read_adapter(folder)
 
 
+def test_an_adapter_that_brings_biases_of_the_base_is_refused(place, tmp_path):
+    """PEFT puts them into the base's own layers, where `disable_adapter` leaves them."""
+    save_tiny_model(tmp_path / "base", attention_bias=True)
+    save_adapter(tmp_path / "base", tmp_path / "biased", seed=1, bias="lora_only", target_modules=["q_proj"])
+    with pytest.raises(UsageError, match="changes biases of the base for everybody") as caught:
+        read_adapter(tmp_path / "biased")
+    assert "convert-adapter" in str(caught.value.hint)
+    save_adapter(place / "base", tmp_path / "none", seed=1, bias="lora_only", target_modules=["q_proj"])
+    assert read_adapter(tmp_path / "none").name == "none"  # a base without biases
+
+
 def test_folders_without_an_adapter_and_names_given_twice_are_said(place, tmp_path):
     with pytest.raises(UsageError, match="no adapter here"):
         read_adapter(tmp_path)

@@ -131,6 +131,18 @@ def _patterns(config: dict[str, Any]) -> list[str]:
     return found
 
 
+def base_biases(config: dict[str, Any], folder: Path) -> list[str]:
+    """Names of the biases of the base's own layers that the adapter brings: PEFT puts them into the base.
+
+    Raises UsageError where the weights cannot be read.
+    """
+    if config.get("bias", "none") == "none":
+        return []
+    whole = config.get("modules_to_save") or []
+    biases = [name for name in _shapes(folder) if name.endswith(".bias") and "lora_" not in name]
+    return [name for name in biases if name.split(".")[-2] not in whole]
+
+
 def _shapes(folder: Path) -> dict[str, list[int]]:
     """Of the weights in the file, by name."""
     from safetensors import SafetensorError, safe_open

@@ -27,6 +27,7 @@ from tokpack.hub import from_hub
 from trainer_plugin.adapter_config import (
     CONFIG,
     PLAIN_STARTS,
+    base_biases,
     fill,
     read_config,
     with_place_for,
@@ -227,6 +228,12 @@ def _refuse(adapter: Adapter) -> None:
             f"the adapter {adapter.name!r} starts as {start}: it changes the base weights under it",
             where=str(adapter.folder / CONFIG),
             hint="convert it to plain LoRA first (`tokpack convert-adapter`), or merge it",
+        )
+    if biases := base_biases(config, adapter.folder):
+        raise UsageError(
+            f"the adapter {adapter.name!r} changes biases of the base for everybody ({biases[0]})",
+            where=str(adapter.folder / CONFIG),
+            hint="merge it first (`tokpack convert-adapter`)",
         )
     if kind in (
         "PROMPT_TUNING",

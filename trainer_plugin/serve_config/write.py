@@ -217,9 +217,9 @@ def _copy(folder: Path, place: Path) -> None:
 
 
 def _on_4_bits(folder: Path) -> bool:
-    from trainer_plugin.adapters import read_adapter
+    from trainer_plugin.base_digest import read_json
 
-    return read_adapter(folder).on_4_bits if (folder / PROVENANCE).is_file() else False
+    return (read_json(folder / PROVENANCE) or {}).get("method") == "qlora"
 
 
 def _model_config(base: str) -> Any:
