@@ -33,6 +33,10 @@ def adapter(tmp_path: Path) -> Path:
             "base": {"name": "me/base<b>", "digest": "abc"},
             "shards": [{"file": "data-0.arrow", "rows": 12, "sha256": "0" * 64}],
             "versions": {"peft": "0.21"},
+            "ledger": {
+                "documents": {"read": 90, "kept": 80, "dropped": {"refusal|": 10}, "quarantined": 0},
+                "tokens": {"tokenized": 9000, "packed": 8000, "dropped": {"refusal|": 1000}},
+            },
         },
         "result.json": {"steps": 30, "tokens": 4000, "loss_before": 2.5, "loss_after": 2.25},
     }
@@ -73,6 +77,8 @@ def test_the_card_tells_base_figures_and_data_and_no_name_is_markup(adapter: Pat
     assert 'from_pretrained("me/math")' in card
     assert "| held-out loss | 2.5000 before, 2.2500 after |" in card
     assert "0" * 64 in card
+    assert "| kept | 80 |\n| left out: refusal\\| | 10 |" in card
+    assert "| packed | 8,000 |" in card
     (adapter / "tokpack.json").write_text("[]")
     (adapter / "result.json").unlink()
     assert "held-out" not in adapter_card(adapter, "hf://me/math")
@@ -110,6 +116,7 @@ def test_pushed_to_the_hub_in_one_commit(adapter: Path, tmp_path: Path) -> None:
     [
         ("tokpack.json", '{"base": 5}'),
         ("tokpack.json", '{"shards": [1]}'),
+        ("tokpack.json", '{"ledger": {"documents": {"read": "many"}, "tokens": {}}}'),
         ("result.json", '{"steps": "x"}'),
     ],
 )

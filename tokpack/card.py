@@ -48,6 +48,18 @@ packed[0]["input_ids"]
 `tokpack verify {place}` proves it, `tokpack train {place} --model MODEL -o adapter` trains on it.
 Documents of a row must not see each other, which plain loaders do not care for.
 
+{what_became(ledger)}
+| input | SHA-256 |
+|---|---|
+{_inputs(manifest["inputs"])}
+Each document that was left out is named, with the reason, in `dropped.parquet`.
+"""
+
+
+def what_became(ledger: dict[str, Any]) -> str:
+    """A section about the documents and tokens that were read."""
+    documents, tokens = ledger["documents"], ledger["tokens"]
+    return f"""\
 ## What became of the data
 
 | documents | |
@@ -59,12 +71,7 @@ Documents of a row must not see each other, which plain loaders do not care for.
 |---|---:|
 | tokenized | {tokens["tokenized"]:,} |
 | packed | {tokens["packed"]:,} |
-{_reasons(tokens)}
-| input | SHA-256 |
-|---|---|
-{_inputs(manifest["inputs"])}
-Each document that was left out is named, with the reason, in `dropped.parquet`.
-"""
+{_reasons(tokens)}"""
 
 
 def _splits(manifest: dict[str, Any], validation: bool) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.activity import Activity, counted, default_activity
-from tokpack.card import CARD
+from tokpack.card import CARD, what_became
 from tokpack.errors import UsageError
 from tokpack.packed_urls import explained, file_system, is_url
 from tokpack.printable import one_line, without_secrets
@@ -143,6 +143,8 @@ def _card(folder: Path, url: str) -> str:
             for shard in shards
         ]
         lines.append("")
+    if ledger := made.get("ledger"):
+        lines.append(what_became(ledger))
     return "\n".join(lines)
 
 

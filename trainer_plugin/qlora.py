@@ -202,7 +202,8 @@ def _base_of(trainer: Any, recipe: Recipe) -> dict[str, str]:
 
 
 def provenance(packed: Any, recipe: Recipe, base: dict[str, str]) -> dict[str, Any]:
-    """What ties a trained model to its data: versions, digests of base, tokenizer, shards, rows, tokens."""
+    """What ties a trained model to its data: versions, digests of base, tokenizer, shards, rows, tokens,
+    and what became of the data."""
     from importlib.metadata import version
 
     manifest = packed.manifest
@@ -213,6 +214,7 @@ def provenance(packed: Any, recipe: Recipe, base: dict[str, str]) -> dict[str, A
         "capacity": manifest["capacity"],
         "rows": len(packed),
         "tokens": int(packed.row_tokens().sum()),
+        "ledger": {part: manifest["ledger"][part] for part in ("documents", "tokens")},
         "method": recipe.method,
         "base": base,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
