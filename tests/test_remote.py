@@ -140,6 +140,15 @@ def test_a_remote_input_packs_to_the_bytes_of_the_local_one(bucket, qwen, tmp_pa
     assert tokpack.verify(remote.folder).ok
 
 
+def test_verify_says_what_it_compares_of_inputs_behind_urls(memory, qwen, tmp_path):
+    local = tmp_path / "local.jsonl"
+    local.write_bytes(LINES)
+    options = {"tokenizer": str(qwen), "max_length": 512}
+    packed = tokpack.pack([local, f"{memory}/data/chats.jsonl"], tmp_path / "out", **options)
+    details = {check.name: check.detail for check in tokpack.verify(packed.folder).checks}
+    assert details["inputs"] == "1 of 1 still there, unchanged; 1 behind URLs, not compared"
+
+
 @pytest.mark.parametrize(
     ("path", "what"),
     [

@@ -280,7 +280,9 @@ def _inputs(packed: PackedFolder) -> Check:
             here += 1
             if digest(Path(path)) != entry["sha256"]:
                 check.faults.append(f"{path}: changed since it was packed")
-    check.detail = f"{here} of {len(paths)} still there, unchanged" if not check.faults else ""
+    urls = sum("://" in path for path in paths)
+    beside = f"; {urls} behind URLs, not compared" if urls else ""
+    check.detail = f"{here} of {len(paths) - urls} still there, unchanged{beside}" if not check.faults else ""
     return check
 
 
