@@ -76,17 +76,17 @@ def check_gates(gates: Iterable[Gate], figures: Iterable[str], adapters: Iterabl
 def judge(gate: Gate, adapter: str, figures: Mapping[str, Interval]) -> Outcome:
     """The gate against the figures of one adapter."""
     found = figures.get(gate.figure)
+    asked = gate.text if gate.adapter else f"{adapter}: {gate.text}"
     if found is None:
-        return Outcome(gate.text, adapter, False, f"{adapter}: {gate.text}: the task has no such metric")
+        return Outcome(gate.text, adapter, False, f"{asked}: the task has no such metric")
     below = gate.sign.startswith("<")
     end = found.high if below else found.low
     if end is None:
-        return Outcome(gate.text, adapter, False, f"{adapter}: {gate.text}: too little data for an interval")
+        return Outcome(gate.text, adapter, False, f"{asked}: too little data for an interval")
     passed = bool(_COMPARE[gate.sign](end, gate.limit))
     side = "upper" if below else "lower"
     verdict = "passed" if passed else "failed"
     sentence = (
-        f"{adapter}: {gate.text} {verdict}: the {side} end of the interval is {end:+.4f} "
-        f"(measured {found.value:+.4f})"
+        f"{asked} {verdict}: the {side} end of the interval is {end:+.4f} (measured {found.value:+.4f})"
     )
     return Outcome(gate.text, adapter, passed, sentence)
