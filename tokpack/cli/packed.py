@@ -200,7 +200,7 @@ def repack(
     repeat: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SOURCE=TIMES",
+            metavar="NAME=N",
             help="How often a source's documents are packed, as code.jsonl=2.5; repeatable.",
         ),
     ] = None,
