@@ -12,9 +12,10 @@ what is said of columns is read here, in thrift's compact protocol:
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -23,6 +24,8 @@ from tokpack.thrift import BYTES, INTEGERS, LIST, STRUCTURE, field_head, list_he
 ROW_GROUPS, COLUMNS, ABOUT, ENCRYPTION = 4, 1, 3, 8
 END = 8
 """Bytes after the footer: its length, and `PAR1`."""
+
+Item = TypeVar("Item")
 
 
 class StoredColumn(NamedTuple):
@@ -87,35 +90,31 @@ def _footer(stream: IO[bytes]) -> bytes:
 @lru_cache(maxsize=2)
 def _groups(footer: bytes) -> tuple[StoredGroup, ...]:
     try:
-        number = at = 0
-        groups: list[StoredGroup] = []
-        while footer[at]:
-            number, kind, at = field_head(footer, at, number)
-            if (number, kind) == (ROW_GROUPS, LIST):
-                count, _, at = list_head(footer, at)
-                for _ in range(count):
-                    group, at = _group(footer, at)
-                    groups.append(group)
-            else:
-                at = skipped(footer, at, kind)
+        return _each(footer, 0, ROW_GROUPS, _group)[0]
     except (IndexError, ValueError):
         raise pa.ArrowInvalid("the footer cannot be read") from None
-    return tuple(groups)
+
+
+def _each(
+    footer: bytes, at: int, wanted: int, read: Callable[[bytes, int], tuple[Item, int]]
+) -> tuple[tuple[Item, ...], int]:
+    """The items of the list that is a field of the structure at this place, and where the structure ends; as
+    `read` gives an item and where that ends."""
+    number, found = 0, list[Item]()
+    while footer[at]:
+        number, kind, at = field_head(footer, at, number)
+        if (number, kind) == (wanted, LIST):
+            count, _, at = list_head(footer, at)
+            for _ in range(count):
+                item, at = read(footer, at)
+                found.append(item)
+        else:
+            at = skipped(footer, at, kind)
+    return tuple(found), at + 1
 
 
 def _group(footer: bytes, at: int) -> tuple[StoredGroup, int]:
-    """The columns of the row group at this place, and where it ends; so do those below."""
-    number, columns = 0, []
-    while footer[at]:
-        number, kind, at = field_head(footer, at, number)
-        if (number, kind) == (COLUMNS, LIST):
-            count, _, at = list_head(footer, at)
-            for _ in range(count):
-                column, at = _column(footer, at)
-                columns.append(column)
-        else:
-            at = skipped(footer, at, kind)
-    return tuple(columns), at + 1
+    return _each(footer, at, COLUMNS, _column)
 
 
 def _column(footer: bytes, at: int) -> tuple[StoredColumn, int]:
