@@ -101,9 +101,9 @@ def _mix(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> Mix | None:
     settings = run.config.plan
     if not settings.mix_per_step:
         return None
-    counted = "trained" if run.config.select.weight_by == "trained" else "length"
+    tokens = "trained" if run.config.select.weight_by == "trained" else "length"
     return Mix(
         corpus.docs["source"].gather(pieces["document"]).to_numpy().astype(np.int32),
-        pieces[counted].to_numpy().astype(np.int64),
+        pieces[tokens].to_numpy().astype(np.int64),
         settings.rows_per_step * max(1, settings.world_size),
     )
