@@ -115,7 +115,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def pack(inputs: list[Path], out: Path, tokenizer: Path, **options: Any) -> Any:
     settings = {"tokenizer": str(tokenizer), "max_length": 512, "render": "plain", "mix_per_step": True}
-    return tokpack.pack(inputs, out, **settings, **options)
+    return tokpack.pack(inputs, out, **settings | options)
 
 
 def shares(packed: Any, rows_per_step: int, labels: bool = False) -> list[list[int]]:
@@ -211,3 +211,18 @@ def test_training_says_where_its_steps_are_not_those_that_were_packed(inputs, qw
     assert lost(accumulation=4) == lost(batch_rows=2, accumulation=4) == lost(ranks=2, accumulation=2) == ""
     assert "trains on 6:" in lost(ranks=2, accumulation=3)
     assert "undoes it" in lost(accumulation=4, order="random")
+
+
+def test_rows_that_are_merged_lie_in_no_steps(inputs, qwen, tmp_path):
+    parts = [pack([path], tmp_path / path.stem, qwen, **STEPS) for path in inputs[:2]]
+    merged = tokpack.merge(parts, tmp_path / "merged")
+    assert not keeps_order(merged.manifest)
+    assert "mixed" not in merged.manifest["plan"]
+    again = tokpack.repack(merged, tmp_path / "again", planner="bfd", **STEPS)
+    at_once = pack(inputs[:2], tmp_path / "at_once", qwen, rows_per_step=4)
+    assert again.manifest["plan"]["mixed"] == at_once.manifest["plan"]["mixed"]
+
+
+def test_one_source_is_told_to_be_no_mix(inputs, qwen, tmp_path, caplog):
+    pack(inputs[:1], tmp_path / "out", qwen, rows_per_step=4)
+    assert "there is one source, chats.jsonl, and nothing to mix" in caplog.text

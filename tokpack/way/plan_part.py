@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,8 @@ from tokpack.stages.planners.mix import Mix
 from tokpack.stages.repeat import with_copies
 from tokpack.stages.tokenize import weighed
 from tokpack.stages.write import Placement, RowContents
+
+log = logging.getLogger("tokpack")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,8 @@ def _mix(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> Mix | None:
     settings = run.config.plan
     if not settings.mix_per_step:
         return None
+    if len(run.sources) == 1:
+        log.warning("--mix-per-step: there is one source, %s, and nothing to mix", run.sources[0].name)
     tokens = "trained" if run.config.select.weight_by == "trained" else "length"
     return Mix(
         corpus.docs["source"].gather(pieces["document"]).to_numpy().astype(np.int32),
