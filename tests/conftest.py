@@ -257,3 +257,45 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set TOKPACK_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server on this machine."""
+    server = pytest.importorskip("moto.server", reason='pip install "moto[server]"')
+    pytest.importorskip("s3fs", reason='pip install "tokpack[s3]"')
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_keys(s3_server) -> dict[str, str]:
+    """What reaches it, as variables of the environment."""
+    return {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@pytest.fixture
+def s3_bucket(s3_keys, monkeypatch) -> Iterator[str]:
+    """An empty bucket, with what reaches it in the environment."""
+    import fsspec.config
+    import s3fs
+
+    few = {"connect_timeout": 60, "read_timeout": 60, "retries": {"max_attempts": 2}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": few})
+    for name, value in s3_keys.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs = s3fs.S3FileSystem()
+    name = f"bucket-{os.urandom(4).hex()}"
+    fs.mkdir(name)
+    yield f"s3://{name}"
+    fs.rm(name, recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()

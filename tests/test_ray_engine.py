@@ -6,6 +6,7 @@ import gzip
 import pickle
 import time
 
+import fsspec
 import pytest
 from chats import messy_rows
 
@@ -36,16 +37,19 @@ def alone(data, qwen, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def nodes():
-    """A cluster of two nodes of one core each."""
+def nodes(s3_keys):
+    """A cluster of two nodes of one core each, whose environment has the keys of a bucket."""
     pytest.importorskip("ray", reason='pip install "tokpack[ray]"')
     from ray.cluster_utils import Cluster
 
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
-    nodes.add_node(num_cpus=1)
-    yield nodes
-    nodes.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_keys.items():
+            patch.setenv(name, value)
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
+        nodes.add_node(num_cpus=1)
+        yield nodes
+        nodes.shutdown()
 
 
 def packed_on(nodes, data, out, qwen):
@@ -81,6 +85,44 @@ def test_a_driver_that_dies_and_a_node_that_dies_cost_nothing_but_time(
 
     monkeypatch.setattr(way, "unordered_map", one_node_less)
     assert packed_on(nodes, data, out, qwen) == alone
+
+
+@pytest.mark.slow
+def test_nodes_without_a_shared_folder_leave_their_blocks_in_a_bucket(
+    data, alone, nodes, qwen, s3_bucket, tmp_path, monkeypatch
+):
+    """The driver dies, then a node does."""
+    out, work, seen = tmp_path / "out", f"{s3_bucket}/work", []
+    options = {"engine": "ray", "ray_address": nodes.address, "work_dir": work} | OPTIONS
+    later = nodes.add_node(num_cpus=1)
+
+    def cut_off(function, items, address):
+        for result in engine.unordered_map(function, items, address):
+            seen.append(result)
+            yield result
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(way, "unordered_map", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            tokpack.pack(data, out, tokenizer=str(qwen), **options)
+    fs, root = fsspec.core.url_to_fs(work)
+    fs.invalidate_cache()
+    assert len(fs.glob(f"{root}/*.docs.arrow")) >= 3
+    assert not list((out / ".work").glob("*.docs.arrow"))
+
+    def one_node_less(function, items, address):
+        results = engine.unordered_map(function, items, address)
+        yield next(results)
+        nodes.remove_node(later, allow_graceful=False)
+        yield from results
+
+    monkeypatch.setattr(way, "unordered_map", one_node_less)
+    tokpack.pack(data, out, tokenizer=str(qwen), **options)
+    assert (out / "SHA256SUMS").read_bytes() == alone
+    fs.invalidate_cache()
+    assert fs.find(root) == []
 
 
 @pytest.mark.slow

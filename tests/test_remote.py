@@ -13,7 +13,6 @@ import random
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -62,48 +61,14 @@ def memory() -> Iterator[str]:
     fs.rm("/bucket", recursive=True)
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = pytest.importorskip("moto.server", reason='pip install "moto[server]"')
-    pytest.importorskip("s3fs", reason='pip install "tokpack[s3]"')
-    import boto3
-
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    host, port = running.get_host_and_port()
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    with closing(client):
-        client.create_bucket(Bucket="bucket")
-        for name, data in FILES.items():
-            client.put_object(Bucket="bucket", Key=name, Body=data)
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
 @pytest.fixture
-def s3(s3_server, monkeypatch) -> Iterator[str]:
-    import fsspec.config
-    import s3fs
+def s3(s3_bucket) -> str:
+    import fsspec
 
-    few = {"connect_timeout": 60, "read_timeout": 60, "retries": {"max_attempts": 2}}
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": few})
-    settings = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield "s3://bucket"
-    s3fs.S3FileSystem.clear_instance_cache()
+    fs = fsspec.filesystem("s3")
+    for name, data in FILES.items():
+        fs.pipe(f"{s3_bucket}/{name}", data)
+    return s3_bucket
 
 
 @pytest.fixture(params=["memory", "s3"])

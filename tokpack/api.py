@@ -13,6 +13,7 @@ from typing import Any, Literal, Unpack
 from tokpack import output, pipeline, schema
 from tokpack.activity import Activity
 from tokpack.already_there import what_differs
+from tokpack.bucket_store import BucketStore, bucket_of, remove_bucket, remove_stores
 from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
@@ -20,6 +21,7 @@ from tokpack.cost.money_budget import money_budget
 from tokpack.cost.training import Training, load_training
 from tokpack.errors import UsageError, writing
 from tokpack.interrupts import scratch_folder
+from tokpack.manifest import is_finished
 from tokpack.nothing_kept import nothing_kept
 from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
 from tokpack.packed.folder import PackedFolder
@@ -70,7 +72,8 @@ def pack(
     `html` writes the report as a page too; `by` names a column of the data, as "source", whose values the
     report tells apart. `tell=Activity()` shows on stderr what goes on. `engine="ray"` runs pass 1 on the Ray
     cluster at `ray_address`, whose nodes see the same inputs and the same `out` (or `work_dir`); the bytes
-    are the same.
+    are the same. A `work_dir` that is a URL, s3://BUCKET/PREFIX, is where parts and nodes without a shared
+    folder leave their blocks: they are fetched from there into `out`.
     Raises a TokpackError that says what happened, where, and what to do; a DataError when no document is
     kept, with the record of why in `out`, which is no packed dataset then.
 
@@ -93,19 +96,21 @@ def pack(
         refuse_pipes(run, "--by")
         check_column(run, by)
     seconds: dict[str, float] = {}
+    url = bucket_of(work_dir)
     with writing(out), output.claim(out, overwrite, partial(what_differs, run, out, html, by)) as there:
         if there:
             log.info("already there, unchanged: %s", out)
+            if url:
+                remove_bucket(url, run.fingerprint())
             return PackedFolder(out)
-        folder = output.work_folder(out, work_dir)
-        store = TokenStore(folder, run.fingerprint())
+        store = TokenStore(output.work_folder(out, None if url else work_dir), run.fingerprint())
         tell_found(run, store)
-        if engine == "ray":
-            store = cluster.fill(run, store, ray_address)
+        bucket = BucketStore(url, run.fingerprint(), anew=overwrite) if url else None
+        store = _shared(run, store, bucket, engine, ray_address)
         run, corpus = pipeline.decided(run, store, money, seconds)
         if not corpus.kept().any():
             figures = make_report(run, corpus, pipeline.plan_part(run, corpus))
-            store.remove()
+            remove_stores(store, bucket)
             pass_two.leave_nothing(run, corpus, to_plain(figures), out)
             raise nothing_kept(
                 figures.ledger.documents, config.clean, out / schema.DROPPED, out / schema.QUARANTINE
@@ -126,7 +131,7 @@ def pack(
                 report.save_html(out / "report.html")
         output.finish(out, manifest)
         pass_two.write_run(out, run, corpus.paths, seconds)
-        store.remove()
+        remove_stores(store, bucket)
         output.leave_work(out)
         run.tokenizer.settle()
     for loss in large_losses(report.figures.ledger.documents):
@@ -149,19 +154,24 @@ def pack_part(
     """One part of `pack`, `part="3/16"` the third of sixteen: it fills the token store and ends.
 
     Parts run anywhere, in any order, at the same time, and again; all see the same inputs and the same `out`
-    (and `work_dir`). Then `pack` with the same arguments finishes: it writes what it would have alone.
+    (and `work_dir`, which may be a URL that all reach: s3://BUCKET/PREFIX). Then `pack` with the same
+    arguments finishes: it writes what it would have alone.
     """
-    if is_url(out):
+    url = bucket_of(work_dir)
+    if is_url(out) and not url:
         raise UsageError(
-            "parts fill a token store in a folder that all of them see",
+            "parts fill a token store that all of them see",
             where=os.fspath(out),
-            hint="give -o a shared folder, and push what is finished: tokpack push PACKED URL",
+            hint="give --work-dir a bucket, s3://BUCKET/PREFIX, or a shared folder as -o",
         )
-    out = Path(out)
     parse_part(part)
     config = make_config(data, options)
     run = Run.start(_with_token_cost(config, load_training(config.cost)), workers, tell=tell)
     refuse_pipes(run, "--part")
+    if url:
+        done = not is_url(out) and is_finished(Path(out)) and not what_differs(run, Path(out))
+        return PartDone(part, 0, 0) if done else make_part(run, BucketStore(url, run.fingerprint()), part)
+    out = Path(out)
     with writing(out), output.beside_others(out, partial(what_differs, run, out)) as there:
         if not there:
             return make_part(run, TokenStore(output.work_folder(out, work_dir), run.fingerprint()), part)
@@ -228,6 +238,18 @@ def analyze(
         run.tokenizer.settle()
     found = replace(figures, near_dup=near, cost=cost, kept=kept, by=by_column)
     return Report(replace(found, vocabulary=vocabulary, languages=languages))
+
+
+def _shared(
+    run: Run, store: TokenStore, bucket: BucketStore | None, engine: Engine, address: str | None
+) -> TokenStore:
+    """The store with what other machines make, or made: they fill it, or the bucket."""
+    if engine == "ray":
+        cluster.fill(run, bucket or store, address)
+        store = TokenStore(store.folder, run.fingerprint())
+    if bucket is not None:
+        BucketStore(bucket.url, run.fingerprint()).fetch(store, run.tell)
+    return store
 
 
 def open_packed(folder: str | os.PathLike[str]) -> PackedFolder:

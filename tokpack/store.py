@@ -82,31 +82,29 @@ class TokenStore:
     def __init__(self, folder: Path, fingerprint: dict[str, Any], lasts: bool = True) -> None:
         self.folder, self.lasts = folder, lasts
         folder.mkdir(parents=True, exist_ok=True)
-        self._run = _digest(fingerprint)
+        self._run = digest_of(fingerprint)
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="tokpack-sync")
         self._syncing: list[Future[None]] = []
         self.made_again: set[Key] = set()
         self._begun = {path.name for path in folder.glob(COMMITTED)}
         found = read_record(folder / RECORD)
         if self._begun and found is not None:  # nothing committed, nothing to protect
-            self._compare(found, fingerprint)
+            refuse_other(found, fingerprint, str(folder), "another -o")
         else:
-            record = fingerprint | {DIGEST: self._run}
-            data = json.dumps(record, indent=1, sort_keys=True).encode()
-            write_durably(folder / RECORD, data, part_of(folder / RECORD))
+            write_durably(folder / RECORD, record_of(fingerprint), part_of(folder / RECORD))
 
-    def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        different = sorted(differences(found, json.loads(json.dumps(wanted))))
-        if different:
-            raise UsageError(
-                f"an unfinished run with other settings is here; different: {', '.join(different)}",
-                where=str(self.folder),
-                hint="repeat its command to finish it, give --overwrite to start over, or another -o",
-            )
+    @property
+    def place(self) -> Path | str:
+        """What another process opens it by."""
+        return self.folder.resolve()
+
+    def is_begun(self, key: Key) -> bool:
+        """Whether the batch has its name here, whatever it holds."""
+        return docs_name(key) in self._begun
 
     def has(self, key: Key) -> bool:
         """Whether an earlier run with these settings committed the batch, and it is as it was written."""
-        if self._docs_path(key).name not in self._begun:
+        if not self.is_begun(key):
             return False
         right = self._sound(key) is not None
         if not right:
@@ -117,12 +115,16 @@ class TokenStore:
         """What else a committed batch produced; None where it is not as it was written."""
         try:
             _, meta = self._read_docs(key)
-            with pa.memory_map(str(self._tokens_path(key))) as file:
-                found = xxhash.xxh3_128_hexdigest(file.read_buffer())
-            right = found == meta["tokens"] and meta["run"] == self._run and "last" in meta
+            right = meta["run"] == self._run and "last" in meta and self._are_there(key, meta["tokens"])
         except (DataError, OSError, pa.ArrowException, KeyError):
             return None
         return meta if right else None
+
+    def _are_there(self, key: Key, digest: str) -> bool:
+        """Whether the tokens of a batch are there, as they were written."""
+        with pa.memory_map(str(self._tokens_path(key))) as file:
+            found = xxhash.xxh3_128_hexdigest(file.read_buffer())
+        return bool(found == digest)
 
     def finished(self, item: int, stamp: Stamp) -> int | None:
         """Bytes of input behind an item that earlier runs committed whole, of a file that had this stamp.
@@ -132,7 +134,7 @@ class TokenStore:
         total = 0
         for number in count():
             key = (item, number)
-            meta = self._sound(key) if self._docs_path(key).name in self._begun else None
+            meta = self._sound(key) if self.is_begun(key) else None
             if meta is None or meta["stamp"] != [list(file) for file in stamp]:
                 return None
             total += int(meta[INPUT_BYTES])
@@ -146,7 +148,7 @@ class TokenStore:
 
     def _input_bytes(self, name: str) -> int:
         try:
-            return int(_read_docs(self.folder / name)[1][INPUT_BYTES])
+            return int(read_docs(self.folder / name)[1][INPUT_BYTES])
         except (DataError, OSError, pa.ArrowException, KeyError):
             return 0
 
@@ -193,11 +195,28 @@ class TokenStore:
         digests = {"block": block_hash, "tokens": xxhash.xxh3_128_hexdigest(flat), "run": self._run}
         meta = json.dumps(digests | rest, ensure_ascii=False)
         table = _as_ipc(docs.to_arrow().replace_schema_metadata({"batch": meta}))
+        self._put(key, flat, digests["tokens"], table.to_pybytes() + xxhash.xxh3_128_digest(table))
+
+    def _put(self, key: Key, tokens: pa.Buffer | bytes, digest: str, docs: bytes) -> None:
+        """Both files of a batch; `digest` is that of the tokens."""
         paths = self._tokens_path(key), self._docs_path(key)
         parts = tuple(map(part_of, paths))
-        parts[0].write_bytes(flat)
-        parts[1].write_bytes(table.to_pybytes() + xxhash.xxh3_128_digest(table))
+        parts[0].write_bytes(tokens)
+        parts[1].write_bytes(docs)
         self._syncing.append(self._behind.submit(self._publish, parts, paths))
+
+    def take(self, key: Key, tokens: bytes, docs: bytes) -> bool:
+        """Commit a batch that was written elsewhere. False, and nothing done, where it is not as a run with
+        these settings wrote it."""
+        try:
+            _, meta = parsed_docs(docs, str(self.folder))
+            right = bool(meta["run"] == self._run and meta["tokens"] == xxhash.xxh3_128_hexdigest(tokens))
+        except (DataError, pa.ArrowException, KeyError):
+            return False
+        if right:
+            self._put(key, tokens, meta["tokens"], docs)
+            self._begun.add(docs_name(key))
+        return right
 
     def _publish(self, parts: tuple[Path, ...], paths: tuple[Path, ...]) -> None:
         for part, path in zip(parts, paths, strict=True):
@@ -206,7 +225,7 @@ class TokenStore:
             part.replace(path)
 
     def _read_docs(self, key: Key) -> tuple[pa.Table, dict[str, Any]]:
-        return _read_docs(self._docs_path(key))
+        return read_docs(self._docs_path(key))
 
     def load(self, key: Key) -> Batch:
         table, meta = self._read_docs(key)
@@ -235,7 +254,7 @@ class TokenStore:
         if not self.is_of(key, block_hash):
             raise DataError(
                 "the input changed since the unfinished run",
-                where=str(self.folder),
+                where=str(self.place),
                 hint="give --overwrite to start over",
             )
 
@@ -249,24 +268,32 @@ class TokenStore:
         remove_store(self.folder)
 
     def _tokens_path(self, key: Key) -> Path:
-        return self.folder / f"{_name(key)}.arrow"
+        return self.folder / f"{batch_name(key)}.arrow"
 
     def _docs_path(self, key: Key) -> Path:
-        return self.folder / f"{_name(key)}.docs.arrow"
+        return self.folder / docs_name(key)
 
 
-def _name(key: Key) -> str:
+def batch_name(key: Key) -> str:
     item, number = key
     return f"batch-{item:05}-{number:05}" if number else f"batch-{item:05}"
 
 
-def _read_docs(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+def docs_name(key: Key) -> str:
+    return f"{batch_name(key)}.docs.arrow"
+
+
+def read_docs(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """The documents of a batch, and what else it produced. Raises DataError for a damaged file."""
-    data = path.read_bytes()
+    return parsed_docs(path.read_bytes(), str(path))
+
+
+def parsed_docs(data: bytes, where: str) -> tuple[pa.Table, dict[str, Any]]:
+    """The same of its bytes."""
     if xxhash.xxh3_128_digest(data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
         raise DataError(
             "the token store was damaged while the run read it",
-            where=str(path),
+            where=where,
             hint="repeat the command",
         )
     table = pa.ipc.open_file(pa.py_buffer(data[:-DIGEST_BYTES])).read_all()
@@ -276,14 +303,38 @@ def _read_docs(path: Path) -> tuple[pa.Table, dict[str, Any]]:
 def read_record(path: Path) -> dict[str, Any] | None:
     """The settings in the `run.json` of a token store; None for a file that is not as a run wrote it."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        digest = found.pop(DIGEST)
-        return found if digest == _digest(found) else None
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return parsed_record(path.read_bytes())
+    except OSError:
         return None
 
 
-def _digest(fingerprint: dict[str, Any]) -> str:
+def parsed_record(data: bytes) -> dict[str, Any] | None:
+    """The same of its bytes."""
+    try:
+        found = json.loads(data)
+        digest = found.pop(DIGEST)
+        return found if digest == digest_of(found) else None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def record_of(fingerprint: dict[str, Any]) -> bytes:
+    """The `run.json` of a token store."""
+    return json.dumps(fingerprint | {DIGEST: digest_of(fingerprint)}, indent=1, sort_keys=True).encode()
+
+
+def refuse_other(found: dict[str, Any], wanted: dict[str, Any], where: str, other: str) -> None:
+    """Raises UsageError where the settings of an unfinished run are not those that are wanted."""
+    different = sorted(differences(found, json.loads(json.dumps(wanted))))
+    if different:
+        raise UsageError(
+            f"an unfinished run with other settings is here; different: {', '.join(different)}",
+            where=where,
+            hint=f"repeat its command to finish it, give --overwrite to start over, or {other}",
+        )
+
+
+def digest_of(fingerprint: dict[str, Any]) -> str:
     return str(xxhash.xxh3_128_hexdigest(json.dumps(fingerprint, sort_keys=True).encode()))
 
 

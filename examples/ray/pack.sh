@@ -4,6 +4,7 @@
 #
 #   NODES="node2 node3" examples/ray/pack.sh /shared/data -t MODEL -o /shared/packed --max-length 4096
 #
+# Without a folder in common: data in a bucket, --work-dir s3://BUCKET/PREFIX, and keys in every node's environment.
 # When it was killed, the same command goes on. Who does not know the token cannot use the cluster.
 set -euo pipefail
 PORT="${PORT:-6379}"

@@ -5,4 +5,5 @@ ARGUMENTS=(
     --tokenizer "${TOKENIZER:-/shared/models/SmolLM2-135M-Instruct}"
     --max-length "${MAX_LENGTH:-4096}"
     --out "${OUT:-/shared/packed}"
+    # --work-dir s3://BUCKET/PREFIX    # instead of a folder that all nodes see: parts leave their blocks there
 )

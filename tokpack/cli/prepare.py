@@ -100,7 +100,12 @@ def pack(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what tokpack wrote into OUT.")
     ] = False,
-    work_dir: Annotated[Path | None, typer.Option(help="Token store; OUT/.work when not given.")] = None,
+    work_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Token store, a folder or s3://BUCKET/PREFIX; OUT/.work when not given."
+        ),
+    ] = None,
     index_only: Annotated[
         bool,
         typer.Option("--index-only", help="Tokens once and rows as a plan; short for --shard-format index."),

@@ -1,7 +1,7 @@
 """`--engine ray`: the nodes of a cluster fill one token store together; then the run goes on here.
 
 A task makes the batches of some consecutive items, as a part of a run does. What it needs is the settings and
-the folder of the store: each process of a node opens the inputs and loads the tokenizer once.
+the place of the store: each process of a node opens the inputs and loads the tokenizer once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokpack.bucket_store import open_store
 from tokpack.config import Config
 from tokpack.engine.ray import unordered_map
 from tokpack.errors import UsageError
@@ -32,12 +33,13 @@ class Piece:
 
     key: str
     config: Config
-    folder: Path
+    place: Path | str
+    """Of the token store: a folder that all nodes see, or a URL."""
     items: range
 
 
-def fill(run: Run, store: TokenStore, address: str | None) -> TokenStore:
-    """Commit every item's batches into the store from the cluster's nodes. Returns it with them.
+def fill(run: Run, store: TokenStore, address: str | None) -> None:
+    """Commit every item's batches into the store from the cluster's nodes. It has to be opened again then.
 
     Raises UsageError for inputs that other nodes cannot open, and what a node raises, with its name.
     """
@@ -51,7 +53,7 @@ def fill(run: Run, store: TokenStore, address: str | None) -> TokenStore:
     count, key = len(cut_input(run)), secrets.token_hex(8)
     each = -(-count // MOST_TASKS) or 1
     pieces = [
-        Piece(key, run.config, store.folder.resolve(), range(first, min(first + each, count)))
+        Piece(key, run.config, store.place, range(first, min(first + each, count)))
         for first in range(0, count, each)
     ]
     said: dict[str, None] = {}
@@ -61,14 +63,13 @@ def fill(run: Run, store: TokenStore, address: str | None) -> TokenStore:
             said |= dict.fromkeys(warnings)
     for message in said:
         log.warning(message)
-    return TokenStore(store.folder, run.fingerprint())
 
 
 def make_piece(piece: Piece) -> tuple[int, list[str]]:
     """(bytes of input behind the piece, warnings), all its batches committed. Runs on any node."""
     try:
         run = _opened(piece)
-        store = TokenStore(piece.folder, run.fingerprint())
+        store = open_store(piece.place, run.fingerprint(), joins=True)
         size = make_batches(run, store, cut_input(run), piece.items)
     except UsageError as error:
         error.what = f"on node {platform.node()}: {error.what}"
@@ -81,11 +82,11 @@ _runs: dict[str, Run] = {}
 
 
 def _opened(piece: Piece) -> Run:
-    if not (piece.folder / RECORD).is_file():
+    if isinstance(piece.place, Path) and not (piece.place / RECORD).is_file():
         raise UsageError(
             "the token store is not there",
-            where=str(piece.folder),
-            hint="give -o, or --work-dir, a folder that all nodes see under this path",
+            where=str(piece.place),
+            hint="give -o, or --work-dir, a folder that all nodes see under this path, or a bucket: s3://...",
         )
     if piece.key not in _runs:
         _runs.clear()

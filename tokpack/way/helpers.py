@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tokpack.bucket_store import open_store
 from tokpack.engine.processes import Helpers
 from tokpack.errors import TokpackError
 from tokpack.run import Run
@@ -51,7 +52,7 @@ def with_helpers(run: Run, store: TokenStore, process: Process, share: float) ->
     """`process` for this run, in this process and in as many others as pay. `share`: of the input that is to
     be done."""
     here, took = partial(process, run, store), partial(_took, run, store)
-    opened = partial(_opened, run, store.folder.resolve(), store.lasts, process)
+    opened = partial(_opened, run, store.place, store.lasts, process)
     try:
         return Helpers(here, opened, took, run.workers, _count(run, share))
     except (pickle.PicklingError, AttributeError, TypeError):  # a function of the moment is in it
@@ -86,10 +87,10 @@ def _has_values(run: Run, number: int) -> bool:
     return len(extra) - extra.null_count() > SHARE * len(extra)
 
 
-def _opened(run: Run, folder: Path, lasts: bool, process: Process) -> Callable[[Any], Done]:
+def _opened(run: Run, place: Path | str, lasts: bool, process: Process) -> Callable[[Any], Done]:
     """In a helper: what does a piece of work."""
     run.tokenizer.prepare(run.tokenizer.inputs)
-    return partial(_done, run, TokenStore(folder, run.fingerprint(), lasts), process)
+    return partial(_done, run, open_store(place, run.fingerprint(), lasts), process)
 
 
 def _done(run: Run, store: TokenStore, process: Process, work: Any) -> Done:

@@ -31,6 +31,8 @@ class RemoteFile:
     name: str
     """Its own name; in a folder, the path from there."""
     size_bytes: int | None
+    version: str = ""
+    """What changes with its content, where the store says so: the ETag on S3."""
 
 
 def list_remote(url: str, is_data: Callable[[str], bool]) -> list[RemoteFile]:
@@ -50,7 +52,8 @@ def list_remote(url: str, is_data: Callable[[str], bool]) -> list[RemoteFile]:
         else:
             found = [(info, without_query(info["name"]).rsplit("/", 1)[-1]) for info in infos]
         files = [
-            RemoteFile(fs.unstrip_protocol(info["name"]), name, info.get("size")) for info, name in found
+            RemoteFile(fs.unstrip_protocol(info["name"]), name, info.get("size"), str(info.get("ETag") or ""))
+            for info, name in found
         ]
     if not files:
         what = "no data file in this folder" if infos else "nothing matches"

@@ -59,6 +59,8 @@ class Source:
     """Only the first rows are read, not the file to its end."""
     bytes_read: int = 0
     """As it is stored, by the block that was read last."""
+    version: str = ""
+    """Of a remote object: changes with its content; empty where its store does not say."""
 
 
 def open_sources(configs: tuple[SourceConfig, ...], max_line: int = LONGEST_LINE) -> list[Source]:
@@ -206,7 +208,9 @@ def _remote(url: str, config: SourceConfig) -> Iterator[Source]:
 
     for file in list_remote(url, is_data):
         container, compression = _container(file.name, config), _compression(file.name)
-        yield Source(file.name, file.url, container, compression, config, file.size_bytes)
+        yield Source(
+            file.name, file.url, container, compression, config, file.size_bytes, version=file.version
+        )
 
 
 def _container(name: str, config: SourceConfig) -> Container:

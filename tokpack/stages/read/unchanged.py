@@ -13,7 +13,7 @@ from tokpack.errors import DataError
 from tokpack.stages.read.sources import Source
 
 Stamp = tuple[tuple[str, int, int, int], ...]
-"""Name, number, size and time of each file; none of pipes and remote objects."""
+"""Name, number, size and time of each file; of a remote object its version; none of pipes."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def unchanged(source: Source, since: Stamp | None = None) -> Iterator[None]:
 
 def stamp_of(source: Source) -> Stamp:
     if source.path == "-" or "://" in source.path:
-        return ()
+        return ((source.version, 0, source.size_bytes or 0, 0),) if source.version else ()
     path = Path(source.path)
     try:
         files = sorted(path.iterdir()) if source.container == "dataset" else [path]
