@@ -191,6 +191,9 @@ class PlanConfig:
     mix_per_step: bool = False
     """Every step of `rows_per_step` rows, of each rank, has its share of each source, within one document;
     counted as `select.weight_by` says."""
+    parts: int = 1
+    """Rows draw from one of so many parts of the corpus each, and lie part after part: then what writes them
+    reads the token store part by part, in order, instead of at random places."""
     token_cost: int = 0
     """Work of a token in the weights, in units of a pair of tokens in attention; with `world_size`. 0: taken
     from `[cost] model` where one is given, and then recorded here; else attention alone counts."""
@@ -285,6 +288,8 @@ class Config:
             del data["select"]["weight_by"]
         if not self.plan.mix_per_step:
             del data["plan"]["mix_per_step"]
+        if self.plan.parts == 1:
+            del data["plan"]["parts"]
         data["tokenize"]["tokenizer"] = portable_name(self.tokenize.tokenizer)
         data["render"]["chat_template"] = portable_name(self.render.chat_template)
         data["decontaminate"]["against"] = [portable_name(path) for path in self.decontaminate.against]

@@ -17,6 +17,7 @@ MOST_TOKENS = 2**31 - 1
 """In a row, and in a document: places in it are int32."""
 MOST_NUMBER = 2**63
 MOST_RANKS = 1_000_000
+MOST_PARTS = 4096
 MOST_SHARD_MB = 1 << 20
 
 
@@ -59,6 +60,17 @@ def check_limits(config: Config) -> None:
             "plan.mix_per_step",
             "another planner than `sequential`, which keeps input order, and `optimal`, which takes all "
             "documents at once",
+        ),
+        (1 <= config.plan.parts <= MOST_PARTS, "plan.parts", f"1 to {MOST_PARTS:,}"),
+        (
+            config.plan.parts == 1 or config.plan.planner != "sequential",
+            "plan.parts",
+            "1 with the planner `sequential`, which takes the token store in its order already",
+        ),
+        (
+            config.plan.parts == 1 or not config.plan.mix_per_step,
+            "plan.parts",
+            "1 with --mix-per-step, whose steps draw from the whole of each source",
         ),
         (0 <= config.plan.token_cost < MOST_NUMBER, "plan.token_cost", "0 or more"),
         (

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tokpack.config import PlanConfig, TruncateConfig, WriteConfig
+from tokpack.config_limits import MOST_PARTS
 from tokpack.conversion import convert
 from tokpack.errors import DataError, UsageError, check_name, reading
 from tokpack.own_files import links_in_the_way, special_files
@@ -189,6 +190,7 @@ _CONFIG = table(
                 "max_docs_per_row": INT32,
                 "world_size": 1 << 20,
                 "rows_per_step": 1 << 20,
+                "parts": MOST_PARTS,
                 "token_cost": 1 << 40,
             },
         ),
@@ -257,7 +259,7 @@ _MANIFEST = table(
                 "gap": share,
                 "fill": share,
             },
-            {"note": whole, "dealt": by_name(share), "mixed": _MIXED},
+            {"note": whole, "dealt": by_name(share), "mixed": _MIXED, "parted": by_name(documents)},
         ),
         "ledger": _LEDGER,
         "config": _CONFIG,

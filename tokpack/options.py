@@ -120,6 +120,9 @@ class RowOptions(TypedDict, total=False):
     mix_per_step: Annotated[
         bool | None, "Give every optimizer step its share of each source, within one document."
     ]
+    parts: Annotated[
+        int | None, "Rows draw from one of so many parts of the corpus, written part by part (default 1)."
+    ]
     val: Annotated[float | None, "Share of conversations held out into OUT/validation."]
     seed: Annotated[int | None, "Seed of shuffles and of the hold-out (default 0)."]
 
@@ -235,6 +238,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "world_size": ("plan", "world_size"),
     "rows_per_step": ("plan", "rows_per_step"),
     "mix_per_step": ("plan", "mix_per_step"),
+    "parts": ("plan", "parts"),
     "shard_format": ("write", "shard_format"),
     "shard_mb": ("write", "shard_mb"),
     "val": ("write", "val"),

@@ -68,6 +68,9 @@ MixPerStep = Annotated[
         help="Give every optimizer step its share of each source, within one document.",
     ),
 ]
+Parts = Annotated[
+    int | None, typer.Option(help="Rows draw from one of so many parts of the corpus, written part by part.")
+]
 ShardFormat = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,7 @@ from tokpack.cli.options import (
     NoCheck,
     Out,
     Packed,
+    Parts,
     Planner,
     Quiet,
     RowsPerStep,
@@ -197,6 +198,7 @@ def repack(
     world_size: WorldSize = None,
     rows_per_step: RowsPerStep = None,
     mix_per_step: MixPerStep = None,
+    parts: Parts = None,
     repeat: Annotated[
         list[str] | None,
         typer.Option(
@@ -214,6 +216,7 @@ def repack(
     settings: dict[str, Any] = {"max_length": max_length, "planner": planner, "seed": seed}
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
     settings |= {"max_docs_per_row": max_docs_per_row, "mix_per_step": mix_per_step, "overwrite": overwrite}
+    settings["parts"] = parts
     settings["repeat"] = parse_repeats(repeat or [])
     with activity(quiet, "tokpack.packed.repacking") as (tell, repacking), tell.doing("repacking"):
         repacked = repacking.repack(packed, out, check=not no_check, tell=tell, **settings)

@@ -170,6 +170,7 @@ def _record(
     config["source"] = [source for m in manifests for source in m["config"]["source"]]
     config["plan"] |= {"planner": MERGED}
     config["plan"].pop("mix_per_step", None)  # rows of all in one order are in no steps
+    config["plan"].pop("parts", None)  # nor in parts
     dealing = [[m["config"]["plan"].get(key, 0) for key in DEALING] for m in manifests]
     if keep_order or any(settings != dealing[0] for settings in dealing):
         config["plan"]["world_size"] = 0

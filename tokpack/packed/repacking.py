@@ -21,7 +21,7 @@ import numpy as np
 from tokpack import schema
 from tokpack.activity import Activity, counted, default_activity
 from tokpack.config import PlanConfig, ShardFormat
-from tokpack.config_limits import UNMIXED
+from tokpack.config_limits import MOST_PARTS, UNMIXED
 from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
 from tokpack.fresh_folder import fresh_folder
@@ -44,6 +44,7 @@ from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import BUILT_IN, make_plan
 from tokpack.stages.planners.mix import Mix
+from tokpack.stages.planners.parts import parts_of
 from tokpack.stages.write import RowContents
 from tokpack.token_files import is_index
 
@@ -58,6 +59,7 @@ def repack(
     world_size: int | None = None,
     rows_per_step: int | None = None,
     mix_per_step: bool | None = None,
+    parts: int | None = None,
     repeat: Mapping[str, float] | None = None,
     shard_format: str | None = None,
     seed: int | None = None,
@@ -84,6 +86,7 @@ def repack(
         (config["plan"], "max_docs_per_row", max_docs_per_row),
         (config["plan"], "rows_per_step", rows_per_step),
         (config["plan"], "world_size", 0 if planner == SEQUENTIAL and world_size is None else world_size),
+        (config["plan"], "parts", parts),
         (config["plan"], "mix_per_step", False if planner in UNMIXED and not mix_per_step else mix_per_step),
         (
             config["write"],
@@ -118,6 +121,7 @@ def repack(
                 hint="give --world-size or --mix-per-step as well",
             )
         config["plan"]["rows_per_step"] = 1
+    _check_parts(config["plan"])
     check_repeats(repeat or {}, source.ledger, str(source.folder))
     _check_fits([source, source.validation] if source.validation else [source], config)
     with writing(out, resumes=False), fresh_folder(out, overwrite, packed_files) as folder:
@@ -128,6 +132,20 @@ def repack(
         _write(folder, source, config, tell, repeat or {})
         write_inputs(folder, [source])
     return PackedFolder(out)
+
+
+def _check_parts(plan: dict[str, Any]) -> None:
+    count = plan.get("parts", 1)
+    if not 1 <= count <= MOST_PARTS:
+        raise UsageError(f"no plan has {count} parts", where="--parts", hint=f"give 1 to {MOST_PARTS:,}")
+    if count > 1 and (plan["planner"] == SEQUENTIAL or plan.get("mix_per_step")):
+        raise UsageError(
+            "parts would undo input order, and steps that draw from the whole of each source",
+            where="--parts",
+            hint="--parts 1, or another planner and --no-mix-per-step",
+        )
+    if count == 1:
+        plan.pop("parts", None)
 
 
 def _check_mix(plan: dict[str, Any]) -> None:
@@ -192,7 +210,15 @@ def _write(
         settings = replace(settings, world_size=0)
     elif settings.mix_per_step:
         mix = _mix(source, stored, config)
-    plan = make_plan(stored.placement.length, capacity, planner, config["seed"], limit, pairs=pairs, mix=mix)
+    apart = parts_of(
+        pieces.doc_id // (1 if pairs is None else PAIR_WIDTH),
+        pieces.length,
+        settings.parts if source.manifest["split"] == "train" else 1,
+        config["seed"],
+    )
+    plan = make_plan(
+        pieces.length, capacity, planner, config["seed"], limit, pairs=pairs, mix=mix, parts=apart
+    )
     order, dealt = order_rows(settings, plan, stored.placement.length, config["seed"])
     source.copy_tokenizer(out)
     _ = source.dropped, list(source.quarantined())  # what is damaged is not copied

@@ -9,6 +9,7 @@ from tokpack.report.values import Figures, Languages, LanguageShare, Ranks, Sour
 from tokpack.report.words import share
 from tokpack.stages.order import Dealt
 from tokpack.stages.planners.mix import Mixed
+from tokpack.stages.planners.parts import Parted
 
 MOST_LANGUAGES = 8
 NO_LANGUAGES = 'languages are told apart with: pip install "tokpack[lang]"'
@@ -120,6 +121,16 @@ def mixed_words(mixed: Mixed) -> str:
         f"{counted(mixed.steps, 'step')} of {counted(mixed.rows_per_step, 'row')}, each source within "
         f"{100 * mixed.largest_error:.1f} points of its share in every one"
     )
+
+
+def parted_words(parted: Parted, rows: int) -> str:
+    """Rows that draw from one part each: what it costs."""
+    sizes = f"{counted(parted.parts, 'part')} of {parted.fewest_tokens:,} to {parted.most_tokens:,} tokens"
+    if not parted.rows_undivided:
+        return sizes
+    more = rows - parted.rows_undivided
+    cost = f"{counted(more, 'row')} more than" if more > 0 else "no more rows than"
+    return f"{sizes}; {cost} without parts"
 
 
 def _counted_work(ranks: Dealt | Ranks) -> str:

@@ -334,6 +334,7 @@ def plan_figures(plan: Plan, dealt: Dealt | None) -> PlanFigures:
         note=plan.note or None,
         dealt=dealt,
         mixed=plan.mixed,
+        parted=plan.parted,
         documents_per_row=DocumentsPerRow(mean=round(float(documents.mean()), 2), max=int(documents.max())),
     )
 

@@ -36,6 +36,7 @@ from tokpack.report.data_words import (
     dealt_words,
     language_words,
     mixed_words,
+    parted_words,
     ranks_words,
     rules_without_hits,
     vocabulary_words,
@@ -104,6 +105,7 @@ def packed_panel(manifest: dict[str, Any]) -> RenderableType:
         ("rows", _rows_fact(manifest["capacity"], plan)),
         *([("ranks", dealt_words(plan.dealt))] if plan.dealt else []),
         *([("mix", mixed_words(plan.mixed))] if plan.mixed else []),
+        *([("parts", parted_words(plan.parted, plan.rows))] if plan.parted else []),
         (
             "tokens",
             f"{manifest['tokens']:,}, {trained_words(manifest['trained_tokens'], manifest['tokens'])}",

@@ -15,6 +15,7 @@ from tokpack.report.cost_figures import Cost
 from tokpack.schema import PREFERENCE
 from tokpack.stages.order import Dealt
 from tokpack.stages.planners.mix import Mixed
+from tokpack.stages.planners.parts import Parted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,7 @@ class PlanFigures:
     note: str | None = field(default=None, metadata=LEFT_OUT)
     dealt: Dealt | None = field(default=None, metadata=LEFT_OUT)
     mixed: Mixed | None = field(default=None, metadata=LEFT_OUT)
+    parted: Parted | None = field(default=None, metadata=LEFT_OUT)
     documents_per_row: DocumentsPerRow | None = field(default=None, metadata=LEFT_OUT)
     """None in a manifest."""
 

@@ -11,7 +11,7 @@ from tokpack.config import PlanConfig
 from tokpack.plain import to_plain
 from tokpack.schema import SEQUENTIAL
 from tokpack.stages.plan import Plan
-from tokpack.stages.planners.deal import deal, deal_within, idle_share, row_costs, row_order
+from tokpack.stages.planners.deal import Float64, deal, deal_within, idle_share, row_costs, row_order
 from tokpack.stages.planners.layout import Int32, Int64
 
 
@@ -34,13 +34,15 @@ def order_rows(settings: PlanConfig, plan: Plan, lengths: Int32, seed: int) -> t
     """(rows in their order: int64[rows], figures of the dealing; None where rows are not dealt)."""
     if settings.planner == SEQUENTIAL or (plan.mixed and not settings.world_size):
         return np.arange(plan.rows), None
-    shuffled = row_order(plan.rows, seed)
+    shuffled = _shuffled(plan, seed)
     if not settings.world_size:
         return shuffled, None
     step = settings.world_size * settings.rows_per_step
     costs = row_costs(lengths, plan.row_of_doc, linear=settings.token_cost, quadratic=1.0)
     if plan.mixed:
         order, leftover = deal_within(costs, settings.world_size, step)
+    elif plan.part_rows:
+        order, leftover = _deal_parts(plan, costs, settings.world_size, step, seed)
     else:
         order, leftover = deal(costs, settings.world_size, step, seed)
     figures = Dealt(
@@ -55,6 +57,29 @@ def order_rows(settings: PlanConfig, plan: Plan, lengths: Int32, seed: int) -> t
     return np.concatenate([order, leftover]), figures
 
 
+def _parts(plan: Plan) -> list[Int64]:
+    """The rows of each part; without parts, all."""
+    ends = np.cumsum(plan.part_rows or (plan.rows,))
+    return np.split(np.arange(plan.rows), ends[:-1])
+
+
+def _shuffled(plan: Plan, seed: int) -> Int64:
+    """Rows in a seeded shuffle, part after part."""
+    return np.concatenate([rows[row_order(len(rows), seed)] for rows in _parts(plan)])
+
+
+def _deal_parts(plan: Plan, costs: Float64, world_size: int, step: int, seed: int) -> tuple[Int64, Int64]:
+    """(order, leftover): the rows of each part in steps of their own, then steps of what is left of all."""
+    steps, rest = [], []
+    for rows in _parts(plan):
+        order, leftover = deal(costs[rows], world_size, step, seed)
+        steps.append(rows[order])
+        rest.append(rows[leftover])
+    left = np.concatenate(rest)
+    order, leftover = deal(costs[left], world_size, step, seed)
+    return np.concatenate([*steps, left[order]]), left[leftover]
+
+
 def plan_record(planner: str, plan: Plan, dealt: Dealt | None) -> dict[str, Any]:
     """The plan as the manifest has it."""
     return {
@@ -67,4 +92,5 @@ def plan_record(planner: str, plan: Plan, dealt: Dealt | None) -> dict[str, Any]
         **({"note": plan.note} if plan.note else {}),
         **({"dealt": to_plain(dealt)} if dealt else {}),
         **({"mixed": to_plain(plan.mixed)} if plan.mixed else {}),
+        **({"parted": to_plain(plan.parted)} if plan.parted else {}),
     }

@@ -24,6 +24,7 @@ from tokpack.stages.planners.bounds import ceil_bound, l2_bound
 from tokpack.stages.planners.deal import deal, idle_share, row_costs, row_order
 from tokpack.stages.planners.layout import Int32
 from tokpack.stages.planners.mix import Mix, Mixed, mix_figures, mixed_rows
+from tokpack.stages.planners.parts import Parted, Parts, part_figures, rows_apart
 
 __all__ = [
     "BUILT_IN",
@@ -73,6 +74,10 @@ class Plan:
     """Why the same input may get another plan elsewhere; empty for nearly all plans."""
     mixed: Mixed | None = None
     """Where each step has its share of each source: rows are numbered step by step."""
+    parted: Parted | None = None
+    """Where rows draw from one part of the corpus each: they are numbered part by part."""
+    part_rows: tuple[int, ...] = ()
+    """Of each part."""
 
 
 def make_plan(
@@ -84,12 +89,13 @@ def make_plan(
     *,
     pairs: npt.ArrayLike | None = None,
     mix: Mix | None = None,
+    parts: Parts | None = None,
 ) -> Plan:
     """Plan documents of `lengths` (int[n], tokens, 1..capacity) into rows of `capacity` tokens.
 
     `pairs: int[n]` names the group of each document, -1 for none: a group goes into one row as one item of
     its summed length, and `max_docs_per_row` then allows for groups as large as the largest. `mix` makes the
-    rows step by step, each by the planner.
+    rows step by step, each by the planner; `parts` part by part.
 
     Raises UsageError for lengths, groups or options that cannot work and for a plug-in's bad plan,
     InternalError for a bad plan of ours.
@@ -97,30 +103,36 @@ def make_plan(
     name = planner if isinstance(planner, str) else getattr(planner, "__qualname__", repr(planner))
     function = resolve(planner)
     checked = check_input(lengths, capacity, seed, max_docs_per_row)
-    items, item_of_doc, max_items, lp, note = checked, None, max_docs_per_row, 0, ""
+    items, item_of_doc, max_items = checked, None, max_docs_per_row
+    proofs: list[tuple[int, str]] = []
     if pairs is not None:
         items, item_of_doc, max_items = group(checked, np.asarray(pairs), capacity, max_docs_per_row)
 
-    if mix is not None and item_of_doc is not None:
-        mix = mix.of(item_of_doc)
-    if len(items) == 0:
-        row_of_item = np.empty(0, np.int32)
-    elif mix is not None:
-        row_of_item = mixed_rows(
-            items,
-            mix,
-            capacity,
-            lambda step: call(name, function, step, capacity, seed=seed, max_docs=max_items),
-            max_items,
-            seed,
-        )
-    elif planner == "optimal":
+    def at_once(some: Int32) -> npt.NDArray[Any]:
+        if planner != "optimal":
+            return call(name, function, some, capacity, seed=seed, max_docs=max_items)
         from tokpack.stages.planners.optimal import solve
 
-        found = solve(items, capacity, seed=seed, max_docs_per_row=max_items)
-        row_of_item, lp, note = found.row_of_doc, found.proven, found.note
+        found = solve(some, capacity, seed=seed, max_docs_per_row=max_items)
+        proofs.append((found.proven, found.note))
+        return found.row_of_doc
+
+    parted, part_rows = None, list[int]()
+    if len(items) == 0:
+        row_of_item: npt.NDArray[Any] = np.empty(0, np.int32)
+    elif mix is not None:
+        mix = mix if item_of_doc is None else mix.of(item_of_doc)
+        row_of_item = mixed_rows(items, mix, capacity, at_once, max_items, seed)
+    elif parts is not None:
+        parts = parts if item_of_doc is None else parts.of(item_of_doc)
+        row_of_item, part_rows = rows_apart(items, parts, at_once)
+        # What they cost is known by planning all at once too, but by `optimal`, which takes its time.
+        undivided = 0 if planner == "optimal" else int(np.asarray(at_once(items)).max()) + 1
+        parted = part_figures(items, parts, undivided)
     else:
-        row_of_item = call(name, function, items, capacity, seed=seed, max_docs=max_items)
+        row_of_item = at_once(items)
+    lp = proofs[0][0] if proofs and parted is None else 0
+    note = next((said for _, said in proofs if said), "")
     if note:
         log.warning("planner %s: %s", name, note)
     fault = find_fault(row_of_item, items, capacity, max_items)
@@ -130,6 +142,7 @@ def make_plan(
         raise UsageError(f"planner {name!r} made a bad plan: {fault}", where=f"--planner {name}")
     row_of_doc = row_of_item if item_of_doc is None else row_of_item[item_of_doc]
     plan = with_figures(row_of_doc.astype(np.int32, copy=False), items, capacity, max_items, lp, note)
+    plan = replace(plan, parted=parted, part_rows=tuple(part_rows))
     return plan if mix is None else replace(plan, mixed=mix_figures(mix, row_of_item))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,14 @@ from tokpack.shards import ARROW, shard_writer
 
 CHUNK_TOKENS = 1 << 20
 BYTES_PER_TOKEN = 8
+
+
+Ahead = Callable[[int, int], None]
+"""Is told which rows are to be gathered next, from the first to before the last."""
+
+
+def nothing_ahead(first: int, last: int) -> None:
+    """Rows come as they come."""
 
 
 class FlatBatch(NamedTuple):
@@ -94,6 +102,7 @@ def write_shards(
     schema: pa.Schema,
     settings: WriteConfig,
     progress: Callable[[int], None] = lambda tokens: None,
+    ahead: Ahead = nothing_ahead,
 ) -> Written:
     """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store; `schema` is
     that of the rows. Shards are sized by their tokens, before compression."""
@@ -109,7 +118,7 @@ def write_shards(
             hashed_file(out / name) as (sink, digest),
             shard_writer(sink, schema, settings.shard_format) as writer,
         ):
-            chunks = chunks_of(contents, pieces, bounds[number], bounds[number + 1])
+            chunks = _told(ahead, chunks_of(contents, pieces, bounds[number], bounds[number + 1]))
             gather = partial(_gather, contents, pieces, batches, schema)
             for record, labels in ordered_map(gather, chunks, workers):
                 writer.write_batch(record)
@@ -123,6 +132,12 @@ def write_shards(
     if settings.shard_format == ARROW:
         dataset_files(out, [shard["file"] for shard in shards], schema, digest[:16])
     return Written(shards, [], rows, tokens, trained)
+
+
+def _told(ahead: Ahead, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    for first, last in chunks:
+        ahead(first, last)
+        yield first, last
 
 
 def chunks_of(contents: RowContents, pieces: Placement, first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -25,6 +25,7 @@ from tokpack.ranges import Int64, offsets_of
 from tokpack.schema import COPIES, INDEX_SCHEMA, IS_DESIRABLE, LOSS_WEIGHTS, PIECES_SCHEMA, TOKEN_FILES
 from tokpack.shards import ARROW, INDEX, read_shard, shard_writer
 from tokpack.stages.write import (
+    Ahead,
     FlatBatch,
     Placement,
     RowContents,
@@ -32,6 +33,7 @@ from tokpack.stages.write import (
     chunks_of,
     hashed_file,
     labeled_tokens,
+    nothing_ahead,
     write_shards,
 )
 from tokpack.token_files import (
@@ -59,13 +61,14 @@ def write_rows(
     settings: WriteConfig,
     progress: Callable[[int], None] = lambda tokens: None,
     shared: Shared | None = None,
+    ahead: Ahead = nothing_ahead,
 ) -> Written:
-    """All rows as shards, or as an index with the tokens once.
+    """All rows as shards, or as an index with the tokens once, which are read in the order of documents.
 
     `shared`: token files that are there already, whose pieces `pieces.index` numbers: they become this one's.
     """
     if settings.shard_format != INDEX:
-        return write_shards(out, contents, pieces, batches, schema, settings, progress)
+        return write_shards(out, contents, pieces, batches, schema, settings, progress, ahead)
     if LOSS_WEIGHTS in schema.names:
         raise no_weights(str(out))
     if IS_DESIRABLE in schema.names:

@@ -24,6 +24,7 @@ from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Written, write_json
 from tokpack.stages.write_index import write_rows
 from tokpack.version import __version__
+from tokpack.way.in_order import parts_ahead
 from tokpack.way.plan_part import Part
 
 SLICE = 1 << 16
@@ -48,7 +49,16 @@ def write_packed(
     columns = schema.row_schema(run.kind, copies, weights)
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
-        written = write_rows(out, part.contents, part.placement, batches, columns, run.config.write, advance)
+        written = write_rows(
+            out,
+            part.contents,
+            part.placement,
+            batches,
+            columns,
+            run.config.write,
+            advance,
+            ahead=parts_ahead(part, batches),
+        )
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]

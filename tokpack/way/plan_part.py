@@ -17,7 +17,9 @@ from tokpack.stages.normalize.documents import DESIRABLE
 from tokpack.stages.order import Dealt, order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import Plan, make_plan
+from tokpack.stages.planners.layout import Int64
 from tokpack.stages.planners.mix import Mix
+from tokpack.stages.planners.parts import parts_of
 from tokpack.stages.repeat import with_copies
 from tokpack.stages.tokenize import weighed
 from tokpack.stages.write import Placement, RowContents
@@ -34,6 +36,8 @@ class Part:
     contents: RowContents
     dealt: Dealt | None = None
     """With `plan.world_size`."""
+    part_of_row: Int64 | None = None
+    """Of rows in order, with `plan.parts`."""
 
     @property
     def placement(self) -> Placement:
@@ -94,10 +98,17 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
             limit,
             pairs=pair_groups(pieces["doc_id"].to_numpy(), pieces["copy"].to_numpy()) if run.pairs else None,
             mix=None if validation else _mix(run, corpus, pieces),
+            parts=parts_of(
+                pieces["doc_id"].to_numpy() // corpus.width,
+                pieces["length"].to_numpy(),
+                1 if validation else settings.parts,
+                seed,
+            ),
         )
         order = replace(settings, world_size=0) if validation else settings
         rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)
-    return Part(pieces, plan, RowContents.of(plan.row_of_doc, rows), dealt)
+    part_of_row = np.repeat(np.arange(len(plan.part_rows)), plan.part_rows)[rows] if plan.parted else None
+    return Part(pieces, plan, RowContents.of(plan.row_of_doc, rows), dealt, part_of_row)
 
 
 def _mix(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> Mix | None:

@@ -42,7 +42,7 @@ class Strips(NamedTuple):
 
 BLOCK = 1 << 18
 
-STREAMS = ("documents", "rows", "runs", "mix")
+STREAMS = ("documents", "rows", "runs", "mix", "parts")
 """One seed, several shuffles: each has a stream of its own."""
 
 

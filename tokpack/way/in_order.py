@@ -1,0 +1,53 @@
+"""Where rows draw from one part of the corpus each: a part's tokens are read from the store in their order,
+when its first row comes, and are at hand then. What is mapped is otherwise fetched page by page in the order
+of rows, which is no order: from a network, a request for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokpack.stages.write import FlatBatch
+from tokpack.way.plan_part import Part
+
+PAGE = 4096
+
+
+def parts_ahead(part: Part, batches: Callable[[int], FlatBatch]) -> Callable[[int, int], None]:
+    """To be told which rows come next, from the first to before the last."""
+    seen: set[int] = set()
+
+    def ahead(first: int, last: int) -> None:
+        if part.part_of_row is None:
+            return
+        for number in np.unique(part.part_of_row[first:last]).tolist():
+            if number not in seen:
+                seen.add(number)
+                for values, start, stop in _stretches(part, number, batches):
+                    read(values, start, stop)
+
+    return ahead
+
+
+def _stretches(
+    part: Part, number: int, batches: Callable[[int], FlatBatch]
+) -> Iterator[tuple[npt.NDArray[Any], int, int]]:
+    """What a part has of each batch, in the order of the store."""
+    rows, offsets = np.flatnonzero(part.part_of_row == number), part.contents.row_offsets
+    which = np.concatenate([part.contents.order[offsets[row] : offsets[row + 1]] for row in rows])
+    batch, index = (part.pieces[name].to_numpy()[which] for name in ("batch", "index"))
+    for one in np.unique(batch).tolist():
+        found = batches(one)
+        mine = index[batch == one]
+        start, stop = int(found.offsets[mine.min()]), int(found.offsets[mine.max() + 1])
+        for values in (found.ids, found.marks, found.weights):
+            if values is not None:
+                yield values, start, stop
+
+
+def read(values: npt.NDArray[Any], start: int, stop: int) -> None:
+    """One value of each page, from the first to the last: the system reads ahead of that."""
+    values[start : stop : PAGE // values.itemsize].max(initial=0)
