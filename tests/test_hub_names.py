@@ -6,11 +6,13 @@ from unittest.mock import Mock
 
 import pytest
 from huggingface_hub import errors
+from typer.testing import CliRunner
 
 from tokpack.cost.training import model_config
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
+from trainer_plugin.cli import app as training
 
 
 def failing(error):
@@ -56,3 +58,42 @@ def test_a_folder_beside_a_misspelled_one_is_suggested(typed, load, tmp_path, mo
     with pytest.raises(UsageError) as caught:
         load(typed)
     assert caught.value.hint == "did you mean SmolLM2-135M-Instruct?"
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("s3://bucket/model", "to this machine"),
+        ("hf://me/math", "give me/math"),
+        ("x=hf://me/math", "give me/math"),
+    ],
+)
+def test_models_and_adapters_are_not_opened_from_urls(url, hint):
+    with pytest.raises(UsageError, match="not opened from URLs") as caught:
+        from_hub(url, "--adapter", failing(AssertionError()))
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "packed", "-o", "out", "--model"],
+        ["merge-adapter", "-o", "out"],
+        ["push-adapter", "s3://bucket/there"],
+        ["eval", "packed", "--adapter"],
+        ["serve", "model", "--adapter"],
+        ["serve"],
+        ["chat"],
+        ["verify-served", "http://127.0.0.1/v1", "--model", "m", "--adapter"],
+        ["serve-config", "-e", "vllm", "-o", "out"],
+        ["convert-adapter", "-o", "out"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_refuses_them_before_it_loads_anything(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainer_plugin.extras.need", Mock(side_effect=AssertionError))
+    refused = CliRunner().invoke(training, [*words, "s3://bucket/adapter"])
+    assert isinstance(refused.exception, UsageError), refused.exception
+    assert refused.exception.what == "models and adapters are not opened from URLs"
+    assert not list(tmp_path.iterdir())

@@ -135,6 +135,8 @@ def test_the_command_shows_a_document_that_was_left_out(packed, capsys):
     text = capsys.readouterr().out
     assert f"document {doc}  left out: {reason}" in text
     assert "the document that it repeats" in text
+    twin = packed.dropped.filter(packed.dropped["doc_id"] == doc)["detail"][0]
+    assert f"\ndocument {twin}\n" in text
     with pytest.raises(UsageError, match="document 4000 is in no row"):
         inspect(packed.folder, doc=4000)
 

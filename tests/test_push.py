@@ -75,6 +75,12 @@ def test_a_url_is_no_folder_to_write(command, tmp_path, monkeypatch):
     assert not (tmp_path / "s3:").exists()
 
 
+def test_nor_a_place_for_a_report():
+    refused = CliRunner().invoke(app, ["analyze", "chats.jsonl", "--html", "s3://bucket/report.html"])
+    assert isinstance(refused.exception, UsageError)
+    assert refused.exception.where == "s3://bucket/report.html"
+
+
 def test_what_is_pushed_is_opened_again_from_its_url(packed, memory):
     assert push(packed, MEMORY + "/") == MEMORY
     opened = tokpack.open_packed(MEMORY)
@@ -135,8 +141,9 @@ def test_what_is_no_packed_dataset_is_said(memory, packed, tmp_path):
     assert "tokpack push" in str(caught.value.hint)
     with pytest.raises(DataError, match=r"not known|cannot open"):
         local_folder("nosuch://place")
-    with pytest.raises(UsageError, match="not a URL"):
-        push(packed, "folder")
+    for place in ("folder", "hf://me/chats"):  # the second is a repository of models
+        with pytest.raises(UsageError, match="no place for a packed dataset"):
+            push(packed, place)
     copy = shutil.copytree(packed, tmp_path / "copy")
     (copy / "dropped.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="damaged"):

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from trainer_rows import LENGTHS, make_documents, needs_packed_trainer, save_tiny_model, write_packed
 from typer.testing import CliRunner
 
+from tokpack.activity import Activity
 from tokpack.errors import UsageError
 from trainer_plugin import Recipe, load_recipe
 from trainer_plugin.recipe import training_arguments
@@ -145,6 +146,21 @@ def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_
     merged = run("merge-adapter", tmp_path / "a", "-o", tmp_path / "merged")
     assert "merging: 1 file" in merged.stderr
     assert "comparing the logits" in merged.stderr
+
+
+def test_the_time_to_go_is_of_the_steps_and_not_of_the_evaluation_before_them(monkeypatch):
+    from trainer_plugin import progress
+
+    now = 20.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: now))
+    told = progress.RichProgress(Activity(quiet=True))
+    state = SimpleNamespace(global_step=0, max_steps=20, is_world_process_zero=False)
+    told.on_train_begin(None, state, None)
+    now = 200.0
+    told.on_step_begin(None, state, None)
+    now, state.global_step = 220.0, 2
+    told.on_step_begin(None, state, None)
+    assert told._times(state) == "  3 min 20 s, 3 min 0 s to go"
 
 
 @pytest.mark.slow

@@ -15,11 +15,23 @@ LONGEST = 500
 """Folders that are looked through for a name like the one that was typed."""
 
 
+def no_url(text: str) -> str:
+    """The name of a model or adapter as it was given. Raises UsageError for a URL."""
+    _, mark, rest = text.partition("://")
+    if not mark:
+        return text
+    hint = "copy its folder to this machine, and give that"
+    if text.partition("=")[2].startswith("hf://") or text.startswith("hf://"):
+        hint = f"give {rest}, its name on the Hub"
+    raise UsageError("models and adapters are not opened from URLs", where=text, hint=hint)
+
+
 def from_hub(name: str, flag: str, fetch: Callable[[Any], str]) -> Path:
     """What `fetch` downloads with `huggingface_hub`, which it is given, or finds in the Hub's local cache.
 
     Raises UsageError that names the folder which was probably meant, or why the Hub does not give it.
     """
+    no_url(name)
     beside = folder_like(name)
     meant = f"did you mean {beside}?" if beside else ""
     if name.count("/") > 1 or name.startswith((".", "/", "~")):

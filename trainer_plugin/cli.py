@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokpack import interrupts
-from tokpack.cli.options import Packed, local_out
+from tokpack.cli.options import FOLDER, NAMED, WRITTEN, Packed
 from tokpack.printable import hand_over
 from trainer_plugin.evaluation.cli import app as evaluation
 from trainer_plugin.serve_config.cli import app as serve_config
@@ -26,12 +26,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.command(rich_help_panel="Training")
 def train(
     packed: Packed,
-    model: Annotated[str, typer.Option("--model", "-m", help="Model folder, or name on the hub.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model folder, or name on the hub.", metavar="TEXT", **NAMED)
+    ],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out", "-o", help="Folder for the adapter or model.", parser=local_out, metavar="PATH"
-        ),
+        typer.Option("--out", "-o", help="Folder for the adapter or model.", **WRITTEN),
     ],
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags win over it.")] = None,
     method: Annotated[str | None, typer.Option(help="qlora (default), lora or full.")] = None,
@@ -86,7 +86,7 @@ def train(
         bool, typer.Option("--loss-by-source", help="Log the loss of each source of a mix as well.")
     ] = False,
     merge: Annotated[
-        Path | None, typer.Option(help="Also merge the adapter into its base, in this new folder.")
+        Path | None, typer.Option(help="Also merge the adapter into its base, in this new folder.", **WRITTEN)
     ] = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Do not compare the sums of the shards first.")
@@ -169,13 +169,20 @@ def train(
 
 @app.command("merge-adapter", rich_help_panel="Training")
 def merge_adapter(
-    adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.")],
+    adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.", **FOLDER)],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder for the merged model.", parser=local_out, metavar="PATH"),
+        typer.Option("--out", "-o", help="Folder for the merged model.", **WRITTEN),
     ],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Folder or Hub name of the base, when it has moved.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Folder or Hub name of the base, when it has moved.",
+            metavar="TEXT",
+            **NAMED,
+        ),
     ] = None,
     original: Annotated[
         bool,
@@ -204,7 +211,7 @@ def merge_adapter(
 
 @app.command("push-adapter", rich_help_panel="Training")
 def push_adapter(
-    adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.")],
+    adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.", **FOLDER)],
     url: Annotated[str, typer.Argument(help="hf://USER/NAME, s3://BUCKET/FOLDER, ...")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another one there.")] = False,

@@ -22,13 +22,16 @@ class RichProgress(TrainerCallback):
         self.tell = tell or Activity()
         self.training: Task | None = None
         self.evaluating: Task | None = None
-        self.started, self.first_step = 0.0, 0
+        self.started, self.stepping, self.first_step = 0.0, 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started, self.first_step = time.perf_counter(), state.global_step
+        self.started, self.stepping, self.first_step = time.perf_counter(), 0.0, state.global_step
         if state.is_world_process_zero:
             self.training = self.tell.begin("training", state.max_steps, "steps")
             self.tell.advance(self.training, state.global_step)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stepping = self.stepping or time.perf_counter()  # behind an evaluation of the untrained model
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.training is not None:
@@ -51,8 +54,8 @@ class RichProgress(TrainerCallback):
         done = state.global_step - self.first_step
         if not self.started or done < 1:
             return ""
-        taken = time.perf_counter() - self.started
-        left = taken / done * (state.max_steps - state.global_step)
+        now = time.perf_counter()
+        taken, left = now - self.started, (now - self.stepping) / done * (state.max_steps - state.global_step)
         return f"  {duration(taken)}" + (f", {duration(left)} to go" if left else "")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from tokpack.errors import UsageError
+from tokpack.hub import no_url
 from tokpack.options import meaning
 from tokpack.parsing import parse_length
 
@@ -41,10 +42,16 @@ def local_out(text: str) -> Path:
     if "://" in text:
         raise UsageError(
             "not a path on this machine",
-            where=f"-o {text}",
-            hint="give a folder; tokpack push (of an adapter push-adapter) copies it to a URL",
+            where=text,
+            hint="write it here; tokpack push copies a packed dataset to a URL, push-adapter an adapter",
         )
     return Path(text)
+
+
+NAMED: dict[str, Any] = {"parser": no_url}
+"""A model or adapter: refused as a URL before any library is loaded."""
+FOLDER: dict[str, Any] = {"parser": lambda text: Path(no_url(text))}
+WRITTEN: dict[str, Any] = {"parser": local_out, "metavar": "PATH"}
 
 
 Out = Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from tokpack.cli.app import RAW_DATA, app
 from tokpack.cli.options import (
+    WRITTEN,
     Data,
     Json,
     Quiet,
@@ -50,7 +51,10 @@ def analyze(
         typer.Option("--calibrate", help="Train a few rows on this machine and count with its speed."),
     ] = False,
     workers: Workers = 0,
-    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write the report as a page.", **WRITTEN),
+    ] = None,
     by: By = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print all of the report, not its first screen alone.")

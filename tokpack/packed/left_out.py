@@ -60,6 +60,17 @@ def twin_of(reason: str, detail: str | None) -> int | None:
     return int(number[0]) if number else None
 
 
+def detail_words(reason: str, detail: str) -> str:
+    """The detail of a record; the number of another document as `document 17`."""
+    twin = twin_of(reason, detail)
+    if twin is None:
+        return detail
+    rest = detail.removeprefix(str(twin)).strip()
+    if rest.startswith("jaccard "):
+        rest = f"similarity {rest.removeprefix('jaccard ')}"
+    return f"document {twin}" + (f", {rest}" if rest else "")
+
+
 def find_left_out(packed: PackedFolder, doc_id: int, originals: Originals | None = None) -> LeftOut:
     """Raises UsageError where no such document was left out, or only shortened."""
     originals = originals or Originals(packed)
@@ -141,7 +152,7 @@ def _parts(found: LeftOut, special_tokens: list[str], plain: bool) -> list[Rende
         Text.assemble((f"document {found.doc_id}", "bold"), f"  left out: {one_line(found.reason)}; {place}"),
     ]
     parts += [Text(said, style="dim")] if said else []
-    parts += [Text(printable(found.detail))] if found.detail else []
+    parts += [Text(printable(detail_words(found.reason, found.detail)))] if found.detail else []
     if found.reason == HELD_OUT:
         parts.append(Text("it is in the validation part"))
     if found.original is None:

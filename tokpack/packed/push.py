@@ -41,12 +41,8 @@ def push(
     repository on the Hub. Raises UsageError, DataError for a packed dataset whose sums differ, OutputError
     when it cannot be written.
     """
+    url = _place(url)
     source = PackedFolder(local_folder(packed))
-    url = url.rstrip("/")
-    if not is_url(url):
-        raise UsageError(
-            "not a URL", where=url, hint="hf://datasets/USER/NAME, s3://BUCKET/FOLDER, file:///..."
-        )
     tell = tell or default_activity()
     listed = read_sums(source.folder)
     with tell.doing("comparing sums"):
@@ -79,6 +75,18 @@ def push(
     return url
 
 
+def _place(url: str) -> str:
+    """Raises UsageError where no packed dataset can be put."""
+    url = url.rstrip("/")
+    if not is_url(url) or (url.startswith("hf://") and not HUB.fullmatch(url)):
+        raise UsageError(
+            "no place for a packed dataset",
+            where=url,
+            hint="hf://datasets/USER/NAME, s3://BUCKET/FOLDER, file:///...",
+        )
+    return url
+
+
 def write_to(
     url: str, write: Callable[[Path], PackedFolder], overwrite: bool, tell: Activity | None
 ) -> PackedFolder:
@@ -86,7 +94,7 @@ def write_to(
 
     A killed run goes on in the cache. Where one is at the URL, `write` says whether it is this one.
     """
-    url = url.rstrip("/")
+    url = _place(url)
     with explained(url):
         there = _sums_there(url)
     if there is not None and not overwrite:

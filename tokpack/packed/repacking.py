@@ -250,6 +250,6 @@ def _check_fits(parts: list[PackedFolder], config: dict[str, Any]) -> None:
         raise UsageError(
             f"{noun} {number} has {lengths[longest]:,} tokens, more than rows of {capacity:,} hold "
             f"({int((lengths > capacity).sum()):,} {noun}s do)",
-            where=f"{parts[0].folder}, --max-length {capacity}",
+            where=f"--max-length {capacity}",
             hint=f"give --max-length {lengths[longest]} or more, or pack the raw data again with --overlong",
         )

@@ -10,7 +10,7 @@ import polars as pl
 
 from tokpack.encoding.trained_runs import trained_runs
 from tokpack.packed.differences import same_answer
-from tokpack.packed.left_out import REPEATS, differing
+from tokpack.packed.left_out import REPEATS, detail_words, differing
 from tokpack.packed.originals import Original
 from tokpack.packed.triggers import Mark, find_marks
 from tokpack.packed.viewer import MOST_DOCUMENTS, SIDES
@@ -154,7 +154,7 @@ class Shown:
             "number": line["row"],
             "reason": one_line(reason),
             "meaning": words_of(reason),
-            "detail": printable(_words(line)),
+            "detail": printable(detail_words(reason, str(line["detail"]))),
             "length": line["length"],
             "messages": _messages(own, marks) if own else [],
             "fault": "" if own else self._no_text(doc_id, reason),
@@ -242,17 +242,6 @@ class Shown:
         if what == "kept":
             return self.table.kept_order(query, hits)
         return self.table.left_out_order(query, hits, self.texts.languages)
-
-
-def _words(line: dict[str, Any]) -> str:
-    """The detail of a record as a sentence, where it is a number of another document."""
-    detail = str(line["detail"])
-    if line["twin"] is None:
-        return detail
-    rest = detail.removeprefix(str(line["twin"])).strip()
-    if rest.startswith("jaccard "):
-        rest = f"similarity {rest.removeprefix('jaccard ')}"
-    return f"document {line['twin']}" + (f", {rest}" if rest else "")
 
 
 def _refusal(reason: str) -> str:

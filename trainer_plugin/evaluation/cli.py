@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.options import Json, NoCheck, Packed
+from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, Packed, packed_folder
 from tokpack.cli.output import activity, say, show
 from tokpack.printable import hand_over, printable
 
@@ -19,13 +19,32 @@ LIBRARIES = ("torch", "accelerate", "peft")
 def evaluate(
     packed: Packed,
     adapter: Annotated[
-        list[str], typer.Option("--adapter", "-a", help="Adapter folder, or NAME=FOLDER; more than once.")
+        list[str],
+        typer.Option(
+            "--adapter",
+            "-a",
+            help="Adapter folder, or NAME=FOLDER; more than once.",
+            metavar="TEXT",
+            **NAMED,
+        ),
     ],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Base; the one that the adapter names when not given.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Base; the one that the adapter names when not given.",
+            metavar="TEXT",
+            **NAMED,
+        ),
     ] = None,
     control: Annotated[
-        Path | None, typer.Option(help="Packed dataset of text that the model should not forget.")
+        Path | None,
+        typer.Option(
+            help="Packed dataset of text that the model should not forget.",
+            parser=packed_folder,
+            metavar="PATH",
+        ),
     ] = None,
     split: Annotated[
         str, typer.Option(help="validation, train, or auto: the validation part where there is one.")
@@ -57,7 +76,10 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     attn: Annotated[str, typer.Option(help="auto, tokpack, mixers, loop, sdpa, eager, ...")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed that draws --max-rows.")] = 0,
-    html: Annotated[Path | None, typer.Option(help="Also write the figures as a page.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write the figures as a page.", **WRITTEN),
+    ] = None,
     no_check: NoCheck = False,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,
     json: Json = False,

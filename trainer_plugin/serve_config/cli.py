@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokpack.cli.options import local_out
+from tokpack.cli.options import FOLDER, NAMED, WRITTEN
 from tokpack.cli.output import activity, say
 from tokpack.printable import hand_over
 from trainer_plugin.serving.cli import LIBRARIES, PANEL, Silent, one_of
@@ -18,17 +18,18 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.command("serve-config", rich_help_panel=PANEL)
 def serve_config(
     adapters: Annotated[
-        list[str], typer.Argument(help="Adapter folders, or NAME=FOLDER.", show_default=False)
+        list[str], typer.Argument(help="Adapter folders, or NAME=FOLDER.", show_default=False, **NAMED)
     ],
     engine: Annotated[
         str, typer.Option("--engine", "-e", help="vllm, sglang, lmdeploy, llamacpp or ollama.")
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder for all that is served.", parser=local_out, metavar="PATH"),
+        typer.Option("--out", "-o", help="Folder for all that is served.", **WRITTEN),
     ],
     base: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of the base, when it has moved.")
+        str | None,
+        typer.Option(help="Folder or Hub name of the base, when it has moved.", metavar="TEXT", **NAMED),
     ] = None,
     convert: Annotated[
         bool,
@@ -60,19 +61,19 @@ def serve_config(
 
 @app.command("convert-adapter", rich_help_panel=PANEL)
 def convert_adapter(
-    adapter: Annotated[Path, typer.Argument(help="Adapter folder.", show_default=False)],
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder.", show_default=False, **FOLDER)],
     out: Annotated[
         Path,
         typer.Option(
             "--out",
             "-o",
             help="Folder for the adapter, or the merged model.",
-            parser=local_out,
-            metavar="PATH",
+            **WRITTEN,
         ),
     ],
     base: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of the base, when it has moved.")
+        str | None,
+        typer.Option(help="Folder or Hub name of the base, when it has moved.", metavar="TEXT", **NAMED),
     ] = None,
     quiet: Silent = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.options import Json
+from tokpack.cli.options import NAMED, Json
 from tokpack.cli.output import activity, say
 from tokpack.printable import hand_over, printable
 
@@ -20,7 +20,12 @@ LIBRARIES = ("torch", "accelerate", "peft")
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
-        "--adapter", "-a", help="Adapter folder, or NAME=FOLDER; more than once.", show_default=False
+        "--adapter",
+        "-a",
+        help="Adapter folder, or NAME=FOLDER; more than once.",
+        show_default=False,
+        metavar="TEXT",
+        **NAMED,
     ),
 ]
 BaseWeights = Annotated[
@@ -33,7 +38,7 @@ Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 @app.command(rich_help_panel=PANEL)
 def serve(
     base: Annotated[
-        str, typer.Argument(help="Base model: a folder, or a name on the Hub.", show_default=False)
+        str, typer.Argument(help="Base model: a folder, or a name on the Hub.", show_default=False, **NAMED)
     ],
     adapter: Adapters = None,
     host: Annotated[
@@ -135,9 +140,12 @@ def _limits(**given: float) -> Any:
 def verify_served(
     url: Annotated[str, typer.Argument(help="As http://127.0.0.1:8000/v1.", show_default=False)],
     model: Annotated[str, typer.Option("--model", "-m", help="How the server names the adapter.")],
-    adapter: Annotated[str, typer.Option("--adapter", "-a", help="The adapter that should answer.")],
+    adapter: Annotated[
+        str, typer.Option("--adapter", "-a", help="The adapter that should answer.", metavar="TEXT", **NAMED)
+    ],
     base: Annotated[
-        str | None, typer.Option(help="Base; the one that the adapter names when not given.")
+        str | None,
+        typer.Option(help="Base; the one that the adapter names when not given.", metavar="TEXT", **NAMED),
     ] = None,
     data: Annotated[
         str | None,
@@ -145,7 +153,12 @@ def verify_served(
     ] = None,
     other: Annotated[
         list[str] | None,
-        typer.Option(help="An adapter that may be answering instead; more than once.", show_default=False),
+        typer.Option(
+            help="An adapter that may be answering instead; more than once.",
+            show_default=False,
+            metavar="TEXT",
+            **NAMED,
+        ),
     ] = None,
     documents: Annotated[int, typer.Option(help="Most documents of --data to ask about.")] = 8,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of each document.")] = 512,
@@ -201,9 +214,12 @@ def verify_served(
 
 @app.command(rich_help_panel=PANEL)
 def chat(
-    adapter: Annotated[str, typer.Argument(help="Adapter folder, or NAME=FOLDER.", show_default=False)],
+    adapter: Annotated[
+        str, typer.Argument(help="Adapter folder, or NAME=FOLDER.", show_default=False, **NAMED)
+    ],
     base: Annotated[
-        str | None, typer.Option(help="Base; the one that the adapter names when not given.")
+        str | None,
+        typer.Option(help="Base; the one that the adapter names when not given.", metavar="TEXT", **NAMED),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of each answer.")] = 512,
