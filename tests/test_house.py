@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # imports any of them for types, and nothing else.
 HOUSE = {
     "tokpack": """
-        version printable fingerprint durable ranges schema reasons own_files interrupts
+        version printable fingerprint durable ranges free_memory schema reasons own_files interrupts
         errors plain engine notebook_bars progress_lines activity parsing conversion plugins locks sums ledger
         hub user_cache thrift parquet_files
         config_limits config config_file options

@@ -112,6 +112,8 @@ class NearDupConfig:
     """Jaccard similarity of token 5-grams from which the later document is dropped; 0 = off."""
     on: NearDupOn = "both"
     """What must be so similar. `both`: prompt and answer, each by itself; `all`: the two as one text."""
+    memory_mb: int = 0
+    """Memory that the command may take while it searches; 0: what the machine, or its cgroup, has free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +274,7 @@ class Config:
         data: dict[str, Any] = _plain(dataclasses.asdict(self))
         del data["cost"]
         del data["read"]["max_line_mb"]  # decides whether the run ends, not what is in it
+        del data["near_dup"]["memory_mb"]  # decides how it is found, not what
         for source in data["source"]:
             source["path"] = portable_name(source["path"])
             if source["repeat"] == 1:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 UNMIXED = ("sequential", "optimal")
 """Planners that make no steps: one keeps input order, the other takes all documents at once."""
+LEAST_MEMORY_MB = 1000
 MOST_COPIES = 1000
 MOST_TOKENS = 2**31 - 1
 """In a row, and in a document: places in it are int32."""
@@ -35,6 +36,11 @@ def check_limits(config: Config) -> None:
         (0 <= config.write.val < 1, "write.val", "a share between 0 and 1"),
         (1 <= config.write.shard_mb <= MOST_SHARD_MB, "write.shard_mb", f"1 to {MOST_SHARD_MB:,} MB"),
         (0 <= config.near_dup.threshold <= 1, "near_dup.threshold", "a similarity between 0 and 1"),
+        (
+            not config.near_dup.memory_mb or LEAST_MEMORY_MB <= config.near_dup.memory_mb <= MOST_TOKENS,
+            "near_dup.memory_mb",
+            f"{LEAST_MEMORY_MB:,} MB (1G) or more",
+        ),
         (0 <= config.select.budget < MOST_NUMBER, "select.budget", "a number of tokens"),
         (0 <= config.select.budget_usd < float("inf"), "select.budget_usd", "dollars, 0 or more"),
         (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),

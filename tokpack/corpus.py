@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
@@ -204,20 +204,18 @@ class Corpus:
 
         return lru_cache(maxsize=None)(batch)
 
-    def stored_documents(self, width: int = 1) -> tuple[Int64, list[SelectedTokens]]:
+    def stored_documents(self, width: int = 1) -> tuple[Int64, StoredBatches]:
         """Positions of the documents that the store holds, and the tokens of their contents, batch by batch.
 
         The pieces of a document lie next to each other, so a document is one range of tokens; with a `width`
         of 2 a pair is, and has the position of its first document.
         """
         first = self.pieces.filter((pl.col("number") == 0) & (pl.col("document") % width == 0))
-        starts = first.partition_by("batch", as_dict=True)
-        batches = []
-        for number, key in enumerate(self.batches):
-            offsets, ids, flags = flat_arrays(self.store.tokens(key))
-            index = starts[(number,)]["index"].to_numpy() if (number,) in starts else np.empty(0, np.int32)
-            batches.append(SelectedTokens(ids, np.append(offsets[index], offsets[-1]), flags, schema.CONTENT))
-        return first["document"].to_numpy(), batches
+        batch, index = first["batch"].to_numpy(), first["index"].to_numpy()
+        cuts = np.searchsorted(batch, np.arange(1, len(self.batches)))
+        return first["document"].to_numpy(), StoredBatches(
+            self.store, self.batches, np.split(index, cuts) if self.batches else []
+        )
 
     def tokens_of(self, position: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.int32]:
         """Content tokens of one stored document; empty when the store does not hold it.
@@ -243,6 +241,25 @@ class Corpus:
             tokens.append(ids[part])
             content.append((flags[part] & schema.CONTENT) != 0)
         return np.concatenate(tokens), np.concatenate(content)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredBatches(Sequence[SelectedTokens]):
+    """Contents of documents in the store, batch by batch. A batch is mapped when it is asked for, and for as
+    long as it is used: what has been read does not count as memory."""
+
+    store: TokenStore
+    keys: list[Key]
+    first: list[npt.NDArray[np.int32]]
+    """Of each batch: the records that begin a document."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, number: Any) -> Any:
+        offsets, ids, flags = flat_arrays(self.store.tokens(self.keys[number]))
+        places = np.append(offsets[self.first[number]], offsets[-1])
+        return SelectedTokens(ids, places, flags, schema.CONTENT)
 
 
 def _batches(store: TokenStore, item: int) -> Iterator[Batch]:

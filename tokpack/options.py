@@ -30,7 +30,7 @@ from tokpack.config import (
 )
 from tokpack.config_file import load_toml, merge
 from tokpack.errors import SettingError, UsageError, near_matches
-from tokpack.parsing import parse_budget, parse_length
+from tokpack.parsing import parse_budget, parse_length, parse_memory
 
 StrPath = str | os.PathLike[str]
 INDEX = "index"
@@ -65,6 +65,9 @@ class CleaningOptions(TypedDict, total=False):
     near_dup: Annotated[float | None, "Drop documents this similar to an earlier one, as 0.8 (default: off)."]
     near_dup_on: Annotated[
         NearDupOn | None, "What `near_dup` compares: both prompt and answer (default), all, prompt or answer."
+    ]
+    memory: Annotated[
+        int | str | None, "Memory for the search of near duplicates, as 8G (default: what is free)."
     ]
     against: Annotated[
         list[str] | None, "Drop documents that contain this evaluation file's text; repeatable."
@@ -221,6 +224,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "exact_key": ("dedup", "exact"),
     "near_dup": ("near_dup", "threshold"),
     "near_dup_on": ("near_dup", "on"),
+    "memory": ("near_dup", "memory_mb"),
     "against": ("decontaminate", "against"),
     "budget": ("select", "budget"),
     "keep": ("select", "keep"),
@@ -259,6 +263,13 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "mfu": ("cost", "mfu"),
 }
 """Option -> section and key of the config."""
+
+
+LENGTHS: dict[str, tuple[Callable[[str], int], str]] = {
+    "max_length": (parse_length, "give 4096, or 4k"),
+    "memory": (parse_memory, "give 8G, or 8000 for megabytes"),
+}
+"""Options that may be written with a unit: what reads them, and how they are written."""
 
 
 def make_config(data: Any, options: Mapping[str, object]) -> Config:
@@ -306,13 +317,12 @@ def _plain(value: object) -> Any:
 
 def _as_keys(name: str, key: str, value: Any) -> dict[str, Any]:
     """The keys of its section that an option sets."""
-    if name == "max_length" and isinstance(value, str):
+    parse, hint = LENGTHS.get(name, (None, ""))
+    if parse is not None and isinstance(value, str):
         try:
-            return {key: parse_length(value)}
+            return {key: parse(value)}
         except ValueError as error:
-            raise SettingError(str(error), where=name, hint="give 4096, or 4k").given(
-                {name: name}, None
-            ) from None
+            raise SettingError(str(error), where=name, hint=hint).given({name: name}, None) from None
     if name == "budget":
         return parse_budget(value) if isinstance(value, str) else {key: value, "budget_usd": 0.0}
     return {key: value}

@@ -98,3 +98,11 @@ def parse_length(text: str) -> int:
     if not match:
         raise ValueError(f"cannot read {text!r} as a number of tokens: write 4096 or 4k")
     return int(match[1]) * (1024 if match[2] else 1)
+
+
+def parse_memory(text: str) -> int:
+    """Megabytes of `"8G"`, `"8GB"`, `"1.5G"`, `"8000M"` or `"8000"`. Raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([mMgGtT]?)(?:i?[bB])?\s*", text)
+    if not match:
+        raise ValueError(f"cannot read {text!r} as memory: write 8G")
+    return round(float(match[1]) * {"": 1, "m": 1, "g": 10**3, "t": 10**6}[match[2].lower()])

@@ -107,6 +107,7 @@ MEANINGS = {"eos": "No EOS after plain documents."}
 KINDS: dict[str, Any] = {
     "map": str,
     "budget": str,
+    "memory": str,
     "mfu": str,
     "template_kwargs": list[str],
     "config": Path,

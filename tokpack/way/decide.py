@@ -22,9 +22,10 @@ from tokpack.activity import counted
 from tokpack.config import SourceConfig, WeightBy
 from tokpack.corpus import EXAMPLES, Corpus, MoneyFigures, NearFigures, NearPair
 from tokpack.cost.money_budget import MoneyBudget
-from tokpack.errors import DataError
+from tokpack.errors import DataError, writing
+from tokpack.free_memory import free_bytes, own_bytes
 from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
-from tokpack.run import Run
+from tokpack.run import MB, Run
 from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import draw, first_of_equal
@@ -43,6 +44,8 @@ log = logging.getLogger("tokpack")
 
 MEASURED_AT = 0.8
 """Similarity at which `analyze` says what near-duplicate removal would save, when none was asked for."""
+LEAST_TABLE = 64 << 20
+"""Bytes of a table of counts, however little memory there is."""
 SPAN_TOKENS, SNIPPET_TOKENS = 60, 300
 
 
@@ -133,10 +136,18 @@ class Near:
 
 def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
     """Exact join over the kept documents' content tokens; see `stages/near_dup/`."""
-    width = corpus.width
-    with run.tell.doing(f"near duplicates among {counted(len(corpus.docs) // width, 'document')}"):
+    width, folder = corpus.width, corpus.store.folder
+    what = f"near duplicates among {counted(len(corpus.docs) // width, 'document')}"
+    with run.tell.doing(what), writing(folder):
         positions, batches = corpus.stored_documents(width)
-        found = find_near_duplicates(batches, threshold, eligible=corpus.kept()[positions], on=on)
+        found = find_near_duplicates(
+            batches,
+            threshold,
+            eligible=corpus.kept()[positions],
+            on=on,
+            table_bytes=table_bytes(run.config.near_dup.memory_mb),
+            folder=folder,
+        )
     removed = np.flatnonzero(found.partner >= 0)
     groups = positions // width
     kept = {}
@@ -153,6 +164,12 @@ def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
         int(found.bounded.sum()),
         kept,
     )
+
+
+def table_bytes(memory_mb: int) -> int:
+    """Memory for a table of counts: half of what the command may still take."""
+    left = memory_mb * MB - own_bytes() if memory_mb else free_bytes()
+    return max(LEAST_TABLE, left // 2)
 
 
 def near_duplicate_figures(run: Run, corpus: Corpus) -> NearFigures:

@@ -24,42 +24,56 @@ It is a prefix-filter join (Bayardo et al. 2007, Xiao et al. 2008) with two cuts
 3. *Join.* Each document looks these up in an index of the kept ones. Sizes and a 512-bit parity
    bitmap rule out most candidates; the rest are intersected.
 
-The batches are read three times (count, prune, gather), the last time for the others alone. Memory is
-8 bytes a gram of those and about half as much again. The worst case is quadratic (many documents from
-one small template), so a document looks at no more than `candidate_limit` candidates; one that is
-kept because of that is marked `bounded`.
+Memory is bounded, whatever the number of documents (`memory`, `folder`). The batches are read three times
+(count, prune, gather), the last time for the others alone. Sets and everything else that is one number a gram
+or a document lie in files (`Scratch`), read from end to end but for the sets of candidates that the bitmap
+leaves. Tables that count grams are made for a range of hashes at a time, as many ranges as it takes. The
+index is one of BLOCK grams of prefixes: a block of documents is joined with itself, then all later ones look
+their grams up in its index, on all cores; so whoever is found first is the first there is. Blocks depend on
+the documents alone, so the memory changes nothing in the result.
+
+The worst case is quadratic (many documents from one small template), so a document looks at no more than
+`candidate_limit` candidates; one that is kept because of that is marked `bounded`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import pairwise
-from math import ceil
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.engine.local import default_workers
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, TRAINED
-from tokpack.stages.selected_tokens import Bools, Int32, Int64, SelectedTokens, UInt8
+from tokpack.stages.near_dup.steps import (
+    Search,
+    View,
+    count_step,
+    gather_step,
+    join_step,
+    order_step,
+    prune_step,
+)
+from tokpack.stages.scratch import Scratch
+from tokpack.stages.selected_tokens import Bools, Int64, SelectedTokens
 
 CANDIDATE_LIMIT: Final = 10_000
 SHORT: Final = 10
 """Prompts and answers of fewer tokens are compared as a whole: they have few n-grams, or none."""
+BLOCK: Final = 1 << 26
+"""Grams of prefixes in an index, which takes 12 bytes for each."""
 
 On = Literal["both", "all", "prompt", "answer"]
 _UNTRAINED, _EITHER = CONTENT, CONTENT | TRAINED
 
 UInt64 = npt.NDArray[np.uint64]
-_View = tuple[Int32, UInt8, int, Int64, Int64]
 
 log = logging.getLogger(__name__)
 
@@ -93,27 +107,6 @@ class NearDuplicates:
         return self.partner >= 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Sets:
-    """The documents that may have a partner, in input order."""
-
-    position: Int64
-    grams: UInt64
-    """Set s is `grams[starts[s] : starts[s] + sizes[s]]`."""
-    starts: Int64
-    sizes: Int64
-    answers: Int64
-    """How many grams of each are the answer's."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Prefixes:
-    starts: Int64
-    keys: UInt64
-    sizes: Int64
-    bitmaps: UInt64
-
-
 def find_near_duplicates(
     batches: Sequence[SelectedTokens],
     threshold: float = 0.8,
@@ -122,13 +115,18 @@ def find_near_duplicates(
     eligible: Bools | None = None,
     threads: int | None = None,
     on: On = "all",
+    table_bytes: int = 1 << 33,
+    folder: Path | None = None,
+    block: int = BLOCK,
 ) -> NearDuplicates:
     """Which documents nearly repeat an earlier one; positions count over all batches.
 
     `eligible`: False leaves a document out: it neither removes nor is removed. `candidate_limit`:
     candidates compared per document; 16 index entries passed over, or 256 grams intersected, count as
-    one. `threads`: the machine's cores by default. The result depends neither on them nor on how
-    documents are cut into batches.
+    one. `threads`: the machine's cores by default. `table_bytes`: memory of a table of counts. `folder`:
+    where the rest lies; in memory without one. `block`: grams of prefixes in an index. The result depends
+    neither on them nor on how documents are cut into batches; but where the candidate limit is reached,
+    `block` decides in which order candidates are looked at.
     """
     if not 0 < threshold <= 1:
         raise UsageError(
@@ -141,25 +139,39 @@ def find_near_duplicates(
         raise UsageError(f"{what} is below 1", where="near_dup")
     started = time.perf_counter()
     _compile_kernels()
-    documents = sum(len(batch) for batch in batches)
+    ends = np.cumsum([0, *(len(batch) for batch in batches)])
+    documents = int(ends[-1])
     eligible = np.ones(documents, np.bool_) if eligible is None else np.ascontiguousarray(eligible, np.bool_)
     if len(eligible) != documents:
         raise ValueError(f"{len(eligible)} eligible marks for {documents} documents")
-    views = [_view(batch, on, n) for batch in batches]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        grams_of = _prune(pool, views, eligible, threshold, n)
-        sets, counts, shift = _gather(pool, views, grams_of, n)
-        prefixes = _order(pool, sets, counts, shift, threshold)
-    del counts
+    scratch = Scratch(folder)
+    search = Search(
+        batches=batches,
+        view=partial(_view, on=on, n=n),
+        ends=ends,
+        threshold=threshold,
+        n=n,
+        table_bytes=table_bytes,
+        scratch=scratch,
+        threads=threads or default_workers(),
+    )
+    sets, slots, shift = gather_step(search, prune_step(search, eligible))
+    prefixes = order_step(search, sets, count_step(search, sets.grams, slots, shift))
+    joined = join_step(search, sets, prefixes, candidate_limit, block, on == "both")
     found = NearDuplicates(
-        np.full(documents, -1, np.int64),
-        np.zeros((documents, 2)),
-        np.zeros(documents, np.bool_),
-        np.zeros(documents, np.int64),
-        np.full(documents, -1, np.int64),
+        scratch.full(documents, -1, np.int64),
+        scratch.zeros((documents, 2), np.float64),
+        scratch.zeros(documents, np.bool_),
+        scratch.zeros(documents, np.int64),
+        scratch.full(documents, -1, np.int64),
         0.0,
     )
-    _join(sets, prefixes, threshold, candidate_limit, on == "both", found)
+    hit, seen_alike = joined.partner >= 0, joined.kind > 0
+    found.partner[sets.position[hit]] = sets.position[joined.partner[hit]]
+    found.alike[sets.position[seen_alike]] = sets.position[joined.alike[seen_alike]]
+    found.parts[sets.position] = joined.jaccard
+    found.bounded[sets.position] = joined.bounded
+    found.kind[sets.position] = joined.kind
     return replace(found, seconds=time.perf_counter() - started)
 
 
@@ -176,123 +188,7 @@ def _compile_kernels() -> None:
         kernel.disable_compile()  # or a writable array would compile anew
 
 
-def _prune(pool: Executor, views: Sequence[_View], eligible: Bools, threshold: float, n: int) -> Int64:
-    """Step 1: the grams of each document, repeats included, or 0 where it certainly has no partner."""
-    from tokpack.stages.near_dup import ngram_sets as kernels
-
-    ends = _ends(views)
-    marks = _split(eligible, ends)
-    tokens = sum(int(np.diff(view[-1])[mark].sum()) for view, mark in zip(views, marks, strict=True))
-    share = min(1.0, max(0.1, 2 * (1 - threshold)))
-    slots, shift = _slots(8 * share * tokens)
-    table = np.zeros(slots // 4, np.uint8)
-    sample = (n, np.uint64(share * (2**32 - 1)), np.uint64(shift), table)
-    for view, mark in zip(views, marks, strict=True):
-        kernels.count_sample(*view, mark, *sample)
-    grams_of = np.zeros(len(eligible), np.int64)
-
-    def prune(view: _View, mark: Bools, grams: Int64) -> None:
-        kernels.find_survivors(*view, mark, *sample, threshold, grams)
-
-    list(pool.map(prune, views, marks, _split(grams_of, ends)))
-    return grams_of
-
-
-def _gather(pool: Executor, views: Sequence[_View], grams_of: Int64, n: int) -> tuple[_Sets, UInt8, int]:
-    """The sets of documents with grams, and in how many documents each gram is.
-
-    The counts stop at 255; a gram's is at `hash >> shift`, chance company there included.
-    """
-    from tokpack.stages.near_dup import ngram_sets as kernels
-
-    position = np.flatnonzero(grams_of)
-    grams = np.empty(int(grams_of.sum()), np.uint64)
-    starts = np.cumsum(grams_of[position]) - grams_of[position]
-    sizes, answers = np.empty(len(position), np.int64), np.empty(len(position), np.int64)
-    ends = _ends(views)
-    cuts = np.searchsorted(position, ends)
-    starts_of, sizes_of, answers_of = (_split(column, cuts) for column in (starts, sizes, answers))
-
-    def gather(view: _View, wanted: Int64, start: Int64, size: Int64, answer: Int64) -> None:
-        kernels.gather_sets(*view, wanted, n, start, grams, size, answer)
-
-    slots, shift = _slots(len(grams))
-    counts = np.zeros(slots, np.uint8)
-    done = pool.map(gather, views, _split(grams_of, ends), starts_of, sizes_of, answers_of)
-    for _, start, size in zip(done, starts_of, sizes_of, strict=True):
-        kernels.count_documents(grams, start, size, np.uint64(shift), counts)
-    return _Sets(position, grams, starts, sizes, answers), counts, shift
-
-
-def _order(pool: Executor, sets: _Sets, counts: UInt8, shift: int, threshold: float) -> _Prefixes:
-    """Step 2: the rarest grams of each set, and its bitmap."""
-    from tokpack.stages.near_dup import ngram_join as kernels
-    from tokpack.stages.near_dup.ngram_sets import SLACK
-
-    room = sets.sizes - np.ceil(threshold * sets.sizes - SLACK).astype(np.int64) + 1
-    starts = np.cumsum(room) - room
-    keys = np.empty(int(room.sum()), np.uint64)
-    sizes, bitmaps = np.zeros(len(starts), np.int64), np.zeros((len(starts), 8), np.uint64)
-
-    def order(start: Int64, size: Int64, *prefix: npt.NDArray[Any]) -> None:
-        at, length, bitmap = prefix
-        kernels.order_prefixes(
-            sets.grams, start, size, threshold, np.uint64(shift), counts, at, keys, length, bitmap
-        )
-
-    cuts = np.append(np.arange(0, len(starts), 8192), len(starts))
-    columns = (sets.starts, sets.sizes, starts, sizes, bitmaps)
-    list(pool.map(order, *(_split(column, cuts) for column in columns)))
-    return _Prefixes(starts, keys, sizes, bitmaps)
-
-
-def _join(
-    sets: _Sets,
-    prefixes: _Prefixes,
-    threshold: float,
-    candidate_limit: int,
-    parts: bool,
-    found: NearDuplicates,
-) -> None:
-    """Step 3: fill `found`."""
-    from tokpack.stages.near_dup import ngram_join as kernels
-
-    prefix = (prefixes.starts, prefixes.keys, prefixes.sizes)
-    entries = np.empty(int(prefixes.sizes.sum()), np.int32)
-    slots, shift = _slots(len(entries), bits=48)
-    begins = np.zeros(slots + 1, np.int32)
-    kernels.lay_out_index(*prefix, np.uint64(shift), begins)
-    count = len(sets.position)
-    seen = np.full(count, -1, np.int32)
-    partner, jaccard, bounded = np.empty(count, np.int64), np.zeros((count, 2)), np.zeros(count, np.bool_)
-    kind, alike = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    kernels.join(
-        *(sets.grams, sets.starts, sets.sizes, threshold, *prefix, prefixes.bitmaps),
-        *(np.uint64(shift), begins, begins[:-1].copy(), entries, seen),
-        *(candidate_limit, parts, sets.answers, partner, jaccard, bounded, kind, alike),
-    )
-    hit, seen_alike = partner >= 0, kind > 0
-    found.partner[sets.position[hit]] = sets.position[partner[hit]]
-    found.alike[sets.position[seen_alike]] = sets.position[alike[seen_alike]]
-    for whole, own in ((found.parts, jaccard), (found.bounded, bounded), (found.kind, kind)):
-        whole[sets.position] = own
-
-
-def _slots(wanted: float, bits: int = 64) -> tuple[int, int]:
-    """A power of two of at least `wanted` slots, and the shift that takes a hash of `bits` to one."""
-    used = max(4, ceil(wanted - 1).bit_length())
-    return 1 << used, bits - used
-
-
-def _ends(views: Sequence[_View]) -> Int64:
-    return np.cumsum([0, *(len(offsets) - 1 for *_, offsets in views)])
-
-
-def _split(array: npt.NDArray[Any], cuts: Int64) -> list[npt.NDArray[Any]]:
-    return [array[a:b] for a, b in pairwise(cuts)]
-
-
-def _view(batch: SelectedTokens, on: On, n: int) -> _View:
+def _view(batch: SelectedTokens, on: On, n: int) -> View:
     """What the kernels read of a batch: its tokens, and how each part of a document is chosen and hashed."""
     flags = np.empty(0, np.uint8) if batch.flags is None else batch.flags
     bit, shortest = batch.bit, max(n, SHORT)

@@ -71,7 +71,6 @@ def order_prefixes(
     starts: Array,
     sizes: Array,
     threshold: float,
-    shift: Any,
     counts: Array,
     prefix_starts: Array,
     prefixes: Array,
@@ -80,9 +79,10 @@ def order_prefixes(
 ) -> None:
     """Write the rarest |A| - ceil(t|A|) + 1 grams of each set to `prefixes`, rarest first.
 
-    A key is the count (8 bits), 8 bits of 0, and the hash's upper 48 bits: one order for all sets. Grams
-    of one document alone are left out: nothing can meet there; with too many of them the prefix is
-    empty. `bitmaps[s]`: 512 bits, each the parity of the grams that fall on it.
+    `counts`: in how many documents each of `grams` is. A key is the count (8 bits), 8 bits of 0, and the
+    hash's upper 48 bits: one order for all sets. Grams of one document alone are left out: nothing can meet
+    there; with too many of them the prefix is empty. `bitmaps[s]`: 512 bits, each the parity of the grams
+    that fall on it.
     """
     longest = largest_of(sizes)
     keys, rare = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.uint64)
@@ -93,7 +93,7 @@ def order_prefixes(
         tally[:] = 0
         for k in range(size):
             h = grams[start + k]
-            count = counts[h >> shift]
+            count = counts[start + k]
             tally[count] += 1
             keys[k] = (np.uint64(count) << _56) | (h >> _16)
             bitmaps[s, (h >> _6) & _7] ^= _1 << (h & _63)
@@ -205,40 +205,47 @@ def join(  # noqa: PLR0912, PLR0915 - one loop, compiled
     ends: Array,
     entries: Array,
     seen: Array,
-    limit: int,
+    base: int,
+    first: int,
+    last: int,
     parts: bool,
     answers: Array,
+    steps_left: Array,
     partner: Array,
     jaccard: Array,
     bounded: Array,
     kind: Array,
     alike: Array,
 ) -> None:
-    """Survivors in order against an index of the kept ones: first kept partner (or -1) and Jaccard.
+    """Survivors `first` to `last` - 1 in order against an index: first kept partner (or -1) and Jaccard.
 
-    Slot k of the index is `entries[begins[k] : ends[k]]`, ascending; slots shared by chance only add
-    candidates. `seen[s]`: the last document that s was a candidate of, at first -1. `limit`:
-    candidates a document may cost, see STEPS.
+    The index is of one block, of its kept survivors so far, from `base` on; those of the block are added.
+    Slot k is `entries[begins[k] : ends[k]]`, ascending, from `base`; slots shared by chance only add
+    candidates. `seen[s]`: the last document that s of the block was a candidate of, at first -1.
+    `steps_left[s]`: what a document may still cost, see STEPS. One that has a partner by now is passed over.
 
     With `parts`, prompt and answer (`answers[s]` of the grams) must each reach the threshold; `jaccard[s]` is
     then of the two, else twice the same. `kind[s]` and `alike[s]`: for a kept document, what it has in common
     with an earlier one, the most found (0: nothing), and with which.
     """
-    keys = np.empty(4 * largest_of(sizes) + 4, np.uint64)
-    for s in range(len(sizes)):
-        mine, mask, best, steps = sizes[s], _0, np.int64(-1), limit * STEPS
+    keys = np.empty(4 * largest_of(sizes[first:last]) + 4, np.uint64)
+    for s in range(first, last):
+        if partner[s] >= 0:
+            continue
+        mine, mask, best, steps = sizes[s], _0, np.int64(-1), steps_left[s]
         smallest, largest = ceil(threshold * mine - SLACK), mine / threshold + SLACK
         for p in range(prefix_starts[s], prefix_starts[s] + prefix_sizes[s]):
             slot = (prefixes[p] & _LOW_48) >> shift
             for e in range(begins[slot], ends[slot]):
-                other = entries[e]
+                entry = entries[e]
+                other = base + entry
                 if steps <= 0 or (best >= 0 and other >= best):
                     break
                 steps -= 1
                 theirs = sizes[other]
-                if theirs < smallest or theirs > largest or seen[other] == s:
+                if theirs < smallest or theirs > largest or seen[entry] == s:
                     continue
-                seen[other] = s
+                seen[entry] = s
                 in_answer, theirs_in_answer = answers[s], answers[other]
                 in_prompt, theirs_in_prompt = mine - in_answer, theirs - theirs_in_answer
                 # With another answer to the same prompt known, only what is near in both is of interest.
@@ -274,15 +281,15 @@ def join(  # noqa: PLR0912, PLR0915 - one loop, compiled
                     found = SAME_PROMPT if prompt >= threshold else SAME_ANSWER
                     if found > kind[s]:
                         kind[s], alike[s] = found, other
-        partner[s] = best
-        bounded[s] = best < 0 and steps <= 0
-        if best < 0:
+        partner[s], steps_left[s] = best, steps
+        if best >= 0:
+            kind[s] = 0
+        elif s - base < len(seen):
+            bounded[s] = steps <= 0
             for p in range(prefix_starts[s], prefix_starts[s] + prefix_sizes[s]):
                 slot = (prefixes[p] & _LOW_48) >> shift
-                entries[ends[slot]] = s
+                entries[ends[slot]] = s - base
                 ends[slot] += 1
-        else:
-            kind[s] = 0
 
 
 _SETS = (uint64[::1], int64[::1], int64[::1])
@@ -290,10 +297,10 @@ _PREFIX = (int64[::1], uint64[::1], int64[::1])
 _BITMAPS = uint64[:, ::1]
 _INDEX = (uint64, int32[::1], int32[::1], int32[::1], int32[::1])
 SIGNATURES = {
-    order_prefixes: (*_SETS, float64, uint64, uint8[::1], *_PREFIX, _BITMAPS),
+    order_prefixes: (*_SETS, float64, uint8[::1], *_PREFIX, _BITMAPS),
     lay_out_index: (*_PREFIX, uint64, int32[::1]),
     join: (
-        *(*_SETS, float64, *_PREFIX, _BITMAPS, *_INDEX, int64),
-        *(boolean, int64[::1], int64[::1], float64[:, ::1], boolean[::1], int64[::1], int64[::1]),
+        *(*_SETS, float64, *_PREFIX, _BITMAPS, *_INDEX, int64, int64, int64, boolean),
+        *(int64[::1], int64[::1], int64[::1], float64[:, ::1], boolean[::1], int64[::1], int64[::1]),
     ),
 }

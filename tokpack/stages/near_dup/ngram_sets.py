@@ -131,21 +131,27 @@ def count_sample(
     n: int,
     sample: Any,
     shift: Any,
+    first: Any,
     table: Array,
 ) -> None:
-    """Count the sampled grams of a batch in `table`: four two-bit counters a byte, stopping at 2."""
+    """Count the sampled grams of a batch in `table`: four two-bit counters a byte, stopping at 2.
+
+    The table holds the slots from `first` on, of all that `hash >> shift` may be.
+    """
     out, window = np.empty(longest_of(offsets), np.uint64), np.empty(n, np.uint64)
+    slots = np.uint64(len(table)) << _2
     for d in range(len(offsets) - 1):
         if not eligible[d]:
             continue
         grams = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
         for k in range(grams):
             if (out[k] & _LOW_32) <= sample:
-                slot = out[k] >> shift
-                place = (slot & _3) << _1
-                held = np.uint64(table[slot >> _2])
-                if ((held >> place) & _3) < _2:
-                    table[slot >> _2] = np.uint8(held + (_1 << place))
+                slot = (out[k] >> shift) - first  # one before the first is beyond the last: unsigned
+                if slot < slots:
+                    place = (slot & _3) << _1
+                    held = np.uint64(table[slot >> _2])
+                    if ((held >> place) & _3) < _2:
+                        table[slot >> _2] = np.uint8(held + (_1 << place))
 
 
 @jit
@@ -159,26 +165,33 @@ def find_survivors(
     n: int,
     sample: Any,
     shift: Any,
+    first: Any,
     table: Array,
     threshold: float,
+    alone: Array,
     grams_of: Array,
 ) -> None:
-    """`grams_of[d]`: the grams of document d, repeats included, or 0 where it provably has no partner."""
+    """`grams_of[d]`: the grams of document d, repeats included, or 0 where it provably has no partner.
+
+    `alone[d]`: how many are its own in the tables so far, -1 where they are too many.
+    """
     out, window = np.empty(longest_of(offsets), np.uint64), np.empty(n, np.uint64)
+    slots = np.uint64(len(table)) << _2
     for d in range(len(offsets) - 1):
-        if not eligible[d]:
+        if not eligible[d] or alone[d] < 0:
             continue
         grams = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
         spare = (1 - threshold) * grams + SLACK
-        alone = 0
+        own = int64(alone[d])
         for k in range(grams):
             if (out[k] & _LOW_32) <= sample:
-                slot = out[k] >> shift
-                alone += ((np.uint64(table[slot >> _2]) >> ((slot & _3) << _1)) & _3) == _1
-                if alone > spare:
-                    break
-        if alone <= spare:
-            grams_of[d] = grams
+                slot = (out[k] >> shift) - first
+                if slot < slots:
+                    own += ((np.uint64(table[slot >> _2]) >> ((slot & _3) << _1)) & _3) == _1
+                    if own > spare:
+                        break
+        alone[d] = own if own <= spare else -1
+        grams_of[d] = grams if own <= spare else 0
 
 
 @jit
@@ -221,43 +234,54 @@ def gather_sets(
     offsets: Array,
     grams_of: Array,
     n: int,
-    starts: Array,
     grams: Array,
     sizes: Array,
     answers: Array,
-) -> None:
-    """Write the set of the k-th document with grams_of > 0 to `grams` at starts[k], its size to sizes[k].
+) -> int:
+    """Write the sets of the documents with grams_of > 0 to `grams`, end to end; returns how many grams.
 
-    `answers[k]`: how many of them are the answer's.
+    `sizes[k]`: those of the k-th of them. `answers[k]`: how many of these are the answer's.
     """
     longest = longest_of(offsets)
     out, window = np.empty(longest, np.uint64), np.empty(n, np.uint64)
     keys = np.empty(4 * longest + 4, np.uint64)
-    survivor = 0
+    survivor, end = 0, 0
     for d in range(len(offsets) - 1):
         if grams_of[d] == 0:
             continue
         found = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
         mask = _empty_table(keys, found)
-        end = starts[survivor]
+        start = end
         answers[survivor] = 0
         for k in range(found):
             if _put(out[k], keys, mask):
                 grams[end] = out[k]
                 answers[survivor] += (out[k] & ANSWER) != _0
                 end += 1
-        sizes[survivor] = end - starts[survivor]
+        sizes[survivor] = end - start
         survivor += 1
+    return end
 
 
 @jit
-def count_documents(grams: Array, starts: Array, sizes: Array, shift: Any, counts: Array) -> None:
-    """Count the documents of each gram in `counts` (uint8, stopping at 255), by slot `hash >> shift`."""
-    for s in range(len(sizes)):
-        for k in range(starts[s], starts[s] + sizes[s]):
-            slot = grams[k] >> shift
-            if counts[slot] < 255:
-                counts[slot] += 1
+def count_documents(grams: Array, shift: Any, first: Any, table: Array) -> None:
+    """Count grams of sets in `table` (uint8, stopping at 255), which holds the slots `hash >> shift` from
+    `first` on."""
+    slots = np.uint64(len(table))
+    for k in range(len(grams)):
+        slot = (grams[k] >> shift) - first
+        if slot < slots and table[slot] < 255:
+            table[slot] += 1
+
+
+@jit
+def look_up(grams: Array, shift: Any, first: Any, table: Array, counts: Array) -> None:
+    """`counts[k]`: what `table` holds of gram k, where it holds it."""
+    slots = np.uint64(len(table))
+    for k in range(len(grams)):
+        slot = (grams[k] >> shift) - first
+        if slot < slots:
+            counts[k] = table[slot]
 
 
 def read_only(kind: Any) -> Any:
@@ -265,10 +289,11 @@ def read_only(kind: Any) -> Any:
 
 
 _BATCH = (read_only(int32), read_only(uint8), int64, int64[:, ::1], read_only(int64))
-_SAMPLE = (read_only(boolean), int64, uint64, uint64, uint8[::1])
+_SAMPLE = (read_only(boolean), int64, uint64, uint64, uint64, uint8[::1])
 SIGNATURES = {
     count_sample: (*_BATCH, *_SAMPLE),
-    find_survivors: (*_BATCH, *_SAMPLE, float64, int64[::1]),
-    gather_sets: (*_BATCH, int64[::1], int64, int64[::1], uint64[::1], int64[::1], int64[::1]),
-    count_documents: (uint64[::1], int64[::1], int64[::1], uint64, uint8[::1]),
+    find_survivors: (*_BATCH, *_SAMPLE, float64, int32[::1], int32[::1]),
+    gather_sets: (*_BATCH, int32[::1], int64, uint64[::1], int64[::1], int64[::1]),
+    count_documents: (uint64[::1], uint64, uint64, uint8[::1]),
+    look_up: (uint64[::1], uint64, uint64, uint8[::1], uint8[::1]),
 }
