@@ -49,5 +49,5 @@ def share() -> None:
     """For the rest of this process."""
     tokenizer.ReferenceProcess = SharedReferences()  # type: ignore[misc, assignment]
     snapshot._ask_transformers = ask_here
-    fast_plan._kept_encoder = lru_cache(MOST_PROCESSES)(fast_plan._kept_encoder.__wrapped__)
+    fast_plan.kept_encoder = lru_cache(MOST_PROCESSES)(fast_plan.kept_encoder.__wrapped__)
     chat_template._code = lru_cache(MOST_TEMPLATES)(chat_template._code.__wrapped__)

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokpack.encoding import fast_tokenizer
-from tokpack.encoding.fast_plan import BYTE_ALPHABET
+from tokpack.encoding.fast_forms import BYTE_ALPHABET
 from tokpack.encoding.fast_proof import ODD_STRINGS, difference, odd_strings
 from tokpack.encoding.fast_tokenizer import FastPlan, FastTokenizer
 from tokpack.encoding.token_places import encode_reference

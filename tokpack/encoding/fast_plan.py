@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import lru_cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -16,19 +15,22 @@ from typing import Any
 
 import pyarrow as pa
 
+from tokpack.encoding.fast_forms import (
+    BYTE_ALPHABET,
+    JSON,
+    RANKS,
+    as_ranks,
+    from_json,
+    from_ranks,
+    kept_encoder,
+    kept_merges,
+)
 from tokpack.encoding.fast_proof import USUAL, difference, odd_strings, shown
 from tokpack.encoding.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
 from tokpack.encoding.snapshot import BACKEND
 from tokpack.encoding.token_places import Encoded, encode_reference
 
-# The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
-# bytes follow from U+0100 on (GPT-2).
-_SELF = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-_OTHERS = [byte for byte in range(256) if byte not in _SELF]
-BYTE_ALPHABET = [chr(b) if b in _SELF else chr(0x100 + _OTHERS.index(b)) for b in range(256)]
-
-_COMPLETED = "tokenizer-completed.json"
-LAYOUT = 2
+LAYOUT = 3
 """Raised whenever plans change, so that old ones are made again."""
 
 
@@ -42,12 +44,11 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
         plan = FastPlan(**json.loads(kept.read_text(encoding="utf-8")))
         if plan.refused:
             return None, plan.refused
-        path = folder / (_COMPLETED if plan.first_sentinel else BACKEND)
-        return FastTokenizer(_kept_encoder(path), plan, added), ""
+        return FastTokenizer(kept_encoder(folder, plan.scheme, tuple(added.items())), plan, added), ""
     fast, plan, data = measure((folder / BACKEND).read_bytes(), added, reference())
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        if plan.first_sentinel:
-            _write(folder / _COMPLETED, data)
+        if fast is not None:
+            _write(folder / (RANKS if plan.scheme else JSON), data)
         _write(kept, json.dumps(asdict(plan), ensure_ascii=False, indent=1).encode())
     return fast, plan.refused
 
@@ -55,11 +56,12 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
 def measure(
     data: bytes, added: dict[str, int], reference: Any
 ) -> tuple[FastTokenizer | None, FastPlan, bytes]:
-    """(fast tokenizer or None, its plan, the tokenizer.json that it was loaded from)."""
+    """(fast tokenizer or None, its plan, the tokenizer.json or ranks that it was loaded from)."""
     config = json.loads(data)
     try:
         nfc = _is_nfc(config.get("normalizer"))
-        encoder, first_sentinel, data = _load_encoder(data, config)
+        merges = kept_merges(config)
+        encoder, first_sentinel, data = _load_encoder(config)
     except Exception as error:  # gigatoken raises its own and Rust errors for what it does not know
         reason = (str(error) or type(error).__name__).splitlines()[0]
         return None, FastPlan(refused=reason), data
@@ -79,7 +81,20 @@ def measure(
     by_bytes = best.read_as(replace(best.plan, decodes=True))
     if _decodes(by_bytes, true, added, config, reference):
         best = by_bytes
+    if merges and not first_sentinel and (ranks := as_ranks(config, merges)):
+        by_ranks = _read_by_ranks(best.plan, ranks, added)
+        if by_ranks is not None and difference(lambda _: true, by_ranks, strings) is None:
+            return by_ranks, by_ranks.plan, ranks[0]
     return best, best.plan, data
+
+
+def _read_by_ranks(plan: FastPlan, ranks: tuple[bytes, str], added: dict[str, int]) -> FastTokenizer | None:
+    data, scheme = ranks
+    with tempfile.TemporaryDirectory() as scratch, suppress(OSError, RuntimeError, ValueError):
+        path = Path(scratch, RANKS)
+        path.write_bytes(data)
+        return FastTokenizer(from_ranks(path, scheme, added), replace(plan, scheme=scheme), added)
+    return None
 
 
 def _decodes(
@@ -129,10 +144,11 @@ def _is_nfc(normalizer: Any) -> bool:
     raise ValueError(f"its normalizer {kind} changes the text, so that places cannot be read from the ids")
 
 
-def _load_encoder(data: bytes, config: dict[str, Any]) -> tuple[Any, int, bytes]:
+def _load_encoder(config: dict[str, Any]) -> tuple[Any, int, bytes]:
     """(gigatoken tokenizer, first sentinel id or 0, its tokenizer.json), missing bytes given sentinel ids."""
+    data = _as_json(config)
     try:
-        return _encoder(data), 0, data
+        return from_json(data), 0, data
     except RuntimeError:
         vocab = config["model"].get("vocab")
         missing = [c for c in BYTE_ALPHABET if c not in vocab] if isinstance(vocab, dict) else []
@@ -140,20 +156,12 @@ def _load_encoder(data: bytes, config: dict[str, Any]) -> tuple[Any, int, bytes]
             raise
     first = max(*vocab.values(), *(token["id"] for token in config["added_tokens"])) + 1
     vocab.update({character: first + i for i, character in enumerate(missing)})
-    data = json.dumps(config, ensure_ascii=False).encode()
-    return _encoder(data), first, data
+    data = _as_json(config)
+    return from_json(data), first, data
 
 
-@lru_cache(maxsize=1)
-def _kept_encoder(path: Path) -> Any:
-    """Of a snapshot folder, whose name is a digest: loaded once for all runs of a process."""
-    return _encoder(path.read_bytes())
-
-
-def _encoder(data: bytes) -> Any:
-    import gigatoken
-
-    return gigatoken.Tokenizer.from_json(data)
+def _as_json(config: dict[str, Any]) -> bytes:
+    return json.dumps(config, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -57,6 +57,8 @@ class FastPlan:
     """Spaces at the ends of a token are not part of its place; `not_first` spares a row's first token."""
     decodes: bool = False
     """The text of ids is their bytes one after another."""
+    scheme: str = ""
+    """Where the vocabulary is loaded as ranks: gigatoken's name for how texts are split into words."""
 
 
 class FastTokenizer:

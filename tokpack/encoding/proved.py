@@ -22,7 +22,7 @@ from tokpack.user_cache import own_cache
 
 LARGEST = 64 << 20
 """Bytes of input whose proofs are kept: in a longer run the start is no matter."""
-_CODE = ("fast_plan", "fast_proof", "fast_tokenizer", "token_places", "unicode")
+_CODE = ("fast_forms", "fast_plan", "fast_proof", "fast_tokenizer", "merges", "token_places", "unicode")
 
 
 class TokenizerProof:
