@@ -20,7 +20,7 @@ from chats import chat, messy_rows, write_rows
 from few import a_few
 
 import tokpack
-from tokpack.engine import processes
+from tokpack.engine import early, processes
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError
 from tokpack.options import make_config
@@ -120,7 +120,7 @@ def test_a_helper_that_dies_costs_nothing_but_time(
 
 @pytest.mark.slow
 def test_where_no_process_starts_threads_do_all(data, by_threads, qwen, tmp_path, asked, monkeypatch):
-    monkeypatch.setattr(processes.subprocess, "Popen", refuses)
+    monkeypatch.setattr(early.subprocess, "Popen", refuses)
     assert sums(data, tmp_path / "out", qwen, workers=2) == by_threads
     assert not asked
 

@@ -201,7 +201,7 @@ def test_a_model_folder_that_may_not_be_read_is_named(tmp_path, qwen, monkeypatc
 def test_a_process_loads_the_encoder_of_a_folder_once(folder, cache, monkeypatch):
     first = load_tokenizer(folder, cache).fast
     kept = load_tokenizer(folder, cache).fast  # the first may have measured the plan
-    monkeypatch.setattr("tokpack.encoding.fast_plan._encoder", None)
+    monkeypatch.setattr("tokpack.encoding.fast_forms.from_json", None)
     again = load_tokenizer(folder, cache).fast
     assert first is not None
     assert again.encoder is kept.encoder

@@ -13,7 +13,7 @@ from tokpack.activity import Activity, default_activity
 from tokpack.config import Config, SourceConfig
 from tokpack.encoding.proved import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
-from tokpack.engine.local import default_workers
+from tokpack.engine import default_workers
 from tokpack.errors import UsageError
 from tokpack.schema import PREFERENCE, UNPAIRED
 from tokpack.shards import INDEX

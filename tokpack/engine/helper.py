@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import pickle
 import signal
@@ -49,4 +50,7 @@ if __name__ == "__main__":
     gc.set_threshold(*COLLECT)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
+    for name in sys.argv[1:]:
+        with suppress(ImportError):
+            importlib.import_module(name)
     serve(sys.stdin.buffer, out)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,13 +21,12 @@ from typing import IO, Any, Generic, TypeVar, cast
 
 import pyarrow as pa
 
+from tokpack.engine import early
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 log = logging.getLogger("tokpack")
-
-ONE_CORE = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""Helpers are as many as there are cores: threads inside each would be in one another's way."""
 
 
 class Helpers(Generic[Item, Result]):
@@ -99,14 +96,7 @@ class _Helper:
     """One process: a question at a time, an answer each."""
 
     def __init__(self) -> None:
-        # -P: a folder of the user's that happens to be named like a package must not shadow it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tokpack.engine.helper"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-        )
+        self._process = early.take() or early.start_helper()
         self.alive = True
 
     def ask(self, item: Any) -> tuple[Any] | None:
@@ -136,10 +126,6 @@ class _Helper:
         self._process.kill()  # it may live on, and its pipe be broken
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _environment() -> dict[str, str]:
-    return ONE_CORE | dict(os.environ)
 
 
 def packed(value: Any) -> bytes:

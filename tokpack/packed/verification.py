@@ -16,7 +16,7 @@ import polars as pl
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.activity import Activity, counted, default_activity
-from tokpack.engine.local import default_workers
+from tokpack.engine import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.manifest import differing_sums, is_finished, read_manifest
 from tokpack.packed.checked_rows import PLACED, CheckedRows

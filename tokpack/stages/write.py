@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.config import WriteConfig
-from tokpack.engine.local import default_workers, ordered_map
+from tokpack.engine import default_workers
+from tokpack.engine.local import ordered_map
 from tokpack.ranges import Int64, offsets_of
 from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, LOSS_WEIGHTS, PAIR_WIDTH, TRAINED
 from tokpack.shards import ARROW, shard_writer

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.config import WriteConfig
-from tokpack.engine.local import default_workers, ordered_map
+from tokpack.engine import default_workers
+from tokpack.engine.local import ordered_map
 from tokpack.errors import UsageError
 from tokpack.ranges import Int64, offsets_of
 from tokpack.schema import COPIES, INDEX_SCHEMA, IS_DESIRABLE, LOSS_WEIGHTS, PIECES_SCHEMA, TOKEN_FILES

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.bucket_store import open_store
+from tokpack.engine import early
 from tokpack.engine.processes import Helpers
 from tokpack.errors import TokpackError
 from tokpack.run import Run
@@ -53,9 +54,13 @@ def with_helpers(run: Run, store: TokenStore, process: Process, share: float) ->
     be done."""
     here, took = partial(process, run, store), partial(_took, run, store)
     opened = partial(_opened, run, store.place, store.lasts, process)
+    count = _count(run, share)
+    if not count:
+        early.dismiss()
     try:
-        return Helpers(here, opened, took, run.workers, _count(run, share))
+        return Helpers(here, opened, took, run.workers, count)
     except (pickle.PicklingError, AttributeError, TypeError):  # a function of the moment is in it
+        early.dismiss()
         return Helpers(here, opened, took, run.workers, 0)
 
 
@@ -63,7 +68,7 @@ def _count(run: Run, share: float) -> int:
     if run.workers < 2 or not run.by_chat_template or not set(selected(run.config.clean)) <= RULES.keys():
         return 0  # a rule of the user's may know what happens in this process
     blocks = int(share * _with_values(run) / run.block_bytes)
-    return min(run.workers, blocks) - 1 if blocks >= FEWEST else 0
+    return min(run.workers, blocks) - 1 if blocks >= (early.FEWEST if early.waiting() else FEWEST) else 0
 
 
 def _with_values(run: Run) -> int:

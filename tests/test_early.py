@@ -1,0 +1,99 @@
+"""Helpers that start with the command are used where they are needed, and end where they are not."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+from chats import messy_rows, write_rows
+
+import tokpack
+from tokpack.engine import early, processes
+from tokpack.way import helpers
+
+
+def calling(number):
+    call = {"type": "function", "function": {"name": "find", "arguments": {"word": f"w{number}"}}}
+    messages = [
+        {"role": "user", "content": f"Find fox {number}. " + "The quick brown fox jumps. " * 20},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": f'{{"found": {number}}}'},
+        {"role": "assistant", "content": f"There are {number}."},
+    ]
+    return {"messages": messages}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_rows(folder / "calls.jsonl", [json.dumps(calling(number)).encode() for number in range(3000)])
+    write_rows(folder / "plain.jsonl", messy_rows(9000))
+    pl.DataFrame([calling(number) for number in range(30_000)]).write_parquet(
+        folder / "calls.parquet", compression="uncompressed"
+    )
+    return folder
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(early, "BLOCK", 1 << 18)
+    monkeypatch.setattr(early, "_started", [])
+    yield
+    early.dismiss()
+
+
+@pytest.mark.parametrize(
+    ("words", "cores", "count"),
+    [
+        (["pack", "calls.jsonl", "-t", "model"], 2, 1),
+        (["analyze", "calls.parquet"], 4, 3),
+        (["pack", "calls.jsonl", "plain.jsonl"], 64, 8),
+        (["pack", "plain.jsonl"], 2, 0),
+        (["pack", "calls.jsonl"], 1, 0),
+        (["pack", "calls.jsonl", "--workers=1"], 2, 0),
+        (["pack", "calls.jsonl", "--engine", "ray"], 2, 0),
+        (["inspect", "calls.jsonl"], 2, 0),
+        (["pack", ".", "missing.jsonl", "a\0b"], 2, 0),
+        ([], 2, 0),
+    ],
+)
+def test_helpers_start_for_large_files_of_calls(words, cores, count, folder, small_blocks, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(early, "start_helper", lambda *imports: None)
+    early.start(words, cores)
+    assert early.waiting() == count
+    early._started.clear()
+
+
+def sums(data, out, qwen, workers):
+    tokpack.pack(data, out, tokenizer=str(qwen), max_length=1024, block_mb=1, workers=workers)
+    return (out / "SHA256SUMS").read_bytes()
+
+
+@pytest.mark.slow
+def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes(
+    folder, qwen, small_blocks, monkeypatch, tmp_path
+):
+    data = folder / "calls.jsonl"
+    by_threads = sums(data, tmp_path / "threads", qwen, 1)
+    monkeypatch.setattr(early, "FEWEST", 1)
+    monkeypatch.setattr(helpers, "FEWEST", 100)
+    early.start(["pack", str(data)], 2)
+    (started,) = early._started
+    opened = []
+    monkeypatch.setattr(
+        processes._Helper,
+        "send",
+        lambda self, q, send=processes._Helper.send: opened.append(self) or send(self, q),
+    )
+    assert sums(data, tmp_path / "helped", qwen, 2) == by_threads
+    assert {helper._process for helper in opened} == {started}
+    assert started.poll() is not None
+
+
+def test_one_that_is_not_needed_ends(folder, qwen, small_blocks, tmp_path):
+    early.start(["pack", str(folder / "calls.jsonl")], 2)
+    (started,) = early._started
+    sums(folder / "plain.jsonl", tmp_path / "out", qwen, 2)
+    assert started.poll() is not None

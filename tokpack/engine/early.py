@@ -1,0 +1,82 @@
+"""Helper processes that start before it is known whether they are needed.
+
+What a helper imports takes it a second, and this process takes that second for its own imports, on one core.
+So a command starts helpers first thing where its inputs look like work for them; what they turn out not to be
+needed for costs processor time alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+FEWEST = 4
+"""Blocks that are worth a helper which has started."""
+BLOCK = 8 << 20
+"""Bytes, as `read.block_mb` is by default."""
+IMPORTS = ("tokpack.way.helpers", "gigatoken", "awkward")
+ONE_CORE = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Helpers are as many as there are cores: threads inside each would be in one another's way."""
+
+_COMMANDS = {"pack", "analyze"}
+_OTHER_WAYS = ("--workers", "--engine", "--ray-address", "--keep", "--rules")
+_ENDS = 1 << 16
+_VALUES = re.compile(rb'tool_calls|function_call|reasoning|"tools"')
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def start(words: Sequence[str], cores: int) -> None:
+    """Start helpers for a command line where its files are large and hold calls, tools or reasoning, as their
+    first and last bytes look; none where it says how the work is done."""
+    if not _COMMANDS.intersection(words[:1]) or any(word.startswith(_OTHER_WAYS) for word in words):
+        return
+    blocks = sum(map(_size_with_values, words[1:])) // BLOCK
+    if blocks >= FEWEST:
+        with suppress(OSError):
+            _started.extend(start_helper(*IMPORTS) for _ in range(min(cores, blocks) - 1))
+
+
+def start_helper(*imports: str) -> subprocess.Popen[bytes]:
+    """One process; what it is to import before it is asked anything."""
+    # -P: a folder of the user's that happens to be named like a package must not shadow it.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "tokpack.engine.helper", *imports],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=ONE_CORE | dict(os.environ),
+    )
+
+
+def waiting() -> int:
+    """Helpers that have started and have nothing to do."""
+    return len(_started)
+
+
+def take() -> subprocess.Popen[bytes] | None:
+    """One of them, if any is left."""
+    return _started.pop() if _started else None
+
+
+def dismiss() -> None:
+    """End those that nobody took."""
+    while helper := take():
+        helper.kill()
+        helper.communicate()
+
+
+def _size_with_values(word: str) -> int:
+    """Bytes of a file that looks as if it held values beside texts; 0 of all else."""
+    with suppress(OSError, ValueError):
+        path = Path(word)
+        if path.is_file() and (size := path.stat().st_size) > BLOCK:
+            with path.open("rb") as file:
+                head = file.read(_ENDS)
+                file.seek(-_ENDS, os.SEEK_END)
+                return size if _VALUES.search(head + file.read()) else 0
+    return 0
