@@ -49,7 +49,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.engine.local import default_workers
+from tokpack.engine import default_workers
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.near_dup.steps import (
