@@ -174,9 +174,17 @@ class SelectConfig:
     keep: str = ""
     """File with the numbers of documents that are kept whatever rules and duplicates say of them."""
 
+    recorded: bool = False
+    """Leave in `choice.parquet` what a choice under a budget goes by, for `repack --budget`."""
+
     @property
     def limited(self) -> bool:
         return bool(self.budget or self.budget_usd)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it is asked how good a document is."""
+        return self.limited or self.recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +293,8 @@ class Config:
             data["select"]["keep"] = portable_name(self.select.keep)
         else:
             del data["select"]["keep"]
+        if not self.select.recorded:
+            del data["select"]["recorded"]
         if not self.select.budget_usd:
             del data["select"]["budget_usd"]
         if self.select.weight_by == "tokens":

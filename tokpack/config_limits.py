@@ -42,6 +42,12 @@ def check_limits(config: Config) -> None:
             f"{LEAST_MEMORY_MB:,} MB (1G) or more",
         ),
         (0 <= config.select.budget < MOST_NUMBER, "select.budget", "a number of tokens"),
+        (
+            not config.select.recorded
+            or not (config.select.limited or config.select.keep or any(s.max_tokens for s in config.source)),
+            "select.recorded",
+            "it without a budget, `max_tokens` and `--keep`, which choose already",
+        ),
         (0 <= config.select.budget_usd < float("inf"), "select.budget_usd", "dollars, 0 or more"),
         (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
         (

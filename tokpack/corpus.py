@@ -101,6 +101,8 @@ class Corpus:
     spared: dict[int, str] = field(default_factory=dict)
     """Those of them that a mark was taken off -> its reason, the first."""
     money: MoneyFigures | None = None
+    choice: pl.DataFrame | None = None
+    """`schema.CHOICE_SCHEMA`, where it is recorded."""
 
     @staticmethod
     def load(store: TokenStore, items: int, width: int = 1) -> Corpus:

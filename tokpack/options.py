@@ -137,6 +137,9 @@ class WriteOptions(TypedDict, total=False):
         ShardFormat | None,
         "arrow (default); parquet, a fifth of the size; index, tokens once and rows as a plan.",
     ]
+    record_choice: Annotated[
+        bool | None, "Leave what a choice under a budget goes by, so that `repack --budget` can choose later."
+    ]
     shard_mb: Annotated[int | None, "Size of a shard in MB (default 512)."]
 
 
@@ -228,6 +231,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "against": ("decontaminate", "against"),
     "budget": ("select", "budget"),
     "keep": ("select", "keep"),
+    "record_choice": ("select", "recorded"),
     "render": ("render", "mode"),
     "chat_template": ("render", "chat_template"),
     "loss": ("render", "loss"),

@@ -19,7 +19,7 @@ with `/` at its end, too."""
 
 _TOP = (
     r"data-\d+-of-\d+\.(arrow|parquet|index)|dataset_info\.json|state\.json|manifest\.json|run\.json"
-    r"|report\.(json|html)|dropped\.parquet|quarantine\.jsonl|\.?SHA256SUMS(\.part)?"
+    r"|report\.(json|html)|(dropped|choice)\.parquet|quarantine\.jsonl|\.?SHA256SUMS(\.part)?"
     r"|cache-[0-9a-f]{16,64}(_\d+_of_\d+)?\.arrow"
 )
 _TOKENIZER = r"tokenizer/(additional_chat_templates/)?[\w.-]+\.(json|jinja|model|txt|tiktoken)"

@@ -38,20 +38,20 @@ def parse_template_kwargs(given: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def parse_repeats(given: Sequence[str]) -> dict[str, float]:
-    """`["code.jsonl=2.5"]` -> `{"code.jsonl": 2.5}`."""
-    repeats = {}
+def parse_repeats(given: Sequence[str], what: str = "repeat") -> dict[str, float]:
+    """`["code.jsonl=2.5"]` -> `{"code.jsonl": 2.5}`; `what` they are, repeats or weights."""
+    numbers = {}
     for text in given:
-        name, _, times = text.rpartition("=")
+        name, _, number = text.rpartition("=")
         try:
-            repeats[name] = float(times)
+            numbers[name] = float(number)
         except ValueError:
             name = ""
         if not name:
             raise UsageError(
-                f"cannot read the repeat {text!r}", where="--repeat", hint="--repeat code.jsonl=2.5"
+                f"cannot read the {what} {text!r}", where=f"--{what}", hint=f"--{what} code.jsonl=2.5"
             )
-    return repeats
+    return numbers
 
 
 def parse_tokens(text: str) -> int:

@@ -18,6 +18,7 @@ SUMS: Final = "SHA256SUMS"
 RUN: Final = "run.json"
 REPORT: Final = "report.json"
 DROPPED: Final = "dropped.parquet"
+CHOICE: Final = "choice.parquet"
 QUARANTINE: Final = "quarantine.jsonl"
 WORK: Final = ".work"
 VALIDATION: Final = "validation"
@@ -107,6 +108,11 @@ STORE_SCHEMA: Final = pa.schema(
 STORED_WEIGHTS: Final = pa.field("weights", pa.list_(pa.float32()))
 """One more column of the store, in batches that have weights."""
 
+CHOICE_SCHEMA: Final = pa.schema(
+    [("doc_id", pa.int64()), ("row", pa.int64()), ("quality", pa.float32()), ("repeats", pa.bool_())]
+)
+"""One record per document that is kept or held out, of a pair for the first: what a choice under a budget
+goes by."""
 DROPPED_SCHEMA: Final = pa.schema(
     [
         ("doc_id", pa.int64()),

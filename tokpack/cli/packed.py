@@ -206,6 +206,16 @@ def repack(
             help="How often a source's documents are packed, as code.jsonl=2.5; repeatable.",
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS", help="Keep at most so many, as 20M; needs what pack --record-choice leaves."
+        ),
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=W", help="A source's share of the budget, as code.jsonl=3; repeatable."),
+    ] = None,
     shard_format: ShardFormat = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the row order; as packed when not given.")] = None,
     no_check: NoCheck = False,
@@ -217,7 +227,8 @@ def repack(
     settings |= {"world_size": world_size, "rows_per_step": rows_per_step, "shard_format": shard_format}
     settings |= {"max_docs_per_row": max_docs_per_row, "mix_per_step": mix_per_step, "overwrite": overwrite}
     settings["parts"] = parts
-    settings["repeat"] = parse_repeats(repeat or [])
+    settings |= {"repeat": parse_repeats(repeat or []), "budget": budget}
+    settings["weight"] = parse_repeats(weight or [], "weight")
     with activity(quiet, "tokpack.packed.repacking") as (tell, repacking), tell.doing("repacking"):
         repacked = repacking.repack(packed, out, check=not no_check, tell=tell, **settings)
     _written(repacked, out, quiet)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.activity import Activity
@@ -89,6 +91,13 @@ def write_derived(
         report = derived_report(manifest, plan, pieces, out / schema.DROPPED, sources)
         write_json(out / schema.REPORT, report.data)
     finish(out, manifest)
+
+
+def write_dropped_rows(path: Path, rows: pl.DataFrame) -> None:
+    """dropped.parquet, of rows with its columns."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(rows.to_arrow().cast(schema.DROPPED_SCHEMA), path, compression="zstd")
 
 
 def origin(packed: PackedFolder) -> dict[str, str]:

@@ -26,12 +26,14 @@ from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
 from tokpack.fresh_folder import fresh_folder
 from tokpack.ledger import source_of
+from tokpack.packed.choosing import NewChoice, choose
 from tokpack.packed.derive import (
     MERGED,
     check_out,
     origin,
     packed_files,
     write_derived,
+    write_dropped_rows,
     write_inputs,
 )
 from tokpack.packed.folder import PackedFolder
@@ -61,6 +63,8 @@ def repack(
     mix_per_step: bool | None = None,
     parts: int | None = None,
     repeat: Mapping[str, float] | None = None,
+    weight: Mapping[str, float] | None = None,
+    budget: int | str | None = None,
     shard_format: str | None = None,
     seed: int | None = None,
     overwrite: bool = False,
@@ -71,8 +75,9 @@ def repack(
 
     What is not given is as it was packed: rows that were dealt are dealt again, unless `planner` keeps input
     order. With nothing changed the shards come out byte for byte. `repeat`: source -> how often its documents
-    are packed. `check`: the sums of the shards are compared first. Raises UsageError when `max_length` is
-    smaller than the longest document.
+    are packed. `budget`: as "20M" tokens, shared by the `weight` of sources; what is within it stays, as
+    `pack` chooses, of a packed dataset with `record_choice`. `check`: the sums of the shards are compared
+    first. Raises UsageError when `max_length` is smaller than the longest document.
     """
     source = packed if isinstance(packed, PackedFolder) else PackedFolder(local_folder(packed))
     out, tell = Path(out), tell or default_activity()
@@ -122,16 +127,33 @@ def repack(
             )
         config["plan"]["rows_per_step"] = 1
     _check_parts(config["plan"])
+    choice = _choice(source, budget, weight or {}, repeat or {})
     check_repeats(repeat or {}, source.ledger, str(source.folder))
     _check_fits([source, source.validation] if source.validation else [source], config)
     with writing(out, resumes=False), fresh_folder(out, overwrite, packed_files) as folder:
         if source.validation is not None:
             inside = folder / schema.VALIDATION
             inside.mkdir()
-            _write(inside, source.validation, config, tell)
-        _write(folder, source, config, tell, repeat or {})
+            _write(inside, source.validation, config, tell, choice=choice)
+        _write(folder, source, config, tell, repeat or {}, choice)
         write_inputs(folder, [source])
     return PackedFolder(out)
+
+
+def _choice(
+    source: PackedFolder, budget: int | str | None, weight: Mapping[str, float], repeat: Mapping[str, float]
+) -> NewChoice | None:
+    if budget is None and weight:
+        raise UsageError(
+            "weights share a budget among sources",
+            where=f"--weight {next(iter(weight))}",
+            hint="give --budget as well; --repeat packs a source more often",
+        )
+    if budget is not None and repeat:
+        raise UsageError(
+            "repeats and a budget at once", where="--repeat", hint="repeat first, then repack with --budget"
+        )
+    return None if budget is None else choose(source, budget, weight)
 
 
 def _check_parts(plan: dict[str, Any]) -> None:
@@ -189,10 +211,14 @@ def _write(
     config: dict[str, Any],
     tell: Activity,
     repeat: Mapping[str, float] = MappingProxyType({}),
+    choice: NewChoice | None = None,
 ) -> None:
     stored, ledger = StoredPieces.of([source]).by_document(), dict(source.ledger)
     derived: dict[str, Any] = {"by": "repack", "from": [origin(source)]}
     record = dict(source.manifest)
+    if choice is not None:
+        stored, ledger, config = choice.pieces(stored), choice.ledger(source), choice.settings(config)
+        derived |= {"budget": choice.budget} | ({"weight": choice.weight} if choice.weight else {})
     if repeat:
         width = PAIR_WIDTH if schema.is_preference(source.manifest) else 1
         stored, ledger = with_repeats(stored, ledger, repeat, config["seed"], width)
@@ -222,8 +248,13 @@ def _write(
     order, dealt = order_rows(settings, plan, stored.placement.length, config["seed"])
     source.copy_tokenizer(out)
     _ = source.dropped, list(source.quarantined())  # what is damaged is not copied
-    for name in (schema.DROPPED, schema.QUARANTINE):
-        shutil.copyfile(source.folder / name, out / name)
+    shutil.copyfile(source.folder / schema.QUARANTINE, out / schema.QUARANTINE)
+    if choice is not None:
+        write_dropped_rows(out / schema.DROPPED, choice.dropped(source))
+    else:
+        for name in (schema.DROPPED, schema.CHOICE):
+            if name == schema.DROPPED or (source.folder / name).is_file():
+                shutil.copyfile(source.folder / name, out / name)
     record |= {"config": config, "ledger": ledger, "derived": derived}
     contents = RowContents.of(plan.row_of_doc, order)
     shared = (source.folder, source.manifest["token_files"]) if is_index(source.manifest) else None

@@ -77,6 +77,8 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
             _decontaminate(run, corpus)
     if config.select.limited or any(source.max_tokens for source in config.source):
         run = _select(run, corpus, money)
+    if config.select.recorded:
+        corpus.choice = _choice(run, corpus)
     if config.write.val:
         drawn = draw(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
         chosen = corpus.documents_of(np.flatnonzero(drawn))
@@ -254,9 +256,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
     config, width = run.config, corpus.width
     kept = corpus.kept()[::width]
-    repeats = np.zeros(len(kept), dtype=bool)
-    if config.select.limited:
-        repeats[near_duplicates(run, corpus, config.select.diversity, "all").removed // width] = True
+    repeats = _repeats(run, corpus) if config.select.limited else np.zeros(len(kept), dtype=bool)
     tokens = _counted(corpus, config.select.weight_by) * times_of(corpus.docs)
     lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
     first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality
@@ -280,6 +280,20 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
     corpus.drop(out, OVER_BUDGET, [None] * len(out))
     corpus.examples[OVER_BUDGET] = [_text(run, corpus, p) for p in out[:EXAMPLES]]
     return run
+
+
+def _repeats(run: Run, corpus: Corpus) -> npt.NDArray[np.bool_]:
+    """Which of the kept documents, or pairs, are loose near duplicates of an earlier one."""
+    repeats = np.zeros(len(corpus.docs) // corpus.width, dtype=bool)
+    found = near_duplicates(run, corpus, run.config.select.diversity, "all")
+    repeats[found.removed // corpus.width] = True
+    return repeats
+
+
+def _choice(run: Run, corpus: Corpus) -> pl.DataFrame:
+    """What a choice under a budget would go by, of what is kept."""
+    first = corpus.docs.gather_every(corpus.width).with_columns(repeats=_repeats(run, corpus))
+    return first.filter(pl.col("drop_reason").is_null()).select("doc_id", "row", "quality", "repeats")
 
 
 def _counted(corpus: Corpus, weight_by: WeightBy) -> npt.NDArray[np.int64]:

@@ -203,7 +203,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
         pl.Series("cut", pieces.cut, dtype=pl.Int32),
         *([_labels(pieces.documents)] if run.kind == UNPAIRED else []),
-        quality(documents) if config.select.limited else pl.lit(0.0, pl.Float32).alias("quality"),
+        quality(documents) if config.select.weighs else pl.lit(0.0, pl.Float32).alias("quality"),
     )
     rest = {
         "quarantined": [one.record() for one in made.quarantined],

@@ -63,6 +63,8 @@ def write_packed(
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]
     write_record(out, docs, names, quarantined)
+    if corpus.choice is not None and not validation:
+        write_choice(out, corpus.choice)
     by_source = {} if validation else corpus.quarantined_by_source()
     packed = {
         "rows": written.rows,
@@ -82,6 +84,13 @@ def write_record(out: Path, docs: pl.DataFrame, names: list[str], quarantined: l
     """What was left out: documents by their reason, and input that could not be read."""
     write_dropped(out / schema.DROPPED, docs, names)
     (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
+
+
+def write_choice(out: Path, choice: pl.DataFrame) -> None:
+    """What a choice under a budget goes by."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(choice.to_arrow().cast(schema.CHOICE_SCHEMA), out / schema.CHOICE, compression="zstd")
 
 
 def leave_nothing(run: Run, corpus: Corpus, report: dict[str, Any], out: Path) -> None:
