@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from chats import messy_rows, write_rows
 
@@ -97,3 +100,18 @@ def test_one_that_is_not_needed_ends(folder, qwen, small_blocks, tmp_path):
     (started,) = early._started
     sums(folder / "plain.jsonl", tmp_path / "out", qwen, 2)
     assert started.poll() is not None
+
+
+def looks_for_pandas(_item):
+    pa.array([1, 2])
+    pc.sum(pa.array([[1], [2]]).flatten())
+    return "pandas" in sys.modules
+
+
+def opened():
+    return looks_for_pandas
+
+
+def test_helpers_do_without_pandas():
+    with processes.Helpers(None, opened, lambda answer: answer, 1, 1) as helping:
+        assert helping(0) is False

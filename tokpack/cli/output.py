@@ -40,30 +40,11 @@ def activity(quiet: bool, module: str) -> Iterator[tuple[Activity, Any]]:
     Stderr.quiet = quiet
     with Activity(quiet=quiet) as tell:
         with tell.doing("loading libraries"):
-            _pass_over_pandas()
+            from tokpack.engine.local import pass_over_pandas
+
+            pass_over_pandas()
             loaded = import_module(module)
         yield tell, loaded
-
-
-class _NoPandas:
-    """Among the finders of modules: pandas is not found."""
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError("passed over", name=name)
-
-
-def _pass_over_pandas() -> None:
-    """Arrow looks for pandas when it is given its first list, which takes a third of a second; no command has
-    a frame for it. It looks again where it cannot do without."""
-    sys.meta_path.insert(0, _NoPandas)
-    try:
-        import pyarrow
-
-        pyarrow.array([0])
-    finally:
-        sys.meta_path.remove(_NoPandas)
 
 
 class Stderr(logging.StreamHandler[Any]):

@@ -14,6 +14,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import IO, Any
 
+from tokpack.engine.local import pass_over_pandas
+
 COLLECT = (50_000, 20, 100)
 """As in the command: values of rows are made by the thousand, and hardly any is in a circle."""
 
@@ -50,6 +52,7 @@ if __name__ == "__main__":
     gc.set_threshold(*COLLECT)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
+    pass_over_pandas()
     for name in sys.argv[1:]:
         with suppress(ImportError):
             importlib.import_module(name)
