@@ -47,24 +47,21 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "cores", "count"),
+    ("files", "workers", "count"),
     [
-        (["pack", "calls.jsonl", "-t", "model"], 2, 1),
-        (["analyze", "calls.parquet"], 4, 3),
-        (["pack", "calls.jsonl", "plain.jsonl"], 64, 8),
-        (["pack", "plain.jsonl"], 2, 0),
-        (["pack", "calls.jsonl"], 1, 0),
-        (["pack", "calls.jsonl", "--workers=1"], 2, 0),
-        (["pack", "calls.jsonl", "--engine", "ray"], 2, 0),
-        (["inspect", "calls.jsonl"], 2, 0),
-        (["pack", ".", "missing.jsonl", "a\0b"], 2, 0),
+        (["calls.jsonl"], 2, 1),
+        (["calls.parquet"], 4, 3),
+        (["calls.jsonl", "plain.jsonl"], 64, 8),
+        (["plain.jsonl"], 2, 0),
+        (["calls.jsonl"], 1, 0),
+        ([".", "missing.jsonl", "s3://a/b", "-", "a\0b"], 2, 0),
         ([], 2, 0),
     ],
 )
-def test_helpers_start_for_large_files_of_calls(words, cores, count, folder, small_blocks, monkeypatch):
+def test_helpers_start_for_large_files_of_calls(files, workers, count, folder, small_blocks, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(early, "start_helper", lambda *imports: None)
-    early.start(words, cores)
+    early.start(files, workers)
     assert early.waiting() == count
     early._started.clear()
 
@@ -82,7 +79,7 @@ def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes
     by_threads = sums(data, tmp_path / "threads", qwen, 1)
     monkeypatch.setattr(early, "FEWEST", 1)
     monkeypatch.setattr(helpers, "FEWEST", 100)
-    early.start(["pack", str(data)], 2)
+    early.start([str(data)], 2)
     (started,) = early._started
     opened = []
     monkeypatch.setattr(
@@ -96,7 +93,7 @@ def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes
 
 
 def test_one_that_is_not_needed_ends(folder, qwen, small_blocks, tmp_path):
-    early.start(["pack", str(folder / "calls.jsonl")], 2)
+    early.start([str(folder / "calls.jsonl")], 2)
     (started,) = early._started
     sums(folder / "plain.jsonl", tmp_path / "out", qwen, 2)
     assert started.poll() is not None

@@ -16,7 +16,7 @@ from tokpack import interrupts
 from tokpack.cli.app import app, mount_plugins
 from tokpack.cli.options import flag_of
 from tokpack.cli.output import Stderr
-from tokpack.engine import default_workers, early
+from tokpack.engine import early
 from tokpack.errors import InternalError, OutputError, SettingError, TokpackError, UsageError
 from tokpack.printable import printable
 
@@ -52,7 +52,6 @@ def main() -> NoReturn:
     # asks the system for its pages anew with every block.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    early.start(sys.argv[1:], default_workers())
     interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
     mount_plugins()
     logging.basicConfig(level=logging.WARNING, handlers=[Stderr()])

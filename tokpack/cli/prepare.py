@@ -18,6 +18,8 @@ from tokpack.cli.options import (
     takes,
 )
 from tokpack.cli.output import activity, say, show
+from tokpack.encoding.fast_forms import load_early
+from tokpack.engine import default_workers, early
 from tokpack.errors import UsageError
 from tokpack.options import (
     INDEX,
@@ -67,6 +69,7 @@ def analyze(
 
     With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
     """
+    _begin(data or [], workers, options)
     with activity(quiet, "tokpack.api") as (tell, api):
         settings: dict[str, Any] = {"calibrate": calibrate, "by": by, "workers": workers}
         settings |= as_keywords(options)
@@ -151,6 +154,7 @@ def pack(
     if part is not None:
         _pack_part(part, out, data or [], settings, json, quiet, options)
         return
+    _begin(data or [], workers if engine == "local" else 1, options)
     with activity(quiet, "tokpack.api") as (tell, api):
         packed = api.pack(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
@@ -168,6 +172,13 @@ def pack(
         if budget := packed.report.get("budget"):
             say(budget_words(from_plain(MoneyFigures, budget, "budget")), quiet)
         say(f"packed dataset: {out}", quiet)
+
+
+def _begin(data: list[str], workers: int, options: dict[str, Any]) -> None:
+    """What can be done beside the imports."""
+    early.start(data, workers or default_workers())
+    if tokenizer := options.get("tokenizer") or options.get("model"):
+        load_early(tokenizer)
 
 
 def _pack_part(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
+from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
 
-from tokpack.encoding.merges import AppliedMerges, Pair, all_merges, applied_merges
+from tokpack.encoding.snapshot import SNAPSHOT, kept_snapshot
+
+if TYPE_CHECKING:
+    from tokpack.encoding.merges import AppliedMerges, Pair
 
 # The characters that byte-level BPE writes for the 256 bytes: printable Latin-1 stands for itself, the other
 # bytes follow from U+0100 on (GPT-2).
@@ -15,6 +22,8 @@ _SELF = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _OTHERS = [byte for byte in range(256) if byte not in _SELF]
 BYTE_ALPHABET = [chr(b) if b in _SELF else chr(0x100 + _OTHERS.index(b)) for b in range(256)]
 
+LAYOUT = 3
+"""Raised whenever plans change, so that old ones are made again."""
 JSON = "tokenizer-fast.json"
 RANKS = "tokenizer-fast.tiktoken"
 
@@ -30,10 +39,13 @@ _SPLITS = {
 """What splits a text into words -> gigatoken's name for it."""
 _PLAIN = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
 _MATCHES = ("lstrip", "rstrip", "single_word", "normalized")
+_loading = Lock()
 
 
 def kept_merges(config: dict[str, Any]) -> AppliedMerges | None:
     """Leave in a tokenizer.json, in place, those merges alone that can be applied; None where all stay."""
+    from tokpack.encoding.merges import applied_merges
+
     model = config["model"]
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         return None
@@ -47,6 +59,8 @@ def kept_merges(config: dict[str, Any]) -> AppliedMerges | None:
 def as_ranks(config: dict[str, Any], kept: AppliedMerges) -> tuple[bytes, str] | None:
     """(the vocabulary as tiktoken writes one, gigatoken's name for how it splits texts) where they give the
     same ids: the merges of the ranks that can be applied are those of the tokenizer, in the same order."""
+    from tokpack.encoding.merges import all_merges, applied_merges
+
     model, added = config["model"], config["added_tokens"]
     scheme = _scheme(config.get("pre_tokenizer") or {})
     names = {token["content"] for token in added}
@@ -83,9 +97,33 @@ def from_ranks(path: Path, scheme: str, added: dict[str, int]) -> Any:
     return gigatoken.Tokenizer.from_tiktoken(path, scheme, added)
 
 
-@lru_cache(maxsize=1)
-def kept_encoder(folder: Path, scheme: str, added: tuple[tuple[str, int], ...]) -> Any:
+def plan_file(folder: Path) -> Path:
+    """Where a snapshot folder keeps how the fast path serves it."""
+    return folder / f"fast-{LAYOUT}-{version('gigatoken')}-{version('tokenizers')}.json"
+
+
+def kept_encoder(folder: Path, scheme: str, added: dict[str, int]) -> Any:
     """Of a snapshot folder, whose name is a digest: loaded once for all runs of a process."""
+    with _loading:
+        return _kept(folder, scheme, tuple(added.items()))
+
+
+def load_early(tokenizer: str) -> None:
+    """Begin to load a vocabulary that is kept as ranks, beside the imports of a command: gigatoken leaves the
+    interpreter's lock alone meanwhile. What is wrong shows where the vocabulary is needed."""
+    Thread(target=_load_early, args=(Path(tokenizer),), name="load vocabulary", daemon=True).start()
+
+
+def _load_early(tokenizer: Path) -> None:
+    with suppress(Exception):
+        if folder := kept_snapshot(tokenizer):
+            scheme = json.loads(plan_file(folder).read_bytes())["scheme"]
+            if scheme:
+                kept_encoder(folder, scheme, json.loads((folder / SNAPSHOT).read_bytes())["added_tokens"])
+
+
+@lru_cache(maxsize=1)
+def _kept(folder: Path, scheme: str, added: tuple[tuple[str, int], ...]) -> Any:
     if scheme:
         return from_ranks(folder / RANKS, scheme, dict(added))
     return from_json((folder / JSON).read_bytes())

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,12 @@ from tokpack.encoding.fast_forms import (
     from_ranks,
     kept_encoder,
     kept_merges,
+    plan_file,
 )
 from tokpack.encoding.fast_proof import USUAL, difference, odd_strings, shown
 from tokpack.encoding.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
 from tokpack.encoding.snapshot import BACKEND
 from tokpack.encoding.token_places import Encoded, encode_reference
-
-LAYOUT = 3
-"""Raised whenever plans change, so that old ones are made again."""
 
 
 def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[FastTokenizer | None, str]:
@@ -39,12 +36,12 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
 
     `reference` is a callable that gives the `tokenizers` object: it is not needed when the plan is there.
     """
-    kept = folder / f"fast-{LAYOUT}-{version('gigatoken')}-{version('tokenizers')}.json"
+    kept = plan_file(folder)
     with suppress(OSError, ValueError, TypeError):
         plan = FastPlan(**json.loads(kept.read_text(encoding="utf-8")))
         if plan.refused:
             return None, plan.refused
-        return FastTokenizer(kept_encoder(folder, plan.scheme, tuple(added.items())), plan, added), ""
+        return FastTokenizer(kept_encoder(folder, plan.scheme, added), plan, added), ""
     fast, plan, data = measure((folder / BACKEND).read_bytes(), added, reference())
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         if fast is not None:

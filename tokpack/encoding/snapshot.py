@@ -51,8 +51,7 @@ _LOCAL_KEYS = ("is_local", "local_files_only", "name_or_path")
 
 def snapshot_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
     """The snapshot of a tokenizer folder; made now when the cache has none. About 4 s the first time."""
-    key = _key(folder)
-    target = cache_root(cache_dir) / "tokenizers" / key
+    target = _place(folder, cache_dir)
     if (target / SNAPSHOT).is_file():
         return target
     try:
@@ -70,6 +69,16 @@ def snapshot_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def kept_snapshot(folder: Path) -> Path | None:
+    """The snapshot of a tokenizer folder, if the cache has one."""
+    target = _place(folder)
+    return target if (target / SNAPSHOT).is_file() else None
+
+
+def _place(folder: Path, cache_dir: str | Path | None = None) -> Path:
+    return cache_root(cache_dir) / "tokenizers" / _key(folder)
 
 
 def _publish(scratch: Path, target: Path) -> None:

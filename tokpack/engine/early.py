@@ -1,8 +1,8 @@
 """Helper processes that start before it is known whether they are needed.
 
 What a helper imports takes it a second, and this process takes that second for its own imports, on one core.
-So a command starts helpers first thing where its inputs look like work for them; what they turn out not to be
-needed for costs processor time alone.
+So a command starts helpers before its imports where its inputs look like work for them; what they turn out
+not to be needed for costs processor time alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,22 +23,18 @@ IMPORTS = ("tokpack.way.helpers", "gigatoken", "awkward")
 ONE_CORE = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Helpers are as many as there are cores: threads inside each would be in one another's way."""
 
-_COMMANDS = {"pack", "analyze"}
-_OTHER_WAYS = ("--workers", "--engine", "--ray-address", "--keep", "--rules")
 _ENDS = 1 << 16
 _VALUES = re.compile(rb'tool_calls|function_call|reasoning|"tools"')
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def start(words: Sequence[str], cores: int) -> None:
-    """Start helpers for a command line where its files are large and hold calls, tools or reasoning, as their
-    first and last bytes look; none where it says how the work is done."""
-    if not _COMMANDS.intersection(words[:1]) or any(word.startswith(_OTHER_WAYS) for word in words):
-        return
-    blocks = sum(map(_size_with_values, words[1:])) // BLOCK
+def start(paths: Iterable[str], workers: int) -> None:
+    """Start helpers for large files that hold calls, tools or reasoning, as their first and last bytes look.
+    `workers`: blocks that are in work at once, in this process and in helpers."""
+    blocks = sum(map(_size_with_values, paths)) // BLOCK if workers > 1 else 0
     if blocks >= FEWEST:
         with suppress(OSError):
-            _started.extend(start_helper(*IMPORTS) for _ in range(min(cores, blocks) - 1))
+            _started.extend(start_helper(*IMPORTS) for _ in range(min(workers, blocks) - 1))
 
 
 def start_helper(*imports: str) -> subprocess.Popen[bytes]:
@@ -70,10 +66,10 @@ def dismiss() -> None:
         helper.communicate()
 
 
-def _size_with_values(word: str) -> int:
+def _size_with_values(name: str) -> int:
     """Bytes of a file that looks as if it held values beside texts; 0 of all else."""
     with suppress(OSError, ValueError):
-        path = Path(word)
+        path = Path(name)
         if path.is_file() and (size := path.stat().st_size) > BLOCK:
             with path.open("rb") as file:
                 head = file.read(_ENDS)
