@@ -156,6 +156,34 @@ def test_words_of_a_chart_stay_inside_it(visit: Open, name: str) -> None:
         assert outside == []
 
 
+@pytest.mark.parametrize("name", ["usual", "text", "bill", "tiny bill"])
+def test_words_of_a_chart_do_not_touch_each_other(visit: Open, name: str) -> None:
+    for width in (1440, 390):
+        tab, _ = visit(name, width)
+        touching = tab.evaluate(
+            """() => [...document.querySelectorAll("svg")].filter(s => s.checkVisibility()).flatMap(svg => {
+                const words = [...svg.querySelectorAll("text")].filter(t => t.textContent);
+                const boxes = words.map(text => text.getBoundingClientRect());
+                return boxes.flatMap((a, i) => boxes.slice(i + 1).flatMap((b, j) => {
+                    const beside = a.right + 2 < b.left || b.right + 2 < a.left;
+                    const apart = beside || a.bottom <= b.top || b.bottom <= a.top;
+                    return apart ? [] : [words[i].textContent + " | " + words[i + 1 + j].textContent];
+                }));
+            })"""
+        )
+        assert touching == [], width
+
+
+def test_what_if_begins_with_the_figures_of_the_bill(visit: Open) -> None:
+    tab, _ = visit("bill")
+    cost = tab.locator("#cost").inner_text()
+    for name in ("money", "hours"):
+        assert tab.locator(f'[data-shown="{name}"]').inner_text() in cost
+    tab.locator('[name="epochs"]').fill("0.1")
+    assert tab.locator('[data-shown="money"]').inner_text() not in cost
+    tab.reload()
+
+
 def test_light_and_dark_have_readable_words(visit: Open) -> None:
     """Contrast of 4.5 at least (WCAG 2, AA) between the paper and everything written on it."""
     script = """() => {

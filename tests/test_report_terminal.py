@@ -20,7 +20,7 @@ from tokpack.report.first_screen import first_screen
 from tokpack.report.html import page
 from tokpack.report.terminal import checks_view, ledger_table, packed_panel, report_view, share, to_html
 from tokpack.report.values import Figures
-from tokpack.report.words import make_bill
+from tokpack.report.words import COUNTERS, counters, make_bill
 
 
 def printed(renderable: Any, width: int = 80, terminal: bool = False) -> str:
@@ -249,3 +249,10 @@ def test_a_notebook_gets_escaped_html() -> None:
 
 def test_share_is_offered_with_the_views() -> None:
     assert share(1, 4) == "25.0%"
+
+
+def test_one_of_what_was_counted_is_told_in_the_singular():
+    told = [words for _, words in counters(dict.fromkeys(COUNTERS, 1))]
+    assert "document holds a special token inside its text" in told
+    assert not [words for words in told if re.search(r"\b(are|they|were|have|hold|documents|turns)\b", words)]
+    assert counters({"special_token_inside": 2})[0][1] == COUNTERS["special_token_inside"]

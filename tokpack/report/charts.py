@@ -248,7 +248,7 @@ def _lengths(lengths: Lengths, capacity: int, width: int) -> str:
     x = alt.X(
         "from:Q",
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=ticks, grid=False, domainColor=GRAY, **bare),
+        axis=alt.Axis(values=ticks, grid=False, domainColor=GRAY, labelFlush=False, **bare),
     )
     y = alt.Y(
         "shown:Q",

@@ -33,12 +33,13 @@ if (whatIf) {
   const shown = (name, text) => (whatIf.querySelector(`[data-shown="${name}"]`).textContent = text);
   const dollars = (value) =>
     "$" + (value >= 100 ? Math.round(value).toLocaleString("en") : value >= 0.1 ? value.toFixed(2) : value.toPrecision(2));
-  const clock = (hours) => {
-    const [unit, factor] = hours >= 1 ? ["h", 1] : hours * 60 >= 1 ? ["min", 60] : ["s", 3600];
-    const value = hours * factor;
-    return (value >= 10 ? Math.round(value).toLocaleString("en") : value.toFixed(1)) + " " + unit;
+  const range = (words) => (words[0] === words[1] ? words[0] : words.join(" to "));
+  const clock = (hours) => {  // as the bill has it: in the unit of the upper end
+    const [unit, factor] = hours[1] >= 1 ? ["h", 1] : hours[1] * 60 >= 1 ? ["min", 60] : ["s", 3600];
+    const top = hours[1] * factor, digits = top >= 10 ? 0 : top >= 0.95 ? 1 : 2;
+    const places = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    return `${range(hours.map((end) => (end * factor).toLocaleString("en", places)))} ${unit}`;
   };
-  const range = (low, high, words) => (words(low) === words(high) ? words(low) : `${words(low)} to ${words(high)}`);
   const recompute = () => {
     const length = input("length").selectedOptions[0].dataset;
     const number = (name) => Math.max(0, Number(input(name).value) || 0);
@@ -49,8 +50,8 @@ if (whatIf) {
     );
     const price = number("price");
     const steps = Math.ceil(Math.ceil(Number(length.rows) / Math.max(1, number("rows"))) * number("epochs"));
-    shown("money", range(hours[0] * price, hours[1] * price, dollars));
-    shown("hours", range(hours[0] / whatIf.dataset.gpus, hours[1] / whatIf.dataset.gpus, clock));
+    shown("money", range(hours.map((end) => dollars(end * price))));
+    shown("hours", clock(hours.map((end) => end / whatIf.dataset.gpus)));
     shown("steps", steps.toLocaleString("en"));
     shown("fits", length.fits === "yes" ? "a row fits" : "a row does not fit in memory");
   };

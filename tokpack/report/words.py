@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from tokpack.activity import counted
@@ -195,6 +196,33 @@ def bound_words(plan: PlanFigures) -> str:
     return f"at least {plan.bound:,} are needed{proof}: {gap_words(plan.gap)} above"
 
 
+OF_ONE = {
+    "documents": "document",
+    "texts": "text",
+    "turns": "turn",
+    "answers": "answer",
+    "tool calls": "tool call",
+    "have": "has",
+    "hold": "holds",
+    "give": "gives",
+    "begin": "begins",
+    "bring": "brings",
+    "repeat": "repeats",
+    "were": "was",
+    "they are": "it is",
+    "are": "is",
+    "their": "its",
+    "drops them": "drops it",
+}
+
+
+def of_one(words: str) -> str:
+    """What is counted, in the singular."""
+    for plural, single in OF_ONE.items():
+        words = re.sub(rf"\b{plural}\b", single, words)
+    return words
+
+
 def counters(counted_on_the_way: dict[str, int], near: NearFigures | None = None) -> list[tuple[int, str]]:
     """What was counted on the way, in words, without zeros; near duplicates where they were not dropped."""
     lines = [(n, COUNTERS.get(name, name)) for name, n in counted_on_the_way.items() if n]
@@ -204,7 +232,7 @@ def counters(counted_on_the_way: dict[str, int], near: NearFigures | None = None
             words = f"documents nearly repeat an earlier one, in {near.tokens:,} tokens: {flag} drops them"
             lines.append((near.documents, words))
         lines += [(n, COUNTERS[f"near_{name}"]) for name, n in near.kept.items() if n]
-    return lines
+    return [(n, of_one(words) if n == 1 else words) for n, words in lines]
 
 
 def counted_documents(number: int, in_pairs: bool) -> str:
