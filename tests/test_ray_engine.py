@@ -7,15 +7,18 @@ import pickle
 import time
 
 import fsspec
+import numpy as np
 import pytest
 from chats import messy_rows
 
 import tokpack
 from tokpack.config import Config
 from tokpack.engine import ray as engine
-from tokpack.errors import DataError, SettingError, UsageError
+from tokpack.errors import DataError, OutputError, SettingError, UsageError
+from tokpack.schema import PACKED_SCHEMA
+from tokpack.stages.write import Placement, RowContents, Shard
 from tokpack.way import cluster as way
-from tokpack.way.cluster import Piece, make_piece
+from tokpack.way.cluster import Piece, ShardPiece, make_piece, make_shard
 
 OPTIONS = {"max_length": 128, "allow_bad": 0.2, "block_mb": 1}
 
@@ -79,12 +82,51 @@ def test_a_driver_that_dies_and_a_node_that_dies_cost_nothing_but_time(
 
     def one_node_less(function, items, address):
         results = engine.unordered_map(function, items, address)
-        yield next(results)
-        nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+        if function is make_piece:
+            yield next(results)
+            nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
         yield from results
 
     monkeypatch.setattr(way, "unordered_map", one_node_less)
     assert packed_on(nodes, data, out, qwen) == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 3])
+def test_pass_two_is_a_task_a_shard_and_a_node_that_dies_costs_nothing_but_time(
+    data, nodes, qwen, tmp_path, monkeypatch, parts
+):
+    monkeypatch.setattr("tokpack.stages.write.BYTES_PER_TOKEN", 32)  # several shards of little data
+    options = OPTIONS | {"shard_mb": 1, "parts": parts, "val": 0.1, "tokenizer": str(qwen)}
+    alone = tokpack.pack(data, tmp_path / "alone", **options)
+    assert len(alone.manifest["shards"]) > 2
+    later, asked = nodes.add_node(num_cpus=1), []
+
+    def one_node_less(function, items, address):
+        asked.append((function, len(items)))
+        results = engine.unordered_map(function, items, address)
+        if function is make_shard:
+            yield next(results)
+            nodes.remove_node(later, allow_graceful=False)
+        yield from results
+
+    monkeypatch.setattr(way, "unordered_map", one_node_less)
+    out = tmp_path / "out"
+    tokpack.pack(data, out, engine="ray", ray_address=nodes.address, **options)
+    assert asked[1:] == [(make_shard, len(alone.manifest["shards"]))]
+    assert (out / "SHA256SUMS").read_bytes() == (alone.folder / "SHA256SUMS").read_bytes()
+    assert not (out / ".work").exists()
+
+
+def test_a_node_that_cannot_write_the_output_says_its_name(tmp_path):
+    nothing = np.empty(0, np.int64)
+    pieces = Placement(*[nothing] * 7)
+    rows = RowContents(nothing, np.zeros(1, np.int64))
+    shard = Shard("data-00000-of-00001.arrow", 0, 0)
+    away = tmp_path / "elsewhere"
+    piece = ShardPiece(shard, tmp_path, away, [], rows, pieces, PACKED_SCHEMA, False)
+    with pytest.raises(OutputError, match=r"on node .*No such file"):
+        make_shard(piece)
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def pack(
         refuse_pipes(run, "--by")
         check_column(run, by)
     seconds: dict[str, float] = {}
-    url = bucket_of(work_dir)
+    url, on_nodes = bucket_of(work_dir), engine == "ray" and work_dir is None  # which see all of OUT
     with writing(out), output.claim(out, overwrite, partial(what_differs, run, out, html, by)) as there:
         if there:
             log.info("already there, unchanged: %s", out)
@@ -121,7 +121,14 @@ def pack(
             part = pipeline.plan_part(run, corpus)
         by_column = None if by is None else by_column_figures(run, corpus, part.pieces, by)
         with pipeline.clock(seconds, "pass 2"):
-            manifest = pass_two.write_packed(run, corpus, part, out, batches)
+            manifest = pass_two.write_packed(
+                run,
+                corpus,
+                part,
+                out,
+                batches,
+                elsewhere=partial(cluster.shards_on, corpus, out, ray_address) if on_nodes else None,
+            )
         with run.tell.doing("writing the report"):
             figures = make_report(run, corpus, part, manifest["ledger"], training)
             kept = kept_figures(run, corpus, part.pieces)

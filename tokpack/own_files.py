@@ -25,7 +25,10 @@ _TOP = (
 _TOKENIZER = r"tokenizer/(additional_chat_templates/)?[\w.-]+\.(json|jinja|model|txt|tiktoken)"
 _TOKENS = r"tokens/(pieces\.arrow|(input_ids|trained)\.npy)"
 _PART = r"(\.([0-9a-f]{8}\.)?part)?"
-_STORE = rf"batch-\d+(-\d+)?(\.docs)?\.(part|arrow{_PART})|run\.json{_PART}"
+_STORE = (
+    rf"batch-\d+(-\d+)?(\.docs)?\.(part|arrow{_PART})|run\.json{_PART}"
+    r"|data-\d+-of-\d+\.(arrow|parquet)\.[0-9a-f]{8}\.part"
+)
 _STORE_NAME = re.compile(_STORE)
 _EMPTY_FOLDER = r"(validation/)?(tokenizer/|tokens/)?(additional_chat_templates/)?"
 _PACKED_NAME = re.compile(

@@ -259,9 +259,8 @@ class TokenStore:
             )
 
     def tokens(self, key: Key) -> pa.RecordBatch:
-        """The batch's ids and flags, memory-mapped; the mapping outlives the closed file."""
-        with pa.memory_map(str(self._tokens_path(key))) as file:
-            return pa.ipc.open_file(file).get_batch(0)
+        """The batch's ids and flags, mapped."""
+        return mapped_tokens(self.folder, key)
 
     def remove(self) -> None:
         """Delete the store's own files, and its folder when nothing else is in it."""
@@ -272,6 +271,13 @@ class TokenStore:
 
     def _docs_path(self, key: Key) -> Path:
         return self.folder / docs_name(key)
+
+
+def mapped_tokens(folder: Path, key: Key) -> pa.RecordBatch:
+    """Ids and flags of a batch of the store in the folder, memory-mapped; the mapping outlives the closed
+    file."""
+    with pa.memory_map(str(folder / f"{batch_name(key)}.arrow")) as file:
+        return pa.ipc.open_file(file).get_batch(0)
 
 
 def batch_name(key: Key) -> str:

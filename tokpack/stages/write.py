@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.config import WriteConfig
+from tokpack.config import ShardFormat, WriteConfig
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
 from tokpack.ranges import Int64, offsets_of
@@ -95,6 +95,27 @@ class Written:
     trained: int
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard to be written: the rows from `first` to before `last`."""
+
+    name: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    record: dict[str, Any]
+    """file, rows, sha256."""
+    tokens: int
+    trained: int
+
+
+WriteShards = Callable[[list[Shard]], Iterable[WrittenShard]]
+"""Writes them, and gives what was written in their order."""
+
+
 def write_shards(
     out: Path,
     contents: RowContents,
@@ -104,35 +125,57 @@ def write_shards(
     settings: WriteConfig,
     progress: Callable[[int], None] = lambda tokens: None,
     ahead: Ahead = nothing_ahead,
+    elsewhere: WriteShards | None = None,
 ) -> Written:
     """Write all rows as shards of near-equal row counts. `batches(i)` maps batch i of the store; `schema` is
-    that of the rows. Shards are sized by their tokens, before compression."""
-    workers = default_workers()
+    that of the rows. Shards are sized by their tokens, before compression. `elsewhere` writes them instead of
+    this process."""
     rows = len(contents.row_offsets) - 1
     size = int(pieces.length[contents.order].sum()) * BYTES_PER_TOKEN
     count = max(1, min(rows, -(-size // (settings.shard_mb << 20))))
     bounds = [rows * i // count for i in range(count + 1)]
-    shards, tokens, trained = [], 0, 0
-    for number in range(count):
-        name = f"data-{number:05}-of-{count:05}.{settings.shard_format}"
-        with (
-            hashed_file(out / name) as (sink, digest),
-            shard_writer(sink, schema, settings.shard_format) as writer,
-        ):
-            chunks = _told(ahead, chunks_of(contents, pieces, bounds[number], bounds[number + 1]))
-            gather = partial(_gather, contents, pieces, batches, schema)
-            for record, labels in ordered_map(gather, chunks, workers):
-                writer.write_batch(record)
-                tokens += len(labels)
-                trained += int(np.count_nonzero(labels != IGNORE_INDEX))
-                progress(len(labels))
-        shards.append(
-            {"file": name, "rows": bounds[number + 1] - bounds[number], "sha256": digest.hexdigest()}
-        )
-    digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+    shards = [
+        Shard(f"data-{number:05}-of-{count:05}.{settings.shard_format}", *bounds[number : number + 2])
+        for number in range(count)
+    ]
+    if elsewhere is not None:
+        written = list(elsewhere(shards))
+    else:
+        written = [
+            write_shard(out / shard.name, shard, contents, pieces, batches, schema, progress, ahead)
+            for shard in shards
+        ]
+    records = [shard.record for shard in written]
+    digest = hashlib.sha256("".join(record["sha256"] for record in records).encode()).hexdigest()
     if settings.shard_format == ARROW:
-        dataset_files(out, [shard["file"] for shard in shards], schema, digest[:16])
-    return Written(shards, [], rows, tokens, trained)
+        dataset_files(out, [record["file"] for record in records], schema, digest[:16])
+    tokens, trained = sum(shard.tokens for shard in written), sum(shard.trained for shard in written)
+    return Written(records, [], rows, tokens, trained)
+
+
+def write_shard(
+    path: Path,
+    shard: Shard,
+    contents: RowContents,
+    pieces: Placement,
+    batches: Callable[[int], FlatBatch],
+    schema: pa.Schema,
+    progress: Callable[[int], None] = lambda tokens: None,
+    ahead: Ahead = nothing_ahead,
+) -> WrittenShard:
+    """The rows of one shard, gathered by threads."""
+    tokens = trained = 0
+    shard_format = cast(ShardFormat, shard.name.rpartition(".")[2])
+    with hashed_file(path) as (sink, digest), shard_writer(sink, schema, shard_format) as writer:
+        chunks = _told(ahead, chunks_of(contents, pieces, shard.first, shard.last))
+        gather = partial(_gather, contents, pieces, batches, schema)
+        for record, labels in ordered_map(gather, chunks, default_workers()):
+            writer.write_batch(record)
+            tokens += len(labels)
+            trained += int(np.count_nonzero(labels != IGNORE_INDEX))
+            progress(len(labels))
+    record = {"file": shard.name, "rows": shard.last - shard.first, "sha256": digest.hexdigest()}
+    return WrittenShard(record, tokens, trained)
 
 
 def _told(ahead: Ahead, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -30,6 +30,7 @@ from tokpack.stages.write import (
     FlatBatch,
     Placement,
     RowContents,
+    WriteShards,
     Written,
     chunks_of,
     hashed_file,
@@ -63,13 +64,14 @@ def write_rows(
     progress: Callable[[int], None] = lambda tokens: None,
     shared: Shared | None = None,
     ahead: Ahead = nothing_ahead,
+    elsewhere: WriteShards | None = None,
 ) -> Written:
     """All rows as shards, or as an index with the tokens once, which are read in the order of documents.
 
     `shared`: token files that are there already, whose pieces `pieces.index` numbers: they become this one's.
     """
     if settings.shard_format != INDEX:
-        return write_shards(out, contents, pieces, batches, schema, settings, progress, ahead)
+        return write_shards(out, contents, pieces, batches, schema, settings, progress, ahead, elsewhere)
     if LOSS_WEIGHTS in schema.names:
         raise no_weights(str(out))
     if IS_DESIRABLE in schema.names:

@@ -9,17 +9,27 @@ from __future__ import annotations
 import logging
 import platform
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 
 from tokpack.bucket_store import open_store
 from tokpack.config import Config
+from tokpack.corpus import Corpus
+from tokpack.durable import part_of
 from tokpack.engine.ray import unordered_map
-from tokpack.errors import UsageError
+from tokpack.errors import OutputError, UsageError
 from tokpack.run import MB, Run
-from tokpack.store import RECORD, TokenStore
+from tokpack.stages.write import FlatBatch, Placement, RowContents, Shard, WrittenShard, write_shard
+from tokpack.store import RECORD, Key, TokenStore, flat_arrays, flat_weights, mapped_tokens
+from tokpack.way.in_order import read_in_order
 from tokpack.way.part import refuse_pipes
 from tokpack.way.pass_one import cut_input, make_batches
+from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")
 
@@ -92,3 +102,81 @@ def _opened(piece: Piece) -> Run:
         _runs.clear()
         _runs[piece.key] = Run.start(piece.config, workers=1)
     return _runs[piece.key]
+
+
+# Pass 2
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPiece:
+    """A shard, and what a node needs to write it: its own rows and pieces, and the places of both folders."""
+
+    shard: Shard
+    out: Path
+    folder: Path
+    keys: list[Key]
+    """Batches of the store: what `pieces` count."""
+    contents: RowContents
+    pieces: Placement
+    columns: pa.Schema
+    in_order: bool
+    """Whether the tokens are read in their order before the rows are gathered."""
+
+
+def shards_on(
+    corpus: Corpus,
+    out: Path,
+    address: str | None,
+    part: Part,
+    columns: pa.Schema,
+    advance: Callable[[int], None],
+    shards: list[Shard],
+) -> list[WrittenShard]:
+    """Have the nodes write the shards, a task each, into a folder that all see."""
+    found: dict[str, WrittenShard] = {}
+    pieces = [_shard_piece(corpus, out.resolve(), part, columns, shard) for shard in shards]
+    for written in unordered_map(make_shard, pieces, address):
+        found[written.record["file"]] = written
+        advance(written.tokens)
+    return [found[shard.name] for shard in shards]
+
+
+def _shard_piece(corpus: Corpus, out: Path, part: Part, columns: pa.Schema, shard: Shard) -> ShardPiece:
+    offsets = part.contents.row_offsets[shard.first : shard.last + 1]
+    chosen = part.contents.order[offsets[0] : offsets[-1]]
+    pieces = part.placement
+    mine = Placement(*(getattr(pieces, field.name)[chosen] for field in fields(pieces)))
+    numbers, batch = np.unique(mine.batch, return_inverse=True)
+    return ShardPiece(
+        replace(shard, first=0, last=shard.last - shard.first),
+        out,
+        corpus.store.folder.resolve(),
+        [corpus.batches[number] for number in numbers.tolist()],
+        RowContents(np.arange(len(chosen)), offsets - offsets[0]),
+        replace(mine, batch=batch.astype(np.int32)),
+        columns,
+        part.part_of_row is not None,
+    )
+
+
+def make_shard(piece: ShardPiece) -> WrittenShard:
+    """Write a shard beside and rename it: one that two nodes write is the same. Runs on any node."""
+
+    @cache
+    def batch(number: int) -> FlatBatch:
+        record = mapped_tokens(piece.folder, piece.keys[number])
+        return FlatBatch(*flat_arrays(record), flat_weights(record))
+
+    beside = part_of(piece.folder / piece.shard.name)
+    try:
+        if piece.in_order:
+            read_in_order(piece.pieces.batch, piece.pieces.index, batch)
+        written = write_shard(beside, piece.shard, piece.contents, piece.pieces, batch, piece.columns)
+        beside.replace(piece.out / piece.shard.name)
+    except OSError as error:
+        raise OutputError(
+            f"on node {platform.node()}: {error.strerror or error}",
+            where=str(error.filename or piece.out),
+            hint="all nodes read and write the token store and -o under these paths",
+        ) from None
+    return written

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.ranges import Int64, range_indices
+from tokpack.stages.planners.layout import Int32
 from tokpack.stages.write import FlatBatch
 from tokpack.way.plan_part import Part
 
@@ -26,19 +28,28 @@ def parts_ahead(part: Part, batches: Callable[[int], FlatBatch]) -> Callable[[in
         for number in np.unique(part.part_of_row[first:last]).tolist():
             if number not in seen:
                 seen.add(number)
-                for values, start, stop in _stretches(part, number, batches):
-                    read(values, start, stop)
+                which = _pieces_of(part, np.flatnonzero(part.part_of_row == number))
+                batch, index = (part.pieces[name].to_numpy()[which] for name in ("batch", "index"))
+                read_in_order(batch, index, batches)
 
     return ahead
 
 
+def read_in_order(batch: Int32, index: Int32, batches: Callable[[int], FlatBatch]) -> None:
+    """The pieces' tokens, each batch from its first piece of these to its last."""
+    for values, start, stop in _stretches(batch, index, batches):
+        read(values, start, stop)
+
+
+def _pieces_of(part: Part, rows: Int64) -> Int64:
+    offsets = part.contents.row_offsets
+    return part.contents.order[range_indices(offsets[rows], np.diff(offsets)[rows])]
+
+
 def _stretches(
-    part: Part, number: int, batches: Callable[[int], FlatBatch]
+    batch: Int32, index: Int32, batches: Callable[[int], FlatBatch]
 ) -> Iterator[tuple[npt.NDArray[Any], int, int]]:
-    """What a part has of each batch, in the order of the store."""
-    rows, offsets = np.flatnonzero(part.part_of_row == number), part.contents.row_offsets
-    which = np.concatenate([part.contents.order[offsets[row] : offsets[row + 1]] for row in rows])
-    batch, index = (part.pieces[name].to_numpy()[which] for name in ("batch", "index"))
+    """In the order of the store."""
     for one in np.unique(batch).tolist():
         found = batches(one)
         mine = index[batch == one]

@@ -6,12 +6,14 @@ The manifest is made here and written last, by `output.finish`: until then the f
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from tokpack import ledger as ledgers
 from tokpack import schema
@@ -21,12 +23,14 @@ from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.run import Run
 from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
-from tokpack.stages.write import FlatBatch, Written, write_json
+from tokpack.stages.write import FlatBatch, Shard, Written, WrittenShard, write_json
 from tokpack.stages.write_index import write_rows
 from tokpack.version import __version__
 from tokpack.way.in_order import parts_ahead
 from tokpack.way.plan_part import Part
 
+Elsewhere = Callable[[Part, pa.Schema, Callable[[int], None], list[Shard]], Iterable[WrittenShard]]
+"""Writes the shards of a part, with these columns, in other processes."""
 SLICE = 1 << 16
 """Documents of dropped.parquet in work at a time: their columns of text take memory."""
 
@@ -38,6 +42,7 @@ def write_packed(
     out: Path,
     batches: Callable[[int], FlatBatch],
     validation: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, Any]:
     """Shards, the record of what was left out, the tokenizer, and last the manifest. Returns the manifest.
 
@@ -58,6 +63,7 @@ def write_packed(
             run.config.write,
             advance,
             ahead=parts_ahead(part, batches),
+            elsewhere=None if elsewhere is None else partial(elsewhere, part, columns, advance),
         )
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
