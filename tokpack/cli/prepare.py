@@ -123,7 +123,9 @@ def pack(
     ] = None,
     engine: Annotated[
         Literal["local", "ray"],
-        typer.Option(help="Where pass 1 runs: here, or on a Ray cluster. Never changes the output."),
+        typer.Option(
+            help="Where pass 1 and pass 2 run: here, or on a Ray cluster. Never changes the output."
+        ),
     ] = "local",
     ray_address: Annotated[
         str | None, typer.Option(help="auto, or ray://HOST:10001; RAY_ADDRESS when not given.")
