@@ -21,12 +21,16 @@ from tokpack import schema
 from tokpack.plain import LEFT_OUT
 from tokpack.ranges import Int64
 from tokpack.reasons import PAIR_DROPPED
+from tokpack.stages.dedup import Hashes
 from tokpack.stages.keep import KeepList
-from tokpack.stages.pairs import drop_partners
+from tokpack.stages.pairs import torn_pairs
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
 from tokpack.store import Batch, Key, TokenStore, flat_arrays, flat_weights
 
+REASON = pl.Categorical()
+"""Of a reason in memory: a number."""
+DETAILS = {"position": pl.Int64, "drop_detail": pl.String}
 EXAMPLES = 3
 """Documents shown of each drop reason."""
 
@@ -76,7 +80,7 @@ class Corpus:
     """Numbers of all documents and pieces: what global decisions are made from."""
 
     docs: pl.DataFrame
-    """doc_id, source, row, drop_reason, drop_detail, hash_high, hash_low, tokens, cut, quality."""
+    """doc_id, source, row, drop_reason, hash_high, hash_low, tokens, cut, quality."""
     pieces: pl.DataFrame
     """document (position in docs), number, length, trained, batch, index (within the batch)."""
     quarantined: list[str]
@@ -103,13 +107,15 @@ class Corpus:
     money: MoneyFigures | None = None
     choice: pl.DataFrame | None = None
     """`schema.CHOICE_SCHEMA`, where it is recorded."""
+    details: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=DETAILS))
+    """position (in docs), drop_detail: of the documents that have one, in any order."""
 
     @staticmethod
     def load(store: TokenStore, items: int, width: int = 1) -> Corpus:
         """Read back what pass 1 committed of `items` items, each batch shifted to its place."""
         batches: list[Key] = []
         rows_before: dict[Key, int] = {}
-        docs, pieces, quarantined = [], [], []
+        docs, details, pieces, quarantined = [], [], [], []
         counters: Counter[str] = Counter()
         paths: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
@@ -125,8 +131,11 @@ class Corpus:
                     "batch": pl.lit(len(batches), pl.Int32),
                     "index": pl.int_range(pl.len(), dtype=pl.Int32),
                 }
-                pieces.append(batch.pieces.with_columns(pl.col("document") + documents, **place))
-                docs.append(batch.docs)
+                pieces.append(
+                    batch.pieces.with_columns((pl.col("document") + documents).cast(pl.Int32), **place)
+                )
+                details.append(details_of(batch.docs, documents))
+                docs.append(without_details(batch.docs))
                 batches.append((item, number))
                 rows_before[item, number] = rows
                 documents, rows = documents + len(batch.docs), rows + batch.rows
@@ -152,6 +161,7 @@ class Corpus:
             width,
             examples,
             spared=spared,
+            details=pl.concat(details),
         )
 
     def place_of(self, key: Key, digest: str) -> int | None:
@@ -160,14 +170,28 @@ class Corpus:
         known = key in self.rows_before and self.store.is_of(key, digest)
         return self.rows_before[key] if known else None
 
-    def drop(self, positions: Any, reason: str, details: list[str | None]) -> None:
-        """Mark documents that are still kept; those that are wanted stay where it can be overruled."""
-        self.docs = self.docs.with_columns(
-            self.docs["drop_reason"].clone().scatter(positions, [reason] * len(details)),
-            self.docs["drop_detail"].clone().scatter(positions, details),
-        )
+    def drop(self, positions: Any, reason: str, details: pl.Series | None = None) -> None:
+        """Mark documents that are still kept, with a text of each; those that are wanted stay where it can be
+        overruled."""
+        at = np.asarray(positions, np.int64)
+        marks = pl.Series(np.full(len(self.docs), False))
+        marks = marks.scatter(at, True)
+        self._mark(marks, pl.lit(reason))
+        if details is not None:
+            self._tell(at, details)
         self.docs, spared = self.keep.spare(self.docs)
+        if spared:
+            gone = np.searchsorted(self.docs["doc_id"].to_numpy(), sorted(spared))
+            self.details = self.details.filter(~pl.col("position").is_in(gone))
         self.spared = spared | self.spared
+
+    def _mark(self, marks: pl.Series, reason: pl.Expr) -> None:
+        marked = pl.when(marks).then(reason.cast(REASON)).otherwise("drop_reason")
+        self.docs = self.docs.with_columns(marked.alias("drop_reason"))
+
+    def _tell(self, positions: Int64, details: pl.Series) -> None:
+        told = pl.DataFrame({"position": positions, "drop_detail": details}, schema=DETAILS)
+        self.details = pl.concat([self.details, told])
 
     def unwanted(self, positions: Any) -> Int64:
         """Those of the positions whose documents no wish keeps."""
@@ -178,7 +202,9 @@ class Corpus:
     def drop_partners(self) -> None:
         """After marks on single documents: of a pair, both leave."""
         if self.width > 1:
-            self.docs = drop_partners(self.docs)
+            torn, details = torn_pairs(self.docs)
+            self._mark(torn, pl.lit(PAIR_DROPPED))
+            self._tell(torn.arg_true().to_numpy(), details)
 
     def documents_of(self, groups: npt.NDArray[np.integer[Any]]) -> Int64:
         """Positions of all documents of the groups, group g being the documents that are decided about
@@ -189,8 +215,10 @@ class Corpus:
     def kept(self) -> npt.NDArray[np.bool_]:
         return self.docs["drop_reason"].is_null().to_numpy()
 
-    def hashes(self) -> npt.NDArray[np.uint64]:
-        return np.stack([self.docs["hash_high"].to_numpy(), self.docs["hash_low"].to_numpy()], axis=1)
+    def hashes(self, width: int = 1) -> Hashes:
+        """Of every document, or of every `width`-th."""
+        high, low = (self.docs[name].to_numpy()[::width] for name in ("hash_high", "hash_low"))
+        return high, low
 
     def quarantined_by_source(self) -> dict[str, int]:
         """Documents that could not be read: an unreadable row of pairs is two."""
@@ -262,6 +290,18 @@ class StoredBatches(Sequence[SelectedTokens]):
         offsets, ids, flags = flat_arrays(self.store.tokens(self.keys[number]))
         places = np.append(offsets[self.first[number]], offsets[-1])
         return SelectedTokens(ids, places, flags, schema.CONTENT)
+
+
+def details_of(docs: pl.DataFrame, before: int = 0) -> pl.DataFrame:
+    """The texts of documents that were left out, by their position."""
+    told = pl.col("drop_detail")
+    position = pl.int_range(pl.len(), dtype=pl.Int64) + before
+    return docs.select(position.alias("position"), told).filter(told.is_not_null())
+
+
+def without_details(docs: pl.DataFrame) -> pl.DataFrame:
+    """The columns that a corpus keeps of each document; a reason is a number in memory."""
+    return docs.drop("drop_detail").with_columns(pl.col("drop_reason").cast(REASON))
 
 
 def _batches(store: TokenStore, item: int) -> Iterator[Batch]:

@@ -59,10 +59,10 @@ def with_repeats(
     times = np.zeros(len(documents), np.int64)
     np.maximum.at(times, index, at.copy.astype(np.int64) + 1)
     numbers = (documents // width).astype(np.uint64)
-    hashes = np.stack([numbers, numbers * SPREAD], axis=1)
     for name, wanted in repeat.items():
         mine = source == list(ledger["sources"]).index(name)
-        times[mine] = floor(wanted) + draw(hashes[mine], wanted - floor(wanted), seed)
+        hashes = (numbers[mine], numbers[mine] * SPREAD)
+        times[mine] = floor(wanted) + draw(hashes, wanted - floor(wanted), seed)
     first = np.flatnonzero(at.copy == 0)
     often = times[index[first]]
     parts = [first[often > copy] for copy in range(int(often.max(initial=1)))]

@@ -93,13 +93,14 @@ def middle_out(text: str) -> str:
 def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[DropPlace]]:
     """Of each reason's examples, one by one."""
     docs = corpus.docs
-    if "drop_detail" not in docs.columns:
+    if "row" not in docs.columns:
         return {}
     first = (
-        docs.with_row_index("position")
+        docs.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int64))
         .filter(pl.col("drop_reason").is_not_null())
         .group_by("drop_reason", maintain_order=True)
         .head(EXAMPLES)
+        .join(corpus.details, on="position", how="left", maintain_order="left")
         .select("position", "drop_reason", "drop_detail")
     )
     found: dict[str, list[DropPlace]] = {}

@@ -8,6 +8,7 @@ compatibility characters stay, since they mean something in code and mathematics
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,12 @@ from tokpack.schema import TRAINED
 from tokpack.stages.call_ids import without_ids
 from tokpack.stages.messages import Messages
 from tokpack.stages.tokenize import TokenBatch
+
+UInt64 = npt.NDArray[np.uint64]
+Hashes = tuple[UInt64, UInt64]
+"""Of each document: the high and the low word of its hash."""
+SORTED: Final = 1 << 22
+"""Documents that are sorted at once."""
 
 
 def content_hash(documents: pl.DataFrame, key: str = "nfc", hide_ids: bool = False) -> npt.NDArray[np.uint64]:
@@ -68,22 +75,52 @@ def canonical(contents: pl.Series, key: str) -> pl.Series:
     return contents
 
 
-def first_of_equal(hashes: npt.NDArray[np.uint64], eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Position of the first eligible document with the same hash; -1 for that one, and where not eligible."""
-    positions = np.flatnonzero(eligible)
-    positions = positions[np.lexsort((hashes[positions, 1], hashes[positions, 0]))]  # stable: first one first
-    begins = np.append(True, (hashes[positions[1:]] != hashes[positions[:-1]]).any(axis=1))[: len(positions)]
+def first_of_equal(hashes: Hashes, eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Position of the first eligible document with the same hash; -1 for that one, and where not eligible.
+
+    Documents are sorted a range of hashes at a time, about SORTED of them: their order is all the memory that
+    it takes besides the result.
+    """
+    high, low = hashes
+    bits = max(0, (len(high) // SORTED).bit_length())
     partner = np.full(len(eligible), -1, dtype=np.int64)
-    originals = positions[begins][np.cumsum(begins) - 1]
-    partner[positions[~begins]] = originals[~begins]
+    ranges = np.zeros(len(high), np.uint16)
+    for some in _slices(len(high)):
+        ranges[some] = high[some] >> np.uint64(64 - bits) if bits else 0
+    for number in range(1 << bits):
+        positions = np.flatnonzero((ranges == number) & eligible)
+        found = _first_of_some(high[positions], low[positions])
+        again = found >= 0
+        partner[positions[again]] = positions[found[again]]
     return partner
 
 
-def draw(
-    hashes: npt.NDArray[np.uint64], share: float | npt.NDArray[np.float64], seed: int
-) -> npt.NDArray[np.bool_]:
+def _first_of_some(high: UInt64, low: UInt64) -> npt.NDArray[np.int64]:
+    """The same of a few, all of them eligible."""
+    order = np.argsort(high)
+    same = high[order[1:]] == high[order[:-1]]
+    if (low[order[1:]] != low[order[:-1]])[same].any():
+        order = np.lexsort((low, high))
+        same = (high[order[1:]] == high[order[:-1]]) & (low[order[1:]] == low[order[:-1]])
+    begins = np.append(True, ~same)[: len(order)]
+    first = np.minimum.reduceat(order, np.flatnonzero(begins)) if len(order) else order
+    found = np.empty(len(order), np.int64)
+    found[order] = first[np.cumsum(begins) - 1]
+    found[first] = -1
+    return found
+
+
+def draw(hashes: Hashes, share: float | npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.bool_]:
     """Seeded choice of about `share` of all conversations; equal ones fall on the same side."""
-    mixed = (hashes[:, 0] ^ np.uint64(seed & 0xFFFFFFFFFFFFFFFF)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(32)) ^ hashes[:, 1]) * np.uint64(0xD6E8FEB86659FD93)
-    chosen: npt.NDArray[np.bool_] = (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53) < share
+    high, low = hashes
+    chosen = np.empty(len(high), np.bool_)
+    for some in _slices(len(high)):
+        mixed = (high[some] ^ np.uint64(seed & 0xFFFFFFFFFFFFFFFF)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(32)) ^ low[some]) * np.uint64(0xD6E8FEB86659FD93)
+        wanted = share if isinstance(share, float | int) else share[some]
+        chosen[some] = (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53) < wanted
     return chosen
+
+
+def _slices(count: int, size: int = 1 << 20) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]

@@ -100,7 +100,8 @@ class KeepList:
             return documents, {}
         told = dict(documents.filter(spared).select("doc_id", "drop_reason").iter_rows())
         nothing = pl.when(~spared)
-        unmarked = [nothing.then(name).alias(name) for name in ("drop_reason", "drop_detail")]
+        marks = [name for name in ("drop_reason", "drop_detail") if name in documents.columns]
+        unmarked = [nothing.then(name).alias(name) for name in marks]
         return documents.with_columns(unmarked), told
 
     def check(self, docs: pl.DataFrame, sha256: Mapping[str, str | None]) -> None:

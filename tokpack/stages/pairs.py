@@ -22,17 +22,21 @@ def partners(documents: pl.DataFrame | pl.Series) -> pl.Series:
 
 def drop_partners(documents: pl.DataFrame) -> pl.DataFrame:
     """Mark the documents whose partner is marked: reason `pair_dropped`, detail `"17 empty_answer"`."""
+    torn, details = torn_pairs(documents)
+    at = torn.arg_true()
+    return documents.with_columns(
+        documents["drop_reason"].clone().scatter(at, PAIR_DROPPED),
+        documents["drop_detail"].clone().scatter(at, details),
+    )
+
+
+def torn_pairs(documents: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+    """Which documents are kept while their partner is marked, and the detail of each of them."""
     reason = documents["drop_reason"]
     other = partners(documents)
     torn = reason.is_null() & reason.gather(other).is_not_null()
-    if not torn.any():
-        return documents
-    of_partner = documents.select(pl.concat_str("doc_id", "drop_reason", separator=" ")).to_series()
-    detail = of_partner.gather(other)
-    return documents.with_columns(
-        pl.when(torn).then(pl.lit(PAIR_DROPPED)).otherwise("drop_reason").alias("drop_reason"),
-        pl.when(torn).then(detail).otherwise("drop_detail").alias("drop_detail"),
-    )
+    told = pl.concat_str("doc_id", pl.col("drop_reason").cast(pl.String), separator=" ")
+    return torn, documents[other.filter(torn)].select(told).to_series()
 
 
 def pair_groups(doc_ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.schema import COPIES
-from tokpack.stages.dedup import draw
+from tokpack.stages.dedup import Hashes, draw
 
 SALT = 0x5EED
 """Apart from the draw of the hold-out."""
@@ -24,9 +24,7 @@ SALT = 0x5EED
 Int32 = npt.NDArray[np.int32]
 
 
-def copies_of(
-    hashes: npt.NDArray[np.uint64], source: npt.NDArray[np.integer[Any]], repeat: list[float], seed: int
-) -> Int32:
+def copies_of(hashes: Hashes, source: npt.NDArray[np.integer[Any]], repeat: list[float], seed: int) -> Int32:
     """How often each document is packed: int32[documents]. `repeat`: one a source."""
     wanted = np.array(repeat)[source]
     whole = np.floor(wanted)

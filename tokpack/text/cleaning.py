@@ -254,7 +254,7 @@ def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path) -> None:
                 lost.append(not_held)
                 advance(read)
     positions = np.searchsorted(corpus.docs["doc_id"].to_numpy(), np.concatenate(lost))
-    corpus.drop(positions, NOT_IN_FORMAT, [None] * len(positions))
+    corpus.drop(positions, NOT_IN_FORMAT)
 
 
 def _rows(
@@ -358,7 +358,9 @@ def _publish(run: Run, corpus: Corpus, report: CleanReport, part: Path, out: Pat
     try:
         for path in scratch.values():
             _begin(path)
-        write_dropped(scratch["dropped"], corpus.docs, [source.name for source in run.sources])
+        write_dropped(
+            scratch["dropped"], corpus.docs, corpus.details, [source.name for source in run.sources]
+        )
         write_json(scratch["report"], report.data)
         if corpus.quarantined:
             lines = "".join(line + "\n" for line in corpus.quarantined)

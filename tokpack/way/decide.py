@@ -60,10 +60,10 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
         times = copies_of(corpus.hashes(), corpus.docs["source"].to_numpy(), repeat, config.seed)
         corpus.docs = corpus.docs.with_columns(pl.Series(COPIES, times))
     if config.dedup.exact != "off":
-        first = first_of_equal(corpus.hashes()[::width], corpus.kept()[::width])
+        first = first_of_equal(corpus.hashes(width), corpus.kept()[::width])
         groups = np.flatnonzero(first >= 0)
         copies, originals = corpus.documents_of(groups), corpus.documents_of(first[groups])
-        corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][originals].cast(pl.String).to_list())
+        corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][originals].cast(pl.String))
         corpus.examples[EXACT_DUPLICATE] = _texts(run, corpus, copies)
     if config.near_dup.threshold:
         found = near_duplicates(run, corpus, config.near_dup.threshold, config.near_dup.on)
@@ -80,9 +80,9 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
     if config.select.recorded:
         corpus.choice = _choice(run, corpus)
     if config.write.val:
-        drawn = draw(corpus.hashes()[::width], config.write.val, config.seed) & corpus.kept()[::width]
+        drawn = draw(corpus.hashes(width), config.write.val, config.seed) & corpus.kept()[::width]
         chosen = corpus.documents_of(np.flatnonzero(drawn))
-        corpus.drop(chosen, HELD_OUT, [None] * len(chosen))
+        corpus.drop(chosen, HELD_OUT)
         corpus.examples[HELD_OUT] = _texts(run, corpus, chosen)
         if not len(chosen):
             log.warning("no conversation is held out: --val %g draws none of so few", config.write.val)
@@ -107,10 +107,11 @@ class Near:
     """What kept documents have in common with an earlier one that they are near as a whole -> (it, the
     earlier one); of preference pairs the first. Empty unless prompt and answer are compared apart."""
 
-    def details(self, corpus: Corpus) -> list[str | None]:
+    def details(self, corpus: Corpus) -> pl.Series:
         """`"17 jaccard 0.9123"`: the kept document that each removed one repeats."""
         kept = corpus.docs["doc_id"].to_numpy()[self.partner]
-        return [f"{doc} jaccard {j:.4f}" for doc, j in zip(kept.tolist(), self.jaccard.tolist(), strict=True)]
+        pairs = zip(kept.tolist(), self.jaccard.tolist(), strict=True)
+        return pl.Series([f"{doc} jaccard {j:.4f}" for doc, j in pairs], dtype=pl.String)
 
     def figures(self, run: Run, corpus: Corpus, applied: bool) -> NearFigures:
         """For the report: what leaves, what only looks alike and stays, and some of each side by side."""
@@ -204,11 +205,11 @@ def _decontaminate(run: Run, corpus: Corpus) -> None:
     alive = corpus.kept()[hit]
     columns = (hit, found.eval_document, found.start, found.end)
     rows = list(zip(*(column[alive].tolist() for column in columns), strict=True))
-    details: list[str | None] = []
+    details: list[str] = []
     for position, document, start, end in rows:
         span = run.tokenizer.decode(corpus.tokens_of(position, start, end)[:SPAN_TOKENS])
         details.append(f"{names[document]}, tokens {start} to {end}: {span}")
-    corpus.drop([row[0] for row in rows], CONTAMINATED, details)
+    corpus.drop([row[0] for row in rows], CONTAMINATED, pl.Series(details, dtype=pl.String))
     corpus.drop_partners()
     corpus.examples[CONTAMINATED] = _texts(run, corpus, [row[0] for row in rows])
     if found.ignored:
@@ -259,7 +260,8 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
     repeats = _repeats(run, corpus) if config.select.limited else np.zeros(len(kept), dtype=bool)
     tokens = _counted(corpus, config.select.weight_by) * times_of(corpus.docs)
     lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
-    first = corpus.docs.gather_every(width)  # of a pair, the chosen answer speaks for its quality
+    # Of a pair, the chosen answer speaks for its quality.
+    first = corpus.docs.select("doc_id", "source", "quality").gather_every(width)
     wanted = corpus.keep.holds(first["doc_id"].to_numpy())
     repeats &= ~wanted
     choose = partial(
@@ -277,7 +279,7 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
         run = _with_budget(run, corpus, money, choose, int(lengths.sum()))
     chosen = choose(budget=run.config.select.budget)
     out = corpus.documents_of(np.flatnonzero(kept & ~chosen))
-    corpus.drop(out, OVER_BUDGET, [None] * len(out))
+    corpus.drop(out, OVER_BUDGET)
     corpus.examples[OVER_BUDGET] = [_text(run, corpus, p) for p in out[:EXAMPLES]]
     return run
 
@@ -310,7 +312,7 @@ def _with_budget(
     """The run with the tokens that its dollars buy as its budget. What is held out is selected, but not
     billed."""
     config, width = run.config, corpus.width
-    held = draw(corpus.hashes()[::width], config.write.val, config.seed)
+    held = draw(corpus.hashes(width), config.write.val, config.seed)
     document = corpus.pieces["document"].to_numpy()
     times = times_of(corpus.docs)[document]
     group = np.repeat(document // width, times)

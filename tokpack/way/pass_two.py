@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from tokpack import ledger as ledgers
 from tokpack import schema
-from tokpack.corpus import Corpus
+from tokpack.corpus import REASON, Corpus
 from tokpack.output import leave_work
 from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.run import Run
@@ -68,7 +69,8 @@ def write_packed(
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]
-    write_record(out, docs, names, quarantined)
+    details = corpus.details.clear() if validation else corpus.details
+    write_record(out, docs, details, names, quarantined)
     if corpus.choice is not None and not validation:
         write_choice(out, corpus.choice)
     by_source = {} if validation else corpus.quarantined_by_source()
@@ -86,9 +88,11 @@ def write_packed(
     return _manifest(run, corpus, part, written, ledger, validation, extra)
 
 
-def write_record(out: Path, docs: pl.DataFrame, names: list[str], quarantined: list[str]) -> None:
+def write_record(
+    out: Path, docs: pl.DataFrame, details: pl.DataFrame, names: list[str], quarantined: list[str]
+) -> None:
     """What was left out: documents by their reason, and input that could not be read."""
-    write_dropped(out / schema.DROPPED, docs, names)
+    write_dropped(out / schema.DROPPED, docs, details, names)
     (out / schema.QUARANTINE).write_text("".join(line + "\n" for line in quarantined), encoding="utf-8")
 
 
@@ -104,7 +108,8 @@ def leave_nothing(run: Run, corpus: Corpus, report: dict[str, Any], out: Path) -
 
     OUT/.work stays, empty, so that the folder counts as unfinished: the next run, of any settings, takes it.
     """
-    write_record(out, corpus.docs, [source.name for source in run.sources], corpus.quarantined)
+    names = [source.name for source in run.sources]
+    write_record(out, corpus.docs, corpus.details, names, corpus.quarantined)
     write_json(out / schema.REPORT, report)
     leave_work(out)
     (out / schema.WORK).mkdir()
@@ -113,24 +118,33 @@ def leave_nothing(run: Run, corpus: Corpus, report: dict[str, Any], out: Path) -
 def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:
     """The held-out documents, as the documents of a packed dataset of their own."""
     held = docs.filter(pl.col("drop_reason") == HELD_OUT).drop(schema.COPIES, strict=False)
-    return held.with_columns(drop_reason=pl.lit(None, pl.String))
+    return held.with_columns(drop_reason=pl.lit(None, REASON))
 
 
-def write_dropped(path: Path, docs: pl.DataFrame, names: list[str]) -> None:
+def write_dropped(path: Path, docs: pl.DataFrame, details: pl.DataFrame, names: list[str]) -> None:
     """One row for each document left out or shortened (`schema.DROPPED_SCHEMA`), a slice at a time."""
+    details = details.sort("position")
+    cuts = details["position"].search_sorted(np.arange(0, len(docs) + SLICE, SLICE)).to_list()
     left_out = pl.col("drop_reason").is_not_null()
     shortened = pl.col("drop_reason").is_null() & (pl.col("cut") > 0)
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(path, schema.DROPPED_SCHEMA, compression="zstd") as writer:
-        for some in docs.iter_slices(SLICE):
-            record = some.filter(left_out | shortened).select(
-                "doc_id",
-                pl.col("source").replace_strict(dict(enumerate(names)), return_dtype=pl.String),
-                "row",
-                pl.col("drop_reason").fill_null(TRUNCATED).alias("reason"),
-                pl.col("drop_detail").alias("detail"),
-                pl.when(left_out).then("tokens").otherwise("cut").cast(pl.Int64).alias("tokens_lost"),
+        for number, some in enumerate(docs.iter_slices(SLICE)):
+            told = details[cuts[number] : cuts[number + 1]]
+            detail = pl.repeat(None, len(some), dtype=pl.String, eager=True).alias("detail")
+            detail = detail.scatter(told["position"] - number * SLICE, told["drop_detail"])
+            record = (
+                some.with_columns(detail)
+                .filter(left_out | shortened)
+                .select(
+                    "doc_id",
+                    pl.col("source").replace_strict(dict(enumerate(names)), return_dtype=pl.String),
+                    "row",
+                    pl.col("drop_reason").cast(pl.String).fill_null(TRUNCATED).alias("reason"),
+                    "detail",
+                    pl.when(left_out).then("tokens").otherwise("cut").cast(pl.Int64).alias("tokens_lost"),
+                )
             )
             writer.write_table(record.to_arrow().cast(schema.DROPPED_SCHEMA))
 

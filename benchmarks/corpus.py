@@ -1,0 +1,151 @@
+"""Decisions over all documents, from synthetic columns: exact duplicates, a cap of tokens, hold-out, plan.
+
+    python benchmarks/corpus.py --documents 10000000
+
+What is between the passes of a run whose tokens nobody reads: no store, no near duplicates. A fifth of the
+documents are exact duplicates, lengths are log-normal around 400 tokens, one source has more than its cap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import threading
+import time
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+
+from tokpack.activity import Activity
+from tokpack.config import Config
+from tokpack.corpus import Corpus, without_details
+from tokpack.free_memory import own_bytes
+from tokpack.store import TokenStore
+from tokpack.way.decide import decide
+from tokpack.way.plan_part import plan_part
+
+CAPACITY = 4096
+OF_BATCH = 8192
+SLICE = 1 << 20
+
+
+class Synthetic(Corpus):
+    """Without tokens: examples of what was left out are empty."""
+
+    __slots__ = ()
+
+    def _stored(self, position: int) -> Any:
+        return np.empty(0, np.int32), np.empty(0, np.bool_)
+
+
+def hashes(numbers: np.ndarray, salt: int) -> np.ndarray:
+    mixed = (numbers.astype(np.uint64) + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return mixed ^ (mixed >> np.uint64(32))
+
+
+def some(first: int, last: int, width: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Documents and pieces of a range, in the columns of `Corpus.load`."""
+    random = np.random.default_rng(first)
+    number = np.arange(first, last)
+    again = random.random(len(number)) < 0.2
+    same_as = np.where(again, (number * random.random(len(number))).astype(np.int64), number)
+    length = np.random.default_rng(7).lognormal(6.0, 0.7, width)[same_as % width]
+    length = length.astype(np.int32).clip(8, CAPACITY)
+    nothing = pl.repeat(None, len(number), dtype=pl.String, eager=True)
+    docs = pl.DataFrame(
+        {
+            "doc_id": number,
+            "source": (number % 3).astype(np.int32),
+            "row": number,
+            "drop_reason": nothing,
+            "drop_detail": nothing,
+            "hash_high": hashes(same_as, 1),
+            "hash_low": hashes(same_as, 2),
+            "tokens": length,
+            "cut": np.zeros(len(number), np.int32),
+            "quality": random.random(len(number)).astype(np.float32),
+        }
+    )
+    pieces = pl.DataFrame(
+        {
+            "document": number,
+            "number": np.zeros(len(number), np.int32),
+            "length": length,
+            "trained": length // 2,
+            "batch": (number // OF_BATCH).astype(np.int32),
+            "index": (number % OF_BATCH).astype(np.int32),
+        }
+    )
+    return without_details(docs), pieces.with_columns(pl.col("document").cast(pl.Int32))
+
+
+def corpus_of(documents: int) -> Corpus:
+    width = min(documents, 1 << 16)
+    parts = [some(a, min(a + SLICE, documents), width) for a in range(0, documents, SLICE)]
+    docs, pieces = ([part[kind] for part in parts] for kind in (0, 1))
+    return Synthetic(pl.concat(docs), pl.concat(pieces), [], {}, {}, cast(TokenStore, None), [], {}, {})
+
+
+class Peak:
+    """Most memory that is not of files, fifty times a second."""
+
+    def __init__(self) -> None:
+        self.most, self._stop = own_bytes(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            self.most = max(self.most, own_bytes())
+
+    def end(self) -> int:
+        self._stop.set()
+        self._thread.join()
+        return self.most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", type=int, default=1_000_000)
+    documents = parser.parse_args().documents
+    packages = " ".join(f"{name} {version(name)}" for name in ("tokpack", "numpy", "polars"))
+    print(f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {packages}")
+    config = Config.from_dict(
+        {
+            "source": [{"path": f"{n}.jsonl", "max_tokens": documents * 50 * (n == 0)} for n in range(3)],
+            "truncate": {"max_length": CAPACITY},
+            "write": {"val": 0.01},
+        }
+    )
+    sources = [SimpleNamespace(config=source, name=source.path) for source in config.source]
+    tokenizer = SimpleNamespace(decode=lambda ids: "")
+    run: Any = SimpleNamespace(
+        config=config, sources=sources, tokenizer=tokenizer, tell=Activity(), pairs=False, kind=""
+    )
+    before = own_bytes()
+    corpus = corpus_of(documents)
+    print(f"{documents:,} documents: columns take {(own_bytes() - before) / documents:.0f} bytes each")
+    peak = Peak()
+    for name, step in (("decide", lambda: decide(run, corpus)), ("plan", lambda: plan_part(run, corpus))):
+        started, used = time.perf_counter(), time.process_time()
+        found = step()
+        print(
+            f"{name:<8}{time.perf_counter() - started:8.1f} s {time.process_time() - used:8.1f} s of the",
+            end="",
+        )
+        print(f" processor, peak so far {(peak.most - before) / documents:.0f} bytes a document", flush=True)
+    most = peak.end()
+    kept = int(corpus.kept().sum())
+    print(f"{kept:,} kept in {found.plan.rows:,} rows; {most / 1e9:.2f} GB of its own at most")
+    print(corpus.docs["drop_reason"].value_counts(sort=True).rows())
+
+
+if __name__ == "__main__":
+    main()
