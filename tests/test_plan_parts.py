@@ -214,8 +214,11 @@ def test_copies_lie_with_their_documents(data, qwen, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_says_what_parts_cost(data, qwen, tmp_path):
-    ran = run("pack", data, "-o", tmp_path / "out", "-t", qwen, "--max-length", 256, "--parts", 3)
-    assert ran.returncode == 0
-    assert "3 parts of " in ran.stdout + ran.stderr
-    assert "without parts" in ran.stdout + ran.stderr
+def test_the_command_and_the_report_say_what_parts_cost(data, qwen, tmp_path):
+    options = ("-t", qwen, "--max-length", 256, "--parts", 3)
+    packed = run("pack", data, "-o", tmp_path / "out", "--report", *options)
+    analyzed = run("analyze", data, "--full", *options)
+    page = (tmp_path / "out" / "report.html").read_text()
+    for said in (packed.stdout + packed.stderr, analyzed.stdout, page):
+        assert "3 parts of " in said
+        assert "without parts" in " ".join(said.split())

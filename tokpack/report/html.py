@@ -20,6 +20,7 @@ from tokpack.printable import one_line, printable
 from tokpack.report import charts
 from tokpack.report.cost_page import cost_view
 from tokpack.report.data_page import data_view
+from tokpack.report.data_words import parted_words
 from tokpack.report.values import Figures
 from tokpack.report.words import (
     PROOFS,
@@ -59,6 +60,7 @@ def page(figures: Figures) -> str:
         fill=share(slots.packed, slots.total, 2) if slots else "",
         plan=plan,
         gap=gap_words(plan.gap),
+        parts=parted_words(plan.parted, plan.rows) if plan.parted else "",
         proof=PROOFS[plan.bound_kind],
         lengths=figures.lengths,
         charts=_charts(figures),

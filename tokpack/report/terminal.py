@@ -149,6 +149,7 @@ def slots_bill(figures: Figures, explained: bool = True) -> RenderableType:
 
 def _report_facts(figures: Figures) -> list[tuple[str, str]]:
     documents, tokens, trained = figures.ledger.documents, figures.ledger.tokens, figures.ledger.trained
+    plan = figures.plan
     fates = [f"{documents.read:,} read", f"{documents.kept:,} kept", f"{documents.left_out:,} left out"]
     fates += [f"{documents.held_out:,} held out"] if documents.held_out else []
     fates += [f"{documents.quarantined:,} unreadable"] if documents.quarantined else []
@@ -161,7 +162,8 @@ def _report_facts(figures: Figures) -> list[tuple[str, str]]:
             f"{tokens.tokenized:,} in all, {tokens.packed:,} packed, "
             + trained_words(trained.trained, trained.packed),
         ),
-        ("rows", _rows_fact(figures.capacity, figures.plan)),
+        ("rows", _rows_fact(figures.capacity, plan)),
+        ("parts", parted_words(plan.parted, plan.rows) if plan.parted else ""),
         ("lengths", _lengths(figures.lengths) if figures.lengths.documents else ""),
         ("cut", cut_words(figures)),
         ("vocabulary", vocabulary_words(figures.vocabulary) if figures.vocabulary else ""),

@@ -1,0 +1,137 @@
+"""Pass 1 in two processes of one core each against one: `--part`, and the nodes of a Ray cluster.
+
+    python benchmarks/scale.py --data mix.jsonl --tokenizer FOLDER [--copies 4] [--repeats 3] [--json]
+
+Two nodes are one machine's: each process is held to a core of its own. Parts are timed as commands, start to
+exit; of a cluster pass 1 alone, after a first run that loads the tokenizer on both nodes. Processor time says
+what the work itself took where others use the machine as well; load is the system's average before a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pack import copies
+
+CAPACITY = "4096"
+
+
+def parts(data: Path, tokenizer: Path, count: int) -> dict[str, Any]:
+    """So many parts at the same time, a core each: seconds to the end of the last, and of processor time."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tokpack", "pack", str(data), "-t", str(tokenizer), "-q"]
+        command += ["--max-length", CAPACITY, "-o", f"{folder}/out", "--workers", "1"]
+        load, start = os.getloadavg()[0], time.perf_counter()
+        started = [
+            subprocess.Popen(
+                ["taskset", "-c", str(number), *command, "--part", f"{number + 1}/{count}"],
+                stdout=subprocess.DEVNULL,
+            )
+            for number in range(count)
+        ]
+        usages = [os.wait4(process.pid, 0) for process in started]
+        seconds = time.perf_counter() - start
+    if any(status for _, status, _ in usages):
+        raise SystemExit("a part failed")
+    cpu = [usage.ru_utime + usage.ru_stime for _, _, usage in usages]
+    return {"seconds": seconds, "cpu_s": max(cpu), "load": load}
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[str]:
+    """Its address. Node n is held to core n; this process to none."""
+    from ray.cluster_utils import Cluster
+
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {0})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    for number in range(1, nodes):
+        os.sched_setaffinity(0, {number})
+        made.add_node(num_cpus=1)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield made.address
+    finally:
+        made.shutdown()
+
+
+def on_ray(data: Path, tokenizer: Path, nodes: int, repeats: int) -> dict[str, Any]:
+    """Seconds of pass 1, the best."""
+    import ray
+
+    from tokpack.activity import default_activity
+    from tokpack.config import Config
+    from tokpack.run import Run
+    from tokpack.store import TokenStore
+    from tokpack.way import cluster as way
+
+    config = Config.from_dict(
+        {
+            "source": [{"path": str(data)}],
+            "tokenize": {"tokenizer": str(tokenizer)},
+            "truncate": {"max_length": int(CAPACITY)},
+        }
+    )
+    run = Run.start(config, 1, tell=default_activity())
+    found = []
+    with cluster(nodes) as address:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        for _ in range(repeats + 1):
+            with tempfile.TemporaryDirectory() as folder:
+                store = TokenStore(Path(folder), run.fingerprint())
+                load, start = os.getloadavg()[0], time.perf_counter()
+                way.fill(run, store, address)
+                found.append((time.perf_counter() - start, load))
+        ray.shutdown()
+    seconds, load = min(found[1:])
+    return {"seconds": seconds, "load": load}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = copies(given.data, given.copies, Path(folder, "data.jsonl"))
+        size = data.stat().st_size / 1e6
+        runs: dict[str, Any] = {"size_mb": size}
+        for count in (1, 2):
+            each = [parts(data, given.tokenizer, count) for _ in range(given.repeats)]
+            runs[f"{count} parts"] = min(each, key=lambda run: run["seconds"])
+        for nodes in (1, 2):
+            runs[f"{nodes} nodes"] = on_ray(data, given.tokenizer, nodes, given.repeats)
+    runs["parts"] = runs["1 parts"]["seconds"] / runs["2 parts"]["seconds"]
+    runs["nodes"] = runs["1 nodes"]["seconds"] / runs["2 nodes"]["seconds"]
+    runs["versions"] = {name: version(name) for name in ("tokpack", "ray", "polars", "pyarrow")}
+    if given.json:
+        print(json.dumps(runs, indent=2))
+        return
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {size:.0f} MB")
+    print(" ".join(f"{name} {number}" for name, number in runs["versions"].items()))
+    for name in ("1 parts", "2 parts", "1 nodes", "2 nodes"):
+        run = runs[name]
+        cpu = f", {run['cpu_s']:.1f} s of a core" if "cpu_s" in run else ""
+        print(
+            f"{name}: {run['seconds']:.1f} s, {size / run['seconds']:.1f} MB/s{cpu}, load {run['load']:.1f}"
+        )
+    print(f"two against one: parts {runs['parts']:.2f}, nodes {runs['nodes']:.2f} times the rate")
+
+
+if __name__ == "__main__":
+    main()
