@@ -131,3 +131,14 @@ def test_a_key_that_a_dict_lacks_stays_away_and_paths_stay_as_they_are(tmp_path)
         assert [json.loads(line) for line in Path(path).read_text().splitlines()] == rows
     with in_files([tmp_path, "b.jsonl"]) as paths:
         assert paths == [str(tmp_path), "b.jsonl"]
+
+
+def test_what_was_left_out_of_rows_in_memory_is_not_sought_in_a_file(qwen, tmp_path):
+    rows = [*LINES[:5], LINES[0]]
+    packed = tokpack.pack(rows, tmp_path / "out", tokenizer=str(qwen), max_length=512)
+    (doc,) = packed.dropped.filter(packed.dropped["reason"] == "exact_duplicate")["doc_id"]
+    with pytest.raises(DataError, match="data in memory") as caught:
+        packed.dropped_text(doc)
+    assert "see that row" in str(caught.value.hint)
+    details = {check.name: check.detail for check in tokpack.verify(packed.folder).checks}
+    assert details["inputs"] == "0 of 0 still there, unchanged; 1 in memory, not compared"

@@ -33,6 +33,7 @@ GO_ON = {
 ELSE = "nothing was written; repeat the command"
 BARE_LINE = "\r\x1b[2K\x1b[?25h"
 """Takes away what stands on a terminal's line, and shows the cursor, which a progress bar hides."""
+SCRATCH = "tokpack-"
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 _leftovers: set[Path] = set()
@@ -85,7 +86,7 @@ def leftover(path: Path) -> Iterator[None]:
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder for this process alone, gone with it."""
-    made = tempfile.TemporaryDirectory(prefix="tokpack-", ignore_cleanup_errors=True)
+    made = tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True)
     with made as name, leftover(Path(name)):
         yield Path(name)
 

@@ -49,7 +49,7 @@ class LeftOut:
             raise DataError(
                 f"no text of document {self.doc_id}: {self.fault}",
                 where=f"{self.source}, row {self.row}",
-                hint="put the file back where it was, as it was, or pack it anew",
+                hint="put the file back as it was, or pack it anew; of data in memory, see that row",
             )
         return self.original.text if self.original else self.raw
 

@@ -32,6 +32,7 @@ from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.digests import source_sha256
+from tokpack.stages.read.memory import was_in_memory
 from tokpack.stages.read.sources import Source, open_sources
 
 Ids = npt.NDArray[np.int64]
@@ -83,7 +84,8 @@ class Input:
         if "://" in path or path == "-":
             return None, f"{self.name} was no file of this machine: it is not fetched"
         if not Path(path).exists():
-            return None, f"{self.name} is no longer at {path}"
+            gone = "was data in memory" if was_in_memory(path) else f"is no longer at {path}"
+            return None, f"{self.name} {gone}"
         try:
             sources = open_sources((self._config,))
             if len(sources) != 1 or not self._is_the_same(sources[0]):

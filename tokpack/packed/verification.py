@@ -25,6 +25,7 @@ from tokpack.packed.preference_checks import LABELED, label_faults
 from tokpack.packed_urls import local_folder
 from tokpack.reasons import TRUNCATED
 from tokpack.schema import PAIR_WIDTH
+from tokpack.stages.read.memory import was_in_memory
 from tokpack.sums import CACHE, covered_files, file_sha256, stray_files, sum_lines
 from tokpack.token_files import TokenFiles, is_index
 
@@ -280,9 +281,11 @@ def _inputs(packed: PackedFolder) -> Check:
             here += 1
             if digest(Path(path)) != entry["sha256"]:
                 check.faults.append(f"{path}: changed since it was packed")
-    urls = sum("://" in path for path in paths)
+    urls, held = sum("://" in path for path in paths), sum(map(was_in_memory, paths))
     beside = f"; {urls} behind URLs, not compared" if urls else ""
-    check.detail = f"{here} of {len(paths) - urls} still there, unchanged{beside}" if not check.faults else ""
+    beside += f"; {held} in memory, not compared" if held else ""
+    files = len(paths) - urls - held
+    check.detail = f"{here} of {files} still there, unchanged{beside}" if not check.faults else ""
     return check
 
 

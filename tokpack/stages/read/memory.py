@@ -21,10 +21,11 @@ import numpy as np
 
 from tokpack.config import Config
 from tokpack.errors import DataError, UsageError
-from tokpack.interrupts import scratch_folder
+from tokpack.interrupts import SCRATCH, scratch_folder
 
 ROWS = 1024
 """Rows of a batch in the scratch file, whatever the chunks of what was given."""
+FILES = LINES, TABLE = "rows.jsonl", "rows.arrow"
 HINT = "give a path, a datasets.Dataset, a polars or pandas frame, an Arrow table, or a list of dicts"
 
 
@@ -76,6 +77,13 @@ def in_files(data: Data) -> Iterator[list[str] | Config]:
         yield [_file(part, folder / str(number)) for number, part in enumerate(parts)]
 
 
+def was_in_memory(path: str) -> bool:
+    """Whether an input was such a scratch file."""
+    file = Path(path)
+    known = file.name in FILES and file.parent.name.isdecimal()
+    return known and file.parent.parent.name.startswith(SCRATCH)
+
+
 def _is_rows(data: Sequence[Any]) -> bool:
     return bool(data) and isinstance(data[0], Mapping)
 
@@ -86,8 +94,8 @@ def _file(rows: Any, folder: Path) -> str:
         return os.fspath(rows)
     folder.mkdir()
     if isinstance(rows, list | tuple) and _is_rows(rows):
-        return str(_write_lines(rows, folder / "rows.jsonl"))
-    return str(_write_tables(_tables(rows), folder / "rows.arrow"))
+        return str(_write_lines(rows, folder / LINES))
+    return str(_write_tables(_tables(rows), folder / TABLE))
 
 
 def _write_lines(rows: Iterable[Any], path: Path) -> Path:
