@@ -20,7 +20,8 @@ from trainer_rows import make_documents, save_tiny_model, write_packed
 from tokpack.activity import Activity
 from tokpack.errors import DataError, UsageError
 from trainer_plugin import prepare_model
-from trainer_plugin.adapters import load_adapted, read_adapters
+from trainer_plugin.adapter_folder import read_adapters
+from trainer_plugin.adapters import load_adapted
 from trainer_plugin.evaluation import tasks
 from trainer_plugin.evaluation.tasks import (
     Samples,

@@ -17,7 +17,8 @@ from trainer_rows import save_tiny_model
 
 from tokpack.errors import UsageError
 from trainer_plugin import adapter_config
-from trainer_plugin.adapters import load_adapted, read_adapter
+from trainer_plugin.adapter_folder import read_adapter
+from trainer_plugin.adapters import load_adapted
 from trainer_plugin.convert import convert_adapter
 from trainer_plugin.merge import merge_dequantized
 from trainer_plugin.serve_config.write import write_config

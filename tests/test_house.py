@@ -29,9 +29,9 @@ HOUSE = {
         cli view __main__
     """,
     "trainer_plugin": """
-        words extras processes private_names base_digest adapter_config model_files output_folder
+        words extras processes private_names base_digest adapter_config adapter_folder model_files
         dataset mismatched collator attention mixers strategies layer_sampling patience loss chunked_loss
-        balance budget preference_loss recipe dtypes forecast
+        balance budget preference_loss recipe output_folder dtypes forecast
         isolation_report probe isolation
         qlora adapters merge convert
         neftune guards source_losses progress document_log

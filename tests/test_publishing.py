@@ -10,7 +10,6 @@ import pytest
 from fake_hub import FakeHub, run_with
 
 from tokpack.errors import UsageError
-from trainer_plugin import publishing
 from trainer_plugin.publishing import adapter_card, push_adapter
 
 MEMORY = "memory://store/adapter"
@@ -128,8 +127,3 @@ def test_records_of_other_types_are_said(tmp_path, name, text):
 
 def test_a_card_names_no_keys(tmp_path):
     assert "s3cret" not in adapter_card(tmp_path, "s3://me:s3cret@bucket/adapter")
-
-
-def test_the_record_is_the_one_that_training_writes():
-    qlora = pytest.importorskip("trainer_plugin.qlora", exc_type=ImportError)
-    assert publishing.RECORD == qlora.PROVENANCE

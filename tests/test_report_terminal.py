@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from dataclasses import dataclass, field
 from html import unescape
 from typing import Any
@@ -19,6 +20,7 @@ from tokpack.report.figures import Report
 from tokpack.report.first_screen import first_screen
 from tokpack.report.html import page
 from tokpack.report.terminal import checks_view, ledger_table, packed_panel, report_view, share, to_html
+from tokpack.report.terminal_tables import Command, facts_grid
 from tokpack.report.values import Figures
 from tokpack.report.words import COUNTERS, counters, make_bill
 
@@ -256,3 +258,29 @@ def test_one_of_what_was_counted_is_told_in_the_singular():
     assert "document holds a special token inside its text" in told
     assert not [words for words in told if re.search(r"\b(are|they|were|have|hold|documents|turns)\b", words)]
     assert counters({"special_token_inside": 2})[0][1] == COUNTERS["special_token_inside"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_a_command_is_one_that_a_shell_takes_however_wide_the_screen_is(width: int) -> None:
+    command = (
+        "tokpack train packed --model '/models/my llama' -o adapter --method lora --epochs 1 --batch-rows 4"
+    )
+    text = printed(facts_grid([("train with", Command(command))]), width)
+    assert shlex.split(text.removeprefix("train with")) == shlex.split(command)
+    assert "--epochs 1" in text  # a flag stays beside its value
+
+
+def test_the_model_of_a_bill_is_where_it_lies_on_this_machine_and_nowhere_else() -> None:
+    figures = Figures.read(sample(training=planned()))
+    here, elsewhere = Report(figures, "/models/llama-8b"), Report(figures)
+    for shown, place in ((here, "/models/llama-8b"), (elsewhere, "path/to/llama-8b")):
+        wanted = f"tokpack train packed --model {place} -o adapter"
+        assert wanted in printed(shown, 140)
+        assert wanted in printed(shown.full(), 140)
+    assert "/models" not in str(here.data)
+
+
+def test_preferences_have_no_bill_and_are_offered_none() -> None:
+    screen = printed(Report(Figures.read(sample() | {"kind": "preference"})))
+    assert "says what training costs" not in screen
+    assert "says what training costs" in printed(Report(Figures.read(sample())))

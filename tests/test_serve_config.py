@@ -215,7 +215,8 @@ def test_refused_adapters_are_an_error_until_they_may_be_converted(place, tmp_pa
 
 def test_the_base_of_qlora_adapters_is_written_once_as_4_bits_left_it(place, tmp_path):
     pytest.importorskip("bitsandbytes")
-    from trainer_plugin.adapters import load_adapted, read_adapter
+    from trainer_plugin.adapter_folder import read_adapter
+    from trainer_plugin.adapters import load_adapted
 
     folders = []
     for number in range(2):

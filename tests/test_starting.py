@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from chats import messy_rows, write_rows
+from commands import run as command
 from typer.testing import CliRunner
 
 from tokpack.activity import counted
@@ -108,12 +109,20 @@ def test_the_doctor_names_versions_memory_disk_and_caches():
     found = {finding.what: finding for finding in examine().findings}
     assert {"tokpack", "packages", "cores", "disk, here", "cache", "Hub"} <= set(found)
     assert all(finding.advice for finding in found.values() if finding.state == "wrong")
-    assert json.loads(run("doctor", "--json").output)[0]["what"] == "tokpack"
+    assert json.loads(run("doctor", "--json").stdout)[0]["what"] == "tokpack"
+
+
+def test_the_doctor_says_what_it_looks_at_and_nothing_when_quiet(monkeypatch):
+    monkeypatch.setattr("tokpack.doctor._torch", lambda: iter(()))
+    monkeypatch.setattr("tokpack.doctor._bitsandbytes", lambda: iter(()))
+    told, quiet = command("doctor"), command("doctor", "-q")
+    assert "looking at PyTorch ...\n" in told.stderr
+    assert (quiet.stderr, quiet.returncode) == ("", told.returncode)
 
 
 def test_what_is_wrong_ends_the_doctor_with_code_1(monkeypatch):
     sick = Findings((Finding("cache", "[no] place", "wrong", "set TOKPACK_CACHE"),))
-    monkeypatch.setattr("tokpack.doctor.examine", lambda: sick)
+    monkeypatch.setattr("tokpack.doctor.examine", lambda tell: sick)
     result = run("doctor")
     assert result.exit_code == 1
     assert "[no] place" in result.output

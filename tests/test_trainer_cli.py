@@ -310,7 +310,7 @@ def test_lora_plus_trains_b_faster_and_merge_writes_the_whole_model(model_and_pa
     from transformers import AutoModelForCausalLM
 
     from trainer_plugin.cli import app
-    from trainer_plugin.merge import check_mergeable
+    from trainer_plugin.output_folder import check_mergeable
 
     model, packed = model_and_packed
     (tmp_path / "r.toml").write_text(

@@ -18,7 +18,7 @@ from tokpack.config import Config
 from tokpack.corpus import Corpus
 from tokpack.cost import token_cost
 from tokpack.cost.money_budget import money_budget
-from tokpack.cost.training import Training, load_training
+from tokpack.cost.training import Training, load_training, model_place
 from tokpack.errors import UsageError, writing
 from tokpack.interrupts import scratch_folder
 from tokpack.manifest import is_finished
@@ -244,7 +244,8 @@ def analyze(
             languages = language_figures(run.tokenizer, corpus, config.seed)
         run.tokenizer.settle()
     found = replace(figures, near_dup=near, cost=cost, kept=kept, by=by_column)
-    return Report(replace(found, vocabulary=vocabulary, languages=languages))
+    found = replace(found, vocabulary=vocabulary, languages=languages)
+    return Report(found, model_place(config.cost.model) if training is not None else "")
 
 
 def _shared(

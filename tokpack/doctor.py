@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from tokpack.activity import Activity
 from tokpack.errors import TokpackError
 from tokpack.user_cache import cache_root, own_cache
 from tokpack.version import __version__
@@ -65,10 +66,19 @@ class Findings:
         return table
 
 
-def examine() -> Findings:
-    """Look at everything; a few seconds where PyTorch is installed."""
-    parts = (_python(), _packages(), _torch(), _bitsandbytes(), _machine(), _disk(), _caches(), _hub())
-    return Findings(tuple(finding for part in parts for finding in part))
+def examine(tell: Activity | None = None) -> Findings:
+    """Look at everything; a few seconds where PyTorch is installed. `tell` shows at what."""
+    parts = {
+        "packages": (_python, _packages),
+        "PyTorch": (_torch,),
+        "bitsandbytes": (_bitsandbytes,),
+        "memory, disk and caches": (_machine, _disk, _caches, _hub),
+    }
+    findings: list[Finding] = []
+    for what, looks in parts.items():
+        with (tell or Activity(quiet=True)).doing(f"looking at {what}"):
+            findings += [finding for look in looks for finding in look()]
+    return Findings(tuple(findings))
 
 
 def _python() -> Iterator[Finding]:

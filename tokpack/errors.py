@@ -141,6 +141,18 @@ def check_name(folder: Path) -> None:
         ) from None
 
 
+def check_place(file: Path | None, flag: str) -> None:
+    """Before the work: raises OutputError where `file` could not be written after it."""
+    if file is None:
+        return
+    if not file.absolute().parent.is_dir():
+        raise OutputError(
+            "its folder is not there", where=f"{flag} {file}", hint="make it, or give another place"
+        )
+    if file.is_dir():
+        raise OutputError("a folder is there", where=f"{flag} {file}", hint="give the name of a file")
+
+
 @contextmanager
 def writing(where: Path, resumes: bool = True) -> Iterator[None]:
     """Turn a full disk or missing rights into an OutputError. `resumes`: what stands already is kept."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokpack.errors import UsageError
 
+CONFIG = "config.json"
 LONGEST = 500
 """Folders that are looked through for a name like the one that was typed."""
 
@@ -24,6 +25,13 @@ def no_url(text: str) -> str:
     if text.partition("=")[2].startswith("hf://") or text.startswith("hf://"):
         hint = f"give {rest}, its name on the Hub"
     raise UsageError("models and adapters are not opened from URLs", where=text, hint=hint)
+
+
+def check_model(name: str, flag: str = "--model") -> None:
+    """Raises UsageError for a model that is neither a folder here nor on the Hub: before libraries are
+    loaded, which takes seconds."""
+    if not Path(name).is_dir():
+        from_hub(name, flag, lambda hub: str(hub.hf_hub_download(name, CONFIG)))
 
 
 def from_hub(name: str, flag: str, fetch: Callable[[Any], str]) -> Path:

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tokpack.errors import TokpackError, UsageError
 
 CONFIG = "adapter_config.json"
@@ -148,7 +146,7 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(folder / WEIGHTS), "pt") as tensors:
+        with safe_open(str(folder / WEIGHTS), "np") as tensors:
             return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UsageError(
@@ -212,6 +210,7 @@ def fill(network: Any, folder: Path, name: str = "default", *, whole: bool = Fal
 
     whole: weights that replace some of the base (embeddings) are taken too.
     """
+    import torch
     from peft import get_peft_model_state_dict
 
     room = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)

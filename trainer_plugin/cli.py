@@ -102,7 +102,7 @@ def train(
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
     from trainer_plugin.extras import need
-    from trainer_plugin.output_folder import check_name, check_output_folder, how_to_go_on
+    from trainer_plugin.output_folder import check_mergeable, check_name, check_output_folder, how_to_go_on
     from trainer_plugin.recipe import load_recipe
 
     need(*LIBRARIES)
@@ -136,25 +136,28 @@ def train(
         check_output_folder(out, overwrite)
     interrupts.go_on(lambda: how_to_go_on(out))
     with _activity(quiet) as tell:
+        with tell.doing("looking at what was given"):
+            from trainer_plugin.run import check_run, run_training
+
+            check_run(packed, model, settings, out, resume=resume, gpus=gpus)
+            if merge is not None:
+                check_mergeable(settings, out, merge)
+            if compare:
+                import_module("trainer_plugin.evaluation.asked").check_comparable(packed, settings)
         _load_libraries(tell)
-        from trainer_plugin.merge import check_mergeable, merge_dequantized
+        from trainer_plugin.merge import merge_dequantized
         from trainer_plugin.private_names import require_trainer
         from trainer_plugin.processes import leave_processes
-        from trainer_plugin.run import run_training
 
         require_trainer("tokpack train")
         options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "gpus": gpus}
         options["check"] = not no_check
-        if merge is not None:
-            check_mergeable(settings, out, merge)
-        if compare:
-            after_training = import_module("trainer_plugin.evaluation.after_training")
-            after_training.check_before(packed, settings)
         result = run_training(packed, model, settings, out, **options, tell=tell)
         interrupts.go_on(lambda: f"{out} is trained; tokpack eval or merge-adapter does what was left")
         for line in _summary(result):
             tell.say(line)
         if compare:
+            after_training = import_module("trainer_plugin.evaluation.after_training")
             found = after_training.evaluate_result(packed, model, settings, out, tell)
             if not tell.quiet:
                 tell.console.print(found)
@@ -196,11 +199,16 @@ def merge_adapter(
 ) -> None:
     """Merge an adapter into its base model: a plain model folder that needs neither PEFT nor bitsandbytes."""
     from trainer_plugin.extras import need
-    from trainer_plugin.output_folder import check_name
+    from trainer_plugin.output_folder import check_empty, check_name
 
     need(*LIBRARIES)
     check_name(out)
+    check_empty(out)
     with _activity(quiet) as tell:
+        with tell.doing("looking at what was given"):
+            from trainer_plugin.adapter_folder import check_adapter
+
+            check_adapter(adapter, model, "--model")
         _load_libraries(tell)
         from trainer_plugin.merge import merge_dequantized
 

@@ -31,8 +31,9 @@ from trainer_plugin.adapter_config import (
     read_config,
     with_adapter,
 )
+from trainer_plugin.adapter_folder import PROVENANCE, RECIPE
 from trainer_plugin.extras import need
-from trainer_plugin.qlora import PROVENANCE, RECIPE
+from trainer_plugin.output_folder import check_empty
 
 Way = Literal["plain", "subtract", "fold", "merge"]
 CLOSE = 1e-3
@@ -74,8 +75,7 @@ def convert_adapter(
     adapter, out, tell = Path(adapter), Path(out), tell or Activity(quiet=True)
     config = read_config(adapter)
     way = way_of(config)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("the output is not empty", where=str(out), hint="give another folder")
+    check_empty(out)
     if way == "plain":
         raise UsageError("it is plain LoRA already: servers take it as it is", where=str(adapter))
     if way == "merge":

@@ -44,6 +44,16 @@ _PART = pa.schema(
 )
 
 
+def check_log_name(path: str | Path) -> None:
+    """Raises UsageError for another ending than .parquet and .jsonl."""
+    if (suffix := Path(path).suffix) not in (".parquet", ".jsonl"):
+        raise UsageError(
+            f"a log of documents cannot be a {suffix or 'file without ending'}",
+            where=f"--document-log {path}",
+            hint="end the name in .parquet or .jsonl",
+        )
+
+
 class DocumentLog:
     """Losses of documents, summed up as training goes by.
 
@@ -52,12 +62,7 @@ class DocumentLog:
 
     def __init__(self, path: str | Path, folder: str | Path, rank: int = 0) -> None:
         self.path, self.parts, self.rank = Path(path), Path(folder) / PARTS, rank
-        if self.path.suffix not in (".parquet", ".jsonl"):
-            raise UsageError(
-                f"a log of documents cannot be a {self.path.suffix or 'file without ending'}",
-                where=f"--document-log {path}",
-                hint="end the name in .parquet or .jsonl",
-            )
+        check_log_name(path)
         self._documents: list[tuple[int, np.ndarray]] = []
         self._sums: list[torch.Tensor] = []
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokpack.cost import Figure, Gpu, Method, ModelShape, estimate, find_gpu, gpu_price, load_gpus
+from tokpack.cost import Figure, Gpu, Method, ModelShape, estimate
 from tokpack.errors import UsageError
 from trainer_plugin.balance import BalancedSampler
 from trainer_plugin.budget import limit_tokens
@@ -52,22 +51,6 @@ def plan_run(
         order=order,
         tokens_to_train=int(tokens[order].sum()),
     )
-
-
-def price_of(recipe: Recipe, gpus: str | Path | None = None) -> tuple[Gpu | None, float | None]:
-    """The GPU that the recipe names, and dollars an hour of one: the recipe's, else the table's.
-
-    Raises UsageError for an unknown GPU, one without a price, and for a limit on the cost without either.
-    """
-    gpu = find_gpu(recipe.gpu, load_gpus(gpus)) if recipe.gpu else None
-    price = recipe.gpu_price or (gpu_price(gpu).value if gpu is not None else None)
-    if recipe.max_cost and price is None:
-        raise UsageError(
-            "a limit on the cost needs a price",
-            where="--max-cost",
-            hint="name the GPU (--gpu) or its price an hour (--gpu-price)",
-        )
-    return gpu, price
 
 
 def predicted_hours(

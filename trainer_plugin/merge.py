@@ -24,12 +24,14 @@ import torch
 from tokpack.activity import Activity, Advance
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.adapter_config import check_patterns, explained, read_config, with_adapter
+from trainer_plugin.adapter_folder import RECIPE
 from trainer_plugin.base_digest import weight_files
 from trainer_plugin.dtypes import stored_dtype
 from trainer_plugin.extras import need
 from trainer_plugin.model_files import load_causal_model, load_config, load_tokenizer, skeleton, weight_names
+from trainer_plugin.output_folder import check_empty
 from trainer_plugin.private_names import file_of_model, forget_quantization
-from trainer_plugin.qlora import RECIPE, load_model, quantization_config
+from trainer_plugin.qlora import load_model, quantization_config
 from trainer_plugin.recipe import Recipe, load_recipe
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
@@ -37,24 +39,6 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
 """`init_lora_weights` that leave the base weights as they are."""
 INDEX = "model.safetensors.index.json"
-
-
-def check_mergeable(recipe: Recipe, adapter: Path, out: Path) -> None:
-    """Before training: what would stop the merge after it. Raises UsageError."""
-    if recipe.method == "full":
-        raise UsageError(
-            "a full run trains the model itself", where="--merge", hint="the folder of -o holds it: no merge"
-        )
-    _check_empty(out)
-    if out.resolve() in (adapter.resolve(), *adapter.resolve().parents):
-        raise UsageError(
-            "the merged model lies over the adapter", where=f"--merge {out}", hint="another folder"
-        )
-
-
-def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("the output is not empty", where=str(out), hint="give another folder")
 
 
 def merge_dequantized(
@@ -78,7 +62,7 @@ def merge_dequantized(
 
     adapter, out, tell = Path(adapter), Path(out), tell or Activity(quiet=True)
     written = read_config(adapter)
-    _check_empty(out)
+    check_empty(out)
     recipe = load_recipe(adapter / RECIPE) if (adapter / RECIPE).is_file() else Recipe(method="lora")
     if original and recipe.method == "qlora":
         recipe = replace(recipe, method="lora")
@@ -109,7 +93,7 @@ def dequantize_base(base: str, out: Path, *, tell: Activity | None = None) -> Pa
     Raises UsageError for a base whose names on disk are not those in memory.
     """
     need("bitsandbytes")
-    _check_empty(out)
+    check_empty(out)
     recipe, files = _with_dtype(Recipe(method="qlora"), base), _safetensors(base)
     known, quantized = _names_in_memory(base, recipe)
     named = {name for file in (files or {}).values() for name in weight_names(file)}

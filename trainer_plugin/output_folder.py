@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokpack.errors import UsageError
+from trainer_plugin.recipe import Recipe
 
 CHECKPOINT = "checkpoint-*"
 """What transformers calls its folders."""
@@ -23,6 +24,25 @@ def check_name(out: Path) -> None:
     """Raises UsageError for a name that is not UTF-8: safetensors and tokenizers write to none."""
     if (name := str(out)) != name.encode("utf-8", "ignore").decode():
         raise UsageError("the output's name is not UTF-8", where=name, hint="give -o another name")
+
+
+def check_empty(out: Path) -> None:
+    """Raises UsageError for what is there already: nothing of it is replaced."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("the output is not empty", where=str(out), hint="give another folder")
+
+
+def check_mergeable(recipe: Recipe, adapter: Path, out: Path) -> None:
+    """Before training: what would stop the merge after it. Raises UsageError."""
+    if recipe.method == "full":
+        raise UsageError(
+            "a full run trains the model itself", where="--merge", hint="the folder of -o holds it: no merge"
+        )
+    check_empty(out)
+    if out.resolve() in (adapter.resolve(), *adapter.resolve().parents):
+        raise UsageError(
+            "the merged model lies over the adapter", where=f"--merge {out}", hint="another folder"
+        )
 
 
 def check_output_folder(out: Path, overwrite: bool) -> None:

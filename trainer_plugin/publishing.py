@@ -16,10 +16,9 @@ from tokpack.card import CARD, what_became
 from tokpack.errors import UsageError
 from tokpack.packed_urls import explained, file_system, is_url
 from tokpack.printable import one_line, without_secrets
+from trainer_plugin.adapter_config import CONFIG
+from trainer_plugin.adapter_folder import PROVENANCE
 
-CONFIG = "adapter_config.json"
-RECORD = "tokpack.json"
-"""`trainer_plugin.qlora.PROVENANCE`, without its imports."""
 KINDS = {".json", ".jinja", ".model", ".safetensors", ".toml", ".txt"}
 """What is pushed of the folder's own files; no pickles, no checkpoints."""
 HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)")
@@ -99,14 +98,14 @@ def adapter_card(folder: Path, url: str) -> str:
         return _card(folder, without_secrets(url))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
-            f"{RECORD} or result.json is not as tokpack writes it: {error}",
+            f"{PROVENANCE} or result.json is not as tokpack writes it: {error}",
             where=str(folder),
             hint="take these files away: the card then does without them",
         ) from None
 
 
 def _card(folder: Path, url: str) -> str:
-    config, made, result = (_read(folder / name) for name in (CONFIG, RECORD, "result.json"))
+    config, made, result = (_read(folder / name) for name in (CONFIG, PROVENANCE, "result.json"))
     base = one_line(str(made.get("base", {}).get("name") or config.get("base_model_name_or_path", "")))
     name = Path(base).name if Path(base).is_absolute() else base
     title = one_line(url.rpartition("/")[2])

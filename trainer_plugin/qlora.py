@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.errors import UsageError, near_matches
+from trainer_plugin.adapter_folder import PROVENANCE, RECIPE
 from trainer_plugin.base_digest import base_digest
 from trainer_plugin.extras import need
 from trainer_plugin.private_names import keep_differentiable, sharding_config, whole_weights
@@ -21,8 +22,6 @@ from trainer_plugin.private_names import keep_differentiable, sharding_config, w
 if TYPE_CHECKING:
     from trainer_plugin.recipe import Recipe
 
-PROVENANCE = "tokpack.json"
-RECIPE = "recipe.toml"
 LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 
 

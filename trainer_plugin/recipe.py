@@ -22,8 +22,10 @@ can do (DoRA, rsLoRA, PiSSA, GaLore, APOLLO, schedules, reporting) is theirs, un
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -116,9 +118,14 @@ class Recipe:
         for name in ("batch_rows", "accumulation", "log_steps", "lisa_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1", where=f"{name}={getattr(self, name)}")
-        if self.learning_rate <= 0:
+        for name in ("learning_rate", "epochs"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be above 0", where=f"{name}={getattr(self, name)}")
+        if self.max_steps < 1 and self.max_steps != -1:
             raise UsageError(
-                "the learning rate must be positive", where=f"learning_rate={self.learning_rate}"
+                "max_steps must be at least 1",
+                where=f"max_steps={self.max_steps}",
+                hint="leave it out for as many as the epochs need",
             )
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
@@ -172,8 +179,23 @@ def load_recipe(path: str | Path | None = None, **flags: Any) -> Recipe:
         values = _read(Path(path))
         _check(values, str(path))
     given = {name: value for name, value in flags.items() if value is not None}
-    _check(given, "flags")
-    return replace(Recipe(), **{**values, **given})
+    with _named_as_flags(given):
+        _check(given, "")
+        return replace(Recipe(), **{**values, **given})
+
+
+@contextmanager
+def _named_as_flags(given: Mapping[str, Any]) -> Iterator[None]:
+    """What is wrong with one of the flags names the flag as it was typed."""
+    try:
+        yield
+    except UsageError as error:
+        key = re.match(r"\w+", error.where or "")
+        if key is None or key[0] not in given:
+            raise
+        flag = f"--{key[0].replace('_', '-')}"
+        what = re.sub(rf"^{key[0]}\b", flag, error.what)
+        raise UsageError(what, where=f"{flag} {given[key[0]]}", hint=error.hint) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -200,7 +222,9 @@ def _check(values: Mapping[str, Any], source: str) -> None:
             raise UsageError(f"unknown key {name!r}", where=source, hint=near_matches(name, hints))
         if not _fits(value, hints[name]):
             raise UsageError(
-                f"{name} = {value!r} does not fit", where=f"{source}: {name}", hint=_expected(hints[name])
+                f"{name} = {value!r} does not fit",
+                where=f"{source}: {name}".removeprefix(": "),
+                hint=_expected(hints[name]),
             )
 
 

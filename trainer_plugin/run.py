@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from tokpack.activity import Activity, counted, duration
 from tokpack.checked import check_dataset
 from tokpack.errors import UsageError
+from tokpack.hub import check_model
 from tokpack.own_files import entries_below
 from trainer_plugin.dataset import PackedDataset
-from trainer_plugin.output_folder import check_output_folder
+from trainer_plugin.document_log import check_log_name
+from trainer_plugin.output_folder import CHECKPOINT, check_output_folder
 from trainer_plugin.preference_run import preference_lines, preference_of, trainer_of
+from trainer_plugin.price import price_of
 from trainer_plugin.recipe import Recipe, training_arguments
 from trainer_plugin.words import dollars
 
@@ -72,6 +75,21 @@ class Result:
     rewards_after: dict[str, float] | None = None
 
 
+def check_run(
+    packed: str | Path, model: str, recipe: Recipe, out: Path, *, resume: bool, gpus: str | Path | None
+) -> None:
+    """Raises UsageError for what cannot be trained, before libraries are loaded, which takes seconds."""
+    dataset = PackedDataset(packed)
+    check_model(model)
+    _held_out(dataset, recipe)
+    preference_of(dataset, recipe)
+    price_of(recipe, gpus)
+    if recipe.document_log:
+        check_log_name(recipe.document_log)
+    if resume and not any(out.glob(CHECKPOINT)):
+        raise _no_checkpoint(out)
+
+
 def run_training(
     packed: str | Path,
     model: str | Path,
@@ -105,7 +123,7 @@ def run_training(
     from trainer_plugin.collator import PackedCollator
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
-    from trainer_plugin.forecast import plan_run, predicted_hours, price_of
+    from trainer_plugin.forecast import plan_run, predicted_hours
     from trainer_plugin.model_files import load_tokenizer
     from trainer_plugin.qlora import lora_plus_optimizer, prepare_lora, save_result
 
@@ -327,14 +345,18 @@ def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
 
         found = get_last_checkpoint(str(out)) if out.is_dir() else None
         if found is None:
-            raise UsageError(
-                "no checkpoint to resume from",
-                where=str(out),
-                hint="checkpoints are written when the recipe has save_steps (or --save-steps)",
-            )
+            raise _no_checkpoint(out)
         return str(found)
     check_output_folder(out, overwrite)
     return None
+
+
+def _no_checkpoint(out: Path) -> UsageError:
+    return UsageError(
+        "no checkpoint to resume from",
+        where=str(out),
+        hint="checkpoints are written when the recipe has save_steps (or --save-steps)",
+    )
 
 
 def _links_in_the_way(out: Path) -> Iterator[str]:

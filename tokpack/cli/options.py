@@ -89,6 +89,7 @@ Workers = Annotated[
 ]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Do not compare the sums of the shards first.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
+NoProgress = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")]
 
 

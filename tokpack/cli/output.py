@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -32,13 +32,18 @@ def say(text: str, quiet: bool) -> None:
 
 
 @contextmanager
-def activity(quiet: bool, module: str) -> Iterator[tuple[Activity, Any]]:
+def activity(
+    quiet: bool, module: str, before: Callable[[], None] | None = None
+) -> Iterator[tuple[Activity, Any]]:
     """What a command is doing, on stderr; with --quiet nothing, and no notes. Gives the loaded `module` too:
-    that alone takes seconds."""
+    that alone takes seconds. `before` comes first: it refuses what cannot work."""
     from tokpack.activity import Activity
 
     Stderr.quiet = quiet
     with Activity(quiet=quiet) as tell:
+        if before is not None:
+            with tell.doing("looking at what was given"):
+                before()
         with tell.doing("loading libraries"):
             from tokpack.engine.local import pass_over_pandas
 

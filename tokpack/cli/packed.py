@@ -15,6 +15,7 @@ from tokpack.cli.options import (
     MaxDocs,
     MixPerStep,
     NoCheck,
+    NoProgress,
     Out,
     Packed,
     Parts,
@@ -43,7 +44,7 @@ def verify(
         str | None, typer.Option(help="cpu, cuda, mps; the model's own choice when not given.")
     ] = None,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Prove a packed dataset: bytes, rows, documents, ledger; with --model that no document sees another."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # two bars at once would write into each other
@@ -74,11 +75,11 @@ def compare(
     ],
     b: Annotated[Path, typer.Argument(help="Another one.", parser=packed_folder)],
     json: Json = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Put two reports side by side: documents, tokens, reasons, rows, cost."""
-    from tokpack.report.compare import compare as run
-
-    result = run(a, b)
+    with activity(quiet, "tokpack.report.compare") as (_, reports):
+        result = reports.compare(a, b)
     if json:
         import json as codec
 
@@ -102,30 +103,17 @@ def inspect(
         bool, typer.Option("--worst-fill", help="Show the row with the fewest tokens.")
     ] = False,
     max_tokens: Annotated[int, typer.Option(help="Tokens shown of each document; 0: all.")] = 400,
+    quiet: NoProgress = False,
 ) -> None:
     """Show a packed row: document boundaries, trained tokens in green, masked ones dim; or what was left out.
 
     Without color, lines of trained tokens have a mark in the margin. --doc also shows a document that was
     left out, with what triggered the rule, and the one that it repeats.
     """
-    from tokpack.errors import UsageError
-    from tokpack.packed.folder import PackedFolder
-    from tokpack.packed.left_out import ShownLeftOut, find_left_out
-    from tokpack.packed.viewer import ShownRow, choose_row
-
-    opened = PackedFolder(packed)
-    try:
-        chosen = choose_row(opened, row, doc, source=source, longest=longest, worst_fill=worst_fill)
-    except UsageError as error:
-        if doc is None:
-            raise
-        try:
-            found = find_left_out(opened, doc)
-        except UsageError:
-            raise error from None
-        show(ShownLeftOut(found, opened.tokenizer.special_tokens))
-        return
-    show(ShownRow(opened, chosen, max_tokens))
+    how: dict[str, Any] = {"source": source, "longest": longest, "worst_fill": worst_fill}
+    with activity(quiet, "tokpack.packed.shown") as (tell, shown), tell.doing(f"reading {packed}"):
+        found = shown.row_or_left_out(packed, row, doc, max_tokens, **how)
+    show(found)
 
 
 @app.command(rich_help_panel=PACKED)
@@ -145,7 +133,7 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in this folder.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Write it in another trainer's layout, with its settings and a check that they take effect."""
     with activity(quiet, "tokpack.export") as (tell, exports):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokpack.cli.app import START, app
-from tokpack.cli.options import Json, Quiet, local_out
+from tokpack.cli.options import Json, NoProgress, Quiet, local_out
 from tokpack.cli.output import activity, say, show
 from tokpack.printable import hand_over
 
@@ -43,11 +43,10 @@ def init(
 
 
 @app.command(rich_help_panel=START)
-def doctor(json: Json = False) -> None:
+def doctor(json: Json = False, quiet: NoProgress = False) -> None:
     """Look at this machine: versions, devices, speed of bf16, memory, disk, caches; and what to change."""
-    from tokpack.doctor import examine
-
-    found = examine()
+    with activity(quiet, "tokpack.doctor") as (tell, doctors):
+        found = doctors.examine(tell)
     if json:
         import json as codec
 

@@ -31,7 +31,7 @@ def view(
     keep_file: Annotated[
         Path, typer.Option(help="Where the page writes what to keep after all, for `pack --keep`.")
     ] = Path("keep.txt"),
-    port: Annotated[int, typer.Option(help="Port on loopback; 0: any free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0: any free one.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
     quiet: Quiet = False,
     **options: Any,

@@ -104,7 +104,7 @@ def _find(kind: str, flag: str, name: str, table: Mapping[str, Row]) -> Row:
         starts = [key for key in table if _plain(key).startswith(_plain(name))]
         near = near_matches(name.upper() if kind == "GPU" else name.lower(), table)
         hint = "did you mean " + " or ".join(map(repr, starts)) + "?" if starts else near
-        raise UsageError(f"unknown {kind} {name!r}", where=flag, hint=f"{hint} Add yours with {flag}s FILE.")
+        raise UsageError(f"unknown {kind} {name!r}", where=flag, hint=f"{hint} ({flag}s FILE adds yours)")
     return row
 
 

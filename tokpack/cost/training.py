@@ -202,6 +202,12 @@ def model_config(name: str) -> Path:
     return from_hub(name, "--model", lambda hub: hub.hf_hub_download(name, "config.json"))
 
 
+def model_place(name: str) -> str:
+    """What `tokpack train --model` takes for it on this machine: a folder, or the name on the Hub."""
+    path = Path(name).expanduser()
+    return str(path.parent if path.is_file() else path) if path.exists() else name
+
+
 def model_name(name: str) -> str:
     """The name to show: a Hub name as it is, of a path the folder's or the file's name."""
     path = Path(name)

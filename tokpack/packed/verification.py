@@ -18,6 +18,7 @@ from tokpack import schema
 from tokpack.activity import Activity, counted, default_activity
 from tokpack.engine import default_workers
 from tokpack.errors import TokpackError, UsageError
+from tokpack.hub import check_model
 from tokpack.manifest import differing_sums, is_finished, read_manifest
 from tokpack.packed.checked_rows import PLACED, CheckedRows
 from tokpack.packed.folder import PackedFolder
@@ -86,6 +87,8 @@ def verify(
     for flag, given in (("--attn", attn), ("--device", device)):
         if given and not model:
             raise UsageError(f"{flag} needs a model", where=flag, hint="give --model as well")
+    if model:
+        check_model(model)
     if (folder / schema.VALIDATION).is_dir():
         parts.append(folder / schema.VALIDATION)
     with tell.doing(f"reading {folder}"), ThreadPoolExecutor(1) as beside:

@@ -16,6 +16,7 @@ from tokpack.report.terminal_tables import (
     GOOD,
     QUIET,
     READABLE,
+    Command,
     DrawnTable,
     facts_grid,
     plain_table,
@@ -23,16 +24,16 @@ from tokpack.report.terminal_tables import (
 )
 
 
-def cost_bill(cost: Cost) -> RenderableType:
+def cost_bill(cost: Cost, model: str = "") -> RenderableType:
     """What it costs, what to do, does it fit, how to run it."""
-    words = cost_words(cost)
+    words = cost_words(cost, model)
     head = [
         Text(words.headline, style=f"bold {GOOD}"),
         Text(words.explanation),
         Text(words.setting, style=QUIET),
     ]
     lines = [("fits", words.fit), ("or by API", words.service), ("steps", words.steps)]
-    facts = facts_grid([line for line in lines if line[1]] + [("train with", words.command)])
+    facts = facts_grid([*(line for line in lines if line[1]), ("train with", Command(words.command))])
     warnings = [Text(f"! {warning}", style=BAD) for warning in words.warnings]
     parts: list[RenderableType] = [Constrain(Group(*head), READABLE), DrawnTable(ways_table(cost))]
     parts.append(DrawnTable(advice_table(cost.recommendations)) if cost.recommendations else Text(NOTHING))

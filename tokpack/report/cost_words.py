@@ -49,7 +49,8 @@ class CostWords:
     warnings: list[str]
 
 
-def cost_words(cost: Cost) -> CostWords:
+def cost_words(cost: Cost, model: str = "") -> CostWords:
+    """`model`: what `tokpack train --model` takes on this machine; the figures have its name alone."""
     plan = cost.run_plan
     return CostWords(
         headline=_headline(cost),
@@ -59,7 +60,7 @@ def cost_words(cost: Cost) -> CostWords:
         fits=fit_words(cost)[0],
         service=_service(cost),
         steps=_steps(plan),
-        command=command(cost),
+        command=command(cost, model),
         warnings=[one_line(text, 200) for text in plan.warnings + cost.model.notes],
     )
 
@@ -171,9 +172,13 @@ def _steps(plan: PlannedRun) -> str:
     )
 
 
-def command(cost: Cost) -> str:
-    name = shlex.quote(one_line(cost.model.name, 60))
-    return " ".join(["tokpack train packed --model", name, *cost.run_plan.flags])
+def command(cost: Cost, model: str = "") -> str:
+    """To be pasted. A model whose place is not known, as in a report that is read again, is in `path/to`."""
+    name = model or cost.model.name
+    if not model and "/" not in name:
+        name = f"path/to/{name}"
+    place = shlex.quote(one_line(name, 4096))
+    return " ".join(["tokpack train packed --model", place, "-o adapter", *cost.run_plan.flags])
 
 
 def money(figure: Figure | None) -> str:

@@ -75,6 +75,8 @@ class Report:
     """What is in the data, what packing makes of it, and what it saves. Prints as one screen."""
 
     figures: Figures
+    model: str = ""
+    """What `tokpack train --model` takes on this machine; no figure, as reports travel."""
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -91,13 +93,13 @@ class Report:
     def __rich__(self) -> Any:
         from tokpack.report.first_screen import first_screen
 
-        return first_screen(self.figures)
+        return first_screen(self.figures, self.model)
 
     def full(self) -> Any:
         """Everything the report knows, for the terminal: `rich.print(report.full())`."""
         from tokpack.report.terminal import report_view
 
-        return report_view(self.figures)
+        return report_view(self.figures, self.model)
 
     def _repr_html_(self) -> str:
         from tokpack.report.notebook import report_frame

@@ -17,7 +17,7 @@ from tokpack.report.cost_words import cost_words
 from tokpack.report.data_tables import drops_table
 from tokpack.report.data_words import cut_words, grouping_words
 from tokpack.report.terminal import report_head, slots_bill, trained_words
-from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, DrawnTable, facts_grid
+from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, Command, DrawnTable, Fact, facts_grid
 from tokpack.report.values import Figures
 from tokpack.report.words import share
 
@@ -25,13 +25,13 @@ MOST_ACTIONS, MOST_REASONS = 3, 3
 REST = "--full prints the rest, --html report.html draws it, --json has every figure"
 
 
-def first_screen(figures: Figures) -> Group:
+def first_screen(figures: Figures, model: str = "") -> Group:
     """What `tokpack analyze` prints: the bill, the three best actions, what was left out in one table, and
-    where the rest is."""
-    return Group(*_parts(figures))
+    where the rest is. `model`: what `tokpack train --model` takes here."""
+    return Group(*_parts(figures, model))
 
 
-def _parts(figures: Figures) -> Iterator[RenderableType]:
+def _parts(figures: Figures, model: str) -> Iterator[RenderableType]:
     yield report_head(figures)
     if figures.cost:
         yield from _bill(figures.cost)
@@ -41,7 +41,7 @@ def _parts(figures: Figures) -> Iterator[RenderableType]:
     yield Text()
     yield _left_out(figures)
     yield Text()
-    yield Constrain(facts_grid(_facts(figures)), FACTS)
+    yield Constrain(facts_grid(_facts(figures, model)), FACTS)
     rest = f"--full prints the rest, {offer}" if (offer := grouping_words(figures)) else REST
     yield Text(rest, style=QUIET)
 
@@ -66,19 +66,19 @@ def _left_out(figures: Figures) -> RenderableType:
     return DrawnTable(replace(table, title=""), one_line=True)
 
 
-def _facts(figures: Figures) -> list[tuple[str, str]]:
+def _facts(figures: Figures, model: str) -> list[Fact]:
     documents, tokens, trained = figures.ledger.documents, figures.ledger.tokens, figures.ledger.trained
     plan, cost = figures.plan, figures.cost
     kept = f"{documents.kept:,} of {counted(documents.read, 'document')}, {counted(tokens.packed, 'token')}"
     if plan.rows:
         kept += f" ({trained_words(trained.trained, trained.packed)})"
         kept += f", {counted(plan.rows, 'row')} {share(plan.fill, 1, 2)} full"
-    facts = [("kept", kept)]
+    facts: list[Fact] = [("kept", kept)]
     if cut := cut_words(figures):
         facts.append(("cut", cut))
     if cost:
-        words = cost_words(cost)
-        facts += [("fits", words.fits), ("train with", words.command)]
-    elif documents.left_out < documents.read:
+        words = cost_words(cost, model)
+        facts += [("fits", words.fits), ("train with", Command(words.command))]
+    elif not figures.kind and documents.left_out < documents.read:
         facts.append(("next", "--model NAME --gpu a10 says what training costs, and with which settings"))
     return facts

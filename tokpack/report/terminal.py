@@ -70,10 +70,10 @@ MOST_BAR, LEAST_BAR = 14, 6
 BAR = "\N{BLACK SQUARE}"
 
 
-def report_view(figures: Figures) -> RenderableType:
-    """The bill first, details after."""
+def report_view(figures: Figures, model: str = "") -> RenderableType:
+    """The bill first, details after. `model`: what `tokpack train --model` takes here."""
     cost = figures.cost
-    parts = [report_head(figures), *([cost_bill(cost)] if cost else []), slots_bill(figures)]
+    parts = [report_head(figures), *([cost_bill(cost, model)] if cost else []), slots_bill(figures)]
     parts += [Constrain(facts_grid(_report_facts(figures)), FACTS)]
     parts.append(left_out(figures.drops, figures.ledger.tokens.tokenized, rules_without_hits(figures)))
     parts += [SlotsTable(figures.slots), *_tables(figures), ledger_table(figures.ledger)]

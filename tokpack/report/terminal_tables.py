@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Sequence
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -16,6 +21,7 @@ FACTS = 120
 WIDE = 110
 """Columns from which tables show all they have."""
 GOOD, QUIET, BAD = "green", "dim", "red"
+Fact = tuple[str, "str | Command"]
 TONES = {"": "", "good": GOOD, "bad": BAD}
 
 
@@ -79,12 +85,36 @@ def draw_sums(title: str, sums: list[Sum]) -> Grid:
     return table
 
 
-def facts_grid(facts: list[tuple[str, str]]) -> Grid:
+class Command:
+    """To be pasted: where it is longer than the screen is wide, lines that a shell takes for one."""
+
+    def __init__(self, command: str) -> None:
+        self.parts: list[str] = []
+        for part in map(shlex.quote, shlex.split(command)):
+            if not part.startswith("-") and self.parts and re.fullmatch(r"--?[\w-]+", self.parts[-1]):
+                self.parts[-1] += f" {part}"
+            else:
+                self.parts.append(part)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines: list[str] = []
+        for part in self.parts:
+            if lines and len(lines[-1]) + len(part) + len(" ") <= options.max_width - len(" \\"):
+                lines[-1] += f" {part}"
+            else:
+                lines.append(part)
+        yield Text(" \\\n".join(lines))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(max(map(len, self.parts)) + 2, len(" ".join(self.parts)) + 2)
+
+
+def facts_grid(facts: Sequence[Fact]) -> Grid:
     """Names and what there is to say about them."""
     grid = Grid.grid(padding=(0, 2))
     grid.add_column(style=QUIET, no_wrap=True)
     for name, value in facts:
-        grid.add_row(name, Text(value))
+        grid.add_row(name, Text(value) if isinstance(value, str) else value)
     return grid
 
 

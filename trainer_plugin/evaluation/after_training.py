@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from pathlib import Path
 
 from tokpack.activity import Activity
-from tokpack.errors import UsageError
-from trainer_plugin.dataset import PackedDataset
-from trainer_plugin.evaluation.run import EvalSettings, Evaluation, evaluate, refuse_unpaired
+from trainer_plugin.evaluation.run import EvalSettings, Evaluation, evaluate
 from trainer_plugin.recipe import Recipe
 
 JSON, PAGE = "evaluation.json", "evaluation.html"
-
-
-def check_before(packed: str | Path, recipe: Recipe) -> None:
-    """Before training: raises UsageError where there will be nothing to compare."""
-    if recipe.method == "full":
-        raise UsageError(
-            "a model that was trained whole has no base inside to compare with",
-            where="--eval",
-            hint="--eval-steps tells its held-out loss",
-        )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "the comparison is for one process", where="--eval", hint="run `tokpack eval` after the training"
-        )
-    refuse_unpaired(PackedDataset(packed))
-    if PackedDataset(packed).validation() is None:
-        raise UsageError("nothing is held out to compare on", where="--eval", hint="pack with --val 0.01")
 
 
 def evaluate_result(

@@ -91,6 +91,7 @@ def evaluate(
     --gate: heldout, improved, control, a task's name, and for preference pairs reward_accuracy and
     reward_margin.
     """
+    from tokpack.errors import check_place
     from trainer_plugin.extras import need, quiet_libraries
 
     need(*LIBRARIES)
@@ -99,7 +100,14 @@ def evaluate(
     _one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     options: dict[str, Any] = {"split": split, "max_rows": max_rows, "attn": attn, "dtype": dtype}
     options |= {"base_weights": base_weights, "seed": seed, "probe": not no_probe, "check": not no_check}
-    with activity(quiet, "trainer_plugin.evaluation.run") as (tell, run):
+
+    def before() -> None:
+        from trainer_plugin.evaluation.asked import check_asked
+
+        check_place(html, "--html")
+        check_asked(packed, model, adapter, control, gate or ())
+
+    with activity(quiet, "trainer_plugin.evaluation.run", before) as (tell, run):
         quiet_libraries()
         found = run.evaluate(
             packed,

@@ -20,9 +20,11 @@ from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import origin_of, source_ranges
 from tokpack.printable import one_line, snippet
-from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH, UNPAIRED
-from trainer_plugin.adapters import AdaptedModel, Adapter, BaseWeights, load_adapted, read_adapters
+from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH
+from trainer_plugin.adapter_folder import RECIPE, Adapter, read_adapters
+from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
 from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.evaluation.asked import refuse_unpaired
 from trainer_plugin.evaluation.gates import Gate, Outcome, check_gates, judge, parse_gate
 from trainer_plugin.evaluation.held_out import AdapterComparison, Extreme, compare
 from trainer_plugin.evaluation.losses import DocumentLosses, DocumentPlaces, Floats, read_documents
@@ -37,7 +39,6 @@ from trainer_plugin.evaluation.tasks import (
 )
 from trainer_plugin.isolation import prepare_model
 from trainer_plugin.preference_loss import PreferenceLoss
-from trainer_plugin.qlora import RECIPE
 from trainer_plugin.recipe import load_recipe
 
 Split = Literal["auto", "validation", "train"]
@@ -216,16 +217,6 @@ def _judged(evaluation: Evaluation, gates: Sequence[Gate]) -> list[Outcome]:
         for adapter in evaluation.adapters
         if gate.adapter in ("", adapter)
     ]
-
-
-def refuse_unpaired(dataset: PackedDataset) -> None:
-    """Raise UsageError for unpaired preferences: a better model gives their bad answers a higher loss."""
-    if dataset.kind == UNPAIRED:
-        raise UsageError(
-            "unpaired preferences: a held-out loss would count bad answers like good ones",
-            where=str(dataset.folder),
-            hint="`tokpack train` tells their own held-out loss and rewards; evaluate on pairs or chats",
-        )
 
 
 def open_part(packed: str | Path, settings: EvalSettings, tell: Activity) -> PackedDataset:

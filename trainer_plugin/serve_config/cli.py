@@ -38,19 +38,32 @@ def serve_config(
     context: Annotated[
         int | None, typer.Option(help="Tokens of a prompt and its answer; the model's, up to 8,192.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port that the engine listens on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that the engine listens on.")] = 8000,
     quiet: Silent = False,
 ) -> None:
     """Write what an engine needs to serve adapters: their base, their form, start command, systemd, Docker.
 
     What the engine refuses of an adapter (DoRA, changed starts, whole layers, biases) is said first.
     """
+    from trainer_plugin.adapter_config import read_config
+    from trainer_plugin.adapter_folder import check_adapter
     from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.output_folder import check_empty
+    from trainer_plugin.serve_config.asked import named_adapters, refused_adapters
     from trainer_plugin.serve_config.limits import ENGINES
 
     need(*LIBRARIES)
     one_of("--engine", engine, ENGINES)
-    with activity(quiet, "trainer_plugin.serve_config.write") as (tell, write):
+
+    def before() -> None:
+        check_empty(out)
+        named = named_adapters(adapters)
+        for folder in named.values():
+            check_adapter(folder, base, "--base")
+        configs = {name: read_config(folder) for name, folder in named.items()}
+        refused_adapters(configs, engine, convert)
+
+    with activity(quiet, "trainer_plugin.serve_config.write", before) as (tell, write):
         quiet_libraries()
         options = {"base": base, "convert": convert, "context": context, "port": port}
         made = write.write_config(adapters, engine, out, **options, tell=tell)
@@ -82,10 +95,17 @@ def convert_adapter(
     PiSSA and OLoRA become plain by PEFT, rsLoRA and patterns of rank and alpha by their scales; DoRA, whole
     layers and biases are merged. The logits are compared before and after.
     """
+    from trainer_plugin.adapter_folder import check_adapter
     from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.output_folder import check_empty
 
     need(*LIBRARIES)
-    with activity(quiet, "trainer_plugin.convert") as (tell, module):
+
+    def before() -> None:
+        check_empty(out)
+        check_adapter(adapter, base, "--base")
+
+    with activity(quiet, "trainer_plugin.convert", before) as (tell, module):
         quiet_libraries()
         made = module.convert_adapter(adapter, out, base=base, tell=tell)
     say("merged: a model of its own" if made.way == "merge" else "plain LoRA", quiet)

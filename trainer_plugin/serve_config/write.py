@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,13 @@ from typing import Any
 
 from tokpack.activity import Activity
 from tokpack.errors import UsageError
-from tokpack.hub import from_hub
 from trainer_plugin.adapter_config import read_config
+from trainer_plugin.adapter_folder import PROVENANCE, RECIPE
 from trainer_plugin.convert import convert_adapter
-from trainer_plugin.qlora import PROVENANCE, RECIPE
+from trainer_plugin.output_folder import check_empty
 from trainer_plugin.serve_config import engines, gguf_adapter
-from trainer_plugin.serve_config.limits import GGUF_ENGINES, Refusal, highest_rank, refusals
+from trainer_plugin.serve_config.asked import named_adapters, refused_adapters
+from trainer_plugin.serve_config.limits import GGUF_ENGINES, highest_rank
 
 ADAPTER_FILES = (
     "adapter_config.json",
@@ -25,7 +25,6 @@ ADAPTER_FILES = (
     PROVENANCE,
     RECIPE,
 )
-NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -55,13 +54,10 @@ def write_config(
     Raises UsageError with every refusal.
     """
     tell = tell or Activity(quiet=True)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("the output is not empty", where=str(out), hint="give another folder")
-    named = _named(adapters)
+    check_empty(out)
+    named = named_adapters(adapters)
     configs = {name: read_config(folder) for name, folder in named.items()}
-    refused = [one for name, config in configs.items() for one in refusals(name, config, engine)]
-    if refused and not convert:
-        raise _refused(engine, refused)
+    refused = refused_adapters(configs, engine, convert)
     base = base or str(next(iter(configs.values())).get("base_model_name_or_path") or "")
     model_config = _model_config(base)
     if engine in GGUF_ENGINES:
@@ -172,41 +168,6 @@ class _Writer:
             return str(place)
         path = Path(self.base)
         return str(path.resolve()) if path.exists() else self.base
-
-
-def _named(adapters: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for text in adapters:
-        name, mark, place = text.partition("=")
-        if not mark or Path(text).exists():
-            name, place = "", text
-        path = _folder(place)
-        name = name or (path.resolve().name if Path(place).exists() else place.rpartition("/")[2])
-        if not NAME.fullmatch(name) or name in found or name in (".", ".."):
-            raise UsageError(
-                f"{name!r} is no name, or one that is there already",
-                where=text,
-                hint="give a name of letters, digits and ._-: NAME=FOLDER",
-            )
-        found[name] = path
-    return found
-
-
-def _folder(place: str) -> Path:
-    """Here, or fetched from the Hub."""
-    if Path(place).exists():
-        return Path(place)
-    patterns = ["adapter_*", "*.json", RECIPE]
-    return from_hub(place, "ADAPTER", lambda hub: hub.snapshot_download(place, allow_patterns=patterns))
-
-
-def _refused(engine: str, refused: Sequence[Refusal]) -> UsageError:
-    lines = [f"  {one.adapter}: {one.what}" for one in refused]
-    return UsageError(
-        "\n".join([f"{engine} does not serve these adapters as they are:", *lines]),
-        where="ADAPTER",
-        hint="--convert makes plain LoRA of them where that can be, and merges the others",
-    )
 
 
 def _copy(folder: Path, place: Path) -> None:

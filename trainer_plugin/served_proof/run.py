@@ -11,7 +11,8 @@ import torch
 
 from tokpack.activity import Activity
 from tokpack.errors import UsageError, near_matches
-from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted, read_adapter, read_adapters
+from trainer_plugin.adapter_folder import read_adapter, read_adapters
+from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.served_proof import ours
 from trainer_plugin.served_proof.http import FirstTokens, RefusedError, Server

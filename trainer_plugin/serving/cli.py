@@ -44,7 +44,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but loopback needs an API key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     name: Annotated[
         str | None, typer.Option(help="Name of the base in requests; its own when not given.")
     ] = None,
@@ -67,7 +67,9 @@ def serve(
     For one machine, tests and small teams. Requests for different adapters run in one batch. The API key is
     read from TOKPACK_API_KEY. Ctrl-C ends it.
     """
+    from trainer_plugin.adapter_folder import check_adapters
     from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.serving.address import KEY, base_name_of, check_key, need_server
 
     need(*LIBRARIES)
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
@@ -75,11 +77,15 @@ def serve(
     limits = _limits(
         max_rows=max_rows, queue=queue, context=context, cache_tokens=cache_tokens, timeout=timeout
     )
-    with activity(quiet, "trainer_plugin.serving.run") as (tell, run):
-        run.need_server()
-        key = os.environ.get(run.KEY) or None
-        run.check_key(host, key)
-        known = run.base_name_of(base) if name is None else name
+    key = os.environ.get(KEY) or None
+
+    def before() -> None:
+        need_server()
+        check_key(host, key)
+        check_adapters(adapter or (), base, "BASE")
+
+    with activity(quiet, "trainer_plugin.serving.run", before) as (tell, _):
+        known = base_name_of(base) if name is None else name
         quiet_libraries()
         with tell.doing("loading libraries of the server"):
             start = import_module("trainer_plugin.serving.start")
@@ -179,13 +185,20 @@ def verify_served(
     changes. The base instead, another adapter, another scale or chat template, a truncated context: each is
     named.
     """
+    from trainer_plugin.adapter_folder import check_adapters
     from trainer_plugin.extras import need, quiet_libraries
 
     need(*LIBRARIES)
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     extra = json_object("--extra-body", extra_body)
-    with activity(quiet, "trainer_plugin.served_proof.run") as (tell, run):
+
+    def before() -> None:
+        check_adapters([adapter, *(other or ())], base, "--base")
+        if data is not None:
+            import_module("trainer_plugin.dataset").PackedDataset(data)
+
+    with activity(quiet, "trainer_plugin.served_proof.run", before) as (tell, run):
         quiet_libraries()
         options: dict[str, Any] = {"documents": max(1, documents), "tokens": max(16, max_tokens)}
         options |= {"base_weights": base_weights, "dtype": dtype, "seconds": timeout}
@@ -241,15 +254,19 @@ def chat(
 
     Answers go to stdout, everything else to stderr. Exit code 1 where a turn was not answered.
     """
+    from trainer_plugin.adapter_folder import check_adapters
     from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.serving.address import need_server
 
     need(*LIBRARIES)
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    with activity(quiet, "trainer_plugin.serving.talk") as (tell, module):
-        from trainer_plugin.serving.run import need_server
 
+    def before() -> None:
         need_server()
+        check_adapters([adapter], base, "--base")
+
+    with activity(quiet, "trainer_plugin.serving.talk", before) as (tell, module):
         quiet_libraries()
         options: dict[str, Any] = {"system": system, "max_tokens": max(1, max_tokens), "seed": seed}
         options |= {"temperature": temperature, "top_p": top_p, "context": max(2, context)}

@@ -11,10 +11,11 @@ from typing import Any
 from tokpack.activity import Activity
 from tokpack.errors import UsageError
 from trainer_plugin.adapters import BaseWeights
+from trainer_plugin.serving.address import bound_socket, is_loopback
 from trainer_plugin.serving.app import Access, make_app
 from trainer_plugin.serving.engine import Engine, can_be_mixed
 from trainer_plugin.serving.guard import LOOPBACK
-from trainer_plugin.serving.run import bound_socket, is_loopback, load_served, server_of
+from trainer_plugin.serving.run import load_served, server_of
 from trainer_plugin.serving.values import Limits
 
 

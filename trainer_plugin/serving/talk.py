@@ -79,7 +79,7 @@ def open_talk(
     **options: Any,
 ) -> Talk:
     """Load the adapter on its base. Raises UsageError where there is none, or no chat template."""
-    from trainer_plugin.adapters import base_name, read_adapter
+    from trainer_plugin.adapter_folder import base_name, read_adapter
     from trainer_plugin.serving.prompts import own_template
 
     read = read_adapter(adapter)
