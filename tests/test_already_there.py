@@ -51,7 +51,7 @@ def test_other_settings_inputs_or_wishes_are_not_the_same(data, qwen, smollm2, t
         ("allow_bad", 0.3, "allow_bad"),
         ("html", True, "--html"),
         ("against", [str(data)], "decontaminate.against"),
-        ("model", str(smollm2), "a bill"),
+        ("model", str(smollm2), "a bill, which its report has none of"),
     ):
         with pytest.raises(UsageError, match=f"a finished packed dataset is here; .*{told}"):
             tokpack.pack(data, out, **(given | {name: value}))
@@ -64,6 +64,27 @@ def test_other_settings_inputs_or_wishes_are_not_the_same(data, qwen, smollm2, t
     data.write_bytes(text)
     os.utime(data, (1, 1))
     tokpack.pack(data, out, **given)
+    assert state_of(out) == before
+
+
+@pytest.mark.slow
+def test_a_bill_is_the_same_where_its_report_says_so(data, qwen, smollm2, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "tokpack")
+    out = tmp_path / "out"
+    given = {"tokenizer": str(qwen), "max_length": 256, "model": str(smollm2), "gpu": "a10", "method": "lora"}
+    tokpack.pack(data, out, **given)
+    before = state_of(out)
+    tokpack.pack(data, out, **given)
+    assert caplog.text.count(SAME) == 1
+    for name, value, told in (
+        ("gpu", "l4", "the bill, of another gpu"),
+        ("gpu_price", 2.0, "the bill, of another gpu"),
+        ("method", "qlora", "the bill, of another method"),
+        ("epochs", 2, "the bill, of another recipe"),
+        ("mfu", [0.1, 0.2], "a bill, of which no record is kept"),
+    ):
+        with pytest.raises(UsageError, match=f"a finished packed dataset is here; .*{told}"):
+            tokpack.pack(data, out, **(given | {name: value}))
     assert state_of(out) == before
 
 

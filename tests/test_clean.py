@@ -99,7 +99,7 @@ def test_presets_can_be_edited(rules: str, names: list[str]) -> None:
         ({"options": {"mojibake": {"min_cuont": 1}}}, ["no option 'min_cuont'", "did you mean 'min_count'"]),
         (
             {"options": {"mojibake": {"min_count": "1"}}},
-            ["'1' is not int", "clean.options.mojibake.min_count"],
+            ["'1' is not a whole number", "clean.options.mojibake.min_count"],
         ),
         ({"options": {"mojibake": {"min_share": 5}}}, ["min_share cannot be 5", "between 0 and 1"]),
         ({"options": {"no_answer": {"x": 1}}}, ["no_answer has no option 'x'", "this rule has no options"]),

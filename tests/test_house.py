@@ -31,7 +31,7 @@ HOUSE = {
     "trainer_plugin": """
         words extras processes private_names base_digest adapter_config adapter_folder model_files
         dataset mismatched collator attention mixers strategies layer_sampling patience loss chunked_loss
-        balance budget preference_loss recipe output_folder dtypes forecast
+        balance budget preference_loss recipe output_folder price dtypes forecast
         isolation_report probe isolation
         qlora adapters merge convert
         neftune guards source_losses progress document_log

@@ -170,3 +170,31 @@ def test_pack_says_how_to_go_on_and_does(number, smollm2, tmp_path):
     assert not list(tmp_path.glob(".out.*"))
     again = [sys.executable, "-c", "from tokpack.cli import main; main()", *arguments]
     assert subprocess.run(again, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["typer", "tokpack.cli.prepare", "trainer_plugin.cli"])
+def test_a_command_hears_signals_while_it_is_still_importing_itself(module):
+    """A module that takes long, as from a cold disk."""
+    code = f"""{HEARS}
+import builtins, sys, time
+whole = builtins.__import__
+def slow(name, *rest):
+    if name == {module!r}:
+        print("importing", file=sys.__stdout__, flush=True)
+        time.sleep(600)
+    return whole(name, *rest)
+builtins.__import__ = slow
+sys.argv = ["tokpack", "pack", "data", "-o", "out"]
+if {module!r} == "trainer_plugin.cli":
+    import importlib
+    find = importlib.import_module
+    importlib.import_module = lambda name, *rest: slow(name) if name == {module!r} else find(name, *rest)
+from tokpack.__main__ import run
+run()
+"""
+    with started(code) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read() == "interrupted; the same command goes on where it stopped\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,24 @@ from tokpack.sums import read_limited
 INPUT = ("name", "size_bytes", "format")
 
 
-def what_differs(run: Run, out: Path, html: bool = False, by: str | None = None) -> list[str]:
+def what_differs(
+    run: Run, out: Path, html: bool = False, by: str | None = None, bill: dict[str, Any] | None = None
+) -> list[str]:
     """Nothing where settings, tokenizer, template, inputs and report agree: then nothing is done again.
 
-    An input is read only where all that costs less agrees. A manifest records no evaluation texts, no prices
-    and no pipes: with those a folder is never the same.
+    bill: parts of `cost` in report.json, where they say all that was asked for. An input is read only where
+    all that costs less agrees. A manifest records no evaluation texts and no pipes: with those a folder is
+    never the same.
     Raises DataError when it is this run's, and the bytes of a shard are no longer what they were.
     """
     try:
         manifest = read_manifest(out)
     except (UsageError, DataError):
         return ["its manifest, which cannot be read"]
-    if different := sorted(differences(_settings(manifest), _wanted(run))) or _unrecorded(run):
+    if different := sorted(differences(_settings(manifest), _wanted(run))) or _unrecorded(run, bill):
         return different
-    if html and not (out / "report.html").is_file():
-        return ["--html, which it has no page for"]
-    if by is not None and (told := _column_told(out)) != by:
-        return [f"--by ({told!r} then, {by!r} now)"]
+    if different := list(_other_report(out, html, by, bill)):
+        return different
     for source, entry in zip(run.sources, manifest["inputs"], strict=True):
         if not entry["sha256"] or source_sha256(source) != entry["sha256"]:
             return [f"what is in {source.name}"]
@@ -46,23 +48,54 @@ def what_differs(run: Run, out: Path, html: bool = False, by: str | None = None)
     return []
 
 
-def _unrecorded(run: Run) -> list[str]:
-    """What is asked for that no manifest tells."""
+def _unrecorded(run: Run, bill: dict[str, Any] | None) -> list[str]:
+    """What is asked for that neither manifest nor report tells."""
     config = run.config
     asked = {
         "evaluation texts": config.decontaminate.against,
         "a budget of dollars": config.select.budget_usd,
-        "a bill": config.cost != CostConfig(),
+        "a bill": config.cost != CostConfig() and bill is None,
     }
     return [f"{what}, of which no record is kept" for what, wanted in asked.items() if wanted]
 
 
+def _other_report(out: Path, html: bool, by: str | None, bill: dict[str, Any] | None) -> Iterator[str]:
+    if bill is not None:
+        yield from _other_bill(out, bill)
+    if html and not (out / "report.html").is_file():
+        yield "--html, which it has no page for"
+    if by is not None and (told := _column_told(out)) != by:
+        yield f"--by ({told!r} then, {by!r} now)"
+
+
+def _other_bill(out: Path, bill: dict[str, Any]) -> list[str]:
+    """The parts of the report's bill that are of another run than the one asked for."""
+    report = _report(out)
+    told = report.get("cost")
+    if not isinstance(told, dict):  # preferences have none
+        return [] if report.get("kind") else ["a bill, which its report has none of"]
+    return [f"the bill, of another {part}" for part, wanted in bill.items() if not _says(told, part, wanted)]
+
+
+def _says(told: dict[str, Any], part: str, wanted: dict[str, Any] | None) -> bool:
+    found = told.get(part)
+    if wanted is None or not isinstance(found, dict):
+        return found is None and wanted is None
+    return {key: found.get(key) for key in wanted} == wanted
+
+
 def _column_told(out: Path) -> str:
     """The column whose values the report tells apart."""
+    by = _report(out).get("by")
+    return str(by.get("column", "")) if isinstance(by, dict) else ""
+
+
+def _report(out: Path) -> dict[str, Any]:
     try:
-        return str(json.loads(read_limited(out / REPORT))["by"]["column"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):
-        return ""
+        found = json.loads(read_limited(out / REPORT))
+    except (OSError, ValueError, RecursionError, DataError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:

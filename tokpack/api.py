@@ -29,6 +29,7 @@ from tokpack.packed.push import write_to
 from tokpack.packed_urls import is_url, local_folder
 from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates
+from tokpack.report.bill import asked_bill
 from tokpack.report.by_column import by_column_figures, check_column
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.rows_figures import kept_figures
@@ -92,12 +93,11 @@ def pack(
     training = load_training(config.cost)
     money = money_budget(config, training)
     run = Run.start(_with_token_cost(config, training), workers, tell=tell)
-    if by is not None:
-        refuse_pipes(run, "--by")
-        check_column(run, by)
+    _check_by(run, by)
     seconds: dict[str, float] = {}
     url, on_nodes = bucket_of(work_dir), engine == "ray" and work_dir is None  # which see all of OUT
-    with writing(out), output.claim(out, overwrite, partial(what_differs, run, out, html, by)) as there:
+    differs = partial(what_differs, run, out, html, by, asked_bill(training))
+    with writing(out), output.claim(out, overwrite, differs) as there:
         if there:
             log.info("already there, unchanged: %s", out)
             if url:
@@ -173,13 +173,15 @@ def pack_part(
         )
     parse_part(part)
     config = make_config(data, options)
-    run = Run.start(_with_token_cost(config, load_training(config.cost)), workers, tell=tell)
+    training = load_training(config.cost)
+    run = Run.start(_with_token_cost(config, training), workers, tell=tell)
+    differs = partial(what_differs, run, bill=asked_bill(training))
     refuse_pipes(run, "--part")
     if url:
-        done = not is_url(out) and is_finished(Path(out)) and not what_differs(run, Path(out))
+        done = not is_url(out) and is_finished(Path(out)) and not differs(Path(out))
         return PartDone(part, 0, 0) if done else make_part(run, BucketStore(url, run.fingerprint()), part)
     out = Path(out)
-    with writing(out), output.beside_others(out, partial(what_differs, run, out)) as there:
+    with writing(out), output.beside_others(out, partial(differs, out)) as there:
         if not there:
             return make_part(run, TokenStore(output.work_folder(out, work_dir), run.fingerprint()), part)
     log.info("already there: %s", out)
@@ -220,9 +222,7 @@ def analyze(
 
         training = on_this_machine(training)
     run = Run.start(_with_token_cost(config, training), workers, tell=tell)
-    if by is not None:
-        refuse_pipes(run, "--by")
-        check_column(run, by)
+    _check_by(run, by)
     with scratch_folder() as folder:
         store = TokenStore(folder, run.fingerprint(), lasts=False)
         run, corpus = pipeline.decided(run, store, money)
@@ -258,6 +258,12 @@ def _shared(
     if bucket is not None:
         BucketStore(bucket.url, run.fingerprint()).fetch(store, run.tell)
     return store
+
+
+def _check_by(run: Run, by: str | None) -> None:
+    if by is not None:
+        refuse_pipes(run, "--by")
+        check_column(run, by)
 
 
 def open_packed(folder: str | os.PathLike[str]) -> PackedFolder:

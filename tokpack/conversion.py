@@ -8,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tokpack.errors import SettingError, near_matches
 
+KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
 
 def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind
     """`value` as `kind`: dataclasses from dicts, tuples from lists, Literals and scalars checked."""
@@ -38,7 +40,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one re
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong_type(value, kind.__name__, where)
+        raise _wrong_type(value, KINDS.get(kind, kind.__name__), where)
     return value
 
 

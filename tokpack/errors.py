@@ -12,6 +12,9 @@ from typing import Any
 
 from tokpack.printable import printable, without_secrets
 
+MOST_KNOWN = 30
+"""Names that a hint lists."""
+
 
 class TokpackError(Exception):
     """Base of every error shown to the user without a traceback.
@@ -128,7 +131,8 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(match) for match in close) + "?"
-    return "known: " + ", ".join(known)
+    more = f" and {len(known) - MOST_KNOWN} more" if len(known) > MOST_KNOWN else ""
+    return "known: " + ", ".join(known[:MOST_KNOWN]) + more
 
 
 def check_name(folder: Path) -> None:
@@ -139,6 +143,13 @@ def check_name(folder: Path) -> None:
         raise UsageError(
             "the name is not UTF-8", where=ascii(str(folder)), hint="rename it, or give another"
         ) from None
+
+
+def check_new(file: Path, overwrite: bool) -> None:
+    """Raises OutputError for a file that is there already, or whose folder is not."""
+    if file.exists() and not overwrite:
+        raise OutputError("the file is there already", where=str(file), hint="--overwrite, or another -o")
+    check_place(file, "-o")
 
 
 def check_place(file: Path | None, flag: str) -> None:

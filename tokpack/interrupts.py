@@ -8,10 +8,8 @@ everything on the disk is made to survive that.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 EXIT_CODE = 130
+WATCHER = "tokpack-signals"
 PATIENCE_SECONDS = 1.2
 """From a signal to the end of the process, whatever it does."""
 GO_ON = {
@@ -42,8 +41,12 @@ _next: Callable[[], str] = lambda: ELSE  # noqa: E731 - by default
 
 
 def watch(command: str) -> None:
-    """Take over the signals, but those that the caller has this process ignore (`nohup`, `&` of a shell)."""
+    """Take over the signals, but those that the caller has this process ignore (`nohup`, `&` of a shell).
+
+    Once a process: a second call changes what is said alone."""
     go_on(lambda: GO_ON.get(command, ELSE))
+    if any(thread.name == WATCHER for thread in threading.enumerate()):
+        return
     taken = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     if not taken or threading.current_thread() is not threading.main_thread():
         return
@@ -52,7 +55,7 @@ def watch(command: str) -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in taken:
         signal.signal(number, _interrupt)
-    threading.Thread(target=_wait, args=(reader, taken), name="tokpack-signals", daemon=True).start()
+    threading.Thread(target=_wait, args=(reader, taken), name=WATCHER, daemon=True).start()
 
 
 def go_on(how: Callable[[], str]) -> None:
@@ -86,6 +89,8 @@ def leftover(path: Path) -> Iterator[None]:
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder for this process alone, gone with it."""
+    import tempfile
+
     made = tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True)
     with made as name, leftover(Path(name)):
         yield Path(name)
@@ -98,6 +103,8 @@ def leave() -> NoReturn:
     for child in _descendants(os.getpid()):
         with suppress(OSError):
             os.kill(child, signal.SIGKILL)
+    import shutil
+
     for path in list(_leftovers):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tokpack.activity import Activity
 from tokpack.config import CostConfig, Method
 from tokpack.cost.training import Training, load_training
-from tokpack.errors import DataError, OutputError, UsageError, writing
+from tokpack.errors import DataError, UsageError, check_new, writing
 from tokpack.options import make_config
 from tokpack.run import Run
 from tokpack.stages.normalize.normalize import normalize
@@ -84,8 +84,7 @@ def first_recipe(
 
 def write_recipe(text: str, out: Path, overwrite: bool = False) -> None:
     """Raises OutputError for a file that is there already."""
-    if out.exists() and not overwrite:
-        raise OutputError("the file is there already", where=str(out), hint="--overwrite, or another -o")
+    check_new(out, overwrite)
     with writing(out, resumes=False):
         out.write_text(text, encoding="utf-8")
 

@@ -53,10 +53,10 @@ def main() -> NoReturn:
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
-    mount_plugins()
     logging.basicConfig(level=logging.WARNING, handlers=[Stderr()])
     logging.getLogger("tokpack").setLevel(logging.INFO)
     try:
+        mount_plugins()
         code = app(standalone_mode=False)
         if code == interrupts.EXIT_CODE:  # typer takes the exception and returns this
             interrupts.leave()

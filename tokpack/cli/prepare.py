@@ -20,7 +20,7 @@ from tokpack.cli.options import (
 from tokpack.cli.output import activity, say, show
 from tokpack.encoding.fast_forms import load_early
 from tokpack.engine import default_workers, early
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, check_place
 from tokpack.options import (
     INDEX,
     BillOptions,
@@ -69,6 +69,7 @@ def analyze(
 
     With --model and --gpu: what the training will cost, whether it fits, and with which settings to run it.
     """
+    check_place(html, "--html")
     _begin(data or [], workers, options)
     with activity(quiet, "tokpack.api") as (tell, api):
         settings: dict[str, Any] = {"calibrate": calibrate, "by": by, "workers": workers}

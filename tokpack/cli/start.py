@@ -32,9 +32,11 @@ def init(
 
     It runs as it is: `tokpack pack --config run.toml -o packed`.
     """
+    from tokpack.errors import check_new
     from tokpack.parsing import parse_map
 
     columns = parse_map(map) if map else None
+    check_new(out, overwrite)
     with activity(quiet, "tokpack.starting") as (tell, starting):
         text = starting.first_recipe(data, model, out, gpu=gpu, format=format, map=columns, tell=tell)
         starting.write_recipe(text, out, overwrite)

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from tokpack.config import CostConfig
 from tokpack.cost import (
     Figure,
     Gpu,
@@ -25,6 +27,7 @@ from tokpack.cost.memory import Loss, Remedy
 from tokpack.cost.planned_run import micro_batch, micro_batches, packed_run, plan_of, settings_of
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
 from tokpack.cost.training import CostedDocuments, Training, count
+from tokpack.plain import to_plain
 from tokpack.report.advice import advise, cards, curve, managed, saving
 from tokpack.report.cost_figures import (
     BilledRecipe,
@@ -59,18 +62,8 @@ def make_cost(training: Training, documents: CostedDocuments) -> Cost | None:
     cost = Cost(
         model=_model(training),
         gpu=_gpu(training),
-        method=MethodFigures(
-            kind=training.method.kind,
-            rank=training.method.rank if training.method.adapts else None,
-            weights=training.method.base_weights,
-            checkpointing=checkpointing,
-        ),
-        recipe=BilledRecipe(
-            epochs=training.settings.epochs,
-            batch_size=training.settings.batch_size,
-            accumulation=training.settings.accumulation,
-            learning_rate=training.settings.learning_rate,
-        ),
+        method=_method(training, checkpointing),
+        recipe=_recipe(training),
         estimate=final,
         calibrated=training.calibration is not None,
         comparison=table,
@@ -82,6 +75,37 @@ def make_cost(training: Training, documents: CostedDocuments) -> Cost | None:
         api=managed(training, documents),
     )
     return replace(cost, recommendations=advise(cost, documents.capacity))
+
+
+def asked_bill(training: Training | None) -> dict[str, Any] | None:
+    """What report.json will record of the run that is to be billed; None where it does not record all."""
+    if training is None:
+        return None
+    settings, usual = training.settings, CostConfig()
+    for name in ("api", "apis", "checkpointing", "mfu"):
+        if getattr(settings, name) != getattr(usual, name):
+            return None
+    method: dict[str, Any] = to_plain(_method(training, checkpointing=False))
+    del method["checkpointing"]
+    parts = {"model": _model(training), "gpu": _gpu(training), "recipe": _recipe(training)}
+    return {"method": method} | {name: to_plain(part) for name, part in parts.items()}
+
+
+def _method(training: Training, checkpointing: bool) -> MethodFigures:
+    method = training.method
+    rank = method.rank if method.adapts else None
+    weights = method.base_weights
+    return MethodFigures(kind=method.kind, rank=rank, weights=weights, checkpointing=checkpointing)
+
+
+def _recipe(training: Training) -> BilledRecipe:
+    settings = training.settings
+    return BilledRecipe(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        accumulation=settings.accumulation,
+        learning_rate=settings.learning_rate,
+    )
 
 
 def _model(training: Training) -> ModelFigures:

@@ -17,7 +17,7 @@ from tokpack.report.cost_words import cost_words
 from tokpack.report.data_tables import drops_table
 from tokpack.report.data_words import cut_words, grouping_words
 from tokpack.report.terminal import report_head, slots_bill, trained_words
-from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, Command, DrawnTable, Fact, facts_grid
+from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, Command, DrawnTable, facts_grid
 from tokpack.report.values import Figures
 from tokpack.report.words import share
 
@@ -66,14 +66,14 @@ def _left_out(figures: Figures) -> RenderableType:
     return DrawnTable(replace(table, title=""), one_line=True)
 
 
-def _facts(figures: Figures, model: str) -> list[Fact]:
+def _facts(figures: Figures, model: str) -> list[tuple[str, str]]:
     documents, tokens, trained = figures.ledger.documents, figures.ledger.tokens, figures.ledger.trained
     plan, cost = figures.plan, figures.cost
     kept = f"{documents.kept:,} of {counted(documents.read, 'document')}, {counted(tokens.packed, 'token')}"
     if plan.rows:
         kept += f" ({trained_words(trained.trained, trained.packed)})"
         kept += f", {counted(plan.rows, 'row')} {share(plan.fill, 1, 2)} full"
-    facts: list[Fact] = [("kept", kept)]
+    facts: list[tuple[str, str]] = [("kept", kept)]
     if cut := cut_words(figures):
         facts.append(("cut", cut))
     if cost:

@@ -6,8 +6,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -21,7 +21,6 @@ FACTS = 120
 WIDE = 110
 """Columns from which tables show all they have."""
 GOOD, QUIET, BAD = "green", "dim", "red"
-Fact = tuple[str, "str | Command"]
 TONES = {"": "", "good": GOOD, "bad": BAD}
 
 
@@ -85,37 +84,53 @@ def draw_sums(title: str, sums: list[Sum]) -> Grid:
     return table
 
 
-class Command:
+class Command(str):
     """To be pasted: where it is longer than the screen is wide, lines that a shell takes for one."""
 
-    def __init__(self, command: str) -> None:
-        self.parts: list[str] = []
-        for part in map(shlex.quote, shlex.split(command)):
-            if not part.startswith("-") and self.parts and re.fullmatch(r"--?[\w-]+", self.parts[-1]):
-                self.parts[-1] += f" {part}"
-            else:
-                self.parts.append(part)
+    __slots__ = ()
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def lines(self, width: int) -> list[str]:
         lines: list[str] = []
-        for part in self.parts:
-            if lines and len(lines[-1]) + len(part) + len(" ") <= options.max_width - len(" \\"):
+        for part in _words(self):
+            if lines and len(lines[-1]) + len(part) + len(" ") <= width - len(" \\"):
                 lines[-1] += f" {part}"
             else:
                 lines.append(part)
-        yield Text(" \\\n".join(lines))
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(max(map(len, self.parts)) + 2, len(" ".join(self.parts)) + 2)
+        return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
-def facts_grid(facts: Sequence[Fact]) -> Grid:
-    """Names and what there is to say about them."""
-    grid = Grid.grid(padding=(0, 2))
-    grid.add_column(style=QUIET, no_wrap=True)
-    for name, value in facts:
-        grid.add_row(name, Text(value) if isinstance(value, str) else value)
-    return grid
+def _words(command: str) -> list[str]:
+    """As the shell has them, but each flag with its value."""
+    words: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if not word.startswith("-") and words and re.fullmatch(r"--?[\w-]+", words[-1]):
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    return words
+
+
+class FactsGrid:
+    """Names and what there is to say about them. No line is filled up with spaces, which after a backslash
+    would end a command."""
+
+    def __init__(self, facts: Sequence[tuple[str, str]]) -> None:
+        self.facts = facts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        names = max((cell_len(name) for name, _ in self.facts), default=0)
+        width = max(options.max_width - names - 2, 1)
+        for name, value in self.facts:
+            whole = Text(value)
+            lines = [Text(line) for line in value.lines(width)] if isinstance(value, Command) else None
+            for number, line in enumerate(lines or whole.wrap(console, width)):
+                label = (name if number == 0 else "").ljust(names)
+                text = Text(no_wrap=True, overflow="ignore")
+                yield text.append(f"{label}  ", QUIET).append_text(line)
+
+
+def facts_grid(facts: Sequence[tuple[str, str]]) -> FactsGrid:
+    return FactsGrid(facts)
 
 
 def spaced(parts: list[RenderableType]) -> Group:
