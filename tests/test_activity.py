@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import tokpack
-from tokpack.activity import Activity, Task, duration
+from tokpack.activity import Activity, Task, duration, in_number
 from tokpack.export import export
 from tokpack.packed.merging import merge
 from tokpack.packed.repacking import repack
@@ -62,10 +62,18 @@ def test_amounts_are_told_in_their_unit_and_the_time_to_go_by_the_pace_since_the
     assert Task("reading", unit="MB", scale=1_000_000, done=2_510_000).amount() == "2.5 MB"
 
 
+def test_words_agree_with_their_number() -> None:
+    words = "document(|s) (is|are) left out (3%), and each of (its turns|their turns)"
+    assert in_number(1, words) == "document is left out (3%), and each of its turns"
+    assert in_number(2, words) == "documents are left out (3%), and each of their turns"
+
+
 def test_one_is_told_in_the_singular() -> None:
     assert Task("merging", 1, "files").begin() == "merging: 1 file"
     assert Task("held-out evaluation", 1, "batches").begin() == "held-out evaluation: 1 batch"
     assert Task("packing", 1_000_000, "MB", 1_000_000).begin() == "packing: 1.0 MB"
+    assert Task("packing", 99_999, "M tokens", 1_000_000).begin() == "packing: 99,999 tokens"
+    assert Task("packing", 1, "MB", 1_000_000).begin() == "packing: 1 byte"
 
 
 def test_the_innermost_activity_speaks_and_the_outer_one_goes_on_after_it() -> None:

@@ -257,7 +257,9 @@ def test_one_of_what_was_counted_is_told_in_the_singular():
     told = [words for _, words in counters(dict.fromkeys(COUNTERS, 1))]
     assert "document holds a special token inside its text" in told
     assert not [words for words in told if re.search(r"\b(are|they|were|have|hold|documents|turns)\b", words)]
-    assert counters({"special_token_inside": 2})[0][1] == COUNTERS["special_token_inside"]
+    told = [words for _, words in counters(dict.fromkeys(COUNTERS, 2))]
+    assert "documents hold a special token inside their text" in told
+    assert not re.search(r"[|()]", " ".join(told))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

@@ -77,7 +77,7 @@ def test_a_rendered_prompt_and_its_completion_stay_and_the_flag_is_named(qwen, t
     rows = [{"prompt": RENDERED, "completion": "The Ems.<|im_end|>\n"}]
     [text] = packed_texts(rows, tmp_path, qwen, format="prompt_completion")
     assert RENDERED in text
-    assert "1 documents hold a message that begins with the chat template's own markers" in caplog.text
+    assert "1 document holds a message that begins with the chat template's own markers" in caplog.text
     assert "--render plain" in caplog.text
     caplog.clear()
     bare = tmp_path / "bare"

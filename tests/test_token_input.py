@@ -229,7 +229,7 @@ def test_packed_rows_are_not_taken_for_documents(packed):
 
 def test_too_many_foreign_ids_stop_the_run(qwen, tmp_path):
     (tmp_path / "ids.jsonl").write_text('{"input_ids": [1, 2]}\n{"input_ids": [1, 999999]}\n')
-    with pytest.raises(DataError, match="1 of 2 rows are unreadable"):
+    with pytest.raises(DataError, match="1 of 2 rows cannot be read"):
         tokpack.pack(tmp_path / "ids.jsonl", tmp_path / "out", tokenizer=str(qwen))
     with pytest.raises(DataError, match=r"id 999999 at input_ids\[1\]"):
         tokpack.pack(tmp_path / "ids.jsonl", tmp_path / "strict", tokenizer=str(qwen), strict=True)

@@ -12,6 +12,7 @@ nothing.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -37,6 +38,8 @@ class Advance(Protocol):
     def __call__(self, amount: int, figures: str = "") -> None: ...
 
 
+SMALL = {"MB": "bytes", "M tokens": "tokens"}
+"""Units for a total that is less than a tenth of one of these."""
 SINGULAR = {"batches": "batch"}
 """Units whose singular is not theirs without the s."""
 
@@ -59,6 +62,8 @@ class Task:
 
     def __post_init__(self) -> None:
         self.said = self.started, 0
+        if self.total is not None and self.total * 10 < self.scale:
+            self.unit, self.scale = SMALL.get(self.unit, self.unit), 1
 
     def amount(self) -> str:
         if self.total is None:
@@ -231,6 +236,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def in_number(number: float, words: str) -> str:
+    """`"document(|s) hold(s|) it"` as it is said of one, or of another number."""
+    return re.sub(r"\(([\w ]*)\|([\w ]*)\)", lambda found: found[1 if number == 1 else 2], words)
 
 
 def counted(number: float, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokpack.activity import counted, in_number
 from tokpack.printable import one_line, without_secrets
 from tokpack.shards import ARROW, INDEX
 
@@ -18,6 +19,8 @@ def make_card(manifest: dict[str, Any], url: str, validation: bool = False) -> s
     documents, tokens, tokenizer = ledger["documents"], ledger["tokens"], manifest["tokenizer"]
     trained, slots = ledger["trained"], ledger["slots"]
     place = one_line(without_secrets(url))
+    fill, held = slots["packed"] / max(slots["total"], 1), counted(documents["kept"], "document")
+    learned = in_number(trained["trained"], f"{trained['trained']:,} (is|are)")
     return f"""\
 ---
 tags: [tokpack, packed]
@@ -26,8 +29,8 @@ size_categories: [{next((name for most, name in SIZES if rows < most), LARGE)}]
 
 # {_cell(place.rsplit("/", 1)[-1])}
 
-{rows:,} packed rows of up to {capacity:,} tokens, {slots["packed"] / max(slots["total"], 1):.2%} full.
-They hold {documents["kept"]:,} documents of {tokens["packed"]:,} tokens; {trained["trained"]:,} are trained.
+{counted(rows, "packed row")} of up to {capacity:,} tokens, {fill:.2%} full.
+{"It holds" if rows == 1 else "They hold"} {held} of {counted(tokens["packed"], "token")}; {learned} trained.
 Made by [tokpack](https://pypi.org/project/tokpack/) {_cell(manifest["tokpack_version"])}.
 
 | | |

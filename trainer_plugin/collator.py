@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tokpack.activity import counted
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import IGNORE_INDEX, LOSS_WEIGHTS
 from trainer_plugin.mismatched import labels_of, mismatched
@@ -148,7 +149,7 @@ class PackedCollator:
         pad = self.capacity * len(rows) - real
         if pad < 0:
             raise UsageError(
-                f"{len(rows)} rows hold {real:,} tokens, more than {len(rows)} x {self.capacity:,}",
+                f"{len(rows)} rows hold {counted(real, 'token')}, more than {len(rows)} x {self.capacity:,}",
                 where="PackedCollator(capacity=...)",
                 hint="give the packed dataset's capacity, or leave it out to pad nothing",
             )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from tokpack.activity import counted
 from tokpack.errors import DataError, UsageError
 from tokpack.fingerprint import vocab_digest
 from tokpack.manifest import read_manifest
@@ -52,7 +53,7 @@ class PackedDataset:
         total = int(self._starts[-1])
         if total != int(self.manifest["rows"]):
             raise DataError(
-                f"the shards hold {total:,} rows, the manifest says {self.manifest['rows']:,}",
+                f"the shards hold {counted(total, 'row')}, the manifest says {self.manifest['rows']:,}",
                 where=str(self.folder),
                 hint="run `tokpack verify`, or copy the packed dataset again",
             )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokpack.activity import Activity
+from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin.attention import NAME
 from trainer_plugin.dtypes import probed_dtype, stored_dtype
@@ -118,7 +118,7 @@ def refuse_config(config: Any, dataset: PackedDataset | None = None) -> None:
         if crowded.size and crowded.max() > original:
             raise UsageError(
                 f"{rope['rope_type']} RoPE changes every document of a row as soon as one is longer than "
-                f"{original:,} tokens; the longest beside others has {crowded.max():,}",
+                f"{counted(original, 'token')}; the longest beside others has {crowded.max():,}",
                 where=str(dataset.folder),
                 hint=f"pack again with a capacity of at most {original}",
             )

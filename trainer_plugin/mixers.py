@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tokpack.activity import counted
 from tokpack.errors import UsageError
 from trainer_plugin.attention import ONE_DOCUMENT, document_lengths
 
@@ -228,7 +229,7 @@ def _forward_by_document(module: Any, *args: Any, **kwargs: Any) -> Any:
     total = sum(lengths)
     if not _row_states([*args, *kwargs.values()], total):
         raise UsageError(
-            f"the documents hold {total:,} tokens, the states of this layer another number",
+            f"the documents hold {counted(total, 'token')}, the states of this layer another number",
             where=type(module).__name__,
             hint="virtual tokens (prompt tuning) and caches do not go with packed rows",
         )

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from tokpack.activity import counted
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import IGNORE_INDEX, PREFERENCE, UNPAIRED
 from trainer_plugin.collator import PackedCollator
@@ -46,7 +47,7 @@ def pack_pairs(pairs: Sequence[tuple[Answer, Answer]], capacity: int) -> list[di
     for number in sorted(range(len(pairs)), key=lambda i: -lengths[i]):
         if lengths[number] > capacity:
             raise DataError(
-                f"a pair has {lengths[number]:,} tokens, more than a row of {capacity:,}",
+                f"a pair has {counted(lengths[number], 'token')}, more than a row of {capacity:,}",
                 where=f"pair {number}",
                 hint="shorten or leave out the pair, or give a larger capacity",
             )

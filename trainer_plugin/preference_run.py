@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tokpack.activity import counted, in_number
 from tokpack.errors import UsageError
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.guards import KINDS
@@ -55,7 +56,7 @@ def preference_lines(preference: PreferenceLoss, dataset: PackedDataset, recipe:
         return [f"{preference.loss} on preference pairs, beta {preference.strength:g}"]
     good, bad = dataset.label_counts()
     lines = [
-        f"{preference.loss} on {good:,} desirable and {bad:,} undesirable answers, "
+        f"{preference.loss} on {good:,} desirable and {counted(bad, 'undesirable answer')}, "
         f"beta {preference.strength:g}"
     ]
     if good and bad:
@@ -71,8 +72,8 @@ def preference_lines(preference: PreferenceLoss, dataset: PackedDataset, recipe:
     lonely = int((dataset.row_documents() < 2).sum())
     if preference.needs_divergence and recipe.batch_rows == 1 and lonely:
         lines.append(
-            f"{lonely:,} of {len(dataset):,} rows hold one document, whose divergence is measured on its own "
-            "answer: batch_rows = 2 gives it another"
+            f"{lonely:,} of {counted(len(dataset), 'row')} {in_number(lonely, 'hold(s|)')} one document, "
+            "whose divergence is measured on its own answer: batch_rows = 2 gives it another"
         )
     return lines
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from tokpack.activity import Activity, Task, duration
+from tokpack.activity import Activity, Task, counted, duration
 from trainer_plugin.source_losses import PREFIX
 from trainer_plugin.words import dollars
 
@@ -99,7 +99,7 @@ def figures_of(logs: dict[str, Any]) -> str:
     if "fill" in logs:
         parts.append(f"fill {logs['fill']:.1%}")
     if "tokens" in logs:
-        parts.append(f"{logs['tokens']:,} tokens ({logs['trained_tokens']:,} trained)")
+        parts.append(f"{counted(logs['tokens'], 'token')} ({logs['trained_tokens']:,} trained)")
     if "cost_usd" in logs:
         parts.append(f"{dollars(logs['cost_usd'])} of about {dollars(logs['cost_usd_total'])}")
     return "  ".join(parts)

@@ -319,9 +319,10 @@ def _plan_lines(
 ) -> list[str]:
     lines = ["rows are trained on in the order in which they were packed"] if order == "packed" else []
     lines += [
-        f"{counted(plan.rows, 'row')}, {plan.tokens:,} tokens, {plan.trained_share:.1%} of them trained; "
+        f"{counted(plan.rows, 'row')}, {counted(plan.tokens, 'token')}, "
+        f"{plan.trained_share:.1%} of them trained; "
         f"{counted(plan.steps, 'step')} over {counted(len(plan.order), 'row')}, "
-        f"{plan.tokens_to_train:,} tokens"
+        f"{counted(plan.tokens_to_train, 'token')}"
     ]
     if hours is not None:
         low, high = hours.value, hours.high or hours.value

@@ -31,7 +31,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from tokpack.activity import Activity
+from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
 from trainer_plugin import guards
@@ -242,7 +242,8 @@ class PackedTrainerMixin(EvaluationMixin):
         expected = len(self.sampler.rows_of(step, self.args.gradient_accumulation_steps))
         if rows != expected:
             raise UsageError(
-                f"the checkpoint has trained on {rows:,} rows in {step:,} steps, this run takes {expected:,}",
+                f"the checkpoint has trained on {counted(rows, 'row')} in {counted(step, 'step')}, "
+                f"this run takes {expected:,}",
                 where=str(resumed),
                 hint="resume with the processes, batch_rows and accumulation of the run that wrote it; one "
                 "that ended at a token budget goes on from the checkpoint before its last",

@@ -137,7 +137,7 @@ def figures(packed: PackedFolder) -> str:
     """One line for the README of an export."""
     manifest = packed.manifest
     return (
-        f"{counted(manifest['documents'], 'document')}, {manifest['tokens']:,} tokens "
+        f"{counted(manifest['documents'], 'document')}, {counted(manifest['tokens'], 'token')} "
         f"({manifest['trained_tokens']:,} with a label) in {counted(manifest['rows'], 'row')} of at most "
         f"{manifest['capacity']:,}"
     )

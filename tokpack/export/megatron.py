@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.activity import counted
 from tokpack.errors import UsageError
 from tokpack.export.common import copy_script, figures, splits, write_text
 from tokpack.packed.folder import PackedFolder
@@ -62,7 +63,7 @@ def _refuse_masked(packed: PackedFolder) -> None:
     masked = manifest["tokens"] - manifest["trained_tokens"] - manifest["pieces"]
     if masked:
         raise UsageError(
-            f"{masked:,} tokens have no label, and Megatron's format would train on them",
+            f"{counted(masked, 'token')} have no label, and Megatron's format would train on them",
             where="--to megatron",
             hint="give --to megatron-bridge, or pack again with --loss all",
         )

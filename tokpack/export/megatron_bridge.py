@@ -61,7 +61,7 @@ README = """\
 {parallel}
 Use the tokenizer in `tokenizer/` (`cfg.tokenizer.tokenizer_model`). Megatron-Bridge takes the loss from
 targets that follow an EOS token inside a document: {lost:,} of {trained:,} trained tokens here.
-{left_out:,} documents or pieces of one token have nothing to predict and are left out.
+Documents and pieces of one token have nothing to predict and are left out: {left_out:,} here.
 """
 
 PARALLEL = """\

@@ -245,7 +245,7 @@ class PackedFolder:
         plan = self.manifest["plan"]
         return (
             f"PackedFolder({str(self.folder)!r}: {counted(self.manifest['documents'], 'document')}, "
-            f"{self.manifest['tokens']:,} tokens in {counted(len(self), 'row')} "
+            f"{counted(self.manifest['tokens'], 'token')} in {counted(len(self), 'row')} "
             f"of {self.manifest['capacity']:,}, "
             f"fill {plan['fill']:.2%})"
         )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tokpack import schema
-from tokpack.activity import Activity, counted, default_activity
+from tokpack.activity import Activity, counted, default_activity, in_number
 from tokpack.config import PlanConfig, ShardFormat
 from tokpack.config_limits import MOST_PARTS, UNMIXED
 from tokpack.conversion import convert
@@ -198,11 +198,12 @@ def lost_to_length(packed: PackedFolder) -> str:
     cut = ledger["tokens"]["truncated"]
     dropped = ledger["documents"]["dropped"].get(OVERLONG, 0)
     lost = [
-        f"{cut:,} tokens cut from long documents" if cut else "",
+        f"{counted(cut, 'token')} cut from long documents" if cut else "",
         f"{counted(dropped, 'document')} dropped as overlong" if dropped else "",
     ]
     said = " and ".join(part for part in lost if part)
-    return f"{said} stay out: they are not in the packed dataset" if said else ""
+    one = cut + dropped
+    return in_number(one, f"{said} stay(s|) out: (it is|they are) not in the packed dataset") if said else ""
 
 
 def _write(
@@ -276,11 +277,11 @@ def _check_fits(parts: list[PackedFolder], config: dict[str, Any]) -> None:
     placements = [StoredPieces.of([part]).by_document().placement for part in parts]
     lengths = np.concatenate([p.length.reshape(-1, width).sum(axis=1) for p in placements])
     if len(lengths) and int(lengths.max()) > capacity:
-        longest = int(lengths.argmax())
+        longest, too_long = int(lengths.argmax()), int((lengths > capacity).sum())
         number = np.concatenate([p.doc_id[::width] for p in placements])[longest] // width
         raise UsageError(
-            f"{noun} {number} has {lengths[longest]:,} tokens, more than rows of {capacity:,} hold "
-            f"({int((lengths > capacity).sum()):,} {noun}s do)",
+            f"{noun} {number} has {counted(lengths[longest], 'token')}, more than rows of {capacity:,} hold "
+            f"({in_number(too_long, f'{too_long:,} {noun}(|s) do(es|)')})",
             where=f"--max-length {capacity}",
             hint=f"give --max-length {lengths[longest]} or more, or pack the raw data again with --overlong",
         )

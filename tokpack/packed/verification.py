@@ -164,7 +164,7 @@ def _stray(path: Path) -> str:
 
 def _token_files(packed: PackedFolder) -> Check:
     store = TokenFiles.open(packed.folder, packed.manifest)
-    detail = f"{len(store.doc_id):,} pieces, {len(store.input_ids):,} tokens"
+    detail = f"{counted(len(store.doc_id), 'piece')}, {counted(len(store.input_ids), 'token')}"
     return Check("token files", detail, list(store.faults())[:MAX_FAULTS])
 
 

@@ -209,7 +209,7 @@ def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = 
         ranges = {}
     for number, (doc_id, copy, ids, labels) in enumerate(islice(_documents(record), MOST_DOCUMENTS)):
         name = f"document {doc_id}" if copy is None else f"document {doc_id}, copy {copy}"
-        title = f"{name}: {len(ids):,} tokens, {int((labels != IGNORE_INDEX).sum()):,} trained"
+        title = f"{name}: {counted(len(ids), 'token')}, {int((labels != IGNORE_INDEX).sum()):,} trained"
         if pairs:
             title = f"pair {doc_id // PAIR_WIDTH}, {'rejected' if doc_id % PAIR_WIDTH else 'chosen'}, {title}"
         if IS_DESIRABLE in record:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tokpack.activity import counted, in_number
 from tokpack.corpus import NearFigures
 from tokpack.cost import ApiPrice, Figure, api_cost, capacity_curve
 from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
@@ -175,7 +176,10 @@ def advise_near_duplicates(cost: Cost, near: NearFigures, packed: int) -> Cost:
         parts = [share * training / whole for training, whole in hours_of]
         low, high = (part * usd for part, usd in zip(parts, ends(final.money), strict=True))
         saves = Figure(low, "USD", "assumed", "at the cost of an average token", high)
-    why = f"{near.documents:,} documents of {near.tokens:,} tokens nearly repeat an earlier one"
+    why = in_number(
+        near.documents,
+        f"{near.documents:,} document(|s) of {counted(near.tokens, 'token')} nearly repeat(s|) earlier ones",
+    )
     flag = f"--near-dup {near.threshold}"
     new = Advice("near_duplicates", "drop near duplicates", flag, why, saves, share)
     return replace(cost, recommendations=ranked([*cost.recommendations, new]))
@@ -249,7 +253,7 @@ def _cleaning(cost: Cost) -> Advice | None:
         "clean",
         "clean first",
         "tokpack pack",
-        f"{gone:,} tokens are left out; the reasons are below",
+        in_number(gone, f"{gone:,} token(|s) (is|are) left out; the reasons are below"),
         saves=saves,
         saved_share=share,
     )

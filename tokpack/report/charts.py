@@ -69,11 +69,13 @@ def slots_chart(lines: list[SlotLine]) -> Chart:
     for line in lines:
         tokens, slots = line.tokens, line.slots
         parts = [
-            Stretch(0, tokens, ACCENT, f"{line.name}: {tokens:,} tokens"),
-            Stretch(tokens, slots, PAD, f"{line.name}: {slots - tokens:,} slots of padding"),
+            Stretch(0, tokens, ACCENT, f"{line.name}: {counted(tokens, 'token')}"),
+            Stretch(tokens, slots, PAD, f"{line.name}: {counted(slots - tokens, 'slot')} of padding"),
         ]
         last = line is lines[-1]
-        bars.append(Bar(line.name, f"{slots:,} slots, {share(line.fill, 1)} full", parts, strong=last))
+        bars.append(
+            Bar(line.name, f"{counted(slots, 'slot')}, {share(line.fill, 1)} full", parts, strong=last)
+        )
     return bar_chart(bars, "Token slots per epoch, unpacked and packed")
 
 
@@ -81,7 +83,11 @@ def tokens_chart(tokens: TokenSums) -> Chart:
     """From all tokens to the packed ones: what each reason takes away."""
     level = tokens.tokenized
     bars = [
-        Bar("tokens in the data", f"{level:,}", [Stretch(0, level, GRAY, f"{level:,} tokens in the data")])
+        Bar(
+            "tokens in the data",
+            f"{level:,}",
+            [Stretch(0, level, GRAY, f"{counted(level, 'token')} in the data")],
+        )
     ]
     for label, lost in _losses(tokens):
         color = GRAY if label == HELD_OUT else LOST
@@ -89,15 +95,15 @@ def tokens_chart(tokens: TokenSums) -> Chart:
             Bar(
                 label,
                 f"\N{MINUS SIGN}{lost:,}",
-                [Stretch(level - lost, level, color, f"{label}: {lost:,} tokens")],
+                [Stretch(level - lost, level, color, f"{label}: {counted(lost, 'token')}")],
             )
         )
         level -= lost
     if again := tokens.repeated:
-        part = Stretch(level, level + again, ACCENT, f"{again:,} tokens of repeated documents")
+        part = Stretch(level, level + again, ACCENT, f"{counted(again, 'token')} of repeated documents")
         bars.append(Bar("repeated", f"+{again:,}", [part]))
         level += again
-    packed = Stretch(0, level, ACCENT, f"{level:,} tokens packed")
+    packed = Stretch(0, level, ACCENT, f"{counted(level, 'token')} packed")
     bars.append(Bar("packed", f"{level:,}", [packed], strong=True))
     return bar_chart(bars, "Tokens in the data, tokens left out by reason, tokens packed")
 
@@ -278,7 +284,7 @@ def _lengths(lengths: Lengths, capacity: int, width: int) -> str:
 
 
 def _bin(b: Bin, capacity: int, hair: int) -> Mark:
-    about = f"{span(b.start, b.end - 1)}: {counted(b.documents, 'document')}, {b.tokens:,} tokens"
+    about = f"{span(b.start, b.end - 1)}: {counted(b.documents, 'document')}, {counted(b.tokens, 'token')}"
     color = LOST if b.start > capacity else ACCENT
     mark: Mark = to_plain(b)
     return mark | {"shown": max(b.documents, hair), "color": color, "about": about}
@@ -320,7 +326,7 @@ def _capacity_marks(overlong: int, capacity: int, low: int, high: int, room: flo
 
 
 def span(first: int, last: int) -> str:
-    return f"{first:,} tokens" if first == last else f"{first:,} to {last:,} tokens"
+    return f"{counted(first, 'token')}" if first == last else f"{first:,} to {counted(last, 'token')}"
 
 
 def length_ticks(low: int, high: int, most: int) -> list[int]:

@@ -43,8 +43,8 @@ def sources_chart(sources: dict[str, Sums]) -> Chart:
             name,
             f"{packed:,} packed, {share(packed, tokens)}",
             [
-                Stretch(0, packed, ACCENT, f"{name}: {packed:,} tokens packed"),
-                Stretch(packed, tokens, LOST, f"{name}: {tokens - packed:,} tokens not packed"),
+                Stretch(0, packed, ACCENT, f"{name}: {counted(packed, 'token')} packed"),
+                Stretch(packed, tokens, LOST, f"{name}: {counted(tokens - packed, 'token')} not packed"),
             ],
         )
         for name, packed, tokens in shown
@@ -63,7 +63,7 @@ def scripts_chart(vocabulary: Vocabulary) -> Chart:
         Bar(
             name,
             f"{tokens:,}, {share(tokens, total)}",
-            [Stretch(0, tokens, ACCENT, f"{name}: {tokens:,} tokens")],
+            [Stretch(0, tokens, ACCENT, f"{name}: {counted(tokens, 'token')}")],
         )
         for name, tokens in shown
     ]

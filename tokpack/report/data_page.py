@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any
 
+from tokpack.activity import counted
 from tokpack.corpus import NearFigures, NearPair
 from tokpack.printable import one_line, printable, snippet
 from tokpack.report import data_charts
@@ -80,7 +81,7 @@ def _kept(document: KeptDocument) -> dict[str, Any]:
     """A kept document as rendered, in runs of text that are trained or not."""
     return {
         "place": one_line(document.place, 80),
-        "about": f"{document.tokens:,} tokens, {document.trained:,} of them trained",
+        "about": f"{counted(document.tokens, 'token')}, {document.trained:,} of them trained",
         "runs": [(printable(text), trained) for text, trained in document.runs],
     }
 

@@ -54,9 +54,9 @@ def language_words(languages: Languages) -> str:
 def languages_source(languages: Languages) -> str:
     looked, of = languages.sample, languages.of
     part = (
-        f"{looked:,} of {of:,} documents"
+        f"{looked:,} of {counted(of, 'document')}"
         if looked < of
-        else f"all {of:,} documents"
+        else f"all {counted(of, 'document')}"
         if of > 1
         else "the one document"
     )
@@ -88,7 +88,7 @@ def cut_words(figures: Figures) -> str:
     tokens, lost = figures.ledger.tokens, figures.ledger.tokens.truncated
     fates = []
     if longer and lost:
-        fates.append(f"{longer:,} shortened by {lost:,} tokens ({share(lost, tokens.tokenized, 2)})")
+        fates.append(f"{longer:,} shortened by {counted(lost, 'token')} ({share(lost, tokens.tokenized, 2)})")
     elif longer:
         fates.append(f"{longer:,} kept in pieces")
     if gone:
@@ -105,7 +105,7 @@ def dealt_words(dealt: Dealt) -> str:
             f"{counted(left, 'row')} fill no step of {ranks} with {counted(dealt.rows_per_step, 'row')} each"
         )
     waits = [share(waiting, 1) for waiting in (dealt.idle_share, dealt.idle_share_shuffled)]
-    rest = f"; the {left:,} rows that fill no step stand last" if left > 1 else ""
+    rest = f"; the {counted(left, 'row')} that fill no step stand last" if left > 1 else ""
     rest = "; the row that fills no step stands last" if left == 1 else rest
     return (
         f"{ranks} wait {waits[0]} of the time, {waits[1]} with rows shuffled ({_counted_work(dealt)}), in"

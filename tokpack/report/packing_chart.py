@@ -58,8 +58,9 @@ class Packing:
         slots = len(self.rows) * self.capacity
         documents = sum(map(len, self.rows))
         return (
-            f"packed: {counted(len(self.rows), 'row')}, {slots:,} slots, {share(self.tokens, slots)} full",
-            f"padded: {counted(documents, 'document')}, {self.padded_slots:,} slots, "
+            f"packed: {counted(len(self.rows), 'row')}, {counted(slots, 'slot')}, "
+            f"{share(self.tokens, slots)} full",
+            f"padded: {counted(documents, 'document')}, {counted(self.padded_slots, 'slot')}, "
             f"{share(self.tokens, self.padded_slots)} full",
         )
 
@@ -84,7 +85,9 @@ def _packed(svg: ElementTree.Element, packing: Packing, left: int, top: int, wid
             ends.append(ends[-1] + block.tokens)
         _rect(svg, packing, left, y, width, (ends[-1], packing.capacity), SOFT, "free slots")
         for block, span in zip(row, pairwise(ends), strict=True):
-            _rect(svg, packing, left, y, width, span, ACCENT, f"{block.place}: {block.tokens:,} tokens")
+            _rect(
+                svg, packing, left, y, width, span, ACCENT, f"{block.place}: {counted(block.tokens, 'token')}"
+            )
         y += HEIGHT + GAP
     return y
 
@@ -95,9 +98,9 @@ def _padded(svg: ElementTree.Element, packing: Packing, left: int, top: int, wid
     for batch in packing.batches:
         longest = max(block.tokens for block in batch)
         for block in batch:
-            about = f"{block.place}: {block.tokens:,} tokens"
+            about = f"{block.place}: {counted(block.tokens, 'token')}"
             _rect(svg, packing, left, y, width, (0, block.tokens), ACCENT, about)
-            padding = f"{longest - block.tokens:,} slots of padding"
+            padding = f"{counted(longest - block.tokens, 'slot')} of padding"
             _rect(svg, packing, left, y, width, (block.tokens, longest), PAD, padding)
             y += HEIGHT + GAP
         y += BATCH_GAP - GAP

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
-from tokpack.activity import counted
+from tokpack.activity import counted, in_number
 from tokpack.corpus import MoneyFigures, NearFigures
 from tokpack.ledger import DocumentSums
 from tokpack.printable import one_line
@@ -26,19 +25,20 @@ ALIKE = {
     "other_prompt_same_answer": "another prompt with nearly the same answer",
 }
 COUNTERS = {
-    "special_token_stripped": "documents had special tokens stripped from the ends of their text",
-    "special_token_inside": "documents hold a special token inside their text",
-    "rendered_already_text": "texts begin with the chat template's own markers: they are left as they are",
-    "rendered_already_chat": "documents hold a message that is rendered already: it is left as it is",
-    "with_email": "documents hold an e-mail address",
-    "with_phone": "documents hold a telephone number",
-    "near_same_prompt_other_answer": "documents give another answer to an earlier one's prompt: kept",
-    "near_other_prompt_same_answer": "documents give an earlier one's answer to another prompt: kept",
-    "near_duplicate_search_bounded": "documents were compared with only some of their likely near duplicates",
-    "evaluation_texts_too_short": "evaluation texts are too short to look for",
-    "with_key": "documents hold what looks like a secret key",
+    "special_token_stripped": "document(|s) had special tokens stripped from the ends of (its|their) text",
+    "special_token_inside": "document(|s) hold(s|) a special token inside (its|their) text",
+    "rendered_already_text": "text(|s) begin(s|) with the chat template's own markers: left as they were",
+    "rendered_already_chat": "document(|s) hold(s|) a message that is rendered already: it is left as it is",
+    "with_email": "document(|s) hold(s|) an e-mail address",
+    "with_phone": "document(|s) hold(s|) a telephone number",
+    "near_same_prompt_other_answer": "document(|s) give(s|) another answer to an earlier one's prompt: kept",
+    "near_other_prompt_same_answer": "document(|s) give(s|) an earlier one's answer to another prompt: kept",
+    "near_duplicate_search_bounded": "document(|s) (was|were) compared with only some of the likely near "
+    "duplicates",
+    "evaluation_texts_too_short": "evaluation text(|s) (is|are) too short to look for",
+    "with_key": "document(|s) hold(s|) what looks like a secret key",
     **LEFT_OUT,
-    "with_template_arguments": "documents bring arguments of the chat template",
+    "with_template_arguments": "document(|s) bring(s|) arguments of the chat template",
 }
 
 
@@ -74,11 +74,11 @@ def make_bill(figures: Figures) -> Bill:
     explanation = f"{packed:,} slots in packed rows, {raw:,} in padded batches."
     if saved <= 0 and tokens < raw:
         explanation = (
-            f"{tokens:,} tokens in packed rows, {raw:,} slots in padded batches; a trainer that pads the rows"
-            f" would compute {packed:,}."
+            f"{counted(tokens, 'token')} in packed rows, {counted(raw, 'slot')} in padded batches; a trainer "
+            f"that pads the rows would compute {packed:,}."
         )
     if saved >= WORTH_TELLING:
-        explanation = f"{packed:,} slots instead of {raw:,}."
+        explanation = f"{counted(packed, 'slot')} instead of {raw:,}."
         hours = 10 * (1 - work_saved(figures))
         explanation += f" Where padded batches train for 10 hours, packed rows take about {hours:.1f}."
     return Bill(
@@ -159,8 +159,8 @@ def _notes(figures: Figures, by_length: int, packed: int) -> list[str]:
     notes = [budget_words(figures.budget)] if figures.budget else []
     notes += [] if figures.cost else ["Hours follow from slots alone; --model counts attention, too."]
     notes += [
-        f"Sorting documents by length before padding would take {by_length:,} slots, {versus}, but then a"
-        " batch holds only documents of one length and is no random sample.",
+        f"Sorting documents by length before padding would take {counted(by_length, 'slot')}, {versus}, "
+        "but then a batch holds only documents of one length and is no random sample.",
     ]
     if mean >= 1.05:
         notes.append(
@@ -196,43 +196,17 @@ def bound_words(plan: PlanFigures) -> str:
     return f"at least {plan.bound:,} are needed{proof}: {gap_words(plan.gap)} above"
 
 
-OF_ONE = {
-    "documents": "document",
-    "texts": "text",
-    "turns": "turn",
-    "answers": "answer",
-    "tool calls": "tool call",
-    "have": "has",
-    "hold": "holds",
-    "give": "gives",
-    "begin": "begins",
-    "bring": "brings",
-    "repeat": "repeats",
-    "were": "was",
-    "they are": "it is",
-    "are": "is",
-    "their": "its",
-    "drops them": "drops it",
-}
-
-
-def of_one(words: str) -> str:
-    """What is counted, in the singular."""
-    for plural, single in OF_ONE.items():
-        words = re.sub(rf"\b{plural}\b", single, words)
-    return words
-
-
 def counters(counted_on_the_way: dict[str, int], near: NearFigures | None = None) -> list[tuple[int, str]]:
     """What was counted on the way, in words, without zeros; near duplicates where they were not dropped."""
     lines = [(n, COUNTERS.get(name, name)) for name, n in counted_on_the_way.items() if n]
     if near and not near.applied:
         if near.documents:
             flag = f"--near-dup {near.threshold}"
-            words = f"documents nearly repeat an earlier one, in {near.tokens:,} tokens: {flag} drops them"
+            words = f"document(|s) nearly repeat(s|) an earlier one, in {counted(near.tokens, 'token')}: "
+            words += f"{flag} drops (it|them)"
             lines.append((near.documents, words))
         lines += [(n, COUNTERS[f"near_{name}"]) for name, n in near.kept.items() if n]
-    return [(n, of_one(words) if n == 1 else words) for n, words in lines]
+    return [(n, in_number(n, words)) for n, words in lines]
 
 
 def counted_documents(number: int, in_pairs: bool) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.activity import in_number
 from tokpack.reasons import SPECIAL_TOKEN
 from tokpack.stages.messages import Messages, as_bool
 
@@ -104,13 +105,21 @@ def told(counters: dict[str, int], plain: bool, eos: bool) -> list[str]:
     warnings = []
     if (texts := counters.get(RENDERED_TEXT, 0)) and eos:
         warnings.append(
-            f"{texts} texts begin with the chat template's own markers: they are rendered already and are "
-            "left as they are, but each gets one more end token; --no-eos leaves it out"
+            in_number(
+                texts,
+                f"{texts:,} text(|s) begin(s|) with the chat template's own markers: (it is|they are) "
+                "rendered already and left as (it is|they are), but (gets|each gets) one more end token; "
+                "--no-eos leaves it out",
+            )
         )
     if (chats := counters.get(RENDERED_CHAT, 0)) and not plain:
         warnings.append(
-            f"{chats} documents hold a message that begins with the chat template's own markers: it is "
-            "rendered already, is left as it is, and the template writes the whole once more around it; "
-            '--render plain --no-eos with `separator = ""` packs prompt and completion as they are'
+            in_number(
+                chats,
+                f"{chats:,} document(|s) hold(s|) a message that begins with the chat template's own "
+                "markers: it is rendered already, is left as it is, and the template writes the whole once "
+                'more around it; --render plain --no-eos with `separator = ""` packs prompt and completion '
+                "as they are",
+            )
         )
     return warnings

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 
+from tokpack.activity import counted
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
@@ -279,7 +280,7 @@ def _check_bad_rows(run: Run, read: int, quarantined: list[str]) -> None:
     if share > run.config.read.allow_bad:
         first = json.loads(quarantined[0])
         raise DataError(
-            f"{bad} of {rows} rows are unreadable ({share:.1%}), the first: {first['reason']}",
+            f"{bad:,} of {counted(rows, 'row')} cannot be read ({share:.1%}), the first: {first['reason']}",
             where=f"{first['source']}:{first['row']}",
             hint=f"check --format and --map; --allow-bad {min(1.0, share + 0.01):.2f} sets all aside",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import FileSystemLoader
 
-from tokpack.activity import counted
+from tokpack.activity import counted, in_number
 from tokpack.cost.training import model_name
 from tokpack.printable import one_line
 from tokpack.report.charts import Chart
@@ -79,14 +79,16 @@ def headline(found: Evaluation) -> str:
     comparisons = found.held_out.comparisons
     better = [one for one in comparisons if one.difference.sure and one.difference.value < 0]
     if len(comparisons) > 1:
-        return f"{len(better)} of {len(comparisons)} adapters are better than their base"
+        return in_number(
+            len(better), f"{len(better)} of {len(comparisons)} adapters (is|are) better than (its|their) base"
+        )
     one = comparisons[0]
     name = one_line(one.adapter, NAME)
     if better:
         return f"{name} is better than its base"
     if one.difference.sure:
         return f"{name} is worse than its base"
-    return f"{counted(one.documents, 'document')} show no difference"
+    return in_number(one.documents, f"{one.documents:,} document(|s) show(s|) no difference")
 
 
 def overall(part: EvaluatedPart) -> Chart:

@@ -180,7 +180,7 @@ def evaluate(
     notes += _few(parts[0])
     compared = run_tasks(loaded, asked, wanted, tell) if asked else []
     if wanted.limit and asked:
-        notes.append(f"tasks: the first {wanted.limit:,} questions of each")
+        notes.append(f"tasks: the first {counted(wanted.limit, 'question')} of each")
     evaluation = Evaluation(
         model=loaded.name,
         base_weights="through 4 bits (NF4)" if loaded.on_4_bits else "as they are",

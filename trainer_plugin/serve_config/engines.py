@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokpack.activity import counted
 from trainer_plugin.serve_config.limits import GGUF_ENGINES, vllm_rank
 
 IMAGES = {
@@ -123,7 +124,8 @@ def unit(plan: ServePlan, folder: Path) -> str:
     script = str(folder / "start.sh").replace("%", "%%").replace("$", "$$")
     start = "ollama serve" if plan.engine == "ollama" else f'/bin/sh "{script}"'
     return (
-        f"[Unit]\nDescription={plan.base_name} and {len(plan.adapters)} adapters by {plan.engine}\n"
+        f"[Unit]\nDescription={plan.base_name} and {counted(len(plan.adapters), 'adapter')} "
+        f"by {plan.engine}\n"
         "After=network-online.target\nWants=network-online.target\n\n"
         f"[Service]\nExecStart={start}\nRestart=on-failure\nRestartSec=5\nDynamicUser=yes\n"
         "StateDirectory=tokpack-served\nEnvironment=HOME=/var/lib/tokpack-served HF_HUB_OFFLINE=1\n"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokpack.activity import Activity
+from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError, near_matches
 from trainer_plugin.adapter_folder import read_adapter, read_adapters
 from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
@@ -264,7 +264,7 @@ def _is_about_length(message: str) -> bool:
 def _too_short(tokens: int, message: str) -> ProofFinding:
     return ProofFinding(
         "context too short",
-        f"the server refuses a text of {tokens:,} tokens: {message}",
+        f"the server refuses a text of {counted(tokens, 'token')}: {message}",
         "serve a longer context, or ask about shorter texts: --max-tokens",
     )
 
@@ -272,6 +272,6 @@ def _too_short(tokens: int, message: str) -> ProofFinding:
 def _cut(tokens: int, read: int) -> ProofFinding:
     return ProofFinding(
         "truncated context",
-        f"the server read {read:,} of {tokens:,} tokens, without an error",
+        f"the server read {read:,} of {counted(tokens, 'token')}, without an error",
         "set its context length to that of the training rows",
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tokpack.activity import counted
 from tokpack.errors import TokpackError
 from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from trainer_plugin.adapter_folder import Adapter
@@ -78,7 +79,7 @@ class Prompts:
         least = 1 if wanted is None else wanted
         if left < least:
             raise ApiError(
-                f"the prompt has {len(tokens):,} tokens and the answer {least:,}, "
+                f"the prompt has {counted(len(tokens), 'token')} and the answer {least:,}, "
                 f"together more than the {self._context:,} that are served",
                 param="max_tokens" if left > 0 else param,
                 code="context_length_exceeded",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import Activity
+from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError
 from trainer_plugin.adapters import BaseWeights
 from trainer_plugin.serving.address import bound_socket, is_loopback
@@ -41,7 +41,8 @@ class Listening:
         lines = [
             f"served: {', '.join([self.base_name, *loaded.adapters])}",
             f"weights in {loaded.dtype.name}{', through 4 bits' if loaded.on_4_bits else ''}; up to "
-            f"{limits.rows} answers at once, {limits.context:,} tokens each; {limits.queue} more may wait",
+            f"{counted(limits.rows, 'answer')} at once, {counted(limits.context, 'token')} each; "
+            f"{limits.queue} more may wait",
         ]
         if alone:
             lines.append(f"batched by themselves, as PEFT does not mix them: {', '.join(alone)}")

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokpack.activity import in_number
 from tokpack.stages.render.chat_marks import Marked, visible_texts
 from tokpack.stages.render.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
 
@@ -24,13 +25,13 @@ EMPTY_TURNS = "turns_left_empty"
 UNCLOSED_TURNS = "turns_not_closed"
 UNKNOWN_SEGMENTS = "turns_of_unknown_segments"
 LEFT_OUT = {
-    LEFT_OUT_CALLS: "tool calls are left out by the chat template",
-    LEFT_OUT_REASONING: "turns have reasoning that the chat template leaves out",
-    LEFT_OUT_CONTENT: "turns have a text beside calls that the chat template leaves out",
-    EMPTY_TURNS: "turns are left empty by the chat template and are not trained",
-    UNCLOSED_TURNS: "answers are not closed by the chat template: nothing trains the model to stop",
-    UNKNOWN_SEGMENTS: "turns are trained whole: --loss-mask cannot tell their segments apart, since the chat "
-    "template writes their texts in another form",
+    LEFT_OUT_CALLS: "tool call(|s) (is|are) left out by the chat template",
+    LEFT_OUT_REASONING: "turn(|s) (has|have) reasoning that the chat template leaves out",
+    LEFT_OUT_CONTENT: "turn(|s) (has|have) a text beside calls that the chat template leaves out",
+    EMPTY_TURNS: "turn(|s) (is|are) left empty by the chat template and (is|are) not trained",
+    UNCLOSED_TURNS: "answer(|s) (is|are) not closed by the chat template: nothing trains the model to stop",
+    UNKNOWN_SEGMENTS: "turn(|s) (is|are) trained whole: --loss-mask cannot tell (its|their) segments apart, "
+    "since the chat template writes (its text|their texts) in another form",
 }
 """Counters in words."""
 TEMPLATE_ARGUMENTS = "with_template_arguments"
@@ -38,7 +39,8 @@ TEMPLATE_ARGUMENTS = "with_template_arguments"
 
 def warnings(counters: Mapping[str, int]) -> list[str]:
     """What the template left out of a run's documents, a sentence each."""
-    return [f"{counters[name]:,} {words}" for name, words in LEFT_OUT.items() if counters.get(name)]
+    found = ((counters.get(name, 0), words) for name, words in LEFT_OUT.items())
+    return [f"{count:,} {in_number(count, words)}" for count, words in found if count]
 
 
 @dataclass
