@@ -63,7 +63,7 @@ def packed_texts(rows: list[Any], folder: Path, tokenizer: Path, **options: Any)
 def test_rendered_texts_stay_and_the_flag_is_named(qwen, tmp_path, caplog):
     rows = [{"text": f"{RENDERED}The Ems.<|im_end|>\n"}, {"text": CODE}]
     assert packed_texts(rows, tmp_path, qwen) == [row["text"] + "<|im_end|>" for row in rows]
-    assert "1 texts begin with the chat template's own markers" in caplog.text
+    assert "1 text begins with the chat template's own markers" in caplog.text
     assert "--no-eos" in caplog.text
     caplog.clear()
     bare = tmp_path / "bare"
