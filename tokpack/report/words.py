@@ -27,7 +27,7 @@ ALIKE = {
 COUNTERS = {
     "special_token_stripped": "document(|s) had special tokens stripped from the ends of (its|their) text",
     "special_token_inside": "document(|s) hold(s|) a special token inside (its|their) text",
-    "rendered_already_text": "text(|s) begin(s|) with the chat template's own markers, and (is|are) left alone",
+    "rendered_already_text": "text(|s) begin(s|) with the chat template's markers, and (is|are) left alone",
     "rendered_already_chat": "document(|s) hold(s|) a message that is rendered already: it is left as it is",
     "with_email": "document(|s) hold(s|) an e-mail address",
     "with_phone": "document(|s) hold(s|) a telephone number",
