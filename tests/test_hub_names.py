@@ -97,3 +97,8 @@ def test_a_command_refuses_them_before_it_loads_anything(words, tmp_path, monkey
     assert isinstance(refused.exception, UsageError), refused.exception
     assert refused.exception.what == "models and adapters are not opened from URLs"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_takes_a_folder_does_not_send_to_a_name():
+    refused = CliRunner().invoke(training, ["convert-adapter", "hf://me/math", "-o", "out"])
+    assert "copy its folder" in str(refused.exception.hint)

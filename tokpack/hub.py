@@ -16,13 +16,16 @@ LONGEST = 500
 """Folders that are looked through for a name like the one that was typed."""
 
 
-def no_url(text: str) -> str:
-    """The name of a model or adapter as it was given. Raises UsageError for a URL."""
+def no_url(text: str, by_name: bool = True) -> str:
+    """The name of a model or adapter as it was given. Raises UsageError for a URL.
+
+    `by_name`: the Hub's names are taken, too.
+    """
     _, mark, rest = text.partition("://")
     if not mark:
         return text
     hint = "copy its folder to this machine, and give that"
-    if text.partition("=")[2].startswith("hf://") or text.startswith("hf://"):
+    if by_name and (text.startswith("hf://") or "=hf://" in text):
         hint = f"give {rest}, its name on the Hub"
     raise UsageError("models and adapters are not opened from URLs", where=text, hint=hint)
 

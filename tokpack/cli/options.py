@@ -50,7 +50,7 @@ def local_out(text: str) -> Path:
 
 NAMED: dict[str, Any] = {"parser": no_url}
 """A model or adapter: refused as a URL before any library is loaded."""
-FOLDER: dict[str, Any] = {"parser": lambda text: Path(no_url(text))}
+FOLDER: dict[str, Any] = {"parser": lambda text: Path(no_url(text, by_name=False))}
 WRITTEN: dict[str, Any] = {"parser": local_out, "metavar": "PATH"}
 
 
