@@ -136,12 +136,12 @@ def report(name: str, batches: Sequence[SelectedTokens], wall: float, processor:
 
 
 def check_copies(base: NearDuplicates, copies: NearDuplicates) -> None:
-    documents = len(base.partner)
+    documents, jaccard, expected = len(base.partner), copies.jaccard, base.jaccard
     differing = 0
     for start in range(0, len(copies.partner), documents):
         own = slice(start, start + documents)
         differing += int((copies.partner[own] != np.where(base.removed, base.partner + start, -1)).sum())
-        differing += int((copies.jaccard[own] != base.jaccard).sum())
+        differing += int((jaccard[own] != expected).sum())
     print(f"{'':<16}decided otherwise than in the original: {differing}")
     if differing:
         raise SystemExit("the copies were not decided as the original")

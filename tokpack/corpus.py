@@ -1,6 +1,6 @@
 """All documents of a run as numbers: what the decisions between the passes are made from.
 
-About 60 bytes a document are in memory; tokens stay in the store, mapped.
+About 80 bytes a document are in memory; tokens stay in the store, mapped.
 """
 
 from __future__ import annotations

@@ -66,9 +66,10 @@ def select(
     available = np.bincount(source, weights=np.where(eligible, lengths, 0), minlength=count).astype(np.int64)
     caps = np.where(max_tokens > 0, np.minimum(max_tokens, available), available)
     quotas = share_out(budget, caps, by_weight(weights, caps)) if budget else caps
-    tie = noise(len(lengths), seed, "documents")
-    order = np.lexsort((tie, -quality, repeats))
-    order = order[eligible[order]]
+    positions = np.flatnonzero(eligible)
+    tie = noise(len(lengths), seed, "documents")[positions]
+    order = positions[np.lexsort((tie, -quality[positions], repeats[positions]))]
+    del positions, tie
     chosen = np.zeros(len(lengths), dtype=bool)
     for number in range(count):
         mine = order[source[order] == number]

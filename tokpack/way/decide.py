@@ -260,8 +260,10 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
     repeats = _repeats(run, corpus) if config.select.limited else np.zeros(len(kept), dtype=bool)
     tokens = _counted(corpus, config.select.weight_by) * times_of(corpus.docs)
     lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
+    del tokens
     # Of a pair, the chosen answer speaks for its quality.
-    first = corpus.docs.select("doc_id", "source", "quality").gather_every(width)
+    first = corpus.docs.select("doc_id", "source", "quality")
+    first = first.gather_every(width) if width > 1 else first
     wanted = corpus.keep.holds(first["doc_id"].to_numpy())
     repeats &= ~wanted
     choose = partial(
