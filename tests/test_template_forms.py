@@ -152,6 +152,52 @@ def test_calls_and_reasoning_that_the_template_never_reads_are_counted_and_empty
     assert trained(result, 6) == ["One moment<|im_end|>"]
 
 
+CUTTING = (
+    LOOP + "{% set c = m.content %}"
+    "{% if m.role == 'assistant' %}{% set c = c.split('</think>')[-1] %}{% endif %}"
+    "{{ c }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_think_blocks_that_the_template_takes_away_are_counted_and_what_is_left_empty_not_trained(folder):
+    def told(said):
+        return [ASK, {"role": "assistant", "content": said}, ASK, TELL]
+
+    chats = [told("<think>Look.</think>Fine."), told("<think>Look.</think>"), told("<think>\n</think>Fine.")]
+    for many in (1, 5):
+        result = rendered(folder, CUTTING, *(chat for chat in chats for _ in range(many)))
+        assert result.told == {"reasoning_not_rendered": 2 * many, "turns_left_empty": many}
+        assert [trained(result, row * many) for row in range(3)] == [
+            ["Fine.</s>", "Fine.</s>"],
+            ["Fine.</s>"],
+            ["Fine.</s>", "Fine.</s>"],
+        ]
+
+
+def test_a_tool_that_answers_nothing_inside_the_answer_is_not_trained(folder):
+    inside = (
+        "{% for m in messages %}{% if m.role != 'tool' %}<{{ m.role }}>{{ m.content or '' }}"
+        "{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]"
+        "{% endfor %}{% if m.tool_calls %}{% for t in messages if t.role == 'tool' %}"
+        "<tool>{{ t.content }}</tool>{% endfor %}{% endif %}</s>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    for answer in ("Sun", " ", ""):
+        chat = [ASK, calling(OBJECT, content=""), {"role": "tool", "content": answer}, TELL]
+        result = rendered(folder, inside, *[chat] * 4)
+        for row in range(4):
+            assert trained(result, row) == [f"[look {TEXT}]", "</s>", "Fine.</s>"]
+
+
+def test_what_stands_before_an_answer_that_begins_the_chat_is_not_trained(folder):
+    begun = (
+        "{% for m in messages %}{% if loop.first %}<s><system>Be good.</s>{% endif %}<{{ m.role }}>"
+        "{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    result = rendered(folder, begun, *[[TELL, ASK, TELL]] * 4)
+    assert [trained(result, row) for row in range(4)] == [["Fine.</s>", "Fine.</s>"]] * 4
+
+
 def test_answers_that_the_template_does_not_close_are_counted(folder):
     open_ended = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}{% endfor %}"
     result = rendered(

@@ -17,6 +17,7 @@ from typing import Any
 from tokpack.activity import in_number
 from tokpack.stages.render.chat_marks import Marked, visible_texts
 from tokpack.stages.render.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
+from tokpack.stages.render.segments import CLOSE, OPEN
 
 LEFT_OUT_CALLS = "tool_calls_not_rendered"
 LEFT_OUT_REASONING = "reasoning_not_rendered"
@@ -59,17 +60,20 @@ def left_out(
     """
     found = Unwritten()
     for index, message in enumerate(messages):
-        texts = visible_texts(message)
+        texts, thought = visible_texts(message), _reasoning(message)
+        answers = message.get("role") == "assistant"
+        beheaded = answers and index in marked.ends and index not in marked.starts
+        if beheaded and (parts := _think_block(message)):
+            texts, thought = list(filter(None, parts[1:])), thought or parts[0]
         shown = index in marked.starts or index in marked.ends
         written = bool(texts) and (shown or all(_stands_in(part, text) for part in texts))
         calls = message.get("tool_calls") or []
-        if message.get("role") != "assistant" or not (calls or _reasoning(message)):
+        if not answers or not (calls or thought or beheaded):
             if texts and not written:
                 role = message.get("role")
                 raise RenderError(f"the template leaves out the content of message {index + 1} ({role})")
             continue
         segment = text[slice(*extents[index])]
-        thought = _reasoning(message)
         missing = _missing_calls(calls, segment) if isinstance(calls, list) else 0
         kept_thought = bool(thought) and _stands_in(thought, segment)
         found.counts[LEFT_OUT_CALLS] += missing
@@ -88,6 +92,15 @@ def left_out(
 def _reasoning(message: Message) -> str:
     thought = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), "")
     return thought.strip() if isinstance(thought, str) else ""
+
+
+def _think_block(message: Message) -> tuple[str, str] | None:
+    """(reasoning, the rest) of a content that begins with a think block."""
+    content = message.get("content")
+    if not isinstance(content, str) or CLOSE not in content:
+        return None
+    block, _, rest = content.rpartition(CLOSE)
+    return block.replace(OPEN, "").strip(), rest.strip()
 
 
 def _missing_calls(calls: Sequence[Any], segment: str) -> int:

@@ -48,10 +48,14 @@ class LoopTurns:
         self._round_starts = [found.start for found in marked.rounds]
         self._prompts: dict[Any, set[str]] = {}
         self._asked: set[tuple[Any, int]] = set()
-        shown = {i for i, message in enumerate(self.messages) if visible_texts(message)}
+        self._blank = {i for i, message in enumerate(self.messages) if not visible_texts(message)}
+        answers = {i for i, message in enumerate(self.messages) if message.get("role") == "assistant"}
         sides = ((False, marked.starts), (True, marked.ends))
         self._places = sorted(
-            (place, not is_end, i) for is_end, side in sides for i, place in side.items() if i in shown
+            (place, not is_end, i)
+            for is_end, side in sides
+            for i, place in side.items()
+            if i not in self._blank & answers
         )
 
     def turn(self, index: int) -> list[CharSpan] | None:
@@ -69,6 +73,8 @@ class LoopTurns:
         finder = self.finder
         if not finder.facts.prompt:
             return self._after_header(index, own)
+        if not index and (place := self._after_first_prompt(own)):
+            return place
         written = self.text[own.start : own.end]
         if finder.prompt_is_constant:
             return own.start + self._follow(written, {finder.facts.prompt})
@@ -81,6 +87,12 @@ class LoopTurns:
             same = self._follow(written, prompts)
             self._asked.add((kind, same))
         return own.start + same
+
+    def _after_first_prompt(self, own: Round) -> int:
+        """End of the prompt in the first round, which may begin with BOS or a system message; else 0."""
+        content, prompt = self.contents[0], self.finder.facts.prompt
+        at = self.text.find(prompt, own.start, content[0] if content else own.end)
+        return at + len(prompt) if at >= 0 else 0
 
     def _follow(self, text: str, prompts: set[str]) -> int:
         """How much of a turn's text is prompt.
@@ -154,7 +166,7 @@ class LoopTurns:
             place, is_start, other = self._places[number]
             if (place, is_start) >= (end, True):
                 return
-            if other == index:
+            if other == index or (other in self._blank and not start < place < end):
                 continue
             hole = self._inner_round(own, place)
             if hole is None:

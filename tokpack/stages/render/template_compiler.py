@@ -360,7 +360,8 @@ def _pattern(compiled: Compiled, before: re.Pattern[str] | None) -> re.Pattern[s
     """Of everything that the shape asks for, and of what chats were cut at before."""
     constants = {constant for _, found in compiled.constants for constant in found}
     longest_first = sorted(constants, key=lambda constant: (-len(constant), constant))
-    choices = [*map(re.escape, longest_first), *([before.pattern[1:-1]] if before else [])]
+    nothing = [rf"{OPEN}\s*{CLOSE}"] if CLOSE in constants else []  # no reasoning: a shape of its own
+    choices = [*nothing, *map(re.escape, longest_first), *([before.pattern[1:-1]] if before else [])]
     return re.compile(f"({'|'.join(choices)})")
 
 
