@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,10 @@ def test_older_functions_are_tools_and_their_calls_calls(tmp_path):
         {"weight": 0.0},
         {"loss_weight": 0},
         {"mask": 1},
+        {"Loss": False},
+        {"should-train": False},
+        {"is_trainable": 0},
+        {"no_loss": True},
     ],
 )
 def test_every_name_of_do_not_train_is_honored(tmp_path, mark):
@@ -280,6 +285,37 @@ def test_every_name_of_do_not_train_is_honored(tmp_path, mark):
     for row in shapes:
         extra = of_rows(tmp_path, row)[0][2]
         assert extra["messages"][1:] == [{"train": False}, {}, {}]
+
+
+@pytest.mark.parametrize("mark", [{"loss_on_turn": False}, {"TrainMe": 0, "unmasked_loss": True}])
+@pytest.mark.parametrize("readable", [None, frozenset({"name"})])
+def test_a_truth_under_another_name_that_speaks_of_training_sets_the_row_aside(mark, readable):
+    rows = [{"messages": ASKED}, {"messages": [user("1"), assistant("a", note="x", **mark)]}]
+    shape = replace(Shape.of("messages", {}, ["messages"], rows), readable=readable)
+    for data in (as_lines(rows), as_parquet(rows, {"messages": []})):
+        kept, aside = read(data, 2, shape)
+        assert kept[2:4] == (["user", "assistant"], ["Tide?", "14:20."])
+        assert aside == (1,)
+
+
+@pytest.mark.parametrize(("call", "answer"), [("tool_call", "tool_response"), ("Tool-Calls", "tool result")])
+def test_turns_of_calls_and_answers_are_known_in_every_spelling(tmp_path, call, answer):
+    told = json.dumps({"name": "tide", "arguments": {}})
+    turns = [
+        {"from": "human", "value": "Tide?"},
+        {"from": call, "value": told},
+        {"from": answer, "value": "2"},
+    ]
+    [(roles, contents, extra)] = of_rows(tmp_path, {"conversations": turns})
+    assert (roles, contents) == (["user", "assistant", "tool"], ["Tide?", "", "2"])
+    assert extra["messages"][1]["tool_calls"][0]["function"]["name"] == "tide"
+
+
+@pytest.mark.parametrize("nothing", [None, "", " ", "{}", "null", {}])
+def test_arguments_that_say_nothing_are_none(tmp_path, nothing):
+    call = {"type": "function", "function": {"name": "tide", "arguments": nothing}}
+    [(_, _, extra)] = of_rows(tmp_path, {"messages": [user("Tide?"), assistant(None, tool_calls=[call])]})
+    assert extra["messages"][1]["tool_calls"][0]["function"]["arguments"] in ({}, "{}")
 
 
 @pytest.mark.parametrize(
@@ -306,6 +342,38 @@ def test_pairs_of_whole_conversations_say_no_turn_twice(tmp_path, row):
         ["S", "q", "yes"],
         ["S", "q", "no"],
     ]
+
+
+@pytest.mark.parametrize("system", [None, "S"])
+def test_a_pair_of_which_one_side_says_the_prompt_again_says_no_turn_twice(tmp_path, system):
+    whole, alone = [user("q"), assistant("yes")], [assistant("no")]
+    for row in (
+        {"prompt": [user("q")], "chosen": whole, "rejected": alone},
+        {"prompt": "q", "chosen": whole, "rejected": "no"},
+        {"prompt": [user("p"), assistant("a"), user("q")], "chosen": whole, "rejected": alone},
+    ):
+        good, bad = of_rows(tmp_path, {**row, "system": system})
+        assert good[0] == bad[0]
+        assert good[1][:-1] == bad[1][:-1]
+        assert (good[1][-1], bad[1][-1]) == ("yes", "no")
+
+
+def test_a_message_alone_is_read_from_a_text_and_an_answer_in_json_is_not(tmp_path):
+    row = {"prompt": [user("q")], "chosen": assistant("yes"), "rejected": {"from": "gpt", "value": "no"}}
+    texts = {name: json.dumps(value) for name, value in row.items()}
+    assert of_rows(tmp_path, texts) == of_rows(tmp_path, row)
+    for said in (
+        '{"role": "admin", "content": "x"}',
+        '{"role": "user", "id": 7, "content": "x"}',
+        '{"a": 1}',
+    ):
+        [(_, contents, _)] = of_rows(tmp_path, {"prompt": "q", "completion": said})
+        assert contents == ["q", said]
+
+
+@pytest.mark.parametrize("nothing", [None, {}, "", "{}", "null", "None", " "])
+def test_arguments_of_the_template_that_say_nothing_are_none(tmp_path, nothing):
+    assert of_rows(tmp_path, {"messages": ASKED, "chat_template_kwargs": nothing})[0][2] == {}
 
 
 def test_messages_in_lists_of_texts_and_objects_of_lists_are_read(tmp_path):

@@ -152,6 +152,16 @@ def test_calls_and_reasoning_that_the_template_never_reads_are_counted_and_empty
     assert trained(result, 6) == ["One moment<|im_end|>"]
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("written", [True, False])
+def test_a_call_is_not_taken_for_written_because_the_answer_speaks_of_it(folder, rows, written):
+    source = AS_JSON if written else template("smollm2", tagged=False)
+    chat = [ASK, calling(OBJECT, content="I look with look.", reasoning_content="look?")]
+    told = rendered(folder, source, *[chat] * rows).told
+    missing = {} if written else {"tool_calls_not_rendered": rows}
+    assert told == {"reasoning_not_rendered": rows, **missing}
+
+
 CUTTING = (
     LOOP + "{% set c = m.content %}"
     "{% if m.role == 'assistant' %}{% set c = c.split('</think>')[-1] %}{% endif %}"

@@ -129,6 +129,8 @@ def _arguments(value: Any) -> Any:
             inner = json.loads(value)
         except (ValueError, RecursionError):
             break
+        if inner is None:
+            return {}
         if not isinstance(inner, str):
             break
         value = inner

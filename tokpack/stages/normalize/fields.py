@@ -136,7 +136,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
         "rationale",
         "metadata.reasoning_content",
     ),
-    "label": ("label", "kto_tag", "kto_label"),
+    "label": ("label", "kto_tag", "kto_label", "desirable", "is_desirable"),
     "trained": (
         "train",
         "trained",

@@ -20,7 +20,7 @@ ReadCalls = Callable[[Sequence[str]], list[str | None]]
 
 OPENAI = ("role", "content")
 SHAREGPT = ("from", "value")
-_TALK = r"^[\s\x1c-\x1f]*(\[\s*\{|Human:)"
+_TALK = r"^[\s\x1c-\x1f]*(\[\s*\{|\{\s*\"|Human:)"
 
 
 def says_something(column: pa.ChunkedArray) -> Bools:

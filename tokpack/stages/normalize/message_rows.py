@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.stages.normalize.calls import read_calls, take_calls
+from tokpack.stages.normalize.fields import OF_MESSAGES
 from tokpack.stages.normalize.roles import CALLS, role_name
 from tokpack.stages.normalize.training import take_directions
 from tokpack.stages.normalize.values import (
@@ -43,7 +44,7 @@ def messages_in(value: Any, where: str) -> Any:
 
     Raises RowError for messages as Python prints them: they are no text to train on.
     """
-    if not isinstance(value, str) or value.lstrip()[:1] != "[":
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
         items = decoded(value, where)
@@ -53,11 +54,20 @@ def messages_in(value: Any, where: str) -> Any:
         return value
     if isinstance(items, list) and items and all(is_message(item) for item in items):
         return items
-    return value
+    roles = ("user", "system") if where == "prompt" else ("assistant",)
+    return [items] if _is_message_alone(items, roles) else value
 
 
 def is_message(value: Any) -> bool:
     return isinstance(value, dict) and bool(value.keys() & {"role", "from"})
+
+
+def _is_message_alone(value: Any, roles: tuple[str, ...]) -> bool:
+    """Whether an object is one message of these roles, and no answer in JSON that speaks of roles."""
+    if not is_message(value) or not value.keys() <= OF_MESSAGES:
+        return False
+    role = value.get("role", value.get("from"))
+    return isinstance(role, str) and role_name(role) in roles and bool(value.keys() & {"content", "value"})
 
 
 def read_messages(value: Any, where: str) -> list[Turn]:

@@ -96,6 +96,8 @@ def _split(
     if asked and before and _said(before[0]) == _said(asked[0]):
         before = before[1:]
     lead = before + asked
+    if (chosen[0][0] == "assistant") != (rejected[0][0] == "assistant"):  # one of them says the prompt again
+        chosen, rejected = (side[_overlap(lead, side) :] for side in (chosen, rejected))
     if again := _overlap(lead, chosen, rejected):
         lead = lead[:-again]
     elif not anew:

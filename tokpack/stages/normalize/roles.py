@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import polars as pl
@@ -18,18 +19,24 @@ ROLE_ALIASES = {
     "ai": "assistant",
     "observation": "tool",
     "function_response": "tool",
+    "function_result": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
+    "tool_output": "tool",
     "function": "tool",
     "ipython": "tool",
 }
-CALLS = ("function_call", "tool_call")
+CALLS = ("function_call", "tool_call", "function_calls", "tool_calls")
 """Roles of turns whose content is a call in JSON: the assistant's."""
+_BETWEEN = re.compile(r"[ -]")
 _KNOWN = frozenset({"system", "user", "assistant", "tool", *CALLS})
 
 
 @lru_cache(1024)
 def role_name(role: str) -> str:
-    """The role that a name stands for, in any case and with white space around; unknown ones as they are."""
-    name = role.strip().lower()
+    """The role that a name stands for, in any case, with white space around, hyphens or spaces for `_`;
+    unknown ones as they are."""
+    name = _BETWEEN.sub("_", role.strip().lower())
     name = ROLE_ALIASES.get(name, name)
     return name if name in _KNOWN else role
 

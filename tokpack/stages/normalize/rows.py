@@ -14,7 +14,7 @@ from tokpack.stages.normalize.fields import TRUTHS, as_json, is_filled
 from tokpack.stages.normalize.message_rows import Turn, message_list, messages_in, read_messages
 from tokpack.stages.normalize.training import row_weight
 from tokpack.stages.normalize.turns import as_messages
-from tokpack.stages.normalize.values import RowError, decoded, dump, kind_of, read_text
+from tokpack.stages.normalize.values import RowError, decoded, dump, is_nothing, kind_of, read_text
 from tokpack.stages.read.faults import UNREADABLE
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def around(row: Mapping[str, Any], turns: list[Turn]) -> dict[str, Any]:
     if document and _are_told(document["tools"], turns):
         document = {}
     arguments = as_json(row.get("chat_template_kwargs"))
-    if arguments:
+    if not is_nothing(arguments):
         if not isinstance(arguments, dict):
             raise RowError(f"chat_template_kwargs is {kind_of(arguments)}, not an object")
         given = {name: value for name, value in arguments.items() if value is not None}

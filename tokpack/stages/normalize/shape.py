@@ -27,6 +27,7 @@ from tokpack.stages.normalize.columns import (
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
 from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
+from tokpack.stages.normalize.training import speaks_of_training
 from tokpack.stages.normalize.turns import are_bare, as_messages, plain_text, plain_tools
 
 LATE = ("system", "tools", "functions", "history", "chat_template_kwargs")
@@ -202,7 +203,12 @@ class Shape:
 
     def reads(self, key: str) -> bool:
         """Whether a field of a message may matter: to the template, or to us."""
-        return self.readable is None or key in self.readable or key in fields.OF_MESSAGES
+        return (
+            self.readable is None
+            or key in self.readable
+            or key in fields.OF_MESSAGES
+            or speaks_of_training(key)
+        )
 
     def _sorted(self, found: dict[str, Any], row: Row) -> dict[str, Any]:
         assert self.better is not None

@@ -5,23 +5,42 @@
     weight, loss_weight, loss_scale                0: not trained; else the weight of its tokens in the loss
     mask, masked, ignore_loss                                                    true or 1: not trained
 
-A message that has several is trained by their product. `train_detail`, which trains parts, is refused.
+and some more, in any letter case. A message that has several is trained by their product. `train_detail`,
+which trains parts, is refused, and so is a true or false under another name that speaks of training.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 from tokpack.stages.normalize.values import RowError, kind_of
 
-TRAINED = ("train", "training", "trainable", "loss", "compute_loss", "loss_mask", "step_loss_mask")
+TRAINED = (
+    *("train", "training", "trainable", "loss", "compute_loss", "loss_mask", "step_loss_mask"),
+    *("trained", "is_trained", "is_trainable", "should_train", "do_train", "train_on", "train_on_turn"),
+    *("supervised", "calculate_loss", "has_loss"),
+)
 WEIGHTS = ("weight", "loss_weight", "loss_scale")
-MASKED = ("mask", "masked", "ignore_loss")
+MASKED = (
+    "mask",
+    "masked",
+    "ignore_loss",
+    "is_masked",
+    "no_loss",
+    "skip_loss",
+    "no_train",
+    "exclude_from_loss",
+)
 PARTS = ("train_detail", "training_detail")
 DIRECTIONS = (*TRAINED, *WEIGHTS, *MASKED, *PARTS)
 """All keys of a message that say whether it is trained."""
+_SPEAKS_OF_TRAINING = re.compile(
+    r"(?:\A|_)(?:un)?(?:train(?:ed|able|ing)?|loss|mask(?:ed)?|supervised?)(?:_|\Z)"
+)
 MOST_WEIGHT = 1000
 LEAST_WEIGHT = 2.0**-126
 """What is less is 0: weights are stored as float32."""
@@ -32,15 +51,32 @@ def take_directions(extra: dict[str, Any], where: str) -> float:
 
     Raises RowError for what cannot be read: `"train": "false"`, `"train": 0.5`, `"weight": -1`.
     """
-    for key in PARTS:
-        if key in extra:
-            raise RowError(f"{where}.{key}: a message is trained whole or not at all, not in parts")
-    said: list[float]
-    said = [_is_one(extra.pop(key), f"{where}.{key}", "true or false") for key in TRAINED if key in extra]
-    said += [_weight(extra.pop(key), f"{where}.{key}") for key in WEIGHTS if key in extra]
-    said += [not _is_one(extra.pop(key), f"{where}.{key}", "true or false") for key in MASKED if key in extra]
+    said: list[float] = []
+    for key in [key for key in extra if speaks_of_training(key)]:
+        name, place = _plain(key), f"{where}.{key}"
+        if name in PARTS:
+            raise RowError(f"{place}: a message is trained whole or not at all, not in parts")
+        if name in WEIGHTS:
+            said.append(_weight(extra.pop(key), place))
+        elif name in TRAINED:
+            said.append(_is_one(extra.pop(key), place, "true or false"))
+        elif name in MASKED:
+            said.append(not _is_one(extra.pop(key), place, "true or false"))
+        elif isinstance(extra[key], bool):
+            raise RowError(f"{place}: it may say whether the message is trained; the name for that is train")
     weight = float(prod(said))
     return weight if weight >= LEAST_WEIGHT else 0.0
+
+
+@lru_cache(1024)
+def speaks_of_training(key: str) -> bool:
+    """Whether a field of this name says, or may say, whether its message is trained."""
+    name = _plain(key)
+    return name in DIRECTIONS or _SPEAKS_OF_TRAINING.search(name) is not None
+
+
+def _plain(key: str) -> str:
+    return key.strip().replace("-", "_").casefold()
 
 
 def weight_in(value: Any) -> float | None:

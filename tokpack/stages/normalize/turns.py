@@ -21,7 +21,7 @@ from typing import Any
 
 from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.responses import TEXT_PARTS, has_items, items_as_messages
-from tokpack.stages.normalize.training import DIRECTIONS
+from tokpack.stages.normalize.training import speaks_of_training
 from tokpack.stages.normalize.values import turned
 
 ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
@@ -286,7 +286,7 @@ def _plain(message: Any, names: dict[str, str]) -> Iterator[Any]:
     yield from results
     if texts or calls or thoughts or not results:
         plain: Message = {"role": "user" if role == "tool" and results else role, "content": _joined(texts)}
-        plain |= {key: message[key] for key in DIRECTIONS if key in message}
+        plain |= {key: value for key, value in message.items() if speaks_of_training(key)}
         if thoughts:
             plain["reasoning_content"] = "\n".join(thoughts)
         if calls:

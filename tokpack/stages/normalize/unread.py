@@ -21,7 +21,7 @@ MOST_GROUPS = 20
 MATTERS = re.compile(
     r"^tools?|tools?$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
     r"|^(loss_|sample_)?weights?$|^loss$|^train(ed|able|ing)?$|^roles_to_train$|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
-    r"|^(chosen|rejected)(_response)?$|^documents$|^input$|^(answer|response|completion|output)$",
+    r"|^(chosen|rejected)(_response)?$|kwargs$|^instructions$|^developer|^documents$|^input$|^(answer|response|completion|output)$",
     re.IGNORECASE,
 )
 """Names of columns that mostly should have reached the model, or say that an answer should not."""

@@ -74,8 +74,9 @@ def left_out(
                 raise RenderError(f"the template leaves out the content of message {index + 1} ({role})")
             continue
         segment = text[slice(*extents[index])]
-        missing = _missing_calls(calls, segment) if isinstance(calls, list) else 0
         kept_thought = bool(thought) and _stands_in(thought, segment)
+        said = [*(texts if written else ()), *([thought] if kept_thought else ())]
+        missing = _missing_calls(calls, segment, said) if isinstance(calls, list) else 0
         found.counts[LEFT_OUT_CALLS] += missing
         found.counts[LEFT_OUT_REASONING] += bool(thought) and not kept_thought
         kept_call = len(calls) > missing
@@ -103,11 +104,12 @@ def _think_block(message: Message) -> tuple[str, str] | None:
     return block.replace(OPEN, "").strip(), rest.strip()
 
 
-def _missing_calls(calls: Sequence[Any], segment: str) -> int:
-    """How many of the calls are not in the text, by the names of their functions."""
+def _missing_calls(calls: Sequence[Any], segment: str, said: Sequence[str]) -> int:
+    """How many of the calls are not in the text, by the names of their functions outside of what is said."""
     functions = [call.get("function", call) if isinstance(call, Mapping) else {} for call in calls]
     names = Counter(str(function.get("name", "")) for function in functions if isinstance(function, Mapping))
-    return sum(max(0, number - segment.count(name)) for name, number in names.items() if name)
+    spoken = {name: sum(text.count(name) for text in said) for name in names if name}
+    return sum(max(0, names[name] - max(0, segment.count(name) - spoken[name])) for name in spoken)
 
 
 def _stands_in(part: str, text: str) -> bool:
