@@ -240,6 +240,35 @@ def test_calls_are_read_from_texts_and_without_their_wrapper(tmp_path, given):
     assert extra["messages"][1]["tool_calls"] == [CALL]
 
 
+@pytest.mark.parametrize("key", ["arguments", "parameters", "args", "input", "kwargs"])
+@pytest.mark.parametrize("name", ["tool_calls", "tool_call", "toolCalls", "function_calls", "function_call"])
+def test_calls_are_read_under_other_names_and_never_lose_their_arguments(tmp_path, key, name):
+    call = {"name": "tide", key: {"day": 1}, "id": "c1", "type": "tool_call"}
+    wanted = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": {"day": 1}}}
+    shape = replace(Shape.of("messages", {}, ["messages"], []), readable=frozenset())
+    for held in (call, {"function": {"name": "tide", key: {"day": 1}}, "id": "c1"}):
+        row = {"messages": [user("Tide?"), assistant("So.", **{name: [held]})]}
+        for data in (as_lines([row]), as_parquet([row], row)):
+            [found] = read(data, 1, shape)
+            assert found[4]["messages"][1]["tool_calls"] == [wanted]
+
+
+@pytest.mark.parametrize("name", ["reasoning", "thinking", "thought", "cot", "Reasoning", "thinking_content"])
+@pytest.mark.parametrize(
+    "form", ["a\nb", ["a", "b"], [{"type": "text", "text": "a\nb"}], {"content": "a\nb"}]
+)
+def test_reasoning_is_a_text_whatever_its_name_and_form(tmp_path, name, form):
+    row = {"messages": [user("Tide?"), assistant("14:20.", **{name: form})]}
+    shape = replace(Shape.of("messages", {}, ["messages"], []), readable=frozenset())
+    for data in (as_lines([row]), as_parquet([row], row)):
+        [found] = read(data, 1, shape)
+        assert list(found[4]["messages"][1].values()) == ["a\nb"]
+        assert set(found[4]["messages"][1]) <= {"reasoning", "thinking", "reasoning_content"}
+    thinking = [{"type": "thinking", "thinking": form}, {"type": "text", "text": "14:20."}]
+    [(_, contents, extra)] = of_rows(tmp_path, {"messages": [user("Tide?"), assistant(thinking)]})
+    assert (contents[1], extra["messages"][1]) == ("14:20.", {"reasoning_content": "a\nb"})
+
+
 def test_older_functions_are_tools_and_their_calls_calls(tmp_path):
     function = {"name": "tide", "description": "High water"}
     told = '{"day": 1}'

@@ -21,6 +21,11 @@ from tokpack.stages.normalize.values import Dumped, RowError, decoded, is_nothin
 OLDER_TOOLS = "functions"
 TOOLS = ("tools", OLDER_TOOLS)
 """Columns of tools."""
+CALLS = ("tool_calls", "tool_call", "toolCalls", "function_calls", "function_call")
+"""Keys of a message under which it may call tools; the first that does is read."""
+_ARGUMENTS = ("arguments", "parameters", "args", "input", "kwargs")
+"""Keys under which a call may have its arguments; LangChain says `args`, Anthropic `input`."""
+_CALL_TYPES = ("tool_call", "tool_use", "function_call")
 _SHARED = 1024
 """Texts of tools that are kept decoded: many rows have equal ones."""
 _LONGEST_SHARED = 1 << 14
@@ -57,10 +62,9 @@ def read_calls(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def take_calls(extra: dict[str, Any], where: str) -> None:
-    """Put a message's `tool_calls`, or its older `function_call`, into their one form, in place."""
-    older = extra.pop("function_call", None)
-    calls = read_calls(extra.pop("tool_calls", None), f"{where}.tool_calls")
-    calls = calls or read_calls(older, f"{where}.function_call")
+    """Put a message's calls, under whatever name, into their one form, in place."""
+    given = [(name, extra.pop(name)) for name in CALLS if name in extra]
+    calls = next(filter(None, (read_calls(value, f"{where}.{name}") for name, value in given)), [])
     if calls:
         extra["tool_calls"] = calls
 
@@ -109,15 +113,16 @@ def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
     if function is None:
         if "name" not in call:
             return call
-        function = {key: call.pop(key) for key in ("name", "arguments", "parameters") if key in call}
+        function = {key: call.pop(key) for key in ("name", *_ARGUMENTS) if key in call}
     if not isinstance(function, dict):
         raise RowError(f"{where}.function is {kind_of(function)}, not an object")
     function = {key: value for key, value in function.items() if value is not None}
-    if "parameters" in function:
-        function.setdefault("arguments", function.pop("parameters"))
+    for name in _ARGUMENTS[1:]:
+        if name in function:
+            function.setdefault("arguments", function.pop(name))
     function["arguments"] = _arguments(function.get("arguments"))
-    call.setdefault("type", "function")
-    return call | {"function": function}
+    kind = call.get("type", "function")
+    return call | {"type": "function" if kind in _CALL_TYPES else kind, "function": function}
 
 
 def _arguments(value: Any) -> Any:

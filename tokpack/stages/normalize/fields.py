@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from tokpack.stages.normalize.reasoning import KNOWN as REASONING
+from tokpack.stages.normalize.reasoning import OTHERS as OTHER_REASONING
 from tokpack.stages.normalize.training import DIRECTIONS
 
 Row = Mapping[str, Any]
@@ -163,12 +165,14 @@ OF_MESSAGES = frozenset(
         "content",
         "value",
         "name",
-        "tool_calls",
         "tool_call_id",
+        "tool_calls",
+        "tool_call",
+        "toolCalls",
+        "function_calls",
         "function_call",
-        "reasoning_content",
-        "reasoning",
-        "thinking",
+        *REASONING,
+        *OTHER_REASONING,
         *DIRECTIONS,
     }
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from tokpack.stages.normalize.calls import read_calls, take_calls
 from tokpack.stages.normalize.fields import OF_MESSAGES
+from tokpack.stages.normalize.reasoning import take_reasoning
 from tokpack.stages.normalize.roles import CALLS, role_name
 from tokpack.stages.normalize.training import take_directions
 from tokpack.stages.normalize.values import (
@@ -100,6 +101,7 @@ def read_message(message: Any, where: str) -> Turn:
     }
     weight = take_directions(extra, where)
     take_calls(extra, where)
+    take_reasoning(extra, where)
     role = role_name(role) if role else role
     if role in CALLS:
         if calls := read_calls(content, f"{where}.{content_key}"):

@@ -207,6 +207,7 @@ class Shape:
             self.readable is None
             or key in self.readable
             or key in fields.OF_MESSAGES
+            or key.casefold() in fields.OF_MESSAGES
             or speaks_of_training(key)
         )
 

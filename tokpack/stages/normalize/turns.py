@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokpack.stages.normalize.fields import as_json, is_filled
+from tokpack.stages.normalize.reasoning import text_of
 from tokpack.stages.normalize.responses import TEXT_PARTS, has_items, items_as_messages
 from tokpack.stages.normalize.training import speaks_of_training
 from tokpack.stages.normalize.values import turned
@@ -303,7 +304,7 @@ def _block(part: Any) -> tuple[str, Any]:  # noqa: PLR0911 - one return a kind
     if not _is(part):
         return "text", part
     if meaning := BLOCKS.get(part.get("type") or ""):
-        return meaning, part.get("thinking") or "" if meaning == "thought" else part
+        return meaning, text_of(part.get("thinking")) or "" if meaning == "thought" else part
     if _is_valued(part):
         return _valued(part)
     for names, meaning in ((CALLS, "call"), (RESULTS, "result")):
