@@ -74,6 +74,9 @@ def test_the_card_tells_base_figures_and_data_and_no_name_is_markup(adapter: Pat
     assert card.startswith('---\nlibrary_name: peft\nbase_model: "me/base<b>"\n')
     assert "An adapter for me/base\\<b\\>" in card
     assert 'from_pretrained("me/math")' in card
+    assert '# with a copy of this folder\nmodel = AutoPeftModelForCausalLM.from_pretrained("math")' in (
+        adapter_card(adapter, "s3://bucket/math")
+    )
     assert "| held-out loss | 2.5000 before, 2.2500 after |" in card
     assert "0" * 64 in card
     assert "| kept | 80 |\n| left out: refusal\\| | 10 |" in card

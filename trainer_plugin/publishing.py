@@ -109,6 +109,7 @@ def _card(folder: Path, url: str) -> str:
     base = one_line(str(made.get("base", {}).get("name") or config.get("base_model_name_or_path", "")))
     name = Path(base).name if Path(base).is_absolute() else base
     title = one_line(url.rpartition("/")[2])
+    on_hub = url.startswith("hf://")  # PEFT opens that, and folders
     lines = [
         "---",
         "library_name: peft",
@@ -130,7 +131,9 @@ def _card(folder: Path, url: str) -> str:
         "```python",
         "from peft import AutoPeftModelForCausalLM",
         "",
-        f"model = AutoPeftModelForCausalLM.from_pretrained({json.dumps(url.removeprefix('hf://'))})",
+        *([] if on_hub else ["# with a copy of this folder"]),
+        "model = AutoPeftModelForCausalLM.from_pretrained("
+        f"{json.dumps(url.removeprefix('hf://') if on_hub else title)})",
         "```",
         "",
     ]
