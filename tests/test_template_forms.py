@@ -162,6 +162,16 @@ def test_a_call_is_not_taken_for_written_because_the_answer_speaks_of_it(folder,
     assert told == {"reasoning_not_rendered": rows, **missing}
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_reasoning_is_not_taken_for_written_because_the_answer_repeats_it(folder, rows):
+    chat = [ASK, {"role": "assistant", "content": "Fine. Fine.", "reasoning_content": "Fine."}]
+    assert rendered(folder, AS_JSON, *[chat] * rows).told == {"reasoning_not_rendered": rows}
+    thinking = AS_JSON.replace(
+        "{{ m.content or '' }}", "{{ m.reasoning_content or '' }}{{ m.content or '' }}"
+    )
+    assert rendered(folder, thinking, *[chat] * rows).told == {}
+
+
 CUTTING = (
     LOOP + "{% set c = m.content %}"
     "{% if m.role == 'assistant' %}{% set c = c.split('</think>')[-1] %}{% endif %}"

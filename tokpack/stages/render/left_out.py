@@ -74,7 +74,10 @@ def left_out(
                 raise RenderError(f"the template leaves out the content of message {index + 1} ({role})")
             continue
         segment = text[slice(*extents[index])]
-        kept_thought = bool(thought) and _stands_in(thought, segment)
+        again = sum(part.count(thought) for part in texts) if thought and written else 0
+        kept_thought = (
+            segment.count(thought) > again if again else bool(thought) and _stands_in(thought, segment)
+        )
         said = [*(texts if written else ()), *([thought] if kept_thought else ())]
         missing = _missing_calls(calls, segment, said) if isinstance(calls, list) else 0
         found.counts[LEFT_OUT_CALLS] += missing
