@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 
 import polars as pl
 import pyarrow as pa
@@ -12,6 +13,9 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
+from tokpack.encoding.early import load_early
+from tokpack.encoding.reference_process import start_early, started_early
+from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.engine import early, processes
 from tokpack.way import helpers
 
@@ -112,3 +116,27 @@ def opened():
 def test_helpers_do_without_pandas():
     with processes.Helpers(None, opened, lambda answer: answer, 1, 1) as helping:
         assert helping(0) is False
+
+
+def test_tokenizers_starts_early_for_what_will_ask_it(qwen, folder, monkeypatch):
+    load_tokenizer(qwen)
+    started, done = [], threading.Event()
+    monkeypatch.setattr("tokpack.encoding.early.start_early", started.append)
+    monkeypatch.setattr("tokpack.encoding.early.kept_encoder", lambda *_: done.set())
+    load_tokenizer(qwen).fast  # noqa: B018 - its plan is measured and kept
+    load_early(str(qwen), [str(folder / "calls.jsonl"), str(folder), "missing", "a\0b"])
+    assert done.wait(20)
+    assert not started
+    monkeypatch.setattr("tokpack.encoding.early.LARGEST", 1000)
+    done.clear()
+    load_early(str(qwen), [str(folder / "calls.jsonl")])
+    assert done.wait(20)
+    assert started == [load_tokenizer(qwen).folder / "tokenizer.json"]
+
+
+def test_a_reference_that_started_early_is_taken_once(qwen):
+    folder = load_tokenizer(qwen).folder
+    start_early(folder / "tokenizer.json")
+    process = started_early(folder / "tokenizer.json")
+    assert process.encode(["a"]) == [([64], [(0, 1)])]
+    assert started_early(folder / "tokenizer.json") is None

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokpack.activity import Activity, default_activity
 from tokpack.config import Config, SourceConfig
-from tokpack.encoding.proved import LARGEST
+from tokpack.encoding.early import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine import default_workers
 from tokpack.errors import UsageError

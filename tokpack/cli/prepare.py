@@ -18,7 +18,7 @@ from tokpack.cli.options import (
     takes,
 )
 from tokpack.cli.output import activity, say, show
-from tokpack.encoding.fast_forms import load_early
+from tokpack.encoding.early import load_early
 from tokpack.engine import default_workers, early
 from tokpack.errors import UsageError, check_place
 from tokpack.options import (
@@ -181,7 +181,7 @@ def _begin(data: list[str], workers: int, options: dict[str, Any]) -> None:
     """What can be done beside the imports."""
     early.start(data, workers or default_workers())
     if tokenizer := options.get("tokenizer") or options.get("model"):
-        load_early(tokenizer)
+        load_early(tokenizer, data)
 
 
 def _pack_part(

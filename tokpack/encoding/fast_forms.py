@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
-from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Any
-
-from tokpack.encoding.snapshot import SNAPSHOT, kept_snapshot
 
 if TYPE_CHECKING:
     from tokpack.encoding.merges import AppliedMerges, Pair
@@ -106,20 +102,6 @@ def kept_encoder(folder: Path, scheme: str, added: dict[str, int]) -> Any:
     """Of a snapshot folder, whose name is a digest: loaded once for all runs of a process."""
     with _loading:
         return _kept(folder, scheme, tuple(added.items()))
-
-
-def load_early(tokenizer: str) -> None:
-    """Begin to load a vocabulary that is kept as ranks, beside the imports of a command: gigatoken leaves the
-    interpreter's lock alone meanwhile. What is wrong shows where the vocabulary is needed."""
-    Thread(target=_load_early, args=(Path(tokenizer),), name="load vocabulary", daemon=True).start()
-
-
-def _load_early(tokenizer: Path) -> None:
-    with suppress(Exception):
-        if folder := kept_snapshot(tokenizer):
-            scheme = json.loads(plan_file(folder).read_bytes())["scheme"]
-            if scheme:
-                kept_encoder(folder, scheme, json.loads((folder / SNAPSHOT).read_bytes())["added_tokens"])
 
 
 @lru_cache(maxsize=1)

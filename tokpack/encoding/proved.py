@@ -20,8 +20,6 @@ from tokpack.encoding.token_places import text_buffers
 from tokpack.errors import OutputError
 from tokpack.user_cache import own_cache
 
-LARGEST = 64 << 20
-"""Bytes of input whose proofs are kept: in a longer run the start is no matter."""
 _CODE = ("fast_forms", "fast_plan", "fast_proof", "fast_tokenizer", "merges", "token_places", "unicode")
 
 

@@ -12,9 +12,12 @@ import sys
 import threading
 import weakref
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from tokpack.encoding.token_places import Tokenized
+if TYPE_CHECKING:
+    from tokpack.encoding.token_places import Tokenized
+
+_early: dict[Path, ReferenceProcess] = {}
 
 
 class ReferenceProcess:
@@ -34,7 +37,7 @@ class ReferenceProcess:
 
     def encode(self, texts: list[str]) -> list[Tokenized]:
         """Ids of each text, and the characters that each stands for."""
-        return cast(list[Tokenized], self._ask("encode", texts))
+        return cast("list[Tokenized]", self._ask("encode", texts))
 
     def decode(self, rows: list[list[int]], plain: bool) -> list[str]:
         """Text of each row of ids; `plain`: without special tokens."""
@@ -48,6 +51,15 @@ class ReferenceProcess:
             pickle.dump((what, about), questions)
             questions.flush()
             return pickle.load(answers)
+
+
+def start_early(backend: Path) -> None:
+    """Start one that `started_early` hands over."""
+    _early[backend] = ReferenceProcess(backend)
+
+
+def started_early(backend: Path) -> ReferenceProcess | None:
+    return _early.pop(backend, None)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

@@ -23,7 +23,7 @@ from tokpack.encoding.fast_plan import load_fast
 from tokpack.encoding.fast_proof import difference
 from tokpack.encoding.fast_tokenizer import FastTokenizer
 from tokpack.encoding.proved import of_inputs, of_texts
-from tokpack.encoding.reference_process import ReferenceProcess
+from tokpack.encoding.reference_process import ReferenceProcess, started_early
 from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, TOKENIZER_FILES, snapshot_folder, write_snapshot
 from tokpack.encoding.token_places import Encoded, encode_reference, encode_with
 from tokpack.errors import UsageError, check_name
@@ -171,7 +171,8 @@ class Tokenizer:
         with self._lock:
             if self._process is None:
                 with contextlib.suppress(OSError):
-                    self._process = ReferenceProcess(self.folder / BACKEND)
+                    backend = self.folder / BACKEND
+                    self._process = started_early(backend) or ReferenceProcess(backend)
             self._starts_late = False
 
     def _load_fast(self, large: bool) -> None:
