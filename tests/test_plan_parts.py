@@ -222,3 +222,20 @@ def test_the_command_and_the_report_say_what_parts_cost(data, qwen, tmp_path):
     for said in (packed.stdout + packed.stderr, analyzed.stdout, page):
         assert "3 parts of " in said
         assert "without parts" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [({}, True), ({"parts": 3}, False), ({"planner": "sequential"}, False)]
+)
+def test_a_store_larger_than_the_free_memory_is_told_with_parts(
+    options, told, data, qwen, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("tokpack.way.pass_two.free_bytes", lambda: 20_000)
+    tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=256, **options)
+    assert ("--parts" in caplog.text) == told
+
+
+def test_parts_are_advised_of_which_each_takes_half_of_the_free_memory():
+    assert in_order.disorder(10, 50) == ""
+    assert in_order.disorder(1_000_000_000, 2_000_000_000).endswith("--parts 5 reads them in order")
+    assert in_order.disorder(1 << 40, 0).endswith("--parts 4096 reads them in order")

@@ -10,12 +10,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.config_limits import MOST_PARTS
 from tokpack.ranges import Int64, range_indices
 from tokpack.stages.planners.layout import Int32
 from tokpack.stages.write import FlatBatch
 from tokpack.way.plan_part import Part
 
 PAGE = 4096
+STORED_BYTES = 5
+"""Of a token in the store."""
+
+
+def disorder(tokens: int, free: int) -> str:
+    """What to say where so many tokens are gathered in the order of rows, and `free` bytes of memory are left
+    for the pages they lie on; nothing where that is enough."""
+    size = tokens * STORED_BYTES
+    if size <= free:
+        return ""
+    parts = min(-(-2 * size // max(free, 1)), MOST_PARTS)
+    return (
+        f"the token store takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: rows are "
+        f"gathered from all over it, and its pages read again and again; --parts {parts} reads them in order"
+    )
 
 
 def parts_ahead(part: Part, batches: Callable[[int], FlatBatch]) -> Callable[[int, int], None]:

@@ -5,6 +5,7 @@ The manifest is made here and written last, by `output.finish`: until then the f
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -19,16 +20,20 @@ import pyarrow as pa
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.corpus import REASON, Corpus
+from tokpack.free_memory import free_bytes
 from tokpack.output import leave_work
 from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.run import Run
+from tokpack.shards import INDEX
 from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Shard, Written, WrittenShard, write_json
 from tokpack.stages.write_index import write_rows
 from tokpack.version import __version__
-from tokpack.way.in_order import parts_ahead
+from tokpack.way.in_order import disorder, parts_ahead
 from tokpack.way.plan_part import Part
+
+log = logging.getLogger("tokpack")
 
 Elsewhere = Callable[[Part, pa.Schema, Callable[[int], None], list[Shard]], Iterable[WrittenShard]]
 """Writes the shards of a part, with these columns, in other processes."""
@@ -53,6 +58,10 @@ def write_packed(
     copies = schema.COPIES in corpus.docs.columns and not validation
     weights = part.has_weights(corpus)
     columns = schema.row_schema(run.kind, copies, weights)
+    in_order = part.part_of_row is not None or run.config.plan.planner == schema.SEQUENTIAL
+    in_order |= run.config.write.shard_format == INDEX
+    if not in_order and (told := disorder(part.plan.tokens, free_bytes())):
+        log.warning(told)
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
         written = write_rows(
