@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         if is_complete(out, **wanted):
             written = False
         else:
-            with Activity().doing(f"unpacking SmolLM2-135M-Instruct into {out}, once, under a minute"):
+            with Activity().doing(f"unpacking SmolLM2-135M-Instruct into {out}, once, a minute or two"):
                 written = ensure_model(out, **wanted)
     except OSError as error:
         return complain(OutputError(f"cannot write: {error}", where=str(out)))

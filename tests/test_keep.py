@@ -71,6 +71,15 @@ def test_a_wish_makes_no_row_longer(pack):
 
 
 @pytest.mark.slow
+def test_wishes_in_vain_are_told(pack, caplog):
+    pack("1\n5\n")
+    assert "all the same" not in caplog.text
+    pack("1\n6\n", "again")
+    (told,) = [record.message for record in caplog.records if "all the same" in record.message]
+    assert told.startswith("1 document that ")
+    assert told.endswith("keep.txt names is left out all the same: overlong 1; no wish overrules that")
+
+
 def test_within_a_budget_wanted_documents_come_first(pack):
     length = dict(pack(None, out="all").dropped.select("doc_id", "tokens_lost").rows())
     packed = pack("5", budget=length[5])

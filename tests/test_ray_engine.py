@@ -61,19 +61,19 @@ def packed_on(nodes, data, out, qwen):
     return (out / "SHA256SUMS").read_bytes()
 
 
+def cut_off(function, items, address):
+    """As the engine's own, whose driver is interrupted after three results."""
+    for number, result in enumerate(engine.unordered_map(function, items, address)):
+        yield result
+        if number == 2:
+            raise KeyboardInterrupt
+
+
 @pytest.mark.slow
 def test_a_driver_that_dies_and_a_node_that_dies_cost_nothing_but_time(
     data, alone, nodes, qwen, tmp_path, monkeypatch
 ):
-    out, seen = tmp_path / "out", []
-
-    def cut_off(function, items, address):
-        for result in engine.unordered_map(function, items, address):
-            seen.append(result)
-            yield result
-            if len(seen) == 3:
-                raise KeyboardInterrupt
-
+    out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(way, "unordered_map", cut_off)
         with pytest.raises(KeyboardInterrupt):
@@ -134,16 +134,9 @@ def test_nodes_without_a_shared_folder_leave_their_blocks_in_a_bucket(
     data, alone, nodes, qwen, s3_bucket, tmp_path, monkeypatch
 ):
     """The driver dies, then a node does."""
-    out, work, seen = tmp_path / "out", f"{s3_bucket}/work", []
+    out, work = tmp_path / "out", f"{s3_bucket}/work"
     options = {"engine": "ray", "ray_address": nodes.address, "work_dir": work} | OPTIONS
     later = nodes.add_node(num_cpus=1)
-
-    def cut_off(function, items, address):
-        for result in engine.unordered_map(function, items, address):
-            seen.append(result)
-            yield result
-            if len(seen) == 3:
-                raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(way, "unordered_map", cut_off)

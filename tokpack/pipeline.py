@@ -14,6 +14,7 @@ writes rows, `analyze` a report, and `clean` the kept documents as text.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from tokpack.store import TokenStore
 from tokpack.way.decide import decide
 from tokpack.way.pass_one import pass_one
 from tokpack.way.plan_part import Part, plan_part
+
+log = logging.getLogger("tokpack")
 
 __all__ = ["Part", "Run", "clock", "decided", "pass_one", "plan_part"]
 
@@ -48,6 +51,8 @@ def decided(
         corpus = pass_one(run, store)
     with clock(seconds, "decide"):
         run = decide(run, corpus, money)
+    if in_vain := run.keep.in_vain(corpus.docs):
+        log.warning(in_vain)
     return run, corpus
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.activity import in_number
 from tokpack.errors import DataError, UsageError, reading
 from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG, PAIR_DROPPED
 from tokpack.schema import PAIR_WIDTH
@@ -126,6 +127,19 @@ class KeepList:
                 if unread
                 else f"documents are 0 to {last}",
             )
+
+    def in_vain(self, docs: pl.DataFrame) -> str:
+        """What to say of wanted documents that are left out all the same; nothing where there is none."""
+        wanted = pl.Series(self.holds(docs["doc_id"].to_numpy()))
+        reasons = docs.filter(wanted)["drop_reason"].drop_nulls().cast(pl.String)
+        found = reasons.filter(reasons != HELD_OUT).value_counts(sort=True)
+        if found.is_empty():
+            return ""
+        count, why = int(found["count"].sum()), ", ".join(f"{reason} {n:,}" for reason, n in found.rows())
+        said = in_number(
+            count, f"{count:,} document(|s) that {self.path} names (is|are) left out all the same"
+        )
+        return f"{said}: {why}; no wish overrules that"
 
 
 def _number(text: str, where: str) -> int:
