@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_rows(folder / "calls.jsonl", [json.dumps(calling(number)).encode() for number in range(3000)])
     write_rows(folder / "plain.jsonl", messy_rows(9000))
+    write_rows(folder / "few.jsonl", messy_rows(50))
     pl.DataFrame([calling(number) for number in range(30_000)]).write_parquet(
         folder / "calls.parquet", compression="uncompressed"
     )
@@ -99,7 +100,7 @@ def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes
 def test_one_that_is_not_needed_ends(folder, qwen, small_blocks, tmp_path):
     early.start([str(folder / "calls.jsonl")], 2)
     (started,) = early._started
-    sums(folder / "plain.jsonl", tmp_path / "out", qwen, 2)
+    sums(folder / "few.jsonl", tmp_path / "out", qwen, 2)
     assert started.poll() is not None
 
 

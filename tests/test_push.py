@@ -202,7 +202,7 @@ def test_a_run_writes_to_a_url_and_the_same_one_finds_it_there(qwen, memory, tmp
     assert caught.value.where == MEMORY
     assert len(pack(MEMORY, length=512, overwrite=True)) < len(packed)
     assert tokpack.open_packed(MEMORY).manifest["capacity"] == 512
-    with pytest.raises(UsageError, match="a folder that all of them see"):
+    with pytest.raises(UsageError, match="a token store that all of them see"):
         tokpack.pack_part(data, MEMORY, part="1/2", tokenizer=qwen)
 
 

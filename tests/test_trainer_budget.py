@@ -186,7 +186,7 @@ def test_a_checkpoint_whose_rows_are_not_the_first_of_this_run_is_refused(datase
     run(budget=int(lengths[order[:3]].sum()))
     with pytest.raises(UsageError, match="trained on 3 rows in 2 steps, this run takes 4"):
         run(resume=str(tmp_path / "checkpoint-2"))
-    with pytest.raises(UsageError, match="trained on 2 rows in 1 steps, this run takes 1"):
+    with pytest.raises(UsageError, match="trained on 2 rows in 1 step, this run takes 1"):
         run(resume=str(tmp_path / "checkpoint-1"), accumulation=1)
     assert run(resume=str(tmp_path / "checkpoint-1")).counts()["tokens"] == lengths.sum()
 
