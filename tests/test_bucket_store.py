@@ -156,18 +156,19 @@ def test_twins_at_the_same_piece_and_a_late_one_do_no_harm(data, alone, qwen, wo
 def test_a_part_that_works_while_the_run_is_finished_leaves_nothing(
     data, alone, qwen, work, tmp_path, monkeypatch
 ):
-    put, done = BucketStore._put_now, []
+    put, first, finished = BucketStore._put_now, threading.Lock(), threading.Event()
 
     def finish_first(store, *rest):
-        if not done:
-            done.append(True)
+        if first.acquire(blocking=False):
             finish(data, qwen, work, tmp_path / "out", alone)
+            finished.set()
+        assert finished.wait(60)
         put(store, *rest)
 
     monkeypatch.setattr(BucketStore, "_put_now", finish_first)
     options = {"tokenizer": str(qwen), "workers": 1, **OPTIONS}
     tokpack.pack_part(data, tmp_path / "elsewhere", part="1/1", work_dir=work, **options)
-    assert done
+    assert finished.is_set()
     assert names(work) == []
     assert tokpack.pack_part(data, tmp_path / "out", part="1/1", work_dir=work, **options).of == 0
 
