@@ -56,9 +56,10 @@ CIRCLES = {
 """Imports inside of functions that lead back, with their reasons."""
 TRAINER_TAKES = {"version", "printable", "fingerprint", "schema", "errors", "activity", "card", "hub", "cost"}
 TRAINER_TAKES |= {"own_files", "manifest", "ledger", "checked", "shards", "token_files", "packed_urls"}
+TRAINER_TAKES |= {"fresh_folder", "interrupts"}
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
-    "trainer_plugin.cli": {"tokpack.cli", "tokpack.interrupts"},
+    "trainer_plugin.cli": {"tokpack.cli"},
     "trainer_plugin.model_files": {"tokpack.encoding"},
     "trainer_plugin.serving": {"tokpack.cli", "tokpack.stages"},
     "trainer_plugin.serve_config": {"tokpack.cli"},

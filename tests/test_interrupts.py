@@ -131,6 +131,78 @@ def read_some(terminal):
         return b""
 
 
+IN_A_COMMAND = f"""{HEARS}
+import sys, time
+from tokpack.cli import entry
+from tokpack.errors import UsageError
+
+def ready():
+    print("ready", file=sys.__stdout__, flush=True)
+    time.sleep(600)
+
+class Unraisable:
+    def __del__(self):
+        ready()
+
+def translated(standalone_mode):
+    try:
+        ready()
+    except KeyboardInterrupt:
+        raise UsageError("the model cannot be loaded")
+
+def swallowed(standalone_mode):
+    Unraisable()
+    time.sleep(600)
+
+def cleaning_up(standalone_mode):
+    try:
+        ready()
+    finally:
+        print("cleaning up", file=sys.__stdout__, flush=True)
+        time.sleep(0.3)
+        print("clean", file=sys.__stdout__, flush=True)
+
+entry.mount_plugins, entry.app = lambda: None, globals()[sys.argv[1]]
+entry.main()
+"""
+
+
+@pytest.mark.parametrize("way", a_few(["translated", "swallowed", "cleaning_up"]))
+def test_whatever_becomes_of_the_interrupt_in_libraries_it_is_said_as_one(way):
+    with started(IN_A_COMMAND, way) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        if way == "cleaning_up":
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "clean\n"
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read() == "interrupted; nothing was written; repeat the command\n"
+
+
+SURVIVES = f"""{HEARS}
+import sys, time
+from tokpack import interrupts
+interrupts.PATIENCE_SECONDS = 0.2
+interrupts.watch("chat")
+for _ in range(2):
+    try:
+        print("ready", flush=True)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        interrupts.survive()
+    time.sleep(0.3)
+"""
+
+
+def test_a_command_that_survives_an_interrupt_goes_on_and_hears_the_next():
+    with started(SURVIVES) as process:
+        for _ in range(2):
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
 def test_training_goes_on_from_a_checkpoint_and_begins_again_where_there_is_none(tmp_path):
     assert how_to_go_on(tmp_path / "out").endswith("; repeat the command")
     (tmp_path / "out" / "checkpoint-2").mkdir(parents=True)  # cut off before its state was written

@@ -77,6 +77,24 @@ def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(talk):
         pass
 
 
+def test_an_interrupt_breaks_off_the_answer_and_the_conversation_goes_on(talk, monkeypatch):
+    survived = []
+    monkeypatch.setattr("tokpack.interrupts.survive", lambda: survived.append(True))
+    say, stops = type(talk).say, [KeyboardInterrupt]
+
+    def broken(self, text):
+        yield from say(self, text)
+        if stops:
+            raise stops.pop()
+
+    monkeypatch.setattr(type(talk), "say", broken)
+    good, answers, notes = talked(talk, "w9 w8\nw7\n")
+    assert good
+    assert notes == ["broken off; /quit ends"]
+    assert len(answers) == 2
+    assert survived == [True]
+
+
 def test_the_command_answers_a_pipe_on_stdout_alone(place, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("w9 w8\nw7\n"))
     ended = run("chat", place / "math", "--temperature", "0", "--max-tokens", "4", "--dtype", "float32", "-q")

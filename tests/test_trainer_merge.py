@@ -106,6 +106,19 @@ def test_the_merged_model_answers_as_the_quantized_one_with_its_adapter(base, tm
     assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_a_merge_that_is_interrupted_leaves_nothing_in_the_way_of_the_next(base, tmp_path, monkeypatch):
+    adapter = adapter_on(base, tmp_path / "adapter", load_recipe(method="lora", dtype="float32"))
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(merge, "compare_logits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        merge_dequantized(adapter, tmp_path / "merged", check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    merge_dequantized(adapter, tmp_path / "merged")
+
+
 def test_merged_into_the_original_weights_it_is_another_model_than_was_trained(base, tmp_path):
     recipe = load_recipe(method="qlora", dtype="float32")
     adapter = adapter_on(base, tmp_path / "adapter", recipe)

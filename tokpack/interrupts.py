@@ -1,8 +1,8 @@
 """SIGINT, SIGTERM and SIGHUP: a command ends within two seconds, its children with it, and says how to go on.
 
-The first signal raises KeyboardInterrupt, so that what is half done is taken away as after any error. Where
-that takes too long (a thread in the middle of a block, a loop in compiled code) a watcher ends the process:
-everything on the disk is made to survive that.
+The first signal raises KeyboardInterrupt, so that what is half done is taken away as after any error; later
+ones change nothing. Where that takes too long (a thread in the middle of a block, a loop in compiled code) a
+watcher ends the process: everything on the disk is made to survive that.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 _leftovers: set[Path] = set()
 _leaving = threading.Lock()
+_heard = threading.Event()
+_survived = threading.Event()
 _next: Callable[[], str] = lambda: ELSE  # noqa: E731 - by default
 
 
@@ -64,16 +66,31 @@ def go_on(how: Callable[[], str]) -> None:
     _next = how
 
 
+def heard() -> bool:
+    """Whether the command was interrupted: what is raised from then on may be what a library made of that."""
+    return _heard.is_set()
+
+
+def survive() -> None:
+    """The command goes on: what was interrupted was a part of it."""
+    _heard.clear()
+    _survived.set()
+
+
 def _interrupt(number: int, frame: object) -> None:
+    if heard():
+        return
+    _heard.set()
+    sys.unraisablehook = lambda _: None  # where nothing can be raised, Python prints the interrupt
     raise KeyboardInterrupt
 
 
 def _wait(reader: int, taken: set[int]) -> None:
     """The system writes each signal's number into the pipe, also while the main thread runs compiled code."""
-    while os.read(reader, 1)[0] not in taken:
-        pass
-    threading.Event().wait(PATIENCE_SECONDS)
-    leave()
+    while True:
+        if os.read(reader, 1)[0] in taken and not _survived.wait(PATIENCE_SECONDS):
+            leave()
+        _survived.clear()
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ import torch
 
 from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
+from tokpack.interrupts import scratch_folder
 from trainer_plugin.adapter_config import (
     CONFIG,
     PLAIN_STARTS,
@@ -33,7 +33,7 @@ from trainer_plugin.adapter_config import (
 )
 from trainer_plugin.adapter_folder import PROVENANCE, RECIPE
 from trainer_plugin.extras import need
-from trainer_plugin.output_folder import check_empty
+from trainer_plugin.output_folder import check_empty, new_folder
 
 Way = Literal["plain", "subtract", "fold", "merge"]
 CLOSE = 1e-3
@@ -82,18 +82,14 @@ def convert_adapter(
         from trainer_plugin.merge import merge_dequantized
 
         return Converted(merge_dequantized(adapter, out, model=base, check=True, tell=tell), way)
-    with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
-        made = Path(scratch) / "adapter"
+    with new_folder(out) as made:
         with explained(adapter), tell.doing("converting the adapter"):
-            _fold(adapter, made, config) if way == "fold" else _subtract(adapter, made, config, base, scratch)
+            _fold(adapter, made, config) if way == "fold" else _subtract(adapter, made, config, base)
         with tell.doing("comparing the logits before and after"):
             _compare(str(base or config.get("base_model_name_or_path")), adapter, made)
         for name in KEPT:
             if (adapter / name).is_file():
                 shutil.copyfile(adapter / name, made / name)
-        out.mkdir(parents=True, exist_ok=True)
-        for path in made.iterdir():
-            shutil.copyfile(path, out / path.name)
     return Converted(out, way)
 
 
@@ -126,12 +122,11 @@ def _fold(adapter: Path, out: Path, config: dict[str, Any]) -> None:
         else:
             raise UsageError(f"a weight that is no linear LoRA: {name}", where=str(adapter / WEIGHTS))
     plain = {"r": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
-    out.mkdir()
     save_file({name: one.contiguous() for name, one in folded.items()}, str(out / WEIGHTS), {"format": "pt"})
     (out / CONFIG).write_text(json.dumps({**config, **plain}, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _subtract(adapter: Path, out: Path, config: dict[str, Any], base: str | None, scratch: str) -> None:
+def _subtract(adapter: Path, out: Path, config: dict[str, Any], base: str | None) -> None:
     """By PEFT: the start is made again on the base, and subtracted from what was trained."""
     from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -150,13 +145,13 @@ def _subtract(adapter: Path, out: Path, config: dict[str, Any], base: str | None
     network = _in_fp32(name)
     check_patterns(config, [module for module, _ in network.named_modules()], adapter)
     network = get_peft_model(network, settings)
-    network.peft_config[
-        "default"
-    ].init_lora_weights = True  # as PEFT asks: else the start changes the base again
-    network.save_pretrained(str(Path(scratch) / "start"))
-    network.peft_config["default"].init_lora_weights = start
-    set_peft_model_state_dict(network, load_file(str(adapter / WEIGHTS)))
-    network.save_pretrained(str(out), path_initial_model_for_weight_conversion=str(Path(scratch) / "start"))
+    settings = network.peft_config["default"]
+    settings.init_lora_weights = True  # as PEFT asks: else the start changes the base again
+    with scratch_folder() as untrained:
+        network.save_pretrained(str(untrained))
+        settings.init_lora_weights = start
+        set_peft_model_state_dict(network, load_file(str(adapter / WEIGHTS)))
+        network.save_pretrained(str(out), path_initial_model_for_weight_conversion=str(untrained))
 
 
 def _in_fp32(base: str) -> Any:

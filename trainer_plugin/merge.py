@@ -29,7 +29,7 @@ from trainer_plugin.base_digest import weight_files
 from trainer_plugin.dtypes import stored_dtype
 from trainer_plugin.extras import need
 from trainer_plugin.model_files import load_causal_model, load_config, load_tokenizer, skeleton, weight_names
-from trainer_plugin.output_folder import check_empty
+from trainer_plugin.output_folder import check_empty, new_folder
 from trainer_plugin.private_names import file_of_model, forget_quantization
 from trainer_plugin.qlora import load_model, quantization_config
 from trainer_plugin.recipe import Recipe, load_recipe
@@ -71,19 +71,19 @@ def merge_dequantized(
     base = str(model or config.base_model_name_or_path)
     recipe = _with_dtype(recipe, base)
     check_patterns(written, _adapter_weights(adapter), adapter)
-    out.mkdir(parents=True, exist_ok=True)
     files = _files_to_merge(base, adapter, config, recipe)
-    if files is None:
-        with explained(adapter), tell.doing("merging the whole model"):
-            _merge_whole(base, adapter, out, recipe)
-    else:
-        with explained(adapter), tell.doing("merging", len(files), "files") as advance:
-            _merge_files(base, files, adapter, config, out, recipe, advance)
-    load_tokenizer(base).save_pretrained(str(out))
-    if check:
-        with tell.doing("comparing the logits with those of base and adapter"):
-            line = compare_logits(base, adapter, out, recipe)
-        tell.say(line)
+    with new_folder(out) as folder:
+        if files is None:
+            with explained(adapter), tell.doing("merging the whole model"):
+                _merge_whole(base, adapter, folder, recipe)
+        else:
+            with explained(adapter), tell.doing("merging", len(files), "files") as advance:
+                _merge_files(base, files, adapter, config, folder, recipe, advance)
+        load_tokenizer(base).save_pretrained(str(folder))
+        if check:
+            with tell.doing("comparing the logits with those of base and adapter"):
+                line = compare_logits(base, adapter, folder, recipe)
+            tell.say(line)
     return out
 
 
@@ -299,7 +299,7 @@ def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> st
     if not difference < limit:
         raise VerifyError(
             f"the merged model is another one: {line}",
-            where=str(merged),
+            where=str(adapter),
             hint=f"up to {limit:.0e} is rounding; is this the base the adapter was trained on?",
         )
     return line

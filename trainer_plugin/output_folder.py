@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokpack.errors import UsageError
+from tokpack.fresh_folder import fresh_folder
 from trainer_plugin.recipe import Recipe
 
 CHECKPOINT = "checkpoint-*"
@@ -30,6 +33,14 @@ def check_empty(out: Path) -> None:
     """Raises UsageError for what is there already: nothing of it is replaced."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the output is not empty", where=str(out), hint="give another folder")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into; it becomes `out` when the block ends well. Raises UsageError where one is."""
+    check_empty(out)
+    with fresh_folder(out, False, lambda _: lambda name: False) as folder:
+        yield folder
 
 
 def check_mergeable(recipe: Recipe, adapter: Path, out: Path) -> None:

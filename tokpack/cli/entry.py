@@ -58,32 +58,38 @@ def main() -> NoReturn:
     try:
         mount_plugins()
         code = app(standalone_mode=False)
-        if code == interrupts.EXIT_CODE:  # typer takes the exception and returns this
-            interrupts.leave()
-    except TokpackError as error:
-        _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         interrupts.leave()
-    except OSError as error:
+    except Exception as error:
+        if interrupts.heard():  # libraries make errors of their own of it, and ours translate those
+            interrupts.leave()
+        _explain(error)
+    if code == interrupts.EXIT_CODE or (code and interrupts.heard()):  # typer makes a code of the exception
+        interrupts.leave()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> NoReturn:
+    if isinstance(error, TokpackError):
+        _fail(error)
+    if isinstance(error, OSError):
         what = os.strerror(error.errno) if error.errno else str(error)
         where = str(error.filename) if error.filename else None
         _fail(OutputError(f"cannot open or write: {what}", where=where, hint="check the path and its rights"))
-    except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of the command line itself
-            _usage(error)
-        if isinstance(error, ValueError) and str(error).startswith("embedded null "):
-            _fail(UsageError("a name holds a NUL byte, and no path can", hint="look at the paths given"))
-        if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Python below 3.13
-            _fail(UsageError(f"a link leads to itself: {error}", hint="look at the paths given"))
-        import traceback
+    if hasattr(error, "format_message"):  # a usage error of the command line itself
+        _usage(error)
+    if isinstance(error, ValueError) and str(error).startswith("embedded null "):
+        _fail(UsageError("a name holds a NUL byte, and no path can", hint="look at the paths given"))
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Python below 3.13
+        _fail(UsageError(f"a link leads to itself: {error}", hint="look at the paths given"))
+    import traceback
 
-        typer.echo(printable(traceback.format_exc()), err=True)
-        _fail(
-            InternalError(
-                f"{type(error).__name__}: {error}", hint="a bug in tokpack: please report the lines above"
-            )
+    typer.echo(printable("".join(traceback.format_exception(error))), err=True)
+    _fail(
+        InternalError(
+            f"{type(error).__name__}: {error}", hint="a bug in tokpack: please report the lines above"
         )
-    sys.exit(code if isinstance(code, int) else 0)
+    )
 
 
 def _usage(error: Any) -> NoReturn:

@@ -13,7 +13,7 @@ from tokpack.errors import UsageError
 from trainer_plugin.adapter_config import read_config
 from trainer_plugin.adapter_folder import PROVENANCE, RECIPE
 from trainer_plugin.convert import convert_adapter
-from trainer_plugin.output_folder import check_empty
+from trainer_plugin.output_folder import check_empty, new_folder
 from trainer_plugin.serve_config import engines, gguf_adapter
 from trainer_plugin.serve_config.asked import named_adapters, refused_adapters
 from trainer_plugin.serve_config.limits import GGUF_ENGINES, highest_rank
@@ -68,16 +68,20 @@ def write_config(
             where=str(out.resolve()),
             hint="give another folder",
         )
-    out.mkdir(parents=True, exist_ok=True)
-    out = out.resolve()
-    writer = _Writer(engine, base, model_config, out, tell)
-    writer.adapters(named, {one.adapter: one.way for one in refused})
-    return writer.files(context, port)
+    with new_folder(out) as folder:
+        writer = _Writer(engine, base, model_config, folder, out.resolve(), tell)
+        writer.adapters(named, {one.adapter: one.way for one in refused})
+        return writer.files(context, port)
 
 
 class _Writer:
-    def __init__(self, engine: str, base: str, model_config: Any, out: Path, tell: Activity) -> None:
-        self.engine, self.base, self.model_config, self.out, self.tell = engine, base, model_config, out, tell
+    """Writes into `folder`, and names all by their places in `out`, which it becomes."""
+
+    def __init__(
+        self, engine: str, base: str, model_config: Any, folder: Path, out: Path, tell: Activity
+    ) -> None:
+        self.engine, self.base, self.model_config, self.tell = engine, base, model_config, tell
+        self.folder, self.out = folder, out
         self.served: dict[str, Path] = {}
         self.ranks: list[int] = []
         self.merged: list[Path] = []
@@ -89,15 +93,15 @@ class _Writer:
         for name, folder in named.items():
             way = ways.get(name)
             if way == "merge":
-                place = self.out / "merged" / name
+                place = self.folder / "merged" / name
                 place.parent.mkdir(exist_ok=True)
                 convert_adapter(folder, place, base=self.base, tell=self.tell)
-                self.merged.append(place)
+                self.merged.append(self._final(place))
                 self.notes.append(
-                    f"`{name}` is merged into a model of its own, {place}: serve that by itself"
+                    f"`{name}` is merged into a model of its own, {self.merged[-1]}: serve that by itself"
                 )
                 continue
-            place = self.out / "adapters" / name
+            place = self.folder / "adapters" / name
             place.parent.mkdir(exist_ok=True)
             if way == "plain":
                 convert_adapter(folder, place, base=self.base, tell=self.tell)
@@ -107,13 +111,16 @@ class _Writer:
             self.on_4_bits[name] = _on_4_bits(folder)
             config = read_config(place)
             self.ranks.append(highest_rank(config))
-            self.served[name] = self._in_form(name, place, config)
+            self.served[name] = self._final(self._in_form(name, place, config))
+
+    def _final(self, place: Path) -> Path:
+        return self.out / place.relative_to(self.folder)
 
     def _in_form(self, name: str, place: Path, config: dict[str, Any]) -> Path:
         if self.engine not in GGUF_ENGINES:
             return place
         made = gguf_adapter.write_gguf_adapter(
-            place, config, self.model_config, self.out / "adapters" / f"{name}.gguf"
+            place, config, self.model_config, self.folder / "adapters" / f"{name}.gguf"
         )
         shutil.rmtree(place)
         return made
@@ -138,13 +145,15 @@ class _Writer:
         )
         if self.engine not in GGUF_ENGINES and self.served:
             self.notes.append("one tokenizer and one chat template serve all: the base's")
-        (self.out / "start.sh").write_text(engines.script(plan), encoding="utf-8")
-        (self.out / "served.service").write_text(engines.unit(plan, self.out), encoding="utf-8")
-        (self.out / "compose.yaml").write_text(engines.compose(plan, self.out), encoding="utf-8")
-        (self.out / "README.md").write_text(engines.readme(plan, self.notes), encoding="utf-8")
+        (self.folder / "start.sh").write_text(engines.script(plan), encoding="utf-8")
+        (self.folder / "served.service").write_text(engines.unit(plan, self.out), encoding="utf-8")
+        (self.folder / "compose.yaml").write_text(engines.compose(plan, self.out), encoding="utf-8")
+        (self.folder / "README.md").write_text(engines.readme(plan, self.notes), encoding="utf-8")
         if self.engine == "ollama":
             for name in self.served:
-                (self.out / f"Modelfile.{name}").write_text(engines.modelfile(plan, name), encoding="utf-8")
+                (self.folder / f"Modelfile.{name}").write_text(
+                    engines.modelfile(plan, name), encoding="utf-8"
+                )
         return WrittenConfig(self.out, engines.command(plan), self.merged, self.notes)
 
     def _base(self) -> str:
@@ -160,12 +169,12 @@ class _Writer:
         if kinds == {True}:
             from trainer_plugin.merge import dequantize_base
 
-            place = self.out / "base"
+            place = self.folder / "base"
             dequantize_base(self.base, place, tell=self.tell)
             self.notes.append(
                 "the base went through 4 bits, as QLoRA trained on it: serve it, not the original"
             )
-            return str(place)
+            return str(self._final(place))
         path = Path(self.base)
         return str(path.resolve()) if path.exists() else self.base
 

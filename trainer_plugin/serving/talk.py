@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TextIO
 
+from tokpack import interrupts
 from tokpack.activity import Activity
 from tokpack.errors import UsageError
 from tokpack.printable import printable
@@ -117,6 +118,7 @@ def converse(
             note(f"error: {error.message}")
             good = False
         except KeyboardInterrupt:
+            interrupts.survive()
             note("broken off; /quit ends")
         out.write("\n")
         out.flush()
