@@ -3,8 +3,7 @@
     python benchmarks/view.py [DATA] [--tokenizer FOLDER]
 
 DATA is packed first; without it the public mix beside the repository (94,639 chats) is taken, or made-up
-chats. Times are medians of five requests that no earlier one has answered, in wall time and processor time;
-the first page's hold what goes on behind it.
+chats. Times are medians of five requests that no earlier one has answered, in wall time and processor time.
 """
 
 from __future__ import annotations

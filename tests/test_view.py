@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("starlette", reason="no starlette: pip install 'tokpack[view]'")
 pytest.importorskip("starlette.testclient")
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from chats import messy_rows, write_rows
@@ -317,6 +318,20 @@ def test_the_rows_of_pairs_are_shown(qwen, tmp_path):
         page = TestClient(make_app(found, TOKEN), base_url="http://127.0.0.1:5000")
         assert sum(len(row["documents"]) for row in every(page, "api/list/rows")) == 8
         assert "Yes, 3." in json.dumps(ask(page, "api/kept/6"))
+
+
+def test_the_first_list_is_answered_before_texts_are_made(packed, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("tokpack.view.texts.Texts._make", lambda texts: made.append(texts))
+    with shown(packed, tmp_path / "keep.txt") as found:
+        page = TestClient(make_app(found, TOKEN), base_url="http://127.0.0.1:5000")
+        for path in ("", "view.js", "api/summary"):
+            page.get(f"/{TOKEN}/{path}")
+        assert made == []
+        monkeypatch.setattr(found.table, "row_order", lambda query: made.append("rows") or np.arange(1))
+        every(page, "api/list/rows")
+        ask(page, "api/list/kept?text=sea")
+        assert made == ["rows", found.texts]
 
 
 def test_of_a_row_of_very_many_documents_the_first_are_drawn(page, monkeypatch):

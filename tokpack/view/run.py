@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from tokpack.view.detail import Shown
 from tokpack.view.table import DocumentTable
 from tokpack.view.texts import Texts
 from tokpack.view.wishes import KeepFile
+
+SWITCH_SECONDS = 5e-4
+"""For which a thread has the interpreter: an answer takes it hundreds of times, each time from the texts' thread."""
 
 
 def need_server() -> None:
@@ -59,12 +63,15 @@ def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str,
 
 @contextmanager
 def shown(packed: PackedFolder, keep_file: Path, log: Path | None = None) -> Iterator[Shown]:
-    """All that the page asks for; the texts are made behind it."""
+    """All that the page asks for; the texts are made behind it, from its first list on."""
+    usual = sys.getswitchinterval()
     with scratch_folder() as folder:
         table = DocumentTable(packed, log)
-        found = Shown(table, Texts(table, folder), KeepFile(keep_file, packed))
-        found.texts.start()
-        yield found
+        sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            yield Shown(table, Texts(table, folder), KeepFile(keep_file, packed))
+        finally:
+            sys.setswitchinterval(usual)
 
 
 def serve_page(

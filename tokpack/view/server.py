@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -122,7 +123,7 @@ class _Pages:
             return JSONResponse({"error": "no such list"}, 404)
         query = _query(request)
         if query.text and what != "rows" and not self.shown.texts.is_ready(what):
-            return JSONResponse({"waiting": True, "done": self.shown.texts.done})
+            return self._then_texts({"waiting": True, "done": self.shown.texts.done})
         order = self._order(what, query)
         start = query.page * PAGE
         places = [int(at) for at in order[start : start + PAGE]]
@@ -132,7 +133,11 @@ class _Pages:
             "left_out": self.shown.left_out_line,
         }[what]
         found = {"total": len(order), "page": query.page, "pages": max(1, -(-len(order) // PAGE))}
-        return JSONResponse(found | {"items": [lines(at) for at in places]})
+        return self._then_texts(found | {"items": [lines(at) for at in places]})
+
+    def _then_texts(self, answer: dict[str, Any]) -> Response:
+        """What goes on behind the page begins when a first list is answered."""
+        return JSONResponse(answer, background=BackgroundTask(self.shown.texts.start))
 
     def _order(self, what: str, query: Query) -> Any:
         languages = self.shown.texts.is_ready("languages")

@@ -50,9 +50,14 @@ class Texts:
         self.fault = ""
         self._bytes = 0
         self._all = 1
+        self._starting, self._started = threading.Lock(), False
 
     def start(self) -> None:
-        threading.Thread(target=self._make, name="tokpack-texts", daemon=True).start()
+        """Once; more calls do nothing."""
+        with self._starting:
+            if not self._started:
+                threading.Thread(target=self._make, name="tokpack-texts", daemon=True).start()
+            self._started = True
 
     @property
     def done(self) -> float:
@@ -63,6 +68,10 @@ class Texts:
 
     def is_ready(self, what: str) -> bool:
         return self._ready[what].is_set()
+
+    def _wait(self, what: str) -> None:
+        self.start()
+        self._ready[what].wait()
 
     def _make(self) -> None:
         inputs = self._table.packed.manifest["inputs"]
@@ -111,14 +120,9 @@ class Texts:
     def _seen(self, size: int) -> None:
         self._bytes += size
 
-    @property
-    def left_out(self) -> pl.Series:
-        """Text of each row of `Table.left_out`; null where there is none."""
-        self._ready["left_out"].wait()
-        return self._left_out()
-
     @lru_cache(maxsize=1)  # noqa: B019 - there is one for the life of the server
     def _left_out(self) -> pl.Series:
+        """Text of each row of `Table.left_out`; null where there is none."""
         if self._originals.is_empty():
             return pl.repeat(None, len(self._table.left_out), dtype=pl.String, eager=True)
         texts = self._originals.select("doc_id", text=pl.col("contents").list.join("\n", ignore_nulls=True))
@@ -144,7 +148,7 @@ class Texts:
 
     def hits(self, what: str, text: str) -> pl.Series:
         """Which texts, kept or left out, hold `text`, in any letter case."""
-        self._ready[what].wait()
+        self._wait(what)
         return self._hits(what, text)
 
     @lru_cache(maxsize=16)  # noqa: B019
