@@ -18,6 +18,7 @@ from trainer_rows import Said, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from tokpack.errors import UsageError
+from trainer_plugin import adapters
 from trainer_plugin.adapter_folder import read_adapter, read_adapters
 from trainer_plugin.adapters import load_adapted
 from trainer_plugin.base_digest import base_digest
@@ -52,6 +53,16 @@ def test_base_and_adapters_in_one_model_answer_as_each_alone(place):
     for name in (None, "code", "math.v1", None, "code"):
         with loaded.using(name) as model:
             assert torch.equal(logits(model), alone(place, name)), name
+
+
+def test_what_takes_seconds_before_the_weights_is_done_under_their_name(place, monkeypatch):
+    tell = Said()
+    for name in ("settle_dtype", "load_tokenizer"):
+        whole = getattr(adapters, name)
+        said = lambda *args, whole=whole: (tell.lines.append(tell._tasks[-1].what), whole(*args))[1]  # noqa: E731
+        monkeypatch.setattr(adapters, name, said)
+    load_adapted(place / "base", dtype="float32", tell=tell)
+    assert tell.lines.count(f"loading {place / 'base'}") == 2
 
 
 def test_adapters_come_and_go_and_the_base_stands_alone_in_between(place):

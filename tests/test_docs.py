@@ -85,6 +85,7 @@ def test_every_command_and_flag_of_the_help_is_on_the_cli_page(reference):
         section = page.partition(f"\n## tokpack {name}\n")[2].partition("\n## ")[0]
         assert section, f"docs/cli.md has no section for {name}"
         flags = {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+        assert "--quiet" in flags, f"tokpack {name}"
         missing = {flag for flag in flags if flag.startswith("-") and f"`{flag}`" not in section}
         assert missing <= {"--help"}, f"tokpack {name}"
 

@@ -77,11 +77,15 @@ def test_a_link_where_training_writes_is_refused(tmp_path, name):
             _checkpoint(out, resume, overwrite)
 
 
-def test_a_link_of_the_users_own_to_a_checkpoint_passes(tmp_path):
+def test_the_last_checkpoint_that_was_written_to_its_end_is_taken_and_a_link_of_the_users_own_passes(
+    tmp_path,
+):
     pytest.importorskip("transformers")
-    (tmp_path / "checkpoint-1").mkdir()
-    (tmp_path / "latest").symlink_to("checkpoint-1")
-    assert _checkpoint(tmp_path, True, False) == str(tmp_path / "checkpoint-1")
+    for number in (9, 10, 11):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text("{}" if number < 11 else "")
+    (tmp_path / "latest").symlink_to("checkpoint-10")
+    assert _checkpoint(tmp_path, True, False) == str(tmp_path / "checkpoint-10")
 
 
 @pytest.mark.parametrize(
@@ -179,5 +183,8 @@ def test_what_a_checkpoint_without_its_states_starts_over_is_said(tmp_path, capl
 def test_a_resumed_run_without_the_state_of_its_optimizer_goes_on_and_says_so(trained, tmp_path, caplog):
     out = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     (out / "checkpoint-1" / "optimizer.pt").unlink()
+    shutil.copytree(out / "checkpoint-1", out / "checkpoint-2")
+    (out / "checkpoint-2" / "trainer_state.json").unlink()  # cut off: it is no checkpoint yet
     train(trained, out, steps=2, resume=True)
     assert "has not all of its files: the optimizer begins anew" in caplog.text
+    assert (out / "checkpoint-2" / "trainer_state.json").is_file()

@@ -207,7 +207,9 @@ def test_training_goes_on_from_a_checkpoint_and_begins_again_where_there_is_none
     assert how_to_go_on(tmp_path / "out").endswith("; repeat the command")
     (tmp_path / "out" / "checkpoint-2").mkdir(parents=True)  # cut off before its state was written
     assert how_to_go_on(tmp_path / "out").endswith("; repeat the command with --overwrite")
-    (tmp_path / "out" / "checkpoint-2" / "trainer_state.json").touch()
+    (tmp_path / "out" / "checkpoint-2" / "trainer_state.json").touch()  # or while it was
+    assert how_to_go_on(tmp_path / "out").endswith("; repeat the command with --overwrite")
+    (tmp_path / "out" / "checkpoint-2" / "trainer_state.json").write_text("{}")
     assert "--resume" in how_to_go_on(tmp_path / "out")
 
 
@@ -245,16 +247,16 @@ def test_pack_says_how_to_go_on_and_does(number, smollm2, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["typer", "tokpack.cli.prepare", "trainer_plugin.cli"])
+@pytest.mark.parametrize("module", ["pathlib", "typer", "tokpack.cli.prepare", "trainer_plugin.cli"])
 def test_a_command_hears_signals_while_it_is_still_importing_itself(module):
-    """A module that takes long, as from a cold disk."""
+    """A module that takes long, as from a cold disk. `interrupts` needs the first: signals wait for it."""
     code = f"""{HEARS}
 import builtins, sys, time
 whole = builtins.__import__
 def slow(name, *rest):
     if name == {module!r}:
         print("importing", file=sys.__stdout__, flush=True)
-        time.sleep(600)
+        time.sleep({0.3 if module == "pathlib" else 600})
     return whole(name, *rest)
 builtins.__import__ = slow
 sys.argv = ["tokpack", "pack", "data", "-o", "out"]

@@ -154,9 +154,9 @@ def load_adapted(
     name = base_name(model, adapters)
     on_4_bits = _on_4_bits(adapters, base_weights)
     recipe = Recipe(method="qlora" if on_4_bits else "lora", dtype=dtype)  # type: ignore[arg-type]
-    recipe, choice = settle_dtype(recipe, name)
-    tokenizer = load_tokenizer(name)
     with tell.doing(f"loading {name}"):
+        recipe, choice = settle_dtype(recipe, name)
+        tokenizer = load_tokenizer(name)
         network = load_model(name, recipe)
         if on_4_bits and network.device.type == "cpu":
             network = network.dequantize().to(choice.dtype)

@@ -43,7 +43,7 @@ def refuse_batch(inputs: dict[str, Any]) -> None:
 SHOWN_DOCUMENTS = 10
 
 
-def diverged(loss: float, step: int, doc_ids: np.ndarray, checkpoint: str | None) -> VerifyError:
+def diverged(loss: float, step: int, doc_ids: np.ndarray, checkpoint: Path | None) -> VerifyError:
     """The error of a run whose loss is no number any more; `step` counts from 1."""
     shown = ", ".join(map(str, doc_ids[:SHOWN_DOCUMENTS].tolist()))
     more = f" and {len(doc_ids) - SHOWN_DOCUMENTS:,} more" if len(doc_ids) > SHOWN_DOCUMENTS else ""

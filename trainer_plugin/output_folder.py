@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +11,22 @@ from tokpack.errors import UsageError
 from tokpack.fresh_folder import fresh_folder
 from trainer_plugin.recipe import Recipe
 
-CHECKPOINT = "checkpoint-*"
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """What transformers calls its folders."""
+STATE = "trainer_state.json"
+"""What it writes last into them."""
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The last one that was written to its end; None where there is none."""
+    ended = [path.parent for path in out.glob(f"*/{STATE}") if path.stat().st_size]
+    steps = {int(found[1]): folder for folder in ended if (found := CHECKPOINT.fullmatch(folder.name))}
+    return steps[max(steps)] if steps else None
 
 
 def how_to_go_on(out: Path) -> str:
-    """What an interrupted training says; a checkpoint has its state written last."""
-    if any(out.glob(f"{CHECKPOINT}/trainer_state.json")):
+    """What an interrupted training says."""
+    if last_checkpoint(out) is not None:
         return "with --resume the same command goes on from its last checkpoint"
     used = out.is_dir() and any(out.iterdir())
     again = "repeat the command with --overwrite" if used else "repeat the command"

@@ -21,7 +21,7 @@ from tokpack.hub import check_model
 from tokpack.own_files import entries_below
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import check_log_name
-from trainer_plugin.output_folder import CHECKPOINT, check_output_folder
+from trainer_plugin.output_folder import check_output_folder, last_checkpoint
 from trainer_plugin.preference_run import preference_lines, preference_of, trainer_of
 from trainer_plugin.price import price_of
 from trainer_plugin.recipe import Recipe, training_arguments
@@ -86,8 +86,8 @@ def check_run(
     price_of(recipe, gpus)
     if recipe.document_log:
         check_log_name(recipe.document_log)
-    if resume and not any(out.glob(CHECKPOINT)):
-        raise _no_checkpoint(out)
+    if resume:
+        _resumed(out)
 
 
 def run_training(
@@ -342,22 +342,20 @@ def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
             hint="take it out, or give another -o",
         )
     if resume:
-        from transformers.trainer_utils import get_last_checkpoint
-
-        found = get_last_checkpoint(str(out)) if out.is_dir() else None
-        if found is None:
-            raise _no_checkpoint(out)
-        return str(found)
+        return str(_resumed(out))
     check_output_folder(out, overwrite)
     return None
 
 
-def _no_checkpoint(out: Path) -> UsageError:
-    return UsageError(
-        "no checkpoint to resume from",
-        where=str(out),
-        hint="checkpoints are written when the recipe has save_steps (or --save-steps)",
-    )
+def _resumed(out: Path) -> Path:
+    found = last_checkpoint(out)
+    if found is None:
+        raise UsageError(
+            "no checkpoint to resume from",
+            where=str(out),
+            hint="checkpoints are written when the recipe has save_steps (or --save-steps)",
+        )
+    return found
 
 
 def _links_in_the_way(out: Path) -> Iterator[str]:

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer_utils import get_last_checkpoint
 
 from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError, VerifyError
@@ -44,6 +43,7 @@ from trainer_plugin.document_log import DocumentLog
 from trainer_plugin.isolation import refuse_config
 from trainer_plugin.loss import document_sums, loss_weights, token_losses
 from trainer_plugin.neftune import DocumentNoise
+from trainer_plugin.output_folder import last_checkpoint
 from trainer_plugin.private_names import loss_is_complete, require_trainer
 from trainer_plugin.probe import probe_isolation
 from trainer_plugin.progress import RichProgress
@@ -274,8 +274,7 @@ class PackedTrainerMixin(EvaluationMixin):
             loss: torch.Tensor = super().training_step(*args, **kwargs)
         doc_ids = self._doc_ids.popleft() if self._doc_ids else np.zeros(0, np.int64)
         if not torch.isfinite(loss):
-            folder = Path(self.args.output_dir)
-            checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+            checkpoint = last_checkpoint(Path(self.args.output_dir))
             raise guards.diverged(float(loss), self.state.global_step + 1, doc_ids, checkpoint)
         return loss
 

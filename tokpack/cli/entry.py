@@ -52,10 +52,10 @@ def main() -> NoReturn:
     # asks the system for its pages anew with every block.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
-    logging.basicConfig(level=logging.WARNING, handlers=[Stderr()])
-    logging.getLogger("tokpack").setLevel(logging.INFO)
     try:
+        interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
+        logging.basicConfig(level=logging.WARNING, handlers=[Stderr()])
+        logging.getLogger("tokpack").setLevel(logging.INFO)
         mount_plugins()
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

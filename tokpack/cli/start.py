@@ -70,16 +70,17 @@ def gpus(
         Path | None, typer.Option("--gpus", help="TOML file with GPUs and prices of your own.")
     ] = None,
     json: Json = False,
+    quiet: NoProgress = False,
 ) -> None:
     """List the GPUs that --gpu knows: memory, peak, power, price and where the price is from."""
-    from tokpack.cost.gpu_table import chosen, gpu_table
-    from tokpack.cost.gpus import load_gpus
+    with activity(quiet, "tokpack.cost.gpu_table") as (_, table):
+        from tokpack.cost.gpus import load_gpus
 
-    found = chosen(load_gpus(file), words or [], min_memory, max_price)
+        found = table.chosen(load_gpus(file), words or [], min_memory, max_price)
     if json:
         import dataclasses
         import json as codec
 
         hand_over(codec.dumps([dataclasses.asdict(gpu) for gpu in found], default=str, indent=2))
     else:
-        show(gpu_table(found))
+        show(table.gpu_table(found))

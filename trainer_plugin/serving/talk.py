@@ -126,12 +126,12 @@ def converse(
 
 
 def _next_line(lines: TextIO, note: Callable[[str], None]) -> str | None:
-    """None at the end. On a terminal Ctrl-C at the prompt ends it, as Ctrl-D does."""
+    """None at the end, which is Ctrl-D on a terminal."""
     if not lines.isatty():
         return lines.readline() or None
     try:
         return input("> ")
-    except (EOFError, KeyboardInterrupt):
+    except EOFError:
         note("")
         return None
 
