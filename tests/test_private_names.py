@@ -50,6 +50,14 @@ def test_a_name_that_is_gone_is_told_with_the_versions_it_was_seen_in():
     assert f"_no_such_hook (seen in transformers 4.57 to 5.24, {version('transformers')} is" in lines[0]
 
 
+def test_names_are_found_in_the_code_of_methods_and_functions():
+    """What `__init__` sets, a parameter, what another object has; no word of a text."""
+    for name in ("neftune_noise_alpha", "__init__.processing_class", "ddp_find_unused_parameters"):
+        assert PrivateName(f"transformers.trainer:Trainer.{name}", "", "").present(), name
+    for name in ("no_such_attribute", "__init__.no_such_parameter", "__init__.Initialize"):
+        assert not PrivateName(f"transformers.trainer:Trainer.{name}", "", "").present(), name
+
+
 def test_a_name_that_is_not_needed_or_whose_library_is_not_installed_is_not_missed():
     optional = PrivateName("transformers.trainer:Trainer._no_such_hook", "5.4", "the test", needed=False)
     elsewhere = PrivateName("no_such_library.module:name", "1.0", "the test")

@@ -322,7 +322,7 @@ def test_the_rows_of_pairs_are_shown(qwen, tmp_path):
 
 def test_the_first_list_is_answered_before_texts_are_made(packed, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr("tokpack.view.texts.Texts._make", lambda texts: made.append(texts))
+    monkeypatch.setattr("tokpack.view.texts.Texts._make", made.append)
     with shown(packed, tmp_path / "keep.txt") as found:
         page = TestClient(make_app(found, TOKEN), base_url="http://127.0.0.1:5000")
         for path in ("", "view.js", "api/summary"):

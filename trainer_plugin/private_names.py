@@ -19,7 +19,7 @@ from tokpack.errors import UsageError
 
 
 class PrivateName(NamedTuple):
-    """`place` is "module:name.name"; the last part is an attribute, or a word of the source of its owner."""
+    """`place` is "module:name.name"; the last part is an attribute, or a name in the code of its owner."""
 
     place: str
     seen: str
@@ -42,7 +42,20 @@ class PrivateName(NamedTuple):
                 owner = getattr(owner, name)
         except (ImportError, AttributeError):
             return False
-        return hasattr(owner, last) or (bool(owners) and last in inspect.getsource(owner))
+        return hasattr(owner, last) or (bool(owners) and last in _names_in(owner))
+
+
+def _names_in(owner: Any) -> set[str]:
+    """Attributes and variables in the code of a function, or of the methods of a class."""
+    methods = vars(owner).values() if inspect.isclass(owner) else [owner]
+    functions = [getattr(method, "fget", None) or inspect.unwrap(method) for method in methods]
+    todo: list[Any] = [function.__code__ for function in functions if inspect.isfunction(function)]
+    found: set[str] = set()
+    while todo:
+        code = todo.pop()
+        found.update(code.co_names, code.co_varnames, code.co_cellvars)
+        todo += filter(inspect.iscode, code.co_consts)
+    return found
 
 
 TRAINER = tuple(

@@ -20,7 +20,7 @@ from tokpack.view.texts import Texts
 from tokpack.view.wishes import KeepFile
 
 SWITCH_SECONDS = 5e-4
-"""For which a thread has the interpreter: an answer takes it hundreds of times, each time from the texts' thread."""
+"""For which a thread has the interpreter: an answer takes it hundreds of times, from the thread of texts."""
 
 
 def need_server() -> None:
