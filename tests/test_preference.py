@@ -245,6 +245,25 @@ def test_tool_calls_that_differ_make_a_pair(tiny, tmp_path):
     assert reasons(packed) == dict.fromkeys((2, 3), "chosen_equals_rejected")
 
 
+def test_pairs_that_differ_in_what_is_not_rendered_are_equal(tiny, tmp_path):
+    def answer(text, **more):
+        return {"role": "assistant", "content": text, **more}
+
+    ask = [{"role": "user", "content": "Go."}]
+    calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": {}}}]
+    rows = [
+        pair(ask, [answer("a", reasoning="one")], [answer("a", reasoning="two")]),
+        pair(ask, [answer("a")], [answer("b")]),
+        pair(ask, [answer("a", tool_calls=calls)], [answer("a", tool_calls=[{**calls[0], "id": "c2"}])]),
+        pair(ask, [answer("c a")], [answer("a c")]),
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    packed = tokpack.pack(path, tmp_path / "out", tokenizer=str(tiny))
+    assert reasons(packed) == dict.fromkeys((0, 1, 4, 5), "chosen_equals_rejected")
+    kept = tokpack.pack(path, tmp_path / "kept", tokenizer=str(tiny), clean="-chosen_equals_rejected")
+    assert reasons(kept) == {}
+
+
 def test_near_duplicates_are_pairs_and_a_pair_is_no_duplicate_of_itself(tiny, tmp_path):
     rng = random.Random(2)
     prompt, good, bad = words(rng, 60), words(rng, 10), words(rng, 10)

@@ -10,6 +10,12 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+HOLDS_DATA = "content_is_json"
+"""Key in `extra` of a tool's message that answers with an object, a list or a number: its content is JSON of
+that."""
+UNREAD_REASONING = "reasoning_is_unread"
+"""Key in `extra` of a message with reasoning that is encrypted, or other than the one that is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Messages:

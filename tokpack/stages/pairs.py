@@ -11,7 +11,8 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
-from tokpack.reasons import PAIR_DROPPED
+from tokpack.ranges import range_indices
+from tokpack.reasons import CHOSEN_EQUALS_REJECTED, PAIR_DROPPED
 from tokpack.schema import PAIR_WIDTH
 
 
@@ -37,6 +38,23 @@ def torn_pairs(documents: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     torn = reason.is_null() & reason.gather(other).is_not_null()
     told = pl.concat_str("doc_id", pl.col("drop_reason").cast(pl.String), separator=" ")
     return torn, documents[other.filter(torn)].select(told).to_series()
+
+
+def drop_equal(
+    documents: pl.DataFrame, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
+) -> pl.DataFrame:
+    """Mark the pairs whose documents are written alike, whatever their rows say: reason
+    `chosen_equals_rejected`."""
+    lengths = np.diff(offsets)
+    kept = documents["drop_reason"].is_null().to_numpy().reshape(-1, PAIR_WIDTH).all(axis=1)
+    first = PAIR_WIDTH * np.flatnonzero(kept & (lengths[::PAIR_WIDTH] == lengths[1::PAIR_WIDTH]))
+    sizes = lengths[first]
+    number = np.repeat(np.arange(len(first)), sizes)
+    places = range_indices(offsets[first], sizes)
+    differ = input_ids[places] != input_ids[places + sizes[number]]
+    equal = first[np.bincount(number[differ], minlength=len(first)) == 0]
+    both = (equal[:, None] + np.arange(PAIR_WIDTH)).ravel()
+    return documents.with_columns(documents["drop_reason"].clone().scatter(both, CHOSEN_EQUALS_REJECTED))
 
 
 def pair_groups(doc_ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import UsageError, near_matches
-from tokpack.stages.messages import Messages
+from tokpack.stages.messages import HOLDS_DATA, UNREAD_REASONING, Messages
 from tokpack.stages.normalize.roles import ROLE_ALIASES
 
 Extra = dict[str, Any]
@@ -82,7 +82,10 @@ def _lines(rows: pl.DataFrame) -> list[bytes]:
 
 def _document(row: dict[str, Any]) -> Document:
     extra = json.loads(row["extra"]) if row["extra"] else {}
-    extras = extra.get("messages") or [{} for _ in row["roles"]]
+    extras = [
+        {key: value for key, value in more.items() if key not in (HOLDS_DATA, UNREAD_REASONING)}
+        for more in extra.get("messages") or [{} for _ in row["roles"]]
+    ]
     return Document(row["kind"], row["roles"], row["contents"], extra.get("tools"), extras)
 
 

@@ -19,13 +19,14 @@ from tokpack.activity import counted
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
+from tokpack.reasons import CHOSEN_EQUALS_REJECTED
 from tokpack.run import MB, Run
 from tokpack.schema import PAIR_WIDTH, UNPAIRED
 from tokpack.shards import INDEX
-from tokpack.stages.clean import clean_by_tokens
+from tokpack.stages.clean import clean_by_tokens, selected
 from tokpack.stages.normalize.documents import DESIRABLE, Quarantined
 from tokpack.stages.normalize.rows import TOKENS
-from tokpack.stages.pairs import drop_partners, pair_hash
+from tokpack.stages.pairs import drop_equal, drop_partners, pair_hash
 from tokpack.stages.read.digests import digests_behind
 from tokpack.stages.read.items import Item, Reading, cut, read_item, rows_before
 from tokpack.stages.read.sources import Source
@@ -179,6 +180,8 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         raise _unreadable(made.quarantined[0], rows_before(item, run.sources))
     tokens, hashes = made.tokens, made.hashes
     documents = clean_by_tokens(made.documents, np.diff(tokens.offsets), config.clean, run.pairs)
+    if run.pairs and CHOSEN_EQUALS_REJECTED in selected(config.clean):
+        documents = drop_equal(documents, tokens.input_ids, tokens.offsets)
     documents, spared = run.keep.spare(documents, ahead)
     if run.pairs:
         hashes, documents = pair_hash(hashes), drop_partners(documents)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from tokpack.stages.messages import UNREAD_REASONING
+from tokpack.stages.normalize.reasoning import BLOCKS as REASONING_BLOCKS
 from tokpack.stages.normalize.reasoning import KNOWN as REASONING
 from tokpack.stages.normalize.reasoning import OTHERS as OTHER_REASONING
 from tokpack.stages.normalize.training import DIRECTIONS
@@ -173,6 +175,8 @@ OF_MESSAGES = frozenset(
         "function_call",
         *REASONING,
         *OTHER_REASONING,
+        *REASONING_BLOCKS,
+        UNREAD_REASONING,
         *DIRECTIONS,
     }
 )

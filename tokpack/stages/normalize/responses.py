@@ -15,6 +15,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tokpack.stages.messages import UNREAD_REASONING
+
 TEXT_PARTS = ("input_text", "output_text", "summary_text", "reasoning_text")
 ITEMS = ("reasoning", "function_call", "function_call_output")
 """Types of the items that are no messages."""
@@ -47,7 +49,8 @@ def _of_answer(item: Any) -> dict[str, Any] | None:
     if kind == "reasoning":
         parts = item.get("content") or item.get("summary") or []
         texts = [str(part["text"]) for part in parts if isinstance(part, Mapping) and part.get("text")]
-        return {"reasoning_content": "\n".join(texts)} if texts else {}
+        encrypted = {UNREAD_REASONING: True} if item.get("encrypted_content") else {}
+        return {"reasoning_content": "\n".join(texts)} if texts else encrypted
     if kind == "function_call":
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         return {"tool_calls": [{"id": item.get("call_id"), "type": "function", "function": function}]}

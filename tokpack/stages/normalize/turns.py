@@ -22,7 +22,6 @@ from typing import Any
 from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.reasoning import text_of
 from tokpack.stages.normalize.responses import TEXT_PARTS, has_items, items_as_messages
-from tokpack.stages.normalize.training import speaks_of_training
 from tokpack.stages.normalize.values import turned
 
 ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
@@ -233,6 +232,8 @@ def _is_plain(message: Any) -> bool:
 
 
 _BARE = ({"role", "content"}, {"from", "value"})
+_TAKEN_APART = {*ROLE_KEYS, *CONTENT_KEYS, "parts", "type", "id", "status"}
+"""Keys of a message of blocks that are not handed on as they are."""
 BLOCKS = {"tool_use": "call", "tool_result": "result", "thinking": "thought", "redacted_thinking": "thought"}
 """Type of a content block of Anthropic's -> what it is."""
 VALUED = {"text": "text", "reasoning": "thought", "tool_call": "call"}
@@ -287,9 +288,9 @@ def _plain(message: Any, names: dict[str, str]) -> Iterator[Any]:
     yield from results
     if texts or calls or thoughts or not results:
         plain: Message = {"role": "user" if role == "tool" and results else role, "content": _joined(texts)}
-        plain |= {key: value for key, value in message.items() if speaks_of_training(key)}
+        plain |= {key: value for key, value in message.items() if key not in _TAKEN_APART}
         if thoughts:
-            plain["reasoning_content"] = "\n".join(thoughts)
+            plain["thinking_blocks"] = thoughts
         if calls:
             plain["tool_calls"] = calls
         yield plain

@@ -21,13 +21,20 @@ from tokpack.stages.render.segments import CLOSE, OPEN
 
 LEFT_OUT_CALLS = "tool_calls_not_rendered"
 LEFT_OUT_REASONING = "reasoning_not_rendered"
+LEFT_OUT_ARGUMENTS = "call_arguments_not_rendered"
+LEFT_OUT_UNREAD = "reasoning_not_read"
+TWO_REASONINGS = "reasoning_rendered_twice"
 LEFT_OUT_CONTENT = "contents_beside_calls_not_rendered"
 EMPTY_TURNS = "turns_left_empty"
 UNCLOSED_TURNS = "turns_not_closed"
 UNKNOWN_SEGMENTS = "turns_of_unknown_segments"
 LEFT_OUT = {
     LEFT_OUT_CALLS: "tool call(|s) (is|are) left out by the chat template",
+    LEFT_OUT_ARGUMENTS: "tool call(|s) (has|have) arguments that the chat template leaves out",
     LEFT_OUT_REASONING: "turn(|s) (has|have) reasoning that the chat template leaves out",
+    LEFT_OUT_UNREAD: "turn(|s) (has|have) reasoning that is not read: it is encrypted, or another is there",
+    TWO_REASONINGS: "turn(|s) (has|have) reasoning in a field and in a think block, and the chat template "
+    "writes both",
     LEFT_OUT_CONTENT: "turn(|s) (has|have) a text beside calls that the chat template leaves out",
     EMPTY_TURNS: "turn(|s) (is|are) left empty by the chat template and (is|are) not trained",
     UNCLOSED_TURNS: "answer(|s) (is|are) not closed by the chat template: nothing trains the model to stop",
@@ -60,42 +67,52 @@ def left_out(
     """
     found = Unwritten()
     for index, message in enumerate(messages):
-        texts, thought = visible_texts(message), _reasoning(message)
+        texts, thoughts = visible_texts(message), _reasonings(message)
         answers = message.get("role") == "assistant"
         beheaded = answers and index in marked.ends and index not in marked.starts
         if beheaded and (parts := _think_block(message)):
-            texts, thought = list(filter(None, parts[1:])), thought or parts[0]
+            texts, thoughts = [part for part in parts[1:] if part], _different([*thoughts, parts[0]])
         shown = index in marked.starts or index in marked.ends
         written = bool(texts) and (shown or all(_stands_in(part, text) for part in texts))
         calls = message.get("tool_calls") or []
-        if not answers or not (calls or thought or beheaded):
+        if not answers or not (calls or thoughts or beheaded):
             if texts and not written:
                 role = message.get("role")
                 raise RenderError(f"the template leaves out the content of message {index + 1} ({role})")
             continue
         segment = text[slice(*extents[index])]
-        again = sum(part.count(thought) for part in texts) if thought and written else 0
-        kept_thought = (
-            segment.count(thought) > again if again else bool(thought) and _stands_in(thought, segment)
-        )
-        said = [*(texts if written else ()), *([thought] if kept_thought else ())]
-        missing = _missing_calls(calls, segment, said) if isinstance(calls, list) else 0
+        said = texts if written else []
+        kept = [thought for thought in thoughts if _is_kept(thought, segment, said)]
+        missing = _missing_calls(calls, segment, [*said, *kept]) if isinstance(calls, list) else 0
         found.counts[LEFT_OUT_CALLS] += missing
-        found.counts[LEFT_OUT_REASONING] += bool(thought) and not kept_thought
+        if calls and not missing:
+            found.counts[LEFT_OUT_ARGUMENTS] += sum(not _has_arguments(call, segment) for call in calls)
+        found.counts[LEFT_OUT_REASONING] += len(kept) < len(thoughts)
+        found.counts[TWO_REASONINGS] += bool(kept) and any(CLOSE in part for part in said)
         kept_call = len(calls) > missing
         if texts and not written:
-            if not (kept_call or kept_thought):
+            if not (kept_call or kept):
                 raise RenderError(f"the template leaves out the content of message {index + 1} (assistant)")
             found.counts[LEFT_OUT_CONTENT] += 1
-        if not (written or kept_call or kept_thought):
+        if not (written or kept_call or kept):
             found.counts[EMPTY_TURNS] += 1
             found.empty.add(index)
     return found
 
 
-def _reasoning(message: Message) -> str:
-    thought = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), "")
-    return thought.strip() if isinstance(thought, str) else ""
+def _reasonings(message: Message) -> list[str]:
+    values = (message.get(key) for key in REASONING_KEYS)
+    return _different([value for value in values if isinstance(value, str)])
+
+
+def _different(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(core for text in texts if (core := text.strip())))
+
+
+def _is_kept(thought: str, segment: str, said: Sequence[str]) -> bool:
+    """Whether reasoning is in the text, and not only because the answer repeats it."""
+    again = sum(part.count(thought) for part in said)
+    return segment.count(thought) > again if again else _stands_in(thought, segment)
 
 
 def _think_block(message: Message) -> tuple[str, str] | None:
@@ -113,6 +130,22 @@ def _missing_calls(calls: Sequence[Any], segment: str, said: Sequence[str]) -> i
     names = Counter(str(function.get("name", "")) for function in functions if isinstance(function, Mapping))
     spoken = {name: sum(text.count(name) for text in said) for name in names if name}
     return sum(max(0, names[name] - max(0, segment.count(name) - spoken[name])) for name in spoken)
+
+
+def _has_arguments(call: Any, segment: str) -> bool:
+    """Whether the names of a call's arguments are in the text, or what they are where they have none."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    given = function.get("arguments") if isinstance(function, Mapping) else None
+    return all(_stands_in(told, segment) for told in _told_of(given))
+
+
+def _told_of(arguments: Any) -> list[str]:
+    if isinstance(arguments, Mapping):
+        return list(map(str, arguments))
+    if isinstance(arguments, list):
+        return [told for item in arguments for told in _told_of(item)]
+    plain = isinstance(arguments, str | int | float) and not isinstance(arguments, bool)
+    return [str(arguments)] if plain else []
 
 
 def _stands_in(part: str, text: str) -> bool:

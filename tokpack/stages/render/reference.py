@@ -12,8 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tokpack.stages.messages import HOLDS_DATA, UNREAD_REASONING
 from tokpack.stages.render.chat_spans import Located, SpanFinder
 from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
+from tokpack.stages.render.left_out import LEFT_OUT_UNREAD
 from tokpack.stages.render.pieces import ChatShape, ValuedSpan
 from tokpack.stages.render.segments import inline_segments
 from tokpack.stages.render.template_forms import SharedTools, ToolArguments
@@ -43,7 +45,7 @@ _SHARED = 1024
 """Texts of tools that are kept decoded."""
 _LONGEST_SHARED = 1 << 14
 """Characters; longer texts are decoded each time."""
-_DIRECTIONS = ("train", "weight")
+_DIRECTIONS = ("train", "weight", UNREAD_REASONING)
 """Keys of a message that are for us, not for the template."""
 
 
@@ -74,6 +76,7 @@ def chat_reference(finder: SpanFinder, messages: Sequence[Message], tools: Any, 
     excluded = {i for i, message in enumerate(messages) if _not_trained(message)}
     clean = [{k: v for k, v in message.items() if k not in _DIRECTIONS} for message in messages]
     located = finder.locate(clean, tools)
+    located.told[LEFT_OUT_UNREAD] += sum(UNREAD_REASONING in message for message in messages)
     try:
         located.text.encode()
     except UnicodeEncodeError:
@@ -151,8 +154,16 @@ def to_messages(
     more = read_extra(extra)
     for message, added in zip(messages, more.get("messages") or [], strict=False):
         if added:
-            message.update(added)
+            add_fields(message, added)
     return messages, more.get("tools"), more.get("chat_template_kwargs") or {}
+
+
+def add_fields(message: dict[str, Any], added: Mapping[str, Any]) -> None:
+    """Further fields of a message, and the content itself where it is data."""
+    message.update(added)
+    if message.pop(HOLDS_DATA, False) and isinstance(message["content"], str):
+        with suppress(ValueError):  # personal data is masked in the text
+            message["content"] = json.loads(message["content"])
 
 
 def read_extra(extra: str) -> dict[str, Any]:

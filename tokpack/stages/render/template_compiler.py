@@ -23,7 +23,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from tokpack.stages.render.chat_template import ChatTemplate, Message, RenderError
+from tokpack.stages.render.chat_template import REASONING_KEYS, ChatTemplate, Message, RenderError
 from tokpack.stages.render.fragments import Fragments
 from tokpack.stages.render.pieces import ChatShape, Place
 from tokpack.stages.render.reference import RenderedRow
@@ -216,7 +216,8 @@ class TemplateCompiler:
         seen = Observed()
         chat, probe = ChatBuilder(seen, self._open_objects), ChatBuilder()
         messages, probe_messages = chat.messages(key), probe.messages(key)
-        if self._with_segments:  # think blocks matter, whether the template asks for them or not
+        if self._with_segments or any(not m.keys().isdisjoint(REASONING_KEYS) for m in messages):
+            # think blocks matter, whether the template asks for them or not
             texts = [index for index, value in enumerate(probe.values) if isinstance(value, str)]
             seen.constants |= {index: {OPEN, CLOSE} for index in texts}
         objects = frozenset(chat.objects if self._open_objects else ())

@@ -3,6 +3,7 @@
                       forms                                     a template that takes one of them only
     content           a text, a list of parts                   SmolVLM reads parts, Llama 3 reads texts
     no content        left out, "", null                        DeepSeek-V3 fails without the key
+a tool's data     JSON in a text, an object               Llama 3.1 writes texts in quotes
     call arguments    an object, a JSON text                    GLM asks for .items(), DeepSeek-V3 adds texts
     tools             in {"type", "function"}, bare             gpt-oss reads tool.function
 
@@ -24,6 +25,7 @@ ToolArguments = Literal["auto", "as-is", "object", "string"]
 _WORD, _NAME, _KEY, _VALUE = "zqcontent", "zqname", "zqkey", "zqvalue"
 _TOOL_ROLES = ("tool", "ipython", "function")
 _ARGUMENTS = {_KEY: _VALUE}
+_ANSWER = {"zqfield": "zqanswer"}
 
 
 class SharedTools(list[Any]):
@@ -93,6 +95,11 @@ class Forms:
             message, content = {**message, "content": ""}, ""  # templates write None, or fail
         if content is None:
             return message
+        if message.get("role") in _TOOL_ROLES and _is_data(content):
+            if self._quotes_answers:
+                return message
+            content = json.dumps(content, ensure_ascii=False)
+            message = {**message, "content": content}
         wanted = self._content_form(str(message.get("role")))
         if wanted == "parts" and isinstance(content, str):
             return {**message, "content": [{"type": "text", "text": content}]}
@@ -108,6 +115,13 @@ class Forms:
             text, parts = (_WORD in self._render(_chat_with(role, form, call), ("[", "{")) for form in forms)
             self._roles[role] = None if text == parts else "text" if text else "parts"
         return self._roles[role]
+
+    @cached_property
+    def _quotes_answers(self) -> bool:
+        """It writes a tool's text as JSON does, in quotes, and what is no text as JSON without them."""
+        call, raw = self._call(_call(_ARGUMENTS)), json.dumps(_ANSWER)
+        text, data = (self._render(_chat_with("tool", form, call)) for form in (raw, _ANSWER))
+        return raw not in text and raw in data
 
     def _without_content(self, message: Message) -> Message:
         match self._no_content:
@@ -234,6 +248,13 @@ def _is_bare(tool: Any) -> bool:
 
 def _wrapped(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
+
+
+def _is_data(content: Any) -> bool:
+    """Neither a text nor parts."""
+    if isinstance(content, list):
+        return not any(isinstance(part, Mapping) and "type" in part for part in content)
+    return not isinstance(content, str)
 
 
 def _in_parts(messages: list[Message]) -> list[Message]:

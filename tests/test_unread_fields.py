@@ -1,0 +1,142 @@
+"""Reasoning twice or encrypted, arguments that are no objects, tools that answer with data: read, or told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from encode_helpers import template
+from test_row_shapes import ASKED, CALL, TOOL, as_parquet, assistant, of_rows, read, user
+from test_template_forms import ASK, CALLS, END, LOOP, TELL, calling, folder, rendered, trained
+
+from tokpack.stages.normalize.shape import Shape
+
+__all__ = ["folder"]
+
+THINKING = (
+    LOOP + "{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content or '' }}" + "</s>"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TWO = {"reasoning_content": "Why.", "reasoning": "Other."}
+PLAIN = [
+    {"thinking_blocks": [{"type": "thinking", "thinking": "Why.", "signature": "x"}]},
+    {"reasoning_details": [{"type": "reasoning.text", "text": "Why."}]},
+    {"reasoning_details": [{"type": "reasoning.summary", "summary": "Why."}], "reasoning": "Why."},
+    {"reasoning_details": '[{"type": "reasoning.text", "text": "Why."}]'},
+    {"reasoning": "Why.", "reasoning_content": "Why.\n", "thought": " Why."},
+]
+UNREAD = [
+    {"thinking_blocks": [{"type": "redacted_thinking", "data": "x"}, {"thinking": "Why."}]},
+    {"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}], "reasoning": "Why."},
+    {"reasoning_details": [{"type": "reasoning.text", "text": "Other."}], "reasoning": "Why."},
+    {"thought": "Other.", "reasoning_content": "Why."},
+    {"cot": "Other.", "thought": "Why."},
+]
+
+
+@pytest.mark.parametrize("more", PLAIN + UNREAD)
+def test_reasoning_is_read_once_and_what_is_not_read_is_noted(tmp_path, more):
+    row = {"messages": [user("Tide?"), assistant("14:20.", **more)]}
+    noted = {"reasoning_is_unread": True} if more in UNREAD else {}
+    shape = Shape.of("messages", {}, ["messages"], [])
+    for [(_, _, _, contents, extra, _)] in (
+        read(json.dumps(row).encode(), 1, shape),
+        read(as_parquet([row], row), 1, shape),
+    ):
+        assert contents[1] == "14:20."
+        [(_, thought), *rest] = extra["messages"][1].items()
+        assert (thought.strip(), dict(rest)) == ("Why.", noted)
+
+
+def test_two_reasonings_under_names_that_templates_know_are_left_to_the_template(tmp_path):
+    [(_, _, extra)] = of_rows(tmp_path, {"messages": [user("Tide?"), assistant("14:20.", **TWO)]})
+    assert extra["messages"][1] == TWO
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "14:20."}],
+        [{"type": "thinking", "thinking": "", "signature": "x"}, {"type": "text", "text": "14:20."}],
+    ],
+)
+def test_encrypted_blocks_in_a_content_are_noted(tmp_path, blocks):
+    [(_, contents, extra)] = of_rows(tmp_path, {"messages": [user("Tide?"), assistant(blocks)]})
+    assert (contents[1], extra["messages"][1]) == ("14:20.", {"reasoning_is_unread": True})
+
+
+def test_fields_beside_blocks_of_a_content_are_read(tmp_path):
+    said = [{"type": "output_text", "text": "I look."}]
+    talk = [user("Tide?"), assistant(said, tool_calls=[CALL], reasoning_content="Why.")]
+    talk += [{"role": "tool", "content": [{"type": "output_text", "text": "14:20"}], "tool_call_id": "c1"}]
+    [(_, contents, extra)] = of_rows(tmp_path, {"messages": talk, "tools": [TOOL]})
+    assert contents == ["Tide?", "I look.", "14:20"]
+    assert extra["messages"][1:] == [
+        {"tool_calls": [CALL], "reasoning_content": "Why."},
+        {"tool_call_id": "c1"},
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_reasoning_that_is_not_read_or_written_twice_is_counted(folder, rows):
+    block = {**TELL, "content": "<think>\nLook.\n</think>\nFine."}
+    cases = [
+        ([ASK, {**TELL, "reasoning_is_unread": True}], {"reasoning_not_read": rows}),
+        ([ASK, {**TELL, **TWO}], {"reasoning_not_rendered": rows}),
+        ([ASK, {**block, "reasoning_content": "Ask."}], {"reasoning_rendered_twice": rows}),
+        ([ASK, {**block, "reasoning_content": "Look."}], {"reasoning_rendered_twice": rows}),
+        ([ASK, {**TELL, "reasoning_content": "Look."}], {}),
+        ([ASK, block], {}),
+    ]
+    for chat, told in cases:
+        assert rendered(folder, THINKING, *[chat] * rows).told == told
+    mixed = [chat for chat, _ in cases for _ in range(rows)]
+    counted = {
+        "reasoning_not_read": rows,
+        "reasoning_not_rendered": rows,
+        "reasoning_rendered_twice": 2 * rows,
+    }
+    assert rendered(folder, THINKING, *mixed).told == counted
+
+
+ONLY_OBJECTS = (
+    LOOP + "{{ m.content or '' }}" + CALLS + "{% if c.function.arguments is mapping %}"
+    "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }};{% endfor %}{% endif %}" + END
+)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("arguments", [["Rome", 7120], 7120, "to Rome", {"town": "Rome"}, {}])
+def test_arguments_that_the_template_leaves_out_are_counted(folder, arguments, rows):
+    told = rendered(folder, ONLY_OBJECTS, *[[ASK, calling(arguments, content="")]] * rows).told
+    assert told == ({} if isinstance(arguments, dict) else {"call_arguments_not_rendered": rows})
+
+
+DATA = [{"sky": 'bl"ue é', "high": {"c": [1, None, True]}}, [1, "a"], ["a", "b"], [{"a": 1}], 42, True, {}]
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_a_tool_that_answers_with_data_is_read(tmp_path, data):
+    talk = [*ASKED[:1], assistant("", tool_calls=[CALL]), {"role": "tool", "content": data}, *ASKED[1:]]
+    written = json.dumps(data, ensure_ascii=False)
+    [(_, contents, extra)] = of_rows(tmp_path, {"messages": talk, "tools": [TOOL]})
+    assert (contents[2], extra["messages"][2]) == (written, {"content_is_json": True})
+    for part in ({"type": "image", "url": "x"}, {"type": "text", "text": "a"}):
+        talk[2] = {"role": "tool", "content": [part]}
+        shape = Shape.of("messages", {}, ["messages"], [])
+        [found] = read(json.dumps({"messages": talk}).encode(), 1, shape)
+        assert found[1:] == () if part["type"] == "image" else found[3][2] == "a"
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("data", DATA)
+def test_data_of_tools_is_handed_over_as_the_template_writes_it_best(folder, data, rows):
+    quoting = LOOP + "{{ m.content | tojson if m.role == 'tool' else m.content }}" + CALLS + END
+    chat = [ASK, calling({}, content=""), {"role": "tool", "content": json.dumps(data)}, TELL]
+    chat[2]["content_is_json"] = True
+    for source in (template("qwen2_5", tagged=False), quoting):
+        result = rendered(folder, source, *[chat] * rows)
+        assert not result.errors
+        assert json.dumps(data, ensure_ascii=False) in result.text[rows - 1].as_py()
+        assert '"{' not in result.text[rows - 1].as_py()
+        assert [text.split("<")[0] for text in trained(result, rows - 1)][-1] == "Fine."
