@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from encode_helpers import template
-from test_row_shapes import ASKED, CALL, TOOL, as_parquet, assistant, of_rows, read, user
+from normalizing import run
+from test_row_shapes import ASKED, CALL, TOOL, as_parquet, assistant, documents_of, of_rows, read, user
 from test_template_forms import ASK, CALLS, END, LOOP, TELL, calling, folder, rendered, trained
 
+from tokpack.errors import UsageError
 from tokpack.stages.normalize.shape import Shape
 
 __all__ = ["folder"]
@@ -140,3 +144,104 @@ def test_data_of_tools_is_handed_over_as_the_template_writes_it_best(folder, dat
         assert json.dumps(data, ensure_ascii=False) in result.text[rows - 1].as_py()
         assert '"{' not in result.text[rows - 1].as_py()
         assert [text.split("<")[0] for text in trained(result, rows - 1)][-1] == "Fine."
+
+
+TOOLS = {"tools": [TOOL]}
+OLDER = {"functions": [TOOL["function"]]}
+NONE = {"tools": None, "functions": None}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [TOOLS, OLDER],
+        [OLDER, TOOLS],
+        [NONE | OLDER, NONE | TOOLS],
+        [{"tools": [], **OLDER}, {"functions": [], **TOOLS}],
+        [OLDER | TOOLS] * 2,
+        [{"functions": json.dumps(OLDER["functions"])}, {"tools": json.dumps([TOOL])}],
+        [{"available_tools": [TOOL]}, TOOLS],
+    ],
+)
+def test_tools_are_read_from_the_column_that_holds_them_in_each_row(tmp_path, rows):
+    for talk in ({"messages": ASKED}, {"prompt": "Tide?", "completion": "14:20."}):
+        given = [talk | row for row in rows]
+        assert [extra for _, _, extra in of_rows(tmp_path, *given)] == [TOOLS] * 2
+        every = {name: None for row in given for name in row}
+        pq.write_table(pa.Table.from_pylist([every | row for row in given]), tmp_path / "rows.parquet")
+        assert [extra for _, _, extra in documents_of(tmp_path / "rows.parquet")] == [TOOLS] * 2
+
+
+def test_columns_of_different_tools_set_the_row_aside_unless_one_is_named(tmp_path):
+    other = {"name": "other", "parameters": {"type": "object"}}
+    row = {"messages": ASKED, **TOOLS, "functions": [other]}
+    [found] = run(tmp_path, [row])[1]
+    assert found.reason == "tools and functions hold different tools: --map tools=COLUMN chooses"
+    [(_, _, extra)] = documents_of(tmp_path / "rows.jsonl", map={"tools": "functions"})
+    assert extra == {"tools": [{"type": "function", "function": other}]}
+
+
+LOOKED = {"tool_calls": [{**CALL, "function": {"name": "tide", "arguments": {"day": 1}}}]}
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        [
+            {"type": "human", "content": "Tide?"},
+            {"type": "ai", "content": "", "tool_calls": [{"name": "tide", "args": {"day": 1}, "id": "c1"}]},
+            {"type": "tool", "content": "14:20", "tool_call_id": "c1"},
+        ],
+        [
+            {"type": "human", "data": {"content": "Tide?"}},
+            {"type": "ai", "data": {"content": "", "additional_kwargs": LOOKED, "tool_calls": []}},
+            {"type": "tool", "data": {"content": "14:20", "tool_call_id": "c1", "type": "tool"}},
+        ],
+        [
+            {"role": "user", "content": [{"type": "text", "text": "Tide?"}]},
+            assistant([{"type": "tool-call", "toolCallId": "c1", "toolName": "tide", "input": {"day": 1}}]),
+            {
+                "role": "tool",
+                "content": [
+                    {"type": "tool-result", "toolCallId": "c1", "output": {"type": "text", "value": "14:20"}}
+                ],
+            },
+        ],
+    ],
+    ids=["LangChain", "LangChain data", "AI SDK"],
+)
+def test_chats_of_libraries_are_read(tmp_path, talk):
+    [(roles, contents, extra)] = of_rows(tmp_path, {"messages": talk})
+    assert (roles, contents) == (["user", "assistant", "tool"], ["Tide?", "", "14:20"])
+    assert (extra["messages"][1], extra["messages"][2]["tool_call_id"]) == (LOOKED, "c1")
+
+
+def test_tools_of_mcp_are_functions(tmp_path):
+    schema = TOOL["function"]["parameters"]
+    tools = [{"name": "tide", "inputSchema": schema}]
+    [(_, _, extra)] = of_rows(tmp_path, {"messages": ASKED, "tools": tools})
+    assert extra == TOOLS
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "image", "source": {}}]},
+        {"toolResult": {"toolUseId": "c1", "content": [{"text": "a"}, {"image": {"format": "png"}}]}},
+    ],
+)
+def test_images_of_tools_are_no_text(tmp_path, part):
+    [found] = run(tmp_path, [{"messages": [user([part]), *ASKED]}])[1]
+    assert found.reason == "messages[1]: content part of type 'image'; only text can be packed"
+
+
+def test_items_and_requests_that_are_not_read_are_named(tmp_path):
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "14:20."}]}
+    [found] = run(tmp_path, [{"input": "Tide?", "output": [{"type": "web_search_call", "id": "w"}, said]}])[1]
+    assert found.reason == (
+        "completion[1] is of type 'web_search_call': only messages, reasoning and function calls are read"
+    )
+    talk = [user("When is the tide?"), assistant("At 14:20, I think.")]
+    with pytest.raises(UsageError) as error:
+        run(tmp_path, [{"custom_id": "1", "params": {"messages": talk, "system": "Be brief."}}])
+    assert "--map messages=params.messages,system=params.system" in str(error.value.hint)

@@ -193,6 +193,18 @@ def columns_beside(
     return beside
 
 
+def other_tools(beside: Mapping[str, str], held: Columns, taken: set[str]) -> tuple[str, ...]:
+    """Columns that may hold tools as well, for rows that have none in the first."""
+    if "tools" not in beside:
+        return ()
+    used = {*beside.values()}
+    return tuple(
+        path
+        for path in held.find(fields.BESIDE["tools"])
+        if path not in used and root(path, held.present) not in taken
+    )
+
+
 # What the values of a column may be
 
 

@@ -47,7 +47,7 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
                 way = f"--map messages={column} reads them as user and assistant in turn"
                 return f"{column} is a list of texts: {way}"
         elif any(_is_chat(value) for value in values):
-            return f"{column} looks like a chat: --map messages={column}"
+            return f"{column} looks like a chat: --map {_map_of_chat(column, values)}"
     texts = list(dict.fromkeys(path for row in rows for path, _ in _texts(row, "", DEPTH)))
     texts = [path for path in texts if not ABOUT.search(path)] or texts
     if not texts:
@@ -73,6 +73,15 @@ def _is_chat(value: Any) -> bool:
     messages = as_messages(value, named=True) or []
     texts = [message.get("content") for message in messages if isinstance(message, dict)]
     return len(messages) > 1 and all(isinstance(text, str) and " " in text for text in texts[:2])
+
+
+def _map_of_chat(column: str, values: Sequence[Any]) -> str:
+    """Also for a request that holds system and tools beside its messages."""
+    request = as_json(values[0])
+    if not isinstance(request, dict) or not isinstance(request.get("messages"), list):
+        return f"messages={column}"
+    beside = [key for key in ("system", "tools") if is_filled(request.get(key))]
+    return ",".join(f"{key}={column}.{key}" for key in ("messages", *beside))
 
 
 def _command(texts: list[str], held: Columns) -> str:

@@ -100,6 +100,11 @@ def read_message(message: Any, where: str) -> Turn:
     if not isinstance(message, dict):
         raise RowError(f"{where} is {kind_of(message)}, not a message")
     if all(message.get(key) is None for key in ("role", "from", "content", "value")):
+        kind = message.get("type")
+        if isinstance(kind, str):
+            raise RowError(
+                f"{where} is of type {kind!r}: only messages, reasoning and function calls are read"
+            )
         raise RowError(f"{where} has neither role nor content")
     role_key, content_key = _key(message, "role", "from"), _key(message, "content", "value")
     role, content = message.get(role_key), message.get(content_key)

@@ -13,7 +13,7 @@ from typing import Any
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.better import Better
-from tokpack.stages.normalize.calls import OLDER_TOOLS, TOOLS
+from tokpack.stages.normalize.calls import OLDER_TOOLS, TOOLS, read_tools
 from tokpack.stages.normalize.columns import (
     TAKES,
     Columns,
@@ -22,13 +22,16 @@ from tokpack.stages.normalize.columns import (
     message_keys,
     needed_columns,
     optional_column,
+    other_tools,
     template_arguments,
 )
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
 from tokpack.stages.normalize.layouts import Layout
+from tokpack.stages.normalize.plain_tools import plain_tools
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
 from tokpack.stages.normalize.training import speaks_of_training
-from tokpack.stages.normalize.turns import are_bare, as_messages, plain_text, plain_tools
+from tokpack.stages.normalize.turns import are_bare, as_messages, plain_text
+from tokpack.stages.normalize.values import RowError, is_nothing
 
 LATE = ("system", "tools", "functions", "history", "chat_template_kwargs")
 """Columns that are read also where the first rows do not have them."""
@@ -46,6 +49,8 @@ class Shape:
     """Columns that change the document and that only the row-by-row path reads."""
     beside: dict[str, str] = field(default_factory=dict)
     """Fields beside those that the format needs -> column or path."""
+    other_tools: tuple[str, ...] = ()
+    """Further columns or paths of tools, for rows in which the one of `beside` says nothing."""
     variables: tuple[str, ...] = ()
     """Columns that are arguments of the chat template."""
     present: frozenset[str] = frozenset()
@@ -86,19 +91,21 @@ class Shape:
         beside = columns_beside(name, given, held, taken, columns)
         if "input" in beside and name in ("alpaca", "prompt_completion"):
             columns["input"] = beside.pop("input")
-        read = {root(path, present) for path in (*columns.values(), *beside.values())}
+        others = () if "tools" in given else other_tools(beside, held, taken)
+        read = {root(path, present) for path in (*columns.values(), *beside.values(), *others)}
         variables = tuple(
             column for column in present if column in fields.TEMPLATE_VARIABLES and column not in read
         )
         late = SLOW_COLUMNS - set(present)
         slow = {
             root(path, present) for field, path in beside.items() if field != "system" or name == PREFERENCE
-        }
+        } | {root(path, present) for path in others}
         return Shape(
             name,
             columns,
             frozenset((late | slow | set(variables)) - set(columns.values())),
             beside=beside,
+            other_tools=others,
             variables=variables if name in TAKES else (),
             present=frozenset(present),
             named=frozenset({*mapping, *fields_of_lists(columns)}),
@@ -130,11 +137,11 @@ class Shape:
     def may_say_nothing(self) -> set[str]:
         """Columns in which `[]`, `null` and the like stand for nothing."""
         held = {path for field, path in self.beside.items() if field in ("tools", "history")}
-        return {*TOOLS, "history", *held}
+        return {*TOOLS, "history", *held, *self.other_tools}
 
     def read_columns(self) -> set[str]:
         """Columns of the file that reach the document."""
-        paths = [*self.columns.values(), *self.beside.values(), *self.variables]
+        paths = [*self.columns.values(), *self.beside.values(), *self.other_tools, *self.variables]
         paths += [*(self.layout.reads if self.layout else ()), *(self.better.columns if self.better else ())]
         return {root(path, self.present) for path in paths} & self.present
 
@@ -172,11 +179,13 @@ class Shape:
             row = self.layout.adapt(row)
         found = {target: value_at(row, path) for target, path in self.columns.items()}
         found |= {target: value_at(row, path) for target, path in self.beside.items()}
+        if "tools" in found:
+            path, value = self._tools(row)
+            del found["tools"]
+            found[OLDER_TOOLS if path.casefold() == OLDER_TOOLS else "tools"] = value
         for name in LATE:
-            if name not in found and name in row and name not in self.present:
+            if name in row and name not in self.present | self.named and not is_filled(found.get(name)):
                 found[name] = row[name]
-        if self.beside.get("tools", "").casefold() == OLDER_TOOLS:
-            found[OLDER_TOOLS] = found.pop("tools")
         if self.better:
             found = self._sorted(found, row)
         for target in found.keys() & _HELD.keys():
@@ -194,6 +203,16 @@ class Shape:
             given = as_json(found.get("chat_template_kwargs"))
             found["chat_template_kwargs"] = arguments | (given if isinstance(given, dict) else {})
         return found
+
+    def _tools(self, row: Row) -> tuple[str, Any]:
+        """The first column of tools that says something. Raises RowError where two hold different ones."""
+        first = self.beside["tools"]
+        held = [(path, value_at(row, path)) for path in (first, *self.other_tools)]
+        filled = [(path, value) for path, value in held if not is_nothing(value)]
+        for path, value in filled[1:]:
+            if not _tool_names(path, value) <= _tool_names(*filled[0]):
+                raise RowError(f"{filled[0][0]} and {path} hold different tools: --map tools=COLUMN chooses")
+        return filled[0] if filled else held[0]
 
     def _readable(self, message: Any) -> Any:
         """A message without the fields that nothing reads."""
@@ -220,6 +239,13 @@ class Shape:
 
 
 _CHATS = ("messages", "conversations")
+
+
+def _tool_names(path: str, value: Any) -> set[str]:
+    column = OLDER_TOOLS if path.casefold() == OLDER_TOOLS else "tools"
+    tools = read_tools({column: plain_tools(value)}).get("tools", ())
+    functions = [tool.get("function", tool) for tool in tools]
+    return {str(f.get("name")) for f in functions if isinstance(f, dict)}
 
 
 def _messages(value: Any, named: bool) -> Any:

@@ -5,7 +5,8 @@
     ["Hi", "Hello."]                                         LIMA; in other columns only when asked for
     [{"role": "model", "parts": [{"text": "Hello."}]}]       Gemini, Vertex
     [{"role": "user", "content": [{"text": "Hi"}]}]          Bedrock Converse
-    content blocks of type tool_use, tool_result, thinking   Anthropic
+    content blocks of type tool_use, tool_result, thinking   Anthropic, and Vercel's AI SDK
+    [{"type": "human", "content": "Hi"}]                     LangChain
     items of type reasoning, function_call, ...              OpenAI Responses
     "USER: Hi ASSISTANT: Hello."                             only when asked for
 
@@ -83,6 +84,9 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
     first = as_json(value[0]) if value else {"role": ""}
     if isinstance(first, Mapping):
         turns = [as_json(item) for item in value]
+        if first.get("type") in _LANGCHAIN and not any(key in first for key in ROLE_KEYS):
+            turns = [_of_langchain(turn) for turn in turns]
+            first = turns[0]
         if has_items(turns):
             return plain_messages(items_as_messages(turns))
         if pair := _pair_keys(first):
@@ -94,6 +98,22 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
     if all(isinstance(item, list) for item in value):
         texts = [text for pair in value for text in pair]
     return _alternating(texts) if all(isinstance(text, str) for text in texts) else None
+
+
+_LANGCHAIN = ("human", "ai", "system")
+
+
+def _of_langchain(turn: Any) -> Any:
+    """`{"type": "human", "content": "Hi"}`, also with the rest in `data`, as a message with a role."""
+    held = turn.get("data", turn) if _is(turn) else turn
+    if not _is(held) or not isinstance(turn.get("type"), str):
+        return turn
+    more = held.get("additional_kwargs")
+    calls = [
+        source["tool_calls"] for source in (held, more) if _is(source) and is_filled(source.get("tool_calls"))
+    ]
+    rest = {key: value for key, value in held.items() if key not in ("type", "additional_kwargs")}
+    return {"role": turn["type"], **rest, **({"tool_calls": calls[0]} if calls else {})}
 
 
 def plain_messages(messages: list[Any]) -> list[Any]:
@@ -114,24 +134,6 @@ def plain_text(value: Any) -> Any:
         texts = [plain_text(part) for part in value]
         return "\n".join(texts) if all(isinstance(text, str) for text in texts) else value
     return value
-
-
-def plain_tools(value: Any) -> Any:
-    """Tools of Gemini, Bedrock, Anthropic and Responses as OpenAI's functions; others as they are."""
-    tools = as_json(value)
-    if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
-        tools = tools["tools"]
-    if not isinstance(tools, list):
-        return value
-    listed: list[Any] = []
-    for tool in (as_json(tool) for tool in tools):
-        names = ("functionDeclarations", "function_declarations")
-        declared = next((tool[name] for name in names if _is(tool) and is_filled(tool.get(name))), None)
-        if isinstance(declared, list):
-            listed += [_function(item, item.get("parameters")) if _is(item) else item for item in declared]
-        else:
-            listed.append(_plain_tool(tool))
-    return listed or value
 
 
 def text_turns(text: str) -> list[Message]:
@@ -234,9 +236,14 @@ def _is_plain(message: Any) -> bool:
 _BARE = ({"role", "content"}, {"from", "value"})
 _TAKEN_APART = {*ROLE_KEYS, *CONTENT_KEYS, "parts", "type", "id", "status"}
 """Keys of a message of blocks that are not handed on as they are."""
-BLOCKS = {"tool_use": "call", "tool_result": "result", "thinking": "thought", "redacted_thinking": "thought"}
-"""Type of a content block of Anthropic's -> what it is."""
-VALUED = {"text": "text", "reasoning": "thought", "tool_call": "call"}
+BLOCKS = {
+    **{"tool_use": "call", "tool_result": "result", "thinking": "thought", "redacted_thinking": "thought"},
+    **{"tool-call": "call", "tool-result": "result", "reasoning": "thought"},
+}
+"""Type of a content block of Anthropic's, or of Vercel's AI SDK -> what it is."""
+MEDIA = ("image", "document", "video", "audio", "search_result")
+"""Types, or keys, of parts of a tool's result that are no text."""
+VALUED = {"text": "text", "tool_call": "call"}
 """Type of a part of LLaMA-Factory's, `{"type": "text", "value": "Hi"}` -> what it is."""
 CALLS = ("functionCall", "function_call", "toolUse")
 RESULTS = ("functionResponse", "function_response", "toolResult")
@@ -305,7 +312,7 @@ def _block(part: Any) -> tuple[str, Any]:  # noqa: PLR0911 - one return a kind
     if not _is(part):
         return "text", part
     if meaning := BLOCKS.get(part.get("type") or ""):
-        return meaning, text_of(part.get("thinking")) or "" if meaning == "thought" else part
+        return meaning, text_of(part) or "" if meaning == "thought" else part
     if _is_valued(part):
         return _valued(part)
     for names, meaning in ((CALLS, "call"), (RESULTS, "result")):
@@ -327,28 +334,41 @@ def _valued(part: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _call(value: Any, names: dict[str, str]) -> Message:
-    name = value.get("name")
+    name = value.get("name") or value.get("toolName")
     arguments: Any = next((value[key] for key in ("input", "args", "arguments") if _filled(value, key)), {})
     call: Message = {"type": "function", "function": {"name": name, "arguments": arguments}}
-    if number := next((value[key] for key in ("id", "toolUseId") if _filled(value, key)), None):
+    if number := next((value[key] for key in ("id", "toolUseId", "toolCallId") if _filled(value, key)), None):
         names[number] = name
         call = {"id": number, **call}
     return call
 
 
 def _result(value: Any, names: dict[str, str]) -> Message:
-    content = next((value[key] for key in ("content", "response") if _filled(value, key)), "")
-    if isinstance(content, list):
+    content: Any = next((value[key] for key in _ANSWERS if _filled(value, key)), "")
+    if value.get("type") == "tool-result" and _is(content) and "value" in content:
+        content = content["value"]
+    if isinstance(content, list) and any(map(_media_of, content)):
+        content = [{"type": kind, **part} for part in content if (kind := _media_of(part))]  # to be refused
+    elif isinstance(content, list):
         content = "\n".join(_result_part(part) for part in content)
     elif not isinstance(content, str):
         content = json.dumps(content, ensure_ascii=False)
     result: Message = {"role": "tool", "content": content}
-    number = next((value[key] for key in ("tool_use_id", "toolUseId", "id") if _filled(value, key)), None)
-    if name := value.get("name") or names.get(number or ""):
+    number = next((value[key] for key in _ANSWERED if _filled(value, key)), None)
+    if name := value.get("name") or value.get("toolName") or names.get(number or ""):
         result["name"] = name
     if number:
         result["tool_call_id"] = number
     return result
+
+
+_ANSWERS = ("content", "response", "output", "result")
+_ANSWERED = ("tool_use_id", "toolUseId", "toolCallId", "id")
+
+
+def _media_of(part: Any) -> str | None:
+    kinds = ((part["type"],) if "type" in part else part) if _is(part) else ()
+    return next((kind for kind in kinds if kind in MEDIA), None)
 
 
 def _result_part(part: Any) -> str:
@@ -356,24 +376,3 @@ def _result_part(part: Any) -> str:
         return str(part["text"])
     held = part["json"] if _is(part) and _filled(part, "json") else part
     return held if isinstance(held, str) else json.dumps(held, ensure_ascii=False)
-
-
-def _plain_tool(tool: Any) -> Any:
-    """A tool of Bedrock, Anthropic or OpenAI's Responses as OpenAI's function."""
-    if not _is(tool) or _filled(tool, "function"):
-        return tool
-    if tool.get("type") == "function" and _filled(tool, "name"):
-        return _function(tool, tool.get("parameters"))
-    if _is(spec := tool.get("toolSpec")):
-        schema = spec.get("inputSchema")
-        return _function(spec, schema.get("json", schema) if _is(schema) else schema)
-    return _function(tool, tool["input_schema"]) if _filled(tool, "input_schema") else tool
-
-
-def _function(tool: Mapping[str, Any], schema: Any) -> Message:
-    function = {
-        "name": tool.get("name"),
-        "description": tool.get("description"),
-        "parameters": as_json(schema),
-    }
-    return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.encoding.token_places import Bools
-from tokpack.stages.render.chat_template import Explicit, Message, RenderError
+from tokpack.stages.render.chat_template import Explicit, RenderError
 from tokpack.stages.render.pieces import ChatShape, Ints, is_columnar
 from tokpack.stages.render.reference import add_fields, plain_shape, read_extra, to_messages
 from tokpack.stages.render.segments import CLOSE
@@ -272,10 +272,9 @@ class _Fuller:
         if finder is None or len(roles) != self._lengths[row]:
             return
         forms = finder.forms
-        whole: list[Message] = []
-        for place, message in zip(at, messages, strict=True):
-            whole.append({"role": roles[place], **message})
-            add_fields(whole[-1], fields[place])
+        whole = [{"role": roles[place], **held} for place, held in zip(at, messages, strict=True)]
+        for place, held in zip(at, whole, strict=True):
+            add_fields(held, fields[place])
         given, given_tools = forms.give(whole), forms.give_tools(tools)
         if Explicit in map(type, given) or not are_tools(given_tools):
             return

@@ -1,0 +1,56 @@
+"""Tools as services write them -> OpenAI's functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokpack.stages.normalize.fields import as_json, is_filled
+
+_DECLARED = ("functionDeclarations", "function_declarations")
+_SCHEMAS = ("input_schema", "inputSchema")
+"""Anthropic says the one, MCP and Vercel's AI SDK the other."""
+
+
+def plain_tools(value: Any) -> Any:
+    """Tools of Gemini, Bedrock, Anthropic and Responses as OpenAI's functions; others as they are."""
+    tools = as_json(value)
+    if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
+        tools = tools["tools"]
+    if not isinstance(tools, list):
+        return value
+    listed: list[Any] = []
+    for tool in (as_json(tool) for tool in tools):
+        held = tool if isinstance(tool, Mapping) else {}
+        declared = next((held[name] for name in _DECLARED if is_filled(held.get(name))), None)
+        if isinstance(declared, list):
+            listed += [_declared(item) for item in declared]
+        else:
+            listed.append(_plain_tool(tool))
+    return listed or value
+
+
+def _declared(item: Any) -> Any:
+    return _function(item, item.get("parameters")) if isinstance(item, Mapping) else item
+
+
+def _plain_tool(tool: Any) -> Any:
+    """A tool of Bedrock, Anthropic, MCP or OpenAI's Responses as OpenAI's function."""
+    if not isinstance(tool, Mapping) or tool.get("function") is not None:
+        return tool
+    if tool.get("type") == "function" and tool.get("name") is not None:
+        return _function(tool, tool.get("parameters"))
+    if isinstance(spec := tool.get("toolSpec"), Mapping):
+        schema = spec.get("inputSchema")
+        return _function(spec, schema.get("json", schema) if isinstance(schema, Mapping) else schema)
+    schema = next((tool[key] for key in _SCHEMAS if tool.get(key) is not None), None)
+    return tool if schema is None else _function(tool, schema)
+
+
+def _function(tool: Mapping[str, Any], schema: Any) -> dict[str, Any]:
+    function = {
+        "name": tool.get("name"),
+        "description": tool.get("description"),
+        "parameters": as_json(schema),
+    }
+    return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
