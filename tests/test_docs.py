@@ -2,8 +2,8 @@
 
 In the pages, ```bash and ```python blocks run one after another in a folder that holds `examples/` and the
 model `SmolLM2-135M-Instruct`, and every line of a ```text block must have been printed by then. A block that
-takes minutes has `<!-- tested in PATH -->` before it. Blocks of ```console are shown and not run; their flags
-are checked.
+takes minutes has `<!-- tested in PATH -->` before it: it runs last, two steps of it on a tiny model of that
+name. Blocks of ```console are shown and not run; their flags are checked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import types
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -88,6 +90,16 @@ def test_every_command_and_flag_of_the_help_is_on_the_cli_page(reference):
         assert "--quiet" in flags, f"tokpack {name}"
         missing = {flag for flag in flags if flag.startswith("-") and f"`{flag}`" not in section}
         assert missing <= {"--help"}, f"tokpack {name}"
+
+
+def test_defaults_are_what_their_parsers_take(reference):
+    checked = 0
+    for command in reference.commands():
+        for name, _, default, info in reference.parameters(command):
+            if info.parser is not None and default not in (None, inspect.Parameter.empty):
+                assert info.parser(default) == default, f"tokpack {command.name}: {name}"
+                checked += 1
+    assert checked
 
 
 def test_every_kind_of_error_has_its_exit_code_on_the_cli_page(reference):
@@ -310,3 +322,38 @@ def test_the_blocks_of_the_page_run_and_print_what_it_shows(page, smollm2, tmp_p
                 done = performed(line, language)
                 assert done.returncode == 0, f"{page}:\n{line}\n{done.stdout}\n{done.stderr}"
                 printed += squeezed(done.stdout)
+    make_tiny(model)
+    for tested_in, language, body in BLOCK.findall(read(page)):
+        if tested_in and language == "bash":
+            for line in body.splitlines():
+                short = re.sub(r"^tokpack train ", r"\g<0>--max-steps 2 ", line)
+                done = performed(short, language)
+                assert done.returncode == 0, f"{page}:\n{line}\n{done.stdout}\n{done.stderr}"
+        elif tested_in:
+            trained_by_three_lines(model, body)
+
+
+def make_tiny(model: Path) -> None:
+    """The model in its place has the tokenizer's vocabulary and no more."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model)
+    config.update({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2})
+    config.update({"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8})
+    for file in ("config.json", "generation_config.json", "model.safetensors"):
+        (model / file).unlink(missing_ok=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(model)
+
+
+def trained_by_three_lines(model: Path, body: str) -> None:
+    """The block that makes a `trainer` of a model, and a step of that."""
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    names = {
+        "model": AutoModelForCausalLM.from_pretrained(model),
+        "Trainer": Trainer,
+        "TrainingArguments": partial(TrainingArguments, per_device_train_batch_size=1, max_steps=1),
+    }
+    exec(compile(body, "block", "exec"), names)
+    names["trainer"].train()
+    assert names["trainer"].state.global_step == 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from chats import messy_rows, write_rows
 from commands import run as command
+from trainer_rows import tiny_chat_model
 from typer.testing import CliRunner
 
 from tokpack.activity import counted
@@ -45,6 +46,7 @@ def test_the_first_recipe_says_what_was_seen_and_runs_as_it_is(chats, smollm2, t
     assert "rendered by the model's own chat template" in text
     assert "Recognized: messages" in text
     assert "lora fits A10 at 2,048 tokens" in text
+    assert f"#   tokpack train packed --model {smollm2} -o adapter\n" in text
     report = run("analyze", "--config", out, "--json")
     assert report.exit_code == 0, report.output
     assert json.loads(report.stdout)["ledger"]["documents"]["read"] == 300
@@ -74,6 +76,19 @@ def test_a_shape_and_columns_that_were_given_are_in_the_file(qwen, tmp_path):
     assert (source["format"], source["map"]) == ("unpaired", {"prompt": "question"})
     packed = run("pack", "--config", out, "-o", tmp_path / "packed")
     assert packed.exit_code == 0, packed.output
+
+
+def test_preferences_get_no_settings_of_a_bill(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    tiny_chat_model(tmp_path / "a model")
+    pairs = [{"prompt": f"{n}?", "chosen": "Yes, it is.", "rejected": "No, it is not."} for n in range(9)]
+    write_rows(tmp_path / "pairs.jsonl", [json.dumps(pair).encode() for pair in pairs])
+    assert run("init", "pairs.jsonl", "--model", "a model").stdout == "run.toml\n"
+    text = (tmp_path / "run.toml").read_text()
+    assert "preferences are trained beside a reference" in text
+    assert "#   tokpack train packed --model 'a model' -o adapter\n" in text
+    assert run("analyze", "--config", "run.toml", "-q").exit_code == 0
+    assert "no bill" not in caplog.text
 
 
 def test_one_document_is_told_in_the_singular(qwen, tmp_path):

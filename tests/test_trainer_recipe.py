@@ -37,6 +37,7 @@ def test_a_recipe_comes_from_file_and_flags_and_survives_its_own_toml(tmp_path):
         ("accumulation = 0", "at least 1", ""),
         ("lora = 3", "lora = 3 does not fit", "a table"),
         ("a b", "not valid TOML", ""),
+        ('[[source]]\npath = "a.jsonl"', "settings of `tokpack pack`", "leave --recipe out"),
     ],
 )
 def test_a_wrong_recipe_names_the_key_and_what_would_fit(tmp_path, text, what, hint):

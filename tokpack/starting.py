@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,14 +72,14 @@ def first_recipe(
     training = _training(model, gpu)
     capacity, why = choose_length(lengths, training)
     parts = [
-        _head(out, len(lengths), run.config.seed),
+        _head(out, len(lengths), run.config.seed, model if training is not None else ""),
         _inputs(data, looks, out, format, map or {}),
         _tokens(run, model, out),
         _rows(lengths, capacity, why),
         _kept(len(lengths), sum(look.left_out for look in looks)),
     ]
     if training is not None:
-        parts.append(_bill(training, model, capacity, out))
+        parts.append(NO_BILL if run.kind else _bill(training, model, capacity, out))
     return "\n".join(parts)
 
 
@@ -145,12 +146,21 @@ def _training(model: str, gpu: str) -> Training | None:
 # The text
 
 
-def _head(out: Path, documents: int, seed: int) -> str:
+NO_BILL = """\
+# No [cost]: the bill counts supervised training, and preferences are trained beside a reference.
+# What `tokpack train` does with them is in docs/training.md.
+"""
+
+
+def _head(out: Path, documents: int, seed: int, model: str) -> str:
+    """`model` is empty for a tokenizer alone, which nothing trains."""
+    train = f"#   tokpack train packed --model {shlex.quote(_seen(model, out))} -o adapter\n" if model else ""
     looked_at = f"the first {documents:,} documents" if documents > 1 else "one document"
     return f"""\
 # Made by `tokpack init` from {looked_at}. Change what you like, then:
 #   tokpack analyze --config {out.name} --html report.html
 #   tokpack pack --config {out.name} -o packed
+{train}\
 # Every key is in docs/configuration.md; a flag wins over the file. Paths are relative to this file.
 
 seed = {seed}
@@ -236,11 +246,15 @@ learning_rate = 2e-4
 
 
 def _path(name: str, out: Path) -> str:
-    """As a TOML string: a relative path seen from the recipe, any other name as it is."""
+    return _text(_seen(name, out))
+
+
+def _seen(name: str, out: Path) -> str:
+    """A relative path seen from the recipe, any other name as it is."""
     here = any(sign in name for sign in "*?[") or Path(name).exists()
     if here and "://" not in name and not Path(name).is_absolute():
         name = os.path.relpath(name, out.absolute().parent)
-    return _text(name)
+    return name
 
 
 def _text(value: str) -> str:

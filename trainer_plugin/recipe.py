@@ -217,6 +217,12 @@ def _hint_for_recipes(path: Path) -> str:
 
 def _check(values: Mapping[str, Any], source: str) -> None:
     hints = get_type_hints(Recipe)
+    if "source" in values or "tokenize" in values:
+        raise UsageError(
+            "these are settings of `tokpack pack`, which the packed dataset has already",
+            where=source,
+            hint="leave --recipe out, or give one for training: examples/recipes/ has some to copy",
+        )
     for name, value in values.items():
         if name not in hints:
             raise UsageError(f"unknown key {name!r}", where=source, hint=near_matches(name, hints))

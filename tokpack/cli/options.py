@@ -37,15 +37,15 @@ Data = Annotated[
 Packed = Annotated[Path, typer.Argument(help=PACKED_HELP, parser=packed_folder)]
 
 
-def local_out(text: str) -> Path:
-    """A folder or file to write; not a URL, which would become a folder of that name."""
-    if "://" in text:
+def local_out(given: str | Path) -> Path:
+    """A folder or file to write, maybe the default; not a URL, which would become a folder of that name."""
+    if "://" in str(given):
         raise UsageError(
             "not a path on this machine",
-            where=text,
+            where=str(given),
             hint="write it here; tokpack push copies a packed dataset to a URL, push-adapter an adapter",
         )
-    return Path(text)
+    return Path(given)
 
 
 NAMED: dict[str, Any] = {"parser": no_url}
