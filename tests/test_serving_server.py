@@ -22,6 +22,7 @@ from peft import PeftModel
 from served import client, running, save_place
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainer_plugin.serving.engine import Engine
 from trainer_plugin.serving.values import Limits
 
 NAMES = ("math", "code", "dora")
@@ -310,7 +311,9 @@ def test_models_are_listed_with_their_base(served):
     assert client(served).models.retrieve("code").id == "code"
 
 
-def test_clients_that_leave_stop_their_generation(served):
+def test_clients_that_leave_stop_their_generation(served, monkeypatch):
+    step = Engine._step
+    monkeypatch.setattr(Engine, "_step", lambda engine: (time.sleep(0.002), step(engine)))
     api = client(served)
     options = {"model": "math", "prompt": [9, 8], "max_tokens": 900, "extra_body": {"ignore_eos": True}}
     stream = api.completions.create(**options, stream=True)
@@ -351,8 +354,8 @@ def test_smollm2_answers_for_two_adapters_at_once_as_for_each_alone(smollm2, tmp
     (tmp_path / "base").symlink_to(smollm2)
     for name, seed in (("a", 1), ("b", 2)):
         save_adapter(smollm2, tmp_path / name, seed=seed, std=0.08, r=8)
-    questions = ["What is 17 + 25?", "Write one sentence about the sea."]
-    asked = [(name, text) for text in questions for name in ("base", "a", "b")]
+    question = "Write one sentence about the sea."
+    asked = [("base", "What is 17 + 25?"), *((name, question) for name in ("base", "a", "b"))]
 
     def ask(one):
         messages = [{"role": "user", "content": one[1]}]
@@ -366,4 +369,4 @@ def test_smollm2_answers_for_two_adapters_at_once_as_for_each_alone(smollm2, tmp
         with ThreadPoolExecutor(len(asked)) as pool:
             together = list(pool.map(ask, asked))
     assert together == alone
-    assert len(set(alone[3:])) == 3  # the adapters matter
+    assert len(set(alone[1:])) == 3  # the adapters matter

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -164,6 +165,7 @@ def absent(names: tuple[PrivateName, ...] = NAMES) -> list[str]:
     ]
 
 
+@cache
 def _installed(library: str) -> bool:
     try:
         version(library)
