@@ -22,7 +22,8 @@ import polars as pl
 
 from tokpack.activity import Activity
 from tokpack.config import Config
-from tokpack.corpus import Corpus, without_details
+from tokpack.corpus import Corpus, joined, without_details
+from tokpack.engine.local import release_memory
 from tokpack.free_memory import own_bytes
 from tokpack.store import TokenStore
 from tokpack.way.decide import decide
@@ -68,27 +69,25 @@ def some(first: int, last: int, width: int) -> tuple[pl.DataFrame, pl.DataFrame]
             "hash_low": hashes(same_as, 2),
             "tokens": length,
             "cut": np.zeros(len(number), np.int32),
-            "quality": random.random(len(number)).astype(np.float32),
         }
     )
     pieces = pl.DataFrame(
         {
-            "document": number,
-            "number": np.zeros(len(number), np.int32),
+            "document": number.astype(np.int32),
             "length": length,
             "trained": length // 2,
-            "batch": (number // OF_BATCH).astype(np.int32),
-            "index": (number % OF_BATCH).astype(np.int32),
         }
     )
-    return without_details(docs), pieces.with_columns(pl.col("document").cast(pl.Int32))
+    return without_details(docs), pieces
 
 
 def corpus_of(documents: int) -> Corpus:
     width = min(documents, 1 << 16)
     parts = [some(a, min(a + SLICE, documents), width) for a in range(0, documents, SLICE)]
     docs, pieces = ([part[kind] for part in parts] for kind in (0, 1))
-    return Synthetic(pl.concat(docs), pl.concat(pieces), [], {}, {}, cast(TokenStore, None), [], {}, {})
+    starts = np.append(np.arange(0, documents, OF_BATCH), documents)
+    keys = [(number, 0) for number in range(len(starts) - 1)]
+    return Synthetic(joined(docs), joined(pieces), [], {}, {}, cast(TokenStore, None), keys, starts, {}, {})
 
 
 class Peak:
@@ -131,6 +130,7 @@ def main() -> None:
     )
     before = own_bytes()
     corpus = corpus_of(documents)
+    release_memory()
     print(f"{documents:,} documents: columns take {(own_bytes() - before) / documents:.0f} bytes each")
     peak = Peak()
     for name, step in (("decide", lambda: decide(run, corpus)), ("plan", lambda: plan_part(run, corpus))):

@@ -73,6 +73,7 @@ def sample(
         paths={},
         store=None,  # type: ignore[arg-type]  # reports read no tokens
         batches=[],
+        starts=np.zeros(1, np.int64),
         sha256={},
         rows_before={},
         examples=examples or {},

@@ -35,7 +35,7 @@ def corpus(reasons: list[str | None], details: list[str | None]) -> Corpus:
         {"doc_id": range(10, 10 + len(reasons)), "drop_reason": reasons, "drop_detail": details},
         schema={"doc_id": pl.Int64, "drop_reason": pl.String, "drop_detail": pl.String},
     )
-    parts = (without_details(docs), pl.DataFrame(), [], {}, {}, None, [], {}, {})
+    parts = (without_details(docs), pl.DataFrame(), [], {}, {}, None, [], np.zeros(1, np.int64), {}, {})
     return Corpus(*parts, details=details_of(docs))
 
 

@@ -31,6 +31,7 @@ from tokpack.stages.plan import (
     resolve,
     row_order,
 )
+from tokpack.stages.planners import layout
 from tokpack.stages.planners.bfd import best_fit_strips
 from tokpack.stages.planners.row_by_row import row_by_row_strips
 
@@ -364,3 +365,12 @@ def test_lengths_may_be_slices_and_other_integer_types() -> None:
 def test_brute_force_agrees_on_a_case_worked_by_hand() -> None:
     assert fewest_rows([4, 4, 4, 3, 3, 3, 3], 12) == 2
     assert all(fewest_rows(list(order), 10) == 2 for order in itertools.permutations([6, 5, 4, 5]))
+
+
+def test_documents_are_sorted_by_length_whatever_is_looked_at_at_once(monkeypatch):
+    lengths = np.array([5, 3, 3, 9, 2, 2, 9, 5, 5, 1], np.int32)
+    whole = layout.histogram(lengths, 0)
+    monkeypatch.setattr(layout, "BLOCK", 3)
+    assert all(np.array_equal(a, b) for a, b in zip(layout.histogram(lengths, 0), whole, strict=True))
+    assert whole.sizes.tolist() == [9, 5, 3, 2, 1]
+    assert whole.counts.tolist() == [2, 3, 2, 2, 1]

@@ -16,7 +16,7 @@ from tokpack.errors import SettingError, UsageError
 from tokpack.stages.order import order_rows
 from tokpack.stages.plan import make_plan
 from tokpack.stages.planners.parts import ZONES, parts_of
-from tokpack.way import in_order
+from tokpack.way import in_order, in_runs, pass_two
 
 OPTIONS = {"max_length": 256, "parts": 3}
 
@@ -224,18 +224,34 @@ def test_the_command_and_the_report_say_what_parts_cost(data, qwen, tmp_path):
         assert "without parts" in " ".join(said.split())
 
 
-@pytest.mark.parametrize(
-    ("options", "told"), [({}, True), ({"parts": 3}, False), ({"planner": "sequential"}, False)]
-)
-def test_a_store_larger_than_the_free_memory_is_told_with_parts(
-    options, told, data, qwen, tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setattr("tokpack.way.pass_two.free_bytes", lambda: 20_000)
-    tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=256, **options)
-    assert ("--parts" in caplog.text) == told
+# Runs: a store larger than what may be mapped
 
 
-def test_parts_are_advised_of_which_each_takes_half_of_the_free_memory():
-    assert in_order.disorder(10, 50) == ""
-    assert in_order.disorder(1_000_000_000, 2_000_000_000).endswith("--parts 5 reads them in order")
-    assert in_order.disorder(1 << 40, 0).endswith("--parts 4096 reads them in order")
+@pytest.mark.parametrize("options", [{}, {"config": "run.toml"}])
+def test_rows_come_from_runs_of_the_store_as_from_the_store(options, data, qwen, tmp_path, monkeypatch):
+    (tmp_path / "run.toml").write_text(f'[[source]]\npath = "{data}"\nrepeat = 1.5\nweight = 2\n')
+    options = {name: tmp_path / value for name, value in options.items()}
+    rows, made = [] if options else data, []
+
+    def packed(name):
+        return tokpack.pack(rows, tmp_path / name, tokenizer=str(qwen), max_length=256, workers=2, **options)
+
+    whole = packed("whole")
+
+    def runs(contents, pieces, batches, weighted, folder, size):
+        made.append(in_runs.in_runs(contents, pieces, batches, weighted, folder, size))
+        return made[-1]
+
+    monkeypatch.setattr("tokpack.run.Run.block_bytes", 3000)
+    monkeypatch.setattr(pass_two, "run_bytes", lambda tokens, free: 20_000)
+    monkeypatch.setattr(pass_two, "in_runs", runs)
+    assert shards(packed("in_runs")) == shards(whole)
+    assert len(np.unique(made[0][0].batch)) > 3
+    assert list((tmp_path / "in_runs").glob("**/tmp*")) == []
+
+
+def test_runs_are_made_of_a_store_larger_than_may_be_mapped():
+    assert in_runs.run_bytes(10_000_000, 1 << 30) == 0
+    assert in_runs.run_bytes(40_000_000, 800_000_000) == 100_000_000
+    assert in_runs.run_bytes(1 << 40, 1 << 40) == in_runs.MOST_MAPPED
+    assert in_runs.run_bytes(1 << 40, 0) == in_runs.LEAST_MAPPED

@@ -1,6 +1,7 @@
 """All documents of a run as numbers: what the decisions between the passes are made from.
 
-About 80 bytes a document are in memory; tokens stay in the store, mapped.
+About 50 bytes a document are in memory, 16 of them until equal ones are found; tokens stay in the store,
+mapped. Numbers of documents and rows have 32 bits: a run takes some two billion.
 """
 
 from __future__ import annotations
@@ -28,9 +29,16 @@ from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
 from tokpack.store import Batch, Key, TokenStore, flat_arrays, flat_weights
 
-REASON = pl.Categorical()
+REASON = pl.Categorical(pl.Categories("drop_reason", "tokpack", pl.UInt16))
 """Of a reason in memory: a number."""
-DETAILS = {"position": pl.Int64, "drop_detail": pl.String}
+NUMBERS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "doc_id": pl.Int32,
+    "row": pl.Int32,
+    "drop_reason": REASON,
+}
+"""Narrower in memory than in the store."""
+DETAILS = {"position": pl.Int32, "drop_detail": pl.String}
+HASHES = ("hash_high", "hash_low")
 EXAMPLES = 3
 """Documents shown of each drop reason."""
 
@@ -80,9 +88,10 @@ class Corpus:
     """Numbers of all documents and pieces: what global decisions are made from."""
 
     docs: pl.DataFrame
-    """doc_id, source, row, drop_reason, hash_high, hash_low, tokens, cut, quality."""
+    """doc_id, source, row, drop_reason, hash_high, hash_low (until they are forgotten), tokens, cut
+    [, quality]."""
     pieces: pl.DataFrame
-    """document (position in docs), number, length, trained, batch, index (within the batch)."""
+    """document (position in docs), length, trained: in the order of the store; see `placed`."""
     quarantined: list[str]
     counters: dict[str, int]
     """What cleaning changed or noticed."""
@@ -90,7 +99,9 @@ class Corpus:
     """Rows on the fast and slow paths, and proofs made: figures of the run, not of the data."""
     store: TokenStore
     batches: list[Key]
-    """Those of the store, in order: what `pieces` count."""
+    """Those of the store, in order."""
+    starts: Int64
+    """Of each batch: its first of `pieces`; then all of them."""
     sha256: dict[int, str]
     """Source -> digest, as far as it is known."""
     rows_before: dict[Key, int]
@@ -121,19 +132,16 @@ class Corpus:
         examples: dict[str, list[str]] = {}
         spared: dict[int, str] = {}
         sha256: dict[int, str] = {}
+        starts = [0]
         documents = rows = 0
         lines: Counter[int] = Counter()
         for item in range(items):
             own: Counter[int] = Counter()
             for number, found in enumerate(_batches(store, item)):
                 batch = shifted(found, width * rows, lines)
-                place = {
-                    "batch": pl.lit(len(batches), pl.Int32),
-                    "index": pl.int_range(pl.len(), dtype=pl.Int32),
-                }
-                pieces.append(
-                    batch.pieces.with_columns((pl.col("document") + documents).cast(pl.Int32), **place)
-                )
+                document = (pl.col("document") + documents).cast(pl.Int32)
+                pieces.append(batch.pieces.select(document, "length", "trained"))
+                starts.append(starts[-1] + len(batch.pieces))
                 details.append(details_of(batch.docs, documents))
                 docs.append(without_details(batch.docs))
                 batches.append((item, number))
@@ -149,13 +157,14 @@ class Corpus:
                     examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
             lines.update(own)
         return Corpus(
-            pl.concat(docs),
-            pl.concat(pieces),
+            joined(docs),
+            joined(pieces),
             quarantined,
             dict(counters),
             dict(paths),
             store,
             batches,
+            np.array(starts),
             sha256,
             rows_before,
             width,
@@ -182,7 +191,7 @@ class Corpus:
         self.docs, spared = self.keep.spare(self.docs)
         if spared:
             gone = np.searchsorted(self.docs["doc_id"].to_numpy(), sorted(spared))
-            self.details = self.details.filter(~pl.col("position").is_in(gone))
+            self.details = self.details.filter(~np.isin(self.details["position"], gone))
         self.spared = spared | self.spared
 
     def _mark(self, marks: pl.Series, reason: pl.Expr) -> None:
@@ -217,8 +226,12 @@ class Corpus:
 
     def hashes(self, width: int = 1) -> Hashes:
         """Of every document, or of every `width`-th."""
-        high, low = (self.docs[name].to_numpy()[::width] for name in ("hash_high", "hash_low"))
+        high, low = (self.docs[name].to_numpy()[::width] for name in HASHES)
         return high, low
+
+    def forget_hashes(self) -> None:
+        """They are the widest columns, and no step after the decisions asks for them."""
+        self.docs = self.docs.drop(HASHES)
 
     def quarantined_by_source(self) -> dict[str, int]:
         """Documents that could not be read: an unreadable row of pairs is two."""
@@ -227,12 +240,12 @@ class Corpus:
 
     def mapped(self) -> Callable[[int], FlatBatch]:
         """Batch number -> its mapped arrays; each file is opened once."""
+        return lru_cache(maxsize=None)(self.batch)
 
-        def batch(number: int) -> FlatBatch:
-            record = self.store.tokens(self.batches[number])
-            return FlatBatch(*flat_arrays(record), flat_weights(record))
-
-        return lru_cache(maxsize=None)(batch)
+    def batch(self, number: int) -> FlatBatch:
+        """The arrays of a batch, mapped for as long as they are used."""
+        record = self.store.tokens(self.batches[number])
+        return FlatBatch(*flat_arrays(record), flat_weights(record))
 
     def stored_documents(self, width: int = 1) -> tuple[Int64, StoredBatches]:
         """Positions of the documents that the store holds, and the tokens of their contents, batch by batch.
@@ -240,11 +253,24 @@ class Corpus:
         The pieces of a document lie next to each other, so a document is one range of tokens; with a `width`
         of 2 a pair is, and has the position of its first document.
         """
-        first = self.pieces.filter((pl.col("number") == 0) & (pl.col("document") % width == 0))
-        batch, index = first["batch"].to_numpy(), first["index"].to_numpy()
-        cuts = np.searchsorted(batch, np.arange(1, len(self.batches)))
-        return first["document"].to_numpy(), StoredBatches(
-            self.store, self.batches, np.split(index, cuts) if self.batches else []
+        document = self.pieces["document"].to_numpy()
+        first = np.flatnonzero(np.diff(document, prepend=-1))
+        first = first[document[first] % width == 0]
+        firsts = np.split(first, np.searchsorted(first, self.starts[1:-1]))
+        index = [(own - start).astype(np.int32) for own, start in zip(firsts, self.starts, strict=False)]
+        return document[first], StoredBatches(self.store, self.batches, index if self.batches else [])
+
+    def placed(self, chosen: npt.NDArray[np.bool_]) -> pl.DataFrame:
+        """The pieces of the chosen documents, with their `number` in it, and where they lie: `batch`, `index`
+        within it."""
+        at = np.flatnonzero(chosen[self.pieces["document"].to_numpy()])
+        pieces = self.pieces if len(at) == len(self.pieces) else self.pieces[at]
+        each = np.diff(np.searchsorted(at, self.starts))
+        at -= np.repeat(self.starts[:-1], each)
+        return pieces.with_columns(
+            number=numbers_within(pieces["document"].to_numpy()),
+            batch=np.repeat(np.arange(len(each), dtype=np.int32), each),
+            index=at.astype(np.int32),
         )
 
     def tokens_of(self, position: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.int32]:
@@ -263,11 +289,12 @@ class Corpus:
 
     def _stored(self, position: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """All tokens of one document in the store, and which of them are content."""
-        pieces = self.pieces.filter(pl.col("document") == position)
         tokens, content = [np.empty(0, np.int32)], [np.empty(0, np.bool_)]
-        for number, index in pieces.select("batch", "index").rows():
+        first, last = np.searchsorted(self.pieces["document"].to_numpy(), [position, position + 1])
+        if first < last:  # pieces of a document are in one batch
+            number = int(np.searchsorted(self.starts, first, side="right")) - 1
             offsets, ids, flags = flat_arrays(self.store.tokens(self.batches[number]))
-            part = slice(offsets[index], offsets[index + 1])
+            part = slice(*offsets[[first, last] - self.starts[number]])
             tokens.append(ids[part])
             content.append((flags[part] & schema.CONTENT) != 0)
         return np.concatenate(tokens), np.concatenate(content)
@@ -295,13 +322,29 @@ class StoredBatches(Sequence[SelectedTokens]):
 def details_of(docs: pl.DataFrame, before: int = 0) -> pl.DataFrame:
     """The texts of documents that were left out, by their position."""
     told = pl.col("drop_detail")
-    position = pl.int_range(pl.len(), dtype=pl.Int64) + before
+    position = pl.int_range(before, before + pl.len(), dtype=pl.Int32)
     return docs.select(position.alias("position"), told).filter(told.is_not_null())
 
 
 def without_details(docs: pl.DataFrame) -> pl.DataFrame:
     """The columns that a corpus keeps of each document; a reason is a number in memory."""
-    return docs.drop("drop_detail").with_columns(pl.col("drop_reason").cast(REASON))
+    return docs.drop("drop_detail").cast({name: NUMBERS[name] for name in docs.columns if name in NUMBERS})
+
+
+def joined(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """All rows, a column after the other: each leaves the parts, so that one column alone is there twice."""
+    columns = [
+        pl.concat([part.drop_in_place(name) for part in parts], rechunk=True) for name in parts[0].columns
+    ]
+    return pl.DataFrame([column.shrink_dtype() if column.name == "source" else column for column in columns])
+
+
+def numbers_within(document: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """The number of each piece in its document: [4, 4, 4, 7] -> [0, 1, 2, 0]"""
+    begins = np.flatnonzero(np.diff(document, prepend=-1)).astype(np.int32)
+    number = np.arange(len(document), dtype=np.int32)
+    number -= np.repeat(begins, np.diff(begins, append=len(document)))
+    return number
 
 
 def _batches(store: TokenStore, item: int) -> Iterator[Batch]:

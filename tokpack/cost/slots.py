@@ -62,7 +62,7 @@ def slot_table(
         raise UsageError("capacity and batch size must be at least 1", where=f"{capacity=}, {batch_size=}")
     cut, truncated = _cut(lengths, capacity)
     table = [
-        _padded(PADDED_MAX, cut, np.full(cut.size, capacity, dtype=np.int64), batch_size, truncated),
+        _padded(PADDED_MAX, cut, np.broadcast_to(np.int64(capacity), cut.size), batch_size, truncated),
         _padded(PADDED_LONGEST, cut, _batch_widths(cut, batch_size), batch_size, truncated),
         _padded(PADDED_SORTED, cut, _batch_widths(np.sort(cut)[::-1], batch_size), batch_size, truncated),
         _packed(PACKED, cut, packed_rows, capacity, batch_size, truncated),

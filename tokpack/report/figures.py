@@ -6,7 +6,7 @@ No times and no paths: the same input gives the same bytes.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -287,8 +287,11 @@ def slot_figures(lengths: DocumentLengths, plan: Plan, recipe: CostConfig) -> li
     """
     capacity, batch, rows = plan.capacity, recipe.batch_size, plan.rows
     raw, pieces = lengths.raw, lengths.pieces
-    dirty = slot_table(raw[raw > 0], capacity, batch, len(raw))
-    clean = slot_table(pieces, capacity, batch, rows)
+    # Widths are for the bill: as many numbers as there are documents, for each way to batch them.
+    dirty, clean = (
+        [replace(row, widths=row.widths[:0]) for row in slot_table(tokens, capacity, batch, count)]
+        for tokens, count in ((raw[raw > 0], len(raw)), (pieces, rows))
+    )
     padded = f"padded to the longest of {batch}"
     table = {
         "nothing cleaned, padded to capacity": dirty[0],

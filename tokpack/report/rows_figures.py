@@ -96,7 +96,7 @@ def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[DropPlace]]:
     if "row" not in docs.columns:
         return {}
     first = (
-        docs.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int64))
+        docs.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32))
         .filter(pl.col("drop_reason").is_not_null())
         .group_by("drop_reason", maintain_order=True)
         .head(EXAMPLES)

@@ -99,9 +99,8 @@ def _kept_contents(corpus: Corpus) -> Iterator[tuple[npt.NDArray[np.int32], npt.
     """Batch by batch: the ids of contents, and the source of each."""
     kept, batches = corpus.kept(), corpus.mapped()
     source_of = corpus.docs["source"].to_numpy()
-    for (number,), pieces in corpus.pieces.partition_by("batch", as_dict=True, maintain_order=True).items():
-        document = pieces["document"].to_numpy()
-        offsets, ids, flags, _ = batches(int(number))
+    for number, document in enumerate(np.split(corpus.pieces["document"].to_numpy(), corpus.starts[1:-1])):
+        offsets, ids, flags, _ = batches(number)
         lengths = np.diff(offsets)
         chosen = np.repeat(kept[document], lengths) & ((flags & CONTENT) != 0)
         source = np.repeat(source_of[document], lengths)[chosen]

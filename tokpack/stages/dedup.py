@@ -75,7 +75,7 @@ def canonical(contents: pl.Series, key: str) -> pl.Series:
     return contents
 
 
-def first_of_equal(hashes: Hashes, eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def first_of_equal(hashes: Hashes, eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Position of the first eligible document with the same hash; -1 for that one, and where not eligible.
 
     Documents are sorted a range of hashes at a time, about SORTED of them: their order is all the memory that
@@ -83,7 +83,7 @@ def first_of_equal(hashes: Hashes, eligible: npt.NDArray[np.bool_]) -> npt.NDArr
     """
     high, low = hashes
     bits = max(0, (len(high) // SORTED).bit_length())
-    partner = np.full(len(eligible), -1, dtype=np.int64)
+    partner = np.full(len(eligible), -1, dtype=np.int32)
     ranges = np.zeros(len(high), np.uint16)
     for some in _slices(len(high)):
         ranges[some] = high[some] >> np.uint64(64 - bits) if bits else 0

@@ -157,6 +157,7 @@ def kept_after_all(docs: pl.DataFrame, spared: Mapping[int, str]) -> dict[int, d
     if not spared:
         return {}
     ids = pl.DataFrame({"doc_id": list(spared), "reason": list(spared.values())})
+    ids = ids.cast({"doc_id": docs["doc_id"].dtype})
     counted = (
         docs.filter(pl.col("drop_reason").is_null())
         .join(ids, on="doc_id")

@@ -10,6 +10,10 @@ Documents are taken in this order until the next does not fit; smaller ones behi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, Final
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -19,6 +23,11 @@ from tokpack.stages.planners.layout import noise
 
 PASSES = 3
 """How often a source's rest of quota is offered to the documents that did not fit."""
+SORTED: Final = 1 << 22
+"""Documents that are sorted at once, about."""
+PER_RANGE: Final = 64
+"""Of a sample, in so many documents."""
+SLICE = 1 << 20
 
 Floats = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -62,25 +71,65 @@ def select(
     lengths: tokens of each document. weights, max_tokens: one a source, 0 for none given. budget: tokens over
     all sources, 0 for no limit but the sources' own.
     """
-    count = len(weights)
-    available = np.bincount(source, weights=np.where(eligible, lengths, 0), minlength=count).astype(np.int64)
+    available = tokens_by_source(source, lengths, eligible, len(weights))
     caps = np.where(max_tokens > 0, np.minimum(max_tokens, available), available)
     quotas = share_out(budget, caps, by_weight(weights, caps)) if budget else caps
-    positions = np.flatnonzero(eligible)
-    tie = noise(len(lengths), seed, "documents")[positions]
-    order = positions[np.lexsort((tie, -quality[positions], repeats[positions]))]
-    del positions, tie
-    chosen = np.zeros(len(lengths), dtype=bool)
-    for number in range(count):
-        mine = order[source[order] == number]
-        chosen[take(mine, lengths, int(quotas[number]))] = True
+    in_order = partial(best_first, repeats, quality, noise(len(lengths), seed, "documents"))
+    whole = quotas >= available
+    chosen = eligible & whole[source]
+    for number in np.flatnonzero(~whole).tolist():
+        mine = np.flatnonzero(eligible & (source == number))
+        for some in take(in_order(mine), lengths, int(quotas[number])):
+            chosen[some] = True
     if budget:
         # Rests of quotas that no document of their own source fits into.
         rest = min(budget, int(caps.sum())) - int(lengths[chosen].sum())
-        open_sources = np.isin(source, np.flatnonzero(max_tokens == 0))
-        left = order[~chosen[order] & open_sources[order]]
-        chosen[take(left, lengths, rest)] = True
+        left = np.flatnonzero(eligible & ~chosen & (lengths <= rest) & (max_tokens == 0)[source])
+        for some in take(in_order(left), lengths, rest):
+            chosen[some] = True
     return chosen
+
+
+def tokens_by_source(
+    source: npt.NDArray[np.integer[Any]], lengths: Int64, eligible: Bools, count: int
+) -> Int64:
+    """Of the eligible documents: int64[count]. A slice at a time, as numpy widens what it counts."""
+    tokens = np.zeros(count, np.int64)
+    for first in range(0, len(source), SLICE):
+        some = slice(first, first + SLICE)
+        counts = np.where(eligible[some], lengths[some], 0)
+        tokens += np.bincount(source[some], weights=counts, minlength=count).astype(np.int64)
+    return tokens
+
+
+def best_first(
+    repeats: Bools, quality: npt.NDArray[np.float32], tie: npt.NDArray[np.uint64], positions: Int64
+) -> Iterator[Int64]:
+    """The positions as they are taken, about SORTED of them at a time: their order is never there as a whole.
+
+    Those of one range of (repeats, quality, tie) come together; what parts the ranges is drawn from a sample.
+    """
+    sample = positions[:: max(1, SORTED // PER_RANGE)]
+    cuts = np.sort(_rank(repeats, quality, tie, sample))[PER_RANGE::PER_RANGE]
+    ranges = np.empty(len(positions), np.uint16)
+    for first in range(0, len(positions), SLICE):
+        some = slice(first, first + SLICE)
+        ranges[some] = np.searchsorted(cuts, _rank(repeats, quality, tie, positions[some]), side="right")
+    for number in range(len(cuts) + 1):
+        some = positions[ranges == number]
+        yield some[np.lexsort((tie[some], -quality[some], repeats[some]))]
+
+
+def _rank(
+    repeats: Bools, quality: npt.NDArray[np.float32], tie: npt.NDArray[np.uint64], at: Int64
+) -> npt.NDArray[np.uint64]:
+    """Their place among all, as far as 64 bits tell: repeats last, the better first (no quality is below 0),
+    then by the tie."""
+    bits = (quality[at] + np.float32(0)).view(np.int32)  # in the order of the floats
+    worse = (np.int32(0x7FFFFFFF) - bits).astype(np.uint64) << np.uint64(32)
+    last = repeats[at].astype(np.uint64) << np.uint64(63)
+    rank: npt.NDArray[np.uint64] = last | worse | tie[at] >> np.uint64(32)
+    return rank
 
 
 def by_weight(weights: Floats, caps: Int64) -> Floats:
@@ -110,14 +159,20 @@ def share_out(budget: int, caps: Int64, weights: Floats) -> Int64:
     return quotas
 
 
-def take(order: Int64, lengths: Int64, quota: int) -> Int64:
+def take(order: Iterable[Int64], lengths: Int64, quota: int) -> Iterator[Int64]:
     """The first documents in order that fit the quota, then, a few times, those behind that still fit."""
-    taken: list[Int64] = []
-    for _ in range(PASSES):
-        order = order[lengths[order] <= quota]
-        fits = np.cumsum(lengths[order]) <= quota
-        stop = len(fits) if fits.all() else int(np.argmin(fits))
-        taken.append(order[:stop])
-        quota -= int(lengths[order[:stop]].sum())
-        order = order[stop:]
-    return np.concatenate(taken) if taken else order[:0]
+    passes, most = PASSES, quota
+    for some in order:
+        left = some
+        while True:
+            left = left[lengths[left] <= most]
+            sums = np.cumsum(lengths[left])
+            stop = int(np.searchsorted(sums, quota, side="right"))
+            yield left[:stop]
+            quota -= int(sums[stop - 1]) if stop else 0
+            if stop == len(left):
+                break
+            passes -= 1
+            if not passes:
+                return
+            left, most = left[stop:], quota

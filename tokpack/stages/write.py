@@ -77,9 +77,9 @@ class Placement:
     index: npt.NDArray[np.int32]
     """Record within the batch."""
     length: npt.NDArray[np.int32]
-    doc_id: Int64
+    doc_id: npt.NDArray[np.signedinteger[Any]]
     number: npt.NDArray[np.int32]
-    copy: npt.NDArray[np.int32]
+    copy: npt.NDArray[np.signedinteger[Any]]
     desirable: npt.NDArray[np.bool_]
     """Of unpaired preferences: whether the answer is a good one; true of all other documents."""
 
@@ -186,7 +186,8 @@ def _told(ahead: Ahead, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int
 
 def chunks_of(contents: RowContents, pieces: Placement, first: int, last: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows of at most about CHUNK_TOKENS tokens."""
-    ends = offsets_of(pieces.length[contents.order])[contents.row_offsets[first : last + 1]]
+    bounds = contents.row_offsets[first : last + 1]
+    ends = offsets_of(pieces.length[contents.order[bounds[0] : bounds[-1]]])[bounds - bounds[0]]
     start = 0
     while start < last - first:
         stop = int(np.searchsorted(ends, ends[start] + CHUNK_TOKENS, side="right")) - 1
@@ -225,9 +226,10 @@ def _gather(
         COPIES: pieces.copy[chosen],
     }
     for name in schema.names[len(arrays) : len(schema.names) - weighted]:
-        arrays.append(pa.ListArray.from_arrays(document_offsets, pa.array(of_documents[name])))
-    for values in weights:
-        counted = np.where(labels != IGNORE_INDEX, values, np.float32(0))
+        values = pa.array(of_documents[name], schema.field(name).type.value_type)
+        arrays.append(pa.ListArray.from_arrays(document_offsets, values))
+    for weight in weights:
+        counted = np.where(labels != IGNORE_INDEX, weight, np.float32(0))
         arrays.append(pa.ListArray.from_arrays(token_offsets, pa.array(counted)))
     return pa.record_batch(arrays, schema=schema), labels
 
@@ -236,13 +238,13 @@ def labeled_tokens(
     pieces: Placement, chosen: Int64, batches: Callable[[int], FlatBatch], weighted: bool = False
 ) -> tuple[npt.NDArray[Any], ...]:
     """Ids of the chosen pieces end to end, which of them get a label, and weights where wanted."""
-    ids, marks, *weights = _copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches, weighted)
+    ids, marks, *weights = copy_pieces(pieces.batch[chosen], pieces.index[chosen], batches, weighted)
     trained = marks & TRAINED != 0 if marks.dtype == np.uint8 else marks != IGNORE_INDEX
     trained[offsets_of(pieces.length[chosen])[:-1]] = False  # nothing before it in its document predicts it
     return ids, trained, *weights
 
 
-def _copy_pieces(
+def copy_pieces(
     batch: npt.NDArray[np.int32],
     index: npt.NDArray[np.int32],
     batches: Callable[[int], FlatBatch],

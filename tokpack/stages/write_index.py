@@ -157,7 +157,8 @@ def _write_tokens(
             trained[start:stop] = np.add.reduceat(marks, offsets[start:stop] - offsets[start], dtype=np.int32)
             progress(len(ids))
     columns = (pieces.doc_id[first], pieces.number[first], offsets[:-1], lengths, trained)
-    record = pa.record_batch([pa.array(values) for values in columns], schema=PIECES_SCHEMA)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, PIECES_SCHEMA, strict=True)]
+    record = pa.record_batch(arrays, schema=PIECES_SCHEMA)
     with hashed_file(out / PIECES) as (sink, digest), shard_writer(sink, PIECES_SCHEMA, ARROW) as writer:
         writer.write_batch(record)
     sums = {PIECES: digest} | {name: digest for name, (_, digest) in sinks.items()}

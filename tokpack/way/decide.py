@@ -60,11 +60,9 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
         times = copies_of(corpus.hashes(), corpus.docs["source"].to_numpy(), repeat, config.seed)
         corpus.docs = corpus.docs.with_columns(pl.Series(COPIES, times))
     if config.dedup.exact != "off":
-        first = first_of_equal(corpus.hashes(width), corpus.kept()[::width])
-        groups = np.flatnonzero(first >= 0)
-        copies, originals = corpus.documents_of(groups), corpus.documents_of(first[groups])
-        corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][originals].cast(pl.String))
-        corpus.examples[EXACT_DUPLICATE] = _texts(run, corpus, copies)
+        _drop_equal(run, corpus)
+    drawn = draw(corpus.hashes(width), config.write.val, config.seed)
+    corpus.forget_hashes()
     if config.near_dup.threshold:
         found = near_duplicates(run, corpus, config.near_dup.threshold, config.near_dup.on)
         corpus.near = found.figures(run, corpus, applied=True)
@@ -76,17 +74,25 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
         with run.tell.doing("looking for evaluation text"):
             _decontaminate(run, corpus)
     if config.select.limited or any(source.max_tokens for source in config.source):
-        run = _select(run, corpus, money)
+        run = _select(run, corpus, money, drawn)
     if config.select.recorded:
         corpus.choice = _choice(run, corpus)
     if config.write.val:
-        drawn = draw(corpus.hashes(width), config.write.val, config.seed) & corpus.kept()[::width]
-        chosen = corpus.documents_of(np.flatnonzero(drawn))
+        chosen = corpus.documents_of(np.flatnonzero(drawn & corpus.kept()[::width]))
         corpus.drop(chosen, HELD_OUT)
         corpus.examples[HELD_OUT] = _texts(run, corpus, chosen)
         if not len(chosen):
             log.warning("no conversation is held out: --val %g draws none of so few", config.write.val)
     return run
+
+
+def _drop_equal(run: Run, corpus: Corpus) -> None:
+    width = corpus.width
+    first = first_of_equal(corpus.hashes(width), corpus.kept()[::width])
+    groups = np.flatnonzero(first >= 0)
+    copies, originals = corpus.documents_of(groups), corpus.documents_of(first[groups])
+    corpus.drop(copies, EXACT_DUPLICATE, corpus.docs["doc_id"][originals].cast(pl.String))
+    corpus.examples[EXACT_DUPLICATE] = _texts(run, corpus, copies)
 
 
 # Near duplicates
@@ -254,23 +260,27 @@ def _strings(value: Any) -> Iterator[str]:
 # Budget
 
 
-def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
+def _select(run: Run, corpus: Corpus, money: MoneyBudget | None, held: npt.NDArray[np.bool_]) -> Run:
+    """`held`: what would be held out of each, where money is to be spent on the rest."""
     config, width = run.config, corpus.width
     kept = corpus.kept()[::width]
     repeats = _repeats(run, corpus) if config.select.limited else np.zeros(len(kept), dtype=bool)
-    tokens = _counted(corpus, config.select.weight_by) * times_of(corpus.docs)
-    lengths = np.where(kept, tokens.reshape(-1, width).sum(axis=1), 0)
-    del tokens
+    lengths = _counted(corpus, config.select.weight_by).reshape(-1, width).sum(axis=1, dtype=np.int64)
+    if COPIES in corpus.docs.columns:
+        lengths *= times_of(corpus.docs)[::width]  # equal in a pair
+    lengths *= kept
     # Of a pair, the chosen answer speaks for its quality.
-    first = corpus.docs.select("doc_id", "source", "quality")
+    first = corpus.docs.select("doc_id", "source", "^quality$")
     first = first.gather_every(width) if width > 1 else first
     wanted = corpus.keep.holds(first["doc_id"].to_numpy())
-    repeats &= ~wanted
+    quality = first["quality"].to_numpy() if "quality" in first.columns else np.zeros(len(kept), np.float32)
+    if wanted.any():
+        quality, repeats = np.where(wanted, np.float32(np.inf), quality), repeats & ~wanted
     choose = partial(
         select,
         lengths=lengths,
         source=first["source"].to_numpy(),
-        quality=np.where(wanted, np.float32(np.inf), first["quality"].to_numpy()),
+        quality=quality,
         repeats=repeats,
         eligible=kept,
         weights=np.array([source.config.weight for source in run.sources]),
@@ -278,7 +288,7 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None) -> Run:
         seed=config.seed,
     )
     if money is not None:
-        run = _with_budget(run, corpus, money, choose, int(lengths.sum()))
+        run = _with_budget(run, corpus, money, choose, int(lengths.sum()), held)
     chosen = choose(budget=run.config.select.budget)
     out = corpus.documents_of(np.flatnonzero(kept & ~chosen))
     corpus.drop(out, OVER_BUDGET)
@@ -300,21 +310,25 @@ def _choice(run: Run, corpus: Corpus) -> pl.DataFrame:
     return first.filter(pl.col("drop_reason").is_null()).select("doc_id", "row", "quality", "repeats")
 
 
-def _counted(corpus: Corpus, weight_by: WeightBy) -> npt.NDArray[np.int64]:
+def _counted(corpus: Corpus, weight_by: WeightBy) -> npt.NDArray[Any]:
     """What each document counts against a budget: its tokens that are kept, or those of them with a label."""
     if weight_by == "tokens":
-        return (corpus.docs["tokens"] - corpus.docs["cut"]).cast(pl.Int64).to_numpy()
+        return (corpus.docs["tokens"] - corpus.docs["cut"]).to_numpy()
     document, trained = (corpus.pieces[name].to_numpy() for name in ("document", "trained"))
-    return np.bincount(document, weights=trained, minlength=len(corpus.docs)).astype(np.int64)
+    return np.bincount(document, weights=trained, minlength=len(corpus.docs))
 
 
 def _with_budget(
-    run: Run, corpus: Corpus, money: MoneyBudget, choose: Callable[..., npt.NDArray[np.bool_]], total: int
+    run: Run,
+    corpus: Corpus,
+    money: MoneyBudget,
+    choose: Callable[..., npt.NDArray[np.bool_]],
+    total: int,
+    held: npt.NDArray[np.bool_],
 ) -> Run:
     """The run with the tokens that its dollars buy as its budget. What is held out is selected, but not
     billed."""
     config, width = run.config, corpus.width
-    held = draw(corpus.hashes(width), config.write.val, config.seed)
     document = corpus.pieces["document"].to_numpy()
     times = times_of(corpus.docs)[document]
     group = np.repeat(document // width, times)

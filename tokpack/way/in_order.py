@@ -10,28 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.config_limits import MOST_PARTS
 from tokpack.ranges import Int64, range_indices
 from tokpack.stages.planners.layout import Int32
 from tokpack.stages.write import FlatBatch
 from tokpack.way.plan_part import Part
 
 PAGE = 4096
-STORED_BYTES = 5
-"""Of a token in the store."""
-
-
-def disorder(tokens: int, free: int) -> str:
-    """What to say where so many tokens are gathered in the order of rows, and `free` bytes of memory are left
-    for the pages they lie on; nothing where that is enough."""
-    size = tokens * STORED_BYTES
-    if size <= free:
-        return ""
-    parts = min(-(-2 * size // max(free, 1)), MOST_PARTS)
-    return (
-        f"the token store takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: rows are "
-        f"gathered from all over it, and its pages read again and again; --parts {parts} reads them in order"
-    )
 
 
 def parts_ahead(part: Part, batches: Callable[[int], FlatBatch]) -> Callable[[int, int], None]:
@@ -66,10 +50,12 @@ def _stretches(
     batch: Int32, index: Int32, batches: Callable[[int], FlatBatch]
 ) -> Iterator[tuple[npt.NDArray[Any], int, int]]:
     """In the order of the store."""
-    for one in np.unique(batch).tolist():
-        found = batches(one)
-        mine = index[batch == one]
-        start, stop = int(found.offsets[mine.min()]), int(found.offsets[mine.max() + 1])
+    order = np.argsort(batch, kind="stable")
+    numbers, begins = np.unique(batch[order], return_index=True)
+    firsts, lasts = (f.reduceat(index[order], begins).tolist() for f in (np.minimum, np.maximum))
+    for number, first, last in zip(numbers.tolist(), firsts, lasts, strict=True):
+        found = batches(number)
+        start, stop = int(found.offsets[first]), int(found.offsets[last + 1])
         for values in (found.ids, found.marks, found.weights):
             if values is not None:
                 yield values, start, stop

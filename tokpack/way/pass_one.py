@@ -57,6 +57,7 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
         log.warning(message)
     release_memory()
     corpus = Corpus.load(store, len(items), PAIR_WIDTH if run.pairs else 1)
+    release_memory()
     _check_bad_rows(run, len(corpus.docs) // corpus.width, corpus.quarantined)
     corpus.sha256 |= found
     corpus.keep = run.keep
@@ -207,7 +208,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
         pl.Series("cut", pieces.cut, dtype=pl.Int32),
         *([_labels(pieces.documents)] if run.kind == UNPAIRED else []),
-        quality(documents) if config.select.weighs else pl.lit(0.0, pl.Float32).alias("quality"),
+        *([quality(documents)] if config.select.weighs else []),
     )
     rest = {
         "quarantined": [one.record() for one in made.quarantined],

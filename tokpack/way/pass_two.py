@@ -20,6 +20,7 @@ import pyarrow as pa
 from tokpack import ledger as ledgers
 from tokpack import schema
 from tokpack.corpus import REASON, Corpus
+from tokpack.engine.local import release_memory
 from tokpack.free_memory import free_bytes
 from tokpack.output import leave_work
 from tokpack.reasons import HELD_OUT, TRUNCATED
@@ -30,7 +31,8 @@ from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Shard, Written, WrittenShard, write_json
 from tokpack.stages.write_index import write_rows
 from tokpack.version import __version__
-from tokpack.way.in_order import disorder, parts_ahead
+from tokpack.way.in_order import parts_ahead
+from tokpack.way.in_runs import in_runs, run_bytes
 from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")
@@ -60,15 +62,19 @@ def write_packed(
     columns = schema.row_schema(run.kind, copies, weights)
     in_order = part.part_of_row is not None or run.config.plan.planner == schema.SEQUENTIAL
     in_order |= run.config.write.shard_format == INDEX
-    if not in_order and (told := disorder(part.plan.tokens, free_bytes())):
-        log.warning(told)
+    release_memory()
+    pieces, source = part.placement, batches
+    if not in_order and elsewhere is None and (size := run_bytes(part.plan.tokens, free_bytes())):
+        with run.tell.doing("putting tokens into the order of rows"):
+            batch = corpus.batch  # each is mapped while it is read
+            pieces, source = in_runs(part.contents, pieces, batch, weights, corpus.store.folder, size)
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
         written = write_rows(
             out,
             part.contents,
-            part.placement,
-            batches,
+            pieces,
+            source,
             columns,
             run.config.write,
             advance,

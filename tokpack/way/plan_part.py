@@ -79,12 +79,10 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
     """Plan the kept pieces (or the held-out ones) into rows, and put the rows in order."""
     reason = pl.col("drop_reason")
     wanted = reason == HELD_OUT if validation else reason.is_null()
+    pieces = corpus.placed(corpus.docs.select(wanted.fill_null(False)).to_series().to_numpy())
     labels = DESIRABLE if DESIRABLE in corpus.docs.columns else pl.lit(True).alias(DESIRABLE)
-    chosen = corpus.docs.select("doc_id", labels, chosen=wanted.fill_null(False))
-    pieces = corpus.pieces.with_columns(
-        chosen[name].gather(corpus.pieces["document"]) for name in ("doc_id", DESIRABLE)
-    ).filter(chosen["chosen"].gather(corpus.pieces["document"]))
-    pieces = pieces.with_columns(copy=pl.lit(0, pl.Int32))
+    of_document = corpus.docs.select("doc_id", labels)[pieces["document"]]
+    pieces = pieces.hstack(of_document).with_columns(copy=pl.lit(0, pl.Int8))
     if COPIES in corpus.docs.columns and not validation:
         pieces = with_copies(pieces, corpus.docs[COPIES].to_numpy())
     settings, seed = run.config.plan, run.config.seed
@@ -96,7 +94,9 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
             settings.planner,
             seed,
             limit,
-            pairs=pair_groups(pieces["doc_id"].to_numpy(), pieces["copy"].to_numpy()) if run.pairs else None,
+            pairs=pair_groups(*(pieces[n].cast(pl.Int64).to_numpy() for n in ("doc_id", "copy")))
+            if run.pairs
+            else None,
             mix=None if validation else _mix(run, corpus, pieces),
             parts=parts_of(
                 pieces["doc_id"].to_numpy() // corpus.width,

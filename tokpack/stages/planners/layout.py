@@ -73,12 +73,18 @@ def histogram(lengths: Int32, seed: int) -> Histogram:
         block |= np.arange(low, low + len(block), dtype=np.uint64)
         block |= (longest - lengths[low : low + BLOCK]).astype(np.uint64) << length_shift
     keys.sort()
-    tops = keys >> length_shift
-    starts = np.concatenate(([0], np.flatnonzero(tops[1:] != tops[:-1]) + 1))
-    sizes = longest - tops[starts].astype(np.int64)
+    starts = np.concatenate([_begins(keys, low, length_shift) for low in range(0, documents, BLOCK)])
+    sizes = longest - (keys[starts] >> length_shift).astype(np.int64)
     counts = np.diff(starts, append=documents)
     keys &= np.uint64((1 << position_bits) - 1)
     return Histogram(keys.view(np.int64), sizes, counts)
+
+
+def _begins(keys: npt.NDArray[np.uint64], low: int, shift: np.uint64) -> Int64:
+    """Where in a block, and where it begins, the top of a key is another than before."""
+    tops = keys[max(0, low - 1) : low + BLOCK] >> shift
+    begins = np.flatnonzero(tops[1:] != tops[:-1]) + max(1, low)
+    return begins if low else np.append(0, begins)
 
 
 def strips_of_patterns(entries: Int64, times: Int64) -> Strips:

@@ -1,0 +1,121 @@
+"""Tokens in the order of rows, for a store larger than what may be mapped: a row takes its documents from all
+over the store, and what is read page by page in that order is read many times.
+
+    the rows in runs of about `size` bytes of tokens      rows 0-899, rows 900-1799, ...
+    the store once, in its order                          each piece into the stretch of its run
+    run by run                                            gathered at random, within what is mapped
+
+The stretches are a second copy of the tokens, in files without a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokpack.engine import default_workers
+from tokpack.engine.local import ordered_map
+from tokpack.ranges import Int64, offsets_of
+from tokpack.stages.scratch import Scratch
+from tokpack.stages.write import FlatBatch, Placement, RowContents, copy_pieces
+
+LEAST_MAPPED, MOST_MAPPED = 1 << 25, 1 << 28
+"""Bytes of a store that is gathered as it lies, and of a run: an eighth of the free memory, within these."""
+STORED_BYTES = 5
+"""Of a token in the store."""
+
+
+def run_bytes(tokens: int, free: int) -> int:
+    """Bytes of a run where so many tokens are more than should be mapped and `free` bytes of memory are left;
+    0 where they are not."""
+    most = max(LEAST_MAPPED, min(MOST_MAPPED, free // 8))
+    return most if tokens * STORED_BYTES > most else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The tokens of all runs end to end, and where each piece lies."""
+
+    scratch: Scratch
+    offsets: Int64
+    """Of the pieces, run by run, each run in the order of the store."""
+    starts: Int64
+    """Of each run: its first piece; then all of them."""
+    columns: list[npt.NDArray[Any]]
+    """Ids, marks, and weights where there are some."""
+
+    def batch(self, number: int) -> FlatBatch:
+        """A run as a batch of the store; the pages of the runs before it stop counting as memory."""
+        self.scratch.release()
+        offsets = self.offsets[self.starts[number] : self.starts[number + 1] + 1]
+        return FlatBatch(offsets - offsets[0], *(c[offsets[0] : offsets[-1]] for c in self.columns))
+
+
+def in_runs(
+    contents: RowContents,
+    pieces: Placement,
+    batches: Callable[[int], FlatBatch],
+    weighted: bool,
+    folder: Path,
+    size: int,
+) -> tuple[Placement, Callable[[int], FlatBatch]]:
+    """The pieces where they lie now, and their runs in place of the store's batches. Raises OSError where the
+    folder has no room."""
+    run = _run_of_piece(contents, pieces, max(1, size // STORED_BYTES))
+    order = np.argsort(run, kind="stable")
+    starts = offsets_of(np.bincount(run))
+    offsets = offsets_of(pieces.length[order])
+    place = np.empty(len(order), np.int64)
+    place[order] = offsets[:-1]
+    scratch = Scratch(folder)
+    dtypes = (np.int32, np.uint8, np.float32)[: 2 + weighted]
+    columns = [scratch.zeros(int(offsets[-1]), dtype) for dtype in dtypes]
+
+    def move(mine: Int64) -> None:
+        which = mine[np.argsort(place[mine])]
+        values = list(copy_pieces(pieces.batch[which], pieces.index[which], batches, weighted))
+        _put(columns, values, place[which], pieces.length[which])
+
+    for _ in ordered_map(move, _of_batches(pieces.batch), default_workers()):
+        scratch.release()
+    index = np.empty(len(order), np.int32)
+    index[order] = np.arange(len(order)) - np.repeat(starts[:-1], np.diff(starts))
+    found = Runs(scratch, offsets, starts, columns)
+    return replace(pieces, batch=run.astype(np.int32), index=index), lru_cache(maxsize=2)(found.batch)
+
+
+def _run_of_piece(contents: RowContents, pieces: Placement, tokens: int) -> npt.NDArray[np.int16]:
+    """Rows are in the run where they begin."""
+    of_row = offsets_of(pieces.length[contents.order])[contents.row_offsets[:-1]] // tokens
+    run = np.empty(len(pieces.length), np.int16)
+    run[contents.order] = np.repeat(of_row.astype(np.int16), np.diff(contents.row_offsets))
+    return run
+
+
+def _of_batches(batch: npt.NDArray[np.int32]) -> Iterator[Int64]:
+    """The pieces of each batch, in the order of the store."""
+    order = np.argsort(batch, kind="stable")
+    cuts = np.flatnonzero(np.diff(batch[order])) + 1
+    yield from np.split(order, cuts) if len(order) else []
+
+
+def _put(
+    columns: list[npt.NDArray[Any]],
+    values: list[npt.NDArray[Any]],
+    place: Int64,
+    length: npt.NDArray[np.int32],
+) -> None:
+    """The pieces, end to end in `values`, to their places, which rise; neighbors are copied together."""
+    ends = offsets_of(length)
+    begins = np.append(0, np.flatnonzero(place[1:] != place[:-1] + length[:-1]) + 1)
+    for first, last in zip(begins, [*begins[1:], len(place)], strict=True):
+        source = slice(ends[first], ends[last])
+        target = slice(place[first], place[first] + ends[last] - ends[first])
+        for column, some in zip(columns, values, strict=True):
+            column[target] = some[source]
