@@ -223,6 +223,7 @@ def test_a_duplicate_stands_beside_what_it_repeats(page):
     marked = [[text for text, kind in message["runs"] if kind == "mark"] for message in near["messages"]]
     assert marked == [[], ["end"]]
     assert near["detail"].startswith("document 0, similarity 0.")
+    assert near["detail"] in {line["detail"] for line in every(page, "api/list/left_out")}
     assert ask(page, "api/left-out/5")["twin"]["same"] is True
     refusal = ask(page, "api/left-out/4")
     assert [text for text, kind in refusal["messages"][1]["runs"] if kind] == ["As an AI language model"]

@@ -96,7 +96,7 @@ class Shown:
             "source": one_line(line["source"]),
             "number": line["row"],
             "reason": one_line(line["reason"]),
-            "detail": one_line(line["detail"], SNIPPET),
+            "detail": one_line(detail_words(line["reason"], line["detail"]), SNIPPET),
             "length": line["length"],
             "snippet": _snippet(text or ""),
             "wanted": line["doc_id"] in self.wishes,
