@@ -23,6 +23,7 @@ from served import client, running, save_place
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer_plugin.serving.engine import Engine
+from trainer_plugin.serving.run import server_of
 from trainer_plugin.serving.values import Limits
 
 NAMES = ("math", "code", "dora")
@@ -71,6 +72,14 @@ def wait_until_idle(served, seconds=10.0):
     while served.engine.load_now().running or served.engine.load_now().waiting:
         assert time.monotonic() < end, served.engine.load_now()
         time.sleep(0.01)
+
+
+def test_a_second_signal_does_not_break_off_the_answers_in_work():
+    server = server_of(None)
+    for _ in range(2):
+        server.handle_exit(2, None)
+    assert server.should_exit
+    assert not server.force_exit
 
 
 @pytest.mark.slow

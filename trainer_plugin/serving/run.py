@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 from tokpack.activity import Activity
@@ -43,7 +44,13 @@ def server_of(app: Any) -> Any:
     """A uvicorn server for it; `run(sockets=[...])` answers until interrupted."""
     import uvicorn
 
-    return uvicorn.Server(
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """Once: a second signal would end the answers in work with tracebacks."""
+            if not self.should_exit:
+                super().handle_exit(sig, frame)
+
+    return Server(
         uvicorn.Config(
             app,
             log_level="error",
