@@ -393,6 +393,8 @@ def test_a_cut_run_goes_on_and_counts_from_the_start(model_and_packed, tmp_path)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["steps"] == 5
     assert result["tokens"] == result["predicted_tokens"]
+    run(*command, "--max-steps", 2, "--overwrite")
+    assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
 
 
 @pytest.mark.slow

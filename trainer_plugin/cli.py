@@ -97,7 +97,9 @@ def train(
         typer.Option("--eval", help="At the end compare the adapter with its base, as tokpack eval does."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder in use.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write into a folder in use, without its checkpoints.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 
 from tokpack.errors import UsageError
 from tokpack.fresh_folder import fresh_folder
@@ -22,6 +23,13 @@ def last_checkpoint(out: Path) -> Path | None:
     ended = [path.parent for path in out.glob(f"*/{STATE}") if path.stat().st_size]
     steps = {int(found[1]): folder for folder in ended if (found := CHECKPOINT.fullmatch(folder.name))}
     return steps[max(steps)] if steps else None
+
+
+def remove_checkpoints(out: Path) -> None:
+    """Those of another training: `--resume` would take them for this one's."""
+    for state in out.glob(f"*/{STATE}"):
+        if CHECKPOINT.fullmatch(state.parent.name):
+            rmtree(state.parent)
 
 
 def how_to_go_on(out: Path) -> str:

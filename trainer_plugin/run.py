@@ -21,7 +21,7 @@ from tokpack.hub import check_model
 from tokpack.own_files import entries_below
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import check_log_name
-from trainer_plugin.output_folder import check_output_folder, last_checkpoint
+from trainer_plugin.output_folder import check_output_folder, last_checkpoint, remove_checkpoints
 from trainer_plugin.preference_run import preference_lines, preference_of, trainer_of
 from trainer_plugin.price import price_of
 from trainer_plugin.recipe import Recipe, training_arguments
@@ -129,9 +129,8 @@ def run_training(
 
     check_extras(recipe.trainer)
     gpu, price = price_of(recipe, gpus)
-    first = held_out is not None and checkpoint is None
     recipe, dtype = settle_dtype(recipe, model)
-    arguments = training_arguments(recipe, out, eval_on_start=first)
+    arguments = training_arguments(recipe, out, eval_on_start=held_out is not None and checkpoint is None)
     tell.say(f"dtype {dtype}{_precision_line(arguments)}")
     tokenizer = load_tokenizer(model)
     dataset.check_tokenizer(tokenizer)
@@ -152,13 +151,15 @@ def run_training(
         hours = predicted_hours(config, dataset, plan, recipe, gpu, arguments.world_size)
     for line in _plan_lines(plan, hours, price, arguments.world_size, sampler.row_order):
         tell.say(line)
-    pad = dataset.manifest["tokenizer"].get("pad_token_id") or 0
     make = trainer_of(preference, model, recipe, report.attn)
     optimizer = lora_plus_optimizer(network, arguments, recipe.lora_plus_ratio)
     trainer = make(
         network,
         arguments,
-        PackedCollator(dataset.capacity if recipe.pad_to_capacity else None, pad_token_id=pad),
+        PackedCollator(
+            dataset.capacity if recipe.pad_to_capacity else None,
+            pad_token_id=dataset.manifest["tokenizer"].get("pad_token_id") or 0,
+        ),
         train_dataset=dataset,
         eval_dataset=held_out,
         loss=recipe.loss,
@@ -173,6 +174,8 @@ def run_training(
         optimizers=(optimizer, None),
         callbacks=[*_early_stopping(recipe), *_layer_sampling(network, recipe)],
     )
+    if checkpoint is None and trainer.is_world_process_zero():
+        remove_checkpoints(out)
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, recipe, report.attn, plan, hours)
     with tell.doing(f"writing {out}"):
