@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import BuiltinMethodType
 from typing import Any
 
 from jinja2 import nodes
@@ -43,8 +44,11 @@ MOST_NAMES = 4096
 """Attributes of types that are kept as safe or not."""
 MANY = 20
 """So many documents beyond a limit say that it is the template, not the documents."""
+_FORMATS = frozenset({"format", "format_map"})
+_SCOPES = ("_loop_vars", "_block_vars")
+"""What jinja's compiled templates add to each call, for functions that take the context."""
 _WIDTHS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "slice", "round"})
-_WIDTHS |= {"truncate", "wordwrap", "format", "format_map"}
+_WIDTHS |= {"truncate", "wordwrap"} | _FORMATS
 
 CHECKED_FILTERS = (
     "join",
@@ -161,7 +165,11 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
         if isinstance(text := getattr(method, "__self__", None), str):
             _check_method(text, method.__name__, args, kwargs)
-        return super().call(__context, __obj, *args, **kwargs)
+        if type(__obj) is not BuiltinMethodType or __obj.__name__ in _FORMATS:
+            return super().call(__context, __obj, *args, **kwargs)
+        for scope in _SCOPES:
+            kwargs.pop(scope, None)
+        return __obj(*args, **kwargs)  # as the sandbox and the context would, which look at much first
 
 
 def check_filter(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -221,7 +229,7 @@ def _check_method(text: str, name: str, args: tuple[Any, ...], kwargs: dict[str,
         check_size(len(text) + text.count(args[0]) * max(len(args[1]) - len(args[0]), 0))
     elif name == "join" and args and isinstance(args[0], list | tuple):
         _check_join(text, args[0])
-    elif name in ("format", "format_map"):
+    elif name in _FORMATS:
         _check_format(text, (*args, *kwargs.values()))
     elif name in _WIDTHS:
         _check_widths(args, kwargs)
