@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
+import numpy as np
 import pytest
 from chats import messy_rows, write_rows
 from fake_hub import FakeHub, run_with
 from typer.testing import CliRunner
 
 import tokpack
+from tokpack.activity import Activity
 from tokpack.card import make_card
 from tokpack.cli import app
 from tokpack.errors import DataError, UsageError
@@ -19,8 +24,10 @@ from tokpack.packed import push as pushing
 from tokpack.packed.push import push
 from tokpack.packed_urls import local_folder
 from tokpack.sums import covered_files
+from tokpack.view.run import open_data, shown
 from trainer_plugin.cli import app as training
 from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.evaluation.run import measure
 
 MEMORY = "memory://store/packed"
 
@@ -91,6 +98,19 @@ def test_what_is_pushed_is_opened_again_from_its_url(packed, memory):
     assert len(PackedDataset(MEMORY)) == len(opened)
     assert tokpack.verify(MEMORY).ok
     assert tokpack.open_packed(f"{MEMORY}/validation").manifest["split"] == "validation"
+
+
+def test_it_is_called_by_its_url_and_not_by_its_place_in_the_cache(packed, memory, tmp_path):
+    url = "memory://store/of-mine"
+    push(packed, f"{url}/")
+    compared = CliRunner().invoke(app, ["compare", url, str(packed), "--json"])
+    assert [json.loads(compared.stdout)[side]["name"] for side in "ab"] == ["of-mine", "packed"]
+    assert f"\nverify {url} " in CliRunner().invoke(app, ["verify", url]).output
+    with shown(open_data([url], tmp_path, Activity(quiet=True), {}), tmp_path / "keep.txt") as page:
+        assert page.summary()["name"] == "of-mine"
+    nothing = SimpleNamespace(adapters={}, tokenizer=None, using=lambda name: nullcontext())
+    part = measure(nothing, lambda *_: np.zeros(1), PackedDataset(url), "", Activity(quiet=True))
+    assert part.name == "of-mine"
 
 
 def test_it_is_fetched_once_and_anew_when_it_changed(packed, memory, tmp_path):

@@ -22,6 +22,7 @@ from typing import Any
 from tokpack.activity import Activity, default_activity
 from tokpack.errors import DataError, OutputError, TokpackError, UsageError
 from tokpack.interrupts import leftover
+from tokpack.printable import without_secrets
 from tokpack.schema import SUMS
 from tokpack.stages.read.remote import EXTRAS
 from tokpack.sums import MOST_BYTES, read_sums
@@ -29,6 +30,9 @@ from tokpack.user_cache import own_cache
 
 THREADS = 8
 CHUNK = 1 << 22
+
+_urls: dict[Path, str] = {}
+"""Of the folders in the cache that this process opened, the URL of each."""
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
@@ -58,7 +62,18 @@ def local_folder(place: str | os.PathLike[str], tell: Activity | None = None) ->
         if not (folder / SUMS).is_file():
             with (tell or default_activity()).doing(f"fetching {url}"):
                 _fetch(fs, root, url, sums, folder)
+    _urls[folder] = without_secrets(url)
     return folder
+
+
+def place_of(folder: Path) -> str:
+    """The folder as its user knows it: the URL that it was fetched from, or its path."""
+    return _urls.get(folder, str(folder))
+
+
+def name_of(folder: Path) -> str:
+    """The last part of that."""
+    return PurePosixPath(_urls[folder]).name if folder in _urls else folder.resolve().name
 
 
 def _fetch(fs: Any, root: str, url: str, sums: bytes, folder: Path) -> None:

@@ -25,7 +25,7 @@ from tokpack.export.trl import export as to_trl
 from tokpack.fresh_folder import fresh_folder
 from tokpack.own_files import Own, entries_below
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed_urls import local_folder
+from tokpack.packed_urls import local_folder, name_of
 from tokpack.plugins import resolve
 from tokpack.schema import LOSS_WEIGHTS, PREFERENCE, SUMS, UNPAIRED
 from tokpack.stages.write import write_json
@@ -100,7 +100,7 @@ def export(
             folder / RECORD,
             {
                 "to": to if isinstance(to, str) else getattr(to, "__qualname__", repr(to)),
-                "packed": packed.folder.name,
+                "packed": name_of(packed.folder),
                 "sha256": file_sha256(packed.folder / SUMS),
                 "files": [name for name, _ in entries_below(folder)],
             },

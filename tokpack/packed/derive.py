@@ -18,6 +18,7 @@ from tokpack.own_files import Own, is_packed_file
 from tokpack.packed.derived_report import derived_report
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
+from tokpack.packed_urls import name_of
 from tokpack.stages.order import Dealt, plan_record
 from tokpack.stages.plan import Plan
 from tokpack.stages.write import RowContents, write_json
@@ -102,7 +103,7 @@ def write_dropped_rows(path: Path, rows: pl.DataFrame) -> None:
 
 def origin(packed: PackedFolder) -> dict[str, str]:
     """A packed dataset as the manifest of a derived one names it."""
-    return {"name": packed.folder.resolve().name, "sha256": file_sha256(packed.folder / schema.SUMS)}
+    return {"name": name_of(packed.folder), "sha256": file_sha256(packed.folder / schema.SUMS)}
 
 
 def check_out(out: Path, sources: list[PackedFolder]) -> None:

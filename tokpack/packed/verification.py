@@ -23,7 +23,7 @@ from tokpack.manifest import differing_sums, is_finished, read_manifest
 from tokpack.packed.checked_rows import PLACED, CheckedRows
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.preference_checks import LABELED, label_faults
-from tokpack.packed_urls import local_folder
+from tokpack.packed_urls import local_folder, place_of
 from tokpack.reasons import TRUNCATED
 from tokpack.schema import PAIR_WIDTH
 from tokpack.stages.read.memory import was_in_memory
@@ -91,7 +91,7 @@ def verify(
         check_model(model)
     if (folder / schema.VALIDATION).is_dir():
         parts.append(folder / schema.VALIDATION)
-    with tell.doing(f"reading {folder}"), ThreadPoolExecutor(1) as beside:
+    with tell.doing(f"reading {place_of(folder)}"), ThreadPoolExecutor(1) as beside:
         sums = beside.submit(_sums, folder)
         content = [check for part in parts for check in _attempt(part, folder)]
         checks = sums.result() + content

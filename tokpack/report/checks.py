@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokpack.packed_urls import place_of
 from tokpack.printable import one_line
 from tokpack.report.tables import Cell, Column, Line, Table
 
@@ -18,4 +19,4 @@ def checks_table(verification: Any) -> Table:
         lines += [
             Line([Cell(""), Cell(""), Cell(one_line(fault, 400), tone="bad")]) for fault in check.faults
         ]
-    return Table(f"verify {one_line(str(verification.folder))}", columns, lines, named=1)
+    return Table(f"verify {one_line(place_of(verification.folder))}", columns, lines, named=1)

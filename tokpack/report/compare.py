@@ -100,14 +100,14 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
 
     Raises UsageError for anything else.
     """
-    return Comparison(compared(load_report(a), load_report(b), Path(a).name, Path(b).name))
+    from tokpack.packed_urls import local_folder, name_of
+
+    a, b = local_folder(a), local_folder(b)
+    return Comparison(compared(load_report(a), load_report(b), name_of(a), name_of(b)))
 
 
-def load_report(path: str | Path) -> Figures:
+def load_report(path: Path) -> Figures:
     """A report, from its file or the folder of the packed dataset."""
-    from tokpack.packed_urls import local_folder
-
-    path = local_folder(path)
     if (path / schema.MANIFEST).is_file():
         read_manifest(path)  # a folder from anybody: refused with its links before anything in it is read
     file = path / schema.REPORT if path.is_dir() else path

@@ -14,6 +14,7 @@ from tokpack.packed.left_out import REPEATS, detail_words, differing
 from tokpack.packed.originals import Original
 from tokpack.packed.triggers import Mark, find_marks
 from tokpack.packed.viewer import MOST_DOCUMENTS, SIDES
+from tokpack.packed_urls import name_of
 from tokpack.printable import one_line, printable
 from tokpack.reasons import UNREADABLE, words_of
 from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, is_preference, is_unpaired
@@ -212,7 +213,7 @@ class Shown:
         languages = self.texts.languages
         counts = languages.value_counts(sort=True).rows() if languages is not None else []
         return {
-            "name": one_line(packed.folder.resolve().name),
+            "name": one_line(name_of(packed.folder)),
             "capacity": manifest["capacity"],
             "rows": manifest["rows"],
             "documents": manifest["documents"],

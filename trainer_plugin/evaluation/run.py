@@ -19,6 +19,7 @@ from tokpack.checked import check_dataset
 from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import origin_of, source_ranges
+from tokpack.packed_urls import name_of
 from tokpack.printable import one_line, snippet
 from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH
 from trainer_plugin.adapter_folder import RECIPE, Adapter, read_adapters
@@ -275,7 +276,7 @@ def measure(
     split = str(dataset.manifest.get("split", "train"))
     folder = dataset.folder.parent if dataset.folder.name == "validation" else dataset.folder
     return EvaluatedPart(
-        name=one_line(folder.resolve().name, 80),
+        name=one_line(name_of(folder), 80),
         split="validation" if dataset.folder.name == "validation" else split,
         rows=len(dataset),
         documents=len(np.unique(documents.doc_id)),
