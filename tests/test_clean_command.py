@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from chats import messy_rows, write_rows
 from commands import run as command
+from encode_helpers import frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -301,26 +302,19 @@ names = st.text("ab", min_size=1)
 extras = st.fixed_dictionaries(
     {}, optional={"name": names, "reasoning_content": names, "train": st.just(False)}
 )
+said = st.tuples(st.sampled_from(["user", "assistant", "system", "tool"]), texts, extras)
+DATA = ("tool", '{"a": [1, "b", null]}', {"content_is_json": True})
+ARGUMENTS = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 @st.composite
 def chats(draw: st.DrawFn) -> pl.DataFrame:
     count = draw(st.integers(1, 4))
-    turns = [
-        draw(
-            st.lists(
-                st.tuples(st.sampled_from(["user", "assistant", "system", "tool"]), texts, extras),
-                min_size=1,
-                max_size=4,
-            )
-        )
-        for _ in range(count)
-    ]
+    turns = [draw(st.lists(said | st.just(DATA), min_size=1, max_size=4)) for _ in range(count)]
+    held = [{"messages": [e for _, _, e in turn]} if any(e for _, _, e in turn) else {} for turn in turns]
+    beside = [draw(st.sampled_from([{}, ARGUMENTS])) for _ in turns]
     extra = [
-        json.dumps({"messages": [dict(e) for _, _, e in turn]}, ensure_ascii=False)
-        if any(e for _, _, e in turn)
-        else None
-        for turn in turns
+        json.dumps(h | b, ensure_ascii=False) if h or b else None for h, b in zip(held, beside, strict=True)
     ]
     columns: dict[str, Any] = {
         "doc_id": list(range(count)),
@@ -354,6 +348,14 @@ def test_any_chat_reads_back_as_it_was(format: str, documents: pl.DataFrame) -> 
     found, wanted = ([json.loads(e or "{}") for e in d["extra"]] for d in (read.documents, documents))
     assert found == wanted
     assert np.array_equal(read.documents["doc_id"], documents["doc_id"])
+
+
+@pytest.mark.parametrize("format", ["alpaca", "prompt_completion"])
+def test_arguments_of_the_template_stand_beside_any_conversation(format):
+    plain = frame([{"roles": ["user", "assistant"], "contents": ["q", "a"], "extra": json.dumps(ARGUMENTS)}])
+    lines, lost = write_lines(plain, FORMATS[format])
+    assert not lost.any()
+    assert json.loads(lines)["chat_template_kwargs"] == ARGUMENTS["chat_template_kwargs"]
 
 
 def test_the_input_is_not_replaced_by_what_is_kept_of_it(rows, tmp_path):

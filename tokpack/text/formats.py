@@ -7,7 +7,8 @@
     text               {"text"}
 
 Plain conversations are written by columns; what carries tools or message fields goes row by row. A document
-that a shape cannot hold is named, not bent: a text has no turns, Alpaca has no tools.
+that a shape cannot hold is named, not bent: a text has no turns, Alpaca has no tools. Arguments of the chat
+template stand beside any of them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import UsageError, near_matches
-from tokpack.stages.messages import HOLDS_DATA, UNREAD_REASONING, Messages
+from tokpack.stages.messages import UNREAD_REASONING, Messages
 from tokpack.stages.normalize.roles import ROLE_ALIASES
+from tokpack.stages.normalize.rows import KWARGS
+from tokpack.stages.render.reference import add_fields
 
 Extra = dict[str, Any]
 FROM_ROLE = {"user": "human", "assistant": "gpt", "tool": "observation"}
@@ -36,7 +39,8 @@ class Document:
 
     kind: str
     roles: list[str | None]
-    contents: list[str | None]
+    contents: list[Any]
+    """Texts; data where a tool answered with data."""
     tools: Any
     extras: list[Extra]
     """What each message has beside role and content."""
@@ -67,8 +71,11 @@ def write_rows(documents: pl.DataFrame, shape: TextFormat) -> tuple[bytes, npt.N
     lines = np.empty(len(documents), dtype=object)
     lines[plain.to_numpy()] = by_columns
     for position in (~plain).arg_true().to_list():
-        row = shape.row(_document(documents.row(position, named=True)))
+        held = documents.row(position, named=True)
+        extra = json.loads(held["extra"]) if held["extra"] else {}
+        row = shape.row(_document(held, extra))
         if row is not None:
+            row |= {KWARGS: extra[KWARGS]} if KWARGS in extra else {}
             lines[position] = json.dumps(row, ensure_ascii=False).encode()
     lost = np.array([line is None for line in lines], dtype=bool)
     return b"".join(line + b"\n" for line in lines[~lost]), lost
@@ -80,13 +87,13 @@ def _lines(rows: pl.DataFrame) -> list[bytes]:
     return buffer.getvalue().removesuffix(b"\n").split(b"\n")
 
 
-def _document(row: dict[str, Any]) -> Document:
-    extra = json.loads(row["extra"]) if row["extra"] else {}
-    extras = [
-        {key: value for key, value in more.items() if key not in (HOLDS_DATA, UNREAD_REASONING)}
-        for more in extra.get("messages") or [{} for _ in row["roles"]]
-    ]
-    return Document(row["kind"], row["roles"], row["contents"], extra.get("tools"), extras)
+def _document(row: dict[str, Any], extra: Extra) -> Document:
+    messages = [{"content": content} for content in row["contents"]]
+    for message, more in zip(messages, extra.get("messages") or [], strict=False):
+        add_fields(message, more)
+        message.pop(UNREAD_REASONING, None)
+    contents = [message.pop("content") for message in messages]
+    return Document(row["kind"], row["roles"], contents, extra.get("tools"), messages)
 
 
 def _message_column(documents: pl.DataFrame, role: str, content: str, roles: dict[str, str]) -> pl.Series:
