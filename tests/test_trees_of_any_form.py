@@ -7,7 +7,8 @@ import json
 import pytest
 
 from tokpack.config import SourceConfig
-from tokpack.errors import DataError
+from tokpack.errors import DataError, UsageError
+from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.read import streams
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources
@@ -37,7 +38,7 @@ ROOT = message("a", None, "q")
         (
             [
                 message(str(n), "a", str(n), rank=rank)
-                for n, rank in enumerate(["1", 2, float("nan"), 1, [], -1])
+                for n, rank in enumerate(["x", 2, float("nan"), 1, [], -1])
             ],
             [["q", text] for text in "531024"],
         ),
@@ -46,6 +47,39 @@ ROOT = message("a", None, "q")
 def test_ids_that_come_back_and_ranks_of_any_kind(more, found):
     assert texts([ROOT, *more]) == found
     assert texts([ROOT, *more], every=False) == found[:1]
+
+
+ROWS = [
+    ROOT,
+    message("b", "a", "second", rank=1, deleted=False),
+    message("c", "a", "first", rank=0, deleted=False),
+    message("d", "a", "gone", rank=-1, deleted=True),
+    message("e", "nowhere", "orphan", rank=0, deleted=False),
+]
+
+
+@pytest.mark.parametrize("to", [lambda value: "" if value is None else str(value), lambda value: value])
+def test_cells_of_csv_are_read_as_what_they_stand_for(to):
+    rows = [{name: to(value) for name, value in row.items()} for row in ROWS]
+    assert texts(rows) == [["q", "first"], ["q", "second"]]
+    numbers = {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4, "nowhere": 99}
+    ids = [{k: numbers.get(v, v) if "_id" in k else v for k, v in row.items()} for row in rows]
+    assert texts(ids) == [["q", "first"], ["q", "second"]]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_messages_of_trees_are_told_from_texts(tmp_path, name):
+    path = tmp_path / name
+    columns = list(ROWS[1])
+    lines = [columns, *([row.get(column) for column in columns] for row in ROWS)]
+    as_csv = "".join(",".join("" if cell is None else str(cell) for cell in line) + "\n" for line in lines)
+    path.write_text(as_csv if name.endswith("csv") else "".join(json.dumps(row) + "\n" for row in ROWS))
+    with pytest.raises(UsageError, match="each row is one message of a tree"):
+        detect_shape(open_sources((SourceConfig(path=str(path)),))[0])
+    path.write_text(path.read_text().replace("prompter", "assistant").replace("assistant", "prompter"))
+    with pytest.raises(DataError) as told:
+        detect_shape(open_sources((SourceConfig(path=str(path), format="tree"),))[0])
+    assert "no tree has an answer" in str(told.value)
 
 
 @pytest.mark.parametrize("replies", [5, "abc", {"a": 1}, [5, "x", None, []], None, True])

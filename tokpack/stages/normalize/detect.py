@@ -187,6 +187,8 @@ def _expected(source: Source, fault: str) -> str:
         return "convert the file to UTF-8: iconv -f LATIN1 -t UTF-8"
     if fault and source.container in ("jsonl", "json"):
         return 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
+    if source.config.format in TREES:
+        return "no tree has an answer: a message needs message_id, text, role; the first a parent_id of null"
     return "there are no rows in it: check the step that wrote it"
 
 

@@ -282,7 +282,8 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         name="message trees",
-        needs=("message_id", "text", "role", "message_tree_id"),
+        needs=("message_id", "text", "role"),
+        test=lambda rows: any("parent_id" in row or "message_tree_id" in row for row in rows),
         reason="each row is one message of a tree: alone it is no conversation",
         hint="--format tree joins them along parent_id, following the best ranked answers; "
         "--format tree_paths takes every path",

@@ -5,7 +5,8 @@
     ->  {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}], ...}
 
 Messages of a tree may lie anywhere in the file, so that all of it is held in memory. A path ends on its last
-answer. Of every path, an answer that an earlier one has already is not trained again.
+answer. Of every path, an answer that an earlier one has already is not trained again. Deleted
+messages, and those whose parent is not there, are left out with all that follows them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Tree:
         for node in by_id.values():
             if node.get("parent_id") in ids:
                 replies.setdefault(node["parent_id"], []).append(node)
-            elif node.get("parent_id") is None:
+            elif not node.get("parent_id"):
                 roots.append(node)
         for answers in replies.values():
             answers.sort(key=lambda node: (_rank(node) is None, _rank(node) or 0))
@@ -97,16 +98,19 @@ def _is_whole(node: Node) -> bool:
     return (
         isinstance(node.get("text"), str)
         and isinstance(node.get("role"), str)
-        and isinstance(node.get("message_id"), str)
-        and isinstance(node.get("parent_id"), str | None)
-        and not node.get("deleted")
+        and isinstance(node.get("message_id"), str | int)
+        and isinstance(node.get("parent_id"), str | float | int | None)
+        and str(node.get("deleted") or "").lower() in ("", "0", "false")
     )
 
 
 def _rank(node: Node) -> float | None:
-    """Smaller is better; None for what is no number."""
-    rank = node.get("rank")
-    return rank if isinstance(rank, int | float) and not math.isnan(rank) else None
+    """Smaller is better; None for what is no number. CSV holds it as a text."""
+    try:
+        rank = float(node.get("rank"))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if math.isnan(rank) else rank
 
 
 def _role(node: Node) -> str:
