@@ -49,18 +49,27 @@ def data() -> dict[str, Any]:
 
 @pytest.mark.parametrize("training", [None, "a10", "h100-sxm"])
 @pytest.mark.parametrize("reasons", [0, 3, 30])
-def test_what_analyze_prints_is_one_screen(training: str | None, reasons: int) -> None:
+@pytest.mark.parametrize("width", [80, 100])
+def test_what_analyze_prints_is_one_screen(training: str | None, reasons: int, width: int) -> None:
     dropped = {f"rule_{n}": n + 1 for n in range(reasons)} | {"overlong": 2}
     run = planned(gpu=training) if training else None
     data = sample(documents=900, dropped=dropped, overlong=9, training=run)
-    screen = printed(Report(Figures.read(data)), 100)
-    assert len(screen.splitlines()) <= 23
+    model = "/home/me/.cache/tokpack/SmolLM2-135M-Instruct"
+    screen = printed(Report(Figures.read(data), model), width)
+    assert len(screen.splitlines()) <= (24 if width == 80 else 23)
+    if run:
+        command = screen[screen.index("tokpack train packed") : screen.index("--full prints")]
+        assert "\n--" in command or "\n-o" in command  # as wide as the screen, nothing before a flag
+        assert model in shlex.split(command.replace("\\\n", ""))
+        assert re.search(
+            r"^rows +\d+, 9\d\.\d\d% full; each needs [\d.]+ of [\d.]+ GiB, up to \d+ at once$", screen, re.M
+        )
     headline = data["cost"]["comparison"][-1]["money"] if run else None
     assert (
         money(from_plain(Figure, headline, "money")) if headline else make_bill(Figures.read(data)).headline
     ) in screen
     assert f"{data['drops'][0]['documents']:,}" in screen
-    assert "11 documents longer than a row of 512: 9 shortened by" in screen
+    assert "11 documents too long: 9 shortened by" in screen
     assert "2 left out" in screen
     assert "--full prints the rest" in screen
     if run:

@@ -40,8 +40,8 @@ class CostWords:
     explanation: str
     setting: str
     fit: str
-    fits: str
-    """The same without what else to know of it."""
+    room: str
+    """The same in a few words, of rows that were named."""
     service: str
     """What a managed service would bill; empty unless one was asked for."""
     steps: str
@@ -57,7 +57,7 @@ def cost_words(cost: Cost, model: str = "") -> CostWords:
         explanation=_explanation(cost),
         setting=_setting(cost),
         fit="; ".join(fit_words(cost)),
-        fits=fit_words(cost)[0],
+        room=_room(cost),
         service=_service(cost),
         steps=_steps(plan),
         command=command(cost, model),
@@ -154,6 +154,17 @@ def fit_words(cost: Cost) -> list[str]:
     rows = counted(found.micro_batch_rows.value, "row")
     padded = [] if found.padded_fits else [f"{cost.recipe.batch_size} padded to the full row do not fit"]
     return [f"yes: {row} needs {needed:.1f} of {usable:.1f} GiB, up to {rows} at once", *padded]
+
+
+def _room(cost: Cost) -> str:
+    found = cost.memory
+    needed = found.parts.total.value
+    if found.usable is None or found.micro_batch_tokens is None or found.micro_batch_rows is None:
+        return f"each needs {needed:.1f} GiB"
+    usable = found.usable.value
+    if not found.fits:
+        return f"one needs {needed:.1f} GiB of {usable:.1f}: {found.micro_batch_tokens.value:,} tokens fit"
+    return f"each needs {needed:.1f} of {usable:.1f} GiB, up to {found.micro_batch_rows.value:,} at once"
 
 
 def curve_words(curve: Curve) -> str:

@@ -94,7 +94,7 @@ def cut_words(figures: Figures) -> str:
     if gone:
         fates.append(f"{gone:,} left out")
     many = counted(longer + gone, "document")
-    return f"{many} longer than a row of {figures.capacity:,}: {', '.join(fates)}"
+    return f"{many} too long: {', '.join(fates)}"
 
 
 def dealt_words(dealt: Dealt) -> str:

@@ -1,4 +1,4 @@
-"""The report on one screen of 24 lines and 100 columns: the bill, what to do, what was left out, where the
+"""The report on one screen of 24 lines and 80 columns: the bill, what to do, what was left out, where the
 rest is. `report_view` prints everything."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokpack.report.cost_words import cost_words
 from tokpack.report.data_tables import drops_table
 from tokpack.report.data_words import cut_words, grouping_words
 from tokpack.report.terminal import report_head, slots_bill, trained_words
-from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, Command, DrawnTable, facts_grid
+from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, DrawnTable, PastedCommand, facts_grid
 from tokpack.report.values import Figures
 from tokpack.report.words import share
 
@@ -32,7 +32,9 @@ def first_screen(figures: Figures, model: str = "") -> Group:
 
 
 def _parts(figures: Figures, model: str) -> Iterator[RenderableType]:
-    yield report_head(figures)
+    head = report_head(figures)
+    head.no_wrap, head.overflow = True, "ellipsis"
+    yield head
     if figures.cost:
         yield from _bill(figures.cost)
     else:
@@ -41,7 +43,9 @@ def _parts(figures: Figures, model: str) -> Iterator[RenderableType]:
     yield Text()
     yield _left_out(figures)
     yield Text()
-    yield Constrain(facts_grid(_facts(figures, model)), FACTS)
+    yield Constrain(facts_grid(_facts(figures)), FACTS)
+    if figures.cost:
+        yield Constrain(PastedCommand(cost_words(figures.cost, model).command), FACTS)
     rest = f"--full prints the rest, {offer}" if (offer := grouping_words(figures)) else REST
     yield Text(rest, style=QUIET)
 
@@ -66,19 +70,18 @@ def _left_out(figures: Figures) -> RenderableType:
     return DrawnTable(replace(table, title=""), one_line=True)
 
 
-def _facts(figures: Figures, model: str) -> list[tuple[str, str]]:
+def _facts(figures: Figures) -> list[tuple[str, str]]:
     documents, tokens, trained = figures.ledger.documents, figures.ledger.tokens, figures.ledger.trained
     plan, cost = figures.plan, figures.cost
     kept = f"{documents.kept:,} of {counted(documents.read, 'document')}, {counted(tokens.packed, 'token')}"
     if plan.rows:
         kept += f" ({trained_words(trained.trained, trained.packed)})"
-        kept += f", {counted(plan.rows, 'row')} {share(plan.fill, 1, 2)} full"
     facts: list[tuple[str, str]] = [("kept", kept)]
     if cut := cut_words(figures):
         facts.append(("cut", cut))
-    if cost:
-        words = cost_words(cost, model)
-        facts += [("fits", words.fits), ("train with", Command(words.command))]
-    elif not figures.kind and documents.left_out < documents.read:
+    if plan.rows:
+        rows = f"{plan.rows:,}, {share(plan.fill, 1, 2)} full"
+        facts.append(("rows", f"{rows}; {cost_words(cost).room}" if cost else rows))
+    if not cost and not figures.kind and documents.left_out < documents.read:
         facts.append(("next", "--model NAME --gpu a10 says what training costs, and with which settings"))
     return facts

@@ -110,6 +110,17 @@ def _words(command: str) -> list[str]:
     return words
 
 
+class PastedCommand:
+    """A command on lines of its own, as wide as the screen."""
+
+    def __init__(self, command: str) -> None:
+        self.command = Command(command)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in self.command.lines(options.max_width):
+            yield Text(line, no_wrap=True, overflow="ignore")
+
+
 class FactsGrid:
     """Names and what there is to say about them. No line is filled up with spaces, which after a backslash
     would end a command."""
