@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -174,6 +175,16 @@ def test_special_tokens_can_be_kept_or_drop_the_document() -> None:
     docs = [ask("Hi", f"Hello{END}"), ask("Hi", f"a {END} b"), ask("Hi", "a")]
     assert reasons(docs, special_in_content="keep") == [None, None, None]
     assert reasons(docs, special_in_content="drop") == ["special_token_in_content"] * 2 + [None]
+
+
+@pytest.mark.parametrize("more", [{"reasoning_content": END}, {"tool_calls": [{"name": END}]}])
+def test_special_tokens_in_reasoning_and_calls_count_as_well(more: dict[str, Any]) -> None:
+    extra = json.dumps({"messages": [{}, more]})
+    docs = documents([ask("Hi", "a"), ask("Ho", "a")]).with_columns(extra=pl.Series([extra, None]))
+    for mode, reason in (("strip", None), ("keep", None), ("drop", "special_token_in_content")):
+        cleaned = clean(docs, CleanConfig(special_in_content=mode), SPECIAL)
+        assert cleaned.documents["drop_reason"].to_list() == [reason, None]
+        assert cleaned.counters["special_token_inside"] == 1
 
 
 def test_tags_that_mean_something_stay_at_the_ends() -> None:

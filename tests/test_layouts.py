@@ -213,6 +213,13 @@ TREE = [
 ]
 
 
+def test_chats_of_cohere_v1_are_refused_with_what_to_write(tmp_path):
+    row = {"message": Q, "chat_history": [{"role": "USER", "message": Q}, {"role": "CHATBOT", "message": A}]}
+    with pytest.raises(UsageError, match="chat_history is the conversation before message") as error:
+        read(tmp_path, [row])
+    assert "as one list, messages" in error.value.hint
+
+
 @pytest.mark.parametrize("parquet", [False, True], ids=["jsonl", "parquet"])
 def test_trees_of_messages_are_refused_with_the_formats_that_join_them(parquet, tmp_path):
     with pytest.raises(UsageError) as error:

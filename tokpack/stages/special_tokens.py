@@ -64,7 +64,7 @@ def treat_special_tokens(
         documents = documents.with_columns(messages.lists(contents).alias("contents"))
         counters[STRIPPED] = int(changed.sum())
         hit = _holds(contents, tokens.every)
-    inside = messages.any(hit)
+    inside = messages.any(hit) | _holds(documents["extra"], tokens.every)  # calls and reasoning
     counters[INSIDE] = int(inside.sum())
     if mode == "drop":
         marked = pl.when(pl.Series(inside)).then(pl.lit(SPECIAL_TOKEN))

@@ -157,6 +157,16 @@ LAYOUTS: tuple[Layout, ...] = (
         fields={"prompt": "input", "completion": "output", "system": "instructions"},
     ),
     Layout(
+        name="requests and responses",
+        needs=("request.messages", "response.choices"),
+        format="prompt_completion",
+        fields={
+            "prompt": "request.messages",
+            "completion": "response.choices.0.message",
+            "tools": "request.tools",
+        },
+    ),
+    Layout(
         name="OpenAI preference",
         needs=("input.messages", "preferred_output", "non_preferred_output"),
         format=PREFERENCE,
@@ -279,6 +289,12 @@ LAYOUTS: tuple[Layout, ...] = (
         test=_texts("data"),
         reason="data is a list of texts",
         hint="--map messages=data reads them as user and assistant in turn",
+    ),
+    Layout(
+        name="Cohere's older chats",
+        needs=("message", "chat_history"),
+        reason="chat_history is the conversation before message",
+        hint="write chat_history, message and the answer as one list, messages, with role and content each",
     ),
     Layout(
         name="message trees",
