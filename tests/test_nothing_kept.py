@@ -11,6 +11,8 @@ import pytest
 
 import tokpack
 from tokpack.errors import DataError, UsageError
+from tokpack.reasons import PROMPTS_ONLY
+from tokpack.stages.normalize.hints import way_out
 
 GOOD = [
     {"messages": [{"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": f"A {i}."}]}
@@ -32,7 +34,8 @@ def write(path: Path, rows: list[Any]) -> Path:
             NO_ANSWER,
             {},
             "of 2 documents 2 no_answer; the first no_answer: a.jsonl:1",
-            "--clean default,-no_answer",
+            f"rows of {PROMPTS_ONLY}; where there is one, check --format and --map; "
+            "--clean default,-no_answer --loss all trains on the prompts themselves",
         ),
         (
             UNREADABLE,
@@ -142,6 +145,29 @@ def test_analyze_reports_that_nothing_would_be_kept(tmp_path, qwen, rows, told):
     text = console.export_text()
     assert "Nothing is left to train on" in text
     assert f"{told}. `pack` would write nothing." in text
+    assert ("These are prompts only" in text) == (rows is NO_ANSWER)
+
+
+ASKED = {"role": "user", "content": "What is two and two?"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "beside", "way"),
+    [
+        ("What is two and two?", {"id": "a7"}, "; --map text=prompt trains on the prompts themselves"),
+        ([ASKED], {"source": "a b"}, ""),
+        ([{"role": "system", "content": "Be short."}, ASKED], {}, ""),
+    ],
+)
+def test_a_column_of_prompts_alone_is_no_answer_to_itself(prompt, beside, way):
+    rows = [{"prompt": prompt, **beside}] * 2
+    assert way_out(list(rows[0]), rows) == f"rows of {PROMPTS_ONLY}{way}"
+    for other in (
+        {"prompt": [ASKED, {"role": "assistant", "content": "It is four."}]},
+        {"notes": "It is four."},
+    ):
+        row = rows[0] | other
+        assert "prompts only" not in way_out(list(row), [row])
 
 
 def test_more_unreadable_rows_are_allowed_to_an_unfinished_run(tmp_path, qwen):

@@ -11,7 +11,7 @@ from tokpack.activity import counted
 from tokpack.config import CleanConfig
 from tokpack.errors import DataError
 from tokpack.ledger import DocumentSums
-from tokpack.reasons import UNREADABLE, way_out_of
+from tokpack.reasons import NO_ANSWER, PROMPTS_ONLY, UNREADABLE, way_out_of
 from tokpack.report.words import ranked_reasons, reasons_told
 from tokpack.stages.clean import rules_of
 
@@ -25,7 +25,12 @@ def nothing_kept(documents: DocumentSums, clean: CleanConfig, dropped: Path, qua
         if example := _example(reason, dropped, quarantine):
             told += f"; the first {reason}: {example}"
     way = way_out_of(first)
-    if first in rules_of(clean):
+    if first == NO_ANSWER:
+        way = (
+            f"rows of {PROMPTS_ONLY}; where there is one, check --format and --map; "
+            f"--clean {clean.rules},-{first} --loss all trains on the prompts themselves"
+        )
+    elif first in rules_of(clean):
         way = f"check --format and --map; without that rule: --clean {clean.rules},-{first}"
     return DataError(
         f"nothing is left to train on: of {counted(documents.read, 'document')} {told}",

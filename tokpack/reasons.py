@@ -36,7 +36,7 @@ TIED_PAIR = _reason("tied_pair", "neither answer of the pair is the better one")
 # Rules of cleaning; a rule's name is its reason
 _reason("unknown_role", "a message without a role, or with one that no chat template knows")
 _reason("null_content", "a message whose content is missing")
-_reason("no_answer", "no assistant turn: nothing to learn from")
+NO_ANSWER = _reason("no_answer", "no assistant turn: nothing to learn from")
 _reason("empty_answer", "an answer that is only white space")
 _reason("prompt_equals_answer", "the answer repeats the prompt")
 CHOSEN_EQUALS_REJECTED = _reason("chosen_equals_rejected", "both answers of the pair are the same")
@@ -93,6 +93,9 @@ PAIR_DROPPED = _reason("pair_dropped", "the other answer of its pair is left out
 def words_of(reason: str) -> str:
     """What a reason means; empty for a rule of the user's own."""
     return REASONS[reason].words if reason in REASONS else ""
+
+
+PROMPTS_ONLY = "prompts only, with no answer to train on: have a model answer them first"
 
 
 def way_out_of(reason: str) -> str:

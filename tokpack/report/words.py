@@ -8,7 +8,7 @@ from tokpack.activity import counted, in_number
 from tokpack.corpus import MoneyFigures, NearFigures
 from tokpack.ledger import DocumentSums
 from tokpack.printable import one_line
-from tokpack.reasons import HELD_OUT, PAIR_DROPPED, UNREADABLE, words_of
+from tokpack.reasons import HELD_OUT, NO_ANSWER, PAIR_DROPPED, PROMPTS_ONLY, UNREADABLE, words_of
 from tokpack.report.values import Figures, Labels, PlanFigures
 from tokpack.stages.render.left_out import LEFT_OUT
 
@@ -126,7 +126,9 @@ def _packing(capacity: int, change: int) -> str:
 def _nothing_left(figures: Figures) -> str:
     documents = figures.ledger.documents
     read, told = counted_documents(documents.read, figures.is_preference), reasons_told(documents)
-    return f"Of {read} none is kept: {told}. `pack` would write nothing."
+    text = f"Of {read} none is kept: {told}. `pack` would write nothing."
+    unanswered = documents.dropped.get(NO_ANSWER) == documents.read
+    return f"{text} These are {PROMPTS_ONLY}." if unanswered else text
 
 
 def reasons_told(documents: DocumentSums) -> str:

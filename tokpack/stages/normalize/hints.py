@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tokpack.reasons import PROMPTS_ONLY
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.columns import NAMES, Columns
-from tokpack.stages.normalize.fields import Row, as_json, is_filled
+from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.unread import shown
@@ -40,6 +41,10 @@ SHOWN = 8
 def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
     """Names the texts of the rows, the nearest format, and a command."""
     held = Columns(columns, rows)
+    if prompts := _prompts_only(columns, held):
+        text = all(isinstance(value, str) for value in held.values(prompts))
+        itself = f"; --map text={prompts} trains on the prompts themselves" if text else ""
+        return f"rows of {PROMPTS_ONLY}{itself}"
     for column in columns:
         values = held.values(column)
         if any(isinstance(value, list) and value and isinstance(value[0], str) for value in values):
@@ -67,6 +72,16 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
     near = _near(held)
     more = f"{', '.join(texts[:SHOWN])}{' and more' if len(texts) > SHOWN else ''}"
     return f"try --map {command}; texts stand in {more}{f'; {near}' if near else ''}"
+
+
+def _prompts_only(columns: Sequence[str], held: Columns) -> str:
+    """The column of prompts, where no other holds a text; empty where a chat in it has an answer."""
+    texts = [name for name in columns if not ABOUT.search(name) and any(map(_has_text, held.values(name)))]
+    if len(texts) != 1 or texts[0].casefold() not in PROMPTS:
+        return ""
+    chats = (as_messages(value, named=True) or [] for value in held.values(texts[0]))
+    roles = {message.get("role", "") for chat in chats for message in chat if isinstance(message, dict)}
+    return texts[0] if roles <= {"system", "developer", "user"} else ""
 
 
 def _is_chat(value: Any) -> bool:
