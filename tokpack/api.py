@@ -119,6 +119,7 @@ def pack(
         _write_validation(run, corpus, out, batches)
         with pipeline.clock(seconds, "plan"):
             part = pipeline.plan_part(run, corpus)
+        corpus.forget_pieces()
         by_column = None if by is None else by_column_figures(run, corpus, part.pieces, by)
         with pipeline.clock(seconds, "pass 2"):
             manifest = pass_two.write_packed(

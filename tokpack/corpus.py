@@ -233,6 +233,10 @@ class Corpus:
         """They are the widest columns, and no step after the decisions asks for them."""
         self.docs = self.docs.drop(HASHES)
 
+    def forget_pieces(self) -> None:
+        """Once rows are planned, the plan has those that are packed."""
+        self.pieces = self.pieces.clear()
+
     def quarantined_by_source(self) -> dict[str, int]:
         """Documents that could not be read: an unreadable row of pairs is two."""
         rows = Counter(json.loads(line)["source"] for line in self.quarantined)
@@ -267,11 +271,12 @@ class Corpus:
         pieces = self.pieces if len(at) == len(self.pieces) else self.pieces[at]
         each = np.diff(np.searchsorted(at, self.starts))
         at -= np.repeat(self.starts[:-1], each)
-        return pieces.with_columns(
-            number=numbers_within(pieces["document"].to_numpy()),
-            batch=np.repeat(np.arange(len(each), dtype=np.int32), each),
-            index=at.astype(np.int32),
-        )
+        own = {
+            "number": numbers_within(pieces["document"].to_numpy()),
+            "batch": np.repeat(np.arange(len(each), dtype=np.int32), each),
+            "index": at.astype(np.int32),
+        }
+        return pieces.with_columns(pl.Series(name, own.pop(name)).shrink_dtype() for name in list(own))
 
     def tokens_of(self, position: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.int32]:
         """Content tokens of one stored document; empty when the store does not hold it.

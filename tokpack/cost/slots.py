@@ -6,7 +6,10 @@ rows that are flattened, as ours, compute their tokens alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,8 +36,13 @@ class SlotRow:
     """Tokens of the documents themselves, after the cut at capacity."""
     truncated: int
     """Tokens cut because a document is longer than capacity."""
-    widths: NDArray[np.int64] = field(compare=False, repr=False)
-    """Lengths that attention runs over: the padded widths, or the documents of packed rows."""
+    make_widths: Callable[[], NDArray[np.int64]] = field(compare=False, repr=False)
+
+    @property
+    def widths(self) -> NDArray[np.int64]:
+        """Lengths that attention runs over: the padded widths, or the documents of packed rows. Made when
+        they are asked for: as many numbers as there are documents."""
+        return self.make_widths()
 
     @property
     def fill(self) -> float:
@@ -61,10 +69,11 @@ def slot_table(
     if capacity < 1 or batch_size < 1:
         raise UsageError("capacity and batch size must be at least 1", where=f"{capacity=}, {batch_size=}")
     cut, truncated = _cut(lengths, capacity)
+    content = int(cut.sum(dtype=np.int64))
     table = [
-        _padded(PADDED_MAX, cut, np.broadcast_to(np.int64(capacity), cut.size), batch_size, truncated),
-        _padded(PADDED_LONGEST, cut, _batch_widths(cut, batch_size), batch_size, truncated),
-        _padded(PADDED_SORTED, cut, _batch_widths(np.sort(cut)[::-1], batch_size), batch_size, truncated),
+        _padded(PADDED_MAX, np.broadcast_to(np.int64(capacity), cut.size), batch_size, content, truncated),
+        _padded(PADDED_LONGEST, cut, batch_size, content, truncated),
+        _padded(PADDED_SORTED, np.sort(cut)[::-1], batch_size, content, truncated),
         _packed(PACKED, cut, packed_rows, capacity, batch_size, truncated),
     ]
     if cleaned_lengths is not None:
@@ -75,40 +84,38 @@ def slot_table(
     return table
 
 
-def _cut(lengths: ArrayLike, capacity: int) -> tuple[NDArray[np.int64], int]:
-    array = np.asarray(lengths, dtype=np.int64)
+def _cut(lengths: ArrayLike, capacity: int) -> tuple[NDArray[np.integer[Any]], int]:
+    array = np.asarray(lengths)
+    if array.dtype != np.int32:
+        array = array.astype(np.int64)
     if array.ndim != 1 or (array.size and array.min() < 0):
         raise UsageError("lengths must be a flat list of token counts from 0 up", where="lengths")
     cut = np.minimum(array, capacity)
-    return cut, int(array.sum() - cut.sum())
-
-
-def _batch_widths(lengths: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:
-    """Each document's padded width: the longest of its batch of consecutive documents."""
-    if not lengths.size:
-        return lengths
-    longest = np.maximum.reduceat(lengths, np.arange(0, lengths.size, batch_size))
-    return np.repeat(longest, batch_size)[: lengths.size]
+    return cut, int(array.sum(dtype=np.int64) - cut.sum(dtype=np.int64))
 
 
 def _padded(
-    name: str, cut: NDArray[np.int64], widths: NDArray[np.int64], batch_size: int, truncated: int
+    name: str, lengths: NDArray[np.integer[Any]], batch_size: int, content: int, truncated: int
 ) -> SlotRow:
+    """Each document as wide as the longest of its batch of consecutive documents."""
+    starts = np.arange(0, lengths.size, batch_size)
+    longest = np.maximum.reduceat(lengths, starts).astype(np.int64) if lengths.size else np.empty(0, np.int64)
+    sizes = np.diff(starts, append=lengths.size)
     return SlotRow(
         name=name,
-        rows=cut.size,
-        steps=-(-cut.size // batch_size),
-        slots=int(widths.sum()),
-        content=int(cut.sum()),
+        rows=lengths.size,
+        steps=len(starts),
+        slots=int((longest * sizes).sum()),
+        content=content,
         truncated=truncated,
-        widths=widths,
+        make_widths=partial(np.repeat, longest, sizes),
     )
 
 
 def _packed(
-    name: str, cut: NDArray[np.int64], rows: int, capacity: int, batch_size: int, truncated: int
+    name: str, cut: NDArray[np.integer[Any]], rows: int, capacity: int, batch_size: int, truncated: int
 ) -> SlotRow:
-    content = int(cut.sum())
+    content = int(cut.sum(dtype=np.int64))
     if rows * capacity < content or rows < 0:
         raise UsageError(
             f"{rows} rows of {capacity} slots cannot hold {content} tokens",
@@ -122,5 +129,5 @@ def _packed(
         slots=rows * capacity,
         content=content,
         truncated=truncated,
-        widths=cut,
+        make_widths=partial(cut.astype, np.int64),
     )

@@ -14,6 +14,7 @@ from tokpack.config import PlanConfig
 from tokpack.corpus import Corpus
 from tokpack.cost.capacity import CAPACITIES
 from tokpack.cost.training import CostedDocuments
+from tokpack.ranges import counted_in
 from tokpack.report.values import LongDocument, Ranks, RowClass, SourceFigures, Truncation, Waiting
 from tokpack.stages.plan import Plan
 from tokpack.stages.planners.deal import deal, row_costs, row_order
@@ -34,38 +35,48 @@ def quantiles(tokens: Lengths) -> dict[str, int]:
     return {name: int(value) for name, value in zip(names, found, strict=True)}
 
 
-def sorted_quantiles(tokens: Lengths) -> dict[str, int]:
-    """`quantiles` of ascending lengths, without what numpy takes for each call."""
-    last = len(tokens) - 1
-    if last < 0:
+def counted_quantiles(tokens: Lengths, counts: npt.NDArray[np.int64]) -> dict[str, int]:
+    """`quantiles` of ascending lengths that are there so many times."""
+    if not len(tokens):
         return quantiles(tokens)
-    at = {f"p{q}": max(0, math.ceil(len(tokens) * (q / 100) - 1)) for q in QUANTILES}
-    return {name: int(tokens[place]) for name, place in (at | {"max": last}).items()}
+    ends = np.cumsum(counts)
+    last = int(ends[-1]) - 1
+    at = [*(max(0, math.ceil((last + 1) * (q / 100) - 1)) for q in QUANTILES), last]
+    names = [*(f"p{q}" for q in QUANTILES), "max"]
+    return dict(zip(names, tokens[np.searchsorted(ends, at, side="right")].tolist(), strict=True))
 
 
 def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> list[SourceFigures]:
     """Kept documents of each source: their lengths before truncation, and what is packed and trained."""
-    kept = corpus.docs.select("source", "tokens").filter(corpus.docs["drop_reason"].is_null())
-    kept = kept.sort("source", "tokens")
-    lengths = kept["tokens"].to_numpy()
+    kept = (
+        corpus.docs.lazy()
+        .filter(pl.col("drop_reason").is_null())
+        .group_by("source", "tokens")
+        .agg(documents=pl.len().cast(pl.Int64))
+        .sort("source", "tokens")
+        .collect(engine="streaming")
+    )
+    lengths, counts = kept["tokens"].to_numpy(), kept["documents"].to_numpy()
     ends = np.searchsorted(kept["source"].to_numpy(), np.arange(len(names) + 1))
     packed = (
-        pieces.select("length", "trained", source=corpus.docs["source"].gather(pieces["document"]))
+        pieces.lazy()
+        .select("length", "trained", source=corpus.docs["source"].gather(pieces["document"]))
         .group_by("source")
         .agg(pl.col("length", "trained").cast(pl.Int64).sum())
+        .collect(engine="streaming")
     )
     sums = {source: (length, trained) for source, length, trained in packed.rows()}
     out = []
     for number, name in enumerate(names):
-        tokens = lengths[ends[number] : ends[number + 1]]
+        own = slice(*ends[number : number + 2])
         length, trained = sums.get(number, (0, 0))
         figures = SourceFigures(
             name=name,
-            documents=len(tokens),
+            documents=int(counts[own].sum()),
             packed=length,
             trained=trained,
             trained_share=trained / length if length else 0.0,
-            **sorted_quantiles(tokens),
+            **counted_quantiles(lengths[own], counts[own]),
         )
         out.append(figures)
     return out
@@ -80,8 +91,10 @@ def truncation_figures(documents: CostedDocuments, width: int = 1) -> list[Trunc
     whole, total = documents.whole, int(documents.whole.sum())
     out = []
     for capacity in sorted({*CAPACITIES, documents.capacity}):
-        lost = total - int(documents.fit(capacity).sum())
-        longer = int(((whole > capacity) & ~documents.split).sum())
+        at = np.flatnonzero(whole > capacity)
+        tokens, split = whole[at], documents.split[at]
+        cut = np.where(documents.uncut[at], tokens, np.where(split, 0, tokens - capacity))
+        lost, longer = int(cut.sum(dtype=np.int64)), int(np.count_nonzero(~split))
         share = lost / total if total else 0.0
         out.append(Truncation(capacity=capacity, documents=width * longer, tokens=lost, share=share))
     return out
@@ -90,8 +103,8 @@ def truncation_figures(documents: CostedDocuments, width: int = 1) -> list[Trunc
 def longest_documents(corpus: Corpus, names: list[str]) -> list[LongDocument]:
     """The longest documents as they came, where they stand, and what became of them."""
     columns = ("doc_id", "source", "row", "tokens", "cut", "drop_reason")
-    order = corpus.docs.select(pl.arg_sort_by("tokens", "doc_id", descending=[True, False])).to_series()
-    top = corpus.docs.select(columns)[order.head(LONGEST)]
+    long = corpus.docs.filter(pl.col("tokens") >= pl.col("tokens").top_k(LONGEST).min())
+    top = long.select(columns).sort("tokens", "doc_id", descending=[True, False]).head(LONGEST)
     return [
         LongDocument(
             doc_id=doc,
@@ -109,7 +122,7 @@ def row_figures(plan: Plan, lengths: Lengths) -> list[RowClass]:
     """Rows by their free slots: how many have more than the class before, and at most `up_to`."""
     if not plan.rows:
         return []
-    tokens = np.bincount(plan.row_of_doc, weights=lengths, minlength=plan.rows)
+    tokens = counted_in(plan.row_of_doc, plan.rows, lengths)
     free = (plan.capacity - tokens) / plan.capacity
     counts = np.diff(np.searchsorted(np.sort(free), FREE, side="right"), prepend=0)
     return [RowClass(up_to=up_to, rows=int(n)) for up_to, n in zip(FREE, counts, strict=True)]

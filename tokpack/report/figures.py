@@ -6,7 +6,7 @@ No times and no paths: the same input gives the same bytes.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from tokpack.cost.slots import PACKED
 from tokpack.cost.training import CostedDocuments, Training
 from tokpack.ledger import Ledger
 from tokpack.plain import to_plain
+from tokpack.ranges import counted_in
 from tokpack.reasons import HELD_OUT, OVERLONG
 from tokpack.report import values
 from tokpack.report.bill import make_cost
@@ -226,7 +227,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
 
     return CostedDocuments(
         raw=raw[raw > 0],
-        whole=whole["tokens"].to_numpy().reshape(-1, width).sum(axis=1),
+        whole=whole["tokens"].to_numpy().reshape(-1, width).sum(axis=1, dtype=np.int32),
         split=np.array(in_pieces)[first["source"].to_numpy()],
         uncut=first["drop_reason"].is_not_null().to_numpy() | (overlong in whole_only),
         pieces=part.pieces["length"].to_numpy(),
@@ -287,11 +288,8 @@ def slot_figures(lengths: DocumentLengths, plan: Plan, recipe: CostConfig) -> li
     """
     capacity, batch, rows = plan.capacity, recipe.batch_size, plan.rows
     raw, pieces = lengths.raw, lengths.pieces
-    # Widths are for the bill: as many numbers as there are documents, for each way to batch them.
-    dirty, clean = (
-        [replace(row, widths=row.widths[:0]) for row in slot_table(tokens, capacity, batch, count)]
-        for tokens, count in ((raw[raw > 0], len(raw)), (pieces, rows))
-    )
+    dirty = slot_table(raw[raw > 0], capacity, batch, len(raw))[:2]
+    clean = slot_table(pieces, capacity, batch, rows)
     padded = f"padded to the longest of {batch}"
     table = {
         "nothing cleaned, padded to capacity": dirty[0],
@@ -329,7 +327,7 @@ def _steps(row: SlotRow, documents: int, recipe: CostConfig) -> int:
 
 
 def plan_figures(plan: Plan, dealt: Dealt | None) -> PlanFigures:
-    documents = np.bincount(plan.row_of_doc, minlength=plan.rows) if plan.rows else np.zeros(1, np.int64)
+    documents = counted_in(plan.row_of_doc, plan.rows) if plan.rows else np.zeros(1, np.int64)
     return PlanFigures(
         rows=plan.rows,
         bound=plan.bound,

@@ -8,6 +8,7 @@ import polars as pl
 
 from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.encoding.trained_runs import trained_runs
+from tokpack.ranges import counted_in
 from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
 from tokpack.report.values import DropPlace, KeptDocument, PackedPiece
 from tokpack.run import Run
@@ -29,7 +30,7 @@ def packing_figures(
     document."""
     if not plan.rows:
         return []
-    counts = np.bincount(plan.row_of_doc, minlength=plan.rows)
+    counts = counted_in(plan.row_of_doc, plan.rows)
     order = np.argsort(counts, kind="stable")
     chosen = order[np.unique((np.arange(SHOWN_ROWS) * 2 + 1) * plan.rows // (2 * SHOWN_ROWS))]
     most = max(1, int(np.searchsorted(np.cumsum(counts[chosen]), SHOWN_DOCUMENTS, side="right")))
@@ -53,18 +54,21 @@ def kept_figures(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> list[KeptDoc
     """Kept documents as they were rendered, in runs of tokens that are trained or not: of each of the largest
     sources the one of middle length, in the order of the input."""
     docs, names = corpus.docs, [source.name for source in run.sources]
-    frame = pieces.with_row_index("piece").with_columns(docs["source"].gather(pieces["document"]))
-    frame = frame.filter(pl.col("trained") > 0)
-    largest = frame.group_by("source").agg(pl.len()).sort("len", "source", descending=[True, False])
+    source_of = docs["source"].gather(pieces["document"])
+    trained_of = source_of.filter(pieces["trained"] > 0).to_frame()
+    largest = trained_of.group_by("source").agg(pl.len()).sort("len", "source", descending=[True, False])
     sources = largest["source"].head(KEPT).to_list()
     if not sources:
         return []
     chosen = []
     for number, source in enumerate(sources):
-        own = frame.filter(pl.col("source") == source).sort("length", "document", "number")
+        own = (source_of == source) & (pieces["trained"] > 0)
+        lengths = pieces["length"].filter(own).sort()
         share = KEPT // len(sources) + (number < KEPT % len(sources))
-        at = {len(own) * (2 * i + 1) // (2 * share) for i in range(share)}
-        chosen += [own.row(i, named=True) for i in sorted(at)]
+        for place_of in sorted({len(lengths) * (2 * i + 1) // (2 * share) for i in range(share)}):
+            length = lengths[place_of]
+            alike = pieces.filter(own & (pieces["length"] == length)).sort("document", "number")
+            chosen.append(alike.row(place_of - lengths.search_sorted(length, "left"), named=True))
     batches = corpus.mapped()
     out = []
     for piece in sorted(chosen, key=lambda piece: (piece["document"], piece["number"])):
@@ -96,7 +100,7 @@ def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[DropPlace]]:
     if "row" not in docs.columns:
         return {}
     first = (
-        docs.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32))
+        docs.select("drop_reason", position=pl.int_range(pl.len(), dtype=pl.Int32))
         .filter(pl.col("drop_reason").is_not_null())
         .group_by("drop_reason", maintain_order=True)
         .head(EXAMPLES)

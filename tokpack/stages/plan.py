@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from tokpack import plugins
 from tokpack.errors import InternalError, TokpackError, UsageError
+from tokpack.ranges import counted_in
 from tokpack.stages.planners.bounds import ceil_bound, l2_bound
 from tokpack.stages.planners.deal import deal, idle_share, row_costs, row_order
 from tokpack.stages.planners.layout import Int32
@@ -265,13 +266,13 @@ def find_fault(
     low, high = int(row_of_doc.min()), int(row_of_doc.max())
     if low < 0 or high >= len(lengths):
         return f"row numbers from {low} to {high} for {len(lengths)} documents"
-    documents = np.bincount(row_of_doc)
-    tokens = np.bincount(row_of_doc, weights=lengths)
+    documents = counted_in(row_of_doc, high + 1)
+    tokens = counted_in(row_of_doc, high + 1, lengths)
     fault = None
     if documents.min() == 0:
         fault = f"row {documents.argmin()} is empty: rows are numbered without gaps"
     elif tokens.max() > capacity:
-        fault = f"row {tokens.argmax()} has {tokens.max():.0f} tokens, capacity is {capacity}"
+        fault = f"row {tokens.argmax()} has {tokens.max()} tokens, capacity is {capacity}"
     elif max_docs_per_row is not None and documents.max() > max_docs_per_row:
         fault = f"row {documents.argmax()} has {documents.max()} documents, allowed are {max_docs_per_row}"
     return fault

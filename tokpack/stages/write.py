@@ -23,7 +23,7 @@ import pyarrow as pa
 from tokpack.config import ShardFormat, WriteConfig
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
-from tokpack.ranges import Int64, offsets_of
+from tokpack.ranges import Int64, counted_in, offsets_of
 from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, LOSS_WEIGHTS, PAIR_WIDTH, TRAINED
 from tokpack.shards import ARROW, shard_writer
 
@@ -54,31 +54,30 @@ class FlatBatch(NamedTuple):
 class RowContents:
     """The documents of each row, in order: row r holds `order[row_offsets[r]:row_offsets[r + 1]]`."""
 
-    order: Int64
+    order: npt.NDArray[np.signedinteger[Any]]
     """Piece numbers, into `Placement`'s arrays."""
     row_offsets: Int64
 
     @staticmethod
     def of(row_of_piece: npt.NDArray[np.int32], rows_in_order: Int64) -> RowContents:
         """Pieces keep input order within a row; rows come as `rows_in_order` says."""
-        place = np.empty(len(rows_in_order), dtype=np.int64)
-        place[rows_in_order] = np.arange(len(rows_in_order))
+        place = np.empty(len(rows_in_order), dtype=np.int32)
+        place[rows_in_order] = np.arange(len(rows_in_order), dtype=np.int32)
         at = place[row_of_piece]
-        return RowContents(
-            np.argsort(at, kind="stable"), offsets_of(np.bincount(at, minlength=len(rows_in_order)))
-        )
+        counts = counted_in(at, len(rows_in_order))
+        return RowContents(np.argsort(at, kind="stable").astype(np.int32), offsets_of(counts))
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where each piece lies in the token store, and what it is. Arrays of one length."""
 
-    batch: npt.NDArray[np.int32]
-    index: npt.NDArray[np.int32]
+    batch: npt.NDArray[np.signedinteger[Any]]
+    index: npt.NDArray[np.signedinteger[Any]]
     """Record within the batch."""
     length: npt.NDArray[np.int32]
     doc_id: npt.NDArray[np.signedinteger[Any]]
-    number: npt.NDArray[np.int32]
+    number: npt.NDArray[np.signedinteger[Any]]
     copy: npt.NDArray[np.signedinteger[Any]]
     desirable: npt.NDArray[np.bool_]
     """Of unpaired preferences: whether the answer is a good one; true of all other documents."""
@@ -131,7 +130,7 @@ def write_shards(
     that of the rows. Shards are sized by their tokens, before compression. `elsewhere` writes them instead of
     this process."""
     rows = len(contents.row_offsets) - 1
-    size = int(pieces.length[contents.order].sum()) * BYTES_PER_TOKEN
+    size = int(pieces.length[contents.order].sum(dtype=np.int64)) * BYTES_PER_TOKEN
     count = max(1, min(rows, -(-size // (settings.shard_mb << 20))))
     bounds = [rows * i // count for i in range(count + 1)]
     shards = [
@@ -245,8 +244,8 @@ def labeled_tokens(
 
 
 def copy_pieces(
-    batch: npt.NDArray[np.int32],
-    index: npt.NDArray[np.int32],
+    batch: npt.NDArray[np.signedinteger[Any]],
+    index: npt.NDArray[np.signedinteger[Any]],
     batches: Callable[[int], FlatBatch],
     weighted: bool,
 ) -> Iterator[npt.NDArray[Any]]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
-from tokpack.ranges import Int64, offsets_of
+from tokpack.ranges import Int64, counted_in, offsets_of
 from tokpack.stages.scratch import Scratch
 from tokpack.stages.write import FlatBatch, Placement, RowContents, copy_pieces
 
@@ -43,18 +43,21 @@ class Runs:
     """The tokens of all runs end to end, and where each piece lies."""
 
     scratch: Scratch
-    offsets: Int64
+    lengths: npt.NDArray[np.int32]
     """Of the pieces, run by run, each run in the order of the store."""
     starts: Int64
     """Of each run: its first piece; then all of them."""
+    places: Int64
+    """Of each run: its first token; then all of them."""
     columns: list[npt.NDArray[Any]]
     """Ids, marks, and weights where there are some."""
 
     def batch(self, number: int) -> FlatBatch:
         """A run as a batch of the store; the pages of the runs before it stop counting as memory."""
         self.scratch.release()
-        offsets = self.offsets[self.starts[number] : self.starts[number + 1] + 1]
-        return FlatBatch(offsets - offsets[0], *(c[offsets[0] : offsets[-1]] for c in self.columns))
+        lengths = self.lengths[slice(*self.starts[number : number + 2])]
+        tokens = slice(*self.places[number : number + 2])
+        return FlatBatch(offsets_of(lengths), *(column[tokens] for column in self.columns))
 
 
 def in_runs(
@@ -68,41 +71,50 @@ def in_runs(
     """The pieces where they lie now, and their runs in place of the store's batches. Raises OSError where the
     folder has no room."""
     run = _run_of_piece(contents, pieces, max(1, size // STORED_BYTES))
-    order = np.argsort(run, kind="stable")
-    starts = offsets_of(np.bincount(run))
-    offsets = offsets_of(pieces.length[order])
-    place = np.empty(len(order), np.int64)
-    place[order] = offsets[:-1]
+    order = np.argsort(run, kind="stable").astype(np.int32)
+    starts = offsets_of(counted_in(run, int(run.max(initial=-1)) + 1))
+    lengths = pieces.length[order]
+    index = np.empty(len(order), np.int32)
+    index[order] = np.arange(len(order), dtype=np.int32) - np.repeat(
+        starts[:-1].astype(np.int32), np.diff(starts)
+    )
+    del order
+    offsets = offsets_of(lengths)
     scratch = Scratch(folder)
     dtypes = (np.int32, np.uint8, np.float32)[: 2 + weighted]
     columns = [scratch.zeros(int(offsets[-1]), dtype) for dtype in dtypes]
 
     def move(mine: Int64) -> None:
-        which = mine[np.argsort(place[mine])]
+        at = starts[run[mine]] + index[mine]
+        by_place = np.argsort(at)
+        which, place = mine[by_place], offsets[at[by_place]]
         values = list(copy_pieces(pieces.batch[which], pieces.index[which], batches, weighted))
-        _put(columns, values, place[which], pieces.length[which])
+        _put(columns, values, place, pieces.length[which])
 
     for _ in ordered_map(move, _of_batches(pieces.batch), default_workers()):
         scratch.release()
-    index = np.empty(len(order), np.int32)
-    index[order] = np.arange(len(order)) - np.repeat(starts[:-1], np.diff(starts))
-    found = Runs(scratch, offsets, starts, columns)
-    return replace(pieces, batch=run.astype(np.int32), index=index), lru_cache(maxsize=2)(found.batch)
+    found = Runs(scratch, lengths, starts, offsets[starts], columns)
+    return replace(pieces, batch=run, index=index), lru_cache(maxsize=2)(found.batch)
 
 
 def _run_of_piece(contents: RowContents, pieces: Placement, tokens: int) -> npt.NDArray[np.int16]:
     """Rows are in the run where they begin."""
-    of_row = offsets_of(pieces.length[contents.order])[contents.row_offsets[:-1]] // tokens
+    rows = len(contents.row_offsets) - 1
+    row_of_ordered = np.repeat(np.arange(rows, dtype=np.int32), np.diff(contents.row_offsets))
+    of_row = offsets_of(counted_in(row_of_ordered, rows, pieces.length[contents.order]))[:-1] // tokens
     run = np.empty(len(pieces.length), np.int16)
     run[contents.order] = np.repeat(of_row.astype(np.int16), np.diff(contents.row_offsets))
     return run
 
 
-def _of_batches(batch: npt.NDArray[np.int32]) -> Iterator[Int64]:
-    """The pieces of each batch, in the order of the store."""
-    order = np.argsort(batch, kind="stable")
-    cuts = np.flatnonzero(np.diff(batch[order])) + 1
-    yield from np.split(order, cuts) if len(order) else []
+def _of_batches(batch: npt.NDArray[np.signedinteger[Any]]) -> Iterator[Int64]:
+    """The pieces of each batch, in the order of the store: a stretch for each time that documents repeat."""
+    begins = np.append(0, np.flatnonzero(batch[1:] != batch[:-1]) + 1)
+    stretches: dict[int, list[tuple[int, int]]] = {}
+    for first, last in zip(begins, [*begins[1:], len(batch)], strict=True) if len(batch) else ():
+        stretches.setdefault(int(batch[first]), []).append((first, last))
+    for number in sorted(stretches):
+        yield np.concatenate([np.arange(*stretch) for stretch in stretches[number]])
 
 
 def _put(

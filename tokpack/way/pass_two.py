@@ -68,6 +68,7 @@ def write_packed(
         with run.tell.doing("putting tokens into the order of rows"):
             batch = corpus.batch  # each is mapped while it is read
             pieces, source = in_runs(part.contents, pieces, batch, weights, corpus.store.folder, size)
+        release_memory()
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
         written = write_rows(
@@ -81,6 +82,8 @@ def write_packed(
             ahead=parts_ahead(part, batches),
             elsewhere=None if elsewhere is None else partial(elsewhere, part, columns, advance),
         )
+    del pieces, source
+    release_memory()
     docs = _as_validation(corpus.docs) if validation else corpus.docs
     quarantined = [] if validation else corpus.quarantined
     names = [source.name for source in run.sources]

@@ -47,11 +47,11 @@ class Part:
     def has_weights(self, corpus: Corpus) -> bool:
         """Whether a token with a label counts by another weight than 1."""
         batches = corpus.mapped()
+        if all(batches(number).weights is None for number in self.pieces["batch"].unique()):
+            return False
         for (number,), pieces in self.pieces.group_by("batch"):
             offsets, _, flags, weights = batches(number)
-            if weights is None:
-                continue
-            if weighed(offsets, flags, weights)[pieces["index"].to_numpy()].any():
+            if weights is not None and weighed(offsets, flags, weights)[pieces["index"].to_numpy()].any():
                 return True
         return False
 
