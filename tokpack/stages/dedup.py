@@ -25,7 +25,7 @@ from tokpack.stages.tokenize import TokenBatch
 UInt64 = npt.NDArray[np.uint64]
 Hashes = tuple[UInt64, UInt64]
 """Of each document: the high and the low word of its hash."""
-SORTED: Final = 1 << 22
+SORTED: Final = 1 << 21
 """Documents that are sorted at once."""
 
 
