@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -80,6 +81,32 @@ def test_help_imports_no_heavy_library(arguments):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "LOADED []" in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ("analyze --gpu ", "tokpack.cost.gpus:load_gpus"),
+        ("train p --gpu ", "tokpack.cost.gpus:load_gpus"),
+        ("export p --to ", "tokpack.export:EXPORTERS"),
+        ("clean a --to ", "tokpack.text.formats:FORMATS"),
+        ("pack a --planner ", "tokpack.stages.plan:BUILT_IN"),
+    ],
+)
+def test_the_shell_completes_known_values_without_a_heavy_library(typed, known):
+    code = (
+        "import sys\nfrom tokpack.cli import main\nsys.argv = ['tokpack']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'polars', 'pyarrow', 'torch', 'numpy', 'tokpack.export'} & set(sys.modules)"
+    )
+    asked = {"_TOKPACK_COMPLETE": "complete_bash", "COMP_WORDS": f"tokpack {typed}"}
+    asked["COMP_CWORD"] = str(len(typed.split()) + 1)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | asked
+    ).stdout
+    module, _, name = known.partition(":")
+    values = getattr(importlib.import_module(module), name)
+    assert sorted(out.split()) == sorted(values() if callable(values) else values)
 
 
 def test_without_arguments_there_is_help_and_no_empty_error():

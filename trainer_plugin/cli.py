@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokpack import interrupts
-from tokpack.cli.options import FOLDER, NAMED, WRITTEN, Packed
+from tokpack.cli.options import FOLDER, GPUS, NAMED, WRITTEN, Packed, completed
 from tokpack.printable import hand_over
 from trainer_plugin.evaluation.cli import app as evaluation
 from trainer_plugin.serve_config.cli import app as serve_config
@@ -34,7 +34,10 @@ def train(
         typer.Option("--out", "-o", help="Folder for the adapter or model.", **WRITTEN),
     ],
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags win over it.")] = None,
-    method: Annotated[str | None, typer.Option(help="qlora (default), lora or full.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="qlora (default), lora or full.", **completed("qlora", "lora", "full")),
+    ] = None,
     attn: Annotated[
         str | None, typer.Option(help="auto (default), tokpack, mixers, loop, sdpa, eager, ...")
     ] = None,
@@ -70,7 +73,7 @@ def train(
         int | None, typer.Option(help="End with the packed row that reaches this many tokens.")
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(help="GPU that trains, such as a10: prediction and price.")
+        str | None, typer.Option(help="GPU that trains, such as a10: prediction and price.", **GPUS)
     ] = None,
     gpu_price: Annotated[
         float | None, typer.Option(help="Dollars per hour of one GPU; the table's when not given.")

@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,24 @@ from tokpack.options import meaning
 from tokpack.parsing import parse_length
 
 PACKED_HELP = "Folder that `tokpack pack -o` wrote, or a URL: hf://datasets/USER/NAME, s3://..."
+
+
+def completed(*values: str) -> dict[str, Any]:
+    """Known values of an option that takes others too: what the shell completes."""
+    return {"autocompletion": lambda: values}
+
+
+def _gpus() -> list[str]:
+    """Their names, read without the libraries that figure with them."""
+    import tomllib
+
+    return list(tomllib.loads((files("tokpack") / "cost" / "gpus.toml").read_text(encoding="utf-8")))
+
+
+EXPORTS = completed("trl", "axolotl", "llamafactory", "megatron-bridge", "megatron")
+SHAPES = completed("openai", "sharegpt", "alpaca", "prompt_completion", "text")
+PLANNERS = completed("bfd", "xfill", "optimal", "sequential", "none")
+GPUS: dict[str, Any] = {"autocompletion": _gpus}
 
 
 def packed_folder(text: str) -> Path:
@@ -58,7 +77,8 @@ Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the packed dataset.", parser=local_out, metavar="PATH")
 ]
 Planner = Annotated[
-    str | None, typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.")
+    str | None,
+    typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.", **PLANNERS),
 ]
 MaxDocs = Annotated[int | None, typer.Option("--max-docs-per-row", help="0 (default): no limit.")]
 WorldSize = Annotated[
@@ -81,7 +101,8 @@ Parts = Annotated[
 ShardFormat = Annotated[
     str | None,
     typer.Option(
-        help="arrow (default); parquet, a fifth of the size; index, tokens once and rows as a plan."
+        help="arrow (default); parquet, a fifth of the size; index, tokens once and rows as a plan.",
+        **completed("arrow", "parquet", "index"),
     ),
 ]
 Workers = Annotated[
@@ -117,6 +138,7 @@ KINDS: dict[str, Any] = {
     "apis": Path,
 }
 """What is typed, where that is not the first kind of value that the Python API takes."""
+COMPLETED = {"gpu": GPUS, "planner": PLANNERS}
 MOST_SHOWN = 20
 """Characters of choices beside a flag in a help of 80 columns; more would be broken in mid-word."""
 WITHOUT = {"block_mb", "separator"}
@@ -164,7 +186,7 @@ def _parameters(group: Any) -> Iterator[inspect.Parameter]:
             continue
         kind = KINDS.get(option) or get_args(hint.__origin__)[0]
         text = re.sub(r"`(\w+)`", lambda name: flag_of(name[1]), MEANINGS.get(option) or meaning(hint))
-        settings: dict[str, Any] = {"help": text, "rich_help_panel": panel}
+        settings: dict[str, Any] = {"help": text, "rich_help_panel": panel, **COMPLETED.get(option, {})}
         if get_origin(kind) is Literal and len("|".join(get_args(kind))) > MOST_SHOWN:
             settings |= {"help": _with_choices(text, get_args(kind)), "metavar": "CHOICE"}
         if option == "max_length":

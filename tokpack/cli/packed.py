@@ -10,6 +10,7 @@ import typer
 
 from tokpack.cli.app import PACKED, app
 from tokpack.cli.options import (
+    EXPORTS,
     PACKED_HELP,
     Json,
     MaxDocs,
@@ -121,7 +122,9 @@ def export(
     packed: Packed,
     to: Annotated[
         str,
-        typer.Option(help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function."),
+        typer.Option(
+            help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function.", **EXPORTS
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="New folder for the export.", parser=local_out, metavar="PATH")

@@ -9,6 +9,7 @@ import typer
 
 from tokpack.cli.app import RAW_DATA, app
 from tokpack.cli.options import (
+    SHAPES,
     WRITTEN,
     Data,
     Json,
@@ -223,7 +224,8 @@ def clean(
     ],
     data: Data = None,
     to: Annotated[
-        str, typer.Option(help="Shape to write: openai, sharegpt, alpaca, prompt_completion or text.")
+        str,
+        typer.Option(help="Shape to write: openai, sharegpt, alpaca, prompt_completion or text.", **SHAPES),
     ] = "openai",
     *,
     api_price: Annotated[float | None, typer.Option(help="Dollars per million training tokens.")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokpack.cli.app import START, app
-from tokpack.cli.options import Json, NoProgress, Quiet, local_out
+from tokpack.cli.options import GPUS, Json, NoProgress, Quiet, local_out
 from tokpack.cli.output import activity, say, show
 from tokpack.printable import hand_over
 
@@ -17,7 +17,9 @@ from tokpack.printable import hand_over
 def init(
     data: Annotated[list[str], typer.Argument(help="Files, globs, folders or URLs.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Model to train: its folder or Hub name.")],
-    gpu: Annotated[str, typer.Option(help="GPU to train on, such as a10; `tokpack gpus` lists them.")] = "",
+    gpu: Annotated[
+        str, typer.Option(help="GPU to train on, such as a10; `tokpack gpus` lists them.", **GPUS)
+    ] = "",
     format: Annotated[str | None, typer.Option(help="Shape of the rows (default: recognized).")] = None,
     map: Annotated[
         str | None, typer.Option(help="Columns, with a comma between them, as prompt=question.")
