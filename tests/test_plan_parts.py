@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -248,6 +249,16 @@ def test_rows_come_from_runs_of_the_store_as_from_the_store(options, data, qwen,
     assert shards(packed("in_runs")) == shards(whole)
     assert len(np.unique(made[0][0].batch)) > 3
     assert list((tmp_path / "in_runs").glob("**/tmp*")) == []
+
+
+def test_without_room_for_runs_rows_come_from_the_store(data, qwen, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(pass_two, "run_bytes", lambda tokens, free: 20_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100_000))
+    monkeypatch.setattr(pass_two, "in_runs", None)
+    tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), max_length=256)
+    assert "no room for a second copy of the tokens" in caplog.text
+    assert not in_runs.has_room(tmp_path, 10_000)
+    assert in_runs.has_room(tmp_path, 1_000)
 
 
 def test_runs_are_made_of_a_store_larger_than_may_be_mapped():

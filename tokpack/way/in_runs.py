@@ -10,6 +10,7 @@ The stretches are a second copy of the tokens, in files without a name.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,6 +30,8 @@ LEAST_MAPPED, MOST_MAPPED = 1 << 25, 1 << 28
 """Bytes of a store that is gathered as it lies, and of a run: an eighth of the free memory, within these."""
 STORED_BYTES = 5
 """Of a token in the store."""
+NEEDED_BYTES = 24
+"""Of a token in a run and in the widest of shards, which lie on the disk at the same time."""
 
 
 def run_bytes(tokens: int, free: int) -> int:
@@ -36,6 +39,11 @@ def run_bytes(tokens: int, free: int) -> int:
     0 where they are not."""
     most = max(LEAST_MAPPED, min(MOST_MAPPED, free // 8))
     return most if tokens * STORED_BYTES > most else 0
+
+
+def has_room(folder: Path, tokens: int) -> bool:
+    """Whether the disk has room for runs of so many tokens beside the shards."""
+    return shutil.disk_usage(folder).free > tokens * NEEDED_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,13 +32,17 @@ from tokpack.stages.write import FlatBatch, Shard, Written, WrittenShard, write_
 from tokpack.stages.write_index import write_rows
 from tokpack.version import __version__
 from tokpack.way.in_order import parts_ahead
-from tokpack.way.in_runs import in_runs, run_bytes
+from tokpack.way.in_runs import has_room, in_runs, run_bytes
 from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")
 
 Elsewhere = Callable[[Part, pa.Schema, Callable[[int], None], list[Shard]], Iterable[WrittenShard]]
 """Writes the shards of a part, with these columns, in other processes."""
+NO_ROOM = (
+    "the disk of %s has no room for a second copy of the tokens: rows are read from all over the store, \
+which takes long where it is larger than memory; --parts makes no copy"
+)
 SLICE = 1 << 16
 """Documents of dropped.parquet in work at a time: their columns of text take memory."""
 
@@ -64,7 +68,10 @@ def write_packed(
     in_order |= run.config.write.shard_format == INDEX
     release_memory()
     pieces, source = part.placement, batches
-    if not in_order and elsewhere is None and (size := run_bytes(part.plan.tokens, free_bytes())):
+    size = 0 if in_order or elsewhere is not None else run_bytes(part.plan.tokens, free_bytes())
+    if size and not has_room(corpus.store.folder, part.plan.tokens):
+        log.warning(NO_ROOM, corpus.store.folder)
+    elif size:
         with run.tell.doing("putting tokens into the order of rows"):
             batch = corpus.batch  # each is mapped while it is read
             pieces, source = in_runs(part.contents, pieces, batch, weights, corpus.store.folder, size)
