@@ -316,4 +316,7 @@ def _prepare(message: Message) -> dict[str, Any]:
     reasoning = next((present[key] for key in REASONING_KEYS if present.get(key) is not None), None)
     if reasoning is None:
         return present
-    return {**dict.fromkeys(REASONING_KEYS, reasoning), **present}
+    named = {"thinking": reasoning}
+    named.update(present)
+    named["reasoning_content"] = reasoning
+    return named
