@@ -48,10 +48,10 @@ def alone(data, qwen, tmp_path_factory):
 @pytest.fixture(params=["memory", "s3"])
 def work(request):
     if request.param == "s3":
-        yield f"{request.getfixturevalue('s3_bucket')}/work/chats"
+        yield f"{request.getfixturevalue('s3_bucket')}/store/chats"
         return
-    yield "memory://work/chats"
-    fsspec.filesystem("memory").rm("/work", recursive=True)
+    yield "memory://store/chats"
+    fsspec.filesystem("memory").rm("/store", recursive=True)
 
 
 def names(url):

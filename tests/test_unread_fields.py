@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from encode_helpers import template
 from normalizing import run
-from test_row_shapes import ASKED, CALL, TOOL, as_parquet, assistant, documents_of, of_rows, read, user
+from row_builders import ASKED, CALL, TOOL, as_parquet, assistant, documents_of, of_rows, read, user
 from test_template_forms import ASK, CALLS, END, LOOP, TELL, calling, folder, rendered, trained
 
 from tokpack.errors import UsageError
