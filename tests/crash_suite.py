@@ -115,9 +115,10 @@ def try_one(
         left = {name: digest for name, digest in digests(place).items() if not name.startswith(".")}
         if left not in (before, whole):
             return kills, "neither the older output nor the new one after the kill"
-    if digests(place) != whole and (code := run(command, out, older is not None)):
-        return kills, f"the same command again ended with {code}"
+    code = run(command, out, older is not None) if digests(place) != whole else 0
     after = digests(place)
+    if code and after != whole:  # of an output that is there whole it says so
+        return kills, f"the same command again ended with {code}"
     names = sorted(name for name in after.keys() | whole.keys() if after.get(name) != whole.get(name))
     return kills, f"differ or are left over: {', '.join(names[:5])}" if names else ""
 

@@ -214,6 +214,21 @@ def test_what_a_killed_command_left_is_cleaned_up_and_the_old_output_comes_back(
     assert snapshot(tmp_path) == {"out": "", "out/rows": b"new"}
 
 
+def test_what_a_command_left_that_was_killed_at_its_very_end_goes_though_the_output_is_there(tmp_path):
+    out = tmp_path / "out"
+    code = (
+        "import os, sys; from pathlib import Path; from tokpack import fresh_folder as room\n"
+        "room.sync_folder = lambda at: os._exit(9)\n"
+        "with room.fresh_folder(Path(sys.argv[1]), False, lambda folder: lambda name: False) as new:\n"
+        "    (new / 'rows').write_text('whole')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(out)], check=False).returncode == 9
+    assert beside(out, "part").is_dir()
+    with pytest.raises(UsageError, match="exists already"), fresh_folder(out, False, nothing):
+        pass
+    assert snapshot(tmp_path) == {"out": "", "out/rows": b"whole"}
+
+
 def test_a_command_killed_while_it_removes_the_output_before_is_repeated_as_if_nothing_was(tmp_path):
     out = tmp_path / "out"
     code = (

@@ -30,11 +30,12 @@ def fresh_folder(out: Path, overwrite: bool, own_in: Callable[[Path], Own]) -> I
     are replaced. Raises UsageError when `out` exists without `overwrite`, whenever it holds anything else,
     and while another command writes there.
     """
-    _check_place(out, overwrite, own_in)
-    with only_writer(out):
+    part = beside(out, "part")
+    if not part.exists():
         _check_place(out, overwrite, own_in)
+    with only_writer(out):
         clean_up(out)
-        part = beside(out, "part")
+        _check_place(out, overwrite, own_in)
         making, old = part / NEW, part / OLD
         part.mkdir()
         (part / MARK).touch()
