@@ -112,7 +112,7 @@ def method_for(training: Training, capacity: int) -> Method | None:
         return "qlora"
     for kind in LIGHTEST:
         planned = replace(training, method=CostMethod(kind=kind, rank=training.settings.rank))
-        if planned.fit(capacity, training.gpu, True).fits:
+        if planned.holds(capacity, training.gpu, True):
             return kind
     return None
 

@@ -241,6 +241,7 @@ def fits(
         room = range(MOST_TOKENS)
         return max(0, bisect_right(room, _usable(card), key=lambda n: need(n, how, ckpt).total) - 1)
 
+    row = need(capacity, method, checkpointing)
     largest = most(gpu, method, checkpointing)
     advice: list[Remedy] = []
     if largest < capacity:
@@ -251,7 +252,7 @@ def fits(
         if largest >= 256:
             whole = largest // 256 * 256
             advice.append(Remedy(f"a capacity of {whole} tokens fits as it is", f"--max-length {whole}"))
-        cards = [g for g in (gpus or load_gpus()).values() if most(g, method, checkpointing) >= capacity]
+        cards = [card for card in (gpus or load_gpus()).values() if row.total <= _usable(card)]
         if cards:
             card = min(cards, key=lambda g: g.memory_gb)
             advice.append(
@@ -263,10 +264,27 @@ def fits(
         gpu=gpu.key,
         fits=largest >= capacity,
         max_tokens=largest,
-        memory=need(capacity, method, checkpointing),
+        memory=row,
         usable=_usable(gpu),
         advice=tuple(advice),
     )
+
+
+def row_fits(
+    shape: ModelShape,
+    gpu: Gpu,
+    capacity: int,
+    *,
+    method: Method,
+    checkpointing: bool,
+    head_bytes: int | None,
+    loss: Loss,
+) -> bool:
+    """Whether one packed row of `capacity` tokens fits: `fits` without the rest."""
+    need = memory(
+        shape, capacity, method=method, checkpointing=checkpointing, head_bytes=head_bytes, loss=loss
+    )
+    return need.total <= _usable(gpu)
 
 
 def _changes(method: Method, checkpointing: bool) -> list[tuple[str, str, Method, bool]]:

@@ -31,7 +31,7 @@ from tokpack.cost import (
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.hf_config import max_positions
 from tokpack.cost.kept_speeds import kept_speed
-from tokpack.cost.memory import Loss
+from tokpack.cost.memory import Loss, row_fits
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
 
@@ -70,12 +70,24 @@ class Training:
             gpus=self.gpus,
         )
 
+    def holds(self, capacity: int, gpu: Gpu, checkpointing: bool, loss: Loss = "chunked") -> bool:
+        """Whether one row of `capacity` tokens fits."""
+        return row_fits(
+            self.shape,
+            gpu,
+            capacity,
+            method=self.method,
+            checkpointing=checkpointing,
+            head_bytes=self.head_bytes,
+            loss=loss,
+        )
+
     def checkpointing(self, capacity: int, gpu: Gpu | None = None) -> bool:
         """Gradient checkpointing as set; `auto` turns it on where a row does not fit without."""
         gpu = gpu or self.gpu
         if self.settings.checkpointing != "auto" or gpu is None:
             return self.settings.checkpointing == "on"
-        return not self.fit(capacity, gpu, False).fits
+        return not self.holds(capacity, gpu, False)
 
     @property
     def head_bytes(self) -> int | None:

@@ -93,7 +93,7 @@ def cards(training: Training, documents: CostedDocuments) -> list[Card]:
         if not own and gpu.price_usd_h is None:
             continue
         checkpointing = training.checkpointing(documents.capacity, gpu)
-        if not training.fit(documents.capacity, gpu, checkpointing).fits:
+        if not training.holds(documents.capacity, gpu, checkpointing):
             continue
         pieces, rows, capacity = documents.pieces, documents.rows, documents.capacity
         run = packed_run(training, pieces, rows, capacity, checkpointing, None if own else gpu)

@@ -281,7 +281,7 @@ def memory_of(training: Training, capacity: int, checkpointing: bool) -> MemoryF
     parts = MemoryParts(**needed.figures())
     whole_logits = Figure(whole.total / GIB, "GiB", "assumed", "in a trainer that holds all logits of a row")
     if training.gpu is None:
-        cards = [g for g in training.gpus.values() if training.fit(capacity, g, checkpointing).fits]
+        cards = [g for g in training.gpus.values() if training.holds(capacity, g, checkpointing)]
         smallest = min(cards, key=lambda g: (g.memory_gb, g.key)) if cards else None
         holds = smallest and Remedy(
             f"{smallest.key} ({smallest.memory_gb:g} GB) holds it", f"--gpu {smallest.key}"
@@ -306,6 +306,6 @@ def memory_of(training: Training, capacity: int, checkpointing: bool) -> MemoryF
         usable=Figure(fit.usable / GIB, "GiB", "assumed", driver),
         micro_batch_tokens=Figure(fit.max_tokens, "tokens", "assumed", "largest that fits"),
         micro_batch_rows=Figure(fit.max_tokens // capacity, "rows", "assumed"),
-        padded_fits=training.fit(padded, training.gpu, checkpointing, LOSSES[1]).fits,
+        padded_fits=training.holds(padded, training.gpu, checkpointing, LOSSES[1]),
         advice=list(fit.advice),
     )
