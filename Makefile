@@ -20,7 +20,7 @@ demo: $(USER_STAMP) $(MODEL)/config.json
 
 test: $(DEV_STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/get_tokenizers.py
-	$(BIN)/pytest -q -n 2 --dist worksteal --slow
+	$(BIN)/pytest -q --slow
 
 matrix: $(DEV_STAMP) $(MODEL)/config.json
 	$(BIN)/pip install -q "uv>=0.9"

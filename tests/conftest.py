@@ -91,6 +91,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite takes up to four cores; files that are named and tests of a GPU take one process."""
+    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    return 0 if named or "gpu" in (config.option.markexpr or "") else min(4, os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """TOKPACK_EXAMPLES times the examples, where a test names their number and where it does not; a quarter
     of them, the same ones each time, where the slow tests are left out."""

@@ -81,6 +81,7 @@ def test_the_terminal_shows_the_bill_first(gpu: str, width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
 
 
+@pytest.mark.slow
 def test_hostile_names_do_nothing_in_terminal_and_page() -> None:
     data = hostile(planned(name=HOSTILE))
     data["cost"]["gpu"]["key"] = data["cost"]["cards"][0]["key"] = HOSTILE

@@ -23,6 +23,7 @@ def languages() -> None:
     pytest.importorskip("py3langid")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("languages")
 def test_shares_of_a_seeded_sample_add_up_to_one() -> None:
     texts = [GERMAN, FRENCH, RUSSIAN, GERMAN, "123", ""] * 30

@@ -116,6 +116,7 @@ def test_without_arguments_there_is_help_and_no_empty_error():
     assert "hint: tokpack pack --help" in run("pack").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -51,6 +51,7 @@ def small_blocks(monkeypatch):
     early.dismiss()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "workers", "count"),
     [

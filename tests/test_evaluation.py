@@ -74,6 +74,7 @@ def plain_sums(place: Path, adapter: str | None, documents) -> np.ndarray:
     return np.array(sums)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_bytes", [1 << 40, 4], ids=["whole logits", "in chunks"])
 def test_losses_of_packed_documents_are_those_of_a_plain_forward_of_each(place, chunk_bytes):
     dataset = PackedDataset(place / "packed" / "validation")

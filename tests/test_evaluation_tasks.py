@@ -140,6 +140,7 @@ def test_choices_and_texts_are_scored_as_by_lm_evals_own_model(place, loaded, co
                     assert mine[1] == other[1]
 
 
+@pytest.mark.slow
 def test_base_and_adapters_are_compared_question_by_question(place, compared):
     one = next(c for c in compared if (c.adapter, c.task, c.metric) == ("a", "words", "acc"))
     base, ours = ([s["acc"] for s in plain_samples(place, name, "words")] for name in (None, "a"))

@@ -95,6 +95,7 @@ def sums(data, out, qwen, **options):
     return (out / "SHA256SUMS").read_bytes()
 
 
+@pytest.mark.slow
 def test_helpers_leave_the_bytes_of_threads(data, by_threads, qwen, tmp_path, asked):
     assert sums(data, tmp_path / "out", qwen, workers=2) == by_threads
     assert asked

@@ -5,6 +5,7 @@ Read from the sources, nothing is imported. Imports inside of functions count, a
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +78,11 @@ class Import(NamedTuple):
         return f"{self.by}:{self.line} imports {self.of}"
 
 
+@cache
+def tree(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def sources() -> dict[str, str]:
     """Module -> its text. What the trainers of others run (`export/scripts`) is no part of the house."""
     found = {}
@@ -92,7 +98,7 @@ def imports(modules: dict[str, str]) -> list[Import]:
     """All imports of the modules among themselves, each once."""
     found = {}
     for name, text in modules.items():
-        for place, line, for_types in _imported(ast.parse(text), False):
+        for place, line, for_types in _imported(tree(text), False):
             of = place
             while of and of not in modules:  # a function or a class: the module that it is in
                 of = of.rpartition(".")[0]
@@ -109,18 +115,19 @@ def _imported(node: ast.AST, for_types: bool) -> Iterator[tuple[str, int, bool]]
         yield from ((alias.name, node.lineno, for_types) for alias in node.names)
     for_types = for_types or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     for child in ast.iter_child_nodes(node):
-        yield from _imported(child, for_types)
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):  # what can hold a statement
+            yield from _imported(child, for_types)
 
 
 def test_every_name_that_is_imported_from_another_module_is_there() -> None:
     """Inside of functions too, where nothing notices before a user does; and by what no test runs."""
     modules = sources()
-    own = {name: set(_defined(ast.parse(text).body)) for name, text in modules.items()}
+    own = {name: set(_defined(tree(text).body)) for name, text in modules.items()}
     outside = [path for top in ("tests", "benchmarks", "examples") for path in (ROOT / top).rglob("*.py")]
     missing = [
         f"{name}:{line} imports {place}"
         for name, text in [*modules.items(), *((str(path), path.read_text()) for path in outside)]
-        for place, line, _ in _imported(ast.parse(text), False)
+        for place, line, _ in _imported(tree(text), False)
         for of, _, last in [place.rpartition(".")]
         if of in modules and place not in modules and last not in own[of] and "__getattr__" not in own[of]
     ]
@@ -147,7 +154,7 @@ def _defined(body: list[ast.stmt]) -> Iterator[str]:
 def test_a_class_has_a_name_of_its_own() -> None:
     found: dict[str, list[str]] = {}
     for module, text in sources().items():
-        for node in ast.parse(text).body:
+        for node in tree(text).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(module)
     assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}

@@ -164,6 +164,7 @@ def test_a_removed_document_removes_nothing():
     assert find_near_duplicates([batch_of([a, b, c])], 0.8).partner.tolist() == [-1, 0, -1]
 
 
+@pytest.mark.slow
 def test_one_template_over_three_symbols_is_bounded_and_says_so():
     random = np.random.default_rng(0)
     tokens = random.integers(0, 3, 20_000 * 200, dtype=np.int32)

@@ -81,6 +81,7 @@ def test_prompt_and_answer_in_small_tables_and_blocks_too(
         assert found.alike[d] < d
 
 
+@pytest.mark.slow
 def test_memory_does_not_change_which_searches_are_cut_short(tmp_path):
     random = np.random.default_rng(0)
     batch = batch_of(random.integers(0, 3, (600, 120)).tolist())

@@ -103,6 +103,7 @@ def survives(data: bytes) -> bool:
         os._exit(code)
 
 
+@pytest.mark.slow
 def test_no_change_of_a_footer_ends_the_process(tmp_path):
     draw = random.Random(1)
     plain = io.BytesIO()

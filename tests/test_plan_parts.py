@@ -243,7 +243,7 @@ def test_rows_come_from_runs_of_the_store_as_from_the_store(options, data, qwen,
         made.append(in_runs.in_runs(contents, pieces, batches, weighted, folder, size))
         return made[-1]
 
-    monkeypatch.setattr("tokpack.run.Run.block_bytes", 3000)
+    monkeypatch.setattr("tokpack.run.Run.block_bytes", 30_000)
     monkeypatch.setattr(pass_two, "run_bytes", lambda tokens, free: 20_000)
     monkeypatch.setattr(pass_two, "in_runs", runs)
     assert shards(packed("in_runs")) == shards(whole)

@@ -173,6 +173,7 @@ def test_only_plain_lines_reach_arrows_reader(line, odd):
     ]
 
 
+@pytest.mark.slow
 @given(
     st.recursive(st.text(max_size=5) | st.none(), lambda inner: st.lists(inner, max_size=3), max_leaves=20)
 )

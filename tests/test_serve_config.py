@@ -79,6 +79,7 @@ def test_a_converted_adapter_is_plain_and_answers_as_before(place, tmp_path, nam
     assert (before - logits(place / "base", None)).abs().max() > 1e-2 * before.abs().max()
 
 
+@pytest.mark.slow
 def test_dora_is_merged_and_plain_or_unrepeatable_adapters_are_refused(place, tmp_path):
     made = convert_adapter(place / "dora", tmp_path / "merged")
     assert made.way == "merge"

@@ -75,6 +75,7 @@ def test_adapters_come_and_go_while_others_are_answered(served, place):
     assert len(text.split()) > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "kind", "said"),
     [

@@ -69,6 +69,7 @@ def test_the_right_adapter_is_proven_by_documents_and_by_its_own_answers(served,
     assert right.differences["base"] == pytest.approx(right.effect, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "others", "name", "said"),
     [

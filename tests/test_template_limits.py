@@ -84,6 +84,7 @@ def test_a_long_chat_is_far_from_the_limits():
     assert text.startswith("hi\nusserhello\nassssisstant")
 
 
+@pytest.mark.slow
 def test_a_template_that_looks_through_all_messages_at_each_of_them_has_steps_for_it():
     template = ChatTemplate(
         "{% for m in messages %}{% for n in messages %}{% endfor %}{{ m.content }}{% endfor %}"

@@ -53,6 +53,7 @@ def assert_gradients(model, expected):
         assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-8, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", HYBRIDS)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_gradients_of_packed_rows_equal_those_of_documents_alone(family, checkpointing):

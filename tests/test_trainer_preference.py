@@ -117,6 +117,7 @@ def expected_loss(name, policy, reference, tokens):
     return -good - 0.1 * logsigmoid(torch.log(odds[0] / odds[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_packed_loss_and_gradients_equal_those_pair_by_pair_under_accumulation(name, tmp_path):
     pairs = make_pairs()
