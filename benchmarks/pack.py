@@ -84,7 +84,7 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
     from tokpack.options import make_config
     from tokpack.run import Run
     from tokpack.stages.clean import clean
-    from tokpack.stages.dedup import content_hash
+    from tokpack.stages.dedup import text_hash
     from tokpack.stages.normalize.normalize import normalize
     from tokpack.stages.read.blocks import read_blocks
     from tokpack.stages.render.render import render
@@ -106,8 +106,8 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
     for block in timed("read", list, read_blocks(run.sources)):
         documents = timed("normalize", normalize, block, run.sources[0], run.shapes[0]).documents
         documents = timed("clean", clean, documents, run.config.clean, run.special).documents
-        timed("hash", content_hash, documents)
         rendered = timed("render", render, documents, run.renderer)
+        timed("hash", text_hash, rendered)
         if (fast := run.tokenizer.fast) is not None:
             timed(ALONE, fast.encoder.encode_batch, awkward.from_arrow(rendered.text))
         tokens = timed("tokenize and mask", tokenize, rendered, run.tokenizer)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def run_batch(form: str, container: str, seeds: range, folder: Path, tokenizer: 
     settings: dict[str, Any] = {"read": {"allow_bad": 1.0}, "tokenize": {"tokenizer": str(tokenizer.folder)}}
     settings["source"] = [{"path": str(path), "format": form} for path in sorted(data.iterdir())]
     try:
-        run = Run.start(Config.from_dict(settings), 1, tokenizer)
+        run = replace(Run.start(Config.from_dict(settings), 1, tokenizer), learned=False)
         (folder / "store").mkdir()
         corpus = pass_one(run, TokenStore(folder / "store", run.fingerprint()))
     except DataError as error:

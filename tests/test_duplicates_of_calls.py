@@ -6,16 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import numpy as np
 import pytest
 from chats import write_rows
 from encode_helpers import TOOL, document, frame, open_here, template
 
 import tokpack
-from tokpack.stages.call_ids import without_ids, writes_call_ids
-from tokpack.stages.dedup import content_hash
+from tokpack.stages.dedup import text_hash
 from tokpack.stages.render.chat_spans import SpanFinder
 from tokpack.stages.render.chat_template import ChatTemplate
+from tokpack.stages.render.render import Rendered, RenderSettings, render
+from tokpack.stages.render.renderer import Renderer
 
 QUESTION = "Please look up when the next high water comes in at the harbour where I keep my boat."
 ANSWER = "I have looked it up for you, see above for the time of high water at your harbour."
@@ -117,42 +118,93 @@ def test_chats_that_differ_in_unwritten_ids_are_exact_duplicates(calling, tmp_pa
     assert dropped(rows, tmp_path, calling) == ["exact_duplicate"] * 2
 
 
-def extra_of(messages: list[dict[str, Any]]) -> str | None:
-    [extra] = without_ids(frame([document(messages)])["extra"]).to_list()
-    return extra
+def spelled(form: str) -> dict[str, Any]:  # noqa: PLR0912 - one branch a spelling
+    """One chat with a call and an answer that is data, as a set may spell it."""
+    data, row = {"high": "14:20", "days": [1, 2]}, in_format("messages", "Emden", 1)
+    messages = row["messages"]
+    messages[2]["content"] = json.dumps(data)
+    match form:
+        case "arguments in a text":
+            function = messages[1]["tool_calls"][0]["function"]
+            function["arguments"] = json.dumps(function["arguments"])
+        case "data":
+            messages[2]["content"] = data
+        case "tools in a text":
+            row["tools"] = json.dumps(row["tools"])
+        case "functions":
+            row["functions"] = [row.pop("tools")[0]["function"]]
+        case "a call in a text":
+            messages[1]["tool_calls"] = json.dumps(messages[1]["tool_calls"])
+        case "nulls":
+            messages[0] |= {"tool_calls": None, "name": None}
+            messages[1]["content"] = None
+        case "missing":
+            del messages[1]["content"]
+        case "bare calls":
+            messages[1]["tool_calls"] = [messages[1]["tool_calls"][0]["function"]]
+        case "other ids":
+            messages[1]["tool_calls"][0]["id"] = messages[2]["tool_call_id"] = "z9"
+        case "arguments of the template":
+            row["chat_template_kwargs"] = {"unread": 1}
+        case "parts":
+            messages[0]["content"] = [{"type": "text", "text": QUESTION}]
+        case "white space":
+            messages[0]["content"] = f" {QUESTION}\n"
+        case "sharegpt":
+            value = json.dumps(messages[1]["tool_calls"][0]["function"])
+            said = [("human", QUESTION), ("function_call", value), ("observation", json.dumps(data))]
+            turns = [{"from": role, "value": text} for role, text in [*said, ("gpt", ANSWER)]]
+            return {"messages": turns, "tools": row["tools"]}
+    return row
 
 
-def test_ids_are_taken_away_and_arguments_of_that_name_stay():
-    bare = extra_of(chat(call("Emden"), answers=("c00000001",)))
-    assert "c00000001" not in str(bare)
-    assert '"id": "x"' in str(bare)
+SPELLINGS = (
+    *("arguments in a text", "data", "tools in a text", "functions", "a call in a text", "nulls", "missing"),
+    *("bare calls", "other ids", "arguments of the template", "parts", "white space", "sharegpt"),
+)
 
 
-def test_calls_that_share_an_id_over_the_turns_lose_it_too():
-    turn = chat(call("Emden"), answers=("c00000001",))
-    assert "c00000001" not in str(extra_of(turn + turn))
+def test_rows_that_are_rendered_alike_are_exact_duplicates(calling, tmp_path):
+    rows = [spelled("plain"), *map(spelled, SPELLINGS)]
+    assert dropped(rows, tmp_path, calling) == ["exact_duplicate"] * len(SPELLINGS)
 
 
-def test_ids_stay_as_numbers_where_answers_are_out_of_order():
-    two = [call("Emden", number="a"), call("Norden", number="b")]
-    crossed, straight = chat(*two, answers=("b", "a")), chat(*two, answers=("a", "b"))
-    assert extra_of(crossed) != extra_of(straight)
-    renamed = [call("Emden", number="p"), call("Norden", number="q")]
-    assert extra_of(crossed) == extra_of(chat(*renamed, answers=("q", "p")))
+def test_what_is_trained_and_by_how_much_tells_documents_apart(calling, tmp_path):
+    rows = []
+    for keys in ({}, {"train": False}, {"weight": 0.5}, {"weight": 0.25}):
+        rows.append({"messages": chat(call("Emden"), answers=("c00000001",))})
+        rows[-1]["messages"][1] |= keys
+    assert dropped([*rows, rows[2]], tmp_path, calling) == ["exact_duplicate"]
 
 
-def test_a_message_with_nothing_but_an_id_equals_one_without():
-    plain = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    named = [{**message, "id": f"msg_{i}"} for i, message in enumerate(plain)]
-    hashes = content_hash(frame([document(plain), document(named)]), hide_ids=True)
-    assert (hashes[0] == hashes[1]).all()
-    assert without_ids(pl.Series([None, '{"tools": []}'], dtype=pl.String)).to_list() == [
-        None,
-        '{"tools": []}',
-    ]
+def test_calls_that_a_template_leaves_out_are_no_difference_and_those_that_it_writes_are(qwen, tmp_path):
+    rows = [{"messages": chat(call("Emden", number=i), answers=(i,))} for i in ("call_a", "call_b")]
+    for name, text, expected in (
+        ("silent", "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", 1),
+        ("writes", MISTRAL_CALLS, 0),
+    ):
+        folder = tmp_path / name
+        open_here(qwen, folder / "snapshot", text).save(folder / "model")
+        assert len(dropped(rows, folder, folder / "model")) == expected
 
 
-def test_a_template_that_writes_ids_or_refuses_calls_keeps_them():
-    assert writes_call_ids(ChatTemplate(MISTRAL_CALLS))
-    assert writes_call_ids(ChatTemplate("{{ raise_exception('no tools') }}"))
-    assert not writes_call_ids(ChatTemplate(template("qwen3")))
+def rendered(chats: list[list[dict[str, Any]]], form: str, tokenizer: Path, folder: Path) -> Rendered:
+    renderer = Renderer(open_here(tokenizer, folder, form), RenderSettings())
+    return render(frame([document(chat) for chat in chats]), renderer)
+
+
+@pytest.mark.parametrize("key", ["raw", "nfc", "folded"])
+def test_hashes_follow_the_key(key, qwen, tmp_path):
+    said = ["Caf\u00e9  au lait", "Cafe\u0301  au lait", " Caf\u00e9  au lait\n", "CAF\u00c9 au lait"]
+    chats = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": text}] for text in said]
+    found = text_hash(rendered(chats, template("qwen3"), qwen, tmp_path / "model"), key)
+    assert len(np.unique(found, axis=0)) == {"raw": 4, "nfc": 2, "folded": 1}[key]
+
+
+def test_words_of_the_template_in_a_content_are_no_turns(qwen, tmp_path):
+    form = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    two = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    one = [{"role": "user", "content": "a<user>b"}]
+    found = text_hash(rendered([two, one, two], form, qwen, tmp_path / "model"))
+    assert (found[0] == found[2]).all()
+    assert (found[0] != found[1]).any()

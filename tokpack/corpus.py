@@ -88,8 +88,8 @@ class Corpus:
     """Numbers of all documents and pieces: what global decisions are made from."""
 
     docs: pl.DataFrame
-    """doc_id, source, row, drop_reason, hash_high, hash_low (until they are forgotten), tokens, cut
-    [, quality]."""
+    """doc_id, source, row, drop_reason, hash_high, hash_low, drawn (until they are forgotten), tokens, cut
+    [, copies, quality]."""
     pieces: pl.DataFrame
     """document (position in docs), length, trained: in the order of the store; see `placed`."""
     quarantined: list[str]
@@ -228,6 +228,13 @@ class Corpus:
         """Of every document, or of every `width`-th."""
         high, low = (self.docs[name].to_numpy()[::width] for name in HASHES)
         return high, low
+
+    def take_drawn(self) -> npt.NDArray[np.bool_]:
+        """Which documents are drawn to be held out; the column leaves."""
+        if schema.DRAWN not in self.docs.columns:
+            return np.zeros(len(self.docs), np.bool_)
+        drawn: npt.NDArray[np.bool_] = self.docs.drop_in_place(schema.DRAWN).to_numpy()
+        return drawn
 
     def forget_hashes(self) -> None:
         """They are the widest columns, and no step after the decisions asks for them."""

@@ -1,7 +1,7 @@
 """The data's way, in order: read this first.
 
     start               the inputs opened, their shapes recognized, the tokenizer loaded      run.py
-    pass 1, by batch    read -> normalize -> clean -> hash -> render -> tokenize -> truncate  way/pass_one.py
+    pass 1, by batch    read -> normalize -> clean -> render -> hash -> tokenize -> truncate  way/pass_one.py
     between, globally   duplicates, evaluation text, budget, hold-out                         way/decide.py
                         the row of each document                                              way/plan_part.py
     pass 2              write -> manifest -> report                                           way/pass_two.py

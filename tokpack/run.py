@@ -17,7 +17,6 @@ from tokpack.engine import default_workers
 from tokpack.errors import UsageError
 from tokpack.schema import PREFERENCE, UNPAIRED
 from tokpack.shards import INDEX
-from tokpack.stages.call_ids import writes_call_ids
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import KeepList
 from tokpack.stages.normalize.detect import detect_shape
@@ -57,8 +56,8 @@ class Run:
     """Of each source: a number that those have in common whose rows are read in the same way."""
     workers: int
     special: SpecialTokens
-    hide_ids: bool
-    """Documents that differ in the ids of calls alone are equal: the template does not write them."""
+    learned: bool
+    """The tokenizer is learned from the data: what is kept is text, and no model's template is known."""
     tell: Activity
     """Says what goes on."""
     keep: KeepList = field(default_factory=KeepList)
@@ -66,14 +65,14 @@ class Run:
 
     @staticmethod
     def start(
-        config: Config, workers: int = 0, tokenizer: Tokenizer | None = None, tell: Activity | None = None
+        config: Config, workers: int = 0, learned: Tokenizer | None = None, tell: Activity | None = None
     ) -> Run:
         """Open the inputs, recognize their shapes, load the tokenizer. Raises before any work is done.
 
-        `tokenizer` replaces the one of the config; `tell` gets to know what goes on.
+        A tokenizer that is `learned` replaces the one of the config; `tell` gets to know what goes on.
         """
         tell = tell or default_activity()
-        if not config.tokenize.tokenizer and tokenizer is None:
+        if not config.tokenize.tokenizer and learned is None:
             raise UsageError(
                 "no tokenizer given", where="--tokenizer", hint="the folder or Hub name of your model"
             )
@@ -87,7 +86,7 @@ class Run:
             open_sources(tuple(SourceConfig(path=path) for path in against))
         template = Path(config.render.chat_template) if config.render.chat_template else None
         with tell.doing("loading the tokenizer"):
-            tokenizer = tokenizer or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
+            tokenizer = learned or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
             for text in (tokenizer.chat_template, tokenizer.tool_template):
                 check_template(text)
             tokenizer.prepare(*named_inputs(sources))
@@ -127,7 +126,7 @@ class Run:
             alike,
             workers or default_workers(),
             special_tokens_of(tokenizer),
-            not (renderer.tool_finder and writes_call_ids(renderer.tool_finder.template)),
+            learned is not None,
             tell,
             keep.of_pairs() if kind == PREFERENCE else keep,
         )
@@ -153,6 +152,16 @@ class Run:
         """Of all inputs as they are stored; None where one does not say."""
         sizes = [source.size_bytes for source in self.sources]
         return sum(size for size in sizes if size) if None not in sizes else None
+
+    @property
+    def repeat(self) -> list[float]:
+        """Of each source: how often it is packed."""
+        return [source.config.repeat for source in self.sources]
+
+    @property
+    def draws(self) -> bool:
+        """Whether some documents are drawn from all, to be held out or repeated."""
+        return self.config.write.val > 0 or max(self.repeat) > 1
 
     @property
     def block_bytes(self) -> int:

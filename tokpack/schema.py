@@ -66,6 +66,8 @@ SEQUENTIAL: Final = "sequential"
 
 COPIES: Final = "copies"
 """Where a source repeats: the last column of rows, number of the copy from 0; and a key of the manifest."""
+DRAWN: Final = "drawn"
+"""Of documents while they are decided about: whether the hold-out draws them."""
 
 KEPT_AFTER_ALL: Final = "kept_after_all"
 """In the ledger: documents that are kept because `--keep` names them, by the reason that was overruled."""

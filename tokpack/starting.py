@@ -128,7 +128,7 @@ def _look(run: Run, number: int) -> Look:
         normalized, tokens = take_tokens(block, source, shape, run.tokenizer.vocab_size)
         documents = normalized.documents
     else:
-        documents, tokens, _, _ = encode(run, normalize(block, source, shape).documents)
+        documents, _, tokens = encode(run, normalize(block, source, shape).documents)
     kept = documents["drop_reason"].is_null().to_numpy()
     return Look(source.path, shape.format, np.diff(tokens.offsets)[kept], int((~kept).sum()))
 

@@ -1,8 +1,9 @@
-"""Dedup: a 128-bit hash of each conversation in pass 1; the copies are found over all documents at once.
+"""Dedup: a 128-bit hash of each document in pass 1; the copies are found over all documents at once.
 
-The hash covers roles, contents, tools and other message fields; ids of calls only where the template writes
-them. By default contents are compared in Unicode NFC without outer whitespace; inner whitespace and
-compatibility characters stay, since they mean something in code and mathematics. Memory: 16 bytes a document.
+The hash is of what is rendered, and by how much it is trained: documents of equal texts are equal, however
+rows spell tools, calls and arguments, and whatever the template leaves out. By default contents are compared
+in Unicode NFC without outer whitespace; inner whitespace and compatibility characters stay, since they mean
+something in code and mathematics. Memory: 16 bytes a document.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
+from tokpack.encoding.token_places import Bools, Ints, text_buffers
 from tokpack.encoding.unicode import nfc
 from tokpack.schema import TRAINED
-from tokpack.stages.call_ids import without_ids
 from tokpack.stages.messages import Messages
+from tokpack.stages.render.pieces import Spans
+from tokpack.stages.render.render import Rendered
 from tokpack.stages.tokenize import TokenBatch
 
 UInt64 = npt.NDArray[np.uint64]
@@ -29,9 +32,55 @@ SORTED: Final = 1 << 21
 """Documents that are sorted at once."""
 
 
-def content_hash(documents: pl.DataFrame, key: str = "nfc", hide_ids: bool = False) -> npt.NDArray[np.uint64]:
-    """xxh3_128 of every document: uint64[n, 2], high word first. `hide_ids`: those of calls do not count."""
-    extra = without_ids(documents["extra"]) if hide_ids else documents["extra"]
+def text_hash(rendered: Rendered, key: str = "nfc") -> npt.NDArray[np.uint64]:
+    """xxh3_128 of every rendered document: uint64[n, 2], high word first.
+
+    A text is cut where contents and trained parts begin and end. Pieces of one kind that follow each other
+    are a run, whose kind and length are hashed beside the text, so that no content passes for words of the
+    template: <user>Hi</user><bot>, Hello, </bot> is not <user>, Hi</user><bot>Hello, </bot>.
+    """
+    places, data = text_buffers(rendered.text)
+    content, trained = _edges(rendered.content, places), _edges(rendered.trained, places)
+    weighed = _edges(rendered.weights.spans, places) if rendered.weights else trained
+    cuts = np.sort(np.concatenate([places, *content, *trained, *weighed]))
+    cuts = cuts[np.diff(cuts, prepend=-1) > 0]
+    first = cuts[:-1]
+    row = np.searchsorted(places, first, "right") - 1
+    is_content, by = _within(first, content), _within(first, trained).astype(np.float32)
+    if rendered.weights is not None:
+        last = np.searchsorted(weighed[0], first, "right") - 1
+        by = np.where(_within(first, weighed), by * np.append(rendered.weights.values, 1)[last], by)
+    array = pa.LargeStringArray.from_buffers(len(first), pa.py_buffer(cuts), pa.py_buffer(data))
+    pieces = pl.Series(pl.from_arrow(array))
+    contents = np.flatnonzero(is_content)
+    pieces = pieces.scatter(contents, canonical(pieces.gather(contents), key))
+    ends, data = text_buffers(pieces.to_arrow().cast(pa.large_string()))
+    filled = np.flatnonzero(np.diff(ends))
+    kinds = np.stack([row, is_content, by], axis=1)[filled]
+    begins = np.flatnonzero((np.diff(kinds, axis=0, prepend=-1) != 0).any(axis=1))
+    at = ends[np.append(filled[begins], len(first))]
+    runs = np.column_stack([kinds[begins, 1:], np.diff(at)]).astype("<f8")
+    each = np.searchsorted(kinds[begins, 0], np.arange(len(places)))
+    return _digests(memoryview(data.data), at[each].tolist()) ^ _digests(
+        memoryview(runs.tobytes()), (runs.itemsize * runs.shape[1] * each).tolist(), seed=1
+    )
+
+
+def _edges(spans: Spans, places: Ints) -> tuple[Ints, Ints]:
+    """Where spans begin and end in the texts of all documents."""
+    before = np.repeat(places[:-1], np.diff(spans.offsets))
+    return before + spans.starts, before + spans.ends
+
+
+def _within(places: Ints, edges: tuple[Ints, Ints]) -> Bools:
+    """Which places lie in a span."""
+    begun, ended = (np.searchsorted(np.sort(edge), places, "right") for edge in edges)
+    inside: Bools = begun > ended
+    return inside
+
+
+def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.uint64]:
+    """The same of what the rows say, where no model's template is known."""
     messages = Messages.of(documents)
     contents = canonical(messages.contents.fill_null(""), key)
     # Lengths make the join unambiguous: ["a", "b"] and ["a\x1fb"] must differ.
@@ -39,14 +88,11 @@ def content_hash(documents: pl.DataFrame, key: str = "nfc", hide_ids: bool = Fal
         pl.concat_str("role", pl.col("content").str.len_bytes().cast(pl.String), "content", separator="\x1f")
     )
     joined = messages.lists(parts.to_series()).list.join("\x1e")
-    text = pl.DataFrame({"text": joined, "extra": extra.fill_null("")}).select(
+    text = pl.DataFrame({"text": joined, "extra": documents["extra"].fill_null("")}).select(
         pl.concat_str("text", "extra", separator="\x1e")
     )
-    array = text.to_series().to_arrow().cast(pa.large_string())
-    offsets = np.frombuffer(array.buffers()[1], np.int64)[
-        array.offset : array.offset + len(array) + 1
-    ].tolist()
-    return _digests(memoryview(array.buffers()[2] or b""), offsets)
+    places, data = text_buffers(text.to_series().to_arrow().cast(pa.large_string()))
+    return _digests(memoryview(data.data), places.tolist())
 
 
 def token_hash(tokens: TokenBatch) -> npt.NDArray[np.uint64]:

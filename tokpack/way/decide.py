@@ -28,14 +28,14 @@ from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLIC
 from tokpack.run import MB, Run
 from tokpack.schema import CONTENT, COPIES
 from tokpack.stages.decontaminate import find_contaminated
-from tokpack.stages.dedup import draw, first_of_equal
+from tokpack.stages.dedup import first_of_equal
 from tokpack.stages.near_dup.kinds import KINDS
 from tokpack.stages.near_dup.near_dup import On, find_near_duplicates
 from tokpack.stages.normalize.documents import text_documents
 from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
 from tokpack.stages.read.containers import notes, recognize
 from tokpack.stages.read.sources import open_sources
-from tokpack.stages.repeat import copies_of, times_of
+from tokpack.stages.repeat import times_of
 from tokpack.stages.select import select
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.way.documents import encode
@@ -55,13 +55,9 @@ def decide(run: Run, corpus: Corpus, money: MoneyBudget | None = None) -> Run:
     Returns the run with what was decided about it: the budget of tokens that `money` buys.
     """
     config, width = run.config, corpus.width
-    repeat = [source.config.repeat for source in run.sources]
-    if max(repeat) > 1:
-        times = copies_of(corpus.hashes(), corpus.docs["source"].to_numpy(), repeat, config.seed)
-        corpus.docs = corpus.docs.with_columns(pl.Series(COPIES, times))
     if config.dedup.exact != "off":
         _drop_equal(run, corpus)
-    drawn = draw(corpus.hashes(width), config.write.val, config.seed)
+    drawn = corpus.take_drawn()[::width]
     corpus.forget_hashes()
     if config.near_dup.threshold:
         found = near_duplicates(run, corpus, config.near_dup.threshold, config.near_dup.on)
@@ -244,7 +240,7 @@ def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
             where=", ".join(s.path for s in sources),
             hint="check the files of --against",
         )
-    tokens = encode(run, text_documents(texts))[1]
+    *_, tokens = encode(run, text_documents(texts))
     return names, [SelectedTokens(tokens.input_ids, tokens.offsets, tokens.flags, CONTENT)]
 
 

@@ -1,6 +1,6 @@
 """What is read of an item -> documents with their tokens and hashes.
 
-from text      normalize -> clean -> hash -> render -> tokenize
+from text      normalize -> clean -> render -> hash, tokenize
 from tokens    as they are
 """
 
@@ -21,7 +21,7 @@ from tokpack.ranges import offsets_of
 from tokpack.reasons import TEMPLATE_ERROR
 from tokpack.run import Run
 from tokpack.stages.clean import clean
-from tokpack.stages.dedup import content_hash, token_hash
+from tokpack.stages.dedup import content_hash, text_hash, token_hash
 from tokpack.stages.normalize.documents import DESIRABLE, Normalized, Quarantined, text_documents
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
@@ -30,7 +30,7 @@ from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import Block, join
 from tokpack.stages.read.sources import Source
 from tokpack.stages.render.pieces import BlockSizeError
-from tokpack.stages.render.render import render
+from tokpack.stages.render.render import Rendered, render
 from tokpack.stages.tokenize import TokenBatch, tokenize
 
 BAD = np.uint64(0x9E3779B97F4A7C15)
@@ -46,6 +46,9 @@ class Made:
     documents: pl.DataFrame
     tokens: TokenBatch
     hashes: npt.NDArray[np.uint64]
+    """By which equal documents are found."""
+    lots: npt.NDArray[np.uint64]
+    """By which documents are drawn: of bare messages it is that of their contents, whatever the template."""
     quarantined: list[Quarantined]
     counters: dict[str, int] = field(default_factory=dict)
     paths: dict[str, int] = field(default_factory=dict)
@@ -63,13 +66,19 @@ def make_tokens(run: Run, blocks: Sequence[Block], before: int) -> Made:
     config = run.config
     normalized = normalize_blocks(run.sources, run.shapes, run.alike, blocks)
     cleaned = clean(normalized.documents, config.clean, run.special, run.pairs)
-    hashes = content_hash(cleaned.documents, config.dedup.exact, run.hide_ids)
-    if DESIRABLE in cleaned.documents.columns:  # one answer, called good here and bad there, is no duplicate
-        hashes[~cleaned.documents[DESIRABLE].to_numpy()] ^= BAD
     wanted, spared = run.keep.spare(cleaned.documents, before)
-    documents, tokens, paths, told = encode(run, wanted)
-    counters = cleaned.counters | told
-    return Made(documents, tokens, hashes, normalized.quarantined, counters, paths, spared)
+    documents, rendered, tokens = encode(run, wanted)
+    key = config.dedup.exact
+    hashes = content_hash(wanted, key) if run.learned else text_hash(rendered, key)
+    lots = hashes.copy()
+    if run.draws and not run.learned:
+        bare = wanted["extra"].is_null()
+        lots[bare.to_numpy()] = content_hash(wanted.filter(bare), key)
+    if DESIRABLE in documents.columns:  # one answer, called good here and bad there, is no duplicate
+        for each in (hashes, lots):
+            each[~documents[DESIRABLE].to_numpy()] ^= BAD
+    counters, paths = cleaned.counters | rendered.told, rendered.counters | tokens.stats
+    return Made(documents, tokens, hashes, lots, normalized.quarantined, counters, paths, spared)
 
 
 def take_ready_tokens(run: Run, blocks: Sequence[Block]) -> Made:
@@ -88,7 +97,8 @@ def take_ready_tokens(run: Run, blocks: Sequence[Block]) -> Made:
     )
     documents = pl.concat([normalized.documents for normalized, _ in found])
     quarantined = [one for normalized, _ in found for one in normalized.quarantined]
-    return Made(documents, batch, token_hash(batch), quarantined)
+    hashes = token_hash(batch)
+    return Made(documents, batch, hashes, hashes, quarantined)
 
 
 def normalize_blocks(
@@ -150,13 +160,8 @@ def _named(
     return replace(normalized, quarantined=named)
 
 
-def encode(
-    run: Run, documents: pl.DataFrame
-) -> tuple[pl.DataFrame, TokenBatch, dict[str, int], dict[str, int]]:
-    """Render and tokenize; documents that the template refuses are marked.
-
-    Returns documents, tokens, rows by path, and what the template left out.
-    """
+def encode(run: Run, documents: pl.DataFrame) -> tuple[pl.DataFrame, Rendered, TokenBatch]:
+    """Render and tokenize; documents that the template refuses are marked."""
     try:
         rendered = render(documents, run.renderer)
     except BlockSizeError as error:
@@ -176,4 +181,4 @@ def encode(
             .clone()
             .scatter(rows, [printable(rendered.errors[row][:LONGEST_DETAIL]) for row in rows]),
         )
-    return documents, tokens, rendered.counters | tokens.stats, rendered.told
+    return documents, rendered, tokens

@@ -21,9 +21,10 @@ from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
 from tokpack.reasons import CHOSEN_EQUALS_REJECTED
 from tokpack.run import MB, Run
-from tokpack.schema import PAIR_WIDTH, UNPAIRED
+from tokpack.schema import COPIES, DRAWN, PAIR_WIDTH, UNPAIRED
 from tokpack.shards import INDEX
 from tokpack.stages.clean import clean_by_tokens, selected
+from tokpack.stages.dedup import Hashes, draw
 from tokpack.stages.normalize.documents import DESIRABLE, Quarantined
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.pairs import drop_equal, drop_partners, pair_hash
@@ -32,6 +33,7 @@ from tokpack.stages.read.items import Item, Reading, cut, read_item, rows_before
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.unchanged import Stamp
 from tokpack.stages.render import left_out
+from tokpack.stages.repeat import copies_of
 from tokpack.stages.select import quality
 from tokpack.stages.special_tokens import told
 from tokpack.stages.tokenize import TokenBatch, weighed
@@ -179,20 +181,20 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
     made = take_ready_tokens(run, reading.blocks) if ready else make_tokens(run, reading.blocks, ahead)
     if config.read.strict and made.quarantined:
         raise _unreadable(made.quarantined[0], rows_before(item, run.sources))
-    tokens, hashes = made.tokens, made.hashes
+    tokens, hashes, lots = made.tokens, made.hashes, made.lots
     documents = clean_by_tokens(made.documents, np.diff(tokens.offsets), config.clean, run.pairs)
     if run.pairs and CHOSEN_EQUALS_REJECTED in selected(config.clean):
         documents = drop_equal(documents, tokens.input_ids, tokens.offsets)
     documents, spared = run.keep.spare(documents, ahead)
     if run.pairs:
-        hashes, documents = pair_hash(hashes), drop_partners(documents)
+        hashes, lots, documents = pair_hash(hashes), pair_hash(lots), drop_partners(documents)
     pieces = truncate(
         documents,
         tokens,
         config.truncate.max_length,
         "drop" if run.kind == UNPAIRED and overlong == "auto" else overlong,
         run.by_chat_template,
-        lambda shortened: encode(run, shortened)[1],
+        lambda shortened: encode(run, shortened)[2],
         run.pairs,
     )
     if config.write.shard_format == INDEX:
@@ -207,6 +209,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         pl.Series("hash_low", hashes[:, 1]),
         pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
         pl.Series("cut", pieces.cut, dtype=pl.Int32),
+        *_drawn(run, documents, (lots[:, 0], lots[:, 1])),
         *([_labels(pieces.documents)] if run.kind == UNPAIRED else []),
         *([quality(documents)] if config.select.weighs else []),
     )
@@ -225,6 +228,14 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
     }
     store.commit(key, digest, docs, pieces, rest)
     return reading.input_bytes
+
+
+def _drawn(run: Run, documents: pl.DataFrame, lots: Hashes) -> Iterator[pl.Series]:
+    """Which documents would be held out, and how often each is packed, where that is asked for."""
+    if run.config.write.val:
+        yield pl.Series(DRAWN, draw(lots, run.config.write.val, run.config.seed))
+    if max(run.repeat) > 1:
+        yield pl.Series(COPIES, copies_of(lots, documents["source"].to_numpy(), run.repeat, run.config.seed))
 
 
 def _labels(documents: pl.DataFrame) -> pl.Series:
