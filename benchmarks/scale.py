@@ -5,6 +5,7 @@
 Two nodes are one machine's: each process is held to a core of its own. Parts are timed as commands, start to
 exit; of a cluster pass 1 alone, after a first run that loads the tokenizer on both nodes. Processor time says
 what the work itself took where others use the machine as well; load is the system's average before a run.
+Two processes that share nothing say what the machine allows.
 """
 
 from __future__ import annotations
@@ -47,6 +48,27 @@ def parts(data: Path, tokenizer: Path, count: int) -> dict[str, Any]:
         raise SystemExit("a part failed")
     cpu = [usage.ru_utime + usage.ru_stime for _, _, usage in usages]
     return {"seconds": seconds, "cpu_s": max(cpu), "load": load}
+
+
+READ = """
+import json, sys
+rows = open(sys.argv[1], "rb").read(40_000_000).splitlines()[:-1]
+for _ in range(5):
+    for row in rows:
+        json.loads(row)
+"""
+
+
+def bystanders(data: Path, count: int) -> dict[str, Any]:
+    """So many processes that know nothing of each other, a core each, read the same rows with json: what the
+    machine itself loses where both cores work. `seconds` is a share of the work, as for parts."""
+    start = time.perf_counter()
+    command = [sys.executable, "-c", READ, str(data)]
+    started = [subprocess.Popen(["taskset", "-c", str(number), *command]) for number in range(count)]
+    codes = [process.wait() for process in started]
+    if any(codes):
+        raise SystemExit("a reader failed")
+    return {"seconds": (time.perf_counter() - start) / count, "load": os.getloadavg()[0]}
 
 
 @contextmanager
@@ -114,10 +136,11 @@ def main() -> None:
         for count in (1, 2):
             each = [parts(data, given.tokenizer, count) for _ in range(given.repeats)]
             runs[f"{count} parts"] = min(each, key=lambda run: run["seconds"])
+            runs[f"{count} bystanders"] = bystanders(data, count)
         for nodes in (1, 2):
             runs[f"{nodes} nodes"] = on_ray(data, given.tokenizer, nodes, given.repeats)
-    runs["parts"] = runs["1 parts"]["seconds"] / runs["2 parts"]["seconds"]
-    runs["nodes"] = runs["1 nodes"]["seconds"] / runs["2 nodes"]["seconds"]
+    for kind in ("parts", "nodes", "bystanders"):
+        runs[kind] = runs[f"1 {kind}"]["seconds"] / runs[f"2 {kind}"]["seconds"]
     runs["versions"] = {name: version(name) for name in ("tokpack", "ray", "polars", "pyarrow")}
     if given.json:
         print(json.dumps(runs, indent=2))
@@ -131,6 +154,7 @@ def main() -> None:
             f"{name}: {run['seconds']:.1f} s, {size / run['seconds']:.1f} MB/s{cpu}, load {run['load']:.1f}"
         )
     print(f"two against one: parts {runs['parts']:.2f}, nodes {runs['nodes']:.2f} times the rate")
+    print(f"two that read rows with json and share nothing: {runs['bystanders']:.2f} times the rate")
 
 
 if __name__ == "__main__":
