@@ -9,7 +9,8 @@ from __future__ import annotations
 from layout_answers import ANSWERS, PAIRS
 from layout_asked import ASKED
 from layout_chats import CHATS
+from layout_services import SERVICES
 
-__all__ = ["ANSWERS", "ASKED", "CASES", "CHATS", "PAIRS"]
+__all__ = ["ANSWERS", "ASKED", "CASES", "CHATS", "PAIRS", "SERVICES"]
 
-CASES = [*CHATS, *ANSWERS, *PAIRS, *ASKED]
+CASES = [*CHATS, *SERVICES, *ANSWERS, *PAIRS, *ASKED]

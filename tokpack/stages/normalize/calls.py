@@ -107,6 +107,8 @@ def _wrapped(tool: dict[str, Any]) -> dict[str, Any]:
 
 def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
     call = {key: value for key, value in call.items() if value is not None}
+    if call.get("type") == "custom" or "custom" in call:
+        raise RowError(f"{where} is of type 'custom': a free text, where templates write arguments in JSON")
     function = _object_in(call.pop("function", None))
     if isinstance(function, str):
         call["name"], function = function, None

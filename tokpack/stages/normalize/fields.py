@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from tokpack.stages.messages import UNREAD_REASONING
+from tokpack.stages.normalize.channels import FIELDS as CHANNEL_FIELDS
 from tokpack.stages.normalize.reasoning import BLOCKS as REASONING_BLOCKS
 from tokpack.stages.normalize.reasoning import KNOWN as REASONING
 from tokpack.stages.normalize.reasoning import OTHERS as OTHER_REASONING
@@ -168,11 +169,14 @@ OF_MESSAGES = frozenset(
         "value",
         "name",
         "tool_call_id",
+        "tool_results",
+        "refusal",
         "tool_calls",
         "tool_call",
         "toolCalls",
         "function_calls",
         "function_call",
+        *CHANNEL_FIELDS,
         *REASONING,
         *OTHER_REASONING,
         *REASONING_BLOCKS,

@@ -115,6 +115,8 @@ def read_message(message: Any, where: str) -> Turn:
         for key, value in message.items()
         if key not in (role_key, content_key) and value not in (None, [], {})
     }
+    if content is None:  # what OpenAI's models say when they refuse
+        content = extra.pop("refusal", None)
     weight = take_directions(extra, where)
     take_calls(extra, where)
     take_reasoning(extra, where)
@@ -181,8 +183,8 @@ def _content(content: Any, where: str) -> str | None:
     for part in content:
         if isinstance(part, str):
             parts.append(part)
-        elif isinstance(part, dict) and part.get("type") == "text":
-            parts.append(read_text(part.get("text"), f"{where}.content[].text"))
+        elif isinstance(part, dict) and (kind := part.get("type")) in ("text", "refusal"):
+            parts.append(read_text(part.get(kind), f"{where}.content[].{kind}"))
         else:
             kind = part.get("type") if isinstance(part, dict) else kind_of(part)
             raise RowError(f"{where}: content part of type {kind!r}; only text can be packed")

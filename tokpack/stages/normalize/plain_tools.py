@@ -8,12 +8,16 @@ from typing import Any
 from tokpack.stages.normalize.fields import as_json, is_filled
 
 _DECLARED = ("functionDeclarations", "function_declarations")
+_TYPES = {
+    **{"str": "string", "int": "integer", "float": "number", "bool": "boolean"},
+    **{"list": "array", "dict": "object"},
+}
 _SCHEMAS = ("input_schema", "inputSchema")
 """Anthropic says the one, MCP and Vercel's AI SDK the other."""
 
 
 def plain_tools(value: Any) -> Any:
-    """Tools of Gemini, Bedrock, Anthropic and Responses as OpenAI's functions; others as they are."""
+    """Tools of Gemini, Bedrock, Anthropic, Cohere and Responses as OpenAI's functions; others as they are."""
     tools = as_json(value)
     if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
         tools = tools["tools"]
@@ -35,7 +39,7 @@ def _declared(item: Any) -> Any:
 
 
 def _plain_tool(tool: Any) -> Any:
-    """A tool of Bedrock, Anthropic, MCP or OpenAI's Responses as OpenAI's function."""
+    """A tool of Bedrock, Anthropic, MCP, Cohere or OpenAI's Responses as OpenAI's function."""
     if not isinstance(tool, Mapping) or tool.get("function") is not None:
         return tool
     if tool.get("type") == "function" and tool.get("name") is not None:
@@ -43,8 +47,29 @@ def _plain_tool(tool: Any) -> Any:
     if isinstance(spec := tool.get("toolSpec"), Mapping):
         schema = spec.get("inputSchema")
         return _function(spec, schema.get("json", schema) if isinstance(schema, Mapping) else schema)
+    if isinstance(defined := tool.get("parameter_definitions"), Mapping):
+        return _function(tool, _schema(defined))
     schema = next((tool[key] for key in _SCHEMAS if tool.get(key) is not None), None)
     return tool if schema is None else _function(tool, schema)
+
+
+def _schema(defined: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"pond": {"type": "int", "required": true}}`, as Cohere's first API has it, as a JSON schema."""
+    given = {name: value for name, value in defined.items() if isinstance(value, Mapping)}
+    properties = {
+        name: {
+            key: _TYPES.get(held, held) if key == "type" else held
+            for key, held in value.items()
+            if key != "required"
+        }
+        for name, value in given.items()
+    }
+    required = [name for name, value in given.items() if value.get("required")]
+    return {
+        "type": "object",
+        "properties": properties,
+        **({"required": required} if required else {}),
+    }
 
 
 def _function(tool: Mapping[str, Any], schema: Any) -> dict[str, Any]:

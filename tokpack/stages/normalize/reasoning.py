@@ -1,7 +1,8 @@
 """Reasoning of a message: the names and forms in which data holds it.
 
 {"reasoning_content": "Why."}    also reasoning, thinking: templates know these
-{"thought": "Why."}              and other names become reasoning_content
+{"thought": "Why."}              and other names become reasoning_content; tool_plan, which
+                                 Cohere's templates read, stays beside it
 {"reasoning": [{"type": "text", "text": "Why."}]}    parts, lists of texts, {"content": "Why."} become texts
 {"thinking_blocks": [{"type": "thinking", "thinking": "Why."}]}    and reasoning_details are read last
 
@@ -22,8 +23,9 @@ KNOWN = ("reasoning_content", "thinking", "reasoning")
 """Names that templates read."""
 OTHERS = (
     *("thought", "thoughts", "think", "cot", "chain_of_thought", "rationale", "reasoning_text"),
-    *("reasoning_trace", "thinking_content", "thinking_trajectory"),
+    *("reasoning_trace", "thinking_content", "thinking_trajectory", "tool_plan"),
 )
+PLAN = "tool_plan"
 BLOCKS = ("thinking_blocks", "reasoning_details")
 """Lists of blocks, in plain text or encrypted: LiteLLM's of Anthropic's, OpenRouter's."""
 _TEXTS = ("text", "content", "thinking", "reasoning", "value", "summary")
@@ -51,6 +53,8 @@ def take_reasoning(extra: dict[str, Any], where: str) -> None:
                 extra[key] = text
             else:
                 unread = True
+    if PLAN in found:
+        extra[PLAN] = found[PLAN]
     if unread:
         extra[UNREAD_REASONING] = True
 

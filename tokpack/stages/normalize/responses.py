@@ -12,13 +12,14 @@ Reasoning, text and calls that follow each other are one message of the assistan
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tokpack.stages.messages import UNREAD_REASONING
 
 TEXT_PARTS = ("input_text", "output_text", "summary_text", "reasoning_text")
-ITEMS = ("reasoning", "function_call", "function_call_output")
+RESULTS = ("function_call_output",)
+ITEMS = ("reasoning", "function_call", *RESULTS)
 """Types of the items that are no messages."""
 
 
@@ -28,17 +29,32 @@ def has_items(values: list[Any], types: tuple[str, ...] = ITEMS) -> bool:
 
 def items_as_messages(items: list[Any]) -> list[Any]:
     """Messages with the calls, results and thoughts between them; what is no item stays as it is."""
+    return joined(items, _of_answer, lambda item: _result(item) if _type(item) in RESULTS else item)
+
+
+def joined(
+    items: list[Any],
+    of_answer: Callable[[Any], dict[str, Any] | None],
+    other: Callable[[Any], Any],
+    tears: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda answer, added: False,
+) -> list[Any]:
+    """One message for what the assistant says, calls and thinks in a row; a thought or a text that follows a
+    text begins the next. `of_answer`: what an item adds to it, None where it is of somebody else. Items of
+    which one `tears` the answer become a part that is refused."""
     messages: list[Any] = []
     answer: dict[str, Any] | None = None
     for item in items:
-        added = _of_answer(item)
+        added = of_answer(item)
         if added is None:
-            messages.append(_result(item) if _type(item) == "function_call_output" else item)
+            messages.append(other(item))
             answer = None
             continue
-        if answer is None or (added.get("content") and answer["content"]):
+        begins = added.get("content") or added.get("reasoning_content")
+        if answer is None or (begins and answer["content"]):
             answer = {"role": "assistant", "content": ""}
             messages.append(answer)
+        elif tears(answer, added):
+            added["content"] = [{"type": "answer that is trained in part"}]
         _add(answer, added)
     return messages
 

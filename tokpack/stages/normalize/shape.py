@@ -13,6 +13,7 @@ from typing import Any
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.better import Better
+from tokpack.stages.normalize.blocks import plain_text
 from tokpack.stages.normalize.calls import OLDER_TOOLS, TOOLS, read_tools
 from tokpack.stages.normalize.columns import (
     TAKES,
@@ -30,7 +31,7 @@ from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.plain_tools import plain_tools
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
 from tokpack.stages.normalize.training import speaks_of_training
-from tokpack.stages.normalize.turns import are_bare, as_messages, plain_text
+from tokpack.stages.normalize.turns import are_bare, as_messages
 from tokpack.stages.normalize.values import RowError, is_nothing
 
 LATE = ("system", "tools", "functions", "history", "chat_template_kwargs")

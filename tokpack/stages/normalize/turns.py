@@ -8,6 +8,7 @@
     content blocks of type tool_use, tool_result, thinking   Anthropic, and Vercel's AI SDK
     [{"type": "human", "content": "Hi"}]                     LangChain
     items of type reasoning, function_call, ...              OpenAI Responses
+    [{"role": "assistant", "channel": "analysis", ...}]      gpt-oss
     "USER: Hi ASSISTANT: Hello."                             only when asked for
 
 Messages that have role and content already stay as they are.
@@ -15,21 +16,24 @@ Messages that have role and content already stay as they are.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tokpack.stages.normalize.blocks import (
+    CONTENT_KEYS,
+    ROLE_KEYS,
+    Message,
+    is_object,
+    plain_messages,
+)
+from tokpack.stages.normalize.channels import channels_as_messages, has_channels
 from tokpack.stages.normalize.fields import as_json, is_filled
-from tokpack.stages.normalize.reasoning import text_of
-from tokpack.stages.normalize.responses import TEXT_PARTS, has_items, items_as_messages
+from tokpack.stages.normalize.responses import has_items, items_as_messages
 from tokpack.stages.normalize.values import turned
 
 ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
 ANSWERED = ("assistant", "gpt", "output", "answer", "response", "completion", "bot", "model", "a", "chatgpt")
-ROLE_KEYS = ("role", "from", "author", "speaker")
-CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
-Message = dict[str, Any]
 
 _MARK = re.compile(
     r"(?:\A|\n|(?=###))\s*(?:<\|im_start\|>(?P<d>\w+)\n|<\|(?P<a>\w+)\|>:?|###\s*(?P<b>[A-Za-z ]+?):"
@@ -87,6 +91,9 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
         if first.get("type") in _LANGCHAIN and not any(key in first for key in ROLE_KEYS):
             turns = [_of_langchain(turn) for turn in turns]
             first = turns[0]
+        if has_channels(turns):
+            turns = channels_as_messages(turns)
+            first = turns[0]
         if has_items(turns):
             return plain_messages(items_as_messages(turns))
         if pair := _pair_keys(first):
@@ -105,35 +112,17 @@ _LANGCHAIN = ("human", "ai", "system")
 
 def _of_langchain(turn: Any) -> Any:
     """`{"type": "human", "content": "Hi"}`, also with the rest in `data`, as a message with a role."""
-    held = turn.get("data", turn) if _is(turn) else turn
-    if not _is(held) or not isinstance(turn.get("type"), str):
+    held = turn.get("data", turn) if is_object(turn) else turn
+    if not is_object(held) or not isinstance(turn.get("type"), str):
         return turn
     more = held.get("additional_kwargs")
     calls = [
-        source["tool_calls"] for source in (held, more) if _is(source) and is_filled(source.get("tool_calls"))
+        source["tool_calls"]
+        for source in (held, more)
+        if is_object(source) and is_filled(source.get("tool_calls"))
     ]
     rest = {key: value for key, value in held.items() if key not in ("type", "additional_kwargs")}
     return {"role": turn["type"], **rest, **({"tool_calls": calls[0]} if calls else {})}
-
-
-def plain_messages(messages: list[Any]) -> list[Any]:
-    """Messages of any service with their role, content and calls under OpenAI's names."""
-    if all(_is_plain(message) for message in messages):
-        return messages
-    names: dict[str, str] = {}
-    return [plain for message in messages for plain in _plain(message, names)]
-
-
-def plain_text(value: Any) -> Any:
-    """The text of a system message given as text, parts, blocks or one message; others as they are."""
-    value = as_json(value)
-    if isinstance(value, Mapping):
-        keys = (key for key in ("parts", "content", "text", "value") if is_filled(value.get(key)))
-        return plain_text(value.get(next(keys, "text"), ""))
-    if isinstance(value, list):
-        texts = [plain_text(part) for part in value]
-        return "\n".join(texts) if all(isinstance(text, str) for text in texts) else value
-    return value
 
 
 def text_turns(text: str) -> list[Message]:
@@ -208,171 +197,3 @@ def _paired(turns: list[Any], asked: str, answered: str) -> Iterator[Any]:
         for key, role in ((asked, "user"), (answered, "assistant")):
             if turn.get(key) is not None:
                 yield {"role": role, "content": turn[key]}
-
-
-# One message
-
-
-def _is(value: Any) -> bool:
-    return type(value) is dict or isinstance(value, Mapping)
-
-
-def _is_plain(message: Any) -> bool:
-    """Whether the message is for `read_message` as it is: what is no message is too, it has the words."""
-    if not _is(message):
-        return True
-    if message.keys() in _BARE and type(message.get("content", "")) is str:
-        return True  # as most are
-    if ("role" not in message and "from" not in message) or _filled(message, "parts"):
-        return False
-    content = message.get("content")
-    if isinstance(content, list):
-        return not any(_is_block(part) for part in content)
-    return any(key in message for key in ("content", "value", "tool_calls", "function_call")) or not any(
-        key in message for key in CONTENT_KEYS
-    )
-
-
-_BARE = ({"role", "content"}, {"from", "value"})
-_TAKEN_APART = {*ROLE_KEYS, *CONTENT_KEYS, "parts", "type", "id", "status"}
-"""Keys of a message of blocks that are not handed on as they are."""
-BLOCKS = {
-    **{"tool_use": "call", "tool_result": "result", "thinking": "thought", "redacted_thinking": "thought"},
-    **{"tool-call": "call", "tool-result": "result", "reasoning": "thought"},
-}
-"""Type of a content block of Anthropic's, or of Vercel's AI SDK -> what it is."""
-MEDIA = ("image", "document", "video", "audio", "search_result")
-"""Types, or keys, of parts of a tool's result that are no text."""
-VALUED = {"text": "text", "tool_call": "call"}
-"""Type of a part of LLaMA-Factory's, `{"type": "text", "value": "Hi"}` -> what it is."""
-CALLS = ("functionCall", "function_call", "toolUse")
-RESULTS = ("functionResponse", "function_response", "toolResult")
-
-
-def _is_block(part: Any) -> bool:
-    if not _is(part):
-        return False
-    if is_filled(part.get("type")):
-        return part["type"] in BLOCKS or part["type"] in TEXT_PARTS or _is_valued(part)
-    return any(_filled(part, key) for key in ("text", "reasoningContent", *CALLS, *RESULTS))
-
-
-def _is_valued(part: Mapping[str, Any]) -> bool:
-    return part.get("type") in VALUED and _filled(part, "value") and not _filled(part, "text")
-
-
-def _filled(value: Mapping[str, Any], key: str) -> bool:
-    return value.get(key) is not None
-
-
-def _plain(message: Any, names: dict[str, str]) -> Iterator[Any]:
-    """One message of a service -> those of ours: a message with tool results is one for each, and the rest.
-
-    `names`: id of a call -> the tool's name, as results do not say it."""
-    if _is_plain(message):
-        yield message
-        return
-    role = next((message[key] for key in ROLE_KEYS if _filled(message, key)), None)
-    role = "assistant" if role == "model" else role
-    parts = message.get("parts") if _filled(message, "parts") else message.get("content")
-    if not isinstance(parts, list):
-        key = next((key for key in CONTENT_KEYS if key in message), "content")
-        rest = {k: v for k, v in message.items() if k not in (*ROLE_KEYS, key)}
-        yield {"role": role, "content": message.get(key), **rest}
-        return
-    texts: list[Any] = []
-    calls, results, thoughts = [], [], []
-    for part in parts:
-        kind, value = _block(part)
-        if kind == "call":
-            calls.append(_call(value, names))
-        elif kind == "result":
-            results.append(_result(value, names))
-        elif kind == "thought":
-            thoughts.append(str(value))
-        else:
-            texts.append(value)
-    yield from results
-    if texts or calls or thoughts or not results:
-        plain: Message = {"role": "user" if role == "tool" and results else role, "content": _joined(texts)}
-        plain |= {key: value for key, value in message.items() if key not in _TAKEN_APART}
-        if thoughts:
-            plain["thinking_blocks"] = thoughts
-        if calls:
-            plain["tool_calls"] = calls
-        yield plain
-
-
-def _joined(parts: list[Any]) -> Any:
-    return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
-
-
-def _block(part: Any) -> tuple[str, Any]:  # noqa: PLR0911 - one return a kind
-    """(`text`, `call`, `result` or `thought`, its value); a part of another kind stays what it is."""
-    if not _is(part):
-        return "text", part
-    if meaning := BLOCKS.get(part.get("type") or ""):
-        return meaning, text_of(part) or "" if meaning == "thought" else part
-    if _is_valued(part):
-        return _valued(part)
-    for names, meaning in ((CALLS, "call"), (RESULTS, "result")):
-        if name := next((name for name in names if _filled(part, name)), None):
-            return meaning, part[name]
-    if thought := part.get("reasoningContent"):
-        return "thought", plain_text(thought.get("reasoningText")) if _is(thought) else thought
-    if part.get("type") in (None, "text", *TEXT_PARTS) and isinstance(part.get("text"), str):
-        return ("thought" if part.get("thought") is True else "text"), part["text"]
-    return "text", part
-
-
-def _valued(part: Mapping[str, Any]) -> tuple[str, Any]:
-    meaning, value = VALUED[part["type"]], part["value"]
-    if meaning != "call":
-        return meaning, value
-    call = as_json(value)
-    return (meaning, call) if _is(call) else ("text", part)
-
-
-def _call(value: Any, names: dict[str, str]) -> Message:
-    name = value.get("name") or value.get("toolName")
-    arguments: Any = next((value[key] for key in ("input", "args", "arguments") if _filled(value, key)), {})
-    call: Message = {"type": "function", "function": {"name": name, "arguments": arguments}}
-    if number := next((value[key] for key in ("id", "toolUseId", "toolCallId") if _filled(value, key)), None):
-        names[number] = name
-        call = {"id": number, **call}
-    return call
-
-
-def _result(value: Any, names: dict[str, str]) -> Message:
-    content: Any = next((value[key] for key in _ANSWERS if _filled(value, key)), "")
-    if value.get("type") == "tool-result" and _is(content) and "value" in content:
-        content = content["value"]
-    if isinstance(content, list) and any(map(_media_of, content)):
-        content = [{"type": kind, **part} for part in content if (kind := _media_of(part))]  # to be refused
-    elif isinstance(content, list):
-        content = "\n".join(_result_part(part) for part in content)
-    elif not isinstance(content, str):
-        content = json.dumps(content, ensure_ascii=False)
-    result: Message = {"role": "tool", "content": content}
-    number = next((value[key] for key in _ANSWERED if _filled(value, key)), None)
-    if name := value.get("name") or value.get("toolName") or names.get(number or ""):
-        result["name"] = name
-    if number:
-        result["tool_call_id"] = number
-    return result
-
-
-_ANSWERS = ("content", "response", "output", "result")
-_ANSWERED = ("tool_use_id", "toolUseId", "toolCallId", "id")
-
-
-def _media_of(part: Any) -> str | None:
-    kinds = ((part["type"],) if "type" in part else part) if _is(part) else ()
-    return next((kind for kind in kinds if kind in MEDIA), None)
-
-
-def _result_part(part: Any) -> str:
-    if _is(part) and isinstance(part.get("text"), str):
-        return str(part["text"])
-    held = part["json"] if _is(part) and _filled(part, "json") else part
-    return held if isinstance(held, str) else json.dumps(held, ensure_ascii=False)
