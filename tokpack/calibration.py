@@ -102,7 +102,7 @@ def _keep(training: Training, speed: Calibration, tokens: int) -> None:
         )
     )
     if path is not None:
-        log.warning("kept for the next bill of %s: %s", training.gpu.key, path)
+        log.info("kept for the next bill of %s: %s", training.gpu.key, path)
 
 
 def speed_of(

@@ -182,7 +182,7 @@ def _compile_kernels() -> None:
 
     folder = ngram_join.join.stats.cache_path
     if not folder or not any(Path(folder).glob("ngram_join.join-*.nbi")):
-        log.warning("the search for near duplicates is compiled first, once: a few seconds")
+        log.info("the search for near duplicates is compiled first, once: a few seconds")
     for kernel, signature in (ngram_sets.SIGNATURES | ngram_join.SIGNATURES).items():
         kernel.compile(signature)
         kernel.disable_compile()  # or a writable array would compile anew
