@@ -52,6 +52,16 @@ class SelectedTokens:
             bit=bit,
         )
 
+    def spans(self) -> Int64:
+        """int64[documents, 3]: where a document's tokens lie in memory, where their flags, and how many
+        they are. The addresses hold while this does."""
+        if not (self.tokens.flags.c_contiguous and self.tokens.dtype == np.int32):
+            raise ValueError("tokens must be int32 that lie one after another")
+        begins = self.offsets[:-1].astype(np.int64)
+        tokens = self.tokens.ctypes.data + self.tokens.itemsize * begins
+        flags = begins if self.flags is None else self.flags.ctypes.data + begins
+        return np.column_stack([tokens, flags, np.diff(self.offsets)])
+
     def selected(self) -> Bools | None:
         """Which tokens count, or None where all do."""
         if not self.bit or self.flags is None:

@@ -2,6 +2,7 @@
 
 near_dup     the stage, and why none is lost
 kinds        what is found beside duplicates
-ngram_sets   its compiled loops: from tokens to sets of n-grams
-ngram_join   its compiled loops: from the sets to the pairs
+steps        its steps, on all cores and in pieces
+ngram_sets   its compiled loops: from tokens to the rarest n-grams of each set
+ngram_join   its compiled loops: from these to the pairs
 """

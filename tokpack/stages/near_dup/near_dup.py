@@ -14,23 +14,27 @@ candidates of `both` are the pairs that reach t as a whole, where the whole is t
 parts: for p/q >= t and r/s >= t, (p + r)/(q + s) >= t, so no pair is missed; and where the whole reaches t,
 one part at least does. Kept documents that share one part with such an earlier one are counted on the way.
 
-It is a prefix-filter join (Bayardo et al. 2007, Xiao et al. 2008) with two cuts around it:
+It is a prefix-filter join (Bayardo et al. 2007, Xiao et al. 2008):
 
-1. *Uniqueness.* J(A, B) >= t needs |A - B| <= (1 - t)|A|. Grams below a hash limit (40 % of them at
-   t = 0.8) are counted to 2 in a bit table; a document with more grams of its own than (1 - t)|A| has
-   no partner and is done. Table collisions and repeated grams only spare documents.
-2. *Prefix.* The sets of the others are gathered, grams ordered rarest first. Two sets that reach t
-   share one of their |A| - ceil(t|A|) + 1 rarest grams.
-3. *Join.* Each document looks these up in an index of the kept ones. Sizes and a 512-bit parity
-   bitmap rule out most candidates; the rest are intersected.
+1. *Counts.* A table of bytes tells in how many documents a gram is, at most 255; repeats in a document and
+   chance company in its slot only make a gram look more frequent. J(A, B) >= t needs |A - B| <= (1 - t)|A|: a
+   document with more grams of its own has no partner and is done.
+2. *Prefix.* Grams are ordered rarest first, by one order for all sets. Two sets that reach t share one of
+   their |A| - ceil(t|A|) + 1 rarest grams.
+3. *Join.* Each document looks these up in an index of the kept ones. Sizes and a 512-bit parity bitmap rule
+   out most candidates; the sets of the rest are hashed anew from their tokens, and intersected.
 
-Memory is bounded, whatever the number of documents (`memory`, `folder`). The batches are read three times
-(count, prune, gather), the last time for the others alone. Sets and everything else that is one number a gram
-or a document lie in files (`Scratch`), read from end to end but for the sets of candidates that the bitmap
-leaves. Tables that count grams are made for a range of hashes at a time, as many ranges as it takes. The
-index is one of BLOCK grams of prefixes: a block of documents is joined with itself, then all later ones look
-their grams up in its index, on all cores; so whoever is found first is the first there is. Blocks depend on
-the documents alone, so the memory changes nothing in the result.
+No set is stored: to hash a token anew takes less time than to write and read 8 bytes, the more so where a
+virtual machine has to find fresh memory. The order of tasks hides how long a table's memory takes to answer:
+what is needed soon is fetched ahead.
+
+Memory is bounded, whatever the number of documents (`table_bytes`, `folder`). The batches are read twice
+(count, choose), then the tokens of candidates. What is one number a document, or a gram of a prefix, lies in
+files (`Scratch`). Tables of counts are made for a range of hashes at a time, as many ranges as it takes. The
+index is one of BLOCK grams of prefixes. A block is joined with itself, some documents at a time: on all cores
+with those that were kept before them, then in order among each other. All later documents look their grams up
+in its index, on all cores; so whoever is found first is the first there is. Blocks depend on the documents
+alone, so the memory changes nothing in the result.
 
 The worst case is quadratic (many documents from one small template), so a document looks at no more than
 `candidate_limit` candidates; one that is kept because of that is marked `bounded`.
@@ -41,8 +45,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -52,15 +56,7 @@ import numpy.typing as npt
 from tokpack.engine import default_workers
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, TRAINED
-from tokpack.stages.near_dup.steps import (
-    Search,
-    View,
-    count_step,
-    gather_step,
-    join_step,
-    order_step,
-    prune_step,
-)
+from tokpack.stages.near_dup.steps import Search, join_step, prefix_step
 from tokpack.stages.scratch import Scratch
 from tokpack.stages.selected_tokens import Bools, Int64, SelectedTokens
 
@@ -72,8 +68,6 @@ BLOCK: Final = 1 << 26
 
 On = Literal["both", "all", "prompt", "answer"]
 _UNTRAINED, _EITHER = CONTENT, CONTENT | TRAINED
-
-UInt64 = npt.NDArray[np.uint64]
 
 log = logging.getLogger(__name__)
 
@@ -139,40 +133,25 @@ def find_near_duplicates(
         raise UsageError(f"{what} is below 1", where="near_dup")
     started = time.perf_counter()
     _compile_kernels()
-    ends = np.cumsum([0, *(len(batch) for batch in batches)])
-    documents = int(ends[-1])
+    documents = sum(len(batch) for batch in batches)
     eligible = np.ones(documents, np.bool_) if eligible is None else np.ascontiguousarray(eligible, np.bool_)
     if len(eligible) != documents:
         raise ValueError(f"{len(eligible)} eligible marks for {documents} documents")
-    scratch = Scratch(folder)
     search = Search(
         batches=batches,
-        view=partial(_view, on=on, n=n),
-        ends=ends,
+        parts=_parts(batches, on, n),
+        documents=documents,
         threshold=threshold,
         n=n,
         table_bytes=table_bytes,
-        scratch=scratch,
+        scratch=Scratch(folder),
         threads=threads or default_workers(),
     )
-    sets, slots, shift = gather_step(search, prune_step(search, eligible))
-    prefixes = order_step(search, sets, count_step(search, sets.grams, slots, shift))
-    joined = join_step(search, sets, prefixes, candidate_limit, block, on == "both")
-    found = NearDuplicates(
-        scratch.full(documents, -1, np.int64),
-        scratch.zeros((documents, 2), np.float64),
-        scratch.zeros(documents, np.bool_),
-        scratch.zeros(documents, np.int64),
-        scratch.full(documents, -1, np.int64),
-        0.0,
+    joined = join_step(search, prefix_step(search, eligible), candidate_limit, block)
+    return NearDuplicates(
+        **{field.name: getattr(joined, field.name) for field in fields(joined)},
+        seconds=time.perf_counter() - started,
     )
-    hit, seen_alike = joined.partner >= 0, joined.kind > 0
-    found.partner[sets.position[hit]] = sets.position[joined.partner[hit]]
-    found.alike[sets.position[seen_alike]] = sets.position[joined.alike[seen_alike]]
-    found.parts[sets.position] = joined.jaccard
-    found.bounded[sets.position] = joined.bounded
-    found.kind[sets.position] = joined.kind
-    return replace(found, seconds=time.perf_counter() - started)
 
 
 @cache
@@ -188,24 +167,18 @@ def _compile_kernels() -> None:
         kernel.disable_compile()  # or a writable array would compile anew
 
 
-def _view(batch: SelectedTokens, on: On, n: int) -> View:
-    """What the kernels read of a batch: its tokens, and how each part of a document is chosen and hashed."""
-    flags = np.empty(0, np.uint8) if batch.flags is None else batch.flags
-    bit, shortest = batch.bit, max(n, SHORT)
+def _parts(batches: Sequence[SelectedTokens], on: On, n: int) -> Int64:
+    """Which tokens of a document are hashed together, and how: see `ngram_sets`."""
+    bits = {batch.bit for batch in batches} or {0}
+    if len(bits) > 1:
+        raise ValueError("batches select their tokens by different bits")
+    bit, shortest = bits.pop(), max(n, SHORT)
+    if on != "all" and any(batch.flags is None for batch in batches):
+        raise ValueError("prompt and answer are told apart by flags")
     parts = {
-        "all": [(batch.bit, n, -1)],
-        "prompt": [(_UNTRAINED, shortest, -1)],
-        "answer": [(_EITHER, shortest, -1)],
-        "both": [(_UNTRAINED, shortest, 0), (_EITHER, shortest, 1)],
+        "all": [(bit, bit, n, -1)],
+        "prompt": [(_EITHER, _UNTRAINED, shortest, -1)],
+        "answer": [(_EITHER, _EITHER, shortest, -1)],
+        "both": [(_EITHER, _UNTRAINED, shortest, 0), (_EITHER, _EITHER, shortest, 1)],
     }[on]
-    if on != "all":
-        if batch.flags is None:
-            raise ValueError("prompt and answer are told apart by flags")
-        bit = _EITHER
-    return (
-        np.ascontiguousarray(batch.tokens, np.int32),
-        np.ascontiguousarray(flags, np.uint8),
-        bit,
-        np.array(parts, np.int64),
-        np.ascontiguousarray(batch.offsets, np.int64),
-    )
+    return np.array(parts, np.int64)

@@ -1,17 +1,21 @@
 # mypy: disallow-untyped-decorators=False
-"""The compiled loops of `near_dup` up to the sets; it holds the reasoning. Importing this imports numba.
+"""The compiled loops of `near_dup` from tokens to prefixes; it holds the reasoning. This imports numba.
 
 A set is a document's distinct 64-bit hashes of token n-grams, never 0. With two parts, prompt and answer,
-bit 8 of a hash says of which part it is, so the two never meet.
+bit 8 of a hash says of which part it is, so the two never meet. Document d is `spans[d]`: the addresses of
+its tokens (int32) and of their flags (uint8), and how many they are.
 """
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import numba
 import numpy as np
-from numba import boolean, float64, int32, int64, uint8, uint64
+from llvmlite import ir
+from numba import boolean, float64, int32, int64, types, uint8, uint32, uint64
+from numba.extending import intrinsic
 
 from tokpack.stages.compiled import jit
 
@@ -19,12 +23,41 @@ Array = np.ndarray[Any, Any]
 
 SLACK = 1e-6
 """Rounding may spare a candidate, never lose one."""
+AHEAD = 32
+"""So many visits to a table before it is needed, a place in it is fetched."""
 _BASE, _ODD = np.uint64(0xD6E8FEB86659FD93), np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 ANSWER = np.uint64(256)
 """The bit that says of which of two parts a gram is; bitmaps keep the parts apart by it."""
-_LOW_32 = np.uint64(2**32 - 1)
-_0, _1, _2, _3, _29, _33 = (np.uint64(k) for k in (0, 1, 2, 3, 29, 33))
+_0, _1, _6, _7, _29, _32, _33, _63, _255 = (np.uint64(k) for k in (0, 1, 6, 7, 29, 32, 33, 63, 255))
+
+
+def _pointer_to(kind: Any) -> Any:
+    @intrinsic
+    def pointer(_: Any, address: Any) -> Any:
+        def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(address), cast
+
+    return pointer
+
+
+_tokens_at, _flags_at = _pointer_to(int32), _pointer_to(uint8)
+
+
+@intrinsic
+def prefetch(_: Any, address: Any) -> Any:
+    """Have the memory at an address brought near, without waiting for it."""
+
+    def call(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        near = [ir.Constant(number, value) for value in (1, 3, 1)]  # to be written, and soon; data
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), *near])
+
+    return types.void(address), call
 
 
 @jit
@@ -36,48 +69,37 @@ def _finish(h: Any) -> Any:
 
 
 @jit
-def _hash_part(
-    tokens: Array,
-    flags: Array,
-    bit: int,
-    part: Array,
-    start: int,
-    stop: int,
-    n: int,
-    window: Array,
-    out: Array,
-) -> int:
+def _hash_part(tokens: Array, flags: Array, part: Array, n: int, out: Array) -> int:
     """Hash the n-grams of one part's tokens into `out`, repeats included; returns how many.
 
-    A polynomial in _BASE modulo 2**64 over mixed tokens, rolled along the document. `part` is (flags under
-    `bit` of its tokens, shortest, tag): fewer than `shortest` tokens give one hash, of the whole sequence and
-    its length; none give none. A tag of 0 or 1 is put into bit 8.
+    A polynomial in _BASE modulo 2**64 over mixed tokens, rolled along the document. `part` is (a mask of
+    flags, or 0 for all tokens; what the flags of its tokens are under the mask; shortest; tag): fewer than
+    `shortest` tokens give one hash, of the whole sequence and its length; none give none. A tag of 0 or 1 is
+    put into bit 8. `out` has room for one more than there are tokens.
     """
-    wanted, shortest, tag = part[0], part[1], part[2]
-    top = _1
-    for _ in range(n):
-        top *= _BASE
-    length, place = 0, 0
-    rolling, whole = _0, _0
-    for i in range(start, stop):
-        if bit != 0 and (flags[i] & bit) != wanted:
-            continue
+    mask, wanted, shortest, tag = part[0], part[1], part[2], part[3]
+    length = 0
+    for i in range(len(tokens)):
         x = (np.uint64(tokens[i]) + _1) * _ODD
-        x ^= x >> _29
-        rolling = rolling * _BASE + x
-        if length < shortest:
-            whole = whole * _BASE + x
-        if length >= n:
-            rolling -= window[place] * top
-        window[place] = x
-        place = place + 1 if place + 1 < n else 0
-        length += 1
-        if length >= n:
-            out[length - n] = _finish(rolling)
+        out[length] = x ^ (x >> _29)
+        length += 1 if mask == 0 else (flags[i] & mask) == wanted
+    rolling, left = _0, _0
     found = length - n + 1
     if length < shortest:
-        out[0] = _finish(whole ^ (np.uint64(length) * _MIX_1))
+        for k in range(length):
+            rolling = rolling * _BASE + out[k]
+        out[0] = _finish(rolling ^ (np.uint64(length) * _MIX_1))
         found = min(length, 1)
+    else:
+        top = _1
+        for _ in range(n):
+            top *= _BASE
+        for k in range(n - 1):
+            rolling = rolling * _BASE + out[k]
+        for k in range(found):
+            rolling = rolling * _BASE + (out[k + n - 1] - left * top)
+            left = out[k]
+            out[k] = _finish(rolling)
     if tag >= 0:
         for k in range(found):
             out[k] = (out[k] & ~ANSWER) | (ANSWER if tag == 1 else _0)
@@ -85,117 +107,55 @@ def _hash_part(
 
 
 @jit
-def _hash_grams(
-    tokens: Array,
-    flags: Array,
-    bit: int,
-    parts: Array,
-    start: int,
-    stop: int,
-    n: int,
-    window: Array,
-    out: Array,
-) -> int:
-    """The same of all parts, one after another."""
-    found = 0
+def hash_grams(span: Array, parts: Array, n: int, out: Array) -> int:
+    """The same of all parts of a document, one after another."""
+    found, length = 0, span[2]
+    tokens = numba.carray(_tokens_at(span[0]), (length,))
+    flags = numba.carray(_flags_at(span[1]), (length,))
     for k in range(len(parts)):
-        found += _hash_part(tokens, flags, bit, parts[k], start, stop, n, window, out[found:])
+        found += _hash_part(tokens, flags, parts[k], n, out[found:])
     return found
 
 
 @jit
-def largest_of(sizes: Array) -> int:
-    largest = 1
-    for size in sizes:
-        largest = max(largest, size)
-    return largest
-
-
-@jit
-def longest_of(offsets: Array) -> int:
-    """The longest document, at least 1. np.diff takes numba four seconds to compile."""
+def longest_of(spans: Array) -> int:
+    """Tokens of the longest document, at least 1."""
     longest = 1
-    for d in range(len(offsets) - 1):
-        longest = max(longest, offsets[d + 1] - offsets[d])
+    for d in range(len(spans)):
+        longest = max(longest, spans[d, 2])
     return longest
 
 
 @jit
-def count_sample(
-    tokens: Array,
-    flags: Array,
-    bit: int,
-    parts: Array,
-    offsets: Array,
-    eligible: Array,
-    n: int,
-    sample: Any,
-    shift: Any,
-    first: Any,
-    table: Array,
-) -> None:
-    """Count the sampled grams of a batch in `table`: four two-bit counters a byte, stopping at 2.
+def find_slots(
+    spans: Array, parts: Array, n: int, eligible: Array, shift: Any, first: Any, width: Any, out: Array
+) -> int:
+    """Write to `out` in which of `width` slots of a table grams fall, repeats included; returns how many.
 
-    The table holds the slots from `first` on, of all that `hash >> shift` may be.
+    The table holds the slots from `first` on, of all that `hash >> shift` may be. `out` has room for one more
+    than there are tokens.
     """
-    out, window = np.empty(longest_of(offsets), np.uint64), np.empty(n, np.uint64)
-    slots = np.uint64(len(table)) << _2
-    for d in range(len(offsets) - 1):
-        if not eligible[d]:
-            continue
-        grams = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
-        for k in range(grams):
-            if (out[k] & _LOW_32) <= sample:
-                slot = (out[k] >> shift) - first  # one before the first is beyond the last: unsigned
-                if slot < slots:
-                    place = (slot & _3) << _1
-                    held = np.uint64(table[slot >> _2])
-                    if ((held >> place) & _3) < _2:
-                        table[slot >> _2] = np.uint8(held + (_1 << place))
+    end = 0
+    for d in range(len(spans)):
+        if eligible[d]:
+            own = out[end:]
+            for k in range(hash_grams(spans[d], parts, n, own)):
+                slot = (own[k] >> shift) - first  # one before the first is beyond the last: unsigned
+                out[end] = slot
+                end += slot < width
+    return end
 
 
 @jit
-def find_survivors(
-    tokens: Array,
-    flags: Array,
-    bit: int,
-    parts: Array,
-    offsets: Array,
-    eligible: Array,
-    n: int,
-    sample: Any,
-    shift: Any,
-    first: Any,
-    table: Array,
-    threshold: float,
-    alone: Array,
-    grams_of: Array,
-) -> None:
-    """`grams_of[d]`: the grams of document d, repeats included, or 0 where it provably has no partner.
-
-    `alone[d]`: how many are its own in the tables so far, -1 where they are too many.
-    """
-    out, window = np.empty(longest_of(offsets), np.uint64), np.empty(n, np.uint64)
-    slots = np.uint64(len(table)) << _2
-    for d in range(len(offsets) - 1):
-        if not eligible[d] or alone[d] < 0:
-            continue
-        grams = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
-        spare = (1 - threshold) * grams + SLACK
-        own = int64(alone[d])
-        for k in range(grams):
-            if (out[k] & _LOW_32) <= sample:
-                slot = (out[k] >> shift) - first
-                if slot < slots:
-                    own += ((np.uint64(table[slot >> _2]) >> ((slot & _3) << _1)) & _3) == _1
-                    if own > spare:
-                        break
-        alone[d] = own if own <= spare else -1
-        grams_of[d] = grams if own <= spare else 0
+def count_slots(slots: Array, table: Array) -> None:
+    """Count, stopping at 255."""
+    for k in range(len(slots)):
+        prefetch(table.ctypes.data + slots[min(k + AHEAD, len(slots) - 1)])
+        table[slots[k]] += table[slots[k]] < 255
 
 
 @jit
-def _put(h: Any, keys: Array, mask: Any) -> bool:
+def put(h: Any, keys: Array, mask: Any) -> bool:
     """Put `h` into an open-addressing table; False when it was there."""
     slot = h & mask
     while keys[slot] != _0:
@@ -207,7 +167,7 @@ def _put(h: Any, keys: Array, mask: Any) -> bool:
 
 
 @jit
-def _empty_table(keys: Array, size: int) -> Any:
+def empty_table(keys: Array, size: int) -> Any:
     """Clear room for `size` keys at half load; returns the mask."""
     room = 4
     while room < 2 * size:
@@ -217,83 +177,124 @@ def _empty_table(keys: Array, size: int) -> Any:
 
 
 @jit
-def put_all(grams: Array, start: int, size: int, keys: Array) -> Any:
-    """Fill a cleared table with a set; returns the mask."""
-    mask = _empty_table(keys, size)
-    for k in range(start, start + size):
-        _put(grams[k], keys, mask)
-    return mask
+def _select(keys: Array, size: int, wanted: int) -> None:
+    """Bring the `wanted` smallest of keys[:size] to the front (Hoare's quickselect)."""
+    low, high = 0, size - 1
+    while low < high:
+        pivot = keys[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                i += 1
+                j -= 1
+        if wanted - 1 <= j:
+            high = j
+        elif wanted - 1 >= i:
+            low = i
+        else:
+            return
 
 
 @jit
-def gather_sets(
-    tokens: Array,
-    flags: Array,
-    bit: int,
+def _cut(tally: Array, value: int, wanted: int) -> int:
+    """The value, from `value` on, of the last of the `wanted` smallest ones."""
+    while tally[value] < wanted:
+        wanted -= tally[value]
+        value += 1
+    return value
+
+
+@jit
+def choose_prefixes(
+    spans: Array,
     parts: Array,
-    offsets: Array,
-    grams_of: Array,
     n: int,
-    grams: Array,
+    eligible: Array,
+    shift: Any,
+    first: Any,
+    table: Array,
+    is_last: bool,
+    counts: Array,
+    threshold: float,
+    starts: Array,
+    prefixes: Array,
+    prefix_sizes: Array,
     sizes: Array,
     answers: Array,
-) -> int:
-    """Write the sets of the documents with grams_of > 0 to `grams`, end to end; returns how many grams.
+    bitmaps: Array,
+) -> None:
+    """Look up the grams in the table's range of slots; with the last table, write what the join needs.
 
-    `sizes[k]`: those of the k-th of them. `answers[k]`: how many of these are the answer's.
+    `counts` (uint8, one for each token) keeps what tables before this one held. `sizes[d]`: how large the set
+    is; `answers[d]`: how many of these grams are the answer's; `bitmaps[d]`: 512 bits, each the parity of the
+    grams that fall on it. To `prefixes`, from `starts[d]` on, go the upper halves of the rarest
+    |A| - ceil(t|A|) + 1 grams: by count, then by lowest byte, then by hash, one order for all sets. Grams of
+    one document alone are left out: nothing can meet there; with too many of them the prefix is empty.
     """
-    longest = longest_of(offsets)
-    out, window = np.empty(longest, np.uint64), np.empty(n, np.uint64)
-    keys = np.empty(4 * longest + 4, np.uint64)
-    survivor, end = 0, 0
-    for d in range(len(offsets) - 1):
-        if grams_of[d] == 0:
+    longest, slots = longest_of(spans) + 1, np.uint64(len(table))
+    out, keys = np.empty(longest, np.uint64), np.empty(4 * longest, np.uint64)
+    ties, tally = np.empty(longest, np.uint64), np.empty(256, np.int32)
+    end = 0
+    for d in range(len(spans)):
+        own = counts[end:]
+        end += spans[d, 2]
+        if not eligible[d]:
             continue
-        found = _hash_grams(tokens, flags, bit, parts, offsets[d], offsets[d + 1], n, window, out)
-        mask = _empty_table(keys, found)
-        start = end
-        answers[survivor] = 0
-        for k in range(found):
-            if _put(out[k], keys, mask):
-                grams[end] = out[k]
-                answers[survivor] += (out[k] & ANSWER) != _0
-                end += 1
-        sizes[survivor] = end - start
-        survivor += 1
-    return end
+        grams = hash_grams(spans[d], parts, n, out)
+        for k in range(grams):
+            prefetch(table.ctypes.data + ((out[k] >> shift) - first))
+        size, mask = 0, empty_table(keys, grams)
+        for k in range(grams):
+            if put(out[k], keys, mask):
+                out[size] = out[k]
+                size += 1
+        tally[:] = 0
+        for k in range(size):
+            slot = (out[k] >> shift) - first
+            if slot < slots:
+                own[k] = table[slot]
+            tally[own[k]] += 1
+        wanted = size - ceil(threshold * size - SLACK) + 1 - tally[1]
+        if wanted <= 0 or size == 0 or not is_last:
+            continue
+        cut = _cut(tally, 2, wanted)
+        own_prefix = prefixes[starts[d] : starts[d] + wanted]
+        rarer, tied, answer = 0, 0, 0
+        for k in range(size):
+            h, count = out[k], own[k]
+            own_prefix[rarer], ties[tied] = h >> _32, h
+            rarer += (count > 1) & (count < cut)
+            tied += count == cut
+            answer += (h & ANSWER) != _0
+            bitmaps[d, (h >> _6) & _7] ^= _1 << (h & _63)
+        sizes[d], answers[d], prefix_sizes[d] = size, answer, wanted
+        tally[:] = 0
+        for k in range(tied):
+            tally[ties[k] & _255] += 1
+        cut, last = _cut(tally, 0, wanted - rarer), 0
+        for k in range(tied):
+            h = ties[k]
+            own_prefix[rarer], ties[last] = h >> _32, h
+            rarer += (h & _255) < cut
+            last += (h & _255) == cut
+        _select(ties, last, wanted - rarer)
+        for k in range(wanted - rarer):
+            own_prefix[rarer + k] = ties[k] >> _32
 
 
-@jit
-def count_documents(grams: Array, shift: Any, first: Any, table: Array) -> None:
-    """Count grams of sets in `table` (uint8, stopping at 255), which holds the slots `hash >> shift` from
-    `first` on."""
-    slots = np.uint64(len(table))
-    for k in range(len(grams)):
-        slot = (grams[k] >> shift) - first
-        if slot < slots and table[slot] < 255:
-            table[slot] += 1
-
-
-@jit
-def look_up(grams: Array, shift: Any, first: Any, table: Array, counts: Array) -> None:
-    """`counts[k]`: what `table` holds of gram k, where it holds it."""
-    slots = np.uint64(len(table))
-    for k in range(len(grams)):
-        slot = (grams[k] >> shift) - first
-        if slot < slots:
-            counts[k] = table[slot]
-
-
-def read_only(kind: Any) -> Any:
-    return numba.types.Array(kind, 1, "C", readonly=True)
-
-
-_BATCH = (read_only(int32), read_only(uint8), int64, int64[:, ::1], read_only(int64))
-_SAMPLE = (read_only(boolean), int64, uint64, uint64, uint64, uint8[::1])
+_READ_ONLY = types.Array(boolean, 1, "C", readonly=True)
+_DOCUMENTS = (int64[:, ::1], int64[:, ::1], int64, _READ_ONLY)
+PREFIXES = (int64[::1], uint32[::1], int64[::1])
+SETS = (int64[::1], int64[::1], uint64[:, ::1])
 SIGNATURES = {
-    count_sample: (*_BATCH, *_SAMPLE),
-    find_survivors: (*_BATCH, *_SAMPLE, float64, int32[::1], int32[::1]),
-    gather_sets: (*_BATCH, int32[::1], int64, uint64[::1], int64[::1], int64[::1]),
-    count_documents: (uint64[::1], uint64, uint64, uint8[::1]),
-    look_up: (uint64[::1], uint64, uint64, uint8[::1], uint8[::1]),
+    find_slots: (*_DOCUMENTS, uint64, uint64, uint64, uint64[::1]),
+    count_slots: (uint64[::1], uint8[::1]),
+    choose_prefixes: (
+        *(*_DOCUMENTS, uint64, uint64, uint8[::1], boolean, uint8[::1], float64, *PREFIXES, *SETS),
+    ),
 }
