@@ -14,6 +14,7 @@ it has; the template compiler asks once per shape of chat.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -29,7 +30,7 @@ from tokpack.stages.render.prefix_turns import PrefixTurns, common_prefix
 from tokpack.stages.render.prompt_analysis import prompt_is_constant
 from tokpack.stages.render.segments import Segment, Segments
 from tokpack.stages.render.special_strings import SpecialStrings
-from tokpack.stages.render.template_forms import Forms, ToolArguments, tool_chat
+from tokpack.stages.render.template_forms import Forms, ToolArguments, is_data, tool_chat
 
 _BARE: Final = {"role", "content", "name"}
 """Keys of a message whose content is all it says."""
@@ -272,6 +273,18 @@ class _Chat:
             first = said[index] if index in whole else None  # a turn in several spans
             said[index] = (first or (start, end))[0], closing
             whole.add(index)
+        return self._with_data(said)
+
+    def _with_data(self, said: list[CharSpan | None]) -> list[CharSpan | None]:
+        """The same with answers of tools that are data and that the template writes as JSON."""
+        end = 0
+        for index, message in enumerate(self.messages):
+            if (span := said[index]) is None and is_data(message.get("content")):
+                written = json.dumps(message["content"], ensure_ascii=False)
+                limit = next((later[0] for later in said[index + 1 :] if later), len(self.text))
+                start = self.text.find(written, end, limit)
+                span = said[index] = (start, start + len(written)) if start >= 0 else None
+            end = max(end, span[1]) if span else end
         return said
 
     @cached_property

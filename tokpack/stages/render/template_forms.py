@@ -95,7 +95,7 @@ class Forms:
             message, content = {**message, "content": ""}, ""  # templates write None, or fail
         if content is None:
             return message
-        if message.get("role") in _TOOL_ROLES and _is_data(content):
+        if message.get("role") in _TOOL_ROLES and is_data(content):
             if self._quotes_answers:
                 return message
             content = json.dumps(content, ensure_ascii=False)
@@ -250,8 +250,10 @@ def _wrapped(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
 
 
-def _is_data(content: Any) -> bool:
-    """Neither a text nor parts."""
+def is_data(content: Any) -> bool:
+    """Neither nothing nor a text nor parts."""
+    if content is None:
+        return False
     if isinstance(content, list):
         return not any(isinstance(part, Mapping) and "type" in part for part in content)
     return not isinstance(content, str)
