@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
+import polars as pl
 import pytest
 from chats import write_rows
 from encode_helpers import TOOL, document, frame, open_here, template
@@ -68,6 +70,18 @@ def test_a_turn_with_reasoning_says_its_reasoning():
     ]
     assert said("qwen3", messages)[1] == f"<think>\nTides follow the moon.\n</think>\n\n{ANSWER}"
     assert said("qwen3", [messages[0], {"role": "assistant", "content": ANSWER}])[1] == ANSWER
+
+
+@pytest.mark.parametrize("name", ["llama3_1", "gptoss"])
+def test_what_a_tool_answers_as_data_is_said_where_the_template_writes_it_as_json(name):
+    messages = chat(call("Emden"), answers=("c00000001",))
+    for content in ({"high": "14:20", "café": [1, None]}, [1, 2], 3):
+        messages[2]["content"] = content
+        finder = SpanFinder(ChatTemplate(families.stock(name)), families.markers())
+        located = finder.locate(messages, [TOOL])
+        span = located.contents[2]
+        assert span is not None
+        assert json.loads(located.text[slice(*span)]) == content
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +200,40 @@ def test_calls_that_a_template_leaves_out_are_no_difference_and_those_that_it_wr
         folder = tmp_path / name
         open_here(qwen, folder / "snapshot", text).save(folder / "model")
         assert len(dropped(rows, folder, folder / "model")) == expected
+
+
+def with_arguments(answer: str, **arguments: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "chat_template_kwargs": arguments} if arguments else {"messages": messages}
+
+
+@pytest.mark.slow
+def test_documents_that_arguments_of_the_template_make_another_text_are_near_duplicates_of_their_like(
+    qwen, tmp_path
+):
+    form = (
+        "{% if thinks | default(true) %}/think {% endif %}"
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    open_here(qwen, tmp_path / "snapshot", form).save(tmp_path / "model")
+    again = f"{ANSWER} Yes."
+    rows = [
+        with_arguments(ANSWER),
+        with_arguments(ANSWER, thinks=False),
+        with_arguments(again),  # of the first
+        with_arguments(again, thinks=True),  # the same text
+        with_arguments(again, thinks=False),  # of the second
+        with_arguments(ANSWER, unread=1),
+    ]
+    data = write_rows(tmp_path / "rows.jsonl", [json.dumps(row).encode() for row in rows])
+    out = tokpack.pack(data, tmp_path / "out", tokenizer=str(tmp_path / "model"), near_dup=0.6)
+    columns = out.dropped.select("doc_id", "reason", pl.col("detail").str.split(" ").list.first())
+    assert sorted(columns.rows()) == [
+        (2, "near_duplicate", "0"),
+        (3, "exact_duplicate", "2"),
+        (4, "near_duplicate", "1"),
+        (5, "exact_duplicate", "0"),
+    ]
 
 
 def rendered(chats: list[list[dict[str, Any]]], form: str, tokenizer: Path, folder: Path) -> Rendered:

@@ -39,6 +39,7 @@ NUMBERS: dict[str, pl.DataType | type[pl.DataType]] = {
 """Narrower in memory than in the store."""
 DETAILS = {"position": pl.Int32, "drop_detail": pl.String}
 HASHES = ("hash_high", "hash_low")
+NARROW = ("source", schema.VARIANT)
 EXAMPLES = 3
 """Documents shown of each drop reason."""
 
@@ -88,8 +89,8 @@ class Corpus:
     """Numbers of all documents and pieces: what global decisions are made from."""
 
     docs: pl.DataFrame
-    """doc_id, source, row, drop_reason, hash_high, hash_low, drawn (until they are forgotten), tokens, cut
-    [, copies, quality]."""
+    """doc_id, source, row, drop_reason, hash_high, hash_low, drawn (until they are forgotten), tokens, cut,
+    variant [, copies, quality]."""
     pieces: pl.DataFrame
     """document (position in docs), length, trained: in the order of the store; see `placed`."""
     quarantined: list[str]
@@ -348,7 +349,7 @@ def joined(parts: list[pl.DataFrame]) -> pl.DataFrame:
     columns = [
         pl.concat([part.drop_in_place(name) for part in parts], rechunk=True) for name in parts[0].columns
     ]
-    return pl.DataFrame([column.shrink_dtype() if column.name == "source" else column for column in columns])
+    return pl.DataFrame([column.shrink_dtype() if column.name in NARROW else column for column in columns])
 
 
 def numbers_within(document: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -66,6 +66,8 @@ SEQUENTIAL: Final = "sequential"
 
 COPIES: Final = "copies"
 """Where a source repeats: the last column of rows, number of the copy from 0; and a key of the manifest."""
+VARIANT: Final = "variant"
+"""Of documents: which arguments of the template change their text, 0 for none."""
 DRAWN: Final = "drawn"
 """Of documents while they are decided about: whether the hold-out draws them."""
 

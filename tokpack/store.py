@@ -51,7 +51,7 @@ DIGEST_BYTES = 16
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A committed batch. `docs` columns: doc_id (from 0), source, row (within the item), drop_reason,
-    drop_detail, hash_high, hash_low, tokens (before truncation), cut [, drawn, copies, quality]."""
+    drop_detail, hash_high, hash_low, tokens (before truncation), cut, variant [, drawn, copies, quality]."""
 
     docs: pl.DataFrame
     pieces: pl.DataFrame

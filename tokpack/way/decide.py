@@ -9,7 +9,7 @@ pair are compared, chosen and held out as one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from tokpack.errors import DataError, writing
 from tokpack.free_memory import free_bytes, own_bytes
 from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
 from tokpack.run import MB, Run
-from tokpack.schema import CONTENT, COPIES
+from tokpack.schema import CONTENT, COPIES, VARIANT
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import first_of_equal
 from tokpack.stages.near_dup.kinds import KINDS
@@ -146,7 +146,7 @@ def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
     with run.tell.doing(what), writing(folder):
         positions, batches = corpus.stored_documents(width)
         found = find_near_duplicates(
-            batches,
+            _by_variant(corpus, positions, batches),
             threshold,
             eligible=corpus.kept()[positions],
             on=on,
@@ -169,6 +169,36 @@ def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
         int(found.bounded.sum()),
         kept,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Varied(Sequence[SelectedTokens]):
+    """Batches in which documents of another variant have other tokens, and so meet no equals."""
+
+    batches: Sequence[SelectedTokens]
+    variants: list[npt.NDArray[np.int32]]
+    """Of the documents of each batch."""
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: Any) -> Any:
+        batch = self.batches[number]
+        each = np.repeat(self.variants[number], np.diff(batch.offsets))
+        start, end = batch.offsets[[0, -1]]
+        tokens = np.array(batch.tokens)
+        tokens[start:end] ^= each
+        return replace(batch, tokens=tokens)
+
+
+def _by_variant(
+    corpus: Corpus, positions: npt.NDArray[np.int64], batches: Sequence[SelectedTokens]
+) -> Sequence[SelectedTokens]:
+    variants = corpus.docs[VARIANT].to_numpy()[positions].astype(np.int32)
+    if not variants.any():
+        return batches
+    ends = np.cumsum([len(batch) for batch in batches])[:-1]
+    return _Varied(batches, np.split(variants, ends))
 
 
 def table_bytes(memory_mb: int) -> int:

@@ -31,6 +31,7 @@ from tokpack.stages.read.blocks import Block, join
 from tokpack.stages.read.sources import Source
 from tokpack.stages.render.pieces import BlockSizeError
 from tokpack.stages.render.render import Rendered, render
+from tokpack.stages.render.variants import variants
 from tokpack.stages.tokenize import TokenBatch, tokenize
 
 BAD = np.uint64(0x9E3779B97F4A7C15)
@@ -49,6 +50,8 @@ class Made:
     """By which equal documents are found."""
     lots: npt.NDArray[np.uint64]
     """By which documents are drawn: of bare messages it is that of their contents, whatever the template."""
+    variants: npt.NDArray[np.int32]
+    """As of `tokpack.stages.render.variants`."""
     quarantined: list[Quarantined]
     counters: dict[str, int] = field(default_factory=dict)
     paths: dict[str, int] = field(default_factory=dict)
@@ -77,8 +80,9 @@ def make_tokens(run: Run, blocks: Sequence[Block], before: int) -> Made:
     if DESIRABLE in documents.columns:  # one answer, called good here and bad there, is no duplicate
         for each in (hashes, lots):
             each[~documents[DESIRABLE].to_numpy()] ^= BAD
+    kinds = variants(wanted, rendered, run.renderer)
     counters, paths = cleaned.counters | rendered.told, rendered.counters | tokens.stats
-    return Made(documents, tokens, hashes, lots, normalized.quarantined, counters, paths, spared)
+    return Made(documents, tokens, hashes, lots, kinds, normalized.quarantined, counters, paths, spared)
 
 
 def take_ready_tokens(run: Run, blocks: Sequence[Block]) -> Made:
@@ -98,7 +102,7 @@ def take_ready_tokens(run: Run, blocks: Sequence[Block]) -> Made:
     documents = pl.concat([normalized.documents for normalized, _ in found])
     quarantined = [one for normalized, _ in found for one in normalized.quarantined]
     hashes = token_hash(batch)
-    return Made(documents, batch, hashes, hashes, quarantined)
+    return Made(documents, batch, hashes, hashes, np.zeros(len(documents), np.int32), quarantined)
 
 
 def normalize_blocks(

@@ -21,7 +21,7 @@ from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
 from tokpack.reasons import CHOSEN_EQUALS_REJECTED
 from tokpack.run import MB, Run
-from tokpack.schema import COPIES, DRAWN, PAIR_WIDTH, UNPAIRED
+from tokpack.schema import COPIES, DRAWN, PAIR_WIDTH, UNPAIRED, VARIANT
 from tokpack.shards import INDEX
 from tokpack.stages.clean import clean_by_tokens, selected
 from tokpack.stages.dedup import Hashes, draw
@@ -209,6 +209,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         pl.Series("hash_low", hashes[:, 1]),
         pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
         pl.Series("cut", pieces.cut, dtype=pl.Int32),
+        pl.Series(VARIANT, made.variants),
         *_drawn(run, documents, (lots[:, 0], lots[:, 1])),
         *([_labels(pieces.documents)] if run.kind == UNPAIRED else []),
         *([quality(documents)] if config.select.weighs else []),
