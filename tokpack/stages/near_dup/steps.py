@@ -135,7 +135,8 @@ def prefix_step(search: Search, eligible: Bools) -> Sets:
         scratch.zeros(documents, np.int64),
         scratch.zeros((documents, 8), np.uint64),
     )
-    slots, shift = _slots(max(1, 8 * (1 - threshold)) * wanted)
+    # Enough for more than 1 - t of the grams to be alone in a slot, should all of them differ.
+    slots, shift = _slots(max(0.5, 20 * (1 - threshold) ** 2) * wanted)
     width, ranges = search.ranges(slots)
     counts = scratch.zeros(tokens, np.uint8) if len(ranges) > 1 else None
     for first in ranges:
@@ -185,7 +186,7 @@ def join_step(search: Search, sets: Sets, limit: int, block: int) -> JoinedSets:
     for begin, end in _blocks(sets.prefix_sizes, block):
         of_block = [column[begin:end] for column in (sets.starts, sets.prefix_sizes)]
         entries = np.empty(int(of_block[1].sum()), np.int32)
-        slots, shift = _slots(len(entries), bits=32)
+        slots, shift = _slots(len(entries) / 2, bits=32)
         index = (np.uint64(shift), np.zeros((slots, 2), np.int32), entries)
         kernels.lay_out_index(of_block[0], sets.prefixes, of_block[1], *index[:2])
         free: deque[Int32] = deque()
