@@ -25,8 +25,7 @@ It is a prefix-filter join (Bayardo et al. 2007, Xiao et al. 2008):
    out most candidates; the sets of the rest are hashed anew from their tokens, and intersected.
 
 No set is stored: to hash a token anew takes less time than to write and read 8 bytes, the more so where a
-virtual machine has to find fresh memory. The order of tasks hides how long a table's memory takes to answer:
-what is needed soon is fetched ahead.
+virtual machine has to find fresh memory. Places in large tables are fetched before they are needed.
 
 Memory is bounded, whatever the number of documents (`table_bytes`, `folder`). The batches are read twice
 (count, choose), then the tokens of candidates. What is one number a document, or a gram of a prefix, lies in

@@ -152,6 +152,8 @@ def join(  # noqa: PLR0912, PLR0915 - one loop, compiled
         for prefix in own_prefix:
             prefetch(entries.ctypes.data + index[np.uint64(prefix) >> shift, np.int64(adds)] * _4)
         for prefix in own_prefix:
+            if steps <= 0:
+                break
             slot = np.uint64(prefix) >> shift
             begin, end = index[slot, 0], index[slot, 1]
             if adds:
