@@ -38,7 +38,7 @@ import sys
 import trainer_plugin.serving.cli as serving
 from typer.testing import CliRunner
 
-def activity(quiet, module, before):
+def activity(quiet, module, before, first):
     print("torch" in sys.modules)
     raise SystemExit
 

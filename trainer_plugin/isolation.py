@@ -145,8 +145,8 @@ def verify_model(
         _check_device(device)
     name, dtype = str(model), None
     if isinstance(model, (str, Path)):
-        dtype = probed_dtype(stored_dtype(name), device or "cpu")
         with tell.doing(f"loading {name}"):
+            dtype = probed_dtype(stored_dtype(name), device or "cpu")
             model = _load_model(name, dtype.dtype, dataset, device)
     else:
         name = type(inner_model(model)).__name__

@@ -33,10 +33,13 @@ def say(text: str, quiet: bool) -> None:
 
 @contextmanager
 def activity(
-    quiet: bool, module: str, before: Callable[[], None] | None = None
+    quiet: bool,
+    module: str,
+    before: Callable[[], None] | None = None,
+    first: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Activity, Any]]:
     """What a command is doing, on stderr; with --quiet nothing, and no notes. Gives the loaded `module` too:
-    that alone takes seconds. `before` comes first: it refuses what cannot work."""
+    that alone takes seconds. `before` refuses what cannot work, `first` readies its libraries."""
     from tokpack.activity import Activity
 
     Stderr.quiet = quiet
@@ -48,6 +51,8 @@ def activity(
             from tokpack.engine.local import pass_over_pandas
 
             pass_over_pandas()
+            if first is not None:
+                first()
             loaded = import_module(module)
         yield tell, loaded
 

@@ -21,7 +21,7 @@ from tokpack.cli.options import (
 from tokpack.cli.output import activity, say, show
 from tokpack.encoding.early import load_early
 from tokpack.engine import default_workers, early
-from tokpack.errors import UsageError, check_place
+from tokpack.errors import UsageError, check_place, writing
 from tokpack.options import (
     INDEX,
     BillOptions,
@@ -76,12 +76,10 @@ def analyze(
         settings: dict[str, Any] = {"calibrate": calibrate, "by": by, "workers": workers}
         settings |= as_keywords(options)
         report = api.analyze(data or [], tell=tell, **settings)
-    if html:
-        from tokpack.errors import writing
-
-        with writing(html, resumes=False):
-            report.save_html(html)
-        say(f"report: {html}", quiet)
+        if html:
+            with tell.doing("drawing the report"), writing(html, resumes=False):
+                report.save_html(html)
+            tell.say(f"report: {html}")
     if json:
         import json as codec
 

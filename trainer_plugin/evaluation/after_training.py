@@ -27,5 +27,6 @@ def evaluate_result(
     found = evaluate(packed, model, [out], settings=settings, tell=tell)
     text = json.dumps(found.to_dict(), ensure_ascii=False, indent=2)
     (Path(out) / JSON).write_text(text + "\n", encoding="utf-8")
-    found.save_html(Path(out) / PAGE)
+    with tell.doing("drawing the page"):
+        found.save_html(Path(out) / PAGE)
     return found

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, Packed, packed_folder
-from tokpack.cli.output import activity, say, show
+from tokpack.cli.output import activity, show
 from tokpack.printable import hand_over, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -91,7 +91,7 @@ def evaluate(
     --gate: heldout, improved, control, a task's name, and for preference pairs reward_accuracy and
     reward_margin.
     """
-    from tokpack.errors import check_place
+    from tokpack.errors import check_place, writing
     from trainer_plugin.extras import need, quiet_libraries
 
     need(*LIBRARIES)
@@ -107,8 +107,7 @@ def evaluate(
         check_place(html, "--html")
         check_asked(packed, model, adapter, control, gate or ())
 
-    with activity(quiet, "trainer_plugin.evaluation.run", before) as (tell, run):
-        quiet_libraries()
+    with activity(quiet, "trainer_plugin.evaluation.run", before, quiet_libraries) as (tell, run):
         found = run.evaluate(
             packed,
             model,
@@ -122,7 +121,11 @@ def evaluate(
             settings=run.EvalSettings(**options),
             tell=tell,
         )
-    _show(found, html, json, quiet)
+        if html is not None:
+            with tell.doing("drawing the page"), writing(html, resumes=False):
+                found.save_html(html)
+            tell.say(f"page: {html}")
+    _show(found, json)
     if not found.passed:
         raise typer.Exit(1)
 
@@ -134,13 +137,7 @@ def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(f"no such value {value!r}", where=flag, hint=near_matches(value, known))
 
 
-def _show(found: Any, html: Path | None, json: bool, quiet: bool) -> None:
-    if html is not None:
-        from tokpack.errors import writing
-
-        with writing(html, resumes=False):
-            found.save_html(html)
-        say(f"page: {html}", quiet)
+def _show(found: Any, json: bool) -> None:
     if json:
         import json as codec
 

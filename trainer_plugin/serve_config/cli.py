@@ -63,8 +63,7 @@ def serve_config(
         configs = {name: read_config(folder) for name, folder in named.items()}
         refused_adapters(configs, engine, convert)
 
-    with activity(quiet, "trainer_plugin.serve_config.write", before) as (tell, write):
-        quiet_libraries()
+    with activity(quiet, "trainer_plugin.serve_config.write", before, quiet_libraries) as (tell, write):
         options = {"base": base, "convert": convert, "context": context, "port": port}
         made = write.write_config(adapters, engine, out, **options, tell=tell)
     for note in made.notes:
@@ -105,8 +104,7 @@ def convert_adapter(
         check_empty(out)
         check_adapter(adapter, base, "--base")
 
-    with activity(quiet, "trainer_plugin.convert", before) as (tell, module):
-        quiet_libraries()
+    with activity(quiet, "trainer_plugin.convert", before, quiet_libraries) as (tell, module):
         made = module.convert_adapter(adapter, out, base=base, tell=tell)
     say("merged: a model of its own" if made.way == "merge" else "plain LoRA", quiet)
     hand_over(str(made.folder))

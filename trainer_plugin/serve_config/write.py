@@ -59,7 +59,8 @@ def write_config(
     configs = {name: read_config(folder) for name, folder in named.items()}
     refused = refused_adapters(configs, engine, convert)
     base = base or str(next(iter(configs.values())).get("base_model_name_or_path") or "")
-    model_config = _model_config(base)
+    with tell.doing("looking at the base"):
+        model_config = _model_config(base)
     if engine in GGUF_ENGINES:
         gguf_adapter.check_gguf(model_config)
     if engine == "llamacpp" and set(":,") & set(str(out.resolve())):

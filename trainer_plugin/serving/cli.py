@@ -84,9 +84,8 @@ def serve(
         check_key(host, key)
         check_adapters(adapter or (), base, "BASE")
 
-    with activity(quiet, "trainer_plugin.serving.run", before) as (tell, _):
+    with activity(quiet, "trainer_plugin.serving.run", before, quiet_libraries) as (tell, _):
         known = base_name_of(base) if name is None else name
-        quiet_libraries()
         with tell.doing("loading libraries of the server"):
             start = import_module("trainer_plugin.serving.start")
         options: dict[str, Any] = {"host": host, "port": port, "key": key, "adapters_below": adapters_below}
@@ -198,8 +197,7 @@ def verify_served(
         if data is not None:
             import_module("trainer_plugin.dataset").PackedDataset(data)
 
-    with activity(quiet, "trainer_plugin.served_proof.run", before) as (tell, run):
-        quiet_libraries()
+    with activity(quiet, "trainer_plugin.served_proof.run", before, quiet_libraries) as (tell, run):
         options: dict[str, Any] = {"documents": max(1, documents), "tokens": max(16, max_tokens)}
         options |= {"base_weights": base_weights, "dtype": dtype, "seconds": timeout}
         options["extra_body"] = extra
@@ -266,8 +264,7 @@ def chat(
         need_server()
         check_adapters([adapter], base, "--base")
 
-    with activity(quiet, "trainer_plugin.serving.talk", before) as (tell, module):
-        quiet_libraries()
+    with activity(quiet, "trainer_plugin.serving.talk", before, quiet_libraries) as (tell, module):
         options: dict[str, Any] = {"system": system, "max_tokens": max(1, max_tokens), "seed": seed}
         options |= {"temperature": temperature, "top_p": top_p, "context": max(2, context)}
         options |= {"base_weights": base_weights, "dtype": dtype}
