@@ -109,6 +109,21 @@ def test_the_shell_completes_known_values_without_a_heavy_library(typed, known):
     assert sorted(out.split()) == sorted(values() if callable(values) else values)
 
 
+def test_cards_are_completed_in_the_letter_case_that_is_typed():
+    from tokpack.cli.options import _gpus
+
+    assert "a10" in _gpus("a1")
+    assert _gpus("rtx-4") == ["rtx-4090"]
+
+
+def test_the_packed_folder_that_was_probably_meant_is_named(tmp_path):
+    (tmp_path / "packed-1k").mkdir()
+    (tmp_path / "chats.jsonl").write_text("{}\n")
+    for command in ("verify", "view"):
+        fail(run(command, tmp_path / "packed-k1"), 2, "no such folder", "did you mean", "packed-1k?")
+    fail(run("verify", tmp_path / "chats.jsonl"), 2, "a file is no packed dataset", "tokpack pack")
+
+
 def test_without_arguments_there_is_help_and_no_empty_error():
     alone = run_apart()
     assert (alone.returncode, "Usage:" in alone.stdout + alone.stderr) == (2, True)

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = {
     "tokpack": """
         version printable fingerprint durable ranges free_memory schema reasons own_files interrupts
-        errors plain engine notebook_bars progress_lines activity parsing conversion plugins locks sums ledger
-        hub user_cache thrift parquet_files
+        errors plain engine notebook_bars progress_lines activity parsing conversion plugins locks hub sums
+        ledger user_cache thrift parquet_files
         config_limits config config_file options
         fresh_folder manifest checked shards token_files card doctor
         encoding stages packed_urls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_the_first_recipe_says_what_was_seen_and_runs_as_it_is(chats, smollm2, t
     assert "rendered by the model's own chat template" in text
     assert "Recognized: messages" in text
     assert "lora fits A10 at 2,048 tokens" in text
-    assert f"#   tokpack train packed --model {smollm2} -o adapter\n" in text
+    assert f"#   tokpack train packed --model {smollm2} --method lora -o adapter\n" in text
     report = run("analyze", "--config", out, "--json")
     assert report.exit_code == 0, report.output
     assert json.loads(report.stdout)["ledger"]["documents"]["read"] == 300
@@ -60,6 +61,14 @@ def test_the_command_writes_the_file_once(chats, qwen, tmp_path):
     with pytest.raises(OutputError, match="there already"):
         write_recipe(text, tmp_path / "run.toml")
     write_recipe("seed = 1\n", tmp_path / "run.toml", overwrite=True)
+
+
+def test_a_full_disk_leaves_no_half_file_that_stops_the_next_try(tmp_path, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OutputError, match="No space left"):
+            write_recipe("seed = 1\n", tmp_path / "run.toml")
+    write_recipe("seed = 1\n", tmp_path / "run.toml")
 
 
 def test_a_shape_and_columns_that_were_given_are_in_the_file(qwen, tmp_path):
@@ -86,7 +95,7 @@ def test_preferences_get_no_settings_of_a_bill(tmp_path, monkeypatch, caplog):
     assert run("init", "pairs.jsonl", "--model", "a model").stdout == "run.toml\n"
     text = (tmp_path / "run.toml").read_text()
     assert "preferences are trained beside a reference" in text
-    assert "#   tokpack train packed --model 'a model' -o adapter\n" in text
+    assert "--model 'a model' --method qlora --learning-rate 1e-5 -o adapter\n" in text
     assert run("analyze", "--config", "run.toml", "-q").exit_code == 0
     assert "no bill" not in caplog.text
 

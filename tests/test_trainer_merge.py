@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from trainer_rows import Said, save_tiny_model, tiny_llama
 from transformers import AutoModelForCausalLM
 
-from tokpack.errors import VerifyError
+from tokpack.errors import OutputError, VerifyError
 from trainer_plugin import Recipe, load_recipe, merge, prepare_lora
 from trainer_plugin.merge import compare_logits, merge_dequantized
 from trainer_plugin.qlora import load_model
@@ -117,6 +117,18 @@ def test_a_merge_that_is_interrupted_leaves_nothing_in_the_way_of_the_next(base,
         merge_dequantized(adapter, tmp_path / "merged", check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     merge_dequantized(adapter, tmp_path / "merged")
+
+
+def test_a_full_disk_is_not_taken_for_an_adapter_that_does_not_fit(base, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    adapter = adapter_on(base, tmp_path / "adapter", load_recipe(method="lora"))
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OutputError, match="cannot write: No space left on device"):
+        merge_dequantized(adapter, tmp_path / "merged", model=base)
 
 
 def test_merged_into_the_original_weights_it_is_another_model_than_was_trained(base, tmp_path):

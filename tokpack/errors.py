@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from tokpack.printable import printable, without_secrets
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 MOST_KNOWN = 30
 """Names that a hint lists."""
 
@@ -164,18 +166,27 @@ def check_place(file: Path | None, flag: str) -> None:
         raise OutputError("a folder is there", where=f"{flag} {file}", hint="give the name of a file")
 
 
+def system_error(error: Exception) -> int:
+    """Its number by the system; 0: it is another error. Libraries of Rust say theirs in words."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0
+
+
 @contextmanager
 def writing(where: Path, resumes: bool = True) -> Iterator[None]:
     """Turn a full disk or missing rights into an OutputError. `resumes`: what stands already is kept."""
     try:
         yield
-    except OSError as error:
-        if error.errno is None:
+    except Exception as error:
+        number = system_error(error)
+        if not number:
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = number in FULL
         raise OutputError(
-            f"cannot write: {os.strerror(error.errno)}",
-            where=str(error.filename or where),
+            f"cannot write: {os.strerror(number)}",
+            where=str(getattr(error, "filename", None) or where),
             hint="free some space and repeat the command"
             + (": it goes on where it stopped" if resumes else "")
             if full

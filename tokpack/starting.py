@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tokpack.activity import Activity
 from tokpack.config import CostConfig, Method
 from tokpack.cost.training import Training, load_training
+from tokpack.durable import write_durably
 from tokpack.errors import DataError, UsageError, check_new, writing
 from tokpack.options import make_config
 from tokpack.run import Run
@@ -33,6 +34,8 @@ LENGTHS = tuple(2**power for power in range(9, 18))
 ENOUGH_TO_HOLD_OUT = 200
 LIGHTEST: tuple[Method, ...] = ("lora", "qlora")
 """Methods to propose, the better first."""
+PREFERENCE_RATE = "1e-5"
+"""Learning rate of DPO, KTO and the others, as in examples/recipes: a twentieth of the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def first_recipe(
     training = _training(model, gpu)
     capacity, why = choose_length(lengths, training)
     parts = [
-        _head(out, len(lengths), run.config.seed, model if training is not None else ""),
+        _head(out, len(lengths), run.config.seed, _train_line(run, training, model, capacity, out)),
         _inputs(data, looks, out, format, map or {}),
         _tokens(run, model, out),
         _rows(lengths, capacity, why),
@@ -87,7 +90,7 @@ def write_recipe(text: str, out: Path, overwrite: bool = False) -> None:
     """Raises OutputError for a file that is there already."""
     check_new(out, overwrite)
     with writing(out, resumes=False):
-        out.write_text(text, encoding="utf-8")
+        write_durably(out, text.encode())
 
 
 def choose_length(lengths: npt.NDArray[np.int64], training: Training | None) -> tuple[int, str]:
@@ -152,9 +155,17 @@ NO_BILL = """\
 """
 
 
-def _head(out: Path, documents: int, seed: int, model: str) -> str:
-    """`model` is empty for a tokenizer alone, which nothing trains."""
-    train = f"#   tokpack train packed --model {shlex.quote(_seen(model, out))} -o adapter\n" if model else ""
+def _train_line(run: Run, training: Training | None, model: str, capacity: int, out: Path) -> str:
+    """Empty for a tokenizer alone, which nothing trains."""
+    if training is None:
+        return ""
+    method = method_for(training, capacity) or "qlora"
+    rate = f" --learning-rate {PREFERENCE_RATE}" if run.kind else ""
+    model = shlex.quote(_seen(model, out))
+    return f"#   tokpack train packed --model {model} --method {method}{rate} -o adapter\n"
+
+
+def _head(out: Path, documents: int, seed: int, train: str) -> str:
     looked_at = f"the first {documents:,} documents" if documents > 1 else "one document"
     return f"""\
 # Made by `tokpack init` from {looked_at}. Change what you like, then:

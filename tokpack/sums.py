@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokpack.durable import sync_folder, sync_tree
 from tokpack.errors import DataError, UsageError
+from tokpack.hub import folder_like
 from tokpack.own_files import entries_below, is_hub_link, is_plain
 from tokpack.schema import RUN, SUMS, WORK
 
@@ -98,7 +99,13 @@ def file_sha256(path: Path) -> str:
 
 
 def need_folder(folder: Path) -> None:
-    if not folder.is_dir():
+    """Raises UsageError; it names the folder that was probably meant."""
+    if folder.is_dir():
+        return
+    if folder.is_file():
         raise UsageError(
-            "no such folder", where=str(folder), hint="give the folder that `tokpack pack -o` wrote"
+            "a file is no packed dataset", where=str(folder), hint="`tokpack pack` makes one of raw data"
         )
+    beside = folder_like(str(folder))
+    hint = f"did you mean {beside}?" if beside else "give the folder that `tokpack pack -o` wrote"
+    raise UsageError("no such folder", where=str(folder), hint=hint)

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokpack.errors import TokpackError, UsageError
+from tokpack.errors import TokpackError, UsageError, system_error
+from tokpack.hub import folder_like
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -56,6 +57,8 @@ for pattern in map(re.compile, patterns):
 def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json. Raises UsageError where there is none, and for what nobody should obey."""
     path = folder / CONFIG
+    if not folder.exists() and (beside := folder_like(str(folder))):
+        raise UsageError("no such folder", where=str(folder), hint=f"did you mean {beside}?")
     try:
         text = path.read_bytes() if path.stat().st_size <= LARGEST else b""
         found = json.loads(text)
@@ -247,6 +250,8 @@ def explained(folder: Path) -> Iterator[None]:
     except (TokpackError, OSError):
         raise
     except Exception as error:
+        if system_error(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UsageError(
             f"the adapter does not fit: {type(error).__name__}: {' '.join(lines[:2])[:300]}",

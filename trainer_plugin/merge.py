@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from tokpack.activity import Activity, Advance
-from tokpack.errors import UsageError, VerifyError
+from tokpack.errors import UsageError, VerifyError, writing
 from trainer_plugin.adapter_config import check_patterns, explained, read_config, with_adapter
 from trainer_plugin.adapter_folder import RECIPE
 from trainer_plugin.base_digest import weight_files
@@ -66,12 +66,13 @@ def merge_dequantized(
     recipe = load_recipe(adapter / RECIPE) if (adapter / RECIPE).is_file() else Recipe(method="lora")
     if original and recipe.method == "qlora":
         recipe = replace(recipe, method="lora")
-    with explained(adapter):
-        config = PeftConfig.from_pretrained(str(adapter))
-    base = str(model or config.base_model_name_or_path)
-    recipe = _with_dtype(recipe, base)
-    check_patterns(written, _adapter_weights(adapter), adapter)
-    files = _files_to_merge(base, adapter, config, recipe)
+    with tell.doing("looking at adapter and base"):
+        with explained(adapter):
+            config = PeftConfig.from_pretrained(str(adapter))
+        base = str(model or config.base_model_name_or_path)
+        recipe = _with_dtype(recipe, base)
+        check_patterns(written, _adapter_weights(adapter), adapter)
+        files = _files_to_merge(base, adapter, config, recipe)
     with new_folder(out) as folder:
         if files is None:
             with explained(adapter), tell.doing("merging the whole model"):
@@ -79,7 +80,8 @@ def merge_dequantized(
         else:
             with explained(adapter), tell.doing("merging", len(files), "files") as advance:
                 _merge_files(base, files, adapter, config, folder, recipe, advance)
-        load_tokenizer(base).save_pretrained(str(folder))
+        with tell.doing("writing the tokenizer"):
+            load_tokenizer(base).save_pretrained(str(folder))
         if check:
             with tell.doing("comparing the logits with those of base and adapter"):
                 line = compare_logits(base, adapter, folder, recipe)
@@ -94,8 +96,10 @@ def dequantize_base(base: str, out: Path, *, tell: Activity | None = None) -> Pa
     """
     need("bitsandbytes")
     check_empty(out)
-    recipe, files = _with_dtype(Recipe(method="qlora"), base), _safetensors(base)
-    known, quantized = _names_in_memory(base, recipe)
+    tell = tell or Activity(quiet=True)
+    with tell.doing("looking at the base"):
+        recipe, files = _with_dtype(Recipe(method="qlora"), base), _safetensors(base)
+        known, quantized = _names_in_memory(base, recipe)
     named = {name for file in (files or {}).values() for name in weight_names(file)}
     if files is None or not {f"{module}.weight" for module in quantized} <= named <= known or not quantized:
         raise UsageError(
@@ -104,11 +108,12 @@ def dequantize_base(base: str, out: Path, *, tell: Activity | None = None) -> Pa
             hint="merge each adapter instead: `tokpack merge-adapter`",
         )
     out.mkdir(parents=True, exist_ok=True)
-    with (tell or Activity(quiet=True)).doing("taking the base through 4 bits", len(files)) as advance:
+    with tell.doing("taking the base through 4 bits", len(files)) as advance:
         _merge_files(base, files, None, None, out, recipe, advance)
     if (settings := file_of_model(base, "generation_config.json")) is not None:
         shutil.copyfile(settings, out / "generation_config.json")
-    load_tokenizer(base).save_pretrained(str(out))
+    with tell.doing("writing the tokenizer"):
+        load_tokenizer(base).save_pretrained(str(out))
     return out
 
 
@@ -197,7 +202,8 @@ def _merge_files(
                 if module in updates:
                     weight = merge_layer(weight, updates[module], config, module)
                 merged[key] = weight.contiguous()
-        save_file(merged, str(out / name), metadata={"format": "pt"})
+        with writing(out, resumes=False):
+            save_file(merged, str(out / name), metadata={"format": "pt"})
         advance(1, "")
     if "model.safetensors" not in files and (index := file_of_model(base, INDEX)) is not None:
         shutil.copyfile(index, out / INDEX)
@@ -272,7 +278,8 @@ def _merge_whole(base: str, adapter: Path, out: Path, recipe: Recipe) -> None:
         model = model.to(model.get_input_embeddings().weight.dtype)
     merged = with_adapter(model, adapter).merge_and_unload()
     forget_quantization(merged)
-    merged.save_pretrained(str(out))
+    with writing(out, resumes=False):
+        merged.save_pretrained(str(out))
 
 
 # The proof

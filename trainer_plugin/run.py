@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokpack.activity import Activity, counted, duration
 from tokpack.checked import check_dataset
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, writing
 from tokpack.hub import check_model
 from tokpack.own_files import entries_below
 from trainer_plugin.dataset import PackedDataset
@@ -132,8 +132,8 @@ def run_training(
     recipe, dtype = settle_dtype(recipe, model)
     arguments = training_arguments(recipe, out, eval_on_start=held_out is not None and checkpoint is None)
     tell.say(f"dtype {dtype}{_precision_line(arguments)}")
-    tokenizer = load_tokenizer(model)
-    dataset.check_tokenizer(tokenizer)
+    with tell.doing("loading the tokenizer"):
+        dataset.check_tokenizer(tokenizer := load_tokenizer(model))
     network, report = _proven(model, recipe, dataset, held_out, tell)
     set_seed(recipe.seed)
     if recipe.method != "full":
@@ -178,7 +178,7 @@ def run_training(
         remove_checkpoints(out)
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, recipe, report.attn, plan, hours)
-    with tell.doing(f"writing {out}"):
+    with tell.doing(f"writing {out}"), writing(out, resumes=False):
         save_result(trainer, out, recipe, packed=dataset, tokenizer=tokenizer)
     if trainer.is_world_process_zero():
         (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")

@@ -25,11 +25,14 @@ def completed(*values: str) -> dict[str, Any]:
     return {"autocompletion": lambda: values}
 
 
-def _gpus() -> list[str]:
-    """Their names, read without the libraries that figure with them."""
+def _gpus(incomplete: str) -> list[str]:
+    """Names that go on from what is typed, in any letter case; read without the libraries that figure with
+    them."""
     import tomllib
 
-    return list(tomllib.loads((files("tokpack") / "cost" / "gpus.toml").read_text(encoding="utf-8")))
+    known = tomllib.loads((files("tokpack") / "cost" / "gpus.toml").read_text(encoding="utf-8"))
+    typed = len(incomplete)
+    return [incomplete + name[typed:] for name in known if name[:typed].lower() == incomplete.lower()]
 
 
 EXPORTS = completed("trl", "axolotl", "llamafactory", "megatron-bridge", "megatron")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokpack.activity import counted
 from tokpack.cli.app import PACKED, app
 from tokpack.cli.options import (
     EXPORTS,
@@ -165,7 +166,7 @@ def merge(
     settings: dict[str, Any] = {"seed": seed, "keep_order": keep_order, "overwrite": overwrite}
     with (
         activity(quiet, "tokpack.packed.merging") as (tell, merging),
-        tell.doing(f"merging {len(packed_folders)} packed datasets"),
+        tell.doing(f"merging {counted(len(packed_folders), 'packed dataset')}"),
     ):
         merged = merging.merge(packed_folders, out, check=not no_check, tell=tell, **settings)
     _written(merged, out, quiet)

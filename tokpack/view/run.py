@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from tokpack.interrupts import scratch_folder
 from tokpack.manifest import is_finished
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
+from tokpack.sums import need_folder
 from tokpack.view.detail import Shown
 from tokpack.view.table import DocumentTable
 from tokpack.view.texts import Texts
@@ -50,6 +52,8 @@ def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str,
         return PackedFolder(Path(data[0]))
     if len(data) == 1 and "://" in data[0] and not given:
         return PackedFolder(local_folder(data[0], tell))
+    if len(data) == 1 and not given and not glob.has_magic(data[0]) and not Path(data[0]).exists():
+        need_folder(Path(data[0]))
     if not options.get("tokenizer") and not options.get("config"):
         raise UsageError(
             "raw data is shown as a model would see it, and there is no tokenizer",
