@@ -16,6 +16,7 @@ flight; the same command finds the rest.
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from tokpack.own_files import is_store_file, remove_own
 from tokpack.ranges import Int64
 from tokpack.schema import STORE_SCHEMA, STORED_WEIGHTS
 from tokpack.stages.read.unchanged import Stamp
+from tokpack.stages.scratch import advise
 from tokpack.stages.truncate import Pieces
 
 RECORD = "run.json"
@@ -230,7 +232,7 @@ class TokenStore:
     def load(self, key: Key) -> Batch:
         table, meta = self._read_docs(key)
         docs = pl.DataFrame(pl.from_arrow(table)).clone()
-        record = self.tokens(key)
+        record = mapped_front(self._tokens_path(key))
         document = np.searchsorted(docs["doc_id"].to_numpy(), record.column("doc_id").to_numpy())
         pieces = pl.DataFrame(
             {
@@ -280,6 +282,18 @@ def mapped_tokens(folder: Path, key: Key) -> pa.RecordBatch:
         return pa.ipc.open_file(file).get_batch(0)
 
 
+def mapped_front(path: Path) -> pa.RecordBatch:
+    """The same for the columns before the tokens: nothing else is read ahead."""
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    advise(pages, "MADV_RANDOM")
+    whole = pa.py_buffer(pages)
+    record = pa.ipc.open_file(whole).get_batch(0)
+    if tokens := record.column("input_ids").values.buffers()[1]:
+        advise(pages, "MADV_WILLNEED", 0, tokens.address - whole.address)
+    return record
+
+
 def batch_name(key: Key) -> str:
     item, number = key
     return f"batch-{item:05}-{number:05}" if number else f"batch-{item:05}"
@@ -298,9 +312,7 @@ def parsed_docs(data: bytes, where: str) -> tuple[pa.Table, dict[str, Any]]:
     """The same of its bytes."""
     if xxhash.xxh3_128_digest(data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
         raise DataError(
-            "the token store was damaged while the run read it",
-            where=where,
-            hint="repeat the command",
+            "the token store was damaged while the run read it", where=where, hint="repeat the command"
         )
     table = pa.ipc.open_file(pa.py_buffer(data[:-DIGEST_BYTES])).read_all()
     return table, json.loads(table.schema.metadata[b"batch"])

@@ -50,5 +50,10 @@ class Scratch:
     def release(self) -> None:
         """Pages of the arrays stop counting as memory of this process; they are read again when needed."""
         for pages in self._maps:
-            with suppress(AttributeError, OSError, ValueError):  # a system without it, a map that is closed
-                pages.madvise(mmap.MADV_DONTNEED)
+            advise(pages, "MADV_DONTNEED")
+
+
+def advise(pages: mmap.mmap, name: str, *place: int) -> None:
+    """Tell the system, where it knows such an advice, what is wanted of a map, or of a part of it."""
+    with suppress(AttributeError, OSError, ValueError):  # the map may be closed
+        pages.madvise(getattr(mmap, name), *place)
