@@ -21,8 +21,9 @@ import numpy as np
 import polars as pl
 
 from tokpack.activity import Activity
+from tokpack.columns import GrowingFrame
 from tokpack.config import Config
-from tokpack.corpus import Corpus, joined, without_details
+from tokpack.corpus import Corpus
 from tokpack.engine.local import release_memory
 from tokpack.free_memory import own_bytes
 from tokpack.store import TokenStore
@@ -31,7 +32,6 @@ from tokpack.way.plan_part import plan_part
 
 CAPACITY = 4096
 OF_BATCH = 8192
-SLICE = 1 << 20
 
 
 class Synthetic(Corpus):
@@ -57,18 +57,17 @@ def some(first: int, last: int, width: int) -> tuple[pl.DataFrame, pl.DataFrame]
     same_as = np.where(again, (number * random.random(len(number))).astype(np.int64), number)
     length = np.random.default_rng(7).lognormal(6.0, 0.7, width)[same_as % width]
     length = length.astype(np.int32).clip(8, CAPACITY)
-    nothing = pl.repeat(None, len(number), dtype=pl.String, eager=True)
     docs = pl.DataFrame(
         {
             "doc_id": number,
             "source": (number % 3).astype(np.int32),
             "row": number,
-            "drop_reason": nothing,
-            "drop_detail": nothing,
+            "drop_reason": pl.repeat(None, len(number), dtype=pl.String, eager=True),
             "hash_high": hashes(same_as, 1),
             "hash_low": hashes(same_as, 2),
             "tokens": length,
             "cut": np.zeros(len(number), np.int32),
+            "drawn": hashes(same_as, 3) % np.uint64(100) == 0,
         }
     )
     pieces = pl.DataFrame(
@@ -78,16 +77,20 @@ def some(first: int, last: int, width: int) -> tuple[pl.DataFrame, pl.DataFrame]
             "trained": length // 2,
         }
     )
-    return without_details(docs), pieces
+    return docs, pieces
 
 
 def corpus_of(documents: int) -> Corpus:
     width = min(documents, 1 << 16)
-    parts = [some(a, min(a + SLICE, documents), width) for a in range(0, documents, SLICE)]
-    docs, pieces = ([part[kind] for part in parts] for kind in (0, 1))
+    docs, pieces = GrowingFrame(), GrowingFrame()
+    for first in range(0, documents, OF_BATCH):
+        for columns, batch in zip(
+            (docs, pieces), some(first, min(first + OF_BATCH, documents), width), strict=True
+        ):
+            columns.add(batch)
     starts = np.append(np.arange(0, documents, OF_BATCH), documents)
     keys = [(number, 0) for number in range(len(starts) - 1)]
-    return Synthetic(joined(docs), joined(pieces), [], {}, {}, cast(TokenStore, None), keys, starts, {}, {})
+    return Synthetic(docs.frame(), pieces.frame(), [], {}, {}, cast(TokenStore, None), keys, starts, {}, {})
 
 
 class Peak:

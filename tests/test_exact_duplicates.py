@@ -9,7 +9,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokpack.corpus import Corpus, details_of, without_details
+from tokpack.columns import GrowingFrame
+from tokpack.corpus import Corpus, details_of
 from tokpack.reasons import EXACT_DUPLICATE, OVER_BUDGET
 from tokpack.stages import dedup
 from tokpack.stages.keep import KeepList
@@ -35,7 +36,9 @@ def corpus(reasons: list[str | None], details: list[str | None]) -> Corpus:
         {"doc_id": range(10, 10 + len(reasons)), "drop_reason": reasons, "drop_detail": details},
         schema={"doc_id": pl.Int64, "drop_reason": pl.String, "drop_detail": pl.String},
     )
-    parts = (without_details(docs), pl.DataFrame(), [], {}, {}, None, [], np.zeros(1, np.int64), {}, {})
+    columns = GrowingFrame()
+    columns.add(docs.drop("drop_detail"))
+    parts = (columns.frame(), pl.DataFrame(), [], {}, {}, None, [], np.zeros(1, np.int64), {}, {})
     return Corpus(*parts, details=details_of(docs))
 
 

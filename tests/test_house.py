@@ -23,7 +23,7 @@ HOUSE = {
         config_limits config config_file options
         fresh_folder manifest checked shards token_files card doctor
         encoding stages packed_urls
-        run store bucket_store corpus output already_there cost
+        run store bucket_store columns corpus output already_there cost
         way pipeline calibration starting
         report nothing_kept packed
         api text export

@@ -1,6 +1,6 @@
 """All documents of a run as numbers: what the decisions between the passes are made from.
 
-About 50 bytes a document are in memory, 16 of them until equal ones are found; tokens stay in the store,
+About 45 bytes a document are in memory, 16 of them until equal ones are found; tokens stay in the store,
 mapped. Numbers of documents and rows have 32 bits: a run takes some two billion.
 """
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.columns import REASON, GrowingFrame, check_number
 from tokpack.plain import LEFT_OUT
 from tokpack.ranges import Int64
 from tokpack.reasons import PAIR_DROPPED
@@ -29,17 +30,8 @@ from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
 from tokpack.store import Batch, Key, TokenStore, flat_arrays, flat_weights
 
-REASON = pl.Categorical(pl.Categories("drop_reason", "tokpack", pl.UInt16))
-"""Of a reason in memory: a number."""
-NUMBERS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "doc_id": pl.Int32,
-    "row": pl.Int32,
-    "drop_reason": REASON,
-}
-"""Narrower in memory than in the store."""
 DETAILS = {"position": pl.Int32, "drop_detail": pl.String}
 HASHES = ("hash_high", "hash_low")
-NARROW = ("source", schema.VARIANT)
 EXAMPLES = 3
 """Documents shown of each drop reason."""
 
@@ -127,7 +119,8 @@ class Corpus:
         """Read back what pass 1 committed of `items` items, each batch shifted to its place."""
         batches: list[Key] = []
         rows_before: dict[Key, int] = {}
-        docs, details, pieces, quarantined = [], [], [], []
+        docs, pieces = GrowingFrame(), GrowingFrame()
+        details, quarantined = [], []
         counters: Counter[str] = Counter()
         paths: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
@@ -140,11 +133,12 @@ class Corpus:
             own: Counter[int] = Counter()
             for number, found in enumerate(_batches(store, item)):
                 batch = shifted(found, width * rows, lines)
-                document = (pl.col("document") + documents).cast(pl.Int32)
-                pieces.append(batch.pieces.select(document, "length", "trained"))
                 starts.append(starts[-1] + len(batch.pieces))
+                check_number(width * (rows + batch.rows), "documents")
+                check_number(starts[-1], "pieces of documents")
+                pieces.add(batch.pieces.select(pl.col("document") + documents, "length", "trained"))
                 details.append(details_of(batch.docs, documents))
-                docs.append(without_details(batch.docs))
+                docs.add(batch.docs.drop("drop_detail"))
                 batches.append((item, number))
                 rows_before[item, number] = rows
                 documents, rows = documents + len(batch.docs), rows + batch.rows
@@ -157,9 +151,10 @@ class Corpus:
                 for reason, snippets in batch.examples.items():
                     examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
             lines.update(own)
+            check_number(max(lines.values(), default=0), "lines of one input")
         return Corpus(
-            joined(docs),
-            joined(pieces),
+            docs.frame(),
+            pieces.frame(),
             quarantined,
             dict(counters),
             dict(paths),
@@ -275,15 +270,16 @@ class Corpus:
     def placed(self, chosen: npt.NDArray[np.bool_]) -> pl.DataFrame:
         """The pieces of the chosen documents, with their `number` in it, and where they lie: `batch`, `index`
         within it."""
-        at = np.flatnonzero(chosen[self.pieces["document"].to_numpy()])
+        at = np.flatnonzero(chosen[self.pieces["document"].to_numpy()]).astype(np.int32)
         pieces = self.pieces if len(at) == len(self.pieces) else self.pieces[at]
-        each = np.diff(np.searchsorted(at, self.starts))
-        at -= np.repeat(self.starts[:-1], each)
+        each = np.diff(np.searchsorted(at, self.starts.astype(np.int32)))
+        at -= np.repeat(self.starts[:-1].astype(np.int32), each)
         own = {
             "number": numbers_within(pieces["document"].to_numpy()),
             "batch": np.repeat(np.arange(len(each), dtype=np.int32), each),
-            "index": at.astype(np.int32),
+            "index": at,
         }
+        del at
         return pieces.with_columns(pl.Series(name, own.pop(name)).shrink_dtype() for name in list(own))
 
     def tokens_of(self, position: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.int32]:
@@ -339,24 +335,13 @@ def details_of(docs: pl.DataFrame, before: int = 0) -> pl.DataFrame:
     return docs.select(position.alias("position"), told).filter(told.is_not_null())
 
 
-def without_details(docs: pl.DataFrame) -> pl.DataFrame:
-    """The columns that a corpus keeps of each document; a reason is a number in memory."""
-    return docs.drop("drop_detail").cast({name: NUMBERS[name] for name in docs.columns if name in NUMBERS})
-
-
-def joined(parts: list[pl.DataFrame]) -> pl.DataFrame:
-    """All rows, a column after the other: each leaves the parts, so that one column alone is there twice."""
-    columns = [
-        pl.concat([part.drop_in_place(name) for part in parts], rechunk=True) for name in parts[0].columns
-    ]
-    return pl.DataFrame([column.shrink_dtype() if column.name in NARROW else column for column in columns])
-
-
 def numbers_within(document: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """The number of each piece in its document: [4, 4, 4, 7] -> [0, 1, 2, 0]"""
-    begins = np.flatnonzero(np.diff(document, prepend=-1)).astype(np.int32)
     number = np.arange(len(document), dtype=np.int32)
-    number -= np.repeat(begins, np.diff(begins, append=len(document)))
+    first = number.copy()
+    first[1:][document[1:] == document[:-1]] = 0
+    np.maximum.accumulate(first, out=first)
+    number -= first
     return number
 
 

@@ -66,13 +66,10 @@ def slot_table(
 
     100,000 documents of 800 tokens at 2048: 204.8M slots padded to max, 39 % fill.
     """
-    if capacity < 1 or batch_size < 1:
-        raise UsageError("capacity and batch size must be at least 1", where=f"{capacity=}, {batch_size=}")
     cut, truncated = _cut(lengths, capacity)
     content = int(cut.sum(dtype=np.int64))
     table = [
-        _padded(PADDED_MAX, np.broadcast_to(np.int64(capacity), cut.size), batch_size, content, truncated),
-        _padded(PADDED_LONGEST, cut, batch_size, content, truncated),
+        *padded_rows(lengths, capacity, batch_size),
         _padded(PADDED_SORTED, np.sort(cut)[::-1], batch_size, content, truncated),
         _packed(PACKED, cut, packed_rows, capacity, batch_size, truncated),
     ]
@@ -84,13 +81,26 @@ def slot_table(
     return table
 
 
+def padded_rows(lengths: ArrayLike, capacity: int, batch_size: int) -> list[SlotRow]:
+    """The first two of the table."""
+    if capacity < 1 or batch_size < 1:
+        raise UsageError("capacity and batch size must be at least 1", where=f"{capacity=}, {batch_size=}")
+    cut, truncated = _cut(lengths, capacity)
+    content = int(cut.sum(dtype=np.int64))
+    widest = np.broadcast_to(np.int64(capacity), cut.size)
+    return [
+        _padded(PADDED_MAX, widest, batch_size, content, truncated),
+        _padded(PADDED_LONGEST, cut, batch_size, content, truncated),
+    ]
+
+
 def _cut(lengths: ArrayLike, capacity: int) -> tuple[NDArray[np.integer[Any]], int]:
     array = np.asarray(lengths)
     if array.dtype != np.int32:
         array = array.astype(np.int64)
     if array.ndim != 1 or (array.size and array.min() < 0):
         raise UsageError("lengths must be a flat list of token counts from 0 up", where="lengths")
-    cut = np.minimum(array, capacity)
+    cut = np.minimum(array, capacity) if array.max(initial=0) > capacity else array
     return cut, int(array.sum(dtype=np.int64) - cut.sum(dtype=np.int64))
 
 

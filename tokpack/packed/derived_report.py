@@ -20,7 +20,7 @@ from tokpack.plain import from_plain
 from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.report.data_figures import row_figures
 from tokpack.report.figures import (
-    DocumentLengths,
+    Lengths,
     Report,
     drop_figures,
     label_figures,
@@ -52,7 +52,7 @@ def derived_report(
         if source.report:
             _add_texts(source, examples, places, counters)
     whole = {reason: [place for place in of if place] for reason, of in places.items()}
-    ledger, lengths = Ledger.read(manifest["ledger"]), _lengths(pieces, dropped)
+    ledger, (raw, tokens) = Ledger.read(manifest["ledger"]), _lengths(pieces, dropped)
     recipe, dealt = _recipe([source.report for source in sources]), manifest["plan"].get("dealt")
     figures = Figures(
         tokpack_version=manifest["tokpack_version"],
@@ -62,11 +62,11 @@ def derived_report(
         config=manifest["config"],
         inputs=[InputFile(**{key: entry[key] for key in INPUT}) for entry in manifest["inputs"]],
         ledger=ledger,
-        lengths=length_figures(lengths.whole, plan.capacity),
+        lengths=length_figures(tokens, plan.capacity),
         batch_size=recipe.batch_size,
-        slots=slot_figures(lengths, plan, recipe),
+        slots=slot_figures(raw, pieces.length, plan, recipe),
         plan=plan_figures(plan, from_plain(Dealt, dealt, "plan.dealt") if dealt else None),
-        rows=row_figures(plan, lengths.pieces),
+        rows=row_figures(plan, pieces.length),
         drops=drop_figures(ledger, examples, whole),
         counters=dict(counters),
         labels=label_figures(pieces) if schema.is_unpaired(manifest) else None,
@@ -107,8 +107,9 @@ def _recipe(reports: list[dict[str, Any]]) -> CostConfig:
     return CostConfig(batch_size=sizes[0]) if sizes else CostConfig()
 
 
-def _lengths(pieces: Placement, dropped: Path) -> DocumentLengths:
-    """Lengths before truncation and dropping, put together from what is packed and what is on record."""
+def _lengths(pieces: Placement, dropped: Path) -> tuple[Lengths, Lengths]:
+    """Lengths of all documents but those held out, and of those kept, before truncation; put together from
+    what is packed and what is on record."""
     places = {"doc_id": pieces.doc_id, "copy": pieces.copy, "tokens": pieces.length.astype(np.int64)}
     every = pl.DataFrame(places)
     packed = every.filter(pl.col("copy") == 0).drop("copy")
@@ -119,8 +120,5 @@ def _lengths(pieces: Placement, dropped: Path) -> DocumentLengths:
     times = every.group_by("doc_id").agg((pl.col("copy").max() + 1).alias(schema.COPIES))
     repeated = each_copy(whole.join(times, on="doc_id")).drop(schema.COPIES)
     lost = record.filter(~pl.col("reason").is_in([TRUNCATED, HELD_OUT])).drop("reason")
-    return DocumentLengths(
-        raw=pl.concat([repeated, lost]).sort("doc_id")["tokens"].to_numpy(),
-        whole=whole.sort("doc_id")["tokens"].to_numpy(),
-        pieces=pieces.length,
-    )
+    raw = pl.concat([repeated, lost.filter(pl.col("tokens") > 0)]).sort("doc_id")
+    return raw["tokens"].to_numpy(), whole.sort("doc_id")["tokens"].to_numpy()

@@ -20,7 +20,7 @@ from tokpack.activity import counted
 from tokpack.config import CostConfig
 from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
-from tokpack.cost.slots import PACKED
+from tokpack.cost.slots import PACKED, padded_rows
 from tokpack.cost.training import CostedDocuments, Training
 from tokpack.ledger import Ledger
 from tokpack.plain import to_plain
@@ -124,13 +124,9 @@ def make_report(
 
     `planned` adds the bill of that training as `cost`.
     """
-    docs = corpus.docs.select("tokens", "drop_reason", f"^{COPIES}$")
-    held, kept = pl.col("drop_reason").eq_missing(HELD_OUT), pl.col("drop_reason").is_null()
-    lengths = DocumentLengths(
-        raw=each_copy(docs.filter(~held))["tokens"].to_numpy(),
-        whole=docs.filter(kept)["tokens"].to_numpy(),
-        pieces=part.pieces["length"].to_numpy(),
-    )
+    whole = those(corpus.docs["tokens"].to_numpy(), corpus.kept())
+    lengths = length_figures(whole, part.plan.capacity)
+    del whole
     documents, names = documents_of(run, corpus, part), [source.name for source in run.sources]
     sums = Ledger.read(ledger or planned_ledger(run, corpus, part))
     if planned is not None and run.kind:
@@ -143,11 +139,11 @@ def make_report(
         config=run.config.portable(),
         inputs=[_input(source, shape) for source, shape in zip(run.sources, run.shapes, strict=True)],
         ledger=sums,
-        lengths=length_figures(lengths.whole, part.plan.capacity),
+        lengths=lengths,
         batch_size=run.config.cost.batch_size,
-        slots=slot_figures(lengths, part.plan, run.config.cost),
+        slots=slot_figures(documents.raw, documents.pieces, part.plan, run.config.cost),
         plan=plan_figures(part.plan, part.dealt),
-        rows=row_figures(part.plan, lengths.pieces),
+        rows=row_figures(part.plan, documents.pieces),
         drops=drop_figures(sums, corpus.examples, drop_places(corpus, names)),
         counters=corpus.counters,
         packing=packing_figures(part.plan, part.pieces, corpus.docs, names),
@@ -188,16 +184,9 @@ def _ranks(run: Run, part: Part, planned: Training | None) -> Ranks | None:
     return rank_figures(part.plan, lengths, settings, weights, ranks, run.config.seed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentLengths:
-    """Tokens of documents, in input order."""
-
-    raw: Lengths
-    """Every tokenized document as it came, as often as its source is repeated, but those held out."""
-    whole: Lengths
-    """The kept documents before truncation."""
-    pieces: Lengths
-    """What is packed."""
+def those(values: npt.NDArray[Any], which: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Not copied where it is all of them."""
+    return values if which.all() else values[which]
 
 
 def label_figures(pieces: Placement) -> Labels:
@@ -210,13 +199,19 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
     """Lengths of all documents, of the kept ones, and of what is packed, for the bill."""
     settings = run.config.plan
     overlong = run.config.truncate.overlong
-    reason = pl.col("drop_reason")
     docs = each_copy(corpus.docs.select("source", "tokens", "drop_reason", f"^{COPIES}$"), corpus.width)
-    whole = docs.filter(reason.is_null() | (reason == OVERLONG))
-    raw = docs.filter(reason.ne_missing(HELD_OUT))["tokens"].to_numpy()
+    reason = pl.col("drop_reason")
+    marks = docs.select(
+        raw=reason.ne_missing(HELD_OUT) & (pl.col("tokens") > 0),
+        asked=reason.is_null() | (reason == OVERLONG),
+        left_out=reason.is_not_null(),
+    )
+    tokens, asked = docs["tokens"].to_numpy(), marks["asked"].to_numpy()
     in_pieces = [overlong == "split" or (overlong == "auto" and shape.is_text) for shape in run.shapes]
     width = corpus.width  # pairs are as long as both their documents
-    first = whole.gather_every(width)
+    whole = those(tokens, asked)
+    columns = docs["source"], marks["left_out"]
+    source, left_out = (those(column.to_numpy(), asked)[::width] for column in columns)
     whole_only = ("auto", "drop") if run.kind else ()
     # An exact solver is too slow for a curve over capacities, and differs from bfd by less than a percent.
     planner = "bfd" if settings.planner == "optimal" else settings.planner
@@ -226,10 +221,10 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
         return make_plan(lengths, capacity, planner, run.config.seed, limit).rows
 
     return CostedDocuments(
-        raw=raw[raw > 0],
-        whole=whole["tokens"].to_numpy().reshape(-1, width).sum(axis=1, dtype=np.int32),
-        split=np.array(in_pieces)[first["source"].to_numpy()],
-        uncut=first["drop_reason"].is_not_null().to_numpy() | (overlong in whole_only),
+        raw=those(tokens, marks["raw"].to_numpy()),
+        whole=whole if width == 1 else whole.reshape(-1, width).sum(axis=1, dtype=np.int32),
+        split=np.array(in_pieces)[source],
+        uncut=left_out | (overlong in whole_only),
         pieces=part.pieces["length"].to_numpy(),
         rows=part.plan.rows,
         capacity=part.plan.capacity,
@@ -241,8 +236,8 @@ def planned_ledger(run: Run, corpus: Corpus, part: Part) -> dict[str, Any]:
     packed = {
         "rows": part.plan.rows,
         "capacity": part.plan.capacity,
-        "tokens": int(part.pieces["length"].sum()),
-        "trained": int(part.pieces["trained"].sum()),
+        "tokens": part.plan.tokens,
+        "trained": int(part.pieces["trained"].to_numpy().sum(dtype=np.int64)),
         **({"segments": part.segments(corpus)} if run.config.render.loss_mask else {}),
     }
     names = [source.name for source in run.sources]
@@ -280,15 +275,15 @@ def bin_edges(low: int, high: int, capacity: int) -> Lengths:
     return np.unique(np.clip(edges, low, high + 1).astype(np.int64))
 
 
-def slot_figures(lengths: DocumentLengths, plan: Plan, recipe: CostConfig) -> list[SlotLine]:
+def slot_figures(raw: Lengths, pieces: Lengths, plan: Plan, recipe: CostConfig) -> list[SlotLine]:
     """Token slots and optimizer steps of an epoch, unpacked and packed.
 
-    Documents as they came are cut to the capacity. Packed rows are trained with the equal recipe of
-    `run_plan`. `saved` is against padded batches of the documents as they came.
+    `raw`: tokens of the documents as they came, but of those held out; they are cut to the capacity.
+    `pieces`: of what is packed. Packed rows are trained with the equal recipe of `run_plan`. `saved` is
+    against padded batches of the documents as they came.
     """
     capacity, batch, rows = plan.capacity, recipe.batch_size, plan.rows
-    raw, pieces = lengths.raw, lengths.pieces
-    dirty = slot_table(raw[raw > 0], capacity, batch, len(raw))[:2]
+    dirty = padded_rows(raw, capacity, batch)
     clean = slot_table(pieces, capacity, batch, rows)
     padded = f"padded to the longest of {batch}"
     table = {

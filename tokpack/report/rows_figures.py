@@ -99,9 +99,11 @@ def drop_places(corpus: Corpus, names: list[str]) -> dict[str, list[DropPlace]]:
     docs = corpus.docs
     if "row" not in docs.columns:
         return {}
+    position = docs["drop_reason"].is_not_null().arg_true()
     first = (
-        docs.select("drop_reason", position=pl.int_range(pl.len(), dtype=pl.Int32))
-        .filter(pl.col("drop_reason").is_not_null())
+        pl.DataFrame(
+            {"position": position.cast(pl.Int32), "drop_reason": docs["drop_reason"].gather(position)}
+        )
         .group_by("drop_reason", maintain_order=True)
         .head(EXAMPLES)
         .join(corpus.details, on="position", how="left", maintain_order="left")

@@ -28,8 +28,9 @@ from tokpack.stages.tokenize import TokenBatch
 UInt64 = npt.NDArray[np.uint64]
 Hashes = tuple[UInt64, UInt64]
 """Of each document: the high and the low word of its hash."""
-SORTED: Final = 1 << 21
-"""Documents that are sorted at once."""
+SORTED: Final = 1 << 18
+"""Documents that are sorted at once, where that is in no more than 2^MOST_BITS ranges."""
+MOST_BITS: Final = 6
 
 
 def text_hash(rendered: Rendered, key: str = "nfc") -> npt.NDArray[np.uint64]:
@@ -124,13 +125,13 @@ def canonical(contents: pl.Series, key: str) -> pl.Series:
 def first_of_equal(hashes: Hashes, eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Position of the first eligible document with the same hash; -1 for that one, and where not eligible.
 
-    Documents are sorted a range of hashes at a time, about SORTED of them: their order is all the memory that
-    it takes besides the result.
+    Documents are sorted a range of hashes at a time: their order is all the memory that it takes besides the
+    result.
     """
     high, low = hashes
-    bits = max(0, (len(high) // SORTED).bit_length())
+    bits = min(MOST_BITS, (len(high) // SORTED).bit_length())
     partner = np.full(len(eligible), -1, dtype=np.int32)
-    ranges = np.zeros(len(high), np.uint16)
+    ranges = np.zeros(len(high), np.uint8)
     for some in _slices(len(high)):
         ranges[some] = high[some] >> np.uint64(64 - bits) if bits else 0
     for number in range(1 << bits):

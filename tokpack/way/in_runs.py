@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
-from tokpack.ranges import Int64, counted_in, offsets_of
+from tokpack.ranges import Int64, offsets_of
 from tokpack.stages.scratch import Scratch
 from tokpack.stages.write import FlatBatch, Placement, RowContents, copy_pieces
 
@@ -48,13 +49,15 @@ def has_room(folder: Path, tokens: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The tokens of all runs end to end, and where each piece lies."""
+    """The tokens of all runs end to end; within a run its pieces in the order of the store."""
 
     scratch: Scratch
-    lengths: npt.NDArray[np.int32]
-    """Of the pieces, run by run, each run in the order of the store."""
+    order: npt.NDArray[np.signedinteger[Any]]
+    """Of `RowContents`: the pieces run by run, in the order of rows."""
+    length: npt.NDArray[np.int32]
+    """Of the pieces."""
     starts: Int64
-    """Of each run: its first piece; then all of them."""
+    """Of each run: its first place in `order`; then the end."""
     places: Int64
     """Of each run: its first token; then all of them."""
     columns: list[npt.NDArray[Any]]
@@ -63,9 +66,9 @@ class Runs:
     def batch(self, number: int) -> FlatBatch:
         """A run as a batch of the store; the pages of the runs before it stop counting as memory."""
         self.scratch.release()
-        lengths = self.lengths[slice(*self.starts[number : number + 2])]
+        mine = np.sort(self.order[slice(*self.starts[number : number + 2])])
         tokens = slice(*self.places[number : number + 2])
-        return FlatBatch(offsets_of(lengths), *(column[tokens] for column in self.columns))
+        return FlatBatch(offsets_of(self.length[mine]), *(column[tokens] for column in self.columns))
 
 
 def in_runs(
@@ -78,41 +81,40 @@ def in_runs(
 ) -> tuple[Placement, Callable[[int], FlatBatch]]:
     """The pieces where they lie now, and their runs in place of the store's batches. Raises OSError where the
     folder has no room."""
-    run = _run_of_piece(contents, pieces, max(1, size // STORED_BYTES))
-    order = np.argsort(run, kind="stable").astype(np.int32)
-    starts = offsets_of(counted_in(run, int(run.max(initial=-1)) + 1))
-    lengths = pieces.length[order]
-    index = np.empty(len(order), np.int32)
-    index[order] = np.arange(len(order), dtype=np.int32) - np.repeat(
-        starts[:-1].astype(np.int32), np.diff(starts)
-    )
-    del order
-    offsets = offsets_of(lengths)
+    starts = run_starts(contents, pieces.length, max(1, size // STORED_BYTES))
+    places = np.zeros(len(starts), np.int64)
+    run = np.empty(len(pieces.length), np.min_scalar_type(-len(starts)))
+    index, offset = (np.empty(len(run), np.int32) for _ in range(2))  # of each piece, in its run
+    for number, (first, last) in enumerate(pairwise(starts)):
+        mine = np.sort(contents.order[first:last])
+        offsets = offsets_of(pieces.length[mine])
+        run[mine], index[mine], offset[mine] = number, np.arange(len(mine)), offsets[:-1]
+        places[number + 1] = places[number] + offsets[-1]
     scratch = Scratch(folder)
     dtypes = (np.int32, np.uint8, np.float32)[: 2 + weighted]
-    columns = [scratch.zeros(int(offsets[-1]), dtype) for dtype in dtypes]
+    columns = [scratch.zeros(int(places[-1]), dtype) for dtype in dtypes]
 
     def move(mine: Int64) -> None:
-        at = starts[run[mine]] + index[mine]
-        by_place = np.argsort(at)
-        which, place = mine[by_place], offsets[at[by_place]]
+        place = places[run[mine]] + offset[mine]
+        by_place = np.argsort(place)
+        which = mine[by_place]
         values = list(copy_pieces(pieces.batch[which], pieces.index[which], batches, weighted))
-        _put(columns, values, place, pieces.length[which])
+        _put(columns, values, place[by_place], pieces.length[which])
 
     for _ in ordered_map(move, _of_batches(pieces.batch), default_workers()):
         scratch.release()
-    found = Runs(scratch, lengths, starts, offsets[starts], columns)
+    found = Runs(scratch, contents.order, pieces.length, starts, places, columns)
     return replace(pieces, batch=run, index=index), lru_cache(maxsize=2)(found.batch)
 
 
-def _run_of_piece(contents: RowContents, pieces: Placement, tokens: int) -> npt.NDArray[np.int16]:
-    """Rows are in the run where they begin."""
-    rows = len(contents.row_offsets) - 1
-    row_of_ordered = np.repeat(np.arange(rows, dtype=np.int32), np.diff(contents.row_offsets))
-    of_row = offsets_of(counted_in(row_of_ordered, rows, pieces.length[contents.order]))[:-1] // tokens
-    run = np.empty(len(pieces.length), np.int16)
-    run[contents.order] = np.repeat(of_row.astype(np.int16), np.diff(contents.row_offsets))
-    return run
+def run_starts(contents: RowContents, length: npt.NDArray[np.int32], tokens: int) -> Int64:
+    """The first place of each run in `contents.order`, and the end: a row is in the run where it begins."""
+    if not len(contents.order):
+        return np.zeros(1, np.int64)
+    of_row = np.add.reduceat(length[contents.order], contents.row_offsets[:-1], dtype=np.int64)
+    run_of_row = offsets_of(of_row)[:-1] // tokens
+    runs = int(run_of_row[-1]) + 1
+    return contents.row_offsets[np.searchsorted(run_of_row, np.arange(runs + 1))]
 
 
 def _of_batches(batch: npt.NDArray[np.signedinteger[Any]]) -> Iterator[Int64]:

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from tokpack import ledger as ledgers
 from tokpack import schema
-from tokpack.corpus import REASON, Corpus
+from tokpack.columns import REASON
+from tokpack.corpus import Corpus
 from tokpack.engine.local import release_memory
 from tokpack.free_memory import free_bytes
 from tokpack.output import leave_work

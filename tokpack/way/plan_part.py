@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from tokpack.activity import counted
+from tokpack.columns import check_number
 from tokpack.corpus import Corpus
 from tokpack.reasons import HELD_OUT
 from tokpack.run import Run
@@ -80,11 +81,15 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
     reason = pl.col("drop_reason")
     wanted = reason == HELD_OUT if validation else reason.is_null()
     pieces = corpus.placed(corpus.docs.select(wanted.fill_null(False)).to_series().to_numpy())
-    labels = DESIRABLE if DESIRABLE in corpus.docs.columns else pl.lit(True).alias(DESIRABLE)
-    of_document = corpus.docs.select("doc_id", labels)[pieces["document"]]
-    pieces = pieces.hstack(of_document).with_columns(copy=pl.lit(0, pl.Int8))
+    pieces = pieces.with_columns(
+        _of_document(corpus, "doc_id", pieces["document"]),
+        _of_document(corpus, DESIRABLE, pieces["document"]),
+        copy=pl.lit(0, pl.Int8),
+    )
     if COPIES in corpus.docs.columns and not validation:
-        pieces = with_copies(pieces, corpus.docs[COPIES].to_numpy())
+        times = corpus.docs[COPIES].to_numpy()
+        check_number(int(times[pieces["document"].to_numpy()].sum(dtype=np.int64)), "pieces, copies included")
+        pieces = with_copies(pieces, times)
     settings, seed = run.config.plan, run.config.seed
     limit = settings.max_docs_per_row or None
     with run.tell.doing(f"planning rows of {counted(len(pieces), 'document')}"):
@@ -109,6 +114,16 @@ def plan_part(run: Run, corpus: Corpus, validation: bool = False) -> Part:
         rows, dealt = order_rows(order, plan, pieces["length"].to_numpy(), seed)
     part_of_row = np.repeat(np.arange(len(plan.part_rows)), plan.part_rows)[rows] if plan.parted else None
     return Part(pieces, plan, RowContents.of(plan.row_of_doc, rows), dealt, part_of_row)
+
+
+def _of_document(corpus: Corpus, name: str, document: pl.Series) -> pl.Series | pl.Expr:
+    """A column of the documents, of each piece; none of its own where that can be known without."""
+    docs = corpus.docs
+    if name not in docs.columns:
+        return pl.lit(True).alias(name)
+    if name == "doc_id" and len(docs) and docs["doc_id"][-1] == len(docs) - 1:  # each was read
+        return document.alias(name)
+    return docs[name].gather(document)
 
 
 def _mix(run: Run, corpus: Corpus, pieces: pl.DataFrame) -> Mix | None:
