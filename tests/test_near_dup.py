@@ -224,6 +224,17 @@ def test_settings_out_of_range_are_usage_errors():
         find_near_duplicates([batch_of([[1]])], eligible=np.ones(2, np.bool_))
 
 
+def test_what_kernels_read_by_address_lies_in_one_piece():
+    batch = batch_of([[1, 2, 3]])
+    for wrong in (
+        replace(batch, tokens=batch.tokens.astype(np.int64)),
+        replace(batch, tokens=np.arange(6, dtype=np.int32)[::2]),
+        replace(batch, flags=np.zeros(6, np.uint8)[::2]),
+    ):
+        with pytest.raises(ValueError, match="one after another"):
+            find_near_duplicates([wrong])
+
+
 def test_importing_the_stage_does_not_import_numba():
     stages = "tokpack.stages.decontaminate, tokpack.stages.near_dup.near_dup"
     code = f"import sys, {stages}; sys.exit('numba' in sys.modules)"

@@ -55,8 +55,9 @@ class SelectedTokens:
     def spans(self) -> Int64:
         """int64[documents, 3]: where a document's tokens lie in memory, where their flags, and how many
         they are. The addresses hold while this does."""
-        if not (self.tokens.flags.c_contiguous and self.tokens.dtype == np.int32):
-            raise ValueError("tokens must be int32 that lie one after another")
+        for name, array, kind in (("tokens", self.tokens, np.int32), ("flags", self.flags, np.uint8)):
+            if array is not None and not (array.flags.c_contiguous and array.dtype == kind):
+                raise ValueError(f"{name} must be {kind.__name__}, one after another")
         begins = self.offsets[:-1].astype(np.int64)
         tokens = self.tokens.ctypes.data + self.tokens.itemsize * begins
         flags = begins if self.flags is None else self.flags.ctypes.data + begins
