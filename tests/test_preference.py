@@ -264,6 +264,24 @@ def test_pairs_that_differ_in_what_is_not_rendered_are_equal(tiny, tmp_path):
     assert reasons(kept) == {}
 
 
+@pytest.mark.parametrize(("overlong", "alike"), [("right", 0), ("left", 1)])
+def test_pairs_that_are_equal_once_they_are_cut_are_dropped(overlong, alike, tiny, tmp_path):
+    same = words(random.Random(1), 200)
+    rows = [
+        pair("Go on.", f"{same} a", f"{same} b"),
+        pair("Go on.", f"a {same}", f"b {same}"),
+        pair("Go on.", "a", "b"),
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    options = {"tokenizer": str(tiny), "max_length": 120, "overlong": overlong}
+    packed = tokpack.pack(path, tmp_path / "out", **options)
+    left = {doc: reason for doc, reason in reasons(packed).items() if reason != "truncated"}
+    assert left == dict.fromkeys((2 * alike, 2 * alike + 1), "chosen_equals_rejected")
+    assert tokpack.verify(packed.folder).ok
+    kept = tokpack.pack(path, tmp_path / "kept", clean="-chosen_equals_rejected", **options)
+    assert set(reasons(kept).values()) == {"truncated"}
+
+
 def test_near_duplicates_are_pairs_and_a_pair_is_no_duplicate_of_itself(tiny, tmp_path):
     rng = random.Random(2)
     prompt, good, bad = words(rng, 60), words(rng, 10), words(rng, 10)

@@ -25,9 +25,10 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.ranges import Int64, copy_ranges, offsets_of
-from tokpack.reasons import NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
+from tokpack.reasons import CHOSEN_EQUALS_REJECTED, NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
 from tokpack.schema import PAIR_WIDTH, TRAINED
 from tokpack.stages.normalize.token_rows import LABELED
+from tokpack.stages.pairs import drop_equal
 from tokpack.stages.tokenize import TokenBatch, weights_of
 
 Encode = Callable[[pl.DataFrame], TokenBatch]
@@ -152,6 +153,30 @@ def _finish(
         number.astype(np.int32),
         _gather(tokens, starts, sizes),
         trained,
+        cut,
+    )
+
+
+def drop_cut_alike(pieces: Pieces) -> Pieces:
+    """Without the pairs whose documents are the same once they are cut: reason `chosen_equals_rejected`."""
+    tokens, sizes = pieces.tokens, np.diff(pieces.tokens.offsets)
+    told = drop_equal(pieces.documents[pieces.document], tokens.input_ids, tokens.offsets)["drop_reason"]
+    stays = told.is_null().to_numpy()
+    if stays.all():
+        return pieces
+    gone = pieces.document[~stays]
+    dropped = {
+        position: (CHOSEN_EQUALS_REJECTED, f"both are the same {size} tokens once they are cut")
+        for position, size in zip(gone.tolist(), sizes[~stays].tolist(), strict=True)
+    }
+    cut = pieces.cut.copy()
+    cut[gone] = 0
+    return Pieces(
+        _mark(pieces.documents, dropped),
+        pieces.document[stays],
+        pieces.number[stays],
+        _gather(tokens, tokens.offsets[:-1][stays], sizes[stays]),
+        pieces.trained[stays],
         cut,
     )
 

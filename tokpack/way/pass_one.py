@@ -37,7 +37,7 @@ from tokpack.stages.repeat import copies_of
 from tokpack.stages.select import quality
 from tokpack.stages.special_tokens import told
 from tokpack.stages.tokenize import TokenBatch, weighed
-from tokpack.stages.truncate import Pieces, truncate
+from tokpack.stages.truncate import Pieces, drop_cut_alike, truncate
 from tokpack.stages.write_index import no_weights
 from tokpack.store import INPUT_BYTES, TokenStore
 from tokpack.way.documents import encode, is_tokens, make_tokens, take_ready_tokens
@@ -183,7 +183,8 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         raise _unreadable(made.quarantined[0], rows_before(item, run.sources))
     tokens, hashes, lots = made.tokens, made.hashes, made.lots
     documents = clean_by_tokens(made.documents, np.diff(tokens.offsets), config.clean, run.pairs)
-    if run.pairs and CHOSEN_EQUALS_REJECTED in selected(config.clean):
+    no_equal = run.pairs and CHOSEN_EQUALS_REJECTED in selected(config.clean)
+    if no_equal:
         documents = drop_equal(documents, tokens.input_ids, tokens.offsets)
     documents, spared = run.keep.spare(documents, ahead)
     if run.pairs:
@@ -197,6 +198,8 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         lambda shortened: encode(run, shortened)[2],
         run.pairs,
     )
+    if no_equal:
+        pieces = drop_cut_alike(pieces)
     if config.write.shard_format == INDEX:
         _refuse_weights(run, item, pieces)
     docs = pieces.documents.select(
