@@ -36,6 +36,7 @@ from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
 from tokpack.stages.read.containers import notes, recognize
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import times_of
+from tokpack.stages.scratch import Scratch
 from tokpack.stages.select import select
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.way.documents import encode
@@ -171,34 +172,27 @@ def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Varied(Sequence[SelectedTokens]):
-    """Batches in which documents of another variant have other tokens, and so meet no equals."""
-
-    batches: Sequence[SelectedTokens]
-    variants: list[npt.NDArray[np.int32]]
-    """Of the documents of each batch."""
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: Any) -> Any:
-        batch = self.batches[number]
-        each = np.repeat(self.variants[number], np.diff(batch.offsets))
-        start, end = batch.offsets[[0, -1]]
-        tokens = np.array(batch.tokens)
-        tokens[start:end] ^= each
-        return replace(batch, tokens=tokens)
-
-
 def _by_variant(
     corpus: Corpus, positions: npt.NDArray[np.int64], batches: Sequence[SelectedTokens]
 ) -> Sequence[SelectedTokens]:
+    """Batches in which documents of another variant have other tokens, and so meet no equals. These lie in
+    scratch files, 4 bytes a token, for as long as they are used."""
     variants = corpus.docs[VARIANT].to_numpy()[positions].astype(np.int32)
     if not variants.any():
         return batches
-    ends = np.cumsum([len(batch) for batch in batches])[:-1]
-    return _Varied(batches, np.split(variants, ends))
+    scratch, begin = Scratch(corpus.store.folder), 0
+    varied: list[SelectedTokens] = []
+    for batch in batches:
+        own = variants[begin : begin + len(batch)]
+        begin += len(batch)
+        tokens = batch.tokens
+        if own.any():
+            tokens = scratch.zeros(len(batch.tokens), np.int32)
+            tokens[:] = batch.tokens
+            tokens[slice(*batch.offsets[[0, -1]])] ^= np.repeat(own, np.diff(batch.offsets))
+            scratch.release()
+        varied.append(replace(batch, tokens=tokens))
+    return varied
 
 
 def table_bytes(memory_mb: int) -> int:
