@@ -20,15 +20,15 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
-from tokpack.activity import Activity
-from tokpack.columns import GrowingFrame
-from tokpack.config import Config
-from tokpack.corpus import Corpus
 from tokpack.engine.local import release_memory
 from tokpack.free_memory import own_bytes
-from tokpack.store import TokenStore
+from tokpack.settings.config import Config
+from tokpack.terminal.activity import Activity
+from tokpack.way.columns import GrowingFrame
+from tokpack.way.corpus import Corpus
 from tokpack.way.decide import decide
 from tokpack.way.plan_part import plan_part
+from tokpack.way.store import TokenStore
 
 CAPACITY = 4096
 OF_BATCH = 8192

@@ -33,7 +33,7 @@ import numpy as np
 import polars as pl
 
 from tokpack.free_memory import own_bytes
-from tokpack.parsing import parse_memory
+from tokpack.settings.parsing import parse_memory
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.near_dup.near_dup import NearDuplicates, find_near_duplicates
 from tokpack.stages.selected_tokens import SelectedTokens

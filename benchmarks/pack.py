@@ -81,8 +81,8 @@ def parts(data: Path, tokenizer: Path, capacity: int) -> list[dict[str, Any]]:
     import awkward
     import numpy as np
 
-    from tokpack.options import make_config
     from tokpack.run import Run
+    from tokpack.settings.options import make_config
     from tokpack.stages.clean import clean
     from tokpack.stages.dedup import text_hash
     from tokpack.stages.normalize.normalize import normalize

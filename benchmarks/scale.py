@@ -93,11 +93,11 @@ def on_ray(data: Path, tokenizer: Path, nodes: int, repeats: int) -> dict[str, A
     """Seconds of pass 1, the best."""
     import ray
 
-    from tokpack.activity import default_activity
-    from tokpack.config import Config
     from tokpack.run import Run
-    from tokpack.store import TokenStore
+    from tokpack.settings.config import Config
+    from tokpack.terminal.activity import default_activity
     from tokpack.way import cluster as way
+    from tokpack.way.store import TokenStore
 
     config = Config.from_dict(
         {

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import tokpack
-from tokpack.config import WriteConfig
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.schema import PACKED_SCHEMA
+from tokpack.settings.config import WriteConfig
 from tokpack.stages.plan import row_order
 from tokpack.stages.write import write_shards
 

@@ -21,7 +21,7 @@ def table() -> str:
     from layout_cases import CASES
     from layout_words import Case
 
-    from tokpack.config import SourceConfig
+    from tokpack.settings.config import SourceConfig
     from tokpack.stages.normalize.detect import detect_shape
     from tokpack.stages.normalize.unread import recognized
     from tokpack.stages.read.sources import open_sources

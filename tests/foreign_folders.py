@@ -10,7 +10,7 @@ from typing import Any
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack.sums import file_sha256
+from tokpack.on_disk.sums import file_sha256
 
 
 def pack_both(folder: Path, tokenizer: Path) -> dict[str, Path]:

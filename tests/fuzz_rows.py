@@ -199,12 +199,12 @@ def serve(tokenizer_folder: str) -> None:
 
 
 def run_batch(form: str, container: str, seeds: range, folder: Path, tokenizer: Any) -> dict[str, Any]:
-    from tokpack.config import Config
     from tokpack.errors import DataError
     from tokpack.run import Run
+    from tokpack.settings.config import Config
     from tokpack.stages.normalize.values import UNFORESEEN
-    from tokpack.store import TokenStore
     from tokpack.way.pass_one import pass_one
+    from tokpack.way.store import TokenStore
 
     data = folder / "data"
     data.mkdir()

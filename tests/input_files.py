@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokpack.config import SourceConfig
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.read.blocks import read_blocks

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from tokpack import ledger
+from tokpack.on_disk import ledger
 
 
 def write(path, rows):

@@ -16,7 +16,7 @@ import torch
 from rank_processes import gloo_threads
 from transformers import AutoModelForCausalLM, set_seed
 
-from tokpack.activity import Activity
+from tokpack.terminal.activity import Activity
 from trainer_plugin import (
     BalancedSampler,
     PackedDataset,

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tokpack.config import Config, CostConfig
-from tokpack.corpus import Corpus
 from tokpack.cost import Method, ModelShape, find_gpu, load_gpus
 from tokpack.cost.training import Training
-from tokpack.plain import to_plain
 from tokpack.report.figures import make_report
+from tokpack.settings.config import Config, CostConfig
+from tokpack.settings.plain import to_plain
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.plan import make_plan
+from tokpack.way.corpus import Corpus
 from tokpack.way.plan_part import Part
 
 HOSTILE = (

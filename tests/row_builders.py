@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import reject
 
-from tokpack.config import SourceConfig
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.documents import Normalized
 from tokpack.stages.normalize.normalize import normalize

@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 import tokpack
-from tokpack.activity import Activity, Task, duration, in_number
 from tokpack.export import export
 from tokpack.packed.merging import merge
 from tokpack.packed.repacking import repack
-from tokpack.progress_lines import TIME, widths
+from tokpack.terminal.activity import Activity, Task, duration, in_number
+from tokpack.terminal.progress_lines import TIME, widths
 
 
 class Heard(io.StringIO):
@@ -191,7 +191,7 @@ def test_in_a_notebook_bars_are_drawn_in_place_and_are_gone_at_the_end(monkeypat
     shown = SimpleNamespace(update=lambda html: (drawn.write(html + "\n"), html or ended.set()))
     ipython = SimpleNamespace(HTML=str, display=lambda html, display_id: shown)
     monkeypatch.setitem(sys.modules, "IPython.display", ipython)
-    monkeypatch.setattr("tokpack.notebook_bars.REDRAWN", 0.01)
+    monkeypatch.setattr("tokpack.terminal.notebook_bars.REDRAWN", 0.01)
     console = Console(file=io.StringIO(), force_jupyter=True)
     with Activity(console=console) as tell, tell.doing("<b>training", 4, "steps") as advance:
         advance(3)

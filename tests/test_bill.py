@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from report_samples import planned, sample
 
-from tokpack.corpus import NearFigures
 from tokpack.cost import (
     api_cost,
     estimate,
@@ -26,7 +25,6 @@ from tokpack.cost import (
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
 from tokpack.cost.training import CostedDocuments
-from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates, curve
 from tokpack.report.bill import LOSSES, make_cost
 from tokpack.report.cost_charts import curve_chart
@@ -34,7 +32,9 @@ from tokpack.report.cost_figures import Advice, Cost, Way
 from tokpack.report.cost_words import cost_words, ends, money
 from tokpack.report.values import Figures
 from tokpack.report.words import make_bill
+from tokpack.settings.plain import to_plain
 from tokpack.stages.plan import make_plan
+from tokpack.way.corpus import NearFigures
 
 
 def rows_for(lengths: Any, capacity: int) -> int:

@@ -9,9 +9,9 @@ import pytest
 from report_samples import planned, sample
 
 from tokpack.errors import DataError
-from tokpack.plain import from_plain, to_plain
 from tokpack.report.cost_figures import Cost
 from tokpack.report.values import Figures
+from tokpack.settings.plain import from_plain, to_plain
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from report_samples import LLAMA_8B
 
-from tokpack.config import CostConfig
 from tokpack.cost.training import load_training, model_config, model_name
 from tokpack.errors import UsageError
+from tokpack.settings.config import CostConfig
 
 
 def test_a_gpu_without_a_price_asks_for_the_flag(tmp_path: Path) -> None:

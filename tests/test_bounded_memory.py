@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.read import streams
 from tokpack.stages.read.blocks import read_blocks, rows_of
 from tokpack.stages.read.json_arrays import as_lines

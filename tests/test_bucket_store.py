@@ -12,10 +12,10 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack.bucket_store import BucketStore
 from tokpack.errors import OutputError, UsageError
 from tokpack.stages.read import items
-from tokpack.store import TokenStore
+from tokpack.way.bucket_store import BucketStore
+from tokpack.way.store import TokenStore
 
 pytestmark = pytest.mark.slow
 
@@ -186,7 +186,7 @@ def test_a_finishing_command_that_was_killed_goes_on_and_removes_the_store(
             raise KeyboardInterrupt
         return take(store, key, *rest)
 
-    monkeypatch.setattr("tokpack.bucket_store.THREADS", 1)
+    monkeypatch.setattr("tokpack.way.bucket_store.THREADS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(TokenStore, "take", cut_off)
         with pytest.raises(KeyboardInterrupt):

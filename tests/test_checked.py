@@ -10,12 +10,12 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack import checked
-from tokpack.checked import check_dataset, is_right
 from tokpack.errors import DataError
 from tokpack.export import export
-from tokpack.manifest import read_manifest
-from tokpack.sums import file_sha256
+from tokpack.on_disk import checked
+from tokpack.on_disk.checked import check_dataset, is_right
+from tokpack.on_disk.manifest import read_manifest
+from tokpack.on_disk.sums import file_sha256
 
 
 @pytest.fixture(scope="module")

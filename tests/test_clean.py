@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 from clean_cases import PAGE, Doc, ask, documents
 
-from tokpack.config import CleanConfig, Config
 from tokpack.errors import UsageError
+from tokpack.settings.config import CleanConfig, Config
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
 from tokpack.stages.rules import PRESETS
 from tokpack.stages.special_tokens import SpecialTokens

@@ -18,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokpack
-from tokpack.activity import Activity, Task
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import Block
 from tokpack.stages.read.sources import Source
+from tokpack.terminal.activity import Activity, Task
 from tokpack.text import cleaning
 from tokpack.text.formats import FORMATS
 from tokpack.text.formats import write_rows as write_lines

@@ -10,7 +10,7 @@ import make_demo_data
 import polars as pl
 import pytest
 
-from tokpack.config import CleanConfig, SourceConfig
+from tokpack.settings.config import CleanConfig, SourceConfig
 from tokpack.stages.clean import clean
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from clean_cases import ARABIC, CHINESE, FRENCH, GERMAN, RUSSIAN, ask, documents
 
-from tokpack.config import CleanConfig
 from tokpack.errors import UsageError
+from tokpack.settings.config import CleanConfig
 from tokpack.stages.clean import clean
 from tokpack.stages.rules.language import _identifier, language, language_shares
 from tokpack.stages.rules.language_scores import LanguageScores

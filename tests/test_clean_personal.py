@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from clean_cases import Doc, ask, documents
 
-from tokpack.config import CleanConfig
+from tokpack.settings.config import CleanConfig
 from tokpack.stages.clean import clean
 from tokpack.stages.mask_personal import count_personal, mask_personal
 

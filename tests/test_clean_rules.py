@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from clean_cases import CASES, Doc, ask, documents
 
-from tokpack.config import CleanConfig
+from tokpack.settings.config import CleanConfig
 from tokpack.stages.clean import clean, clean_by_tokens
 from tokpack.stages.rules import PRESETS, RULES
 from tokpack.stages.rules.repetition import repeated_lines

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokpack
-from tokpack.sums import covered_files
+from tokpack.on_disk.sums import covered_files
 
 TOKPACK = [sys.executable, "-c", "from tokpack.cli import main; main()"]
 
@@ -384,7 +384,7 @@ def test_verify_finds_rows_that_break_the_contract_though_the_sums_fit(packed, t
 
     import pyarrow as pa
 
-    from tokpack.sums import write_sums
+    from tokpack.on_disk.sums import write_sums
 
     def broken(name, change):
         folder = tmp_path / name

@@ -12,21 +12,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tokpack import columns
-from tokpack.activity import Activity
-from tokpack.columns import GrowingColumn, GrowingFrame, check_number
-from tokpack.config import Config
-from tokpack.corpus import Corpus, numbers_within
 from tokpack.errors import DataError
 from tokpack.report.figures import planned_ledger
+from tokpack.settings.config import Config
 from tokpack.stages import dedup
 from tokpack.stages.tokenize import TokenBatch
 from tokpack.stages.truncate import Pieces
 from tokpack.stages.write import Placement, RowContents
-from tokpack.store import TokenStore
+from tokpack.terminal.activity import Activity
+from tokpack.way import columns
+from tokpack.way.columns import GrowingColumn, GrowingFrame, check_number
+from tokpack.way.corpus import Corpus, numbers_within
 from tokpack.way.decide import decide
 from tokpack.way.in_runs import in_runs, run_starts
 from tokpack.way.plan_part import plan_part
+from tokpack.way.store import TokenStore
 
 OF_BATCH, BATCHES = 8192, 12
 DOCUMENTS = OF_BATCH * BATCHES

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from tokpack.cli import app
 from tokpack.errors import UsageError
-from tokpack.plain import to_plain
 from tokpack.report.compare import Compared, compare, compared, comparison_view, load_report
 from tokpack.report.values import Figures
+from tokpack.settings.plain import to_plain
 
 DIRTY = sample(dropped={}, training=planned(), capacity=256)
 CLEAN = sample(dropped={"empty_answer": 30, "mojibake": 5}, training=planned(gpu="h100-sxm"))

@@ -30,7 +30,7 @@ from tokpack.cost import (
 from tokpack.cost.figure import weakest
 from tokpack.cost.speed import start_seconds
 from tokpack.errors import UsageError
-from tokpack.plain import to_plain
+from tokpack.settings.plain import to_plain
 
 SHAPE = ModelShape.from_config(
     {

@@ -15,7 +15,6 @@ from report_samples import HOSTILE, hostile, planned, sample
 from rich.console import Console
 
 import tokpack
-from tokpack.config import PlanConfig
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.training import CostedDocuments
 from tokpack.encoding.tokenizer import load_tokenizer
@@ -32,6 +31,7 @@ from tokpack.report.figures import Report
 from tokpack.report.html import page
 from tokpack.report.values import Figures, Script, Vocabulary
 from tokpack.report.vocabulary import script_of, token_bytes
+from tokpack.settings.config import PlanConfig
 from tokpack.stages.plan import make_plan
 
 pytestmark = pytest.mark.slow

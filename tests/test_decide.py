@@ -265,7 +265,7 @@ def test_rules_in_tokens_see_the_tokenized_length(qwen, tmp_path):
 
 
 def test_budgets_read_like_people_write_them():
-    from tokpack.parsing import parse_budget, parse_tokens
+    from tokpack.settings.parsing import parse_budget, parse_tokens
 
     assert [parse_tokens(text) for text in ("20M", "1.5b", "500k", "123")] == [
         20_000_000,

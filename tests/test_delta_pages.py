@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError
-from tokpack.parquet_files import row_group_columns
+from tokpack.files.parquet_files import row_group_columns
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.read import parquet_rows, streams
 from tokpack.stages.read.delta_pages import text_sizes
 from tokpack.stages.read.parquet_rows import parquet_batches

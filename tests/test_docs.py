@@ -28,9 +28,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 from commands import Ended, run
 
-from tokpack import errors, options, schema
-from tokpack.config import Config, SourceConfig
-from tokpack.reasons import REASONS
+from tokpack import errors, schema
+from tokpack.on_disk.reasons import REASONS
+from tokpack.settings import options
+from tokpack.settings.config import Config, SourceConfig
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md")])

@@ -15,7 +15,7 @@ from report_samples import HOSTILE
 from rich.console import Console
 from test_report_browser import browser  # noqa: F401
 
-from tokpack.printable import printable
+from tokpack.terminal.printable import printable
 from trainer_plugin.evaluation.gates import Outcome
 from trainer_plugin.evaluation.held_out import AdapterComparison, Extreme, Group, Pairs
 from trainer_plugin.evaluation.page import page

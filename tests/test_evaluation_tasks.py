@@ -17,8 +17,8 @@ from adapter_files import save_adapter
 from commands import run
 from trainer_rows import make_documents, save_tiny_model, write_packed
 
-from tokpack.activity import Activity
 from tokpack.errors import DataError, UsageError
+from tokpack.terminal.activity import Activity
 from trainer_plugin import prepare_model
 from trainer_plugin.adapter_folder import read_adapters
 from trainer_plugin.adapters import load_adapted

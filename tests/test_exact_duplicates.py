@@ -9,11 +9,11 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokpack.columns import GrowingFrame
-from tokpack.corpus import Corpus, details_of
-from tokpack.reasons import EXACT_DUPLICATE, OVER_BUDGET
+from tokpack.on_disk.reasons import EXACT_DUPLICATE, OVER_BUDGET
 from tokpack.stages import dedup
 from tokpack.stages.keep import KeepList
+from tokpack.way.columns import GrowingFrame
+from tokpack.way.corpus import Corpus, details_of
 
 WORDS = st.sampled_from([0, 1, 2**16, 2**60, 2**63, 2**64 - 1])
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import tokpack
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.read import parquet_rows
 from tokpack.stages.read.arrow_values import table_rows
 from tokpack.stages.read.blocks import explained, read_blocks
@@ -86,7 +86,7 @@ def test_a_file_that_stands_for_much_more_is_an_error_in_little_memory(tmp_path)
         import json, os, resource, sys
         from pathlib import Path
         import pyarrow.parquet
-        from tokpack.config import SourceConfig
+        from tokpack.settings.config import SourceConfig
         from tokpack.errors import DataError
         from tokpack.stages.read.blocks import read_blocks
         from tokpack.stages.read.sources import open_sources

@@ -20,11 +20,11 @@ from foreign_folders import alter, pack_both, sign
 import tokpack
 from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.export import export
-from tokpack.manifest import read_manifest
+from tokpack.on_disk.manifest import read_manifest
+from tokpack.on_disk.sums import file_sha256
 from tokpack.packed.viewer import choose_row, row_view
 from tokpack.report.compare import compare
 from tokpack.schema import DROPPED_SCHEMA
-from tokpack.sums import file_sha256
 from trainer_plugin.dataset import PackedDataset
 
 ABSURD: list[Any] = [

@@ -23,8 +23,8 @@ import tokpack
 from tokpack.engine import early, processes
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError
-from tokpack.options import make_config
 from tokpack.run import Run
+from tokpack.settings.options import make_config
 from tokpack.way import helpers
 
 OPTIONS = {"max_length": 1024, "allow_bad": 0.2, "block_mb": 1}
@@ -185,7 +185,7 @@ def test_a_slice_of_a_table_is_sent_as_what_it_holds():
 
 SCRIPT = """
 import sys, tokpack
-from tokpack import interrupts
+from tokpack.terminal import interrupts
 from tokpack.way import helpers
 print("once", flush=True)
 helpers.FEWEST = 2

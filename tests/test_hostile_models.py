@@ -20,7 +20,7 @@ from foreign_folders import alter
 from trainer_rows import make_documents, save_tiny_model, write_packed
 
 from tokpack.errors import DataError, UsageError
-from tokpack.sums import file_sha256
+from tokpack.on_disk.sums import file_sha256
 from trainer_plugin import model_files
 from trainer_plugin.adapters import load_adapted
 from trainer_plugin.dataset import PackedDataset

@@ -13,9 +13,9 @@ import commands
 import pytest
 
 import tokpack
-from tokpack.config import Config, SourceConfig
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import DataError, TokpackError, UsageError
+from tokpack.settings.config import Config, SourceConfig
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.render.chat_template import check_template
 
@@ -158,7 +158,7 @@ def test_a_nul_in_a_name_is_an_error_of_the_user(tmp_path, monkeypatch):
 
 
 def test_a_token_store_in_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path):
-    from tokpack.output import work_folder
+    from tokpack.way.output import work_folder
 
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="not UTF-8"):

@@ -17,15 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # imports any of them for types, and nothing else.
 HOUSE = {
     "tokpack": """
-        version printable fingerprint durable ranges free_memory schema reasons own_files interrupts
-        errors plain engine notebook_bars progress_lines activity parsing conversion plugins locks hub sums
-        ledger user_cache thrift parquet_files
-        config_limits config config_file options
-        fresh_folder manifest checked shards token_files card doctor
+        version terminal ranges free_memory schema errors engine plugins hub
+        files settings on_disk doctor
         encoding stages packed_urls
-        run store bucket_store columns corpus output already_there cost
-        way pipeline calibration starting
-        report nothing_kept packed
+        run cost way pipeline calibration starting
+        report packed
         api text export
         cli view __main__
     """,
@@ -44,7 +40,10 @@ HOUSE = {
 }
 ROOMS = {top: rooms.split() for top, rooms in HOUSE.items()}
 UPWARD = {
-    ("tokpack.config_limits", "tokpack.config"): "for types: Config checks itself by the limits of its own"
+    (
+        "tokpack.settings.config_limits",
+        "tokpack.settings.config",
+    ): "for types: Config checks itself by the limits of its own"
 }
 CIRCLES = {
     ("tokpack.packed.folder", "tokpack.packed.viewer"): "`packed.show(row)`: a method, for people",
@@ -55,9 +54,7 @@ CIRCLES = {
     ("tokpack.cost.model_shape", "tokpack.cost.hf_config"): "`ModelShape.from_config`: the way to make one",
 }
 """Imports inside of functions that lead back, with their reasons."""
-TRAINER_TAKES = {"version", "printable", "fingerprint", "schema", "errors", "activity", "card", "hub", "cost"}
-TRAINER_TAKES |= {"own_files", "manifest", "ledger", "checked", "shards", "token_files", "packed_urls"}
-TRAINER_TAKES |= {"fresh_folder", "interrupts"}
+TRAINER_TAKES = {"version", "terminal", "schema", "errors", "hub", "files", "on_disk", "cost", "packed_urls"}
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
     "trainer_plugin.cli": {"tokpack.cli"},

@@ -16,13 +16,14 @@ from chats import messy_rows, write_rows
 from commands import run
 
 import tokpack
-from tokpack import schema, token_files
+from tokpack import schema
 from tokpack.errors import DataError, UsageError
 from tokpack.export import export
+from tokpack.on_disk import token_files
+from tokpack.on_disk.sums import file_sha256, write_sums
+from tokpack.on_disk.token_files import DIGEST_KEY, HEADER_BYTES, npy_header, token_files_digest
 from tokpack.packed.folder import PackedFolder
 from tokpack.stages import write, write_index
-from tokpack.sums import file_sha256, write_sums
-from tokpack.token_files import DIGEST_KEY, HEADER_BYTES, npy_header, token_files_digest
 from trainer_plugin import PackedDataset
 
 Both = tuple[PackedFolder, PackedFolder]

@@ -12,8 +12,8 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.items import cut, read_item
 from tokpack.stages.read.sources import open_sources

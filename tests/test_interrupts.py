@@ -27,8 +27,8 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # `nohup` and `&`
 """
 COMPILED = f"""{HEARS}
 import hashlib, subprocess, sys
-from tokpack import interrupts
-from tokpack.locks import only_writer
+from tokpack.terminal import interrupts
+from tokpack.files.locks import only_writer
 from pathlib import Path
 interrupts.watch(sys.argv[1])
 if sys.argv[1] == "train":
@@ -91,8 +91,8 @@ def test_a_process_that_hears_no_signal_ends_with_its_child_and_its_scratch(numb
 WITH_A_BAR = f"""{HEARS}
 import sys, threading, time
 from rich.console import Console
-from tokpack import interrupts
-from tokpack.activity import Activity
+from tokpack.terminal import interrupts
+from tokpack.terminal.activity import Activity
 interrupts.watch("pack")
 with Activity() as tell, tell.doing("reading and tokenizing", 90, "MB") as advance:
     advance(62)
@@ -182,7 +182,7 @@ def test_whatever_becomes_of_the_interrupt_in_libraries_it_is_said_as_one(way):
 
 SURVIVES = f"""{HEARS}
 import sys, time
-from tokpack import interrupts
+from tokpack.terminal import interrupts
 interrupts.PATIENCE_SECONDS = 0.2
 interrupts.watch("chat")
 for _ in range(2):
@@ -216,7 +216,7 @@ def test_training_goes_on_from_a_checkpoint_and_begins_again_where_there_is_none
 def test_a_signal_that_the_caller_ignores_is_ignored(tmp_path):
     code = (
         "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from tokpack import interrupts; interrupts.watch('pack')\n"
+        "from tokpack.terminal import interrupts; interrupts.watch('pack')\n"
         "import os; os.kill(os.getpid(), signal.SIGHUP); print('still here')"
     )
     assert (

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokpack
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.read.blocks import line_numbers, read_blocks
 from tokpack.stages.read.items import Reading, cut, read_item, rows_before
 from tokpack.stages.read.sources import open_sources

@@ -182,7 +182,7 @@ def test_a_list_that_is_not_there(tmp_path):
 
 
 def test_what_no_wish_overrules_are_reasons_that_the_report_knows():
-    from tokpack.reasons import REASONS
+    from tokpack.on_disk.reasons import REASONS
 
     assert set(FACTS) <= set(REASONS)
     assert KeepList().sha256 == KeepList.load("").sha256

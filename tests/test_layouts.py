@@ -14,9 +14,9 @@ import pytest
 from layout_cases import ASKED, CASES
 from layout_words import A2, TOOL, A, B, C, Case, Q, R, S, msgs, share
 
-from tokpack.config import Config, RenderConfig, SourceConfig, TokenizeConfig
 from tokpack.errors import UsageError
 from tokpack.run import Run
+from tokpack.settings.config import Config, RenderConfig, SourceConfig, TokenizeConfig
 from tokpack.stages.normalize import normalize as stage
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize

@@ -20,7 +20,7 @@ A_MOMENT = 50
 """Modules that load in tenths of a second; what takes seconds has hundreds."""
 WATCH = """
 import sys
-from tokpack.activity import Activity
+from tokpack.terminal.activity import Activity
 
 SLOW = {"torch", "transformers", "peft", "bitsandbytes", "altair"}
 shown = []

@@ -9,8 +9,8 @@ import sys
 
 from chats import chat, write_rows
 
-from tokpack.config import Config
 from tokpack.run import Run
+from tokpack.settings.config import Config
 
 
 def test_files_that_are_alike_share_one_shape(qwen, tmp_path):

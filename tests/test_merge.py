@@ -12,10 +12,10 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack import ledger as ledgers
 from tokpack.errors import UsageError
+from tokpack.on_disk import ledger as ledgers
+from tokpack.on_disk.sums import covered_files
 from tokpack.packed.folder import PackedFolder
-from tokpack.sums import covered_files
 
 CAPACITY = 250
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tokpack
 from tokpack.errors import UsageError
-from tokpack.ledger import documents_by_source
+from tokpack.on_disk.ledger import documents_by_source
 from tokpack.schema import IGNORE_INDEX, keeps_order
 from tokpack.stages.plan import make_plan
 from tokpack.stages.planners.mix import Mix, by_time

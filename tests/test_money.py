@@ -18,7 +18,7 @@ from rich.console import Console
 import tokpack
 from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import UsageError
-from tokpack.parsing import parse_budget
+from tokpack.settings.parsing import parse_budget
 
 pytestmark = pytest.mark.slow
 
@@ -177,7 +177,7 @@ def test_amounts_are_read_as_people_write_them():
 
 
 def test_two_budgets_are_one_too_many_but_a_flag_wins_over_the_file(tmp_path):
-    from tokpack.options import make_config
+    from tokpack.settings.options import make_config
 
     (tmp_path / "run.toml").write_text("[select]\nbudget = 1000\nbudget_usd = 5.0\n")
     with pytest.raises(UsageError, match="in tokens and one in dollars"):

@@ -13,7 +13,7 @@ import pytest
 from tokpack.errors import UsageError
 from tokpack.text.cleaning import clean
 
-SAY = "import sys\nfrom tokpack.printable import hand_over\nhand_over(sys.argv[1])"
+SAY = "import sys\nfrom tokpack.terminal.printable import hand_over\nhand_over(sys.argv[1])"
 NAME = b"caf\xe9 \x1b[31m \xe2\x80\xae"
 
 

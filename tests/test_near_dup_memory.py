@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 import tokpack
 from tokpack.errors import OutputError
 from tokpack.free_memory import free_bytes, own_bytes
-from tokpack.parsing import parse_memory
+from tokpack.settings.parsing import parse_memory
 from tokpack.stages.near_dup.near_dup import find_near_duplicates
 from tokpack.stages.scratch import Scratch
 

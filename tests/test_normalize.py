@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from normalizing import run, run_file
 
-from tokpack.config import SourceConfig
 from tokpack.errors import UsageError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize import normalize as stage
 from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
 from tokpack.stages.normalize.normalize import normalize

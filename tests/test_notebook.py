@@ -13,8 +13,8 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack.activity import default_activity
 from tokpack.packed.verification import Check, Verification
+from tokpack.terminal.activity import default_activity
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "examples" / "first_look.ipynb"
 
@@ -56,7 +56,7 @@ def test_progress_is_shown_in_a_notebook_alone(monkeypatch):
     for shell, quiet in ((None, True), (SimpleNamespace(), True), (SimpleNamespace(kernel=1), False)):
         ipython = SimpleNamespace(get_ipython=lambda shell=shell: shell)
         monkeypatch.setitem(sys.modules, "IPython", ipython)
-        from tokpack.activity import in_notebook
+        from tokpack.terminal.activity import in_notebook
 
         assert in_notebook() is not quiet
 

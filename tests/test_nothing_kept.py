@@ -11,7 +11,7 @@ import pytest
 
 import tokpack
 from tokpack.errors import DataError, UsageError
-from tokpack.reasons import PROMPTS_ONLY
+from tokpack.on_disk.reasons import PROMPTS_ONLY
 from tokpack.stages.normalize.hints import way_out
 
 GOOD = [

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 import tokpack
-from tokpack import options
 from tokpack.cli import app, mount_plugins, prepare
 from tokpack.cli.options import NAMES, WITHOUT, flag_of, packed_folder
 from tokpack.errors import SettingError, UsageError
-from tokpack.options import OPTIONS, AnalyzeOptions, CleanOptions, PackOptions, make_config, meaning
-from tokpack.parsing import parse_length
+from tokpack.settings import options
+from tokpack.settings.options import OPTIONS, AnalyzeOptions, CleanOptions, PackOptions, make_config, meaning
+from tokpack.settings.parsing import parse_length
 
 COMMANDS = [("analyze", AnalyzeOptions), ("pack", PackOptions), ("clean", CleanOptions)]
 
@@ -48,7 +48,7 @@ def test_each_option_but_the_sources_own_sets_a_key_of_the_config():
 
 
 def test_choices_of_an_option_are_those_of_its_key():
-    from tokpack.config import Config
+    from tokpack.settings.config import Config
 
     config = get_type_hints(Config)
     for option, hint in get_type_hints(PackOptions).items():
@@ -81,7 +81,7 @@ def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
     from tokpack.cli import main
 
     monkeypatch.setattr("sys.argv", ["tokpack", *map(str, arguments)])
-    monkeypatch.setattr("tokpack.interrupts.watch", lambda command: None)
+    monkeypatch.setattr("tokpack.terminal.interrupts.watch", lambda command: None)
     monkeypatch.setattr("tokpack.cli.entry.mount_plugins", lambda: None)
     with pytest.raises(SystemExit) as ended:
         main()

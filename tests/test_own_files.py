@@ -11,14 +11,14 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack import output
 from tokpack.errors import UsageError
 from tokpack.export import export
-from tokpack.fresh_folder import fresh_folder
-from tokpack.locks import beside, only_writer
-from tokpack.manifest import read_manifest
-from tokpack.own_files import is_packed_file, remove_own
-from tokpack.store import TokenStore
+from tokpack.files.fresh_folder import fresh_folder
+from tokpack.files.locks import beside, only_writer
+from tokpack.files.own_files import is_packed_file, remove_own
+from tokpack.on_disk.manifest import read_manifest
+from tokpack.way import output
+from tokpack.way.store import TokenStore
 
 FINGERPRINT = {"tokpack": "0", "config": {}, "inputs": []}
 
@@ -195,7 +195,7 @@ def nothing(folder: Path):
 def test_what_a_killed_command_left_is_cleaned_up_and_the_old_output_comes_back(tmp_path):
     out = tmp_path / "out"
     code = (
-        "import os, sys; from pathlib import Path; from tokpack.fresh_folder import fresh_folder\n"
+        "import os, sys; from pathlib import Path; from tokpack.files.fresh_folder import fresh_folder\n"
         "with fresh_folder(Path(sys.argv[1]), True, lambda folder: lambda name: name == 'rows') as new:\n"
         "    (new / 'rows').write_text('half')\n"
         "    os.kill(os.getpid(), 9)"
@@ -217,7 +217,7 @@ def test_what_a_killed_command_left_is_cleaned_up_and_the_old_output_comes_back(
 def test_what_a_command_left_that_was_killed_at_its_very_end_goes_though_the_output_is_there(tmp_path):
     out = tmp_path / "out"
     code = (
-        "import os, sys; from pathlib import Path; from tokpack import fresh_folder as room\n"
+        "import os, sys; from pathlib import Path; from tokpack.files import fresh_folder as room\n"
         "room.sync_folder = lambda at: os._exit(9)\n"
         "with room.fresh_folder(Path(sys.argv[1]), False, lambda folder: lambda name: False) as new:\n"
         "    (new / 'rows').write_text('whole')"
@@ -232,7 +232,7 @@ def test_what_a_command_left_that_was_killed_at_its_very_end_goes_though_the_out
 def test_a_command_killed_while_it_removes_the_output_before_is_repeated_as_if_nothing_was(tmp_path):
     out = tmp_path / "out"
     code = (
-        "import os, sys; from pathlib import Path; from tokpack import fresh_folder as room\n"
+        "import os, sys; from pathlib import Path; from tokpack.files import fresh_folder as room\n"
         "room.remove_own = lambda at, own: at.name == 'old' and (os.unlink(at / 'a'), os._exit(9))\n"
         "with room.fresh_folder(Path(sys.argv[1]), True, lambda folder: lambda name: name in 'ab') as new:\n"
         "    (new / 'a').write_text('new')"

@@ -14,8 +14,8 @@ import pytest
 
 from tokpack import api
 from tokpack.errors import DataError
-from tokpack.parquet_files import open_parquet, row_group_columns
-from tokpack.shards import read_row, read_shard
+from tokpack.files.parquet_files import open_parquet, row_group_columns
+from tokpack.on_disk.shards import read_row, read_shard
 
 TABLE = pa.table({"text": ["hello there"] * 50, "more": [{"a": [n], "b": "x"} for n in range(50)]})
 

@@ -12,7 +12,7 @@ import tokpack
 from tokpack.cli import app
 from tokpack.errors import DataError, UsageError
 from tokpack.stages.read import items
-from tokpack.store import TokenStore
+from tokpack.way.store import TokenStore
 
 OPTIONS = {"max_length": 128, "allow_bad": 0.2}
 

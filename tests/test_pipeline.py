@@ -12,7 +12,7 @@ from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack.errors import DataError, InternalError
-from tokpack.sums import covered_files
+from tokpack.on_disk.sums import covered_files
 
 CAPACITY = 256
 
@@ -155,7 +155,7 @@ def test_rows_do_not_depend_on_the_size_of_blocks(whole_qwen, tmp_path, monkeypa
 
 
 def test_the_ledger_adds_up_and_is_refused_when_it_does_not(packed):
-    from tokpack.ledger import check
+    from tokpack.on_disk.ledger import check
 
     check(packed.ledger)
     for path in (("tokens", "truncated"), ("documents", "kept"), ("slots", "free"), ("trained", "masked")):

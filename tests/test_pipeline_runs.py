@@ -16,8 +16,8 @@ from few import a_few
 from test_pipeline import CAPACITY, bytes_of
 
 import tokpack
-from tokpack.activity import Activity, Task
 from tokpack.errors import OutputError, UsageError
+from tokpack.terminal.activity import Activity, Task
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_an_unfinished_run_with_other_settings_names_what_differs(messy, qwen, t
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks of folders")
 def test_two_runs_do_not_write_into_one_folder(messy, qwen, tmp_path):
-    from tokpack import output
+    from tokpack.way import output
 
     out = tmp_path / "out"
     with output.claim(out, overwrite=False):
@@ -153,7 +153,7 @@ def test_overwrite_never_touches_a_folder_of_somebody_else(messy, qwen, tmp_path
 
 @pytest.mark.slow
 def test_a_full_disk_is_an_output_error_and_the_run_can_go_on(messy, qwen, tmp_path, monkeypatch):
-    from tokpack.store import TokenStore
+    from tokpack.way.store import TokenStore
 
     commit = TokenStore.commit
 
@@ -174,7 +174,7 @@ def test_a_work_folder_elsewhere_keeps_what_else_is_in_it(messy, qwen, tmp_path,
     (scratch / "thesis.txt").write_text("mine")
     (scratch / "run.json").write_text("mine too")
     options = {"tokenizer": str(qwen), "max_length": CAPACITY, "work_dir": scratch}
-    from tokpack import output
+    from tokpack.way import output
 
     def crash(*args, **kwargs):
         raise KeyboardInterrupt

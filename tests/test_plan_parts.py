@@ -111,7 +111,7 @@ def test_rows_are_shuffled_or_dealt_within_their_part():
     parts = parts_of(np.arange(900), lengths, 3, 0)
     plan = make_plan(lengths, 128, parts=parts)
     part_of_row = np.repeat(range(3), plan.part_rows)
-    from tokpack.config import PlanConfig
+    from tokpack.settings.config import PlanConfig
 
     order, dealt = order_rows(PlanConfig(parts=3), plan, lengths, 0)
     assert dealt is None

@@ -9,8 +9,8 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack import output
 from tokpack.errors import UsageError
+from tokpack.way import output
 
 OPTIONS = {"max_length": 256, "block_mb": 1}
 

@@ -15,8 +15,9 @@ from preference_pairs import check_pairs, pair, places_of, reasons, words, write
 from rich.console import Console
 
 import tokpack
-from tokpack import ledger, schema
+from tokpack import schema
 from tokpack.errors import DataError, UsageError
+from tokpack.on_disk import ledger
 
 TRANSFORMED = {"human": "user", "gpt": "assistant", "system": "system"}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokpack.config import SourceConfig
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize import normalize as stage
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize

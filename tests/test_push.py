@@ -16,14 +16,14 @@ from fake_hub import FakeHub, run_with
 from typer.testing import CliRunner
 
 import tokpack
-from tokpack.activity import Activity
-from tokpack.card import make_card
 from tokpack.cli import app
 from tokpack.errors import DataError, UsageError
+from tokpack.on_disk.card import make_card
+from tokpack.on_disk.sums import covered_files
 from tokpack.packed import push as pushing
 from tokpack.packed.push import push
 from tokpack.packed_urls import local_folder
-from tokpack.sums import covered_files
+from tokpack.terminal.activity import Activity
 from tokpack.view.run import open_data, shown
 from trainer_plugin.cli import app as training
 from trainer_plugin.dataset import PackedDataset

@@ -12,10 +12,10 @@ import pytest
 from chats import messy_rows
 
 import tokpack
-from tokpack.config import Config
 from tokpack.engine import ray as engine
 from tokpack.errors import DataError, OutputError, SettingError, UsageError
 from tokpack.schema import PACKED_SCHEMA
+from tokpack.settings.config import Config
 from tokpack.stages.write import Placement, RowContents, Shard
 from tokpack.way import cluster as way
 from tokpack.way.cluster import Piece, ShardPiece, make_piece, make_shard

@@ -21,8 +21,8 @@ import pytest
 from chats import messy_rows
 
 import tokpack
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.read import streams
 from tokpack.stages.read.blocks import read_blocks

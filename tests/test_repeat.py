@@ -18,12 +18,12 @@ from rich.console import Console
 
 import tokpack
 from tokpack.errors import UsageError
-from tokpack.ledger import check
+from tokpack.on_disk.ledger import check
 from tokpack.packed.checked_rows import PLACED
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.verification import _piece_faults
-from tokpack.parsing import parse_repeats
 from tokpack.report.values import Figures
+from tokpack.settings.parsing import parse_repeats
 from tokpack.stages.repeat import copies_of, with_copies
 
 Key = tuple[int, int, int]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from report_samples import sample
 
 from tokpack.cost import run_plan
-from tokpack.reasons import REASONS
+from tokpack.on_disk.reasons import REASONS
 from tokpack.report.figures import Report, bin_edges, length_figures
 from tokpack.report.values import Figures
 from tokpack.report.words import make_bill, share

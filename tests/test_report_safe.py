@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokpack.printable import one_line, printable, snippet
+from tokpack.terminal.printable import one_line, printable, snippet
 
 
 @pytest.mark.parametrize(

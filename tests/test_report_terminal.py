@@ -14,7 +14,6 @@ from report_samples import hostile, planned, sample
 from rich.console import Console, Group
 
 from tokpack.cost import Figure
-from tokpack.plain import from_plain
 from tokpack.report.cost_words import money
 from tokpack.report.figures import Report
 from tokpack.report.first_screen import first_screen
@@ -23,6 +22,7 @@ from tokpack.report.terminal import checks_view, ledger_table, packed_panel, rep
 from tokpack.report.terminal_tables import Command, facts_grid
 from tokpack.report.values import Figures
 from tokpack.report.words import COUNTERS, counters, make_bill
+from tokpack.settings.plain import from_plain
 
 
 def printed(renderable: Any, width: int = 80, terminal: bool = False) -> str:

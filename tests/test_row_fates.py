@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.json_lines import DEEPEST, nesting, odd_lines
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS

@@ -79,7 +79,7 @@ def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(talk):
 
 def test_an_interrupt_breaks_off_the_answer_and_the_conversation_goes_on(talk, monkeypatch):
     survived = []
-    monkeypatch.setattr("tokpack.interrupts.survive", lambda: survived.append(True))
+    monkeypatch.setattr("tokpack.terminal.interrupts.survive", lambda: survived.append(True))
     say, stops = type(talk).say, [KeyboardInterrupt]
 
     def broken(self, text):

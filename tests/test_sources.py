@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from input_files import CHATS, CONTENTS, LINES, texts_of
 
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.read.containers import notes
 from tokpack.stages.read.sources import open_sources
 

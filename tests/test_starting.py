@@ -12,15 +12,15 @@ from commands import run as command
 from trainer_rows import tiny_chat_model
 from typer.testing import CliRunner
 
-from tokpack.activity import counted
 from tokpack.cli import app
-from tokpack.config_file import load_toml
 from tokpack.cost import Gpu
 from tokpack.cost.gpu_table import chosen
 from tokpack.doctor import Finding, Findings, examine
 from tokpack.errors import OutputError, UsageError
-from tokpack.options import make_config
+from tokpack.settings.config_file import load_toml
+from tokpack.settings.options import make_config
 from tokpack.starting import choose_length, first_recipe, write_recipe
+from tokpack.terminal.activity import counted
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.truncate import truncate
-from tokpack.store import TokenStore
+from tokpack.way.store import TokenStore
 
 SHAPE = Shape.of("tokens", {}, ["input_ids"])
 

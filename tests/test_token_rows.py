@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tokpack.config import SourceConfig
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, TRAINED
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.rows import RowError
 from tokpack.stages.normalize.shape import Shape

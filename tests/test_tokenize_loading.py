@@ -15,7 +15,7 @@ from shared_tokenizers import ask_apart
 from tokpack.encoding import snapshot
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import DataError, OutputError, UsageError
-from tokpack.fingerprint import vocab_digest
+from tokpack.on_disk.fingerprint import vocab_digest
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from trainer_rows import LENGTHS, make_documents, needs_packed_trainer, save_tiny_model, write_packed
 from typer.testing import CliRunner
 
-from tokpack.activity import Activity
 from tokpack.errors import UsageError
+from tokpack.terminal.activity import Activity
 from trainer_plugin import Recipe, load_recipe
 from trainer_plugin.recipe import training_arguments
 

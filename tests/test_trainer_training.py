@@ -21,8 +21,8 @@ from few import a_few
 from torch.nn.functional import cross_entropy
 from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_packed
 
-from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
+from tokpack.terminal.activity import Activity
 from trainer_plugin import PackedCollator, PackedDataset, load_recipe
 from trainer_plugin.guards import refuse_arguments
 from trainer_plugin.recipe import training_arguments

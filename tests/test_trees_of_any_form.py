@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.read import streams
 from tokpack.stages.read.blocks import read_blocks

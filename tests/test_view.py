@@ -21,11 +21,11 @@ from starlette.testclient import TestClient
 from test_left_out import ROWS, SETTINGS
 
 import tokpack
-from tokpack.activity import Activity
 from tokpack.errors import DataError, OutputError, UsageError
 from tokpack.packed.folder import PackedFolder
-from tokpack.printable import printable
 from tokpack.stages.keep import KeepList
+from tokpack.terminal.activity import Activity
+from tokpack.terminal.printable import printable
 from tokpack.view.run import open_data, shown
 from tokpack.view.server import SCRIPTS, loopback_socket, make_app
 from tokpack.view.table import DocumentTable, Query, read_losses

@@ -16,8 +16,8 @@ from playwright.sync_api import expect
 from test_report_browser import browser  # noqa: F401
 from test_view import HOSTILE, log, packed  # noqa: F401
 
-from tokpack.printable import printable
 from tokpack.stages.keep import KeepList
+from tokpack.terminal.printable import printable
 from tokpack.view.run import shown
 from tokpack.view.server import loopback_socket, make_app
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tokpack.activity import Activity
 from tokpack.schema import IGNORE_INDEX
+from tokpack.terminal.activity import Activity
 
 Document = tuple[list[int], list[int]]
 LENGTHS = (9, 17, 5, 23, 2, 30, 12, 8, 19, 3, 27, 14)

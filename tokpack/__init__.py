@@ -18,7 +18,6 @@ from tokpack.version import __version__
 
 if TYPE_CHECKING:
     from tokpack.api import analyze, open_packed, pack, pack_part
-    from tokpack.config import Config
     from tokpack.errors import TokpackError
     from tokpack.packed.folder import PackedFolder
     from tokpack.packed.merging import merge
@@ -26,11 +25,12 @@ if TYPE_CHECKING:
     from tokpack.packed.repacking import repack
     from tokpack.packed.verification import verify
     from tokpack.report.figures import Report
+    from tokpack.settings.config import Config
     from tokpack.text.cleaning import clean
 
 _HOME = {
     "PackedFolder": "tokpack.packed.folder",
-    "Config": "tokpack.config",
+    "Config": "tokpack.settings.config",
     "Report": "tokpack.report.figures",
     "TokpackError": "tokpack.errors",
     "analyze": "tokpack.api",

@@ -11,7 +11,7 @@ def run() -> NoReturn:
     Ctrl-C before that waits until it is heard."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    from tokpack import interrupts
+    from tokpack.terminal import interrupts
 
     try:
         interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))

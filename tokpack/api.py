@@ -10,39 +10,39 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from tokpack import output, pipeline, schema
-from tokpack.activity import Activity
-from tokpack.already_there import what_differs
-from tokpack.bucket_store import BucketStore, bucket_of, remove_bucket, remove_stores
-from tokpack.config import Config
-from tokpack.corpus import Corpus
+from tokpack import pipeline, schema
 from tokpack.cost import token_cost
 from tokpack.cost.money_budget import money_budget
 from tokpack.cost.training import Training, load_training, model_place
 from tokpack.errors import UsageError, writing
-from tokpack.interrupts import scratch_folder
-from tokpack.manifest import is_finished
-from tokpack.nothing_kept import nothing_kept
-from tokpack.options import AnalyzeOptions, PackOptions, make_config, with_options
+from tokpack.on_disk.manifest import is_finished
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.push import write_to
 from tokpack.packed_urls import is_url, local_folder
-from tokpack.plain import to_plain
 from tokpack.report.advice import advise_near_duplicates
 from tokpack.report.bill import asked_bill
 from tokpack.report.by_column import by_column_figures, check_column
 from tokpack.report.figures import Report, documents_of, make_report
+from tokpack.report.nothing_kept import nothing_kept
 from tokpack.report.rows_figures import kept_figures
 from tokpack.report.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.words import large_losses
 from tokpack.run import Run
+from tokpack.settings.config import Config
+from tokpack.settings.options import AnalyzeOptions, PackOptions, make_config, with_options
+from tokpack.settings.plain import to_plain
 from tokpack.stages.read.memory import Data, takes_rows
 from tokpack.stages.write import FlatBatch, write_json
-from tokpack.store import TokenStore
-from tokpack.way import cluster, pass_two
+from tokpack.terminal.activity import Activity
+from tokpack.terminal.interrupts import scratch_folder
+from tokpack.way import cluster, output, pass_two
+from tokpack.way.already_there import what_differs
+from tokpack.way.bucket_store import BucketStore, bucket_of, remove_bucket, remove_stores
+from tokpack.way.corpus import Corpus
 from tokpack.way.decide import near_duplicate_figures
 from tokpack.way.part import PartDone, make_part, parse_part, refuse_pipes
 from tokpack.way.pass_one import tell_found
+from tokpack.way.store import TokenStore
 
 log = logging.getLogger("tokpack")
 

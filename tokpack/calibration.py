@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from tokpack.corpus import Corpus
 from tokpack.cost import Calibration, Gpu, flops
 from tokpack.cost.gpus import GIB
 from tokpack.cost.kept_speeds import KeptSpeed, keep_speed
@@ -24,6 +23,7 @@ from tokpack.cost.planned_run import micro_batch
 from tokpack.cost.training import CostedDocuments, Training
 from tokpack.errors import UsageError
 from tokpack.schema import IGNORE_INDEX, TRAINED
+from tokpack.way.corpus import Corpus
 from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")

@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from tokpack.activity import Activity
 from tokpack.errors import TokpackError
-from tokpack.user_cache import cache_root, own_cache
+from tokpack.files.user_cache import cache_root, own_cache
+from tokpack.terminal.activity import Activity
 from tokpack.version import __version__
 
 State = Literal["ok", "note", "wrong"]

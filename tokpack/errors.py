@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokpack.printable import printable, without_secrets
+from tokpack.terminal.printable import printable, without_secrets
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MOST_KNOWN = 30

@@ -19,14 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tokpack.activity import Activity, default_activity
 from tokpack.errors import DataError, OutputError, TokpackError, UsageError
-from tokpack.interrupts import leftover
-from tokpack.printable import without_secrets
+from tokpack.files.user_cache import own_cache
+from tokpack.on_disk.sums import MOST_BYTES, read_sums
 from tokpack.schema import SUMS
 from tokpack.stages.read.remote import EXTRAS
-from tokpack.sums import MOST_BYTES, read_sums
-from tokpack.user_cache import own_cache
+from tokpack.terminal.activity import Activity, default_activity
+from tokpack.terminal.interrupts import leftover
+from tokpack.terminal.printable import without_secrets
 
 THREADS = 8
 CHUNK = 1 << 22

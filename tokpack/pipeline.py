@@ -19,14 +19,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tokpack.corpus import Corpus
 from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import UsageError
 from tokpack.run import Run
-from tokpack.store import TokenStore
+from tokpack.way.corpus import Corpus
 from tokpack.way.decide import decide
 from tokpack.way.pass_one import pass_one
 from tokpack.way.plan_part import Part, plan_part
+from tokpack.way.store import TokenStore
 
 log = logging.getLogger("tokpack")
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import Activity, default_activity
-from tokpack.config import Config, SourceConfig
 from tokpack.encoding.early import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine import default_workers
 from tokpack.errors import UsageError
+from tokpack.on_disk.shards import INDEX
 from tokpack.schema import PREFERENCE, UNPAIRED
-from tokpack.shards import INDEX
+from tokpack.settings.config import Config, SourceConfig
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import KeepList
 from tokpack.stages.normalize.detect import detect_shape
@@ -32,6 +31,7 @@ from tokpack.stages.render.reference import RenderSettings
 from tokpack.stages.render.renderer import Renderer
 from tokpack.stages.render.template_markers import special_tokens_of
 from tokpack.stages.special_tokens import SpecialTokens
+from tokpack.terminal.activity import Activity, default_activity
 from tokpack.version import __version__
 
 log = logging.getLogger("tokpack")

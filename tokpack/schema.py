@@ -79,7 +79,7 @@ LOSS_WEIGHTS: Final = "loss_weights"
 A key of the manifest, too."""
 
 TOKEN_FILES: Final = ("tokens/pieces.arrow", "tokens/input_ids.npy", "tokens/trained.npy")
-"""Of an index packed dataset: its pieces, and the tokens of all, end to end (`tokpack.token_files`)."""
+"""Of an index packed dataset: its pieces, and the tokens of all, end to end (`on_disk/token_files.py`)."""
 
 PIECES_SCHEMA: Final = pa.schema(
     [

@@ -13,18 +13,18 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.activity import Activity
-from tokpack.config import CostConfig, Method
 from tokpack.cost.training import Training, load_training
-from tokpack.durable import write_durably
 from tokpack.errors import DataError, UsageError, check_new, writing
-from tokpack.options import make_config
+from tokpack.files.durable import write_durably
 from tokpack.run import Run
+from tokpack.settings.config import CostConfig, Method
+from tokpack.settings.options import make_config
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.streams import looked_at
+from tokpack.terminal.activity import Activity
 from tokpack.way.documents import encode
 
 LOOK_BYTES = 4 << 20

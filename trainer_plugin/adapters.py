@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from tokpack.activity import Activity
 from tokpack.errors import TokpackError, UsageError, near_matches
-from tokpack.fingerprint import vocab_digest
+from tokpack.on_disk.fingerprint import vocab_digest
+from tokpack.terminal.activity import Activity
 from trainer_plugin.adapter_config import fill, with_place_for
 from trainer_plugin.adapter_folder import Adapter, base_name
 from trainer_plugin.base_digest import base_digest

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokpack import interrupts
 from tokpack.cli.options import FOLDER, GPUS, NAMED, WRITTEN, Packed, completed
-from tokpack.printable import hand_over
+from tokpack.terminal import interrupts
+from tokpack.terminal.printable import hand_over
 from trainer_plugin.evaluation.cli import app as evaluation
 from trainer_plugin.serve_config.cli import app as serve_config
 from trainer_plugin.serving.cli import app as serving
 
 if TYPE_CHECKING:
-    from tokpack.activity import Activity
+    from tokpack.terminal.activity import Activity
 
 LIBRARIES = ("torch", "accelerate", "peft")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the folder written, on stdout.")]
@@ -239,7 +239,7 @@ def push_adapter(
 
 
 def _summary(result: Any) -> list[str]:
-    from tokpack.activity import counted, duration
+    from tokpack.terminal.activity import counted, duration
     from trainer_plugin.words import dollars
 
     difference = result.tokens / result.predicted_tokens - 1 if result.predicted_tokens else 0.0
@@ -288,7 +288,7 @@ def _first_process() -> bool:
 
 def _activity(quiet: bool) -> Activity:
     """Tells on stderr, in the first process only."""
-    from tokpack.activity import Activity
+    from tokpack.terminal.activity import Activity
 
     return Activity(quiet=quiet or not _first_process())
 

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tokpack.activity import counted
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import IGNORE_INDEX, LOSS_WEIGHTS
+from tokpack.terminal.activity import counted
 from trainer_plugin.mismatched import labels_of, mismatched
 
 Loss = Literal["token", "document"]

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import torch
 
-from tokpack.activity import Activity
 from tokpack.errors import UsageError, VerifyError
-from tokpack.interrupts import scratch_folder
+from tokpack.terminal.activity import Activity
+from tokpack.terminal.interrupts import scratch_folder
 from trainer_plugin.adapter_config import (
     CONFIG,
     PLAIN_STARTS,

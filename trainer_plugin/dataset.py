@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tokpack.activity import counted
 from tokpack.errors import DataError, UsageError
-from tokpack.fingerprint import vocab_digest
-from tokpack.manifest import read_manifest
+from tokpack.on_disk.fingerprint import vocab_digest
+from tokpack.on_disk.manifest import read_manifest
+from tokpack.on_disk.token_files import PlannedRows, mapped_rows
 from tokpack.packed_urls import local_folder
 from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, LOSS_WEIGHTS, VALIDATION, is_preference
-from tokpack.token_files import PlannedRows, mapped_rows
+from tokpack.terminal.activity import counted
 
 
 class _ListColumn(NamedTuple):

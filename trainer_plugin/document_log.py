@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokpack.errors import DataError, UsageError
-from tokpack.own_files import is_real_folder
+from tokpack.files.own_files import is_real_folder
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError, VerifyError
+from tokpack.terminal.activity import Activity, counted
 from trainer_plugin.attention import NAME
 from trainer_plugin.dtypes import probed_dtype, stored_dtype
 from trainer_plugin.isolation_report import IsolationReport, ModelVerification, ProbeCheck

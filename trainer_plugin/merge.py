@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from tokpack.activity import Activity, Advance
 from tokpack.errors import UsageError, VerifyError, writing
+from tokpack.terminal.activity import Activity, Advance
 from trainer_plugin.adapter_config import check_patterns, explained, read_config, with_adapter
 from trainer_plugin.adapter_folder import RECIPE
 from trainer_plugin.base_digest import weight_files

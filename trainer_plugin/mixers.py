@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tokpack.activity import counted
 from tokpack.errors import UsageError
+from tokpack.terminal.activity import counted
 from trainer_plugin.attention import ONE_DOCUMENT, document_lengths
 
 LEAK = 1e-3

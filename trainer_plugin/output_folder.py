@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from tokpack.errors import UsageError
-from tokpack.fresh_folder import fresh_folder
+from tokpack.files.fresh_folder import fresh_folder
 from trainer_plugin.recipe import Recipe
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")

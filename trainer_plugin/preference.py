@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from tokpack.activity import counted
 from tokpack.errors import DataError, UsageError
 from tokpack.schema import IGNORE_INDEX, PREFERENCE, UNPAIRED
+from tokpack.terminal.activity import counted
 from trainer_plugin.collator import PackedCollator
 from trainer_plugin.guards import TRAINERS, refuse_batch
 from trainer_plugin.loss import document_sums

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import counted, in_number
 from tokpack.errors import UsageError
+from tokpack.terminal.activity import counted, in_number
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.guards import KINDS
 from trainer_plugin.preference_loss import UNPAIRED, PreferenceLoss

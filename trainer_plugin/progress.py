@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from tokpack.activity import Activity, Task, counted, duration
+from tokpack.terminal.activity import Activity, Task, counted, duration
 from trainer_plugin.source_losses import PREFIX
 from trainer_plugin.words import dollars
 

@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import Activity, counted, default_activity
-from tokpack.card import CARD, what_became
 from tokpack.errors import UsageError
+from tokpack.on_disk.card import CARD, what_became
 from tokpack.packed_urls import explained, file_system, is_url
-from tokpack.printable import one_line, without_secrets
+from tokpack.terminal.activity import Activity, counted, default_activity
+from tokpack.terminal.printable import one_line, without_secrets
 from trainer_plugin.adapter_config import CONFIG
 from trainer_plugin.adapter_folder import PROVENANCE
 

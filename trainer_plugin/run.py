@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokpack.activity import Activity, counted, duration
-from tokpack.checked import check_dataset
 from tokpack.errors import UsageError, writing
+from tokpack.files.own_files import entries_below
 from tokpack.hub import check_model
-from tokpack.own_files import entries_below
+from tokpack.on_disk.checked import check_dataset
+from tokpack.terminal.activity import Activity, counted, duration
 from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.document_log import check_log_name
 from trainer_plugin.output_folder import check_output_folder, last_checkpoint, remove_checkpoints

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokpack.errors import UsageError
-from tokpack.ledger import documents_by_source
+from tokpack.on_disk.ledger import documents_by_source
 from trainer_plugin.dataset import PackedDataset
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
+from tokpack.terminal.activity import Activity, counted
 from trainer_plugin import guards
 from trainer_plugin.balance import BalancedSampler, Order, balanced_sampler, lost_mix
 from trainer_plugin.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tokens

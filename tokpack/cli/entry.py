@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import typer
 
-from tokpack import interrupts
 from tokpack.cli.app import app, mount_plugins
 from tokpack.cli.options import flag_of
 from tokpack.cli.output import Stderr
 from tokpack.engine import early
 from tokpack.errors import InternalError, OutputError, SettingError, TokpackError, UsageError
-from tokpack.printable import printable
+from tokpack.terminal import interrupts
+from tokpack.terminal.printable import printable
 
 _COLLECT = (50_000, 20, 100)
 """When Python looks for circles: values of rows are made by the thousand, and hardly any is in one."""

@@ -14,8 +14,8 @@ import typer
 
 from tokpack.errors import UsageError
 from tokpack.hub import no_url
-from tokpack.options import meaning
-from tokpack.parsing import parse_length
+from tokpack.settings.options import meaning
+from tokpack.settings.parsing import parse_length
 
 PACKED_HELP = "Folder that `tokpack pack -o` wrote, or a URL: hf://datasets/USER/NAME, s3://..."
 
@@ -45,8 +45,8 @@ def packed_folder(text: str) -> Path:
     """The folder; of a URL, its copy in the cache."""
     if "://" not in text:
         return Path(text)
-    from tokpack.activity import Activity
     from tokpack.packed_urls import local_folder
+    from tokpack.terminal.activity import Activity
 
     quiet = not {"-q", "--quiet"}.isdisjoint(sys.argv)  # the flag may stand after the URL
     with Activity(quiet=quiet) as tell:
@@ -156,9 +156,9 @@ def flag_of(option: str) -> str:
 def takes(*groups: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The command takes the options of the groups, in `**options`, but those that it declares itself.
 
-    Each group, a TypedDict of `tokpack.options`, is a panel of the help, by its docstring; where two have an
-    option, the first counts. Shared options come after the command's positional parameters and before its
-    keyword-only ones.
+    Each group, a TypedDict of `tokpack.settings.options`, is a panel of the help, by its docstring; where two
+    have an option, the first counts. Shared options come after the command's positional parameters and before
+    its keyword-only ones.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

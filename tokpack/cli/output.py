@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tokpack.printable import printable
+from tokpack.terminal.printable import printable
 
 if TYPE_CHECKING:
-    from tokpack.activity import Activity
+    from tokpack.terminal.activity import Activity
 
 
 def show(renderable: Any) -> None:
@@ -40,7 +40,7 @@ def activity(
 ) -> Iterator[tuple[Activity, Any]]:
     """What a command is doing, on stderr; with --quiet nothing, and no notes. Gives the loaded `module` too:
     that alone takes seconds. `before` refuses what cannot work, `first` readies its libraries."""
-    from tokpack.activity import Activity
+    from tokpack.terminal.activity import Activity
 
     Stderr.quiet = quiet
     with Activity(quiet=quiet) as tell:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.activity import counted
 from tokpack.cli.app import PACKED, app
 from tokpack.cli.options import (
     EXPORTS,
@@ -31,8 +30,9 @@ from tokpack.cli.options import (
     packed_folder,
 )
 from tokpack.cli.output import activity, say, show
-from tokpack.parsing import parse_repeats
-from tokpack.printable import hand_over
+from tokpack.settings.parsing import parse_repeats
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import hand_over
 
 
 @app.command(rich_help_panel=PACKED)

@@ -22,7 +22,7 @@ from tokpack.cli.output import activity, say, show
 from tokpack.encoding.early import load_early
 from tokpack.engine import default_workers, early
 from tokpack.errors import UsageError, check_place, writing
-from tokpack.options import (
+from tokpack.settings.options import (
     INDEX,
     BillOptions,
     CleaningOptions,
@@ -33,7 +33,7 @@ from tokpack.options import (
     RowOptions,
     WriteOptions,
 )
-from tokpack.printable import hand_over
+from tokpack.terminal.printable import hand_over
 
 By = Annotated[
     str | None,
@@ -167,9 +167,9 @@ def pack(
         hand_over(out)
     else:
         show(packed)
-        from tokpack.corpus import MoneyFigures
-        from tokpack.plain import from_plain
         from tokpack.report.words import budget_words
+        from tokpack.settings.plain import from_plain
+        from tokpack.way.corpus import MoneyFigures
 
         if budget := packed.report.get("budget"):
             say(budget_words(from_plain(MoneyFigures, budget, "budget")), quiet)
@@ -254,7 +254,7 @@ def clean(
 
 def as_keywords(given: dict[str, Any]) -> dict[str, Any]:
     """Flags as keyword options of the Python API; flags that were not given are None."""
-    from tokpack.parsing import parse_map, parse_numbers, parse_template_kwargs
+    from tokpack.settings.parsing import parse_map, parse_numbers, parse_template_kwargs
 
     options = {name: None if value is False else value for name, value in given.items()}
     options["map"] = parse_map(options["map"]) if options["map"] else None

@@ -10,7 +10,7 @@ import typer
 from tokpack.cli.app import START, app
 from tokpack.cli.options import GPUS, Json, NoProgress, Quiet, local_out
 from tokpack.cli.output import activity, say, show
-from tokpack.printable import hand_over
+from tokpack.terminal.printable import hand_over
 
 
 @app.command(rich_help_panel=START)
@@ -35,7 +35,7 @@ def init(
     It runs as it is: `tokpack pack --config run.toml -o packed`.
     """
     from tokpack.errors import check_new
-    from tokpack.parsing import parse_map
+    from tokpack.settings.parsing import parse_map
 
     columns = parse_map(map) if map else None
     check_new(out, overwrite)

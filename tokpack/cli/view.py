@@ -11,8 +11,8 @@ from tokpack.cli.app import PACKED, app
 from tokpack.cli.options import Quiet, takes
 from tokpack.cli.output import activity, say
 from tokpack.cli.prepare import as_keywords
-from tokpack.options import CleaningOptions, FormatOptions, ReadOptions, RenderOptions, RowOptions
-from tokpack.printable import hand_over
+from tokpack.settings.options import CleaningOptions, FormatOptions, ReadOptions, RenderOptions, RowOptions
+from tokpack.terminal.printable import hand_over
 
 
 @app.command(rich_help_panel=PACKED)
@@ -40,7 +40,7 @@ def view(
 
     Nothing leaves the machine. Raw data is packed into a scratch folder first. The page ends with Ctrl-C.
     """
-    from tokpack.interrupts import scratch_folder
+    from tokpack.terminal.interrupts import scratch_folder
 
     with scratch_folder() as scratch:
         with activity(quiet, "tokpack.view.run") as (tell, run):

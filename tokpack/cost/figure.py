@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokpack.plain import LEFT_OUT
+from tokpack.settings.plain import LEFT_OUT
 
 Source = Literal["measured", "computed", "assumed"]
 

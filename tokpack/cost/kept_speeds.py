@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from tokpack.cost import Calibration, Gpu, Method, ModelShape
-from tokpack.durable import write_durably
+from tokpack.files.durable import write_durably
 
 log = logging.getLogger("tokpack")
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.config import Config
 from tokpack.cost import ApiPrice, api_cost
 from tokpack.cost.planned_run import packed_run
 from tokpack.cost.training import Training
 from tokpack.errors import UsageError
+from tokpack.settings.config import Config
 from tokpack.stages.plan import make_plan
 
 CLOSE = 0.995

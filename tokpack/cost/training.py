@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.config import CostConfig
 from tokpack.cost import (
     ApiPrice,
     Calibration,
@@ -34,6 +33,7 @@ from tokpack.cost.kept_speeds import kept_speed
 from tokpack.cost.memory import Loss, row_fits
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
+from tokpack.settings.config import CostConfig
 
 Lengths = npt.NDArray[np.integer[Any]]
 KBIT_HEAD_BYTES = 4

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tokpack.encoding.token_places import text_buffers
 from tokpack.errors import OutputError
-from tokpack.user_cache import own_cache
+from tokpack.files.user_cache import own_cache
 
 _CODE = ("fast_forms", "fast_plan", "fast_proof", "fast_tokenizer", "merges", "token_places", "unicode")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.errors import OutputError, UsageError, reading
-from tokpack.user_cache import cache_root
+from tokpack.files.user_cache import cache_root
 
 LARGEST_ID = 2**31 - 2
 """The vocabulary's size is an int32 too."""
@@ -142,7 +142,7 @@ def _ask_transformers(folder: Path, out: Path) -> None:
 
 def write_snapshot(folder: str, out: str) -> None:
     """Ask `AutoTokenizer` for everything tokpack needs. Runs in the subprocess; imports transformers."""
-    from tokpack.fingerprint import vocab_digest
+    from tokpack.on_disk.fingerprint import vocab_digest
 
     _check_ids(Path(folder, BACKEND))
     auto = auto_tokenizer(folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tokpack.printable import printable
+from tokpack.terminal.printable import printable
 
 
 def trained_runs(tokenizer: Any, ids: Any, trained: Any) -> list[tuple[str, bool]]:

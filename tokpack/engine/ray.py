@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tokpack.errors import OutputError, TokpackError, UsageError
-from tokpack.interrupts import SIGNALS
+from tokpack.terminal.interrupts import SIGNALS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tokpack.activity import Activity, default_activity
 from tokpack.errors import UsageError, writing
 from tokpack.export.axolotl import export as to_axolotl
 from tokpack.export.common import rows_told_to
@@ -22,14 +21,15 @@ from tokpack.export.llamafactory import export as to_llamafactory
 from tokpack.export.megatron import export as to_megatron
 from tokpack.export.megatron_bridge import export as to_megatron_bridge
 from tokpack.export.trl import export as to_trl
-from tokpack.fresh_folder import fresh_folder
-from tokpack.own_files import Own, entries_below
+from tokpack.files.fresh_folder import fresh_folder
+from tokpack.files.own_files import Own, entries_below
+from tokpack.on_disk.sums import file_sha256
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder, name_of
 from tokpack.plugins import resolve
 from tokpack.schema import LOSS_WEIGHTS, PREFERENCE, SUMS, UNPAIRED
 from tokpack.stages.write import write_json
-from tokpack.sums import file_sha256
+from tokpack.terminal.activity import Activity, default_activity
 
 Exporter = Callable[[PackedFolder, Path], None]
 

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.activity import counted
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import flat
 from tokpack.ranges import Int64, offsets_of
 from tokpack.stages.write import dataset_files, write_json
+from tokpack.terminal.activity import counted
 
 Int32 = npt.NDArray[np.int32]
 SCRIPTS = Path(__file__).parent / "scripts"

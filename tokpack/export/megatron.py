@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.activity import counted
 from tokpack.errors import UsageError
 from tokpack.export.common import copy_script, figures, splits, write_text
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.ranges import Int64, offsets_of, range_indices
 from tokpack.stages.write import FlatBatch
+from tokpack.terminal.activity import counted
 
 MAGIC = b"MMIDIDX\x00\x00"
 SMALL_VOCABULARY = 65_500

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 
 from tokpack import schema
 from tokpack.errors import DataError, UsageError, near_matches
-from tokpack.ledger import source_of
+from tokpack.on_disk.ledger import source_of
+from tokpack.on_disk.reasons import HELD_OUT, OVER_BUDGET, TRUNCATED
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
-from tokpack.parsing import parse_budget
 from tokpack.ranges import Int64
-from tokpack.reasons import HELD_OUT, OVER_BUDGET, TRUNCATED
 from tokpack.schema import PAIR_WIDTH
+from tokpack.settings.parsing import parse_budget
 from tokpack.stages.select import select
 from tokpack.stages.write import Placement
 

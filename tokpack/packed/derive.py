@@ -7,23 +7,23 @@ from typing import Any
 
 import polars as pl
 
-from tokpack import ledger as ledgers
 from tokpack import schema
-from tokpack.activity import Activity
-from tokpack.config import WriteConfig
 from tokpack.errors import DataError, InternalError, UsageError
-from tokpack.manifest import is_finished
-from tokpack.output import finish
-from tokpack.own_files import Own, is_packed_file
+from tokpack.files.own_files import Own, is_packed_file
+from tokpack.on_disk import ledger as ledgers
+from tokpack.on_disk.manifest import is_finished
+from tokpack.on_disk.sums import file_sha256
 from tokpack.packed.derived_report import derived_report
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import name_of
+from tokpack.settings.config import WriteConfig
 from tokpack.stages.order import Dealt, plan_record
 from tokpack.stages.plan import Plan
 from tokpack.stages.write import RowContents, write_json
 from tokpack.stages.write_index import Shared, write_rows
-from tokpack.sums import file_sha256
+from tokpack.terminal.activity import Activity
+from tokpack.way.output import finish
 
 MERGED = "merged"
 """Planner in the manifest of a merged packed dataset: its rows were planned apart."""

@@ -11,13 +11,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tokpack import schema
-from tokpack.config import CostConfig
-from tokpack.corpus import EXAMPLES
 from tokpack.errors import DataError
-from tokpack.ledger import Ledger
+from tokpack.on_disk.ledger import Ledger
+from tokpack.on_disk.reasons import HELD_OUT, TRUNCATED
 from tokpack.packed.folder import PackedFolder
-from tokpack.plain import from_plain
-from tokpack.reasons import HELD_OUT, TRUNCATED
 from tokpack.report.data_figures import row_figures
 from tokpack.report.figures import (
     Lengths,
@@ -29,10 +26,13 @@ from tokpack.report.figures import (
     slot_figures,
 )
 from tokpack.report.values import DropPlace, Figures, InputFile
+from tokpack.settings.config import CostConfig
+from tokpack.settings.plain import from_plain
 from tokpack.stages.order import Dealt
 from tokpack.stages.plan import Plan
 from tokpack.stages.repeat import each_copy
 from tokpack.stages.write import Placement
+from tokpack.way.corpus import EXAMPLES
 
 MOST_BATCH = 1 << 20
 

@@ -16,15 +16,15 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack import schema
-from tokpack.activity import counted
-from tokpack.checked import check_dataset
 from tokpack.errors import DataError
-from tokpack.manifest import read_form, read_manifest
-from tokpack.own_files import entries_below, is_hub_link, is_plain, is_tokenizer_file
+from tokpack.files.own_files import entries_below, is_hub_link, is_plain, is_tokenizer_file
+from tokpack.on_disk.checked import check_dataset
+from tokpack.on_disk.manifest import read_form, read_manifest
+from tokpack.on_disk.shards import PARQUET, read_row, read_shard
+from tokpack.on_disk.sums import read_limited
+from tokpack.on_disk.token_files import Rows, is_index, mapped_rows, planned_shards
 from tokpack.packed_urls import local_folder
-from tokpack.shards import PARQUET, read_row, read_shard
-from tokpack.sums import read_limited
-from tokpack.token_files import Rows, is_index, mapped_rows, planned_shards
+from tokpack.terminal.activity import counted
 
 TOKENIZER = "tokenizer"
 MOST_BYTES = 1 << 30

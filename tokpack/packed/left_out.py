@@ -13,12 +13,19 @@ from rich.rule import Rule
 from rich.text import Text
 
 from tokpack.errors import DataError, UsageError
+from tokpack.on_disk.reasons import (
+    EXACT_DUPLICATE,
+    HELD_OUT,
+    NEAR_DUPLICATE,
+    PAIR_DROPPED,
+    UNREADABLE,
+    words_of,
+)
 from tokpack.packed.differences import differences, same_answer
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.originals import Original, Originals
 from tokpack.packed.triggers import Mark, find_marks
-from tokpack.printable import one_line, printable
-from tokpack.reasons import EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, PAIR_DROPPED, UNREADABLE, words_of
+from tokpack.terminal.printable import one_line, printable
 
 REPEATS = (EXACT_DUPLICATE, NEAR_DUPLICATE)
 NAMES_ANOTHER = (*REPEATS, PAIR_DROPPED)

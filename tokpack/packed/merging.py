@@ -24,10 +24,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tokpack import schema
-from tokpack.activity import Activity, default_activity
-from tokpack.config import PlanConfig
 from tokpack.errors import UsageError, writing
-from tokpack.fresh_folder import fresh_folder
+from tokpack.files.fresh_folder import fresh_folder
+from tokpack.on_disk.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED
+from tokpack.on_disk.token_files import is_index
 from tokpack.packed.derive import (
     MERGED,
     check_out,
@@ -39,10 +39,10 @@ from tokpack.packed.derive import (
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import local_folder
-from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE, PAIR_DROPPED
+from tokpack.settings.config import PlanConfig
 from tokpack.stages.order import order_rows
 from tokpack.stages.plan import with_figures
-from tokpack.token_files import is_index
+from tokpack.terminal.activity import Activity, default_activity
 
 DEALING = ("world_size", "rows_per_step", "token_cost")
 """Settings by which rows are dealt."""

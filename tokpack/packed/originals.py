@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.config import SourceConfig
-from tokpack.conversion import convert
 from tokpack.errors import TokpackError
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import source_ranges
 from tokpack.schema import PAIR_WIDTH, is_preference
+from tokpack.settings.config import SourceConfig
+from tokpack.settings.conversion import convert
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS

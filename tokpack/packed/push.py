@@ -14,15 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import Activity, default_activity
-from tokpack.card import CARD, make_card
 from tokpack.errors import DataError, UsageError
-from tokpack.manifest import SHARD_NAME
+from tokpack.files.user_cache import own_cache
+from tokpack.on_disk.card import CARD, make_card
+from tokpack.on_disk.manifest import SHARD_NAME
+from tokpack.on_disk.sums import MOST_BYTES, file_sha256, read_sums
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import explained, file_system, is_url, local_folder
 from tokpack.schema import SUMS, TOKEN_FILES
-from tokpack.sums import MOST_BYTES, file_sha256, read_sums
-from tokpack.user_cache import own_cache
+from tokpack.terminal.activity import Activity, default_activity
 
 HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:/(.*))?")
 

@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 
 from tokpack import schema
-from tokpack.activity import Activity, counted, default_activity, in_number
-from tokpack.config import PlanConfig, ShardFormat
-from tokpack.config_limits import MOST_PARTS, UNMIXED
-from tokpack.conversion import convert
 from tokpack.errors import UsageError, writing
-from tokpack.fresh_folder import fresh_folder
-from tokpack.ledger import source_of
+from tokpack.files.fresh_folder import fresh_folder
+from tokpack.on_disk.ledger import source_of
+from tokpack.on_disk.reasons import OVERLONG
+from tokpack.on_disk.token_files import is_index
 from tokpack.packed.choosing import NewChoice, choose
 from tokpack.packed.derive import (
     MERGED,
@@ -40,15 +38,17 @@ from tokpack.packed.folder import PackedFolder
 from tokpack.packed.repeating import check_repeats, with_repeats
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.packed_urls import local_folder
-from tokpack.reasons import OVERLONG
 from tokpack.schema import PAIR_WIDTH, SEQUENTIAL
+from tokpack.settings.config import PlanConfig, ShardFormat
+from tokpack.settings.config_limits import MOST_PARTS, UNMIXED
+from tokpack.settings.conversion import convert
 from tokpack.stages.order import order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import BUILT_IN, make_plan
 from tokpack.stages.planners.mix import Mix
 from tokpack.stages.planners.parts import parts_of
 from tokpack.stages.write import RowContents
-from tokpack.token_files import is_index
+from tokpack.terminal.activity import Activity, counted, default_activity, in_number
 
 
 def repack(

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.on_disk.token_files import PlannedRows, Rows, TokenFiles
 from tokpack.packed.folder import PackedFolder
 from tokpack.ranges import Int64, offsets_of, range_indices
 from tokpack.schema import COPIES, IS_DESIRABLE, LOSS_WEIGHTS
 from tokpack.stages.write import FlatBatch, Placement, RowContents, labeled_tokens
-from tokpack.token_files import PlannedRows, Rows, TokenFiles
 
 CHUNK = 4096
 """Pieces whose labels are read at a time."""

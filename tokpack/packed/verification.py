@@ -13,22 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack import ledger as ledgers
 from tokpack import schema
-from tokpack.activity import Activity, counted, default_activity
 from tokpack.engine import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.hub import check_model
-from tokpack.manifest import differing_sums, is_finished, read_manifest
+from tokpack.on_disk import ledger as ledgers
+from tokpack.on_disk.manifest import differing_sums, is_finished, read_manifest
+from tokpack.on_disk.reasons import TRUNCATED
+from tokpack.on_disk.sums import CACHE, covered_files, file_sha256, stray_files, sum_lines
+from tokpack.on_disk.token_files import TokenFiles, is_index
 from tokpack.packed.checked_rows import PLACED, CheckedRows
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.preference_checks import LABELED, label_faults
 from tokpack.packed_urls import local_folder, place_of
-from tokpack.reasons import TRUNCATED
 from tokpack.schema import PAIR_WIDTH
 from tokpack.stages.read.memory import was_in_memory
-from tokpack.sums import CACHE, covered_files, file_sha256, stray_files, sum_lines
-from tokpack.token_files import TokenFiles, is_index
+from tokpack.terminal.activity import Activity, counted, default_activity
 
 MAX_FAULTS = 20
 

@@ -13,14 +13,14 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.rule import Rule
 from rich.text import Text
 
-from tokpack.activity import counted
 from tokpack.encoding.trained_runs import trained_runs
 from tokpack.errors import TokpackError, UsageError, near_matches
-from tokpack.ledger import documents_by_source
+from tokpack.on_disk.ledger import documents_by_source
+from tokpack.on_disk.reasons import HELD_OUT
 from tokpack.packed.folder import PackedFolder
-from tokpack.printable import printable
-from tokpack.reasons import HELD_OUT
 from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, PAIR_WIDTH, VALIDATION, is_preference
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import printable
 
 TRAINED_STYLE = "bold green"
 MASKED_STYLE = "dim"

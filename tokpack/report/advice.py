@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from tokpack.activity import counted, in_number
-from tokpack.corpus import NearFigures
 from tokpack.cost import ApiPrice, Figure, api_cost, capacity_curve
 from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
 from tokpack.cost.gpus import GIB
@@ -18,6 +16,8 @@ from tokpack.cost.training import CostedDocuments, Training, count
 from tokpack.report.cost_figures import Advice, Card, Cost, Curve, LengthFigures, Service, Way
 from tokpack.report.cost_words import ends, hours, money
 from tokpack.report.words import share as share_words
+from tokpack.terminal.activity import counted, in_number
+from tokpack.way.corpus import NearFigures
 
 WORTH = 0.02
 """A saving below this share of the money is not worth a changed setting."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tokpack.config import CostConfig
 from tokpack.cost import (
     Figure,
     Gpu,
@@ -27,7 +26,6 @@ from tokpack.cost.memory import Loss, Remedy
 from tokpack.cost.planned_run import micro_batch, micro_batches, packed_run, plan_of, settings_of
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
 from tokpack.cost.training import CostedDocuments, Training, count
-from tokpack.plain import to_plain
 from tokpack.report.advice import advise, cards, curve, managed, saving
 from tokpack.report.cost_figures import (
     BilledRecipe,
@@ -42,6 +40,8 @@ from tokpack.report.cost_figures import (
     Saved,
     Way,
 )
+from tokpack.settings.config import CostConfig
+from tokpack.settings.plain import to_plain
 
 LOSSES: tuple[Loss, Loss] = ("chunked", "copied")
 """That of `tokpack train`, and the one that takes most, of trainers that pad."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import polars as pl
 
-from tokpack.corpus import Corpus
 from tokpack.errors import UsageError, near_matches
 from tokpack.report.data_figures import quantiles
 from tokpack.report.values import ByColumn, ValueFigures
@@ -19,6 +18,7 @@ from tokpack.stages.normalize.raw_rows import lines_of, parse_line
 from tokpack.stages.read.blocks import Block, read_blocks
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
+from tokpack.way.corpus import Corpus
 
 log = logging.getLogger("tokpack")
 

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tokpack.activity import counted
-from tokpack.ledger import TokenSums
-from tokpack.plain import to_plain
-from tokpack.printable import one_line
-from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG
+from tokpack.on_disk.ledger import TokenSums
+from tokpack.on_disk.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG
 from tokpack.report.svg import draw
 from tokpack.report.values import Bin, Lengths, SlotLine
 from tokpack.report.words import share
+from tokpack.settings.plain import to_plain
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
 
 WIDE, NARROW = 720, 342
 """Widths in pixels: the page's column on a screen, and on a phone of 390."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.packed_urls import place_of
-from tokpack.printable import one_line
 from tokpack.report.tables import Cell, Column, Line, Table
+from tokpack.terminal.printable import one_line
 
 
 def checks_table(verification: Any) -> Table:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tokpack.corpus import MoneyFigures
 from tokpack.cost import Figure
-from tokpack.ledger import Ledger
-from tokpack.plain import LEFT_OUT
+from tokpack.on_disk.ledger import Ledger
 from tokpack.report.values import Drop, Lengths
+from tokpack.settings.plain import LEFT_OUT
+from tokpack.way.corpus import MoneyFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

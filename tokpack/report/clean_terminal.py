@@ -5,13 +5,13 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
-from tokpack.activity import counted
-from tokpack.printable import one_line
 from tokpack.report.clean_figures import CleanBill, CleanFigures
 from tokpack.report.cost_words import counted_float, money
 from tokpack.report.terminal import ledger_table, left_out
 from tokpack.report.terminal_tables import GOOD, QUIET, facts_grid, plain_table, spaced
 from tokpack.report.words import budget_words, counters, share
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
 
 
 def clean_view(figures: CleanFigures) -> RenderableType:

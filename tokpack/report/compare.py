@@ -15,16 +15,16 @@ from rich.text import Text
 from tokpack import schema
 from tokpack.cost import Figure
 from tokpack.errors import DataError, UsageError
-from tokpack.ledger import Ledger
-from tokpack.manifest import read_manifest
-from tokpack.plain import to_plain
-from tokpack.printable import one_line
-from tokpack.reasons import words_of
+from tokpack.on_disk.ledger import Ledger
+from tokpack.on_disk.manifest import read_manifest
+from tokpack.on_disk.reasons import words_of
 from tokpack.report.cost_figures import Cost
 from tokpack.report.cost_words import flops, hours, money
 from tokpack.report.tables import Cell, Column, Line, Table
 from tokpack.report.terminal_tables import QUIET, DrawnTable, spaced
 from tokpack.report.values import Figures
+from tokpack.settings.plain import to_plain
+from tokpack.terminal.printable import one_line
 
 Settings = dict[str, Any]
 """Name of a setting -> its value, as a configuration file has it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokpack.printable import one_line
 from tokpack.report.cost_charts import curve_chart, memory_chart
 from tokpack.report.cost_figures import Cost
 from tokpack.report.cost_tables import (
@@ -28,6 +27,7 @@ from tokpack.report.cost_words import (
     utilization,
 )
 from tokpack.report.what_if import what_if
+from tokpack.terminal.printable import one_line
 
 
 def cost_view(cost: Cost | None) -> dict[str, Any] | None:

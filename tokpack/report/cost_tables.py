@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tokpack.printable import one_line
 from tokpack.report.cost_figures import Advice, Card, Cost, LengthFigures, PlannedRun, Service
 from tokpack.report.cost_words import UNITS, hours, measured, money, saves_words
 from tokpack.report.tables import Cell, Column, Line, Table, number
 from tokpack.report.words import share
+from tokpack.terminal.printable import one_line
 
 
 def ways_table(cost: Cost) -> Table:

@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tokpack.activity import counted
 from tokpack.cost import Estimate, Figure
 from tokpack.cost.slots import PADDED_LONGEST
-from tokpack.printable import one_line
 from tokpack.report.cost_figures import Advice, Cost, Curve, Key, LengthFigures, PlannedRun, Way
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
 
 METHODS = {"qlora": "QLoRA", "lora": "LoRA", "full": "full fine-tuning"}
 PARTS = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from tokpack.activity import counted
-from tokpack.ledger import Sums
-from tokpack.printable import one_line
+from tokpack.on_disk.ledger import Sums
 from tokpack.report.charts import (
     ACCENT,
     FONT_SIZE,
@@ -24,6 +22,8 @@ from tokpack.report.charts import (
 from tokpack.report.svg import draw
 from tokpack.report.values import Ranks, RowClass, Vocabulary
 from tokpack.report.words import share
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
 
 MOST_FILES, MOST_SCRIPTS = 10, 8
 HEIGHT, TOP, GAP = 140, 26, 24

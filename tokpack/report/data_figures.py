@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.config import PlanConfig
-from tokpack.corpus import Corpus
 from tokpack.cost.capacity import CAPACITIES
 from tokpack.cost.training import CostedDocuments
 from tokpack.ranges import counted_in
 from tokpack.report.values import LongDocument, Ranks, RowClass, SourceFigures, Truncation, Waiting
+from tokpack.settings.config import PlanConfig
 from tokpack.stages.plan import Plan
 from tokpack.stages.planners.deal import deal, row_costs, row_order
+from tokpack.way.corpus import Corpus
 
 Lengths = npt.NDArray[np.integer[Any]]
 LONGEST = 10

@@ -5,9 +5,6 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any
 
-from tokpack.activity import counted
-from tokpack.corpus import NearFigures, NearPair
-from tokpack.printable import one_line, printable, snippet
 from tokpack.report import data_charts
 from tokpack.report.data_tables import (
     by_table,
@@ -31,6 +28,9 @@ from tokpack.report.data_words import (
 from tokpack.report.packing_chart import Packing, packing_chart
 from tokpack.report.values import Drop, DropPlace, Figures, KeptDocument, Languages, Ranks, Vocabulary
 from tokpack.report.words import ALIKE, counters, share
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line, printable, snippet
+from tokpack.way.corpus import NearFigures, NearPair
 
 MOST_FILES, MOST_REASONS, MOST_PAIRS, EXAMPLES = 500, 50, 12, 3
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tokpack.activity import counted
-from tokpack.ledger import Ledger, TrainedSums
-from tokpack.printable import one_line
-from tokpack.reasons import words_of
+from tokpack.on_disk.ledger import Ledger, TrainedSums
+from tokpack.on_disk.reasons import words_of
 from tokpack.report.data_words import error, fit, language_name, languages_source
 from tokpack.report.tables import Cell, Column, Line, Sum, Table, Term, number
 from tokpack.report.values import (
@@ -21,6 +19,8 @@ from tokpack.report.values import (
     Vocabulary,
 )
 from tokpack.report.words import share, size
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
 
 MOST_FATES, MOST_LANGUAGES = 3, 12
 

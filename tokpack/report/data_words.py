@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tokpack.activity import counted
-from tokpack.printable import one_line
-from tokpack.reasons import CHOSEN_EQUALS_REJECTED, OVERLONG
+from tokpack.on_disk.reasons import CHOSEN_EQUALS_REJECTED, OVERLONG
 from tokpack.report.values import Figures, Languages, LanguageShare, Ranks, SourceFit, Vocabulary
 from tokpack.report.words import share
 from tokpack.stages.order import Dealt
 from tokpack.stages.planners.mix import Mixed
 from tokpack.stages.planners.parts import Parted
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
 
 MOST_LANGUAGES = 8
 NO_LANGUAGES = 'languages are told apart with: pip install "tokpack[lang]"'

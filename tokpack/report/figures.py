@@ -15,17 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack import ledger as ledgers
-from tokpack.activity import counted
-from tokpack.config import CostConfig
-from tokpack.corpus import Corpus
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED, padded_rows
 from tokpack.cost.training import CostedDocuments, Training
-from tokpack.ledger import Ledger
-from tokpack.plain import to_plain
+from tokpack.on_disk import ledger as ledgers
+from tokpack.on_disk.ledger import Ledger
+from tokpack.on_disk.reasons import HELD_OUT, OVERLONG
 from tokpack.ranges import counted_in
-from tokpack.reasons import HELD_OUT, OVERLONG
 from tokpack.report import values
 from tokpack.report.bill import make_cost
 from tokpack.report.data_figures import (
@@ -52,6 +48,8 @@ from tokpack.report.values import (
 from tokpack.report.words import make_bill
 from tokpack.run import Run
 from tokpack.schema import COPIES, UNPAIRED
+from tokpack.settings.config import CostConfig
+from tokpack.settings.plain import to_plain
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.shape import Shape
@@ -61,7 +59,9 @@ from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.read.sources import Source
 from tokpack.stages.repeat import each_copy
 from tokpack.stages.write import Placement
+from tokpack.terminal.activity import counted
 from tokpack.version import __version__
+from tokpack.way.corpus import Corpus
 from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")

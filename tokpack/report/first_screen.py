@@ -10,7 +10,6 @@ from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 from rich.text import Text
 
-from tokpack.activity import counted
 from tokpack.report.cost_figures import Cost
 from tokpack.report.cost_tables import advice_table
 from tokpack.report.cost_words import cost_words
@@ -20,6 +19,7 @@ from tokpack.report.terminal import report_head, slots_bill, trained_words
 from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, DrawnTable, PastedCommand, facts_grid
 from tokpack.report.values import Figures
 from tokpack.report.words import share
+from tokpack.terminal.activity import counted
 
 MOST_ACTIONS, MOST_REASONS = 3, 3
 REST = "--full prints the rest, --html report.html draws it, --json has every figure"

@@ -15,8 +15,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tokpack.activity import counted
-from tokpack.printable import one_line, printable
 from tokpack.report import charts
 from tokpack.report.cost_page import cost_view
 from tokpack.report.data_page import data_view
@@ -31,6 +29,8 @@ from tokpack.report.words import (
     make_bill,
     share,
 )
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line, printable
 
 HERE = Path(__file__).parent
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from tokpack.activity import counted
-from tokpack.ledger import Ledger
+from tokpack.on_disk.ledger import Ledger
 from tokpack.report.checks import checks_table
 from tokpack.report.data_page import MOST_REASONS
 from tokpack.report.data_tables import drops_table, ledger_sums
 from tokpack.report.html import environment, page, style
 from tokpack.report.values import Drop, Figures
 from tokpack.report.words import share
+from tokpack.terminal.activity import counted
 
 PAGE_HEIGHT, PACKED_HEIGHT, CHECKS_HEIGHT = 640, 520, 420
 """Pixels."""

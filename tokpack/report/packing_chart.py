@@ -10,11 +10,11 @@ from itertools import pairwise
 from random import Random
 from xml.etree import ElementTree
 
-from tokpack.activity import counted
-from tokpack.printable import one_line
 from tokpack.report.charts import ACCENT, NARROW, PAD, SOFT, WIDE, Chart
 from tokpack.report.values import Figures, PackedPiece
 from tokpack.report.words import share
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
 
 HEIGHT, GAP, BATCH_GAP, BESIDE, TITLE = 11, 3, 9, 36, 24
 """Pixels: of a row, between rows, between batches, between the two halves, of a half's title."""

@@ -6,14 +6,14 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.encoding.trained_runs import trained_runs
+from tokpack.on_disk.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
 from tokpack.ranges import counted_in
-from tokpack.reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
 from tokpack.report.values import DropPlace, KeptDocument, PackedPiece
 from tokpack.run import Run
 from tokpack.schema import IGNORE_INDEX, TRAINED
 from tokpack.stages.plan import Plan
+from tokpack.way.corpus import EXAMPLES, Corpus
 
 SHOWN_ROWS, SHOWN_DOCUMENTS = 5, 40
 """Most rows in the picture, and most documents in all of them."""

@@ -16,10 +16,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokpack.activity import counted
-from tokpack.ledger import DocumentSums, Ledger
-from tokpack.plain import from_plain
-from tokpack.printable import one_line, snippet
+from tokpack.on_disk.ledger import DocumentSums, Ledger
 from tokpack.report.checks import checks_table
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.data_tables import (
@@ -64,6 +61,9 @@ from tokpack.report.words import (
     share,
 )
 from tokpack.schema import is_preference
+from tokpack.settings.plain import from_plain
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line, snippet
 
 MOST_ROWS, MOST_LONGEST = 20, 5
 MOST_BAR, LEAST_BAR = 14, 6

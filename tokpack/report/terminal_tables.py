@@ -11,8 +11,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokpack.activity import counted
 from tokpack.report.tables import Sum, Table
+from tokpack.terminal.activity import counted
 
 READABLE = 96
 """Columns of running text."""

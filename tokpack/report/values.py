@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokpack.corpus import MoneyFigures, NearFigures
-from tokpack.ledger import Ledger
-from tokpack.plain import KEY, LEFT_OUT, from_plain
+from tokpack.on_disk.ledger import Ledger
 from tokpack.report.cost_figures import Cost
 from tokpack.schema import PREFERENCE
+from tokpack.settings.plain import KEY, LEFT_OUT, from_plain
 from tokpack.stages.order import Dealt
 from tokpack.stages.planners.mix import Mixed
 from tokpack.stages.planners.parts import Parted
+from tokpack.way.corpus import MoneyFigures, NearFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.corpus import Corpus
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.report.values import (
     Languages,
@@ -28,6 +27,7 @@ from tokpack.report.values import (
 )
 from tokpack.schema import CONTENT
 from tokpack.stages.rules.language import SAMPLE, language_shares
+from tokpack.way.corpus import Corpus
 
 Counts = npt.NDArray[np.int64]
 TOP = 20

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tokpack.activity import counted, in_number
-from tokpack.corpus import MoneyFigures, NearFigures
-from tokpack.ledger import DocumentSums
-from tokpack.printable import one_line
-from tokpack.reasons import HELD_OUT, NO_ANSWER, PAIR_DROPPED, PROMPTS_ONLY, UNREADABLE, words_of
+from tokpack.on_disk.ledger import DocumentSums
+from tokpack.on_disk.reasons import HELD_OUT, NO_ANSWER, PAIR_DROPPED, PROMPTS_ONLY, UNREADABLE, words_of
 from tokpack.report.values import Figures, Labels, PlanFigures
 from tokpack.stages.render.left_out import LEFT_OUT
+from tokpack.terminal.activity import counted, in_number
+from tokpack.terminal.printable import one_line
+from tokpack.way.corpus import MoneyFigures, NearFigures
 
 WORTH_TELLING = 0.02
 """A saving below this share of all slots is called small."""

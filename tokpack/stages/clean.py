@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.config import CleanConfig
-from tokpack.conversion import convert
 from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.plugins import resolve
+from tokpack.settings.config import CleanConfig
+from tokpack.settings.conversion import convert
 from tokpack.stages.mask_personal import count_personal, mask_personal
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.stages.pairs import partners

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.activity import in_number
 from tokpack.errors import DataError, UsageError, reading
-from tokpack.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG, PAIR_DROPPED
+from tokpack.on_disk.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG, PAIR_DROPPED
 from tokpack.schema import PAIR_WIDTH
+from tokpack.terminal.activity import in_number
 
 FACTS = (
     "template_error",

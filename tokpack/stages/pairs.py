@@ -11,8 +11,8 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
+from tokpack.on_disk.reasons import CHOSEN_EQUALS_REJECTED, PAIR_DROPPED
 from tokpack.ranges import range_indices
-from tokpack.reasons import CHOSEN_EQUALS_REJECTED, PAIR_DROPPED
 from tokpack.schema import PAIR_WIDTH
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.activity import in_number
-from tokpack.reasons import SPECIAL_TOKEN
+from tokpack.on_disk.reasons import SPECIAL_TOKEN
 from tokpack.stages.messages import Messages, as_bool
+from tokpack.terminal.activity import in_number
 
 Bools = npt.NDArray[np.bool_]
 

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.on_disk.reasons import CHOSEN_EQUALS_REJECTED, NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
 from tokpack.ranges import Int64, copy_ranges, offsets_of
-from tokpack.reasons import CHOSEN_EQUALS_REJECTED, NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
 from tokpack.schema import PAIR_WIDTH, TRAINED
 from tokpack.stages.normalize.token_rows import LABELED
 from tokpack.stages.pairs import drop_equal

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.config import ShardFormat, WriteConfig
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
+from tokpack.on_disk.shards import ARROW, shard_writer
 from tokpack.ranges import Int64, counted_in, offsets_of
 from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, LOSS_WEIGHTS, PAIR_WIDTH, TRAINED
-from tokpack.shards import ARROW, shard_writer
+from tokpack.settings.config import ShardFormat, WriteConfig
 
 CHUNK_TOKENS = 1 << 20
 BYTES_PER_TOKEN = 8

@@ -18,13 +18,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.config import WriteConfig
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
 from tokpack.errors import UsageError
+from tokpack.on_disk.shards import ARROW, INDEX, read_shard, shard_writer
+from tokpack.on_disk.token_files import (
+    DIGEST_KEY,
+    DTYPES,
+    INPUT_IDS,
+    PIECES,
+    TRAINED,
+    npy_header,
+    token_files_digest,
+)
 from tokpack.ranges import Int64, offsets_of
 from tokpack.schema import COPIES, INDEX_SCHEMA, IS_DESIRABLE, LOSS_WEIGHTS, PIECES_SCHEMA, TOKEN_FILES
-from tokpack.shards import ARROW, INDEX, read_shard, shard_writer
+from tokpack.settings.config import WriteConfig
 from tokpack.stages.write import (
     Ahead,
     FlatBatch,
@@ -37,15 +46,6 @@ from tokpack.stages.write import (
     labeled_tokens,
     nothing_ahead,
     write_shards,
-)
-from tokpack.token_files import (
-    DIGEST_KEY,
-    DTYPES,
-    INPUT_IDS,
-    PIECES,
-    TRAINED,
-    npy_header,
-    token_files_digest,
 )
 
 Int32 = npt.NDArray[np.int32]

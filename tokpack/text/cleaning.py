@@ -19,26 +19,23 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from tokpack import ledger as ledgers
-from tokpack.activity import Activity, counted, default_activity
-from tokpack.config import Config
-from tokpack.corpus import Corpus
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
 from tokpack.cost.money_budget import MoneyBudget, service_budget
-from tokpack.durable import sync_file, sync_folder
 from tokpack.engine.local import ordered_map
 from tokpack.errors import DataError, UsageError, writing
-from tokpack.interrupts import scratch_folder
-from tokpack.ledger import Ledger, TokenSums
-from tokpack.locks import beside, only_writer
-from tokpack.nothing_kept import nothing_kept
-from tokpack.options import CleanOptions, make_config, with_options
+from tokpack.files.durable import sync_file, sync_folder
+from tokpack.files.locks import beside, only_writer
+from tokpack.on_disk import ledger as ledgers
+from tokpack.on_disk.ledger import Ledger, TokenSums
+from tokpack.on_disk.reasons import NOT_IN_FORMAT
 from tokpack.pipeline import decided
-from tokpack.plain import to_plain
-from tokpack.reasons import NOT_IN_FORMAT
 from tokpack.report.clean_figures import CleanBill, CleanFigures, CleanInput, Price
 from tokpack.report.figures import drop_figures, length_figures
+from tokpack.report.nothing_kept import nothing_kept
 from tokpack.run import MB, Run
+from tokpack.settings.config import Config
+from tokpack.settings.options import CleanOptions, make_config, with_options
+from tokpack.settings.plain import to_plain
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.keep import kept_after_all
 from tokpack.stages.normalize.detect import detect_shape
@@ -47,13 +44,16 @@ from tokpack.stages.read.memory import Data, takes_rows
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import times_of
 from tokpack.stages.write import write_json
-from tokpack.store import TokenStore
+from tokpack.terminal.activity import Activity, counted, default_activity
+from tokpack.terminal.interrupts import scratch_folder
 from tokpack.text.formats import TextFormat, text_format, write_rows
 from tokpack.text.learned_tokenizer import NAME, learn_tokenizer
 from tokpack.version import __version__
+from tokpack.way.corpus import Corpus
 from tokpack.way.documents import normalize_blocks
 from tokpack.way.pass_one import Work, cut_input, dealt, readings
 from tokpack.way.pass_two import write_dropped
+from tokpack.way.store import TokenStore
 
 NO_LIMIT = (1 << 31) - 1
 OPENAI = "OpenAI"

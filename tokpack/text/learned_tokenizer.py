@@ -17,7 +17,7 @@ import polars as pl
 
 from tokpack.encoding.snapshot import BACKEND, SNAPSHOT
 from tokpack.encoding.tokenizer import Tokenizer
-from tokpack.fingerprint import vocab_digest
+from tokpack.on_disk.fingerprint import vocab_digest
 from tokpack.run import shared
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import Block, read_blocks

@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 
 from tokpack.encoding.trained_runs import trained_runs
+from tokpack.on_disk.reasons import UNREADABLE, words_of
 from tokpack.packed.differences import same_answer
 from tokpack.packed.left_out import REPEATS, detail_words, differing
 from tokpack.packed.originals import Original
 from tokpack.packed.triggers import Mark, find_marks
 from tokpack.packed.viewer import MOST_DOCUMENTS, SIDES
 from tokpack.packed_urls import name_of
-from tokpack.printable import one_line, printable
-from tokpack.reasons import UNREADABLE, words_of
 from tokpack.schema import IGNORE_INDEX, IS_DESIRABLE, is_preference, is_unpaired
 from tokpack.stages.keep import FACTS
+from tokpack.terminal.printable import one_line, printable
 from tokpack.view.table import DocumentTable, Query
 from tokpack.view.texts import Texts
 from tokpack.view.wishes import KeepFile

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import Activity
 from tokpack.errors import UsageError
-from tokpack.interrupts import scratch_folder
-from tokpack.manifest import is_finished
+from tokpack.on_disk.manifest import is_finished
+from tokpack.on_disk.sums import need_folder
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed_urls import local_folder
-from tokpack.sums import need_folder
+from tokpack.terminal.activity import Activity
+from tokpack.terminal.interrupts import scratch_folder
 from tokpack.view.detail import Shown
 from tokpack.view.table import DocumentTable
 from tokpack.view.texts import Texts

@@ -14,14 +14,14 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack.errors import DataError, TokpackError, UsageError, reading
+from tokpack.on_disk.reasons import TRUNCATED, UNREADABLE
+from tokpack.on_disk.token_files import Rows
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.left_out import NAMES_ANOTHER
 from tokpack.packed.stored_pieces import flat
 from tokpack.packed.viewer import source_ranges
 from tokpack.ranges import offsets_of
-from tokpack.reasons import TRUNCATED, UNREADABLE
 from tokpack.schema import COPIES, IGNORE_INDEX
-from tokpack.token_files import Rows
 
 PAGE = 50
 Order = npt.NDArray[np.uint32]

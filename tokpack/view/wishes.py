@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from tokpack.durable import write_durably
 from tokpack.errors import UsageError, writing
+from tokpack.files.durable import write_durably
 from tokpack.packed.folder import PackedFolder
-from tokpack.printable import one_line
 from tokpack.stages.keep import KeepList
+from tokpack.terminal.printable import one_line
 
 HEAD = "# documents to keep after all: tokpack pack ... --keep FILE\n"
 

@@ -17,19 +17,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tokpack.bucket_store import open_store
-from tokpack.config import Config
-from tokpack.corpus import Corpus
-from tokpack.durable import part_of
 from tokpack.engine.ray import unordered_map
 from tokpack.errors import OutputError, UsageError
+from tokpack.files.durable import part_of
 from tokpack.run import MB, Run
+from tokpack.settings.config import Config
 from tokpack.stages.write import FlatBatch, Placement, RowContents, Shard, WrittenShard, write_shard
-from tokpack.store import RECORD, Key, TokenStore, flat_arrays, flat_weights, mapped_tokens
+from tokpack.way.bucket_store import open_store
+from tokpack.way.corpus import Corpus
 from tokpack.way.in_order import read_in_order
 from tokpack.way.part import refuse_pipes
 from tokpack.way.pass_one import cut_input, make_batches
 from tokpack.way.plan_part import Part
+from tokpack.way.store import RECORD, Key, TokenStore, flat_arrays, flat_weights, mapped_tokens
 
 log = logging.getLogger("tokpack")
 

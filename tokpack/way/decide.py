@@ -18,15 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.activity import counted
-from tokpack.config import SourceConfig, WeightBy
-from tokpack.corpus import EXAMPLES, Corpus, MoneyFigures, NearFigures, NearPair
 from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import DataError, writing
 from tokpack.free_memory import free_bytes, own_bytes
-from tokpack.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
+from tokpack.on_disk.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
 from tokpack.run import MB, Run
 from tokpack.schema import CONTENT, COPIES, VARIANT
+from tokpack.settings.config import SourceConfig, WeightBy
 from tokpack.stages.decontaminate import find_contaminated
 from tokpack.stages.dedup import first_of_equal
 from tokpack.stages.near_dup.kinds import KINDS
@@ -39,6 +37,8 @@ from tokpack.stages.repeat import times_of
 from tokpack.stages.scratch import Scratch
 from tokpack.stages.select import select
 from tokpack.stages.selected_tokens import SelectedTokens
+from tokpack.terminal.activity import counted
+from tokpack.way.corpus import EXAMPLES, Corpus, MoneyFigures, NearFigures, NearPair
 from tokpack.way.documents import encode
 
 log = logging.getLogger("tokpack")

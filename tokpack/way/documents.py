@@ -16,9 +16,8 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import DataError
-from tokpack.printable import printable
+from tokpack.on_disk.reasons import TEMPLATE_ERROR
 from tokpack.ranges import offsets_of
-from tokpack.reasons import TEMPLATE_ERROR
 from tokpack.run import Run
 from tokpack.stages.clean import clean
 from tokpack.stages.dedup import content_hash, text_hash, token_hash
@@ -33,6 +32,7 @@ from tokpack.stages.render.pieces import BlockSizeError
 from tokpack.stages.render.render import Rendered, render
 from tokpack.stages.render.variants import variants
 from tokpack.stages.tokenize import TokenBatch, tokenize
+from tokpack.terminal.printable import printable
 
 BAD = np.uint64(0x9E3779B97F4A7C15)
 """Laid over the hash of a document whose answer is bad."""

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokpack.bucket_store import open_store
 from tokpack.engine import early
 from tokpack.engine.processes import Helpers
 from tokpack.errors import TokpackError
@@ -24,7 +23,8 @@ from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.read.blocks import Block, chunks
 from tokpack.stages.rules import RULES
-from tokpack.store import Key, TokenStore
+from tokpack.way.bucket_store import open_store
+from tokpack.way.store import Key, TokenStore
 
 Process = Callable[[Run, TokenStore, Any], int]
 """Commits the batches of a piece of work, and returns the bytes of input behind them."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from tokpack.errors import UsageError
 from tokpack.run import Run
-from tokpack.store import TokenStore
 from tokpack.way.pass_one import cut_input, make_batches
+from tokpack.way.store import TokenStore
 
 log = logging.getLogger("tokpack")
 

@@ -15,14 +15,12 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from tokpack.activity import counted
-from tokpack.corpus import EXAMPLES, Corpus
 from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
-from tokpack.reasons import CHOSEN_EQUALS_REJECTED
+from tokpack.on_disk.reasons import CHOSEN_EQUALS_REJECTED
+from tokpack.on_disk.shards import INDEX
 from tokpack.run import MB, Run
 from tokpack.schema import COPIES, DRAWN, PAIR_WIDTH, UNPAIRED, VARIANT
-from tokpack.shards import INDEX
 from tokpack.stages.clean import clean_by_tokens, selected
 from tokpack.stages.dedup import Hashes, draw
 from tokpack.stages.normalize.documents import DESIRABLE, Quarantined
@@ -39,9 +37,11 @@ from tokpack.stages.special_tokens import told
 from tokpack.stages.tokenize import TokenBatch, weighed
 from tokpack.stages.truncate import Pieces, drop_cut_alike, truncate
 from tokpack.stages.write_index import no_weights
-from tokpack.store import INPUT_BYTES, TokenStore
+from tokpack.terminal.activity import counted
+from tokpack.way.corpus import EXAMPLES, Corpus
 from tokpack.way.documents import encode, is_tokens, make_tokens, take_ready_tokens
 from tokpack.way.helpers import with_helpers
+from tokpack.way.store import INPUT_BYTES, TokenStore
 
 log = logging.getLogger("tokpack")
 

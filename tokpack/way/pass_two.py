@@ -17,23 +17,23 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tokpack import ledger as ledgers
 from tokpack import schema
-from tokpack.columns import REASON
-from tokpack.corpus import Corpus
 from tokpack.engine.local import release_memory
 from tokpack.free_memory import free_bytes
-from tokpack.output import leave_work
-from tokpack.reasons import HELD_OUT, TRUNCATED
+from tokpack.on_disk import ledger as ledgers
+from tokpack.on_disk.reasons import HELD_OUT, TRUNCATED
+from tokpack.on_disk.shards import INDEX
 from tokpack.run import Run
-from tokpack.shards import INDEX
 from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
 from tokpack.stages.write import FlatBatch, Shard, Written, WrittenShard, write_json
 from tokpack.stages.write_index import write_rows
 from tokpack.version import __version__
+from tokpack.way.columns import REASON
+from tokpack.way.corpus import Corpus
 from tokpack.way.in_order import parts_ahead
 from tokpack.way.in_runs import has_room, in_runs, run_bytes
+from tokpack.way.output import leave_work
 from tokpack.way.plan_part import Part
 
 log = logging.getLogger("tokpack")

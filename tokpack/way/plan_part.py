@@ -8,10 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from tokpack.activity import counted
-from tokpack.columns import check_number
-from tokpack.corpus import Corpus
-from tokpack.reasons import HELD_OUT
+from tokpack.on_disk.reasons import HELD_OUT
 from tokpack.run import Run
 from tokpack.schema import COPIES, SEGMENT, SEGMENTS, TRAINED
 from tokpack.stages.normalize.documents import DESIRABLE
@@ -24,6 +21,9 @@ from tokpack.stages.planners.parts import parts_of
 from tokpack.stages.repeat import with_copies
 from tokpack.stages.tokenize import weighed
 from tokpack.stages.write import Placement, RowContents
+from tokpack.terminal.activity import counted
+from tokpack.way.columns import check_number
+from tokpack.way.corpus import Corpus
 
 log = logging.getLogger("tokpack")
 

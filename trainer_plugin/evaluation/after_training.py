@@ -6,7 +6,7 @@ import gc
 import json
 from pathlib import Path
 
-from tokpack.activity import Activity
+from tokpack.terminal.activity import Activity
 from trainer_plugin.evaluation.run import EvalSettings, Evaluation, evaluate
 from trainer_plugin.recipe import Recipe
 

@@ -9,7 +9,7 @@ import typer
 
 from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, Packed, packed_folder
 from tokpack.cli.output import activity, show
-from tokpack.printable import hand_over, printable
+from tokpack.terminal.printable import hand_over, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 LIBRARIES = ("torch", "accelerate", "peft")

@@ -19,7 +19,7 @@ from typing import Any
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from tokpack.activity import Activity
+from tokpack.terminal.activity import Activity
 from trainer_plugin.evaluation.scoring import Request, Scorer
 from trainer_plugin.isolation import prepare_model
 from trainer_plugin.probe import reference_attention

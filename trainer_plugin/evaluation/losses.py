@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.activity import Advance
 from tokpack.schema import IGNORE_INDEX
+from tokpack.terminal.activity import Advance
 from trainer_plugin.chunked_loss import ChunkedLoss
 from trainer_plugin.collator import PackedCollator
 from trainer_plugin.dataset import PackedDataset

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import FileSystemLoader
 
-from tokpack.activity import counted, in_number
 from tokpack.cost.training import model_name
-from tokpack.printable import one_line
 from tokpack.report.charts import Chart
 from tokpack.report.html import environment, style
+from tokpack.terminal.activity import counted, in_number
+from tokpack.terminal.printable import one_line
 from tokpack.version import __version__
 from trainer_plugin.evaluation.forest import ForestLine, forest
 from trainer_plugin.evaluation.held_out import AdapterComparison, Group

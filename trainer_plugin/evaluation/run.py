@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tokpack.activity import Activity, Advance, counted
-from tokpack.checked import check_dataset
 from tokpack.errors import DataError, TokpackError, UsageError
+from tokpack.on_disk.checked import check_dataset
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import origin_of, source_ranges
 from tokpack.packed_urls import name_of
-from tokpack.printable import one_line, snippet
 from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH
+from tokpack.terminal.activity import Activity, Advance, counted
+from tokpack.terminal.printable import one_line, snippet
 from trainer_plugin.adapter_folder import RECIPE, Adapter, read_adapters
 from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
 from trainer_plugin.dataset import PackedDataset

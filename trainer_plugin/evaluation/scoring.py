@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tokpack.activity import Advance
 from tokpack.errors import TokpackError
+from tokpack.terminal.activity import Advance
 from trainer_plugin.chunked_loss import AGREE
 from trainer_plugin.evaluation.prefix_tree import Tokens, Tree, grow, rows_of
 from trainer_plugin.evaluation.tree_attention import NAME, Branches, along, register_tree_attention

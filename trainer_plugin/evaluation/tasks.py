@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tokpack.activity import Activity
 from tokpack.errors import DataError, UsageError, near_matches
+from tokpack.terminal.activity import Activity
 from trainer_plugin.adapters import AdaptedModel
 from trainer_plugin.evaluation.statistics import Interval, PairedShare, ratio, share
 

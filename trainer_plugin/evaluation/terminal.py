@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tokpack.activity import counted
 from tokpack.cost.training import model_name
-from tokpack.printable import one_line
 from tokpack.report.terminal_tables import BAD, GOOD, QUIET, plain_table
+from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
 from trainer_plugin.evaluation import held_out
 from trainer_plugin.evaluation.words import (
     ends,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tokpack.activity import counted
+from tokpack.terminal.activity import counted
 from trainer_plugin.evaluation.held_out import AdapterComparison, Pairs
 from trainer_plugin.evaluation.statistics import Interval
 from trainer_plugin.evaluation.tasks import TaskComparison

@@ -9,7 +9,7 @@ import typer
 
 from tokpack.cli.options import FOLDER, NAMED, WRITTEN
 from tokpack.cli.output import activity, say
-from tokpack.printable import hand_over
+from tokpack.terminal.printable import hand_over
 from trainer_plugin.serving.cli import LIBRARIES, PANEL, Silent, one_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokpack.activity import counted
+from tokpack.terminal.activity import counted
 from trainer_plugin.serve_config.limits import GGUF_ENGINES, vllm_rank
 
 IMAGES = {

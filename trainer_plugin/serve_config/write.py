@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import Activity
 from tokpack.errors import UsageError
+from tokpack.terminal.activity import Activity
 from trainer_plugin.adapter_config import read_config
 from trainer_plugin.adapter_folder import PROVENANCE, RECIPE
 from trainer_plugin.convert import convert_adapter

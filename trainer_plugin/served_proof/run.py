@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError, near_matches
+from tokpack.terminal.activity import Activity, counted
 from trainer_plugin.adapter_folder import read_adapter, read_adapters
 from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
 from trainer_plugin.dataset import PackedDataset

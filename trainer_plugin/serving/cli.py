@@ -12,7 +12,7 @@ import typer
 
 from tokpack.cli.options import NAMED, Json
 from tokpack.cli.output import activity, say
-from tokpack.printable import hand_over, printable
+from tokpack.terminal.printable import hand_over, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 PANEL = "After training"

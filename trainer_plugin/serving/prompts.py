@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import counted
 from tokpack.errors import TokpackError
 from tokpack.stages.render.chat_template import ChatTemplate, RenderError
+from tokpack.terminal.activity import counted
 from trainer_plugin.adapter_folder import Adapter
 from trainer_plugin.adapters import AdaptedModel
 from trainer_plugin.serving.errors import ApiError

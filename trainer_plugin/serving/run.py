@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from tokpack.activity import Activity
+from tokpack.terminal.activity import Activity
 from trainer_plugin.adapter_folder import read_adapters
 from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
 from trainer_plugin.serving.values import Limits

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokpack.activity import Activity, counted
 from tokpack.errors import UsageError
+from tokpack.terminal.activity import Activity, counted
 from trainer_plugin.adapters import BaseWeights
 from trainer_plugin.serving.address import bound_socket, is_loopback
 from trainer_plugin.serving.app import Access, make_app

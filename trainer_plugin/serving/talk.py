@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TextIO
 
-from tokpack import interrupts
-from tokpack.activity import Activity
 from tokpack.errors import UsageError
-from tokpack.printable import printable
+from tokpack.terminal import interrupts
+from tokpack.terminal.activity import Activity
+from tokpack.terminal.printable import printable
 from trainer_plugin.adapters import BaseWeights
 from trainer_plugin.serving.engine import Engine
 from trainer_plugin.serving.errors import ApiError

@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokpack.config import RANKED, TREES, SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches
-from tokpack.reasons import LABELED_BAD
+from tokpack.on_disk.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE, UNPAIRED
+from tokpack.settings.config import RANKED, TREES, SourceConfig
 from tokpack.stages.normalize.columns import NAMES, TAKES, Columns, known_fields
 from tokpack.stages.normalize.fields import BESIDE, LESSER_COMPLETIONS, TRUTHS, root, value_at
 from tokpack.stages.normalize.find_layout import find_layout, ranked_layout

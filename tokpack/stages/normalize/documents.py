@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from tokpack.printable import printable
+from tokpack.terminal.printable import printable
 
 DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "doc_id": pl.Int64,

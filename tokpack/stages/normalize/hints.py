@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokpack.reasons import PROMPTS_ONLY
+from tokpack.on_disk.reasons import PROMPTS_ONLY
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.columns import NAMES, Columns
 from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tokpack.reasons import TIED_PAIR
+from tokpack.on_disk.reasons import TIED_PAIR
 from tokpack.stages.normalize.message_rows import Turn, messages_in, read_messages
 from tokpack.stages.normalize.rows import RowDocument, around, history_of, with_system
 from tokpack.stages.normalize.shape import TIE, Shape

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tokpack.reasons import LABELED_BAD
+from tokpack.on_disk.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.calls import TOOLS, read_tools
 from tokpack.stages.normalize.fields import TRUTHS, as_json, is_filled

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from tokpack.config import TREES
 from tokpack.errors import DataError, reading
+from tokpack.settings.config import TREES
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.json_arrays import as_lines
 from tokpack.stages.read.lines import Chunk, line_chunks, too_long

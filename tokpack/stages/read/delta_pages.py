@@ -15,10 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from tokpack.errors import DataError
-from tokpack.parquet_files import StoredColumn
-from tokpack.stages.read.sources import Source
-from tokpack.stages.read.streams import check_growth
-from tokpack.thrift import (
+from tokpack.files.parquet_files import StoredColumn
+from tokpack.files.thrift import (
     BOOLEANS,
     BYTE,
     BYTES,
@@ -30,6 +28,8 @@ from tokpack.thrift import (
     skipped,
     varint,
 )
+from tokpack.stages.read.sources import Source
+from tokpack.stages.read.streams import check_growth
 
 NUMBER = 7
 """Of the encoding DELTA_BYTE_ARRAY."""

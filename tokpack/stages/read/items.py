@@ -22,8 +22,8 @@ from typing import Literal
 
 import xxhash
 
-from tokpack.config import TREES
 from tokpack.errors import reading
+from tokpack.settings.config import TREES
 from tokpack.stages.read.blocks import Block, chunks, explained
 from tokpack.stages.read.lines import line_range, lines_before
 from tokpack.stages.read.parquet_rows import row_groups

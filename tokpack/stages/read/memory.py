@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from tokpack.config import Config
 from tokpack.errors import DataError, UsageError
-from tokpack.interrupts import SCRATCH, scratch_folder
+from tokpack.settings.config import Config
+from tokpack.terminal.interrupts import SCRATCH, scratch_folder
 
 ROWS = 1024
 """Rows of a batch in the scratch file, whatever the chunks of what was given."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokpack.errors import DataError
-from tokpack.parquet_files import StoredColumn, StoredGroup, open_parquet, row_group_columns
+from tokpack.files.parquet_files import StoredColumn, StoredGroup, open_parquet, row_group_columns
 from tokpack.stages.read import delta_pages
 from tokpack.stages.read.expansion import LEAST_BYTES, grows
 from tokpack.stages.read.sources import Source

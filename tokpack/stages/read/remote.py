@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from tokpack.errors import DataError, UsageError
-from tokpack.printable import without_query
+from tokpack.terminal.printable import without_query
 
 EXTRAS = {
     "s3": 'pip install "tokpack[s3]"',

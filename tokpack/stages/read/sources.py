@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn, cast
 
 from tokpack import schema
-from tokpack.config import SourceConfig
 from tokpack.errors import DataError, UsageError, near_matches, reading
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.read.remote import list_remote
 
 log = logging.getLogger("tokpack")

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokpack.activity import in_number
 from tokpack.stages.render.chat_marks import Marked, visible_texts
 from tokpack.stages.render.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
 from tokpack.stages.render.segments import CLOSE, OPEN
+from tokpack.terminal.activity import in_number
 
 LEFT_OUT_CALLS = "tool_calls_not_rendered"
 LEFT_OUT_REASONING = "reasoning_not_rendered"

@@ -1,4 +1,4 @@
-"""Shards of packed rows, as one file each; those of an index packed dataset are in `tokpack.token_files`.
+"""Shards of packed rows, as one file each; those of an index packed dataset are in `token_files`.
 
 `arrow`: an Arrow IPC stream, mapped from disk. `parquet`: about a fifth of the size, for storage and other
 tools; one row group a record batch, read group by group. What needs rows at random from Parquet maps an
@@ -17,13 +17,13 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from tokpack.checked import is_right
-from tokpack.config import ShardFormat
 from tokpack.errors import DataError, OutputError
-from tokpack.parquet_files import StoredGroup, open_parquet, row_group_columns
+from tokpack.files.parquet_files import StoredGroup, open_parquet, row_group_columns
+from tokpack.files.user_cache import own_cache
+from tokpack.on_disk.checked import is_right
+from tokpack.on_disk.sums import file_sha256
 from tokpack.schema import COPIES, LOSS_WEIGHTS
-from tokpack.sums import file_sha256
-from tokpack.user_cache import own_cache
+from tokpack.settings.config import ShardFormat
 
 ARROW: Final = "arrow"
 PARQUET: Final = "parquet"

@@ -19,16 +19,16 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
-from tokpack.columns import REASON, GrowingFrame, check_number
-from tokpack.plain import LEFT_OUT
+from tokpack.on_disk.reasons import PAIR_DROPPED
 from tokpack.ranges import Int64
-from tokpack.reasons import PAIR_DROPPED
+from tokpack.settings.plain import LEFT_OUT
 from tokpack.stages.dedup import Hashes
 from tokpack.stages.keep import KeepList
 from tokpack.stages.pairs import torn_pairs
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
-from tokpack.store import Batch, Key, TokenStore, flat_arrays, flat_weights
+from tokpack.way.columns import REASON, GrowingFrame, check_number
+from tokpack.way.store import Batch, Key, TokenStore, flat_arrays, flat_weights
 
 DETAILS = {"position": pl.Int32, "drop_detail": pl.String}
 HASHES = ("hash_high", "hash_low")

@@ -19,7 +19,17 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from tokpack.thrift import BYTES, INTEGERS, LIST, STRUCTURE, field_head, list_head, signed, skipped, varint
+from tokpack.files.thrift import (
+    BYTES,
+    INTEGERS,
+    LIST,
+    STRUCTURE,
+    field_head,
+    list_head,
+    signed,
+    skipped,
+    varint,
+)
 
 ROW_GROUPS, COLUMNS, ABOUT, ENCRYPTION = 4, 1, 3, 8
 END = 8

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tokpack.errors import OutputError
-from tokpack.own_files import is_mine
+from tokpack.files.own_files import is_mine
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:

@@ -12,10 +12,9 @@ from typing import Any
 
 from tokpack import schema
 from tokpack.errors import UsageError, check_name
-from tokpack.fresh_folder import clean_up
-from tokpack.locks import only_writer
-from tokpack.manifest import is_blank, is_finished
-from tokpack.own_files import (
+from tokpack.files.fresh_folder import clean_up
+from tokpack.files.locks import only_writer
+from tokpack.files.own_files import (
     is_mine,
     is_packed_file,
     is_real_folder,
@@ -23,10 +22,11 @@ from tokpack.own_files import (
     links_in_the_way,
     remove_own,
 )
+from tokpack.on_disk.manifest import is_blank, is_finished
+from tokpack.on_disk.sums import write_sums
 from tokpack.stages.write import write_json
-from tokpack.store import RECORD as STORE_RECORD
-from tokpack.store import read_record, remove_store
-from tokpack.sums import write_sums
+from tokpack.way.store import RECORD as STORE_RECORD
+from tokpack.way.store import read_record, remove_store
 
 log = logging.getLogger("tokpack")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokpack.errors import UsageError, check_name
-from tokpack.interrupts import leftover
+from tokpack.terminal.interrupts import leftover
 
 LONGEST_NAME = 240
 """Bytes of a name that leave room for an ending, of the 255 that file systems allow."""

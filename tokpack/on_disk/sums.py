@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tokpack.durable import sync_folder, sync_tree
 from tokpack.errors import DataError, UsageError
+from tokpack.files.durable import sync_folder, sync_tree
+from tokpack.files.own_files import entries_below, is_hub_link, is_plain
 from tokpack.hub import folder_like
-from tokpack.own_files import entries_below, is_hub_link, is_plain
 from tokpack.schema import RUN, SUMS, WORK
 
 CACHE = "cache-"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokpack.activity import counted, in_number
-from tokpack.printable import one_line, without_secrets
-from tokpack.shards import ARROW, INDEX
+from tokpack.on_disk.shards import ARROW, INDEX
+from tokpack.terminal.activity import counted, in_number
+from tokpack.terminal.printable import one_line, without_secrets
 
 CARD = "README.md"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

@@ -23,10 +23,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokpack.activity import Activity
 from tokpack.errors import DataError, UsageError
 from tokpack.packed_urls import explained, file_system, is_url
-from tokpack.store import (
+from tokpack.terminal.activity import Activity
+from tokpack.way.store import (
     RECORD,
     Key,
     TokenStore,

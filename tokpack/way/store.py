@@ -29,9 +29,9 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
-from tokpack.durable import part_of, sync_file, sync_folder, write_durably
 from tokpack.errors import DataError, UsageError
-from tokpack.own_files import is_store_file, remove_own
+from tokpack.files.durable import part_of, sync_file, sync_folder, write_durably
+from tokpack.files.own_files import is_store_file, remove_own
 from tokpack.ranges import Int64
 from tokpack.schema import STORE_SCHEMA, STORED_WEIGHTS
 from tokpack.stages.read.unchanged import Stamp

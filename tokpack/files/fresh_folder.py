@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tokpack.durable import sync_folder, sync_tree, write_durably
 from tokpack.errors import UsageError
-from tokpack.locks import beside, only_writer
-from tokpack.own_files import Own, entries_below, foreign_files, is_real_folder, remove_own
+from tokpack.files.durable import sync_folder, sync_tree, write_durably
+from tokpack.files.locks import beside, only_writer
+from tokpack.files.own_files import Own, entries_below, foreign_files, is_real_folder, remove_own
 
 MARK, NEW, OLD = "tokpack", "new", "old"
 

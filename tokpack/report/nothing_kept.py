@@ -7,13 +7,13 @@ from pathlib import Path
 
 import polars as pl
 
-from tokpack.activity import counted
-from tokpack.config import CleanConfig
 from tokpack.errors import DataError
-from tokpack.ledger import DocumentSums
-from tokpack.reasons import NO_ANSWER, PROMPTS_ONLY, UNREADABLE, way_out_of
+from tokpack.on_disk.ledger import DocumentSums
+from tokpack.on_disk.reasons import NO_ANSWER, PROMPTS_ONLY, UNREADABLE, way_out_of
 from tokpack.report.words import ranked_reasons, reasons_told
+from tokpack.settings.config import CleanConfig
 from tokpack.stages.clean import rules_of
+from tokpack.terminal.activity import counted
 
 
 def nothing_kept(documents: DocumentSums, clean: CleanConfig, dropped: Path, quarantine: Path) -> DataError:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
-from tokpack.config import (
+from tokpack.errors import SettingError, UsageError, near_matches
+from tokpack.settings.config import (
     CheckpointingMode,
     Config,
     ExactKey,
@@ -28,9 +29,8 @@ from tokpack.config import (
     SpecialInContent,
     ToolArguments,
 )
-from tokpack.config_file import load_toml, merge
-from tokpack.errors import SettingError, UsageError, near_matches
-from tokpack.parsing import parse_budget, parse_length, parse_memory
+from tokpack.settings.config_file import load_toml, merge
+from tokpack.settings.parsing import parse_budget, parse_length, parse_memory
 
 StrPath = str | os.PathLike[str]
 INDEX = "index"

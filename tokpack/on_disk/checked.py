@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.errors import DataError, OutputError
+from tokpack.files.user_cache import own_cache
+from tokpack.on_disk.sums import file_sha256
 from tokpack.schema import VALIDATION, summed_files
-from tokpack.sums import file_sha256
-from tokpack.user_cache import own_cache
 
 THREADS = 8
 
@@ -28,7 +28,7 @@ def check_dataset(folder: Path, manifest: dict[str, Any]) -> None:
 
     Raises DataError naming the first that differs.
     """
-    from tokpack.manifest import read_manifest
+    from tokpack.on_disk.manifest import read_manifest
 
     parts = [(folder, manifest)]
     if (folder / VALIDATION).is_dir():

@@ -23,9 +23,9 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import InternalError
-from tokpack.plain import LEFT_OUT, from_plain
-from tokpack.reasons import HELD_OUT
+from tokpack.on_disk.reasons import HELD_OUT
 from tokpack.schema import COPIES, KEPT_AFTER_ALL
+from tokpack.settings.plain import LEFT_OUT, from_plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

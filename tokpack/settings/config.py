@@ -17,10 +17,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tokpack.config_limits import check_limits
-from tokpack.conversion import convert
 from tokpack.errors import SettingError
-from tokpack.printable import portable_name
+from tokpack.settings.config_limits import check_limits
+from tokpack.settings.conversion import convert
+from tokpack.terminal.printable import portable_name
 
 ShardFormat = Literal["arrow", "parquet", "index"]
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokpack.checked import check_dataset
-from tokpack.config import CostConfig
 from tokpack.errors import DataError, UsageError
-from tokpack.manifest import read_manifest
+from tokpack.on_disk.checked import check_dataset
+from tokpack.on_disk.manifest import read_manifest
+from tokpack.on_disk.sums import read_limited
 from tokpack.run import Run
 from tokpack.schema import REPORT
+from tokpack.settings.config import CostConfig
 from tokpack.stages.read.digests import source_sha256
-from tokpack.store import differences
-from tokpack.sums import read_limited
+from tokpack.way.store import differences
 
 INPUT = ("name", "size_bytes", "format")
 

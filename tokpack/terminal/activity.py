@@ -23,7 +23,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tokpack.printable import printable, without_secrets
+from tokpack.terminal.printable import printable, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -188,7 +188,7 @@ class Activity:
 
     def _show(self, task: Task) -> None:
         if self._bars is None:
-            from tokpack.progress_lines import ProgressLines
+            from tokpack.terminal.progress_lines import ProgressLines
 
             self._bars = ProgressLines(self.console)
             self._end_bars = self._show_bars()
@@ -199,7 +199,7 @@ class Activity:
     def _show_bars(self) -> Callable[[], None]:
         """What takes them away again."""
         if self.console.is_jupyter:
-            from tokpack.notebook_bars import NotebookBars
+            from tokpack.terminal.notebook_bars import NotebookBars
 
             return NotebookBars(self._bars).close
         self._bars.start()

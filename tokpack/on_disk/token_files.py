@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.errors import DataError
+from tokpack.on_disk.shards import INDEX, MOST_VALUES, mapped_shard, read_shard
 from tokpack.ranges import Int64, copy_ranges, offsets_of
 from tokpack.schema import (
     COPIES,
@@ -35,7 +36,6 @@ from tokpack.schema import (
     TOKEN_FILES,
     packed_schema,
 )
-from tokpack.shards import INDEX, MOST_VALUES, mapped_shard, read_shard
 
 PIECES, INPUT_IDS, TRAINED = TOKEN_FILES
 DTYPES: dict[str, str] = {INPUT_IDS: "<i4", TRAINED: "|u1"}

@@ -15,11 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tokpack.config import PlanConfig, TruncateConfig, WriteConfig
-from tokpack.config_limits import MOST_PARTS
-from tokpack.conversion import convert
 from tokpack.errors import DataError, UsageError, check_name, reading
-from tokpack.own_files import links_in_the_way, special_files
+from tokpack.files.own_files import links_in_the_way, special_files
+from tokpack.on_disk.sums import need_folder, read_limited, sum_lines
 from tokpack.schema import (
     COPIES,
     FORMAT_VERSION,
@@ -34,7 +32,9 @@ from tokpack.schema import (
     WORK,
     summed_files,
 )
-from tokpack.sums import need_folder, read_limited, sum_lines
+from tokpack.settings.config import PlanConfig, TruncateConfig, WriteConfig
+from tokpack.settings.config_limits import MOST_PARTS
+from tokpack.settings.conversion import convert
 
 Form = Callable[[Any, str], None]
 """Raises `_WrongFormError` for a value, at a key, that is not of the form."""

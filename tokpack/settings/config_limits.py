@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokpack.errors import SettingError
 
 if TYPE_CHECKING:
-    from tokpack.config import Config
+    from tokpack.settings.config import Config
 
 UNMIXED = ("sequential", "optimal")
 """Planners that make no steps: one keeps input order, the other takes all documents at once."""

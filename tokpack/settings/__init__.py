@@ -1,0 +1,1 @@
+"""Settings: what a file or the flags say, as one frozen dataclass a stage, within their limits."""
