@@ -26,7 +26,7 @@ import torch
 import transformers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from trainer_plugin.attention import packed_attention
+from trainer_plugin.models.attention import packed_attention
 
 HEADS, KV_HEADS, WIDTH = 9, 3, 64
 WANTED = {1024: 2.0, 2048: 4.0, 4096: 8.0, 8192: 15.0}

@@ -28,7 +28,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from tokpack.cost import Method, ModelShape, flops
 from trainer_plugin import PackedTrainer
-from trainer_plugin.calibration import Trial, precision
+from trainer_plugin.training.calibration import Trial, precision
 
 Row = dict[str, np.ndarray]
 WANTED = 0.10

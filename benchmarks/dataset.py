@@ -31,7 +31,7 @@ from trainer_plugin import BalancedSampler, PackedCollator, PackedDataset
 
 RANKS = 8
 PAIR_COSTS = {"SmolLM2-135M": 576 * 30 / 134.5e6, "Llama-3-8B": 4096 * 32 / 8.03e9, "attention alone": None}
-"""Hidden size x layers / parameters: a pair's cost over a token's (`trainer_plugin.balance.pair_cost`)."""
+"""Hidden size x layers / parameters: a pair's cost over a token's (`rows.balance.pair_cost`)."""
 
 
 def make_packed(model: str, folder: Path) -> Path:

@@ -83,7 +83,7 @@ def main() -> None:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from trainer_plugin.adapters import load_adapted
+    from trainer_plugin.adapters.loaded import load_adapted
     from trainer_plugin.evaluation.lm import TokpackLM, _as_it_came
     from trainer_plugin.evaluation.tasks import _quiet
 

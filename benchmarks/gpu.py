@@ -170,7 +170,7 @@ def make_row(lengths: list[int], vocabulary: int, seed: int = 0) -> dict[str, An
 def packed_batch(bench: Bench, row: dict[str, Any], capacity: int | None = None) -> dict[str, Any]:
     import torch
 
-    from trainer_plugin.collator import PackedCollator
+    from trainer_plugin.rows.collator import PackedCollator
 
     batch = PackedCollator(capacity)([row])
     return {k: v.to(bench.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
@@ -223,14 +223,14 @@ def adamw(model: Any) -> Any:
 
 
 def set_up(model: Any, attention: str = "tokpack") -> Any:
-    from trainer_plugin.isolation import prepare_model
+    from trainer_plugin.isolation.verify import prepare_model
 
     return prepare_model(model, attention, probe=False)
 
 
 def shape_of(model: Any) -> Any:
     from tokpack.cost import ModelShape
-    from trainer_plugin.strategies import inner_model
+    from trainer_plugin.models.strategies import inner_model
 
     return ModelShape.from_config(inner_model(model).config.to_dict())
 
@@ -274,8 +274,8 @@ def full() -> Any:
 
 def isolation(bench: Bench) -> None:
     """The probe for every family and attention: does a document in a packed row see its neighbors?"""
-    from trainer_plugin.isolation import prepare_model
-    from trainer_plugin.probe import probe_isolation
+    from trainer_plugin.isolation.probe import probe_isolation
+    from trainer_plugin.isolation.verify import prepare_model
 
     small = {**TINY, "hidden_size": 256, "num_hidden_layers": 4} if bench.cuda else TINY
     ways = ["tokpack", "sdpa", "eager", "auto"]
@@ -315,7 +315,7 @@ def exact(bench: Bench) -> None:
     lengths = [37, 5, 91, 64, 1, 58] if bench.tiny else [371, 53, 914, 640, 17, 1053]
 
     def attention() -> dict[str, Any]:
-        from trainer_plugin.attention import packed_attention
+        from trainer_plugin.models.attention import packed_attention
 
         layer = torch.nn.Module()
         states = [torch.randn(1, heads, sum(lengths), 64, device=bench.device) for heads in (8, 2, 2)]
@@ -432,7 +432,7 @@ def attention_ways(bench: Bench, lengths: list[int], states: list[Any]) -> dict[
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    from trainer_plugin.attention import packed_attention
+    from trainer_plugin.models.attention import packed_attention
 
     layer, bounds = torch.nn.Module(), bounds_of(bench, lengths)
     q, k, v = states
@@ -479,7 +479,7 @@ def flash(q: Any, k: Any, v: Any, bounds: dict[str, Any]) -> Any:
 
 def throughput(bench: Bench) -> None:
     """Full fine-tuning of a random model of the 1B shape: the same documents padded, sorted, packed."""
-    from trainer_plugin.chunked_loss import ChunkedLoss
+    from trainer_plugin.losses.chunked_loss import ChunkedLoss
 
     model = make_model(bench).train()
     shape, optimizer = shape_of(model), adamw(model)
@@ -584,7 +584,7 @@ def peak_memory(bench: Bench) -> None:
     """Peak of two steps against the memory model: full and LoRA, checkpointing, whole and chunked loss."""
     from tokpack.cost import Method
     from tokpack.cost.memory import memory
-    from trainer_plugin.chunked_loss import ChunkedLoss
+    from trainer_plugin.losses.chunked_loss import ChunkedLoss
 
     tokens = bench.capacity if bench.tiny else 4096
 
@@ -631,7 +631,7 @@ def peak_memory(bench: Bench) -> None:
 
 
 def with_lora(model: Any) -> Any:
-    from trainer_plugin.qlora import prepare_lora
+    from trainer_plugin.adapters.qlora import prepare_lora
     from trainer_plugin.recipe import Recipe
 
     return prepare_lora(model, Recipe(method="lora")).train()
@@ -642,7 +642,7 @@ def autocast(bench: Bench, model: Any, kind: str) -> Iterator[None]:
     """As `tokpack train` has it: mixed precision for adapters, which take their inputs as they are."""
     import torch
 
-    from trainer_plugin.qlora import inputs_as_they_are
+    from trainer_plugin.adapters.qlora import inputs_as_they_are
 
     on = bench.cuda and kind == "lora"
     with inputs_as_they_are(model, on), torch.autocast(bench.device, torch.bfloat16, enabled=on):
@@ -668,7 +668,7 @@ def peak(bench: Bench) -> int:
 
 def large_vocabulary(bench: Bench) -> None:
     """Loss over 262,144 ids: logits of the whole row against chunks. Memory above the model, and time."""
-    from trainer_plugin.chunked_loss import ChunkedLoss
+    from trainer_plugin.losses.chunked_loss import ChunkedLoss
 
     tokens = 256 if bench.tiny else 8192
     sizes = {**TINY, "vocab_size": 1 << (12 if bench.tiny else 18), "hidden_size": 64 if bench.tiny else 640}
@@ -706,7 +706,7 @@ def ranks(bench: Bench) -> None:
     """Measured times of rows, played for 8 ranks: how long they wait, in a random order and balanced."""
     import numpy as np
 
-    from trainer_plugin.balance import BalancedSampler, pair_cost
+    from trainer_plugin.rows.balance import BalancedSampler, pair_cost
 
     model = make_model(bench).train()
     vocabulary, weight = model.config.vocab_size, pair_cost(model)
@@ -745,9 +745,9 @@ def nf4(bench: Bench) -> None:
         return
     from tokpack.cost import Method
     from tokpack.cost.memory import memory
-    from trainer_plugin.chunked_loss import ChunkedLoss
-    from trainer_plugin.isolation import prepare_model
-    from trainer_plugin.qlora import load_model, prepare_lora
+    from trainer_plugin.adapters.qlora import load_model, prepare_lora
+    from trainer_plugin.isolation.verify import prepare_model
+    from trainer_plugin.losses.chunked_loss import ChunkedLoss
     from trainer_plugin.recipe import Recipe
 
     dtype: Any = "bfloat16" if bench.cuda else "float32"

@@ -22,8 +22,8 @@ def measure(way: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from trainer_plugin import PackedCollator, prepare_model
-    from trainer_plugin.chunked_loss import ChunkedLoss
-    from trainer_plugin.loss import token_losses
+    from trainer_plugin.losses.chunked_loss import ChunkedLoss
+    from trainer_plugin.losses.loss import token_losses
 
     torch.manual_seed(0)
     sizes = {"hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 2}

@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     options = parser.parse_args()
 
-    from trainer_plugin.adapter_folder import read_adapter
-    from trainer_plugin.adapters import load_adapted
+    from trainer_plugin.adapters.loaded import load_adapted
+    from trainer_plugin.checkpoints.adapter_folder import read_adapter
     from trainer_plugin.serving.engine import Engine
     from trainer_plugin.serving.values import Job, Limits
 

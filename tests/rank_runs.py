@@ -30,9 +30,9 @@ from trainer_plugin import (
     prepare_lora,
     prepare_model,
 )
-from trainer_plugin.balance import pair_cost
 from trainer_plugin.recipe import training_arguments
-from trainer_plugin.run import run_training
+from trainer_plugin.rows.balance import pair_cost
+from trainer_plugin.training.run import run_training
 
 LOSSES = ("token", "document")
 ANSWER_LOSSES = ("kto", "apo_zero_unpaired")

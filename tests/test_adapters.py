@@ -18,10 +18,10 @@ from trainer_rows import Said, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from tokpack.errors import UsageError
-from trainer_plugin import adapters
-from trainer_plugin.adapter_folder import read_adapter, read_adapters
-from trainer_plugin.adapters import load_adapted
-from trainer_plugin.base_digest import base_digest
+from trainer_plugin.adapters import loaded as adapters
+from trainer_plugin.adapters.loaded import load_adapted
+from trainer_plugin.checkpoints.adapter_folder import read_adapter, read_adapters
+from trainer_plugin.checkpoints.base_digest import base_digest
 
 IDS = torch.arange(3, 40)[None]
 

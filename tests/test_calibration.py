@@ -208,8 +208,8 @@ def test_a_step_of_the_calibration_is_the_arithmetic_of_a_step_of_the_run(
     from torch.utils.flop_counter import FlopCounterMode
 
     from trainer_plugin import PackedTrainer, load_model, load_recipe, prepare_lora, prepare_model
-    from trainer_plugin.calibration import Trial
     from trainer_plugin.recipe import training_arguments
+    from trainer_plugin.training.calibration import Trial
 
     save_tiny_model(tmp_path / "model")
     rows = pack_rows(make_documents(LENGTHS * 2), 64)
@@ -236,7 +236,7 @@ def test_a_step_of_the_calibration_is_the_arithmetic_of_a_step_of_the_run(
 
 def test_the_plug_in_measures_each_step_after_one_that_warms_up(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from trainer_plugin.calibration import LEAST_STEPS, measure
+    from trainer_plugin.training.calibration import LEAST_STEPS, measure
 
     save_tiny_model(tmp_path / "model")
     rows = pack_rows(make_documents(LENGTHS), 64)

@@ -45,7 +45,7 @@ def make_model(model_type: str, layers: int, method: Method) -> Any:
     import torch
     import transformers
 
-    from trainer_plugin.qlora import load_model, prepare_lora
+    from trainer_plugin.adapters.qlora import load_model, prepare_lora
     from trainer_plugin.recipe import Recipe
 
     config = transformers.AutoConfig.for_model(
@@ -67,7 +67,7 @@ def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int
     """Bytes that autograd keeps for the backward pass of a real model, each storage once, weights aside."""
     import torch
 
-    from trainer_plugin.qlora import inputs_as_they_are
+    from trainer_plugin.adapters.qlora import inputs_as_they_are
 
     model = make_model(model_type, layers, method)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}

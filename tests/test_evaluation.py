@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from tokpack.errors import UsageError
 from trainer_plugin import PackedDataset, prepare_model
-from trainer_plugin.adapter_folder import read_adapters
-from trainer_plugin.adapters import load_adapted
+from trainer_plugin.adapters.loaded import load_adapted
+from trainer_plugin.checkpoints.adapter_folder import read_adapters
 from trainer_plugin.evaluation.gates import judge, parse_gate
 from trainer_plugin.evaluation.losses import DocumentLosses, read_documents
 from trainer_plugin.evaluation.run import EvalSettings, evaluate

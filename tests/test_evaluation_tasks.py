@@ -20,8 +20,8 @@ from trainer_rows import make_documents, save_tiny_model, write_packed
 from tokpack.errors import DataError, UsageError
 from tokpack.terminal.activity import Activity
 from trainer_plugin import prepare_model
-from trainer_plugin.adapter_folder import read_adapters
-from trainer_plugin.adapters import load_adapted
+from trainer_plugin.adapters.loaded import load_adapted
+from trainer_plugin.checkpoints.adapter_folder import read_adapters
 from trainer_plugin.evaluation import tasks
 from trainer_plugin.evaluation.tasks import (
     Samples,
@@ -162,7 +162,7 @@ def test_base_and_adapters_are_compared_question_by_question(place, compared):
 
 def test_generated_texts_are_those_of_lm_evals_own_model(place, loaded):
     from trainer_plugin.evaluation.lm import TokpackLM
-    from trainer_plugin.strategies import attention_of
+    from trainer_plugin.models.strategies import attention_of
 
     model = TokpackLM(loaded.network, tokenizer=loaded.tokenizer, batch_size=1)
     (spec,) = read_tasks([str(place / "told.yaml")])

@@ -18,7 +18,7 @@ from tokpack.errors import UsageError
 from trainer_plugin import load_recipe
 from trainer_plugin.evaluation.run import EvalSettings, evaluate
 from trainer_plugin.recipe import Recipe
-from trainer_plugin.run import run_training
+from trainer_plugin.training.run import run_training
 
 OVERFITS = {"method": "lora", "dtype": "float32", "max_steps": 40, "learning_rate": 1e-1, "probe": False}
 """On random tokens: the held-out loss falls towards that of no knowledge, then rises."""

@@ -112,8 +112,8 @@ def test_three_steps_of_trl_have_the_losses_of_our_trainer(packed, exported, mod
     needs_packed_trainer()
     from transformers import AutoModelForCausalLM, TrainingArguments
 
-    from trainer_plugin.dataset import PackedDataset
-    from trainer_plugin.trainer import PackedTrainer
+    from trainer_plugin.rows.dataset import PackedDataset
+    from trainer_plugin.training.trainer import PackedTrainer
 
     monkeypatch.syspath_prepend(str(exported))
     from train import make_trainer

@@ -14,7 +14,7 @@ from foreign_folders import alter, pack_both
 import tokpack
 from tokpack.errors import DataError
 from tokpack.on_disk.sums import file_sha256
-from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.rows.dataset import PackedDataset
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tokpack.on_disk.sums import file_sha256
 from tokpack.packed.viewer import choose_row, row_view
 from tokpack.report.compare import compare
 from tokpack.schema import DROPPED_SCHEMA
-from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.rows.dataset import PackedDataset
 
 ABSURD: list[Any] = [
     *(None, True, -1, 1 << 40, 1 << 70, 10**400, 0.5, 1e308, "12", "", "x" * 100_000, "\x00", "../../x"),

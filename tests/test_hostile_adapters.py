@@ -16,11 +16,11 @@ from adapter_files import save_adapter
 from trainer_rows import save_tiny_model
 
 from tokpack.errors import UsageError
-from trainer_plugin import adapter_config
-from trainer_plugin.adapter_folder import read_adapter
-from trainer_plugin.adapters import load_adapted
-from trainer_plugin.convert import convert_adapter
-from trainer_plugin.merge import merge_dequantized
+from trainer_plugin.adapters.convert import convert_adapter
+from trainer_plugin.adapters.loaded import load_adapted
+from trainer_plugin.adapters.merge import merge_dequantized
+from trainer_plugin.checkpoints import adapter_config
+from trainer_plugin.checkpoints.adapter_folder import read_adapter
 from trainer_plugin.serve_config.write import write_config
 from trainer_plugin.serving.errors import ApiError
 from trainer_plugin.serving.prompts import Prompts

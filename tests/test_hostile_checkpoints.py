@@ -18,10 +18,10 @@ from trainer_rows import make_documents, needs_packed_trainer, save_tiny_model, 
 
 from tokpack.errors import DataError, UsageError
 from trainer_plugin import Recipe
-from trainer_plugin.budget import _seconds_in
-from trainer_plugin.document_log import DocumentLog
-from trainer_plugin.guards import check_resumed
-from trainer_plugin.run import _checkpoint, run_training
+from trainer_plugin.training.budget import _seconds_in
+from trainer_plugin.training.document_log import DocumentLog
+from trainer_plugin.training.guards import check_resumed
+from trainer_plugin.training.run import _checkpoint, run_training
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from trainer_rows import make_documents, save_tiny_model, write_packed
 
 from tokpack.errors import DataError, UsageError
 from tokpack.on_disk.sums import file_sha256
-from trainer_plugin import model_files
-from trainer_plugin.adapters import load_adapted
-from trainer_plugin.dataset import PackedDataset
-from trainer_plugin.merge import merge_dequantized
+from trainer_plugin.adapters.loaded import load_adapted
+from trainer_plugin.adapters.merge import merge_dequantized
+from trainer_plugin.checkpoints import model_files
+from trainer_plugin.rows.dataset import PackedDataset
 
 CODE = "from pathlib import Path\nPath({!r}).touch()\nclass Theirs: pass\n"
 CLASSES = {"AutoConfig": "theirs.Theirs", "AutoModelForCausalLM": "theirs.Theirs"}
@@ -97,7 +97,7 @@ def test_a_config_that_lies_is_an_error_of_the_user(model, keys, what):
 
 
 def test_a_regular_expression_without_end_leaves_no_module_unquantized(model, monkeypatch):
-    monkeypatch.setattr("trainer_plugin.adapter_config.SECONDS", 0.5)
+    monkeypatch.setattr("trainer_plugin.checkpoints.adapter_config.SECONDS", 0.5)
     settings = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["(.*.*.*)*_"]}
     with pytest.raises(UsageError, match="regular expression in quantization_config takes more than"):
         load(change(model, quantization_config=settings))

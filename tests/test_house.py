@@ -26,16 +26,12 @@ HOUSE = {
         cli view __main__
     """,
     "trainer_plugin": """
-        words extras processes private_names base_digest adapter_config adapter_folder model_files
-        dataset mismatched collator attention mixers strategies layer_sampling patience loss chunked_loss
-        balance budget preference_loss recipe output_folder price dtypes forecast
-        isolation_report probe isolation
-        qlora adapters merge convert
-        neftune guards source_losses progress document_log
-        trainer_hooks trainer_evaluation trainer preference unpaired
-        preference_run run
-        evaluation publishing serving serve_config served_proof
-        cli calibration
+        words extras processes
+        rows models losses checkpoints
+        recipe output_folder dtypes
+        isolation adapters training
+        evaluation serving serve_config served_proof
+        cli
     """,
 }
 ROOMS = {top: rooms.split() for top, rooms in HOUSE.items()}
@@ -58,7 +54,7 @@ TRAINER_TAKES = {"version", "terminal", "schema", "errors", "hub", "files", "on_
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
     "trainer_plugin.cli": {"tokpack.cli"},
-    "trainer_plugin.model_files": {"tokpack.encoding"},
+    "trainer_plugin.checkpoints": {"tokpack.encoding"},
     "trainer_plugin.serving": {"tokpack.cli", "tokpack.stages"},
     "trainer_plugin.serve_config": {"tokpack.cli"},
 }

@@ -17,8 +17,8 @@ from tokpack.on_disk.ledger import documents_by_source
 from tokpack.schema import IGNORE_INDEX, keeps_order
 from tokpack.stages.plan import make_plan
 from tokpack.stages.planners.mix import Mix, by_time
-from trainer_plugin.balance import BalancedSampler, lost_mix
-from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.rows.balance import BalancedSampler, lost_mix
+from trainer_plugin.rows.dataset import PackedDataset
 
 CAPACITY = 64
 STEPS: dict[str, Any] = {"mix_per_step": True, "rows_per_step": 4}

@@ -112,7 +112,7 @@ def test_log_likelihoods_of_shared_beginnings_are_those_of_each_request_alone(fa
 
     from trainer_plugin import register_attention
     from trainer_plugin.evaluation.scoring import Scorer
-    from trainer_plugin.strategies import apply_strategy
+    from trainer_plugin.models.strategies import apply_strategy
 
     register_attention()
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ def test_log_likelihoods_of_shared_beginnings_are_those_of_each_request_alone(fa
     for answer, (log_likelihood, greedy) in zip(answers, expected, strict=True):
         assert answer.log_likelihood == pytest.approx(log_likelihood, abs=1e-4, rel=1e-5)
         assert answer.is_greedy == greedy
-    from trainer_plugin.strategies import attention_of
+    from trainer_plugin.models.strategies import attention_of
 
     assert attention_of(model) == "tokpack"
 
@@ -139,7 +139,7 @@ def test_models_that_do_not_go_along_trees_say_why():
     from trainer_rows import tiny_llama
 
     from trainer_plugin.evaluation.scoring import Scorer
-    from trainer_plugin.strategies import apply_strategy
+    from trainer_plugin.models.strategies import apply_strategy
 
     model = tiny_llama()
     assert "its attention is sdpa" in Scorer(model, 64).reason

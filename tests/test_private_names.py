@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 
 import trainer_plugin
 from tokpack.errors import UsageError
-from trainer_plugin import private_names
-from trainer_plugin.private_names import NAMES, OTHERS, TRAINER, TRAINER_SINCE, PrivateName, absent
+from trainer_plugin.models import private_names
+from trainer_plugin.models.private_names import NAMES, OTHERS, TRAINER, TRAINER_SINCE, PrivateName, absent
 
 PLUGIN = Path(trainer_plugin.__file__).parent
 OF_TORCH = {"_execution_engine"}
@@ -32,7 +32,7 @@ def test_the_installed_libraries_have_every_private_name():
 
 @pytest.mark.skipif(not FULL, reason=f"hooks of transformers {TRAINER_SINCE}")
 def test_all_that_the_mixins_take_from_a_trainer_is_there_and_what_is_private_is_listed():
-    body = ast.parse((PLUGIN / "trainer_hooks.py").read_text(encoding="utf-8")).body
+    body = ast.parse((PLUGIN / "training" / "trainer_hooks.py").read_text(encoding="utf-8")).body
     [hooks] = [node for node in body if isinstance(node, ast.ClassDef)]
     names = {node.target.id for node in hooks.body if isinstance(node, ast.AnnAssign)}
     names |= {node.name for node in hooks.body if isinstance(node, ast.FunctionDef)} - {"__init__"}
@@ -67,11 +67,11 @@ def test_a_name_that_is_not_needed_or_whose_library_is_not_installed_is_not_miss
 def test_private_names_are_used_in_one_module_and_overridden_in_the_trainer():
     known = {name.place.rpartition(".")[2].rpartition(":")[2] for name in NAMES}
     strays = {}
-    for file in PLUGIN.glob("*.py"):
+    for file in PLUGIN.rglob("*.py"):
         if file.name != "private_names.py":
             tree = ast.parse(file.read_text(encoding="utf-8"))
-            strays[file.name] = _foreign(tree) - known - OF_TORCH
-    ours = [file for file in PLUGIN.glob("*.py") if file.name != "trainer_hooks.py"]
+            strays[str(file)] = _foreign(tree) - known - OF_TORCH
+    ours = [file for file in PLUGIN.rglob("*.py") if file.name != "trainer_hooks.py"]
     own = set().union(*(_own(ast.parse(file.read_text(encoding="utf-8"))) for file in ours))
     assert {file: names - own for file, names in strays.items() if names - own} == {}
 
@@ -89,7 +89,10 @@ def _foreign(tree: ast.Module) -> set[str]:
 
 def _own(tree: ast.Module) -> set[str]:
     """Private names that the plugin defines itself."""
-    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    fields = [node.target for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    defined |= {field.id for field in fields if isinstance(field, ast.Name)}
     set_by_us = {
         node.attr
         for node in ast.walk(tree)

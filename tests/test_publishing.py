@@ -10,7 +10,7 @@ import pytest
 from fake_hub import FakeHub, run_with
 
 from tokpack.errors import UsageError
-from trainer_plugin.publishing import adapter_card, push_adapter
+from trainer_plugin.adapters.publishing import adapter_card, push_adapter
 
 MEMORY = "memory://store/adapter"
 
@@ -107,7 +107,9 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_pushed_to_the_hub_in_one_commit(adapter: Path, tmp_path: Path) -> None:
     hub = FakeHub()
-    code = "import sys; from trainer_plugin.publishing import push_adapter as push; push(*sys.argv[1:])"
+    code = (
+        "import sys; from trainer_plugin.adapters import publishing; publishing.push_adapter(*sys.argv[1:])"
+    )
     run_with(hub, tmp_path / "hf", code, adapter, "hf://me/math")
     assert (hub.repo, hub.kind, len(hub.commits)) == ("me/math", "models", 1)
     assert PUSHED | {"README.md"} <= set(hub.files)

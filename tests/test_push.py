@@ -26,8 +26,8 @@ from tokpack.packed_urls import local_folder
 from tokpack.terminal.activity import Activity
 from tokpack.view.run import open_data, shown
 from trainer_plugin.cli import app as training
-from trainer_plugin.dataset import PackedDataset
 from trainer_plugin.evaluation.run import measure
+from trainer_plugin.rows.dataset import PackedDataset
 
 MEMORY = "memory://store/packed"
 

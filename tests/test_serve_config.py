@@ -24,7 +24,7 @@ from trainer_rows import save_tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tokpack.errors import UsageError
-from trainer_plugin.convert import convert_adapter
+from trainer_plugin.adapters.convert import convert_adapter
 from trainer_plugin.serve_config.gguf_adapter import reordered, write_gguf_adapter
 from trainer_plugin.serve_config.limits import refusals, vllm_rank
 from trainer_plugin.serve_config.write import write_config
@@ -216,8 +216,8 @@ def test_refused_adapters_are_an_error_until_they_may_be_converted(place, tmp_pa
 
 def test_the_base_of_qlora_adapters_is_written_once_as_4_bits_left_it(place, tmp_path):
     pytest.importorskip("bitsandbytes")
-    from trainer_plugin.adapter_folder import read_adapter
-    from trainer_plugin.adapters import load_adapted
+    from trainer_plugin.adapters.loaded import load_adapted
+    from trainer_plugin.checkpoints.adapter_folder import read_adapter
 
     folders = []
     for number in range(2):

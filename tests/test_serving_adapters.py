@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from served import client, running, save_place
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainer_plugin.adapter_folder import read_adapters
-from trainer_plugin.adapters import load_adapted
+from trainer_plugin.adapters.loaded import load_adapted
+from trainer_plugin.checkpoints.adapter_folder import read_adapters
 from trainer_plugin.serving.batch import Lane, Row
 from trainer_plugin.serving.engine import can_be_mixed
 from trainer_plugin.serving.values import MIXED, Job, Limits

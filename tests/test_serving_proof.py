@@ -44,7 +44,7 @@ def served(place):
     with running(place, ("math", "dora")) as made:
         from dataclasses import replace
 
-        from trainer_plugin.adapter_folder import read_adapter
+        from trainer_plugin.checkpoints.adapter_folder import read_adapter
 
         for name, folder in (("wrong", "code"), ("half", "strong")):
             made.engine.load(replace(read_adapter(place / folder), name=name)).result()

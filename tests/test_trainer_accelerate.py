@@ -113,7 +113,7 @@ def test_two_processes_under_deepspeed_end_at_the_weights_of_two_without(tmp_pat
 def test_under_fsdp_4_bit_weights_are_stored_in_the_type_that_can_be_sharded(monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("bitsandbytes")
-    from trainer_plugin.qlora import quantization_config
+    from trainer_plugin.adapters.qlora import quantization_config
 
     assert quantization_config(torch.bfloat16).bnb_4bit_quant_storage == torch.uint8
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

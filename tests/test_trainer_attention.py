@@ -24,8 +24,8 @@ from trainer_rows import (
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import PackedCollator, PackedDataset, prepare_model, probe_isolation
-from trainer_plugin.attention import Scores, document_lengths, packed_attention, varlen_window
-from trainer_plugin.strategies import attention_of
+from trainer_plugin.models.attention import Scores, document_lengths, packed_attention, varlen_window
+from trainer_plugin.models.strategies import attention_of
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_the_probe_sees_a_leak_that_only_training_has():
 
 
 def test_the_probe_sees_windows_that_are_lost_though_its_documents_are_shorter(monkeypatch):
-    from trainer_plugin import attention
+    from trainer_plugin.models import attention
 
     model = build("mistral")
     model.config.sliding_window = 4096
@@ -322,7 +322,7 @@ def test_a_row_too_long_for_a_rope_that_looks_at_lengths_is_refused(tmp_path, ki
 def test_multimodal_positions_are_refused():
     from types import SimpleNamespace
 
-    from trainer_plugin.isolation import refuse_config
+    from trainer_plugin.isolation.verify import refuse_config
 
     config = SimpleNamespace(
         model_type="qwen2_5_vl", vision_config={}, rope_parameters={"mrope_section": [1, 1, 2]}

@@ -19,7 +19,7 @@ from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write
 
 from tokpack.errors import UsageError
 from trainer_plugin import BalancedSampler, PackedDataset
-from trainer_plugin.budget import SPENT, limit_tokens
+from trainer_plugin.training.budget import SPENT, limit_tokens
 
 pytestmark = pytest.mark.slow
 
@@ -214,7 +214,7 @@ class Clock:
 def clock(monkeypatch):
     from transformers import TrainerCallback
 
-    from trainer_plugin import budget
+    from trainer_plugin.training import budget
 
     clock = Clock()
     monkeypatch.setattr(budget, "time", clock)

@@ -16,8 +16,8 @@ from tiny_decoders import build
 from trainer_rows import LENGTHS, WITH_ONE, make_documents, pack_rows, tiny_llama, trainer_for, write_packed
 
 from trainer_plugin import PackedCollator, PackedDataset, prepare_model
-from trainer_plugin.chunked_loss import ChunkedLoss
-from trainer_plugin.loss import token_losses
+from trainer_plugin.losses.chunked_loss import ChunkedLoss
+from trainer_plugin.losses.loss import token_losses
 
 CAPACITY = 64
 
@@ -44,7 +44,7 @@ def test_chunks_give_the_losses_and_gradients_of_whole_logits(family):
     model.train()
     batch = PackedCollator()(pack_rows(make_documents(WITH_ONE), CAPACITY)[:2])
     labels = batch.pop("labels")
-    from trainer_plugin.strategies import fit_batch
+    from trainer_plugin.models.strategies import fit_batch
 
     batch = fit_batch(model, batch)
     chunked = small_chunks(model)

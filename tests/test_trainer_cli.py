@@ -69,7 +69,7 @@ def test_a_folder_in_use_is_refused_before_libraries_are_loaded(tmp_path):
 def test_an_adapter_that_the_weights_cannot_take_is_an_error_of_the_recipe(model_and_packed):
     pytest.importorskip("bitsandbytes")
     from trainer_plugin import prepare_lora
-    from trainer_plugin.qlora import load_model
+    from trainer_plugin.adapters.qlora import load_model
 
     recipe = Recipe(lora={"init_lora_weights": "pissa"})
     with pytest.raises(UsageError, match="PEFT does not take this adapter"):
@@ -149,7 +149,7 @@ def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_
 
 
 def test_the_time_to_go_is_of_the_steps_and_not_of_the_evaluation_before_them(monkeypatch):
-    from trainer_plugin import progress
+    from trainer_plugin.training import progress
 
     now = 20.0
     monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: now))
@@ -248,7 +248,7 @@ def test_a_merged_adapter_answers_as_the_quantized_model_with_the_adapter(model_
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from trainer_plugin.qlora import load_model
+    from trainer_plugin.adapters.qlora import load_model
 
     model, packed = model_and_packed
     out, merged_folder = tmp_path / "adapter", tmp_path / "merged"
@@ -301,7 +301,7 @@ def test_lora_plus_is_for_adapters_and_plain_optimizers(model_and_packed, tmp_pa
     with pytest.raises(UsageError, match="for adapters"):
         Recipe(method="full", lora_plus_ratio=16.0)
     from trainer_plugin import prepare_lora
-    from trainer_plugin.qlora import load_model, lora_plus_optimizer
+    from trainer_plugin.adapters.qlora import load_model, lora_plus_optimizer
 
     recipe = Recipe(method="lora", dtype="float32")
     network = prepare_lora(load_model(model_and_packed[0], recipe), recipe)
@@ -318,7 +318,7 @@ def test_every_lora_gradient_is_alive_after_an_evaluation_of_a_quantized_model(m
     from bitsandbytes.nn import Linear4bit
 
     from trainer_plugin import prepare_lora
-    from trainer_plugin.qlora import load_model
+    from trainer_plugin.adapters.qlora import load_model
 
     model = prepare_lora(load_model(model_and_packed[0], Recipe()), Recipe())
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]

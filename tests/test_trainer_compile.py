@@ -14,8 +14,9 @@ import torch
 from tiny_decoders import build
 from trainer_rows import LENGTHS, WITH_ONE, make_documents, pack_rows
 
-from trainer_plugin import PackedCollator, attention, prepare_model
-from trainer_plugin.attention import Scores, _mask_of_documents
+from trainer_plugin import PackedCollator, prepare_model
+from trainer_plugin.models import attention
+from trainer_plugin.models.attention import Scores, _mask_of_documents
 
 CAPACITY = 64
 

@@ -19,7 +19,7 @@ from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write
 
 from tokpack.errors import DataError, UsageError
 from trainer_plugin import PackedCollator, PackedDataset
-from trainer_plugin.document_log import PARTS, DocumentLog
+from trainer_plugin.training.document_log import PARTS, DocumentLog
 
 DOCUMENTS = make_documents(LENGTHS * 2)
 FROZEN = {"learning_rate": 1e-30, "epochs": 2.0}

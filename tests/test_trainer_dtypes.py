@@ -23,6 +23,7 @@ from trainer_rows import (
 )
 
 from trainer_plugin import Recipe, dtypes, load_recipe
+from trainer_plugin.adapters.qlora import inputs_as_they_are
 from trainer_plugin.dtypes import (
     frozen_dtype,
     probed_dtype,
@@ -30,7 +31,6 @@ from trainer_plugin.dtypes import (
     stored_dtype,
     trained_dtype,
 )
-from trainer_plugin.qlora import inputs_as_they_are
 from trainer_plugin.recipe import mixed_precision, training_arguments
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -125,7 +125,7 @@ def test_the_dtype_of_a_model_is_read_from_its_configuration(tmp_path, dtype):
 @pytest.mark.parametrize(("slowness", "dtype"), [(60.0, FP32), (0.5, BF16)])
 def test_weights_and_four_bit_arithmetic_take_the_dtype_that_is_fast(tmp_path, monkeypatch, slowness, dtype):
     pytest.importorskip("bitsandbytes")
-    from trainer_plugin.qlora import load_model, quantization_config
+    from trainer_plugin.adapters.qlora import load_model, quantization_config
 
     cpu(monkeypatch, slowness)
     save_tiny_model(tmp_path)
@@ -141,8 +141,8 @@ def test_weights_and_four_bit_arithmetic_take_the_dtype_that_is_fast(tmp_path, m
 @pytest.mark.slow
 def test_a_run_says_its_dtype_and_the_recipe_it_saves_names_it(tmp_path, monkeypatch):
     needs_packed_trainer()
-    from trainer_plugin.merge import merge_dequantized
-    from trainer_plugin.run import run_training
+    from trainer_plugin.adapters.merge import merge_dequantized
+    from trainer_plugin.training.run import run_training
 
     cpu(monkeypatch, 60.0)
     save_tiny_model(tmp_path / "model")
@@ -158,7 +158,7 @@ def test_a_run_says_its_dtype_and_the_recipe_it_saves_names_it(tmp_path, monkeyp
 
 
 def test_verify_probes_a_bf16_model_in_fp32_where_bf16_is_slow(tmp_path, monkeypatch):
-    from trainer_plugin.isolation import verify_model
+    from trainer_plugin.isolation.verify import verify_model
 
     cpu(monkeypatch, 60.0)
     save_tiny_model(tmp_path / "model")
@@ -170,7 +170,7 @@ def test_verify_probes_a_bf16_model_in_fp32_where_bf16_is_slow(tmp_path, monkeyp
 
 
 def test_mixed_precision_that_is_slow_here_is_told(tmp_path, monkeypatch):
-    from trainer_plugin.run import _precision_line
+    from trainer_plugin.training.run import _precision_line
 
     needs_packed_trainer()
     cpu(monkeypatch, 60.0)

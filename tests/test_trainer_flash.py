@@ -21,8 +21,9 @@ from tiny_decoders import build
 from trainer_rows import make_documents, pack_rows
 from transformers import modeling_flash_attention_utils as flash
 
-from trainer_plugin import PackedCollator, attention, prepare_model, probe_isolation
-from trainer_plugin.attention import document_lengths
+from trainer_plugin import PackedCollator, prepare_model, probe_isolation
+from trainer_plugin.models import attention
+from trainer_plugin.models.attention import document_lengths
 
 
 def attend(q, k, v, scale, causal, window):

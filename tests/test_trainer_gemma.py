@@ -15,8 +15,8 @@ import torch
 from trainer_rows import make_documents, pack_rows
 
 from trainer_plugin import PackedCollator, prepare_model
-from trainer_plugin.chunked_loss import ChunkedLoss
-from trainer_plugin.loss import token_losses
+from trainer_plugin.losses.chunked_loss import ChunkedLoss
+from trainer_plugin.losses.loss import token_losses
 
 pytestmark = pytest.mark.slow
 

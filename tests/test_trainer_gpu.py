@@ -25,8 +25,8 @@ from trainer_rows import (
 from typer.testing import CliRunner
 
 from trainer_plugin import prepare_model
-from trainer_plugin.chunked_loss import ChunkedLoss
-from trainer_plugin.merge import merge_dequantized
+from trainer_plugin.adapters.merge import merge_dequantized
+from trainer_plugin.losses.chunked_loss import ChunkedLoss
 
 pytestmark = pytest.mark.gpu
 TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from tokpack.errors import UsageError
 from trainer_plugin import PackedDataset, Recipe
-from trainer_plugin.layer_sampling import LayerSampling, decoder_layers
+from trainer_plugin.models.layer_sampling import LayerSampling, decoder_layers
 
 LAYERS = 5
 

@@ -17,9 +17,10 @@ from trainer_rows import Said, save_tiny_model, tiny_llama
 from transformers import AutoModelForCausalLM
 
 from tokpack.errors import OutputError, VerifyError
-from trainer_plugin import Recipe, load_recipe, merge, prepare_lora
-from trainer_plugin.merge import compare_logits, merge_dequantized
-from trainer_plugin.qlora import load_model
+from trainer_plugin import Recipe, load_recipe, prepare_lora
+from trainer_plugin.adapters import merge
+from trainer_plugin.adapters.merge import compare_logits, merge_dequantized
+from trainer_plugin.adapters.qlora import load_model
 
 IDS = torch.arange(3, 60)[None]
 

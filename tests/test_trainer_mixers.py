@@ -17,8 +17,14 @@ from trainer_rows import LENGTHS, WITH_ONE, make_documents, needs_packed_trainer
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import PackedCollator, prepare_model, probe_isolation, verify_model
-from trainer_plugin.attention import document_lengths
-from trainer_plugin.strategies import apply_strategy, fit_batch, restore_forward, split_layers, strategy_of
+from trainer_plugin.models.attention import document_lengths
+from trainer_plugin.models.strategies import (
+    apply_strategy,
+    fit_batch,
+    restore_forward,
+    split_layers,
+    strategy_of,
+)
 
 HYBRIDS = ("mamba2", "qwen3_next", "lfm2", "falcon_h1")
 

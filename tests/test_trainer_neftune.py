@@ -16,8 +16,8 @@ from trainer_rows import make_documents, pack_rows, tiny_llama, trainer_for, wri
 
 from tokpack.errors import UsageError
 from trainer_plugin import PackedCollator, PackedDataset
-from trainer_plugin.guards import refuse_arguments
-from trainer_plugin.neftune import DocumentNoise
+from trainer_plugin.models.neftune import DocumentNoise
+from trainer_plugin.training.guards import refuse_arguments
 
 LENGTHS = [9, 31, 4, 20]
 ALPHA = 5.0

@@ -16,8 +16,8 @@ from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import BalancedSampler, PackedDataset
-from trainer_plugin.balance import balanced_sampler
-from trainer_plugin.forecast import plan_run
+from trainer_plugin.rows.balance import balanced_sampler
+from trainer_plugin.training.forecast import plan_run
 
 CAPACITY = 64
 

@@ -58,7 +58,7 @@ from trainer_plugin import (
     prepare_model,
 )
 from trainer_plugin.recipe import training_arguments
-from trainer_plugin.run import run_training
+from trainer_plugin.training.run import run_training
 
 LOSSES = ("dpo", "ipo", "orpo", "simpo")
 
@@ -224,7 +224,7 @@ def test_losses_without_a_reference_equal_those_of_trl():
 
 
 def test_log_odds_are_finite_and_have_gradients_everywhere():
-    from trainer_plugin.preference_loss import log_odds
+    from trainer_plugin.losses.preference_loss import log_odds
 
     logp = torch.tensor([-80.0, -20.0, -1.0, -0.6931, -0.1, -1e-5, 0.0], requires_grad=True)
     odds = log_odds(logp)

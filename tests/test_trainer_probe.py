@@ -15,8 +15,9 @@ from tiny_decoders import build
 from trainer_rows import make_documents, tiny_llama, write_packed
 
 from tokpack.errors import VerifyError
-from trainer_plugin import prepare_model, probe, probe_isolation, verify_model
-from trainer_plugin.isolation_report import AHEAD
+from trainer_plugin import prepare_model, probe_isolation, verify_model
+from trainer_plugin.isolation import probe
+from trainer_plugin.isolation.report import AHEAD
 
 
 @pytest.fixture

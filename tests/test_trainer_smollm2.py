@@ -14,9 +14,9 @@ import torch
 from trainer_rows import pack_rows
 
 from trainer_plugin import PackedCollator, prepare_model, probe_isolation
-from trainer_plugin.attention import document_lengths
-from trainer_plugin.probe import PROBE_TOKENS
-from trainer_plugin.strategies import apply_strategy
+from trainer_plugin.isolation.probe import PROBE_TOKENS
+from trainer_plugin.models.attention import document_lengths
+from trainer_plugin.models.strategies import apply_strategy
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from trainer_rows import tiny_chat_model, tiny_llama, trainer_for
 import tokpack
 from tokpack.errors import UsageError
 from trainer_plugin import PackedDataset
-from trainer_plugin.progress import figures_of
+from trainer_plugin.training.progress import figures_of
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write
 from tokpack.errors import UsageError, VerifyError
 from tokpack.terminal.activity import Activity
 from trainer_plugin import PackedCollator, PackedDataset, load_recipe
-from trainer_plugin.guards import refuse_arguments
 from trainer_plugin.recipe import training_arguments
+from trainer_plugin.training.guards import refuse_arguments
 
 DOCUMENTS = make_documents(LENGTHS * 3)
 
@@ -107,7 +107,7 @@ def test_one_packed_step_has_the_loss_and_gradients_of_the_documents_one_by_one(
 
 def tuned_plain(model, attn):
     """The same weights, set back to transformers' own attention and forward."""
-    from trainer_plugin.strategies import apply_strategy
+    from trainer_plugin.models.strategies import apply_strategy
 
     apply_strategy(model, "native", "sdpa" if attn in ("tokpack", "loop") else attn)
     return model
@@ -252,7 +252,7 @@ def test_progress_tells_loss_speed_fill_tokens_money_and_the_time_to_go(dataset,
 
     from rich.console import Console
 
-    from trainer_plugin.progress import RichProgress
+    from trainer_plugin.training.progress import RichProgress
 
     class DrawsEachLog(RichProgress):
         """Eight steps can be over before the bar is drawn a second time."""

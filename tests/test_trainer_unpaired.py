@@ -29,7 +29,7 @@ import tokpack
 from tokpack.errors import DataError, UsageError
 from trainer_plugin import PackedCollator, PackedDataset, PackedKTOTrainer, PreferenceLoss, load_recipe
 from trainer_plugin.recipe import training_arguments
-from trainer_plugin.run import run_training
+from trainer_plugin.training.run import run_training
 
 LOSSES = ("kto", "apo_zero_unpaired")
 

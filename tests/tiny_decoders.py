@@ -17,9 +17,9 @@ from transformers.models.auto import modeling_auto
 
 from tokpack.errors import TokpackError
 from trainer_plugin import PackedCollator, prepare_model
-from trainer_plugin.attention import document_lengths
-from trainer_plugin.probe import unmasked
-from trainer_plugin.strategies import cache_option, fit_batch
+from trainer_plugin.isolation.probe import unmasked
+from trainer_plugin.models.attention import document_lengths
+from trainer_plugin.models.strategies import cache_option, fit_batch
 
 _TEXT = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 _MULTIMODAL = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES

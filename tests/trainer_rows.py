@@ -160,7 +160,7 @@ def packed_pairs(model: Path, folder: Path) -> Any:
 
 def needs_packed_trainer() -> None:
     """Skip the test under a transformers whose Trainer lacks hooks that `PackedTrainer` overrides."""
-    from trainer_plugin.private_names import TRAINER, TRAINER_SINCE, absent
+    from trainer_plugin.models.private_names import TRAINER, TRAINER_SINCE, absent
 
     if lost := absent(TRAINER):
         pytest.skip(f"PackedTrainer needs transformers {TRAINER_SINCE}: no {lost[0].partition(' ')[0]}")

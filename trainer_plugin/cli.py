@@ -142,7 +142,7 @@ def train(
     interrupts.go_on(lambda: how_to_go_on(out))
     with _activity(quiet) as tell:
         with tell.doing("looking at what was given"):
-            from trainer_plugin.run import check_run, run_training
+            from trainer_plugin.training.run import check_run, run_training
 
             check_run(packed, model, settings, out, resume=resume, gpus=gpus)
             if merge is not None:
@@ -150,8 +150,8 @@ def train(
             if compare:
                 import_module("trainer_plugin.evaluation.asked").check_comparable(packed, settings)
         _load_libraries(tell)
-        from trainer_plugin.merge import merge_dequantized
-        from trainer_plugin.private_names import require_trainer
+        from trainer_plugin.adapters.merge import merge_dequantized
+        from trainer_plugin.models.private_names import require_trainer
         from trainer_plugin.processes import leave_processes
 
         require_trainer("tokpack train")
@@ -211,11 +211,11 @@ def merge_adapter(
     check_empty(out)
     with _activity(quiet) as tell:
         with tell.doing("looking at what was given"):
-            from trainer_plugin.adapter_folder import check_adapter
+            from trainer_plugin.checkpoints.adapter_folder import check_adapter
 
             check_adapter(adapter, model, "--model")
         _load_libraries(tell)
-        from trainer_plugin.merge import merge_dequantized
+        from trainer_plugin.adapters.merge import merge_dequantized
 
         options: dict[str, Any] = {"model": model, "original": original, "check": not no_check}
         merged = merge_dequantized(adapter, out, **options, tell=tell)
@@ -231,7 +231,7 @@ def push_adapter(
     quiet: Quiet = False,
 ) -> None:
     """Copy an adapter to the Hugging Face Hub or other storage, with a card made from its records."""
-    from trainer_plugin import publishing
+    from trainer_plugin.adapters import publishing
 
     with _activity(quiet) as tell:
         pushed = publishing.push_adapter(adapter, url, overwrite=overwrite, private=private, tell=tell)
@@ -299,7 +299,7 @@ def _load_libraries(tell: Activity) -> None:
 
     with tell.doing("loading PyTorch and transformers"):
         quiet_libraries()
-        import_module("trainer_plugin.trainer")
+        import_module("trainer_plugin.training.trainer")
         import_module("peft")
 
 

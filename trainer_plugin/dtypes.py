@@ -151,7 +151,7 @@ def probed_dtype(own: torch.dtype | None, device: str | None = None) -> DtypeCho
 def stored_dtype(model: str | Path) -> torch.dtype | None:
     """The dtype that the model's config.json names; None when it names none, or cannot be read."""
     from tokpack.errors import UsageError
-    from trainer_plugin.model_files import load_config
+    from trainer_plugin.checkpoints.model_files import load_config
 
     try:
         config = load_config(model)

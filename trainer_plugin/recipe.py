@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from tokpack.errors import UsageError, near_matches
-from trainer_plugin.preference_loss import PreferenceLoss
-from trainer_plugin.private_names import checkpointing_key, warmup_key
+from trainer_plugin.losses.preference_loss import PreferenceLoss
+from trainer_plugin.models.private_names import checkpointing_key, warmup_key
 
 if TYPE_CHECKING:
-    from trainer_plugin.balance import Order
+    from trainer_plugin.rows.balance import Order
 
 
 NOT_NEGATIVE = (

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tokpack.errors import UsageError
 from tokpack.schema import UNPAIRED
-from trainer_plugin.adapter_folder import check_adapters
-from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.checkpoints.adapter_folder import check_adapters
 from trainer_plugin.evaluation.gates import parse_gate
 from trainer_plugin.recipe import Recipe
+from trainer_plugin.rows.dataset import PackedDataset
 
 
 def check_asked(

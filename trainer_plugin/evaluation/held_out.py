@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from trainer_plugin.evaluation.losses import DocumentPlaces, Floats, Ints
 from trainer_plugin.evaluation.statistics import Interval, ratio, share
-from trainer_plugin.preference_loss import PreferenceLoss
+from trainer_plugin.losses.preference_loss import PreferenceLoss
 
 EXTREMES = 10
 """Documents shown on either end."""

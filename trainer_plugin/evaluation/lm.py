@@ -21,9 +21,9 @@ from lm_eval.models.huggingface import HFLM
 
 from tokpack.terminal.activity import Activity
 from trainer_plugin.evaluation.scoring import Request, Scorer
-from trainer_plugin.isolation import prepare_model
-from trainer_plugin.probe import reference_attention
-from trainer_plugin.strategies import (
+from trainer_plugin.isolation.probe import reference_attention
+from trainer_plugin.isolation.verify import prepare_model
+from trainer_plugin.models.strategies import (
     apply_strategy,
     attention_of,
     inner_model,

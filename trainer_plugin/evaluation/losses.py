@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from tokpack.schema import IGNORE_INDEX
 from tokpack.terminal.activity import Advance
-from trainer_plugin.chunked_loss import ChunkedLoss
-from trainer_plugin.collator import PackedCollator
-from trainer_plugin.dataset import PackedDataset
-from trainer_plugin.loss import document_sums, token_losses
-from trainer_plugin.strategies import fit_batch, quiet_evaluation
+from trainer_plugin.losses.chunked_loss import ChunkedLoss
+from trainer_plugin.losses.loss import document_sums, token_losses
+from trainer_plugin.models.strategies import fit_batch, quiet_evaluation
+from trainer_plugin.rows.collator import PackedCollator
+from trainer_plugin.rows.dataset import PackedDataset
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -22,9 +22,8 @@ from tokpack.packed_urls import name_of
 from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH
 from tokpack.terminal.activity import Activity, Advance, counted
 from tokpack.terminal.printable import one_line, snippet
-from trainer_plugin.adapter_folder import RECIPE, Adapter, read_adapters
-from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
-from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.adapters.loaded import AdaptedModel, BaseWeights, load_adapted
+from trainer_plugin.checkpoints.adapter_folder import RECIPE, Adapter, read_adapters
 from trainer_plugin.evaluation.asked import refuse_unpaired
 from trainer_plugin.evaluation.gates import Gate, Outcome, check_gates, judge, parse_gate
 from trainer_plugin.evaluation.held_out import AdapterComparison, Extreme, compare
@@ -38,9 +37,10 @@ from trainer_plugin.evaluation.tasks import (
     read_tasks,
     run_tasks,
 )
-from trainer_plugin.isolation import prepare_model
-from trainer_plugin.preference_loss import PreferenceLoss
+from trainer_plugin.isolation.verify import prepare_model
+from trainer_plugin.losses.preference_loss import PreferenceLoss
 from trainer_plugin.recipe import load_recipe
+from trainer_plugin.rows.dataset import PackedDataset
 
 Split = Literal["auto", "validation", "train"]
 SHOWN_TOKENS, SHOWN_LETTERS = 96, 240

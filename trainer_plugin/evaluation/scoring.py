@@ -19,10 +19,16 @@ import torch
 
 from tokpack.errors import TokpackError
 from tokpack.terminal.activity import Advance
-from trainer_plugin.chunked_loss import AGREE
 from trainer_plugin.evaluation.prefix_tree import Tokens, Tree, grow, rows_of
 from trainer_plugin.evaluation.tree_attention import NAME, Branches, along, register_tree_attention
-from trainer_plugin.strategies import attention_of, cache_option, inner_model, quiet_evaluation, text_config
+from trainer_plugin.losses.chunked_loss import AGREE
+from trainer_plugin.models.strategies import (
+    attention_of,
+    cache_option,
+    inner_model,
+    quiet_evaluation,
+    text_config,
+)
 
 ROW_TOKENS = 2048
 LOGIT_BYTES = 1 << 28

@@ -20,7 +20,7 @@ import numpy as np
 
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.terminal.activity import Activity
-from trainer_plugin.adapters import AdaptedModel
+from trainer_plugin.adapters.loaded import AdaptedModel
 from trainer_plugin.evaluation.statistics import Interval, PairedShare, ratio, share
 
 FILES = (".yaml", ".yml")

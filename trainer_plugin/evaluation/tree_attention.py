@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from tokpack.errors import UsageError
-from trainer_plugin.attention import Scores, _attend_eager, _attend_plain, _chunk_size
 from trainer_plugin.evaluation.prefix_tree import Tree
+from trainer_plugin.models.attention import Scores, _attend_eager, _attend_plain, _chunk_size
 
 NAME = "tokpack_tree"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokpack.errors import UsageError
 from tokpack.hub import from_hub
-from trainer_plugin.adapter_folder import RECIPE
+from trainer_plugin.checkpoints.adapter_folder import RECIPE
 from trainer_plugin.serve_config.limits import Refusal, refusals
 
 NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)

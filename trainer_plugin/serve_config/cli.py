@@ -45,8 +45,8 @@ def serve_config(
 
     What the engine refuses of an adapter (DoRA, changed starts, whole layers, biases) is said first.
     """
-    from trainer_plugin.adapter_config import read_config
-    from trainer_plugin.adapter_folder import check_adapter
+    from trainer_plugin.checkpoints.adapter_config import read_config
+    from trainer_plugin.checkpoints.adapter_folder import check_adapter
     from trainer_plugin.extras import need, quiet_libraries
     from trainer_plugin.output_folder import check_empty
     from trainer_plugin.serve_config.asked import named_adapters, refused_adapters
@@ -94,7 +94,7 @@ def convert_adapter(
     PiSSA and OLoRA become plain by PEFT, rsLoRA and patterns of rank and alpha by their scales; DoRA, whole
     layers and biases are merged. The logits are compared before and after.
     """
-    from trainer_plugin.adapter_folder import check_adapter
+    from trainer_plugin.checkpoints.adapter_folder import check_adapter
     from trainer_plugin.extras import need, quiet_libraries
     from trainer_plugin.output_folder import check_empty
 
@@ -104,7 +104,7 @@ def convert_adapter(
         check_empty(out)
         check_adapter(adapter, base, "--base")
 
-    with activity(quiet, "trainer_plugin.convert", before, quiet_libraries) as (tell, module):
+    with activity(quiet, "trainer_plugin.adapters.convert", before, quiet_libraries) as (tell, module):
         made = module.convert_adapter(adapter, out, base=base, tell=tell)
     say("merged: a model of its own" if made.way == "merge" else "plain LoRA", quiet)
     hand_over(str(made.folder))

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.errors import UsageError
-from trainer_plugin.adapter_config import WEIGHTS, check_patterns
-from trainer_plugin.convert import scale_of
+from trainer_plugin.adapters.convert import scale_of
+from trainer_plugin.checkpoints.adapter_config import WEIGHTS, check_patterns
 
 ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
 """transformers' model type -> GGUF's architecture."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer_plugin.adapter_config import PLAIN_STARTS, REPEATABLE
+from trainer_plugin.checkpoints.adapter_config import PLAIN_STARTS, REPEATABLE
 
 ENGINES = ("vllm", "sglang", "lmdeploy", "llamacpp", "ollama")
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -10,9 +10,9 @@ from typing import Any
 
 from tokpack.errors import UsageError
 from tokpack.terminal.activity import Activity
-from trainer_plugin.adapter_config import read_config
-from trainer_plugin.adapter_folder import PROVENANCE, RECIPE
-from trainer_plugin.convert import convert_adapter
+from trainer_plugin.adapters.convert import convert_adapter
+from trainer_plugin.checkpoints.adapter_config import read_config
+from trainer_plugin.checkpoints.adapter_folder import PROVENANCE, RECIPE
 from trainer_plugin.output_folder import check_empty, new_folder
 from trainer_plugin.serve_config import engines, gguf_adapter
 from trainer_plugin.serve_config.asked import named_adapters, refused_adapters
@@ -168,7 +168,7 @@ class _Writer:
                 hint="one base cannot be both: write two folders",
             )
         if kinds == {True}:
-            from trainer_plugin.merge import dequantize_base
+            from trainer_plugin.adapters.merge import dequantize_base
 
             place = self.folder / "base"
             dequantize_base(self.base, place, tell=self.tell)
@@ -188,13 +188,13 @@ def _copy(folder: Path, place: Path) -> None:
 
 
 def _on_4_bits(folder: Path) -> bool:
-    from trainer_plugin.base_digest import read_json
+    from trainer_plugin.checkpoints.base_digest import read_json
 
     return (read_json(folder / PROVENANCE) or {}).get("method") == "qlora"
 
 
 def _model_config(base: str) -> Any:
-    from trainer_plugin.model_files import load_config
+    from trainer_plugin.checkpoints.model_files import load_config
 
     return load_config(base, "--base")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer_plugin.adapters import AdaptedModel
-from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.adapters.loaded import AdaptedModel
+from trainer_plugin.rows.dataset import PackedDataset
 from trainer_plugin.served_proof.verdict import Floats
 from trainer_plugin.serving.batch import Lane, Row
 from trainer_plugin.serving.engine import can_be_mixed, end_tokens

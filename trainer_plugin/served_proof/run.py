@@ -11,9 +11,9 @@ import torch
 
 from tokpack.errors import UsageError, near_matches
 from tokpack.terminal.activity import Activity, counted
-from trainer_plugin.adapter_folder import read_adapter, read_adapters
-from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
-from trainer_plugin.dataset import PackedDataset
+from trainer_plugin.adapters.loaded import AdaptedModel, BaseWeights, load_adapted
+from trainer_plugin.checkpoints.adapter_folder import read_adapter, read_adapters
+from trainer_plugin.rows.dataset import PackedDataset
 from trainer_plugin.served_proof import ours
 from trainer_plugin.served_proof.http import FirstTokens, RefusedError, Server
 from trainer_plugin.served_proof.templates import CHATS, OWN, render, templates_of, token_numbers

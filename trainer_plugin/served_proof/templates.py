@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trainer_plugin.adapter_folder import Adapter
-from trainer_plugin.adapters import AdaptedModel
+from trainer_plugin.adapters.loaded import AdaptedModel
+from trainer_plugin.checkpoints.adapter_folder import Adapter
 from trainer_plugin.served_proof.http import TOKEN_ID
 from trainer_plugin.serving.prompts import Prompts, own_template
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from tokpack.errors import UsageError
-from trainer_plugin.adapters import AdaptedModel
+from trainer_plugin.adapters.loaded import AdaptedModel
 from trainer_plugin.serving.sampling import choose, generator_of, score
 from trainer_plugin.serving.text import TextStream
 from trainer_plugin.serving.values import MIXED, Job, Score

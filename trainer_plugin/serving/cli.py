@@ -67,7 +67,7 @@ def serve(
     For one machine, tests and small teams. Requests for different adapters run in one batch. The API key is
     read from TOKPACK_API_KEY. Ctrl-C ends it.
     """
-    from trainer_plugin.adapter_folder import check_adapters
+    from trainer_plugin.checkpoints.adapter_folder import check_adapters
     from trainer_plugin.extras import need, quiet_libraries
     from trainer_plugin.serving.address import KEY, base_name_of, check_key, need_server
 
@@ -184,7 +184,7 @@ def verify_served(
     changes. The base instead, another adapter, another scale or chat template, a truncated context: each is
     named.
     """
-    from trainer_plugin.adapter_folder import check_adapters
+    from trainer_plugin.checkpoints.adapter_folder import check_adapters
     from trainer_plugin.extras import need, quiet_libraries
 
     need(*LIBRARIES)
@@ -195,7 +195,7 @@ def verify_served(
     def before() -> None:
         check_adapters([adapter, *(other or ())], base, "--base")
         if data is not None:
-            import_module("trainer_plugin.dataset").PackedDataset(data)
+            import_module("trainer_plugin.rows.dataset").PackedDataset(data)
 
     with activity(quiet, "trainer_plugin.served_proof.run", before, quiet_libraries) as (tell, run):
         options: dict[str, Any] = {"documents": max(1, documents), "tokens": max(16, max_tokens)}
@@ -252,7 +252,7 @@ def chat(
 
     Answers go to stdout, everything else to stderr. Exit code 1 where a turn was not answered.
     """
-    from trainer_plugin.adapter_folder import check_adapters
+    from trainer_plugin.checkpoints.adapter_folder import check_adapters
     from trainer_plugin.extras import need, quiet_libraries
     from trainer_plugin.serving.address import need_server
 

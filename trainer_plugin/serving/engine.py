@@ -14,8 +14,8 @@ from threading import Condition, Thread
 from typing import Any
 
 from tokpack.errors import UsageError
-from trainer_plugin.adapter_folder import Adapter
-from trainer_plugin.adapters import AdaptedModel
+from trainer_plugin.adapters.loaded import AdaptedModel
+from trainer_plugin.checkpoints.adapter_folder import Adapter
 from trainer_plugin.serving.batch import Lane, Row
 from trainer_plugin.serving.values import MIXED, Delta, End, Event, Job, Limits, Load, Prompt, Score
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.errors import TokpackError
-from trainer_plugin.adapter_config import CONFIG, WEIGHTS
-from trainer_plugin.adapter_folder import PROVENANCE, Adapter, read_adapter
+from trainer_plugin.checkpoints.adapter_config import CONFIG, WEIGHTS
+from trainer_plugin.checkpoints.adapter_folder import PROVENANCE, Adapter, read_adapter
 from trainer_plugin.serving.errors import ApiError
 from trainer_plugin.serving.prompts import TEMPLATE
 

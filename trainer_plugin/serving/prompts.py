@@ -9,8 +9,8 @@ from typing import Any
 from tokpack.errors import TokpackError
 from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from tokpack.terminal.activity import counted
-from trainer_plugin.adapter_folder import Adapter
-from trainer_plugin.adapters import AdaptedModel
+from trainer_plugin.adapters.loaded import AdaptedModel
+from trainer_plugin.checkpoints.adapter_folder import Adapter
 from trainer_plugin.serving.errors import ApiError
 
 TEMPLATE = "chat_template.jinja"

@@ -8,8 +8,8 @@ from types import FrameType
 from typing import Any
 
 from tokpack.terminal.activity import Activity
-from trainer_plugin.adapter_folder import read_adapters
-from trainer_plugin.adapters import AdaptedModel, BaseWeights, load_adapted
+from trainer_plugin.adapters.loaded import AdaptedModel, BaseWeights, load_adapted
+from trainer_plugin.checkpoints.adapter_folder import read_adapters
 from trainer_plugin.serving.values import Limits
 
 CONNECTIONS = 512

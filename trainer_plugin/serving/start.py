@@ -10,7 +10,7 @@ from typing import Any
 
 from tokpack.errors import UsageError
 from tokpack.terminal.activity import Activity, counted
-from trainer_plugin.adapters import BaseWeights
+from trainer_plugin.adapters.loaded import BaseWeights
 from trainer_plugin.serving.address import bound_socket, is_loopback
 from trainer_plugin.serving.app import Access, make_app
 from trainer_plugin.serving.engine import Engine, can_be_mixed

@@ -12,7 +12,7 @@ from tokpack.errors import UsageError
 from tokpack.terminal import interrupts
 from tokpack.terminal.activity import Activity
 from tokpack.terminal.printable import printable
-from trainer_plugin.adapters import BaseWeights
+from trainer_plugin.adapters.loaded import BaseWeights
 from trainer_plugin.serving.engine import Engine
 from trainer_plugin.serving.errors import ApiError
 from trainer_plugin.serving.prompts import Prompts
@@ -80,7 +80,7 @@ def open_talk(
     **options: Any,
 ) -> Talk:
     """Load the adapter on its base. Raises UsageError where there is none, or no chat template."""
-    from trainer_plugin.adapter_folder import base_name, read_adapter
+    from trainer_plugin.checkpoints.adapter_folder import base_name, read_adapter
     from trainer_plugin.serving.prompts import own_template
 
     read = read_adapter(adapter)

@@ -1,0 +1,1 @@
+"""LoRA and QLoRA: made, loaded, merged, converted, published."""

@@ -1,0 +1,1 @@
+"""The proof that no document of a packed row sees another."""

@@ -1,0 +1,1 @@
+"""Packed rows on their way to the model: the dataset, the order, the batch."""

@@ -1,0 +1,1 @@
+"""A training run: the trainers, what they say, refuse and write down."""
