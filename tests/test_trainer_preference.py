@@ -58,6 +58,7 @@ from trainer_plugin import (
     prepare_model,
 )
 from trainer_plugin.recipe import training_arguments
+from trainer_plugin.training.preference_run import preference_lines
 from trainer_plugin.training.run import run_training
 
 LOSSES = ("dpo", "ipo", "orpo", "simpo")
@@ -278,9 +279,18 @@ def test_train_picks_the_preference_loss_by_the_packed_dataset(packed, model_fol
     assert result.rewards_before == {"accuracy": 0.0, "margin": 0.0, "chosen": 0.0, "rejected": 0.0}
     assert result.rewards_after["accuracy"] > 0.7
     assert any("dpo on preference pairs, beta 0.2" in line for line in tell.lines)
+    assert any("a learning rate of 0.01 is for supervised training" in line for line in tell.lines)
     kept = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert kept["rewards_after"]["margin"] > 0
     assert load_recipe(tmp_path / "out" / "recipe.toml").preference == {"loss": "dpo", "beta": 0.2}
+
+
+def test_a_learning_rate_for_preferences_is_said_to_be_high_above_the_usual(packed):
+    said = [
+        preference_lines(PreferenceLoss(), PackedDataset(packed.folder), load_recipe(learning_rate=rate))[1:]
+        for rate in (1e-5, 5e-5, 2e-4)
+    ]
+    assert [len(lines) for lines in said] == [0, 0, 1]
 
 
 @pytest.mark.slow

@@ -14,6 +14,9 @@ from trainer_plugin.recipe import Recipe
 from trainer_plugin.rows.dataset import PackedDataset
 from trainer_plugin.training.guards import KINDS
 
+START_RATE, HIGH_RATE = 1e-5, 5e-5
+"""Learning rates on preferences: one to begin with, and one above which a run says so."""
+
 
 def preference_of(dataset: PackedDataset, recipe: Recipe) -> PreferenceLoss | None:
     """The loss of a packed dataset of preferences, None for any other.
@@ -51,13 +54,20 @@ def preference_of(dataset: PackedDataset, recipe: Recipe) -> PreferenceLoss | No
 
 
 def preference_lines(preference: PreferenceLoss, dataset: PackedDataset, recipe: Recipe) -> list[str]:
-    """What the preference loss is given; of unpaired answers also how good and bad ones balance."""
+    """What the preference loss is given, a learning rate that is high for it, and how good and bad unpaired
+    answers balance."""
+    high = recipe.learning_rate > HIGH_RATE
+    warned = [
+        f"a learning rate of {recipe.learning_rate:g} is for supervised training; preferences want far less: "
+        f"--learning-rate {START_RATE:g} is a start"
+    ] * high
     if not preference.is_unpaired:
-        return [f"{preference.loss} on preference pairs, beta {preference.strength:g}"]
+        return [f"{preference.loss} on preference pairs, beta {preference.strength:g}", *warned]
     good, bad = dataset.label_counts()
     lines = [
         f"{preference.loss} on {good:,} desirable and {counted(bad, 'undesirable answer')}, "
-        f"beta {preference.strength:g}"
+        f"beta {preference.strength:g}",
+        *warned,
     ]
     if good and bad:
         weight = preference.desirable_weight, preference.undesirable_weight
