@@ -14,6 +14,7 @@ import typer
 
 from tokpack.errors import UsageError
 from tokpack.hub import no_url
+from tokpack.settings.config import Format
 from tokpack.settings.options import meaning
 from tokpack.settings.parsing import parse_length
 
@@ -38,6 +39,7 @@ def _gpus(incomplete: str) -> list[str]:
 EXPORTS = completed("trl", "axolotl", "llamafactory", "megatron-bridge", "megatron")
 SHAPES = completed("openai", "sharegpt", "alpaca", "prompt_completion", "text")
 PLANNERS = completed("bfd", "xfill", "optimal", "sequential", "none")
+FORMATS = completed(*get_args(Format))
 GPUS: dict[str, Any] = {"autocompletion": _gpus}
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokpack.cli.app import START, app
-from tokpack.cli.options import GPUS, Json, NoProgress, Quiet, local_out
+from tokpack.cli.options import FORMATS, GPUS, Json, NoProgress, Quiet, local_out
 from tokpack.cli.output import activity, say, show
 from tokpack.terminal.printable import hand_over
 
@@ -20,7 +20,9 @@ def init(
     gpu: Annotated[
         str, typer.Option(help="GPU to train on, such as a10; `tokpack gpus` lists them.", **GPUS)
     ] = "",
-    format: Annotated[str | None, typer.Option(help="Shape of the rows (default: recognized).")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Shape of the rows (default: recognized).", **FORMATS)
+    ] = None,
     map: Annotated[
         str | None, typer.Option(help="Columns, with a comma between them, as prompt=question.")
     ] = None,
