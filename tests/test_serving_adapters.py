@@ -75,6 +75,30 @@ def test_adapters_come_and_go_while_others_are_answered(served, place):
     assert len(text.split()) > 150
 
 
+@pytest.fixture(scope="module")
+def strangers(place, tmp_path_factory):
+    """Folders of adapters beside those served, each with something in it that is not obeyed."""
+    for name, change in (
+        ("pissa", {"init_lora_weights": "pissa"}),
+        ("code-name", {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}),
+        ("pattern", {"rank_pattern": {"(((": 3}}),
+        *[(name, {}) for name in ("linked-config", "pipe", "cut", "record")],
+    ):
+        folder = save_adapter(place / "base", place / name, seed=9)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for path in (place / "math").iterdir():
+        (elsewhere / path.name).write_bytes(path.read_bytes())
+    (place / "outside").symlink_to(elsewhere)
+    (place / "linked-config" / "adapter_config.json").unlink()
+    (place / "linked-config" / "adapter_config.json").symlink_to(elsewhere / "adapter_config.json")
+    os.mkfifo(place / "pipe" / "chat_template.jinja")
+    weights = place / "cut" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    (place / "record" / "tokpack.json").write_text('{"base": [1], "method": {}}')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "kind", "said"),
@@ -94,30 +118,7 @@ def test_adapters_come_and_go_while_others_are_answered(served, place):
         ({"lora_name": "a b", "lora_path": "math"}, openai.BadRequestError, "a name of letters"),
     ],
 )
-def test_adapters_from_elsewhere_are_not_loaded(served, place, tmp_path, body, kind, said):
-    for name, change in (
-        ("pissa", {"init_lora_weights": "pissa"}),
-        ("code-name", {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}),
-        ("pattern", {"rank_pattern": {"(((": 3}}),
-        *[(name, {}) for name in ("linked-config", "pipe", "cut", "record")],
-    ):
-        if not (place / name).exists():
-            folder = save_adapter(place / "base", place / name, seed=9)
-            config = json.loads((folder / "adapter_config.json").read_text())
-            (folder / "adapter_config.json").write_text(json.dumps(config | change))
-    if not (place / "outside").exists():
-        (tmp_path / "elsewhere").mkdir()
-        for path in (place / "math").iterdir():
-            (tmp_path / "elsewhere" / path.name).write_bytes(path.read_bytes())
-        (place / "outside").symlink_to(tmp_path / "elsewhere")
-        (place / "linked-config" / "adapter_config.json").unlink()
-        (place / "linked-config" / "adapter_config.json").symlink_to(
-            tmp_path / "elsewhere" / "adapter_config.json"
-        )
-        os.mkfifo(place / "pipe" / "chat_template.jinja")
-        weights = place / "cut" / "adapter_model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:100])
-        (place / "record" / "tokpack.json").write_text('{"base": [1], "method": {}}')
+def test_adapters_from_elsewhere_are_not_loaded(served, strangers, body, kind, said):
     with pytest.raises(kind, match=said):
         client(served).post("/load_lora_adapter", body=body, cast_to=object)
     assert [model.id for model in client(served).models.list()] == ["base", *NAMES]
