@@ -127,6 +127,18 @@ def test_of_a_pair_both_are_kept(qwen, tmp_path):
     assert wished.ledger["documents"]["kept_after_all"] == {"chosen_equals_rejected": 2}
 
 
+def test_a_pair_is_kept_that_is_alike_once_it_is_cut(qwen, tmp_path):
+    long = " ".join(f"w{number}" for number in range(120))
+    rows = [{"prompt": "Where?", "chosen": long + end, "rejected": long + "?"} for end in "ab"]
+    data = write_rows(tmp_path / "pairs.jsonl", [json.dumps(row).encode() for row in rows])
+    (tmp_path / "keep.txt").write_text("1\n")
+    options = {"tokenizer": str(qwen), "max_length": 128, "overlong": "right"}
+    with pytest.raises(DataError, match="chosen_equals_rejected"):
+        tokpack.pack(data, tmp_path / "none", **options)
+    wished = tokpack.pack(data, tmp_path / "packed", keep=str(tmp_path / "keep.txt"), **options)
+    assert kept(wished) == [0, 1]
+
+
 def test_without_a_list_the_manifest_is_as_ever(pack):
     manifest = pack(None).manifest
     assert "keep" not in manifest

@@ -157,11 +157,12 @@ def _finish(
     )
 
 
-def drop_cut_alike(pieces: Pieces) -> Pieces:
-    """Without the pairs whose documents are the same once they are cut: reason `chosen_equals_rejected`."""
+def drop_cut_alike(pieces: Pieces, wanted: npt.NDArray[np.bool_]) -> Pieces:
+    """Without the pairs whose documents are the same once they are cut: reason `chosen_equals_rejected`.
+    Those that are wanted, bool[documents], stay."""
     tokens, sizes = pieces.tokens, np.diff(pieces.tokens.offsets)
     told = drop_equal(pieces.documents[pieces.document], tokens.input_ids, tokens.offsets)["drop_reason"]
-    stays = told.is_null().to_numpy()
+    stays = told.is_null().to_numpy() | wanted[pieces.document]
     if stays.all():
         return pieces
     gone = pieces.document[~stays]

@@ -199,7 +199,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         run.pairs,
     )
     if no_equal:
-        pieces = drop_cut_alike(pieces)
+        pieces = drop_cut_alike(pieces, run.keep.holds(documents["doc_id"].to_numpy() + ahead))
     if config.write.shard_format == INDEX:
         _refuse_weights(run, item, pieces)
     docs = pieces.documents.select(
