@@ -92,9 +92,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The whole suite takes up to four cores; files that are named and tests of a GPU take one process."""
+    """The whole suite takes one process more than there are cores, up to four, as some tests wait; files that
+    are named and tests of a GPU take one."""
     named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    return 0 if named or "gpu" in (config.option.markexpr or "") else min(4, os.cpu_count() or 1)
+    return 0 if named or "gpu" in (config.option.markexpr or "") else min(4, 1 + (os.cpu_count() or 1))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
