@@ -59,28 +59,20 @@ class Training:
 
     def fit(self, capacity: int, gpu: Gpu, checkpointing: bool, loss: Loss = "chunked") -> Fit:
         """Memory of one row of `capacity` tokens, by default with the loss of `tokpack train`."""
-        return fits(
-            self.shape,
-            gpu,
-            capacity,
-            method=self.method,
-            checkpointing=checkpointing,
-            head_bytes=self.head_bytes,
-            loss=loss,
-            gpus=self.gpus,
-        )
+        return fits(self.shape, gpu, capacity, gpus=self.gpus, **self._step(checkpointing, loss))
 
     def holds(self, capacity: int, gpu: Gpu, checkpointing: bool, loss: Loss = "chunked") -> bool:
         """Whether one row of `capacity` tokens fits."""
-        return row_fits(
-            self.shape,
-            gpu,
-            capacity,
-            method=self.method,
-            checkpointing=checkpointing,
-            head_bytes=self.head_bytes,
-            loss=loss,
-        )
+        return row_fits(self.shape, gpu, capacity, **self._step(checkpointing, loss))
+
+    def _step(self, checkpointing: bool, loss: Loss) -> dict[str, Any]:
+        """What the memory of a training step is counted by."""
+        return {
+            "method": self.method,
+            "checkpointing": checkpointing,
+            "head_bytes": self.head_bytes,
+            "loss": loss,
+        }
 
     def checkpointing(self, capacity: int, gpu: Gpu | None = None) -> bool:
         """Gradient checkpointing as set; `auto` turns it on where a row does not fit without."""
