@@ -45,7 +45,7 @@ def repetition(
 
     def degenerate(texts: pl.Series) -> pl.Series:
         found = [
-            bool(text) and (has_loop(text, *limits) or repeated_lines(text) >= min_line_share)
+            bool(text) and (has_loop(text, *limits) or repeated_lines(text, min_line_share) >= min_line_share)
             for text in texts
         ]
         return pl.Series(found, dtype=pl.Boolean)
@@ -73,9 +73,11 @@ def has_loop(
     text = text.strip()
     if len(text) < min_chars:
         return False
-    letters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    for part in range(1, PROBES + 1):
-        at = max(0, min(len(text) * part // PROBES, len(text) - 2 * PROBE))
+    places = [max(0, min(len(text) * part // PROBES, len(text) - 2 * PROBE)) for part in range(1, PROBES + 1)]
+    often = min(MIN_PROBE_COUNT, min_repeats)  # what recurs less is no loop
+    places = [at for at in places if text.count(text[at : at + PROBE]) >= often]
+    letters = np.frombuffer(text.encode("utf-32-le") if places else b"", dtype=np.uint32)
+    for at in places:
         start, stop, period = loop_around(text, letters, at)
         if not period or stop - start < max(min_chars, min_repeats * period):
             continue
@@ -109,13 +111,22 @@ def loop_around(text: str, letters: npt.NDArray[np.uint32], at: int) -> tuple[in
     return start, stop, period
 
 
-def repeated_lines(text: str) -> float:
-    """Share of the characters in lines that stood in the text before; 0 for less than 20 lines.
+def repeated_lines(text: str, enough: float = 0.0) -> float:
+    """Share of the characters in lines that stood in the text before; 0 for less than 20 lines, and where it
+    cannot be `enough`.
 
     Lines of drawings and tables repeat each other by their nature: they are told apart only as characters.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if not _DRAWN.search(line)]
-    if len(said) < MIN_LINES:
+    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    if len(lines) < MIN_LINES:
         return 0.0
-    return (sum(map(len, said)) - sum(map(len, dict.fromkeys(said)))) / sum(map(len, lines))
+    total = sum(map(len, lines))
+    if _said_before(lines) < enough * total:  # drawings counted in
+        return 0.0
+    said = [line for line in lines if not _DRAWN.search(line)]
+    return _said_before(said) / total if len(said) >= MIN_LINES else 0.0
+
+
+def _said_before(lines: list[str]) -> int:
+    """Characters of the lines that repeat another."""
+    return sum(map(len, lines)) - sum(map(len, set(lines)))
