@@ -44,8 +44,7 @@ EXITS = {
 
 def commands() -> list[CommandInfo]:
     """All commands, in the order of `tokpack --help`."""
-    if not any(command.name == "train" for command in map(named, cli.app.registered_commands)):
-        cli.mount_plugins()
+    cli.mount_plugins()
     return [named(command) for command in cli.app.registered_commands]
 
 

@@ -12,8 +12,6 @@ from unittest.mock import patch
 from tokpack.cli import entry, main
 from tokpack.cli.output import Stderr
 
-entry.mount_plugins()
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -32,7 +30,6 @@ def run(*arguments: object) -> Ended:
         patch.object(sys, "argv", ["tokpack", *map(str, arguments)]),
         patch.dict(os.environ, {"NO_COLOR": "1", "COLUMNS": "100"}),
         patch.object(entry.interrupts, "watch"),
-        patch.object(entry, "mount_plugins"),
         patch.object(Stderr, "quiet", False),
         redirect_stdout(out),
         redirect_stderr(err),

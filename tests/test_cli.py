@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokpack
+from tokpack.cli.app import application, name_of
 from tokpack.on_disk.sums import covered_files
 
 TOKPACK = [sys.executable, "-c", "from tokpack.cli import main; main()"]
@@ -80,6 +81,14 @@ def test_help_imports_no_heavy_library(arguments):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "LOADED []" in out
+
+
+def test_of_the_commands_only_the_one_that_is_asked_for_is_built():
+    for command in ("pack", "merge-adapter"):
+        assert [name_of(one) for one in application(command).registered_commands] == [command]
+    for command in ("", "pakc"):
+        assert {"pack", "merge-adapter"} <= {name_of(one) for one in application(command).registered_commands}
+    fail(run("pakc"), 2, "No such command 'pakc'", "Did you mean 'pack'")
 
 
 def test_the_packed_folder_that_was_probably_meant_is_named(tmp_path):

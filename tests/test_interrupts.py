@@ -162,7 +162,7 @@ def cleaning_up(standalone_mode):
         time.sleep(0.3)
         print("clean", file=sys.__stdout__, flush=True)
 
-entry.mount_plugins, entry.app = lambda: None, globals()[sys.argv[1]]
+entry.application = lambda command: globals()[sys.argv[1]]
 entry.main()
 """
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import tokpack
 from tokpack.cli import app, mount_plugins, prepare
+from tokpack.cli.app import application, name_of
 from tokpack.cli.options import NAMES, WITHOUT, flag_of, packed_folder
 from tokpack.errors import SettingError, UsageError
 from tokpack.settings import options
@@ -82,7 +83,6 @@ def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
 
     monkeypatch.setattr("sys.argv", ["tokpack", *map(str, arguments)])
     monkeypatch.setattr("tokpack.terminal.interrupts.watch", lambda command: None)
-    monkeypatch.setattr("tokpack.cli.entry.mount_plugins", lambda: None)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
@@ -161,10 +161,9 @@ def test_version_help_and_panels():
 
 def test_help_fits_80_columns_no_flag_or_word_is_cut(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    if not any(one.name == "merge-adapter" for one in app.registered_commands):
-        mount_plugins()
-    for command in [one.name or one.callback.__name__ for one in app.registered_commands]:
-        lines = CliRunner().invoke(app, [command.replace("_", "-"), "-h"]).output.splitlines()
+    mount_plugins()
+    for command in map(name_of, app.registered_commands):
+        lines = CliRunner().invoke(application(command), [command, "-h"]).output.splitlines()
         assert [line for line in lines if "…" in line] == []
     text = " ".join(CliRunner().invoke(app, ["pack", "-h"]).output.split())
     assert "<auto|preference" not in text

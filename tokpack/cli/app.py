@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo
 
 from tokpack.version import __version__
 
@@ -37,6 +40,31 @@ def options_of_all(
     """Turn raw fine-tuning data into packed token shards, accounted for to the last token."""
 
 
+def application(command: str) -> typer.Typer:
+    """The application, with this command alone where there is one of that name: typer makes objects of all
+    flags of all commands it is given, and looks at one. Plug-ins are looked for where tokpack has none."""
+    found = _named(command)
+    if not found:
+        mount_plugins()
+        found = _named(command)
+    if not found:
+        return app
+    alone = copy(app)
+    alone.registered_commands = found
+    return alone
+
+
+def _named(command: str) -> list[CommandInfo]:
+    return [one for one in app.registered_commands if name_of(one) == command]
+
+
+def name_of(command: CommandInfo) -> str:
+    """What is typed: `merge-adapter`."""
+    assert command.callback is not None
+    return command.name or command.callback.__name__.replace("_", "-")
+
+
+@cache
 def mount_plugins() -> None:
     """Commands of installed plug-ins (`tokpack train`), found by entry point."""
     for entry in sorted(entry_points(group="tokpack.commands"), key=lambda e: e.name):

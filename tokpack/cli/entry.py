@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from tokpack.cli.app import app, mount_plugins
+from tokpack.cli.app import application
 from tokpack.cli.options import flag_of
 from tokpack.cli.output import Stderr
 from tokpack.engine import early
@@ -53,11 +53,11 @@ def main() -> NoReturn:
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
-        interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
+        command = next((name for name in sys.argv[1:] if not name.startswith("-")), "")
+        interrupts.watch(command)
         logging.basicConfig(level=logging.WARNING, handlers=[Stderr()])
         logging.getLogger("tokpack").setLevel(logging.INFO)
-        mount_plugins()
-        code = app(standalone_mode=False)
+        code = application(command)(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         interrupts.leave()
     except Exception as error:

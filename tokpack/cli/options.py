@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -183,9 +184,10 @@ def _with_choices(text: str, choices: tuple[str, ...]) -> str:
     return text if named else f"{text} One of {', '.join(choices)}."
 
 
-def _parameters(group: Any) -> Iterator[inspect.Parameter]:
+@cache
+def _parameters(group: Any) -> list[inspect.Parameter]:
     """A group's options as parameters that typer reads."""
-    panel = inspect.getdoc(group)
+    panel, parameters = inspect.getdoc(group), []
     for option, hint in get_type_hints(group, include_extras=True).items():
         if option in WITHOUT:
             continue
@@ -198,9 +200,11 @@ def _parameters(group: Any) -> Iterator[inspect.Parameter]:
             settings |= {"parser": length, "metavar": "TOKENS"}
         flags = [flag_of(option), *filter(None, [SHORT.get(option)])]
         switch = kind is bool
-        yield inspect.Parameter(
+        parameter = inspect.Parameter(
             NAMES.get(option, option),
             inspect.Parameter.KEYWORD_ONLY,
             default=False if switch else None,
             annotation=Annotated[kind if switch else kind | None, typer.Option(*flags, **settings)],
         )
+        parameters.append(parameter)
+    return parameters
