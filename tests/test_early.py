@@ -13,6 +13,7 @@ import pytest
 from chats import messy_rows, write_rows
 
 import tokpack
+from tokpack.encoding import fast_plan
 from tokpack.encoding.early import load_early
 from tokpack.encoding.reference_process import start_early, started_early
 from tokpack.encoding.tokenizer import load_tokenizer
@@ -116,6 +117,29 @@ def opened():
 
 
 def test_helpers_do_without_pandas():
+    with processes.Helpers(None, opened, lambda answer: answer, 1, 1) as helping:
+        assert helping(0) is False
+
+
+def is_loaded(tokenizer):
+    load_tokenizer(tokenizer).fast  # noqa: B018 - loaded, or found
+    return fast_plan._kept.cache_info().hits
+
+
+def asks_for_it():
+    return is_loaded
+
+
+def test_one_that_waits_has_loaded_the_tokenizer(qwen, folder, small_blocks):
+    load_tokenizer(qwen).fast  # noqa: B018 - its plan is measured and kept
+    early.start([str(folder / "calls.jsonl")], 2, str(qwen))
+    for hits in (1, 0):  # the second was not told
+        with processes.Helpers(None, asks_for_it, lambda answer: answer, 1, 1) as helping:
+            assert helping(str(qwen)) == hits
+
+
+def test_what_one_that_waits_cannot_load_is_no_harm(folder, small_blocks):
+    early.start([str(folder / "calls.jsonl")], 2, "no/such/folder")
     with processes.Helpers(None, opened, lambda answer: answer, 1, 1) as helping:
         assert helping(0) is False
 

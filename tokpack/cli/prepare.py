@@ -178,8 +178,9 @@ def pack(
 
 def _begin(data: list[str], workers: int, options: dict[str, Any]) -> None:
     """What can be done beside the imports."""
-    early.start(data, workers or default_workers())
-    if tokenizer := options.get("tokenizer") or options.get("model"):
+    tokenizer = options.get("tokenizer") or options.get("model") or ""
+    early.start(data, workers or default_workers(), tokenizer)
+    if tokenizer:
         load_early(tokenizer, data)
 
 

@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +32,8 @@ from tokpack.encoding.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
 from tokpack.encoding.snapshot import BACKEND
 from tokpack.encoding.token_places import Encoded, encode_reference
 
+_loading = Lock()
+
 
 def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[FastTokenizer | None, str]:
     """(fast tokenizer, or None, why not). The plan is read from the snapshot folder, or measured and kept.
@@ -41,13 +45,20 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
         plan = FastPlan(**json.loads(kept.read_text(encoding="utf-8")))
         if plan.refused:
             return None, plan.refused
-        return FastTokenizer(kept_encoder(folder, plan.scheme, added), plan, added), ""
+        with _loading:
+            return _kept(folder, plan, tuple(added.items())), ""
     fast, plan, data = measure((folder / BACKEND).read_bytes(), added, reference())
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         if fast is not None:
             _write(folder / (RANKS if plan.scheme else JSON), data)
         _write(kept, json.dumps(asdict(plan), ensure_ascii=False, indent=1).encode())
     return fast, plan.refused
+
+
+@lru_cache(maxsize=1)
+def _kept(folder: Path, plan: FastPlan, added: tuple[tuple[str, int], ...]) -> FastTokenizer:
+    """Of a snapshot folder, whose name is a digest: made once for all runs of a process."""
+    return FastTokenizer(kept_encoder(folder, plan.scheme, dict(added)), plan, dict(added))
 
 
 def measure(

@@ -20,6 +20,8 @@ FEWEST = 4
 BLOCK = 8 << 20
 """Bytes, as `read.block_mb` is by default."""
 IMPORTS = ("tokpack.way.helpers", "gigatoken", "awkward")
+LOAD = "tokpack.way.helpers:load_kept="
+"""And a tokenizer behind it."""
 ONE_CORE = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Helpers are as many as there are cores: threads inside each would be in one another's way."""
 
@@ -28,17 +30,19 @@ _VALUES = re.compile(rb'tool_calls|function_call|reasoning|"tools"')
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def start(paths: Iterable[str], workers: int) -> None:
+def start(paths: Iterable[str], workers: int, tokenizer: str = "") -> None:
     """Start helpers for large files that hold calls, tools or reasoning, as their first and last bytes look.
-    `workers`: blocks that are in work at once, in this process and in helpers."""
+    `workers`: blocks that are in work at once, in this process and in helpers. `tokenizer`: a folder that
+    helpers load before they are asked."""
     blocks = sum(map(_size_with_values, paths)) // BLOCK if workers > 1 else 0
     if blocks >= FEWEST:
         with suppress(OSError):
-            _started.extend(start_helper(*IMPORTS) for _ in range(min(workers, blocks) - 1))
+            ready = (*IMPORTS, LOAD + tokenizer) if tokenizer else IMPORTS
+            _started.extend(start_helper(*ready) for _ in range(min(workers, blocks) - 1))
 
 
 def start_helper(*imports: str) -> subprocess.Popen[bytes]:
-    """One process; what it is to import before it is asked anything."""
+    """One process; what it is to import, and to load, before it is asked anything."""
     # -P: a folder of the user's that happens to be named like a package must not shadow it.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "tokpack.engine.helper", *imports],

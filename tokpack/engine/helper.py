@@ -39,6 +39,15 @@ def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
             answer = None
 
 
+def _make_ready(what: str) -> None:
+    """Import `module`, or call `module:function=text` with the text."""
+    name, _, call = what.partition(":")
+    module = importlib.import_module(name)
+    if call:
+        function, _, text = call.partition("=")
+        getattr(module, function)(text)
+
+
 def _listen(questions: IO[bytes], waiting: SimpleQueue[bytes]) -> None:
     """The pipe ends when the process ends that asks, whatever ended it: then nobody waits for an answer."""
     with suppress(EOFError, OSError, pickle.UnpicklingError):
@@ -54,6 +63,6 @@ if __name__ == "__main__":
     os.dup2(2, 1)  # what a library prints is no answer
     pass_over_pandas()
     for name in sys.argv[1:]:
-        with suppress(ImportError):
-            importlib.import_module(name)
+        with suppress(Exception):  # what is wrong shows where it is needed
+            _make_ready(name)
     serve(sys.stdin.buffer, out)

@@ -14,6 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tokpack.encoding.fast_forms import plan_file
+from tokpack.encoding.snapshot import kept_snapshot
+from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.engine import early
 from tokpack.engine.processes import Helpers
 from tokpack.errors import TokpackError
@@ -22,6 +25,8 @@ from tokpack.stages.clean import selected
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.read.blocks import Block, chunks
+from tokpack.stages.render.reference import RenderSettings
+from tokpack.stages.render.renderer import Renderer
 from tokpack.stages.rules import RULES
 from tokpack.way.bucket_store import open_store
 from tokpack.way.store import Key, TokenStore
@@ -62,6 +67,15 @@ def with_helpers(run: Run, store: TokenStore, process: Process, share: float) ->
     except (pickle.PicklingError, AttributeError, TypeError):  # a function of the moment is in it
         early.dismiss()
         return Helpers(here, opened, took, run.workers, 0)
+
+
+def load_kept(tokenizer: str) -> None:
+    """In a helper before its first question: load a tokenizer folder that was used before, and compile its
+    templates. What is loaded is kept for the run that comes."""
+    if (folder := kept_snapshot(Path(tokenizer))) and plan_file(folder).is_file():
+        loaded = load_tokenizer(tokenizer)
+        if loaded.fast is not None:
+            Renderer(loaded, RenderSettings())
 
 
 def _count(run: Run, share: float) -> int:

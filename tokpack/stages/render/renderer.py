@@ -141,7 +141,9 @@ class Renderer:
 
     def unread_arguments(self, names: Sequence[str]) -> list[str]:
         """Those of the arguments that no template of this run reads."""
-        finders = [finder for finder in (self.finder, self.tool_finder) if finder]
+        if not names:
+            return []
+        finders = {finder for finder in (self.finder, self.tool_finder) if finder}
         read = {name for finder in finders for name in meta.find_undeclared_variables(finder.template.tree)}
         return [name for name in names if name not in read]
 

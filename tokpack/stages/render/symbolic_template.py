@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any, cast
 
-from jinja2 import Environment, nodes
+from jinja2 import Environment, Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension
 from jinja2.runtime import Context, LoopContext, Macro
@@ -182,12 +183,22 @@ def _environment() -> Environment:
     return env
 
 
+_ENVIRONMENT = _environment()
+
+
+@functools.lru_cache(maxsize=32)
+def _code(source: str) -> CodeType:
+    """Of a template, the same for all its variables."""
+    return _ENVIRONMENT.compile(source)
+
+
 class SymbolicTemplate:
     """A chat template that can be run on symbols. Safe to share between threads."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
-        self._compiled = _environment().from_string(template.source, globals=template.functions)
+        globals_of_template = _ENVIRONMENT.make_globals(template.functions)
+        self._compiled = Template.from_code(_ENVIRONMENT, _code(template.source), globals_of_template)
 
     def run(self, messages: Sequence[Message], tools: Any) -> tuple[Part, ...]:
         """What is written, in parts. Raises Opaque, or RenderError when the template fails."""
