@@ -268,6 +268,12 @@ _TESTS: dict[str, Callable[[list[Any]], bool] | None] = {
 }
 
 
+def may_be(target: str, value: Any) -> bool:
+    """Whether a value beside an answer is of the kind that the field holds."""
+    test = _TESTS[target]
+    return test is None or test([value])
+
+
 def _fit(target: str) -> Callable[[list[Any]], bool] | None:
     if target in ("messages", "conversations"):
         return _is_list

@@ -33,6 +33,7 @@ from tokpack.stages.normalize.call_columns import (
 )
 from tokpack.stages.normalize.documents import DESIRABLE, DOCUMENT_SCHEMA, Normalized, Quarantined
 from tokpack.stages.normalize.json_lines import read_json_lines
+from tokpack.stages.normalize.late import may_hold
 from tokpack.stages.normalize.message_columns import (
     filled,
     holds_talk,
@@ -148,6 +149,9 @@ def _columns(
     for name in (shape.slow_columns & set(table.column_names)) - {tools, labels}:
         test = says_something if name in shape.may_say_nothing else filled
         slow |= test(table.column(name))
+    for name, keys in shape.late_roots.items():
+        if keys and name in table.column_names and name not in shape.slow_columns:
+            slow |= may_hold(table.column(name), keys)
     if shape.format == PREFERENCE:
         pairs = pair_lists(table, shape, slow)
         return _Columns(*pairs, slow) if pairs else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tokpack.on_disk.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.calls import TOOLS, read_tools
-from tokpack.stages.normalize.fields import TRUTHS, as_json, is_filled
+from tokpack.stages.normalize.fields import SWITCHES, TRUTHS, as_json, is_filled
 from tokpack.stages.normalize.message_rows import Turn, message_list, messages_in, read_messages
 from tokpack.stages.normalize.training import row_weight
 from tokpack.stages.normalize.turns import as_messages
@@ -42,7 +42,6 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 }
 SLOW_COLUMNS = frozenset({*TOOLS, "system", "history", "chat_template_kwargs", UNREADABLE})
 """Columns that change the document, for the row-by-row path where the first rows lack them."""
-"""Drop reasons of rows that say of themselves that nothing good is to be learned."""
 KWARGS = "chat_template_kwargs"
 """Key of `extra` for arguments of the chat template that a row brings."""
 
@@ -142,7 +141,9 @@ def _with_reasoning(turns: list[Turn], reasoning: Any) -> list[Turn]:
     value = reasoning[0] if isinstance(reasoning, list) and reasoning else reasoning
     text = read_text(value, "reasoning").strip()
     at = next((i for i in reversed(range(len(turns))) if turns[i][0] == "assistant"), None)
-    if at is None or not text or text in (turns[at][1] or "") or "reasoning_content" in turns[at][2]:
+    if at is None or text.casefold() in SWITCHES:
+        return turns
+    if text in (turns[at][1] or "") or "reasoning_content" in turns[at][2]:
         return turns
     role, content, extra = turns[at]
     return [*turns[:at], (role, content, {**extra, "reasoning_content": text}), *turns[at + 1 :]]

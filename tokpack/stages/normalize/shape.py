@@ -27,6 +27,15 @@ from tokpack.stages.normalize.columns import (
     template_arguments,
 )
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
+from tokpack.stages.normalize.late import (
+    MEDIA,
+    Late,
+    late_columns,
+    read_late,
+    refuse_media,
+    refuse_weight,
+    roots_of,
+)
 from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.plain_tools import plain_tools
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
@@ -34,8 +43,6 @@ from tokpack.stages.normalize.training import speaks_of_training
 from tokpack.stages.normalize.turns import are_bare, as_messages
 from tokpack.stages.normalize.values import RowError, is_nothing
 
-LATE = ("system", "tools", "functions", "history", "chat_template_kwargs")
-"""Columns that are read also where the first rows do not have them."""
 TIE = "tie"
 """Key of a canonical row whose pair has no better side."""
 
@@ -54,6 +61,11 @@ class Shape:
     """Further columns or paths of tools, for rows in which the one of `beside` says nothing."""
     variables: tuple[str, ...] = ()
     """Columns that are arguments of the chat template."""
+    late: Late = field(default_factory=dict)
+    late_roots: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Columns that `late` begins in -> keys in them; none where the column itself is read."""
+    media: frozenset[str] = frozenset()
+    """Columns of images and sounds, which set a row aside."""
     present: frozenset[str] = frozenset()
     named: frozenset[str] = frozenset()
     """Fields whose column the user named."""
@@ -97,17 +109,24 @@ class Shape:
         variables = tuple(
             column for column in present if column in fields.TEMPLATE_VARIABLES and column not in read
         )
-        late = SLOW_COLUMNS - set(present)
+        late = late_columns(name, given, held, {*columns.values(), *beside.values(), *others, *variables})
+        roots = roots_of(late)
         slow = {
             root(path, present) for field, path in beside.items() if field != "system" or name == PREFERENCE
         } | {root(path, present) for path in others}
+        slow |= {column for column, keys in roots.items() if not keys} | (SLOW_COLUMNS - set(present))
+        media = {c for c in {*MEDIA, *present} if c.casefold() in MEDIA} if name in TAKES else set()
+        slow |= media | (set(fields.BESIDE["weight"]) if name == PREFERENCE else set())
         return Shape(
             name,
             columns,
-            frozenset((late | slow | set(variables)) - set(columns.values())),
+            frozenset((slow | set(variables)) - set(columns.values())),
             beside=beside,
             other_tools=others,
             variables=variables if name in TAKES else (),
+            late=late,
+            late_roots=roots,
+            media=frozenset(media - read),
             present=frozenset(present),
             named=frozenset({*mapping, *fields_of_lists(columns)}),
             layout=layout,
@@ -176,6 +195,8 @@ class Shape:
 
     def canonical(self, row: Row) -> dict[str, Any]:
         """The row under our own names, chats as lists of messages; nothing else of it. Raises RowError."""
+        refuse_media(row, self.media & row.keys())
+        refuse_weight(row, self.format)
         if self.layout and self.layout.adapt:
             row = self.layout.adapt(row)
         found = {target: value_at(row, path) for target, path in self.columns.items()}
@@ -184,9 +205,8 @@ class Shape:
             path, value = self._tools(row)
             del found["tools"]
             found[OLDER_TOOLS if path.casefold() == OLDER_TOOLS else "tools"] = value
-        for name in LATE:
-            if name in row and name not in self.present | self.named and not is_filled(found.get(name)):
-                found[name] = row[name]
+        if not self.late_roots.keys().isdisjoint(row):
+            read_late(row, self.late, found)
         if self.better:
             found = self._sorted(found, row)
         for target in found.keys() & _HELD.keys():
