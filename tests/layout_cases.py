@@ -9,8 +9,9 @@ from __future__ import annotations
 from layout_answers import ANSWERS, PAIRS
 from layout_asked import ASKED
 from layout_chats import CHATS
+from layout_logs import LOGS
 from layout_services import SERVICES
 
-__all__ = ["ANSWERS", "ASKED", "CASES", "CHATS", "PAIRS", "SERVICES"]
+__all__ = ["ANSWERS", "ASKED", "CASES", "CHATS", "LOGS", "PAIRS", "SERVICES"]
 
-CASES = [*CHATS, *SERVICES, *ANSWERS, *PAIRS, *ASKED]
+CASES = [*CHATS, *SERVICES, *LOGS, *ANSWERS, *PAIRS, *ASKED]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from layout_cases import ASKED, CASES
-from layout_words import A2, TOOL, A, B, C, Case, Q, R, S, msgs, share
+from layout_words import A2, Q2, TOOL, A, B, C, Case, Q, R, S, msgs, share
 
 from tokpack.errors import UsageError
 from tokpack.run import Run
@@ -44,6 +44,16 @@ def read(folder, rows, parquet=False, **config):
     return pl.concat([part.documents for part in parts]).select(COLUMNS).rows(), shape
 
 
+def read_for_less(folder, row, **config):
+    """(roles, contents) of a row, where the template reads no field of messages but these two."""
+    path = folder / "less.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    sources = open_sources((SourceConfig(path=str(path), **config),))
+    shape = replace(detect_shape(sources[0]), readable=frozenset({"role", "content"}))
+    [block] = read_blocks(sources)
+    return normalize(block, sources[0], shape).documents.select("roles", "contents").rows()
+
+
 def by_name(case: Case) -> str:
     return case.name
 
@@ -63,6 +73,12 @@ def test_each_layout_gives_the_documents_that_it_means(case, parquet, tmp_path):
         "dropped": documents[0][3],
     }
     assert {key: value for key, value in found.items() if value is not None} == case.more
+
+
+@pytest.mark.parametrize("case", CASES, ids=by_name)
+def test_each_layout_is_read_also_for_a_template_that_reads_no_field_but_role_and_content(case, tmp_path):
+    documents = read_for_less(tmp_path, case.row, **case.way)
+    assert [list(zip(*document, strict=True)) for document in documents] == case.documents
 
 
 @pytest.mark.parametrize("case", ASKED, ids=by_name)
@@ -213,11 +229,11 @@ TREE = [
 ]
 
 
-def test_chats_of_cohere_v1_are_refused_with_what_to_write(tmp_path):
-    row = {"message": Q, "chat_history": [{"role": "USER", "message": Q}, {"role": "CHATBOT", "message": A}]}
-    with pytest.raises(UsageError, match="chat_history is the conversation before message") as error:
+def test_a_question_after_a_history_without_its_answer_is_refused_with_what_to_map(tmp_path):
+    row = {"message": Q2, "chat_history": [{"role": "USER", "message": Q}, {"role": "CHATBOT", "message": A}]}
+    with pytest.raises(UsageError, match="message follows chat_history, and no column") as error:
         read(tmp_path, [row])
-    assert "as one list, messages" in error.value.hint
+    assert "--map messages=chat_history" in error.value.hint
 
 
 @pytest.mark.parametrize("parquet", [False, True], ids=["jsonl", "parquet"])

@@ -18,7 +18,7 @@ from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.reasoning import text_of
 from tokpack.stages.normalize.responses import TEXT_PARTS
 
-ROLE_KEYS = ("role", "from", "author", "speaker")
+ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
 CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
 Message = dict[str, Any]
 

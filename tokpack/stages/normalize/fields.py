@@ -33,6 +33,7 @@ PROMPTS = (
     "human",
     "user_query",
     "question.full_text",
+    "message",
 )
 COMPLETIONS = (
     "completion",
@@ -63,6 +64,7 @@ CHATS = (
     "dialogue",
     "chat",
     "turns",
+    "chat_messages",
 )
 """Columns that hold a list of messages."""
 CHOSEN = (
@@ -97,12 +99,15 @@ PAIR_PROMPTS = (
     "trajectory",
     "context",
     "history",
+    "chat_history",
+    "message",
 )
 """Columns that hold the prompt of preference pairs, as text or messages."""
 BESIDE: dict[str, tuple[str, ...]] = {
     "system": (
         "system",
         "system_prompt",
+        "preamble",
         "systemprompt",
         "system_message",
         "systeminstruction",
@@ -120,7 +125,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
         "metadata.tools",
         "extra.tools",
     ),
-    "history": ("history",),
+    "history": ("history", "chat_history", "conversation_history", "dialogue_history", "dialog_history"),
     "input": ("input", "context", "inputs"),
     "reasoning": (
         "reasoning",

@@ -7,10 +7,22 @@ from typing import Any
 
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.better import ANSWERS, Better, find_better, two_answers
-from tokpack.stages.normalize.fields import COMPLETIONS, PAIR_PROMPTS, Row, as_json, is_filled
+from tokpack.stages.normalize.columns import Columns
+from tokpack.stages.normalize.fields import (
+    BESIDE,
+    CHATS,
+    COMPLETIONS,
+    PAIR_PROMPTS,
+    PROMPTS,
+    Row,
+    as_json,
+    is_filled,
+)
 from tokpack.stages.normalize.layouts import LAYOUTS, Layout, Rows, first_value
+from tokpack.stages.normalize.roles import role_name
 from tokpack.stages.normalize.turns import as_messages, is_open, text_turns
 
+CHAT_COLUMNS = {*CHATS, "chosen", "rejected"}
 BEST, WORST = "chosen.score", "rejected.score"
 
 
@@ -20,6 +32,7 @@ def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     found = next((layout for layout in LAYOUTS if layout.fits(rows, held)), None)
     found = found or _answer_beside(present, rows)
     names = {column.casefold() for column in present}
+    found = found or (None if names & CHAT_COLUMNS else _history_alone(present, rows))
     if found or {"chosen", "rejected"} <= names or names & {"messages", "conversations"}:
         return found
     return _ranked(present, rows) or _two_answers(present, rows) or _turns_in_text(present, rows)
@@ -83,6 +96,45 @@ def _answer_beside(present: Sequence[str], rows: Rows) -> Layout | None:
         if answers
         else None
     )
+
+
+def _history_alone(present: Sequence[str], rows: Rows) -> Layout | None:
+    """Messages under a name of earlier turns, where no other column holds the question: they are the chat, or
+    its prompt."""
+    found = (column for column in Columns(present, rows).find(BESIDE["history"]))
+    column = next((name for name in found if any(as_messages(row.get(name)) for row in rows)), None)
+    if column is None:
+        return None
+    chats = [(row, chat) for row in rows if (chat := as_messages(row.get(column)))]
+    texts = [name for name in present if isinstance(first_value(rows, name), str)]
+    asked = next((name for name in texts if name.casefold() in PROMPTS), None)
+    answer = next((name for name in texts if name.casefold() in (*COMPLETIONS, "text")), None)
+    if asked and answer:
+        return None
+    if asked:
+        return Layout(
+            name="a question without its answer",
+            reason=f"{asked} follows {column}, and no column holds its answer",
+            hint=f"--map prompt={asked},history={column},completion=COLUMN names it; "
+            f"--map messages={column} trains the answers in {column} alone",
+        )
+    if answer and not any(_is_of_assistant(chat[-1]) for _, chat in chats):
+        return Layout(
+            name="answer beside", format="prompt_completion", fields={"prompt": column, "completion": answer}
+        )
+    if answer and any(_text_of(chat[-1]) != str(row.get(answer)).strip() for row, chat in chats):
+        return None
+    return Layout(name="chat in the history", format="messages", fields={"messages": column})
+
+
+def _is_of_assistant(message: Any) -> bool:
+    role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    return isinstance(role, str) and role_name(role) == "assistant"
+
+
+def _text_of(message: Any) -> str:
+    text = message.get("content", message.get("value")) if isinstance(message, Mapping) else None
+    return text.strip() if isinstance(text, str) else ""
 
 
 def _turns_in_text(present: Sequence[str], rows: Rows) -> Layout | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.better import Better
+from tokpack.stages.normalize.exported import CURRENT, MAPPING, is_tree, shown_branch
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, value_at
 from tokpack.stages.normalize.responses import has_items
 from tokpack.stages.normalize.turns import as_messages
@@ -98,6 +99,12 @@ def _rejected_messages(row: Row) -> Row:
     return {**row, "prompt": messages[:-1], "chosen": messages[-1:], "rejected": rejected}
 
 
+def _shown_branch(row: Row) -> Row:
+    """ChatGPT's export: a chat is a tree, of which one branch was shown."""
+    mapping = as_json(row.get(MAPPING))
+    return {**row, "messages": shown_branch(mapping, row.get(CURRENT))} if is_tree(mapping) else row
+
+
 def _arena_lists(row: Row) -> Row:
     """Arena: prompts and answers of a conversation in lists of their own."""
     prompts, first, second = (as_json(row.get(name)) for name in ("prompt", "response_a", "response_b"))
@@ -136,6 +143,20 @@ def _texts(path: str) -> Callable[[Rows], bool]:
         return isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value)
 
     return test
+
+
+def _trees(rows: Rows) -> bool:
+    return is_tree(as_json(first_value(rows, MAPPING)))
+
+
+def _named_authors(rows: Rows) -> bool:
+    return isinstance(first_value(rows, "messages.0.author"), str)
+
+
+def _of_cohere(rows: Rows) -> bool:
+    """A question and the service's answer, which it calls `text`."""
+    beside = ("chat_history", "generation_id", "finish_reason")
+    return any(name in row for row in rows for name in beside) and isinstance(first_value(rows, "text"), str)
 
 
 def _turns_of_moss(rows: Rows) -> bool:
@@ -271,8 +292,19 @@ LAYOUTS: tuple[Layout, ...] = (
         fields={"prompt": "source", "completion": "target", "reasoning": "rationale"},
     ),
     Layout(
+        name="ChatGPT export",
+        needs=(MAPPING,),
+        test=_trees,
+        format="messages",
+        adapt=_shown_branch,
+        reads=(MAPPING, CURRENT),
+        fields={"messages": "messages"},
+        note="of each chat the branch that was shown last",
+    ),
+    Layout(
         name="Vertex PaLM chat",
         needs=("messages.0.author", "messages.0.content"),
+        test=_named_authors,
         format="messages",
         fields={"system": "context"},
     ),
@@ -291,10 +323,18 @@ LAYOUTS: tuple[Layout, ...] = (
         hint="--map messages=data reads them as user and assistant in turn",
     ),
     Layout(
-        name="Cohere's older chats",
-        needs=("message", "chat_history"),
-        reason="chat_history is the conversation before message",
-        hint="write chat_history, message and the answer as one list, messages, with role and content each",
+        name="Cohere chat, its first API",
+        needs=("message", "text"),
+        test=_of_cohere,
+        format="prompt_completion",
+        fields={"prompt": "message", "completion": "text"},
+    ),
+    Layout(
+        name="channels in columns",
+        needs=("user", "analysis", "final"),
+        test=lambda rows: first_value(rows, "messages") is None,
+        format="prompt_completion",
+        fields={"prompt": "user", "completion": "final", "reasoning": "analysis", "system": "developer"},
     ),
     Layout(
         name="message trees",

@@ -68,12 +68,13 @@ def message_lists(
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     odd = messages.is_null().to_numpy(zero_copy_only=False)
     roles, contents = (pc.struct_field(messages, key).cast(pa.large_string()) for key in keys)
-    elsewhere = ~filled(contents)
+    silent = ~filled(contents)
+    elsewhere = silent | ~filled(roles)
     for field in messages.type:
         if field.name not in keys:
             more = filled(pc.struct_field(messages, field.name))
             odd = odd | (more if reads(field.name) else more & elsewhere)
-    odd = odd | (elsewhere & ~filled(roles))
+    odd = odd | (silent & ~filled(roles))
     named = role_names(pl.Series(pl.from_arrow(roles)))
     calls = named.is_in(CALLS).fill_null(False).to_numpy()
     document_of = np.repeat(np.arange(len(lengths)), lengths)

@@ -11,7 +11,7 @@ from tokpack.on_disk.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.calls import TOOLS, read_tools
 from tokpack.stages.normalize.fields import SWITCHES, TRUTHS, as_json, is_filled
-from tokpack.stages.normalize.message_rows import Turn, message_list, messages_in, read_messages
+from tokpack.stages.normalize.message_rows import Turn, is_message, message_list, messages_in, read_messages
 from tokpack.stages.normalize.training import row_weight
 from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.values import RowError, decoded, dump, is_nothing, kind_of, read_text
@@ -87,9 +87,11 @@ def _to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     prompt, answer = (messages_in(row.get(field), field) for field in (prompt_field, answer_field))
     if isinstance(prompt, list) or isinstance(answer, list):
         return _document("chat", _conversational(prompt, answer, row), row)
-    asked = _with_input(read_text(prompt, prompt_field), row)
-    texts = [*turns_before(row), ("user", asked), ("assistant", read_text(answer, answer_field))]
-    return _document("prompt_completion", [(role, text, {}) for role, text in texts], row)
+    asked: Turn = ("user", _with_input(read_text(prompt, prompt_field), row), {})
+    said: Turn = ("assistant", read_text(answer, answer_field), {})
+    before = said_once(history_of(row), [asked, said])
+    kind = "chat" if any(extra for _, _, extra in before) else "prompt_completion"
+    return _document(kind, with_system([*before, asked, said], row), row)
 
 
 def _with_input(prompt: str, row: Mapping[str, Any]) -> str:
@@ -182,24 +184,36 @@ def _are_told(tools: list[Any], turns: list[Turn]) -> bool:
     return all(isinstance(name, str) and f'"{name}"' in system for name in names)
 
 
-def turns_before(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The turns of the columns `system` and `history`."""
-    turns: list[tuple[str, str]] = []
-    if row.get("system"):
-        turns.append(("system", read_text(row["system"], "system")))
+def history_of(row: Mapping[str, Any]) -> list[Turn]:
+    """The turns of the column `history`: pairs of a question and its answer, or messages. Raises RowError."""
     history = decoded(row.get("history"), "history") or []
     if not isinstance(history, list):
-        raise RowError(f"history is {kind_of(history)}, not a list of [question, answer] pairs")
+        raise RowError(f"history is {kind_of(history)}, not a list of messages or [question, answer] pairs")
+    if all(map(is_message, history)):
+        return read_messages(history, "history")
+    turns: list[Turn] = []
     for pair in history:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise RowError("history is not a list of [question, answer] pairs")
-        turns += [("user", read_text(pair[0], "history")), ("assistant", read_text(pair[1], "history"))]
+            raise RowError("history is not a list of messages or [question, answer] pairs")
+        turns += [
+            ("user", read_text(pair[0], "history"), {}),
+            ("assistant", read_text(pair[1], "history"), {}),
+        ]
     return turns
 
 
-def history_of(row: Mapping[str, Any]) -> list[Turn]:
-    """The turns of the column `history`."""
-    return [(role, text, {}) for role, text in turns_before({**row, "system": None})]
+def said_once(before: list[Turn], after: list[Turn]) -> list[Turn]:
+    """The earlier turns without those at their end that `after` begins with: some logs have them in both."""
+    end = [_said(turn) for turn in before]
+    begin = [_said(turn) for turn in after]
+    most = min(len(end), len(begin))
+    again = next((n for n in range(most, 0, -1) if end[-n:] == begin[:n] and begin[0][0] == "user"), 0)
+    return before[: len(before) - again]
+
+
+def _said(turn: Turn) -> tuple[str | None, str]:
+    role, text, _ = turn
+    return role, (text or "").strip()
 
 
 def _chat(row: Mapping[str, Any], column: str) -> list[Turn]:
@@ -228,10 +242,8 @@ def _conversational(prompt: Any, completion: Any, row: Mapping[str, Any]) -> lis
     asked = _side(prompt, "prompt", "user")
     if isinstance(prompt, str) and asked:
         asked = [("user", _with_input(prompt, row), {})]
-    asked = with_system(
-        [*((role, text, {}) for role, text in turns_before({**row, "system": None})), *asked], row
-    )
     answers = _side(completion, "completion", "assistant")
+    asked = with_system([*said_once(history_of(row), [*asked, *answers]), *asked], row)
     return [*(_untrained(turn) for turn in asked), *answers]
 
 

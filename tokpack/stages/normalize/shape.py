@@ -259,7 +259,7 @@ class Shape:
         return found | ({TIE: True} if side is None else {})
 
 
-_CHATS = ("messages", "conversations")
+_CHATS = ("messages", "conversations", "history")
 
 
 def _tool_names(path: str, value: Any) -> set[str]:
@@ -274,9 +274,10 @@ def _messages(value: Any, named: bool) -> Any:
     return value if messages is None else messages
 
 
+_MAY_BE_CHATS = ("messages", "conversations", "history", "chosen", "rejected", "prompt", "completion")
 _HELD: dict[str, Callable[[Any, bool], Any]] = {
     "system": lambda value, named: plain_text(value),
     "tools": lambda value, named: plain_tools(value),
-    **dict.fromkeys(("messages", "conversations", "chosen", "rejected", "prompt", "completion"), _messages),
+    **dict.fromkeys(_MAY_BE_CHATS, _messages),
 }
 """Field -> how what is no text is written as ours."""

@@ -9,6 +9,7 @@
     [{"type": "human", "content": "Hi"}]                     LangChain
     items of type reasoning, function_call, ...              OpenAI Responses
     [{"role": "assistant", "channel": "analysis", ...}]      gpt-oss
+    [{"author": {"role": "user"}, "content": {"parts": ["Hi"]}}]    ChatGPT's export
     "USER: Hi ASSISTANT: Hello."                             only when asked for
 
 Messages that have role and content already stay as they are.
@@ -28,6 +29,7 @@ from tokpack.stages.normalize.blocks import (
     plain_messages,
 )
 from tokpack.stages.normalize.channels import channels_as_messages, has_channels
+from tokpack.stages.normalize.exported import exported_as_messages, is_exported
 from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.responses import has_items, items_as_messages
 from tokpack.stages.normalize.values import turned
@@ -91,6 +93,8 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
         if first.get("type") in _LANGCHAIN and not any(key in first for key in ROLE_KEYS):
             turns = [_of_langchain(turn) for turn in turns]
             first = turns[0]
+        if is_exported(turns):
+            return plain_messages(exported_as_messages(turns))
         if has_channels(turns):
             turns = channels_as_messages(turns)
             first = turns[0]

@@ -1,0 +1,109 @@
+"""Chats as ChatGPT exports them -> messages with role and content.
+
+    {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["Hi"]}}
+    {"content_type": "thoughts", "thoughts": [{"content": "A greeting."}]}     a content that is reasoning
+    {"mapping": {"n1": {"message": {...}, "parent": null, "children": [...]}}, "current_node": "n3"}
+
+What a user told the model of himself becomes a system message. Of a tree the branch that was shown is taken.
+What is no text, as an image or a call of `python`, becomes a part that is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokpack.stages.normalize.channels import channels_as_messages
+from tokpack.stages.normalize.reasoning import text_of
+
+AUTHOR, CONTENT_TYPE, MAPPING, CURRENT = "author", "content_type", "mapping", "current_node"
+_READ = ("text", "multimodal_text", "code", "execution_output")
+_THOUGHTS, _LEFT_OUT = "thoughts", ("reasoning_recap",)
+_TOLD = ("user_editable_context", "model_editable_context")
+"""Types of contents in which the service puts what is true of all chats of a user."""
+_KEPT = ("channel", "recipient", "weight", "tool_calls", "tool_call_id")
+
+
+def is_exported(messages: list[Any]) -> bool:
+    """Whether any message names its author, or the type of its content, in an object."""
+    return any(map(_is_exported, messages))
+
+
+def exported_as_messages(messages: list[Any]) -> list[Any]:
+    """Messages with role and content; those that say nothing, as an empty system message, are left out."""
+    return channels_as_messages([plain for message in messages for plain in _plain(message)])
+
+
+def is_tree(mapping: Any) -> bool:
+    """Whether it is an object of nodes that hold exported messages, or none, and name each other."""
+    if not isinstance(mapping, Mapping):
+        return False
+    nodes = [node for node in mapping.values() if node is not None]
+    named = all(isinstance(node, Mapping) and node.keys() & {"parent", "children"} for node in nodes)
+    return named and is_exported([node.get("message") for node in nodes])
+
+
+def shown_branch(mapping: Mapping[str, Any], current: Any) -> list[Any]:
+    """The messages from the root to the node that was shown last, or to the end of the newest branches."""
+    nodes = {name: node for name, node in mapping.items() if isinstance(node, Mapping)}
+    if current not in nodes:
+        current = next((name for name, node in nodes.items() if node.get("parent") not in nodes), None)
+        seen: set[Any] = set()
+        while current not in seen and (children := _children(nodes, current)):
+            seen.add(current)
+            current = children[-1]
+    branch: list[Any] = []
+    passed: set[Any] = set()
+    while current in nodes and current not in passed:
+        passed.add(current)
+        branch.append(nodes[current].get("message"))
+        current = nodes[current].get("parent")
+    return [message for message in reversed(branch) if message is not None]
+
+
+def _children(nodes: Mapping[str, Any], name: Any) -> list[Any]:
+    return [child for child in nodes[name].get("children") or [] if child in nodes] if name in nodes else []
+
+
+def _is_exported(message: Any) -> bool:
+    if not isinstance(message, Mapping):
+        return False
+    author, content = message.get(AUTHOR), message.get("content")
+    named = isinstance(author, Mapping) and author.get("role") is not None
+    return named or (isinstance(content, Mapping) and content.get(CONTENT_TYPE) is not None)
+
+
+def _plain(message: Any) -> Iterator[Any]:
+    if not _is_exported(message):
+        yield message
+        return
+    author: Any = message.get(AUTHOR)
+    author = author if isinstance(author, Mapping) else {"role": message.get("role", author)}
+    role, content = author.get("role"), message.get("content")
+    plain = {key: message[key] for key in _KEPT if message.get(key) is not None}
+    if role == "tool" and author.get("name"):
+        plain["name"] = author["name"]
+    if isinstance(content, Mapping) and CONTENT_TYPE in content:
+        kind = content[CONTENT_TYPE]
+        if kind in _LEFT_OUT:
+            return
+        role = "system" if kind in _TOLD else role
+        plain |= {"channel": "analysis"} if kind == _THOUGHTS else {}
+        content = _content(content, kind)
+    if content in ("", None, []) and role == "system":
+        return
+    yield {**plain, "role": role, "content": content}
+
+
+def _content(content: Mapping[str, Any], kind: Any) -> Any:
+    if kind == _THOUGHTS:
+        return text_of(content.get(_THOUGHTS) or "") or ""
+    if kind in _TOLD:
+        told = (value for key, value in content.items() if key != CONTENT_TYPE)
+        return "\n".join(text for text in told if isinstance(text, str) and text.strip())
+    held = [content["text"]] if isinstance(content.get("text"), str) else content.get("parts")
+    if kind not in _READ or not isinstance(held, list):
+        return [{"type": kind}]
+    if all(isinstance(part, str) for part in held):
+        return "\n".join(held)
+    return [{"type": part.get(CONTENT_TYPE)} if isinstance(part, Mapping) else part for part in held]
