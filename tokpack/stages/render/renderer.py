@@ -143,7 +143,7 @@ class Renderer:
         """Those of the arguments that no template of this run reads."""
         if not names:
             return []
-        finders = {finder for finder in (self.finder, self.tool_finder) if finder}
+        finders = [finder for finder in (self.finder, self.tool_finder) if finder]
         read = {name for finder in finders for name in meta.find_undeclared_variables(finder.template.tree)}
         return [name for name in names if name not in read]
 
