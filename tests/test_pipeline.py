@@ -195,17 +195,43 @@ def test_truncation_is_exact_to_the_token(messy, whole_qwen, tmp_path, overlong)
             pieces = [piece.tolist() for piece, _ in places]
             assert [i for piece in pieces for i in piece] == ids if overlong == "split" else pieces == [ids]
             continue
-        kept = places[0][0].tolist()
+        kept = [token for piece, _ in places for token in piece.tolist()]
         assert len(ids) - len(kept) == lost[doc_id]
-        assert overlong in ("right", "left", "turns")
+        assert overlong in ("right", "left", "turns", "split")
         if overlong == "right":
             assert kept == ids[:128]
         if overlong == "left":
             assert kept == ids[-128:]
+        if overlong == "split":
+            assert any(kept == ids[at : at + len(kept)] for at in range(0, len(ids), 128))
     dropped = set(cut.dropped.filter(pl.col("reason") == "overlong")["doc_id"])
     assert all(len(full[d][0][0]) > 128 for d in dropped & set(full))  # copies are no part of full
     assert bool(dropped) == (overlong in ("drop", "turns"))
     assert tokpack.verify(cut.folder).ok
+
+
+def test_split_chats_keep_no_piece_before_their_first_label_nor_behind_their_last(whole_qwen, tmp_path):
+    long = " ".join(f"word{i}" for i in range(60))
+    talk = [
+        ("user", long),
+        ("assistant", "So it is."),
+        ("user", long),
+        ("assistant", "It is."),
+        ("user", long),
+    ]
+    row = {"messages": [{"role": role, "content": text} for role, text in talk]}
+    data = write_rows(tmp_path / "c.jsonl", [json.dumps(row).encode()])
+    tokenizer = str(whole_qwen)
+    [(ids, labels)] = documents_of(
+        tokpack.pack(data, tmp_path / "full", tokenizer=tokenizer, max_length=4096)
+    )[0]
+    packed = tokpack.pack(data, tmp_path / "out", tokenizer=tokenizer, max_length=64, overlong="split")
+    labeled = np.flatnonzero(labels != -100)
+    first, last = labeled[0] // 64 * 64, (labeled[-1] // 64 + 1) * 64
+    pieces = documents_of(packed)[0]
+    assert [token for piece, _ in pieces for token in piece.tolist()] == ids[first:last].tolist()
+    assert 0 < first < last < len(ids)
+    assert packed.manifest["ledger"]["tokens"]["truncated"] == len(ids) - (last - first)
 
 
 def test_right_truncation_cuts_where_no_document_leaves(whole_qwen, tmp_path):

@@ -4,7 +4,8 @@
     right   keeps the first tokens      left    keeps the last
     turns   drops the oldest whole exchanges after the system message until the conversation, rendered and
             tokenized again, fits; a tool call stays with its result; ends on a complete assistant turn
-    split   cuts into pieces of at most the capacity, in order
+    split   cuts into pieces of at most the capacity, in order; those before the first label and behind the last
+            one are left behind, as they would train nothing
 
 A preference pair has to fit into one row together: `right` keeps as many first tokens of both, `left` takes
 as many tokens from the front of both, `turns` drops the same exchanges of their common prompt.
@@ -89,7 +90,7 @@ def truncate(
         over = -((capacity - together) // width)  # tokens too many, shared out and rounded up
         starts[left], sizes[left] = (starts + over)[left], (lengths - over)[left]
         lost = left & (np.repeat(sizes.reshape(-1, width).min(axis=1), width) <= 0)
-        number_of[split] = -(-lengths[split] // capacity)
+        _split(tokens, np.flatnonzero(split), capacity, starts, sizes, number_of)
         turns = np.flatnonzero(long & (mode == "turns"))
         short = _drop_oldest_turns(documents, turns.reshape(-1, width), tokens, capacity, encode)
         gone = set(np.flatnonzero(lost | (long & (mode == "drop"))).tolist())
@@ -108,6 +109,21 @@ def truncate(
         np.minimum(sizes[document] - number * capacity, np.int64(capacity)) if len(document) else sizes[:0]
     )
     return _finish(documents, tokens, document, number, piece_starts, piece_sizes, dropped, lengths, pairs)
+
+
+def _split(
+    tokens: TokenBatch, documents: Int64, capacity: int, starts: Int64, sizes: Int64, number_of: Int64
+) -> None:
+    """Where the pieces of these documents begin, their tokens and their number, in place."""
+    labeled = np.flatnonzero(tokens.flags & TRAINED)
+    begin, end = tokens.offsets[documents], tokens.offsets[documents + 1]
+    low, high = np.searchsorted(labeled, begin), np.searchsorted(labeled, end)
+    some = high > low
+    documents, begin, end, low, high = (a[some] for a in (documents, begin, end, low, high))
+    first, last = ((labeled[at] - begin) // capacity for at in (low, high - 1))
+    starts[documents] = begin + first * capacity
+    sizes[documents] = np.minimum(end, begin + (last + 1) * capacity) - starts[documents]
+    number_of[documents] = last - first + 1
 
 
 def _limit(lengths: Int64, capacity: int, width: int) -> Int64:
