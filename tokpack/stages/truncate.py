@@ -4,8 +4,8 @@
     right   keeps the first tokens      left    keeps the last
     turns   drops the oldest whole exchanges after the system message until the conversation, rendered and
             tokenized again, fits; a tool call stays with its result; ends on a complete assistant turn
-    split   cuts into pieces of at most the capacity, in order; those before the first label and behind the last
-            one are left behind, as they would train nothing
+    split   cuts into pieces of at most the capacity, in order; those before the first label and
+            behind the last one are left behind, as they would train nothing
 
 A preference pair has to fit into one row together: `right` keeps as many first tokens of both, `left` takes
 as many tokens from the front of both, `turns` drops the same exchanges of their common prompt.
