@@ -37,8 +37,6 @@ from tokpack.version import __version__
 log = logging.getLogger("tokpack")
 
 MB = 1_000_000
-LITTLE = 1 << 18
-"""Bytes of input, compressed perhaps."""
 MOST_KINDS = 32
 """Of shapes that a new one is compared with."""
 
@@ -89,7 +87,7 @@ class Run:
             tokenizer = learned or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
             for text in (tokenizer.chat_template, tokenizer.tool_template):
                 check_template(text)
-            tokenizer.prepare(*named_inputs(sources))
+            tokenizer.prepare(named_inputs(sources))
         with tell.doing("looking at the inputs"):
             shapes = each_once(map(detect_shape, sources))
         for note in notes(sources):
@@ -189,14 +187,13 @@ class Run:
         return zip(self.sources, self.shapes, strict=True)
 
 
-def named_inputs(sources: list[Source]) -> tuple[str, bool]:
-    """(what names small inputs as they are now, else empty; whether they are large)."""
+def named_inputs(sources: list[Source]) -> str:
+    """What names small inputs as they are now, else empty."""
     stamps = [stamp_of(source) for source in sources]
     sizes = [source.size_bytes for source in sources]
     total = sum(size for size in sizes if size) if None not in sizes else LARGEST
     known = all(stamps) and total < LARGEST
-    name = json.dumps([(s.path, stamp) for s, stamp in zip(sources, stamps, strict=True)]) if known else ""
-    return name, total > LITTLE
+    return json.dumps([(s.path, stamp) for s, stamp in zip(sources, stamps, strict=True)]) if known else ""
 
 
 def each_once(shapes: Iterable[Shape]) -> list[Shape]:

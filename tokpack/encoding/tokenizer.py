@@ -149,17 +149,17 @@ class Tokenizer:
         except (OSError, EOFError, pickle.UnpicklingError):
             self._process = None
 
-    def prepare(self, inputs: str = "", large: bool = True) -> None:
+    def prepare(self, inputs: str = "") -> None:
         """Begin to load what encoding needs, in the background; what goes wrong shows at the first use.
 
         `inputs` names what will be encoded, as it is now: where an earlier run over it asked `tokenizers` for
-        nothing but proofs, it is not loaded before it is asked. `large`: several MB of text are to come.
+        nothing but proofs, it is not loaded before it is asked.
         """
         self.inputs, self.asked = inputs, False
         self._starts_late = bool(inputs) and of_inputs(self.sha256, inputs).is_kept()
         if not self._starts_late:
             self.start_reference()
-        threading.Thread(target=self._load_fast, args=(large,), name="load tokenizer").start()
+        threading.Thread(target=self._load_fast, name="load tokenizer").start()
 
     def settle(self) -> None:
         """The run over the inputs named to `prepare` is done."""
@@ -175,11 +175,8 @@ class Tokenizer:
                     self._process = started_early(backend) or ReferenceProcess(backend)
             self._starts_late = False
 
-    def _load_fast(self, large: bool) -> None:
+    def _load_fast(self) -> None:
         with contextlib.suppress(Exception):
-            if large:
-                import awkward  # noqa: F401 - gigatoken's results are awkward's
-
             _ = self.fast
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -19,7 +19,7 @@ FEWEST = 4
 """Blocks that are worth a helper which has started."""
 BLOCK = 8 << 20
 """Bytes, as `read.block_mb` is by default."""
-IMPORTS = ("tokpack.way.helpers", "gigatoken", "awkward")
+IMPORTS = ("tokpack.way.helpers", "gigatoken")
 LOAD = "tokpack.way.helpers:load_kept="
 """And a tokenizer behind it."""
 ONE_CORE = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
