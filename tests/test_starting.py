@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -158,3 +159,27 @@ def test_without_pytorch_the_doctor_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("tokpack.doctor.find_spec", lambda name: None)
     found = {finding.what: finding for finding in examine().findings}
     assert "tokpack[train]" in found["PyTorch"].advice
+
+
+def test_what_the_template_leaves_out_or_refuses_is_said_before_the_first_run(qwen, tmp_path, caplog):
+    template = (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    model = tmp_path / "model"
+    shutil.copytree(qwen, model)
+    (model / "chat_template.jinja").write_text(template)
+    call = {"type": "function", "function": {"name": "count", "arguments": "{}"}}
+    asked = {"role": "user", "content": "How many?"}
+    calling = {"role": "assistant", "content": "Let me count.", "tool_calls": [call], "reasoning": "I count."}
+    answered = [asked, calling, {"role": "tool", "content": "3"}, {"role": "assistant", "content": "Three."}]
+    rows = [json.dumps({"messages": messages}).encode() for messages in ([asked, calling], answered)]
+    data = write_rows(tmp_path / "c.jsonl", rows)
+    text = first_recipe([str(data)], str(model), tmp_path / "run.toml")
+    for sentence in (
+        "1 tool call is left out by the chat template",
+        "1 turn has reasoning that the chat template leaves out",
+        "1 could not be used at all: 1 template_error (no tools here)",
+    ):
+        assert sentence in text
+        assert sentence in caplog.text

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from tokpack.cost.training import Training, load_training
 from tokpack.errors import DataError, UsageError, check_new, writing
 from tokpack.files.durable import write_durably
+from tokpack.on_disk.reasons import TEMPLATE_ERROR
 from tokpack.run import Run
 from tokpack.settings.config import CostConfig, Method
 from tokpack.settings.options import make_config
@@ -24,8 +28,11 @@ from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.streams import looked_at
+from tokpack.stages.render import left_out
 from tokpack.terminal.activity import Activity
 from tokpack.way.documents import encode
+
+log = logging.getLogger("tokpack")
 
 LOOK_BYTES = 4 << 20
 """Of each input."""
@@ -34,6 +41,8 @@ LENGTHS = tuple(2**power for power in range(9, 18))
 ENOUGH_TO_HOLD_OUT = 200
 LIGHTEST: tuple[Method, ...] = ("lora", "qlora")
 """Methods to propose, the better first."""
+MOST_REASONS = 3
+"""Reasons for which documents cannot be used that are named."""
 PREFERENCE_RATE = "1e-5"
 """Learning rate of DPO, KTO and the others, as in examples/recipes: a twentieth of the default."""
 
@@ -46,7 +55,10 @@ class Look:
     format: str
     lengths: npt.NDArray[np.int64]
     """Tokens of each document that no rule left out."""
-    left_out: int
+    left_out: Counter[str]
+    """Documents that cannot be used, by reason, with what a chat template says of those it refuses."""
+    told: Counter[str] = field(default_factory=Counter)
+    """What the chat template leaves out of the others; see `tokpack.stages.render.left_out`."""
 
 
 def first_recipe(
@@ -72,14 +84,20 @@ def first_recipe(
     lengths = np.concatenate([look.lengths for look in looks])
     if not len(lengths):
         raise DataError("no document to look at", where=", ".join(data), hint="tokpack analyze says why")
+    unwritten = left_out.warnings(sum((look.told for look in looks), Counter()))
+    for sentence in unwritten:
+        log.warning("of the documents looked at, %s", sentence)
+    lost = sum((look.left_out for look in looks), Counter())
+    if lost:
+        log.warning("of the documents looked at, %s", _unusable(lost))
     training = _training(model, gpu)
     capacity, why = choose_length(lengths, training)
     parts = [
         _head(out, len(lengths), run.config.seed, _train_line(run, training, model, capacity, out)),
         _inputs(data, looks, out, format, map or {}),
-        _tokens(run, model, out),
+        _tokens(run, model, out, unwritten),
         _rows(lengths, capacity, why),
-        _kept(len(lengths), sum(look.left_out for look in looks)),
+        _kept(len(lengths), lost),
     ]
     if training is not None:
         parts.append(NO_BILL if run.kind else _bill(training, model, capacity, out))
@@ -125,15 +143,19 @@ def _look(run: Run, number: int) -> Look:
     with looked_at(source):
         block = next(iter(read_blocks([source], LOOK_BYTES)), None)
     if block is None:
-        return Look(source.path, shape.format, np.zeros(0, np.int64), 0)
+        return Look(source.path, shape.format, np.zeros(0, np.int64), Counter())
     block = replace(block, source=number)
+    told: Counter[str] = Counter()
     if shape.format == TOKENS:
         normalized, tokens = take_tokens(block, source, shape, run.tokenizer.vocab_size)
         documents = normalized.documents
     else:
-        documents, _, tokens = encode(run, normalize(block, source, shape).documents)
+        documents, rendered, tokens = encode(run, normalize(block, source, shape).documents)
+        told = Counter(rendered.told)
     kept = documents["drop_reason"].is_null().to_numpy()
-    return Look(source.path, shape.format, np.diff(tokens.offsets)[kept], int((~kept).sum()))
+    why = documents.filter(pl.col("drop_reason").is_not_null()).select("drop_reason", "drop_detail").rows()
+    unusable = Counter(f"{reason} ({said})" if reason == TEMPLATE_ERROR else reason for reason, said in why)
+    return Look(source.path, shape.format, np.diff(tokens.offsets)[kept], unusable, told)
 
 
 def _training(model: str, gpu: str) -> Training | None:
@@ -191,13 +213,16 @@ def _inputs(data: list[str], looks: list[Look], out: Path, format: str | None, m
     return "\n".join(lines)
 
 
-def _tokens(run: Run, model: str, out: Path) -> str:
+def _tokens(run: Run, model: str, out: Path, unwritten: list[str]) -> str:
     template = (
         "Chats are rendered by the model's own chat template."
         if run.tokenizer.chat_template is not None
         else "It has no chat template: documents are rendered plain. [render] chat_template = FILE gives one."
     )
-    return f"# {template}\n[tokenize]\ntokenizer = {_path(model, out)}\n"
+    more = [f"# Of the documents looked at, {sentence}.\n" for sentence in unwritten]
+    if more:
+        more.append("# docs/templates.md has the templates that write these.\n")
+    return f"# {template}\n{''.join(more)}[tokenize]\ntokenizer = {_path(model, out)}\n"
 
 
 def _rows(lengths: npt.NDArray[np.int64], capacity: int, why: str) -> str:
@@ -215,9 +240,9 @@ overlong = "auto"
 """
 
 
-def _kept(documents: int, left_out: int) -> str:
+def _kept(documents: int, lost: Counter[str]) -> str:
     val = 0.02 if documents >= ENOUGH_TO_HOLD_OUT else 0.0
-    unusable = f" {left_out:,} of those looked at could not be used at all." if left_out else ""
+    unusable = f"\n# Of those looked at, {_unusable(lost)}." if lost else ""
     return f"""\
 # Rules that leave documents out (docs/cleaning.md).{unusable}
 [clean]
@@ -231,6 +256,12 @@ threshold = 0.0
 [write]
 val = {val}
 """
+
+
+def _unusable(lost: Counter[str]) -> str:
+    named = [f"{count:,} {reason}" for reason, count in lost.most_common(MOST_REASONS)]
+    more = [*named, *(["others"] if len(lost) > MOST_REASONS else [])]
+    return f"{lost.total():,} could not be used at all: {', '.join(more)}"
 
 
 def _bill(training: Training, model: str, capacity: int, out: Path) -> str:
