@@ -20,6 +20,7 @@ import pyarrow.json as pajson
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 
 DEEPEST = 100
 """Levels of arrays and objects in a row; Python's stack, and that of templates, ends at a few hundred."""
@@ -34,6 +35,7 @@ LONGEST_KEY = 256
 NEWLINE, SPACE, TAB, RETURN = b"\n \t\r"
 QUOTE, BACKSLASH = b'"\\'
 BLANK = np.isin(np.arange(256), [SPACE, TAB, RETURN])
+ONES = np.uint64(0x0101010101010101)
 NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
@@ -52,11 +54,7 @@ def read_json_lines(
     wanted = pa.schema(list(dict.fromkeys(fields)))
     if len(set(wanted.names)) < len(wanted):  # a column as two types
         return None
-    if (
-        others == "infer"
-        and data.count(b":") * rows > MOST_CELLS
-        and different_keys(data) * rows > MOST_CELLS
-    ):
+    if others == "infer" and len(data) * rows > MOST_CELLS and different_keys(data) * rows > MOST_CELLS:
         return None
     try:
         table = pajson.read_json(
@@ -84,29 +82,47 @@ def odd_lines(data: bytes) -> Bools:
 
 
 def different_keys(data: bytes) -> int:
-    """At least as many as the lines have, mostly as many. Costs what `odd_lines` does: 13 ms for 8 MB."""
+    """At least as many as the lines have, mostly as many. Costs what `odd_lines` does: 7 ms for 8 MB."""
     characters = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(characters == ord(":")) - 1
+    may_end = BLANK.copy()
+    may_end[QUOTE] = True
+    ends = ends[may_end[characters[ends]]]
     for _ in range(INDENT):
         blank = BLANK[characters[ends]]
         if not blank.any():
             break
         ends = ends - blank
-    ends = ends[(characters[ends] == QUOTE) | BLANK[characters[ends]]]
+    ends = ends[may_end[characters[ends]]]
     in_text = (characters[ends - 1] == BACKSLASH) & (characters[ends - 2] != BACKSLASH)
     ends = ends[~in_text]
+    if len(data) < 8:
+        return len(ends)
+    words = np.ndarray(len(data) - 7, "<u8", data, strides=(1,))  # the eight bytes from each place on
     hashes, factor = np.zeros(len(ends), np.uint64), np.uint64(secrets.randbits(64) | 1)
     left, uncertain = np.arange(len(ends)), 0
-    for step in range(1, LONGEST_KEY):
-        left = left[ends[left] > step]
-        here = characters[ends[left] - step]
-        begun = here == QUOTE
-        uncertain += int((begun & (characters[ends[left] - step - 1] == BACKSLASH)).sum())
-        left, here = left[~begun], here[~begun]
+    for step in range(8, LONGEST_KEY + 8, 8):
+        place = ends[left] - step
+        before = words[np.maximum(place, 0)] << (8 * np.maximum(-place, 0)).astype(np.uint64)
+        outside = _up_to_last_quote(before)
+        hashes[left] = hashes[left] * factor + (before & ~outside)
+        begun = outside != 0
+        quotes = place[begun] + np.bitwise_count(outside[begun]) // 8 - 1
+        uncertain += int((characters[quotes - 1] == BACKSLASH).sum())
+        left = left[~begun & (place > 0)]
         if not len(left):
             break
-        hashes[left] = hashes[left] * factor + here
     return len(np.unique(hashes)) + uncertain + len(left)
+
+
+def _up_to_last_quote(words: UInt64) -> UInt64:
+    """Which bytes of each word are not behind its last quote, as 0xFF: `{"key` -> the first two."""
+    others = words ^ (ONES * np.uint64(QUOTE))
+    sevens = ONES * np.uint64(0x7F)
+    found = ~(((others & sevens) + sevens) | others | sevens)  # 0x80 where a byte is a quote
+    for bits in (8, 16, 32):
+        found |= found >> np.uint64(bits)
+    return (found >> np.uint64(7)) * np.uint64(0xFF)
 
 
 def nesting(line: bytes) -> int:
