@@ -279,9 +279,11 @@ def test_the_superset_of_unstable_characters_holds_all_that_nfc_changes():
 def test_nfc_gives_the_rows_that_it_changes(texts):
     import polars as pl
 
-    positions, changed = nfc(pl.Series(texts, dtype=pl.String))
-    want = {i: n for i, text in enumerate(texts) if (n := unicodedata.normalize("NFC", text)) != text}
-    assert dict(zip(positions, changed, strict=True)) == want
+    for padding in ("", "plain " * 20):  # many characters beyond ASCII, and few
+        padded = [text + padding for text in texts]
+        positions, changed = nfc(pl.Series(padded, dtype=pl.String))
+        want = {i: n for i, text in enumerate(padded) if (n := unicodedata.normalize("NFC", text)) != text}
+        assert dict(zip(positions, changed, strict=True)) == want
 
 
 def test_the_reference_in_a_process_of_its_own_gives_the_same_and_its_death_loses_nothing(tokenizers_):
