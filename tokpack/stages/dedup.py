@@ -8,8 +8,9 @@ something in code and mathematics. Memory: 16 bytes a document.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import xxhash
 
 from tokpack.encoding.token_places import Bools, Ints, text_buffers
 from tokpack.encoding.unicode import nfc
+from tokpack.ranges import offsets_of
 from tokpack.schema import TRAINED
 from tokpack.stages.messages import Messages
 from tokpack.stages.render.pieces import Spans
@@ -28,6 +30,11 @@ from tokpack.stages.tokenize import TokenBatch
 UInt64 = npt.NDArray[np.uint64]
 Hashes = tuple[UInt64, UInt64]
 """Of each document: the high and the low word of its hash."""
+Buffer: TypeAlias = "bytes | memoryview"
+Bytes = npt.NDArray[np.uint8]
+WHITE: Final = np.isin(np.arange(256), [*b" \t\n\v\f\r"])
+INDENT: Final = 64
+"""White space at the ends of a text that is looked through character by character."""
 SORTED: Final = 1 << 18
 """Documents that are sorted at once, where that is in no more than 2^MOST_BITS ranges."""
 MOST_BITS: Final = 6
@@ -46,25 +53,83 @@ def text_hash(rendered: Rendered, key: str = "nfc") -> npt.NDArray[np.uint64]:
     cuts = np.sort(np.concatenate([places, *content, *trained, *weighed]))
     cuts = cuts[np.diff(cuts, prepend=-1) > 0]
     first = cuts[:-1]
-    row = np.searchsorted(places, first, "right") - 1
+    each = np.searchsorted(first, places)
+    row = np.repeat(np.arange(len(places) - 1), np.diff(each))
     is_content, by = _within(first, content), _within(first, trained).astype(np.float32)
     if rendered.weights is not None:
         last = np.searchsorted(weighed[0], first, "right") - 1
         by = np.where(_within(first, weighed), by * np.append(rendered.weights.values, 1)[last], by)
-    array = pa.LargeStringArray.from_buffers(len(first), pa.py_buffer(cuts), pa.py_buffer(data))
-    pieces = pl.Series(pl.from_arrow(array))
-    contents = np.flatnonzero(is_content)
-    pieces = pieces.scatter(contents, canonical(pieces.gather(contents), key))
-    ends, data = text_buffers(pieces.to_arrow().cast(pa.large_string()))
-    filled = np.flatnonzero(np.diff(ends))
-    kinds = np.stack([row, is_content, by], axis=1)[filled]
-    begins = np.flatnonzero((np.diff(kinds, axis=0, prepend=-1) != 0).any(axis=1))
-    at = ends[np.append(filled[begins], len(first))]
-    runs = np.column_stack([kinds[begins, 1:], np.diff(at)]).astype("<f8")
-    each = np.searchsorted(kinds[begins, 0], np.arange(len(places)))
-    return _digests(memoryview(data.data), at[each].tolist()) ^ _digests(
-        memoryview(runs.tobytes()), (runs.itemsize * runs.shape[1] * each).tolist(), seed=1
-    )
+    changed, texts = _rewritten(data, cuts, np.flatnonzero(is_content), key)
+    sizes = np.diff(cuts)
+    sizes[changed] = [len(text) for text in texts]
+    ends = offsets_of(sizes)[each]
+    whole = _replaced(memoryview(data.data), cuts, changed, texts)
+    return _digests(_between(whole, ends)) ^ _run_digests(len(places) - 1, row, is_content, by, sizes)
+
+
+def _run_digests(
+    documents: int, row: Ints, is_content: Bools, by: npt.NDArray[np.float32], sizes: Ints
+) -> npt.NDArray[np.uint64]:
+    """Of each document's runs: of what kind and how long they are. The other arrays are of pieces."""
+    filled = np.flatnonzero(sizes)
+    row, sizes, is_content, by = row[filled], sizes[filled], is_content[filled], by[filled]
+    other = np.ones(len(filled), np.bool_)
+    other[1:] = (np.diff(row) != 0) | (np.diff(is_content) != 0) | (np.diff(by) != 0)
+    begins = np.flatnonzero(other)
+    runs = np.empty((len(begins), 3), "<f8")
+    runs[:, 0], runs[:, 1] = is_content[begins], by[begins]
+    runs[:, 2] = np.add.reduceat(sizes, begins) if len(begins) else 0
+    each = np.searchsorted(row[begins], np.arange(documents + 1))
+    return _digests(_between(runs.tobytes(), runs.itemsize * runs.shape[1] * each), seed=1)
+
+
+def _rewritten(data: Bytes, cuts: Ints, contents: Ints, key: str) -> tuple[Ints, list[Buffer]]:
+    """The pieces, of those between `cuts` that are contents, which are compared in another form; and that."""
+    if key == "raw":
+        return contents[:0], []
+    stripped, texts = contents[:0], list[Buffer]()
+    if key == "nfc":
+        starts, ends = cuts[contents], cuts[contents + 1]
+        first, last, sure = _without_white_space(data, starts, ends)
+        other = sure & ((first != starts) | (last != ends))
+        whole, ranges = data.data, zip(first[other].tolist(), last[other].tolist(), strict=True)
+        stripped, texts = contents[other], [whole[a:b] for a, b in ranges]
+        contents = contents[~sure]
+    pieces = pa.LargeStringArray.from_buffers(len(cuts) - 1, pa.py_buffer(cuts), pa.py_buffer(data))
+    before = pl.Series(pl.from_arrow(pieces.take(pa.array(contents))))
+    after = canonical(before, key)
+    changed = (before != after).arg_true()
+    texts += after.gather(changed).cast(pl.Binary).to_list()
+    which = np.append(stripped, contents[changed.to_numpy()])
+    order = np.argsort(which)
+    return which[order], [texts[number] for number in order.tolist()]
+
+
+def _without_white_space(data: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Bools]:
+    """Where texts begin and end without outer white space, and of which that is sure: of those in ASCII, if
+    they have not too much of it."""
+    if not len(starts):
+        return starts, ends, np.empty(0, np.bool_)
+    last = ends - 1
+    lowest = np.minimum.reduceat(data.view(np.int8), np.column_stack([starts, last]).ravel())[::2]
+    sure = (lowest >= 0) & (data[last] < 0x80)
+    for _ in range(INDENT):
+        front, back = (WHITE[data[at]] & sure & (starts <= last) for at in (np.minimum(starts, last), last))
+        if not (front | back).any():
+            return starts, last + 1, sure
+        starts, last = starts + front, last - (back & (starts + front <= last))
+    return starts, last + 1, sure & ~(front | back)
+
+
+def _replaced(data: memoryview, cuts: Ints, changed: Ints, texts: list[Buffer]) -> Buffer:
+    """All pieces end to end, the changed ones with these texts."""
+    if not texts:
+        return data[int(cuts[0]) : int(cuts[-1])]
+    parts, at = list[Buffer](), int(cuts[0])
+    for start, end, text in zip(cuts[changed].tolist(), cuts[changed + 1].tolist(), texts, strict=True):
+        parts += data[at:start], text
+        at = end
+    return b"".join([*parts, data[at : int(cuts[-1])]])
 
 
 def _edges(spans: Spans, places: Ints) -> tuple[Ints, Ints]:
@@ -74,9 +139,9 @@ def _edges(spans: Spans, places: Ints) -> tuple[Ints, Ints]:
 
 
 def _within(places: Ints, edges: tuple[Ints, Ints]) -> Bools:
-    """Which places lie in a span."""
-    begun, ended = (np.searchsorted(np.sort(edge), places, "right") for edge in edges)
-    inside: Bools = begun > ended
+    """Which places lie in a span; every edge is a place, or the end."""
+    begun, ended = (np.bincount(np.searchsorted(places, edge), minlength=len(places) + 1) for edge in edges)
+    inside: Bools = np.cumsum(begun - ended)[:-1] > 0
     return inside
 
 
@@ -93,18 +158,22 @@ def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.ui
         pl.concat_str("text", "extra", separator="\x1e")
     )
     places, data = text_buffers(text.to_series().to_arrow().cast(pa.large_string()))
-    return _digests(memoryview(data.data), places.tolist())
+    return _digests(_between(memoryview(data.data), places))
 
 
 def token_hash(tokens: TokenBatch) -> npt.NDArray[np.uint64]:
     """The same of documents that came tokenized: of their ids, and of which ones are trained."""
     marked = tokens.input_ids.astype("<u4") << 1 | (tokens.flags & TRAINED)
-    return _digests(memoryview(marked.tobytes()), (4 * tokens.offsets).tolist(), seed=1)
+    return _digests(_between(marked.tobytes(), 4 * tokens.offsets), seed=1)
 
 
-def _digests(data: memoryview, offsets: list[int], seed: int = 0) -> npt.NDArray[np.uint64]:
+def _between(data: Buffer, offsets: Ints) -> Iterator[Buffer]:
+    return (data[a:b] for a, b in pairwise(offsets.tolist()))
+
+
+def _digests(parts: Iterable[Buffer], seed: int = 0) -> npt.NDArray[np.uint64]:
     digest = xxhash.xxh3_128_digest
-    digests = b"".join([digest(data[a:b], seed) for a, b in pairwise(offsets)])
+    digests = b"".join([digest(part, seed) for part in parts])
     return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
