@@ -195,15 +195,6 @@ PAIRS = [
     Case("RewardBench", {"prompt": Q, "chosen": A, "chosen_model": "m", "rejected": B, "subset": "x"}, PAIR),
     Case("UltraInteract pairs", {"trajectory": share(Q), "chosen": A, "rejected": B}, PAIR),
     Case(
-        "OpenAI requests and responses, as a log holds them",
-        {
-            "request": {"model": "m", "messages": msgs(Q), "tools": [TOOL]},
-            "response": {"id": "r", "choices": [{"index": 0, "message": msgs(Q, A)[1]}]},
-        },
-        [turns(Q, A)],
-        {"tools": [TOOL]},
-    ),
-    Case(
         "OpenAI, Together, Fireworks preference",
         {
             "input": {"messages": msgs(Q), "tools": [TOOL], "parallel_tool_calls": True},

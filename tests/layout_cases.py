@@ -7,11 +7,11 @@ as Parquet.
 from __future__ import annotations
 
 from layout_answers import ANSWERS, PAIRS
-from layout_asked import ASKED
+from layout_asked import ASKED as ASKED_FIRST
 from layout_chats import CHATS
+from layout_exchanges import EXCHANGES, EXCHANGES_ASKED
 from layout_logs import LOGS
 from layout_services import SERVICES
 
-__all__ = ["ANSWERS", "ASKED", "CASES", "CHATS", "LOGS", "PAIRS", "SERVICES"]
-
-CASES = [*CHATS, *SERVICES, *LOGS, *ANSWERS, *PAIRS, *ASKED]
+ASKED = [*ASKED_FIRST, *EXCHANGES_ASKED]
+CASES = [*CHATS, *SERVICES, *LOGS, *EXCHANGES, *ANSWERS, *PAIRS, *ASKED]

@@ -3,6 +3,7 @@
     [{"role": "model", "parts": [{"text": "Hello."}]}]       Gemini, Vertex
     [{"role": "user", "content": [{"text": "Hi"}]}]          Bedrock Converse
     content blocks of type tool_use, tool_result, thinking   Anthropic, and Vercel's AI SDK
+    parts of type text with a content, tool_call, ...        OpenTelemetry
     [{"role": "TOOL", "tool_results": [...]}]                Cohere's first API
 
 Messages that have role and content already stay as they are.
@@ -71,6 +72,7 @@ _TAKEN_APART = {*ROLE_KEYS, *CONTENT_KEYS, "parts", "type", "id", "status"}
 BLOCKS = {
     **{"tool_use": "call", "tool_result": "result", "thinking": "thought", "redacted_thinking": "thought"},
     **{"tool-call": "call", "tool-result": "result", "reasoning": "thought"},
+    **{"tool_call": "call", "tool_call_response": "result"},
     **{"server_tool_use": "call", "mcp_tool_use": "call", "mcp_tool_result": "result"},
     **dict.fromkeys(("code_execution_tool_result", "bash_code_execution_tool_result"), "result"),
 }
@@ -90,12 +92,17 @@ def _is_block(part: Any) -> bool:
         return False
     if is_filled(part.get("type")):
         named = part["type"] in BLOCKS or part["type"] in TEXT_PARTS
-        return named or _is_valued(part) or is_object(part.get("document"))
+        return named or _is_valued(part) or _is_contained(part) or is_object(part.get("document"))
     return any(_filled(part, key) for key in ("text", "reasoningContent", *CALLS, *RESULTS))
 
 
 def _is_valued(part: Mapping[str, Any]) -> bool:
     return part.get("type") in VALUED and _filled(part, "value") and not _filled(part, "text")
+
+
+def _is_contained(part: Mapping[str, Any]) -> bool:
+    """`{"type": "text", "content": "Hi"}`, as OpenTelemetry's logs have it."""
+    return part.get("type") == "text" and "text" not in part and isinstance(part.get("content"), str)
 
 
 def _filled(value: Mapping[str, Any], key: str) -> bool:
@@ -177,10 +184,12 @@ def _block(part: Any) -> tuple[str, Any]:  # noqa: PLR0911 - one return a kind
     """(`text`, `call`, `result` or `thought`, its value); a part of another kind stays what it is."""
     if not is_object(part):
         return "text", part
-    if meaning := BLOCKS.get(part.get("type") or ""):
-        return meaning, text_of(part) or "" if meaning == "thought" else part
     if _is_valued(part):
         return _valued(part)
+    if meaning := BLOCKS.get(part.get("type") or ""):
+        return meaning, text_of(part) or "" if meaning == "thought" else part
+    if _is_contained(part):
+        return "text", part["content"]
     document: Any = part.get("document") or {}
     if is_object(document) and _filled(document, "data"):
         data = document["data"]

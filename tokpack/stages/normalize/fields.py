@@ -96,6 +96,7 @@ PAIR_PROMPTS = (
     "query",
     "problem",
     "input",
+    "contents",
     "trajectory",
     "context",
     "history",

@@ -8,6 +8,7 @@ from typing import Any
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.better import ANSWERS, Better, find_better, two_answers
 from tokpack.stages.normalize.columns import Columns
+from tokpack.stages.normalize.exchanges import find_exchange
 from tokpack.stages.normalize.fields import (
     BESIDE,
     CHATS,
@@ -30,10 +31,11 @@ def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The layout of a file, None for one whose columns say it all."""
     held = set(present)
     found = next((layout for layout in LAYOUTS if layout.fits(rows, held)), None)
-    found = found or _answer_beside(present, rows)
     names = {column.casefold() for column in present}
+    pairs = {"chosen", "rejected"} <= names
+    found = found or (None if pairs else find_exchange(present, rows)) or _answer_beside(present, rows)
     found = found or (None if names & CHAT_COLUMNS else _history_alone(present, rows))
-    if found or {"chosen", "rejected"} <= names or names & {"messages", "conversations"}:
+    if found or pairs or names & {"messages", "conversations"}:
         return found
     return _ranked(present, rows) or _two_answers(present, rows) or _turns_in_text(present, rows)
 
@@ -225,13 +227,17 @@ def _ranked_columns(present: Sequence[str], rows: Rows) -> Iterator[tuple[str, s
             continue
         if "role" in answers[0] or "from" in answers[0]:
             continue
-        text = next(
-            (key for key in (*ANSWERS, "content", "model_output") if isinstance(answers[0].get(key), str)), ""
-        )
+        text = next((key for key in (*ANSWERS, "content", "model_output") if _is_answer(answers[0], key)), "")
         for score in ("overall_score", "score", "rating", "rank", "pm_score", "fine-grained_score", "reward"):
             if text and is_filled(answers[0].get(score)):
                 yield column, text, score, score == "rank"
                 break
+
+
+def _is_answer(rated: Mapping[str, Any], key: str) -> bool:
+    """Whether a text, or a message, stands there."""
+    held = rated.get(key)
+    return isinstance(held, str) or (isinstance(held, Mapping) and bool(as_messages(held)))
 
 
 def _rated_lists(present: Sequence[str], rows: Rows) -> tuple[str, str] | None:

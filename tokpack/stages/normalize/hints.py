@@ -9,6 +9,8 @@ from typing import Any
 from tokpack.on_disk.reasons import PROMPTS_ONLY
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.columns import NAMES, Columns
+from tokpack.stages.normalize.exchanges import way_to_chat
+from tokpack.stages.normalize.fields import CHATS as CHAT_COLUMNS
 from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.turns import as_messages
@@ -29,7 +31,7 @@ WORSE = re.compile(r"reject|non_?prefer|dispref|\bbad|\blos|worst|negative", re.
 BESIDE = re.compile(r"context|passage|background", re.IGNORECASE)
 ABOUT = re.compile(
     r"(^|[_.])(id|ids|uuid|hash|model|models|policy|source|category|lang|language|license|url|worker|split|key|type|"
-    r"label|metadata|date)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
+    r"label|metadata|date|role|from|name|object|status|method|(finish|stop)_?reason)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
     re.IGNORECASE,
 )
 """Paths of what is told about a row."""
@@ -45,16 +47,10 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
         text = all(isinstance(value, str) for value in held.values(prompts))
         itself = f"; --map text={prompts} trains on the prompts themselves" if text else ""
         return f"rows of {PROMPTS_ONLY}{itself}"
-    for column in columns:
-        values = held.values(column)
-        if any(isinstance(value, list) and value and isinstance(value[0], str) for value in values):
-            if not ANSWERING.search(column) and any(map(_is_chat, values)):
-                way = f"--map messages={column} reads them as user and assistant in turn"
-                return f"{column} is a list of texts: {way}"
-        elif any(_is_chat(value) for value in values):
-            return f"{column} looks like a chat: --map {_map_of_chat(column, values)}"
+    if way := _way_of_column(columns, held) or way_to_chat(rows):
+        return way
     texts = list(dict.fromkeys(path for row in rows for path, _ in _texts(row, "", DEPTH)))
-    texts = [path for path in texts if not ABOUT.search(path)] or texts
+    texts = [path for path in texts if not ABOUT.search(path)] or [path for path in texts if path in columns]
     if not texts:
         return "no column holds a text: say what is what with --map prompt=COLUMN,completion=COLUMN"
     numbers = [
@@ -72,6 +68,20 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
     near = _near(held)
     more = f"{', '.join(texts[:SHOWN])}{' and more' if len(texts) > SHOWN else ''}"
     return f"try --map {command}; texts stand in {more}{f'; {near}' if near else ''}"
+
+
+def _way_of_column(columns: Sequence[str], held: Columns) -> str:
+    """The way to a chat that a column holds; empty where none does."""
+    for column in columns:
+        values = held.values(column)
+        if any(isinstance(value, list) and value and isinstance(value[0], str) for value in values):
+            named = column.casefold() in CHAT_COLUMNS and len(values[0]) > 1
+            if named or (not ANSWERING.search(column) and any(map(_is_chat, values))):
+                way = f"--map messages={column} reads them as user and assistant in turn"
+                return f"{column} is a list of texts: {way}"
+        elif any(_is_chat(value) for value in values):
+            return f"{column} looks like a chat: --map {_map_of_chat(column, values)}"
+    return ""
 
 
 def _prompts_only(columns: Sequence[str], held: Columns) -> str:

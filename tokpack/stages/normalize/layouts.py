@@ -178,16 +178,6 @@ LAYOUTS: tuple[Layout, ...] = (
         fields={"prompt": "input", "completion": "output", "system": "instructions"},
     ),
     Layout(
-        name="requests and responses",
-        needs=("request.messages", "response.choices"),
-        format="prompt_completion",
-        fields={
-            "prompt": "request.messages",
-            "completion": "response.choices.0.message",
-            "tools": "request.tools",
-        },
-    ),
-    Layout(
         name="OpenAI preference",
         needs=("input.messages", "preferred_output", "non_preferred_output"),
         format=PREFERENCE,

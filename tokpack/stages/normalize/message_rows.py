@@ -119,7 +119,7 @@ def read_message(message: Any, where: str) -> Turn:
         content = extra.pop("refusal", None)
     weight = take_directions(extra, where)
     take_calls(extra, where)
-    take_reasoning(extra, where)
+    take_reasoning(extra, where, content)
     role = role_name(role) if role else role
     if role in CALLS:
         if calls := read_calls(content, f"{where}.{content_key}"):

@@ -28,11 +28,15 @@ OTHERS = (
 PLAN = "tool_plan"
 BLOCKS = ("thinking_blocks", "reasoning_details")
 """Lists of blocks, in plain text or encrypted: LiteLLM's of Anthropic's, OpenRouter's."""
+LEAST_SAID = 16
+"""Characters; less may stand in a content by chance."""
 _TEXTS = ("text", "content", "thinking", "reasoning", "value", "summary")
 
 
-def take_reasoning(extra: dict[str, Any], where: str) -> None:
+def take_reasoning(extra: dict[str, Any], where: str, content: Any = None) -> None:
     """Put a message's reasoning into texts under names that templates read, in place.
+
+    Under a name that no template reads it is left out where the content says it too, as in logs of agents.
 
     Raises RowError for an object or a list that holds no text.
     """
@@ -43,6 +47,7 @@ def take_reasoning(extra: dict[str, Any], where: str) -> None:
         for key in given
         if isinstance(extra[key], str | list | dict)
     }
+    found = {key: text for key, text in found.items() if key in KNOWN or not _is_said(text, content)}
     plain, unread = _of_blocks([extra.pop(names[name]) for name in BLOCKS if name in names])
     for key, text in [*found.items(), *((KNOWN[0], text) for text in plain)]:
         read = next((extra[name] for name in KNOWN if _core(extra.get(name))), "")
@@ -76,6 +81,11 @@ def _decoded(value: Any) -> Any:
 
 def _core(text: Any) -> str:
     return "".join(text.split()) if isinstance(text, str) else ""
+
+
+def _is_said(text: str, content: Any) -> bool:
+    core, said = _core(text), _core(content)
+    return core == said or (len(core) >= LEAST_SAID and core in said)
 
 
 def _text(value: Any, where: str) -> str:

@@ -181,7 +181,7 @@ def _are_told(tools: list[Any], turns: list[Turn]) -> bool:
         return False
     functions = (tool.get("function") or tool for tool in tools)
     names = [function.get("name") if isinstance(function, dict) else None for function in functions]
-    return all(isinstance(name, str) and f'"{name}"' in system for name in names)
+    return all(isinstance(name, str) and (f'"{name}"' in system or f"'{name}'" in system) for name in names)
 
 
 def history_of(row: Mapping[str, Any]) -> list[Turn]:

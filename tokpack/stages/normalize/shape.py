@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -215,6 +216,8 @@ class Shape:
                 continue
             if target in _CHATS:
                 value = found[target] = as_json(value)
+                if isinstance(value, str) and isinstance(found.get("system"), str):
+                    found["system"] = _LABEL.sub("", found["system"])
             if value is not None and not (isinstance(value, str) and target not in self.named):
                 found[target] = _HELD[target](value, target in self.named)
             if isinstance(found[target], list) and target not in ("tools", "system"):
@@ -260,6 +263,8 @@ class Shape:
 
 
 _CHATS = ("messages", "conversations", "history")
+_LABEL = re.compile(r"\A\s*SYSTEM:\s*")
+"""What a system message beside turns in one text may begin with: glaive's label of the speaker."""
 
 
 def _tool_names(path: str, value: Any) -> set[str]:

@@ -90,7 +90,10 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
     first = as_json(value[0]) if value else {"role": ""}
     if isinstance(first, Mapping):
         turns = [as_json(item) for item in value]
-        if first.get("type") in _LANGCHAIN and not any(key in first for key in ROLE_KEYS):
+        if not any(key in first for key in ROLE_KEYS) and any(key.casefold() in ROLE_KEYS for key in first):
+            turns = [_in_small_letters(turn) for turn in turns]
+            first = turns[0]
+        if _is_langchain(first):
             turns = [_of_langchain(turn) for turn in turns]
             first = turns[0]
         if is_exported(turns):
@@ -111,11 +114,28 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
     return _alternating(texts) if all(isinstance(text, str) for text in texts) else None
 
 
-_LANGCHAIN = ("human", "ai", "system")
+def _in_small_letters(turn: Any) -> Any:
+    """`{"Role": "user", "Content": "Hi"}` with keys as others write them."""
+    return {key.casefold(): value for key, value in turn.items()} if is_object(turn) else turn
+
+
+_LANGCHAIN = ("human", "ai", "system", "tool", "function")
+
+
+def _is_langchain(turn: Mapping[str, Any]) -> bool:
+    if any(key in turn for key in ROLE_KEYS):
+        return False
+    kind = turn.get("type")
+    said = "content" in turn or "data" in turn
+    return (kind in _LANGCHAIN and said) or (kind == "constructor" and is_object(turn.get("kwargs")))
 
 
 def _of_langchain(turn: Any) -> Any:
-    """`{"type": "human", "content": "Hi"}`, also with the rest in `data`, as a message with a role."""
+    """`{"type": "human", "content": "Hi"}` as a message with a role; also with the rest in `data`, or as
+    LangSmith writes it."""
+    if is_object(turn) and turn.get("type") == "constructor" and is_object(turn.get("kwargs")):
+        name = str((turn.get("id") or [""])[-1]).removesuffix("Chunk").removesuffix("Message").casefold()
+        turn = {"type": name, **turn["kwargs"]}
     held = turn.get("data", turn) if is_object(turn) else turn
     if not is_object(held) or not isinstance(turn.get("type"), str):
         return turn
@@ -159,12 +179,28 @@ def _of_object(value: Mapping[str, Any], named: bool) -> list[Any] | None:
         return plain_messages(messages)
     if isinstance(value.get("messages"), list):
         return as_messages(value["messages"], named)
+    if _is_langchain(value) and value.get("type") != "tool":
+        return plain_messages([_of_langchain(value)])
     if any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, "parts")):
         return plain_messages([value])
+    return _of_numbered(value, named)
+
+
+def _of_numbered(value: Mapping[str, Any], named: bool) -> list[Any] | None:
+    """An object whose keys number its turns."""
     turns = list(value.values())
-    if named and turns and all(isinstance(turn, Mapping) for turn in turns):
+    if not turns or not all(isinstance(turn, Mapping) for turn in turns):
+        return None
+    if all(any(key in turn for key in ROLE_KEYS) for turn in turns) and all(map(_is_number, value)):
+        return _of_list(turns, named)
+    if named and all("Human" in turn or "MOSS" in turn for turn in turns):
         return list(_moss(turns))
     return None
+
+
+def _is_number(key: Any) -> bool:
+    """Whether a key numbers a turn: `0`, `turn_1`."""
+    return str(key)[-1:].isdigit()
 
 
 def _moss(turns: list[Any]) -> Iterator[Message]:

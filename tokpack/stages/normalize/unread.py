@@ -19,7 +19,7 @@ WIDTH = 32
 """Characters shown of an example value."""
 MOST_GROUPS = 20
 MATTERS = re.compile(
-    r"^tools?|tools?$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
+    r"^tools?|tools?$|tool[._]definitions|^(images?|audios?|videos?)$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
     r"|^(loss_|sample_)?weights?$|^loss$|^train(ed|able|ing)?$|^roles_to_train$|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
     r"|^(chosen|rejected)(_response)?$|kwargs$|^instructions$|^developer|^documents$|^input$|^(answer|response|completion|output)$",
     re.IGNORECASE,

@@ -1,0 +1,111 @@
+"""Requests and responses, odd keys and what logs say twice; and hints that name where a chat stands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from layout_exchanges import _answer, _choices
+from layout_words import TOOL, A, B, Q, R, S, msgs, share, turns
+from normalizing import run
+
+from tokpack.errors import UsageError
+
+
+def documents(folder, *rows, **config):
+    """(roles and contents, extra) of each row."""
+    found, quarantined, shape = run(folder, rows, **config)
+    assert [entry.reason for entry in quarantined] == []
+    read = [
+        (list(zip(roles, contents, strict=True)), json.loads(extra or "{}"))
+        for roles, contents, extra in found.select("roles", "contents", "extra").rows()
+    ]
+    return read, shape
+
+
+def refused(folder, *rows):
+    with pytest.raises(UsageError) as error:
+        run(folder, rows)
+    return error.value.hint
+
+
+def test_of_several_choices_the_first_is_read_and_said(tmp_path):
+    [(document, _)], shape = documents(tmp_path, {"messages": msgs(Q), "response": _choices(A, B)})
+    assert document == turns(Q, A)
+    assert "of several choices the first is read" in shape.notes[-1]
+
+
+def test_tools_and_system_of_later_requests_are_read_too(tmp_path):
+    first = {"request": {"messages": msgs(Q)}, "response": _answer()}
+    last = {"request": {"messages": msgs(Q), "tools": [TOOL], "system": S}, "response": _answer()}
+    read, _ = documents(tmp_path, *[first] * 110, last)
+    assert read[-1] == (turns(Q, A, system=S), {"tools": [TOOL]})
+
+
+def test_a_request_without_a_response_is_set_aside(tmp_path):
+    rows = [{"messages": msgs(Q), "response": held} for held in (_choices(A), {"error": "no room"}, None)]
+    found, quarantined, _ = run(tmp_path, rows)
+    assert (len(found), len(quarantined)) == (1, 2)
+
+
+def test_an_exchange_in_metadata_does_not_stand_before_prompt_and_completion(tmp_path):
+    told = {"request": {"messages": msgs(B)}, "response": _answer(B)}
+    [(document, _)], _ = documents(tmp_path, {"prompt": Q, "completion": A, "metadata": told})
+    assert document == turns(Q, A)
+
+
+def test_a_list_of_several_answers_that_is_no_list_of_choices_is_not_cut_to_the_first(tmp_path):
+    hint = refused(tmp_path, {"asked": {"messages": msgs(Q)}, "said": {"all": [_answer(), _answer(B)]}})
+    assert hint.startswith("said.all holds several")
+    hint = refused(tmp_path, {"conversations": [share(Q, A), share(Q, B)]})
+    assert hint == "conversations holds several chats or answers: write each in a row of its own"
+
+
+def test_hints_name_where_a_chat_or_an_answer_stands(tmp_path):
+    assert "--map messages=data.chat.messages,tools=data.chat.tools" in refused(
+        tmp_path, {"data": {"chat": {"messages": msgs(Q, A), "tools": [TOOL]}}}
+    )
+    assert "--map messages=body.messages,completion=COLUMN" in refused(
+        tmp_path, {"custom_id": "a", "method": "POST", "body": {"messages": msgs(Q)}}
+    )
+    assert "--map prompt=COLUMN,completion=response.body.choices.0.message" in refused(
+        tmp_path, {"custom_id": "a", "response": {"status_code": 200, "body": _choices(A)}}
+    )
+    assert refused(tmp_path, {"messages": ["Hi", "Hello."]}).startswith("messages is a list of texts")
+    assert "role" not in refused(tmp_path, {"rows": [{"rolle": "nutzer", "inhalt": Q}], "role": "x"})
+
+
+@pytest.mark.parametrize("keys", [("Role", "Content"), ("From", "Value"), ("ROLE", "CONTENT")], ids=str)
+def test_keys_of_messages_may_be_in_capitals(keys, tmp_path):
+    role, content = keys
+    row = {"messages": [{role: who, content: text} for who, text in turns(Q, A)]}
+    assert documents(tmp_path, row)[0] == [(turns(Q, A), {})]
+    assert documents(tmp_path, {"messages": msgs(Q, A)}, row)[0] == [(turns(Q, A), {})] * 2
+
+
+def test_messages_may_be_numbered(tmp_path):
+    row = {"conversations": {str(i): turn for i, turn in enumerate(share(Q, A))}}
+    assert documents(tmp_path, row)[0] == [(turns(Q, A), {})]
+
+
+@pytest.mark.parametrize("said", [f"{R} I count them all.", f"<think>{R} I count them all.</think>Three."])
+def test_thoughts_that_the_content_says_too_are_not_said_twice(said, tmp_path):
+    answer = {"role": "assistant", "content": said, "thought": f"{R} I count them all."}
+    assert documents(tmp_path, {"messages": [*msgs(Q), answer]})[0] == [(turns(Q, said), {})]
+    other = {**answer, "content": A}
+    [(_, extra)], _ = documents(tmp_path, {"messages": [*msgs(Q), other]})
+    assert extra["messages"][1] == {"reasoning_content": f"{R} I count them all."}
+
+
+def test_tools_as_python_prints_them_in_a_system_message_are_not_given_again(tmp_path):
+    system = {"from": "system", "value": f"Call these: <tools> {[TOOL]} </tools>"}
+    row = {"conversations": [system, *share(Q, A)], "tools": json.dumps([TOOL])}
+    [(_, extra)], shape = documents(tmp_path, row)
+    assert extra == {}
+    assert shape.notes == ("system messages hold the tools already: tools is not given again",)
+
+
+def test_the_label_of_glaives_system_messages_is_no_text_of_theirs(tmp_path):
+    row = {"system": f"SYSTEM: {S}", "chat": f"USER: {Q}\n\n\nASSISTANT: {A} <|endoftext|>"}
+    [(document, _)], _ = documents(tmp_path, row, map={"messages": "chat"})
+    assert document[0] == ("system", S)
