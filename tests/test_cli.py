@@ -148,10 +148,10 @@ def test_warnings_go_to_what_stderr_is_now(monkeypatch):
 
 
 @pytest.mark.slow
-def test_packing_imports_neither_torch_nor_altair_nor_numba(chats, qwen, tmp_path):
+def test_packing_imports_neither_torch_nor_altair_nor_numba_nor_what_draws(chats, qwen, tmp_path):
     run("pack", chats, "--tokenizer", qwen, "-o", tmp_path / "first", "-q")  # fills the tokenizer cache
     call = f"tokpack.pack({str(chats)!r}, {str(tmp_path / 'out')!r}, tokenizer={str(qwen)!r})"
-    heavy = ("torch", "transformers", "altair", "numba", "datasets")
+    heavy = ("torch", "transformers", "altair", "numba", "datasets", "rich")
     code = f"import sys, tokpack; {call}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -103,17 +103,25 @@ class Activity:
     """Says lines and shows what is being done. `quiet` says nothing at all; activities may nest."""
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None, every: float = EVERY) -> None:
-        from rich.console import Console
-
-        self.quiet, self.every = quiet, every
-        self.console = console or Console(stderr=True)
-        self.live = not quiet and (self.console.is_terminal or self.console.is_jupyter)
+        self.quiet, self.every, self._given = quiet, every, console
         self._tasks: list[Task] = []
         self._bars: Any = None
         self._end_bars: Callable[[], None] = lambda: None
         self._spoken = time.monotonic()
         self._lock = threading.Lock()
         self._idle: threading.Event | None = None
+
+    @cached_property
+    def console(self) -> Console:
+        """What is written to; loaded where something is."""
+        from rich.console import Console
+
+        return self._given or Console(stderr=True)
+
+    @cached_property
+    def live(self) -> bool:
+        """Whether there are bars."""
+        return not self.quiet and (self.console.is_terminal or self.console.is_jupyter)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process it says nothing."""
