@@ -10,7 +10,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from tokpack.errors import TokpackError
 from tokpack.files.user_cache import cache_root, own_cache
+from tokpack.frozen import frozen
 from tokpack.terminal.activity import Activity
 from tokpack.version import __version__
 
@@ -28,7 +29,7 @@ LITTLE_MEMORY = 4 * GIB
 MARKS: dict[State, str] = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """One fact. `advice` says what to do about it; `wrong`: something will not work."""
 
@@ -41,7 +42,7 @@ class Finding:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Findings:
     """All of them. Prints as a table."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tokpack.encoding.early import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine import default_workers
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 from tokpack.on_disk.shards import INDEX
 from tokpack.schema import PREFERENCE, UNPAIRED
 from tokpack.settings.config import Config, SourceConfig
@@ -41,7 +42,7 @@ MOST_KINDS = 32
 """Of shapes that a new one is compared with."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """What one run works with: set up once, read by every stage."""
 

@@ -8,7 +8,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +19,7 @@ import polars as pl
 from tokpack.cost.training import Training, load_training
 from tokpack.errors import DataError, UsageError, check_new, writing
 from tokpack.files.durable import write_durably
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import TEMPLATE_ERROR
 from tokpack.run import Run
 from tokpack.settings.config import CostConfig, Method
@@ -47,7 +48,7 @@ PREFERENCE_RATE = "1e-5"
 """Learning rate of DPO, KTO and the others, as in examples/recipes: a twentieth of the default."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Look:
     """What the first documents of an input are."""
 

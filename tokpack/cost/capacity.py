@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from tokpack.cost.gpus import Gpu
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import ModelShape
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 
 CAPACITIES: Final = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 MAX_TRUNCATED: Final = 0.005
@@ -24,7 +24,7 @@ NEAR_BEST: Final = 1.01
 """Slots within this factor of the fewest count as equal; the smaller capacity wins."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CapacityPoint:
     """One capacity. `money` is None without a GPU."""
 
@@ -38,7 +38,7 @@ class CapacityPoint:
     money: Figure | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CapacityCurve:
     """The points in ascending capacity, the recommended capacity, and why."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from numpy.typing import ArrayLike
@@ -16,12 +15,13 @@ from tokpack.cost.model_shape import ModelShape
 from tokpack.cost.slots import SlotRow
 from tokpack.cost.speed import basis, start_seconds, utilization
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 
 NEGLIGIBLE: Final = 0.02
 """A start-up below this share of the hours says nothing about how sure they are."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Calibration:
     """Speed measured on one GPU of the user's, with this model and method: one of the two figures."""
 
@@ -41,7 +41,7 @@ class Calibration:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Estimate:
     """What a run takes. Ranges have `high` set; `money` is dollars for all GPUs together."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from tokpack.frozen import frozen
 from tokpack.settings.plain import LEFT_OUT
 
 Source = Literal["measured", "computed", "assumed"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Figure:
     """`value` in `unit`; with `high` set it is a range and `value` its lower end.
 

@@ -7,16 +7,15 @@ restoring 4-bit weights, which takes time rather than FLOPs (`speed.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import ModelShape
+from tokpack.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Flops:
     """FLOPs of one pass over the data, by part, all of them counted."""
 

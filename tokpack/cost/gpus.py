@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 from tokpack.cost.figure import Figure
 from tokpack.errors import UsageError, near_matches
+from tokpack.frozen import frozen
 
 GIB = 2**30
 REPORTED = 0.98
 """Assumed share of the memory as sold that a driver reports, where the table has no figure of its own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Gpu:
     """One GPU: `tflops` is the dense tensor peak in `dtype`, `memory_gb` as sold (counted in GiB).
 
@@ -54,7 +55,7 @@ class Gpu:
         return self.tflops * 1e12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ApiPrice:
     """A managed fine-tuning price, in dollars per million trained tokens."""
 

@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import date
 from pathlib import Path
 
 from tokpack.cost import Calibration, Gpu, Method, ModelShape
 from tokpack.files.durable import write_durably
+from tokpack.frozen import frozen
 
 log = logging.getLogger("tokpack")
 
@@ -21,7 +22,7 @@ HEAD = """\
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class KeptSpeed:
     """One measurement: a [[speed]] of the file."""
 

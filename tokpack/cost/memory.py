@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal
 
 from tokpack.cost.figure import Figure
@@ -16,6 +16,7 @@ from tokpack.cost.gpus import GIB, Gpu, load_gpus
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import ModelShape
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 
 NF4_BLOCK: Final = 64
 """Weights that share one scale in bitsandbytes' NF4."""
@@ -44,7 +45,7 @@ FRAGMENTATION: Final = 0.05
 """Assumed: share of the GPU that the caching allocator cannot use."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Memory:
     """Bytes at the peak of a training step. `pageable` optimizer states can leave the GPU: not summed."""
 
@@ -84,7 +85,7 @@ class Memory:
         return out
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Remedy:
     """A change by which a row fits: in words, and the flag that makes it (empty where none does)."""
 
@@ -92,7 +93,7 @@ class Remedy:
     flag: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Fit:
     """Whether a micro-batch fits a GPU. `max_tokens` is the largest that does (0: not even the weights)."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tokpack.errors import UsageError, near_matches
+from tokpack.frozen import frozen
 
 Kind = Literal["full", "lora", "qlora"]
 Weights = Literal["fp32", "bf16", "int8", "nf4"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Method:
     """Training method. `qlora` is LoRA over 4-bit NF4 weights; LoRA sits on all linear layers.
 

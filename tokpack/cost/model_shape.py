@@ -7,12 +7,13 @@ Norm weights and biases are left out: below 0.1 % of any model worth costing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokpack.frozen import frozen
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@frozen(kw_only=True)
 class Matrix:
     """One weight matrix [inputs, outputs], present in `layers` layers.
 
@@ -41,7 +42,7 @@ class Matrix:
         return self.inputs * self.outputs * self.layers * self.used
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ModelShape:
     """What a cost needs to know of a decoder. `windows` holds one entry a layer: None is full attention.
 

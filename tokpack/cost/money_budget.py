@@ -8,7 +8,6 @@ gives the same documents again without prices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from tokpack.cost import ApiPrice, api_cost
 from tokpack.cost.planned_run import packed_run
 from tokpack.cost.training import Training
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 from tokpack.settings.config import Config
 from tokpack.stages.plan import make_plan
 
@@ -28,7 +28,7 @@ TRIES = 60
 Lengths = npt.NDArray[np.integer[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MoneyBudget:
     usd: float
     bill: Callable[[Lengths], float]

@@ -7,11 +7,12 @@ fewer steps, and the learning rate no longer fits: small runs have come out wors
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal
 
 from tokpack.cost.figure import Figure
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 
 MIN_STEPS: Final = 200
 """Below this many optimizer steps warm-up and decay have no room: warned of. A rule of thumb, assumed."""
@@ -21,7 +22,7 @@ CLOSE: Final = 1.25
 """Samples per step within this factor of the old recipe count as equal."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TrainerSettings:
     """Trainer settings and what follows from them. `micro_batch` counts rows (documents when unpacked)."""
 
@@ -35,7 +36,7 @@ class TrainerSettings:
     learning_rate: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RunPlan:
     """Three ways to run: before packing, packed with nothing else changed, packed with an equal recipe."""
 

@@ -7,7 +7,7 @@ rows that are flattened, as ours, compute their tokens alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 
 PADDED_MAX = "padded to max"
 PADDED_LONGEST = "padded to longest"
@@ -23,7 +24,7 @@ PACKED = "packed"
 PACKED_CLEANED = "packed and cleaned"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SlotRow:
     """One way to batch the same documents, an epoch."""
 

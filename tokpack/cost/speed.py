@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -18,6 +17,7 @@ from tokpack.cost.flops import flops
 from tokpack.cost.gpus import Gpu
 from tokpack.cost.method import Kind, Method
 from tokpack.cost.model_shape import ModelShape
+from tokpack.frozen import frozen
 
 Range = tuple[float, float]
 
@@ -27,7 +27,7 @@ STORED_BYTES: Final = 2
 """Bytes of a weight in the files that are loaded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PublishedSpeed:
     """A published speed."""
 

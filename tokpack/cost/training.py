@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tokpack.cost.hf_config import max_positions
 from tokpack.cost.kept_speeds import kept_speed
 from tokpack.cost.memory import Loss, row_fits
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 from tokpack.hub import from_hub
 from tokpack.settings.config import CostConfig
 
@@ -40,7 +41,7 @@ KBIT_HEAD_BYTES = 4
 """`prepare_model_for_kbit_training`, which QLoRA trainers call, keeps embeddings and lm_head in fp32."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Training:
     """The planned run: settings, model and GPU, all of them known to be good."""
 
@@ -118,7 +119,7 @@ class Training:
         return self.settings.gpu_price is not None or self.gpu.price_usd_h is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CostedDocuments:
     """Lengths in tokens, and the plan."""
 

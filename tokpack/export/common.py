@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.frozen import frozen
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import flat
 from tokpack.ranges import Int64, offsets_of
@@ -28,7 +28,7 @@ ROWS_READ: ContextVar[Callable[[int], None]] = ContextVar("ROWS_READ", default=l
 """Whom to tell of rows that an export has read."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rows:
     """A record batch of packed rows, flat: T tokens, D documents, R rows."""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
@@ -23,12 +23,13 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import InternalError
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import HELD_OUT
 from tokpack.schema import COPIES, KEPT_AFTER_ALL
 from tokpack.settings.plain import LEFT_OUT, from_plain
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DocumentSums:
     read: int
     kept: int
@@ -50,7 +51,7 @@ class DocumentSums:
         return self.dropped.get(HELD_OUT, 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TokenSums:
     tokenized: int
     repeated: int | None = field(default=None, metadata=LEFT_OUT)
@@ -59,7 +60,7 @@ class TokenSums:
     dropped: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Sums:
     """What became of documents and of their tokens."""
 
@@ -67,7 +68,7 @@ class Sums:
     tokens: TokenSums
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SlotSums:
     """Positions of all rows."""
 
@@ -78,20 +79,20 @@ class SlotSums:
     free: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TrainedSums:
     packed: int
     trained: int
     masked: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SegmentSums:
     trained: int
     masked: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Ledger(Sums):
     """A ledger as the manifest and the report hold it."""
 

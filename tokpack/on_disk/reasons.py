@@ -6,12 +6,12 @@ the ledger; `REASONS` gives its words. Rules of the user's own are reasons as we
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tokpack.frozen import frozen
 
 SEE_ANALYZE = "see `tokpack analyze`"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reason:
     name: str
     words: str

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokpack.errors import DataError
+from tokpack.frozen import frozen
 from tokpack.on_disk.shards import INDEX, MOST_VALUES, mapped_shard, read_shard
 from tokpack.ranges import Int64, copy_ranges, offsets_of
 from tokpack.schema import (
@@ -57,7 +57,7 @@ def npy_header(dtype: str, count: int) -> bytes:
     return start + said.ljust(HEADER_BYTES - len(start) - 1) + b"\n"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenFiles:
     """The pieces of a folder, mapped: arrays of one record a piece, then of one a token."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy as copying
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from tokpack import schema
 from tokpack.errors import DataError, UsageError, near_matches
+from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import source_of
 from tokpack.on_disk.reasons import HELD_OUT, OVER_BUDGET, TRUNCATED
 from tokpack.packed.folder import PackedFolder
@@ -35,7 +36,7 @@ BUDGET = "--budget"
 AGAIN = "pack the raw data again with `--budget`"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewChoice:
     """Which documents of a packed dataset, and of its held-out part, are in another one."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,6 +13,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from tokpack.errors import DataError, UsageError
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import (
     EXACT_DUPLICATE,
     HELD_OUT,
@@ -32,7 +33,7 @@ NAMES_ANOTHER = (*REPEATS, PAIR_DROPPED)
 """Reasons whose detail begins with the doc_id of another document."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeftOut:
     """`row` counts from 1 in its source. `original` is None where there is no text: `fault` says why."""
 
@@ -140,7 +141,7 @@ def differing(messages: list[tuple[str, str | None]], others: list[tuple[str, st
 # In the terminal
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShownLeftOut:
     """Prints itself: marked characters in color, or between `>>` and `<<` where there is none."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import TokpackError
+from tokpack.frozen import frozen
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import source_ranges
 from tokpack.schema import PAIR_WIDTH, is_preference
@@ -41,7 +42,7 @@ READ_BYTES = 1 << 20
 COLUMNS = ("doc_id", "row", "roles", "contents", "extra")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Original:
     """A document as `normalize` made it of its row."""
 

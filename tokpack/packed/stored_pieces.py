@@ -8,7 +8,7 @@ Tokens stay on disk: only a few numbers a piece are in memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.frozen import frozen
 from tokpack.on_disk.token_files import PlannedRows, Rows, TokenFiles
 from tokpack.packed.folder import PackedFolder
 from tokpack.ranges import Int64, offsets_of, range_indices
@@ -26,7 +27,7 @@ CHUNK = 4096
 """Pieces whose labels are read at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StoredPieces:
     """The pieces of one or more packed datasets in row order."""
 

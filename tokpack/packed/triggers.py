@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from tokpack.frozen import frozen
 from tokpack.stages.rules.encoding import BROKEN
 from tokpack.stages.rules.html import CODE, PHRASES, TAG
 from tokpack.stages.rules.repetition import PROBES, loop_around
@@ -23,7 +23,7 @@ LONG = 200_000
 MOST_MARKS = 2000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mark:
     """Characters `start` to `end` of a message; the whole message where it is empty."""
 

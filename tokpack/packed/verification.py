@@ -16,6 +16,7 @@ import polars as pl
 from tokpack import schema
 from tokpack.engine import default_workers
 from tokpack.errors import TokpackError, UsageError
+from tokpack.frozen import frozen
 from tokpack.hub import check_model
 from tokpack.on_disk import ledger as ledgers
 from tokpack.on_disk.manifest import differing_sums, is_finished, read_manifest
@@ -46,7 +47,7 @@ class Check:
         return not self.faults
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verification:
     folder: Path
     checks: list[Check]

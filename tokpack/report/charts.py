@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import TokenSums
 from tokpack.on_disk.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG
 from tokpack.report.svg import draw
@@ -37,13 +37,13 @@ Mark = dict[str, Any]
 """What Vega-Lite draws one mark from."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chart:
     wide: str
     narrow: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stretch:
     """A stretch of a bar, in the unit of the chart."""
 
@@ -53,7 +53,7 @@ class Stretch:
     about: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bar:
     """A line of a bar chart: words left, figures right, the bar below them."""
 

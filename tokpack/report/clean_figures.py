@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from tokpack.cost import Figure
+from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import Ledger
 from tokpack.report.values import Drop, Lengths
 from tokpack.settings.plain import LEFT_OUT
 from tokpack.way.corpus import MoneyFigures
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CleanInput:
     name: str
     size_bytes: int | None
@@ -19,7 +20,7 @@ class CleanInput:
     sha256: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Price:
     """Of a service that bills by the token."""
 
@@ -31,13 +32,13 @@ class Price:
     kept: Figure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CleanBill:
     epochs: float
     services: list[Price]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CleanFigures:
     """What `kept.report.json` holds."""
 

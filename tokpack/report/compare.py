@@ -15,6 +15,7 @@ from rich.text import Text
 from tokpack import schema
 from tokpack.cost import Figure
 from tokpack.errors import DataError, UsageError
+from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import Ledger
 from tokpack.on_disk.manifest import read_manifest
 from tokpack.on_disk.reasons import words_of
@@ -30,7 +31,7 @@ Settings = dict[str, Any]
 """Name of a setting -> its value, as a configuration file has it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Change:
     """A number of both reports. `change` is b minus a, `ratio` b over a."""
 
@@ -45,14 +46,14 @@ class Change:
         return Change(name=name, a=a, b=b, change=b - a, ratio=b / a if a else None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ReasonChange:
     reason: str
     documents: Change
     tokens: Change
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CostChange:
     """`ratio` is that of the low ends."""
 
@@ -66,7 +67,7 @@ class CostChange:
         return CostChange(name=name, a=a, b=b, ratio=b.value / a.value if a.value else None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Compared:
     """Settings, sums, reasons and cost of two reports."""
 

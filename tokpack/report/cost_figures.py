@@ -5,12 +5,13 @@ Numbers that are measured, computed or assumed are `Figure`s, which name their u
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Literal
 
 from tokpack.cost import Estimate, Figure
 from tokpack.cost.memory import Remedy
 from tokpack.cost.training import count
+from tokpack.frozen import frozen
 
 LEAST_GIB = 0.005
 """Parts of the memory below it are not shown."""
@@ -18,7 +19,7 @@ Key = Literal["money", "hours", "flops"]
 """What a bill counts in."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ModelFigures:
     name: str
     type: str
@@ -29,7 +30,7 @@ class ModelFigures:
     notes: list[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GpuFigures:
     key: str
     name: str
@@ -42,7 +43,7 @@ class GpuFigures:
     """The day on which the sources were read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class MethodFigures:
     kind: str
     rank: int | None
@@ -50,7 +51,7 @@ class MethodFigures:
     checkpointing: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class BilledRecipe:
     epochs: float
     batch_size: int
@@ -59,7 +60,7 @@ class BilledRecipe:
     learning_rate: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Saved:
     """Against padded batches of the data as it came."""
 
@@ -68,7 +69,7 @@ class Saved:
     money: Figure | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Way:
     """A way to train on the same data."""
 
@@ -88,7 +89,7 @@ class Way:
     saved: Saved = Saved(slots=count(0, "slots"), share=count(0.0, "share"), money=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class MemoryParts:
     """GiB, with the loss of `tokpack train`."""
 
@@ -108,7 +109,7 @@ class MemoryParts:
         return sorted((part for part in gib if part[1] >= LEAST_GIB), key=lambda part: -part[1])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class MemoryFigures:
     """Of one row at once."""
 
@@ -123,7 +124,7 @@ class MemoryFigures:
     advice: list[Remedy]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PlannedSettings:
     micro_batch: int
     accumulation: int
@@ -133,7 +134,7 @@ class PlannedSettings:
     learning_rate: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PlannedRun:
     before: PlannedSettings
     unchanged: PlannedSettings
@@ -145,7 +146,7 @@ class PlannedRun:
     flags: list[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LengthFigures:
     """The same run with rows of another length."""
 
@@ -163,7 +164,7 @@ class LengthFigures:
     checkpointing: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Curve:
     points: list[LengthFigures]
     current: int
@@ -171,7 +172,7 @@ class Curve:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Card:
     """The packed run on another GPU, or on the chosen one."""
 
@@ -187,7 +188,7 @@ class Card:
     """Who asks it, and when."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Service:
     """A managed service that bills by the token."""
 
@@ -201,7 +202,7 @@ class Service:
     cleaned: Figure
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Advice:
     key: str
     do: str
@@ -214,7 +215,7 @@ class Advice:
     urgent: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Cost:
     """`estimate`: of the packed run, None without a GPU; `api`: managed services."""
 

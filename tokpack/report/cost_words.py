@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tokpack.cost import Estimate, Figure
 from tokpack.cost.slots import PADDED_LONGEST
+from tokpack.frozen import frozen
 from tokpack.report.cost_figures import Advice, Cost, Curve, Key, LengthFigures, PlannedRun, Way
 from tokpack.terminal.activity import counted
 from tokpack.terminal.printable import one_line
@@ -32,7 +32,7 @@ UNITS = {"money": "money", "hours": "GPU time", "flops": "work"}
 """What a bill counts in, in words."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CostWords:
     """The first screen: what it costs, compared with what, does it fit, how to run it."""
 

@@ -5,11 +5,12 @@ Drawn by hand, not by a chart library: rectangles on one scale, so that areas ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from xml.etree import ElementTree
 
+from tokpack.frozen import frozen
 from tokpack.report.charts import ACCENT, NARROW, PAD, SOFT, WIDE, Chart
 from tokpack.report.values import Figures, PackedPiece
 from tokpack.report.words import share
@@ -22,7 +23,7 @@ SHOWN = 48
 """Documents of one row that are drawn."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Packing:
     """Rows of documents, and the same documents in padded batches."""
 

@@ -3,11 +3,13 @@ nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
+from tokpack.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Column:
     name: str
     words: bool = False
@@ -18,7 +20,7 @@ class Column:
     """Left out where a terminal is narrow."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cell:
     text: str
     value: float | None = None
@@ -28,13 +30,13 @@ class Cell:
     tone: Literal["", "good", "bad"] = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Line:
     cells: list[Cell]
     strong: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Table:
     """Columns and lines; a cell of each line names it, most often the first."""
 
@@ -59,7 +61,7 @@ def number(value: int) -> Cell:
     return Cell(f"{value:,}", value)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Term:
     sign: str
     amount: int
@@ -69,7 +71,7 @@ class Term:
         return f"{self.sign} {self.amount:,} {self.word}".strip()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sum:
     """A total, then the terms it is made of."""
 

@@ -5,9 +5,10 @@ Numbers are tokens where their names say nothing else; shares are parts of 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import Ledger
 from tokpack.report.cost_figures import Cost
 from tokpack.schema import PREFERENCE
@@ -18,7 +19,7 @@ from tokpack.stages.planners.parts import Parted
 from tokpack.way.corpus import MoneyFigures, NearFigures
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class InputFile:
     name: str
     size_bytes: int | None
@@ -31,7 +32,7 @@ class InputFile:
     """Columns that reach no document, with an example of each."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Bin:
     """Documents of `start` to `end - 1` tokens."""
 
@@ -41,7 +42,7 @@ class Bin:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Lengths:
     """Of kept documents, before truncation; without a document there is only the number 0."""
 
@@ -57,7 +58,7 @@ class Lengths:
     histogram: list[Bin]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SlotLine:
     """A way to train on the same data for an epoch."""
 
@@ -71,13 +72,13 @@ class SlotLine:
     """Slots, against padded batches of the documents as they came."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DocumentsPerRow:
     mean: float
     max: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PlanFigures:
     """The plan as the manifest and the report have it."""
 
@@ -95,7 +96,7 @@ class PlanFigures:
     """None in a manifest."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RowClass:
     """Rows by the share of their slots that is free: more than in the class before, at most `up_to`."""
 
@@ -103,7 +104,7 @@ class RowClass:
     rows: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DropPlace:
     place: str
     """`chats.jsonl:17`."""
@@ -113,7 +114,7 @@ class DropPlace:
     """Of duplicates, the document that is repeated."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Drop:
     reason: str
     documents: int
@@ -123,7 +124,7 @@ class Drop:
     """Of the examples, one by one; empty where they are not known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PackedPiece:
     """A document in the picture of packing."""
 
@@ -131,7 +132,7 @@ class PackedPiece:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SourceFigures:
     """Kept documents of a source: how many, what is packed and trained of them, and their lengths."""
 
@@ -146,7 +147,7 @@ class SourceFigures:
     max: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LongDocument:
     doc_id: int
     source: str
@@ -156,7 +157,7 @@ class LongDocument:
     """`kept`, `shortened`, or the reason it is left out for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Truncation:
     """What rows of another length would cut or leave out."""
 
@@ -167,7 +168,7 @@ class Truncation:
     """Of all tokens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Waiting:
     idle_share: float
     """Of the time of all ranks, spent waiting for the slowest."""
@@ -175,7 +176,7 @@ class Waiting:
     """Work of each rank in a middling step, the slowest being 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Ranks:
     ranks: int
     rows_per_step: int
@@ -187,7 +188,7 @@ class Ranks:
     dealt: Waiting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Labels:
     """Of unpaired preferences: documents by their label, each once."""
 
@@ -195,7 +196,7 @@ class Labels:
     undesirable: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class KeptDocument:
     place: str
     tokens: int
@@ -204,7 +205,7 @@ class KeptDocument:
     """Text as rendered, and whether it is trained."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ValueFigures:
     """Documents whose row has one value in a column."""
 
@@ -221,7 +222,7 @@ class ValueFigures:
     dropped: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ByColumn:
     column: str
     values: list[ValueFigures]
@@ -229,27 +230,27 @@ class ByColumn:
     """Values that are not listed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TopToken:
     id: int
     text: str
     count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Script:
     script: str
     tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SourceFit:
     name: str
     tokens: int
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Vocabulary:
     """Of the contents of kept documents, without the template around them."""
 
@@ -266,7 +267,7 @@ class Vocabulary:
     sources: list[SourceFit]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LanguageShare:
     language: str
     share: float
@@ -274,7 +275,7 @@ class LanguageShare:
     """Sampling error at 95 %."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Languages:
     sample: int
     of: int
@@ -282,7 +283,7 @@ class Languages:
     shares: list[LanguageShare]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Figures:
     """All of a report. What is made from packed datasets has fewer parts; a bill, texts and a vocabulary are
     there where they were asked for."""

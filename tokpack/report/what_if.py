@@ -4,13 +4,12 @@ page.js; here are its figures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from tokpack.frozen import frozen
 from tokpack.report.cost_figures import Cost
 from tokpack.report.cost_words import ends
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowLength:
     """A length of a row that was costed."""
 
@@ -24,7 +23,7 @@ class RowLength:
     fits: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WhatIf:
     price: float
     """Dollars per GPU-hour."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import DocumentSums
 from tokpack.on_disk.reasons import HELD_OUT, NO_ANSWER, PAIR_DROPPED, PROMPTS_ONLY, UNREADABLE, words_of
 from tokpack.report.values import Figures, Labels, PlanFigures
@@ -42,7 +43,7 @@ COUNTERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bill:
     """What one epoch costs in token slots, from the way data usually comes to what packing makes of it."""
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from tokpack.errors import InternalError, UsageError
+from tokpack.frozen import frozen
 from tokpack.stages.selected_tokens import Bools, Int32, Int64, SelectedTokens
 
 SHORTEST: Final = 5
@@ -34,7 +34,7 @@ _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 UInt64 = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contaminated:
     """One entry per contaminated training document, in input order."""
 
@@ -52,7 +52,7 @@ class Contaminated:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Text:
     """Selected tokens of some documents; `place[k]` is token k's position in its document."""
 
@@ -61,7 +61,7 @@ class _Text:
     place: Int64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Windows:
     """The distinct windows of one width in the evaluation text, by hash; `at`: where each first begins."""
 

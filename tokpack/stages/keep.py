@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import DataError, UsageError, reading
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG, PAIR_DROPPED
 from tokpack.schema import PAIR_WIDTH
 from tokpack.terminal.activity import in_number
@@ -47,7 +48,7 @@ MOST_NUMBER = 1 << 36
 Ids = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeepList:
     """doc_ids: int64[n], ascending. inputs: name -> SHA-256 of the data that they are of, as far as said."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+
+from tokpack.frozen import frozen
 
 HOLDS_DATA = "content_is_json"
 """Key in `extra` of a tool's message that answers with an object, a list or a number: its content is JSON of
@@ -17,7 +18,7 @@ UNREAD_REASONING = "reasoning_is_unread"
 """Key in `extra` of a message with reasoning that is encrypted, or other than the one that is read."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Messages:
     """All messages of a batch in order; document i owns `offsets[i]:offsets[i + 1]`."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tokpack.frozen import frozen
 from tokpack.schema import SEQUENTIAL
 from tokpack.settings.config import PlanConfig
 from tokpack.settings.plain import to_plain
@@ -15,7 +15,7 @@ from tokpack.stages.planners.deal import Float64, deal, deal_within, idle_share,
 from tokpack.stages.planners.layout import Int32, Int64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Dealt:
     """How rows were dealt to ranks."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from tokpack.frozen import frozen
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -15,7 +16,7 @@ UInt8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SelectedTokens:
     """Document i is `tokens[offsets[i]:offsets[i + 1]]`; of these only the selected tokens count.
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import SPECIAL_TOKEN
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.terminal.activity import in_number
@@ -28,7 +28,7 @@ RENDERED_TEXT, RENDERED_CHAT = "rendered_already_text", "rendered_already_chat"
 """Counters of documents."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SpecialTokens:
     """The special tokens of a tokenizer by what may be done with them where a content holds them."""
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import CHOSEN_EQUALS_REJECTED, NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
 from tokpack.ranges import Int64, copy_ranges, offsets_of
 from tokpack.schema import PAIR_WIDTH, TRAINED
@@ -35,7 +35,7 @@ from tokpack.stages.tokenize import TokenBatch, weights_of
 Encode = Callable[[pl.DataFrame], TokenBatch]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pieces:
     """What is left of a batch: piece p is document p of `tokens`."""
 
@@ -220,7 +220,7 @@ def _mark(documents: pl.DataFrame, dropped: dict[int, tuple[str, str]]) -> pl.Da
 # Turns: row by row, but only over documents that are too long
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Shortened:
     ranges: list[tuple[int, int, int]]
     """(document, start, tokens) in `tokens`."""

@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
+from tokpack.frozen import frozen
 from tokpack.on_disk.shards import ARROW, shard_writer
 from tokpack.ranges import Int64, counted_in, offsets_of
 from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, LOSS_WEIGHTS, PAIR_WIDTH, TRAINED
@@ -50,7 +50,7 @@ class FlatBatch(NamedTuple):
     """By how much each token counts in the loss; None where all count in full."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowContents:
     """The documents of each row, in order: row r holds `order[row_offsets[r]:row_offsets[r + 1]]`."""
 
@@ -68,7 +68,7 @@ class RowContents:
         return RowContents(np.argsort(at, kind="stable").astype(np.int32), offsets_of(counts))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Placement:
     """Where each piece lies in the token store, and what it is. Arrays of one length."""
 
@@ -83,7 +83,7 @@ class Placement:
     """Of unpaired preferences: whether the answer is a good one; true of all other documents."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Written:
     shards: list[dict[str, Any]]
     """file, rows, sha256 of each."""
@@ -94,7 +94,7 @@ class Written:
     trained: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shard:
     """A shard to be written: the rows from `first` to before `last`."""
 
@@ -103,7 +103,7 @@ class Shard:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WrittenShard:
     record: dict[str, Any]
     """file, rows, sha256."""

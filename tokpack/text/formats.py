@@ -16,7 +16,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import UsageError, near_matches
+from tokpack.frozen import frozen
 from tokpack.stages.messages import UNREAD_REASONING, Messages
 from tokpack.stages.normalize.roles import ROLE_ALIASES
 from tokpack.stages.normalize.rows import KWARGS
@@ -33,7 +33,7 @@ Extra = dict[str, Any]
 FROM_ROLE = {"user": "human", "assistant": "gpt", "tool": "observation"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Document:
     """One document, row by row."""
 
@@ -46,7 +46,7 @@ class Document:
     """What each message has beside role and content."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TextFormat:
     plain: pl.Expr
     """Documents without extra that `columns` can write."""

@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -141,7 +142,7 @@ class _Pages:
 
     def _order(self, what: str, query: Query) -> Any:
         languages = self.shown.texts.is_ready("languages")
-        key = what, languages, *(getattr(query, name) for name in Query.__slots__ if name != "page")
+        key = what, languages, replace(query, page=0)
         with self._lock:
             if key not in self._orders:
                 self._orders[key] = self.shown.order(what, query)

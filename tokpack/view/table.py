@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack.errors import DataError, TokpackError, UsageError, reading
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import TRUNCATED, UNREADABLE
 from tokpack.on_disk.token_files import Rows
 from tokpack.packed.folder import PackedFolder
@@ -27,7 +27,7 @@ PAGE = 50
 Order = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Query:
     """What the page asks for. Lengths in tokens; `reason` and `language` are for what was left out."""
 

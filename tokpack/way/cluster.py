@@ -10,7 +10,7 @@ import logging
 import platform
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 from tokpack.engine.ray import unordered_map
 from tokpack.errors import OutputError, UsageError
 from tokpack.files.durable import part_of
+from tokpack.frozen import frozen
 from tokpack.run import MB, Run
 from tokpack.settings.config import Config
 from tokpack.stages.write import FlatBatch, Placement, RowContents, Shard, WrittenShard, write_shard
@@ -37,7 +38,7 @@ MOST_TASKS = 1024
 ENGINE = "--engine ray"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Piece:
     """Consecutive items of a run. `key` tells runs apart."""
 
@@ -107,7 +108,7 @@ def _opened(piece: Piece) -> Run:
 # Pass 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShardPiece:
     """A shard, and what a node needs to write it: its own rows and pieces, and the places of both folders."""
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import PAIR_DROPPED
 from tokpack.ranges import Int64
 from tokpack.settings.plain import LEFT_OUT
@@ -36,7 +37,7 @@ EXAMPLES = 3
 """Documents shown of each drop reason."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class NearPair:
     alike: str
     """What is alike, of prompt and answer; empty where documents are compared as one text."""
@@ -47,7 +48,7 @@ class NearPair:
     """The starts of both texts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class NearFigures:
     """What the removal of near duplicates takes, or would take."""
 
@@ -63,7 +64,7 @@ class NearFigures:
     pairs: list[NearPair]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class MoneyFigures:
     """A budget in dollars, the tokens it became, and what they cost at most."""
 

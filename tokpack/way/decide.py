@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ import polars as pl
 from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import DataError, writing
 from tokpack.free_memory import free_bytes, own_bytes
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEAR_DUPLICATE, OVER_BUDGET
 from tokpack.run import MB, Run
 from tokpack.schema import CONTENT, COPIES, VARIANT
@@ -95,7 +96,7 @@ def _drop_equal(run: Run, corpus: Corpus) -> None:
 # Near duplicates
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Near:
     """Near duplicates as positions in the corpus."""
 

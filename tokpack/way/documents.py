@@ -7,7 +7,7 @@ from tokens    as they are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.errors import DataError
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import TEMPLATE_ERROR
 from tokpack.ranges import offsets_of
 from tokpack.run import Run
@@ -40,7 +41,7 @@ LONGEST_DETAIL = 1000
 """Characters that are kept of what a template says about a document."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Made:
     """The documents of some blocks with their tokens and hashes, and what happened on the way."""
 

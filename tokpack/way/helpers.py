@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.engine import early
 from tokpack.engine.processes import Helpers
 from tokpack.errors import TokpackError
+from tokpack.frozen import frozen
 from tokpack.run import Run
 from tokpack.stages.clean import selected
 from tokpack.stages.normalize.normalize import normalize
@@ -42,7 +43,7 @@ SHARE = 0.2
 """Of the chats that are looked at; with so many that have values, an input counts."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Done:
     """What a helper did: bytes of input, and what the run has to know of its state."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
+from tokpack.frozen import frozen
 from tokpack.ranges import Int64, offsets_of
 from tokpack.stages.scratch import Scratch
 from tokpack.stages.write import FlatBatch, Placement, RowContents, copy_pieces
@@ -47,7 +48,7 @@ def has_room(folder: Path, tokens: int) -> bool:
     return shutil.disk_usage(folder).free > tokens * NEEDED_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Runs:
     """The tokens of all runs end to end; within a run its pieces in the order of the store."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
 
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 from tokpack.run import Run
 from tokpack.way.pass_one import cut_input, make_batches
 from tokpack.way.store import TokenStore
@@ -19,7 +19,7 @@ from tokpack.way.store import TokenStore
 log = logging.getLogger("tokpack")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PartDone:
     """What a part of a run did. It made batches of `items` of all `of` items of the input."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,6 +16,7 @@ import polars as pl
 
 from tokpack.engine.local import ordered_map, release_memory
 from tokpack.errors import DataError
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import CHOSEN_EQUALS_REJECTED
 from tokpack.on_disk.shards import INDEX
 from tokpack.run import MB, Run
@@ -121,7 +121,7 @@ def _nothing(run: Run) -> DataError:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Work:
     """An item, or what was read of it already: its reading of that number, after so many rows."""
 

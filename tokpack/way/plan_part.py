@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import HELD_OUT
 from tokpack.run import Run
 from tokpack.schema import COPIES, SEGMENT, SEGMENTS, TRAINED
@@ -28,7 +29,7 @@ from tokpack.way.corpus import Corpus
 log = logging.getLogger("tokpack")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """One packed dataset to be written: its pieces, their plan, their order."""
 

@@ -19,7 +19,6 @@ import json
 import mmap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ import xxhash
 from tokpack.errors import DataError, UsageError
 from tokpack.files.durable import part_of, sync_file, sync_folder, write_durably
 from tokpack.files.own_files import is_store_file, remove_own
+from tokpack.frozen import frozen
 from tokpack.ranges import Int64
 from tokpack.schema import STORE_SCHEMA, STORED_WEIGHTS
 from tokpack.stages.read.unchanged import Stamp
@@ -50,7 +50,7 @@ DIGEST_BYTES = 16
 """Of the documents' file, at its end: the xxh3 of what is before."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Batch:
     """A committed batch. `docs` columns: doc_id (from 0), source, row (within the item), drop_reason,
     drop_detail, hash_high, hash_low, tokens (before truncation), cut, variant [, drawn, copies, quality]."""

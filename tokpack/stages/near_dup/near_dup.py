@@ -44,7 +44,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal
@@ -54,6 +54,7 @@ import numpy.typing as npt
 
 from tokpack.engine import default_workers
 from tokpack.errors import UsageError
+from tokpack.frozen import frozen
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.near_dup.steps import Search, join_step, prefix_step
 from tokpack.stages.scratch import Scratch
@@ -71,7 +72,7 @@ _UNTRAINED, _EITHER = CONTENT, CONTENT | TRAINED
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NearDuplicates:
     """One entry per document, in input order."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 from threading import Lock
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack.engine.local import ordered_map
+from tokpack.frozen import frozen
 from tokpack.stages.scratch import Scratch
 from tokpack.stages.selected_tokens import Bools, Int32, Int64, SelectedTokens, UInt8
 
@@ -32,7 +32,7 @@ UInt32 = npt.NDArray[np.uint32]
 UInt64 = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenSpans:
     """Some documents, as the kernels read them."""
 
@@ -49,7 +49,7 @@ class TokenSpans:
         return int(self.tokens.stop - self.tokens.start)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Search:
     """What the steps share: the documents, how they are compared, and the room there is."""
 
@@ -91,7 +91,7 @@ class Search:
         self.scratch.release()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sets:
     """Of each document; one without a partner has an empty prefix."""
 
@@ -104,7 +104,7 @@ class Sets:
     bitmaps: UInt64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JoinedSets:
     """As in `NearDuplicates`."""
 

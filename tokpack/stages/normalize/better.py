@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from tokpack.frozen import frozen
 from tokpack.stages.normalize.fields import Row, value_at
 
 SUFFIXES = (("0", "1"), ("1", "2"), ("a", "b"), ("j", "k"))
@@ -52,7 +52,7 @@ SIGNED = ("overall_preference", "preference_strength")
 Kind = Literal["name", "sign", "score", "first"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Better:
     """`columns` of `kind`: one for `name` and `sign`, two for `score`, none for `first`, where the first is
     the better one by the set's own rule. `names`: what the sides are called, in lower case."""

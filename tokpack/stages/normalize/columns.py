@@ -4,9 +4,9 @@ first rows, or as `--map` says."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
@@ -47,7 +47,7 @@ def known_fields(name: str, named: set[str]) -> set[str]:
     return known
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Columns:
     """The columns of a source with its first rows."""
 

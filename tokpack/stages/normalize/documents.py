@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from tokpack.frozen import frozen
 from tokpack.terminal.printable import printable
 
 DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -25,7 +25,7 @@ DESIRABLE = "desirable"
 """One more column of the documents of unpaired preferences."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Quarantined:
     """An input row that is no document: where it stands, why, and its bytes as they were."""
 
@@ -52,7 +52,7 @@ class Quarantined:
         return record
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Normalized:
     documents: pl.DataFrame
     quarantined: list[Quarantined]

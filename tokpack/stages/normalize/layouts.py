@@ -8,9 +8,10 @@ how to read it.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.better import Better
 from tokpack.stages.normalize.exported import CURRENT, MAPPING, is_tree, shown_branch
@@ -25,7 +26,7 @@ def _always(rows: Rows) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Layout:
     """One layout. `needs`: columns, or dotted paths, of which each is filled in one of the first rows."""
 

@@ -7,12 +7,12 @@ of equal length that differ in their last message alone. The others are left to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tokpack.frozen import frozen
 from tokpack.stages.normalize.message_columns import (
     Bools,
     holds_talk,
@@ -24,7 +24,7 @@ from tokpack.stages.normalize.shape import Shape
 _ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Turns:
     """A column as turns: a list of roles and a list of contents a row."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
 import numpy as np
 
+from tokpack.frozen import frozen
 from tokpack.stages.normalize.json_lines import DEEPEST, nesting, odd_lines
 from tokpack.stages.read.blocks import Block, filled_lines, line_numbers
 from tokpack.stages.read.faults import Unreadable, readable_rows
@@ -18,7 +18,7 @@ from tokpack.stages.read.streams import BOM
 TOO_DEEP = "nested too deeply"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RawRow:
     position: int
     """Among the rows of the block."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.calls import TOOLS, read_tools
@@ -46,7 +47,7 @@ KWARGS = "chat_template_kwargs"
 """Key of `extra` for arguments of the chat template that a row brings."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowDocument:
     kind: str
     roles: list[str | None]

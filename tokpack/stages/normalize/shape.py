@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.better import Better
@@ -48,7 +49,7 @@ TIE = "tie"
 """Key of a canonical row whose pair has no better side."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shape:
     """How the rows of a source are laid out. `columns`: field of tokpack -> column of the file, or a path."""
 

@@ -6,7 +6,7 @@ finds anything odd goes through `row_to_tokens`, and what that refuses is quaran
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokpack.frozen import frozen
 from tokpack.ranges import Int64, copy_ranges, offsets_of, range_indices
 from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
 from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA, Normalized, Quarantined
@@ -33,7 +34,7 @@ FIELDS = ("input_ids", "labels", "attention_mask")
 JSON_CHUNK = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Rows:
     """Good rows of a block, in order: `positions` in the block, who has labels, and their tokens."""
 
@@ -125,7 +126,7 @@ def _from_columns(table: pa.Table, shape: Shape, vocab_size: int) -> _Rows:
     return _Rows(positions, ~labels.missing[positions], ends, kept_ids, flags)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Lists:
     """A column of integer lists. `odd`: rows that hold anything else; they and missing ones have length 0."""
 

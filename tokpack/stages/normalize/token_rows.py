@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.frozen import frozen
 from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.values import RowError
@@ -24,7 +24,7 @@ LABELED = "tokens"
 """Kind of documents whose row says what is trained; `text` are those that are trained whole."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowTokens:
     kind: str
     ids: npt.NDArray[np.int32]

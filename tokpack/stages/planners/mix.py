@@ -13,12 +13,12 @@ each as long as its documents fit the rows of a step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.frozen import frozen
 from tokpack.stages.planners.layout import Int32, Int64, noise
 
 TRIES = 8
@@ -30,7 +30,7 @@ PlanStep = Callable[[Int32], npt.NDArray[Any]]
 """Lengths of documents -> the row of each, from 0 without gaps."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mix:
     """What steps are made by. Arrays of one entry a document."""
 
@@ -47,7 +47,7 @@ class Mix:
         return Mix(self.source[first], counted, self.rows_per_step)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Mixed:
     """How rows were made in steps."""
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokpack.frozen import frozen
 from tokpack.stages.planners.bounds import ceil_bound, l2_bound
 from tokpack.stages.planners.layout import (
     UNLIMITED,
@@ -192,7 +193,7 @@ def problem_of(documents: Histogram, capacity: int, max_docs_per_row: int | None
     return Problem(documents.sizes[::-1].copy(), documents.counts[::-1].copy(), capacity, layers)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Solution:
     row_of_doc: Int32
     proven: int = 0

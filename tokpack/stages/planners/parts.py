@@ -13,18 +13,18 @@ Where the cuts are depends on documents and their tokens alone, not on blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.frozen import frozen
 from tokpack.stages.planners.layout import Int32, Int64, noise
 
 ZONES = 16
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parts:
     of_doc: Int32
     """Part of each document."""
@@ -39,7 +39,7 @@ PlanPart = Callable[[Int32], npt.NDArray[Any]]
 """Lengths of documents -> the row of each, from 0 without gaps."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Parted:
     """Rows that draw from one part each."""
 

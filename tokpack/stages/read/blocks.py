@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow as pa
 import xxhash
 
 from tokpack.errors import DataError, reading
+from tokpack.frozen import frozen
 from tokpack.settings.config import TREES
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.json_arrays import as_lines
@@ -31,7 +32,7 @@ from tokpack.stages.read.unchanged import unchanged
 BLOCK_BYTES = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Block:
     """Consecutive rows of one source. `data`: whole lines of JSON or text as bytes, or an Arrow table."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from tokpack.frozen import frozen
 from tokpack.stages.read.arrow_values import rows_at
 
 UNREADABLE = "tokpack:unreadable"
@@ -15,7 +15,7 @@ UNREADABLE = "tokpack:unreadable"
 FAULT = pa.struct([("reason", pa.string()), ("raw", pa.binary())])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unreadable:
     """A row that is none: why, and its bytes as they were."""
 

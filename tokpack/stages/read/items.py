@@ -16,13 +16,14 @@ import hashlib
 import io
 import os
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal
 
 import xxhash
 
 from tokpack.errors import reading
+from tokpack.frozen import frozen
 from tokpack.settings.config import TREES
 from tokpack.stages.read.blocks import Block, chunks, explained
 from tokpack.stages.read.lines import line_range, lines_before
@@ -39,7 +40,7 @@ OTHERS, COMPRESSED = 8, 64
 """A file in another container counts for so many times its size, since it may be larger in memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Extent:
     """A stretch of one source: bytes of a file of lines, or row groups. Without an end: all of it."""
 
@@ -50,14 +51,14 @@ class Extent:
     """Of the file when it was cut: what is read must be the same."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Item:
     index: int
     kind: Literal["lines", "groups", "files", "stream"]
     extents: tuple[Extent, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """What is read of an item at a time: blocks whose documents are numbered from 0, one after another."""
 

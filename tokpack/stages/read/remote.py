@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from tokpack.errors import DataError, UsageError
+from tokpack.frozen import frozen
 from tokpack.terminal.printable import without_query
 
 EXTRAS = {
@@ -25,7 +25,7 @@ EXTRAS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemoteFile:
     url: str
     name: str

@@ -15,8 +15,9 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from tokpack.frozen import frozen
 
 ROLES = {"prompter": "user", "human": "user", "gpt": "assistant", "bot": "assistant"}
 KEPT = ("message_tree_id", "lang")
@@ -24,7 +25,7 @@ KEPT = ("message_tree_id", "lang")
 Node = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Tree:
     roots: list[Node]
     replies: Mapping[str, list[Node]]

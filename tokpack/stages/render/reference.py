@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tokpack.frozen import frozen
 from tokpack.stages.messages import HOLDS_DATA, UNREAD_REASONING
 from tokpack.stages.render.chat_spans import Located, SpanFinder
 from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
@@ -49,7 +50,7 @@ _DIRECTIONS = ("train", "weight", UNREAD_REASONING)
 """Keys of a message that are for us, not for the template."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RenderSettings:
     render: Literal["auto", "chat", "plain"] = "auto"
     loss: Loss = "assistant"

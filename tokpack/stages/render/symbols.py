@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NoReturn, SupportsIndex
 
+from tokpack.frozen import frozen
+
 WHITESPACE = "".join(chr(c) for c in range(0x3001) if chr(c).isspace())
 """What str.strip() takes away, which is more than the whitespace polars strips."""
 
@@ -28,7 +30,7 @@ class Opaque(BaseException):
     """The template looks into its data in a way that is not followed; the message says how."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Slot:
     """The value `index` of a chat, and how it is written."""
 

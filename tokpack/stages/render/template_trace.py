@@ -20,11 +20,13 @@ from typing import Any
 
 from jinja2 import nodes
 
+from tokpack.frozen import frozen
+
 NOTE = "tokpack_note"
 """The function that the copy calls; a template cannot know its name."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Round:
     """One round of a loop, in characters of the text; `depth` counts the loops around it."""
 
