@@ -236,6 +236,29 @@ def test_documents_that_arguments_of_the_template_make_another_text_are_near_dup
     ]
 
 
+@pytest.mark.slow
+def test_a_short_text_that_an_argument_puts_into_the_header_parts_no_near_duplicates(qwen, tmp_path):
+    form = (
+        "{{ date | default('') }}{{ rules | default('') }}{% if mode == 'terse' %}/short {% endif %}"
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    open_here(qwen, tmp_path / "snapshot", form).save(tmp_path / "model")
+    rules = "Answer as a sailor of the north would, and mention each harbor that you know by its name."
+    again = f"{ANSWER} Yes."
+    rows = [
+        with_arguments(ANSWER, date="1 Mar 2025"),
+        with_arguments(again, date="2 Mar 2025"),  # of the first
+        with_arguments(again, rules=rules),
+        with_arguments(f"{again} So.", rules=rules, date="3 Mar 2025"),  # of the third
+        with_arguments(again, mode="terse"),
+        with_arguments(f"{again} So.", mode="terse", date="4 Mar 2025"),  # of the fifth
+    ]
+    data = write_rows(tmp_path / "rows.jsonl", [json.dumps(row).encode() for row in rows])
+    out = tokpack.pack(data, tmp_path / "out", tokenizer=str(tmp_path / "model"), near_dup=0.6)
+    columns = out.dropped.select("doc_id", "reason", pl.col("detail").str.split(" ").list.first())
+    assert sorted(columns.rows()) == [(n, "near_duplicate", str(n - 1)) for n in (1, 3, 5)]
+
+
 def rendered(chats: list[list[dict[str, Any]]], form: str, tokenizer: Path, folder: Path) -> Rendered:
     renderer = Renderer(open_here(tokenizer, folder, form), RenderSettings())
     return render(frame([document(chat) for chat in chats]), renderer)
