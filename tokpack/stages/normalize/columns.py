@@ -129,6 +129,8 @@ def needed_columns(name: str, given: Mapping[str, str], held: Columns) -> tuple[
         filled = [path for path in found if held.values(path)]
         if not filled and target == "completion":
             filled = [path for path in held.find(fields.LESSER_COMPLETIONS, _is_prompt) if held.values(path)]
+            others = [c for c in held.present if fields.NUMBERED_COMPLETION.search(c)] if filled else []
+            filled += [path for path in held.find(others, _is_text) if held.values(path)]
         filled = filled or found
         if target in ("completion", "output") and filled:
             columns[target] = held.fuller(filled)

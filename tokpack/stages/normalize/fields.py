@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -54,6 +55,10 @@ COMPLETIONS = (
 )
 LESSER_COMPLETIONS = ("generation", "model_output", "generated_text", "final_answer", "content")
 """Columns that hold the answer where none of the others is there."""
+NUMBERED_COMPLETION = re.compile(
+    r"(completion|output|response|answer|solution|generation)_?\d+$", re.IGNORECASE
+)
+"""Columns of several whole answers beside one of the former, which may be a bare result."""
 CHATS = (
     "messages",
     "conversations",
@@ -250,3 +255,17 @@ TRUTHS = {
     "bad": False,
 }
 """What the column of a label may say, in any letter case."""
+_PAIRS = (
+    *(("y", "n"), ("t", "f"), ("positive", "negative"), ("up", "down"), ("thumbs_up", "thumbs_down")),
+    *(("accepted", "rejected"), ("accept", "reject"), ("chosen", "rejected"), ("approved", "declined")),
+    *(("pass", "fail"), ("passed", "failed"), ("correct", "incorrect"), ("right", "wrong")),
+    *(("desirable", "undesirable"), ("like", "dislike"), ("liked", "disliked"), ("keep", "drop")),
+)
+VERDICTS = TRUTHS | {word: good for pair in _PAIRS for word, good in zip(pair, (True, False), strict=True)}
+"""What a label may say that the user names; one that is found by its name alone may mean much else."""
+
+
+def verdict(value: Any) -> bool | None:
+    """What a label says of its answer, None where that is not known."""
+    said = str(value).strip().casefold()
+    return VERDICTS.get(said, VERDICTS.get(said.replace(" ", "_").replace("-", "_")))

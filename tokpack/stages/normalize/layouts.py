@@ -199,6 +199,15 @@ LAYOUTS: tuple[Layout, ...] = (
         note="the last message is chosen, rejected_response rejected",
     ),
     Layout(
+        name="rejected_message",
+        needs=("messages", "rejected_message"),
+        format=PREFERENCE,
+        adapt=_last_turn_as_chosen,
+        reads=("messages",),
+        fields={"prompt": "prompt", "chosen": "chosen", "rejected": "rejected_message"},
+        note="the last message is chosen, rejected_message rejected",
+    ),
+    Layout(
         name="rejected_messages",
         needs=("messages", "rejected_messages"),
         format=PREFERENCE,

@@ -11,7 +11,7 @@ from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import LABELED_BAD
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.calls import TOOLS, read_tools
-from tokpack.stages.normalize.fields import SWITCHES, TRUTHS, as_json, is_filled
+from tokpack.stages.normalize.fields import SWITCHES, TRUTHS, as_json, is_filled, verdict
 from tokpack.stages.normalize.message_rows import Turn, is_message, message_list, messages_in, read_messages
 from tokpack.stages.normalize.training import row_weight
 from tokpack.stages.normalize.turns import as_messages
@@ -72,10 +72,11 @@ def row_to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
 
 
 def _is_desirable(label: Any) -> bool:
-    found = TRUTHS.get(str(label).casefold()) if is_filled(label) else None
+    if not is_filled(label):
+        raise RowError("there is no label: true or false has to say whether the answer is good")
+    found = verdict(label)
     if found is None:
-        said = "there is no label" if not is_filled(label) else f"its label is {label!r}"
-        raise RowError(f"{said}: true or false has to say whether the answer is good")
+        raise RowError(f"its label is {label!r}: true or false has to say whether the answer is good")
     return found
 
 
@@ -108,7 +109,7 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
         turns = [_weighted(turn, weight) for turn in turns]
     extras = [extra for _, _, extra in turns]
     document = around(row, turns) | ({"messages": extras} if any(extras) else {})
-    bad = is_filled(row.get("label")) and not TRUTHS.get(str(row["label"]).casefold(), True)
+    bad = is_filled(row.get("label")) and not _is_desirable(row["label"])
     bad = bad or not weight or not _is_trained(row.get("trained"))
     return RowDocument(
         kind,

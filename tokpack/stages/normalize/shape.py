@@ -181,6 +181,8 @@ class Shape:
                 return bool(as_messages(values[0], bool(self.named & set(FIELDS[self.format]))))
             if self.format == TOKENS:
                 return isinstance(values[0], list) and all(type(value) is int for value in values[0])
+            if self.format == "text" and not isinstance(values[0], str):
+                continue
             return True
         return False
 

@@ -38,9 +38,15 @@ ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query",
 ANSWERED = ("assistant", "gpt", "output", "answer", "response", "completion", "bot", "model", "a", "chatgpt")
 
 _MARK = re.compile(
-    r"(?:\A|\n|(?=###))\s*(?:<\|im_start\|>(?P<d>\w+)\n|<\|(?P<a>\w+)\|>:?|###\s*(?P<b>[A-Za-z ]+?):"
-    r"|(?P<c>Human|User|USER|Assistant|ASSISTANT|SYSTEM|System|FUNCTION RESPONSE|GPT|Bot|MOSS):)[ \t]*"
+    r"(?:\A|\n|(?<=<eo[ah]>)|(?=###|<start_of_turn>|<\|start_header_id\|>|\[/?INST\]))\s*"
+    r"(?:<\|im_start\|>(\w+)\n|<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*|<start_of_turn>(\w+)\n"
+    r"|<\|(\w+)\|>:?|###\s*([A-Za-z ]+?):|[<\[](human|bot|user|assistant|Human|MOSS)[>\]]:|\[(/?INST)\]"
+    r"|(Human|User|USER|Assistant|ASSISTANT|SYSTEM|System|FUNCTION RESPONSE|GPT|Bot|MOSS):)[ \t]*"
 )
+_BEGIN = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*\Z")
+_END = re.compile(r"\s*(?:</s>\s*(?:<s>)?|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<eo[ahmtcr]>)\s*\Z")
+"""What chat templates write before the first turn, and after one."""
+_SYSTEM = re.compile(r"\A\s*<<SYS>>(.*?)<</SYS>>\s*", re.DOTALL)
 _MARKED_ROLES = {
     "human": "user",
     "user": "user",
@@ -53,8 +59,11 @@ _MARKED_ROLES = {
     "response": "assistant",
     "system": "system",
     "function response": "tool",
+    "model": "assistant",
+    "tool": "tool",
+    "inst": "user",
+    "/inst": "assistant",
 }
-_MOSS_END = re.compile(r"<eo[hmtcr]>\s*\Z")
 
 
 def as_messages(value: Any, named: bool = False) -> list[Any] | None:
@@ -152,16 +161,23 @@ def _of_langchain(turn: Any) -> Any:
 def text_turns(text: str) -> list[Message]:
     """`"USER: Hi\\n\\nASSISTANT: Hello."` as messages; none for a text that does not begin so."""
     marks = [mark for mark in _MARK.finditer(text) if _role_of(mark) is not None]
-    if not marks or text[: marks[0].start()].strip():
+    if not marks or not _BEGIN.match(text[: marks[0].start()]):
         return []
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    turns = [
-        {"role": _role_of(mark), "content": text[mark.end() : end].strip().removesuffix("<|im_end|>")}
+    turns: list[Message] = [
+        {"role": _role_of(mark), "content": _said(text[mark.end() : end])}
         for mark, end in zip(marks, ends, strict=True)
     ]
+    if told := _SYSTEM.match(turns[0]["content"]):
+        turns[0]["content"] = turns[0]["content"][told.end() :]
+        turns = [{"role": "system", "content": told[1].strip()}, *turns]
     if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
         turns.pop()
     return turns if any(turn["role"] == "user" for turn in turns) else []
+
+
+def _said(text: str) -> str:
+    return _END.sub("", text).strip()
 
 
 def is_open(text: str) -> bool:
@@ -171,7 +187,7 @@ def is_open(text: str) -> bool:
 
 
 def _role_of(mark: re.Match[str]) -> str | None:
-    return _MARKED_ROLES.get((mark["a"] or mark["b"] or mark["c"] or mark["d"]).strip().lower())
+    return _MARKED_ROLES.get(next(filter(None, mark.groups())).strip().lower())
 
 
 def _of_object(value: Mapping[str, Any], named: bool) -> list[Any] | None:
@@ -208,7 +224,7 @@ def _moss(turns: list[Any]) -> Iterator[Message]:
     for turn in turns:
         for key, role in (("Human", "user"), ("MOSS", "assistant")):
             text = str(turn.get(key) or "")
-            yield {"role": role, "content": _MOSS_END.sub("", text.removeprefix(f"<|{key}|>:")).strip()}
+            yield {"role": role, "content": _said(text.removeprefix(f"<|{key}|>:"))}
 
 
 def _alternating(texts: list[str]) -> list[Message]:

@@ -25,6 +25,12 @@ MATTERS = re.compile(
     re.IGNORECASE,
 )
 """Names of columns that mostly should have reached the model, or say that an answer should not."""
+VERDICT = re.compile(
+    r"^(is_|was_)?(good|bad|accepted|approved|correct|valid|included?|excluded?|skip(ped)?|ignored?|deleted|flagged|pass(ed)?"
+    r"|success(ful)?|resolved|mask(ed)?|verified|desired)$|thumbs|feedback|verdict|^use_(for|in)_|_mask$|^train_on|^status$",
+    re.IGNORECASE,
+)
+"""Names of columns that may say that a row is not to be learned."""
 THOUGHT = re.compile("reasoning|thinking", re.IGNORECASE)
 """Columns that may also only say whether there is any: `reasoning: on`."""
 
@@ -71,7 +77,8 @@ def worth_a_warning(unread: Mapping[str, str]) -> list[str]:
     return [
         name
         for name, example in unread.items()
-        if MATTERS.search(name) and not (THOUGHT.search(name) and example.casefold() in SWITCHES)
+        if (MATTERS.search(name) or VERDICT.search(name))
+        and not (THOUGHT.search(name) and example.casefold() in SWITCHES)
     ]
 
 
