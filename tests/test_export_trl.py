@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +97,20 @@ def test_the_check_passes_as_it_is_run_by_hand(exported, model):
     command = [sys.executable, str(exported / "check.py"), "--model", str(model)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout[:6]) == (0, "right:")
+
+
+def test_the_training_runs_to_its_end_by_hand_on_a_machine_without_a_gpu(exported, model, tmp_path):
+    folder, out = tmp_path / "for-trl", tmp_path / "trained"
+    shutil.copytree(exported, folder)
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(settings | {"max_steps": 1, "report_to": "none"}))
+    command = [sys.executable, str(folder / "train.py"), "--model", str(model), "--output", str(out)]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "no GPU with bf16 here" in ran.stdout
+    assert (out / "model.safetensors").is_file()
 
 
 def test_the_check_sees_settings_that_lose_the_documents(check):

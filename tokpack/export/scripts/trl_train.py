@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
 HERE = Path(__file__).resolve().parent
@@ -24,6 +25,14 @@ def make_trainer(model, output, **settings):
     )
 
 
+def settings_here():
+    """Without bf16 where the machine has no GPU for it: `SFTConfig` refuses it there."""
+    if is_torch_bf16_gpu_available():
+        return {}
+    print("no GPU with bf16 here: training in the model's own type, bf16 of settings.json is not used")
+    return {"bf16": False}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub name")
@@ -31,7 +40,7 @@ def main():
     parser.add_argument("--attn", help="attention backend, such as flash_attention_2")
     given = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype="auto", attn_implementation=given.attn)
-    trainer = make_trainer(model, given.output)
+    trainer = make_trainer(model, given.output, **settings_here())
     trainer.train()
     trainer.save_model(given.output)
 
