@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
+from queue import SimpleQueue
 
 import polars as pl
 import pyarrow as pa
@@ -145,19 +145,14 @@ def test_what_one_that_waits_cannot_load_is_no_harm(folder, small_blocks):
 
 
 def test_tokenizers_starts_early_for_what_will_ask_it(qwen, folder, monkeypatch):
-    load_tokenizer(qwen)
-    started, done = [], threading.Event()
-    monkeypatch.setattr("tokpack.encoding.early.start_early", started.append)
-    monkeypatch.setattr("tokpack.encoding.early.kept_encoder", lambda *_: done.set())
-    load_tokenizer(qwen).fast  # noqa: B018 - its plan is measured and kept
-    load_early(str(qwen), [str(folder / "calls.jsonl"), str(folder), "missing", "a\0b"])
-    assert done.wait(20)
-    assert not started
+    kept = load_tokenizer(qwen).folder
+    started = SimpleQueue()
+    monkeypatch.setattr("tokpack.encoding.early.start_early", started.put)
     monkeypatch.setattr("tokpack.encoding.early.LARGEST", 1000)
-    done.clear()
+    load_early(str(qwen), [str(folder), "missing", "a\0b"])
     load_early(str(qwen), [str(folder / "calls.jsonl")])
-    assert done.wait(20)
-    assert started == [load_tokenizer(qwen).folder / "tokenizer.json"]
+    assert started.get(timeout=20) == kept / "tokenizer.json"
+    assert started.empty()
 
 
 def test_a_reference_that_started_early_is_taken_once(qwen):

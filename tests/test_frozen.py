@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
 import pytest
 
+import tokpack
 from tokpack.frozen import frozen
 
 both = pytest.mark.parametrize(
@@ -96,3 +99,10 @@ def test_fields_are_given_by_name_alone_where_that_is_asked_for():
     assert point(x=1) == point(x=1)
     with pytest.raises(TypeError):
         point(1)
+
+
+def test_the_values_of_the_package_are_made_by_it_but_those_that_users_make():
+    plain = re.compile(r"^@dataclass\(frozen=True, slots=True(, kw_only=True)?\)$", re.MULTILINE)
+    package = Path(tokpack.__file__).parent
+    found = [path.relative_to(package) for path in package.rglob("*.py") if plain.search(path.read_text())]
+    assert found == [Path("settings/config.py")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import logging
 import os
 import sys
@@ -20,16 +19,12 @@ from tokpack.errors import InternalError, OutputError, SettingError, TokpackErro
 from tokpack.terminal import interrupts
 from tokpack.terminal.printable import printable
 
-_COLLECT = (50_000, 20, 100)
-"""When Python looks for circles: values of rows are made by the thousand, and hardly any is in one."""
-
 
 def run() -> NoReturn:
     """`main` as a process. It ends when Python has ended its threads and run its exit functions: what C++
     does after that can abort a finished process, by a thread of Arrow's that still lives.
     """
     code = 1
-    gc.set_threshold(*_COLLECT)
 
     def end() -> None:
         with suppress(OSError, ValueError):  # nobody reads any more

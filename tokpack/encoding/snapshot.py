@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -103,19 +102,8 @@ def _key(folder: Path) -> str:
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\x00".encode())
         with reading(path, hint="check --tokenizer, and the rights of its files"):
-            digest.update(_digest(path))
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:32]
-
-
-def _digest(path: Path) -> bytes:
-    """Computed once in a process for a file as it is: what was loaded early is asked for again."""
-    status = path.stat()
-    return _digest_as_it_is(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-@lru_cache(maxsize=64)
-def _digest_as_it_is(path: Path, *stamp: int) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _transformers() -> str:
