@@ -109,3 +109,26 @@ def test_the_label_of_glaives_system_messages_is_no_text_of_theirs(tmp_path):
     row = {"system": f"SYSTEM: {S}", "chat": f"USER: {Q}\n\n\nASSISTANT: {A} <|endoftext|>"}
     [(document, _)], _ = documents(tmp_path, row, map={"messages": "chat"})
     assert document[0] == ("system", S)
+
+
+def test_messages_that_are_not_read_are_named_where_they_differ(tmp_path):
+    _, shape = documents(tmp_path, {"messages": msgs(Q, A), "other": msgs(Q, B), "again": msgs(Q, A)})
+    assert shape.notes == ("other holds other messages than messages: --map messages=other takes them",)
+
+
+def test_a_system_prompt_in_a_message_is_its_text(tmp_path):
+    row = {
+        "trajectory": [
+            {"role": "system", "system_prompt": S, "text": None},
+            {"role": "user", "system_prompt": None, "text": Q},
+            {"role": "ai", "system_prompt": None, "text": A},
+        ]
+    }
+    assert "--map messages=trajectory" in refused(tmp_path, row)
+    [(document, _)], _ = documents(tmp_path, row, map={"messages": "trajectory"})
+    assert document == turns(Q, A, system=S)
+
+
+def test_hints_know_what_columns_are_called_elsewhere(tmp_path):
+    row = {"anweisung": Q, "kontext": "Am Teich, an dem es viele gibt.", "antwort": A}
+    assert "prompt=anweisung,input=kontext,completion=antwort" in refused(tmp_path, row)

@@ -108,3 +108,11 @@ def test_columns_that_the_first_rows_fill_with_something_else_stay_unread(parque
 def test_pairs_without_late_columns_are_as_before(parquet, tmp_path):
     read, _ = read_last(tmp_path, PAIRED, PAIRED, parquet)
     assert [document for document, _, _ in read] == PAIR
+
+
+@pytest.mark.parametrize(
+    "empty", [[None], {"bytes": None, "path": None}, [{"path": None}], False, "", 0], ids=str
+)
+def test_a_place_for_an_image_that_holds_none_is_no_image(empty, tmp_path):
+    read, reasons = read_last(tmp_path, CHAT, {**CHAT, "image": empty}, False)
+    assert ([document for document, _, _ in read], reasons) == ([turns(Q, A)], [])

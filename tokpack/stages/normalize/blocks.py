@@ -20,7 +20,7 @@ from tokpack.stages.normalize.reasoning import text_of
 from tokpack.stages.normalize.responses import TEXT_PARTS
 
 ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
-CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
+CONTENT_KEYS = ("content", "value", "text", "message", "utterance", "system_prompt")
 Message = dict[str, Any]
 
 
@@ -123,7 +123,8 @@ def _plain(message: Any, names: dict[str, str]) -> Iterator[Any]:
         return
     parts = message.get("parts") if _filled(message, "parts") else message.get("content")
     if not isinstance(parts, list):
-        key = next((key for key in CONTENT_KEYS if key in message), "content")
+        held = [key for key in CONTENT_KEYS if key in message]
+        key = next((key for key in held if _filled(message, key)), next(iter(held), "content"))
         rest = {k: v for k, v in message.items() if k not in (*ROLE_KEYS, key)}
         yield {"role": role, "content": message.get(key), **rest}
         return

@@ -21,7 +21,7 @@ from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.training import weight_in
-from tokpack.stages.normalize.turns import text_turns
+from tokpack.stages.normalize.turns import as_messages, text_turns
 from tokpack.stages.normalize.unread import grouping_columns, shown, unread_columns
 from tokpack.stages.normalize.values import is_repr
 from tokpack.stages.read.blocks import chunks
@@ -76,8 +76,25 @@ def detect_shape(source: Source) -> Shape:
     if found.format in CHATS and "tools" in found.beside and any(tools_twice(row, found) for row in rows):
         note = f"system messages hold the tools already: {found.beside['tools']} is not given again"
         found = replace(found, notes=(*found.notes, note))
+    found = replace(found, notes=(*found.notes, *_other_chats(found, columns, rows)))
     unread = unread_columns(found, columns, rows)
     return replace(found, unread=unread, grouping=grouping_columns(unread, rows))
+
+
+def _other_chats(shape: Shape, columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """What to say of columns that hold other chats than the one that is read."""
+    if shape.format not in CHATS or shape.layout:
+        return []
+    [read] = shape.columns.values()
+    others = [
+        column
+        for column in columns
+        if column not in shape.read_columns()
+        and any((chat := as_messages(row.get(column))) and chat != as_messages(row.get(read)) for row in rows)
+    ]
+    return [
+        f"{column} holds other messages than {read}: --map messages={column} takes them" for column in others
+    ]
 
 
 def _layout(

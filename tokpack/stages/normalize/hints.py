@@ -18,19 +18,19 @@ from tokpack.stages.normalize.unread import shown
 
 ASKING = re.compile(
     r"prompt|question|quer(y|ies)|problem|instruction|input|user|human|article|document|source|dialogue|passage|premise"
-    r"|goal|task",
+    r"|goal|task|frage|anweisung|pregunta|instrucci|pergunta|domanda|вопрос|问题|指令|輸入|输入|質問|질문",
     re.IGNORECASE,
 )
 ANSWERING = re.compile(
     r"answer|response|output|completion|solution|target|summar|highlight|reply|assistant|generation|translation\b"
-    r"|code|result",
+    r"|code|result|antwort|respuesta|réponse|resposta|risposta|ответ|回答|答案|答え|输出|輸出|응답|답변",
     re.IGNORECASE,
 )
 BETTER = re.compile(r"chosen|prefer|accept|\bgood|\bwin|best|positive", re.IGNORECASE)
 WORSE = re.compile(r"reject|non_?prefer|dispref|\bbad|\blos|worst|negative", re.IGNORECASE)
-BESIDE = re.compile(r"context|passage|background", re.IGNORECASE)
+BESIDE = re.compile(r"context|kontext|passage|background|背景", re.IGNORECASE)
 ABOUT = re.compile(
-    r"(^|[_.])(id|ids|uuid|hash|model|models|policy|source|category|lang|language|license|url|worker|split|key|type|"
+    r"(^|[_.])(ids?|ids?_list|uuid|hash|kwargs|model|models|policy|source|category|lang|language|license|url|worker|split|key|type|"
     r"label|metadata|date|role|from|name|object|status|method|(finish|stop)_?reason)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
     re.IGNORECASE,
 )

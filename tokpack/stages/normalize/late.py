@@ -64,11 +64,20 @@ def read_late(row: Row, late: Late, found: dict[str, Any]) -> None:
 def refuse_media(row: Row, columns: Collection[str]) -> None:
     """Raises RowError for a row with an image, a sound or a film."""
     for column in columns:
-        if column in row and is_filled(row[column]):
+        if column in row and _holds_media(row[column]):
             raise RowError(
                 f"{column} holds what is no text, and only text can be packed: without that column the texts "
                 "alone are taken"
             )
+
+
+def _holds_media(value: Any) -> bool:
+    """Whether it is more than null, a number or a switch, at any depth."""
+    if isinstance(value, Mapping):
+        return any(map(_holds_media, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_media, value))
+    return not (value is None or value == "" or isinstance(value, bool | int | float))
 
 
 def refuse_weight(row: Row, name: str) -> None:
