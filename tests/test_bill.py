@@ -34,7 +34,7 @@ from tokpack.report.values import Figures
 from tokpack.report.words import make_bill
 from tokpack.settings.plain import to_plain
 from tokpack.stages.plan import make_plan
-from tokpack.way.corpus import NearFigures
+from tokpack.way.figures import NearFigures
 
 
 def rows_for(lengths: Any, capacity: int) -> int:

@@ -14,11 +14,12 @@ from report_samples import hostile, planned, sample
 from rich.console import Console, Group
 
 from tokpack.cost import Figure
+from tokpack.report.checks import checks_view
 from tokpack.report.cost_words import money
 from tokpack.report.figures import Report
 from tokpack.report.first_screen import first_screen
 from tokpack.report.html import page
-from tokpack.report.terminal import checks_view, ledger_table, packed_panel, report_view, share, to_html
+from tokpack.report.terminal import ledger_table, packed_panel, report_view, share, to_html
 from tokpack.report.terminal_tables import Command, facts_grid
 from tokpack.report.values import Figures
 from tokpack.report.words import COUNTERS, counters, make_bill

@@ -169,7 +169,7 @@ def pack(
         show(packed)
         from tokpack.report.words import budget_words
         from tokpack.settings.plain import from_plain
-        from tokpack.way.corpus import MoneyFigures
+        from tokpack.way.figures import MoneyFigures
 
         if budget := packed.report.get("budget"):
             say(budget_words(from_plain(MoneyFigures, budget, "budget")), quiet)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokpack.errors import UsageError
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed.left_out import ShownLeftOut, find_left_out
 from tokpack.packed.viewer import ShownRow, choose_row
+
+if TYPE_CHECKING:
+    from tokpack.packed.left_out import ShownLeftOut
 
 
 def row_or_left_out(
@@ -27,6 +30,8 @@ def row_or_left_out(
     except UsageError as error:
         if doc is None:
             raise
+        from tokpack.packed.left_out import ShownLeftOut, find_left_out  # all that reads and renders inputs
+
         try:
             found = find_left_out(opened, doc)
         except UsageError:

@@ -59,7 +59,7 @@ class Verification:
         return all(check.ok for check in self.checks) and (self.model is None or bool(self.model.ok))
 
     def __rich__(self) -> Any:
-        from tokpack.report.terminal import checks_view
+        from tokpack.report.checks import checks_view
 
         return checks_view(self)
 

@@ -17,7 +17,7 @@ from tokpack.report.cost_figures import Advice, Card, Cost, Curve, LengthFigures
 from tokpack.report.cost_words import ends, hours, money
 from tokpack.report.words import share as share_words
 from tokpack.terminal.activity import counted, in_number
-from tokpack.way.corpus import NearFigures
+from tokpack.way.figures import NearFigures
 
 WORTH = 0.02
 """A saving below this share of the money is not worth a changed setting."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.console import Group, RenderableType
+
 from tokpack.packed_urls import place_of
 from tokpack.report.tables import Cell, Column, Line, Table
+from tokpack.report.terminal_tables import DrawnTable
 from tokpack.terminal.printable import one_line
 
 
@@ -20,3 +23,9 @@ def checks_table(verification: Any) -> Table:
             Line([Cell(""), Cell(""), Cell(one_line(fault, 400), tone="bad")]) for fault in check.faults
         ]
     return Table(f"verify {one_line(place_of(verification.folder))}", columns, lines, named=1)
+
+
+def checks_view(verification: Any) -> RenderableType:
+    """`tokpack verify`: the checks, and what a model's probe found."""
+    table = DrawnTable(checks_table(verification), head=False)
+    return Group(table, verification.model) if verification.model is not None else table

@@ -9,7 +9,7 @@ from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import Ledger
 from tokpack.report.values import Drop, Lengths
 from tokpack.settings.plain import LEFT_OUT
-from tokpack.way.corpus import MoneyFigures
+from tokpack.way.figures import MoneyFigures
 
 
 @frozen(kw_only=True)

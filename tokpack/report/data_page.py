@@ -30,7 +30,7 @@ from tokpack.report.values import Drop, DropPlace, Figures, KeptDocument, Langua
 from tokpack.report.words import ALIKE, counters, share
 from tokpack.terminal.activity import counted
 from tokpack.terminal.printable import one_line, printable, snippet
-from tokpack.way.corpus import NearFigures, NearPair
+from tokpack.way.figures import NearFigures, NearPair
 
 MOST_FILES, MOST_REASONS, MOST_PAIRS, EXAMPLES = 500, 50, 12, 3
 

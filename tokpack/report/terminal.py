@@ -17,7 +17,6 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tokpack.on_disk.ledger import DocumentSums, Ledger
-from tokpack.report.checks import checks_table
 from tokpack.report.cost_terminal import cost_bill, cost_details
 from tokpack.report.data_tables import (
     by_table,
@@ -268,9 +267,3 @@ def to_html(renderable: Any, width: int = 110) -> str:
     console = Console(record=True, width=width, file=io.StringIO(), force_jupyter=False)
     console.print(renderable)
     return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.2">{code}</pre>')
-
-
-def checks_view(verification: Any) -> RenderableType:
-    """`tokpack verify`: the checks, and what a model's probe found."""
-    table = DrawnTable(checks_table(verification), head=False)
-    return Group(table, verification.model) if verification.model is not None else table

@@ -16,7 +16,7 @@ from tokpack.settings.plain import KEY, LEFT_OUT, from_plain
 from tokpack.stages.order import Dealt
 from tokpack.stages.planners.mix import Mixed
 from tokpack.stages.planners.parts import Parted
-from tokpack.way.corpus import MoneyFigures, NearFigures
+from tokpack.way.figures import MoneyFigures, NearFigures
 
 
 @frozen(kw_only=True)

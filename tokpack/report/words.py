@@ -11,7 +11,7 @@ from tokpack.report.values import Figures, Labels, PlanFigures
 from tokpack.stages.render.left_out import LEFT_OUT
 from tokpack.terminal.activity import counted, in_number
 from tokpack.terminal.printable import one_line
-from tokpack.way.corpus import MoneyFigures, NearFigures
+from tokpack.way.figures import MoneyFigures, NearFigures
 
 WORTH_TELLING = 0.02
 """A saving below this share of all slots is called small."""

@@ -19,62 +19,21 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
-from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import PAIR_DROPPED
 from tokpack.ranges import Int64
-from tokpack.settings.plain import LEFT_OUT
 from tokpack.stages.dedup import Hashes
 from tokpack.stages.keep import KeepList
 from tokpack.stages.pairs import torn_pairs
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
 from tokpack.way.columns import REASON, GrowingFrame, check_number
+from tokpack.way.figures import MoneyFigures, NearFigures
 from tokpack.way.store import Batch, Key, TokenStore, flat_arrays, flat_weights
 
 DETAILS = {"position": pl.Int32, "drop_detail": pl.String}
 HASHES = ("hash_high", "hash_low")
 EXAMPLES = 3
 """Documents shown of each drop reason."""
-
-
-@frozen(kw_only=True)
-class NearPair:
-    alike: str
-    """What is alike, of prompt and answer; empty where documents are compared as one text."""
-    jaccard: float | None
-    """None where the document only looks alike and stays."""
-    removed: str
-    kept: str
-    """The starts of both texts."""
-
-
-@frozen(kw_only=True)
-class NearFigures:
-    """What the removal of near duplicates takes, or would take."""
-
-    threshold: float
-    on: str
-    applied: bool
-    documents: int
-    tokens: int
-    bounded: int
-    """Documents compared with only some of their candidates."""
-    kept: dict[str, int]
-    """Documents that look alike and stay, by what is alike."""
-    pairs: list[NearPair]
-
-
-@frozen(kw_only=True)
-class MoneyFigures:
-    """A budget in dollars, the tokens it became, and what they cost at most."""
-
-    usd: float
-    tokens: int
-    bill: float
-    all: bool
-    """Whether it pays for all of the data."""
-    counted: str | None = field(default=None, metadata=LEFT_OUT)
-    """`trained` where trained tokens alone count."""
 
 
 @dataclass(slots=True)

@@ -39,8 +39,9 @@ from tokpack.stages.scratch import Scratch
 from tokpack.stages.select import select
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.terminal.activity import counted
-from tokpack.way.corpus import EXAMPLES, Corpus, MoneyFigures, NearFigures, NearPair
+from tokpack.way.corpus import EXAMPLES, Corpus
 from tokpack.way.documents import encode
+from tokpack.way.figures import MoneyFigures, NearFigures, NearPair
 
 log = logging.getLogger("tokpack")
 
