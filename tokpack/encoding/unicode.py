@@ -22,14 +22,14 @@ def nfc(text: pl.Series) -> tuple[pl.Series, pl.Series]:
     """(positions of the rows that NFC changes, their new text). `text` has no nulls."""
     positions = (text.str.len_bytes() != text.str.len_chars()).arg_true()
     wide = text.gather(positions)
-    unstable = _beyond_ascii(wide).str.contains(UNSTABLE_IN_NFC)
+    unstable = beyond_ascii(wide).str.contains(UNSTABLE_IN_NFC)
     positions, wide = positions.filter(unstable), wide.filter(unstable)
     normal = wide.str.normalize("NFC")
     changed = normal != wide
     return positions.filter(changed), normal.filter(changed)
 
 
-def _beyond_ascii(texts: pl.Series) -> pl.Series:
+def beyond_ascii(texts: pl.Series) -> pl.Series:
     """Of each text at least the characters that are not ASCII: where they are few, these alone, which a
     pattern takes less time to go over."""
     places, data = text_buffers(texts.to_arrow(compat_level=pl.CompatLevel.oldest()))

@@ -56,14 +56,13 @@ def html_boilerplate(min_structure: int = 3, min_tag_share: float = 0.05) -> pl.
     bare = answers.str.replace_all(TAG, "")
     whole = answers.str.contains(r"(?im)^\s*<(?:!doctype|html)\b")
     in_tags = 1 - bare.str.len_chars() / answers.str.len_chars()
-    page = (
-        (_count(answers.str.contains(pattern) for pattern in STRUCTURE) >= min_structure)
-        & (_count(says_any(bare, phrases) for phrases in PHRASES) >= MIN_PHRASES)
-        & (whole | (in_tags >= min_tag_share))
+    built = _count(answers.str.contains(pattern) for pattern in STRUCTURE) >= min_structure
+    page = (_count(says_any(bare, phrases) for phrases in PHRASES) >= MIN_PHRASES) & (
+        whole | (in_tags >= min_tag_share)
     )
     prompts = pl.col("prompts").list.join("\n", ignore_nulls=True)
     meant = prompts.str.contains(ABOUT_WEB) | answers.str.contains(PRESENTED)
-    return among(tagged, page & ~meant)
+    return among(among(tagged, built), page & ~meant)
 
 
 def _count(conditions: Iterable[pl.Expr]) -> pl.Expr:

@@ -17,7 +17,10 @@ def among(suspect: pl.Expr, check: pl.Expr) -> pl.Expr:
 
     def run(columns: Sequence[pl.Series]) -> pl.Series:
         rows = pl.DataFrame(dict(zip(names, columns, strict=True)))
-        places = rows.select(suspect).to_series().fill_null(False).arg_true()
+        suspects = rows.select(suspect).to_series().fill_null(False)
+        if not suspects.any():
+            return suspects
+        places = suspects.arg_true()
         hit = rows[places].select(check).to_series().fill_null(False)
         return pl.repeat(False, len(rows), dtype=pl.Boolean, eager=True).scatter(places.filter(hit), True)
 
