@@ -104,6 +104,19 @@ def test_scratch_arrays_have_no_name_and_outlive_their_release(tmp_path):
     assert scratch.zeros(0, np.int32).shape == (0,)
 
 
+def test_what_is_written_into_a_scratch_file_stands_in_its_array(tmp_path):
+    for scratch in (Scratch(tmp_path), Scratch()):
+        for dtype in (np.int32, np.uint8, np.float32):
+            array, write = scratch.written(1000, dtype)
+            write(990, np.arange(10).astype(dtype))
+            write(3, np.arange(4, 8).astype(dtype))
+            write(5, np.empty(0, dtype))
+            assert array[990:].tolist() == list(range(10))
+            assert array[:8].tolist() == [0, 0, 0, 4, 5, 6, 7, 0]
+        assert scratch.written(0, np.int32)[0].shape == (0,)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_search_leaves_nothing(tmp_path):
     reader, writer = os.pipe()
     if not (child := os.fork()):

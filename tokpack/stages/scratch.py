@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,38 @@ class Scratch:
         if self.folder is None or not count:
             return np.zeros(shape, dtype)
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            size = count * dtype.itemsize
-            if hasattr(os, "posix_fallocate"):  # a page that finds no room later would end the process
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-            pages = mmap.mmap(file.fileno(), size)
+            return self._mapped(file.fileno(), count, dtype).reshape(shape)
+
+    def written(self, count: int, dtype: npt.DTypeLike) -> tuple[Array, Callable[[int, Array], None]]:
+        """An array, and what writes values to a place of it: into its file, which costs no page fault, and no
+        zeros where values come to lie."""
+        if self.folder is None or not count:
+            array = np.zeros(count, dtype)
+
+            def put(at: int, values: Array) -> None:
+                array[at : at + len(values)] = values
+
+            return array, put
+        file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - open as long as there is a writer
+        array = self._mapped(file.fileno(), count, np.dtype(dtype))
+
+        def write(at: int, values: Array) -> None:
+            data, place = values.view(np.uint8).data, at * values.itemsize
+            while len(data):
+                done = os.pwrite(file.fileno(), data, place)
+                data, place = data[done:], place + done
+
+        return array, write
+
+    def _mapped(self, file: int, count: int, dtype: np.dtype[Any]) -> Array:
+        size = count * dtype.itemsize
+        if hasattr(os, "posix_fallocate"):  # a page that finds no room later would end the process
+            os.posix_fallocate(file, 0, size)
+        else:
+            os.truncate(file, size)
+        pages = mmap.mmap(file, size)
         self._maps.append(pages)
-        return np.frombuffer(pages, dtype).reshape(shape)
+        return np.frombuffer(pages, dtype)
 
     def full(self, shape: int, value: int, dtype: npt.DTypeLike) -> Array:
         array = self.zeros(shape, dtype)

@@ -252,17 +252,20 @@ def copy_pieces(
     """Ids, flags, and weights where wanted, of the pieces end to end: batch by batch first, then in order, a
     memcpy a piece."""
     by_batch = np.argsort(batch, kind="stable")
-    in_order = pa.array(np.argsort(by_batch, kind="stable"))
     numbers, starts = np.unique(batch[by_batch], return_index=True)
-    records = [pa.array(index[positions]) for positions in np.split(by_batch, starts[1:])]
     found = [batches(int(number)) for number in numbers]
     columns: list[list[npt.NDArray[Any]]] = [[b.ids for b in found], [b.marks for b in found]]
     if weighted:
         columns.append([np.ones(len(b.ids), np.float32) if b.weights is None else b.weights for b in found])
+    if len(found) == 1:
+        records, in_order = [pa.array(index)], None
+    else:
+        records = [pa.array(index[positions]) for positions in np.split(by_batch, starts[1:])]
+        in_order = pa.array(np.argsort(by_batch, kind="stable"))
     for column in columns:
         stored = [(b.offsets, values) for b, values in zip(found, column, strict=True)]
         parts = [_as_binary(*flat).take(which) for flat, which in zip(stored, records, strict=True)]
-        moved = pa.concat_arrays(parts).take(in_order)
+        moved = parts[0] if in_order is None else pa.concat_arrays(parts).take(in_order)
         yield np.frombuffer(moved.buffers()[2], stored[0][1].dtype)
 
 

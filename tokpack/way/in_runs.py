@@ -11,7 +11,7 @@ The stretches are a second copy of the tokens, in files without a name.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -93,18 +93,18 @@ def in_runs(
         places[number + 1] = places[number] + offsets[-1]
     scratch = Scratch(folder)
     dtypes = (np.int32, np.uint8, np.float32)[: 2 + weighted]
-    columns = [scratch.zeros(int(places[-1]), dtype) for dtype in dtypes]
+    columns, writers = zip(*(scratch.written(int(places[-1]), dtype) for dtype in dtypes), strict=True)
 
     def move(mine: Int64) -> None:
         place = places[run[mine]] + offset[mine]
         by_place = np.argsort(place)
         which = mine[by_place]
         values = list(copy_pieces(pieces.batch[which], pieces.index[which], batches, weighted))
-        _put(columns, values, place[by_place], pieces.length[which])
+        _put(writers, values, place[by_place], pieces.length[which])
 
     for _ in ordered_map(move, _of_batches(pieces.batch), default_workers()):
-        scratch.release()
-    found = Runs(scratch, contents.order, pieces.length, starts, places, columns)
+        pass
+    found = Runs(scratch, contents.order, pieces.length, starts, places, list(columns))
     return replace(pieces, batch=run, index=index), lru_cache(maxsize=2)(found.batch)
 
 
@@ -129,16 +129,14 @@ def _of_batches(batch: npt.NDArray[np.signedinteger[Any]]) -> Iterator[Int64]:
 
 
 def _put(
-    columns: list[npt.NDArray[Any]],
+    writers: Iterable[Callable[[int, npt.NDArray[Any]], None]],
     values: list[npt.NDArray[Any]],
     place: Int64,
     length: npt.NDArray[np.int32],
 ) -> None:
-    """The pieces, end to end in `values`, to their places, which rise; neighbors are copied together."""
+    """The pieces, end to end in `values`, to their places, which rise; neighbors are written together."""
     ends = offsets_of(length)
     begins = np.append(0, np.flatnonzero(place[1:] != place[:-1] + length[:-1]) + 1)
-    for first, last in zip(begins, [*begins[1:], len(place)], strict=True):
-        source = slice(ends[first], ends[last])
-        target = slice(place[first], place[first] + ends[last] - ends[first])
-        for column, some in zip(columns, values, strict=True):
-            column[target] = some[source]
+    for first, last in zip(begins.tolist(), [*begins[1:].tolist(), len(place)], strict=True):
+        for write, some in zip(writers, values, strict=True):
+            write(int(place[first]), some[ends[first] : ends[last]])
