@@ -18,6 +18,7 @@ from typing import Any
 from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.reasoning import text_of
 from tokpack.stages.normalize.responses import TEXT_PARTS
+from tokpack.stages.normalize.roles import role_name
 
 ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
 CONTENT_KEYS = ("content", "value", "text", "message", "utterance", "system_prompt")
@@ -144,8 +145,10 @@ def _of_parts(message: Any, role: Any, parts: list[Any], names: dict[str, str]) 
             calls.append(_call(value, names))
         elif kind == "result":
             results.append(_result(value, names))
-        elif kind == "thought":
+        elif kind == "thought" and role_name(str(role)) == "assistant":
             thoughts.append(str(value))
+        elif kind == "thought":
+            texts.append(part)  # to be refused: nobody else's thoughts are written
         else:
             texts.append(value)
     yield from results

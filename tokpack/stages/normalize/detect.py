@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -199,11 +200,16 @@ def _check_weight(shape: Shape, columns: list[str], rows: list[dict[str, Any]], 
             )
 
 
+ONE_A_LINE = 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
+
+
 def _expected(source: Source, fault: str) -> str:
     if fault.startswith("not UTF-8"):
         return "convert the file to UTF-8: iconv -f LATIN1 -t UTF-8"
+    if fault.endswith("but an array"):
+        return 'write each row as an object: of a list of messages {"messages": [...]}'
     if fault and source.container in ("jsonl", "json"):
-        return 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
+        return f"{ONE_A_LINE}; jq -c . FILE > rows.jsonl writes objects so that take several lines"
     if source.config.format in TREES:
         return "no tree has an answer: a message needs message_id, text, role; the first a parent_id of null"
     return "there are no rows in it: check the step that wrote it"
@@ -217,6 +223,8 @@ def _way_out(source: Source, columns: list[str], rows: list[dict[str, Any]]) -> 
     if source.container == "csv" and len(columns) == 1 and marks:
         return f"cells are separated by {marks[0]!r}: save the file with commas"
     way = way_out(columns, rows)
+    if source.container == "csv" and any(re.search(r"\s.*[.?!]$", name) for name in columns):
+        way = "the first line names the columns: write prompt,completion above it"
     return f"{way}; {AS_TEXT}" if source.note else way
 
 

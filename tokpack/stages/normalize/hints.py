@@ -15,6 +15,7 @@ from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.unread import shown
+from tokpack.stages.normalize.wrapped_rows import way_to_rows
 
 ASKING = re.compile(
     r"prompt|question|quer(y|ies)|problem|instruction|input|user|human|article|document|source|dialogue|passage|premise"
@@ -47,7 +48,7 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
         text = all(isinstance(value, str) for value in held.values(prompts))
         itself = f"; --map text={prompts} trains on the prompts themselves" if text else ""
         return f"rows of {PROMPTS_ONLY}{itself}"
-    if way := _way_of_column(columns, held) or way_to_chat(rows):
+    if way := way_to_rows(columns, rows) or _way_of_column(columns, held) or way_to_chat(rows):
         return way
     texts = list(dict.fromkeys(path for row in rows for path, _ in _texts(row, "", DEPTH)))
     texts = [path for path in texts if not ABOUT.search(path)] or [path for path in texts if path in columns]

@@ -18,6 +18,7 @@ from tokpack.stages.normalize.exported import CURRENT, MAPPING, is_tree, shown_b
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, value_at
 from tokpack.stages.normalize.responses import has_items
 from tokpack.stages.normalize.turns import as_messages
+from tokpack.stages.normalize.wrapped_rows import are_messages
 
 Rows = Sequence[Row]
 
@@ -349,5 +350,12 @@ LAYOUTS: tuple[Layout, ...] = (
         needs=("prompt.replies", "prompt.text"),
         reason="each row is a tree of messages, not one conversation",
         hint="--format tree follows the best ranked answers; --format tree_paths takes every path",
+    ),
+    Layout(
+        name="messages one by one",
+        test=are_messages,
+        reason="each row is one message: alone it is no conversation",
+        hint="write the messages of a conversation into one row: "
+        '{"messages": [{"role": ..., "content": ...}, ...]}',
     ),
 )

@@ -183,6 +183,8 @@ class Shape:
                 return isinstance(values[0], list) and all(type(value) is int for value in values[0])
             if self.format == "text" and not isinstance(values[0], str):
                 continue
+            if any(isinstance(value, list | dict) and not as_messages(value) for value in values):
+                continue
             return True
         return False
 
