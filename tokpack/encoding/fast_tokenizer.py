@@ -265,9 +265,7 @@ def _spaces_at_ends(offsets: Ints, data: npt.NDArray[np.uint8]) -> Ints:
 
 def running_sum(lengths: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.integer[Any]]:
     """In 32 bits where the text is small enough: half the memory traffic."""
-    wide = lengths if size < 1 << 30 else lengths.astype(np.int64)
-    total: npt.NDArray[np.integer[Any]] = pc.cumulative_sum(pa.array(wide)).to_numpy()
-    return total
+    return np.cumsum(lengths, dtype=np.int32 if size < 1 << 30 else np.int64)
 
 
 def _bytes_of(texts: pa.LargeBinaryArray) -> Ints:

@@ -146,9 +146,10 @@ def _finish(
     pairs: bool,
 ) -> Pieces:
     """Count labels, drop documents that have none, gather what stays."""
-    labeled = np.flatnonzero(tokens.flags & TRAINED)
+    labeled = np.zeros(len(tokens.flags) + 1, np.int32)
+    np.cumsum(tokens.flags & TRAINED, dtype=np.int32, out=labeled[1:])
     ends = starts + sizes
-    trained = np.searchsorted(labeled, ends) - np.searchsorted(labeled, np.minimum(starts + 1, ends))
+    trained = (labeled[ends] - labeled[np.minimum(starts + 1, ends)]).astype(np.int64)
     per_document = np.bincount(document, weights=trained, minlength=len(lengths))
     present = np.bincount(document, minlength=len(lengths)) > 0
     # An empty document has no piece, and nothing to train either.
