@@ -212,8 +212,12 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
             documents = documents.with_columns(pl.col(many).list.last().alias(last))
     if wanted & set(WITHOUT_CALL):
         told = ~_calling(documents["extra"], messages)
-        for name, which in zip(WITHOUT_CALL, (mine & told, told), strict=True):
-            documents = documents.with_columns(messages.lists(messages.contents, which).alias(name))
+        if told.all() and "answers" in documents.columns:
+            same = zip(WITHOUT_CALL, ("answers", "contents"), strict=True)
+            documents = documents.with_columns(pl.col(other).alias(name) for name, other in same)
+        else:
+            for name, which in zip(WITHOUT_CALL, (mine & told, told), strict=True):
+                documents = documents.with_columns(messages.lists(messages.contents, which).alias(name))
     for name in wanted & PARTNER.keys():
         other = documents[PARTNER[name]].gather(partners(documents))
         documents = documents.with_columns(other.alias(name))

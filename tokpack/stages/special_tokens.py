@@ -52,18 +52,22 @@ def treat_special_tokens(
         return documents, counters
     messages = Messages.of(documents)
     hit = _holds(messages.contents, tokens.every)
-    rendered = messages.any(_begins(messages.contents, tokens))
+    rendered = messages.any(_begins(messages.contents, tokens, hit))
     texts = (documents["kind"] == "text").to_numpy()
     for name, which in ((RENDERED_TEXT, texts), (RENDERED_CHAT, ~texts)):
         if count := int((rendered & which).sum()):
             counters[name] = count
     if mode == "strip" and tokens.ends and hit.any():
         open_to_change = np.repeat(~(rendered | texts), np.diff(messages.offsets))
-        contents = _stripped(messages.contents, pl.Series(hit & open_to_change), tokens.ends)
-        changed = messages.any(as_bool(contents != messages.contents))
+        places = np.flatnonzero(hit & open_to_change)
+        before = messages.contents.gather(places)
+        after = _stripped(before, tokens.ends)
+        contents = messages.contents.clone().scatter(places, after)  # scatter writes in place
         documents = documents.with_columns(messages.lists(contents).alias("contents"))
-        counters[STRIPPED] = int(changed.sum())
-        hit = _holds(contents, tokens.every)
+        changed = np.zeros(len(hit), np.bool_)
+        changed[places] = as_bool(before != after)
+        counters[STRIPPED] = int(messages.any(changed).sum())
+        hit[places] = _holds(after, tokens.every)
     inside = messages.any(hit) | _holds(documents["extra"], tokens.every)  # calls and reasoning
     counters[INSIDE] = int(inside.sum())
     if mode == "drop":
@@ -78,9 +82,10 @@ def _holds(contents: pl.Series, tokens: Sequence[str]) -> Bools:
     return as_bool(contents.str.contains_any(list(tokens)))
 
 
-def _begins(contents: pl.Series, tokens: SpecialTokens) -> Bools:
-    """Which contents begin with an opener, after white space and BOS."""
-    suspects = _holds(contents, tokens.openers)
+def _begins(contents: pl.Series, tokens: SpecialTokens, hit: Bools) -> Bools:
+    """Which contents begin with an opener, after white space and BOS. `hit`: which hold a special token."""
+    special = bool(tokens.openers) and set(tokens.openers) <= set(tokens.every)
+    suspects = hit.copy() if special else _holds(contents, tokens.openers)
     if suspects.any():
         bos = rf"(?:{re.escape(tokens.bos)}\s*)?" if tokens.bos else ""
         opens = rf"^\s*{bos}{one_of(tokens.openers)}"
@@ -88,11 +93,9 @@ def _begins(contents: pl.Series, tokens: SpecialTokens) -> Bools:
     return suspects
 
 
-def _stripped(contents: pl.Series, which: pl.Series, ends: Sequence[str]) -> pl.Series:
+def _stripped(contents: pl.Series, ends: Sequence[str]) -> pl.Series:
     one = one_of(ends)
-    both = rf"^(?:\s*{one})+\s*|(?:\s*{one})+\s*$"
-    changed = contents.filter(which).str.replace_all(both, "")
-    return contents.clone().scatter(which.arg_true(), changed)  # scatter writes in place
+    return contents.str.replace_all(rf"^(?:\s*{one})+\s*|(?:\s*{one})+\s*$", "")
 
 
 def one_of(tokens: Sequence[str]) -> str:
