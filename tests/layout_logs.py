@@ -12,6 +12,10 @@ def _exported(role: str, text: Any, **more: Any) -> dict[str, Any]:
     return {"author": {"role": role, "name": None}, "content": content, "recipient": "all", **more}
 
 
+def _part(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": {"type": "text", "text": text}}
+
+
 def _tree(*messages: dict[str, Any] | None, aside: dict[str, Any] | None = None) -> dict[str, Any]:
     """Nodes one after another; `aside` answers the first question as well."""
     names = [f"n{i}" for i in range(len(messages))]
@@ -79,6 +83,14 @@ LOGS = [
         },
         QA,
     ),
+    Case(
+        "Open WebUI export",
+        {"title": "Ducks", "chat": {"models": ["m"], "history": {"currentId": "2"}, "messages": msgs(Q, A)}},
+        QA,
+    ),
+    Case("One key a turn", {"conversations": [{"user": Q}, {"assistant": A}]}, QA),
+    Case("Contents in objects", {"messages": [_part(role, text) for role, text in turns(Q, A)]}, QA),
+    Case("Texts in body", {"messages": [{"role": role, "body": text} for role, text in turns(Q, A)]}, QA),
     Case(
         "Authors in objects",
         {"messages": [{"author": {"role": r}, "content": t} for r, t in turns(Q, A)]},

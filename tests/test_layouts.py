@@ -236,6 +236,13 @@ def test_a_question_after_a_history_without_its_answer_is_refused_with_what_to_m
     assert "--map messages=chat_history" in error.value.hint
 
 
+def test_messages_of_other_keys_are_named_with_what_is_expected(tmp_path):
+    row = {"messages": [{"id": 1, "nick": "user", "said": Q}, {"id": 2, "nick": "assistant", "said": A}]}
+    with pytest.raises(UsageError) as error:
+        read(tmp_path, [row, row])
+    assert error.value.hint.startswith("messages holds objects of id, nick, said: a message says who speaks")
+
+
 @pytest.mark.parametrize("parquet", [False, True], ids=["jsonl", "parquet"])
 def test_trees_of_messages_are_refused_with_the_formats_that_join_them(parquet, tmp_path):
     with pytest.raises(UsageError) as error:

@@ -21,7 +21,7 @@ from tokpack.stages.normalize.responses import TEXT_PARTS
 from tokpack.stages.normalize.roles import role_name
 
 ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
-CONTENT_KEYS = ("content", "value", "text", "message", "utterance", "system_prompt")
+CONTENT_KEYS = ("content", "value", "text", "message", "utterance", "body", "msg", "system_prompt")
 Message = dict[str, Any]
 
 

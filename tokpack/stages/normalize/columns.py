@@ -226,7 +226,12 @@ def _is_whole(answer: Any) -> bool:
 
 
 def _is_list(values: list[Any]) -> bool:
-    return any(isinstance(as_json(value), list) and as_messages(value, named=True) for value in values)
+    return any(_holds_list(as_json(value)) and as_messages(value, named=True) for value in values)
+
+
+def _holds_list(value: Any) -> bool:
+    """A list, or an object that holds its messages in one: `{"messages": [...]}`."""
+    return isinstance(value, list) or (isinstance(value, Mapping) and isinstance(value.get("messages"), list))
 
 
 def _is_prompt(values: list[Any]) -> bool:

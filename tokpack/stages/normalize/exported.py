@@ -70,7 +70,13 @@ def _is_exported(message: Any) -> bool:
         return False
     author, content = message.get(AUTHOR), message.get("content")
     named = isinstance(author, Mapping) and author.get("role") is not None
-    return named or (isinstance(content, Mapping) and content.get(CONTENT_TYPE) is not None)
+    return named or _is_typed(content)
+
+
+def _is_typed(content: Any) -> bool:
+    return isinstance(content, Mapping) and (
+        CONTENT_TYPE in content or isinstance(content.get("parts"), list)
+    )
 
 
 def _plain(message: Any) -> Iterator[Any]:
@@ -83,8 +89,8 @@ def _plain(message: Any) -> Iterator[Any]:
     plain = {key: message[key] for key in _KEPT if message.get(key) is not None}
     if role == "tool" and author.get("name"):
         plain["name"] = author["name"]
-    if isinstance(content, Mapping) and CONTENT_TYPE in content:
-        kind = content[CONTENT_TYPE]
+    if isinstance(content, Mapping) and _is_typed(content):
+        kind = content.get(CONTENT_TYPE, "text")
         if kind in _LEFT_OUT:
             return
         role = "system" if kind in _TOLD else role

@@ -82,7 +82,19 @@ def _way_of_column(columns: Sequence[str], held: Columns) -> str:
                 return f"{column} is a list of texts: {way}"
         elif any(_is_chat(value) for value in values):
             return f"{column} looks like a chat: --map {_map_of_chat(column, values)}"
+        elif column.casefold() in CHAT_COLUMNS and (keys := _keys_of_objects(values)):
+            return (
+                f"{column} holds objects of {', '.join(keys)}: a message says who speaks in role or from, "
+                "as user and assistant, and what in content or value"
+            )
     return ""
+
+
+def _keys_of_objects(values: Sequence[Any]) -> list[str]:
+    """The first keys of a list of objects; none for anything else."""
+    lists = [held for value in values if isinstance(held := as_json(value), list) and held]
+    objects = bool(lists) and all(isinstance(item, dict) for held in lists for item in held)
+    return list(dict.fromkeys(key for item in lists[0] for key in item))[:SHOWN] if objects else []
 
 
 def _prompts_only(columns: Sequence[str], held: Columns) -> str:

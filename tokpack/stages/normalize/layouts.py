@@ -163,7 +163,8 @@ def _of_cohere(rows: Rows) -> bool:
 
 def _turns_of_moss(rows: Rows) -> bool:
     chat = first_value(rows, "chat")
-    return isinstance(chat, Mapping) and bool(as_messages(chat, named=True))
+    turns = isinstance(chat, Mapping) and "messages" not in chat and as_messages(chat, named=True)
+    return bool(turns)
 
 
 def _items_of_responses(rows: Rows) -> bool:

@@ -39,6 +39,8 @@ PART_TYPES = frozenset(
 )
 """Types of parts, by which a list is told from data."""
 
+_ONE_PART = {"type", "text"}
+
 
 def message_list(value: Any, where: str) -> list[Any]:
     """The messages as they are. Raises RowError for what is no list of them."""
@@ -177,6 +179,8 @@ def _content(content: Any, where: str) -> str | None:
     """A string, or content parts of type text joined."""
     if content is None:
         return None
+    if isinstance(content, dict) and content.get("type", "text") == "text" and content.keys() <= _ONE_PART:
+        content = [{"type": "text", **content}]
     if not isinstance(content, list):
         return read_text(content, f"{where}.content")
     parts = []

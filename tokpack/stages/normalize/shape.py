@@ -183,7 +183,8 @@ class Shape:
                 return isinstance(values[0], list) and all(type(value) is int for value in values[0])
             if self.format == "text" and not isinstance(values[0], str):
                 continue
-            if any(isinstance(value, list | dict) and not as_messages(value) for value in values):
+            unknown = (isinstance(value, list | dict) and not as_messages(value) for value in values)
+            if self.layout is None and any(unknown):
                 continue
             return True
         return False

@@ -2,6 +2,7 @@
 
     [{"input": "Hi", "output": "Hello."}]                    Capybara
     [{"human": "Hi", "assistant": "Hello."}]                 ShareGPT in Chinese
+    [{"user": "Hi"}, {"assistant": "Hello."}]                one key a turn
     ["Hi", "Hello."]                                         LIMA; in other columns only when asked for
     [{"role": "model", "parts": [{"text": "Hello."}]}]       Gemini, Vertex
     [{"role": "user", "content": [{"text": "Hi"}]}]          Bedrock Converse
@@ -32,6 +33,7 @@ from tokpack.stages.normalize.channels import channels_as_messages, has_channels
 from tokpack.stages.normalize.exported import exported_as_messages, is_exported
 from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.responses import has_items, items_as_messages
+from tokpack.stages.normalize.roles import role_name
 from tokpack.stages.normalize.values import turned
 
 ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
@@ -112,8 +114,8 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
             first = turns[0]
         if has_items(turns):
             return plain_messages(items_as_messages(turns))
-        if pair := _pair_keys(first):
-            return list(_paired(turns, *pair))
+        if said := _named_by_keys(turns):
+            return said
         return plain_messages(turns) if any(key in first for key in ROLE_KEYS) else None
     if not named:
         return None
@@ -231,6 +233,22 @@ def _alternating(texts: list[str]) -> list[Message]:
     return [
         {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(texts)
     ]
+
+
+def _named_by_keys(turns: list[Any]) -> list[Any]:
+    """The messages of turns whose keys say who speaks: one a turn, or the question's and the answer's."""
+    speakers = [_speaker(turn) for turn in turns]
+    if all(speakers):
+        return [{"role": role, "content": turn[role]} for role, turn in zip(speakers, turns, strict=True)]
+    pair = _pair_keys(turns[0])
+    return list(_paired(turns, *pair)) if pair else []
+
+
+def _speaker(turn: Any) -> str:
+    """The only filled key of a turn, where it is a role; else empty."""
+    keys = [key for key, value in turn.items() if value is not None] if isinstance(turn, Mapping) else []
+    alone = len(keys) == 1 and isinstance(turn[keys[0]], str)
+    return keys[0] if alone and role_name(keys[0]) in ("system", "user", "assistant") else ""
 
 
 def _pair_keys(turn: Mapping[str, Any]) -> tuple[str, str] | None:
