@@ -113,7 +113,9 @@ class Run:
             config = replace(config, render=replace(settings, date=str(renderer.date)))
         brought = list(dict.fromkeys(name for shape in shapes for name in shape.arguments))
         if lost := renderer.unread_arguments(brought):
-            log.warning("not read by the chat template, though rows bring them: %s", ", ".join(lost))
+            tools = [name for name in lost if name.endswith("tools")]
+            way = f"; --map tools=chat_template_kwargs.{tools[0]} gives these as tools" if tools else ""
+            log.warning("not read by the chat template, though rows bring them: %s%s", ", ".join(lost), way)
         readable = renderer.message_fields
         shapes, alike = shared(shapes, readable)
         return Run(

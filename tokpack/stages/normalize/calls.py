@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from tokpack.stages.normalize.values import Dumped, RowError, decoded, is_nothing, kind_of, turned
+from tokpack.stages.normalize.values import Dumped, RowError, decoded, is_nothing, is_repr, kind_of, turned
 
 OLDER_TOOLS = "functions"
 TOOLS = ("tools", OLDER_TOOLS)
@@ -86,6 +86,8 @@ def _objects(value: Any, where: str) -> list[dict[str, Any]]:
         if is_nothing(given):
             continue
         item = _object_in(given)
+        if is_repr(item):
+            raise RowError(f"{where}[{number}] is what Python prints, not JSON: write it with json.dumps")
         if not isinstance(item, dict):
             raise RowError(f"{where}[{number}] is {kind_of(item)}, not an object")
         found.append(item)

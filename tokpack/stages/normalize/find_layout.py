@@ -24,6 +24,8 @@ from tokpack.stages.normalize.roles import role_name
 from tokpack.stages.normalize.turns import as_messages, is_open, text_turns
 
 CHAT_COLUMNS = {*CHATS, "chosen", "rejected"}
+OTHER_PROMPTS = ("question", "query", "problem", "prompt", "user_prompt", "user_input", "user_query")
+"""What may be asked beside an instruction."""
 BEST, WORST = "chosen.score", "rejected.score"
 
 
@@ -36,6 +38,8 @@ def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     found = found or (None if pairs else find_exchange(present, rows)) or _answer_beside(present, rows)
     found = found or (None if names & CHAT_COLUMNS else _history_alone(present, rows))
     if found or pairs or names & {"messages", "conversations"}:
+        return found
+    if found := _two_prompts(present, rows):
         return found
     return _ranked(present, rows) or _two_answers(present, rows) or _turns_in_text(present, rows)
 
@@ -98,6 +102,31 @@ def _answer_beside(present: Sequence[str], rows: Rows) -> Layout | None:
         if answers
         else None
     )
+
+
+def _two_prompts(present: Sequence[str], rows: Rows) -> Layout | None:
+    """An instruction, and a question beside it that says something else."""
+    folded = {column.casefold(): column for column in reversed(present)}
+    answer = next(
+        (folded[name] for name in COMPLETIONS if first_value(rows, folded.get(name, "")) is not None), None
+    )
+    if "instruction" not in folded or answer is None:
+        return None
+    instruction = folded["instruction"]
+    others = [folded[name] for name in OTHER_PROMPTS if name in folded]
+    others += [folded["source"]] if answer.casefold() == "target" and "source" in folded else []
+    for other in others:
+        both = [(row[instruction], row[other]) for row in rows if row.get(instruction) and row.get(other)]
+        texts = [(a.strip(), b.strip()) for a, b in both if isinstance(a, str) and isinstance(b, str)]
+        if texts and not any(a in b or b in a for a, b in texts):
+            return Layout(
+                name="an instruction and a question",
+                reason=f"{instruction} and {other} both hold what is asked",
+                hint=f"--map instruction={instruction},input={other},output={answer} takes both in turn; "
+                f"--map system={instruction},prompt={other},completion={answer} makes the former the system "
+                f"message; --format alpaca leaves {other} out",
+            )
+    return None
 
 
 def _history_alone(present: Sequence[str], rows: Rows) -> Layout | None:

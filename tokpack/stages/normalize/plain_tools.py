@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from tokpack.stages.normalize.fields import as_json, is_filled
 _DECLARED = ("functionDeclarations", "function_declarations")
 _TYPES = {
     **{"str": "string", "int": "integer", "float": "number", "bool": "boolean"},
-    **{"list": "array", "dict": "object"},
+    **{"list": "array", "dict": "object", "tuple": "array", "set": "array"},
 }
 _SCHEMAS = ("input_schema", "inputSchema")
 """Anthropic says the one, MCP and Vercel's AI SDK the other."""
@@ -70,6 +71,37 @@ def _schema(defined: Mapping[str, Any]) -> dict[str, Any]:
         "properties": properties,
         **({"required": required} if required else {}),
     }
+
+
+def schema_of_flat(parameters: Any) -> Any:
+    """`{"pond": {"type": "str, optional"}}`, as xLAM has it, as a JSON schema; a schema as it is."""
+    flat = isinstance(parameters, Mapping) and "properties" not in parameters
+    if not flat or not parameters or not all(isinstance(value, Mapping) for value in parameters.values()):
+        return parameters
+    properties = {name: {**value, **_typed(value.get("type"))} for name, value in parameters.items()}
+    required = [
+        name
+        for name, value in parameters.items()
+        if "default" not in value and "optional" not in str(value.get("type")).casefold()
+    ]
+    return {
+        "type": "object",
+        "properties": properties,
+        **({"required": required} if required else {}),
+    }
+
+
+_PYTHON = re.compile(r"(?:optional\[)?(\w+)(?:\[(\w+).*\])?\]?(?:, *optional)?\Z", re.IGNORECASE)
+
+
+def _typed(said: Any) -> dict[str, Any]:
+    """`List[int], optional` -> array of integers; what is no type of Python's stays as it is."""
+    found = _PYTHON.match(said.strip()) if isinstance(said, str) else None
+    kind = _TYPES.get(found[1].casefold()) if found else None
+    if found is None or kind is None:
+        return {}
+    items = _TYPES.get((found[2] or "").casefold()) if kind == "array" else None
+    return {"type": kind, **({"items": {"type": items}} if items else {})}
 
 
 def _function(tool: Mapping[str, Any], schema: Any) -> dict[str, Any]:

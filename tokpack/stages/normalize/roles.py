@@ -36,9 +36,14 @@ _KNOWN = frozenset({"system", "user", "assistant", "tool", *CALLS})
 def role_name(role: str) -> str:
     """The role that a name stands for, in any case, with white space around, hyphens or spaces for `_`;
     unknown ones as they are."""
-    name = _BETWEEN.sub("_", role.strip().lower())
+    name = _BETWEEN.sub("_", role.strip().rstrip(":").rstrip().lower())
     name = ROLE_ALIASES.get(name, name)
     return name if name in _KNOWN else role
+
+
+def is_unknown(role: str | None) -> bool:
+    """Whether it is the name of a role that is none of those."""
+    return role is not None and role not in _KNOWN
 
 
 def role_names(roles: pl.Series) -> pl.Series:
