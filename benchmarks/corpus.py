@@ -1,9 +1,11 @@
 """Decisions over all documents, from synthetic columns: exact duplicates, a cap of tokens, hold-out, plan.
 
     python benchmarks/corpus.py --documents 10000000
+    python benchmarks/corpus.py --documents 10000000 --budget
 
 What is between the passes of a run whose tokens nobody reads: no store, no near duplicates. A fifth of the
 documents are exact duplicates, lengths are log-normal around 400 tokens, one source has more than its cap.
+With `--budget` a budget of 200 tokens a document is chosen over all sources in its place, without repeats.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import tempfile
 import threading
 import time
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -42,6 +46,9 @@ class Synthetic(Corpus):
     def _stored(self, position: int) -> Any:
         return np.empty(0, np.int32), np.empty(0, np.bool_)
 
+    def stored_documents(self, width: int = 1) -> Any:
+        return np.empty(0, np.int64), []
+
 
 def hashes(numbers: np.ndarray, salt: int) -> np.ndarray:
     mixed = (numbers.astype(np.uint64) + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
@@ -49,10 +56,10 @@ def hashes(numbers: np.ndarray, salt: int) -> np.ndarray:
     return mixed ^ (mixed >> np.uint64(32))
 
 
-def some(first: int, last: int, width: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def some(first: int, last: int, width: int, budget: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Documents and pieces of a range, in the columns of `Corpus.load`."""
     random = np.random.default_rng(first)
-    number = np.arange(first, last)
+    number, zeros = np.arange(first, last), np.zeros(last - first, np.int32)
     again = random.random(len(number)) < 0.2
     same_as = np.where(again, (number * random.random(len(number))).astype(np.int64), number)
     length = np.random.default_rng(7).lognormal(6.0, 0.7, width)[same_as % width]
@@ -66,8 +73,9 @@ def some(first: int, last: int, width: int) -> tuple[pl.DataFrame, pl.DataFrame]
             "hash_high": hashes(same_as, 1),
             "hash_low": hashes(same_as, 2),
             "tokens": length,
-            "cut": np.zeros(len(number), np.int32),
+            "cut": zeros,
             "drawn": hashes(same_as, 3) % np.uint64(100) == 0,
+            **({"quality": random.random(len(number), np.float32), "variant": zeros} if budget else {}),
         }
     )
     pieces = pl.DataFrame(
@@ -80,17 +88,18 @@ def some(first: int, last: int, width: int) -> tuple[pl.DataFrame, pl.DataFrame]
     return docs, pieces
 
 
-def corpus_of(documents: int) -> Corpus:
+def corpus_of(documents: int, budget: bool) -> Corpus:
     width = min(documents, 1 << 16)
     docs, pieces = GrowingFrame(), GrowingFrame()
     for first in range(0, documents, OF_BATCH):
         for columns, batch in zip(
-            (docs, pieces), some(first, min(first + OF_BATCH, documents), width), strict=True
+            (docs, pieces), some(first, min(first + OF_BATCH, documents), width, budget), strict=True
         ):
             columns.add(batch)
     starts = np.append(np.arange(0, documents, OF_BATCH), documents)
     keys = [(number, 0) for number in range(len(starts) - 1)]
-    return Synthetic(docs.frame(), pieces.frame(), [], {}, {}, cast(TokenStore, None), keys, starts, {}, {})
+    store = cast(TokenStore, SimpleNamespace(folder=Path(tempfile.gettempdir())))
+    return Synthetic(docs.frame(), pieces.frame(), [], {}, {}, store, keys, starts, {}, {})
 
 
 class Peak:
@@ -116,14 +125,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--documents", type=int, default=1_000_000)
-    documents = parser.parse_args().documents
+    parser.add_argument("--budget", action="store_true", help="choose over all sources, by quality")
+    arguments = parser.parse_args()
+    documents, budget = arguments.documents, arguments.budget
     packages = " ".join(f"{name} {version(name)}" for name in ("tokpack", "numpy", "polars"))
     print(f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {packages}")
+    cap = 0 if budget else 50 * documents
     config = Config.from_dict(
         {
-            "source": [{"path": f"{n}.jsonl", "max_tokens": documents * 50 * (n == 0)} for n in range(3)],
+            "source": [{"path": f"{n}.jsonl", "max_tokens": cap * (n == 0)} for n in range(3)],
             "truncate": {"max_length": CAPACITY},
             "write": {"val": 0.01},
+            "select": {"budget": 200 * documents * budget},
         }
     )
     sources = [SimpleNamespace(config=source, name=source.path) for source in config.source]
@@ -132,7 +145,7 @@ def main() -> None:
         config=config, sources=sources, tokenizer=tokenizer, tell=Activity(), pairs=False, kind=""
     )
     before = own_bytes()
-    corpus = corpus_of(documents)
+    corpus = corpus_of(documents, budget)
     release_memory()
     print(f"{documents:,} documents: columns take {(own_bytes() - before) / documents:.0f} bytes each")
     peak = Peak()
