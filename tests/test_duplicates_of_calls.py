@@ -264,6 +264,19 @@ def rendered(chats: list[list[dict[str, Any]]], form: str, tokenizer: Path, fold
     return render(frame([document(chat) for chat in chats]), renderer)
 
 
+@pytest.mark.parametrize("text", ["Three.\n", " Three. \t", "<|im_start|>", "Three.<|im_start|>\n"])
+def test_what_an_answer_ends_with_is_said_whichever_way_it_is_rendered(text, qwen, tmp_path):
+    form = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    answers = [
+        {"role": "assistant", "content": said, "reasoning_content": "Why."} for said in ("Three.", text)
+    ]
+    chats = [[{"role": "user", "content": "q"}, answer] for answer in answers]
+    renderer = Renderer(open_here(qwen, tmp_path, form), RenderSettings(paranoid=True))
+    found = render(frame([document(chat) for chat in chats]), renderer)
+    assert found.counters["compiled"] == len(chats)
+    assert not renderer.warnings
+
+
 @pytest.mark.parametrize("key", ["raw", "nfc", "folded"])
 def test_hashes_follow_the_key(key, qwen, tmp_path):
     said = ["Caf\u00e9  au lait", "Cafe\u0301  au lait", " Caf\u00e9  au lait\n", "CAF\u00c9 au lait"]

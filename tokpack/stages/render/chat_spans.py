@@ -270,6 +270,8 @@ class _Chat:
             if exact and not any(self.messages[index][key] for key in self.messages[index].keys() - _BARE):
                 continue
             closing = self.finder.closing(self.text, max(start, end - _CLOSING_CHARS), end)
+            if (own := contents[index]) is not None:  # white space and tokens at its end are said
+                closing = max(closing, min(own[1], end))
             first = said[index] if index in whole else None  # a turn in several spans
             said[index] = (first or (start, end))[0], closing
             whole.add(index)
