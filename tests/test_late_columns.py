@@ -116,3 +116,10 @@ def test_pairs_without_late_columns_are_as_before(parquet, tmp_path):
 def test_a_place_for_an_image_that_holds_none_is_no_image(empty, tmp_path):
     read, reasons = read_last(tmp_path, CHAT, {**CHAT, "image": empty}, False)
     assert ([document for document, _, _ in read], reasons) == ([turns(Q, A)], [])
+
+
+def test_of_several_images_the_first_by_name_is_told_and_none_is_called_unread(tmp_path):
+    row = {**CHAT, "video": "c.mp4", "image_path": "b.png", "audio": "a.wav"}
+    _, [entry], shape = run(tmp_path, [row])
+    assert entry.reason.startswith("audio holds")
+    assert dict(shape.unread) == {}

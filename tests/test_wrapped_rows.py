@@ -72,3 +72,14 @@ def test_thoughts_of_others_than_the_assistant_are_not_left_out_without_a_word(t
     system = {"role": "system", "content": [{"type": "text", "text": "Think."}, draft]}
     _, [entry], _ = run(tmp_path, [{"messages": [system, *msgs(Q, A)]}])
     assert "content part of type 'thinking'" in entry.reason
+
+
+def test_segments_with_labels_are_told_what_to_write(tmp_path):
+    parts = [{"label": False, "text": Q}, {"label": True, "text": A}]
+    assert "rows of input_ids" in refused(tmp_path, json.dumps({"segments": parts}) + "\n", "rows.jsonl")
+
+
+def test_columns_that_tell_of_a_row_are_not_proposed(tmp_path):
+    row = {"role_1": "Developer", "topic": "Ducks", "sub_topic": "Ponds", "message_1": Q, "message_2": A}
+    hint = refused(tmp_path, json.dumps(row) + "\n", "rows.jsonl")
+    assert "--map prompt=message_1,completion=message_2" in hint

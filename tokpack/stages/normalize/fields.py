@@ -102,6 +102,7 @@ PAIR_PROMPTS = (
     "problem",
     "input",
     "contents",
+    "context_messages",
     "trajectory",
     "context",
     "history",

@@ -32,7 +32,7 @@ WORSE = re.compile(r"reject|non_?prefer|dispref|\bbad|\blos|worst|negative", re.
 BESIDE = re.compile(r"context|kontext|passage|background|背景", re.IGNORECASE)
 ABOUT = re.compile(
     r"(^|[_.])(ids?|ids?_list|uuid|hash|kwargs|model|models|policy|source|category|lang|language|license|url|worker|split|key|type|"
-    r"label|metadata|date|role|from|name|object|status|method|(finish|stop)_?reason)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
+    r"label|metadata|date|(sub_)?topic|role(_\d+)?|from|name|object|status|method|(finish|stop)_?reason)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
     re.IGNORECASE,
 )
 """Paths of what is told about a row."""

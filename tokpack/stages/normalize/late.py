@@ -63,7 +63,7 @@ def read_late(row: Row, late: Late, found: dict[str, Any]) -> None:
 
 def refuse_media(row: Row, columns: Collection[str]) -> None:
     """Raises RowError for a row with an image, a sound or a film."""
-    for column in columns:
+    for column in sorted(columns):
         if column in row and _holds_media(row[column]):
             raise RowError(
                 f"{column} holds what is no text, and only text can be packed: without that column the texts "

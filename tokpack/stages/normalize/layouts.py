@@ -357,6 +357,13 @@ LAYOUTS: tuple[Layout, ...] = (
         hint="--format tree follows the best ranked answers; --format tree_paths takes every path",
     ),
     Layout(
+        name="segments",
+        needs=("segments.0.text", "segments.0.label"),
+        reason="segments are parts of a text, each with a label of its own",
+        hint="write chats as messages, each with train true or false; or tokenize the parts: rows of "
+        "input_ids and labels are packed as they are",
+    ),
+    Layout(
         name="messages one by one",
         test=are_messages,
         reason="each row is one message: alone it is no conversation",

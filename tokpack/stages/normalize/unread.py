@@ -55,7 +55,7 @@ def recognized(shape: Shape) -> str:
 
 def unread_columns(shape: Shape, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
     """Each column that does not reach the document -> an example; empty ones are left out."""
-    held, read = Columns(columns, rows), shape.read_columns()
+    held, read = Columns(columns, rows), shape.read_columns() | shape.media
     examples = {name: held.values(name) for name in columns if name not in read}
     return {name: shown(values[0]) for name, values in examples.items() if any(map(is_filled, values))}
 

@@ -39,7 +39,7 @@ def _is_message(row: Row) -> bool:
 def _way_out_of_one(columns: Sequence[str], row: Row) -> str:
     values = [as_json(row.get(column)) for column in columns]
     for column, value in zip(columns, values, strict=True):
-        if isinstance(value, list) and len(value) > 1 and all(map(_is_row, value)):
+        if isinstance(value, list) and len(value) > 1 and all(map(_is_whole_row, value)):
             return f"{column} holds {len(value):,} rows: {_ONE_A_LINE.format(f'.{json.dumps(column)}[]')}"
     if len(columns) > 1 and all(map(_is_row, values)) and len({tuple(value) for value in values}) == 1:
         if all(str(key).isdigit() for key in values[0]):
@@ -60,6 +60,11 @@ _OF_PANDAS = (
 
 def _is_row(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and not value.keys() & {*ROLE_KEYS, "type"}
+
+
+def _is_whole_row(value: Any) -> bool:
+    """Whether it holds what is asked and answered, or a chat."""
+    return _is_row(value) and (as_messages([value]) is not None or any(map(as_messages, value.values())))
 
 
 def _holds_objects(values: list[Any]) -> bool:
