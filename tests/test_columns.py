@@ -84,8 +84,14 @@ def run() -> Any:
     return SimpleNamespace(config=config, sources=[source], tell=Activity(), pairs=False, kind="")
 
 
-def traced(step: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What a step returns, and how many bytes a document it leaves in memory, and takes at most."""
+def traced(step: Callable[[], Any], times: int = 3) -> tuple[Any, float, float]:
+    """What a step returns, and how many bytes a document it leaves in memory, and takes at most: the least of
+    some times, as what another thread takes meanwhile is counted too."""
+    found = [_traced(step) for _ in range(times)]
+    return found[-1][0], min(after for _, after, _ in found), min(most for _, _, most in found)
+
+
+def _traced(step: Callable[[], Any]) -> tuple[Any, float, float]:
     gc.collect()
     tracemalloc.start()
     try:
@@ -111,7 +117,7 @@ def test_each_step_takes_so_many_bytes_a_document(store, tmp_path, monkeypatch):
     monkeypatch.setattr(dedup, "SORTED", OF_BATCH // 4)
     corpus = Corpus.load(store, 1)
     assert (
-        traced(lambda: decide(run(), corpus))[2] < 50
+        traced(lambda: decide(run(), corpus), times=1)[2] < 50
     )  # most of it does not grow: they are hashed a million at a time
     plan_part(run(), corpus)  # what is imported for it is imported now
     part, after, most = traced(lambda: plan_part(run(), corpus))
