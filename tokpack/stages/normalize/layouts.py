@@ -195,23 +195,17 @@ LAYOUTS: tuple[Layout, ...] = (
             "tools": "input.tools",
         },
     ),
-    Layout(
-        name="rejected_response",
-        needs=("messages", "rejected_response"),
-        format=PREFERENCE,
-        adapt=_last_turn_as_chosen,
-        reads=("messages",),
-        fields={"prompt": "prompt", "chosen": "chosen", "rejected": "rejected_response"},
-        note="the last message is chosen, rejected_response rejected",
-    ),
-    Layout(
-        name="rejected_message",
-        needs=("messages", "rejected_message"),
-        format=PREFERENCE,
-        adapt=_last_turn_as_chosen,
-        reads=("messages",),
-        fields={"prompt": "prompt", "chosen": "chosen", "rejected": "rejected_message"},
-        note="the last message is chosen, rejected_message rejected",
+    *(
+        Layout(
+            name=column,
+            needs=("messages", column),
+            format=PREFERENCE,
+            adapt=_last_turn_as_chosen,
+            reads=("messages",),
+            fields={"prompt": "prompt", "chosen": "chosen", "rejected": column},
+            note=f"the last message is chosen, {column} rejected",
+        )
+        for column in ("rejected_response", "rejected_message")
     ),
     Layout(
         name="rejected_messages",
