@@ -98,6 +98,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if named or "gpu" in (config.option.markexpr or "") else min(4, 1 + (os.cpu_count() or 1))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Nothing that is imported or collected is garbage: none is looked for meanwhile."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """TOKPACK_EXAMPLES times the examples, where a test names their number and where it does not; a quarter
     of them, the same ones each time, where the slow tests are left out."""

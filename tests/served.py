@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pytest
 from adapter_files import save_adapter
 from trainer_rows import save_tiny_model
 
@@ -62,8 +63,16 @@ def running(place: Path, adapters: Sequence[str] = (), limits: Any = None, **opt
 
 def client(served: Any, **options: Any) -> Any:
     """OpenAI's own client, which tries nothing twice."""
-    import openai
-
-    return openai.OpenAI(
+    return openai().OpenAI(
         base_url=served.address, **{"api_key": "none", "max_retries": 0, "timeout": 60, **options}
     )
+
+
+def refused(kind: str, match: str | None = None) -> Any:
+    """Expects the error of that name, as OpenAI's client raises it."""
+    return pytest.raises(getattr(openai(), kind), match=match)
+
+
+def openai() -> Any:
+    """Loads in a second or more, which only processes that ask a server pay."""
+    return pytest.importorskip("openai", reason="no openai: pip install openai")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -157,16 +158,16 @@ def test_rows_in_memory_are_sent(qwen, tmp_path, asked):
 @pytest.mark.parametrize(
     ("rows", "options", "count"),
     [
-        (lines(1500), {}, 2),
-        (lines(1500), {"workers": 1}, 0),
-        (lines(1500), {"clean": "+test_helpers:own_rule"}, 0),
-        (lines(100), {}, 0),
-        ([json.dumps(chat(random.Random(n), 9, 60)).encode() for n in range(900)], {}, 0),
+        (partial(lines, 1500), {}, 2),
+        (partial(lines, 1500), {"workers": 1}, 0),
+        (partial(lines, 1500), {"clean": "+test_helpers:own_rule"}, 0),
+        (partial(lines, 100), {}, 0),
+        (lambda: [json.dumps(chat(random.Random(n), 9, 60)).encode() for n in range(900)], {}, 0),
     ],
     ids=["calls", "one worker", "a rule of the user's", "too little", "texts alone"],
 )
 def test_there_are_helpers_where_they_pay(rows, options, count, qwen, tmp_path, asked):
-    path = write_rows(tmp_path / "rows.jsonl", rows)
+    path = write_rows(tmp_path / "rows.jsonl", rows())
     settings = {"tokenizer": str(qwen), "workers": 4, **OPTIONS, **options}
     workers = settings.pop("workers")
     assert helpers._count(Run.start(make_config([str(path)], settings), workers), 1.0) == count

@@ -11,15 +11,13 @@ import pytest
 
 pytest.importorskip("peft")
 pytest.importorskip("uvicorn", reason="no uvicorn: pip install 'tokpack[serve]'")
-pytest.importorskip("openai", reason="no openai: pip install openai")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import openai
 import requests
 import torch
 from adapter_files import save_adapter
 from peft import PeftModel
-from served import client, running, save_place
+from served import client, refused, running, save_place
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer_plugin.serving.engine import Engine
@@ -238,20 +236,20 @@ def test_several_prompts_are_answered_by_one_request(served):
 @pytest.mark.parametrize(
     ("change", "kind", "said"),
     [
-        ({"model": "maths"}, openai.NotFoundError, "'maths' is not served here; served are: base, math"),
-        ({"n": 2}, openai.BadRequestError, "n is not served here"),
-        ({"temperature": -1}, openai.BadRequestError, "a number from 0 to 2"),
-        ({"max_tokens": 5000}, openai.BadRequestError, "together more than the 1,024"),
-        ({"prompt": [1000]}, openai.BadRequestError, "between 0 and 127"),
-        ({"prompt": []}, openai.BadRequestError, "a list of tokens"),
-        ({"prompt": ""}, openai.BadRequestError, "the prompt is empty"),
-        ({"stop": [""]}, openai.BadRequestError, "a text or up to"),
-        ({"seed": 1 << 70}, openai.BadRequestError, "whole number"),
-        ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "did you mean 'temperature'"),
+        ({"model": "maths"}, "NotFoundError", "'maths' is not served here; served are: base, math"),
+        ({"n": 2}, "BadRequestError", "n is not served here"),
+        ({"temperature": -1}, "BadRequestError", "a number from 0 to 2"),
+        ({"max_tokens": 5000}, "BadRequestError", "together more than the 1,024"),
+        ({"prompt": [1000]}, "BadRequestError", "between 0 and 127"),
+        ({"prompt": []}, "BadRequestError", "a list of tokens"),
+        ({"prompt": ""}, "BadRequestError", "the prompt is empty"),
+        ({"stop": [""]}, "BadRequestError", "a text or up to"),
+        ({"seed": 1 << 70}, "BadRequestError", "whole number"),
+        ({"extra_body": {"temprature": 1}}, "BadRequestError", "did you mean 'temperature'"),
     ],
 )
 def test_what_cannot_be_served_is_said_with_its_field(served, change, kind, said):
-    with pytest.raises(kind, match=said) as error:
+    with refused(kind, match=said) as error:
         client(served).completions.create(**{"model": "base", "prompt": "w5", **change})
     assert set(error.value.body) == {"message", "type", "param", "code"}
     wait_until_idle(served)
@@ -263,7 +261,7 @@ def test_a_prompt_that_is_too_long_names_its_own_field(served):
         ("prompt", lambda: api.completions.create(model="base", prompt=[9] * 2000)),
         ("messages", lambda: api.chat.completions.create(model="base", messages=[LONG])),
     ):
-        with pytest.raises(openai.BadRequestError, match="together more than") as error:
+        with refused("BadRequestError", match="together more than") as error:
             ask()
         assert error.value.body["param"] == field
 
@@ -275,12 +273,12 @@ def test_chats_that_cannot_be_served_are_refused(served):
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "only text"),
         ([{"content": "w5"}], "an object with a role"),
     ):
-        with pytest.raises(openai.BadRequestError, match=said):
+        with refused("BadRequestError", match=said):
             api.chat.completions.create(model="base", messages=messages)
     tools = [{"type": "function", "function": {"name": "f"}}]
-    with pytest.raises(openai.BadRequestError, match="tools is not served"):
+    with refused("BadRequestError", match="tools is not served"):
         api.chat.completions.create(model="base", messages=CHAT, tools=tools)
-    with pytest.raises(openai.BadRequestError, match="chat_template cannot be set"):
+    with refused("BadRequestError", match="chat_template cannot be set"):
         api.chat.completions.create(
             model="base",
             messages=CHAT,
@@ -331,7 +329,7 @@ def test_clients_that_leave_stop_their_generation(served, monkeypatch):
     stream.close()
     wait_until_idle(served)
     before = served.engine.load_now().steps
-    with pytest.raises(openai.APITimeoutError):
+    with refused("APITimeoutError"):
         client(served, timeout=0.3).completions.create(**options)
     wait_until_idle(served)
     assert served.engine.load_now().steps - before < 800  # not to the end of 900 tokens
@@ -346,15 +344,15 @@ def test_a_full_queue_refuses_and_a_slow_answer_times_out(place):
         slow = [pool.submit(api.completions.create, **options) for _ in range(2)]
         while served.engine.load_now().waiting < 1:
             time.sleep(0.01)
-        with pytest.raises(openai.RateLimitError, match="too many requests wait") as error:
+        with refused("RateLimitError", match="too many requests wait") as error:
             api.completions.create(**options)
         assert error.value.response.headers["retry-after"] == "1"
         for one in slow:
-            with pytest.raises(openai.InternalServerError, match="more than 2 seconds"):
+            with refused("InternalServerError", match="more than 2 seconds"):
                 one.result()
         wait_until_idle(served)
         stream = api.completions.create(**options, stream=True)
-        with pytest.raises(openai.APIError, match="more than 2 seconds"):
+        with refused("APIError", match="more than 2 seconds"):
             list(stream)
 
 

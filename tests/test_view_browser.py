@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("uvicorn", reason="no uvicorn: pip install 'tokpack[view]'")
-pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 
 import uvicorn
-from playwright.sync_api import expect
 from test_report_browser import browser  # noqa: F401
 from test_view import HOSTILE, log, packed  # noqa: F401
 
@@ -23,6 +21,12 @@ from tokpack.view.server import loopback_socket, make_app
 
 pytestmark = pytest.mark.slow
 TOKEN = "browser"
+
+
+def expect(place: Any) -> Any:
+    from playwright.sync_api import expect  # loads for long
+
+    return expect(place)
 
 
 @pytest.fixture(scope="module")
