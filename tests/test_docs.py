@@ -3,7 +3,7 @@
 In the pages, ```bash and ```python blocks run one after another in a folder that holds `examples/` and the
 model `SmolLM2-135M-Instruct`, and every line of a ```text block must have been printed by then. A block that
 takes minutes has `<!-- tested in PATH -->` before it: it runs last, two steps of it on a tiny model of that
-name. Blocks of ```console are shown and not run; their flags are checked.
+name and few documents. Blocks of ```console are shown and not run; their flags are checked.
 """
 
 from __future__ import annotations
@@ -324,6 +324,7 @@ def test_the_blocks_of_the_page_run_and_print_what_it_shows(page, smollm2, tmp_p
                 assert done.returncode == 0, f"{page}:\n{line}\n{done.stdout}\n{done.stderr}"
                 printed += squeezed(done.stdout)
     make_tiny(model)
+    pack_few(read(page))
     for tested_in, language, body in BLOCK.findall(read(page)):
         if tested_in and language == "bash":
             for line in body.splitlines():
@@ -332,6 +333,18 @@ def test_the_blocks_of_the_page_run_and_print_what_it_shows(page, smollm2, tmp_p
                 assert done.returncode == 0, f"{page}:\n{line}\n{done.stdout}\n{done.stderr}"
         elif tested_in:
             trained_by_three_lines(model, body)
+
+
+def pack_few(page: str) -> None:
+    """The packed dataset in its place is of the first 300 documents, of the same command."""
+    (line, *_) = re.findall(r"^tokpack pack (?:.*\\\n)*.*$", page, re.MULTILINE)
+    line = line.replace("\\\n", " ")
+    data = Path(line.split()[2])
+    data.write_text(
+        "".join(data.read_text(encoding="utf-8").splitlines(keepends=True)[:300]), encoding="utf-8"
+    )
+    done = performed(f"{line} --overwrite", "bash")
+    assert done.returncode == 0, done.stderr
 
 
 def make_tiny(model: Path) -> None:

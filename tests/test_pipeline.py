@@ -138,7 +138,7 @@ def test_rows_do_not_depend_on_the_size_of_blocks(whole_qwen, tmp_path, monkeypa
 
     from tokpack.run import Run
 
-    data = write_rows(tmp_path / "chats.jsonl", messy_rows(300, seed=1))
+    data = write_rows(tmp_path / "chats.jsonl", messy_rows(120, seed=1))
     shards = []
     for number, size in enumerate((1 << 25, 4000, 900)):
         monkeypatch.setattr(Run, "block_bytes", size)
