@@ -306,7 +306,7 @@ def test_full_training_takes_the_untrained_model_as_reference(loss, packed, mode
     assert result.loss_after < result.loss_before
 
 
-def losses_on_real_pairs(folder, real_data, tmp_path, max_length, budget, **flags):
+def losses_on_real_pairs(folder, real_data, tmp_path, max_length, budget, probe=True, **flags):
     """Training losses by step of a LoRA on a few pairs of the demo data."""
     data = real_data / "dpo_en_demo.json"
     if not data.is_file():
@@ -320,7 +320,7 @@ def losses_on_real_pairs(folder, real_data, tmp_path, max_length, budget, **flag
     prepare_model(network, "tokpack", dataset=dataset, probe=False)
     arguments = training_arguments(recipe, tmp_path / "out")
     model = prepare_lora(network, recipe)
-    trainer = PackedDPOTrainer(model, arguments, train_dataset=dataset, progress=False)
+    trainer = PackedDPOTrainer(model, arguments, train_dataset=dataset, probe=probe, progress=False)
     trainer.train()
     assert trainer.counts()["documents"] == recipe.epochs * packed.manifest["documents"]
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -337,7 +337,7 @@ def test_real_pairs_train_from_ln_2(model_folder, real_data, tmp_path):
 @pytest.mark.slow
 def test_smollm2_learns_to_prefer(smollm2, real_data, tmp_path):
     """Two steps on a row of short pairs; the probe of this model is in test_trainer_smollm2.py."""
-    options = {"epochs": 2.0, "learning_rate": 1e-3}
+    options = {"epochs": 2.0, "learning_rate": 1e-3, "probe": False}
     losses = losses_on_real_pairs(smollm2, real_data, tmp_path, 256, 200, **options)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert losses[-1] < 0.6
