@@ -56,9 +56,9 @@ def small_blocks(monkeypatch):
 @pytest.mark.parametrize(
     ("files", "workers", "count"),
     [
-        (["calls.jsonl"], 2, 1),
-        (["calls.parquet"], 4, 3),
-        (["calls.jsonl", "plain.jsonl"], 64, 8),
+        (["calls.jsonl"], 2, 2),
+        (["calls.parquet"], 4, 4),
+        (["calls.jsonl", "plain.jsonl"], 64, 9),
         (["plain.jsonl"], 2, 0),
         (["calls.jsonl"], 1, 0),
         ([".", "missing.jsonl", "s3://a/b", "-", "a\0b"], 2, 0),
@@ -67,7 +67,7 @@ def small_blocks(monkeypatch):
 )
 def test_helpers_start_for_large_files_of_calls(files, workers, count, folder, small_blocks, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(early, "start_helper", lambda *imports: None)
+    monkeypatch.setattr(early, "start_helpers", lambda count, *ready: [None] * count)
     early.start(files, workers)
     assert early.waiting() == count
     early._started.clear()
@@ -87,7 +87,7 @@ def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes
     monkeypatch.setattr(early, "FEWEST", 1)
     monkeypatch.setattr(helpers, "FEWEST", 100)
     early.start([str(data)], 2)
-    (started,) = early._started
+    started = list(early._started)
     opened = []
     monkeypatch.setattr(
         processes._Helper,
@@ -95,15 +95,25 @@ def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes
         lambda self, q, send=processes._Helper.send: opened.append(self) or send(self, q),
     )
     assert sums(data, tmp_path / "helped", qwen, 2) == by_threads
-    assert {helper._process for helper in opened} == {started}
-    assert started.poll() is not None
+    assert {helper._helper for helper in opened} == set(started)
+    assert started[0].process.poll() is not None
 
 
 def test_one_that_is_not_needed_ends(folder, qwen, small_blocks, tmp_path):
     early.start([str(folder / "calls.jsonl")], 2)
-    (started,) = early._started
+    started = early._started[0].process
     sums(folder / "few.jsonl", tmp_path / "out", qwen, 2)
     assert started.poll() is not None
+
+
+def test_who_starts_helpers_loads_no_tokenizer(folder, qwen, small_blocks, monkeypatch, tmp_path):
+    load_tokenizer(qwen).fast  # noqa: B018 - its plan is measured and kept
+    monkeypatch.setattr(early, "FEWEST", 1)
+    early.start([str(folder / "calls.jsonl")], 2, str(qwen))
+    loaded = []
+    monkeypatch.setattr("tokpack.encoding.tokenizer.load_fast", lambda *given: loaded.append(given))
+    tokpack.pack(folder / "calls.jsonl", tmp_path / "out", tokenizer=str(qwen), block_mb=1, workers=2)
+    assert not loaded
 
 
 def looks_for_pandas(_item):
@@ -130,12 +140,16 @@ def asks_for_it():
     return is_loaded
 
 
-def test_one_that_waits_has_loaded_the_tokenizer(qwen, folder, small_blocks):
+def test_those_that_wait_have_loaded_the_tokenizer(qwen, folder, small_blocks):
     load_tokenizer(qwen).fast  # noqa: B018 - its plan is measured and kept
     early.start([str(folder / "calls.jsonl")], 2, str(qwen))
-    for hits in (1, 0):  # the second was not told
-        with processes.Helpers(None, asks_for_it, lambda answer: answer, 1, 1) as helping:
-            assert helping(str(qwen)) == hits
+    first = processes.packed((sys.path, processes.packed(asks_for_it)))
+    for helper in map(processes._Helper, early.take(2)):
+        assert helper.send(first) == (None,)
+        assert helper.ask(str(qwen)) == (1,)
+        helper.end()
+    with processes.Helpers(None, asks_for_it, lambda answer: answer, 1, 1) as helping:
+        assert helping(str(qwen)) == 0  # it was not told
 
 
 def test_what_one_that_waits_cannot_load_is_no_harm(folder, small_blocks):

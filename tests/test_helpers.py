@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 import random
 import signal
@@ -108,8 +109,8 @@ def test_a_helper_that_dies_costs_nothing_but_time(
     data, by_threads, qwen, tmp_path, asked, monkeypatch, caplog
 ):
     def dies(self, item, ask=processes._Helper.ask):
-        self._process.kill()
-        self._process.wait()
+        self._helper.process.kill()
+        self._helper.process.wait()
         return ask(self, item)
 
     monkeypatch.setattr(processes._Helper, "ask", dies)
@@ -125,6 +126,49 @@ def test_where_no_process_starts_threads_do_all(data, by_threads, qwen, tmp_path
     monkeypatch.setattr(early.subprocess, "Popen", refuses)
     assert sums(data, tmp_path / "out", qwen, workers=2) == by_threads
     assert not asked
+
+
+def own_process(item):
+    if item == "end":
+        os._exit(3)
+    return os.getpid()
+
+
+def opens_own_process():
+    return own_process
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="copies itself on Linux alone")
+def test_a_process_serves_several_pipes_by_copies_of_itself():
+    helpers = early.start_helpers(3, "tokpack")
+    first = processes.packed((sys.path, processes.packed(opens_own_process)))
+    asked = [processes._Helper(helper) for helper in helpers]
+    assert [one.send(first) for one in asked] == [(None,)] * 3
+    (origin,), *copies = [one.ask(0) for one in asked]
+    assert origin == helpers[0].process.pid
+    assert len({origin, *copies}) == 3
+    assert asked[2].ask("end") is None
+    assert (asked[2].alive, asked[2].ending()) == (False, "")
+    assert asked[1].ask(0) == copies[0]
+    asked[0].end()
+    assert asked[1].ask(0) == copies[0]
+    asked[1].end()
+    deadline = time.monotonic() + 20
+    while is_helper(*copies[0]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_helper(*copies[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="copies itself on Linux alone")
+def test_a_process_with_threads_of_its_own_is_not_copied(tmp_path, monkeypatch):
+    module = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    (tmp_path / "with_a_thread.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(early, "_started", early.start_helpers(2, "with_a_thread"))
+    here = os.getpid()
+    with processes.Helpers(own_process, opens_own_process, lambda answer: answer, 2, 2) as helping:
+        done = {helping(0) for _ in range(4)}
+    assert here in done
 
 
 def test_threads_without_helpers_all_work():

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokpack.encoding.early import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
-from tokpack.engine import default_workers
+from tokpack.engine import default_workers, early
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.on_disk.shards import INDEX
@@ -88,7 +88,7 @@ class Run:
             tokenizer = learned or load_tokenizer(config.tokenize.tokenizer, chat_template=template)
             for text in (tokenizer.chat_template, tokenizer.tool_template):
                 check_template(text)
-            tokenizer.prepare(named_inputs(sources))
+            tokenizer.prepare(named_inputs(sources), later=early.waiting() > 0)
         with tell.doing("looking at the inputs"):
             shapes = each_once(map(detect_shape, sources))
         for note in notes(sources):

@@ -180,7 +180,7 @@ def _begin(data: list[str], workers: int, options: dict[str, Any]) -> None:
     """What can be done beside the imports."""
     tokenizer = options.get("tokenizer") or options.get("model") or ""
     early.start(data, workers or default_workers(), tokenizer)
-    if tokenizer:
+    if tokenizer and not early.waiting():
         load_early(tokenizer, data)
 
 

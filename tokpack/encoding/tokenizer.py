@@ -149,17 +149,18 @@ class Tokenizer:
         except (OSError, EOFError, pickle.UnpicklingError):
             self._process = None
 
-    def prepare(self, inputs: str = "") -> None:
+    def prepare(self, inputs: str = "", later: bool = False) -> None:
         """Begin to load what encoding needs, in the background; what goes wrong shows at the first use.
 
         `inputs` names what will be encoded, as it is now: where an earlier run over it asked `tokenizers` for
-        nothing but proofs, it is not loaded before it is asked.
+        nothing but proofs, it is not loaded before it is asked. `later`: nothing is, others may do the work.
         """
         self.inputs, self.asked = inputs, False
-        self._starts_late = bool(inputs) and of_inputs(self.sha256, inputs).is_kept()
+        self._starts_late = later or (bool(inputs) and of_inputs(self.sha256, inputs).is_kept())
         if not self._starts_late:
             self.start_reference()
-        threading.Thread(target=self._load_fast, name="load tokenizer").start()
+        if not later:
+            threading.Thread(target=self._load_fast, name="load tokenizer").start()
 
     def settle(self) -> None:
         """The run over the inputs named to `prepare` is done."""

@@ -2,7 +2,8 @@
 
 What a helper imports takes it a second, and this process takes that second for its own imports, on one core.
 So a command starts helpers before its imports where its inputs look like work for them; what they turn out
-not to be needed for costs processor time alone.
+not to be needed for costs processor time alone. Linux starts one process, which copies itself when it is
+ready: imports and vocabulary are loaded once, and held in memory once.
 """
 
 from __future__ import annotations
@@ -14,43 +15,91 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 FEWEST = 4
 """Blocks that are worth a helper which has started."""
 BLOCK = 8 << 20
 """Bytes, as `read.block_mb` is by default."""
-IMPORTS = ("tokpack.way.helpers", "gigatoken")
+IMPORTS = ("tokpack.way.helpers", "numpy.random", "gigatoken")
 LOAD = "tokpack.way.helpers:load_kept="
 """And a tokenizer behind it."""
-ONE_CORE = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+ONE_CORE = dict.fromkeys(
+    ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+)
 """Helpers are as many as there are cores: threads inside each would be in one another's way."""
 
 _ENDS = 1 << 16
 _VALUES = re.compile(rb'tool_calls|function_call|reasoning|"tools"')
-_started: list[subprocess.Popen[bytes]] = []
+
+
+class Helper:
+    """One process, or a copy of one, by the pipes to it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], questions: int, answers: int, copy: bool) -> None:
+        self.process, self.copy = process, copy
+        self.questions, self.answers = os.fdopen(questions, "wb"), os.fdopen(answers, "rb")
+
+    def end(self) -> None:
+        """At once; a copy ends when it sees that its pipe did."""
+        if not self.copy:
+            self.process.kill()
+            self.process.wait()
+        for pipe in self.pipes:  # whoever waits for an answer hears its end before the second is closed
+            with suppress(OSError, ValueError):
+                pipe.close()
+
+    @property
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        return self.questions, self.answers
+
+
+_started: list[Helper] = []
 
 
 def start(paths: Iterable[str], workers: int, tokenizer: str = "") -> None:
     """Start helpers for large files that hold calls, tools or reasoning, as their first and last bytes look.
-    `workers`: blocks that are in work at once, in this process and in helpers. `tokenizer`: a folder that
-    helpers load before they are asked."""
+    `workers`: blocks that are in work at once. `tokenizer`: a folder that helpers load before they are
+    asked."""
     blocks = sum(map(_size_with_values, paths)) // BLOCK if workers > 1 else 0
     if blocks >= FEWEST:
+        ready = (*IMPORTS, LOAD + tokenizer) if tokenizer else IMPORTS
         with suppress(OSError):
-            ready = (*IMPORTS, LOAD + tokenizer) if tokenizer else IMPORTS
-            _started.extend(start_helper(*ready) for _ in range(min(workers, blocks) - 1))
+            _started.extend(start_helpers(min(workers, blocks), *ready))
 
 
-def start_helper(*imports: str) -> subprocess.Popen[bytes]:
-    """One process; what it is to import, and to load, before it is asked anything."""
-    # -P: a folder of the user's that happens to be named like a package must not shadow it.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "tokpack.engine.helper", *imports],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=ONE_CORE | dict(os.environ),
-    )
+def start_helpers(count: int, *ready: str) -> list[Helper]:
+    """So many, with what they are to import, and to load, before they are asked anything.
+
+    Raises OSError where no process starts; one that cannot be copied leaves pipes at whose end is nobody.
+    """
+    if not sys.platform.startswith("linux"):
+        return [_start(1, *ready)[0] for _ in range(count)]
+    return _start(count, *ready)
+
+
+def _start(count: int, *ready: str) -> list[Helper]:
+    questions, answers = [os.pipe() for _ in range(count)], [os.pipe() for _ in range(count)]
+    theirs = [(ask[0], tell[1]) for ask, tell in zip(questions, answers, strict=True)]
+    ends = ",".join(f"{ask}:{tell}" for ask, tell in theirs)
+    try:
+        # -P: a folder of the user's that happens to be named like a package must not shadow it.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tokpack.engine.helper", ends, *ready],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[end for pair in theirs for end in pair],
+            env=dict(os.environ) | ONE_CORE,
+        )
+    except OSError:
+        for end in (end for pipe in (*questions, *answers) for end in pipe):
+            os.close(end)
+        raise
+    for end in (end for pair in theirs for end in pair):
+        os.close(end)
+    ours = zip(questions, answers, strict=True)
+    return [Helper(process, ask[1], tell[0], number > 0) for number, (ask, tell) in enumerate(ours)]
 
 
 def waiting() -> int:
@@ -58,16 +107,18 @@ def waiting() -> int:
     return len(_started)
 
 
-def take() -> subprocess.Popen[bytes] | None:
-    """One of them, if any is left."""
-    return _started.pop() if _started else None
+def take(count: int) -> list[Helper]:
+    """So many of them, if there are; the others end."""
+    taken = _started[:count]
+    del _started[:count]
+    dismiss()
+    return taken
 
 
 def dismiss() -> None:
     """End those that nobody took."""
-    while helper := take():
-        helper.kill()
-        helper.communicate()
+    while _started:
+        _started.pop().end()
 
 
 def _size_with_values(name: str) -> int:

@@ -1,4 +1,9 @@
-"""The other side of `Helpers`: answers one pickled question after another, and ends with its pipe."""
+"""The other side of `Helpers`: answers one pickled question after another, and ends with its pipe.
+
+    python -m tokpack.engine.helper QUESTIONS:ANSWERS[,...] [MODULE | MODULE:FUNCTION=TEXT ...]
+
+Of several pairs of descriptors each is served by a copy of the process.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
 from tokpack.engine.local import pass_over_pandas
 
+IDLE = {"jemalloc_bg_thd", "polars-ooc-clea"}
+"""Threads that polars and Arrow start when imported: the first is fit for a fork, the second waits for
+files to delete."""
 COLLECT = (50_000, 20, 100)
 """As in the command: values of rows are made by the thousand, and hardly any is in a circle."""
 
@@ -56,13 +65,31 @@ def _listen(questions: IO[bytes], waiting: SimpleQueue[bytes]) -> None:
     os._exit(1)
 
 
+def _own(pairs: list[tuple[int, int]]) -> tuple[int, int]:
+    """Which of the pairs this process serves: the first, and copies that it makes of itself the others."""
+    own = pairs[0]
+    if len(pairs) > 1 and _threads() <= IDLE:
+        gc.freeze()
+        with suppress(OSError):  # as many as the system allows
+            own = next((pair for pair in pairs[1:] if os.fork() == 0), own)
+    for end in (end for pair in pairs if pair != own for end in pair):
+        os.close(end)
+    return own
+
+
+def _threads() -> set[str]:
+    """Names of threads beside this one: a copy has none of them, and what they hold is never let go there."""
+    tasks = (task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid()))
+    return {(task / "comm").read_text().strip() for task in tasks}
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks hears it, too
     gc.set_threshold(*COLLECT)
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
     pass_over_pandas()
-    for name in sys.argv[1:]:
+    for name in sys.argv[2:]:
         with suppress(Exception):  # what is wrong shows where it is needed
             _make_ready(name)
-    serve(sys.stdin.buffer, out)
+    listed = [pair.split(":") for pair in sys.argv[1].split(",")]
+    asked, told = _own([(int(asked), int(told)) for asked, told in listed])
+    serve(os.fdopen(asked, "rb"), os.fdopen(told, "wb"))

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Thread
 from types import TracebackType
-from typing import IO, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import pyarrow as pa
 
@@ -46,13 +46,17 @@ class Helpers(Generic[Item, Result]):
     ) -> None:
         self._here, self._took = here, took
         self._free: SimpleQueue[_Helper | None] = SimpleQueue()
-        self._lock, self._closed = Lock(), False
-        self._all: list[_Helper] = []
+        self._closed = False
         first = packed((sys.path, packed(opened))) if count else b""
-        for _ in range(workers - count):
+        helpers = early.take(count)
+        with suppress(OSError):
+            if missing := count - len(helpers):
+                helpers += early.start_helpers(missing, *early.IMPORTS)
+        self._all = [_Helper(helper) for helper in helpers]
+        for _ in range(workers - len(helpers)):
             self._free.put(None)
-        for _ in range(count):
-            Thread(target=self._start, args=(first,), name="tokpack-helper", daemon=True).start()
+        for helper in self._all:
+            Thread(target=self._open, args=(helper, first), name="tokpack-helper", daemon=True).start()
 
     def __call__(self, item: Item) -> Result:
         helper = self._free.get()
@@ -64,21 +68,12 @@ class Helpers(Generic[Item, Result]):
         answer = helper.ask(item)
         self._free.put(helper if helper.alive else None)
         if not helper.alive and not self._closed:
-            log.warning("a worker process ended by itself (%s): what it did is done again", helper.ending())
+            log.warning("a worker process ended by itself%s: what it did is done again", helper.ending())
         return self._here(item) if answer is None else self._took(answer[0])
 
-    def _start(self, first: bytes) -> None:
-        """Where a helper does not start, a thread does its work."""
-        helper = None
-        with suppress(OSError):
-            helper = _Helper()
-            with self._lock:
-                self._all.append(helper)
-                closed = self._closed
-            if closed:
-                helper.kill()
-        started = helper is not None and helper.send(first) == (None,)
-        self._free.put(helper if started else None)
+    def _open(self, helper: _Helper, first: bytes) -> None:
+        """Where a helper is not ready, a thread does its work."""
+        self._free.put(helper if helper.send(first) == (None,) else None)
 
     def __enter__(self) -> Helpers[Item, Result]:
         return self
@@ -86,17 +81,16 @@ class Helpers(Generic[Item, Result]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
-            self._closed, helpers = True, list(self._all)
-        for helper in helpers:
-            helper.kill()
+        self._closed = True
+        for helper in self._all:
+            helper.end()
 
 
 class _Helper:
-    """One process: a question at a time, an answer each."""
+    """A question at a time, an answer each."""
 
-    def __init__(self) -> None:
-        self._process = early.take() or early.start_helper()
+    def __init__(self, helper: early.Helper) -> None:
+        self._helper = helper
         self.alive = True
 
     def ask(self, item: Any) -> tuple[Any] | None:
@@ -104,7 +98,7 @@ class _Helper:
         return self.send(packed(item))
 
     def send(self, question: bytes) -> tuple[Any] | None:
-        questions, answers = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        questions, answers = self._helper.pipes
         try:
             pickle.dump(question, questions)
             questions.flush()
@@ -113,19 +107,17 @@ class _Helper:
             self.alive = False
             return None
 
-    def kill(self) -> None:
+    def end(self) -> None:
         self.alive = False
-        with suppress(OSError):
-            self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError, ValueError):
-                cast(IO[bytes], pipe).close()
-        self._process.wait()
+        self._helper.end()
 
     def ending(self) -> str:
-        self._process.kill()  # it may live on, and its pipe be broken
-        code = self._process.wait()
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        """How it ended, as far as that is known."""
+        self._helper.end()  # it may live on, and its pipe be broken
+        if self._helper.copy:
+            return ""
+        code = self._helper.process.wait()
+        return f" (signal {-code})" if code < 0 else f" (exit code {code})"
 
 
 def packed(value: Any) -> bytes:

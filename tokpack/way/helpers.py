@@ -42,6 +42,8 @@ HEAD = 1 << 16
 SHARE = 0.2
 """Of the chats that are looked at; with so many that have values, an input counts."""
 
+FIRST_CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+
 
 @frozen
 class Done:
@@ -71,19 +73,21 @@ def with_helpers(run: Run, store: TokenStore, process: Process, share: float) ->
 
 
 def load_kept(tokenizer: str) -> None:
-    """In a helper before its first question: load a tokenizer folder that was used before, and compile its
-    templates. What is loaded is kept for the run that comes."""
+    """In a helper before its first question: load a tokenizer folder that was used before, compile its
+    templates and render a first chat. What is loaded is kept for the run that comes."""
     if (folder := kept_snapshot(Path(tokenizer))) and plan_file(folder).is_file():
         loaded = load_tokenizer(tokenizer)
         if loaded.fast is not None:
-            Renderer(loaded, RenderSettings())
+            Renderer(loaded, RenderSettings()).reference(FIRST_CHAT)
 
 
 def _count(run: Run, share: float) -> int:
     if run.workers < 2 or not run.by_chat_template or not set(selected(run.config.clean)) <= RULES.keys():
         return 0  # a rule of the user's may know what happens in this process
-    blocks = int(share * _with_values(run) / run.block_bytes)
-    return min(run.workers, blocks) - 1 if blocks >= (early.FEWEST if early.waiting() else FEWEST) else 0
+    blocks, ready = int(share * _with_values(run) / run.block_bytes), early.waiting() > 0
+    if blocks < (early.FEWEST if ready else FEWEST):
+        return 0
+    return min(run.workers, blocks) - (0 if ready else 1)  # then this process has loaded no tokenizer
 
 
 def _with_values(run: Run) -> int:
