@@ -27,6 +27,8 @@ TWO_REASONINGS = "reasoning_rendered_twice"
 LEFT_OUT_CONTENT = "contents_beside_calls_not_rendered"
 EMPTY_TURNS = "turns_left_empty"
 UNCLOSED_TURNS = "turns_not_closed"
+TAGS_TWICE = "tool_answers_in_tags"
+CALLS_AS_TEXT = "tool_calls_as_text"
 UNKNOWN_SEGMENTS = "turns_of_unknown_segments"
 LEFT_OUT = {
     LEFT_OUT_CALLS: "tool call(|s) (is|are) left out by the chat template",
@@ -38,6 +40,10 @@ LEFT_OUT = {
     LEFT_OUT_CONTENT: "turn(|s) (has|have) a text beside calls that the chat template leaves out",
     EMPTY_TURNS: "turn(|s) (is|are) left empty by the chat template and (is|are) not trained",
     UNCLOSED_TURNS: "answer(|s) (is|are) not closed by the chat template: nothing trains the model to stop",
+    TAGS_TWICE: "answer(|s) of tools (stands|stand) between tags that the chat template writes by itself: they are "
+    "written once",
+    CALLS_AS_TEXT: "answer(|s) (holds|hold) calls as text between <tool_call> tags, and the chat template writes "
+    "calls in another form: (it is|they are) trained as (it stands|they stand)",
     UNKNOWN_SEGMENTS: "turn(|s) (is|are) trained whole: --loss-mask cannot tell (its|their) segments apart, "
     "since the chat template writes (its text|their texts) in another form",
 }

@@ -29,6 +29,7 @@ from tokpack.stages.render.reference import (
 )
 from tokpack.stages.render.renderer import Renderer
 from tokpack.stages.render.shape_plan import ShapePlan, plan_rows
+from tokpack.stages.render.tagged import without_tags
 from tokpack.stages.render.template_compiler import Compiled
 
 __all__ = ["RenderSettings", "Rendered", "Renderer", "render"]
@@ -72,6 +73,7 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
     Raises UsageError when the options cannot render a kind of document that is there, BlockSizeError when the
     template writes too much.
     """
+    documents, tagged = without_tags(documents, renderer)
     flat = documents["contents"].list.explode(keep_nulls=True, empty_as_null=False)
     plan = plan_rows(documents, flat, _plain_rows(documents, renderer), renderer)
     contents = pl.concat([flat.fill_null(""), pl.Series(plan.texts, dtype=pl.String)], rechunk=False)
@@ -98,7 +100,7 @@ def render(documents: pl.DataFrame, renderer: Renderer) -> Rendered:
             paranoid=renderer.options.paranoid,
             errors=errors,
             counters=counters,
-            told=_told(documents, plan, renderer, told),
+            told=_told(documents, plan, renderer, told + Counter(tagged)),
         )
         rows = _rows_to_prove(plan, renderer)
         proofs += len(rows)

@@ -14,6 +14,7 @@ What a template renders well in the form that the data has is left in that form,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -26,6 +27,8 @@ _WORD, _NAME, _KEY, _VALUE = "zqcontent", "zqname", "zqkey", "zqvalue"
 _TOOL_ROLES = ("tool", "ipython", "function")
 _ARGUMENTS = {_KEY: _VALUE}
 _ANSWER = {"zqfield": "zqanswer"}
+_BETWEEN_TAGS = re.compile(rf"<(\w+)>\s*{_WORD}\s*</\1>")
+_CALL_IN_TAGS = re.compile(r'<tool_call>\s*\{\s*"name"')
 
 
 class SharedTools(list[Any]):
@@ -70,6 +73,18 @@ class Forms:
         return _NAME in self._render(chat, tools=[_wrapped(tool)]) and _NAME not in self._render(
             chat, tools=[tool]
         )
+
+    @cached_property
+    def answer_tag(self) -> str:
+        """The tag between whose two halves the template writes what a tool answers; empty where it writes none."""
+        text = self._render(_chat_with("tool", _WORD, self._call(_call(_ARGUMENTS))))
+        found = _BETWEEN_TAGS.search(text)
+        return found[1] if found else ""
+
+    @cached_property
+    def calls_in_tags(self) -> bool:
+        """Whether calls are written as `<tool_call>{"name": ...}</tool_call>`."""
+        return bool(_CALL_IN_TAGS.search(self._with_arguments(_ARGUMENTS)))
 
     def takes_texts(self, role: str) -> bool:
         """Whether a message of a role and a content that is a text stays as it is."""

@@ -1,0 +1,60 @@
+"""Tools in the tags of Hermes, as texts: what tools answered between `<tool_response>` tags, and calls between
+`<tool_call>` tags in an answer.
+
+    {"role": "tool", "content": "<tool_response>\\n{\\"ducks\\": 3}\\n</tool_response>"}  ->  {"ducks": 3}
+
+Where the chat template writes the tags of an answer by itself, as Qwen's and Hermes' do, they are taken away
+before, so that they stand there once. Calls stay as they are: they are counted where the chat template writes
+calls in another form.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tokpack.stages.render.left_out import CALLS_AS_TEXT, TAGS_TWICE
+from tokpack.stages.render.renderer import Renderer
+
+CALL = r"<tool_call>\s*\{"
+
+
+def without_tags(documents: pl.DataFrame, renderer: Renderer) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The documents with the texts that the chat template puts between tags without these; and how many
+    messages of documents that are not dropped hold tags, by counter."""
+    if renderer.tool_finder is None:
+        return documents, {}
+    forms, told = renderer.tool_finder.forms, {}
+    if (tag := forms.answer_tag) and _holds(documents, f"<{tag}>"):
+        between = rf"(?s)\A\s*<{tag}>\s*(.*?)\s*</{tag}>\s*\z"
+        told[TAGS_TWICE] = _count(documents, "tool", between)
+        documents = _without(documents, between)
+    if not forms.calls_in_tags and _holds(documents, "<tool_call>"):
+        told[CALLS_AS_TEXT] = _count(documents, "assistant", CALL)
+    return documents, told
+
+
+def _holds(documents: pl.DataFrame, tag: str) -> bool:
+    return bool(_flat(documents, "contents").str.contains(tag, literal=True).any())
+
+
+def _flat(documents: pl.DataFrame, column: str) -> pl.Series:
+    return documents[column].list.explode(keep_nulls=True, empty_as_null=False)
+
+
+def _without(documents: pl.DataFrame, between: str) -> pl.DataFrame:
+    of_tools, texts = _flat(documents, "roles") == "tool", _flat(documents, "contents")
+    bare = pl.DataFrame({"text": texts.filter(of_tools)}).select(
+        pl.coalesce(pl.col("text").str.extract(between), "text")
+    )
+    texts = texts.scatter(of_tools.arg_true(), bare.to_series())
+    offsets = np.append(0, np.cumsum(documents["contents"].list.len().to_numpy(), dtype=np.int64))
+    lists = pa.LargeListArray.from_arrays(offsets, texts.to_arrow().cast(pa.large_string()))
+    return documents.with_columns(pl.Series("contents", pl.from_arrow(lists)))
+
+
+def _count(documents: pl.DataFrame, role: str, pattern: str) -> int:
+    kept = documents.filter(pl.col("drop_reason").is_null())
+    said = _flat(kept, "contents").filter(_flat(kept, "roles") == role)
+    return int(said.str.contains(pattern).sum())
