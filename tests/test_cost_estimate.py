@@ -156,10 +156,6 @@ def test_packed_training_is_cheaper_in_the_comparison() -> None:
     mfu = (0.3, 0.4)
     cost = {row.name: run.money.value for row, run in compare(SHAPE, table, A100, epochs=2, mfu=mfu)}
     assert cost["packed"] < cost["padded to longest"] < cost["padded to max"]
-    padded = compare(SHAPE, table, A100, epochs=2, pad_rows=True, mfu=mfu)
-    padded_rows = {row.name: run.money.value for row, run in padded}
-    assert padded_rows["packed"] >= cost["packed"]
-    assert padded_rows["padded to max"] == cost["padded to max"]
 
 
 def test_free_slots_of_flattened_rows_cost_nothing() -> None:
@@ -258,14 +254,13 @@ def test_run_plan_refuses_what_cannot_be() -> None:
 
 def test_the_recommended_capacity_is_the_smallest_that_cuts_little() -> None:
     lengths = np.random.default_rng(2).integers(100, 1800, 3000)
-    curve = capacity_curve(lengths, lambda c: bound(lengths, c), SHAPE, gpu=A100)
+    curve = capacity_curve(lengths, lambda c: bound(lengths, c), SHAPE)
     assert [p.capacity for p in curve.points] == [512, 1024, 2048, 4096, 8192, 16384, 32768]
     assert curve.recommended == 2048
     assert "0.00%" in curve.reason
     first = curve.points[0]
     assert first.truncated == int(np.maximum(lengths - 512, 0).sum())
     assert first.truncated_documents == int((lengths > 512).sum())
-    assert first.money is not None
 
 
 def test_memory_limits_the_recommended_capacity() -> None:

@@ -1,4 +1,4 @@
-"""What each row capacity costs: rows, fill, tokens cut, FLOPs and money, and which one to take."""
+"""What each row capacity costs: rows, fill, tokens cut and FLOPs, and which one to take."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tokpack.cost.estimate import estimate
-from tokpack.cost.figure import Figure
 from tokpack.cost.flops import flops
-from tokpack.cost.gpus import Gpu
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import ModelShape
 from tokpack.errors import UsageError
@@ -26,7 +23,7 @@ NEAR_BEST: Final = 1.01
 
 @frozen(kw_only=True)
 class CapacityPoint:
-    """One capacity. `money` is None without a GPU."""
+    """One capacity."""
 
     capacity: int
     rows: int
@@ -35,7 +32,7 @@ class CapacityPoint:
     """Tokens beyond capacity, and of documents left out for it, but not of those kept in pieces."""
     truncated_documents: int
     flops: float
-    money: Figure | None
+    """Of one epoch, without gradient checkpointing."""
 
 
 @frozen(kw_only=True)
@@ -71,21 +68,17 @@ def capacity_curve(
     shape: ModelShape,
     *,
     capacities: Sequence[int] = CAPACITIES,
-    gpu: Gpu | None = None,
     method: Method | None = None,
-    checkpointing: bool = False,
-    price_usd_h: float | None = None,
     max_tokens: int | None = None,
-    max_truncated: float = MAX_TRUNCATED,
     split: ArrayLike | None = None,
     uncut: ArrayLike | None = None,
 ) -> CapacityCurve:
     """Plan every capacity and pick one. `rows_for(capacity)` plans `fit_lengths` of the same documents.
 
-    Work and money are those of the tokens: rows are flattened, free slots cost nothing.
+    FLOPs are those of the tokens: rows are flattened, free slots cost nothing.
 
     Recommended: of the capacities that fit in memory (`max_tokens`, from `fits`) and cut at most
-    `max_truncated` of the tokens, the smallest whose slots are within 1 % of the fewest: smaller rows mean
+    `MAX_TRUNCATED` of the tokens, the smallest whose slots are within 1 % of the fewest: smaller rows mean
     more optimizer steps and less memory. When all cut too much, the largest that fits.
     """
     array = np.asarray(lengths, dtype=np.int64)
@@ -97,18 +90,6 @@ def capacity_curve(
     for capacity in sorted(set(capacities)):
         rows, cut = rows_for(capacity), fit_lengths(array, capacity, split, uncut)
         slots = rows * capacity
-        money = None
-        if gpu is not None:
-            money = estimate(
-                shape,
-                cut,
-                gpu,
-                method=method,
-                checkpointing=checkpointing,
-                micro_batches=rows,
-                price_usd_h=price_usd_h,
-            ).money
-        work = flops(shape, cut, method=method, checkpointing=checkpointing, micro_batches=rows)
         points.append(
             CapacityPoint(
                 capacity=capacity,
@@ -116,21 +97,18 @@ def capacity_curve(
                 fill=int(cut.sum()) / slots if slots else 0.0,
                 truncated=total - int(cut.sum()),
                 truncated_documents=int((cuttable & (array > capacity)).sum()),
-                flops=work.total,
-                money=money,
+                flops=flops(shape, cut, method=method, micro_batches=rows).total,
             )
         )
-    recommended, reason = _choose(points, total, max_tokens, max_truncated)
+    recommended, reason = _choose(points, total, max_tokens)
     return CapacityCurve(points=tuple(points), recommended=recommended, reason=reason)
 
 
-def _choose(
-    points: Sequence[CapacityPoint], total: int, max_tokens: int | None, max_truncated: float
-) -> tuple[int, str]:
+def _choose(points: Sequence[CapacityPoint], total: int, max_tokens: int | None) -> tuple[int, str]:
     fitting = [p for p in points if max_tokens is None or p.capacity <= max_tokens]
     if not fitting:
         return points[0].capacity, f"the smallest; none fits in memory, which holds {max_tokens} tokens"
-    whole = [p for p in fitting if p.truncated <= max_truncated * total]
+    whole = [p for p in fitting if p.truncated <= MAX_TRUNCATED * total]
     if not whole:
         best = fitting[-1]
         return (
@@ -140,6 +118,6 @@ def _choose(
     fewest = min(p.rows * p.capacity for p in whole)
     best = next(p for p in whole if p.rows * p.capacity <= NEAR_BEST * fewest)
     return best.capacity, (
-        f"the smallest that cuts at most {max_truncated:.1%} of the tokens (it cuts "
+        f"the smallest that cuts at most {MAX_TRUNCATED:.1%} of the tokens (it cuts "
         f"{best.truncated / total:.2%}) within 1 % of the fewest slots (fill {best.fill:.1%})"
     )

@@ -71,8 +71,6 @@ def estimate(
     method: Method | None = None,
     epochs: float = 1.0,
     checkpointing: bool = False,
-    causal: bool = True,
-    slots: int | None = None,
     micro_batches: int = 1,
     mfu: tuple[float, float] | None = None,
     calibration: Calibration | None = None,
@@ -92,13 +90,7 @@ def estimate(
         raise UsageError("epochs and GPUs must be positive", where=f"{epochs=}, {gpu_count=}")
     method = method or Method()
     counted = flops(
-        shape,
-        seq_lengths,
-        method=method,
-        checkpointing=checkpointing,
-        causal=causal,
-        slots=slots,
-        micro_batches=micro_batches,
+        shape, seq_lengths, method=method, checkpointing=checkpointing, micro_batches=micro_batches
     )
     work = Figure(counted.total * epochs, "FLOPs", "computed")
     tokens = Figure(counted.tokens * epochs, "tokens", "computed", f"{epochs:g} epochs")
@@ -193,19 +185,15 @@ def _speed(tokens: Figure, training: Figure) -> Figure:
 
 
 def compare(
-    shape: ModelShape, table: Sequence[SlotRow], gpu: Gpu, *, pad_rows: bool = False, **options: Any
+    shape: ModelShape, table: Sequence[SlotRow], gpu: Gpu, **options: Any
 ) -> list[tuple[SlotRow, Estimate]]:
     """Each row of a slot table with its estimate; `options` are those of `estimate`.
 
-    Packed rows are flattened, not padded, so their free slots cost nothing; `pad_rows` for a trainer that
-    pads them to capacity.
+    Packed rows are flattened, not padded, so their free slots cost nothing.
     """
-    out = []
-    for row in table:
-        slots = row.slots if pad_rows else None
-        run = estimate(shape, row.widths, gpu, **{"slots": slots, "micro_batches": row.steps, **options})
-        out.append((row, run))
-    return out
+    return [
+        (row, estimate(shape, row.widths, gpu, **{"micro_batches": row.steps, **options})) for row in table
+    ]
 
 
 def api_cost(tokens: int, epochs: float, price: ApiPrice) -> Figure:

@@ -59,14 +59,10 @@ def run_plan(
     epochs: float = 1.0,
     learning_rate: float | None = None,
     fill_unpacked: float | None = None,
-    packed_documents: int | None = None,
-    min_steps: int = MIN_STEPS,
-    high_fill: float = HIGH_FILL,
 ) -> RunPlan:
     """The plan for a recipe of `batch_size` documents a GPU, `accumulation` micro-batches a step.
 
-    `packed_documents`: documents (and pieces of split ones) in the packed rows, when cleaning made them
-    fewer. `fill_unpacked`: fill of the unpacked batches the user would run otherwise (see `slot_table`).
+    `fill_unpacked`: fill of the unpacked batches the user would run otherwise (see `slot_table`).
     The equal recipe runs one row a micro-batch and turns the accumulation down. Where whole rows cannot meet
     the old samples per step within 25 %, the learning rate is scaled by the square root of the ratio (the
     rule for Adam; assumed).
@@ -76,8 +72,7 @@ def run_plan(
             raise UsageError(f"{name} must be at least 1, not {value}", where=name)
     if accumulation < 1 or gpu_count < 1 or epochs <= 0:
         raise UsageError("accumulation, GPUs and epochs must be positive", where="run plan")
-    packed_documents = documents if packed_documents is None else packed_documents
-    per_row = packed_documents / packed_rows
+    per_row = documents / packed_rows
 
     def settings(rows: int, each: float, micro: int, steps_of: int, rate: float | None) -> TrainerSettings:
         row_count = micro * steps_of * gpu_count
@@ -98,7 +93,7 @@ def run_plan(
     ratio = equal.samples_per_step / before.samples_per_step
     if learning_rate is not None and not 1 / CLOSE <= ratio <= CLOSE:
         equal = replace(equal, learning_rate=learning_rate * math.sqrt(ratio))
-    recommendation, reason = _advice(before, equal, ratio, fill_unpacked, min_steps, high_fill)
+    recommendation, reason = _advice(before, equal, ratio, fill_unpacked)
     return RunPlan(
         before=before,
         unchanged=unchanged,
@@ -106,27 +101,22 @@ def run_plan(
         documents_per_row=Figure(per_row, "documents/row", "computed"),
         recommendation=recommendation,
         reason=reason,
-        warnings=_warnings(before, unchanged, equal, ratio, min_steps),
+        warnings=_warnings(before, unchanged, equal, ratio),
     )
 
 
 def _advice(
-    before: TrainerSettings,
-    equal: TrainerSettings,
-    ratio: float,
-    fill: float | None,
-    min_steps: int,
-    high_fill: float,
+    before: TrainerSettings, equal: TrainerSettings, ratio: float, fill: float | None
 ) -> tuple[Literal["pack", "do not pack"], str]:
-    if fill is not None and fill >= high_fill:
+    if fill is not None and fill >= HIGH_FILL:
         return (
             "do not pack",
             f"batches are {fill:.0%} full without packing: at most {1 / fill - 1:.0%} to gain",
         )
-    if equal.steps < min_steps <= before.steps:
+    if equal.steps < MIN_STEPS <= before.steps:
         return (
             "do not pack",
-            f"packed, the run has {equal.steps} optimizer steps, below {min_steps}, and had {before.steps}: "
+            f"packed, the run has {equal.steps} optimizer steps, below {MIN_STEPS}, and had {before.steps}: "
             "a smaller capacity, or unpacked batches grouped by length, keep more",
         )
     if not 1 / CLOSE <= ratio <= CLOSE:
@@ -135,7 +125,7 @@ def _advice(
 
 
 def _warnings(
-    before: TrainerSettings, unchanged: TrainerSettings, equal: TrainerSettings, ratio: float, min_steps: int
+    before: TrainerSettings, unchanged: TrainerSettings, equal: TrainerSettings, ratio: float
 ) -> tuple[str, ...]:
     out = []
     grown = unchanged.samples_per_step / before.samples_per_step
@@ -144,9 +134,9 @@ def _warnings(
             f"unchanged settings: {unchanged.steps:,} optimizer steps instead of {before.steps:,}, "
             f"{grown:.1f} times the documents in each"
         )
-    if equal.steps < min_steps:
-        also = " (the unpacked run too)" if before.steps < min_steps else ""
-        out.append(f"{equal.steps} optimizer steps, fewer than {min_steps}{also}: add epochs or data")
+    if equal.steps < MIN_STEPS:
+        also = " (the unpacked run too)" if before.steps < MIN_STEPS else ""
+        out.append(f"{equal.steps} optimizer steps, fewer than {MIN_STEPS}{also}: add epochs or data")
     if ratio > CLOSE:
         out.append("one row a GPU already holds more documents than a step did: the recipe cannot stay equal")
     return tuple(out)

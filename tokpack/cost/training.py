@@ -58,9 +58,9 @@ class Training:
     calibration: Calibration | None = None
     """Speed measured on `gpu`."""
 
-    def fit(self, capacity: int, gpu: Gpu, checkpointing: bool, loss: Loss = "chunked") -> Fit:
-        """Memory of one row of `capacity` tokens, by default with the loss of `tokpack train`."""
-        return fits(self.shape, gpu, capacity, gpus=self.gpus, **self._step(checkpointing, loss))
+    def fit(self, capacity: int, gpu: Gpu, checkpointing: bool) -> Fit:
+        """Memory of one row of `capacity` tokens, with the loss of `tokpack train`."""
+        return fits(self.shape, gpu, capacity, gpus=self.gpus, **self._step(checkpointing, "chunked"))
 
     def holds(self, capacity: int, gpu: Gpu, checkpointing: bool, loss: Loss = "chunked") -> bool:
         """Whether one row of `capacity` tokens fits."""
