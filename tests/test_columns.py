@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +13,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tokpack import ranges
 from tokpack.errors import DataError
-from tokpack.report.figures import planned_ledger
+from tokpack.report import data_figures
+from tokpack.report.data_figures import source_figures, truncation_figures
+from tokpack.report.figures import documents_of, planned_ledger, slot_figures
 from tokpack.settings.config import Config
 from tokpack.stages import dedup
+from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.tokenize import TokenBatch
 from tokpack.stages.truncate import Pieces
 from tokpack.stages.write import Placement, RowContents
@@ -81,7 +86,14 @@ def store(tmp_path_factory):
 def run() -> Any:
     config = Config.from_dict({"source": [{"path": "a.jsonl"}], "truncate": {"max_length": 512}})
     source = SimpleNamespace(config=config.source[0], name="a.jsonl")
-    return SimpleNamespace(config=config, sources=[source], tell=Activity(), pairs=False, kind="")
+    return SimpleNamespace(
+        config=config,
+        sources=[source],
+        shapes=[Shape("text", {}, frozenset())],
+        tell=Activity(),
+        pairs=False,
+        kind="",
+    )
 
 
 def traced(step: Callable[[], Any], times: int = 3) -> tuple[Any, float, float]:
@@ -133,6 +145,29 @@ def test_each_step_takes_so_many_bytes_a_document(store, tmp_path, monkeypatch):
     last = int(pieces.batch.max())
     mine = np.flatnonzero(pieces.batch == last)
     assert np.array_equal(np.diff(source(last).offsets), pieces.length[mine])
+
+
+def test_what_a_report_counts_takes_so_many_bytes_a_document(store, monkeypatch):
+    monkeypatch.setattr(data_figures, "SLICE", 1024)
+    monkeypatch.setattr(ranges, "BLOCK", 1024)
+    corpus, started = Corpus.load(store, 1), run()
+    corpus.drop(np.arange(0, DOCUMENTS, 7), "too_short")  # so that what is kept is a copy
+    part = plan_part(started, corpus)
+    assert traced(lambda: corpus.forget_pieces() or part.without_contents())[1] < 0.1
+    documents = documents_of(started, corpus, part)
+    cost = started.config.cost
+    slots = traced(lambda: slot_figures(documents.raw, documents.pieces, part.plan, cost))
+    assert slots[2] < 3
+    shorter = replace(documents, capacity=5)  # half of them are longer
+    assert traced(lambda: truncation_figures(shorter))[2] < 2
+    sources = traced(lambda: source_figures(corpus, part.pieces, ["a.jsonl"]))
+    assert sources[2] < 1
+    kept = corpus.docs.filter(pl.col("drop_reason").is_null())
+    assert sources[0][0].documents == len(kept)
+    assert sources[0][0].packed == int(kept["tokens"].sum())
+    longest_first = np.sort(kept["tokens"].to_numpy())[::-1]
+    batches = np.split(longest_first, range(8, len(longest_first), 8))
+    assert slots[0][4].slots == sum(int(batch[0]) * len(batch) for batch in batches)
 
 
 def test_a_column_is_as_wide_as_its_largest_number():

@@ -130,10 +130,10 @@ def pack(
                 batches,
                 elsewhere=partial(cluster.shards_on, corpus, out, ray_address) if on_nodes else None,
             )
+        part = part.without_contents()
         with run.tell.doing("writing the report"):
             figures = make_report(run, corpus, part, manifest["ledger"], training)
-            kept = kept_figures(run, corpus, part.pieces)
-            report = Report(replace(figures, kept=kept, by=by_column))
+            report = Report(replace(figures, kept=kept_figures(run, corpus, part.pieces), by=by_column))
             write_json(out / schema.REPORT, report.data)
             if html:
                 report.save_html(out / "report.html")

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
+from tokpack.ranges import counted_in
 
 PADDED_MAX = "padded to max"
 PADDED_LONGEST = "padded to longest"
@@ -71,7 +72,7 @@ def slot_table(
     content = int(cut.sum(dtype=np.int64))
     table = [
         *padded_rows(lengths, capacity, batch_size),
-        _padded(PADDED_SORTED, np.sort(cut)[::-1], batch_size, content, truncated),
+        _padded(PADDED_SORTED, _longest_sorted(cut, batch_size), cut.size, batch_size, content, truncated),
         _packed(PACKED, cut, packed_rows, capacity, batch_size, truncated),
     ]
     if cleaned_lengths is not None:
@@ -88,10 +89,10 @@ def padded_rows(lengths: ArrayLike, capacity: int, batch_size: int) -> list[Slot
         raise UsageError("capacity and batch size must be at least 1", where=f"{capacity=}, {batch_size=}")
     cut, truncated = _cut(lengths, capacity)
     content = int(cut.sum(dtype=np.int64))
-    widest = np.broadcast_to(np.int64(capacity), cut.size)
+    widest = np.broadcast_to(np.int32(capacity), -(-cut.size // batch_size))
     return [
-        _padded(PADDED_MAX, widest, batch_size, content, truncated),
-        _padded(PADDED_LONGEST, cut, batch_size, content, truncated),
+        _padded(PADDED_MAX, widest, cut.size, batch_size, content, truncated),
+        _padded(PADDED_LONGEST, _longest(cut, batch_size), cut.size, batch_size, content, truncated),
     ]
 
 
@@ -105,21 +106,39 @@ def _cut(lengths: ArrayLike, capacity: int) -> tuple[NDArray[np.integer[Any]], i
     return cut, int(array.sum(dtype=np.int64) - cut.sum(dtype=np.int64))
 
 
+def _longest(lengths: NDArray[np.integer[Any]], batch_size: int) -> NDArray[np.integer[Any]]:
+    """Of each batch of consecutive documents."""
+    full = lengths.size // batch_size * batch_size
+    longest = lengths[:full].reshape(-1, batch_size).max(axis=1)
+    return longest if full == lengths.size else np.append(longest, lengths[full:].max())
+
+
+def _longest_sorted(lengths: NDArray[np.integer[Any]], batch_size: int) -> NDArray[np.integer[Any]]:
+    """Of each batch, where the longest documents come first; counted, as a sorted copy takes memory."""
+    counts = counted_in(lengths, int(lengths.max(initial=0)) + 1)[::-1]
+    batches_before = -(-np.cumsum(counts) // batch_size)
+    return np.repeat(np.arange(len(counts), dtype=np.int32)[::-1], np.diff(batches_before, prepend=0))
+
+
 def _padded(
-    name: str, lengths: NDArray[np.integer[Any]], batch_size: int, content: int, truncated: int
+    name: str,
+    longest: NDArray[np.integer[Any]],
+    documents: int,
+    batch_size: int,
+    content: int,
+    truncated: int,
 ) -> SlotRow:
-    """Each document as wide as the longest of its batch of consecutive documents."""
-    starts = np.arange(0, lengths.size, batch_size)
-    longest = np.maximum.reduceat(lengths, starts).astype(np.int64) if lengths.size else np.empty(0, np.int64)
-    sizes = np.diff(starts, append=lengths.size)
+    """Each document as wide as the longest of its batch."""
+    missing = len(longest) * batch_size - documents
+    last = int(longest[-1]) if documents else 0
     return SlotRow(
         name=name,
-        rows=lengths.size,
-        steps=len(starts),
-        slots=int((longest * sizes).sum()),
+        rows=documents,
+        steps=len(longest),
+        slots=batch_size * int(longest.sum(dtype=np.int64)) - missing * last,
         content=content,
         truncated=truncated,
-        make_widths=partial(np.repeat, longest, sizes),
+        make_widths=lambda: np.repeat(longest.astype(np.int64), batch_size)[:documents],
     )
 
 

@@ -4,6 +4,7 @@ would cut, the longest documents, free slots, and how long ranks wait."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ LONGEST = 10
 FREE = (0.0, 0.001, 0.01, 0.05, 0.10, 0.25, 1.0)
 """Classes of rows: free slots up to this share of the capacity."""
 QUANTILES = (50, 90, 99)
+SLICE = 1 << 18
+"""Documents in work at a time."""
 
 
 def quantiles(tokens: Lengths) -> dict[str, int]:
@@ -48,22 +51,22 @@ def counted_quantiles(tokens: Lengths, counts: npt.NDArray[np.int64]) -> dict[st
 
 def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> list[SourceFigures]:
     """Kept documents of each source: their lengths before truncation, and what is packed and trained."""
-    kept = (
-        corpus.docs.lazy()
-        .filter(pl.col("drop_reason").is_null())
-        .group_by("source", "tokens")
-        .agg(documents=pl.len().cast(pl.Int64))
-        .sort("source", "tokens")
-        .collect(engine="streaming")
+    kept = _by_slices(
+        corpus.docs.select("source", "tokens", "drop_reason"),
+        lambda some: some.filter(pl.col("drop_reason").is_null()).select(
+            "source", "tokens", documents=pl.lit(1, pl.Int64)
+        ),
+        ["source", "tokens"],
     )
     lengths, counts = kept["tokens"].to_numpy(), kept["documents"].to_numpy()
     ends = np.searchsorted(kept["source"].to_numpy(), np.arange(len(names) + 1))
-    packed = (
-        pieces.lazy()
-        .select("length", "trained", source=corpus.docs["source"].gather(pieces["document"]))
-        .group_by("source")
-        .agg(pl.col("length", "trained").cast(pl.Int64).sum())
-        .collect(engine="streaming")
+    source_of = corpus.docs["source"]
+    packed = _by_slices(
+        pieces.select("document", "length", "trained"),
+        lambda some: some.select(
+            pl.col("length", "trained").cast(pl.Int64), source=source_of.gather(some["document"])
+        ),
+        ["source"],
     )
     sums = {source: (length, trained) for source, length, trained in packed.rows()}
     out = []
@@ -82,19 +85,32 @@ def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> li
     return out
 
 
+def _by_slices(
+    frame: pl.DataFrame, made: Callable[[pl.DataFrame], pl.DataFrame], keys: list[str]
+) -> pl.DataFrame:
+    """Sums by the keys, in their order, of what is `made` of each slice: made of all rows at once it takes as
+    much memory as they do."""
+    slices = [frame] if frame.is_empty() else frame.iter_slices(SLICE)
+    sums = [made(some).group_by(keys).agg(pl.all().sum()) for some in slices]
+    return pl.concat(sums).group_by(keys).agg(pl.all().sum()).sort(keys)
+
+
 def truncation_figures(documents: CostedDocuments, width: int = 1) -> list[Truncation]:
     """Documents and tokens that rows of other lengths would cut or leave out; `width` of `documents` are one
     of `documents.whole`.
 
     Truncation by turns cuts a little more than is said here.
     """
-    whole, total = documents.whole, int(documents.whole.sum())
-    out = []
+    total, out = int(documents.whole.sum()), []
     for capacity in sorted({*CAPACITIES, documents.capacity}):
-        at = np.flatnonzero(whole > capacity)
-        tokens, split = whole[at], documents.split[at]
-        cut = np.where(documents.uncut[at], tokens, np.where(split, 0, tokens - capacity))
-        lost, longer = int(cut.sum(dtype=np.int64)), int(np.count_nonzero(~split))
+        lost = longer = 0
+        for low in range(0, len(documents.whole), SLICE):
+            some = slice(low, low + SLICE)
+            whole = documents.whole[some]
+            at = np.flatnonzero(whole > capacity)
+            tokens, split = whole[at], documents.split[some][at]
+            cut = np.where(documents.uncut[some][at], tokens, np.where(split, 0, tokens - capacity))
+            lost, longer = lost + int(cut.sum(dtype=np.int64)), longer + int(np.count_nonzero(~split))
         share = lost / total if total else 0.0
         out.append(Truncation(capacity=capacity, documents=width * longer, tokens=lost, share=share))
     return out

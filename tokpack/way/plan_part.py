@@ -46,6 +46,10 @@ class Part:
         names = ("batch", "index", "length", "doc_id", "number", "copy", DESIRABLE)
         return Placement(*(self.pieces[name].to_numpy() for name in names))
 
+    def without_contents(self) -> Part:
+        """Once rows are written: a report asks for the plan, not for the order of rows."""
+        return replace(self, contents=RowContents(np.empty(0, np.int32), np.zeros(1, np.int64)))
+
     def has_weights(self, corpus: Corpus) -> bool:
         """Whether a token with a label counts by another weight than 1."""
         batches = corpus.mapped()
