@@ -40,6 +40,8 @@ class Finder:
         imported = sys._getframe(2).f_code.co_name == "_find_and_load_unlocked"  # or looked for alone
         if imported and name.partition(".")[0] in SLOW and not shown:
             print("IN SILENCE:", name)
+        if imported and name == "torch._inductor.compile_fx":
+            print("THE COMPILER")
 
 Activity.begin, Activity.end = count, forget
 sys.meta_path.insert(0, Finder)
@@ -62,7 +64,7 @@ def folder(tmp_path_factory):
 
 
 def _silent(folder: Path, command: str) -> int:
-    """Modules of slow libraries that a command loads while it shows nothing."""
+    """Modules of slow libraries that a command loads while it shows nothing; none loads the compiler."""
     done = subprocess.run(
         [sys.executable, "-c", WATCH, *command.split()],
         cwd=folder,
@@ -71,6 +73,7 @@ def _silent(folder: Path, command: str) -> int:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "THE COMPILER" not in done.stdout
     return done.stdout.count("IN SILENCE")
 
 

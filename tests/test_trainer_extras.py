@@ -49,3 +49,31 @@ def test_every_optimizer_of_transformers_is_known_or_needs_nothing():
     own = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
     of_devices = {"adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision"}
     assert free - {"adamw_apex_fused"} == own | of_devices  # before transformers 5.8
+
+
+def test_functions_that_a_library_compiles_as_it_is_imported_are_compiled_at_their_first_call(monkeypatch):
+    import torch
+
+    from trainer_plugin.extras import compiling_at_the_first_call
+
+    compiled = []
+
+    def compile_at_once(function, **options):
+        compiled.append((function.__name__, options))
+        return lambda number: function(number) + 1
+
+    monkeypatch.setattr(torch, "compile", compile_at_once)
+    with compiling_at_the_first_call():
+
+        @torch.compile
+        def once(number):
+            return number
+
+        @torch.compile(dynamic=False)
+        def twice(number):
+            return 2 * number
+
+    assert torch.compile is compile_at_once
+    assert not compiled
+    assert [twice(3), twice(4), once(5)] == [7, 9, 6]
+    assert compiled == [("twice", {"dynamic": False}), ("once", {})]

@@ -295,10 +295,10 @@ def _activity(quiet: bool) -> Activity:
 
 def _load_libraries(tell: Activity) -> None:
     """The first import takes seconds, from a cold disk half a minute."""
-    from trainer_plugin.extras import quiet_libraries
+    from trainer_plugin.extras import ready_libraries
 
     with tell.doing("loading PyTorch and transformers"):
-        quiet_libraries()
+        ready_libraries()
         import_module("trainer_plugin.training.trainer")
         import_module("peft")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache, partial, wraps
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+from unittest.mock import patch
 
 from tokpack.errors import UsageError, near_matches
 
@@ -82,8 +86,9 @@ def _need(module: str, package: str, key: str) -> None:
         )
 
 
-def quiet_libraries() -> None:
-    """Loading bars and advice of the libraries would drown our own lines; their errors still show."""
+def ready_libraries() -> None:
+    """Load bitsandbytes without the compiler, and keep the libraries quiet: their loading bars and advice
+    would drown our own lines. Their errors still show."""
     import logging
     import os
     import warnings
@@ -95,4 +100,32 @@ def quiet_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with suppress(Exception), compiling_at_the_first_call():  # peft says what is wrong with it
+        import_module("bitsandbytes")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+@contextmanager
+def compiling_at_the_first_call() -> Iterator[None]:
+    """`torch.compile` gives functions that are compiled when they are called.
+
+    bitsandbytes has it compile four functions of its optimizers as it is imported, and peft, which Trainer
+    imports, imports bitsandbytes: all of the compiler would be loaded, in two seconds, for any training.
+    """
+    import torch
+
+    at_once = torch.compile
+
+    def later(function: Any = None, **options: Any) -> Any:
+        if function is None:
+            return partial(later, **options)
+        compiled = cache(partial(at_once, function, **options))
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return compiled()(*args, **kwargs)
+
+        return call
+
+    with patch.object(torch, "compile", later):
+        yield

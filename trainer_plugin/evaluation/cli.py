@@ -92,7 +92,7 @@ def evaluate(
     reward_margin.
     """
     from tokpack.errors import check_place, writing
-    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.extras import need, ready_libraries
 
     need(*LIBRARIES)
     _one_of("--split", split, ("auto", "validation", "train"))
@@ -107,7 +107,7 @@ def evaluate(
         check_place(html, "--html")
         check_asked(packed, model, adapter, control, gate or ())
 
-    with activity(quiet, "trainer_plugin.evaluation.run", before, quiet_libraries) as (tell, run):
+    with activity(quiet, "trainer_plugin.evaluation.run", before, ready_libraries) as (tell, run):
         found = run.evaluate(
             packed,
             model,

@@ -47,7 +47,7 @@ def serve_config(
     """
     from trainer_plugin.checkpoints.adapter_config import read_config
     from trainer_plugin.checkpoints.adapter_folder import check_adapter
-    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.extras import need, ready_libraries
     from trainer_plugin.output_folder import check_empty
     from trainer_plugin.serve_config.asked import named_adapters, refused_adapters
     from trainer_plugin.serve_config.limits import ENGINES
@@ -63,7 +63,7 @@ def serve_config(
         configs = {name: read_config(folder) for name, folder in named.items()}
         refused_adapters(configs, engine, convert)
 
-    with activity(quiet, "trainer_plugin.serve_config.write", before, quiet_libraries) as (tell, write):
+    with activity(quiet, "trainer_plugin.serve_config.write", before, ready_libraries) as (tell, write):
         options = {"base": base, "convert": convert, "context": context, "port": port}
         made = write.write_config(adapters, engine, out, **options, tell=tell)
     for note in made.notes:
@@ -95,7 +95,7 @@ def convert_adapter(
     layers and biases are merged. The logits are compared before and after.
     """
     from trainer_plugin.checkpoints.adapter_folder import check_adapter
-    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.extras import need, ready_libraries
     from trainer_plugin.output_folder import check_empty
 
     need(*LIBRARIES)
@@ -104,7 +104,7 @@ def convert_adapter(
         check_empty(out)
         check_adapter(adapter, base, "--base")
 
-    with activity(quiet, "trainer_plugin.adapters.convert", before, quiet_libraries) as (tell, module):
+    with activity(quiet, "trainer_plugin.adapters.convert", before, ready_libraries) as (tell, module):
         made = module.convert_adapter(adapter, out, base=base, tell=tell)
     say("merged: a model of its own" if made.way == "merge" else "plain LoRA", quiet)
     hand_over(str(made.folder))

@@ -68,7 +68,7 @@ def serve(
     read from TOKPACK_API_KEY. Ctrl-C ends it.
     """
     from trainer_plugin.checkpoints.adapter_folder import check_adapters
-    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.extras import need, ready_libraries
     from trainer_plugin.serving.address import KEY, base_name_of, check_key, need_server
 
     need(*LIBRARIES)
@@ -84,7 +84,7 @@ def serve(
         check_key(host, key)
         check_adapters(adapter or (), base, "BASE")
 
-    with activity(quiet, "trainer_plugin.serving.run", before, quiet_libraries) as (tell, _):
+    with activity(quiet, "trainer_plugin.serving.run", before, ready_libraries) as (tell, _):
         known = base_name_of(base) if name is None else name
         with tell.doing("loading libraries of the server"):
             start = import_module("trainer_plugin.serving.start")
@@ -185,7 +185,7 @@ def verify_served(
     named.
     """
     from trainer_plugin.checkpoints.adapter_folder import check_adapters
-    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.extras import need, ready_libraries
 
     need(*LIBRARIES)
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
@@ -197,7 +197,7 @@ def verify_served(
         if data is not None:
             import_module("trainer_plugin.rows.dataset").PackedDataset(data)
 
-    with activity(quiet, "trainer_plugin.served_proof.run", before, quiet_libraries) as (tell, run):
+    with activity(quiet, "trainer_plugin.served_proof.run", before, ready_libraries) as (tell, run):
         options: dict[str, Any] = {"documents": max(1, documents), "tokens": max(16, max_tokens)}
         options |= {"base_weights": base_weights, "dtype": dtype, "seconds": timeout}
         options["extra_body"] = extra
@@ -253,7 +253,7 @@ def chat(
     Answers go to stdout, everything else to stderr. Exit code 1 where a turn was not answered.
     """
     from trainer_plugin.checkpoints.adapter_folder import check_adapters
-    from trainer_plugin.extras import need, quiet_libraries
+    from trainer_plugin.extras import need, ready_libraries
     from trainer_plugin.serving.address import need_server
 
     need(*LIBRARIES)
@@ -264,7 +264,7 @@ def chat(
         need_server()
         check_adapters([adapter], base, "--base")
 
-    with activity(quiet, "trainer_plugin.serving.talk", before, quiet_libraries) as (tell, module):
+    with activity(quiet, "trainer_plugin.serving.talk", before, ready_libraries) as (tell, module):
         options: dict[str, Any] = {"system": system, "max_tokens": max(1, max_tokens), "seed": seed}
         options |= {"temperature": temperature, "top_p": top_p, "context": max(2, context)}
         options |= {"base_weights": base_weights, "dtype": dtype}

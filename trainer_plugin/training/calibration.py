@@ -116,9 +116,9 @@ def measure(
     A step before the first is not counted: it warms up. Goes on for about `seconds`, and for LEAST_STEPS
     steps at least; rows repeat where there are fewer.
     """
-    from trainer_plugin.extras import quiet_libraries
+    from trainer_plugin.extras import ready_libraries
 
-    quiet_libraries()
+    ready_libraries()
     trial = Trial(model, method=method, rank=rank, checkpointing=checkpointing)
     trial.step(rows[:batch_rows])
     taken: list[tuple[list[int], float]] = []
