@@ -244,7 +244,7 @@ def run(lengths: np.ndarray, capacity: int, only: list[str], repeats: int) -> di
 def waiting(lengths: np.ndarray, capacity: int) -> list[dict[str, float]]:
     """Share of the ranks' time spent waiting, counting attention alone, by rows a rank and step."""
     plan = make_plan(lengths, capacity)
-    costs = row_costs(lengths, plan.row_of_doc, linear=0.0, quadratic=1.0)
+    costs = row_costs(lengths, plan.row_of_doc, linear=0.0)
     shuffled = row_order(plan.rows, 0)
     lines = []
     for rows in ROWS_PER_STEP:

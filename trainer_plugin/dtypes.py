@@ -129,13 +129,13 @@ def frozen_dtype(device: str | None = None) -> DtypeChoice:
     return DtypeChoice(torch.float32, bf16.reason)
 
 
-def trained_dtype(own: torch.dtype | None, device: str | None = None) -> DtypeChoice:
+def trained_dtype(own: torch.dtype | None) -> DtypeChoice:
     """For weights that are trained themselves, stored as `own` (None: not known)."""
     if own == torch.float32:
         return DtypeChoice(own, "as the model is stored")
     if own is None:
         return DtypeChoice(torch.float32, "the model's configuration names no dtype")
-    bf16 = speed(torch.bfloat16, device)
+    bf16 = speed(torch.bfloat16)
     return DtypeChoice(torch.bfloat16 if bf16.fast else torch.float32, bf16.reason)
 
 

@@ -79,9 +79,9 @@ def detail_words(reason: str, detail: str) -> str:
     return f"document {twin}" + (f", {rest}" if rest else "")
 
 
-def find_left_out(packed: PackedFolder, doc_id: int, originals: Originals | None = None) -> LeftOut:
+def find_left_out(packed: PackedFolder, doc_id: int) -> LeftOut:
     """Raises UsageError where no such document was left out, or only shortened."""
-    originals = originals or Originals(packed)
+    originals = Originals(packed)
     found = packed.dropped.filter(packed.dropped["doc_id"] == doc_id).rows(named=True)
     if found and found[0]["reason"] != "truncated":
         record = {**found[0], "detail": found[0]["detail"] or ""}

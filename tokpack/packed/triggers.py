@@ -106,8 +106,9 @@ def repeated_lines(text: str) -> list[tuple[int, int]]:
     return found
 
 
-def _repeated_words(text: str, size: int = 5) -> list[tuple[int, int]]:
+def _repeated_words(text: str) -> list[tuple[int, int]]:
     """Words in runs of five that stood in the text before."""
+    size = 5
     words = [match.span() for match in re.finditer(r"\S+", text)]
     names = [text[start:end] for start, end in words]
     seen: set[tuple[str, ...]] = set()

@@ -132,12 +132,12 @@ def _turn(reason: str) -> int:
     return 0 if reason in DUPLICATES else 2 if reason in UNFIT else 1
 
 
-def split_chart(first: tuple[int, str], second: tuple[int, str], title: str, digits: int = 1) -> Chart:
+def split_chart(first: tuple[int, str], second: tuple[int, str], title: str) -> Chart:
     """One bar of two parts that make up a whole."""
     (left, left_name), (right, right_name) = first, second
     whole = left + right
     bar = Bar(
-        f"{left:,} {left_name}, {share(left, whole, digits)}",
+        f"{left:,} {left_name}, {share(left, whole, 1)}",
         f"{right:,} {right_name}",
         [
             Stretch(0, left, ACCENT, f"{left:,} {left_name}"),

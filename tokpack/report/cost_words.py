@@ -134,11 +134,11 @@ def _service(cost: Cost) -> str:
     return f"{money(chosen.cleaned)} at {who}, by the token; {money(chosen.as_it_came)} as it came"
 
 
-def saves_words(advice: Advice, of: str = "") -> str:
+def saves_words(advice: Advice) -> str:
     """Money, or the share of the work where none is known; empty for nothing."""
     if advice.saves is not None:
         return money(advice.saves) if advice.saves.value > 0 else ""
-    return f"{advice.saved_share:.0%}{of}" if advice.saved_share > 0 else ""
+    return f"{advice.saved_share:.0%}" if advice.saved_share > 0 else ""
 
 
 def fit_words(cost: Cost) -> list[str]:

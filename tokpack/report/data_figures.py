@@ -156,7 +156,7 @@ def rank_figures(
     step = ranks * per_rank
     if ranks < 2 or plan.rows < step:
         return None
-    costs = row_costs(lengths.astype(np.int32), plan.row_of_doc, linear=float(token_cost), quadratic=1.0)
+    costs = row_costs(lengths.astype(np.int32), plan.row_of_doc, linear=float(token_cost))
     dealt, _ = deal(costs, ranks, step, seed)
     return Ranks(
         ranks=ranks,

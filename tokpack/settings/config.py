@@ -270,10 +270,10 @@ class Config:
     seed: int = 0
 
     @staticmethod
-    def from_dict(data: dict[str, Any], where: str = "config") -> Config:
+    def from_dict(data: dict[str, Any]) -> Config:
         """Build and validate. Raises UsageError naming the key for anything unknown or of the wrong type."""
-        _check_top_level(data, where)
-        config: Config = convert(Config, data, where)
+        _check_top_level(data)
+        config: Config = convert(Config, data, "config")
         check_limits(config)
         return config
 
@@ -309,14 +309,14 @@ class Config:
         return data
 
 
-def _check_top_level(data: dict[str, Any], where: str) -> None:
+def _check_top_level(data: dict[str, Any]) -> None:
     """A key of a table that stands outside of any is the usual slip in a TOML file: say the table."""
     known = {part.name: part.default for part in dataclasses.fields(Config)}
     for key in (key for key in data if key not in known):
         homes = [name for name, table in known.items() if hasattr(table, "__slots__") and hasattr(table, key)]
         if homes:
             hint = "write it below the line " + " or ".join(f"[{name}]" for name in homes)
-            raise SettingError(f"the key {key!r} stands outside its table", where=where, hint=hint)
+            raise SettingError(f"the key {key!r} stands outside its table", where="config", hint=hint)
 
 
 def _plain(value: Any) -> Any:

@@ -38,7 +38,7 @@ def order_rows(settings: PlanConfig, plan: Plan, lengths: Int32, seed: int) -> t
     if not settings.world_size:
         return shuffled, None
     step = settings.world_size * settings.rows_per_step
-    costs = row_costs(lengths, plan.row_of_doc, linear=settings.token_cost, quadratic=1.0)
+    costs = row_costs(lengths, plan.row_of_doc, linear=settings.token_cost)
     if plan.mixed:
         order, leftover = deal_within(costs, settings.world_size, step)
     elif plan.part_rows:

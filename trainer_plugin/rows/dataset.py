@@ -45,7 +45,7 @@ class PackedDataset:
     Raises UsageError when the folder is no packed dataset, DataError when its shards and manifest disagree.
     """
 
-    def __init__(self, folder: str | Path, *, indices: np.ndarray | Sequence[int] | None = None) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = local_folder(folder)
         self.manifest: dict[str, Any] = read_manifest(self.folder)
         self.capacity = int(self.manifest["capacity"])
@@ -57,7 +57,7 @@ class PackedDataset:
                 where=str(self.folder),
                 hint="run `tokpack verify`, or copy the packed dataset again",
             )
-        self.indices = np.arange(total) if indices is None else np.asarray(indices, dtype=np.int64)
+        self.indices = np.arange(total)
 
     def _open(self) -> None:
         found = [rows for rows in mapped_rows(self.folder, self.manifest) if rows.num_rows]

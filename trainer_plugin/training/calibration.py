@@ -23,6 +23,8 @@ from trainer_plugin.rows.collator import PackedCollator
 
 Row = Mapping[str, Any]
 LEAST_STEPS = 3
+SECONDS = 30.0
+"""How long steps are taken for, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,11 @@ def measure(
     rank: int,
     checkpointing: bool,
     batch_rows: int = 1,
-    seconds: float = 30.0,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> list[tuple[list[int], float]]:
     """(document lengths, seconds) of each optimizer step on `batch_rows` of `rows`, in order.
 
-    A step before the first is not counted: it warms up. Goes on for about `seconds`, and for LEAST_STEPS
+    A step before the first is not counted: it warms up. Goes on for about SECONDS, and for LEAST_STEPS
     steps at least; rows repeat where there are fewer.
     """
     from trainer_plugin.extras import ready_libraries
@@ -123,7 +124,7 @@ def measure(
     trial.step(rows[:batch_rows])
     taken: list[tuple[list[int], float]] = []
     most = max(LEAST_STEPS, len(rows) // batch_rows)
-    while len(taken) < most and (len(taken) < LEAST_STEPS or sum(s for _, s in taken) < seconds):
+    while len(taken) < most and (len(taken) < LEAST_STEPS or sum(s for _, s in taken) < SECONDS):
         chosen = [rows[(len(taken) * batch_rows + i) % len(rows)] for i in range(batch_rows)]
         spent = trial.step(chosen)
         lengths = [int(length) for row in chosen for length in row["seq_lengths"]]

@@ -20,16 +20,13 @@ LONGEST_RUN = 7
 """Neighboring hands that may enter a step together: their spreads cancel out, at some cost in mixing."""
 
 
-def row_costs(seq_lengths: Int32, row_of_doc: Int32, *, linear: float, quadratic: float) -> Float64:
-    """Cost of each row: quadratic * sum(len^2) + linear * sum(len), in the unit of the coefficients.
+def row_costs(seq_lengths: Int32, row_of_doc: Int32, *, linear: float) -> Float64:
+    """Cost of each row: sum(len^2) + linear * sum(len), in what a pair of tokens costs in attention.
 
-    Documents in any order. `linear` counts what a token costs in weights, `quadratic` what a pair of tokens
-    costs in attention; linear=0, quadratic=1 is attention alone.
+    Documents in any order. `linear`: what a token costs in weights; 0 counts attention alone.
     """
     lengths = seq_lengths.astype(np.float64)
-    return np.bincount(row_of_doc, weights=quadratic * lengths * lengths + linear * lengths).astype(
-        np.float64
-    )
+    return np.bincount(row_of_doc, weights=lengths * lengths + linear * lengths).astype(np.float64)
 
 
 def row_order(rows: int, seed: int) -> Int64:
@@ -37,14 +34,12 @@ def row_order(rows: int, seed: int) -> Int64:
     return np.argsort(noise(rows, seed, "rows"), kind="stable")
 
 
-def deal(
-    costs: Float64, world_size: int, rows_per_step: int, seed: int, micro_batch: int = 1
-) -> tuple[Int64, Int64]:
+def deal(costs: Float64, world_size: int, rows_per_step: int, seed: int) -> tuple[Int64, Int64]:
     """Row order in which ranks do equal work: (order, leftover).
 
     `rows_per_step` counts the rows of one optimizer step over all ranks and accumulation steps; every rank
-    gets `rows_per_step / world_size` of them. The order is read as data loaders read it: `micro_batch` rows
-    for rank 0, as many for rank 1, and so on.
+    gets `rows_per_step / world_size` of them. The order is read as data loaders read it: a row for rank 0,
+    one for rank 1, and so on.
 
     Rows sorted by cost are cut into hands of `world_size` neighbors, one row for each rank. A step is made
     of a few runs of neighboring hands drawn by seed, so it mixes cheap and dear rows and no stage of
@@ -57,7 +52,7 @@ def deal(
 
     Raises UsageError when `rows_per_step` does not divide among the ranks.
     """
-    check_step(world_size, rows_per_step, micro_batch)
+    check_step(world_size, rows_per_step)
     shuffled = row_order(len(costs), seed)
     kept = len(costs) // rows_per_step * rows_per_step
     order, leftover = shuffled[:kept], shuffled[kept:]
@@ -66,12 +61,12 @@ def deal(
     runs = order[np.argsort(costs[order], kind="stable")].reshape(-1, run * world_size)
     runs = runs[np.argsort(noise(len(runs), seed, "runs"), kind="stable")]
     steps = even_out(seat(runs.reshape(-1, hands_per_step, world_size), costs), costs)
-    return steps.reshape(-1, micro_batch, world_size).swapaxes(1, 2).reshape(-1), leftover
+    return steps.reshape(-1), leftover
 
 
 def deal_within(costs: Float64, world_size: int, rows_per_step: int) -> tuple[Int64, Int64]:
     """The same where it is settled which rows a step has: step s has those from s * rows_per_step on."""
-    check_step(world_size, rows_per_step, 1)
+    check_step(world_size, rows_per_step)
     kept = len(costs) // rows_per_step * rows_per_step
     rows = np.arange(kept).reshape(-1, rows_per_step)
     rows = np.take_along_axis(rows, np.argsort(costs[rows], axis=1, kind="stable"), axis=1)
@@ -99,26 +94,25 @@ def seat(steps: Int64, costs: Float64) -> Int64:
     return seated
 
 
-def idle_share(costs_in_order: Float64, world_size: int, rows_per_step: int, micro_batch: int = 1) -> float:
+def idle_share(costs_in_order: Float64, world_size: int, rows_per_step: int) -> float:
     """Share of all ranks' time spent waiting for the slowest rank at the end of each step, 0 to 1.
 
     A rank's time in a step is the sum of its rows' costs; rows after the last full step are not counted.
     Ranks take rows as in `deal`.
     """
-    check_step(world_size, rows_per_step, micro_batch)
+    check_step(world_size, rows_per_step)
     kept = len(costs_in_order) // rows_per_step * rows_per_step
     if kept == 0:
         return 0.0
-    shape = (-1, rows_per_step // (world_size * micro_batch), world_size, micro_batch)
-    busy = costs_in_order[:kept].reshape(shape).sum(axis=(1, 3))
+    busy = costs_in_order[:kept].reshape(-1, rows_per_step // world_size, world_size).sum(axis=1)
     wall = float(busy.max(axis=1).sum()) * world_size
     return 1.0 - float(busy.sum()) / wall if wall > 0 else 0.0
 
 
-def check_step(world_size: int, rows_per_step: int, micro_batch: int) -> None:
-    if min(world_size, rows_per_step, micro_batch) < 1 or rows_per_step % (world_size * micro_batch):
+def check_step(world_size: int, rows_per_step: int) -> None:
+    if min(world_size, rows_per_step) < 1 or rows_per_step % world_size:
         raise UsageError(
-            f"{rows_per_step} rows a step do not divide among {world_size} ranks, micro-batch {micro_batch}",
+            f"{rows_per_step} rows a step do not divide among {world_size} ranks",
             where=f"rows_per_step={rows_per_step}",
-            hint=f"use a multiple of {max(1, world_size) * max(1, micro_batch)}",
+            hint=f"use a multiple of {max(1, world_size)}",
         )
