@@ -126,6 +126,13 @@ def test_frozen_weights_cost_no_weight_gradient() -> None:
     assert full.adapter == 0
 
 
+def test_padding_slots_cost_linear_work_and_no_attention() -> None:
+    shape = ModelShape.from_config(LLAMA)
+    plain, padded = flops(shape, [100, 50]), flops(shape, [100, 50], slots=256)
+    assert padded.linear == pytest.approx(plain.linear * 256 / 150)
+    assert padded.attention == plain.attention
+
+
 def test_restoring_nf4_weights_is_time_and_no_flops() -> None:
     shape = ModelShape.from_config(LLAMA)
     plain, nf4 = (flops(shape, [100], method=Method(kind=kind)).total for kind in ("lora", "qlora"))

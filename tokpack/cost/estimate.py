@@ -71,6 +71,7 @@ def estimate(
     method: Method | None = None,
     epochs: float = 1.0,
     checkpointing: bool = False,
+    slots: int | None = None,
     micro_batches: int = 1,
     mfu: tuple[float, float] | None = None,
     calibration: Calibration | None = None,
@@ -90,7 +91,12 @@ def estimate(
         raise UsageError("epochs and GPUs must be positive", where=f"{epochs=}, {gpu_count=}")
     method = method or Method()
     counted = flops(
-        shape, seq_lengths, method=method, checkpointing=checkpointing, micro_batches=micro_batches
+        shape,
+        seq_lengths,
+        method=method,
+        checkpointing=checkpointing,
+        slots=slots,
+        micro_batches=micro_batches,
     )
     work = Figure(counted.total * epochs, "FLOPs", "computed")
     tokens = Figure(counted.tokens * epochs, "tokens", "computed", f"{epochs:g} epochs")

@@ -20,7 +20,7 @@ class Flops:
     """FLOPs of one pass over the data, by part, all of them counted."""
 
     tokens: int
-    """Tokens that went through the linear layers."""
+    """Tokens that went through the linear layers (slots, when rows are padded)."""
     linear: float
     """Forward through all matrices and lm_head."""
     attention: float
@@ -63,11 +63,13 @@ def flops(
     method: Method | None = None,
     checkpointing: bool = False,
     causal: bool = True,
+    slots: int | None = None,
     micro_batches: int = 1,
 ) -> Flops:
     """FLOPs of one epoch over documents of `seq_lengths` tokens.
 
-    Padded training: pass the padded widths as lengths. `micro_batches` matters for LoRA on experts alone.
+    Padded training: pass the padded widths as lengths. Rows padded after isolated documents: pass `slots`,
+    the tokens that the linear layers really work on. `micro_batches` matters for LoRA on experts alone.
 
     Backward is one forward's work for the gradient of the activations, always, and one more for every weight
     that trains; for frozen weights nothing more. The first layer's input needs no gradient when embeddings
@@ -75,7 +77,7 @@ def flops(
     """
     method = method or Method()
     lengths = np.asarray(seq_lengths, dtype=np.int64)
-    tokens = int(lengths.sum())
+    tokens = int(lengths.sum()) if slots is None else slots
     layers = 2.0 * (shape.active_params - shape.head_params) * tokens
     linear = layers + 2.0 * shape.head_params * tokens
     attention = _attention(shape, lengths, causal)
