@@ -1,4 +1,4 @@
-"""Tools in the tags of Hermes: the tags of an answer stand once, calls as text are told where templates differ."""
+"""Tools in the tags of Hermes: those of an answer stand once; calls as text are told."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ _json = json.JSONEncoder(ensure_ascii=False).encode
 def tools_column(table: pa.Table, shape: Shape) -> str | None:
     """The column of tools where `read_tools` takes its texts as they are."""
     name = shape.beside.get("tools")
-    if name is None or name.casefold() == OLDER_TOOLS or "tools" in shape.named:
-        return None
-    if table.column_names.count(name) != 1:
+    if name is None or name.casefold() == OLDER_TOOLS or table.column_names.count(name) != 1:
         return None
     kind = table.column(name).type
     return name if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None

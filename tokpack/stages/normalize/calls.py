@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from tokpack.stages.normalize.plain_tools import plain_tools
 from tokpack.stages.normalize.values import Dumped, RowError, decoded, is_nothing, is_repr, kind_of, turned
 
 OLDER_TOOLS = "functions"
@@ -46,7 +47,7 @@ def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tools(value: Any, column: str) -> list[Any]:
-    tools = _objects(value, column)
+    tools = _objects(plain_tools(value), column)
     return [_wrapped(tool) for tool in tools] if column == OLDER_TOOLS else tools
 
 

@@ -16,7 +16,6 @@ from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.better import Better
 from tokpack.stages.normalize.exported import CURRENT, MAPPING, is_tree, shown_branch
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, value_at
-from tokpack.stages.normalize.plain_tools import schema_of_flat
 from tokpack.stages.normalize.responses import has_items
 from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.wrapped_rows import are_messages
@@ -76,15 +75,12 @@ def _calls_as_answer(row: Row) -> Row:
         }
         made["completion"] = [turn]
     if isinstance(tools, list):
-        made["tools"] = [_of_xlam(tool) for tool in tools if isinstance(tool, Mapping)]
+        made["tools"] = [_wrapped(tool) for tool in tools if isinstance(tool, Mapping)]
     return made
 
 
-def _of_xlam(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    if "function" in tool:
-        return tool
-    schema = {"parameters": schema_of_flat(tool["parameters"])} if "parameters" in tool else {}
-    return {"type": "function", "function": {**tool, **schema}}
+def _wrapped(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    return tool if "function" in tool else {"type": "function", "function": tool}
 
 
 def _last_turn_as_chosen(row: Row) -> Row:

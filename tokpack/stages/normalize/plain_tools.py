@@ -22,6 +22,8 @@ def plain_tools(value: Any) -> Any:
     tools = as_json(value)
     if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
         tools = tools["tools"]
+    elif isinstance(tools, Mapping) and not isinstance(tools.get("name", []), list):
+        tools = [tools]
     if not isinstance(tools, list):
         return value
     listed: list[Any] = []
@@ -41,54 +43,66 @@ def _declared(item: Any) -> Any:
 
 def _plain_tool(tool: Any) -> Any:
     """A tool of Bedrock, Anthropic, MCP, Cohere or OpenAI's Responses as OpenAI's function."""
-    if not isinstance(tool, Mapping) or tool.get("function") is not None:
+    if not isinstance(tool, Mapping):
         return tool
+    if tool.get("function") is not None:
+        function = _with_schema(tool["function"])
+        return tool if function is tool["function"] else {**tool, "function": function}
     if tool.get("type") == "function" and tool.get("name") is not None:
         return _function(tool, tool.get("parameters"))
     if isinstance(spec := tool.get("toolSpec"), Mapping):
         schema = spec.get("inputSchema")
         return _function(spec, schema.get("json", schema) if isinstance(schema, Mapping) else schema)
     if isinstance(defined := tool.get("parameter_definitions"), Mapping):
-        return _function(tool, _schema(defined))
+        return _function(tool, schema_of_flat(defined, required=False))
     schema = next((tool[key] for key in _SCHEMAS if tool.get(key) is not None), None)
-    return tool if schema is None else _function(tool, schema)
+    return _with_schema(tool) if schema is None else _function(tool, schema)
 
 
-def _schema(defined: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"pond": {"type": "int", "required": true}}`, as Cohere's first API has it, as a JSON schema."""
-    given = {name: value for name, value in defined.items() if isinstance(value, Mapping)}
-    properties = {
-        name: {
-            key: _TYPES.get(held, held) if key == "type" else held
-            for key, held in value.items()
-            if key != "required"
-        }
-        for name, value in given.items()
-    }
-    required = [name for name, value in given.items() if value.get("required")]
-    return {
-        "type": "object",
-        "properties": properties,
-        **({"required": required} if required else {}),
-    }
+def _with_schema(function: Any) -> Any:
+    """The function with its parameters as a JSON schema; one that has such stays as it is."""
+    if not isinstance(function, Mapping):
+        return function
+    given = function.get("parameters")
+    schema = _schema(given)
+    return function if schema is given else {**function, "parameters": schema}
 
 
-def schema_of_flat(parameters: Any) -> Any:
-    """`{"pond": {"type": "str, optional"}}`, as xLAM has it, as a JSON schema; a schema as it is."""
+def _schema(parameters: Any) -> Any:
+    """A JSON schema of parameters, also as JSON in a text, one by one or in a list; others as they are."""
+    held = as_json(parameters)
+    if isinstance(held, list) and held and all(isinstance(item, Mapping) and "name" in item for item in held):
+        held = {item["name"]: {key: value for key, value in item.items() if key != "name"} for item in held}
+    return schema_of_flat(held) if isinstance(held, Mapping) else parameters
+
+
+def schema_of_flat(parameters: Any, required: bool = True) -> Any:
+    """`{"pond": {"type": "str, optional"}}`, as xLAM has it, or with `"required": true` in each, as Cohere's
+    first API, as a JSON schema; a schema as it is. `required`: whether those are that do not say."""
     flat = isinstance(parameters, Mapping) and "properties" not in parameters
     if not flat or not parameters or not all(isinstance(value, Mapping) for value in parameters.values()):
         return parameters
-    properties = {name: {**value, **_typed(value.get("type"))} for name, value in parameters.items()}
-    required = [
-        name
+    says = any(isinstance(value.get("required"), bool) for value in parameters.values())
+    needed = [name for name, value in parameters.items() if _is_required(value, required and not says)]
+    properties = {
+        name: {
+            **{
+                key: held for key, held in value.items() if not (key == "required" and isinstance(held, bool))
+            },
+            **_typed(value.get("type")),
+        }
         for name, value in parameters.items()
-        if "default" not in value and "optional" not in str(value.get("type")).casefold()
-    ]
+    }
     return {
         "type": "object",
         "properties": properties,
-        **({"required": required} if required else {}),
+        **({"required": needed} if needed else {}),
     }
+
+
+def _is_required(parameter: Mapping[str, Any], unless_said: bool) -> bool:
+    optional = "default" in parameter or "optional" in str(parameter.get("type")).casefold()
+    return parameter.get("required") is True or (unless_said and not optional)
 
 
 _PYTHON = re.compile(r"(?:optional\[)?(\w+)(?:\[(\w+).*\])?\]?(?:, *optional)?\Z", re.IGNORECASE)
@@ -108,6 +122,6 @@ def _function(tool: Mapping[str, Any], schema: Any) -> dict[str, Any]:
     function = {
         "name": tool.get("name"),
         "description": tool.get("description"),
-        "parameters": as_json(schema),
+        "parameters": _schema(schema),
     }
     return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}

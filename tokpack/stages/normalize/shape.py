@@ -39,7 +39,6 @@ from tokpack.stages.normalize.late import (
     roots_of,
 )
 from tokpack.stages.normalize.layouts import Layout
-from tokpack.stages.normalize.plain_tools import plain_tools
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
 from tokpack.stages.normalize.training import speaks_of_training
 from tokpack.stages.normalize.turns import are_bare, as_messages
@@ -226,7 +225,7 @@ class Shape:
                     found["system"] = _LABEL.sub("", found["system"])
             if value is not None and not (isinstance(value, str) and target not in self.named):
                 found[target] = _HELD[target](value, target in self.named)
-            if isinstance(found[target], list) and target not in ("tools", "system"):
+            if isinstance(found[target], list) and target != "system":
                 found[target] = [self._readable(message) for message in found[target]]
         arguments = {name: row[name] for name in self.variables if is_filled(row.get(name))}
         if arguments:
@@ -275,7 +274,7 @@ _LABEL = re.compile(r"\A\s*SYSTEM:\s*")
 
 def _tool_names(path: str, value: Any) -> set[str]:
     column = OLDER_TOOLS if path.casefold() == OLDER_TOOLS else "tools"
-    tools = read_tools({column: plain_tools(value)}).get("tools", ())
+    tools = read_tools({column: value}).get("tools", ())
     functions = [tool.get("function", tool) for tool in tools]
     return {str(f.get("name")) for f in functions if isinstance(f, dict)}
 
@@ -288,7 +287,6 @@ def _messages(value: Any, named: bool) -> Any:
 _MAY_BE_CHATS = ("messages", "conversations", "history", "chosen", "rejected", "prompt", "completion")
 _HELD: dict[str, Callable[[Any, bool], Any]] = {
     "system": lambda value, named: plain_text(value),
-    "tools": lambda value, named: plain_tools(value),
     **dict.fromkeys(_MAY_BE_CHATS, _messages),
 }
 """Field -> how what is no text is written as ours."""

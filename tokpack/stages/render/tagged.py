@@ -1,5 +1,5 @@
-"""Tools in the tags of Hermes, as texts: what tools answered between `<tool_response>` tags, and calls between
-`<tool_call>` tags in an answer.
+"""Tools in the tags of Hermes, as texts: what tools answered between `<tool_response>` tags, and calls
+between `<tool_call>` tags in an answer.
 
     {"role": "tool", "content": "<tool_response>\\n{\\"ducks\\": 3}\\n</tool_response>"}  ->  {"ducks": 3}
 

@@ -76,7 +76,7 @@ class Forms:
 
     @cached_property
     def answer_tag(self) -> str:
-        """The tag between whose two halves the template writes what a tool answers; empty where it writes none."""
+        """The tag between whose halves the template writes what a tool answers; empty where there is none."""
         text = self._render(_chat_with("tool", _WORD, self._call(_call(_ARGUMENTS))))
         found = _BETWEEN_TAGS.search(text)
         return found[1] if found else ""

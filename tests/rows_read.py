@@ -1,0 +1,47 @@
+"""Rows read in every container that holds them: JSON lines, Parquet, a dataset saved by `datasets`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokpack.settings.config import SourceConfig
+from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.read.blocks import read_blocks
+from tokpack.stages.read.sources import open_sources
+
+CONTAINERS = ("jsonl", "parquet", "saved")
+Rows = list[dict[str, Any]]
+
+
+def written(folder: Path, rows: Rows, container: str) -> Path:
+    """The rows in a file, or a folder, of their own."""
+    path = folder / f"rows.{container}"
+    if container == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif container == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        from datasets import Dataset
+
+        Dataset.from_list(rows).save_to_disk(str(path))
+    return path
+
+
+def documents(
+    folder: Path, rows: Rows, container: str = "jsonl", **config: Any
+) -> tuple[list[tuple[Any, ...]], list[str], Shape]:
+    """(roles, contents, extra, reason) of each document, why rows were set aside, and the shape."""
+    [source] = open_sources((SourceConfig(path=str(written(folder, rows, container)), **config),))
+    shape = detect_shape(source)
+    parts = [normalize(block, source, shape) for block in read_blocks([source])]
+    frame = pl.concat([part.documents for part in parts])
+    aside = [one.reason for part in parts for one in part.quarantined]
+    return frame.select("roles", "contents", "extra", "drop_reason").rows(), aside, shape
