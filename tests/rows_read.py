@@ -24,6 +24,8 @@ Rows = list[dict[str, Any]]
 def written(folder: Path, rows: Rows, container: str) -> Path:
     """The rows in a file, or a folder, of their own."""
     path = folder / f"rows.{container}"
+    if container != "jsonl":  # tables have every column in every row
+        rows = [dict.fromkeys(name for row in rows for name in row) | row for row in rows]
     if container == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif container == "parquet":

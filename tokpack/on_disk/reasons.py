@@ -31,6 +31,7 @@ def _reason(name: str, words: str, way_out: str = SEE_ANALYZE) -> str:
 # Rows as they are read
 UNREADABLE = _reason("unreadable", "no document can be made of the row", "check --format and --map")
 LABELED_BAD = _reason("labelled_bad", "its row calls it a bad answer, or not to be trained")
+OTHER_SPLIT = _reason("other_split", "its row belongs to a split that is not trained: test or validation")
 TIED_PAIR = _reason("tied_pair", "neither answer of the pair is the better one")
 
 # Rules of cleaning; a rule's name is its reason

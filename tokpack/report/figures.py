@@ -52,8 +52,9 @@ from tokpack.settings.config import CostConfig
 from tokpack.settings.plain import to_plain
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import kept_after_all
+from tokpack.stages.normalize.passed_over import PassedOver
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.normalize.unread import recognized
+from tokpack.stages.normalize.unread import late_unread, recognized
 from tokpack.stages.order import Dealt
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.read.sources import Source
@@ -137,7 +138,10 @@ def make_report(
         tokenizer=run.tokenizer.name,
         capacity=part.plan.capacity,
         config=run.config.portable(),
-        inputs=[_input(source, shape) for source, shape in zip(run.sources, run.shapes, strict=True)],
+        inputs=[
+            _input(source, shape, corpus.passed_over.get(number))
+            for number, (source, shape) in enumerate(zip(run.sources, run.shapes, strict=True))
+        ],
         ledger=sums,
         lengths=lengths,
         batch_size=run.config.cost.batch_size,
@@ -159,14 +163,14 @@ def make_report(
     )
 
 
-def _input(source: Source, shape: Shape) -> InputFile:
+def _input(source: Source, shape: Shape, over: PassedOver | None) -> InputFile:
     return InputFile(
         name=source.name,
         size_bytes=source.size_bytes,
         format=shape.format,
         recognized=recognized(shape),
         notes=list(shape.notes),
-        unread=dict(shape.unread),
+        unread={**shape.unread, **late_unread(shape, over)},
     )
 
 

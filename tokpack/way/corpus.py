@@ -23,6 +23,7 @@ from tokpack.on_disk.reasons import PAIR_DROPPED
 from tokpack.ranges import Int64
 from tokpack.stages.dedup import Hashes
 from tokpack.stages.keep import KeepList
+from tokpack.stages.normalize.passed_over import PassedOver, of_record, together
 from tokpack.stages.pairs import torn_pairs
 from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
@@ -62,6 +63,8 @@ class Corpus:
     width: int = 1
     """Documents that are decided about together: 2 for preference pairs, side by side in `docs`."""
     examples: dict[str, list[str]] = field(default_factory=dict)
+    passed_over: dict[int, PassedOver] = field(default_factory=dict)
+    """Source -> what of its rows no document holds."""
     near: NearFigures | None = None
     """Figures of the near duplicates that were dropped."""
     keep: KeepList = field(default_factory=KeepList)
@@ -85,6 +88,7 @@ class Corpus:
         paths: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
         spared: dict[int, str] = {}
+        passed_over: dict[int, PassedOver] = {}
         sha256: dict[int, str] = {}
         starts = [0]
         documents = rows = 0
@@ -107,6 +111,7 @@ class Corpus:
                 paths.update(batch.paths)
                 own.update(batch.lines)
                 spared |= batch.spared
+                passed_over = together((passed_over, of_record(batch.over)))
                 sha256 |= batch.sha256
                 for reason, snippets in batch.examples.items():
                     examples[reason] = (examples.get(reason, []) + snippets)[:EXAMPLES]
@@ -125,6 +130,7 @@ class Corpus:
             rows_before,
             width,
             examples,
+            passed_over=passed_over,
             spared=spared,
             details=pl.concat(details),
         )

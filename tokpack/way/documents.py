@@ -6,7 +6,7 @@ from tokens    as they are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from itertools import groupby
 from typing import Any
@@ -24,6 +24,7 @@ from tokpack.stages.clean import clean
 from tokpack.stages.dedup import content_hash, text_hash, token_hash
 from tokpack.stages.normalize.documents import DESIRABLE, Normalized, Quarantined, text_documents
 from tokpack.stages.normalize.normalize import normalize
+from tokpack.stages.normalize.passed_over import PassedOver, together
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
@@ -58,6 +59,8 @@ class Made:
     paths: dict[str, int] = field(default_factory=dict)
     spared: dict[int, str] = field(default_factory=dict)
     """Documents that are wanted -> the reason that is overruled."""
+    passed_over: Mapping[int, PassedOver] = field(default_factory=dict)
+    """As of `Normalized`."""
 
 
 def is_tokens(run: Run, blocks: Sequence[Block]) -> bool:
@@ -83,7 +86,8 @@ def make_tokens(run: Run, blocks: Sequence[Block], before: int) -> Made:
             each[~documents[DESIRABLE].to_numpy()] ^= BAD
     kinds = variants(wanted, rendered, run.renderer)
     counters, paths = cleaned.counters | rendered.told, rendered.counters | tokens.stats
-    return Made(documents, tokens, hashes, lots, kinds, normalized.quarantined, counters, paths, spared)
+    over = normalized.passed_over
+    return Made(documents, tokens, hashes, lots, kinds, normalized.quarantined, counters, paths, spared, over)
 
 
 def take_ready_tokens(run: Run, blocks: Sequence[Block]) -> Made:
@@ -127,6 +131,7 @@ def normalize_blocks(
     return Normalized(
         documents.sort("doc_id") if len(found) > 1 else documents,
         sorted(quarantined, key=lambda one: one.doc_id),
+        together(normalized.passed_over for normalized in found),
     )
 
 

@@ -24,7 +24,9 @@ from tokpack.schema import COPIES, DRAWN, PAIR_WIDTH, UNPAIRED, VARIANT
 from tokpack.stages.clean import clean_by_tokens, selected
 from tokpack.stages.dedup import Hashes, draw
 from tokpack.stages.normalize.documents import DESIRABLE, Quarantined
+from tokpack.stages.normalize.passed_over import record_of
 from tokpack.stages.normalize.rows import TOKENS
+from tokpack.stages.normalize.unread import tell_passed_over
 from tokpack.stages.pairs import drop_equal, drop_partners, pair_hash
 from tokpack.stages.read.digests import digests_behind
 from tokpack.stages.read.items import Item, Reading, cut, read_item, rows_before
@@ -67,6 +69,7 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
     special = told(corpus.counters, run.config.render.mode == "plain", run.config.render.eos)
     for message in (*special, *left_out.warnings(corpus.counters)):
         log.warning(message)
+    tell_passed_over([source.name for source in run.sources], run.shapes, corpus.passed_over)
     if corpus.docs.is_empty() and not corpus.quarantined:
         raise _nothing(run)
     return corpus
@@ -222,6 +225,7 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         "counters": made.counters,
         "paths": made.paths,
         "spared": spared | made.spared,
+        "over": record_of(made.passed_over),
         "examples": _examples(pieces.documents, partial(_decoded, run, tokens) if ready else None),
         "rows": reading.rows,
         "lines": reading.lines,

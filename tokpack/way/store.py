@@ -73,6 +73,7 @@ class Batch:
     """Source -> digest, of those that were read whole when the batch was made."""
     last: bool
     """Whether its item ends with it."""
+    over: dict[str, Any]
 
 
 class TokenStore:
@@ -233,10 +234,9 @@ class TokenStore:
         table, meta = self._read_docs(key)
         docs = pl.DataFrame(pl.from_arrow(table)).clone()
         record = mapped_front(self._tokens_path(key))
-        document = np.searchsorted(docs["doc_id"].to_numpy(), record.column("doc_id").to_numpy())
         pieces = pl.DataFrame(
             {
-                "document": document,
+                "document": np.searchsorted(docs["doc_id"].to_numpy(), record.column("doc_id").to_numpy()),
                 "number": record.column("piece").to_numpy(),
                 "length": np.diff(record.column("input_ids").offsets.to_numpy()),
                 "trained": record.column("trained").to_numpy(),
@@ -245,7 +245,7 @@ class TokenStore:
         spared = {int(doc_id): reason for doc_id, reason in meta["spared"].items()}
         lines, sha256 = ({int(n): value for n, value in meta[name].items()} for name in ("lines", "sha256"))
         rest = {name: meta[name] for name in ("quarantined", "counters", "paths", "examples", "rows", "last")}
-        return Batch(docs, pieces, **rest, spared=spared, lines=lines, sha256=sha256)
+        return Batch(docs, pieces, **rest, spared=spared, lines=lines, sha256=sha256, over=meta["over"])
 
     def is_of(self, key: Key, block_hash: str) -> bool:
         """Whether this input made a committed batch."""

@@ -40,6 +40,8 @@ def known_fields(name: str, named: set[str]) -> set[str]:
     """The fields that `--map` may name for a format. A chat whose column is named may have its last answer in
     another one, `completion`."""
     known = {*FIELDS[name], *OPTIONAL.get(name, ()), *TAKES.get(name, ())}
+    if name != TOKENS:
+        known.add("split")
     if name == PREFERENCE:
         known.add("better")
     if name in CHATS and named & FIELDS[name].keys():
@@ -190,6 +192,8 @@ def columns_beside(
             ]
             if found:
                 beside[target] = next((path for path in found if held.values(path)), found[0])
+    if "split" in given:
+        beside["split"] = given["split"]
     if name in CHATS and "completion" in given:
         beside["completion"] = given["completion"]
     return beside

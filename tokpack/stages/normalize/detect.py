@@ -25,8 +25,8 @@ from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, row_to_document
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.training import weight_in
 from tokpack.stages.normalize.turns import as_messages, text_turns
-from tokpack.stages.normalize.unread import grouping_columns, shown, unread_columns
-from tokpack.stages.normalize.values import is_repr
+from tokpack.stages.normalize.unread import grouping_columns, unread_columns
+from tokpack.stages.normalize.values import is_repr, shown
 from tokpack.stages.read.blocks import chunks
 from tokpack.stages.read.containers import AS_TEXT, HEAD_BYTES, recognize
 from tokpack.stages.read.faults import Unreadable, readable_rows

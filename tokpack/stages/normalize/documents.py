@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Any
 
 import polars as pl
 
 from tokpack.frozen import frozen
+from tokpack.stages.normalize.passed_over import PassedOver
 from tokpack.terminal.printable import printable
 
 DOCUMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -56,6 +59,8 @@ class Quarantined:
 class Normalized:
     documents: pl.DataFrame
     quarantined: list[Quarantined]
+    passed_over: Mapping[int, PassedOver] = field(default_factory=dict)
+    """Of rows read together under the number of the first one's source."""
 
 
 def text_documents(texts: list[str]) -> pl.DataFrame:

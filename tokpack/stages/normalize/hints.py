@@ -14,7 +14,7 @@ from tokpack.stages.normalize.fields import CHATS as CHAT_COLUMNS
 from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.turns import as_messages
-from tokpack.stages.normalize.unread import shown
+from tokpack.stages.normalize.values import shown
 from tokpack.stages.normalize.wrapped_rows import way_to_rows
 
 ASKING = re.compile(

@@ -16,6 +16,7 @@ row-by-row reference, and what that refuses is quarantined with its place and re
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ from tokpack.stages.normalize.message_columns import (
 )
 from tokpack.stages.normalize.pair_columns import pair_lists
 from tokpack.stages.normalize.pair_rows import row_to_pair
+from tokpack.stages.normalize.passed_over import PassedOver, in_rows, in_table, other_splits
 from tokpack.stages.normalize.raw_rows import dumped, lines_of, odd_rows, parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, RowDocument, row_to_document
 from tokpack.stages.normalize.shape import Shape
@@ -98,16 +100,17 @@ def _json_type(target: str, shape: Shape) -> pa.DataType:
 
 def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> Normalized:
     columns = _vectorize(table, shape)
+    over = {block.source: in_table(table, shape)}
     if columns is None:
         rows = _slow_rows(block, source, table, np.arange(block.rows))
-        return _from_rows(block, source, shape, np.arange(block.rows), rows)
+        return replace(_from_rows(block, source, shape, np.arange(block.rows), rows), passed_over=over)
     documents = _of_columns(block, np.arange(block.rows), shape, columns)
     if not columns.slow.any():
-        return Normalized(documents, [])
+        return Normalized(documents, [], over)
     positions = np.flatnonzero(columns.slow)
     rest = _from_rows(block, source, shape, positions, _slow_rows(block, source, table, positions))
     fast = documents.filter(pl.Series(np.repeat(~columns.slow, shape.documents_per_row)))
-    return Normalized(pl.concat([fast, rest.documents]).sort("doc_id"), rest.quarantined)
+    return Normalized(pl.concat([fast, rest.documents]).sort("doc_id"), rest.quarantined, over)
 
 
 class _Columns(NamedTuple):
@@ -118,6 +121,9 @@ class _Columns(NamedTuple):
     """Rows that need the slow path."""
     extra: pl.Series | None = None
     desirable: pl.Series | None = None
+    dropped: pl.Series | None = None
+    """Why rows say by themselves that they are not to be learned, one entry a row."""
+    passed_over: PassedOver = PassedOver()
 
 
 def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
@@ -126,11 +132,11 @@ def _vectorize(table: pa.Table, shape: Shape) -> _Columns | None:
     if shape.row_by_row:
         return None
     labels = _labels(table, shape)
-    if labels is None:
-        return _columns(table, shape, slow, None)
-    slow |= labels.is_null().to_numpy()
-    found = _columns(table, shape, slow, shape.beside["label"])
-    return found._replace(desirable=labels) if found else None
+    if labels is not None:
+        slow |= labels.is_null().to_numpy()
+    dropped = other_splits(table, shape.beside.get("split"), slow)
+    found = _columns(table, shape, slow, shape.beside["label"] if labels is not None else None)
+    return found._replace(desirable=labels, dropped=dropped) if found else None
 
 
 def _labels(table: pa.Table, shape: Shape) -> pl.Series | None:
@@ -241,10 +247,12 @@ def _of_columns(
     block: Block, positions: np.ndarray[Any, Any], shape: Shape, columns: _Columns
 ) -> pl.DataFrame:
     """The documents of all rows, those that are slow too."""
-    kind, roles, contents, _, extra, desirable = columns
+    kind, roles, contents, _, extra, desirable, dropped, _ = columns
     if shape.unpaired and desirable is None:  # all rows are slow
         desirable = pl.Series([None], dtype=pl.Boolean).new_from_index(0, len(positions))
-    return _frame(block, positions, shape, kind, roles, contents, extra, desirable=desirable)
+    if dropped is not None:
+        dropped = dropped.gather(np.repeat(np.arange(len(dropped)), shape.documents_per_row))
+    return _frame(block, positions, shape, kind, roles, contents, extra, dropped, desirable)
 
 
 def _frame(
@@ -305,17 +313,24 @@ def _from_lines(block: Block, source: Source, shape: Shape, odd: np.ndarray[Any,
         plain = np.empty(0, np.int64)
     fast = plain[~columns.slow] if columns else plain
     others = np.setdiff1d(np.arange(block.rows), fast)
-    rest = _from_rows(block, source, shape, others, [_parsed(lines[i], source) for i in others])
+    rows = [_parsed(lines[i], source) for i in others]
+    rest = _from_rows(block, source, shape, others, rows)
+    over = in_rows((row for row, _ in rows), shape)
     if columns is None:
-        return rest
+        return replace(rest, passed_over={block.source: over})
     documents = _of_columns(block, plain, shape, columns)
     documents = documents.filter(pl.Series(np.repeat(~columns.slow, shape.documents_per_row)))
-    return Normalized(pl.concat([documents, rest.documents]).sort("doc_id"), rest.quarantined)
+    return Normalized(
+        pl.concat([documents, rest.documents]).sort("doc_id"),
+        rest.quarantined,
+        {block.source: columns.passed_over.plus(over)},
+    )
 
 
 def _columns_of(lines: list[bytes], source: Source, shape: Shape) -> _Columns | None:
     table = _read_lines(b"\n".join(lines), source, shape, len(lines)) if lines else None
-    return _vectorize(table, shape) if table else None
+    columns = _vectorize(table, shape) if table else None
+    return columns._replace(passed_over=in_table(table, shape)) if columns else None
 
 
 def _parsed(line: bytes, source: Source) -> tuple[Any, bytes]:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokpack.frozen import frozen
-from tokpack.on_disk.reasons import LABELED_BAD
+from tokpack.on_disk.reasons import LABELED_BAD, OTHER_SPLIT
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.calls import TOOLS, read_tools
 from tokpack.stages.normalize.fields import SWITCHES, TRUTHS, as_json, is_filled, verdict
 from tokpack.stages.normalize.message_rows import Turn, is_message, message_list, messages_in, read_messages
+from tokpack.stages.normalize.passed_over import is_held_back
 from tokpack.stages.normalize.training import row_weight
 from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.values import RowError, decoded, dump, is_nothing, kind_of, read_text
@@ -82,7 +83,10 @@ def _is_desirable(label: Any) -> bool:
 
 def _to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     if shape.format == "text":
-        return RowDocument("text", ["text"], [read_text(row.get("text"), "text")], None)
+        text = read_text(row.get("text"), "text")
+        return RowDocument(
+            "text", ["text"], [text], None, OTHER_SPLIT if is_held_back(row.get("split")) else None
+        )
     if shape.format in CHATS:
         return _document("chat", _chat(row, next(iter(FIELDS[shape.format]))), row)
     prompt_field, answer_field = FIELDS[shape.format]
@@ -116,7 +120,7 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
         [role for role, _, _ in turns],
         [text for _, text, _ in turns],
         dump(document) if document else None,
-        LABELED_BAD if bad else None,
+        LABELED_BAD if bad else OTHER_SPLIT if is_held_back(row.get("split")) else None,
     )
 
 

@@ -39,10 +39,12 @@ from tokpack.stages.normalize.late import (
     roots_of,
 )
 from tokpack.stages.normalize.layouts import Layout
+from tokpack.stages.normalize.passed_over import SPLITS
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
 from tokpack.stages.normalize.training import speaks_of_training
 from tokpack.stages.normalize.turns import are_bare, as_messages
 from tokpack.stages.normalize.values import RowError, is_nothing
+from tokpack.stages.read.faults import UNREADABLE
 
 TIE = "tie"
 """Key of a canonical row whose pair has no better side."""
@@ -78,6 +80,8 @@ class Shape:
     """Arguments of the chat template that the first rows bring."""
     readable: frozenset[str] | None = None
     """Names among which are all fields of messages that the chat template reads; None: any may be."""
+    splits: tuple[str, ...] = ()
+    """Columns that nothing reads and that say which split of a set a row belongs to."""
     notes: tuple[str, ...] = ()
     """What the user should know of the choice of columns."""
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -112,9 +116,9 @@ class Shape:
         )
         late = late_columns(name, given, held, {*columns.values(), *beside.values(), *others, *variables})
         roots = roots_of(late)
-        slow = {
-            root(path, present) for field, path in beside.items() if field != "system" or name == PREFERENCE
-        } | {root(path, present) for path in others}
+        fast = {"split"} if name == PREFERENCE else {"split", "system"}
+        slow = {root(path, present) for field, path in beside.items() if field not in fast}
+        slow |= {root(path, present) for path in others}
         slow |= {column for column, keys in roots.items() if not keys} | (SLOW_COLUMNS - set(present))
         media = {c for c in {*MEDIA, *present} if c.casefold() in MEDIA} if name in TAKES else set()
         slow |= media | (set(fields.BESIDE["weight"]) if name == PREFERENCE else set())
@@ -134,6 +138,7 @@ class Shape:
             better=Better.mapped(mapping, columns, rows) or (layout.better if layout else None),
             message_keys=message_keys(name, columns, held),
             arguments=template_arguments(beside.get("chat_template_kwargs"), variables, held),
+            splits=tuple(c for c in present if c.casefold() in SPLITS and c not in read),
             notes=(*notes, *([layout.note] if layout and layout.note else [])),
         )
 
@@ -165,6 +170,11 @@ class Shape:
         paths = [*self.columns.values(), *self.beside.values(), *self.other_tools, *self.variables]
         paths += [*(self.layout.reads if self.layout else ()), *(self.better.columns if self.better else ())]
         return {root(path, self.present) for path in paths} & self.present
+
+    def accounted_for(self) -> frozenset[str]:
+        """Columns that are read, or told of already: any other is new."""
+        late = (column for column, keys in self.late_roots.items() if not keys)
+        return frozenset({*self.read_columns(), *self.unread, *self.media, *late, UNREADABLE})
 
     def fits(self, rows: list[dict[str, Any]]) -> bool:
         """Whether any of the first rows has every required field, with messages where they belong."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from tokpack.schema import UNPAIRED
 from tokpack.stages.normalize.columns import Columns
 from tokpack.stages.normalize.fields import SWITCHES, Row, is_filled
+from tokpack.stages.normalize.passed_over import PassedOver
 from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.values import WIDTH, shown
+from tokpack.terminal.activity import in_number
 
 log = logging.getLogger("tokpack")
 
-WIDTH = 32
-"""Characters shown of an example value."""
 MOST_GROUPS = 20
+MOST_NAMED = 10
+"""Columns that are named in one line."""
 MATTERS = re.compile(
     r"^tools?|tools?$|tool[._]definitions|^(images?|audios?|videos?)$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
     r"|^(loss_|sample_)?weights?$|^loss$|^train(ed|able|ing)?$|^roles_to_train$|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
@@ -33,13 +34,6 @@ VERDICT = re.compile(
 """Names of columns that may say that a row is not to be learned."""
 THOUGHT = re.compile("reasoning|thinking", re.IGNORECASE)
 """Columns that may also only say whether there is any: `reasoning: on`."""
-
-
-def shown(value: Any) -> str:
-    """A value on one line, shortened."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = " ".join(text.split())
-    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
 def recognized(shape: Shape) -> str:
@@ -98,3 +92,40 @@ def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
         if matters:
             listed = ", ".join(matters)
             log.warning("%s: not read, and may matter: %s (--map FIELD=COLUMN reads one)", name, listed)
+
+
+def late_unread(shape: Shape, over: PassedOver | None) -> dict[str, str]:
+    """Columns of a source that begin after its first rows and that nothing reads -> an example."""
+    return {
+        column: shown for column, shown in (over.unread if over else {}).items() if column not in shape.unread
+    }
+
+
+def tell_passed_over(
+    sources: Sequence[str], shapes: Sequence[Shape], found: Mapping[int, PassedOver]
+) -> None:
+    """What came to light when all rows were read: columns that begin late, rows to test with."""
+    for number, over in sorted(found.items()):
+        name, late = sources[number], late_unread(shapes[number], over)
+        matters = worth_a_warning(late)
+        if others := [f"{column} {late[column]!r}" for column in late if column not in matters]:
+            log.info("%s: not read, in later rows: %s", name, _listed(others))
+        if matters:
+            listed = _listed([f"{column} {late[column]!r}" for column in matters])
+            log.warning(
+                "%s: not read, in later rows, and may matter: %s (--map FIELD=COLUMN reads one that is "
+                "in the first rows)",
+                name,
+                listed,
+            )
+        for column, count in over.held_back.items():
+            rows = in_number(count, "row(|s) (is|are)")
+            log.warning(
+                "%s: %s %s test or validation by %s and packed as well: --map split=%s leaves them out",
+                *(name, f"{count:,}", rows, column, column),
+            )
+
+
+def _listed(said: Sequence[str]) -> str:
+    more = len(said) - MOST_NAMED
+    return ", ".join(said[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -11,6 +11,8 @@ from tokpack.stages.read.arrow_values import Unwritable
 
 NOTHING = frozenset({"", "[]", "{}", "null", "none"})
 """Texts that say that there is nothing: what a null or an empty list becomes on its way through files."""
+WIDTH = 32
+"""Characters shown of an example value."""
 _LONGEST_NOTHING = max(map(len, NOTHING))
 _REPR = re.compile(r"\s*(\[\s*)?\{\s*'")
 """How Python writes a list of dictionaries, or one."""
@@ -36,6 +38,13 @@ def is_nothing(value: Any) -> bool:
         core = value.strip()
         return len(core) <= _LONGEST_NOTHING and core.lower() in NOTHING
     return value is None or value in ([], {})
+
+
+def shown(value: Any) -> str:
+    """A value on one line, shortened."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
 def decoded(value: Any, where: str) -> Any:

@@ -1,0 +1,110 @@
+"""Columns that begin after the first rows are named, and rows to test with are counted or left out."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from rows_read import CONTAINERS, documents, written
+
+import tokpack
+from tokpack.stages.normalize.passed_over import is_held_back
+
+TEXTS = {"prompt": "How many ducks?", "completion": "Three ducks swim."}
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+BARE = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]}
+PAIR = {"prompt": "Hi", "chosen": "Hello.", "rejected": "Go."}
+FORMATS = {"texts": TEXTS, "messages": CHAT, "sharegpt": BARE, "pairs": PAIR, "text": {"text": "Once upon."}}
+
+
+def joined(first, last, count=150):
+    """Rows of which only the last has more."""
+    return [*({**first} for _ in range(count)), {**first, **last}]
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, "tokpack")
+    return lambda: [(r.levelname, r.getMessage()) for r in caplog.records]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_column_that_begins_late_is_named_with_an_example(name, container, qwen, said, tmp_path):
+    rows = joined(FORMATS[name], {"tags": ["pond", "duck"], "safety_score": 0.5})
+    report = tokpack.analyze(written(tmp_path, rows, container), tokenizer=str(qwen))
+    lines = said()
+    assert [text.partition(": ")[2] for level, text in lines if level == "INFO" and "later" in text] == [
+        """not read, in later rows: tags '["pond", "duck"]'"""
+    ]
+    assert any(level == "WARNING" and "may matter: safety_score '0.5'" in text for level, text in lines)
+    unread = report.data["inputs"][0]["unread"]
+    assert unread == {"tags": '["pond", "duck"]', "safety_score": "0.5"}
+
+
+def test_rows_that_are_read_one_by_one_are_looked_at_too(qwen, said, tmp_path):
+    path = written(tmp_path, joined(TEXTS, {"tags": "pond"}), "jsonl")
+    path.write_text('\ufeff{"broken\n' + path.read_text(), encoding="utf-8")
+    tokpack.analyze(path, tokenizer=str(qwen))
+    assert any("not read, in later rows: tags 'pond'" in text for _, text in said())
+
+
+@pytest.mark.parametrize(
+    "more", [{"system": "Be brief."}, {"weight": 1}, {"id": None}, {"note": ""}], ids=str
+)
+def test_columns_that_are_read_or_empty_are_not_named(more, qwen, said, tmp_path):
+    tokpack.analyze(written(tmp_path, joined(TEXTS, more), "jsonl"), tokenizer=str(qwen))
+    assert not any("later rows" in text for _, text in said())
+
+
+def test_a_column_of_many_small_files_is_named_once(qwen, said, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.jsonl").write_text(
+            "".join(
+                json.dumps({**row, "prompt": f"{number} {i}"}) + "\n"
+                for i, row in enumerate(joined(TEXTS, {"tags": "a"}))
+            )
+        )
+    tokpack.analyze(tmp_path, tokenizer=str(qwen))
+    assert sum("not read, in later rows: tags 'a'" in text for _, text in said()) == 1
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_of_other_splits_are_counted_and_left_out_where_that_is_asked_for(
+    name, container, qwen, said, tmp_path
+):
+    splits = ["train", "test", None, "validation", "train_sft", "test_sft", "web"]
+    rows = [{**FORMATS[name], "split": split} for split in splits]
+    tokpack.analyze(written(tmp_path, rows, container), tokenizer=str(qwen))
+    assert (
+        "WARNING",
+        "3 rows are test or validation by split and packed as well: --map split=split leaves them out",
+    ) in [(level, text.partition(": ")[2]) for level, text in said()]
+    (tmp_path / "again").mkdir()
+    found, aside, _ = documents(tmp_path / "again", rows, container, map={"split": "split"})
+    wide = 2 if name == "pairs" else 1
+    reasons = [None, "other_split", None, "other_split", None, "other_split", None]
+    assert [row[3] for row in found] == [reason for reason in reasons for _ in range(wide)]
+    assert aside == []
+
+
+def test_a_split_below_a_column_is_read_too(tmp_path):
+    rows = [{**TEXTS, "meta": {"split": split}} for split in ("train", "dev")]
+    found, _, _ = documents(tmp_path, rows, map={"split": "meta.split"})
+    assert [row[3] for row in found] == [None, "other_split"]
+
+
+@pytest.mark.parametrize(
+    "split", ["test", "Test", "TESTING", "val", "validation_2", "dev", "eval", "held-out", "test_sft"]
+)
+def test_what_is_held_back(split):
+    assert is_held_back(split)
+
+
+@pytest.mark.parametrize(
+    "split", ["train", "web", "valuable", "development", "tested", "", None, 1, "train_test"]
+)
+def test_what_is_not(split):
+    assert not is_held_back(split)

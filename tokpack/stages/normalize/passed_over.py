@@ -1,0 +1,118 @@
+"""What rows hold and no document does: columns that begin after the first rows, and rows that are there to
+test with, as a column `split` says.
+
+Looked for by column, or in the rows that are read one by one anyway; both are told at the end of pass 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tokpack.frozen import frozen
+from tokpack.on_disk.reasons import OTHER_SPLIT
+from tokpack.stages.normalize.fields import is_filled, root
+from tokpack.stages.normalize.message_columns import Bools, filled, says_something, text_column
+from tokpack.stages.normalize.values import shown
+
+if TYPE_CHECKING:
+    from tokpack.stages.normalize.shape import Shape
+
+SPLITS = ("split", "_split", "data_split", "dataset_split", "partition")
+"""Columns that may say which split of a set a row belongs to."""
+_NAMES = r"test(?:ing)?|valid(?:ation)?|val|dev|eval(?:uation)?|held[_-]?out|hold[_-]?out"
+_HELD_BACK = rf"(?i)^\s*(?:{_NAMES})(?:[_\s\d-]|$)"
+MOST = 50
+"""Columns of a block that are named."""
+
+
+@frozen
+class PassedOver:
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Column that the first rows do not fill and nothing reads -> an example."""
+    held_back: Mapping[str, int] = field(default_factory=dict)
+    """Column of splits that nothing reads -> rows that it calls test, validation or the like."""
+
+    def plus(self, other: PassedOver) -> PassedOver:
+        """Of both; examples are the first ones."""
+        counts = Counter(self.held_back) + Counter(other.held_back)
+        return PassedOver(
+            {**self.unread, **{k: v for k, v in other.unread.items() if k not in self.unread}}, dict(counts)
+        )
+
+
+def record_of(found: Mapping[int, PassedOver]) -> dict[str, Any]:
+    """As JSON holds it; without sources of which there is nothing to say."""
+    return {str(source): asdict(over) for source, over in found.items() if over.unread or over.held_back}
+
+
+def of_record(record: Mapping[str, Any]) -> dict[int, PassedOver]:
+    return {int(source): PassedOver(**over) for source, over in record.items()}
+
+
+def together(found: Iterable[Mapping[int, PassedOver]]) -> dict[int, PassedOver]:
+    """By source, of all that was found; examples are the first ones."""
+    made: dict[int, PassedOver] = {}
+    for some in found:
+        for source, over in some.items():
+            made[source] = made.get(source, PassedOver()).plus(over)
+    return made
+
+
+def is_held_back(split: Any) -> bool:
+    """Whether a row of that split is there to test with."""
+    return isinstance(split, str) and re.match(_HELD_BACK, split) is not None
+
+
+def are_held_back(texts: pl.Series) -> pl.Series:
+    """The same of a column."""
+    return texts.str.contains(_HELD_BACK).fill_null(False)
+
+
+def in_table(table: pa.Table, shape: Shape) -> PassedOver:
+    unread: dict[str, str] = {}
+    known = shape.accounted_for()
+    for name in [name for name in table.column_names if name not in known][:MOST]:
+        column = table.column(name)
+        if column.null_count < len(column) and len(places := np.flatnonzero(says_something(column))):
+            value = column[int(places[0])].as_py()
+            unread |= {name: shown(value)} if is_filled(value) else {}
+    counts = {}
+    for name in set(table.column_names) & set(shape.splits):
+        if (texts := text_column(table.column(name))) is not None:
+            counts[name] = int(are_held_back(texts).sum())
+    return PassedOver(unread, {name: count for name, count in counts.items() if count})
+
+
+def in_rows(rows: Iterable[Any], shape: Shape) -> PassedOver:
+    """Of rows that are read one by one; what is none is left out."""
+    unread: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    known = shape.accounted_for()
+    for row in rows:
+        if isinstance(row, dict):
+            new = row.keys() - known - unread.keys()
+            unread |= {name: shown(row[name]) for name in sorted(new) if is_filled(row[name])}
+            counts.update(name for name in shape.splits if is_held_back(row.get(name)))
+    return PassedOver(dict(list(unread.items())[:MOST]), dict(counts))
+
+
+def other_splits(table: pa.Table, path: str | None, slow: Bools) -> pl.Series | None:
+    """Why rows are left out by the column of splits that the user named, null for the others. Marks in `slow`
+    the rows whose split stands in no column of texts."""
+    column = root(path, table.column_names) if path else None
+    if column not in table.column_names:
+        return None
+    texts = text_column(table.column(column)) if column == path else None
+    if texts is None:
+        slow |= filled(table.column(column))
+        return None
+    held_back = pl.DataFrame({"held_back": are_held_back(texts)})
+    return held_back.select(pl.when("held_back").then(pl.lit(OTHER_SPLIT))).to_series()
