@@ -8,6 +8,9 @@ from typing import NoReturn
 COLLECT = (50_000, 20, 100)
 """When Python looks for circles: values of rows are made by the thousand, and hardly any is in one."""
 
+DATA_COMMANDS = ("pack", "analyze", "clean")
+"""Those whose threads hand large arrays to one another."""
+
 
 def run() -> NoReturn:
     """Hears signals before it imports the commands: that takes a third of a second, from a cold disk more.
@@ -16,10 +19,15 @@ def run() -> NoReturn:
     gc.set_threshold(*COLLECT)
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    command = next((name for name in sys.argv[1:] if not name.startswith("-")), "")
+    if command in DATA_COMMANDS:
+        from tokpack.engine.arenas import share_arenas
+
+        share_arenas()
     from tokpack.terminal import interrupts
 
     try:
-        interrupts.watch(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
+        interrupts.watch(command)
         if sys.platform != "win32":
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         from tokpack.cli import run as commands
