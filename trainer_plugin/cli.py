@@ -18,7 +18,6 @@ from trainer_plugin.serving.cli import app as serving
 if TYPE_CHECKING:
     from tokpack.terminal.activity import Activity
 
-LIBRARIES = ("torch", "accelerate", "peft")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the folder written, on stdout.")]
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -106,11 +105,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
-    from trainer_plugin.extras import need
+    from trainer_plugin.extras import need_training
     from trainer_plugin.output_folder import check_mergeable, check_name, check_output_folder, how_to_go_on
     from trainer_plugin.recipe import load_recipe
 
-    need(*LIBRARIES)
+    need_training()
     flags: dict[str, Any] = {
         "method": method,
         "attn": attn,
@@ -203,10 +202,10 @@ def merge_adapter(
     quiet: Quiet = False,
 ) -> None:
     """Merge an adapter into its base model: a plain model folder that needs neither PEFT nor bitsandbytes."""
-    from trainer_plugin.extras import need
+    from trainer_plugin.extras import need_training
     from trainer_plugin.output_folder import check_empty, check_name
 
-    need(*LIBRARIES)
+    need_training()
     check_name(out)
     check_empty(out)
     with _activity(quiet) as tell:

@@ -41,6 +41,11 @@ def need(*packages: str) -> None:
             raise UsageError(f"{package} is not installed", hint='pip install "tokpack[train]"')
 
 
+def need_training() -> None:
+    """Raise UsageError where a package that every command of training imports is not installed."""
+    need("torch", "accelerate", "peft")
+
+
 def check_extras(trainer: Mapping[str, Any]) -> None:
     """Raise UsageError with key and package when the `[trainer]` table asks for what is not installed."""
     optimizer = str(trainer.get("optim", "adamw_torch"))

@@ -32,7 +32,7 @@ from tokpack.cli.options import (
 from tokpack.cli.output import activity, say, show
 from tokpack.settings.parsing import parse_repeats
 from tokpack.terminal.activity import counted
-from tokpack.terminal.printable import hand_over
+from tokpack.terminal.printable import hand_over, hand_over_json
 
 
 @app.command(rich_help_panel=PACKED)
@@ -54,13 +54,12 @@ def verify(
         result = verification.verify(packed, model, attn=attn, device=device, tell=tell)
     if json:
         import dataclasses
-        import json as codec
 
         checks = [dataclasses.asdict(check) | {"ok": check.ok} for check in result.checks]
         found = {"ok": result.ok, "checks": checks}
         if result.model is not None:
             found["isolation"] = result.model.to_dict()
-        hand_over(codec.dumps(found, ensure_ascii=False, indent=2))
+        hand_over_json(found)
     else:
         show(result)
     if not result.ok:
@@ -83,9 +82,7 @@ def compare(
     with activity(quiet, "tokpack.report.compare") as (_, reports):
         result = reports.compare(a, b)
     if json:
-        import json as codec
-
-        hand_over(codec.dumps(result.data, ensure_ascii=False, indent=2))
+        hand_over_json(result.data)
     else:
         show(result)
 

@@ -33,7 +33,7 @@ from tokpack.settings.options import (
     RowOptions,
     WriteOptions,
 )
-from tokpack.terminal.printable import hand_over
+from tokpack.terminal.printable import hand_over, hand_over_json
 
 By = Annotated[
     str | None,
@@ -81,9 +81,7 @@ def analyze(
                 report.save_html(html)
             tell.say(f"report: {html}")
     if json:
-        import json as codec
-
-        hand_over(codec.dumps(report.data, ensure_ascii=False, indent=2))
+        hand_over_json(report.data)
     elif not quiet:
         show(report.full() if full else report)
 
@@ -160,9 +158,7 @@ def pack(
     with activity(quiet, "tokpack.api") as (tell, api):
         packed = api.pack(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
-        import json as codec
-
-        hand_over(codec.dumps(packed.manifest, ensure_ascii=False, indent=2))
+        hand_over_json(packed.manifest)
     elif quiet:
         hand_over(out)
     else:
@@ -243,9 +239,7 @@ def clean(
     with activity(quiet, "tokpack.text.cleaning") as (tell, cleaning):
         report = cleaning.clean(data or [], out, tell=tell, **settings, **as_keywords(options))
     if json:
-        import json as codec
-
-        hand_over(codec.dumps(report.data, ensure_ascii=False, indent=2))
+        hand_over_json(report.data)
     elif quiet:
         hand_over(out)
     else:

@@ -10,7 +10,7 @@ import typer
 from tokpack.cli.app import START, app
 from tokpack.cli.options import FORMATS, GPUS, Json, NoProgress, Quiet, local_out
 from tokpack.cli.output import activity, say, show
-from tokpack.terminal.printable import hand_over
+from tokpack.terminal.printable import hand_over, hand_over_json
 
 
 @app.command(rich_help_panel=START)
@@ -54,9 +54,7 @@ def doctor(json: Json = False, quiet: NoProgress = False) -> None:
     with activity(quiet, "tokpack.doctor") as (tell, doctors):
         found = doctors.examine(tell)
     if json:
-        import json as codec
-
-        hand_over(codec.dumps([finding.to_dict() for finding in found.findings], indent=2))
+        hand_over_json([finding.to_dict() for finding in found.findings], ensure_ascii=True)
     else:
         show(found)
     if not found.ok:
@@ -83,8 +81,7 @@ def gpus(
         found = table.chosen(load_gpus(file), words or [], min_memory, max_price)
     if json:
         import dataclasses
-        import json as codec
 
-        hand_over(codec.dumps([dataclasses.asdict(gpu) for gpu in found], default=str, indent=2))
+        hand_over_json([dataclasses.asdict(gpu) for gpu in found], ensure_ascii=True, default=str)
     else:
         show(table.gpu_table(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokpack.cost.gpus import Gpu
+from tokpack.cost.gpus import Gpu, spelled_alike
 from tokpack.errors import UsageError, near_matches
 
 
@@ -19,7 +19,7 @@ def chosen(
     found = [
         gpu
         for gpu in gpus.values()
-        if all(_plain(word) in _plain(f"{gpu.key} {gpu.name}") for word in words)
+        if all(spelled_alike(word) in spelled_alike(f"{gpu.key} {gpu.name}") for word in words)
         and gpu.memory_gb >= min_memory
         and (max_price is None or (gpu.price_usd_h is not None and gpu.price_usd_h <= max_price))
     ]
@@ -55,7 +55,3 @@ def gpu_table(gpus: list[Gpu]) -> Any:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "").replace(" ", "")

@@ -99,10 +99,10 @@ def find_api(name: str, apis: Mapping[str, ApiPrice] | None = None) -> ApiPrice:
 
 
 def _find(kind: str, flag: str, name: str, table: Mapping[str, Row]) -> Row:
-    by_name = {_plain(key): row for key, row in table.items()}
-    row = by_name.get(_plain(name))
+    by_name = {spelled_alike(key): row for key, row in table.items()}
+    row = by_name.get(spelled_alike(name))
     if row is None:
-        starts = [key for key in table if _plain(key).startswith(_plain(name))]
+        starts = [key for key in table if spelled_alike(key).startswith(spelled_alike(name))]
         near = near_matches(name.upper() if kind == "GPU" else name.lower(), table)
         hint = "did you mean " + " or ".join(map(repr, starts)) + "?" if starts else near
         raise UsageError(f"unknown {kind} {name!r}", where=flag, hint=f"{hint} ({flag}s FILE adds yours)")
@@ -124,7 +124,8 @@ def gpu_price(gpu: Gpu, price_usd_h: float | None = None) -> Figure:
     return Figure(gpu.price_usd_h, "USD/GPU-hour", "assumed", gpu.price_note or "price of the table")
 
 
-def _plain(name: str) -> str:
+def spelled_alike(name: str) -> str:
+    """Names that differ only in case, `-`, `_` and blanks are one."""
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 

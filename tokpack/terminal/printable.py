@@ -7,6 +7,7 @@ import re
 import sys
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 SECRET = re.compile(r"(://)[^/\s@]+(?=@)|([?&][\w.~%-]+=)[^&\s]+")
 
@@ -27,6 +28,13 @@ def hand_over(result: object) -> None:
 
     text = str(result)
     typer.echo(printable(text) if sys.stdout.isatty() else text.encode("utf-8", "surrogateescape"))
+
+
+def hand_over_json(result: object, *, ensure_ascii: bool = False, **form: Any) -> None:
+    """The same as JSON of two blanks a level; `form` as `json.dumps` takes it."""
+    import json
+
+    hand_over(json.dumps(result, ensure_ascii=ensure_ascii, indent=2, **form))
 
 
 def without_secrets(text: str) -> str:

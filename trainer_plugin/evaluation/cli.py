@@ -9,10 +9,10 @@ import typer
 
 from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, Packed, packed_folder
 from tokpack.cli.output import activity, show
-from tokpack.terminal.printable import hand_over, printable
+from tokpack.terminal.printable import hand_over_json, printable
+from trainer_plugin.serving.cli import one_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-LIBRARIES = ("torch", "accelerate", "peft")
 
 
 @app.command("eval", rich_help_panel="Training")
@@ -92,12 +92,12 @@ def evaluate(
     reward_margin.
     """
     from tokpack.errors import check_place, writing
-    from trainer_plugin.extras import need, ready_libraries
+    from trainer_plugin.extras import need_training, ready_libraries
 
-    need(*LIBRARIES)
-    _one_of("--split", split, ("auto", "validation", "train"))
-    _one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
-    _one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    need_training()
+    one_of("--split", split, ("auto", "validation", "train"))
+    one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
+    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     options: dict[str, Any] = {"split": split, "max_rows": max_rows, "attn": attn, "dtype": dtype}
     options |= {"base_weights": base_weights, "seed": seed, "probe": not no_probe, "check": not no_check}
 
@@ -130,18 +130,9 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
-    from tokpack.errors import UsageError, near_matches
-
-    if value not in known:
-        raise UsageError(f"no such value {value!r}", where=flag, hint=near_matches(value, known))
-
-
 def _show(found: Any, json: bool) -> None:
     if json:
-        import json as codec
-
-        hand_over(codec.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        hand_over_json(found.to_dict())
         for gate in found.gates:
             if not gate.passed:
                 typer.echo(f"gate {printable(gate.sentence)}", err=True)

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from tokpack.cli.options import FOLDER, NAMED, WRITTEN
+from tokpack.cli.options import FOLDER, NAMED, WRITTEN, NoProgress
 from tokpack.cli.output import activity, say
 from tokpack.terminal.printable import hand_over
-from trainer_plugin.serving.cli import LIBRARIES, PANEL, Silent, one_of
+from trainer_plugin.serving.cli import PANEL, one_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -39,7 +39,7 @@ def serve_config(
         int | None, typer.Option(help="Tokens of a prompt and its answer; the model's, up to 8,192.")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that the engine listens on.")] = 8000,
-    quiet: Silent = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Write what an engine needs to serve adapters: their base, their form, start command, systemd, Docker.
 
@@ -47,12 +47,12 @@ def serve_config(
     """
     from trainer_plugin.checkpoints.adapter_config import read_config
     from trainer_plugin.checkpoints.adapter_folder import check_adapter
-    from trainer_plugin.extras import need, ready_libraries
+    from trainer_plugin.extras import need_training, ready_libraries
     from trainer_plugin.output_folder import check_empty
     from trainer_plugin.serve_config.asked import named_adapters, refused_adapters
     from trainer_plugin.serve_config.limits import ENGINES
 
-    need(*LIBRARIES)
+    need_training()
     one_of("--engine", engine, ENGINES)
 
     def before() -> None:
@@ -87,7 +87,7 @@ def convert_adapter(
         str | None,
         typer.Option(help="Folder or Hub name of the base, when it has moved.", metavar="TEXT", **NAMED),
     ] = None,
-    quiet: Silent = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Make plain LoRA of an adapter that servers refuse; what no plain LoRA can say is merged into its base.
 
@@ -95,10 +95,10 @@ def convert_adapter(
     layers and biases are merged. The logits are compared before and after.
     """
     from trainer_plugin.checkpoints.adapter_folder import check_adapter
-    from trainer_plugin.extras import need, ready_libraries
+    from trainer_plugin.extras import need_training, ready_libraries
     from trainer_plugin.output_folder import check_empty
 
-    need(*LIBRARIES)
+    need_training()
 
     def before() -> None:
         check_empty(out)

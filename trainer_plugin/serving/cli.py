@@ -10,13 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.options import NAMED, Json
+from tokpack.cli.options import NAMED, Json, NoProgress
 from tokpack.cli.output import activity, say
-from tokpack.terminal.printable import hand_over, printable
+from tokpack.terminal.printable import hand_over, hand_over_json, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 PANEL = "After training"
-LIBRARIES = ("torch", "accelerate", "peft")
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
@@ -32,7 +31,6 @@ BaseWeights = Annotated[
     str, typer.Option(help="auto (as the adapters were trained), original, or nf4 (4 bits).")
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -60,7 +58,7 @@ def serve(
     timeout: Annotated[float, typer.Option(help="Seconds from a request to the end of its answer.")] = 600.0,
     base_weights: BaseWeights = "auto",
     dtype: Dtype = "auto",
-    quiet: Silent = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Serve a base model and its adapters by OpenAI's HTTP interface; each request chooses one by `model`.
 
@@ -68,10 +66,10 @@ def serve(
     read from TOKPACK_API_KEY. Ctrl-C ends it.
     """
     from trainer_plugin.checkpoints.adapter_folder import check_adapters
-    from trainer_plugin.extras import need, ready_libraries
+    from trainer_plugin.extras import need_training, ready_libraries
     from trainer_plugin.serving.address import KEY, base_name_of, check_key, need_server
 
-    need(*LIBRARIES)
+    need_training()
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     limits = _limits(
@@ -176,7 +174,7 @@ def verify_served(
     base_weights: BaseWeights = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
-    quiet: Silent = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Prove over HTTP that a server answers with the adapter: exit code 1 unless it does.
 
@@ -185,9 +183,9 @@ def verify_served(
     named.
     """
     from trainer_plugin.checkpoints.adapter_folder import check_adapters
-    from trainer_plugin.extras import need, ready_libraries
+    from trainer_plugin.extras import need_training, ready_libraries
 
-    need(*LIBRARIES)
+    need_training()
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     extra = json_object("--extra-body", extra_body)
@@ -213,9 +211,7 @@ def verify_served(
             tell=tell,
         )
     if json:
-        import json as codec
-
-        hand_over(codec.dumps(found.to_dict(), indent=2))
+        hand_over_json(found.to_dict(), ensure_ascii=True)
     else:
         for line in found.lines():
             typer.echo(printable(line))
@@ -246,17 +242,17 @@ def chat(
     context: Annotated[int, typer.Option(help="Most tokens of the conversation.")] = 4096,
     base_weights: BaseWeights = "auto",
     dtype: Dtype = "auto",
-    quiet: Silent = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Talk to an adapter in the terminal; each line of a pipe is a turn. /reset, /base, /adapter and /quit.
 
     Answers go to stdout, everything else to stderr. Exit code 1 where a turn was not answered.
     """
     from trainer_plugin.checkpoints.adapter_folder import check_adapters
-    from trainer_plugin.extras import need, ready_libraries
+    from trainer_plugin.extras import need_training, ready_libraries
     from trainer_plugin.serving.address import need_server
 
-    need(*LIBRARIES)
+    need_training()
     one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
 
