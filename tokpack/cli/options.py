@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, near_matches
 from tokpack.hub import no_url
 from tokpack.settings.config import Format
 from tokpack.settings.options import meaning
@@ -118,6 +118,12 @@ NoCheck = Annotated[bool, typer.Option("--no-check", help="Do not compare the su
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
 NoProgress = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")]
+
+
+def one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise UsageError for another value."""
+    if value not in known:
+        raise UsageError(f"no such value {value!r}", where=flag, hint=near_matches(value, known))
 
 
 def length(text: str) -> int:

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, Packed, packed_folder
+from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, Packed, one_of, packed_folder
 from tokpack.cli.output import activity, show
 from tokpack.terminal.printable import hand_over_json, printable
-from trainer_plugin.serving.cli import one_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 

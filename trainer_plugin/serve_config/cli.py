@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from tokpack.cli.options import FOLDER, NAMED, WRITTEN, NoProgress
+from tokpack.cli.options import FOLDER, NAMED, WRITTEN, NoProgress, one_of
 from tokpack.cli.output import activity, say
 from tokpack.terminal.printable import hand_over
-from trainer_plugin.serving.cli import PANEL, one_of
+from trainer_plugin.serving.cli import PANEL
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.options import NAMED, Json, NoProgress
+from tokpack.cli.options import NAMED, Json, NoProgress, one_of
 from tokpack.cli.output import activity, say
 from tokpack.terminal.printable import hand_over, hand_over_json, printable
 
@@ -93,14 +93,6 @@ def serve(
     for line in server.lines():
         say(line, quiet)
     server.run()
-
-
-def one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise UsageError for another value."""
-    from tokpack.errors import UsageError, near_matches
-
-    if value not in known:
-        raise UsageError(f"no such value {value!r}", where=flag, hint=near_matches(value, known))
 
 
 def json_object(flag: str, text: str | None) -> dict[str, Any]:
