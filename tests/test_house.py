@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # imports any of them for types, and nothing else.
 HOUSE = {
     "tokpack": """
-        version frozen terminal ranges free_memory schema errors engine plugins hub
+        version frozen arrays terminal ranges free_memory schema errors engine plugins hub
         files settings on_disk doctor
         encoding stages packed_urls
         run cost way pipeline calibration starting

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Int64 = npt.NDArray[np.int64]
+from tokpack.arrays import Int64
+
 BLOCK = 1 << 18
 
 

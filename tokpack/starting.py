@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Int64
 from tokpack.cost.training import Training, load_training
 from tokpack.errors import DataError, UsageError, check_new, writing
 from tokpack.files.durable import write_durably
@@ -54,7 +54,7 @@ class Look:
 
     path: str
     format: str
-    lengths: npt.NDArray[np.int64]
+    lengths: Int64
     """Tokens of each document that no rule left out."""
     left_out: Counter[str]
     """Documents that cannot be used, by reason, with what a chat template says of those it refuses."""
@@ -112,7 +112,7 @@ def write_recipe(text: str, out: Path, overwrite: bool = False) -> None:
         write_durably(out, text.encode())
 
 
-def choose_length(lengths: npt.NDArray[np.int64], training: Training | None) -> tuple[int, str]:
+def choose_length(lengths: Int64, training: Training | None) -> tuple[int, str]:
     """The smallest capacity that holds 99 % of the documents whole, within model and card; and why."""
     wanted = int(np.quantile(lengths, 0.99, method="inverted_cdf"))
     capacity, why = next((c for c in LENGTHS if c >= wanted), LENGTHS[-1]), "holds 99 % of them whole"
@@ -226,7 +226,7 @@ def _tokens(run: Run, model: str, out: Path, unwritten: list[str]) -> str:
     return f"# {template}\n{''.join(more)}[tokenize]\ntokenizer = {_path(model, out)}\n"
 
 
-def _rows(lengths: npt.NDArray[np.int64], capacity: int, why: str) -> str:
+def _rows(lengths: Int64, capacity: int, why: str) -> str:
     half, most, nearly = (int(np.quantile(lengths, q, method="inverted_cdf")) for q in (0.5, 0.95, 0.99))
     longer = int((lengths > capacity).sum())
     longer_words = "1 is longer" if longer == 1 else f"{longer:,} are longer"

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from tokpack.arrays import Int64
 from tokpack.cost.flops import flops
 from tokpack.cost.method import Method
 from tokpack.cost.model_shape import ModelShape
@@ -49,7 +50,7 @@ def fit_lengths(
     capacity: int,
     split: ArrayLike | None = None,
     uncut: ArrayLike | None = None,
-) -> NDArray[np.int64]:
+) -> Int64:
     """Lengths of what is packed in rows of `capacity`: documents cut to it, those marked in `split` (bool[n])
     in pieces of it, longest pieces first, and those marked in `uncut` whole or not at all."""
     array = np.asarray(lengths, dtype=np.int64)

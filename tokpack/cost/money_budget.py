@@ -8,14 +8,12 @@ gives the same documents again without prices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tokpack.cost import ApiPrice, api_cost
 from tokpack.cost.planned_run import packed_run
-from tokpack.cost.training import Training
+from tokpack.cost.training import Lengths, Training
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.settings.config import Config
@@ -24,8 +22,6 @@ from tokpack.stages.plan import make_plan
 CLOSE = 0.995
 """Share of the amount that is near enough to stop."""
 TRIES = 60
-
-Lengths = npt.NDArray[np.integer[Any]]
 
 
 @frozen

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tokpack.arrays import Int64
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.ranges import counted_in
@@ -38,10 +39,10 @@ class SlotRow:
     """Tokens of the documents themselves, after the cut at capacity."""
     truncated: int
     """Tokens cut because a document is longer than capacity."""
-    make_widths: Callable[[], NDArray[np.int64]] = field(compare=False, repr=False)
+    make_widths: Callable[[], Int64] = field(compare=False, repr=False)
 
     @property
-    def widths(self) -> NDArray[np.int64]:
+    def widths(self) -> Int64:
         """Lengths that attention runs over: the padded widths, or the documents of packed rows. Made when
         they are asked for: as many numbers as there are documents."""
         return self.make_widths()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.arrays import Bools, Int64
 from tokpack.cost import (
     ApiPrice,
     Calibration,
@@ -128,9 +129,9 @@ class CostedDocuments:
     whole: Lengths
     """Documents before truncation: those kept, and those that are too long for a row. Of preference pairs,
     both documents together."""
-    split: npt.NDArray[np.bool_]
+    split: Bools
     """Which of `whole` are kept in pieces where they are longer than a row."""
-    uncut: npt.NDArray[np.bool_]
+    uncut: Bools
     """Which of `whole` are left out where they are longer than a row."""
     pieces: Lengths
     """What is packed."""
@@ -140,7 +141,7 @@ class CostedDocuments:
     rows_for: Callable[[Lengths, int], int]
     """Rows that the planner makes of other lengths, at another capacity."""
 
-    def fit(self, capacity: int) -> npt.NDArray[np.int64]:
+    def fit(self, capacity: int) -> Int64:
         """What would be packed in rows of another capacity."""
         return fit_lengths(self.whole, capacity, self.split, self.uncut)
 

@@ -28,7 +28,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokpack.encoding.token_places import Bools, Encoded, Ints, text_buffers
+from tokpack.arrays import Bools, Int32, Int64, UInt8, UInt32
+from tokpack.encoding.token_places import Encoded, text_buffers
 from tokpack.encoding.unicode import nfc
 from tokpack.errors import InternalError
 
@@ -138,7 +139,7 @@ class FastTokenizer:
     def _known(self, number: int) -> bool:
         return number < (self.plan.first_sentinel or len(self._unknown)) and not self._unknown[number]
 
-    def _ids(self, text: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint32], Ints]:
+    def _ids(self, text: pa.LargeStringArray) -> tuple[UInt32, Int64]:
         if self._singles + len(text) <= SINGLE_ROWS:
             # While another thread encodes, gigatoken refuses a single row: then they go as a batch.
             with suppress(RuntimeError), self._row_by_row:
@@ -159,7 +160,7 @@ class FastTokenizer:
             raise InternalError("gigatoken's result has another layout", hint="install gigatoken 0.10")
         return ids, offsets
 
-    def _odd_tokens(self, ids: npt.NDArray[np.uint32]) -> Ints:
+    def _odd_tokens(self, ids: UInt32) -> Int64:
         """Places of tokens that make their row slow: sentinels, and byte tokens that share a character."""
         if self.plan.first_sentinel:
             return np.flatnonzero(ids >= self.plan.first_sentinel)
@@ -167,11 +168,11 @@ class FastTokenizer:
 
     def _without_front_marks(
         self,
-        lengths: npt.NDArray[np.int32],
-        ids: npt.NDArray[np.uint32],
-        offsets: Ints,
+        lengths: Int32,
+        ids: UInt32,
+        offsets: Int64,
         text: pa.LargeStringArray,
-    ) -> tuple[npt.NDArray[np.int32], Ints]:
+    ) -> tuple[Int32, Int64]:
         """Count the mark put in front as no byte: (lengths, the tokens that begin with it)."""
         fronts = offsets[:-1][np.diff(offsets) > 0]
         if self.plan.mark_in_front == "sections":
@@ -186,9 +187,9 @@ class FastTokenizer:
     def _misplaced(
         self,
         text: pa.LargeStringArray,
-        ids: npt.NDArray[np.uint32],
-        offsets: Ints,
-        fronts: Ints,
+        ids: UInt32,
+        offsets: Int64,
+        fronts: Int64,
         slow: Bools,
     ) -> Bools:
         """Rows, of those not slow, in which a token's bytes are not the text's where the token is placed."""
@@ -216,9 +217,9 @@ class FastTokenizer:
 
     def _trimmed(
         self,
-        ids: npt.NDArray[np.uint32],
-        offsets: Ints,
-        lengths: npt.NDArray[np.int32],
+        ids: UInt32,
+        offsets: Int64,
+        lengths: Int32,
         ends: npt.NDArray[np.integer[Any]],
     ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]:
         """Places without the spaces at a token's ends; one that is all spaces is left empty, at its end."""
@@ -229,9 +230,7 @@ class FastTokenizer:
         return starts, np.maximum(ends - tail, starts)
 
 
-def _begin_with_space(
-    fronts: Ints, lengths: npt.NDArray[np.int32], offsets: Ints, text: pa.LargeStringArray
-) -> Bools:
+def _begin_with_space(fronts: Int64, lengths: Int32, offsets: Int64, text: pa.LargeStringArray) -> Bools:
     """Which of the tokens `fronts` stand for a text that begins with a space of its own.
 
     Where one stands depends on how many marks before it are no bytes: guessed, looked up, and guessed again.
@@ -254,7 +253,7 @@ def _begin_with_space(
     return spaces
 
 
-def _spaces_at_ends(offsets: Ints, data: npt.NDArray[np.uint8]) -> Ints:
+def _spaces_at_ends(offsets: Int64, data: UInt8) -> Int64:
     """Leading and trailing spaces of each text; one that is all spaces counts them twice."""
     starts, ends = offsets[:-1], offsets[1:]
     others = np.concatenate([[-1], np.flatnonzero(data != ord(" ")), [len(data)]])
@@ -263,12 +262,12 @@ def _spaces_at_ends(offsets: Ints, data: npt.NDArray[np.uint8]) -> Ints:
     return np.stack([np.minimum(first, ends) - starts, ends - np.maximum(last + 1, starts)], axis=1)
 
 
-def running_sum(lengths: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.integer[Any]]:
+def running_sum(lengths: Int32, size: int) -> npt.NDArray[np.integer[Any]]:
     """In 32 bits where the text is small enough: half the memory traffic."""
     return np.cumsum(lengths, dtype=np.int32 if size < 1 << 30 else np.int64)
 
 
-def _bytes_of(texts: pa.LargeBinaryArray) -> Ints:
+def _bytes_of(texts: pa.LargeBinaryArray) -> Int64:
     """Of each token: 10 for `<0x0A>`, SentencePiece's token for one byte; -1 for any other token."""
     found = np.full(len(texts), -1, np.int64)
     for place in np.flatnonzero(pc.starts_with(texts, b"<0x").to_numpy(zero_copy_only=False)).tolist():
@@ -278,7 +277,7 @@ def _bytes_of(texts: pa.LargeBinaryArray) -> Ints:
 
 
 def _bytes_by_id(
-    size: int, numbers: Ints, texts: pa.LargeBinaryArray, bytes_of: Ints, added: dict[str, int]
+    size: int, numbers: Int64, texts: pa.LargeBinaryArray, bytes_of: Int64, added: dict[str, int]
 ) -> pa.LargeBinaryArray:
     """What each token stands for in a text: `<0x0A>` for that byte. `texts`: of the ids `numbers`."""
     others = [b"", *(bytes([byte]) for byte in range(256)), *(content.encode() for content in added)]

@@ -15,9 +15,9 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from tokpack.arrays import Int64
+
 Pair = tuple[str, str]
 
 
@@ -64,7 +64,7 @@ def all_merges(vocab: dict[str, int]) -> list[Pair]:
 class _Table:
     """Pairs of tokens -> number of their merge."""
 
-    def __init__(self, left: Ints, right: Ints, made: Ints) -> None:
+    def __init__(self, left: Int64, right: Int64, made: Int64) -> None:
         self.made = made
         self._base = int(max(left.max(initial=0), right.max(initial=0))) + 1
         keys = left * self._base + right
@@ -73,7 +73,7 @@ class _Table:
         self.none = len(keys)
         self.unique = not (np.diff(self._keys) == 0).any()
 
-    def numbers(self, left: Ints, right: Ints) -> Ints:
+    def numbers(self, left: Int64, right: Int64) -> Int64:
         """`none` for a pair without a merge."""
         keys = np.where(np.maximum(left, right) < self._base, left * self._base + right, -1)
         at = np.minimum(np.searchsorted(self._keys, keys), max(self.none - 1, 0))
@@ -82,7 +82,7 @@ class _Table:
         return np.where(self._keys[at] == keys, self._order[at], self.none)
 
 
-def _last_merges(table: _Table, symbols: Ints, lengths: Ints) -> tuple[Ints, Ints]:
+def _last_merges(table: _Table, symbols: Int64, lengths: Int64) -> tuple[Int64, Int64]:
     """Of texts of `lengths` symbols: (the merge that made each one, -1 where none does; the last in the table
     of those before). All texts take a step at a time."""
     last, top = np.full(len(lengths), -1, np.int64), np.full(len(lengths), -1, np.int64)

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from tokpack.arrays import Bools, Int32, Int64, UInt8
 
 _SLOW_CHUNK = 4 << 20
 """Bytes of text that the slow path encodes at once: its result objects are far larger than the text."""
@@ -27,13 +26,13 @@ class Encoded:
     may be empty (trimmed away), and tokens that share one character have the same range.
     """
 
-    offsets: Ints
-    ids: npt.NDArray[np.int32]
-    base: Ints
+    offsets: Int64
+    ids: Int32
+    base: Int64
     ends: npt.NDArray[np.integer[Any]]
     starts: npt.NDArray[np.integer[Any]] | None = None
 
-    def token_at(self, rows: Ints, places: Ints) -> tuple[Ints, Bools]:
+    def token_at(self, rows: Int64, places: Int64) -> tuple[Int64, Bools]:
         """(first token that ends after the byte, does it hold the byte), bytes relative to their row.
 
         A byte that no token of its row ends after gives the row's end.
@@ -46,7 +45,7 @@ class Encoded:
             hit[hit] = self.starts[token[hit]] <= key[hit]
         return token, hit
 
-    def tokens_before(self, rows: Ints, places: Ints) -> Ints:
+    def tokens_before(self, rows: Int64, places: Int64) -> Int64:
         """One past the last token of the row that begins before the byte."""
         key = (self.base[rows] + places).astype(self.ends.dtype)
         if self.starts is None:
@@ -55,7 +54,7 @@ class Encoded:
             token = np.searchsorted(self.starts, key, "left")
         return np.clip(token, self.offsets[rows], self.offsets[rows + 1])
 
-    def tokens_within(self, rows: Ints, places: Ints) -> Ints:
+    def tokens_within(self, rows: Int64, places: Int64) -> Int64:
         """One past the last token of the row that ends before the byte, or at it."""
         key = (self.base[rows] + places).astype(self.ends.dtype)
         token = np.searchsorted(self.ends, key, "right")
@@ -68,8 +67,8 @@ Tokenized = tuple[list[int], list[tuple[int, int]]]
 
 def encode_with(encode: Callable[[list[str]], list[Tokenized]], text: pa.LargeStringArray) -> Encoded:
     """Encode with `tokenizers` and take its character offsets. The slow path: a loop over rows."""
-    ids: list[npt.NDArray[np.int32]] = []
-    places: list[Ints] = []
+    ids: list[Int32] = []
+    places: list[Int64] = []
     counts, sizes = [0], [0]
     for chunk in _chunks(text):
         strings = chunk.to_pylist()
@@ -99,7 +98,7 @@ def encode_reference(reference: Any, text: pa.LargeStringArray) -> Encoded:
     return encode_with(encode, text)
 
 
-def _byte_places(string: str, offsets: list[tuple[int, int]]) -> tuple[Ints, int]:
+def _byte_places(string: str, offsets: list[tuple[int, int]]) -> tuple[Int64, int]:
     """(start and end of each token in bytes, size of the text in bytes) from offsets in characters."""
     place = np.array(offsets, np.int64).reshape(-1, 2)
     if string.isascii():
@@ -116,7 +115,7 @@ def _chunks(text: pa.LargeStringArray) -> list[pa.LargeStringArray]:
     return [text.slice(low, high - low) for low, high in pairwise(edges) if low < high]
 
 
-def text_buffers(text: pa.LargeStringArray) -> tuple[Ints, npt.NDArray[np.uint8]]:
+def text_buffers(text: pa.LargeStringArray) -> tuple[Int64, UInt8]:
     """(offsets int64[n + 1], bytes) of a text column, without a copy."""
     _, offsets, data = text.buffers()
     if offsets is None:

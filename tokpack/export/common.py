@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.arrays import Int32, Int64
 from tokpack.frozen import frozen
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import flat
-from tokpack.ranges import Int64, offsets_of
+from tokpack.ranges import offsets_of
 from tokpack.stages.write import dataset_files, write_json
 from tokpack.terminal.activity import counted
 
-Int32 = npt.NDArray[np.int32]
 SCRIPTS = Path(__file__).parent / "scripts"
 ROWS_READ: ContextVar[Callable[[int], None]] = ContextVar("ROWS_READ", default=lambda rows: None)
 """Whom to tell of rows that an export has read."""

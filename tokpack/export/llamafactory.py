@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.arrays import Int32
 from tokpack.export.common import (
     Rows,
     as_lists,
@@ -77,7 +77,7 @@ def _convert(record: pa.RecordBatch, padding: int) -> list[pa.Array]:
     padded = offsets_of(-(-sizes // MULTIPLE) * MULTIPLE)
     places = range_indices(padded[:-1], sizes)
 
-    def column(values: npt.NDArray[np.int32], fill: int) -> pa.ListArray:
+    def column(values: Int32, fill: int) -> pa.ListArray:
         spread = np.full(padded[-1], fill, dtype=np.int32)
         spread[places] = values
         return as_lists(padded, spread)

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.arrays import Int32, Int64
 from tokpack.errors import UsageError
 from tokpack.export.common import copy_script, figures, splits, write_text
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
-from tokpack.ranges import Int64, offsets_of, range_indices
+from tokpack.ranges import offsets_of, range_indices
 from tokpack.stages.write import FlatBatch
 from tokpack.terminal.activity import counted
 
@@ -86,7 +87,7 @@ def _write(packed: PackedFolder, path: Path) -> None:
     _write_index(path.with_suffix(".idx"), lengths.astype(np.int32), np.dtype(dtype))
 
 
-def _ids(stored: StoredPieces, start: int, stop: int) -> npt.NDArray[np.int32]:
+def _ids(stored: StoredPieces, start: int, stop: int) -> Int32:
     """The ids of pieces start..stop-1, one after another."""
     pieces = stored.placement
     lengths = pieces.length[start:stop]
@@ -100,7 +101,7 @@ def _ids(stored: StoredPieces, start: int, stop: int) -> npt.NDArray[np.int32]:
     return ids
 
 
-def _write_index(path: Path, lengths: npt.NDArray[np.int32], dtype: np.dtype[np.generic]) -> None:
+def _write_index(path: Path, lengths: Int32, dtype: np.dtype[np.generic]) -> None:
     with path.open("wb") as file:
         file.write(MAGIC + struct.pack("<QBQQ", 1, CODES[dtype], len(lengths), len(lengths) + 1))
         file.write(lengths.astype("<i4").tobytes())

@@ -19,9 +19,9 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Int64
 from tokpack.errors import InternalError
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import HELD_OUT
@@ -250,7 +250,7 @@ def documents_by_source(ledger: dict[str, Any]) -> dict[str, tuple[int, int]]:
     return ranges
 
 
-def source_of(doc_ids: npt.NDArray[np.int64], ledger: dict[str, Any]) -> npt.NDArray[np.int64]:
+def source_of(doc_ids: Int64, ledger: dict[str, Any]) -> Int64:
     """Number of the source of each document, in the ledger's order; one more where none has it."""
     ends = [end for _, end in documents_by_source(ledger).values()]
     return np.searchsorted(ends, doc_ids, side="right")

@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.arrays import Int32, Int64, UInt8
 from tokpack.errors import DataError
 from tokpack.frozen import frozen
 from tokpack.on_disk.shards import INDEX, MOST_VALUES, mapped_shard, read_shard
-from tokpack.ranges import Int64, copy_ranges, offsets_of
+from tokpack.ranges import copy_ranges, offsets_of
 from tokpack.schema import (
     COPIES,
     IGNORE_INDEX,
@@ -44,7 +45,7 @@ PIECES_AT_ONCE = 1 << 14
 PER_TOKEN = ("input_ids", "labels")
 OF_PIECE = {"seq_lengths": "length", "pieces": "piece"}
 UNTRAINED = np.int32(IGNORE_INDEX)
-Copy = Callable[[npt.NDArray[Any], Int64, npt.NDArray[np.int32]], npt.NDArray[Any]]
+Copy = Callable[[npt.NDArray[Any], Int64, Int32], npt.NDArray[Any]]
 Range = slice  # which `PlannedRows.slice` hides
 DIGEST_KEY = b"token_files"
 """In the metadata of an index shard: the digest of the token files whose pieces it numbers."""
@@ -62,14 +63,14 @@ class TokenFiles:
     """The pieces of a folder, mapped: arrays of one record a piece, then of one a token."""
 
     doc_id: Int64
-    piece: npt.NDArray[np.int32]
+    piece: Int32
     start: Int64
     """Its first token's place."""
-    length: npt.NDArray[np.int32]
-    trained: npt.NDArray[np.int32]
+    length: Int32
+    trained: Int32
     """Of its tokens, how many have a label."""
-    input_ids: npt.NDArray[np.int32]
-    marks: npt.NDArray[np.uint8]
+    input_ids: Int32
+    marks: UInt8
     """1 where the token has a label."""
 
     @staticmethod
@@ -105,7 +106,7 @@ class TokenFiles:
             for number in np.flatnonzero(wrong)[:3]:
                 yield f"piece {first + number} says another number of labels than it has"
 
-    def flat(self) -> tuple[Int64, npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    def flat(self) -> tuple[Int64, Int32, UInt8]:
         """(offsets, ids, marks): as a batch of the token store, for `write_shards`."""
         return np.append(self.start, len(self.input_ids)), self.input_ids, self.marks
 
@@ -136,7 +137,7 @@ class PlannedRows:
     def __init__(self, store: TokenFiles, plan: pa.RecordBatch, schema: pa.Schema) -> None:
         self.store, self.schema, self.num_rows, self._plan = store, schema, plan.num_rows, plan
         records = plan.column("records")
-        self.offsets: npt.NDArray[np.int32] = records.offsets.to_numpy()
+        self.offsets: Int32 = records.offsets.to_numpy()
         """Of the records of each row, from `offsets[0]` on."""
         self._values: Int64 = records.values.to_numpy()
         self._copies = plan.column(COPIES).values.to_numpy() if COPIES in plan.schema.names else None
@@ -177,7 +178,7 @@ class PlannedRows:
                 found[name] = self._numbers(name, which)
         return found
 
-    def _tokens(self, which: Range, copy: Copy) -> dict[str, npt.NDArray[np.int32]]:
+    def _tokens(self, which: Range, copy: Copy) -> dict[str, Int32]:
         """`input_ids` and `labels`."""
         starts, lengths = self.store.start[self._values[which]], self.store.length[self._values[which]]
         ids = copy(self.store.input_ids, starts, lengths)
@@ -198,7 +199,7 @@ class PlannedRows:
         return found
 
 
-def _joined(flat: npt.NDArray[Any], starts: Int64, lengths: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+def _joined(flat: npt.NDArray[Any], starts: Int64, lengths: Int32) -> npt.NDArray[Any]:
     """The few ranges of one row: `copy_ranges` looks for neighbors first, which takes longer here."""
     ranges = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
     return np.concatenate([flat[:0], *[flat[first:last] for first, last in ranges]])

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from tokpack import schema
+from tokpack.arrays import Bools
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.preference_checks import LABELED, Lists, torn_rows
 from tokpack.ranges import offsets_of
@@ -108,12 +108,12 @@ class CheckedRows:
         return pl.concat([pl.DataFrame(schema=PLACED), *self._found])
 
     @staticmethod
-    def _by_row(lists: tuple[Any, Any], hit: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _by_row(lists: tuple[Any, Any], hit: Bools) -> Bools:
         """Per row: is any of its values hit?"""
         if not hit.any():
             return np.zeros(len(lists[0]) - 1, dtype=bool)
         running = np.concatenate([[0], np.cumsum(hit)])
-        result: npt.NDArray[np.bool_] = running[lists[0][1:]] > running[lists[0][:-1]]
+        result: Bools = running[lists[0][1:]] > running[lists[0][:-1]]
         return result
 
 

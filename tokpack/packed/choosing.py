@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokpack import schema
+from tokpack.arrays import Int64
 from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import source_of
 from tokpack.on_disk.reasons import HELD_OUT, OVER_BUDGET, TRUNCATED
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
-from tokpack.ranges import Int64
 from tokpack.schema import PAIR_WIDTH
 from tokpack.settings.parsing import parse_budget
 from tokpack.stages.select import select

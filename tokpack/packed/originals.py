@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Int64
 from tokpack.errors import TokpackError
 from tokpack.frozen import frozen
 from tokpack.packed.folder import PackedFolder
@@ -36,7 +36,7 @@ from tokpack.stages.read.digests import source_sha256
 from tokpack.stages.read.memory import was_in_memory
 from tokpack.stages.read.sources import Source, open_sources
 
-Ids = npt.NDArray[np.int64]
+Ids = Int64
 READ_BYTES = 1 << 20
 """Size of a block when one document is looked for."""
 COLUMNS = ("doc_id", "row", "roles", "contents", "extra")

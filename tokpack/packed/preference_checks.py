@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Int64
 from tokpack.schema import PAIR_WIDTH
 
-Lists = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
+Lists = tuple[Int64, npt.NDArray[Any]]
 """Offsets and values of a list column."""
 LABELED = {"doc": pl.Int64, "good": pl.Boolean}
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from tokpack.arrays import Int64
 from tokpack.errors import UsageError, near_matches
 from tokpack.on_disk.ledger import source_of
 from tokpack.packed.stored_pieces import StoredPieces
-from tokpack.ranges import Int64
 from tokpack.settings.config_limits import MOST_COPIES
 from tokpack.stages.dedup import draw
 from tokpack.stages.write import Placement

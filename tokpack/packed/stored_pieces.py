@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.arrays import Bools, Int32, Int64
 from tokpack.frozen import frozen
 from tokpack.on_disk.token_files import PlannedRows, Rows, TokenFiles
 from tokpack.packed.folder import PackedFolder
-from tokpack.ranges import Int64, offsets_of, range_indices
+from tokpack.ranges import offsets_of, range_indices
 from tokpack.schema import COPIES, IS_DESIRABLE, LOSS_WEIGHTS
 from tokpack.stages.write import FlatBatch, Placement, RowContents, labeled_tokens
 
@@ -82,7 +83,7 @@ class StoredPieces:
     def rows(self) -> int:
         return len(self.row_offsets) - 1
 
-    def row_of_piece(self) -> npt.NDArray[np.int32]:
+    def row_of_piece(self) -> Int32:
         return np.repeat(np.arange(self.rows, dtype=np.int32), np.diff(self.row_offsets))
 
     def in_rows(self, order: Int64) -> RowContents:
@@ -116,10 +117,8 @@ def _flat_batch(record: pa.RecordBatch | TokenFiles) -> FlatBatch:
     return FlatBatch(offsets, flat(record, "input_ids"), flat(record, "labels"), weights)
 
 
-def _labels(record: Rows) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = (
-        record.column(IS_DESIRABLE).flatten().to_numpy(zero_copy_only=False).astype(np.bool_)
-    )
+def _labels(record: Rows) -> Bools:
+    found: Bools = record.column(IS_DESIRABLE).flatten().to_numpy(zero_copy_only=False).astype(np.bool_)
     return found
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.arrays import Int64
 from tokpack.engine import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.frozen import frozen
@@ -220,7 +220,7 @@ def _documents(packed: PackedFolder, rows: CheckedRows) -> Check:
     return check
 
 
-def _missing(there: npt.NDArray[np.int64], read: int) -> list[int]:
+def _missing(there: Int64, read: int) -> list[int]:
     """The first few numbers below `read` that are not in `there`, which is sorted. `read` may be any number:
     what a manifest says takes no memory here."""
     if len(there) == read:

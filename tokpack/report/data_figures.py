@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Float64, Int64
 from tokpack.cost.capacity import CAPACITIES
-from tokpack.cost.training import CostedDocuments
+from tokpack.cost.training import CostedDocuments, Lengths
 from tokpack.ranges import counted_in
 from tokpack.report.values import LongDocument, Ranks, RowClass, SourceFigures, Truncation, Waiting
 from tokpack.settings.config import PlanConfig
@@ -20,7 +19,6 @@ from tokpack.stages.plan import Plan
 from tokpack.stages.planners.deal import deal, row_costs, row_order
 from tokpack.way.corpus import Corpus
 
-Lengths = npt.NDArray[np.integer[Any]]
 LONGEST = 10
 FREE = (0.0, 0.001, 0.01, 0.05, 0.10, 0.25, 1.0)
 """Classes of rows: free slots up to this share of the capacity."""
@@ -38,7 +36,7 @@ def quantiles(tokens: Lengths) -> dict[str, int]:
     return {name: int(value) for name, value in zip(names, found, strict=True)}
 
 
-def counted_quantiles(tokens: Lengths, counts: npt.NDArray[np.int64]) -> dict[str, int]:
+def counted_quantiles(tokens: Lengths, counts: Int64) -> dict[str, int]:
     """`quantiles` of ascending lengths that are there so many times."""
     if not len(tokens):
         return quantiles(tokens)
@@ -168,7 +166,7 @@ def rank_figures(
     )
 
 
-def _waiting(costs: npt.NDArray[np.float64], ranks: int, per_rank: int) -> Waiting:
+def _waiting(costs: Float64, ranks: int, per_rank: int) -> Waiting:
     """Ranks take rows in turn."""
     kept = len(costs) // (ranks * per_rank) * ranks * per_rank
     work = costs[:kept].reshape(-1, per_rank, ranks).sum(axis=1)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.arrays import Int32, Int64
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.report.values import (
     Languages,
@@ -29,7 +30,7 @@ from tokpack.schema import CONTENT
 from tokpack.stages.rules.language import SAMPLE, language_shares
 from tokpack.way.corpus import Corpus
 
-Counts = npt.NDArray[np.int64]
+Counts = Int64
 TOP = 20
 COVERED = 0.9
 HEAD_TOKENS = 300
@@ -95,7 +96,7 @@ def source_sums(corpus: Corpus, sources: int, sizes: Counts) -> tuple[Counts, Co
     return tokens, total.astype(np.int64)
 
 
-def _kept_contents(corpus: Corpus) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
+def _kept_contents(corpus: Corpus) -> Iterator[tuple[Int32, Int32]]:
     """Batch by batch: the ids of contents, and the source of each."""
     kept, batches = corpus.kept(), corpus.mapped()
     source_of = corpus.docs["source"].to_numpy()
@@ -200,7 +201,7 @@ def language_figures(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> Languag
     return Languages(sample=len(texts), of=len(positions), shares=shares)
 
 
-def heads(tokenizer: Tokenizer, corpus: Corpus, positions: npt.NDArray[np.int64]) -> list[str]:
+def heads(tokenizer: Tokenizer, corpus: Corpus, positions: Int64) -> list[str]:
     """The beginning of each document's contents."""
     where, batches = corpus.stored_documents()
     ids: list[list[int]] = []

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Bools
 from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.plugins import resolve
 from tokpack.settings.config import CleanConfig
@@ -228,7 +229,7 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
     return documents
 
 
-def _calling(extra: pl.Series, messages: Messages) -> npt.NDArray[np.bool_]:
+def _calling(extra: pl.Series, messages: Messages) -> Bools:
     """Which messages are the assistant's and call a tool: read one by one where a document holds calls."""
     documents = extra.str.contains('"tool_calls"', literal=True).fill_null(False).arg_true()
     firsts = messages.offsets[documents.to_numpy()].tolist()

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from tokpack.arrays import Bools, Int32, Int64, UInt64
 from tokpack.errors import InternalError, UsageError
 from tokpack.frozen import frozen
-from tokpack.stages.selected_tokens import Bools, Int32, Int64, SelectedTokens
+from tokpack.stages.selected_tokens import SelectedTokens
 
 SHORTEST: Final = 5
 """An evaluation document of fewer tokens is ignored."""
@@ -30,8 +30,6 @@ BLOCK: Final = 1 << 17
 """Training tokens hashed at a time: a block's arrays stay in the processor's cache."""
 _BASES: Final = (0xD6E8FEB86659FD93, 0xC4CEB9FE1A85EC53, 0xFF51AFD7ED558CCD, 0x9FB21C651E98DF25)
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
-
-UInt64 = npt.NDArray[np.uint64]
 
 
 @frozen

@@ -13,12 +13,12 @@ from itertools import pairwise
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import xxhash
 
-from tokpack.encoding.token_places import Bools, Ints, text_buffers
+from tokpack.arrays import Bools, Float32, Float64, Int32, Int64, UInt8, UInt64
+from tokpack.encoding.token_places import text_buffers
 from tokpack.encoding.unicode import nfc
 from tokpack.ranges import offsets_of
 from tokpack.schema import TRAINED
@@ -27,11 +27,10 @@ from tokpack.stages.render.pieces import Spans
 from tokpack.stages.render.render import Rendered
 from tokpack.stages.tokenize import TokenBatch
 
-UInt64 = npt.NDArray[np.uint64]
 Hashes = tuple[UInt64, UInt64]
 """Of each document: the high and the low word of its hash."""
 Buffer: TypeAlias = "bytes | memoryview"
-Bytes = npt.NDArray[np.uint8]
+Bytes = UInt8
 WHITE: Final = np.isin(np.arange(256), [*b" \t\n\v\f\r"])
 INDENT: Final = 64
 """White space at the ends of a text that is looked through character by character."""
@@ -40,7 +39,7 @@ SORTED: Final = 1 << 18
 MOST_BITS: Final = 6
 
 
-def text_hash(rendered: Rendered, key: str = "nfc") -> npt.NDArray[np.uint64]:
+def text_hash(rendered: Rendered, key: str = "nfc") -> UInt64:
     """xxh3_128 of every rendered document: uint64[n, 2], high word first.
 
     A text is cut where contents and trained parts begin and end. Pieces of one kind that follow each other
@@ -67,9 +66,7 @@ def text_hash(rendered: Rendered, key: str = "nfc") -> npt.NDArray[np.uint64]:
     return _digests(_between(whole, ends)) ^ _run_digests(len(places) - 1, row, is_content, by, sizes)
 
 
-def _run_digests(
-    documents: int, row: Ints, is_content: Bools, by: npt.NDArray[np.float32], sizes: Ints
-) -> npt.NDArray[np.uint64]:
+def _run_digests(documents: int, row: Int64, is_content: Bools, by: Float32, sizes: Int64) -> UInt64:
     """Of each document's runs: of what kind and how long they are. The other arrays are of pieces."""
     filled = np.flatnonzero(sizes)
     row, sizes, is_content, by = row[filled], sizes[filled], is_content[filled], by[filled]
@@ -83,7 +80,7 @@ def _run_digests(
     return _digests(_between(runs.tobytes(), runs.itemsize * runs.shape[1] * each), seed=1)
 
 
-def _rewritten(data: Bytes, cuts: Ints, contents: Ints, key: str) -> tuple[Ints, list[Buffer]]:
+def _rewritten(data: Bytes, cuts: Int64, contents: Int64, key: str) -> tuple[Int64, list[Buffer]]:
     """The pieces, of those between `cuts` that are contents, which are compared in another form; and that."""
     if key == "raw":
         return contents[:0], []
@@ -105,7 +102,7 @@ def _rewritten(data: Bytes, cuts: Ints, contents: Ints, key: str) -> tuple[Ints,
     return which[order], [texts[number] for number in order.tolist()]
 
 
-def _without_white_space(data: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Bools]:
+def _without_white_space(data: Bytes, starts: Int64, ends: Int64) -> tuple[Int64, Int64, Bools]:
     """Where texts begin and end without outer white space, and of which that is sure: of those in ASCII, if
     they have not too much of it."""
     if not len(starts):
@@ -121,7 +118,7 @@ def _without_white_space(data: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, I
     return starts, last + 1, sure & ~(front | back)
 
 
-def _replaced(data: memoryview, cuts: Ints, changed: Ints, texts: list[Buffer]) -> Buffer:
+def _replaced(data: memoryview, cuts: Int64, changed: Int64, texts: list[Buffer]) -> Buffer:
     """All pieces end to end, the changed ones with these texts."""
     if not texts:
         return data[int(cuts[0]) : int(cuts[-1])]
@@ -132,20 +129,20 @@ def _replaced(data: memoryview, cuts: Ints, changed: Ints, texts: list[Buffer]) 
     return b"".join([*parts, data[at : int(cuts[-1])]])
 
 
-def _edges(spans: Spans, places: Ints) -> tuple[Ints, Ints]:
+def _edges(spans: Spans, places: Int64) -> tuple[Int64, Int64]:
     """Where spans begin and end in the texts of all documents."""
     before = np.repeat(places[:-1], np.diff(spans.offsets))
     return before + spans.starts, before + spans.ends
 
 
-def _within(places: Ints, edges: tuple[Ints, Ints]) -> Bools:
+def _within(places: Int64, edges: tuple[Int64, Int64]) -> Bools:
     """Which places lie in a span; every edge is a place, or the end."""
     begun, ended = (np.bincount(np.searchsorted(places, edge), minlength=len(places) + 1) for edge in edges)
     inside: Bools = np.cumsum(begun - ended)[:-1] > 0
     return inside
 
 
-def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.uint64]:
+def content_hash(documents: pl.DataFrame, key: str = "nfc") -> UInt64:
     """The same of what the rows say, where no model's template is known."""
     messages = Messages.of(documents)
     contents = canonical(messages.contents.fill_null(""), key)
@@ -161,17 +158,17 @@ def content_hash(documents: pl.DataFrame, key: str = "nfc") -> npt.NDArray[np.ui
     return _digests(_between(memoryview(data.data), places))
 
 
-def token_hash(tokens: TokenBatch) -> npt.NDArray[np.uint64]:
+def token_hash(tokens: TokenBatch) -> UInt64:
     """The same of documents that came tokenized: of their ids, and of which ones are trained."""
     marked = tokens.input_ids.astype("<u4") << 1 | (tokens.flags & TRAINED)
     return _digests(_between(marked.tobytes(), 4 * tokens.offsets), seed=1)
 
 
-def _between(data: Buffer, offsets: Ints) -> Iterator[Buffer]:
+def _between(data: Buffer, offsets: Int64) -> Iterator[Buffer]:
     return (data[a:b] for a, b in pairwise(offsets.tolist()))
 
 
-def _digests(parts: Iterable[Buffer], seed: int = 0) -> npt.NDArray[np.uint64]:
+def _digests(parts: Iterable[Buffer], seed: int = 0) -> UInt64:
     digest = xxhash.xxh3_128_digest
     digests = b"".join([digest(part, seed) for part in parts])
     return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
@@ -191,7 +188,7 @@ def canonical(contents: pl.Series, key: str) -> pl.Series:
     return contents
 
 
-def first_of_equal(hashes: Hashes, eligible: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+def first_of_equal(hashes: Hashes, eligible: Bools) -> Int32:
     """Position of the first eligible document with the same hash; -1 for that one, and where not eligible.
 
     Documents are sorted a range of hashes at a time: their order is all the memory that it takes besides the
@@ -211,7 +208,7 @@ def first_of_equal(hashes: Hashes, eligible: npt.NDArray[np.bool_]) -> npt.NDArr
     return partner
 
 
-def _first_of_some(high: UInt64, low: UInt64) -> npt.NDArray[np.int64]:
+def _first_of_some(high: UInt64, low: UInt64) -> Int64:
     """The same of a few, all of them eligible."""
     order = np.argsort(high)
     same = high[order[1:]] == high[order[:-1]]
@@ -226,7 +223,7 @@ def _first_of_some(high: UInt64, low: UInt64) -> npt.NDArray[np.int64]:
     return found
 
 
-def draw(hashes: Hashes, share: float | npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.bool_]:
+def draw(hashes: Hashes, share: float | Float64, seed: int) -> Bools:
     """Seeded choice of about `share` of all conversations; equal ones fall on the same side."""
     high, low = hashes
     chosen = np.empty(len(high), np.bool_)

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Bools, Int64
 from tokpack.errors import DataError, UsageError, reading
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import HELD_OUT, NO_TRAINED_TOKENS, OVER_BUDGET, OVERLONG, PAIR_DROPPED
@@ -45,7 +45,7 @@ MOST_BYTES = 1 << 28
 """Of a list: some thirty million documents."""
 MOST_NUMBER = 1 << 36
 
-Ids = npt.NDArray[np.int64]
+Ids = Int64
 
 
 @frozen
@@ -85,7 +85,7 @@ class KeepList:
         firsts = np.unique(self.doc_ids // PAIR_WIDTH) * PAIR_WIDTH
         return KeepList((firsts[:, None] + np.arange(PAIR_WIDTH)).ravel(), self.inputs, self.path)
 
-    def holds(self, doc_ids: Ids) -> npt.NDArray[np.bool_]:
+    def holds(self, doc_ids: Ids) -> Bools:
         return np.isin(doc_ids, self.doc_ids)
 
     def spare(self, documents: pl.DataFrame, before: int = 0) -> tuple[pl.DataFrame, dict[int, str]]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from tokpack.arrays import Bools, Int64
 from tokpack.frozen import frozen
 
 HOLDS_DATA = "content_is_json"
@@ -22,7 +23,7 @@ UNREAD_REASONING = "reasoning_is_unread"
 class Messages:
     """All messages of a batch in order; document i owns `offsets[i]:offsets[i + 1]`."""
 
-    offsets: npt.NDArray[np.int64]
+    offsets: Int64
     roles: pl.Series
     contents: pl.Series
 
@@ -33,12 +34,12 @@ class Messages:
         filled = documents.filter(documents["roles"].list.len() > 0)
         return Messages(offsets, filled["roles"].explode(), filled["contents"].explode())
 
-    def any(self, hit: pl.Series | npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def any(self, hit: pl.Series | Bools) -> Bools:
         """Per document: does `hit` hold for one of its messages?"""
         running = np.concatenate([[0], np.cumsum(np.asarray(hit, dtype=np.int64))])
         return running[self.offsets[1:]] > running[self.offsets[:-1]]
 
-    def lists(self, flat: pl.Series, keep: npt.NDArray[np.bool_] | None = None) -> pl.Series:
+    def lists(self, flat: pl.Series, keep: Bools | None = None) -> pl.Series:
         """Back to one list a document, of the messages that `keep` selects."""
         offsets = self.offsets
         if keep is not None:
@@ -47,7 +48,7 @@ class Messages:
         return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat.to_arrow())))
 
 
-def as_bool(series: pl.Series) -> npt.NDArray[np.bool_]:
+def as_bool(series: pl.Series) -> Bools:
     """A boolean column as numpy, null counted as false."""
     values: npt.NDArray[Any] = series.fill_null(False).to_numpy()
     return values.astype(bool)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from tokpack.arrays import Float64, Int32, Int64
 from tokpack.frozen import frozen
 from tokpack.schema import SEQUENTIAL
 from tokpack.settings.config import PlanConfig
 from tokpack.settings.plain import to_plain
 from tokpack.stages.plan import Plan
-from tokpack.stages.planners.deal import Float64, deal, deal_within, idle_share, row_costs, row_order
-from tokpack.stages.planners.layout import Int32, Int64
+from tokpack.stages.planners.deal import deal, deal_within, idle_share, row_costs, row_order
 
 
 @frozen(kw_only=True)

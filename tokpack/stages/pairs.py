@@ -7,10 +7,10 @@ the document at position p is at p ^ 1.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import xxhash
 
+from tokpack.arrays import Int32, Int64, UInt64
 from tokpack.on_disk.reasons import CHOSEN_EQUALS_REJECTED, PAIR_DROPPED
 from tokpack.ranges import range_indices
 from tokpack.schema import PAIR_WIDTH
@@ -40,9 +40,7 @@ def torn_pairs(documents: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     return torn, documents[other.filter(torn)].select(told).to_series()
 
 
-def drop_equal(
-    documents: pl.DataFrame, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
-) -> pl.DataFrame:
+def drop_equal(documents: pl.DataFrame, input_ids: Int32, offsets: Int64) -> pl.DataFrame:
     """Mark the pairs whose documents are written alike, whatever their rows say: reason
     `chosen_equals_rejected`."""
     lengths = np.diff(offsets)
@@ -57,13 +55,13 @@ def drop_equal(
     return documents.with_columns(documents["drop_reason"].clone().scatter(both, CHOSEN_EQUALS_REJECTED))
 
 
-def pair_groups(doc_ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+def pair_groups(doc_ids: Int64, copies: Int32) -> Int64:
     """A number for each pair, and for each copy of one: what is planned as one item."""
     pairs = doc_ids // PAIR_WIDTH
     return pairs + copies * (int(pairs.max(initial=0)) + 1)
 
 
-def pair_hash(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def pair_hash(hashes: UInt64) -> UInt64:
     """Both documents of a pair get the hash of the two: uint64[n, 2] -> uint64[n, 2]."""
     joined = np.ascontiguousarray(hashes.astype(">u8")).reshape(-1, 2 * PAIR_WIDTH)
     digests = b"".join(xxhash.xxh3_128_digest(row.tobytes()) for row in joined)

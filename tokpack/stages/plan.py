@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tokpack import plugins
+from tokpack.arrays import Int32, Int64
 from tokpack.errors import InternalError, TokpackError, UsageError
 from tokpack.ranges import counted_in
 from tokpack.stages.planners.bounds import ceil_bound, l2_bound
 from tokpack.stages.planners.deal import deal, idle_share, row_costs, row_order
-from tokpack.stages.planners.layout import Int32
 from tokpack.stages.planners.mix import Mix, Mixed, mix_figures, mixed_rows
 from tokpack.stages.planners.parts import Parted, Parts, part_figures, rows_apart
 
@@ -221,7 +221,7 @@ def check_input(lengths: npt.ArrayLike, capacity: int, seed: int, max_docs_per_r
 
 def group(
     lengths: Int32, pairs: npt.NDArray[Any], capacity: int, max_docs_per_row: int | None
-) -> tuple[Int32, npt.NDArray[np.int64], int | None]:
+) -> tuple[Int32, Int64, int | None]:
     """Items in order of their first document: (item lengths, item of each document, most items in a row)."""
     if pairs.shape != lengths.shape:
         raise UsageError(

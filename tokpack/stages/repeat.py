@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Int32
 from tokpack.schema import COPIES
 from tokpack.stages.dedup import Hashes, draw
 
 SALT = 0x5EED
 """Apart from the draw of the hold-out."""
-
-Int32 = npt.NDArray[np.int32]
 
 
 def copies_of(hashes: Hashes, source: npt.NDArray[np.integer[Any]], repeat: list[float], seed: int) -> Int32:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Bools, Float32, Float64, Int32, Int64, UInt64
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.stages.planners.layout import noise
 
@@ -28,10 +29,6 @@ SORTED: Final = 1 << 22
 PER_RANGE: Final = 64
 """Of a sample, in so many documents."""
 SLICE = 1 << 20
-
-Floats = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 def quality(documents: pl.DataFrame) -> pl.Series:
@@ -57,12 +54,12 @@ def quality(documents: pl.DataFrame) -> pl.Series:
 def select(
     *,
     lengths: Int64,
-    source: npt.NDArray[np.int32],
-    quality: npt.NDArray[np.float32],
+    source: Int32,
+    quality: Float32,
     repeats: Bools,
     eligible: Bools,
     budget: int,
-    weights: Floats,
+    weights: Float64,
     max_tokens: Int64,
     seed: int = 0,
 ) -> Bools:
@@ -102,9 +99,7 @@ def tokens_by_source(
     return tokens
 
 
-def best_first(
-    repeats: Bools, quality: npt.NDArray[np.float32], tie: npt.NDArray[np.uint64], positions: Int64
-) -> Iterator[Int64]:
+def best_first(repeats: Bools, quality: Float32, tie: UInt64, positions: Int64) -> Iterator[Int64]:
     """The positions as they are taken, about SORTED of them at a time: their order is never there as a whole.
 
     Those of one range of (repeats, quality, tie) come together; what parts the ranges is drawn from a sample.
@@ -120,19 +115,17 @@ def best_first(
         yield some[np.lexsort((tie[some], -quality[some], repeats[some]))]
 
 
-def _rank(
-    repeats: Bools, quality: npt.NDArray[np.float32], tie: npt.NDArray[np.uint64], at: Int64
-) -> npt.NDArray[np.uint64]:
+def _rank(repeats: Bools, quality: Float32, tie: UInt64, at: Int64) -> UInt64:
     """Their place among all, as far as 64 bits tell: repeats last, the better first (no quality is below 0),
     then by the tie."""
     bits = (quality[at] + np.float32(0)).view(np.int32)  # in the order of the floats
     worse = (np.int32(0x7FFFFFFF) - bits).astype(np.uint64) << np.uint64(32)
     last = repeats[at].astype(np.uint64) << np.uint64(63)
-    rank: npt.NDArray[np.uint64] = last | worse | tie[at] >> np.uint64(32)
+    rank: UInt64 = last | worse | tie[at] >> np.uint64(32)
     return rank
 
 
-def by_weight(weights: Floats, caps: Int64) -> Floats:
+def by_weight(weights: Float64, caps: Int64) -> Float64:
     """Shares of the sources: their tokens, but what those with a weight have is dealt by weight among them.
 
     Weights [3, 1, 0], tokens [500, 300, 200] -> shares [600, 200, 200].
@@ -144,7 +137,7 @@ def by_weight(weights: Floats, caps: Int64) -> Floats:
     return np.where(given, weights * scale, caps)
 
 
-def share_out(budget: int, caps: Int64, weights: Floats) -> Int64:
+def share_out(budget: int, caps: Int64, weights: Float64) -> Int64:
     """Split a budget by weights, no share over its cap; what is over goes to the others again."""
     quotas = np.zeros(len(caps), dtype=np.int64)
     for _ in range(len(caps)):

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.arrays import Bools, Int32, Int64, UInt8
 from tokpack.frozen import frozen
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
 
 
 @frozen

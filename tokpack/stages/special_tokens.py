@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Bools
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import SPECIAL_TOKEN
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.terminal.activity import in_number
-
-Bools = npt.NDArray[np.bool_]
 
 STRIPPED, INSIDE = "special_token_stripped", "special_token_inside"
 RENDERED_TEXT, RENDERED_CHAT = "rendered_already_text", "rendered_already_chat"

@@ -18,15 +18,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokpack.arrays import Bools, Float32, Int32, Int64, UInt8
 from tokpack.encoding.fast_proof import shown
 from tokpack.encoding.fast_tokenizer import FastTokenizer
-from tokpack.encoding.token_places import Bools, Encoded, text_buffers
+from tokpack.encoding.token_places import Encoded, text_buffers
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.schema import CONTENT, SEGMENT, TRAINED
-from tokpack.stages.render.pieces import Ints, Spans
+from tokpack.stages.render.pieces import Spans
 from tokpack.stages.render.render import Rendered
 
-Flags = npt.NDArray[np.uint8]
+Flags = UInt8
 
 _PROOF_ROWS = 4
 _PROOF_BYTES = 1 << 20
@@ -38,27 +39,25 @@ _PROOF_ROW_BYTES = 8192
 class TokenBatch:
     """Document i has `input_ids[offsets[i]:offsets[i + 1]]`; `flags` are bits of `tokpack.schema`."""
 
-    offsets: Ints
-    input_ids: npt.NDArray[np.int32]
+    offsets: Int64
+    input_ids: Int32
     flags: Flags
-    weights: npt.NDArray[np.float32] | None = None
+    weights: Float32 | None = None
     """By how much each token counts in the loss; None where all count in full."""
     stats: dict[str, int] = field(default_factory=dict)
     """Rows on the `fast` and on the `slow` path."""
 
 
-def weights_of(batch: TokenBatch) -> npt.NDArray[np.float32]:
+def weights_of(batch: TokenBatch) -> Float32:
     """By how much each token counts in the loss."""
     return np.ones(len(batch.input_ids), np.float32) if batch.weights is None else batch.weights
 
 
-def weighed(
-    offsets: Ints, flags: npt.NDArray[np.integer[Any]], weights: npt.NDArray[np.float32]
-) -> npt.NDArray[np.bool_]:
+def weighed(offsets: Int64, flags: npt.NDArray[np.integer[Any]], weights: Float32) -> Bools:
     """Which of the pieces between `offsets` have a label that counts by another weight than 1."""
     running = np.append(0, np.cumsum((weights != 1) & (flags & TRAINED > 0)))
     starts = np.minimum(offsets[:-1] + 1, offsets[1:])  # a first token has no label
-    found: npt.NDArray[np.bool_] = running[offsets[1:]] > running[starts]
+    found: Bools = running[offsets[1:]] > running[starts]
     return found
 
 
@@ -84,7 +83,7 @@ def tokenize(rendered: Rendered, tokenizer: Tokenizer) -> TokenBatch:
     return _add_edges(rendered, tokenizer, replace(batch, stats=stats))
 
 
-def _marked(rendered: Rendered, encoded: Encoded, rows: Ints) -> TokenBatch:
+def _marked(rendered: Rendered, encoded: Encoded, rows: Int64) -> TokenBatch:
     flags = flag_tokens(rendered, encoded, rows)
     return TokenBatch(encoded.offsets, encoded.ids, flags, _weigh_tokens(rendered, encoded, rows))
 
@@ -106,7 +105,7 @@ def _prove(rendered: Rendered, tokenizer: Tokenizer, fast: FastTokenizer) -> str
     return tokenizer.disproved(text, fast)
 
 
-def _replace_rows(batch: TokenBatch, rows: Ints, other: TokenBatch) -> TokenBatch:
+def _replace_rows(batch: TokenBatch, rows: Int64, other: TokenBatch) -> TokenBatch:
     """Put the documents of `other` in the place of `rows`: copies run by run, not row by row."""
     lengths = np.diff(batch.offsets)
     lengths[rows] = np.diff(other.offsets)
@@ -129,7 +128,7 @@ def _replace_rows(batch: TokenBatch, rows: Ints, other: TokenBatch) -> TokenBatc
     return TokenBatch(offsets, ids, flags, weights)
 
 
-def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
+def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Int64) -> Flags:
     """Flags of the encoded rows, `rows[i]` being row i's place in the rendered batch."""
     every, total = np.arange(len(rows)), len(encoded.ids)
     strict = ~rendered.plain[rows] if rendered.reference_masks else np.zeros(len(rows), bool)
@@ -143,7 +142,7 @@ def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
     return flags if rendered.segments is None else _mask_segments(flags, rendered, encoded, rows)
 
 
-def _mask_segments(flags: Flags, rendered: Rendered, encoded: Encoded, rows: Ints) -> Flags:
+def _mask_segments(flags: Flags, rendered: Rendered, encoded: Encoded, rows: Int64) -> Flags:
     """Flags with the segment of every trained token, and without those that are masked.
 
     A token belongs to the segment in which it begins. One that reaches into an answer is of the answer, and
@@ -168,7 +167,7 @@ def _mask_segments(flags: Flags, rendered: Rendered, encoded: Encoded, rows: Int
     return flags & ~masked
 
 
-def _within(encoded: Encoded, row: Ints, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+def _within(encoded: Encoded, row: Int64, starts: Int64, ends: Int64) -> tuple[Int64, Int64]:
     """Ranges of the tokens that lie whole within the spans, which are in order; touching ones are as one."""
     begins = np.ones(len(row), bool)
     begins[1:] = (row[1:] != row[:-1]) | (starts[1:] != ends[:-1])
@@ -176,7 +175,7 @@ def _within(encoded: Encoded, row: Ints, starts: Ints, ends: Ints) -> tuple[Ints
     return encoded.tokens_before(row[begins], starts[begins]), encoded.tokens_within(row[last], ends[last])
 
 
-def _weigh_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> npt.NDArray[np.float32] | None:
+def _weigh_tokens(rendered: Rendered, encoded: Encoded, rows: Int64) -> Float32 | None:
     """The weight of every token; that of one that two answers share is the first one's."""
     valued = rendered.weights
     if valued is None:
@@ -195,8 +194,8 @@ def _weigh_tokens(rendered: Rendered, encoded: Encoded, rows: Ints) -> npt.NDArr
 
 
 def _token_ranges(
-    rendered: Rendered, spans: Spans, encoded: Encoded, rows: Ints, chosen: Ints, strict: bool
-) -> tuple[Ints, Ints]:
+    rendered: Rendered, spans: Spans, encoded: Encoded, rows: Int64, chosen: Int64, strict: bool
+) -> tuple[Int64, Int64]:
     """Token ranges of all spans of the `chosen` encoded rows: (first token, one past the last).
 
     They hold every token that shares a byte with its span. `strict` follows transformers'
@@ -223,7 +222,7 @@ def _token_ranges(
     return first[keep], stop[keep]
 
 
-def _last_character(text: pa.LargeStringArray, rows: Ints, ends: Ints) -> Ints:
+def _last_character(text: pa.LargeStringArray, rows: Int64, ends: Int64) -> Int64:
     """Byte, relative to its document, at which the character that ends at `ends` begins."""
     offsets, data = text_buffers(text)
     place = ends - 1
@@ -235,7 +234,7 @@ def _last_character(text: pa.LargeStringArray, rows: Ints, ends: Ints) -> Ints:
     return place
 
 
-def _covered(ranges: tuple[Ints, Ints], total: int, bit: int) -> Flags:
+def _covered(ranges: tuple[Int64, Int64], total: int, bit: int) -> Flags:
     """`bit` for each of `total` tokens that lies in a range, else 0; as runs, which is a memset each."""
     start, stop = ranges
     order = np.argsort(start, kind="stable")
@@ -294,7 +293,7 @@ def _trained_edges(rendered: Rendered) -> tuple[Bools, Bools]:
     return whole, closed
 
 
-def _has(ids: npt.NDArray[np.int32], at: Ints, offsets: Ints, piece: npt.NDArray[np.int32]) -> Bools:
+def _has(ids: Int32, at: Int64, offsets: Int64, piece: Int32) -> Bools:
     """Which documents have `piece` at the place `at`; every document has an empty piece."""
     fits = (at >= offsets[:-1]) & (at + len(piece) <= offsets[1:])
     places = np.where(fits, at, 0)[:, None] + np.arange(len(piece))

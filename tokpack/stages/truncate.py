@@ -21,12 +21,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Bools, Int32, Int64
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import CHOSEN_EQUALS_REJECTED, NO_TRAINED_TOKENS, OVERLONG, PAIR_DROPPED
-from tokpack.ranges import Int64, copy_ranges, offsets_of
+from tokpack.ranges import copy_ranges, offsets_of
 from tokpack.schema import PAIR_WIDTH, TRAINED
 from tokpack.stages.normalize.token_rows import LABELED
 from tokpack.stages.pairs import drop_equal
@@ -42,7 +42,7 @@ class Pieces:
     documents: pl.DataFrame
     document: Int64
     """Position in the batch of each piece's document."""
-    number: npt.NDArray[np.int32]
+    number: Int32
     """0, 1, ... within a document."""
     tokens: TokenBatch
     trained: Int64
@@ -174,7 +174,7 @@ def _finish(
     )
 
 
-def drop_cut_alike(pieces: Pieces, wanted: npt.NDArray[np.bool_]) -> Pieces:
+def drop_cut_alike(pieces: Pieces, wanted: Bools) -> Pieces:
     """Without the pairs whose documents are the same once they are cut: reason `chosen_equals_rejected`.
     Those that are wanted, bool[documents], stay."""
     tokens, sizes = pieces.tokens, np.diff(pieces.tokens.offsets)

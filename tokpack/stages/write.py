@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.arrays import Bools, Float32, Int32, Int64, UInt8
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
 from tokpack.frozen import frozen
 from tokpack.on_disk.shards import ARROW, shard_writer
-from tokpack.ranges import Int64, counted_in, offsets_of
+from tokpack.ranges import counted_in, offsets_of
 from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, LOSS_WEIGHTS, PAIR_WIDTH, TRAINED
 from tokpack.settings.config import ShardFormat, WriteConfig
 
@@ -43,10 +44,10 @@ class FlatBatch(NamedTuple):
     """Tokens of a batch of pieces, end to end."""
 
     offsets: Int64
-    ids: npt.NDArray[np.int32]
-    marks: npt.NDArray[np.uint8] | npt.NDArray[np.int32]
+    ids: Int32
+    marks: UInt8 | Int32
     """The store's flags (uint8), or labels as they are (int32)."""
-    weights: npt.NDArray[np.float32] | None = None
+    weights: Float32 | None = None
     """By how much each token counts in the loss; None where all count in full."""
 
 
@@ -59,7 +60,7 @@ class RowContents:
     row_offsets: Int64
 
     @staticmethod
-    def of(row_of_piece: npt.NDArray[np.int32], rows_in_order: Int64) -> RowContents:
+    def of(row_of_piece: Int32, rows_in_order: Int64) -> RowContents:
         """Pieces keep input order within a row; rows come as `rows_in_order` says."""
         place = np.empty(len(rows_in_order), dtype=np.int32)
         place[rows_in_order] = np.arange(len(rows_in_order), dtype=np.int32)
@@ -75,11 +76,11 @@ class Placement:
     batch: npt.NDArray[np.signedinteger[Any]]
     index: npt.NDArray[np.signedinteger[Any]]
     """Record within the batch."""
-    length: npt.NDArray[np.int32]
+    length: Int32
     doc_id: npt.NDArray[np.signedinteger[Any]]
     number: npt.NDArray[np.signedinteger[Any]]
     copy: npt.NDArray[np.signedinteger[Any]]
-    desirable: npt.NDArray[np.bool_]
+    desirable: Bools
     """Of unpaired preferences: whether the answer is a good one; true of all other documents."""
 
 
@@ -201,7 +202,7 @@ def _gather(
     batches: Callable[[int], FlatBatch],
     schema: pa.Schema,
     rows: tuple[int, int],
-) -> tuple[pa.RecordBatch, npt.NDArray[np.int32]]:
+) -> tuple[pa.RecordBatch, Int32]:
     """Rows `first` to before `last` as one record batch, and their labels."""
     first, last = rows
     row_offsets = contents.row_offsets[first : last + 1] - contents.row_offsets[first]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokpack.arrays import Int32, Int64, UInt8
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
 from tokpack.errors import UsageError
@@ -31,7 +32,7 @@ from tokpack.on_disk.token_files import (
     npy_header,
     token_files_digest,
 )
-from tokpack.ranges import Int64, offsets_of
+from tokpack.ranges import offsets_of
 from tokpack.schema import COPIES, INDEX_SCHEMA, IS_DESIRABLE, LOSS_WEIGHTS, PIECES_SCHEMA, TOKEN_FILES
 from tokpack.settings.config import WriteConfig
 from tokpack.stages.write import (
@@ -48,7 +49,6 @@ from tokpack.stages.write import (
     write_shards,
 )
 
-Int32 = npt.NDArray[np.int32]
 Shared = tuple[Path, list[dict[str, Any]]]
 """An index packed dataset, and `file` and `sha256` of its token files."""
 SHARD = f"data-00000-of-00001.{INDEX}"
@@ -167,7 +167,7 @@ def _write_tokens(
 
 def _gather(
     first: Int64, pieces: Placement, batches: Callable[[int], FlatBatch], which: tuple[int, int]
-) -> tuple[tuple[int, int], Int32, npt.NDArray[np.uint8]]:
+) -> tuple[tuple[int, int], Int32, UInt8]:
     ids, trained = labeled_tokens(pieces, first[slice(*which)], batches)
     return which, ids, trained.view(np.uint8)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
+from tokpack.arrays import Int32, Int64
 from tokpack.cost import ApiPrice, api_cost, find_api, load_apis
 from tokpack.cost.money_budget import MoneyBudget, service_budget
 from tokpack.engine.local import ordered_map
@@ -244,7 +244,7 @@ def _write(run: Run, corpus: Corpus, shape: TextFormat, path: Path) -> None:
     """All kept rows, in input order; documents that the shape cannot hold are marked."""
     kept = corpus.docs.filter(corpus.docs["drop_reason"].is_null())
     rows = partial(_rows, run, corpus, shape, kept["doc_id"].to_numpy(), times_of(kept))
-    lost: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+    lost: list[Int64] = [np.empty(0, np.int64)]
     items = cut_input(run)
     doing = run.tell.doing("reading again and writing", run.input_bytes, "MB", MB)
     with path.open("wb") as file, doing as advance:
@@ -261,10 +261,10 @@ def _rows(
     run: Run,
     corpus: Corpus,
     shape: TextFormat,
-    kept: npt.NDArray[np.int64],
-    times: npt.NDArray[np.int32],
+    kept: Int64,
+    times: Int32,
     work: Work,
-) -> list[tuple[bytes, npt.NDArray[np.int64], int]]:
+) -> list[tuple[bytes, Int64, int]]:
     """Of each batch: lines of its kept documents, doc_ids of those that the shape cannot hold, and bytes of
     input. A document of a source that repeats is written `times` in a row.
 

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Bools
 from tokpack.errors import UsageError, near_matches
 from tokpack.frozen import frozen
 from tokpack.stages.messages import UNREAD_REASONING, Messages
@@ -62,7 +62,7 @@ def text_format(name: str) -> TextFormat:
     return FORMATS[name]
 
 
-def write_rows(documents: pl.DataFrame, shape: TextFormat) -> tuple[bytes, npt.NDArray[np.bool_]]:
+def write_rows(documents: pl.DataFrame, shape: TextFormat) -> tuple[bytes, Bools]:
     """(JSON lines in order, which documents the shape cannot hold)."""
     plain = documents.select((shape.plain & pl.col("extra").is_null()).fill_null(False)).to_series()
     by_columns = _lines(shape.columns(documents.filter(plain))) if plain.any() else []

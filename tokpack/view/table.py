@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from tokpack.arrays import Int64, UInt32
 from tokpack.errors import DataError, TokpackError, UsageError, reading
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import TRUNCATED, UNREADABLE
@@ -24,7 +25,7 @@ from tokpack.ranges import offsets_of
 from tokpack.schema import COPIES, IGNORE_INDEX
 
 PAGE = 50
-Order = npt.NDArray[np.uint32]
+Order = UInt32
 
 
 @frozen
@@ -60,7 +61,7 @@ class DocumentTable:
         return self.packed.mapped()
 
     @cached_property
-    def _first_rows(self) -> npt.NDArray[np.int64]:
+    def _first_rows(self) -> Int64:
         """The packed row that each batch begins with."""
         return offsets_of(np.array([batch.num_rows for batch in self.batches], np.int64))[:-1]
 

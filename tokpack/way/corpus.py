@@ -19,8 +19,8 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
+from tokpack.arrays import Bools, Int32, Int64
 from tokpack.on_disk.reasons import PAIR_DROPPED
-from tokpack.ranges import Int64
 from tokpack.stages.dedup import Hashes
 from tokpack.stages.keep import KeepList
 from tokpack.stages.normalize.passed_over import PassedOver, of_record, together
@@ -183,7 +183,7 @@ class Corpus:
         positions: Int64 = (groups[:, None] * self.width + np.arange(self.width)).ravel()
         return positions
 
-    def kept(self) -> npt.NDArray[np.bool_]:
+    def kept(self) -> Bools:
         return self.docs["drop_reason"].is_null().to_numpy()
 
     def hashes(self, width: int = 1) -> Hashes:
@@ -191,11 +191,11 @@ class Corpus:
         high, low = (self.docs[name].to_numpy()[::width] for name in HASHES)
         return high, low
 
-    def take_drawn(self) -> npt.NDArray[np.bool_]:
+    def take_drawn(self) -> Bools:
         """Which documents are drawn to be held out; the column leaves."""
         if schema.DRAWN not in self.docs.columns:
             return np.zeros(len(self.docs), np.bool_)
-        drawn: npt.NDArray[np.bool_] = self.docs.drop_in_place(schema.DRAWN).to_numpy()
+        drawn: Bools = self.docs.drop_in_place(schema.DRAWN).to_numpy()
         return drawn
 
     def forget_hashes(self) -> None:
@@ -233,7 +233,7 @@ class Corpus:
         index = [(own - start).astype(np.int32) for own, start in zip(firsts, self.starts, strict=False)]
         return document[first], StoredBatches(self.store, self.batches, index if self.batches else [])
 
-    def placed(self, chosen: npt.NDArray[np.bool_]) -> pl.DataFrame:
+    def placed(self, chosen: Bools) -> pl.DataFrame:
         """The pieces of the chosen documents, with their `number` in it, and where they lie: `batch`, `index`
         within it."""
         at = np.flatnonzero(chosen[self.pieces["document"].to_numpy()]).astype(np.int32)
@@ -248,7 +248,7 @@ class Corpus:
         del at
         return pieces.with_columns(pl.Series(name, own.pop(name)).shrink_dtype() for name in list(own))
 
-    def tokens_of(self, position: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.int32]:
+    def tokens_of(self, position: int, start: int = 0, end: int | None = None) -> Int32:
         """Content tokens of one stored document; empty when the store does not hold it.
 
         `start` and `end` are places among all of its tokens.
@@ -256,13 +256,13 @@ class Corpus:
         tokens, content = self._stored(position)
         return tokens[start:end][content[start:end]]
 
-    def messages_of(self, position: int, most: int) -> list[npt.NDArray[np.int32]]:
+    def messages_of(self, position: int, most: int) -> list[Int32]:
         """The first `most` content tokens of one stored document, parted where the template stood between."""
         tokens, content = self._stored(position)
         places = np.flatnonzero(content)[:most]
         return np.split(tokens[places], np.flatnonzero(np.diff(places) > 1) + 1)
 
-    def _stored(self, position: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    def _stored(self, position: int) -> tuple[Int32, Bools]:
         """All tokens of one document in the store, and which of them are content."""
         tokens, content = [np.empty(0, np.int32)], [np.empty(0, np.bool_)]
         first, last = np.searchsorted(self.pieces["document"].to_numpy(), [position, position + 1])
@@ -282,7 +282,7 @@ class StoredBatches(Sequence[SelectedTokens]):
 
     store: TokenStore
     keys: list[Key]
-    first: list[npt.NDArray[np.int32]]
+    first: list[Int32]
     """Of each batch: the records that begin a document."""
 
     def __len__(self) -> int:
@@ -301,7 +301,7 @@ def details_of(docs: pl.DataFrame, before: int = 0) -> pl.DataFrame:
     return docs.select(position.alias("position"), told).filter(told.is_not_null())
 
 
-def numbers_within(document: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+def numbers_within(document: Int32) -> Int32:
     """The number of each piece in its document: [4, 4, 4, 7] -> [0, 1, 2, 0]"""
     number = np.arange(len(document), dtype=np.int32)
     first = number.copy()

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Bools, Float64, Int64
 from tokpack.cost.money_budget import MoneyBudget
 from tokpack.errors import DataError, writing
 from tokpack.free_memory import free_bytes, own_bytes
@@ -103,9 +104,9 @@ class Near:
 
     threshold: float
     on: On
-    removed: npt.NDArray[np.int64]
-    partner: npt.NDArray[np.int64]
-    jaccard: npt.NDArray[np.float64]
+    removed: Int64
+    partner: Int64
+    jaccard: Float64
     bounded: int
     """Documents whose search was cut short: a partner of theirs may have been missed."""
     kept: dict[str, list[tuple[int, int]]]
@@ -175,7 +176,7 @@ def near_duplicates(run: Run, corpus: Corpus, threshold: float, on: On) -> Near:
 
 
 def _by_variant(
-    corpus: Corpus, positions: npt.NDArray[np.int64], batches: Sequence[SelectedTokens]
+    corpus: Corpus, positions: Int64, batches: Sequence[SelectedTokens]
 ) -> Sequence[SelectedTokens]:
     """Batches in which documents of another variant have other tokens, and so meet no equals. These lie in
     scratch files, 4 bytes a token, for as long as they are used."""
@@ -282,7 +283,7 @@ def _strings(value: Any) -> Iterator[str]:
 # Budget
 
 
-def _select(run: Run, corpus: Corpus, money: MoneyBudget | None, held: npt.NDArray[np.bool_]) -> Run:
+def _select(run: Run, corpus: Corpus, money: MoneyBudget | None, held: Bools) -> Run:
     """`held`: what would be held out of each, where money is to be spent on the rest."""
     config, width = run.config, corpus.width
     kept = corpus.kept()[::width]
@@ -318,7 +319,7 @@ def _select(run: Run, corpus: Corpus, money: MoneyBudget | None, held: npt.NDArr
     return run
 
 
-def _repeats(run: Run, corpus: Corpus) -> npt.NDArray[np.bool_]:
+def _repeats(run: Run, corpus: Corpus) -> Bools:
     """Which of the kept documents, or pairs, are loose near duplicates of an earlier one."""
     repeats = np.zeros(len(corpus.docs) // corpus.width, dtype=bool)
     found = near_duplicates(run, corpus, run.config.select.diversity, "all")
@@ -344,9 +345,9 @@ def _with_budget(
     run: Run,
     corpus: Corpus,
     money: MoneyBudget,
-    choose: Callable[..., npt.NDArray[np.bool_]],
+    choose: Callable[..., Bools],
     total: int,
-    held: npt.NDArray[np.bool_],
+    held: Bools,
 ) -> Run:
     """The run with the tokens that its dollars buy as its budget. What is held out is selected, but not
     billed."""

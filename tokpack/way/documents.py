@@ -12,9 +12,9 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import Int32, UInt64
 from tokpack.errors import DataError
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import TEMPLATE_ERROR
@@ -48,11 +48,11 @@ class Made:
 
     documents: pl.DataFrame
     tokens: TokenBatch
-    hashes: npt.NDArray[np.uint64]
+    hashes: UInt64
     """By which equal documents are found."""
-    lots: npt.NDArray[np.uint64]
+    lots: UInt64
     """By which documents are drawn: of bare messages it is that of their contents, whatever the template."""
-    variants: npt.NDArray[np.int32]
+    variants: Int32
     """As of `tokpack.stages.render.variants`."""
     quarantined: list[Quarantined]
     counters: dict[str, int] = field(default_factory=dict)

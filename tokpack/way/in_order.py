@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokpack.ranges import Int64, range_indices
-from tokpack.stages.planners.layout import Int32
+from tokpack.arrays import Int32, Int64
+from tokpack.ranges import range_indices
 from tokpack.stages.write import FlatBatch
 from tokpack.way.plan_part import Part
 

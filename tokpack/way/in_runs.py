@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.arrays import Int32, Int64
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
 from tokpack.frozen import frozen
-from tokpack.ranges import Int64, offsets_of
+from tokpack.ranges import offsets_of
 from tokpack.stages.scratch import Scratch
 from tokpack.stages.write import FlatBatch, Placement, RowContents, copy_pieces
 
@@ -55,7 +56,7 @@ class Runs:
     scratch: Scratch
     order: npt.NDArray[np.signedinteger[Any]]
     """Of `RowContents`: the pieces run by run, in the order of rows."""
-    length: npt.NDArray[np.int32]
+    length: Int32
     """Of the pieces."""
     starts: Int64
     """Of each run: its first place in `order`; then the end."""
@@ -108,7 +109,7 @@ def in_runs(
     return replace(pieces, batch=run, index=index), lru_cache(maxsize=2)(found.batch)
 
 
-def run_starts(contents: RowContents, length: npt.NDArray[np.int32], tokens: int) -> Int64:
+def run_starts(contents: RowContents, length: Int32, tokens: int) -> Int64:
     """The first place of each run in `contents.order`, and the end: a row is in the run where it begins."""
     if not len(contents.order):
         return np.zeros(1, np.int64)
@@ -132,7 +133,7 @@ def _put(
     writers: Iterable[Callable[[int, npt.NDArray[Any]], None]],
     values: list[npt.NDArray[Any]],
     place: Int64,
-    length: npt.NDArray[np.int32],
+    length: Int32,
 ) -> None:
     """The pieces, end to end in `values`, to their places, which rise; neighbors are written together."""
     ends = offsets_of(length)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
+from tokpack.arrays import Int64
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import HELD_OUT
 from tokpack.run import Run
@@ -16,7 +17,6 @@ from tokpack.stages.normalize.documents import DESIRABLE
 from tokpack.stages.order import Dealt, order_rows
 from tokpack.stages.pairs import pair_groups
 from tokpack.stages.plan import Plan, make_plan
-from tokpack.stages.planners.layout import Int64
 from tokpack.stages.planners.mix import Mix
 from tokpack.stages.planners.parts import parts_of
 from tokpack.stages.repeat import with_copies

@@ -28,11 +28,11 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
+from tokpack.arrays import Int64
 from tokpack.errors import DataError, UsageError
 from tokpack.files.durable import part_of, sync_file, sync_folder, write_durably
 from tokpack.files.own_files import is_store_file, remove_own
 from tokpack.frozen import frozen
-from tokpack.ranges import Int64
 from tokpack.schema import STORE_SCHEMA, STORED_WEIGHTS
 from tokpack.stages.read.unchanged import Stamp
 from tokpack.stages.scratch import advise

@@ -50,15 +50,15 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from tokpack.arrays import Bools, Float64, Int64
 from tokpack.engine import default_workers
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.near_dup.steps import Search, join_step, prefix_step
 from tokpack.stages.scratch import Scratch
-from tokpack.stages.selected_tokens import Bools, Int64, SelectedTokens
+from tokpack.stages.selected_tokens import SelectedTokens
 
 CANDIDATE_LIMIT: Final = 10_000
 SHORT: Final = 10
@@ -78,7 +78,7 @@ class NearDuplicates:
 
     partner: Int64
     """Position of the kept document that a removed one repeats, -1 for a kept one."""
-    parts: npt.NDArray[np.float64]
+    parts: Float64
     """float64[documents, 2], similarity to the partner of the prompt and of the answer; the same twice where
     documents are compared as one. 0 for a kept document."""
     bounded: Bools
@@ -91,9 +91,9 @@ class NearDuplicates:
     seconds: float
 
     @property
-    def jaccard(self) -> npt.NDArray[np.float64]:
+    def jaccard(self) -> Float64:
         """Exact similarity to the partner, of the part that has less of it; 0 for a kept document."""
-        least: npt.NDArray[np.float64] = self.parts.min(axis=1)
+        least: Float64 = self.parts.min(axis=1)
         return least
 
     @property

@@ -10,12 +10,12 @@ from threading import Lock
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from tokpack.arrays import Bools, Float64, Int32, Int64, UInt8, UInt32, UInt64
 from tokpack.engine.local import ordered_map
 from tokpack.frozen import frozen
 from tokpack.stages.scratch import Scratch
-from tokpack.stages.selected_tokens import Bools, Int32, Int64, SelectedTokens, UInt8
+from tokpack.stages.selected_tokens import SelectedTokens
 
 CHUNK: Final = 1 << 16
 """Documents that are joined with an earlier block at once on a core."""
@@ -27,9 +27,6 @@ AT_ONCE: Final = 8
 """After so many pieces of work the pages of scratch files are let go."""
 LEAST_SLOTS: Final = 1 << 10
 """Of a table in memory."""
-
-UInt32 = npt.NDArray[np.uint32]
-UInt64 = npt.NDArray[np.uint64]
 
 
 @frozen
@@ -109,7 +106,7 @@ class JoinedSets:
     """As in `NearDuplicates`."""
 
     partner: Int64
-    parts: npt.NDArray[np.float64]
+    parts: Float64
     bounded: Bools
     kind: Int64
     alike: Int64

@@ -15,8 +15,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokpack.arrays import Int64
 from tokpack.frozen import frozen
-from tokpack.ranges import Int64, copy_ranges, offsets_of, range_indices
+from tokpack.ranges import copy_ranges, offsets_of, range_indices
 from tokpack.schema import CONTENT, IGNORE_INDEX, TRAINED
 from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA, Normalized, Quarantined
 from tokpack.stages.normalize.json_lines import read_json_lines

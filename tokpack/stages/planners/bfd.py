@@ -21,7 +21,8 @@ from operator import mul
 
 import numpy as np
 
-from tokpack.stages.planners.layout import UNLIMITED, Int32, Strips, histogram, rows_of_documents
+from tokpack.arrays import Int32
+from tokpack.stages.planners.layout import UNLIMITED, Strips, histogram, rows_of_documents
 from tokpack.stages.planners.row_by_row import row_by_row_strips
 
 FEW_SIZES = 32_768

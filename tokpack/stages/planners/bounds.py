@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from tokpack.stages.planners.layout import Int32
+from tokpack.arrays import Int32, Int64
 
 
 def ceil_bound(lengths: Int32, capacity: int, max_docs_per_row: int | None = None) -> int:
@@ -44,6 +43,6 @@ def l2_bound(lengths: Int32, capacity: int) -> int:
     return int(documents[-1] - documents[half] + extra.max())
 
 
-def running(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def running(values: Int64) -> Int64:
     """Running sum with a zero in front: sum(values[a:b]) == running[b] - running[a]."""
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)))

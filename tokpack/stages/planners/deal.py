@@ -8,13 +8,11 @@ together.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from tokpack.arrays import Float64, Int32, Int64
 from tokpack.errors import UsageError
 from tokpack.stages.planners.even import even_out
-from tokpack.stages.planners.layout import Int32, Int64, noise
-
-Float64 = npt.NDArray[np.float64]
+from tokpack.stages.planners.layout import noise
 
 LONGEST_RUN = 7
 """Neighboring hands that may enter a step together: their spreads cancel out, at some cost in mixing."""

@@ -10,11 +10,8 @@ taken: with integral costs every machine comes to the same exchanges.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from tokpack.stages.planners.layout import Int64
-
-Float64 = npt.NDArray[np.float64]
+from tokpack.arrays import Float64, Int64
 
 ROUNDS = 4
 """Exchanges within a step: at most this many for each rank."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokpack.stages.planners.layout import Int32
+from tokpack.arrays import Int32
 
 BLOCK = 1 << 16
 

@@ -13,10 +13,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from tokpack.arrays import Int32, Int64, UInt64
 
 UNLIMITED = 1 << 62
 """Documents a row may take where no `max_docs_per_row` is set."""
@@ -46,7 +44,7 @@ STREAMS = ("documents", "rows", "runs", "mix", "parts")
 """One seed, several shuffles: each has a stream of its own."""
 
 
-def noise(count: int, seed: int, stream: str) -> npt.NDArray[np.uint64]:
+def noise(count: int, seed: int, stream: str) -> UInt64:
     """`count` seeded 64-bit words. PCG64's raw stream is the same in every NumPy and on every machine."""
     return np.random.PCG64([STREAMS.index(stream), seed]).random_raw(count)
 
@@ -80,7 +78,7 @@ def histogram(lengths: Int32, seed: int) -> Histogram:
     return Histogram(keys.view(np.int64), sizes, counts)
 
 
-def _begins(keys: npt.NDArray[np.uint64], low: int, shift: np.uint64) -> Int64:
+def _begins(keys: UInt64, low: int, shift: np.uint64) -> Int64:
     """Where in a block, and where it begins, the top of a key is another than before."""
     tops = keys[max(0, low - 1) : low + BLOCK] >> shift
     begins = np.flatnonzero(tops[1:] != tops[:-1]) + max(1, low)

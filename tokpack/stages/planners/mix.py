@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.arrays import Int32, Int64
 from tokpack.frozen import frozen
-from tokpack.stages.planners.layout import Int32, Int64, noise
+from tokpack.stages.planners.layout import noise
 
 TRIES = 8
 """Plans of one step, at most."""

@@ -22,18 +22,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokpack.arrays import Float64, Int32, Int64
 from tokpack.frozen import frozen
 from tokpack.stages.planners.bounds import ceil_bound, l2_bound
 from tokpack.stages.planners.layout import (
     UNLIMITED,
     Histogram,
-    Int32,
-    Int64,
     histogram,
     rows_of_documents,
     strips_of_patterns,
 )
-from tokpack.stages.planners.program import Float64, Problem, Program, RowPatterns, completions, load_highspy
+from tokpack.stages.planners.program import Problem, Program, RowPatterns, completions, load_highspy
 from tokpack.stages.planners.xfill import fill_rows, xfill
 
 EXACT_SIZES, ROUNDED_SIZES = 1024, 640

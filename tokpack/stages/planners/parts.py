@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokpack.arrays import Int32, Int64
 from tokpack.frozen import frozen
-from tokpack.stages.planners.layout import Int32, Int64, noise
+from tokpack.stages.planners.layout import noise
 
 ZONES = 16
 
@@ -30,7 +31,7 @@ class Parts:
     """Part of each document."""
     count: int
 
-    def of(self, item_of_doc: npt.NDArray[np.int64]) -> Parts:
+    def of(self, item_of_doc: Int64) -> Parts:
         """The same of groups of documents: `item_of_doc` numbers them in order of their first document."""
         return Parts(self.of_doc[np.unique(item_of_doc, return_index=True)[1]], self.count)
 

@@ -6,13 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tokpack.arrays import Float64, Int32, Int64
 from tokpack.errors import UsageError
 from tokpack.stages.compiled import jit
-from tokpack.stages.planners.layout import Int32, Int64
-
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass

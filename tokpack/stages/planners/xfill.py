@@ -15,16 +15,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from tokpack.arrays import Int32, Int64
 from tokpack.stages.compiled import jit
 from tokpack.stages.planners.bfd import FEW_SIZES, best_fit_strips
-from tokpack.stages.planners.layout import (
-    UNLIMITED,
-    Int32,
-    Int64,
-    histogram,
-    rows_of_documents,
-    strips_of_patterns,
-)
+from tokpack.stages.planners.layout import UNLIMITED, histogram, rows_of_documents, strips_of_patterns
 
 SCARCE = 0.1
 """Space counts as fillable if documents above the shortest tenth can fill it: the shortest are scarce."""

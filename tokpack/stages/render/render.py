@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tokpack.encoding.token_places import Bools
+from tokpack.arrays import Bools
 from tokpack.errors import UsageError
 from tokpack.schema import SEGMENTS
 from tokpack.stages.render.chat_template import RenderError

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokpack.encoding.token_places import Bools
+from tokpack.arrays import Bools
 from tokpack.stages.render.chat_template import Explicit, RenderError
 from tokpack.stages.render.pieces import ChatShape, Ints, is_columnar
 from tokpack.stages.render.reference import add_fields, plain_shape, read_extra, to_messages

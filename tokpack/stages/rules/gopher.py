@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+
+from tokpack.arrays import Bools, UInt32, UInt64
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
@@ -43,7 +44,7 @@ def _beyond_gopher(answers: pl.Series, min_words: int) -> pl.Series:
     return pl.Series(bad)
 
 
-def _repeated_line_hits(lines: pl.DataFrame, count: int) -> npt.NDArray[np.bool_]:
+def _repeated_line_hits(lines: pl.DataFrame, count: int) -> Bools:
     number = lines["number"].to_numpy()
     again = _seen_before(number, lines["part"].hash(0).to_numpy())
     chars = lines["part"].str.len_chars().to_numpy()
@@ -52,7 +53,7 @@ def _repeated_line_hits(lines: pl.DataFrame, count: int) -> npt.NDArray[np.bool_
     return (of_lines > LINE_LIMIT) | (of_chars > LINE_CHARS_LIMIT)
 
 
-def _ngram_hits(words: pl.DataFrame, count: int) -> npt.NDArray[np.bool_]:
+def _ngram_hits(words: pl.DataFrame, count: int) -> Bools:
     number = words["number"].to_numpy()
     chars = words["part"].str.len_chars().to_numpy().astype(np.int64)
     ids = words["part"].hash(0).to_numpy()
@@ -81,12 +82,12 @@ def _ngram_hits(words: pl.DataFrame, count: int) -> npt.NDArray[np.bool_]:
     return hit
 
 
-def _seen_before(number: npt.NDArray[np.uint32], hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def _seen_before(number: UInt32, hashes: UInt64) -> Bools:
     """Whether the same hash stood earlier in the same answer."""
     return ~pl.Series(hashes ^ (number + np.uint64(1)) * _PRIME).is_first_distinct().to_numpy()
 
 
-def _covered(starts: npt.NDArray[np.bool_], size: int, count: int) -> npt.NDArray[np.bool_]:
+def _covered(starts: Bools, size: int, count: int) -> Bools:
     """Which of `count` words lie in an n-gram that begins at a marked start."""
     change = np.zeros(count + 1, dtype=np.int64)
     np.add.at(change, np.flatnonzero(starts), 1)

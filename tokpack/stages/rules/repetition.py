@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from tokpack.arrays import UInt32
 from tokpack.stages.rules.vectors import among
 
 PROBE = 12
@@ -93,7 +93,7 @@ def has_loop(
     return False
 
 
-def loop_around(text: str, letters: npt.NDArray[np.uint32], at: int) -> tuple[int, int, int]:
+def loop_around(text: str, letters: UInt32, at: int) -> tuple[int, int, int]:
     """Start, stop and period of the periodic run through `at`; the period is 0 where nothing recurs.
 
     The period is the way to the next place where the probe at `at` stands again.
