@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokpack.errors import SettingError
 
 if TYPE_CHECKING:
-    from tokpack.settings.config import Config
+    from tokpack.settings.config import Config, CostConfig, PlanConfig, SourceConfig
 
 UNMIXED = ("sequential", "optimal")
 """Planners that make no steps: one keeps input order, the other takes all documents at once."""
@@ -21,10 +21,31 @@ MOST_RANKS = 1_000_000
 MOST_PARTS = 4096
 MOST_SHARD_MB = 1 << 20
 
+Check = tuple[bool, str, str]
+"""Whether all is well, the key, and what it may be."""
+
 
 def check_limits(config: Config) -> None:
     """Raises SettingError naming the key."""
-    checks = [
+    if not 0 <= config.seed < MOST_NUMBER:
+        raise SettingError(
+            f"{{name}} cannot be {config.seed}", where="seed", hint=f"give 0 to {MOST_NUMBER - 1:,}"
+        )
+    for number, source in enumerate(config.source):
+        _check_source(source, f"source[{number}]")
+    if config.select.budget and config.select.budget_usd:
+        raise SettingError(
+            "a budget in tokens and one in dollars", where="select.budget_usd", hint="leave one of them out"
+        )
+    _check_segments(config.render.loss_mask.split(",") if config.render.loss_mask else [])
+    for ok, key, wanted in [*_of_data(config), *_of_plan(config.plan), *_of_cost(config.cost)]:
+        if not ok:
+            value = attrgetter(key)(config)
+            raise SettingError(f"{{name}} cannot be {value}", where=key, hint=f"give {wanted}")
+
+
+def _of_data(config: Config) -> list[Check]:
+    return [
         (
             2 <= config.truncate.max_length <= MOST_TOKENS,
             "truncate.max_length",
@@ -50,86 +71,84 @@ def check_limits(config: Config) -> None:
         ),
         (0 <= config.select.budget_usd < float("inf"), "select.budget_usd", "dollars, 0 or more"),
         (0 < config.select.diversity <= 1, "select.diversity", "a similarity above 0, at most 1"),
+    ]
+
+
+def _of_plan(plan: PlanConfig) -> list[Check]:
+    return [
         (
-            0 <= config.plan.max_docs_per_row <= MOST_TOKENS,
+            0 <= plan.max_docs_per_row <= MOST_TOKENS,
             "plan.max_docs_per_row",
             f"0 (no limit) to {MOST_TOKENS:,}",
         ),
-        (1 <= config.plan.rows_per_step <= MOST_RANKS, "plan.rows_per_step", f"1 to {MOST_RANKS:,}"),
-        (0 <= config.plan.world_size <= MOST_RANKS, "plan.world_size", f"0 to {MOST_RANKS:,}"),
+        (1 <= plan.rows_per_step <= MOST_RANKS, "plan.rows_per_step", f"1 to {MOST_RANKS:,}"),
+        (0 <= plan.world_size <= MOST_RANKS, "plan.world_size", f"0 to {MOST_RANKS:,}"),
         (
-            config.plan.rows_per_step == 1 or config.plan.world_size > 0 or config.plan.mix_per_step,
+            plan.rows_per_step == 1 or plan.world_size > 0 or plan.mix_per_step,
             "plan.rows_per_step",
             "plan.world_size (--world-size) as well: rows are dealt to that many ranks",
         ),
         (
-            not config.plan.mix_per_step or config.plan.rows_per_step * max(1, config.plan.world_size) > 1,
+            not plan.mix_per_step or plan.rows_per_step * max(1, plan.world_size) > 1,
             "plan.mix_per_step",
             "plan.rows_per_step (--rows-per-step) as well: one row is no mix",
         ),
         (
-            not config.plan.mix_per_step or config.plan.planner not in UNMIXED,
+            not plan.mix_per_step or plan.planner not in UNMIXED,
             "plan.mix_per_step",
             "another planner than `sequential`, which keeps input order, and `optimal`, which takes all "
             "documents at once",
         ),
-        (1 <= config.plan.parts <= MOST_PARTS, "plan.parts", f"1 to {MOST_PARTS:,}"),
+        (1 <= plan.parts <= MOST_PARTS, "plan.parts", f"1 to {MOST_PARTS:,}"),
         (
-            config.plan.parts == 1 or config.plan.planner != "sequential",
+            plan.parts == 1 or plan.planner != "sequential",
             "plan.parts",
             "1 with the planner `sequential`, which takes the token store in its order already",
         ),
         (
-            config.plan.parts == 1 or not config.plan.mix_per_step,
+            plan.parts == 1 or not plan.mix_per_step,
             "plan.parts",
             "1 with --mix-per-step, whose steps draw from the whole of each source",
         ),
-        (0 <= config.plan.token_cost < MOST_NUMBER, "plan.token_cost", "0 or more"),
+        (0 <= plan.token_cost < MOST_NUMBER, "plan.token_cost", "0 or more"),
         (
-            config.plan.world_size == 0
-            or (config.plan.world_size > 0 and config.plan.planner != "sequential"),
+            not plan.world_size or plan.planner != "sequential",
             "plan.world_size",
             "0 or more, and 0 with the planner `sequential`, whose order dealing would undo",
         ),
-        ((config.cost.gpu_price or 0) >= 0, "cost.gpu_price", "dollars per hour, 0 or more"),
-        (config.cost.gpu_count >= 1, "cost.gpu_count", "1 or more"),
-        (config.cost.rank >= 1, "cost.rank", "1 or more"),
-        (config.cost.epochs > 0, "cost.epochs", "more than 0"),
-        (config.cost.batch_size >= 1, "cost.batch_size", "1 or more"),
-        (config.cost.accumulation >= 1, "cost.accumulation", "1 or more"),
-        (config.cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
+    ]
+
+
+def _of_cost(cost: CostConfig) -> list[Check]:
+    return [
+        ((cost.gpu_price or 0) >= 0, "cost.gpu_price", "dollars per hour, 0 or more"),
+        (cost.gpu_count >= 1, "cost.gpu_count", "1 or more"),
+        (cost.rank >= 1, "cost.rank", "1 or more"),
+        (cost.epochs > 0, "cost.epochs", "more than 0"),
+        (cost.batch_size >= 1, "cost.batch_size", "1 or more"),
+        (cost.accumulation >= 1, "cost.accumulation", "1 or more"),
+        (cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
         (
-            not config.cost.mfu or _is_range(config.cost.mfu),
+            not cost.mfu or _is_range(cost.mfu),
             "cost.mfu",
             "two shares between 0 and 1, low first",
         ),
     ]
-    if not 0 <= config.seed < MOST_NUMBER:
+
+
+def _check_source(source: SourceConfig, where: str) -> None:
+    if not 0 <= source.max_tokens < MOST_NUMBER:
         raise SettingError(
-            f"{{name}} cannot be {config.seed}", where="seed", hint=f"give 0 to {MOST_NUMBER - 1:,}"
+            f"{{name}} cannot be {source.max_tokens}",
+            where=f"{where}.max_tokens",
+            hint="give a number of tokens; 0: no limit",
         )
-    for number, source in enumerate(config.source):
-        if not 0 <= source.max_tokens < MOST_NUMBER:
-            raise SettingError(
-                f"{{name}} cannot be {source.max_tokens}",
-                where=f"source[{number}].max_tokens",
-                hint="give a number of tokens; 0: no limit",
-            )
-        if not 1 <= source.repeat <= MOST_COPIES:
-            raise SettingError(
-                f"{{name}} cannot be {source.repeat:g}",
-                where=f"source[{number}].repeat",
-                hint=f"give 1 to {MOST_COPIES}; max_tokens takes less of a source",
-            )
-    if config.select.budget and config.select.budget_usd:
+    if not 1 <= source.repeat <= MOST_COPIES:
         raise SettingError(
-            "a budget in tokens and one in dollars", where="select.budget_usd", hint="leave one of them out"
+            f"{{name}} cannot be {source.repeat:g}",
+            where=f"{where}.repeat",
+            hint=f"give 1 to {MOST_COPIES}; max_tokens takes less of a source",
         )
-    _check_segments(config.render.loss_mask.split(",") if config.render.loss_mask else [])
-    for ok, key, wanted in checks:
-        if not ok:
-            value = attrgetter(key)(config)
-            raise SettingError(f"{{name}} cannot be {value}", where=key, hint=f"give {wanted}")
 
 
 def _check_segments(segments: list[str]) -> None:
