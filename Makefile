@@ -13,7 +13,7 @@ COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib tokpack trainer_plugi
 export HF_HUB_OFFLINE = 1
 export TOKPACK_SMOLLM2 ?= $(MODEL)
 
-.PHONY: demo test matrix fuzz crash check fix bench docs clean
+.PHONY: demo test matrix fuzz fuzz-chats crash check fix bench docs clean
 
 demo: $(USER_STAMP) $(MODEL)/config.json
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh "$(MODEL)" demo
@@ -28,6 +28,9 @@ matrix: $(DEV_STAMP) $(MODEL)/config.json
 
 fuzz: $(DEV_STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/fuzz_rows.py --rows $(or $(ROWS),1000000) --tokenizer "$(MODEL)"
+
+fuzz-chats: $(DEV_STAMP)
+	$(BIN)/python tests/fuzz_chats.py --chats $(or $(CHATS),500)
 
 crash: $(DEV_STAMP) $(MODEL)/config.json
 	$(BIN)/python tests/crash_suite.py --tokenizer "$(MODEL)" $(if $(TRIES),--tries $(TRIES))

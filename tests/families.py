@@ -102,7 +102,12 @@ def stock(name: str) -> str:
 
 
 OPENERS = {
-    "deepseekv3": ("<｜Assistant｜>", "<｜tool▁outputs▁end｜>"),
+    "deepseekv3": (
+        "<｜Assistant｜><think>\n",
+        "<｜Assistant｜><think>",
+        "<｜Assistant｜>",
+        "<｜tool▁outputs▁end｜>",
+    ),
     "deepseek_r1_distill": ("<｜Assistant｜>", "<｜tool▁outputs▁end｜>"),
     "gptoss": ("<|start|>assistant",),
     "muse_glimmer": ("<|start|>assistant",),
@@ -263,6 +268,11 @@ _MARKER = re.compile(
 )
 
 
+def without_markers(text: str) -> str:
+    """What a turn holds beside special tokens and white space."""
+    return _MARKER.sub("", text.replace("</s>", "")).strip()
+
+
 @cache
 def markers() -> tuple[str, ...]:
     """What the families' models have as special tokens."""
@@ -335,7 +345,7 @@ def trained_by_tokpack(mask: list[int], tokens: list[str], name: str) -> tuple[l
         end = high
         while end > start and not tokens[end - 1].strip():
             end -= 1
-        if _MARKER.sub("", "".join(tokens[start:end]).replace("</s>", "")).strip() == "":
+        if not without_markers("".join(tokens[start:end])):
             empty, end = empty + 1, start
         kept[low:start] = [0] * (start - low)
         kept[end:high] = [0] * (high - end)

@@ -35,6 +35,7 @@ CHATS = {
     "reasoning and call": ([ASK, {**families.calling(CALL), **families.THOUGHT}], families.TOOLS),
     "empty block": ([ASK, {**TELL, "content": "<think>\n\n</think>\n\nOnly me."}], None),
     "unopened": ([ASK, {**TELL, "content": "A name?</think>Only me."}], None),
+    "a letter beside a call": ([ASK, {**families.calling(CALL), "content": "a"}], families.TOOLS),
 }
 needs_trl = pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
 
@@ -138,6 +139,10 @@ WANTED = {
         ("tool_calls", CALLED.replace("arguments", "parameters")),
         ("say", "<|eot_id|>"),
     ],
+    ("llama3_1", "a letter beside a call"): [
+        ("tool_calls", CALLED.replace("arguments", "parameters")),
+        ("say", "<|eot_id|>"),
+    ],
     ("gemma4", "reasoning and call"): [
         ("thinking", "<|channel>thought\nThe user wants a name.\n<channel|>"),
         (
@@ -154,6 +159,16 @@ WANTED = {
 def test_segments_are_those_a_reader_would_mark(case, tokenizer):
     name, kind = case
     assert pieces(with_template(tokenizer, families.stock(name)), CHATS[kind]) == WANTED[case]
+
+
+@needs_trl
+def test_a_call_is_not_found_where_the_template_has_a_word_like_its_name(tokenizer):
+    tokenizer = with_template(tokenizer, families.stock("gemma4"))
+    made = {"type": "function", "function": {"name": "turn", "arguments": {}}}
+    chat = [ASK, {**TELL, "tool_calls": [made]}, {"role": "tool", "name": "turn", "content": "Sun"}]
+    _, tokens = labelled(tokenizer, frame([document(chat)]), "none")
+    calls = tokens.input_ids[tokens.flags // SEGMENT == SEGMENTS.index("tool_calls") + 1]
+    assert tokenizer.decode(calls.tolist()) == "<|tool_call>call:turn{}<tool_call|>"
 
 
 word = st.text("ab <>/\n\u00e9", max_size=6)

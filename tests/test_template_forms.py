@@ -129,12 +129,14 @@ def test_a_content_that_the_template_leaves_out_is_an_error_with_message_and_rol
     chats = [
         [{"role": "system", "content": "Be good"}, ASK, TELL],
         [ASK, calling(OBJECT, content=""), {"role": "tool", "content": "Sun"}, TELL],
+        [ASK, calling(OBJECT, content=""), {"role": "tool", "content": "s"}, TELL],  # `<user>` has the letter
         [ASK, TELL],
     ]
     result = rendered(folder, known, *chats)
     assert result.errors == {
         0: "the template leaves out the content of message 1 (system)",
         1: "the template leaves out the content of message 3 (tool)",
+        2: "the template leaves out the content of message 3 (tool)",
     }
 
 
@@ -150,6 +152,23 @@ def test_calls_and_reasoning_that_the_template_never_reads_are_counted_and_empty
     }
     assert trained(result, 0) == trained(result, 4) == ["Fine.<|im_end|>"]
     assert trained(result, 6) == ["One moment<|im_end|>"]
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("name", ["e", "assistant", "im_end"])
+def test_calls_and_reasoning_are_not_taken_for_written_because_the_template_has_words_like_them(
+    folder, rows, name
+):
+    silent = [ASK, calling(OBJECT, content="", reasoning_content=f" {name}\n"), TELL]
+    silent[1]["tool_calls"][0]["function"]["name"] = name
+    result = rendered(folder, template("smollm2", tagged=False), *[silent] * rows)
+    counters = ("tool_calls_not_rendered", "reasoning_not_rendered", "turns_left_empty")
+    assert result.told == dict.fromkeys(counters, rows)
+    assert trained(result, 0) == ["Fine.<|im_end|>"]
+    talking = AS_JSON.replace("{{ m.content", "{{ m.reasoning_content | default('') | trim }}{{ m.content")
+    result = rendered(folder, talking, *[silent] * rows)
+    assert result.told == {}
+    assert trained(result, 0) == [f"{name}[{name} {TEXT}]</s>", "Fine.</s>"]
 
 
 @pytest.mark.parametrize("rows", [1, 5])
@@ -192,6 +211,25 @@ def test_think_blocks_that_the_template_takes_away_are_counted_and_what_is_left_
             ["Fine.</s>"],
             ["Fine.</s>", "Fine.</s>"],
         ]
+
+
+def test_a_content_of_which_the_template_keeps_nothing_is_an_error_where_its_beginning_is_looked_at(folder):
+    gone = {"role": "assistant", "content": "<|channel>thought"}
+    result = rendered(
+        folder, families.stock("gemma4"), [ASK, gone], [ASK, {**TELL, "content": "So.<|channel>x"}]
+    )
+    assert result.errors == {0: "the template leaves out the content of message 2 (assistant)"}
+    assert trained(result, 1) == ["So.<turn|>"]
+
+
+def test_the_end_of_an_answer_left_empty_is_not_trained_as_that_of_the_call_before(folder):
+    answer = {"role": "tool", "name": "look", "content": "Sun"}
+    empty = {"role": "assistant", "content": "", "reasoning_content": "No more."}
+    result = rendered(
+        folder, families.stock("gemma4"), [ASK, calling(OBJECT, content=""), answer, empty, ASK, TELL]
+    )
+    assert result.told["turns_left_empty"] == 1
+    assert [text.partition("{")[0] for text in trained(result)] == ["<|tool_call>call:look", "Fine.<turn|>"]
 
 
 def test_a_tool_that_answers_nothing_inside_the_answer_is_not_trained(folder):

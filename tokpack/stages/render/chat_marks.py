@@ -32,6 +32,8 @@ class Marked:
     ends: dict[int, int] = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
     """Rounds of the template's loops."""
+    absent: frozenset[int] = frozenset()
+    """Messages with marks of which nothing was written."""
 
     def last_end(self, before: int) -> int:
         """Where the last located content of the messages before this one ends."""
@@ -137,7 +139,8 @@ class Marks:
         pieces.append(text[last:])
         if len(noted) != len(trace.notes):
             return None
-        return Marked("".join(pieces), *places, rounds(trace.notes, noted))
+        absent = frozenset(i for i in self.chosen if not seen & {2 * i, 2 * i + 1})
+        return Marked("".join(pieces), *places, rounds(trace.notes, noted), absent)
 
     def _put_into(self, index: int, message: Message) -> Message:
         before, after = chr(self._first_mark + 2 * index), chr(self._first_mark + 2 * index + 1)

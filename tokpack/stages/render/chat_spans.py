@@ -26,6 +26,7 @@ from tokpack.stages.render.chat_marks import Marked, Marks, widen
 from tokpack.stages.render.chat_template import CharSpan, ChatTemplate, Message, RenderError
 from tokpack.stages.render.left_out import UNKNOWN_SEGMENTS, Unwritten, left_out
 from tokpack.stages.render.loop_turns import LoopTurns
+from tokpack.stages.render.own_words import OwnWords
 from tokpack.stages.render.prefix_turns import PrefixTurns, common_prefix
 from tokpack.stages.render.prompt_analysis import prompt_is_constant
 from tokpack.stages.render.segments import Segment, Segments
@@ -297,6 +298,10 @@ class _Chat:
     def by_prefix(self) -> PrefixTurns:
         return PrefixTurns(self.finder, self.tools, self.text, self.marks, self.marked, self.contents)
 
+    @cached_property
+    def words(self) -> OwnWords:
+        return OwnWords(self.template, self.messages, self.tools, self.text)
+
     def turns(self) -> list[tuple[int, CharSpan]]:
         """(assistant message, trained span) in the order of the text; a message may have several, or none."""
         turns: list[tuple[int, CharSpan]] = []
@@ -310,7 +315,8 @@ class _Chat:
         """What the turns are made of; those of which it is not known are counted in `left`."""
         if not self.finder.with_segments or not turns:
             return []
-        segments = Segments(self.finder, self.messages, self.tools, self.text, self.contents)
+        given = (self.finder, self.messages, self.tools, self.text, self.contents)
+        segments = Segments(*given, self.marked.absent, self.words)
         found = segments.find(turns)
         left.counts[UNKNOWN_SEGMENTS] += segments.unknown
         return found
@@ -323,7 +329,7 @@ class _Chat:
                 extents[index] = (own.start, own.end)
         for index, (start, end) in turns:
             extents[index] = (min(start, extents[index][0]), max(end, extents[index][1]))
-        return left_out(self.text, self.messages, self.marked, extents)
+        return left_out(self.text, self.messages, self.marked, extents, self.words)
 
 
 def _within(contents: list[CharSpan | None], turns: list[tuple[int, CharSpan]]) -> list[CharSpan | None]:

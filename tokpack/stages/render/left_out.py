@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tokpack.stages.render.chat_marks import Marked, visible_texts
 from tokpack.stages.render.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
+from tokpack.stages.render.own_words import OwnWords
 from tokpack.stages.render.segments import CLOSE, OPEN
 from tokpack.terminal.activity import in_number
 
@@ -65,7 +67,7 @@ class Unwritten:
 
 
 def left_out(
-    text: str, messages: Sequence[Message], marked: Marked, extents: Sequence[CharSpan]
+    text: str, messages: Sequence[Message], marked: Marked, extents: Sequence[CharSpan], words: OwnWords
 ) -> Unwritten:
     """Look for every message's data; `extents[i]` is where that of message i may stand.
 
@@ -78,8 +80,9 @@ def left_out(
         beheaded = answers and index in marked.ends and index not in marked.starts
         if beheaded and (parts := _think_block(message)):
             texts, thoughts = [part for part in parts[1:] if part], _different([*thoughts, parts[0]])
-        shown = index in marked.starts or index in marked.ends
-        written = bool(texts) and (shown or all(_stands_in(part, text) for part in texts))
+        shown = index in marked.ends or _begins(text, marked.starts.get(index), texts)
+        found_in = index not in marked.absent and all(_stands_in(part, text) for part in texts)
+        written = bool(texts) and (shown or found_in)
         calls = message.get("tool_calls") or []
         if not answers or not (calls or thoughts or beheaded):
             if texts and not written:
@@ -88,8 +91,15 @@ def left_out(
             continue
         segment = text[slice(*extents[index])]
         said = texts if written else []
-        kept = [thought for thought in thoughts if _is_kept(thought, segment, said)]
-        missing = _missing_calls(calls, segment, [*said, *kept]) if isinstance(calls, list) else 0
+        kept = []
+        for thought in thoughts:
+            count = words.thoughts(index, thought, extents[index])
+            if _is_kept(thought, segment, said) if count is None else count:
+                kept.append(thought)
+        missing = 0
+        if isinstance(calls, list):
+            written_calls = partial(words.calls, index, extent=extents[index])
+            missing = _missing_calls(calls, segment, [*said, *kept], written_calls)
         found.counts[LEFT_OUT_CALLS] += missing
         if calls and not missing:
             found.counts[LEFT_OUT_ARGUMENTS] += sum(not _has_arguments(call, segment) for call in calls)
@@ -104,6 +114,11 @@ def left_out(
             found.counts[EMPTY_TURNS] += 1
             found.empty.add(index)
     return found
+
+
+def _begins(text: str, start: int | None, texts: Sequence[str]) -> bool:
+    """Whether a content begins there: of one that the template takes away the mark before it may be left."""
+    return start is not None and (not texts or text.startswith(texts[0].strip()[:2], start))
 
 
 def _reasonings(message: Message) -> list[str]:
@@ -130,12 +145,20 @@ def _think_block(message: Message) -> tuple[str, str] | None:
     return block.replace(OPEN, "").strip(), rest.strip()
 
 
-def _missing_calls(calls: Sequence[Any], segment: str, said: Sequence[str]) -> int:
+def _missing_calls(
+    calls: Sequence[Any], segment: str, said: Sequence[str], count: Callable[[str], int | None]
+) -> int:
     """How many of the calls are not in the text, by the names of their functions outside of what is said."""
     functions = [call.get("function", call) if isinstance(call, Mapping) else {} for call in calls]
     names = Counter(str(function.get("name", "")) for function in functions if isinstance(function, Mapping))
-    spoken = {name: sum(text.count(name) for text in said) for name in names if name}
-    return sum(max(0, names[name] - max(0, segment.count(name) - spoken[name])) for name in spoken)
+    missing = 0
+    for name, wanted in names.items():
+        if name:
+            found = count(name)
+            if found is None:
+                found = segment.count(name) - sum(text.count(name) for text in said)
+            missing += max(0, wanted - max(0, found))
+    return missing
 
 
 def _has_arguments(call: Any, segment: str) -> bool:

@@ -148,8 +148,17 @@ class LoopTurns:
         closer = self.finder.facts.end_of_turn
         if closer and not text.endswith(closer, start, end):  # some write it in the next message's round
             late = re.compile(rf"\s*{re.escape(closer)}").match(text, own.end)
-            return late.end() if late else max(start, end)
+            return late.end() if late and not self._ends_another(index, late.end()) else max(start, end)
         return max(start, end)
+
+    def _ends_another(self, index: int, place: int) -> bool:
+        """Whether an answer that says nothing ends there: what closes it is its own."""
+        later = (i for i in range(index + 1, len(self.own)) if (own := self.own[i]) and own.start < own.end)
+        after = next(later, None)
+        if after is None or self.messages[after].get("role") != "assistant":
+            return False
+        own = self.own[after]
+        return own is not None and own.start < place and not self.text[place : own.end].strip()
 
     def _without_others(self, index: int, own: Round, start: int, end: int) -> list[CharSpan]:
         """The turn without what other messages wrote in it."""

@@ -11,13 +11,14 @@ think block or a header, is the template's. What closes the turn belongs to none
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from tokpack.stages.render.chat_marks import visible_texts
 from tokpack.stages.render.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
+from tokpack.stages.render.own_words import OwnWords
 
 if TYPE_CHECKING:
     from tokpack.stages.render.chat_spans import SpanFinder
@@ -81,7 +82,8 @@ class _Unit:
 class Segments:
     """The segments of one rendered chat.
 
-    `contents`: the span of each message's content. `unknown` counts turns whose parts cannot be located.
+    `contents`: the span of each message's content; `absent`: messages without one in the text. `unknown`
+    counts turns whose parts cannot be located.
     """
 
     def __init__(
@@ -91,9 +93,12 @@ class Segments:
         tools: Any,
         text: str,
         contents: Sequence[CharSpan | None],
+        absent: Collection[int],
+        words: OwnWords,
     ) -> None:
         self._finder, self._messages, self._tools = finder, messages, tools
         self._text, self._contents = text, contents
+        self._absent, self._words = absent, words
         self.unknown = 0
 
     def find(self, turns: Sequence[tuple[int, CharSpan]]) -> list[Segment]:
@@ -182,10 +187,15 @@ class Segments:
             span = self._contents[index]
             if span is not None and span[0] < span[1]:
                 found.append((max(low, span[0]), min(high, span[1]), ANSWER, False))
-            elif any(part.strip() in self._text[low:high] for part in visible_texts(self._messages[index])):
+            elif index not in self._absent and self._holds_any(
+                low, high, visible_texts(self._messages[index])
+            ):
                 return None
         found.sort()
         return found if all(a[1] <= b[0] for a, b in pairwise(found)) else None
+
+    def _holds_any(self, low: int, high: int, texts: Sequence[str]) -> bool:
+        return any(text.strip() in self._text[low:high] for text in texts)
 
     # what stands between them
 
@@ -223,8 +233,12 @@ class Segments:
             return -1
         function = calls[0].get("function", calls[0])
         name = str(function.get("name", "")) if isinstance(function, Mapping) else ""
-        written = (i for i in range(len(gaps) - 1, -1, -1) if name and name in self._text[slice(*gaps[i])])
+        written = (i for i in range(len(gaps) - 1, -1, -1) if name and self._holds_call(index, name, gaps[i]))
         return next(written, -1)
+
+    def _holds_call(self, index: int, name: str, gap: CharSpan) -> bool:
+        count = self._words.calls(index, name, gap)
+        return name in self._text[slice(*gap)] if count is None else count > 0
 
     def _header(self, index: int, start: int) -> str:
         """What the template writes there before any answer, be it a call or a text."""
