@@ -16,7 +16,7 @@ from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.on_disk.shards import INDEX
 from tokpack.schema import PREFERENCE, UNPAIRED
-from tokpack.settings.config import Config, SourceConfig
+from tokpack.settings.config import Config, RenderConfig, SourceConfig
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import KeepList
 from tokpack.stages.normalize.detect import detect_shape
@@ -96,26 +96,10 @@ class Run:
         tell_unread([source.name for source in sources], shapes)
         check_loss_mask(config, sources, shapes)
         kind = check_kind(config, sources, shapes)
-        settings = config.render
-        options = RenderSettings(
-            render=settings.mode,
-            loss="completion" if kind and settings.loss == "assistant" else settings.loss,
-            eos=settings.eos,
-            separator=settings.separator,
-            paranoid=settings.paranoid,
-            date=settings.date,
-            tool_arguments=settings.tool_arguments,
-            template_kwargs=settings.template_kwargs,
-            loss_mask=tuple(filter(None, settings.loss_mask.split(","))),
-        )
-        renderer = Renderer(tokenizer, options)
+        renderer = Renderer(tokenizer, _render_settings(config.render, kind))
         if renderer.uses_date:
-            config = replace(config, render=replace(settings, date=str(renderer.date)))
-        brought = list(dict.fromkeys(name for shape in shapes for name in shape.arguments))
-        if lost := renderer.unread_arguments(brought):
-            tools = [name for name in lost if name.endswith("tools")]
-            way = f"; --map tools=chat_template_kwargs.{tools[0]} gives these as tools" if tools else ""
-            log.warning("not read by the chat template, though rows bring them: %s%s", ", ".join(lost), way)
+            config = replace(config, render=replace(config.render, date=str(renderer.date)))
+        _warn_of_unread_arguments(renderer, shapes)
         readable = renderer.message_fields
         shapes, alike = shared(shapes, readable)
         return Run(
@@ -231,6 +215,29 @@ def _last_of(kinds: list[Shape], shape: Shape) -> int:
     """Where among the last kinds one is equal; how many there are, where none is."""
     last = range(len(kinds) - 1, max(-1, len(kinds) - 1 - MOST_KINDS), -1)
     return next((number for number in last if kinds[number] == shape), len(kinds))
+
+
+def _render_settings(given: RenderConfig, kind: str) -> RenderSettings:
+    """Settings of the renderer, for documents of a `kind`."""
+    return RenderSettings(
+        render=given.mode,
+        loss="completion" if kind and given.loss == "assistant" else given.loss,
+        eos=given.eos,
+        separator=given.separator,
+        paranoid=given.paranoid,
+        date=given.date,
+        tool_arguments=given.tool_arguments,
+        template_kwargs=given.template_kwargs,
+        loss_mask=tuple(filter(None, given.loss_mask.split(","))),
+    )
+
+
+def _warn_of_unread_arguments(renderer: Renderer, shapes: list[Shape]) -> None:
+    brought = list(dict.fromkeys(name for shape in shapes for name in shape.arguments))
+    if lost := renderer.unread_arguments(brought):
+        tools = [name for name in lost if name.endswith("tools")]
+        way = f"; --map tools=chat_template_kwargs.{tools[0]} gives these as tools" if tools else ""
+        log.warning("not read by the chat template, though rows bring them: %s%s", ", ".join(lost), way)
 
 
 def check_loss_mask(config: Config, sources: list[Source], shapes: list[Shape]) -> None:

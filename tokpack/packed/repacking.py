@@ -85,48 +85,20 @@ def repack(
     if check:
         source.check_sums()
     config = json.loads(json.dumps(source.manifest["config"]))
-    given: list[tuple[dict[str, Any], str, Any]] = [
-        (config["truncate"], "max_length", max_length),
-        (config["plan"], "planner", planner),
-        (config["plan"], "max_docs_per_row", max_docs_per_row),
-        (config["plan"], "rows_per_step", rows_per_step),
-        (config["plan"], "world_size", 0 if planner == SEQUENTIAL and world_size is None else world_size),
-        (config["plan"], "parts", parts),
-        (config["plan"], "mix_per_step", False if planner in UNMIXED and not mix_per_step else mix_per_step),
-        (
-            config["write"],
-            "shard_format",
-            shard_format and convert(ShardFormat, shard_format, "--shard-format"),
-        ),
-        (config, "seed", seed),
-    ]
-    for section, key, value in given:
-        if value is not None:
-            section[key] = value
-    if config["plan"]["planner"] == MERGED:
-        config["plan"]["planner"] = PlanConfig().planner
-    if planner is None:
-        _check_planner(config["plan"]["planner"], source.folder)
-    if config["plan"]["world_size"] and config["plan"]["planner"] == SEQUENTIAL:
-        raise UsageError(
-            "the planner `sequential` keeps input order, which dealing would undo",
-            where="--world-size",
-            hint="leave one of them out",
-        )
-    mixes = config["plan"].get("mix_per_step", False)
-    if mixes:
-        _check_mix(config["plan"])
-    else:
-        config["plan"].pop("mix_per_step", None)
-    if not config["plan"]["world_size"] and not mixes:
-        if (rows_per_step or 1) > 1:
-            raise UsageError(
-                "rows per step of no ranks",
-                where="--rows-per-step",
-                hint="give --world-size or --mix-per-step as well",
-            )
-        config["plan"]["rows_per_step"] = 1
-    _check_parts(config["plan"])
+    plan = {
+        "planner": planner,
+        "max_docs_per_row": max_docs_per_row,
+        "rows_per_step": rows_per_step,
+        "world_size": 0 if planner == SEQUENTIAL and world_size is None else world_size,
+        "parts": parts,
+        "mix_per_step": False if planner in UNMIXED and not mix_per_step else mix_per_step,
+    }
+    shard_format = shard_format and convert(ShardFormat, shard_format, "--shard-format")
+    _set(config, {"seed": seed})
+    _set(config["truncate"], {"max_length": max_length})
+    _set(config["plan"], plan)
+    _set(config["write"], {"shard_format": shard_format})
+    _settle_plan(config["plan"], plan, source.folder)
     choice = _choice(source, budget, weight or {}, repeat or {})
     check_repeats(repeat or {}, source.ledger, str(source.folder))
     _check_fits([source, source.validation] if source.validation else [source], config)
@@ -138,6 +110,39 @@ def repack(
         _write(folder, source, config, tell, repeat or {}, choice)
         write_inputs(folder, [source])
     return PackedFolder(out)
+
+
+def _set(section: dict[str, Any], given: dict[str, Any]) -> None:
+    """What is given, None being not given."""
+    section.update({key: value for key, value in given.items() if value is not None})
+
+
+def _settle_plan(plan: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
+    """Complete `plan`, of the packed dataset in `folder` with what is `given`. Raises UsageError."""
+    if plan["planner"] == MERGED:
+        plan["planner"] = PlanConfig().planner
+    if given["planner"] is None:
+        _check_planner(plan["planner"], folder)
+    if plan["world_size"] and plan["planner"] == SEQUENTIAL:
+        raise UsageError(
+            "the planner `sequential` keeps input order, which dealing would undo",
+            where="--world-size",
+            hint="leave one of them out",
+        )
+    mixes = plan.get("mix_per_step", False)
+    if mixes:
+        _check_mix(plan)
+    else:
+        plan.pop("mix_per_step", None)
+    if not plan["world_size"] and not mixes:
+        if (given["rows_per_step"] or 1) > 1:
+            raise UsageError(
+                "rows per step of no ranks",
+                where="--rows-per-step",
+                hint="give --world-size or --mix-per-step as well",
+            )
+        plan["rows_per_step"] = 1
+    _check_parts(plan)
 
 
 def _choice(
