@@ -87,6 +87,16 @@ class CheckedRows:
                 self.faults.append(f"rows from {self.rows}: lists of different shapes")
                 continue
             self.faults += [f"row {self.rows + int(row)}: {text}" for row in hit[:3]]
+        self._see_preferences(columns, doc_ids)
+        self.rows += batch.num_rows
+        self.tokens += len(ids[1])
+        self.trained += int(trained.sum())
+        if len(doc_ids[1]) == len(pieces[1]) == len(copies[1]) == len(lengths[1]):  # else it is a fault above
+            known = zip(PLACED, (doc_ids[1], copies[1], pieces[1], lengths[1]), strict=True)
+            self._found.append(pl.DataFrame({name: values.copy() for name, values in known}, schema=PLACED))
+
+    def _see_preferences(self, columns: dict[str, Lists], doc_ids: Lists) -> None:
+        """Labels of unpaired ones, and pairs; `rows` are those before this batch."""
         if schema.IS_DESIRABLE in columns:
             good = columns[schema.IS_DESIRABLE]
             if not np.array_equal(good[0], doc_ids[0]):
@@ -96,12 +106,6 @@ class CheckedRows:
         if "pair_ids" in columns:
             faults = torn_rows(doc_ids, columns["pair_ids"], columns["is_chosen"])
             self.pair_faults += [f"row {self.rows + row}: {text}" for row, text in faults]
-        self.rows += batch.num_rows
-        self.tokens += len(ids[1])
-        self.trained += int(trained.sum())
-        if len(doc_ids[1]) == len(pieces[1]) == len(copies[1]) == len(lengths[1]):  # else it is a fault above
-            known = zip(PLACED, (doc_ids[1], copies[1], pieces[1], lengths[1]), strict=True)
-            self._found.append(pl.DataFrame({name: values.copy() for name, values in known}, schema=PLACED))
 
     def placed(self) -> pl.DataFrame:
         """Every document, copy and piece in the rows, and its tokens."""
