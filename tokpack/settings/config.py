@@ -62,7 +62,7 @@ class SourceConfig:
     """Name in reports; the file's own name when empty."""
     format: Format = "auto"
     container: str = ""
-    """`jsonl`, `json`, `parquet`, `arrow`, `csv`, `text`; from the file's ending or content when empty."""
+    """`jsonl`, `json`, `parquet`, `arrow`, `csv`, `tsv`, `text`; by ending or content when empty."""
     weight: float = 0.0
     """Share of `select.budget` relative to other sources; 0: by the source's tokens."""
     max_tokens: int = 0

@@ -32,6 +32,7 @@ from tokpack.stages.read.containers import AS_TEXT, HEAD_BYTES, recognize
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source
 from tokpack.stages.read.streams import BOM, looked_at
+from tokpack.stages.read.tables import CELLS
 
 
 def detect_shape(source: Source) -> Shape:
@@ -222,6 +223,8 @@ ONE_A_LINE = 'one JSON object a line is expected; of one array of objects say .j
 def _expected(source: Source, fault: str) -> str:
     if fault.startswith("not UTF-8"):
         return "convert the file to UTF-8: iconv -f LATIN1 -t UTF-8"
+    if fault.startswith("the header has 1 cells"):
+        return "what separates its cells is no comma? Of tabs name it .tsv; else save it with commas"
     if fault.endswith("but an array"):
         return 'write each row as an object: of a list of messages {"messages": [...]}'
     if fault and source.container in ("jsonl", "json"):
@@ -235,11 +238,13 @@ def _way_out(source: Source, columns: list[str], rows: list[dict[str, Any]]) -> 
     printed = [name for name in columns if any(is_repr(row.get(name)) for row in rows)]
     if printed:
         return f"{printed[0]} is what Python prints, not JSON: write it with json.dumps, or save as JSONL"
-    marks = [mark for mark in ";\t|" if mark in "".join(columns)]
-    if source.container == "csv" and len(columns) == 1 and marks:
-        return f"cells are separated by {marks[0]!r}: save the file with commas"
+    cells = source.container in CELLS
+    marks = [mark for mark in ";\t|," if mark in "".join(columns)]
+    if cells and len(columns) == 1 and marks:
+        way = {"\t": "name it .tsv", ",": "name it .csv"}.get(marks[0], "save the file with commas")
+        return f"cells are separated by {marks[0]!r}: {way}"
     way = way_out(columns, rows)
-    if source.container == "csv" and any(re.search(r"\s.*[.?!]$", name) for name in columns):
+    if cells and any(re.search(r"\s.*[.?!]$", name) for name in columns):
         way = "the first line names the columns: write prompt,completion above it"
     return f"{way}; {AS_TEXT}" if source.note else way
 

@@ -21,6 +21,7 @@ from tokpack.stages.normalize.fields import (
 )
 from tokpack.stages.normalize.layouts import LAYOUTS, Layout, Rows, first_value
 from tokpack.stages.normalize.roles import role_name
+from tokpack.stages.normalize.tasks import find_task
 from tokpack.stages.normalize.turns import as_messages, is_open, text_turns
 
 CHAT_COLUMNS = {*CHATS, "chosen", "rejected"}
@@ -33,6 +34,7 @@ def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The layout of a file, None for one whose columns say it all."""
     held = set(present)
     found = next((layout for layout in LAYOUTS if layout.fits(rows, held)), None)
+    found = found or find_task(rows)
     names = {column.casefold() for column in present}
     pairs = {"chosen", "rejected"} <= names
     found = found or (None if pairs else find_exchange(present, rows)) or _answer_beside(present, rows)

@@ -3,6 +3,7 @@
     [{"input": "Hi", "output": "Hello."}]                    Capybara
     [{"human": "Hi", "assistant": "Hello."}]                 ShareGPT in Chinese
     [{"user": "Hi"}, {"assistant": "Hello."}]                one key a turn
+    [["user", "Hi"], ["assistant", "Hello."]]                pairs of a role and a text
     ["Hi", "Hello."]                                         LIMA; in other columns only when asked for
     [{"role": "model", "parts": [{"text": "Hello."}]}]       Gemini, Vertex
     [{"role": "user", "content": [{"text": "Hi"}]}]          Bedrock Converse
@@ -33,7 +34,7 @@ from tokpack.stages.normalize.channels import channels_as_messages, has_channels
 from tokpack.stages.normalize.exported import exported_as_messages, is_exported
 from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.responses import has_items, items_as_messages
-from tokpack.stages.normalize.roles import role_name
+from tokpack.stages.normalize.roles import is_unknown, role_name
 from tokpack.stages.normalize.values import turned
 
 ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
@@ -43,8 +44,11 @@ _MARK = re.compile(
     r"(?:\A|\n|(?<=<eo[ah]>)|(?=###|<start_of_turn>|<\|start_header_id\|>|\[/?INST\]))\s*"
     r"(?:<\|im_start\|>(\w+)\n|<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*|<start_of_turn>(\w+)\n"
     r"|<\|(\w+)\|>:?|###\s*([A-Za-z ]+?):|[<\[](human|bot|user|assistant|Human|MOSS)[>\]]:|\[(/?INST)\]"
+    r"|\[\|(Human|AI)\|\]"
     r"|(Human|User|USER|Assistant|ASSISTANT|SYSTEM|System|FUNCTION RESPONSE|GPT|Bot|MOSS):)[ \t]*"
 )
+_BAIZE = "[|"
+"""How its marks begin; before the first it says who speaks, and behind the last a user who says nothing."""
 _BEGIN = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*\Z")
 _END = re.compile(r"\s*(?:</s>\s*(?:<s>)?|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<eo[ahmtcr]>)\s*\Z")
 """What chat templates write before the first turn, and after one."""
@@ -57,6 +61,7 @@ _MARKED_ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
     "moss": "assistant",
     "response": "assistant",
     "system": "system",
@@ -117,12 +122,23 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
         if said := _named_by_keys(turns):
             return said
         return plain_messages(turns) if any(key in first for key in ROLE_KEYS) else None
+    if said := _with_roles(value):
+        return said
     if not named:
         return None
     texts = value
     if all(isinstance(item, list) for item in value):
         texts = [text for pair in value for text in pair]
     return _alternating(texts) if all(isinstance(text, str) for text in texts) else None
+
+
+def _with_roles(value: list[Any]) -> list[Message]:
+    """`[["user", "Hi"], ["assistant", "Hello."]]` as messages; none for pairs of anything else."""
+    pairs = all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+    if not pairs or not all(isinstance(said, str) for pair in value for said in pair):
+        return []
+    messages = [{"role": role, "content": text} for role, text in value]
+    return messages if all(not is_unknown(role_name(role)) for role, _ in value) else []
 
 
 def _in_small_letters(turn: Any) -> Any:
@@ -163,7 +179,10 @@ def _of_langchain(turn: Any) -> Any:
 def text_turns(text: str) -> list[Message]:
     """`"USER: Hi\\n\\nASSISTANT: Hello."` as messages; none for a text that does not begin so."""
     marks = [mark for mark in _MARK.finditer(text) if _role_of(mark) is not None]
-    if not marks or not _BEGIN.match(text[: marks[0].start()]):
+    if not marks:
+        return []
+    before = "" if _BEGIN.match(text[: marks[0].start()]) else text[: marks[0].start()].strip()
+    if before and not marks[0][0].strip().startswith(_BAIZE):
         return []
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     turns: list[Message] = [
@@ -173,7 +192,11 @@ def text_turns(text: str) -> list[Message]:
     if told := _SYSTEM.match(turns[0]["content"]):
         turns[0]["content"] = turns[0]["content"][told.end() :]
         turns = [{"role": "system", "content": told[1].strip()}, *turns]
-    if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
+    if before:
+        turns = [{"role": "system", "content": before}, *turns]
+    if not turns[-1]["content"] and (
+        turns[-1]["role"] == "assistant" or marks[-1][0].strip().startswith(_BAIZE)
+    ):
         turns.pop()
     return turns if any(turn["role"] == "user" for turn in turns) else []
 

@@ -49,7 +49,10 @@ FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 WEB_PAGE = re.compile(rb"\s*<(!doctype|html)", re.IGNORECASE)
 ARRAY = re.compile(rb"\s*\[\s*(\{|\]|$)")
 CODECS = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("Zstandard", b"\x28\xb5\x2f\xfd")}
-NAMES: dict[str, str] = {"jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "text": "plain text"}
+NAMES: dict[str, str] = {
+    **{"jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "tsv": "tab-separated cells"},
+    "text": "plain text",
+}
 
 
 def recognize(source: Source) -> bytes:

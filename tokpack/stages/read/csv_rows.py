@@ -1,4 +1,4 @@
-"""CSV -> record batches in which every cell is text.
+"""CSV, and cells separated by tabs -> record batches in which every cell is text.
 
 A row with too many or too few cells, or with bytes that are not UTF-8, keeps its place: it is empty, and the
 column `UNREADABLE`, which every table has, says why and holds its bytes. `normalize` sets it aside.
@@ -38,8 +38,10 @@ _ESCAPE: dict[int, int | str] = {surrogate: escape for escape, surrogate in _UNE
 _ESCAPE |= {escape: "".join(chr(_ESCAPES + byte) for byte in chr(escape).encode()) for escape in _UNESCAPE}
 
 
-def csv_batches(stream: IO[bytes], where: str) -> Iterator[pa.RecordBatch]:
-    """Raises pa.ArrowException for what is no CSV at all.
+def csv_batches(stream: IO[bytes], where: str, mark: str = ",") -> Iterator[pa.RecordBatch]:
+    """`mark`: what separates cells.
+
+    Raises pa.ArrowException for what is no CSV at all.
 
     Raises DataError for a header that is not UTF-8 or names too many columns, and for an open quote that
     swallows the rows after it.
@@ -50,7 +52,7 @@ def csv_batches(stream: IO[bytes], where: str) -> Iterator[pa.RecordBatch]:
         head = text.read(_HEAD_BYTES)
         if head.strip() == _END.encode():
             return
-        names = _open(io.BytesIO(head), lambda row: "skip", None).schema.names
+        names = _open(io.BytesIO(head), lambda row: "skip", mark, None).schema.names
         if fault := _fault_of(_bytes_of("".join(names))):
             raise DataError(
                 f"the header is {fault}", where=where, hint="convert the file: iconv -f LATIN1 -t UTF-8"
@@ -65,7 +67,7 @@ def csv_batches(stream: IO[bytes], where: str) -> Iterator[pa.RecordBatch]:
 
         place = 0
         empty = pa.RecordBatch.from_pylist([], schema=_schema(names))
-        tables = _open(io.BufferedReader(Joined(head, text), _HEAD_BYTES), set_aside, names)
+        tables = _open(io.BufferedReader(Joined(head, text), _HEAD_BYTES), set_aside, mark, names)
         checked = (_as_text(_without_end(batch), escaped.found) for batch in tables)
         for batch in chain(checked, [empty]):
             for whole in _with_misfits(batch, misfits, place):
@@ -115,14 +117,16 @@ def _closed(batch: pa.RecordBatch, where: str) -> Iterator[pa.RecordBatch]:
     yield pa.RecordBatch.from_pylist([_unreadable("a quote is not closed", raw)], schema=batch.schema)
 
 
-def _open(stream: Any, invalid: Callable[[Any], str], names: list[str] | None) -> Any:
+def _open(stream: Any, invalid: Callable[[Any], str], mark: str, names: list[str] | None) -> Any:
     import pyarrow.csv as pacsv
 
     return pacsv.open_csv(
         stream,
         # With threads Arrow does not say which row is a misfit.
         read_options=pacsv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-        parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=invalid),
+        parse_options=pacsv.ParseOptions(
+            delimiter=mark, newlines_in_values=True, invalid_row_handler=invalid
+        ),
         convert_options=pacsv.ConvertOptions(
             check_utf8=False,
             column_types=dict.fromkeys(names or (), pa.string()),

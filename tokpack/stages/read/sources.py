@@ -19,7 +19,7 @@ from tokpack.stages.read.remote import list_remote
 
 log = logging.getLogger("tokpack")
 
-Container = Literal["", "jsonl", "json", "parquet", "arrow", "csv", "text", "dataset"]
+Container = Literal["", "jsonl", "json", "parquet", "arrow", "csv", "tsv", "text", "dataset"]
 """How rows lie in a file; empty: the name does not say, `containers.recognize` looks inside."""
 
 EXTENSIONS: dict[str, Container] = {
@@ -31,6 +31,8 @@ EXTENSIONS: dict[str, Container] = {
     ".feather": "arrow",
     ".ipc": "arrow",
     ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
     ".txt": "text",
     ".text": "text",
 }

@@ -21,6 +21,8 @@ from tokpack.stages.read.streams import check_columns, seekable
 
 _ALONE = pa.ipc.IpcReadOptions(use_threads=False)
 """Arrow's threads that still hold a Python file when a process ends can hang or abort it."""
+CELLS = {"csv": ",", "tsv": "\t"}
+"""Container of lines of cells -> what separates them."""
 BINARY_OF = {
     pa.string(): pa.binary(),
     pa.large_string(): pa.large_binary(),
@@ -28,8 +30,9 @@ BINARY_OF = {
 
 
 def table_blocks(stream: IO[bytes], source: Source, block_bytes: int) -> Iterator[pa.Table]:
-    if source.container == "csv":
-        yield from _merged(csv_batches(stream, source.path), source, block_bytes)
+    if source.container in CELLS:
+        batches = csv_batches(stream, source.path, CELLS[source.container])
+        yield from _merged(batches, source, block_bytes)
         return
     if source.container == "parquet":
         batches = parquet_batches(seekable(stream, source), source)

@@ -1,0 +1,186 @@
+"""Layouts of sets that are no conversations as they stand: benchmarks, exams, steps with labels, pairs of
+sentences with a class. Each is refused, with what writes its rows as prompts and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled
+from tokpack.stages.normalize.layouts import Layout, Rows, first_value
+
+ROWS = "jq -c '{}' FILE > rows.jsonl"
+CHOICES = ("choices", "options")
+ANSWERS = (
+    "answer",
+    "answerkey",
+    "answer_key",
+    "answer_idx",
+    "answer_index",
+    "correct",
+    "label",
+    "target",
+    "output",
+)
+SHORT = 3
+"""Characters of an answer that names a choice."""
+NLI = (("premise", "hypothesis"), ("sentence1", "sentence2"))
+
+
+def find_task(rows: Rows) -> Layout | None:
+    """The layout of rows that are a task of another kind; None for all others."""
+    return next((layout for layout in TASKS if layout.fits(rows, _columns(rows))), None) or _exam(rows)
+
+
+def _columns(rows: Rows) -> dict[str, None]:
+    return dict.fromkeys(column for row in rows for column in row)
+
+
+def _are_steps(rows: Rows) -> bool:
+    steps, labels = (first_value(rows, name) for name in ("completions", "labels"))
+    lists = isinstance(steps, list) and isinstance(labels, list) and len(steps) == len(labels)
+    return lists and all(isinstance(step, str) for step in steps) and all(_is_verdict(one) for one in labels)
+
+
+def _is_verdict(label: Any) -> bool:
+    return isinstance(label, bool | int | float)
+
+
+def _are_marked_steps(rows: Rows) -> bool:
+    """Math-Shepherd: the label is the input again, with a sign behind each step."""
+    asked, label = (first_value(rows, name) for name in ("input", "label"))
+    if not (isinstance(asked, str) and isinstance(label, str) and "Step 1" in asked):
+        return False
+    return asked.split("Step 1")[0] == label.split("Step 1")[0] and label.strip()[-1:] in "+-"
+
+
+def _are_questions(rows: Rows) -> bool:
+    turns = first_value(rows, "turns")
+    return isinstance(turns, list) and all(isinstance(turn, str) for turn in turns)
+
+
+def _is_class(rows: Rows) -> bool:
+    label = first_value(rows, "label")
+    return isinstance(label, int) or (isinstance(label, str) and len(label.split()) == 1)
+
+
+def _is_persona(rows: Rows) -> bool:
+    return all(isinstance(first_value(rows, name), list) for name in ("personality", "candidates"))
+
+
+def _sentences(first: str, second: str) -> Layout:
+    made = f'{{prompt: "\\(.{first})\\n\\(.{second})", completion: [...][.label]}}'
+    return Layout(
+        name="sentences with a class",
+        needs=(first, second, "label"),
+        test=_is_class,
+        reason=f"label is a class of {first} and {second}",
+        hint=f"--map prompt={first},input={second},completion=label where it is a word; of numbers "
+        f"{ROWS.format(made)} writes the words, which stand for ...",
+    )
+
+
+TASKS: tuple[Layout, ...] = (
+    Layout(
+        name="steps with labels",
+        needs=("completions", "labels"),
+        test=_are_steps,
+        reason="completions are the steps of an answer, and labels say of each whether it is right",
+        hint="labels of steps are for process reward models, which tokpack does not train; "
+        + ROWS.format('select(.labels | all) | {prompt, completion: (.completions | join("\\n"))}')
+        + " keeps the answers whose steps are all right",
+    ),
+    Layout(
+        name="steps with signs",
+        needs=("input", "label"),
+        test=_are_marked_steps,
+        reason="label is input again, with a sign behind each step of the answer",
+        hint="labels of steps are for process reward models, which tokpack does not train; --map text=input "
+        "trains on question and steps as they stand, wrong ones too",
+    ),
+    Layout(
+        name="rated steps",
+        needs=("label.steps", "question"),
+        reason="label.steps are the steps of an answer, each with its ratings",
+        hint="labels of steps are for process reward models, which tokpack does not train; write the steps "
+        'that were chosen as one answer: {"prompt": ..., "completion": ...}',
+    ),
+    Layout(
+        name="questions of a benchmark",
+        needs=("turns", "question_id"),
+        test=_are_questions,
+        reason="turns are what a user says one after another, without answers",
+        hint="have a model answer them, and write both as messages; where questions and answers take turns, "
+        "--map messages=turns reads them so",
+    ),
+    Layout(
+        name="Persona-Chat",
+        needs=("personality", "candidates", "history"),
+        test=_is_persona,
+        reason="the answer is the last of candidates, and history is what was said before",
+        hint=ROWS.format(
+            '{system: (.personality | join(" ")), messages: ([.history | to_entries[] '
+            '| {role: ["user", "assistant"][.key % 2], content: .value}] '
+            '+ [{role: "assistant", content: .candidates[-1]}])}'
+        )
+        + " writes them as messages",
+    ),
+    Layout(
+        name="COIG exams",
+        needs=("textbox_question", "textbox_answer"),
+        reason="textbox_answer is the answer, and textbox_answer_analysis explains it",
+        hint="--map system=textbox_q_instruction,prompt=textbox_question,"
+        "completion=textbox_answer_analysis trains the explanations, completion=textbox_answer the answers; "
+        "input=textbox_q_context adds the text that a question is about",
+    ),
+    *(_sentences(first, second) for first, second in NLI),
+)
+
+
+def _exam(rows: Rows) -> Layout | None:
+    """A question with choices in a column of their own, and an answer that names one of them."""
+    columns = {column.casefold(): column for column in _columns(rows)}
+    listed = next((columns[name] for name in CHOICES if name in columns), None)
+    answer = next((columns[name] for name in ANSWERS if name in columns), None)
+    asked = next((columns[name] for name in PROMPTS if name in columns), None)
+    if listed is None or answer is None or asked is None or "messages" in columns:
+        return None
+    held = [(row, found) for row in rows if (found := _choices(row.get(listed)))]
+    if not held or not all(_names_choice(row.get(answer), found) for row, found in held):
+        return None
+    if all(_says_all(row, found, {listed, answer}) for row, found in held):
+        return None
+    given = first_value(rows, listed)
+    texts = f".{listed}.text" if isinstance(as_json(given), Mapping) else f".{listed}"
+    number = isinstance(first_value(rows, answer), int)
+    said = f'"ABCDEFGH"[.{answer}:.{answer} + 1]' if number else f".{answer}"
+    made = (
+        f'{{prompt: ([.{asked}] + [{texts} | to_entries[] | "\\("ABCDEFGH"[.key:.key + 1]). \\(.value)"] '
+        f'| join("\\n")), completion: {said}}}'
+    )
+    return Layout(
+        name="a question and its choices",
+        reason=f"{answer} names one of {listed}, which no prompt holds",
+        hint=f"{ROWS.format(made)} writes them into the prompt; "
+        f"--map prompt={asked},completion={answer} leaves them out",
+    )
+
+
+def _choices(value: Any) -> list[str]:
+    held = as_json(value)
+    held = held.get("text", list(held.values())) if isinstance(held, Mapping) else held
+    texts = isinstance(held, list) and len(held) > 1 and all(isinstance(one, str) for one in held)
+    return list(held) if texts else []
+
+
+def _names_choice(answer: Any, choices: list[str]) -> bool:
+    if isinstance(answer, str):
+        return len(answer.strip()) <= SHORT or answer in choices
+    return isinstance(answer, int) or not is_filled(answer)
+
+
+def _says_all(row: Row, choices: list[str], others: set[str]) -> bool:
+    """Whether the texts of the row beside hold all choices."""
+    said = "\n".join(value for name, value in row.items() if name not in others and isinstance(value, str))
+    return all(choice in said for choice in choices)
