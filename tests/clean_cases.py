@@ -303,6 +303,22 @@ CASES: dict[str, Cases] = {
             ask("Essay", GERMAN * 5 + " Some say: as an AI language model, I cannot know."),
         ],
     ),
+    "html_answer": Cases(
+        drop=[
+            ask("How many ducks?", '<div class="markdown prose"><p>Three <b>ducks</b>.</p></div>'),
+            ask("Ducks?", "\n<p>Three.</p>\n<ol><li>One</li></ol> "),
+            Doc([("user", "Hi"), ("assistant", "<p>Hi</p>"), ("user", "So?"), ("assistant", "So.")]),
+        ],
+        keep=[
+            ask("Ducks?", "Three <b>ducks</b>."),
+            ask("Ducks?", "<p> is a tag, and </p> closes it, I think."),
+            ask("Write a web page", "<div><p>Hi</p></div>"),
+            ask("Make a div in HTML", "<div></div>"),
+            ask("Ducks?", "<think>Why.</think>\n<answer>3</answer>"),
+            ask("Ducks?", "```html\n<div></div>\n```"),
+            ask("Ducks?", ""),
+        ],
+    ),
     "url_only": Cases(
         drop=[
             ask("Manual?", "https://acme.test/manual.pdf"),

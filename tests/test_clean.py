@@ -12,8 +12,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from chats import write_rows
 from clean_cases import PAGE, Doc, ask, documents
 
+import tokpack
 from tokpack.errors import UsageError
 from tokpack.settings.config import CleanConfig, Config
 from tokpack.stages.clean import clean, clean_by_tokens, rules_of
@@ -214,3 +216,21 @@ def test_documents_that_are_rendered_already_are_left_as_they_are_and_counted() 
     assert cleaned.counters["rendered_already_text"] == 1
     assert cleaned.counters["rendered_already_chat"] == 1
     assert cleaned.counters["special_token_stripped"] == 1
+
+
+def test_answers_in_html_are_counted_where_no_rule_drops_them(qwen, tmp_path, caplog):
+    row = {
+        "conversations": [
+            {"from": "human", "value": "Ducks?"},
+            {"from": "gpt", "value": "<div><p>3</p></div>"},
+        ]
+    }
+    path = write_rows(tmp_path / "a.jsonl", [json.dumps(row).encode()])
+    report = tokpack.analyze(path, tokenizer=str(qwen))
+    assert report.data["counters"]["html_answers"] == 1
+    assert (
+        "1 document holds an answer that is HTML throughout, and is trained on it as it stands" in caplog.text
+    )
+    dropped = tokpack.analyze(path, tokenizer=str(qwen), clean="+html_answer").data
+    assert dropped["ledger"]["documents"]["dropped"] == {"html_answer": 1}
+    assert "html_answers" not in dropped["counters"]

@@ -153,6 +153,7 @@ def test_differences_are_words_of_one_side():
         ("repetition", "no no no " * 30, ["no no no " * 29 + "no no no"]),
         ("gopher_repetition", "said before\nnew\nsaid before\n", ["said before"]),
         ("html_boilerplate", "<nav>x</nav> Accept every cookie `<b>`", ["<nav>", "</nav>", "cookie"]),
+        ("html_answer", "<p>x</p>", ["<p>", "</p>"]),
         ("empty_answer", "", [""]),
         ("prompt_equals_answer", "q", ["q", "q"]),
         ("too_short", "a", []),

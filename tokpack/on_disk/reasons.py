@@ -35,7 +35,11 @@ OTHER_SPLIT = _reason("other_split", "its row belongs to a split that is not tra
 TIED_PAIR = _reason("tied_pair", "neither answer of the pair is the better one")
 
 # Rules of cleaning; a rule's name is its reason
-_reason("unknown_role", "a message without a role, or with one that no chat template knows")
+_reason(
+    "unknown_role",
+    "a message without a role, or with one that no chat template knows",
+    "--map user=NAME,assistant=NAME says who is who",
+)
 _reason("null_content", "a message whose content is missing")
 NO_ANSWER = _reason("no_answer", "no assistant turn: nothing to learn from")
 _reason("empty_answer", "an answer that is only white space")
@@ -43,6 +47,7 @@ _reason("prompt_equals_answer", "the answer repeats the prompt")
 CHOSEN_EQUALS_REJECTED = _reason("chosen_equals_rejected", "both answers of the pair are the same")
 _reason("mojibake", "garbled letters, text read in a wrong encoding")
 _reason("html_boilerplate", "a scraped web page: menus, scripts and footer around the text")
+_reason("html_answer", "an answer that is HTML from its first sign to its last")
 _reason("gopher_repetition", "text that repeats itself")
 _reason("repetition", "text that repeats itself")
 _reason("language", "in none of the languages to keep")

@@ -136,6 +136,7 @@ FINDERS: dict[str, Finder] = {
     "mojibake": _pattern(BROKEN),
     "refusal": _refusals,
     "html_boilerplate": _page,
+    "html_answer": _pattern(TAG),
     "repetition": _loops,
     "gopher_repetition": lambda text: _joined(repeated_lines(text) + _repeated_words(text)),
     "url_only": _pattern(r"(?:https?://|www\.)\S+"),

@@ -38,6 +38,7 @@ COUNTERS = {
     "duplicates",
     "evaluation_texts_too_short": "evaluation text(|s) (is|are) too short to look for",
     "with_key": "document(|s) hold(s|) what looks like a secret key",
+    "html_answers": "document(|s) hold(s|) an answer that is HTML throughout",
     **LEFT_OUT,
     "with_template_arguments": "document(|s) bring(s|) arguments of the chat template",
 }

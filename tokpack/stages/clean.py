@@ -20,6 +20,7 @@ are dealt with first, so that an answer that is nothing but `<|endoftext|>` coun
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -37,12 +38,16 @@ from tokpack.stages.messages import Messages, as_bool
 from tokpack.stages.pairs import partners
 from tokpack.stages.render.reference import read_extra
 from tokpack.stages.rules import PRESETS, RULES, Rule
+from tokpack.stages.rules.html import html_answer
 from tokpack.stages.special_tokens import NONE, SpecialTokens, treat_special_tokens
+from tokpack.terminal.activity import in_number
 
 TOKENS = "tokens"
 PARTNER = {"partner": "contents", "partner_extra": "extra"}
 """Derived column -> the other document's column; only pairs have them, and rules that read them."""
 WITHOUT_CALL = ("answers_without_call", "contents_without_call")
+HTML_ANSWERS = "html_answers"
+"""Counter of documents with an answer in HTML that stay."""
 DERIVED = ("answers", "answer", "prompts", "prompt", "text", *WITHOUT_CALL, *PARTNER)
 
 
@@ -63,12 +68,31 @@ def clean(
     documents, counters = treat_special_tokens(documents, config.special_in_content, special)
     rules = {name: rule for name, rule in rules_of(config).items() if not _needs_tokens(rule)}
     documents = _mark(documents, rules, pairs)
+    counters |= _count_html(documents)
     if config.mask_personal:
         documents, personal = mask_personal(documents)
         counters |= personal
     elif "strict" in _items(config):
         counters |= count_personal(documents)
     return Cleaned(documents, counters)
+
+
+def _count_html(documents: pl.DataFrame) -> dict[str, int]:
+    """How many documents that no rule left out hold an answer in HTML."""
+    tagged = pl.col("contents").list.eval(pl.element().str.contains("</", literal=True)).list.any()
+    suspects = documents.filter(pl.col("drop_reason").is_null() & tagged)
+    if suspects.is_empty():
+        return {}
+    found = _derived(suspects, {"answers", "prompts"}).select(html_answer().sum()).item()
+    return {HTML_ANSWERS: found} if found else {}
+
+
+def told(counters: Mapping[str, int]) -> list[str]:
+    """Warnings of what is trained and probably not meant."""
+    count = counters.get(HTML_ANSWERS, 0)
+    words = "document(|s) hold(s|) an answer that is HTML throughout, and (is|are) trained on it as it stands"
+    way = "write it as Markdown, or --clean +html_answer leaves out such documents"
+    return [f"{count:,} {in_number(count, words)}: {way}"] if count else []
 
 
 def clean_by_tokens(

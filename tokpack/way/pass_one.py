@@ -22,6 +22,7 @@ from tokpack.on_disk.shards import INDEX
 from tokpack.run import MB, Run
 from tokpack.schema import COPIES, DRAWN, PAIR_WIDTH, UNPAIRED, VARIANT
 from tokpack.stages.clean import clean_by_tokens, selected
+from tokpack.stages.clean import told as told_by_rules
 from tokpack.stages.dedup import Hashes, draw
 from tokpack.stages.normalize.documents import DESIRABLE, Quarantined
 from tokpack.stages.normalize.passed_over import record_of
@@ -67,7 +68,7 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
     corpus.keep = run.keep
     run.keep.check(corpus.docs, {s.name: corpus.sha256.get(n) for n, s in enumerate(run.sources)})
     special = told(corpus.counters, run.config.render.mode == "plain", run.config.render.eos)
-    for message in (*special, *left_out.warnings(corpus.counters)):
+    for message in (*special, *told_by_rules(corpus.counters), *left_out.warnings(corpus.counters)):
         log.warning(message)
     tell_passed_over([source.name for source in run.sources], run.shapes, corpus.passed_over)
     if corpus.docs.is_empty() and not corpus.quarantined:

@@ -10,6 +10,7 @@ from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
+from tokpack.stages.normalize.roles import SPEAKERS
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, TOKENS
 from tokpack.stages.normalize.training import weight_in
 from tokpack.stages.normalize.turns import as_messages
@@ -42,6 +43,8 @@ def known_fields(name: str, named: set[str]) -> set[str]:
     known = {*FIELDS[name], *OPTIONAL.get(name, ()), *TAKES.get(name, ())}
     if name != TOKENS:
         known.add("split")
+    if name in (*CHATS, PREFERENCE, "prompt_completion"):
+        known |= {*SPEAKERS}
     if name == PREFERENCE:
         known.add("better")
     if name in CHATS and named & FIELDS[name].keys():

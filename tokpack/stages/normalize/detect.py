@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +19,10 @@ from tokpack.stages.normalize.find_layout import find_layout, ranked_layout
 from tokpack.stages.normalize.hints import way_out
 from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.raw_rows import parse_line
-from tokpack.stages.normalize.roles import is_unknown
-from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, row_to_document, tools_twice
+from tokpack.stages.normalize.roles import SPEAKERS
+from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
 from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.speakers import check_speaker, notes_on_roles
 from tokpack.stages.normalize.training import weight_in
 from tokpack.stages.normalize.turns import as_messages, text_turns
 from tokpack.stages.normalize.unread import grouping_columns, unread_columns
@@ -81,9 +81,7 @@ def detect_shape(source: Source) -> Shape:
         note = f"system messages hold the tools already: {found.beside['tools']} is not given again"
         found = replace(found, notes=(*found.notes, note))
     found = replace(found, notes=(*found.notes, *_other_chats(found, columns, rows)))
-    if strange := _unknown_roles(found, rows):
-        said = ", ".join(map(repr, strange))
-        found = replace(found, notes=(*found.notes, f"messages of roles that no template knows: {said}"))
+    found = replace(found, notes=(*found.notes, *notes_on_roles(found, rows, source)))
     unread = unread_columns(found, columns, rows)
     return replace(found, unread=unread, grouping=grouping_columns(unread, rows))
 
@@ -102,17 +100,6 @@ def _other_chats(shape: Shape, columns: list[str], rows: list[dict[str, Any]]) -
     return [
         f"{column} holds other messages than {read}: --map messages={column} takes them" for column in others
     ]
-
-
-def _unknown_roles(shape: Shape, rows: list[dict[str, Any]]) -> list[str]:
-    """Names of roles in the first chats whose documents cleaning leaves out."""
-    if shape.format not in CHATS:
-        return []
-    found: dict[str | None, None] = {}
-    for row in rows:
-        with suppress(Exception):  # a row that cannot be read is told of when its turn comes
-            found |= dict.fromkeys(role for role in row_to_document(row, shape).roles if is_unknown(role))
-    return [str(role) for role in found][:5]
 
 
 def _layout(
@@ -311,6 +298,9 @@ def _check_map(config: SourceConfig, columns: list[str], rows: list[dict[str, An
     targets = {field for name in FIELDS for field in known_fields(name, set(config.map))} | {"better"}
     held = Columns(columns, rows)
     for target, path in config.map.items():
+        if target in SPEAKERS:
+            check_speaker(path, rows, source)
+            continue
         if target not in targets:
             raise UsageError(
                 f"--map: no field {target!r}", where=source.path, hint=near_matches(target, targets)

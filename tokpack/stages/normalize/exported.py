@@ -1,11 +1,15 @@
-"""Chats as ChatGPT exports them -> messages with role and content.
+"""Chats as ChatGPT, DeepSeek and Claude export them -> messages with role and content.
 
     {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["Hi"]}}
     {"content_type": "thoughts", "thoughts": [{"content": "A greeting."}]}     a content that is reasoning
     {"mapping": {"n1": {"message": {...}, "parent": null, "children": [...]}}, "current_node": "n3"}
 
+    {"fragments": [{"type": "THINK", "content": "Hm."}, {"type": "RESPONSE", "content": "Hi"}]}    DeepSeek
+    {"sender": "human", "text": "See.", "attachments": [{"file_name": "a.txt", "extracted_content": "..."}]}
+
 What a user told the model of himself becomes a system message. Of a tree the branch that was shown is taken.
-What is no text, as an image or a call of `python`, becomes a part that is refused.
+The text of an attachment follows the message that it came with. What is no text, as an image, a file or a call
+of `python`, becomes a part that is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokpack.stages.normalize.channels import channels_as_messages
+from tokpack.stages.normalize.fields import value_at
 from tokpack.stages.normalize.reasoning import text_of
 
 AUTHOR, CONTENT_TYPE, MAPPING, CURRENT = "author", "content_type", "mapping", "current_node"
@@ -21,6 +26,9 @@ _READ = ("text", "multimodal_text", "code", "execution_output")
 _THOUGHTS, _LEFT_OUT = "thoughts", ("reasoning_recap",)
 _TOLD = ("user_editable_context", "model_editable_context")
 """Types of contents in which the service puts what is true of all chats of a user."""
+_ATTACHED = ("attachments", "files")
+"""Keys of a message of Claude's under which things stand that came with it."""
+FRAGMENTS = "fragments"
 _KEPT = ("channel", "recipient", "weight", "tool_calls", "tool_call_id")
 
 
@@ -70,7 +78,7 @@ def _is_exported(message: Any) -> bool:
         return False
     author, content = message.get(AUTHOR), message.get("content")
     named = isinstance(author, Mapping) and author.get("role") is not None
-    return named or _is_typed(content)
+    return named or _is_typed(content) or isinstance(message.get(FRAGMENTS), list)
 
 
 def _is_typed(content: Any) -> bool:
@@ -82,6 +90,9 @@ def _is_typed(content: Any) -> bool:
 def _plain(message: Any) -> Iterator[Any]:
     if not _is_exported(message):
         yield message
+        return
+    if isinstance(fragments := message.get(FRAGMENTS), list):
+        yield from _of_fragments(fragments, bool(message.get("files")))
         return
     author: Any = message.get(AUTHOR)
     author = author if isinstance(author, Mapping) else {"role": message.get("role", author)}
@@ -98,7 +109,21 @@ def _plain(message: Any) -> Iterator[Any]:
         content = _content(content, kind)
     if content in ("", None, []) and role == "system":
         return
+    if value_at(message, "metadata.attachments"):
+        content = [content, {"type": "file"}]
     yield {**plain, "role": role, "content": content}
+
+
+def _of_fragments(fragments: list[Any], files: bool) -> Iterator[Any]:
+    """DeepSeek's parts of a message: a question, reasoning, an answer; others are refused."""
+    for part in fragments:
+        kind, text = (part.get("type"), part.get("content")) if isinstance(part, Mapping) else (None, None)
+        if kind == "REQUEST":
+            yield {"role": "user", "content": [text, {"type": "file"}] if files else text}
+        elif kind == "THINK":
+            yield {"role": "assistant", "channel": "analysis", "content": text}
+        else:
+            yield {"role": "assistant", "content": text if kind == "RESPONSE" else [{"type": kind}]}
 
 
 def _content(content: Mapping[str, Any], kind: Any) -> Any:
@@ -113,3 +138,27 @@ def _content(content: Mapping[str, Any], kind: Any) -> Any:
     if all(isinstance(part, str) for part in held):
         return "\n".join(held)
     return [{"type": part.get(CONTENT_TYPE)} if isinstance(part, Mapping) else part for part in held]
+
+
+def with_attachments(messages: list[Any]) -> list[Any]:
+    """Messages of Claude's export with the texts of what was attached to them; others as they are."""
+    return [_with_attachments(message) for message in messages]
+
+
+def _with_attachments(message: Any) -> Any:
+    if not isinstance(message, Mapping) or not message.keys() & {*_ATTACHED}:
+        return message
+    held = [one for key in _ATTACHED for one in message.get(key) or [] if isinstance(one, Mapping)]
+    rest = {key: value for key, value in message.items() if key not in _ATTACHED}
+    texts = [one.get("extracted_content") for one in held]
+    if not held:
+        return rest
+    parts = rest.get("content")
+    parts = (
+        list(parts) if isinstance(parts, list) and parts else [{"type": "text", "text": rest.get("text", "")}]
+    )
+    for one, text in zip(held, texts, strict=True):
+        name = one.get("file_name") or "attachment"
+        filled = isinstance(text, str) and text.strip()
+        parts.append({"type": "text", "text": f"\n\n{name}:\n{text}"} if filled else {"type": "file"})
+    return {**rest, "content": parts}

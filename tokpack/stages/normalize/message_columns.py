@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokpack.stages.normalize.call_columns import NOTHING_MORE
-from tokpack.stages.normalize.roles import CALLS, role_names
+from tokpack.stages.normalize.roles import CALLS, Speakers, role_names
 from tokpack.stages.normalize.values import NOTHING
 
 Bools = npt.NDArray[np.bool_]
@@ -50,6 +51,7 @@ def message_lists(
     slow: Bools,
     reads: Callable[[str], bool] = lambda key: True,
     read_calls: ReadCalls | None = None,
+    speakers: Speakers = MappingProxyType({}),
 ) -> tuple[pl.Series, pl.Series, pl.Series | None] | None:
     """(roles, contents, further fields), a list a row, of a column of message lists.
 
@@ -75,7 +77,7 @@ def message_lists(
             more = filled(pc.struct_field(messages, field.name))
             odd = odd | (more if reads(field.name) else more & elsewhere)
     odd = odd | (silent & ~filled(roles))
-    named = role_names(pl.Series(pl.from_arrow(roles)))
+    named = role_names(pl.Series(pl.from_arrow(roles)), speakers)
     calls = named.is_in(CALLS).fill_null(False).to_numpy()
     document_of = np.repeat(np.arange(len(lengths)), lengths)
     slow |= lists.is_null().to_numpy(zero_copy_only=False)

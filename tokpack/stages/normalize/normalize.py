@@ -196,7 +196,7 @@ def _vectorize_chats(
 ) -> _Columns | None:
     """`tools`: a column of texts with the tools of each row."""
     column = table.column(next(iter(shape.columns.values())))
-    lists = message_lists(column, slow, shape.reads, calls_json)
+    lists = message_lists(column, slow, shape.reads, calls_json, shape.speakers)
     if lists is None:
         return None
     roles, contents, more = _after_system(*lists, table, shape, slow)

@@ -6,8 +6,6 @@ of equal length that differ in their last message alone. The others are left to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -45,7 +43,7 @@ def pair_lists(table: pa.Table, shape: Shape, slow: Bools) -> tuple[str, pl.Seri
     columns: dict[str, _Turns] = {}
     for field, name in shape.columns.items():
         if name in table.column_names:
-            turns = _turns(table.column(name), _ROLES[field], slow, shape.reads)
+            turns = _turns(table.column(name), _ROLES[field], slow, shape)
             if turns is None:
                 return None
             columns[field] = turns
@@ -76,7 +74,7 @@ def pair_lists(table: pa.Table, shape: Shape, slow: Bools) -> tuple[str, pl.Seri
     )
 
 
-def _turns(column: pa.ChunkedArray, role: str, slow: Bools, reads: Callable[[str], bool]) -> _Turns | None:
+def _turns(column: pa.ChunkedArray, role: str, slow: Bools, shape: Shape) -> _Turns | None:
     texts = text_column(column)
     if texts is not None:
         slow |= holds_talk(texts)
@@ -86,7 +84,7 @@ def _turns(column: pa.ChunkedArray, role: str, slow: Bools, reads: Callable[[str
         struct = column.combine_chunks()
         ends = pa.array(np.arange(len(struct) + 1, dtype=np.int64))
         column = pa.chunked_array([pa.LargeListArray.from_arrays(ends, struct)])
-    lists = message_lists(column, slow, reads)
+    lists = message_lists(column, slow, shape.reads, speakers=shape.speakers)
     return _Turns(*lists[:2], False) if lists else None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 import polars as pl
 
@@ -46,8 +48,19 @@ def is_unknown(role: str | None) -> bool:
     return role is not None and role not in _KNOWN
 
 
-def role_names(roles: pl.Series) -> pl.Series:
-    """The same of a column."""
-    names = {role: role_name(role) for role in roles.unique().drop_nulls()}
+SPEAKERS = ("user", "assistant", "tool")
+"""Roles for which the user may name who speaks so in the data."""
+Speakers = Mapping[str, str]
+"""Name in the data, as `spoken` writes it -> role."""
+
+
+def spoken(name: str) -> str:
+    """A name by which speakers are told apart."""
+    return name.strip().casefold()
+
+
+def role_names(roles: pl.Series, speakers: Speakers = MappingProxyType({})) -> pl.Series:
+    """The same of a column, where the user says of `speakers` who they are."""
+    names = {role: speakers.get(spoken(role)) or role_name(role) for role in roles.unique().drop_nulls()}
     others = {role: name for role, name in names.items() if role != name}
     return roles.replace(others) if others else roles

@@ -40,6 +40,7 @@ from tokpack.stages.normalize.late import (
 )
 from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.passed_over import SPLITS
+from tokpack.stages.normalize.roles import SPEAKERS, Speakers, spoken
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
 from tokpack.stages.normalize.training import speaks_of_training
 from tokpack.stages.normalize.turns import are_bare, as_messages
@@ -67,6 +68,8 @@ class Shape:
     late: Late = field(default_factory=dict)
     late_roots: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Columns that `late` begins in -> keys in them; none where the column itself is read."""
+    speakers: Speakers = field(default_factory=dict)
+    """Who speaks in the data, as the user says."""
     media: frozenset[str] = frozenset()
     """Columns of images and sounds, which set a row aside."""
     present: frozenset[str] = frozenset()
@@ -131,6 +134,7 @@ class Shape:
             variables=variables if name in TAKES else (),
             late=late,
             late_roots=roots,
+            speakers={spoken(mapping[role]): role for role in SPEAKERS if role in mapping},
             media=frozenset(media - read),
             present=frozenset(present),
             named=frozenset({*mapping, *fields_of_lists(columns)}),
@@ -227,7 +231,7 @@ class Shape:
             found = self._sorted(found, row)
         for target in found.keys() & _HELD.keys():
             value = found[target]
-            if are_bare(value):
+            if are_bare(value) and not self.speakers:
                 continue
             if target in _CHATS:
                 value = found[target] = as_json(value)
@@ -236,7 +240,7 @@ class Shape:
             if value is not None and not (isinstance(value, str) and target not in self.named):
                 found[target] = _HELD[target](value, target in self.named)
             if isinstance(found[target], list) and target != "system":
-                found[target] = [self._readable(message) for message in found[target]]
+                found[target] = [self._named(self._readable(message)) for message in found[target]]
         arguments = {name: row[name] for name in self.variables if is_filled(row.get(name))}
         if arguments:
             given = as_json(found.get("chat_template_kwargs"))
@@ -252,6 +256,13 @@ class Shape:
             if not _tool_names(path, value) <= _tool_names(*filled[0]):
                 raise RowError(f"{filled[0][0]} and {path} hold different tools: --map tools=COLUMN chooses")
         return filled[0] if filled else held[0]
+
+    def _named(self, message: Any) -> Any:
+        """A message with the role that the user gives its speaker."""
+        key = "role" if isinstance(message, dict) and message.get("role") is not None else "from"
+        said = message.get(key) if self.speakers and isinstance(message, dict) else None
+        role = self.speakers.get(spoken(said)) if isinstance(said, str) else None
+        return {**message, key: role} if role else message
 
     def _readable(self, message: Any) -> Any:
         """A message without the fields that nothing reads."""

@@ -31,7 +31,7 @@ from tokpack.stages.normalize.blocks import (
     plain_messages,
 )
 from tokpack.stages.normalize.channels import channels_as_messages, has_channels
-from tokpack.stages.normalize.exported import exported_as_messages, is_exported
+from tokpack.stages.normalize.exported import exported_as_messages, is_exported, with_attachments
 from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.responses import has_items, items_as_messages
 from tokpack.stages.normalize.roles import is_unknown, role_name
@@ -119,13 +119,16 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
             first = turns[0]
         if has_items(turns):
             return plain_messages(items_as_messages(turns))
+        if "sender" in first:
+            turns = with_attachments(turns)
         if said := _named_by_keys(turns):
             return said
         return plain_messages(turns) if any(key in first for key in ROLE_KEYS) else None
-    if said := _with_roles(value):
-        return said
-    if not named:
-        return None
+    return _with_roles(value) or (_of_texts(value) if named else None)
+
+
+def _of_texts(value: list[Any]) -> list[Message] | None:
+    """Texts of a user and an assistant in turn, one by one or in pairs."""
     texts = value
     if all(isinstance(item, list) for item in value):
         texts = [text for pair in value for text in pair]

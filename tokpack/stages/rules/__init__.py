@@ -12,7 +12,7 @@ import polars as pl
 
 from tokpack.stages.rules.encoding import mojibake
 from tokpack.stages.rules.gopher import gopher_repetition
-from tokpack.stages.rules.html import html_boilerplate
+from tokpack.stages.rules.html import html_answer, html_boilerplate
 from tokpack.stages.rules.language import language
 from tokpack.stages.rules.length import too_long, too_short
 from tokpack.stages.rules.repetition import repetition
@@ -40,7 +40,7 @@ _DEFAULT: tuple[Rule, ...] = (
     repetition,
 )
 _STRICT: tuple[Rule, ...] = (*_DEFAULT, refusal, url_only, symbol_share)
-_BY_NAME: tuple[Rule, ...] = (gopher_repetition, language, too_short, too_long)
+_BY_NAME: tuple[Rule, ...] = (html_answer, gopher_repetition, language, too_short, too_long)
 """Right for one corpus and wrong for another: on only where they are named."""
 
 RULES: dict[str, Rule] = {rule.__name__: rule for rule in (*_STRICT, *_BY_NAME)}

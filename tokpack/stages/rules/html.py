@@ -67,3 +67,18 @@ def html_boilerplate(min_structure: int = 3, min_tag_share: float = 0.05) -> pl.
 
 def _count(conditions: Iterable[pl.Expr]) -> pl.Expr:
     return pl.sum_horizontal(condition.cast(pl.Int32) for condition in conditions)
+
+
+WHOLE = r"(?is)\A\s*<(?:div|p|ul|ol|h[1-6]|pre|table|span|section|article)\b[^<>]*>.*</\w+>\s*\z"
+
+
+def html_answer() -> pl.Expr:
+    """An answer that is HTML from its first sign to its last, as dumps of chat pages have it: `<div><p>Hi</p>
+    </div>`.
+
+    Whole pages, code blocks, and answers to a prompt that speaks of HTML, the web or code do not count. By
+    name only: what makes Markdown of them keeps them.
+    """
+    prompts = pl.col("prompts").list.join("\n", ignore_nulls=True)
+    whole = pl.col("answers").list.eval(pl.element().str.contains(WHOLE)).list.any()
+    return among(whole, ~prompts.str.contains(ABOUT_WEB))
