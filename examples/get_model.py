@@ -19,8 +19,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from unittest.mock import patch
 
 from tokpack.errors import OutputError, TokpackError, UsageError
 from tokpack.terminal.activity import Activity
@@ -61,10 +62,17 @@ def convert(out: Path, *, weights: bool = True) -> None:
             f"reading a GGUF file needs {' and '.join(missing)}", hint=f"pip install {' '.join(missing)}"
         )
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    import gguf
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):  # else each part reads the file again
+        _convert(source, out, weights)
+
+
+def _convert(source: Path, out: Path, weights: bool) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
     folder = str(source.parent)
     AutoTokenizer.from_pretrained(folder, gguf_file=source.name).save_pretrained(out)
     config = AutoConfig.from_pretrained(folder, gguf_file=source.name)
