@@ -18,6 +18,7 @@ import torch
 from adapter_files import save_adapter
 from peft import PeftModel
 from served import client, refused, running, save_place
+from trainer_rows import with_few_layers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer_plugin.serving.engine import Engine
@@ -358,9 +359,9 @@ def test_a_full_queue_refuses_and_a_slow_answer_times_out(place):
 
 @pytest.mark.slow
 def test_smollm2_answers_for_two_adapters_at_once_as_for_each_alone(smollm2, tmp_path):
-    (tmp_path / "base").symlink_to(smollm2)
+    base = with_few_layers(smollm2, tmp_path / "base")
     for name, seed in (("a", 1), ("b", 2)):
-        save_adapter(smollm2, tmp_path / name, seed=seed, std=0.08, r=8)
+        save_adapter(base, tmp_path / name, seed=seed, std=0.08, r=8)
     question = "Write one sentence about the sea."
     asked = [("base", "What is 17 + 25?"), *((name, question) for name in ("base", "a", "b"))]
 

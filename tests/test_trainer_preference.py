@@ -40,6 +40,7 @@ from trainer_rows import (
     packed_pairs,
     tiny_chat_model,
     tiny_llama,
+    with_few_layers,
     write_packed,
 )
 
@@ -337,8 +338,9 @@ def test_real_pairs_train_from_ln_2(model_folder, real_data, tmp_path):
 @pytest.mark.slow
 def test_smollm2_learns_to_prefer(smollm2, real_data, tmp_path):
     """Two steps on a row of short pairs; the probe of this model is in test_trainer_smollm2.py."""
+    model = with_few_layers(smollm2, tmp_path / "model")
     options = {"epochs": 2.0, "learning_rate": 1e-3, "probe": False}
-    losses = losses_on_real_pairs(smollm2, real_data, tmp_path, 256, 200, **options)
+    losses = losses_on_real_pairs(model, real_data, tmp_path, 256, 200, **options)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert losses[-1] < 0.6
 

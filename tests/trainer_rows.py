@@ -132,6 +132,17 @@ def save_tiny_model(folder: Path, **changes: Any) -> None:
     tiny_llama(**{**sizes, **changes}).save_pretrained(folder)
 
 
+def with_few_layers(model: Path, folder: Path, layers: int = 8) -> Path:
+    """The first layers of a model, with its tokenizer."""
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    return folder
+
+
 def tiny_chat_model(folder: Path) -> Path:
     """A tiny Llama with a byte-level tokenizer and a chat template."""
     from encode_helpers import byte_level, template, tokenizer_folder
