@@ -286,13 +286,13 @@ def squeezed(text: str) -> str:
 
 
 def performed(line: str, language: str) -> subprocess.CompletedProcess[str] | Ended:
-    """A line of bash, or Python code, to its end, `verify` and scripts in processes of their own."""
+    """A line of bash, or Python code, to its end, scripts in processes of their own."""
     if language == "python":
         with redirect_stdout(io.StringIO()) as out:
             exec(compile(line, "block", "exec"), {"__name__": "__main__"})
         return Ended(0, out.getvalue(), "")
     words = shlex.split(line, comments=True)
-    if words[0] != "tokpack" or words[1] == "verify":
+    if words[0] != "tokpack":
         command = ["bash", "-euc", line]
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     done = run(*words[1 : -2 if ">" in words else None])
