@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from rank_processes import gloo_threads
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import AutoModelForCausalLM
 
 from tokpack.terminal.activity import Activity
 from trainer_plugin import (
@@ -95,6 +95,8 @@ def check_shards(trainer: Any) -> None:
 
 def prefer(packed: Path, model: Path, out: Path) -> None:
     """DPO of an adapter; `OUT` are its weights, metrics and rewards."""
+    from transformers import set_seed
+
     dataset = PackedDataset(packed).select(range(16))  # as many rows for each rank
     recipe = load_recipe(
         **{"method": "lora", "dtype": "float32", "epochs": 2.0, "accumulation": 4 // ranks()},

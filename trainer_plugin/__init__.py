@@ -39,6 +39,8 @@ __all__ = sorted(_HOME)  # noqa: PLE0605
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOME[name].startswith("training."):
+        import_module(f"{__name__}.extras").load_bitsandbytes()
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

@@ -105,9 +105,14 @@ def ready_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    load_bitsandbytes()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def load_bitsandbytes() -> None:
+    """Import it, where it is installed, without PyTorch's compiler: before peft or Trainer imports it."""
     with suppress(Exception), compiling_at_the_first_call():  # peft says what is wrong with it
         import_module("bitsandbytes")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 @contextmanager
