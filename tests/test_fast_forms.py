@@ -90,8 +90,9 @@ def test_qwens_vocabulary_is_loaded_as_ranks(whole_qwen, tmp_path):
     data = (whole_qwen / "tokenizer.json").read_bytes()
     added = {token["content"]: token["id"] for token in json.loads(data)["added_tokens"]}
     plain = from_json(data)
-    fast, plan, ranks = measure(data, added, Tokenizer.from_buffer(data))
-    assert (plan.scheme, plan.decodes) == ("qwen2", True)
+    fast, plan, ranks, texts = measure(data, added, Tokenizer.from_buffer(data))
+    assert plan.scheme == "qwen2"
+    assert texts is not None
     assert len(ranks) < len(data) / 2
     (tmp_path / "ranks").write_bytes(ranks)
     loaded = from_ranks(tmp_path / "ranks", plan.scheme, added)

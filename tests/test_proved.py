@@ -75,7 +75,6 @@ def test_bytes_of_ids_are_their_text_and_rows_one_by_one_give_the_same_ids(model
     tokenizer = load_tokenizer(model, tmp_path / "cache")
     fast = tokenizer.fast
     assert fast is not None
-    assert fast.plan.decodes
     texts = pa.array(list(odd_strings(tokenizer.added_tokens)), pa.large_string())
     single = fast.encode(texts)[0]
     monkeypatch.setattr(fast_tokenizer, "SINGLE_ROWS", 0)
@@ -87,4 +86,4 @@ def test_bytes_of_ids_are_their_text_and_rows_one_by_one_give_the_same_ids(model
     for plain in (False, True):
         want = tokenizer.reference.decode_batch(rows, skip_special_tokens=plain)
         assert tokenizer.decode_rows(rows, plain) == want
-    assert fast.decode([[tokenizer.vocab_size + 5]]) is None
+    assert tokenizer.id_texts.decode([[tokenizer.vocab_size + 5]]) is None

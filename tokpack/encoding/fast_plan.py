@@ -28,7 +28,8 @@ from tokpack.encoding.fast_forms import (
     plan_file,
 )
 from tokpack.encoding.fast_proof import USUAL, difference, odd_strings, shown
-from tokpack.encoding.fast_tokenizer import WORD_MARK, FastPlan, FastTokenizer
+from tokpack.encoding.fast_tokenizer import FastPlan, FastTokenizer
+from tokpack.encoding.id_texts import WORD_MARK, IdTexts, file_of, texts_of
 from tokpack.encoding.snapshot import BACKEND
 from tokpack.encoding.token_places import Encoded, encode_reference
 
@@ -47,10 +48,12 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
             return None, plan.refused
         with _loading:
             return _kept(folder, plan, tuple(added.items())), ""
-    fast, plan, data = measure((folder / BACKEND).read_bytes(), added, reference())
+    fast, plan, data, texts = measure((folder / BACKEND).read_bytes(), added, reference())
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         if fast is not None:
             _write(folder / (RANKS if plan.scheme else JSON), data)
+        if texts is not None:
+            _write(file_of(folder), texts.to_bytes())
         _write(kept, json.dumps(asdict(plan), ensure_ascii=False, indent=1).encode())
     return fast, plan.refused
 
@@ -63,8 +66,8 @@ def _kept(folder: Path, plan: FastPlan, added: tuple[tuple[str, int], ...]) -> F
 
 def measure(
     data: bytes, added: dict[str, int], reference: Any
-) -> tuple[FastTokenizer | None, FastPlan, bytes]:
-    """(fast tokenizer or None, its plan, the tokenizer.json or ranks that it was loaded from)."""
+) -> tuple[FastTokenizer | None, FastPlan, bytes, IdTexts | None]:
+    """(fast tokenizer or None, its plan, the tokenizer.json or ranks that it was made of, texts of ids)."""
     config = json.loads(data)
     try:
         nfc = _is_nfc(config.get("normalizer"))
@@ -72,7 +75,7 @@ def measure(
         encoder, first_sentinel, data = _load_encoder(config)
     except Exception as error:  # gigatoken raises its own and Rust errors for what it does not know
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return None, FastPlan(refused=reason), data
+        return None, FastPlan(refused=reason), data, None
     strings = pa.array(list(odd_strings(added)), pa.large_string())
     true = encode_reference(reference, strings)
     best, unsure, first = None, len(strings) + 1, ""
@@ -85,15 +88,16 @@ def measure(
         if wrong is None and slow < unsure:
             best, unsure = fast, slow
     if best is None or best.encode(pa.array(USUAL, pa.large_string()))[1].all():
-        return None, FastPlan(refused=first or "the places of its tokens cannot be read from the ids"), data
-    by_bytes = best.read_as(replace(best.plan, decodes=True))
-    if _decodes(by_bytes, true, added, config, reference):
-        best = by_bytes
+        why = first or "the places of its tokens cannot be read from the ids"
+        return None, FastPlan(refused=why), data, None
+    texts = texts_of(encoder.vocab, added, first_sentinel, config.get("decoder") or {})
+    if texts is not None and not _makes(texts, true, added, config, reference):
+        texts = None
     if merges and not first_sentinel and (ranks := as_ranks(config, merges)):
         by_ranks = _read_by_ranks(best.plan, ranks, added)
         if by_ranks is not None and difference(lambda _: true, by_ranks, strings) is None:
-            return by_ranks, by_ranks.plan, ranks[0]
-    return best, best.plan, data
+            return by_ranks, by_ranks.plan, ranks[0], texts
+    return best, best.plan, data, texts
 
 
 def _read_by_ranks(plan: FastPlan, ranks: tuple[bytes, str], added: dict[str, int]) -> FastTokenizer | None:
@@ -105,19 +109,17 @@ def _read_by_ranks(plan: FastPlan, ranks: tuple[bytes, str], added: dict[str, in
     return None
 
 
-def _decodes(
-    fast: FastTokenizer, true: Encoded, added: dict[str, int], config: dict[str, Any], reference: Any
+def _makes(
+    texts: IdTexts, true: Encoded, added: dict[str, int], config: dict[str, Any], reference: Any
 ) -> bool:
-    """Whether the bytes of ids make their text: the decoder does nothing else, and so it is in trials with
-    every added token."""
-    if (config.get("decoder") or {}).get("type") != "ByteLevel":
-        return False
+    """Whether texts of ids are those of `tokenizers`, in trials with every added token."""
     special = {token["id"] for token in config["added_tokens"] if token["special"]}
     rows = [true.ids[low:high].tolist() for low, high in pairwise(true.offsets.tolist())]
     rows += [[number] for number in added.values()]
     rows += [[number, *row[:1:-1], number] for number, row in zip(added.values(), rows, strict=False)]
-    return all(
-        fast.decode(rows, skipped) == reference.decode_batch(rows, skip_special_tokens=bool(skipped))
+    rows = [row for row in rows if texts.decode([row]) is not None]
+    return bool(rows) and all(
+        texts.decode(rows, skipped) == reference.decode_batch(rows, skip_special_tokens=bool(skipped))
         for skipped in (set(), special)
     )
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from tokpack.encoding.fast_tokenizer import WORD_MARK, FastTokenizer
+from tokpack.encoding.fast_tokenizer import FastTokenizer
+from tokpack.encoding.id_texts import WORD_MARK
 from tokpack.encoding.token_places import Encoded, text_buffers
 
 PLAIN = "The quick brown fox's 12345 jumps; over\tthe lazy-dog_name(x) == 3.14!"

@@ -14,7 +14,6 @@ read (`FastPlan`) is found by trial against `tokenizers`, in `tokpack.encoding.f
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
@@ -29,11 +28,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokpack.arrays import Bools, Int32, Int64, UInt8, UInt32
+from tokpack.encoding.id_texts import WORD_MARK
 from tokpack.encoding.token_places import Encoded, text_buffers
 from tokpack.encoding.unicode import nfc
 from tokpack.errors import InternalError
 
-WORD_MARK = "\u2581"
 SINGLE_ROWS = 50_000
 """So many are encoded one by one before awkward is loaded: that takes 0.26 s, a row 2 microseconds more."""
 
@@ -56,8 +55,6 @@ class FastPlan:
     """No word mark is put in front of what begins with a space."""
     trim: Literal["never", "not_first", "always"] = "never"
     """Spaces at the ends of a token are not part of its place; `not_first` spares a row's first token."""
-    decodes: bool = False
-    """The text of ids is their bytes one after another."""
     scheme: str = ""
     """Where the vocabulary is loaded as ranks: gigatoken's name for how texts are split into words."""
 
@@ -127,17 +124,6 @@ class FastTokenizer:
         if self.plan.trim != "never":
             starts, ends = self._trimmed(ids, offsets, lengths, ends)
         return Encoded(offsets, ids.view(np.int32), base[:-1].astype(np.int64), ends, starts), slow
-
-    def decode(self, rows: list[list[int]], without: Collection[int] = ()) -> list[str] | None:
-        """Text of each row of ids, `without` some of them; None where the bytes of an id are not known."""
-        if not self.plan.decodes or not all(map(self._known, {number for row in rows for number in row})):
-            return None
-        if without:
-            rows = [[number for number in row if number not in without] for row in rows]
-        return [self.encoder.decode(row).decode("utf-8", "replace") for row in rows]
-
-    def _known(self, number: int) -> bool:
-        return number < (self.plan.first_sentinel or len(self._unknown)) and not self._unknown[number]
 
     def _ids(self, text: pa.LargeStringArray) -> tuple[UInt32, Int64]:
         if self._singles + len(text) <= SINGLE_ROWS:

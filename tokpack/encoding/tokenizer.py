@@ -22,6 +22,7 @@ import pyarrow as pa
 from tokpack.encoding.fast_plan import load_fast
 from tokpack.encoding.fast_proof import difference
 from tokpack.encoding.fast_tokenizer import FastTokenizer
+from tokpack.encoding.id_texts import IdTexts, kept_texts
 from tokpack.encoding.proved import of_inputs, of_texts
 from tokpack.encoding.reference_process import ReferenceProcess, started_early
 from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, TOKENIZER_FILES, snapshot_folder, write_snapshot
@@ -69,6 +70,7 @@ class Tokenizer:
         self._starts_late = False
         self.inputs = ""
         self.asked = False
+        self._id_texts: IdTexts | None = None
         self._fast: FastTokenizer | None = None
         self._fast_refused: str | None = None
 
@@ -186,8 +188,8 @@ class Tokenizer:
 
     def decode_rows(self, rows: list[list[int]], plain: bool = False) -> list[str]:
         """Text of each row of ids, special tokens written out, or with `plain` left out."""
-        fast = self._fast  # not loaded for this alone
-        texts = fast.decode(rows, self._special_ids if plain else ()) if fast is not None else None
+        known = self.id_texts
+        texts = known.decode(rows, self._special_ids if plain else ()) if known is not None else None
         if texts is not None:
             return texts
         self.asked = True
@@ -195,6 +197,13 @@ class Tokenizer:
             if process is not None:
                 return process.decode(rows, plain)
         return list(self.reference.decode_batch(rows, skip_special_tokens=plain))
+
+    @property
+    def id_texts(self) -> IdTexts | None:
+        """Texts of ids without `tokenizers`, where they are known by now."""
+        if self._id_texts is None:
+            self._id_texts = kept_texts(self.folder)
+        return self._id_texts
 
     @cached_property
     def _special_ids(self) -> set[int]:

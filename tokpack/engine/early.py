@@ -29,6 +29,9 @@ ONE_CORE = dict.fromkeys(
 )
 """Helpers are as many as there are cores: threads inside each would be in one another's way."""
 
+PATIENCE = 1.0
+"""Seconds for helpers to end by themselves."""
+
 _ENDS = 1 << 16
 _VALUES = re.compile(rb'tool_calls|function_call|reasoning|"tools"')
 
@@ -41,13 +44,16 @@ class Helper:
         self.questions, self.answers = os.fdopen(questions, "wb"), os.fdopen(answers, "rb")
 
     def end(self) -> None:
-        """At once; a copy ends when it sees that its pipe did."""
+        """It ends when it sees that its pipe did; the process that was copied, after its copies."""
+        with suppress(OSError, ValueError):
+            self.questions.close()
         if not self.copy:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(PATIENCE)
             self.process.kill()
             self.process.wait()
-        for pipe in self.pipes:  # whoever waits for an answer hears its end before the second is closed
-            with suppress(OSError, ValueError):
-                pipe.close()
+        with suppress(OSError, ValueError):
+            self.answers.close()
 
     @property
     def pipes(self) -> tuple[IO[bytes], IO[bytes]]:

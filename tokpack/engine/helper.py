@@ -25,6 +25,7 @@ from tokpack.engine.local import pass_over_pandas
 IDLE = {"jemalloc_bg_thd", "polars-ooc-clea"}
 """Threads that polars and Arrow start when imported: the first is fit for a fork, the second waits for
 files to delete."""
+_copies: list[int] = []
 COLLECT = (50_000, 20, 100)
 """As in the command: values of rows are made by the thousand, and hardly any is in a circle."""
 
@@ -58,10 +59,14 @@ def _make_ready(what: str) -> None:
 
 
 def _listen(questions: IO[bytes], waiting: SimpleQueue[bytes]) -> None:
-    """The pipe ends when the process ends that asks, whatever ended it: then nobody waits for an answer."""
+    """The pipe ends when the process ends that asks, whatever ended it: then nobody waits for an answer.
+    Copies hear the same, and are waited for: their time counts with that of this process."""
     with suppress(EOFError, OSError, pickle.UnpicklingError):
         while True:
             waiting.put(pickle.load(questions))
+    with suppress(OSError):
+        for copy in _copies:
+            os.waitpid(copy, 0)
     os._exit(1)
 
 
@@ -71,7 +76,12 @@ def _own(pairs: list[tuple[int, int]]) -> tuple[int, int]:
     if len(pairs) > 1 and _threads() <= IDLE:
         gc.freeze()
         with suppress(OSError):  # as many as the system allows
-            own = next((pair for pair in pairs[1:] if os.fork() == 0), own)
+            for pair in pairs[1:]:
+                if not (copy := os.fork()):
+                    own = pair
+                    _copies.clear()
+                    break
+                _copies.append(copy)
     for end in (end for pair in pairs if pair != own for end in pair):
         os.close(end)
     return own

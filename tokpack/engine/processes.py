@@ -82,7 +82,7 @@ class Helpers(Generic[Item, Result]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        for helper in self._all:
+        for helper in reversed(self._all):
             helper.end()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tokpack.arrays import Int32, Int64
 from tokpack.encoding.tokenizer import Tokenizer
@@ -117,10 +118,11 @@ def _sum(a: Counts, b: Counts) -> Counts:
 
 def token_bytes(tokenizer: Tokenizer, ids: npt.NDArray[np.integer[Any]]) -> list[bytes]:
     """What each id stands for in a text."""
-    fast = tokenizer.fast
-    if fast is not None and not fast.plan.word_mark:
-        vocab = fast.encoder.vocab
-        return [vocab[number] for number in ids.tolist()]
+    texts = tokenizer.id_texts
+    if texts is not None and not texts.word_mark:
+        known = texts.texts.take(pa.array(ids))
+        if not known.null_count:
+            return list(known.to_pylist())
     contents = {number: text for text, number in tokenizer.added_tokens.items()}
     reference = tokenizer.reference
     by_bytes = reference.token_to_id(SPACE) is not None
