@@ -222,6 +222,15 @@ def test_a_content_of_which_the_template_keeps_nothing_is_an_error_where_its_beg
     assert trained(result, 1) == ["So.<turn|>"]
 
 
+def test_what_an_answer_begins_with_is_not_the_end_of_the_call_before(folder):
+    answer = {"role": "tool", "name": "look", "content": "Sun"}
+    chat = [ASK, calling(OBJECT, content=""), answer, {**TELL, "content": "<turn|>So."}]
+    result = rendered(folder, families.stock("gemma4"), chat)
+    text = result.text[0].as_py().encode()
+    said = [text[a:b].decode() for a, b in result.content.of_row(0)]
+    assert not any("Sun" in part for part in said if part.startswith("<|tool_call>"))
+
+
 def test_the_end_of_an_answer_left_empty_is_not_trained_as_that_of_the_call_before(folder):
     answer = {"role": "tool", "name": "look", "content": "Sun"}
     empty = {"role": "assistant", "content": "", "reasoning_content": "No more."}
@@ -230,6 +239,17 @@ def test_the_end_of_an_answer_left_empty_is_not_trained_as_that_of_the_call_befo
     )
     assert result.told["turns_left_empty"] == 1
     assert [text.partition("{")[0] for text in trained(result)] == ["<|tool_call>call:look", "Fine.<turn|>"]
+
+
+@pytest.mark.parametrize("behind", ["\n\n", "\n\n "])
+def test_a_think_block_alone_is_reasoning_that_the_template_takes_away_with_what_stands_behind_it(
+    folder, behind
+):
+    stripping = CUTTING.replace("split('</think>')[-1]", "split('</think>')[-1].lstrip('\\n')")
+    chat = [ASK, {"role": "assistant", "content": f"<think>Look.</think>{behind}"}, ASK, TELL]
+    result = rendered(folder, stripping, chat)
+    assert result.told == {"reasoning_not_rendered": 1, "turns_left_empty": 1}
+    assert trained(result) == ["Fine.</s>"]
 
 
 def test_a_tool_that_answers_nothing_inside_the_answer_is_not_trained(folder):

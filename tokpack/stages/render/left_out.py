@@ -77,8 +77,10 @@ def left_out(
     for index, message in enumerate(messages):
         texts, thoughts = visible_texts(message), _reasonings(message)
         answers = message.get("role") == "assistant"
-        beheaded = answers and index in marked.ends and index not in marked.starts
-        if beheaded and (parts := _think_block(message)):
+        cut = answers and index not in marked.starts
+        parts = _think_block(message) if cut else None
+        beheaded = parts is not None or (cut and index in marked.ends)
+        if parts is not None:
             texts, thoughts = [part for part in parts[1:] if part], _different([*thoughts, parts[0]])
         shown = index in marked.ends or _begins(text, marked.starts.get(index), texts)
         found_in = index not in marked.absent and all(_stands_in(part, text) for part in texts)

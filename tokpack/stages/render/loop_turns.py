@@ -152,12 +152,14 @@ class LoopTurns:
         return max(start, end)
 
     def _ends_another(self, index: int, place: int) -> bool:
-        """Whether an answer that says nothing ends there: what closes it is its own."""
+        """Whether it is the end of an answer that says nothing, or stands in what an answer says."""
         later = (i for i in range(index + 1, len(self.own)) if (own := self.own[i]) and own.start < own.end)
         after = next(later, None)
         if after is None or self.messages[after].get("role") != "assistant":
             return False
-        own = self.own[after]
+        own, content = self.own[after], self.contents[after]
+        if content is not None and content[0] < place:
+            return True
         return own is not None and own.start < place and not self.text[place : own.end].strip()
 
     def _without_others(self, index: int, own: Round, start: int, end: int) -> list[CharSpan]:
