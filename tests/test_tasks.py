@@ -111,6 +111,16 @@ def test_pairs_of_a_role_and_a_text_are_messages(column, container, tmp_path):
     assert contents == ["Be brief.", "Hi", "Hello."]
 
 
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("more", ["<noinput>", "<no input>", "nan", "", None], ids=str)
+@pytest.mark.parametrize("weight", [{}, {"weight": 1.0}], ids=["by column", "row by row"])
+def test_an_input_that_says_that_there_is_none_is_none(more, weight, container, tmp_path):
+    row = {"instruction": "Say hello.", "input": more, "output": "Hello.", **weight}
+    rows = [row, {**row, "input": "Loud."}]
+    [none, one], _, _ = documents(tmp_path, rows, container)
+    assert [none[1][0], one[1][0]] == ["Say hello.", "Say hello.\nLoud."]
+
+
 def test_pairs_of_questions_and_answers_are_no_roles(tmp_path):
     [(roles, contents, _, _)], _, _ = documents(
         tmp_path, [{"conversations": [["user", "Who?"], ["Hi", "Hello."]]}]

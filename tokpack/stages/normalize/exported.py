@@ -8,7 +8,7 @@
     {"sender": "human", "text": "See.", "attachments": [{"file_name": "a.txt", "extracted_content": "..."}]}
 
 What a user told the model of himself becomes a system message. Of a tree the branch that was shown is taken.
-The text of an attachment follows the message that it came with. What is no text, as an image, a file or a call
+The text of an attachment follows its message. What is no text, as an image, a file or a call
 of `python`, becomes a part that is refused.
 """
 

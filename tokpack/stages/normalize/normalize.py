@@ -46,7 +46,7 @@ from tokpack.stages.normalize.pair_columns import pair_lists
 from tokpack.stages.normalize.pair_rows import row_to_pair
 from tokpack.stages.normalize.passed_over import PassedOver, in_rows, in_table, other_splits
 from tokpack.stages.normalize.raw_rows import dumped, lines_of, odd_rows, parse_line
-from tokpack.stages.normalize.rows import CHATS, FIELDS, RowDocument, row_to_document
+from tokpack.stages.normalize.rows import CHATS, FIELDS, NO_INPUT, RowDocument, row_to_document
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.values import RowError, reason_of
 from tokpack.stages.read.blocks import Block, line_numbers
@@ -182,7 +182,7 @@ def _columns(
         prompt = next(iter(FIELDS[shape.format]))
         joined = pl.concat_str(prompt, pl.lit("\n"), "input")
         frame = frame.with_columns(
-            pl.when(pl.col("input") == "").then(prompt).otherwise(joined).alias(prompt)
+            pl.when(pl.col("input").is_in(NO_INPUT)).then(prompt).otherwise(joined).alias(prompt)
         )
     role_of = {name: role for name, role in FIELDS[shape.format].items() if name in texts}
     roles = pl.Series([list(role_of.values())], dtype=pl.List(pl.String)).new_from_index(0, len(frame))

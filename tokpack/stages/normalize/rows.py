@@ -44,6 +44,8 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 }
 SLOW_COLUMNS = frozenset({*TOOLS, "system", "history", "chat_template_kwargs", UNREADABLE})
 """Columns that change the document, for the row-by-row path where the first rows lack them."""
+NO_INPUT = ("", "<noinput>", "<no input>", "nan")
+"""What the column `input` says where there is none; `nan` is what pandas makes of it."""
 KWARGS = "chat_template_kwargs"
 """Key of `extra` for arguments of the chat template that a row brings."""
 
@@ -101,7 +103,8 @@ def _to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
 
 
 def _with_input(prompt: str, row: Mapping[str, Any]) -> str:
-    return f"{prompt}\n{read_text(row['input'], 'input')}" if row.get("input") else prompt
+    more = row.get("input") or ""
+    return prompt if more in NO_INPUT else f"{prompt}\n{read_text(more, 'input')}"
 
 
 def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocument:
