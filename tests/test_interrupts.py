@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from chats import messy_rows, write_rows
+from commands import run
 from few import a_few
 
 from trainer_plugin.output_folder import how_to_go_on
@@ -242,8 +243,7 @@ def test_pack_says_how_to_go_on_and_does(number, smollm2, tmp_path):
     assert lines[-1] == "interrupted; the same command goes on where it stopped"
     assert all(map(gone, children))
     assert not list(tmp_path.glob(".out.*"))
-    again = [sys.executable, "-c", "from tokpack.cli import main; main()", *arguments]
-    assert subprocess.run(again, capture_output=True, check=False).returncode == 0
+    assert run(*arguments).returncode == 0
 
 
 @pytest.mark.slow

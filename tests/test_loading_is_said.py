@@ -22,6 +22,7 @@ WATCH = """
 import sys
 from tokpack.terminal.activity import Activity
 
+sys.modules.update(boto3=None, scipy=None)  # not of the extra for training, loaded where they are
 SLOW = {"torch", "transformers", "peft", "bitsandbytes", "altair"}
 shown = []
 begin, end = Activity.begin, Activity.end

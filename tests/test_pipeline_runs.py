@@ -44,12 +44,12 @@ def killed(command: list[str], is_moment: Callable[[], bool]) -> bool:
 
 @pytest.mark.slow
 def test_a_run_killed_in_either_pass_goes_on_and_gives_the_same_bytes(smollm2, tmp_path):
-    data = write_rows(tmp_path / "chats.jsonl", messy_rows(12_000, seed=3))
+    data = write_rows(tmp_path / "chats.jsonl", messy_rows(8_000, seed=3))
     command = [sys.executable, "-c", RUN, str(data)]
     subprocess.run([*command, str(tmp_path / "whole"), str(smollm2)], check=True)
     out = tmp_path / "killed"
     again = [*command, str(out), str(smollm2)]
-    for batches in (1, 4):
+    for batches in (1, 3):
         assert killed(again, lambda n=batches: len([*out.glob(".work/*.docs.arrow")]) >= n)
     killed(again, lambda: any(out.glob("data-*")))
     if not (out / "SHA256SUMS").is_file():
