@@ -14,10 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from trainer_rows import LENGTHS, make_documents, tiny_llama, trainer_for, write_packed
 
+from tokpack.cost.gpus import find_gpu
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import BalancedSampler, PackedDataset
+from trainer_plugin.recipe import Recipe
 from trainer_plugin.rows.balance import balanced_sampler
-from trainer_plugin.training.forecast import plan_run
+from trainer_plugin.training.forecast import plan_run, predicted_hours
 
 CAPACITY = 64
 
@@ -72,6 +74,21 @@ def test_transformers_sequential_strategy_is_the_packed_order_in_training_and_in
     plan = plan_run(dataset, trainer.args, balanced_sampler(dataset, trainer.args, trainer.model))
     assert rows_seen(trainer)[:4] == [dataset[i]["doc_ids"].tolist() for i in range(4)]
     assert trainer.counts()["tokens"] == plan.tokens_to_train == int(dataset.row_tokens()[:4].sum())
+
+
+def test_the_hours_of_a_run_on_a_named_gpu_are_predicted(curriculum, tmp_path):
+    trainer = trainer_for(tiny_llama("tokpack"), curriculum, tmp_path)
+    plan = plan_run(curriculum, trainer.args, trainer._get_train_sampler())
+    config, gpu = trainer.model.config.to_dict(), find_gpu("h100-sxm")
+
+    def hours(ranks=1, of=config, **settings):
+        return predicted_hours(of, curriculum, plan, Recipe(method="lora", **settings), gpu, ranks)
+
+    assert hours().value > 0
+    assert hours(2).value == pytest.approx(hours().value / 2)
+    assert curriculum.row_tokens().sum() < CAPACITY * len(curriculum)
+    assert hours(pad_to_capacity=True).value > hours().value
+    assert hours(of={"model_type": "unheard of"}) is None
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
