@@ -88,7 +88,7 @@ class OwnWords:
         return Explicit(whole) if isinstance(message, Explicit) else whole
 
     def _marked_call(self, index: int, call: Any) -> Any:
-        function = call.get("function", call) if isinstance(call, Mapping) else None
+        function: Any = call.get("function", call) if isinstance(call, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not name:
             return call
