@@ -43,7 +43,7 @@ LEFT_OUT = {
     EMPTY_TURNS: "turn(|s) (is|are) left empty by the chat template and (is|are) not trained",
     UNCLOSED_TURNS: "answer(|s) (is|are) not closed by the chat template: nothing trains the model to stop",
     TAGS_TWICE: "answer(|s) of tools (stands|stand) between tags that the chat template writes by itself: "
-    "they are written once",
+    "(it is|they are) written once",
     CALLS_AS_TEXT: "answer(|s) (holds|hold) calls as text between <tool_call> tags, and the chat template "
     "writes calls in another form: (it is|they are) trained as (it stands|they stand)",
     UNKNOWN_SEGMENTS: "turn(|s) (is|are) trained whole: --loss-mask cannot tell (its|their) segments apart, "
