@@ -89,6 +89,30 @@ def test_what_is_a_schema_or_nothing_stays(given):
     assert plain_tools([tool]) == [tool]
 
 
+@pytest.mark.parametrize("key", ["parameters", "inputSchema", "input_schema"])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_tools_by_their_names_are_a_list_of_them(key, container, tmp_path):
+    tools = {"count": {"description": "Counts.", key: SCHEMA}, "stop": {"description": "Ends."}}
+    row = {**ROWS["messages"], "tools": tools}
+    [(_, _, extra, _)] = documents(tmp_path, [row], container)[0]
+    told = [tool.get("function", tool) for tool in json.loads(extra)["tools"]]
+    assert told == [{**NAMED, "parameters": SCHEMA}, {"name": "stop", "description": "Ends."}]
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"name": "f", "parameters": {}},
+        {"type": "function", "function": {"name": "f", "parameters": {}}},
+        {"toolSpec": {"name": "f", "inputSchema": {"json": {}}}},
+        {"functionDeclarations": [{"name": "f", "parameters": {}}]},
+    ],
+)
+def test_one_tool_that_stands_in_no_list_is_one(tool):
+    [read] = plain_tools(tool)
+    assert read.get("function", read) == {"name": "f", "parameters": {}}
+
+
 def test_gemma_4_writes_them(tmp_path):
     row = {"messages": CHAT, "tools": [{**NAMED, "parameters": FLAT}]}
     [(roles, contents, extra, _)], _, _ = documents(tmp_path, [row])

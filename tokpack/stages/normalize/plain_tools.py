@@ -22,7 +22,9 @@ def plain_tools(value: Any) -> Any:
     tools = as_json(value)
     if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
         tools = tools["tools"]
-    elif isinstance(tools, Mapping) and not isinstance(tools.get("name", []), list):
+    elif isinstance(tools, Mapping) and _is_by_name(tools):
+        tools = [{"name": name, **as_json(tool)} for name, tool in tools.items()]
+    elif isinstance(tools, Mapping) and _is_one(tools):
         tools = [tools]
     if not isinstance(tools, list):
         return value
@@ -35,6 +37,23 @@ def plain_tools(value: Any) -> Any:
         else:
             listed.append(_plain_tool(tool))
     return listed or value
+
+
+def _is_one(tool: Mapping[str, Any]) -> bool:
+    """Whether it is a tool, or a group of Gemini's, that stands in no list."""
+    return not isinstance(tool.get("name", []), list) or any(
+        isinstance(tool.get(key), Mapping | list) for key in ("function", "toolSpec", *_DECLARED)
+    )
+
+
+def _is_by_name(tools: Mapping[str, Any]) -> bool:
+    """Whether the keys are the tools' names, as in Vercel's AI SDK: each value describes one."""
+    described = (*_SCHEMAS, "parameters", "description")
+    held = [as_json(tool) for tool in tools.values()]
+    return bool(held) and all(
+        isinstance(tool, Mapping) and "name" not in tool and any(key in tool for key in described)
+        for tool in held
+    )
 
 
 def _declared(item: Any) -> Any:
