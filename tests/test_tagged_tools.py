@@ -75,3 +75,31 @@ def test_calls_as_text_are_told_where_the_template_writes_calls_in_another_form(
     result = rendered(folder, families.stock(family), chat, [ASK, SAY])
     assert CALL in result.text[0].as_py()
     assert result.told == told
+
+
+OTHER_CALLS = [
+    '<functioncall> {"name": "count", "arguments": "{}"}',
+    'functools[{"name": "count", "arguments": {}}]',
+    '[TOOL_CALLS] [{"name": "count", "arguments": {}}]',
+    '<|python_tag|>{"name": "count", "parameters": {}}',
+    '<function=count>{"pond": "north"}</function>',
+]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "gemma4"])
+@pytest.mark.parametrize("call", OTHER_CALLS)
+def test_calls_in_the_form_of_another_template_are_told(folder, family, call):
+    chat = [ASK, {"role": "assistant", "content": call}]
+    mentioned = [{"role": "user", "content": f"What is {call}?"}, SAY]
+    result = rendered(folder, families.stock(family), chat, mentioned, [ASK, SAY])
+    assert result.told == {"tool_calls_as_text": 1}
+
+
+def test_a_call_as_the_template_writes_it_is_no_other(folder):
+    call = "<tool_call>\n<function=count>\n</function>\n</tool_call>"
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>\n"
+        "<function={{ c.function.name }}>\n</function>\n</tool_call>{% endfor %}</s>{% endfor %}"
+    )
+    assert rendered(folder, source, [ASK, {"role": "assistant", "content": call}]).told == {}
+    assert rendered(folder, BARE, [ASK, {"role": "assistant", "content": call}]).told != {}

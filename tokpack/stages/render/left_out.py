@@ -44,8 +44,8 @@ LEFT_OUT = {
     UNCLOSED_TURNS: "answer(|s) (is|are) not closed by the chat template: nothing trains the model to stop",
     TAGS_TWICE: "answer(|s) of tools (stands|stand) between tags that the chat template writes by itself: "
     "(it is|they are) written once",
-    CALLS_AS_TEXT: "answer(|s) (holds|hold) calls as text between <tool_call> tags, and the chat template "
-    "writes calls in another form: (it is|they are) trained as (it stands|they stand)",
+    CALLS_AS_TEXT: "answer(|s) (holds|hold) calls as text, as <tool_call> or <functioncall>, and the chat "
+    "template writes calls in another form: (it is|they are) trained as (it stands|they stand)",
     UNKNOWN_SEGMENTS: "turn(|s) (is|are) trained whole: --loss-mask cannot tell (its|their) segments apart, "
     "since the chat template writes (its text|their texts) in another form",
 }

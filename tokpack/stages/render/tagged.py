@@ -1,5 +1,5 @@
-"""Tools in the tags of Hermes, as texts: what tools answered between `<tool_response>` tags, and calls
-between `<tool_call>` tags in an answer.
+"""Tools in texts: what tools answered between the tags of Hermes, `<tool_response>`, and calls in an answer,
+between `<tool_call>` tags or as other templates write them.
 
     {"role": "tool", "content": "<tool_response>\\n{\\"ducks\\": 3}\\n</tool_response>"}  ->  {"ducks": 3}
 
@@ -17,8 +17,6 @@ import pyarrow as pa
 from tokpack.stages.render.left_out import CALLS_AS_TEXT, TAGS_TWICE
 from tokpack.stages.render.renderer import Renderer
 
-CALL = r"<tool_call>\s*\{"
-
 
 def without_tags(documents: pl.DataFrame, renderer: Renderer) -> tuple[pl.DataFrame, dict[str, int]]:
     """The documents with the texts that the chat template puts between tags without these; and how many
@@ -30,13 +28,13 @@ def without_tags(documents: pl.DataFrame, renderer: Renderer) -> tuple[pl.DataFr
         between = rf"(?s)\A\s*<{tag}>\s*(.*?)\s*</{tag}>\s*\z"
         told[TAGS_TWICE] = _count(documents, "tool", between)
         documents = _without(documents, between)
-    if not forms.calls_in_tags and _holds(documents, "<tool_call>"):
-        told[CALLS_AS_TEXT] = _count(documents, "assistant", CALL)
-    return documents, told
+    if forms.other_calls and _holds(documents, calls := "|".join(forms.other_calls)):
+        told[CALLS_AS_TEXT] = _count(documents, "assistant", calls)
+    return documents, {name: count for name, count in told.items() if count}
 
 
-def _holds(documents: pl.DataFrame, tag: str) -> bool:
-    return bool(_flat(documents, "contents").str.contains(tag, literal=True).any())
+def _holds(documents: pl.DataFrame, pattern: str) -> bool:
+    return bool(_flat(documents, "contents").str.contains(pattern).any())
 
 
 def _flat(documents: pl.DataFrame, column: str) -> pl.Series:

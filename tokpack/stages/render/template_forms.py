@@ -28,7 +28,14 @@ _TOOL_ROLES = ("tool", "ipython", "function")
 _ARGUMENTS = {_KEY: _VALUE}
 _ANSWER = {"zqfield": "zqanswer"}
 _BETWEEN_TAGS = re.compile(rf"<(\w+)>\s*{_WORD}\s*</\1>")
-_CALL_IN_TAGS = re.compile(r'<tool_call>\s*\{\s*"name"')
+_CALLS = (
+    r"<tool_call>\s*\{",  # Hermes, Qwen
+    r"<functioncall>\s*\{",  # Glaive
+    r"functools\[\s*\{",  # Firefunction, Phi-4
+    r"\[TOOL_CALLS\]",  # Mistral
+    r"<\|python_tag\|>",  # Llama 3
+    r"<function=\w",  # Llama 3.1, Qwen3-Coder
+)
 
 
 class SharedTools(list[Any]):
@@ -82,9 +89,10 @@ class Forms:
         return found[1] if found else ""
 
     @cached_property
-    def calls_in_tags(self) -> bool:
-        """Whether calls are written as `<tool_call>{"name": ...}</tool_call>`."""
-        return bool(_CALL_IN_TAGS.search(self._with_arguments(_ARGUMENTS)))
+    def other_calls(self) -> tuple[str, ...]:
+        """Patterns of how calls begin that other templates write as text, and this one does not."""
+        written = self._with_arguments(_ARGUMENTS)
+        return tuple(pattern for pattern in _CALLS if not re.search(pattern, written))
 
     def takes_texts(self, role: str) -> bool:
         """Whether a message of a role and a content that is a text stays as it is."""
