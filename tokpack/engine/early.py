@@ -29,9 +29,6 @@ ONE_CORE = dict.fromkeys(
 )
 """Helpers are as many as there are cores: threads inside each would be in one another's way."""
 
-PATIENCE = 1.0
-"""Seconds for helpers to end by themselves."""
-
 _ENDS = 1 << 16
 _VALUES = re.compile(rb'tool_calls|function_call|reasoning|"tools"')
 
@@ -43,13 +40,14 @@ class Helper:
         self.process, self.copy = process, copy
         self.questions, self.answers = os.fdopen(questions, "wb"), os.fdopen(answers, "rb")
 
-    def end(self) -> None:
-        """It ends when it sees that its pipe did; the process that was copied, after its copies."""
+    def end(self, patience: float = 0.0) -> None:
+        """It ends when it sees that its pipe did, or is killed after so many seconds. The process that was
+        copied waits for its copies."""
         with suppress(OSError, ValueError):
             self.questions.close()
         if not self.copy:
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(PATIENCE)
+                self.process.wait(patience)
             self.process.kill()
             self.process.wait()
         with suppress(OSError, ValueError):

@@ -26,6 +26,9 @@ from tokpack.engine import early
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+PATIENCE = 1.0
+"""Seconds for helpers that have nothing to do to end by themselves: then their time counts with ours."""
+
 log = logging.getLogger("tokpack")
 
 
@@ -83,7 +86,7 @@ class Helpers(Generic[Item, Result]):
     ) -> None:
         self._closed = True
         for helper in reversed(self._all):
-            helper.end()
+            helper.end(0.0 if kind else PATIENCE)
 
 
 class _Helper:
@@ -107,9 +110,9 @@ class _Helper:
             self.alive = False
             return None
 
-    def end(self) -> None:
+    def end(self, patience: float = 0.0) -> None:
         self.alive = False
-        self._helper.end()
+        self._helper.end(patience)
 
     def ending(self) -> str:
         """How it ended, as far as that is known."""
