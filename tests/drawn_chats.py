@@ -31,7 +31,10 @@ WORDS = (
 ODD = (
     *(" ", "  ", "\n", "\n\n", "\t", "\r\n", "\u00a0", "\u3000", "\x1f", "\u2028", "\x00", "\ufeff"),
     *("e\u0301", "\u212b", "\ufb01", "\u0130", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U00100000"),
+    *("assistant", "user\n", "\u2581", "tool", "get_weather"),
     *("{{ x }}", "{% y %}", "\\n", '"', "'", "<b>", "&amp;", "None", "null", "[1]", '{"a": 1}', "```"),
+)
+MARKS = (
     *(
         "<think>",
         "</think>",
@@ -49,18 +52,16 @@ ODD = (
         "<end_of_turn>",
     ),
     *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|tool_call>", "<tool_call|>"),
-    *("<|endoftext|>", "</s>", "<s>", "[INST]", "[/INST]", "assistant", "user\n", "<\uff5cAssistant\uff5c>"),
+    *("<|endoftext|>", "</s>", "<s>", "[INST]", "[/INST]", "<\uff5cAssistant\uff5c>"),
     *(
         "<|channel>thought\n",
         "<channel|>",
         "/nothink",
         "<|user|>",
         "<|assistant|>",
-        "\u2581",
-        "tool",
-        "get_weather",
     ),
 )
+"""What templates write around messages: who looks for the ends of a text may take these for them."""
 NAMES = ("get_weather", "f", "search-web", "a.b")
 FORMS = {"as-is": 1, "object": 1, "string": 1, "auto": 7}
 MASKS = (
@@ -93,7 +94,7 @@ def text(draw: random.Random, some: bool = False) -> str:
     elif kind < 0.6:
         found = draw.choice("axI7\u00e9.")
     else:
-        found = "".join(draw.choices((*ODD, *WORDS), k=draw.choice([0, 1, 1, 2, 3, 5])))
+        found = "".join(draw.choices((*ODD, *MARKS, *WORDS), k=draw.choice([0, 1, 1, 2, 3, 5])))
     return found or ("x" if some else "")
 
 

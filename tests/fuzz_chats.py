@@ -32,7 +32,7 @@ from typing import Any
 
 import families
 from chat_oracle import ANY, Oracle, Refused, Right, forms, said
-from drawn_chats import BATCH, Batch, Chat, batch
+from drawn_chats import BATCH, MARKS, Batch, Chat, batch
 
 
 @dataclass
@@ -89,6 +89,7 @@ def run_batch(made: Batch, tokenizer: Any, folder: Path) -> tuple[list[Ours], li
 
 WORD = "zqxjword"
 """Stands in no chat and no template."""
+DISPUTABLE = ("fault: labels", "fault: cut", "fault: no_trained_tokens", "fault: the template leaves out")
 _LEFT_OUT = re.compile(r"the template leaves out the content of message (\d+) \((\w+)\)$")
 _UNTOLD = re.compile(r"cannot tell|where it begins and ends cannot be told")
 
@@ -98,6 +99,8 @@ class Tally:
     fates: Counter[str] = field(default_factory=Counter)
     paths: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    disputed: list[str] = field(default_factory=list)
+    """Of texts that hold marks of templates: what ends there trl's tags and we may see otherwise."""
     seen: Counter[str] = field(default_factory=Counter)
     """Reasons of ours, with counts."""
 
@@ -132,6 +135,9 @@ class Judge:
         self.tally.faults += [f"{where}: {warning}" for warning in warnings if "differed" in warning]
         for number, (row, ours) in enumerate(zip(made.rows, outcomes, strict=True)):
             fate = self.fate(oracle, made, row, ours)
+            if fate.startswith(DISPUTABLE) and _holds_marks(row):
+                fate = fate.replace("fault", "disputed", 1)
+                self.tally.disputed.append(f"{where} row {number}: {fate}")
             self.tally.fates[fate.split(":")[0]] += 1
             if ours.reason:
                 self.tally.seen[f"{ours.reason} {re.sub('[0-9]+', 'N', ours.detail)[:70]}"] += 1
@@ -144,7 +150,7 @@ class Judge:
         rights, refusals = [], []
         for messages in forms(made.name, row, made.render["tool_arguments"]):
             try:
-                rights.append(oracle.ask(messages, row.get("tools"), kwargs, made.render["loss"]))
+                rights.append(oracle.ask(messages, (row.get("tools") or None), kwargs, made.render["loss"]))
             except Refused as error:
                 refusals.append(str(error))
         if ours.reason == "template_error":
@@ -180,7 +186,7 @@ class Judge:
             texts = []
             for messages in forms(made.name, {"messages": changed}, made.render["tool_arguments"]):
                 try:
-                    texts.append(oracle.render(oracle.stock, messages, row.get("tools"), kwargs)[0])
+                    texts.append(oracle.render(oracle.stock, messages, (row.get("tools") or None), kwargs)[0])
                 except Refused:
                     continue
             if changed[index]["role"] == found[2] and any(WORD not in text for text in texts):
@@ -220,7 +226,7 @@ class Judge:
         for messages in forms(made.name, row, made.render["tool_arguments"]):
             for shorter in without_oldest(messages):
                 try:
-                    right = oracle.ask(shorter, row.get("tools"), kwargs, made.render["loss"])
+                    right = oracle.ask(shorter, (row.get("tools") or None), kwargs, made.render["loss"])
                 except Refused:
                     continue
                 if right.agrees(ours.ids, self._masked(made, ours)):
@@ -238,6 +244,11 @@ def without_oldest(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, An
     starts = [i for i in users if i == 0 or messages[i - 1]["role"] != "user"]
     for start in starts[1:]:
         yield [*messages[:head], *messages[start:end]]
+
+
+def _holds_marks(row: Chat) -> bool:
+    held = json.dumps(row["messages"], ensure_ascii=False)
+    return any(json.dumps(mark, ensure_ascii=False)[1:-1] in held for mark in MARKS)
 
 
 def fuzz(
@@ -265,7 +276,7 @@ def main() -> None:
     print(f"paths: {dict(tally.paths)}")
     for reason, count in tally.seen.most_common(40):
         print(f"  {count:6,} {reason}")
-    print("\n".join(tally.faults))
+    print("\n".join(tally.disputed + tally.faults))
     sys.exit(bool(tally.faults))
 
 

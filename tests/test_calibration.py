@@ -234,14 +234,18 @@ def test_a_step_of_the_calibration_is_the_arithmetic_of_a_step_of_the_run(
     assert steps.steps == calibrated
 
 
-def test_the_plug_in_measures_each_step_after_one_that_warms_up(tmp_path: Path) -> None:
+def test_the_plug_in_measures_each_step_after_one_that_warms_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("peft")
+    from trainer_plugin.training import calibration as steps
     from trainer_plugin.training.calibration import LEAST_STEPS, measure
 
+    monkeypatch.setattr(steps, "SECONDS", 0.0)
     save_tiny_model(tmp_path / "model")
     rows = pack_rows(make_documents(LENGTHS), 64)
     told: list[int] = []
-    options: dict[str, Any] = {"method": "lora", "rank": 4, "checkpointing": False, "seconds": 0.0}
+    options: dict[str, Any] = {"method": "lora", "rank": 4, "checkpointing": False}
     taken = measure(str(tmp_path / "model"), rows[:2], **options, progress=told.append)
     assert len(taken) == LEAST_STEPS
     assert [lengths for lengths, _ in taken] == [rows[number]["seq_lengths"] for number in (0, 1, 0)]

@@ -56,7 +56,7 @@ row = st.one_of(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(row, min_size=1, max_size=6))
 def test_columns_and_rows_give_the_same_documents(tmp_path_factory, rows):
-    first = {"messages": [{"role": "user", "content": "hello"}]}
+    first = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "well"}]}
     documents, quarantined, shape = run(tmp_path_factory.mktemp("n"), [first, *rows])
     expected, refused = [], []
     for number, item in enumerate([first, *rows]):

@@ -29,6 +29,14 @@ def said(caplog):
     return lambda: [(r.levelname, r.getMessage()) for r in caplog.records]
 
 
+def test_half_a_character_in_a_late_column_ends_no_run(qwen, tmp_path):
+    lines = [json.dumps(row) for row in joined(TEXTS, {"\ud800tags": "a\udc00"})]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(f"{line}\n" for line in lines))
+    report = tokpack.analyze(data, tokenizer=str(qwen))
+    assert report.data["inputs"][0]["unread"] == {"\\ud800tags": "a\\udc00"}
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_column_that_begins_late_is_named_with_an_example(name, container, qwen, said, tmp_path):

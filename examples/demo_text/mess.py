@@ -244,7 +244,7 @@ def wrong_shape(writer: Writer, line: str) -> str:
             draw.pick(texts),
             texts,
             {"role": "user", "content": texts[0]},
-            [[message["role"], message["content"]] for message in row["messages"]],
+            [[text] for text in texts],
             [{"role": "user", "content": draw.integer(1, 99)}, {"role": "assistant", "content": True}],
         ]
     )

@@ -245,7 +245,9 @@ class TokenStore:
         spared = {int(doc_id): reason for doc_id, reason in meta["spared"].items()}
         lines, sha256 = ({int(n): value for n, value in meta[name].items()} for name in ("lines", "sha256"))
         rest = {name: meta[name] for name in ("quarantined", "counters", "paths", "examples", "rows", "last")}
-        return Batch(docs, pieces, **rest, spared=spared, lines=lines, sha256=sha256, over=meta["over"])
+        return Batch(
+            docs, pieces, **rest, spared=spared, lines=lines, sha256=sha256, over=meta.get("over", {})
+        )
 
     def is_of(self, key: Key, block_hash: str) -> bool:
         """Whether this input made a committed batch."""

@@ -99,9 +99,14 @@ def in_rows(rows: Iterable[Any], shape: Shape) -> PassedOver:
     for row in rows:
         if isinstance(row, dict):
             new = row.keys() - known - unread.keys()
-            unread |= {name: shown(row[name]) for name in sorted(new) if is_filled(row[name])}
+            unread |= {_told(name): _told(shown(row[name])) for name in sorted(new) if is_filled(row[name])}
             counts.update(name for name in shape.splits if is_held_back(row.get(name)))
     return PassedOver(dict(list(unread.items())[:MOST]), dict(counts))
+
+
+def _told(text: str) -> str:
+    """With halves of surrogate pairs, which JSON can hold and no file of ours, as they are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def other_splits(table: pa.Table, path: str | None, slow: Bools) -> pl.Series | None:
