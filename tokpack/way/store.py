@@ -73,7 +73,7 @@ class Batch:
     """Source -> digest, of those that were read whole when the batch was made."""
     last: bool
     """Whether its item ends with it."""
-    over: dict[str, Any]
+    over: dict[str, Any]  # by `passed_over.record_of`
 
 
 class TokenStore:
@@ -232,8 +232,7 @@ class TokenStore:
 
     def load(self, key: Key) -> Batch:
         table, meta = self._read_docs(key)
-        docs = pl.DataFrame(pl.from_arrow(table)).clone()
-        record = mapped_front(self._tokens_path(key))
+        docs, record = pl.DataFrame(pl.from_arrow(table)).clone(), mapped_front(self._tokens_path(key))
         pieces = pl.DataFrame(
             {
                 "document": np.searchsorted(docs["doc_id"].to_numpy(), record.column("doc_id").to_numpy()),
@@ -245,9 +244,8 @@ class TokenStore:
         spared = {int(doc_id): reason for doc_id, reason in meta["spared"].items()}
         lines, sha256 = ({int(n): value for n, value in meta[name].items()} for name in ("lines", "sha256"))
         rest = {name: meta[name] for name in ("quarantined", "counters", "paths", "examples", "rows", "last")}
-        return Batch(
-            docs, pieces, **rest, spared=spared, lines=lines, sha256=sha256, over=meta.get("over", {})
-        )
+        rest["over"] = meta.get("over", {})  # one of an unfinished run may have none
+        return Batch(docs, pieces, **rest, spared=spared, lines=lines, sha256=sha256)
 
     def is_of(self, key: Key, block_hash: str) -> bool:
         """Whether this input made a committed batch."""
