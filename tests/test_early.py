@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from queue import SimpleQueue
 
 import polars as pl
@@ -175,3 +178,21 @@ def test_a_reference_that_started_early_is_taken_once(qwen):
     process = started_early(folder / "tokenizer.json")
     assert process.encode(["a"]) == [([64], [(0, 1)])]
     assert started_early(folder / "tokenizer.json") is None
+
+
+def test_a_reference_that_is_being_started_is_waited_for(monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(backend):
+        begun.set()
+        assert go_on.wait(10)
+        return backend
+
+    monkeypatch.setattr("tokpack.encoding.reference_process.ReferenceProcess", slow)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(start_early, Path("tokenizer.json"))
+        assert begun.wait(10)
+        taken = pool.submit(started_early, Path("tokenizer.json"))
+        assert not wait([taken], 0.05).done
+        go_on.set()
+        assert taken.result(10) == Path("tokenizer.json")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tokpack.encoding.token_places import Tokenized
 
 _early: dict[Path, ReferenceProcess] = {}
+_starting = threading.Lock()
 
 
 class ReferenceProcess:
@@ -55,11 +56,14 @@ class ReferenceProcess:
 
 def start_early(backend: Path) -> None:
     """Start one that `started_early` hands over."""
-    _early[backend] = ReferenceProcess(backend)
+    with _starting:
+        _early[backend] = ReferenceProcess(backend)
 
 
 def started_early(backend: Path) -> ReferenceProcess | None:
-    return _early.pop(backend, None)
+    """The one that was started, or is being started now."""
+    with _starting:
+        return _early.pop(backend, None)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
