@@ -134,6 +134,12 @@ ANSWERS = [
         QA,
     ),
     Case("Natural Instructions", {"definition": Q, "inputs": C, "targets": A, "task_name": "x"}, CQA),
+    Case("Source and target", {"source": Q, "target": A, "lang": "en"}, QA),
+    Case(
+        "The Stack, files of code",
+        {"hexsha": "a1", "ext": "py", "max_stars_repo_path": "a.py", "content": "a = 1\n"},
+        [[("text", "a = 1\n")]],
+    ),
     Case("firefly", {"kind": "x", "input": Q, "target": A}, QA),
     Case("COIG, BELLE", {"instruction": Q, "input": "", "output": A, "domain": ["x"]}, QA),
     Case("Columns in capitals", {"INSTRUCTION": Q, "RESPONSE": A, "SOURCE": "x"}, QA),

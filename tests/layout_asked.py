@@ -47,6 +47,22 @@ ASKED = [
         {"format": "ranked"},
     ),
     Case(
+        "Answers and their ranks",
+        {"prompt": Q, "answers": [B, A], "ranking": [2, 1]},
+        PAIR,
+        {},
+        "--format ranked",
+        {"format": "ranked"},
+    ),
+    Case(
+        "Pairs with several rejected answers",
+        {"prompt": Q, "chosen": A, "rejected": [B, "Go away."]},
+        PAIR,
+        {},
+        "--map rejected=rejected.0",
+        {"map": {"rejected": "rejected.0"}},
+    ),
+    Case(
         "UltraChat",
         {"id": "0", "data": [Q, A, Q2, A2]},
         TURNS4,

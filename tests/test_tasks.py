@@ -25,6 +25,9 @@ PERSONA = {
     "candidates": ["no", "three ducks"],
     "history": ["hi", "hello", "how many ?"],
 }
+COMMIT = {"commit": "a1", "old_contents": "a = 1", "new_contents": "a = 2", "subject": "Make a two"}
+REPOSITORY = {"repo_name": "x/y", "files": [{"path": "a.py", "content": "a = 1"}]}
+GAP = {"path": "a.py", "prefix": "def f():\n", "middle": "  return 1", "suffix": "\n# end"}
 REFUSED = {
     "steps": (STEPS, "process reward"),
     "signs": ({"input": "2+2? Step 1: 4 ки", "label": "2+2? Step 1: 4 +"}, "process reward"),
@@ -42,6 +45,16 @@ REFUSED = {
         {"question": "Which?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"},
         "writes them into the prompt",
     ),
+    "gap": (
+        {"prefix": "def f():", "middle": "return 1", "suffix": "# end"},
+        "prompt=prefix,completion=middle",
+    ),
+    "gap after a prompt": (
+        {"prompt": "def f():", "completion": "return 1", "suffix": "# end"},
+        "prompt=prompt,completion=completion leaves suffix out",
+    ),
+    "commit": (COMMIT, "--map prompt=old_contents,input=subject,completion=new_contents"),
+    "repository": (REPOSITORY, "writes a file a row"),
 }
 
 
@@ -71,8 +84,13 @@ def test_a_task_is_refused_with_what_writes_its_rows(name, container, tmp_path):
                 ("assistant", "three ducks"),
             ],
         ),
+        (
+            GAP,
+            [("text", "<|fim_prefix|>def f():\n<|fim_suffix|>\n# end<|fim_middle|>  return 1")],
+        ),
+        (REPOSITORY, [("text", "a = 1")]),
     ],
-    ids=["steps", "exam", "numbers", "persona"],
+    ids=["steps", "exam", "numbers", "persona", "gap", "repository"],
 )
 def test_the_command_of_the_hint_writes_what_is_read(row, read, tmp_path):
     with pytest.raises(UsageError) as error:
@@ -94,6 +112,8 @@ def test_the_command_of_the_hint_writes_what_is_read(row, read, tmp_path):
         {"prompt": "Hi", "completion": "Hello.", "options": ["a", "b"]},
         {"prompt": "Hi", "completion": "Hello.", "label": 1},
         {"instruction": "Say.", "output": "Hello.", "turns": 3},
+        {"prompt": "Hi", "completion": "Hello.", "suffix": ""},
+        {"prompt": "Hi", "completion": "Hello.", "files": ["a.py"]},
     ],
     ids=str,
 )

@@ -177,6 +177,8 @@ def optional_column(
     test = None if name == TOKENS else _is_prompt
     found = [*held.find(names[:1]), *held.find(names[1:], test)]
     found = [path for path in found if path not in columns.values()]
+    if name == PREFERENCE and target == "prompt" and not found and not whole:
+        found = held.find(("messages",), _are_asked)
     return next(iter(found), None)
 
 
@@ -227,9 +229,19 @@ def _is_chat(values: list[Any]) -> bool:
 
 def _is_whole(answer: Any) -> bool:
     """Whether an answer is a whole conversation, which holds its prompt."""
-    messages = as_messages(answer)
-    role = messages[0].get("role", messages[0].get("from")) if messages else None
-    return str(role).casefold() in ("user", "human", "system")
+    messages = as_messages(answer) or []
+    return bool(messages) and _role(messages[0]) in ("user", "human", "system")
+
+
+def _are_asked(values: list[Any]) -> bool:
+    """Whether all are chats that wait for an answer."""
+    chats = [as_messages(value) or [] for value in values]
+    return all(chat and _role(chat[-1]) not in ("assistant", "gpt", "model") for chat in chats)
+
+
+def _role(message: Any) -> str:
+    role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    return str(role).casefold()
 
 
 def _is_list(values: list[Any]) -> bool:

@@ -16,7 +16,7 @@ from tokpack.settings.config import RANKED, TREES, SourceConfig
 from tokpack.stages.normalize.columns import NAMES, TAKES, Columns, known_fields
 from tokpack.stages.normalize.fields import BESIDE, LESSER_COMPLETIONS, TRUTHS, root, value_at
 from tokpack.stages.normalize.find_layout import find_layout, ranked_layout
-from tokpack.stages.normalize.hints import way_out
+from tokpack.stages.normalize.hints import answer_beside, way_out
 from tokpack.stages.normalize.layouts import Layout
 from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.roles import SPEAKERS
@@ -76,6 +76,12 @@ def detect_shape(source: Source) -> Shape:
         column = found.columns["text"]
         if any(len(text_turns(str(row.get(column)))) > 1 for row in rows):
             note = f"{column} holds chats, trained whole; --map messages={column} trains their answers alone"
+            found = replace(found, notes=(*found.notes, note))
+        elif answer := answer_beside(column, columns, rows):
+            note = (
+                f"{column} is trained whole, without {answer}; --map prompt={column},completion={answer} "
+                f"trains {answer} alone"
+            )
             found = replace(found, notes=(*found.notes, note))
     if found.format in CHATS and "tools" in found.beside and any(tools_twice(row, found) for row in rows):
         note = f"system messages hold the tools already: {found.beside['tools']} is not given again"

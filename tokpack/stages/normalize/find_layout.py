@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tokpack.schema import PREFERENCE
+from tokpack.stages.normalize.answer_lists import find_answer_lists
 from tokpack.stages.normalize.better import ANSWERS, Better, find_better, two_answers
 from tokpack.stages.normalize.columns import Columns
 from tokpack.stages.normalize.exchanges import find_exchange
@@ -28,13 +31,19 @@ CHAT_COLUMNS = {*CHATS, "chosen", "rejected"}
 OTHER_PROMPTS = ("question", "query", "problem", "prompt", "user_prompt", "user_input", "user_query")
 """What may be asked beside an instruction."""
 BEST, WORST = "chosen.score", "rejected.score"
+RANKS = ("rank", "ranks", "ranking", "rankings")
+"""Of these the lowest is the best."""
+SCORES = (
+    *("overall_score", "score", "rating", "rank", "ranking", "pm_score", "fine-grained_score", "reward"),
+    *("average_rating", "avg_rating", "upvotes", "votes"),
+)
 
 
 def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The layout of a file, None for one whose columns say it all."""
     held = set(present)
     found = next((layout for layout in LAYOUTS if layout.fits(rows, held)), None)
-    found = found or find_task(rows)
+    found = found or find_task(rows) or find_answer_lists(rows)
     names = {column.casefold() for column in present}
     pairs = {"chosen", "rejected"} <= names
     found = found or (None if pairs else find_exchange(present, rows)) or _answer_beside(present, rows)
@@ -61,6 +70,8 @@ def ranked_layout(present: Sequence[str], rows: Rows) -> Layout | None:
             row = {**row, column: [{text: answer, score: value} for answer, value in rated]}
         return _best_and_worst(row, column, text, score, low)
 
+    if lists:
+        low = score in RANKS
     return Layout(
         name="ranked",
         format=PREFERENCE,
@@ -68,15 +79,16 @@ def ranked_layout(present: Sequence[str], rows: Rows) -> Layout | None:
         reads=(column, score),
         better=Better("score", (BEST, WORST)),
         fields={"chosen": "chosen", "rejected": "rejected"},
-        note=f"of {column}, the answers of best and worst {score} are a pair",
+        note=f"of {column}, the answers of {'lowest and highest' if low else 'highest and lowest'} {score} "
+        "are a pair",
     )
 
 
 def _best_and_worst(row: Row, column: str, text: str, score: str, low: bool) -> Row:
     rated = [
-        (answer[score] if not isinstance(answer[score], str) else float(answer[score]), answer.get(text))
+        (float(answer[score]), answer.get(text))
         for answer in as_json(row.get(column)) or []
-        if isinstance(answer, Mapping) and is_filled(answer.get(score))
+        if isinstance(answer, Mapping) and _is_number(answer.get(score))
     ]
     rated.sort(key=lambda item: -item[0] if low else item[0])
     made = dict(row)
@@ -259,9 +271,9 @@ def _ranked_columns(present: Sequence[str], rows: Rows) -> Iterator[tuple[str, s
         if "role" in answers[0] or "from" in answers[0]:
             continue
         text = next((key for key in (*ANSWERS, "content", "model_output") if _is_answer(answers[0], key)), "")
-        for score in ("overall_score", "score", "rating", "rank", "pm_score", "fine-grained_score", "reward"):
-            if text and is_filled(answers[0].get(score)):
-                yield column, text, score, score == "rank"
+        for score in SCORES:
+            if text and _is_number(answers[0].get(score)):
+                yield column, text, score, score in RANKS
                 break
 
 
@@ -273,8 +285,8 @@ def _is_answer(rated: Mapping[str, Any], key: str) -> bool:
 
 def _rated_lists(present: Sequence[str], rows: Rows) -> tuple[str, str] | None:
     """Columns of texts and of their ratings in the same order: `generations` and `ratings`."""
-    for texts in ("generations", "responses", "completions", "outputs", "answers"):
-        for scores in ("ratings", "rating", "scores", "rewards"):
+    for texts in ("generations", "responses", "completions", "outputs", "answers", "candidates"):
+        for scores in ("ratings", "rating", "scores", "score", "rewards", "reward", *RANKS):
             held = [(as_json(row.get(texts)), as_json(row.get(scores))) for row in rows]
             if held and all(_are_rated(answers, ratings) for answers, ratings in held):
                 return texts, scores
@@ -285,4 +297,11 @@ def _are_rated(answers: Any, ratings: Any) -> bool:
     """Whether these are two or more texts, and as many ratings."""
     if not isinstance(answers, list) or not isinstance(ratings, list):
         return False
-    return 1 < len(answers) == len(ratings) and all(isinstance(answer, str) for answer in answers)
+    texts = all(isinstance(answer, str) for answer in answers)
+    return 1 < len(answers) == len(ratings) and texts and any(map(_is_number, ratings))
+
+
+def _is_number(value: Any) -> bool:
+    with suppress(TypeError, ValueError):
+        return not isinstance(value, bool) and math.isfinite(float(value))
+    return False

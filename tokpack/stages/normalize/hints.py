@@ -19,12 +19,12 @@ from tokpack.stages.normalize.wrapped_rows import way_to_rows
 
 ASKING = re.compile(
     r"prompt|question|quer(y|ies)|problem|instruction|input|user|human|article|document|source|dialogue|passage|premise"
-    r"|goal|task|frage|anweisung|pregunta|instrucci|pergunta|domanda|вопрос|问题|指令|輸入|输入|質問|질문",
+    r"|goal|task|src|docstring|descri|intent|frage|anweisung|pregunta|instrucci|pergunta|domanda|вопрос|问题|指令|輸入|输入|質問|질문",
     re.IGNORECASE,
 )
 ANSWERING = re.compile(
     r"answer|response|output|completion|solution|target|summar|highlight|reply|assistant|generation|translation\b"
-    r"|code|result|antwort|respuesta|réponse|resposta|risposta|ответ|回答|答案|答え|输出|輸出|응답|답변",
+    r"|code|result|candidate|continuation|tgt|abstract|antwort|respuesta|réponse|resposta|risposta|ответ|回答|答案|答え|输出|輸出|응답|답변",
     re.IGNORECASE,
 )
 BETTER = re.compile(r"chosen|prefer|accept|\bgood|\bwin|best|positive", re.IGNORECASE)
@@ -32,6 +32,7 @@ WORSE = re.compile(r"reject|non_?prefer|dispref|\bbad|\blos|worst|negative", re.
 BESIDE = re.compile(r"context|kontext|passage|background|背景", re.IGNORECASE)
 ABOUT = re.compile(
     r"(^|[_.])(ids?|ids?_list|uuid|hash|kwargs|model|models|policy|source|category|lang|language|license|url|worker|split|key|type|"
+    r"path|file|filename|ext|hexsha|sha|sha\d+|repo|size|copies|created(_?at)?|updated(_?at)?|timestamp|"
     r"label|metadata|date|(sub_)?topic|role(_\d+)?|from|name|object|status|method|(finish|stop)_?reason)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
     re.IGNORECASE,
 )
@@ -66,9 +67,19 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
             f"--map prompt=COLUMN,completion=COLUMN; texts stand in {', '.join(texts[:SHOWN])}"
         )
     command = _command(texts, held)
-    near = _near(held)
+    near = _near(held) if command.startswith("text=") else ""
     more = f"{', '.join(texts[:SHOWN])}{' and more' if len(texts) > SHOWN else ''}"
     return f"try --map {command}; texts stand in {more}{f'; {near}' if near else ''}"
+
+
+def answer_beside(column: str, columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """The column of what may be the answers to the texts in another one; empty where there is none."""
+    held = Columns(columns, rows)
+    others = [
+        name for name in columns if name != column and ANSWERING.search(name) and not ABOUT.search(name)
+    ]
+    texts = [name for name in others if any(isinstance(v, str) and " " in v for v in held.values(name))]
+    return _longest(texts, held)
 
 
 def _way_of_column(columns: Sequence[str], held: Columns) -> str:

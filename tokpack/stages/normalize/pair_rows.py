@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokpack.on_disk.reasons import OTHER_SPLIT, TIED_PAIR
+from tokpack.stages.normalize.answer_lists import are_several, lone_text
 from tokpack.stages.normalize.message_rows import Turn, messages_in, read_messages
 from tokpack.stages.normalize.passed_over import is_held_back
 from tokpack.stages.normalize.rows import RowDocument, around, history_of, with_system
@@ -32,7 +33,7 @@ def row_to_pair(row: Mapping[str, Any], shape: Shape) -> tuple[RowDocument, RowD
     """The chosen and the rejected document. Raises RowError for a row of the wrong shape."""
     row = shape.canonical(row)
     prompt, chosen, rejected = (
-        messages_in(row.get(field), field) for field in ("prompt", "chosen", "rejected")
+        messages_in(lone_text(row.get(field)), field) for field in ("prompt", "chosen", "rejected")
     )
     dropped = OTHER_SPLIT if is_held_back(row.get("split")) else TIED_PAIR if row.get(TIE) else None
     before = history_of(row)
@@ -64,6 +65,8 @@ def _turns(value: Any, where: str, role: str) -> list[Turn]:
         raise RowError(f"{where} is {kind_of(value)}, not {wanted}")
     if not value and role == "assistant":
         raise RowError(f"{where} holds no message")
+    if role == "assistant" and are_several(value):
+        raise RowError(f"{where} holds {len(value)} answers: --map {where}={where}.0 takes the first of each")
     return read_messages(value, where)
 
 

@@ -1,13 +1,15 @@
 """Layouts of sets that are no conversations as they stand: benchmarks, exams, steps with labels, pairs of
-sentences with a class. Each is refused, with what writes its rows as prompts and answers.
+sentences with a class, code with a gap to fill, files, sources and targets. Most are refused, with what
+writes their rows as prompts and answers.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled
+from tokpack.stages.normalize.fields import CHATS, COMPLETIONS, PROMPTS, Row, as_json, is_filled
 from tokpack.stages.normalize.layouts import Layout, Rows, first_value
 
 ROWS = "jq -c '{}' FILE > rows.jsonl"
@@ -26,11 +28,34 @@ ANSWERS = (
 SHORT = 3
 """Characters of an answer that names a choice."""
 NLI = (("premise", "hypothesis"), ("sentence1", "sentence2"))
+SOURCES = (("source", "target"), ("src", "tgt"), ("source_text", "target_text"))
+FILES = ("content", "code")
+OF_FILES = {
+    *(
+        "path",
+        "repo_name",
+        "repo_path",
+        "file_path",
+        "filepath",
+        "filename",
+        "file_name",
+        "hexsha",
+        "blob_id",
+    ),
+    *("max_stars_repo_path", "ext"),
+}
+"""Columns that are told of files of code."""
+OF_CODE = re.compile(r"doc(string|umentation)|descri|summar|comment|explan|intent|\bnl\b|commit|diff|tests?$")
+"""Columns of what is said about a piece of code, or done to it: with one, the code may be an answer."""
+BEFORE = ("prefix", "fim_prefix", "left_context", "prompt")
+AFTER = ("suffix", "fim_suffix", "right_context")
+MIDDLE = ("middle", "fim_middle", "infill", "canonical_solution", "groundtruth", *COMPLETIONS)
 
 
 def find_task(rows: Rows) -> Layout | None:
     """The layout of rows that are a task of another kind; None for all others."""
-    return next((layout for layout in TASKS if layout.fits(rows, _columns(rows))), None) or _exam(rows)
+    known = next((layout for layout in TASKS if layout.fits(rows, _columns(rows))), None)
+    return known or _exam(rows) or _gap(rows) or _plain(rows)
 
 
 def _columns(rows: Rows) -> dict[str, None]:
@@ -67,6 +92,13 @@ def _is_class(rows: Rows) -> bool:
 
 def _is_persona(rows: Rows) -> bool:
     return all(isinstance(first_value(rows, name), list) for name in ("personality", "candidates"))
+
+
+def _holds_files(rows: Rows) -> bool:
+    files = as_json(first_value(rows, "files"))
+    return isinstance(files, list) and all(
+        isinstance(file, Mapping) and isinstance(file.get("content"), str) for file in files
+    )
 
 
 def _sentences(first: str, second: str) -> Layout:
@@ -135,7 +167,46 @@ TASKS: tuple[Layout, ...] = (
         "input=textbox_q_context adds the text that a question is about",
     ),
     *(_sentences(first, second) for first, second in NLI),
+    *(
+        Layout(
+            name="commits",
+            needs=("old_contents", "new_contents", said),
+            reason=f"new_contents is old_contents after the change that {said} names",
+            hint=f"--map prompt=old_contents,input={said},completion=new_contents trains the changed file; "
+            "--map text=new_contents packs it as a text",
+        )
+        for said in ("inst", "subject", "message")
+    ),
+    Layout(
+        name="files of a repository",
+        needs=("files",),
+        test=_holds_files,
+        reason="files are the files of a repository, each with its content",
+        hint=ROWS.format(".files[] | {text: .content}")
+        + " writes a file a row; "
+        + ROWS.format('{text: ([.files[].content] | join("\\n"))}')
+        + " all of a repository as one text",
+    ),
 )
+
+
+def _gap(rows: Rows) -> Layout | None:
+    """Fill in the middle: a text before, one after, and what stands between them."""
+    columns = {column.casefold(): column for column in _columns(rows)}
+    texts = [name for name in columns if isinstance(first_value(rows, columns[name]), str)]
+    found = [next((name for name in names if name in texts), "") for names in (BEFORE, AFTER, MIDDLE)]
+    if not all(found):
+        return None
+    before, after, middle = (columns[name] for name in found)
+    marks = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
+    made = "".join(f"{mark}\\(.{name})" for mark, name in zip(marks, (before, after, middle), strict=True))
+    return Layout(
+        name="fill in the middle",
+        reason=f"{middle} fills the gap between {before} and {after}",
+        hint=ROWS.format(f'{{text: "{made}"}}')
+        + " writes the three with the marks that the model was taught, here those of Qwen's coders; "
+        f"--map prompt={before},completion={middle} leaves {after} out",
+    )
 
 
 def _exam(rows: Rows) -> Layout | None:
@@ -184,3 +255,33 @@ def _says_all(row: Row, choices: list[str], others: set[str]) -> bool:
     """Whether the texts of the row beside hold all choices."""
     said = "\n".join(value for name, value in row.items() if name not in others and isinstance(value, str))
     return all(choice in said for choice in choices)
+
+
+def _plain(rows: Rows) -> Layout | None:
+    """Columns that say all by their names: sources with their targets, files of code."""
+    names = {name.casefold() for name in _columns(rows)}
+    if names & {*PROMPTS, *CHATS, "text", "chosen", "rejected"}:
+        return None
+    for source, target in SOURCES:
+        if {source, target} <= names and _are_sentences(rows, source) and _are_texts(rows, target):
+            fields = {"prompt": source, "completion": target}
+            return Layout(name="source and target", format="prompt_completion", fields=fields)
+    if not names & OF_FILES or names & set(COMPLETIONS) or any(map(OF_CODE.search, names)):
+        return None
+    for column in FILES:
+        if column in names and _are_texts(rows, column):
+            note = f"{column} of each file is trained whole, as a text"
+            return Layout(name="files", format="text", fields={"text": column}, note=note)
+    return None
+
+
+def _are_texts(rows: Rows, column: str) -> bool:
+    values = [value for row in rows if is_filled(value := row.get(column))]
+    return bool(values) and all(isinstance(value, str) for value in values)
+
+
+def _are_sentences(rows: Rows, column: str) -> bool:
+    """Whether a column holds texts of several words, mostly different ones, and no names of sets."""
+    texts = [value for row in rows if is_filled(value := row.get(column))]
+    said = {text for text in texts if isinstance(text, str) and len(text.split()) > 1}
+    return 2 * len(said) > len(texts)
