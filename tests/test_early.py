@@ -17,7 +17,7 @@ from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack.encoding import fast_plan
-from tokpack.encoding.early import load_early
+from tokpack.encoding.early import _load, load_early
 from tokpack.encoding.reference_process import start_early, started_early
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.engine import early, processes
@@ -161,15 +161,31 @@ def test_what_one_that_waits_cannot_load_is_no_harm(folder, small_blocks):
         assert helping(0) is False
 
 
-def test_tokenizers_starts_early_for_what_will_ask_it(qwen, folder, monkeypatch):
+def test_tokenizers_starts_early_for_what_will_ask_it(qwen, folder, tmp_path, monkeypatch):
+    data = tmp_path / "new.jsonl"
+    write_rows(data, messy_rows(50))
     kept = load_tokenizer(qwen).folder
     started = SimpleQueue()
     monkeypatch.setattr("tokpack.encoding.early.start_early", started.put)
-    monkeypatch.setattr("tokpack.encoding.early.LARGEST", 1000)
+    monkeypatch.setattr("tokpack.encoding.early.LARGE", 1000)
     load_early(str(qwen), [str(folder), "missing", "a\0b"])
-    load_early(str(qwen), [str(folder / "calls.jsonl")])
+    load_early(str(qwen), [str(data)])
     assert started.get(timeout=20) == kept / "tokenizer.json"
     assert started.empty()
+
+
+def test_tokenizers_does_not_start_for_inputs_that_were_proved(qwen, tmp_path, monkeypatch):
+    data = str(tmp_path / "chats.jsonl")
+    write_rows(Path(data), [json.dumps(calling(number)).encode() for number in range(9)])
+    tokpack.pack(data, tmp_path / "out", tokenizer=qwen, max_length=512)
+    started = SimpleQueue()
+    monkeypatch.setattr("tokpack.encoding.early.start_early", started.put)
+    _load(Path(qwen), [data])
+    assert started.empty()
+    with Path(data).open("a") as file:
+        file.write("\n")
+    _load(Path(qwen), [data])
+    assert not started.empty()
 
 
 def test_a_reference_that_started_early_is_taken_once(qwen):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
-from tokpack.encoding.early import LARGEST
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine import default_workers, early
 from tokpack.errors import UsageError
+from tokpack.files.stamps import named
 from tokpack.frozen import frozen
 from tokpack.on_disk.shards import INDEX
 from tokpack.schema import PREFERENCE, UNPAIRED
@@ -38,6 +37,8 @@ from tokpack.version import __version__
 log = logging.getLogger("tokpack")
 
 MB = 1_000_000
+PROVED = 1 << 30
+"""Bytes of input whose proofs are kept: in a longer run they are no matter."""
 MOST_KINDS = 32
 """Of shapes that a new one is compared with."""
 
@@ -175,12 +176,12 @@ class Run:
 
 
 def named_inputs(sources: list[Source]) -> str:
-    """What names small inputs as they are now, else empty."""
+    """What names the inputs as they are now; empty where their proofs are not kept."""
     stamps = [stamp_of(source) for source in sources]
     sizes = [source.size_bytes for source in sources]
-    total = sum(size for size in sizes if size) if None not in sizes else LARGEST
-    known = all(stamps) and total < LARGEST
-    return json.dumps([(s.path, stamp) for s, stamp in zip(sources, stamps, strict=True)]) if known else ""
+    total = sum(size for size in sizes if size) if None not in sizes else PROVED
+    known = all(stamps) and total < PROVED
+    return named((s.path, stamp) for s, stamp in zip(sources, stamps, strict=True)) if known else ""
 
 
 def each_once(shapes: Iterable[Shape]) -> list[Shape]:

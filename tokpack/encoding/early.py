@@ -5,29 +5,39 @@ gigatoken 0.10 keeps the interpreter's lock while it builds a vocabulary: the im
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 from tokpack.encoding.reference_process import start_early
-from tokpack.encoding.snapshot import BACKEND, kept_snapshot
+from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, kept_snapshot
+from tokpack.files.stamps import file_stamp, named
 
-LARGEST = 64 << 20
-"""Bytes of input whose proofs are kept: in a longer run the start is no matter."""
+LARGE = 64 << 20
+"""Bytes of input for which `tokenizers` has to be ready soon."""
 
 
-def load_early(tokenizer: str, paths: Iterable[str]) -> None:
+def load_early(tokenizer: str, paths: Sequence[str]) -> None:
     """Begin to load a tokenizer folder that was used before, where the inputs at `paths` are so large that
-    `tokenizers` will be asked. What is wrong with it shows where it is needed."""
-    if sum(map(_size, paths)) > LARGEST:
-        Thread(target=_load, args=(Path(tokenizer),), name="load early", daemon=True).start()
+    `tokenizers` will be asked soon, and no earlier run proved all that it is asked about them. What is wrong
+    with it shows where it is needed."""
+    if sum(map(_size, paths)) > LARGE:
+        Thread(target=_load, args=(Path(tokenizer), paths), name="load early", daemon=True).start()
 
 
-def _load(tokenizer: Path) -> None:
+def _load(tokenizer: Path, paths: Sequence[str]) -> None:
     with suppress(Exception):
-        if folder := kept_snapshot(tokenizer):
+        if (folder := kept_snapshot(tokenizer)) and not _proved(folder, paths):
             start_early(folder / BACKEND)
+
+
+def _proved(folder: Path, paths: Sequence[str]) -> bool:
+    from tokpack.encoding.proved import of_inputs
+
+    sha256 = json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))["sha256"]
+    return of_inputs(sha256, named((path, [file_stamp(Path(path))]) for path in paths)).is_kept()
 
 
 def _size(path: str) -> int:

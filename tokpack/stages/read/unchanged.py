@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tokpack.errors import DataError
+from tokpack.files.stamps import FileStamp, file_stamp
 from tokpack.stages.read.sources import Source
 
-Stamp = tuple[tuple[str, int, int, int], ...]
-"""Name, number, size and time of each file; of a remote object its version; none of pipes."""
+Stamp = tuple[FileStamp, ...]
+"""Of each file; of a remote object its version; none of pipes."""
 
 
 @contextmanager
@@ -43,10 +44,9 @@ def stamp_of(source: Source) -> Stamp:
     path = Path(source.path)
     try:
         files = sorted(path.iterdir()) if source.container == "dataset" else [path]
-        found = [(file.name, file.stat()) for file in files]
+        return tuple(map(file_stamp, files))
     except OSError:  # taken away: the error of opening it, or a difference to the first stamp, says so
         return ()
-    return tuple((name, status.st_ino, status.st_size, status.st_mtime_ns) for name, status in found)
 
 
 def changed(source: Source) -> DataError:
