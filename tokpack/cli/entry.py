@@ -47,6 +47,7 @@ def main() -> NoReturn:
     # asks the system for its pages anew with every block.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # they would look for work that never comes
     try:
         command = next((name for name in sys.argv[1:] if not name.startswith("-")), "")
         interrupts.watch(command)
