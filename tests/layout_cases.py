@@ -7,6 +7,7 @@ as Parquet.
 from __future__ import annotations
 
 from layout_answers import ANSWERS, PAIRS
+from layout_apps import APPS
 from layout_asked import ASKED as ASKED_FIRST
 from layout_chats import CHATS
 from layout_exchanges import EXCHANGES, EXCHANGES_ASKED
@@ -14,4 +15,4 @@ from layout_logs import LOGS
 from layout_services import SERVICES
 
 ASKED = [*ASKED_FIRST, *EXCHANGES_ASKED]
-CASES = [*CHATS, *SERVICES, *LOGS, *EXCHANGES, *ANSWERS, *PAIRS, *ASKED]
+CASES = [*CHATS, *SERVICES, *LOGS, *APPS, *EXCHANGES, *ANSWERS, *PAIRS, *ASKED]

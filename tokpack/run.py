@@ -21,6 +21,7 @@ from tokpack.stages.keep import KeepList
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.unread import still_unread
 from tokpack.stages.normalize.unread import tell as tell_unread
 from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read.containers import notes
@@ -94,7 +95,6 @@ class Run:
             shapes = each_once(map(detect_shape, sources))
         for note in notes(sources):
             log.warning(note)
-        tell_unread([source.name for source in sources], shapes)
         check_loss_mask(config, sources, shapes)
         kind = check_kind(config, sources, shapes)
         renderer = Renderer(tokenizer, _render_settings(config.render, kind))
@@ -103,6 +103,7 @@ class Run:
         _warn_of_unread_arguments(renderer, shapes)
         readable = renderer.message_fields
         shapes, alike = shared(shapes, readable)
+        tell_unread([source.name for source in sources], shapes)
         return Run(
             config,
             tokenizer,
@@ -208,6 +209,7 @@ def shared(shapes: list[Shape], readable: frozenset[str] | None = None) -> tuple
         number = _last_of(kinds, bare)
         kinds += [bare] if number == len(kinds) else []
         told = replace(kinds[number], notes=shape.notes, unread=shape.unread, grouping=shape.grouping)
+        told = replace(told, unread=still_unread(told))
         made[id(shape)] = told, number
     return [made[id(shape)][0] for shape in shapes], [made[id(shape)][1] for shape in shapes]
 

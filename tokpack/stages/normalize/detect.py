@@ -25,7 +25,7 @@ from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.speakers import check_speaker, notes_on_roles
 from tokpack.stages.normalize.training import weight_in
 from tokpack.stages.normalize.turns import as_messages, text_turns
-from tokpack.stages.normalize.unread import grouping_columns, unread_columns
+from tokpack.stages.normalize.unread import grouping_columns, unread_columns, unread_fields
 from tokpack.stages.normalize.values import is_repr, shown
 from tokpack.stages.read.blocks import chunks
 from tokpack.stages.read.containers import AS_TEXT, HEAD_BYTES, recognize
@@ -88,7 +88,7 @@ def detect_shape(source: Source) -> Shape:
         found = replace(found, notes=(*found.notes, note))
     found = replace(found, notes=(*found.notes, *_other_chats(found, columns, rows)))
     found = replace(found, notes=(*found.notes, *notes_on_roles(found, rows, source)))
-    unread = unread_columns(found, columns, rows)
+    unread = unread_columns(found, columns, rows) | unread_fields(found, rows)
     return replace(found, unread=unread, grouping=grouping_columns(unread, rows))
 
 

@@ -9,7 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 from tokpack.stages.messages import UNREAD_REASONING
+from tokpack.stages.normalize.app_chats import KEYS as APP_KEYS
 from tokpack.stages.normalize.channels import FIELDS as CHANNEL_FIELDS
+from tokpack.stages.normalize.media import MEDIA
 from tokpack.stages.normalize.reasoning import BLOCKS as REASONING_BLOCKS
 from tokpack.stages.normalize.reasoning import KNOWN as REASONING
 from tokpack.stages.normalize.reasoning import OTHERS as OTHER_REASONING
@@ -188,6 +190,9 @@ OF_MESSAGES = frozenset(
         "toolCalls",
         "function_calls",
         "function_call",
+        *MEDIA,
+        *APP_KEYS,
+        "parts",
         *CHANNEL_FIELDS,
         *REASONING,
         *OTHER_REASONING,

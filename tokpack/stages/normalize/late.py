@@ -19,16 +19,11 @@ from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.calls import OLDER_TOOLS
 from tokpack.stages.normalize.columns import TAKES, Columns, may_be
 from tokpack.stages.normalize.fields import Row, is_filled, value_at
+from tokpack.stages.normalize.media import holds_media
 from tokpack.stages.normalize.message_columns import Bools, filled, text_column
 from tokpack.stages.normalize.training import weight_in
 from tokpack.stages.normalize.values import RowError, is_nothing
 
-MEDIA = frozenset(
-    f"{kind}{end}"
-    for kind in ("image", "audio", "video")
-    for end in ("", "s", "_path", "_paths", "_url", "_urls", "_file", "_files")
-)
-"""Columns of what a chat is about and no text is."""
 Late = Mapping[str, tuple[str, ...]]
 """Field -> columns or paths that may hold it, for rows in which none of the first rows' columns does."""
 
@@ -64,20 +59,11 @@ def read_late(row: Row, late: Late, found: dict[str, Any]) -> None:
 def refuse_media(row: Row, columns: Collection[str]) -> None:
     """Raises RowError for a row with an image, a sound or a film."""
     for column in sorted(columns):
-        if column in row and _holds_media(row[column]):
+        if column in row and holds_media(row[column]):
             raise RowError(
                 f"{column} holds what is no text, and only text can be packed: without that column the texts "
                 "alone are taken"
             )
-
-
-def _holds_media(value: Any) -> bool:
-    """Whether it is more than null, a number or a switch, at any depth."""
-    if isinstance(value, Mapping):
-        return any(map(_holds_media, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_holds_media, value))
-    return not (value is None or value == "" or isinstance(value, bool | int | float))
 
 
 def refuse_weight(row: Row, name: str) -> None:

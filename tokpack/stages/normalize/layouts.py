@@ -298,6 +298,12 @@ LAYOUTS: tuple[Layout, ...] = (
         note="of each chat the branch that was shown last",
     ),
     Layout(
+        name="AI Studio export",
+        needs=("chunkedPrompt.chunks",),
+        format="messages",
+        fields={"messages": "chunkedPrompt.chunks"},
+    ),
+    Layout(
         name="Vertex PaLM chat",
         needs=("messages.0.author", "messages.0.content"),
         test=_named_authors,
@@ -346,12 +352,15 @@ LAYOUTS: tuple[Layout, ...] = (
         reason="each row is a tree of messages, not one conversation",
         hint="--format tree follows the best ranked answers; --format tree_paths takes every path",
     ),
-    Layout(
-        name="segments",
-        needs=("segments.0.text", "segments.0.label"),
-        reason="segments are parts of a text, each with a label of its own",
-        hint="write chats as messages, each with train true or false; or tokenize the parts: rows of "
-        "input_ids and labels are packed as they are",
+    *(
+        Layout(
+            name="segments",
+            needs=(f"{column}.0.text", f"{column}.0.label"),
+            reason=f"{column} are parts of a text, each with a label of its own",
+            hint="write chats as messages, each with train true or false; or tokenize the parts: rows of "
+            "input_ids and labels are packed as they are",
+        )
+        for column in ("segments", "input_output")
     ),
     Layout(
         name="messages one by one",

@@ -12,6 +12,7 @@ from typing import Any
 from tokpack.stages.messages import HOLDS_DATA
 from tokpack.stages.normalize.calls import read_calls, take_calls
 from tokpack.stages.normalize.fields import OF_MESSAGES
+from tokpack.stages.normalize.media import MEDIA, holds_media
 from tokpack.stages.normalize.reasoning import take_reasoning
 from tokpack.stages.normalize.roles import CALLS, role_name
 from tokpack.stages.normalize.training import take_directions
@@ -117,6 +118,8 @@ def read_message(message: Any, where: str) -> Turn:
         for key, value in message.items()
         if key not in (role_key, content_key) and value not in (None, [], {})
     }
+    if shown := next((key for key in extra if key in MEDIA and holds_media(extra[key])), None):
+        raise RowError(f"{where}.{shown} holds what is no text, and only text can be packed")
     if content is None:  # what OpenAI's models say when they refuse
         content = extra.pop("refusal", None)
     weight = take_directions(extra, where)

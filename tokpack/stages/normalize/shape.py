@@ -30,7 +30,6 @@ from tokpack.stages.normalize.columns import (
 )
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
 from tokpack.stages.normalize.late import (
-    MEDIA,
     Late,
     late_columns,
     read_late,
@@ -39,6 +38,7 @@ from tokpack.stages.normalize.late import (
     roots_of,
 )
 from tokpack.stages.normalize.layouts import Layout
+from tokpack.stages.normalize.media import MEDIA
 from tokpack.stages.normalize.passed_over import SPLITS
 from tokpack.stages.normalize.roles import SPEAKERS, Speakers, spoken
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS

@@ -25,6 +25,7 @@ ANSWERS = (
     "target",
     "output",
 )
+_GROK = "{messages: [.responses[].response | {role: .sender, content: .message}]}"
 SHORT = 3
 """Characters of an answer that names a choice."""
 NLI = (("premise", "hypothesis"), ("sentence1", "sentence2"))
@@ -176,6 +177,54 @@ TASKS: tuple[Layout, ...] = (
             "--map text=new_contents packs it as a text",
         )
         for said in ("inst", "subject", "message")
+    ),
+    Layout(
+        name="Grok export",
+        needs=("conversations.0.responses.0.response.message",),
+        reason="conversations are all chats of an export, each with its responses",
+        hint=ROWS.format(".conversations[] | " + _GROK) + " writes a chat a row",
+    ),
+    Layout(
+        name="a chat of Grok's",
+        needs=("responses.0.response.message",),
+        reason="responses are the turns of a chat, each in a response",
+        hint=ROWS.format(_GROK) + " writes them as messages",
+    ),
+    Layout(
+        name="Copilot chat",
+        needs=("requests.0.message.text", "requests.0.response"),
+        reason="requests are what was asked, each with its response",
+        hint=ROWS.format(
+            '{messages: [.requests[] | {role: "user", content: .message.text}, {role: "assistant", '
+            'content: ([.response[] | select(has("kind") | not) | .value] | join(""))}]}'
+        )
+        + " writes them as messages, without the calls of tools",
+    ),
+    Layout(
+        name="Gemini Takeout",
+        needs=("safeHtmlItem.0.html", "title"),
+        reason="title says what was asked, and the answer in safeHtmlItem is HTML",
+        hint=ROWS.format(
+            ".[] | select(.safeHtmlItem) "
+            '| {prompt: (.title | ltrimstr("Prompted ")), completion: .safeHtmlItem[0].html}'
+        )
+        + " writes prompts and answers; take the tags out of the latter",
+    ),
+    *(
+        Layout(
+            name="answers of a batch",
+            needs=("custom_id", answer),
+            test=lambda rows: not any(row.get("body") or row.get("params") for row in rows),
+            reason=f"{answer} answers a request that another file holds, under the same custom_id",
+            hint="jq -c --slurpfile asked REQUESTS '. as $row | ($asked[] | select(.custom_id == "
+            f"$row.custom_id).{request}) as $request | {{request: $request, response: $row.{response}}}' "
+            "FILE > rows.jsonl joins the two",
+        )
+        for answer, request, response in (
+            ("response.body.choices", "body", "response.body"),
+            ("response.body.output", "body", "response.body"),
+            ("result.message", "params", "result.message"),
+        )
     ),
     Layout(
         name="files of a repository",

@@ -10,6 +10,7 @@
     content blocks of type tool_use, tool_result, thinking   Anthropic, and Vercel's AI SDK
     [{"type": "human", "content": "Hi"}]                     LangChain
     items of type reasoning, function_call, ...              OpenAI Responses
+    LM Studio, AI Studio, AutoGen, LlamaIndex, Vercel's UI   see `app_chats`
     [{"role": "assistant", "channel": "analysis", ...}]      gpt-oss
     [{"author": {"role": "user"}, "content": {"parts": ["Hi"]}}]    ChatGPT's export
     "USER: Hi ASSISTANT: Hello."                             only when asked for
@@ -23,6 +24,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tokpack.stages.normalize.app_chats import app_messages, is_of_app
 from tokpack.stages.normalize.blocks import (
     CONTENT_KEYS,
     ROLE_KEYS,
@@ -112,6 +114,9 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
         if _is_langchain(first):
             turns = [_of_langchain(turn) for turn in turns]
             first = turns[0]
+        if is_of_app(turns):
+            turns = app_messages(turns)
+            first = turns[0] if turns else {"role": ""}
         if is_exported(turns):
             return plain_messages(exported_as_messages(turns))
         if has_channels(turns):

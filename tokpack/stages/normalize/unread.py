@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tokpack.schema import UNPAIRED
 from tokpack.stages.normalize.columns import Columns
-from tokpack.stages.normalize.fields import SWITCHES, Row, is_filled
+from tokpack.stages.normalize.fields import OF_MESSAGES, SWITCHES, Row, is_filled, value_at
 from tokpack.stages.normalize.passed_over import PassedOver
 from tokpack.stages.normalize.shape import Shape
+from tokpack.stages.normalize.training import speaks_of_training
+from tokpack.stages.normalize.turns import are_bare, as_messages
 from tokpack.stages.normalize.values import WIDTH, shown
 from tokpack.terminal.activity import in_number
 
@@ -22,6 +24,8 @@ MOST_NAMED = 10
 MATTERS = re.compile(
     r"^tools?|tools?$|tool[._]definitions|^(images?|audios?|videos?)$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
     r"|^(loss_|sample_)?weights?$|^loss$|^train(ed|able|ing)?$|^roles_to_train$|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
+    r"|monologue|scratchpad|thoughts?$|^(analysis|plan|reflection|internal|inner)$|^internal_|^inner_|^actions?(_input)?$"
+    r"|^observations?$|^(intermediate_)?steps$|^tool_?(use|used|invocations|results?|outputs?)$|^citations$"
     r"|^(chosen|rejected)(_response)?$|kwargs$|^instructions$|^developer|^documents$|^input$|^(answer|response|completion|output)$",
     re.IGNORECASE,
 )
@@ -54,6 +58,37 @@ def unread_columns(shape: Shape, columns: Sequence[str], rows: Sequence[Row]) ->
     return {name: shown(values[0]) for name, values in examples.items() if any(map(is_filled, values))}
 
 
+def unread_fields(shape: Shape, rows: Sequence[Row]) -> dict[str, str]:
+    """Each field of messages that only a template may read, as `messages.plan` -> an example."""
+    found: dict[str, str] = {}
+    for path in shape.columns.values():
+        for value in (value_at(row, path) for row in rows):
+            if isinstance(value, str | None) or are_bare(value):
+                continue
+            for message in as_messages(value) or ():
+                for key, held in message.items() if isinstance(message, Mapping) else ():
+                    known = key.casefold() in OF_MESSAGES or speaks_of_training(key)
+                    if (
+                        f"{path}.{key}" not in found
+                        and is_filled(held)
+                        and not known
+                        and key not in OF_MESSAGES
+                    ):
+                        found[f"{path}.{key}"] = shown(held)
+    return found
+
+
+def still_unread(shape: Shape) -> dict[str, str]:
+    """What is not read, without the fields of messages that the chat template reads."""
+    read = {
+        name
+        for name in shape.unread
+        for path in shape.columns.values()
+        if name not in shape.present and name.startswith(f"{path}.") and shape.reads(name[len(path) + 1 :])
+    }
+    return {name: example for name, example in shape.unread.items() if name not in read}
+
+
 def grouping_columns(unread: Iterable[str], rows: Sequence[Row]) -> tuple[str, ...]:
     """Columns of short texts with at least two values and few for so many rows, as `source` or `language`."""
     found = []
@@ -71,20 +106,31 @@ def worth_a_warning(unread: Mapping[str, str]) -> list[str]:
     return [
         name
         for name, example in unread.items()
-        if (MATTERS.search(name) or VERDICT.search(name))
+        if any(map(_matters, (name, name.rpartition(".")[2])))
         and not (THOUGHT.search(name) and example.casefold() in SWITCHES)
     ]
 
 
+def _matters(name: str) -> bool:
+    return MATTERS.search(name) is not None or VERDICT.search(name) is not None
+
+
+def _worth_a_warning(shape: Shape) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Columns, and fields of messages, that probably mean something for training."""
+    found = worth_a_warning(shape.unread)
+    columns = tuple(name for name in found if name in shape.present)
+    return columns, tuple(name for name in found if name not in shape.present)
+
+
 def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
     """A line for each layout that was found, what of it is not read, and a warning where that may matter."""
-    files: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    files: dict[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for name, shape in zip(sources, shapes, strict=True):
         unread = ", ".join(f"{column} {example!r}" for column, example in shape.unread.items())
         line = f"{recognized(shape)}; not read: {unread or 'nothing'}"
-        key = (line, shape.notes, tuple(worth_a_warning(shape.unread)))
+        key = (line, shape.notes, *_worth_a_warning(shape))
         files.setdefault(key, []).append(name)
-    for (line, notes, matters), names in files.items():
+    for (line, notes, matters, fields), names in files.items():
         name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         log.info("%s: %s", name, line)
         for note in notes:
@@ -92,6 +138,12 @@ def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
         if matters:
             listed = ", ".join(matters)
             log.warning("%s: not read, and may matter: %s (--map FIELD=COLUMN reads one)", name, listed)
+        if fields:
+            log.warning(
+                "%s: fields of messages that the chat template does not read, and may matter: %s "
+                "(reasoning is read from reasoning_content, calls from tool_calls)",
+                *(name, _listed(fields)),
+            )
 
 
 def late_unread(shape: Shape, over: PassedOver | None) -> dict[str, str]:

@@ -1,0 +1,144 @@
+"""Chats of apps: what they hold beside texts is read, told or refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+
+import pytest
+from layout_words import A2, Q2, A, Q, R, msgs
+from rows_read import CONTAINERS, documents, written
+
+import tokpack
+from tokpack.errors import UsageError
+
+GROK = {
+    "conversation": {"id": "1"},
+    "responses": [
+        {"response": {"sender": "human", "message": Q}},
+        {"response": {"sender": "ASSISTANT", "message": A}},
+    ],
+}
+COPILOT = {
+    "requesterUsername": "me",
+    "requests": [
+        {"message": {"text": Q}, "response": [{"kind": "toolInvocationSerialized"}, {"value": A}]},
+        {"message": {"text": Q2}, "response": [{"value": A2}]},
+    ],
+}
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
+@pytest.mark.parametrize(
+    ("row", "read"),
+    [
+        ({"conversations": [GROK], "projects": []}, [Q, A]),
+        (GROK, [Q, A]),
+        (COPILOT, [Q, A, Q2, A2]),
+    ],
+    ids=["grok", "a chat of grok", "copilot"],
+)
+def test_an_export_is_refused_with_what_writes_its_chats(row, read, tmp_path):
+    with pytest.raises(UsageError) as error:
+        documents(tmp_path, [row])
+    command = re.search(r"jq -c '(.+?)' FILE", error.value.hint)[1]
+    made = subprocess.run(
+        ["jq", "-c", command], input=json.dumps(row), capture_output=True, text=True, check=True
+    )
+    (tmp_path / "made").mkdir()
+    [(_, contents, _, _)], _, _ = documents(tmp_path / "made", [json.loads(made.stdout)])
+    assert contents == read
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
+def test_answers_of_a_batch_are_joined_with_their_requests(tmp_path):
+    asked = {"custom_id": "1", "url": "/v1/chat/completions", "body": {"model": "x", "messages": msgs(Q)}}
+    answer = {"choices": [{"message": {"role": "assistant", "content": A}}]}
+    row = {"id": "b", "custom_id": "1", "response": {"status_code": 200, "body": answer}, "error": None}
+    with pytest.raises(UsageError) as error:
+        documents(tmp_path, [row])
+    (tmp_path / "asked.jsonl").write_text(json.dumps(asked))
+    command = re.search(r"REQUESTS '(.+?)' FILE", error.value.hint)[1]
+    made = subprocess.run(
+        ["jq", "-c", "--slurpfile", "asked", tmp_path / "asked.jsonl", command],
+        input=json.dumps(row), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (tmp_path / "made").mkdir()
+    [(_, contents, _, _)], _, _ = documents(tmp_path / "made", [json.loads(made.stdout)])
+    assert contents == [Q, A]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("key", ["images", "image", "audio", "video_path", "videos"])
+def test_a_message_with_an_image_beside_its_text_sets_the_row_aside(key, container, tmp_path):
+    asked = {"role": "user", "content": Q, key: ["a.png"]}
+    rows = [{"messages": [asked, *msgs(Q, A)[1:]]}, {"messages": [{**asked, key: []}, *msgs(Q, A)[1:]]}]
+    found, [reason], _ = documents(tmp_path, rows, container)
+    assert reason == f"messages[1].{key} holds what is no text, and only text can be packed"
+    assert [contents for _, contents, *_ in found] == [[Q, A]]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("chat", ["messages", "conversations", "pairs"])
+def test_fields_of_messages_that_no_template_reads_are_named(chat, container, qwen, caplog, tmp_path):
+    caplog.set_level(logging.INFO, "tokpack")
+    answer = {"role": "assistant", "content": A, "inner_monologue": R, "mood": "calm", "reasoning_content": R}
+    row = (
+        {"prompt": msgs(Q), "chosen": [answer], "rejected": [{**answer, "content": "No."}]}
+        if chat == "pairs"
+        else {chat: [*msgs(Q), answer]}
+    )
+    tokpack.analyze(written(tmp_path, [row], container), tokenizer=str(qwen))
+    said = [(record.levelname, record.getMessage().partition(": ")[2]) for record in caplog.records]
+    path = "chosen" if chat == "pairs" else chat
+    told = [text for level, text in said if level == "WARNING" and "fields of messages" in text]
+    assert f"may matter: {path}.inner_monologue" in told[0]
+    assert "mood" not in told[0]
+    assert any(f"{path}.mood 'calm'" in text for level, text in said if level == "INFO")
+
+
+def test_a_field_that_the_template_reads_is_not_named(qwen, caplog, tmp_path):
+    caplog.set_level(logging.INFO, "tokpack")
+    row = {"messages": [*msgs(Q), {"role": "assistant", "content": A, "analysis": R}]}
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}:{{ m.analysis }}{{ m.content }}\n{% endfor %}")
+    report = tokpack.analyze(
+        written(tmp_path, [row], "jsonl"), tokenizer=str(qwen), chat_template=str(template)
+    )
+    assert report.data["inputs"][0]["unread"] == {}
+    assert not any("fields of messages" in record.getMessage() for record in caplog.records)
+
+
+def test_calls_of_autogen_and_their_results_are_read(tmp_path):
+    call = {"id": "c1", "name": "count", "arguments": '{"pond": 1}'}
+    result = {"call_id": "c1", "name": "count", "content": "3", "is_error": False}
+    talk = [
+        {"source": "user", "type": "TextMessage", "content": Q},
+        {"source": "assistant", "type": "ToolCallRequestEvent", "content": [call]},
+        {"source": "assistant", "type": "ToolCallExecutionEvent", "content": [result]},
+        {"source": "assistant", "type": "TextMessage", "content": A},
+    ]
+    [(roles, contents, extra, _)], aside, _ = documents(tmp_path, [{"messages": talk}])
+    assert (roles, contents, aside) == (["user", "assistant", "tool", "assistant"], [Q, "", "3", A], [])
+    function = {"name": "count", "arguments": '{"pond": 1}'}
+    assert json.loads(extra)["messages"][1:3] == [
+        {"tool_calls": [{"id": "c1", "type": "function", "function": function}]},
+        {"tool_call_id": "c1", "name": "count"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "driveDocument"}, {"type": "toolCallRequest", "name": "count"}, {"type": "toolStatus"}]
+)
+def test_what_lm_studio_keeps_beside_texts_sets_the_row_aside(part, tmp_path):
+    steps = [
+        {"type": "contentBlock", "content": [part]},
+        {"type": "contentBlock", "content": [{"type": "text", "text": A}]},
+    ]
+    asked = {"versions": [{"type": "singleStep", "role": "user", "content": [{"type": "text", "text": Q}]}]}
+    answer = {"versions": [{"type": "multiStep", "role": "assistant", "steps": steps}]}
+    _, [reason], _ = documents(tmp_path, [{"messages": [asked, answer]}])
+    assert f"content part of type '{part['type']}'" in reason
