@@ -115,7 +115,9 @@ def test_commands_shown_in_the_pages_exist_with_the_flags_shown(page, reference)
     for _, language, body in BLOCK.findall(read(page)):
         if language not in ("bash", "console"):
             continue
-        for line in re.findall(r"^(?:\w+=\S+ )*tokpack (.+)$", body.replace("\\\n", " "), re.MULTILINE):
+        for line in re.findall(
+            r"^(?:\$ )?(?:\w+=\S+ )*tokpack (.+)$", body.replace("\\\n", " "), re.MULTILINE
+        ):
             command, *words = line.split(" #")[0].split()
             assert command in known, f"{page}: tokpack {line}"
             used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}

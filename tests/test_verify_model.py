@@ -48,10 +48,13 @@ def verify(packed, *flags):
     return CliRunner().invoke(app, ["verify", packed[0], "--model", packed[1], *flags])
 
 
-def test_verify_with_a_model_ends_in_a_table_and_advice(packed):
+def test_verify_with_a_model_ends_in_a_table_and_advice(packed, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     result = verify(packed)
     assert result.exit_code == 0
     assert re.search(r"tokpack .*exact", result.stdout)
+    heads = r"^attention +dtype +changed +changed +alone +gradients +changed +result"
+    assert re.search(heads, result.stdout, re.MULTILINE)
     assert "use attn=tokpack" in result.stdout
 
 

@@ -17,11 +17,11 @@ CHANGED_FIRST, CHANGED_LAST = "first document changed", "last document changed"
 ALONE, GRADIENTS = "packed against alone", "gradients of another document"
 AHEAD = "later tokens changed"
 _SHORT = {
-    CHANGED_FIRST: "first changed",
-    CHANGED_LAST: "last changed",
-    ALONE: "against alone",
+    CHANGED_FIRST: "first\nchanged",
+    CHANGED_LAST: "last\nchanged",
+    ALONE: "against\nalone",
     GRADIENTS: "gradients",
-    AHEAD: "later changed",
+    AHEAD: "later\nchanged",
 }
 
 
@@ -91,10 +91,8 @@ class IsolationReport:
         return f"it sees the tokens that it is to predict; {moved}" if failed.name == AHEAD else moved
 
     def table(self) -> Table:
-        from rich.table import Table
-
         setup = ", ".join(filter(None, [self.attn, self.dtype]))
-        table = Table(title=f"isolation of packed documents: {setup}", title_justify="left")
+        table = _plain_table(f"isolation of packed documents: {setup}")
         table.add_column("check")
         table.add_column("difference", justify="right")
         table.add_column("limit", justify="right")
@@ -144,11 +142,11 @@ class ModelVerification:
         return any(report.ok for report in self.reports.values())
 
     def table(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"isolation of packed documents in {self.model}", title_justify="left")
+        table = _plain_table(f"isolation of packed documents in {self.model}")
         for heading in ("attention", "dtype", *_SHORT.values(), "result"):
-            table.add_column(heading, justify="right" if heading in _SHORT.values() else "left")
+            table.add_column(
+                heading, overflow="fold", justify="right" if heading in _SHORT.values() else "left"
+            )
         for name, report in self.reports.items():
             found = {check.name: check.difference for check in report.checks}
             figures = [f"{found[check]:.1e}" if check in found else "-" for check in _SHORT]
@@ -170,6 +168,15 @@ class ModelVerification:
             "reports": {name: report.to_dict() for name, report in self.reports.items()},
             "advice": list(self.advice),
         }
+
+
+def _plain_table(title: str) -> Table:
+    """Without a frame, like all tables of the commands: every column fits into 80 characters."""
+    from rich.table import Table
+
+    table = Table(title=title, title_style="bold", title_justify="left", header_style="dim", box=None)
+    table.pad_edge, table.padding = False, (0, 2, 0, 0)
+    return table
 
 
 def _render(report: IsolationReport | ModelVerification) -> str:
