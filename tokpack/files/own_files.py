@@ -137,10 +137,19 @@ def is_real_folder(folder: Path) -> bool:
 
 def is_mine(folder: Path) -> bool:
     """A real folder of this user, which nobody else may write into: what lies there is this user's own."""
+    return _is_mine(folder, stat.S_ISDIR)
+
+
+def is_my_file(path: Path) -> bool:
+    """A real file of this user, which nobody else may write."""
+    return _is_mine(path, stat.S_ISREG)
+
+
+def _is_mine(path: Path, is_kind: Callable[[int], bool]) -> bool:
     try:
-        status = folder.lstat()
+        status = path.lstat()
     except OSError:
         return False
-    if not stat.S_ISDIR(status.st_mode):
+    if not is_kind(status.st_mode):
         return False
     return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)

@@ -25,6 +25,7 @@ from jinja2.utils import Namespace
 
 from tokpack.errors import UsageError
 from tokpack.stages.render import template_trace
+from tokpack.stages.render.kept_code import kept_code
 from tokpack.stages.render.template_limits import (
     CHECKED_FILTERS,
     HELD,
@@ -189,7 +190,10 @@ def _without_end(what: str) -> UsageError:
 @lru_cache(maxsize=32)
 def _code(source: str, traced: bool = False) -> CodeType:
     """Of a template, the same for all its variables; `traced`: with notes of which message is written."""
-    return ENVIRONMENT.compile(template_trace.traced(ENVIRONMENT.parse(source)) if traced else source)
+    if not traced:
+        return kept_code("plain", source, lambda: ENVIRONMENT.compile(source))
+    noted = template_trace.traced
+    return kept_code("traced", source, lambda: ENVIRONMENT.compile(noted(ENVIRONMENT.parse(source))))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.utils import Namespace
 
 from tokpack.stages.render.chat_template import ENVIRONMENT, ChatTemplate, Message, RenderError
+from tokpack.stages.render.kept_code import kept_code
 from tokpack.stages.render.symbol_values import OpaqueObject, SymbolLength, is_symbolic, to_json
 from tokpack.stages.render.symbols import Opaque, Part, Symbol, joined, parts_of
 from tokpack.stages.render.template_limits import HELD, LimitedEnvironment, check_json, held, limited
@@ -189,7 +190,7 @@ _ENVIRONMENT = _environment()
 @functools.lru_cache(maxsize=32)
 def _code(source: str) -> CodeType:
     """Of a template, the same for all its variables."""
-    return _ENVIRONMENT.compile(source)
+    return kept_code("symbolic", source, lambda: _ENVIRONMENT.compile(source))
 
 
 class SymbolicTemplate:
