@@ -19,7 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,9 @@ def commands(folder: Path, tokenizer: str, rows: int) -> dict[str, tuple[Command
     from tokpack.packed.repacking import repack
     from tokpack.text.cleaning import clean
 
+    for late in ("gigatoken", "jinja2", "pandas"):  # pyarrow looks for pandas
+        with suppress(ImportError):
+            import_module(late)
     data = write_rows(folder / "chats.jsonl", messy_rows(rows, seed=3))
     parts = [folder / "part0", folder / "part1"]
 

@@ -10,6 +10,7 @@ import threading
 import fsspec
 import pytest
 from chats import messy_rows, write_rows
+from commands import run
 
 import tokpack
 from tokpack.errors import OutputError, UsageError
@@ -26,8 +27,8 @@ OPTIONS = {"max_length": 128, "allow_bad": 0.2}
 def data(tmp_path_factory):
     """Files that are cut, and read as a stream."""
     folder = tmp_path_factory.mktemp("data")
-    write_rows(folder / "a.jsonl", messy_rows(260, seed=1))
-    (folder / "c.jsonl.gz").write_bytes(gzip.compress(b"\n".join(messy_rows(120, seed=3))))
+    write_rows(folder / "a.jsonl", messy_rows(130, seed=1))
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(b"\n".join(messy_rows(60, seed=3))))
     return folder
 
 
@@ -261,12 +262,13 @@ def test_keys_that_are_missing_are_told(s3_bucket, data, qwen, tmp_path, monkeyp
 
 
 def test_the_command_takes_a_bucket(data, alone, qwen, s3_bucket, tmp_path):
-    """Processes of their own, as nodes have them."""
+    """Parts in processes of their own, as nodes have them."""
     script = "from tokpack.run import Run; Run.block_bytes = 20_000; from tokpack.cli import main; main()"
-    command = [sys.executable, "-c", script, "pack", str(data), "-o", str(tmp_path / "out"), "-t", str(qwen)]
+    command = ["pack", str(data), "-o", str(tmp_path / "out"), "-t", str(qwen)]
     command += ["--work-dir", f"{s3_bucket}/w", "--max-length", "128", "--allow-bad", "0.2"]
-    parts = [subprocess.Popen([*command, "--part", f"{n}/2"]) for n in (1, 2)]
+    parts = [subprocess.Popen([sys.executable, "-c", script, *command, "--part", f"{n}/2"]) for n in (1, 2)]
     assert [part.wait() for part in parts] == [0, 0]
-    assert subprocess.run(command, check=False).returncode == 0
+    ended = run(*command)
+    assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "out" / "SHA256SUMS").read_bytes() == alone
     assert names(f"{s3_bucket}/w") == []
