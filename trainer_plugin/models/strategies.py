@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -30,6 +31,7 @@ SEARCH_LENGTHS = (21, 40, 18)
 """The row in which leaking layers are looked for; a prime sum, so that no width is taken for its length."""
 
 _REPLACED = "_tokpack_replaced"
+_PARAMETERS: WeakKeyDictionary[Callable[..., Any], tuple[frozenset[str], bool]] = WeakKeyDictionary()
 _DOCUMENT_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "position_ids")
 
 
@@ -219,9 +221,17 @@ def _run_row(model: Any, whole: Callable[..., Any], documents: RowDocuments, bat
 
 
 def _accepts(forward: Callable[..., Any], name: str, *, by_name: bool = True) -> bool:
-    parameters = inspect.signature(forward).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return name in parameters or (takes_any and not by_name)
+    names, takes_any = _parameters(getattr(forward, "__func__", forward))
+    return name in names or (takes_any and not by_name)
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """(names, takes any other): asked once of a function, and of it several times a batch."""
+    if function not in _PARAMETERS:
+        found = inspect.signature(function).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values())
+        _PARAMETERS[function] = frozenset(found), takes_any
+    return _PARAMETERS[function]
 
 
 def _accepted(forward: Callable[..., Any], batch: Mapping[str, Any]) -> dict[str, Any]:
