@@ -23,8 +23,9 @@ from tokpack.stages.normalize.roles import SPEAKERS
 from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.speakers import check_speaker, notes_on_roles
+from tokpack.stages.normalize.text_turns import marks_in, template_in
 from tokpack.stages.normalize.training import weight_in
-from tokpack.stages.normalize.turns import as_messages, text_turns
+from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.unread import grouping_columns, unread_columns, unread_fields
 from tokpack.stages.normalize.values import is_repr, shown
 from tokpack.stages.read.blocks import chunks
@@ -72,17 +73,7 @@ def detect_shape(source: Source) -> Shape:
     _check_tokens(fitting, columns, source)
     _check_weight(fitting[0], columns, rows, source)
     found = _labeled(fitting[0], config, rows, source)
-    if found.format == "text" and config.format == "auto":
-        column = found.columns["text"]
-        if any(len(text_turns(str(row.get(column)))) > 1 for row in rows):
-            note = f"{column} holds chats, trained whole; --map messages={column} trains their answers alone"
-            found = replace(found, notes=(*found.notes, note))
-        elif answer := answer_beside(column, columns, rows):
-            note = (
-                f"{column} is trained whole, without {answer}; --map prompt={column},completion={answer} "
-                f"trains {answer} alone"
-            )
-            found = replace(found, notes=(*found.notes, note))
+    found = replace(found, notes=(*found.notes, *_notes_on_texts(found, columns, rows)))
     if found.format in CHATS and "tools" in found.beside and any(tools_twice(row, found) for row in rows):
         note = f"system messages hold the tools already: {found.beside['tools']} is not given again"
         found = replace(found, notes=(*found.notes, note))
@@ -90,6 +81,32 @@ def detect_shape(source: Source) -> Shape:
     found = replace(found, notes=(*found.notes, *notes_on_roles(found, rows, source)))
     unread = unread_columns(found, columns, rows) | unread_fields(found, rows)
     return replace(found, unread=unread, grouping=grouping_columns(unread, rows))
+
+
+def _notes_on_texts(shape: Shape, columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """What to say of texts that are trained whole, though they hold chats or have an answer beside them."""
+    if shape.format != "text":
+        return []
+    column = shape.columns["text"]
+    texts = [text for row in rows if isinstance(text := value_at(row, column), str)]
+    chats = [marks for text in texts if (marks := marks_in(text))]
+    others = [name for text in texts if (name := template_in(text))]
+    if chats:
+        return [
+            f"{column} holds chats in {len(chats)} of the first {len(texts)} rows (marks as {chats[0]}), "
+            f"trained whole; --map messages={column} trains their answers alone"
+        ]
+    if others:
+        return [
+            f"{column} holds chats in {len(others)} of the first {len(texts)} rows, as the chat template of "
+            f"{others[0]} writes them, trained whole; written as messages, their answers are trained alone"
+        ]
+    if answer := answer_beside(column, columns, rows):
+        return [
+            f"{column} is trained whole, without {answer}; --map prompt={column},completion={answer} trains "
+            f"{answer} alone"
+        ]
+    return []
 
 
 def _other_chats(shape: Shape, columns: list[str], rows: list[dict[str, Any]]) -> list[str]:

@@ -25,7 +25,8 @@ from tokpack.stages.normalize.fields import (
 from tokpack.stages.normalize.layouts import LAYOUTS, Layout, Rows, first_value
 from tokpack.stages.normalize.roles import role_name
 from tokpack.stages.normalize.tasks import find_task
-from tokpack.stages.normalize.turns import as_messages, is_open, text_turns
+from tokpack.stages.normalize.text_turns import is_open, text_turns
+from tokpack.stages.normalize.turns import as_messages
 
 CHAT_COLUMNS = {*CHATS, "chosen", "rejected"}
 OTHER_PROMPTS = ("question", "query", "problem", "prompt", "user_prompt", "user_input", "user_query")
@@ -189,7 +190,7 @@ def _turns_in_text(present: Sequence[str], rows: Rows) -> Layout | None:
         chats = [turns for text in texts if len(turns := text_turns(text)) > 1 or (turns and is_open(text))]
         if not chats or 2 * len(chats) < len(texts) or column.casefold() in ("chosen", "rejected", "text"):
             continue
-        if _holds_answers(column, present, rows):
+        if _holds_answers(column, present, rows) or _holds_prompts(column, present, rows):
             continue
         if any(turn["role"] == "assistant" for turns in chats for turn in turns) or any(map(is_open, texts)):
             answers = [c for c in present if c in ("output", "completion", "response", "answer", "target")]
@@ -211,6 +212,16 @@ def _holds_answers(column: str, present: Sequence[str], rows: Rows) -> bool:
         all(str(row.get(name)) in str(row.get(column)) for row in rows) and is_filled(first_value(rows, name))
         for name in others
     )
+
+
+def _holds_prompts(column: str, present: Sequence[str], rows: Rows) -> bool:
+    """Whether the text repeats what another column asks, which is read instead."""
+    for name in present:
+        if name.casefold() in PROMPTS and name != column:
+            asked = [row for row in rows if isinstance(row.get(name), str) and row[name]]
+            if asked and all(row[name] in str(row.get(column)) for row in asked):
+                return True
+    return False
 
 
 def _two_answers(present: Sequence[str], rows: Rows) -> Layout | None:

@@ -20,7 +20,6 @@ Messages that have role and content already stay as they are.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,42 +36,11 @@ from tokpack.stages.normalize.exported import exported_as_messages, is_exported,
 from tokpack.stages.normalize.fields import as_json, is_filled
 from tokpack.stages.normalize.responses import has_items, items_as_messages
 from tokpack.stages.normalize.roles import is_unknown, role_name
+from tokpack.stages.normalize.text_turns import said, text_turns
 from tokpack.stages.normalize.values import turned
 
 ASKED = ("human", "user", "input", "question", "instruction", "prompt", "query", "q", "usr")
 ANSWERED = ("assistant", "gpt", "output", "answer", "response", "completion", "bot", "model", "a", "chatgpt")
-
-_MARK = re.compile(
-    r"(?:\A|\n|(?<=<eo[ah]>)|(?=###|<start_of_turn>|<\|start_header_id\|>|\[/?INST\]))\s*"
-    r"(?:<\|im_start\|>(\w+)\n|<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*|<start_of_turn>(\w+)\n"
-    r"|<\|(\w+)\|>:?|###\s*([A-Za-z ]+?):|[<\[](human|bot|user|assistant|Human|MOSS)[>\]]:|\[(/?INST)\]"
-    r"|\[\|(Human|AI)\|\]"
-    r"|(Human|User|USER|Assistant|ASSISTANT|SYSTEM|System|FUNCTION RESPONSE|GPT|Bot|MOSS):)[ \t]*"
-)
-_BAIZE = "[|"
-"""How its marks begin; before the first it says who speaks, and behind the last a user who says nothing."""
-_BEGIN = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*\Z")
-_END = re.compile(r"\s*(?:</s>\s*(?:<s>)?|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<eo[ahmtcr]>)\s*\Z")
-"""What chat templates write before the first turn, and after one."""
-_SYSTEM = re.compile(r"\A\s*<<SYS>>(.*?)<</SYS>>\s*", re.DOTALL)
-_MARKED_ROLES = {
-    "human": "user",
-    "user": "user",
-    "instruction": "user",
-    "input": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "ai": "assistant",
-    "moss": "assistant",
-    "response": "assistant",
-    "system": "system",
-    "function response": "tool",
-    "model": "assistant",
-    "tool": "tool",
-    "inst": "user",
-    "/inst": "assistant",
-}
 
 
 def as_messages(value: Any, named: bool = False) -> list[Any] | None:
@@ -184,45 +152,6 @@ def _of_langchain(turn: Any) -> Any:
     return {"role": turn["type"], **rest, **({"tool_calls": calls[0]} if calls else {})}
 
 
-def text_turns(text: str) -> list[Message]:
-    """`"USER: Hi\\n\\nASSISTANT: Hello."` as messages; none for a text that does not begin so."""
-    marks = [mark for mark in _MARK.finditer(text) if _role_of(mark) is not None]
-    if not marks:
-        return []
-    before = "" if _BEGIN.match(text[: marks[0].start()]) else text[: marks[0].start()].strip()
-    if before and not marks[0][0].strip().startswith(_BAIZE):
-        return []
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    turns: list[Message] = [
-        {"role": _role_of(mark), "content": _said(text[mark.end() : end])}
-        for mark, end in zip(marks, ends, strict=True)
-    ]
-    if told := _SYSTEM.match(turns[0]["content"]):
-        turns[0]["content"] = turns[0]["content"][told.end() :]
-        turns = [{"role": "system", "content": told[1].strip()}, *turns]
-    if before:
-        turns = [{"role": "system", "content": before}, *turns]
-    if not turns[-1]["content"] and (
-        turns[-1]["role"] == "assistant" or marks[-1][0].strip().startswith(_BAIZE)
-    ):
-        turns.pop()
-    return turns if any(turn["role"] == "user" for turn in turns) else []
-
-
-def _said(text: str) -> str:
-    return _END.sub("", text).strip()
-
-
-def is_open(text: str) -> bool:
-    """Whether it ends on a mark of the assistant, for the answer to follow."""
-    marks = list(_MARK.finditer(text))
-    return bool(marks) and not text[marks[-1].end() :].strip() and _role_of(marks[-1]) == "assistant"
-
-
-def _role_of(mark: re.Match[str]) -> str | None:
-    return _MARKED_ROLES.get(next(filter(None, mark.groups())).strip().lower())
-
-
 def _of_object(value: Mapping[str, Any], named: bool) -> list[Any] | None:
     if any(key in value for key in ROLE_KEYS) and (messages := turned(dict(value))):
         return plain_messages(messages)
@@ -257,7 +186,7 @@ def _moss(turns: list[Any]) -> Iterator[Message]:
     for turn in turns:
         for key, role in (("Human", "user"), ("MOSS", "assistant")):
             text = str(turn.get(key) or "")
-            yield {"role": role, "content": _said(text.removeprefix(f"<|{key}|>:"))}
+            yield {"role": role, "content": said(text.removeprefix(f"<|{key}|>:"))}
 
 
 def _alternating(texts: list[str]) -> list[Message]:
