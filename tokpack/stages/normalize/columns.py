@@ -42,7 +42,7 @@ def known_fields(name: str, named: set[str]) -> set[str]:
     another one, `completion`."""
     known = {*FIELDS[name], *OPTIONAL.get(name, ()), *TAKES.get(name, ())}
     if name != TOKENS:
-        known.add("split")
+        known |= {"split", "skip"}
     if name in (*CHATS, PREFERENCE, "prompt_completion"):
         known |= {*SPEAKERS}
     if name == PREFERENCE:
@@ -197,8 +197,7 @@ def columns_beside(
             ]
             if found:
                 beside[target] = next((path for path in found if held.values(path)), found[0])
-    if "split" in given:
-        beside["split"] = given["split"]
+    beside |= {target: given[target] for target in ("split", "skip") if target in given}
     if name in CHATS and "completion" in given:
         beside["completion"] = given["completion"]
     return beside

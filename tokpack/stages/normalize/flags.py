@@ -1,8 +1,8 @@
 """Columns that mark rows which mostly should not be trained: toxic ones, refusals, canaries of benchmarks.
 
-    {"toxic": true}, {"is_refusal": 1}, {"flagged": "yes"}             marked by what is true
-    {"openai_moderation": [{"flagged": false}, {"flagged": true}]}     by any that is flagged
-    {"canary": "... GUID 26b5c67b ..."}                                by a text
+{"toxic": true}, {"is_refusal": 1}, {"flagged": "yes"}             marked by what is true
+{"openai_moderation": [{"flagged": false}, {"flagged": true}]}     by any that is flagged
+{"canary": "... GUID 26b5c67b ..."}                                by a text
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def marked_rows(column: pa.ChunkedArray, name: str) -> int:
         lists = column.combine_chunks()
         flagged = pc.fill_null(pc.struct_field(pc.list_flatten(lists), "flagged"), False)
         return len(np.unique(pc.filter(pc.list_parent_indices(lists), flagged).to_numpy()))
-    if text_column(column) is None and not pa.types.is_integer(column.type | pa.null() if False else column.type):
-        return sum(is_marked(name, value) for value in column.to_pylist())
-    counts = column.value_counts().to_pylist()
-    return sum(one["counts"] for one in counts if is_marked(name, one["values"]))
+    if text_column(column) is not None or pa.types.is_primitive(column.type):
+        counts = column.value_counts().to_pylist()
+        return sum(one["counts"] for one in counts if is_marked(name, one["values"]))
+    return sum(is_marked(name, value) for value in column.to_pylist())

@@ -17,11 +17,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tokpack.on_disk.reasons import OTHER_SPLIT, TIED_PAIR
+from tokpack.on_disk.reasons import TIED_PAIR
 from tokpack.stages.normalize.answer_lists import are_several, lone_text
 from tokpack.stages.normalize.message_rows import Turn, messages_in, read_messages
-from tokpack.stages.normalize.passed_over import is_held_back
-from tokpack.stages.normalize.rows import RowDocument, around, history_of, with_system
+from tokpack.stages.normalize.rows import RowDocument, around, history_of, left_out, with_system
 from tokpack.stages.normalize.shape import TIE, Shape
 from tokpack.stages.normalize.values import RowError, dump, kind_of, read_text
 
@@ -35,7 +34,7 @@ def row_to_pair(row: Mapping[str, Any], shape: Shape) -> tuple[RowDocument, RowD
     prompt, chosen, rejected = (
         messages_in(lone_text(row.get(field)), field) for field in ("prompt", "chosen", "rejected")
     )
-    dropped = OTHER_SPLIT if is_held_back(row.get("split")) else TIED_PAIR if row.get(TIE) else None
+    dropped = left_out(row) or (TIED_PAIR if row.get(TIE) else None)
     before = history_of(row)
     if isinstance(prompt, str) and row.get("input"):
         prompt += "\n" + read_text(row["input"], "input")

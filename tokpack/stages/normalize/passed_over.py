@@ -1,5 +1,5 @@
 """What rows hold and no document does: columns that begin after the first rows, and rows that are there to
-test with, as a column `split` says.
+test with, as a column `split` says, or marked as not to be trained, as `toxic` says.
 
 Looked for by column, or in the rows that are read one by one anyway; both are told at the end of pass 1.
 """
@@ -19,6 +19,7 @@ import pyarrow as pa
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import OTHER_SPLIT
 from tokpack.stages.normalize.fields import is_filled, root
+from tokpack.stages.normalize.flags import is_marked, marked_rows
 from tokpack.stages.normalize.message_columns import Bools, filled, says_something, text_column
 from tokpack.stages.normalize.values import shown
 
@@ -39,18 +40,21 @@ class PassedOver:
     """Column that the first rows do not fill and nothing reads -> an example."""
     held_back: Mapping[str, int] = field(default_factory=dict)
     """Column of splits that nothing reads -> rows that it calls test, validation or the like."""
+    marked: Mapping[str, int] = field(default_factory=dict)
+    """Column of marks that nothing reads -> rows that it marks as toxic, refused or the like."""
 
     def plus(self, other: PassedOver) -> PassedOver:
         """Of both; examples are the first ones."""
-        counts = Counter(self.held_back) + Counter(other.held_back)
         return PassedOver(
-            {**self.unread, **{k: v for k, v in other.unread.items() if k not in self.unread}}, dict(counts)
+            {**self.unread, **{k: v for k, v in other.unread.items() if k not in self.unread}},
+            dict(Counter(self.held_back) + Counter(other.held_back)),
+            dict(Counter(self.marked) + Counter(other.marked)),
         )
 
 
 def record_of(found: Mapping[int, PassedOver]) -> dict[str, Any]:
     """As JSON holds it; without sources of which there is nothing to say."""
-    return {str(source): asdict(over) for source, over in found.items() if over.unread or over.held_back}
+    return {str(source): asdict(over) for source, over in found.items() if over != PassedOver()}
 
 
 def of_record(record: Mapping[str, Any]) -> dict[int, PassedOver]:
@@ -88,20 +92,24 @@ def in_table(table: pa.Table, shape: Shape) -> PassedOver:
     for name in set(table.column_names) & set(shape.splits):
         if (texts := text_column(table.column(name))) is not None:
             counts[name] = int(are_held_back(texts).sum())
-    return PassedOver(unread, {name: count for name, count in counts.items() if count})
+    held = set(table.column_names) & set(shape.flags)
+    marked = {name: count for name in sorted(held) if (count := marked_rows(table.column(name), name))}
+    return PassedOver(unread, {name: count for name, count in counts.items() if count}, marked)
 
 
 def in_rows(rows: Iterable[Any], shape: Shape) -> PassedOver:
     """Of rows that are read one by one; what is none is left out."""
     unread: dict[str, str] = {}
     counts: Counter[str] = Counter()
+    marked: Counter[str] = Counter()
     known = shape.accounted_for()
     for row in rows:
         if isinstance(row, dict):
             new = row.keys() - known - unread.keys()
             unread |= {_told(name): _told(shown(row[name])) for name in sorted(new) if is_filled(row[name])}
             counts.update(name for name in shape.splits if is_held_back(row.get(name)))
-    return PassedOver(dict(list(unread.items())[:MOST]), dict(counts))
+            marked.update(name for name in shape.flags if is_marked(name, row.get(name)))
+    return PassedOver(dict(list(unread.items())[:MOST]), dict(counts), dict(marked))
 
 
 def _told(text: str) -> str:

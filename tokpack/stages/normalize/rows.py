@@ -86,9 +86,7 @@ def _is_desirable(label: Any) -> bool:
 def _to_document(row: Mapping[str, Any], shape: Shape) -> RowDocument:
     if shape.format == "text":
         text = read_text(row.get("text"), "text")
-        return RowDocument(
-            "text", ["text"], [text], None, OTHER_SPLIT if is_held_back(row.get("split")) else None
-        )
+        return RowDocument("text", ["text"], [text], None, left_out(row))
     if shape.format in CHATS:
         return _document("chat", _chat(row, next(iter(FIELDS[shape.format]))), row)
     prompt_field, answer_field = FIELDS[shape.format]
@@ -123,8 +121,15 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
         [role for role, _, _ in turns],
         [text for _, text, _ in turns],
         dump(document) if document else None,
-        LABELED_BAD if bad else OTHER_SPLIT if is_held_back(row.get("split")) else None,
+        LABELED_BAD if bad else left_out(row),
     )
+
+
+def left_out(row: Mapping[str, Any]) -> str | None:
+    """Why the columns that the user named for it leave the row out."""
+    if row.get("skip"):
+        return LABELED_BAD
+    return OTHER_SPLIT if is_held_back(row.get("split")) else None
 
 
 def _is_trained(value: Any) -> bool:

@@ -29,6 +29,7 @@ from tokpack.stages.normalize.columns import (
     template_arguments,
 )
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
+from tokpack.stages.normalize.flags import flag_columns, is_marked
 from tokpack.stages.normalize.late import (
     Late,
     late_columns,
@@ -85,6 +86,8 @@ class Shape:
     """Names among which are all fields of messages that the chat template reads; None: any may be."""
     splits: tuple[str, ...] = ()
     """Columns that nothing reads and that say which split of a set a row belongs to."""
+    flags: tuple[str, ...] = ()
+    """Columns that nothing reads and that mark rows which mostly should not be trained."""
     notes: tuple[str, ...] = ()
     """What the user should know of the choice of columns."""
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -143,6 +146,7 @@ class Shape:
             message_keys=message_keys(name, columns, held),
             arguments=template_arguments(beside.get("chat_template_kwargs"), variables, held),
             splits=tuple(c for c in present if c.casefold() in SPLITS and c not in read),
+            flags=flag_columns((c for c in present if c not in read), rows),
             notes=(*notes, *([layout.note] if layout and layout.note else [])),
         )
 
@@ -241,6 +245,8 @@ class Shape:
                 found[target] = _HELD[target](value, target in self.named)
             if isinstance(found[target], list) and target != "system":
                 found[target] = [self._named(self._readable(message)) for message in found[target]]
+        if "skip" in found:
+            found["skip"] = is_marked(self.beside["skip"], found["skip"])
         arguments = {name: row[name] for name in self.variables if is_filled(row.get(name))}
         if arguments:
             given = as_json(found.get("chat_template_kwargs"))

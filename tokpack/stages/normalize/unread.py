@@ -117,7 +117,7 @@ def _matters(name: str) -> bool:
 
 def _worth_a_warning(shape: Shape) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Columns, and fields of messages, that probably mean something for training."""
-    found = worth_a_warning(shape.unread)
+    found = [name for name in worth_a_warning(shape.unread) if name not in shape.flags]
     columns = tuple(name for name in found if name in shape.present)
     return columns, tuple(name for name in found if name not in shape.present)
 
@@ -174,6 +174,12 @@ def tell_passed_over(
             rows = in_number(count, "row(|s) (is|are)")
             log.warning(
                 "%s: %s %s test or validation by %s and packed as well: --map split=%s leaves them out",
+                *(name, f"{count:,}", rows, column, column),
+            )
+        for column, count in over.marked.items():
+            rows = in_number(count, "row(|s) (is|are)")
+            log.warning(
+                "%s: %s %s marked by %s and packed as well: --map skip=%s leaves them out",
                 *(name, f"{count:,}", rows, column, column),
             )
 
