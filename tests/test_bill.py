@@ -223,6 +223,10 @@ def test_advice_comes_with_a_flag_most_money_first(cost: Cost) -> None:
     assert pack is not None
     difference = way(cost, "padded to longest").money.value - way(cost, "packed").money.value
     assert pack.saves.value == pytest.approx(difference)
+    clean = advice(cost, "clean")
+    assert clean is not None
+    fewer = way(cost, "packed").tokens.value - way(cost, "packed and cleaned").tokens.value
+    assert clean.why == f"{fewer:,} fewer tokens to train on; the reasons are below"
 
 
 def test_near_duplicates_are_advised_with_the_money_of_their_tokens() -> None:

@@ -122,6 +122,14 @@ def test_what_is_not_read_is_named_with_an_example_and_what_may_matter_is_a_warn
     ]
 
 
+def test_a_file_that_is_read_whole_is_told_so(tmp_path, caplog):
+    _, shape = read(tmp_path, [{"prompt": Q, "completion": A, "empty": None}])
+    with caplog.at_level("INFO", "tokpack"):
+        tell(["rows.jsonl"], [shape])
+    recognized = "prompt_completion (prompt from prompt, completion from completion)"
+    assert caplog.messages == [f"rows.jsonl: {recognized}; nothing else is in it"]
+
+
 @pytest.mark.parametrize("parquet", [False, True], ids=["jsonl", "parquet"])
 def test_every_field_can_be_mapped_also_by_a_path(parquet, tmp_path):
     row = {

@@ -253,7 +253,7 @@ def _cleaning(cost: Cost) -> Advice | None:
         "clean",
         "clean first",
         "tokpack pack",
-        in_number(gone, f"{gone:,} token(|s) (is|are) left out; the reasons are below"),
+        in_number(gone, f"{gone:,} fewer token(|s) to train on; the reasons are below"),
         saves=saves,
         saved_share=share,
     )

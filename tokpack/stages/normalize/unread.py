@@ -127,7 +127,8 @@ def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
     files: dict[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for name, shape in zip(sources, shapes, strict=True):
         unread = ", ".join(f"{column} {example!r}" for column, example in shape.unread.items())
-        line = f"{recognized(shape)}; not read: {unread or 'nothing'}"
+        rest = f"not read: {unread}" if unread else "nothing else is in it"
+        line = f"{recognized(shape)}; {rest}"
         key = (line, shape.notes, *_worth_a_warning(shape))
         files.setdefault(key, []).append(name)
     for (line, notes, matters, fields), names in files.items():
