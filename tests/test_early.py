@@ -99,7 +99,7 @@ def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes
     )
     assert sums(data, tmp_path / "helped", qwen, 2) == by_threads
     assert {helper._helper for helper in opened} == set(started)
-    assert started[0].process.poll() is not None
+    assert started[0].process.wait(20) is not None
 
 
 def test_one_that_is_not_needed_ends(folder, qwen, small_blocks, tmp_path):

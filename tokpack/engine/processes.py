@@ -85,8 +85,14 @@ class Helpers(Generic[Item, Result]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
+        if kind:
+            self._end(0.0)
+        else:  # the run goes on meanwhile; a process ends when its threads have
+            Thread(target=self._end, args=(PATIENCE,), name="tokpack-helpers-end").start()
+
+    def _end(self, patience: float) -> None:
         for helper in reversed(self._all):
-            helper.end(0.0 if kind else PATIENCE)
+            helper.end(patience)
 
 
 class _Helper:
