@@ -155,6 +155,11 @@ def test_a_text_beside_its_answer_is_told(row, note, tmp_path):
     [
         ({"repo": "x", "path": "a.py", "code": "def f(): pass", "docstring": "Do it."}, "prompt=docstring"),
         ({"source": "web", "target": A}, "--map text=target"),
+        ({"input": Q, "label": A}, "--map prompt=input,completion=label"),
+        (
+            {"sql_prompt": Q, "sql": "SELECT 1", "sql_explanation": A},
+            "--map prompt=sql_prompt,completion=sql;",
+        ),
         ({"instruction": "Translate.", "source": Q, "target": A}, "instruction=instruction,input=source"),
     ],
 )

@@ -53,6 +53,37 @@ def test_an_export_is_refused_with_what_writes_its_chats(row, read, tmp_path):
     assert contents == read
 
 
+def item(role, kind, text):
+    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
+
+
+SESSIONS = {
+    "Claude Code": [
+        {"type": "summary", "sessionId": "s"},
+        {"type": "user", "sessionId": "s", "message": {"role": "user", "content": Q}},
+        {"type": "assistant", "sessionId": "s", "message": {"role": "assistant", "content": A}},
+    ],
+    "Codex": [
+        {"timestamp": "t", "type": "session_meta", "payload": {"id": "s"}},
+        {"timestamp": "t", "type": "response_item", "payload": item("user", "input_text", Q)},
+        {"timestamp": "t", "type": "response_item", "payload": item("assistant", "output_text", A)},
+    ],
+}
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
+@pytest.mark.parametrize("name", SESSIONS)
+def test_the_steps_of_a_session_are_refused_with_what_joins_them(name, tmp_path):
+    with pytest.raises(UsageError) as error:
+        documents(tmp_path, SESSIONS[name])
+    command = re.search(r"jq -cs '(.+?)' FILE", error.value.hint)[1]
+    lines = "".join(json.dumps(row) + "\n" for row in SESSIONS[name])
+    made = subprocess.run(["jq", "-cs", command], input=lines, capture_output=True, text=True, check=True)
+    (tmp_path / "made").mkdir()
+    [(_, contents, _, _)], _, _ = documents(tmp_path / "made", [json.loads(made.stdout)])
+    assert contents == [Q, A]
+
+
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
 def test_answers_of_a_batch_are_joined_with_their_requests(tmp_path):
     asked = {"custom_id": "1", "url": "/v1/chat/completions", "body": {"model": "x", "messages": msgs(Q)}}

@@ -24,7 +24,7 @@ ASKING = re.compile(
 )
 ANSWERING = re.compile(
     r"answer|response|output|completion|solution|target|summar|highlight|reply|assistant|generation|translation\b"
-    r"|code|result|candidate|continuation|tgt|abstract|antwort|respuesta|réponse|resposta|risposta|ответ|回答|答案|答え|输出|輸出|응답|답변",
+    r"|code|result|candidate|continuation|tgt|abstract|^labels?$|(^|_)sql$|^patch$|antwort|respuesta|réponse|resposta|risposta|ответ|回答|答案|答え|输出|輸出|응답|답변",
     re.IGNORECASE,
 )
 BETTER = re.compile(r"chosen|prefer|accept|\bgood|\bwin|best|positive", re.IGNORECASE)
@@ -37,6 +37,8 @@ ABOUT = re.compile(
     re.IGNORECASE,
 )
 """Paths of what is told about a row."""
+LABELS = ("label", "Label", "labels", "source")
+"""Names under which also texts to be learned stand."""
 DEPTH = 3
 """Levels that are looked into for texts."""
 SHOWN = 8
@@ -52,7 +54,7 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
     if way := way_to_rows(columns, rows) or _way_of_column(columns, held) or way_to_chat(rows):
         return way
     texts = list(dict.fromkeys(path for row in rows for path, _ in _texts(row, "", DEPTH)))
-    texts = [path for path in texts if not ABOUT.search(path)] or [path for path in texts if path in columns]
+    texts = [path for path in texts if not _is_about(path, held)] or [p for p in texts if p in columns]
     if not texts:
         return "no column holds a text: say what is what with --map prompt=COLUMN,completion=COLUMN"
     numbers = [
@@ -110,12 +112,18 @@ def _keys_of_objects(values: Sequence[Any]) -> list[str]:
 
 def _prompts_only(columns: Sequence[str], held: Columns) -> str:
     """The column of prompts, where no other holds a text; empty where a chat in it has an answer."""
-    texts = [name for name in columns if not ABOUT.search(name) and any(map(_has_text, held.values(name)))]
+    texts = [c for c in columns if not _is_about(c, held) and any(map(_has_text, held.values(c)))]
     if len(texts) != 1 or texts[0].casefold() not in PROMPTS:
         return ""
     chats = (as_messages(value, named=True) or [] for value in held.values(texts[0]))
     roles = {message.get("role", "") for chat in chats for message in chat if isinstance(message, dict)}
     return texts[0] if roles <= {"system", "developer", "user"} else ""
+
+
+def _is_about(path: str, held: Columns) -> bool:
+    """Whether it is told of a row, and no text of several words under such a name."""
+    said = path in LABELS and any(isinstance(v, str) and len(v.split()) > 1 for v in held.values(path))
+    return ABOUT.search(path) is not None and not said
 
 
 def _is_chat(value: Any) -> bool:

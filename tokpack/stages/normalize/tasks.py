@@ -191,6 +191,21 @@ TASKS: tuple[Layout, ...] = (
         hint=ROWS.format(_GROK) + " writes them as messages",
     ),
     Layout(
+        name="Claude Code log",
+        needs=("sessionId", "message.role"),
+        reason="each row is one step of a session: alone it is no conversation",
+        hint="jq -cs '{messages: [.[] | select(.message.role) | .message]}' FILE > rows.jsonl writes the "
+        "messages of a session into one row",
+    ),
+    Layout(
+        name="Codex log",
+        needs=("payload.type", "timestamp"),
+        test=lambda rows: any(row.get("type") == "response_item" for row in rows),
+        reason="each row is one step of a session: alone it is no conversation",
+        hint="jq -cs '{messages: [.[] | select(.type == \"response_item\") | .payload]}' FILE > rows.jsonl "
+        "writes the items of a session into one row",
+    ),
+    Layout(
         name="Copilot chat",
         needs=("requests.0.message.text", "requests.0.response"),
         reason="requests are what was asked, each with its response",
