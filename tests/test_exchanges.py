@@ -69,7 +69,7 @@ def test_hints_name_where_a_chat_or_an_answer_stands(tmp_path):
         tmp_path, {"custom_id": "a", "method": "POST", "body": {"messages": msgs(Q)}}
     )
     assert "--map prompt=COLUMN,completion=response.body.choices.0.message" in refused(
-        tmp_path, {"custom_id": "a", "response": {"status_code": 200, "body": _choices(A)}}
+        tmp_path, {"number": "a", "response": {"status_code": 200, "body": _choices(A)}}
     )
     assert refused(tmp_path, {"messages": ["Hi", "Hello."]}).startswith("messages is a list of texts")
     assert "role" not in refused(tmp_path, {"rows": [{"rolle": "nutzer", "inhalt": Q}], "role": "x"})
