@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -100,8 +101,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Nothing that is imported or collected is garbage: none is looked for meanwhile."""
+    """Nothing that is imported or collected is garbage: none is looked for meanwhile. Workers, which meet all
+    tests, have bitsandbytes before peft imports it with all of PyTorch's compiler."""
     gc.disable()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        with suppress(ImportError):
+            from trainer_plugin.extras import load_bitsandbytes
+
+            load_bitsandbytes()
     try:
         return (yield)
     finally:

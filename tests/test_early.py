@@ -39,8 +39,14 @@ def calling(number):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_rows(folder / "calls.jsonl", [json.dumps(calling(number)).encode() for number in range(3000)])
-    write_rows(folder / "plain.jsonl", messy_rows(9000))
     write_rows(folder / "few.jsonl", messy_rows(50))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def more(folder):
+    """Two larger files beside them."""
+    write_rows(folder / "plain.jsonl", messy_rows(9000))
     pl.DataFrame([calling(number) for number in range(30_000)]).write_parquet(
         folder / "calls.parquet", compression="uncompressed"
     )
@@ -68,8 +74,8 @@ def small_blocks(monkeypatch):
         ([], 2, 0),
     ],
 )
-def test_helpers_start_for_large_files_of_calls(files, workers, count, folder, small_blocks, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_helpers_start_for_large_files_of_calls(files, workers, count, more, small_blocks, monkeypatch):
+    monkeypatch.chdir(more)
     monkeypatch.setattr(early, "start_helpers", lambda count, *ready: [None] * count)
     early.start(files, workers)
     assert early.waiting() == count
@@ -109,6 +115,7 @@ def test_one_that_is_not_needed_ends(folder, qwen, small_blocks, tmp_path):
     assert started.poll() is not None
 
 
+@pytest.mark.slow
 def test_who_starts_helpers_loads_no_tokenizer(folder, qwen, small_blocks, monkeypatch, tmp_path):
     load_tokenizer(qwen).fast  # noqa: B018 - its plan is measured and kept
     monkeypatch.setattr(early, "FEWEST", 1)
@@ -143,6 +150,7 @@ def asks_for_it():
     return is_loaded
 
 
+@pytest.mark.slow
 def test_those_that_wait_have_loaded_the_tokenizer(qwen, folder, small_blocks):
     load_tokenizer(qwen).fast  # noqa: B018 - its plan is measured and kept
     early.start([str(folder / "calls.jsonl")], 2, str(qwen))
