@@ -16,11 +16,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from tokpack.stages.render.chat_template import CharSpan, ChatTemplate, Message, RenderError
+from tokpack.stages.render.chat_template import PRIVATE_USE, CharSpan, ChatTemplate, Message, RenderError
 from tokpack.stages.render.template_trace import Round, Trace, rounds
-
-_PRIVATE_USE = range(0x100000, 0x10FFFE)
-"""Where marks are taken from, around the characters that the data itself uses."""
 
 
 @dataclass(frozen=True)
@@ -184,14 +181,14 @@ def _mark_pattern(first: int, number: int) -> re.Pattern[str]:
 def _free_marks(text: str, messages: Sequence[Message]) -> int:
     """The first of two private-use characters a message, and one more, that stand nowhere in the data."""
     everything = "".join([text, *(part for message in messages for part in visible_texts(message))])
-    first = _PRIVATE_USE.start
+    first = PRIVATE_USE.start
     if not everything.isascii():
-        any_of_them = _mark_pattern(first, len(_PRIVATE_USE))
+        any_of_them = _mark_pattern(first, len(PRIVATE_USE))
         for used in sorted(set(map(ord, any_of_them.findall(everything)))):
             if used > first + 2 * len(messages):
                 break
             first = used + 1
-    if first + 2 * len(messages) >= _PRIVATE_USE.stop:
+    if first + 2 * len(messages) >= PRIVATE_USE.stop:
         raise RenderError("too many messages, or too many characters of Unicode's private-use plane 16")
     return first
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
+from tokpack.settings.config import ToolArguments
 from tokpack.stages.render.chat_marks import Marked, Marks, widen
 from tokpack.stages.render.chat_template import CharSpan, ChatTemplate, Message, RenderError
 from tokpack.stages.render.left_out import UNKNOWN_SEGMENTS, Unwritten, left_out
@@ -31,7 +32,7 @@ from tokpack.stages.render.prefix_turns import PrefixTurns, common_prefix
 from tokpack.stages.render.prompt_analysis import prompt_is_constant
 from tokpack.stages.render.segments import Segment, Segments
 from tokpack.stages.render.special_strings import SpecialStrings
-from tokpack.stages.render.template_forms import Forms, ToolArguments, is_data, tool_chat
+from tokpack.stages.render.template_forms import Forms, is_data, tool_chat
 
 _BARE: Final = {"role", "content", "name"}
 """Keys of a message whose content is all it says."""

@@ -46,6 +46,8 @@ CharSpan = tuple[int, int]
 
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names under which data carries a message's reasoning; templates read the first, gpt-oss the second."""
+PRIVATE_USE = range(0x100000, 0x10FFFE)
+"""Where marks are taken from, around the characters that the data itself uses."""
 
 
 class RenderError(Exception):

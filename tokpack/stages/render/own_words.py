@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from tokpack.stages.render.chat_template import (
+    PRIVATE_USE,
     REASONING_KEYS,
     CharSpan,
     ChatTemplate,
@@ -22,7 +23,6 @@ from tokpack.stages.render.chat_template import (
     RenderError,
 )
 
-_PRIVATE_USE = range(0x100000, 0x10FFFE)
 _CALLS, _THOUGHTS = range(2)
 
 
@@ -56,7 +56,7 @@ class OwnWords:
     def _places(self) -> dict[str, list[int]] | None:
         """Where each mark stands; None where the template writes another text because of them."""
         held = self._text + json.dumps(self._messages, ensure_ascii=False, default=str)
-        self._free = (chr(code) for code in _PRIVATE_USE if chr(code) not in held)
+        self._free = (chr(code) for code in PRIVATE_USE if chr(code) not in held)
         messages = [self._marked(index, message) for index, message in enumerate(self._messages)]
         try:
             marked, _ = self._template.render(messages, self._tools)

@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tokpack.frozen import frozen
+from tokpack.settings.config import ToolArguments
 from tokpack.stages.messages import HOLDS_DATA, UNREAD_REASONING
 from tokpack.stages.render.chat_spans import Located, SpanFinder
 from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
 from tokpack.stages.render.left_out import LEFT_OUT_UNREAD
 from tokpack.stages.render.pieces import ChatShape, ValuedSpan
 from tokpack.stages.render.segments import inline_segments
-from tokpack.stages.render.template_forms import SharedTools, ToolArguments
+from tokpack.stages.render.template_forms import SharedTools
 
 Loss = Literal["assistant", "last", "all", "completion"]
 """`completion`, for preference pairs: the last assistant turn, or, where messages say `"train": false`, every

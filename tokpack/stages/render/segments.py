@@ -17,7 +17,7 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from tokpack.stages.render.chat_marks import visible_texts
-from tokpack.stages.render.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
+from tokpack.stages.render.chat_template import PRIVATE_USE, REASONING_KEYS, CharSpan, Message, RenderError
 from tokpack.stages.render.own_words import OwnWords
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ Segment = tuple[int, int, int]
 """(start, end, number of the segment)"""
 
 _TAG = re.compile(r"\s*(?:<[^<>]{1,40}>|\[[^\[\]]{1,40}\])\s*")
-_PRIVATE_USE = range(0x100000, 0x10FFFE)
 _LEVELS = ("", "\n", None)
 """What stands outside of the marks: nothing, line breaks, all white space. A template may strip either."""
 
@@ -141,7 +140,7 @@ class Segments:
         for message in self._messages:
             held += [*visible_texts(message), *(str(message.get(key)) for key in REASONING_KEYS)]
         everything = "".join(held)
-        return (chr(number) for number in _PRIVATE_USE if chr(number) not in everything)
+        return (chr(number) for number in PRIVATE_USE if chr(number) not in everything)
 
     def _places(self, units: Sequence[_Unit], level: str | None) -> dict[str, list[int]] | None:
         """Places of the marks; None where the template writes another text because of them."""

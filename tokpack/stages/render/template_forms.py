@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+from tokpack.settings.config import ToolArguments
+from tokpack.stages.normalize.blocks import is_object
 from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
-
-ToolArguments = Literal["auto", "as-is", "object", "string"]
 
 _WORD, _NAME, _KEY, _VALUE = "zqcontent", "zqname", "zqkey", "zqvalue"
 _TOOL_ROLES = ("tool", "ipython", "function")
@@ -175,8 +175,8 @@ class Forms:
         return next(iter([*shown, *plain, *(form for form, text in texts.items() if text), "missing"]))
 
     def _call(self, call: Any) -> Any:
-        function: Any = call.get("function", call) if _is_object(call) else None
-        if not _is_object(function) or "arguments" not in function:
+        function: Any = call.get("function", call) if is_object(call) else None
+        if not is_object(function) or "arguments" not in function:
             return call
         arguments = self._arguments(function["arguments"])
         if arguments is function["arguments"]:
@@ -258,10 +258,6 @@ def tool_chat(call: Message | None = None) -> list[Message]:
 
 def _call(arguments: Any) -> dict[str, Any]:
     return {"id": "zqid", "type": "function", "function": {"name": _NAME, "arguments": arguments}}
-
-
-def _is_object(value: Any) -> bool:
-    return type(value) is dict or isinstance(value, Mapping)
 
 
 def _is_bare(tool: Any) -> bool:
