@@ -192,6 +192,14 @@ def test_the_output_may_not_be_a_part_and_one_part_is_not_enough(parts, tmp_path
         tokpack.merge(parts[:1], tmp_path / "out")
 
 
+def test_what_was_made_of_the_same_file_is_merged_with_a_warning(parts, tmp_path, caplog):
+    tokpack.merge([parts[0], parts[1], parts[0].folder], tmp_path / "out")
+    place = parts[0].folder
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"chats.jsonl is in {place} and in {place}: its documents may be trained twice"
+    ]
+
+
 def test_a_merged_packed_dataset_is_replaced_only_when_asked(parts, tmp_path):
     out = tokpack.merge(parts, tmp_path / "out", keep_order=True).folder
     with pytest.raises(UsageError, match="exists already"):

@@ -74,7 +74,7 @@ def compare(
             help="A report.json, or a packed dataset: folder or URL.", parser=packed_folder, metavar="A"
         ),
     ],
-    b: Annotated[Path, typer.Argument(help="Another one.", parser=packed_folder)],
+    b: Annotated[Path, typer.Argument(help="Another one.", parser=packed_folder, metavar="B")],
     json: Json = False,
     quiet: NoProgress = False,
 ) -> None:

@@ -13,6 +13,7 @@ Duplicates across the packed datasets are not looked for: they were not compared
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -44,6 +45,8 @@ from tokpack.stages.order import order_rows
 from tokpack.stages.plan import with_figures
 from tokpack.terminal.activity import Activity, default_activity
 
+log = logging.getLogger("tokpack")
+
 DEALING = ("world_size", "rows_per_step", "token_cost")
 """Settings by which rows are dealt."""
 
@@ -69,6 +72,7 @@ def merge(
     out, tell = Path(out), tell or default_activity()
     _check_alike(parts)
     check_out(out, parts)
+    _warn_of_shared_inputs(parts)
     for part in parts if check else []:
         part.check_sums()
     bases = _bases(parts)
@@ -139,6 +143,18 @@ def _check_alike(parts: list[PackedFolder]) -> None:
                     where=str(part.folder),
                     hint=hint,
                 )
+
+
+def _warn_of_shared_inputs(parts: list[PackedFolder]) -> None:
+    """Of each file that two of them were made of, by its digest."""
+    seen: dict[str, Path] = {}
+    for part in parts:
+        sources = part.manifest["inputs"]
+        inputs = {source["sha256"]: source["name"] for source in sources if source.get("sha256")}
+        for digest in inputs.keys() & seen.keys():
+            places = f"{seen[digest]} and in {part.folder}"
+            log.warning("%s is in %s: its documents may be trained twice", inputs[digest], places)
+        seen |= dict.fromkeys(inputs, part.folder)
 
 
 def _bases(parts: list[PackedFolder]) -> list[int]:
