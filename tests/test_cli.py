@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -68,6 +69,14 @@ def test_a_process_ends_with_its_code_all_its_output_and_its_exit_functions(tmp_
         ).returncode
         == 2
     )
+
+
+@pytest.mark.parametrize("command", ["serve", "eval"])
+def test_paragraphs_of_a_help_text_are_broken_by_the_terminal_alone(command):
+    (found,) = application(command).registered_commands
+    first, *rest = inspect.getdoc(found.callback).split("\n\n")
+    assert any("\n" in paragraph for paragraph in rest)
+    assert found.help.split("\n\n") == [" ".join(paragraph.split()) for paragraph in (first, *rest)]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["pack", "--help"], ["verify", "--help"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import copy
 from functools import cache
 from importlib.metadata import entry_points
@@ -50,8 +51,16 @@ def application(command: str) -> typer.Typer:
     if not found:
         return app
     alone = copy(app)
-    alone.registered_commands = found
+    alone.registered_commands = [_in_paragraphs(one) for one in found]
     return alone
+
+
+def _in_paragraphs(command: CommandInfo) -> CommandInfo:
+    """Its help text with lines that the terminal breaks: typer keeps those of the source."""
+    paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+    whole = copy(command)
+    whole.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    return whole
 
 
 def _named(command: str) -> list[CommandInfo]:

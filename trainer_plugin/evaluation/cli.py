@@ -86,9 +86,9 @@ def evaluate(
 ) -> None:
     """Compare adapters with their base on held-out documents: each document with itself, with intervals.
 
-    With --tasks also on benchmarks, question by question. The unfavorable end of the interval decides about a
-    --gate: heldout, improved, control, a task's name, and for preference pairs reward_accuracy and
-    reward_margin.
+    With --tasks also on benchmarks, question by question. A --gate is about heldout, improved, control, a
+    task's name, and for preference pairs reward_accuracy or reward_margin; the unfavorable end of the
+    interval decides.
     """
     from tokpack.errors import check_place, writing
     from trainer_plugin.extras import need_training, ready_libraries
