@@ -67,7 +67,7 @@ def with_lora(model):
 
 
 def test_the_probe_passes_in_a_dozen_short_passes(smollm2, batch):
-    model = load(smollm2, torch.float32)
+    model = load(smollm2, torch.float32, FEW)
     passes = []
     hook = model.get_input_embeddings().register_forward_hook(
         lambda _, ids, __: passes.append(ids[0].numel())
