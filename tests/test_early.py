@@ -163,6 +163,31 @@ def test_those_that_wait_have_loaded_the_tokenizer(qwen, folder, small_blocks):
         assert helping(str(qwen)) == 0  # it was not told
 
 
+def asked_process(tokenizer):
+    loaded = load_tokenizer(tokenizer)
+    loaded.prepare(later=True)
+    assert loaded.encode_reference(pa.array(["a"], pa.large_string())).ids.tolist() == [64]
+    return loaded._process._process.pid
+
+
+def asks_a_process():
+    return asked_process
+
+
+@pytest.mark.skipif(not early.COPIES, reason="each helper is started")
+def test_those_that_wait_share_the_process_of_tokenizers(qwen, tmp_path, small_blocks):
+    load_tokenizer(qwen).fast  # noqa: B018 - its plan is measured and kept
+    write_rows(tmp_path / "new.jsonl", [json.dumps(calling(number)).encode() for number in range(3000)])
+    early.start([str(tmp_path / "new.jsonl")], 2, str(qwen))
+    first = processes.packed((sys.path, processes.packed(asks_a_process)))
+    helpers = [*map(processes._Helper, early.take(2))]
+    assert [helper.send(first) for helper in helpers] == [(None,)] * 2
+    (one,), (other,) = [helper.ask(str(qwen)) for helper in helpers]
+    assert one == other
+    for helper in reversed(helpers):
+        helper.end(20)
+
+
 def test_what_one_that_waits_cannot_load_is_no_harm(folder, small_blocks):
     early.start([str(folder / "calls.jsonl")], 2, "no/such/folder")
     with processes.Helpers(None, opened, lambda answer: answer, 1, 1) as helping:
@@ -207,7 +232,7 @@ def test_a_reference_that_started_early_is_taken_once(qwen):
 def test_a_reference_that_is_being_started_is_waited_for(monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(backend):
+    def slow(backend, askers):
         begun.set()
         assert go_on.wait(10)
         return backend

@@ -29,8 +29,15 @@ def load_early(tokenizer: str, paths: Sequence[str]) -> None:
 
 def _load(tokenizer: Path, paths: Sequence[str]) -> None:
     with suppress(Exception):
-        if (folder := kept_snapshot(tokenizer)) and not _proved(folder, paths):
-            start_early(folder / BACKEND)
+        if folder := kept_snapshot(tokenizer):
+            start_unless_proved(folder, paths)
+
+
+def start_unless_proved(folder: Path, paths: Sequence[str], askers: int = 1) -> None:
+    """Start the process of `tokenizers` for so many that will ask, where an earlier run over the inputs at
+    `paths` has not proved all that is asked. `folder`: of a snapshot. Raises OSError."""
+    if not _proved(folder, paths):
+        start_early(folder / BACKEND, askers)
 
 
 def _proved(folder: Path, paths: Sequence[str]) -> bool:

@@ -8,11 +8,12 @@ ready: imports and vocabulary are loaded once, and held in memory once.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -22,8 +23,10 @@ FEWEST = 4
 BLOCK = 8 << 20
 """Bytes, as `read.block_mb` is by default."""
 IMPORTS = ("tokpack.way.helpers", "numpy.random", "gigatoken")
+COPIES = sys.platform.startswith("linux")
+"""Whether a helper copies itself, or each is started."""
 LOAD = "tokpack.way.helpers:load_kept="
-"""And a tokenizer behind it."""
+"""And behind it, as JSON: a tokenizer, how many copies, the inputs."""
 ONE_CORE = dict.fromkeys(
     ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 )
@@ -61,15 +64,17 @@ class Helper:
 _started: list[Helper] = []
 
 
-def start(paths: Iterable[str], workers: int, tokenizer: str = "") -> None:
+def start(paths: Sequence[str], workers: int, tokenizer: str = "") -> None:
     """Start helpers for large files that hold calls, tools or reasoning, as their first and last bytes look.
     `workers`: blocks that are in work at once. `tokenizer`: a folder that helpers load before they are
     asked."""
     blocks = sum(map(_size_with_values, paths)) // BLOCK if workers > 1 else 0
     if blocks >= FEWEST:
-        ready = (*IMPORTS, LOAD + tokenizer) if tokenizer else IMPORTS
+        count = min(workers, blocks)
+        copies = count if COPIES else 1
+        ready = (*IMPORTS, LOAD + json.dumps([tokenizer, copies, paths])) if tokenizer else IMPORTS
         with suppress(OSError):
-            _started.extend(start_helpers(min(workers, blocks), *ready))
+            _started.extend(start_helpers(count, *ready))
 
 
 def start_helpers(count: int, *ready: str) -> list[Helper]:
@@ -77,7 +82,7 @@ def start_helpers(count: int, *ready: str) -> list[Helper]:
 
     Raises OSError where no process starts; one that cannot be copied leaves pipes at whose end is nobody.
     """
-    if not sys.platform.startswith("linux"):
+    if not COPIES:
         return [_start(1, *ready)[0] for _ in range(count)]
     return _start(count, *ready)
 

@@ -7,13 +7,16 @@ helpers. A helper opens items and commits their batches as a part of a run does:
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tokpack.encoding.early import start_unless_proved
 from tokpack.encoding.fast_forms import plan_file
 from tokpack.encoding.snapshot import kept_snapshot
 from tokpack.encoding.tokenizer import load_tokenizer
@@ -72,10 +75,15 @@ def with_helpers(run: Run, store: TokenStore, process: Process, share: float) ->
         return Helpers(here, opened, took, run.workers, 0)
 
 
-def load_kept(tokenizer: str) -> None:
+def load_kept(what: str) -> None:
     """In a helper before its first question: load a tokenizer folder that was used before, compile its
-    templates and render a first chat. What is loaded is kept for the run that comes."""
+    templates and render a first chat. What is loaded is kept for the run that comes; what `tokenizers` will
+    be asked goes to one process of it for all copies of the helper. `what`: JSON, the tokenizer, how many
+    copies, the inputs."""
+    tokenizer, copies, paths = json.loads(what)
     if (folder := kept_snapshot(Path(tokenizer))) and plan_file(folder).is_file():
+        with suppress(OSError):
+            start_unless_proved(folder, paths, copies)
         loaded = load_tokenizer(tokenizer)
         if loaded.fast is not None:
             Renderer(loaded, RenderSettings()).reference(FIRST_CHAT)
