@@ -37,7 +37,7 @@ ABOUT = re.compile(
     re.IGNORECASE,
 )
 """Paths of what is told about a row."""
-LABELS = ("label", "Label", "labels", "source")
+LABELS = ("label", "Label", "labels")
 """Names under which also texts to be learned stand."""
 DEPTH = 3
 """Levels that are looked into for texts."""
