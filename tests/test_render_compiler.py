@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from types import SimpleNamespace
 
+import families
 import numpy as np
 import polars as pl
 import pytest
@@ -117,6 +119,25 @@ def test_the_first_chats_of_a_shape_with_more_than_texts_go_to_jinja(folder):
     rendered = render(documents, renderer)
     assert rendered.counters["compiled"] >= 22
     assert_as_by_jinja(documents, rendered, renderer)
+
+
+SPACED = [
+    {"role": "user", "content": "Both? "},
+    {**families.calling(families.call()), "content": "I look."},
+    {**families.answer_of(), "content": "\t\n21 degrees\r\n"},
+    {"role": "assistant", "content": "It is fine."},
+]
+
+
+@pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+@pytest.mark.parametrize("name", ["llama3_1", "gemma4"])  # as JSON; before what the call says
+def test_white_space_around_tools_answers_is_theirs_on_both_ways(folder, name):
+    renderer = Renderer(opened(folder, families.stock(name)), RenderSettings(paranoid=True))
+    rendered = render(frame([document(SPACED, tools=families.TOOLS)] * 3), renderer)
+    assert renderer.warnings == []
+    text = rendered.text[0].as_py().encode()
+    said = [text[start:end].decode() for start, end in rendered.content.of_row(0)]
+    assert any(re.fullmatch(r"(\\[tn]|\s){2}21 degrees(\\[rn]|\s){2}", one) for one in said), said
 
 
 def test_roles_are_not_confused_by_their_separator(folder):

@@ -33,6 +33,10 @@ CHATS = {
         families.TOOLS,
     ),
     "reasoning and call": ([ASK, {**families.calling(CALL), **families.THOUGHT}], families.TOOLS),
+    "think block, space behind": (
+        [ASK, {**TELL, "content": "<think>\nA name?\n</think>\n\nOnly me. \n"}],
+        None,
+    ),
     "empty block": ([ASK, {**TELL, "content": "<think>\n\n</think>\n\nOnly me."}], None),
     "unopened": ([ASK, {**TELL, "content": "A name?</think>Only me."}], None),
     "a letter beside a call": ([ASK, {**families.calling(CALL), "content": "a"}], families.TOOLS),
@@ -132,6 +136,10 @@ WANTED = {
         ("say", "<|call|>"),
     ],
     ("llama3_1", "think block"): [
+        ("thinking", "<think>\nA name?\n</think>"),
+        ("say", "\n\nOnly me.<|eot_id|>"),
+    ],
+    ("llama3_1", "think block, space behind"): [
         ("thinking", "<think>\nA name?\n</think>"),
         ("say", "\n\nOnly me.<|eot_id|>"),
     ],

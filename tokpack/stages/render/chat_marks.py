@@ -9,6 +9,7 @@ the marks out of the second text must give the first one, so a mark's place is a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from copy import copy
@@ -199,14 +200,16 @@ def widen(spans: list[CharSpan | None], marks: Marks, inner: Marked, outer: Mark
     Between two contents the text is `kept tail of the one + literal + kept head of the other`; `outer`, with
     the marks outside the whitespace, shows the literal.
     """
-    located = sorted(inner.starts.keys() & inner.ends.keys() & outer.starts.keys() & outer.ends.keys())
+    both = inner.starts.keys() & inner.ends.keys() & outer.starts.keys() & outer.ends.keys()
+    located = sorted(both, key=lambda i: (inner.starts[i], i))
     edges = [-1, *located, len(marks.messages)]
     for left, right in pairwise(edges):
         between = inner.text[inner.ends.get(left, 0) : inner.starts.get(right, len(inner.text))]
         literal = outer.text[outer.ends.get(left, 0) : outer.starts.get(right, len(outer.text))]
         for tail in _kept_heads(marks.outer_space(left)[1]):
             head = between[len(tail) + len(literal) :]
-            if between == tail + literal + head and marks.outer_space(right)[0].endswith(head):
+            wanted = any(form.endswith(head) for form in _written(marks.outer_space(right)[0]))
+            if between == tail + literal + head and wanted:
                 _stretch(spans, left, right, len(tail), len(head))
                 break
 
@@ -220,4 +223,9 @@ def _stretch(spans: list[CharSpan | None], left: int, right: int, tail: int, hea
 
 def _kept_heads(space: str) -> list[str]:
     """What stripping on the right may leave of trailing whitespace: all, nothing, a part."""
-    return list(dict.fromkeys([space, "", *(space[:n] for n in range(len(space) - 1, 0, -1))]))
+    return list(dict.fromkeys([*_written(space), "", *(space[:n] for n in range(len(space) - 1, 0, -1))]))
+
+
+def _written(space: str) -> list[str]:
+    """As it is, and as JSON writes it."""
+    return [space, *(json.dumps(space, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))]

@@ -31,8 +31,11 @@ Segment = tuple[int, int, int]
 """(start, end, number of the segment)"""
 
 _TAG = re.compile(r"\s*(?:<[^<>]{1,40}>|\[[^\[\]]{1,40}\])\s*")
-_LEVELS = ("", "\n", None)
-"""What stands outside of the marks: nothing, line breaks, all white space. A template may strip either."""
+_Level = tuple[str | None, str | None]
+_ENDS: _Level = ("", None)
+_LEVELS: tuple[_Level, ...] = (("", ""), _ENDS, ("\n", "\n"), (None, None))
+"""What stands outside of the marks, between the parts of a content and at its ends: nothing, line breaks, all
+white space. A template may strip either."""
 
 
 def think_blocks(text: str) -> list[CharSpan]:
@@ -123,17 +126,22 @@ class Segments:
         units = [unit for i in indices for unit in _units(i, self._messages[i], marks)]
         if not units:
             return [], {}
-        for level in _LEVELS:
+        levels = [level for level in _LEVELS if level != _ENDS or any(map(self._has_outer_space, units))]
+        for level in levels:
             if (places := self._places(units, level)) is not None:
                 return units, places
         found: dict[str, list[int]] = {}
         for unit in units:
-            every = (self._places([unit], level) for level in _LEVELS)
+            every = (self._places([unit], level) for level in levels)
             places = next((p for p in every if p is not None), None)
             if places is None:
                 unit.key = ""  # not to be found
             found |= places or {}
         return units, found
+
+    def _has_outer_space(self, unit: _Unit) -> bool:
+        said = _content(self._messages[unit.index])
+        return unit.key == "content" and said != said.strip()
 
     def _free_marks(self) -> Iterator[str]:
         held = [self._text]
@@ -142,7 +150,7 @@ class Segments:
         everything = "".join(held)
         return (chr(number) for number in PRIVATE_USE if chr(number) not in everything)
 
-    def _places(self, units: Sequence[_Unit], level: str | None) -> dict[str, list[int]] | None:
+    def _places(self, units: Sequence[_Unit], level: _Level) -> dict[str, list[int]] | None:
         """Places of the marks; None where the template writes another text because of them."""
         messages = list(self._messages)
         for unit in units:
@@ -299,14 +307,15 @@ def _parts(content: str) -> list[Segment]:
     return [*parts, (at, len(content), ANSWER)]
 
 
-def _put_in(message: Message, unit: _Unit, level: str | None) -> Message:
+def _put_in(message: Message, unit: _Unit, level: _Level) -> Message:
     if unit.key != "content":
-        return {**message, unit.key: _around(message[unit.key], unit.values[0].marks, None)}
+        return {**message, unit.key: _around(message[unit.key], unit.values[0].marks, None, None)}
     said, values = _content(message), iter(unit.values)
+    inner, outer = level
     pieces, at = list[str](), 0
     for start, end, _ in _parts(said):
-        part = said[start:end]
-        pieces += [said[at:start], _around(part, next(values).marks, level) if part.strip() else part]
+        part, sides = said[start:end], (inner if start else outer, inner if end < len(said) else outer)
+        pieces += [said[at:start], _around(part, next(values).marks, *sides) if part.strip() else part]
         at = end
     text = "".join([*pieces, said[at:]])
     if isinstance(message["content"], str):
@@ -318,13 +327,10 @@ def _put_in(message: Message, unit: _Unit, level: str | None) -> Message:
     return {**message, "content": swapped}
 
 
-def _around(text: str, marks: tuple[str, str], outside: str | None) -> str:
-    """The text with a mark on each side; `outside` are the characters that stay outside of them."""
-    if outside == "":
-        return marks[0] + text + marks[1]
-    core = text.strip(outside)
-    lead = text.index(core)
-    return text[:lead] + marks[0] + core + marks[1] + text[lead + len(core) :]
+def _around(text: str, marks: tuple[str, str], before: str | None, behind: str | None) -> str:
+    """The text with a mark on each side; characters of `before` and `behind` stay outside of them."""
+    lead, end = len(text) - len(text.lstrip(before)), len(text.rstrip(behind))
+    return text[:lead] + marks[0] + text[lead:end] + marks[1] + text[end:]
 
 
 def _clip(found: list[Segment], spans: Sequence[CharSpan]) -> list[Segment]:
