@@ -294,3 +294,9 @@ def test_a_segment_that_is_none_is_refused_by_name(data, model, tmp_path):
     with pytest.raises(UsageError, match="no segment is called 'thought'") as error:
         packed_with(data, model, tmp_path / "out", loss_mask="thought")
     assert "thinking" in error.value.hint
+
+
+def test_a_batch_of_as_many_documents_as_a_byte_counts_adds_up(model):
+    rows = [{"messages": [ASK, {**TELL, "content": f"Answer {i}."}]} for i in range(128)]
+    ledger = analyze(rows, tokenizer=model, max_length=256, clean="off", loss_mask="none").data["ledger"]
+    assert sum(part["trained"] for part in ledger["segments"].values()) == ledger["trained"]["trained"] > 0

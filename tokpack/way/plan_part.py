@@ -68,7 +68,7 @@ class Part:
         for (number,), pieces in self.pieces.group_by("batch"):
             offsets, _, flags, _ = batches(number)
             index = pieces["index"].to_numpy()
-            starts, ends = offsets[index] + 1, offsets[index + 1]  # a first token has no label
+            starts, ends = offsets[:-1][index] + 1, offsets[1:][index]  # a first token has no label
             kinds = flags // SEGMENT
             for kind in range(1 + len(SEGMENTS)):
                 for sums, has_label in ((trained, True), (masked, False)):
