@@ -16,6 +16,8 @@ import families
 ANY = -1
 """A label that is not known."""
 Span = tuple[int, int]
+TAGGED = re.compile(r"\A\s*<tool_response>\s*(.*?)\s*</tool_response>\s*\Z", re.DOTALL)
+"""A tool's answer between the tags that a template writes by itself."""
 
 
 class Refused(Exception):
@@ -62,6 +64,8 @@ def given(name: str, message: dict[str, Any], wanted: str, none: Any, data: bool
             shown["content"] = none
     if shown["role"] == "tool" and not isinstance(content, str) and not data:
         shown["content"] = content = json.dumps(content, ensure_ascii=False)
+    if shown["role"] == "tool" and isinstance(content, str) and "<tool_response>" in families.stock(name):
+        shown["content"] = TAGGED.sub(r"\1", content)
     if name in families.PARTS and isinstance(shown.get("content"), str):
         shown["content"] = [{"type": "text", "text": shown["content"]}]
     return shown

@@ -188,6 +188,35 @@ def test_those_that_wait_share_the_process_of_tokenizers(qwen, tmp_path, small_b
         helper.end(20)
 
 
+@pytest.mark.parametrize(
+    ("words", "tokenizer"),
+    [
+        ("pack {} -o out -t Qwen", "Qwen"),
+        ("pack -o out -tQwen {} -q", "Qwen"),
+        ("analyze {} --model=folder/m", "folder/m"),
+        ("pack -o out --tokenizer Qwen -m other {}", "Qwen"),
+        ("pack few.jsonl missing {} -o s3://a/b -t Qwen", "Qwen"),
+        ("pack {} -o out", None),
+        ("pack {} -o out -t", None),
+        ("pack few.jsonl -o out -t Qwen", None),
+        ("pack {} -o out -t Qwen --workers 1", None),
+        ("pack {} -o out -t Qwen --part=1/2", None),
+        ("pack {} -o out -t Qwen --engine ray", None),
+    ],
+)
+def test_helpers_start_before_options_are_known(folder, small_blocks, monkeypatch, words, tokenizer):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(early, "default_workers", lambda: 2)
+    started = []
+    monkeypatch.setattr(early, "start_helpers", lambda count, *ready: started.append(ready) or [None] * count)
+    early.start_as_typed(words.format("calls.jsonl").split())
+    early.start(["calls.jsonl"], 2, "another")
+    early._started.clear()
+    [what] = started
+    loaded = json.loads(what[-1].removeprefix(early.LOAD))
+    assert loaded == [tokenizer or "another", 2 if early.COPIES else 1, ["calls.jsonl"]]
+
+
 def test_what_one_that_waits_cannot_load_is_no_harm(folder, small_blocks):
     early.start([str(folder / "calls.jsonl")], 2, "no/such/folder")
     with processes.Helpers(None, opened, lambda answer: answer, 1, 1) as helping:

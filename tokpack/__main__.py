@@ -11,6 +11,9 @@ COLLECT = (50_000, 20, 100)
 DATA_COMMANDS = ("pack", "analyze", "clean")
 """Those whose threads hand large arrays to one another."""
 
+HELPED_COMMANDS = ("pack", "analyze")
+"""Those that have helper processes."""
+
 
 def run() -> NoReturn:
     """Hears signals before it imports the commands: that takes a third of a second, from a cold disk more.
@@ -30,6 +33,10 @@ def run() -> NoReturn:
         interrupts.watch(command)
         if sys.platform != "win32":
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if command in HELPED_COMMANDS:
+            from tokpack.engine.early import start_as_typed
+
+            start_as_typed(sys.argv[1:])
         from tokpack.cli import run as commands
     except KeyboardInterrupt:
         interrupts.leave()

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from tokpack.engine import default_workers
+
 FEWEST = 4
 """Blocks that are worth a helper which has started."""
 BLOCK = 8 << 20
@@ -27,6 +29,8 @@ COPIES = sys.platform.startswith("linux")
 """Whether a helper copies itself, or each is started."""
 LOAD = "tokpack.way.helpers:load_kept="
 """And behind it, as JSON: a tokenizer, how many copies, the inputs."""
+LATER = ("--workers", "--part", "--engine")
+"""Options by which no helpers may be wanted."""
 ONE_CORE = dict.fromkeys(
     ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 )
@@ -65,16 +69,37 @@ _started: list[Helper] = []
 
 
 def start(paths: Sequence[str], workers: int, tokenizer: str = "") -> None:
-    """Start helpers for large files that hold calls, tools or reasoning, as their first and last bytes look.
+    """Start helpers, if none wait, for large files that hold calls, tools or reasoning, as their first and
+    last bytes look.
     `workers`: blocks that are in work at once. `tokenizer`: a folder that helpers load before they are
     asked."""
-    blocks = sum(map(_size_with_values, paths)) // BLOCK if workers > 1 else 0
+    blocks = sum(map(_size_with_values, paths)) // BLOCK if workers > 1 and not _started else 0
     if blocks >= FEWEST:
         count = min(workers, blocks)
         copies = count if COPIES else 1
         ready = (*IMPORTS, LOAD + json.dumps([tokenizer, copies, paths])) if tokenizer else IMPORTS
         with suppress(OSError):
             _started.extend(start_helpers(count, *ready))
+
+
+def start_as_typed(words: Sequence[str]) -> None:
+    """`start` for the words behind a command, before what knows its options is imported: for all that name
+    such files. Where an option may say otherwise, or no tokenizer is named, nothing is done."""
+    if any(word.split("=")[0] in LATER for word in words):
+        return
+    if tokenizer := _named(words, "--tokenizer", "-t") or _named(words, "--model", "-m"):
+        start([word for word in words if _size_with_values(word)], default_workers(), tokenizer)
+
+
+def _named(words: Sequence[str], name: str, short: str) -> str:
+    """What an option is set to: `--name X`, `--name=X`, `-n X` or `-nX`."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word in (name, short):
+            return after
+        for before in (f"{name}=", short):
+            if word.startswith(before):
+                return word.removeprefix(before)
+    return ""
 
 
 def start_helpers(count: int, *ready: str) -> list[Helper]:
