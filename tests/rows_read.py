@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from tokpack.errors import UsageError
 from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
@@ -19,6 +24,7 @@ from tokpack.stages.read.sources import open_sources
 
 CONTAINERS = ("jsonl", "parquet", "saved")
 Rows = list[dict[str, Any]]
+with_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
 
 
 def written(folder: Path, rows: Rows, container: str) -> Path:
@@ -47,3 +53,18 @@ def documents(
     frame = pl.concat([part.documents for part in parts])
     aside = [one.reason for part in parts for one in part.quarantined]
     return frame.select("roles", "contents", "extra", "drop_reason").rows(), aside, shape
+
+
+def documents_of_hint(folder: Path, rows: Rows, *options: str | Path, flags: str = "-c") -> list[Any]:
+    """The documents of the rows that a jq command writes: that in the hint by which `rows` are refused.
+    `options` stand before its program."""
+    with pytest.raises(UsageError) as error:
+        documents(folder, rows)
+    program = re.search(rf"jq {flags} .*?'(.+?)' FILE", str(error.value.hint))
+    assert program, error.value.hint
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    made = subprocess.run(
+        ["jq", flags, *options, program[1]], input=lines, capture_output=True, text=True, check=True
+    )
+    (folder / "made").mkdir()
+    return documents(folder / "made", [json.loads(line) for line in made.stdout.splitlines()])[0]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
 
 import pytest
 from layout_words import A, B, Q, msgs
-from rows_read import CONTAINERS, documents
+from rows_read import CONTAINERS, documents, documents_of_hint, with_jq
 
 from tokpack.errors import UsageError
 
@@ -97,7 +94,7 @@ def test_messages_that_wait_for_an_answer_are_the_prompt_of_pairs(form, containe
     )
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
+@with_jq
 @pytest.mark.parametrize(
     "row",
     [
@@ -109,15 +106,7 @@ def test_messages_that_wait_for_an_answer_are_the_prompt_of_pairs(form, containe
     ids=str,
 )
 def test_the_command_of_the_hint_writes_pairs(row, tmp_path):
-    with pytest.raises(UsageError) as error:
-        documents(tmp_path, [row])
-    command = re.search(r"jq -c '(.+?)' FILE", error.value.hint)[1]
-    made = subprocess.run(
-        ["jq", "-c", command], input=json.dumps(row), capture_output=True, text=True, check=True
-    )
-    (tmp_path / "made").mkdir()
-    rows = [json.loads(line) for line in made.stdout.splitlines()]
-    found, _, _ = documents(tmp_path / "made", rows)
+    found = documents_of_hint(tmp_path, [row])
     assert [contents for _, contents, *_ in found][:2] == [[Q, A], [Q, B]]
 
 

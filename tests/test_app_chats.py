@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-import shutil
-import subprocess
 
 import pytest
 from layout_words import A2, Q2, A, Q, R, msgs
-from rows_read import CONTAINERS, documents, written
+from rows_read import CONTAINERS, documents, documents_of_hint, with_jq, written
 
 import tokpack
-from tokpack.errors import UsageError
 
 GROK = {
     "conversation": {"id": "1"},
@@ -31,7 +27,7 @@ COPILOT = {
 }
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
+@with_jq
 @pytest.mark.parametrize(
     ("row", "read"),
     [
@@ -42,14 +38,7 @@ COPILOT = {
     ids=["grok", "a chat of grok", "copilot"],
 )
 def test_an_export_is_refused_with_what_writes_its_chats(row, read, tmp_path):
-    with pytest.raises(UsageError) as error:
-        documents(tmp_path, [row])
-    command = re.search(r"jq -c '(.+?)' FILE", error.value.hint)[1]
-    made = subprocess.run(
-        ["jq", "-c", command], input=json.dumps(row), capture_output=True, text=True, check=True
-    )
-    (tmp_path / "made").mkdir()
-    [(_, contents, _, _)], _, _ = documents(tmp_path / "made", [json.loads(made.stdout)])
+    [(_, contents, _, _)] = documents_of_hint(tmp_path, [row])
     assert contents == read
 
 
@@ -71,34 +60,21 @@ SESSIONS = {
 }
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
+@with_jq
 @pytest.mark.parametrize("name", SESSIONS)
 def test_the_steps_of_a_session_are_refused_with_what_joins_them(name, tmp_path):
-    with pytest.raises(UsageError) as error:
-        documents(tmp_path, SESSIONS[name])
-    command = re.search(r"jq -cs '(.+?)' FILE", error.value.hint)[1]
-    lines = "".join(json.dumps(row) + "\n" for row in SESSIONS[name])
-    made = subprocess.run(["jq", "-cs", command], input=lines, capture_output=True, text=True, check=True)
-    (tmp_path / "made").mkdir()
-    [(_, contents, _, _)], _, _ = documents(tmp_path / "made", [json.loads(made.stdout)])
+    [(_, contents, _, _)] = documents_of_hint(tmp_path, SESSIONS[name], flags="-cs")
     assert contents == [Q, A]
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
+@with_jq
 def test_answers_of_a_batch_are_joined_with_their_requests(tmp_path):
     asked = {"custom_id": "1", "url": "/v1/chat/completions", "body": {"model": "x", "messages": msgs(Q)}}
     answer = {"choices": [{"message": {"role": "assistant", "content": A}}]}
     row = {"id": "b", "custom_id": "1", "response": {"status_code": 200, "body": answer}, "error": None}
-    with pytest.raises(UsageError) as error:
-        documents(tmp_path, [row])
     (tmp_path / "asked.jsonl").write_text(json.dumps(asked))
-    command = re.search(r"REQUESTS '(.+?)' FILE", error.value.hint)[1]
-    made = subprocess.run(
-        ["jq", "-c", "--slurpfile", "asked", tmp_path / "asked.jsonl", command],
-        input=json.dumps(row), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    (tmp_path / "made").mkdir()
-    [(_, contents, _, _)], _, _ = documents(tmp_path / "made", [json.loads(made.stdout)])
+    options = ("--slurpfile", "asked", tmp_path / "asked.jsonl")
+    [(_, contents, _, _)] = documents_of_hint(tmp_path, [row], *options)
     assert contents == [Q, A]
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import json
-import re
-import shutil
-import subprocess
 
 import pytest
-from rows_read import CONTAINERS, documents
+from rows_read import CONTAINERS, documents, documents_of_hint, with_jq
 
 from tokpack.errors import DataError, UsageError
 from tokpack.settings.config import SourceConfig
@@ -67,7 +63,7 @@ def test_a_task_is_refused_with_what_writes_its_rows(name, container, tmp_path):
     assert hint in error.value.hint
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands are jq's")
+@with_jq
 @pytest.mark.parametrize(
     ("row", "read"),
     [
@@ -93,14 +89,7 @@ def test_a_task_is_refused_with_what_writes_its_rows(name, container, tmp_path):
     ids=["steps", "exam", "numbers", "persona", "gap", "repository"],
 )
 def test_the_command_of_the_hint_writes_what_is_read(row, read, tmp_path):
-    with pytest.raises(UsageError) as error:
-        documents(tmp_path, [row])
-    command = re.search(r"jq -c '(.+?)' FILE", error.value.hint)[1]
-    made = subprocess.run(
-        ["jq", "-c", command], input=json.dumps(row), capture_output=True, text=True, check=True
-    )
-    (tmp_path / "made").mkdir()
-    [(roles, contents, _, _)], _, _ = documents(tmp_path / "made", [json.loads(made.stdout)])
+    [(roles, contents, _, _)] = documents_of_hint(tmp_path, [row])
     assert list(zip(roles, contents, strict=True)) == read
 
 
