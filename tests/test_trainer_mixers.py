@@ -17,6 +17,7 @@ from trainer_rows import LENGTHS, WITH_ONE, make_documents, needs_packed_trainer
 
 from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import PackedCollator, prepare_model, probe_isolation, verify_model
+from trainer_plugin.models import strategies
 from trainer_plugin.models.attention import document_lengths
 from trainer_plugin.models.strategies import (
     apply_strategy,
@@ -210,3 +211,17 @@ def test_lora_trains_on_a_hybrid_as_on_any_model(tmp_path):
         losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert losses[0][-1] < losses[0][0] - 0.3
+
+
+def test_what_forward_takes_is_asked_once_of_all_models_of_a_class(monkeypatch):
+    class Model:
+        def forward(self, input_ids, seq_idx=None, **kwargs):
+            pass
+
+    asked, signature = [], strategies.inspect.signature
+    monkeypatch.setattr(strategies.inspect, "signature", lambda f: asked.append(f) or signature(f))
+    for model in (Model(), Model()):
+        assert strategies._accepts(model.forward, "seq_idx")
+        assert not strategies._accepts(model.forward, "cu_seq_lens_q")
+        assert strategies._accepts(model.forward, "cu_seq_lens_q", by_name=False)
+    assert asked == [Model.forward]

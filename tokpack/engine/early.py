@@ -70,9 +70,8 @@ _started: list[Helper] = []
 
 def start(paths: Sequence[str], workers: int, tokenizer: str = "") -> None:
     """Start helpers, if none wait, for large files that hold calls, tools or reasoning, as their first and
-    last bytes look.
-    `workers`: blocks that are in work at once. `tokenizer`: a folder that helpers load before they are
-    asked."""
+    last bytes look. `workers`: blocks that are in work at once. `tokenizer`: a folder that helpers load
+    before they are asked."""
     blocks = sum(map(_size_with_values, paths)) // BLOCK if workers > 1 and not _started else 0
     if blocks >= FEWEST:
         count = min(workers, blocks)
