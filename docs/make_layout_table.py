@@ -22,8 +22,8 @@ def table() -> str:
     from layout_words import Case
 
     from tokpack.settings.config import SourceConfig
-    from tokpack.stages.normalize.detect import detect_shape
-    from tokpack.stages.normalize.unread import recognized
+    from tokpack.stages.normalize.layouts.detect import detect_shape
+    from tokpack.stages.normalize.layouts.unread import recognized
     from tokpack.stages.read.sources import open_sources
 
     def line(case: Case, folder: Path) -> str:

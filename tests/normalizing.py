@@ -7,7 +7,7 @@ import json
 import polars as pl
 
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources

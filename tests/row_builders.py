@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from hypothesis import reject
 
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
 from tokpack.stages.normalize.documents import Normalized
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import Block, read_blocks

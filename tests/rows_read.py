@@ -16,7 +16,7 @@ import pytest
 
 from tokpack.errors import UsageError
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.blocks import read_blocks

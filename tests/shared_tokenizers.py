@@ -13,7 +13,7 @@ from typing import Any
 
 from tokpack.encoding import fast_forms, snapshot, tokenizer
 from tokpack.encoding.reference_process import ReferenceProcess
-from tokpack.stages.render import chat_template
+from tokpack.stages.render.template import chat_template
 
 MOST_PROCESSES, MOST_TEMPLATES = 3, 500
 ask_apart: Callable[[Path, Path], None] = snapshot._ask_transformers

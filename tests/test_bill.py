@@ -25,11 +25,11 @@ from tokpack.cost import (
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.gpus import GIB
 from tokpack.cost.training import CostedDocuments
-from tokpack.report.advice import advise_near_duplicates, curve
-from tokpack.report.bill import LOSSES, make_cost
-from tokpack.report.cost_charts import curve_chart
-from tokpack.report.cost_figures import Advice, Cost, Way
-from tokpack.report.cost_words import cost_words, ends, money
+from tokpack.report.bill.advice import advise_near_duplicates, curve
+from tokpack.report.bill.bill import LOSSES, make_cost
+from tokpack.report.bill.cost_charts import curve_chart
+from tokpack.report.bill.cost_figures import Advice, Cost, Way
+from tokpack.report.bill.cost_words import cost_words, ends, money
 from tokpack.report.values import Figures
 from tokpack.report.words import make_bill
 from tokpack.settings.plain import to_plain

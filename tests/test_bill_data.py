@@ -9,7 +9,7 @@ import pytest
 from report_samples import planned, sample
 
 from tokpack.errors import DataError
-from tokpack.report.cost_figures import Cost
+from tokpack.report.bill.cost_figures import Cost
 from tokpack.report.values import Figures
 from tokpack.settings.plain import from_plain, to_plain
 

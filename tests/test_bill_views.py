@@ -11,9 +11,9 @@ from rich.console import Console
 
 import tokpack
 from tokpack.cost import Figure
-from tokpack.report.cost_charts import money_ticks, thinned
-from tokpack.report.cost_words import amount, big, hours, money
-from tokpack.report.cost_words import flops as flops_words
+from tokpack.report.bill.cost_charts import money_ticks, thinned
+from tokpack.report.bill.cost_words import amount, big, hours, money
+from tokpack.report.bill.cost_words import flops as flops_words
 from tokpack.report.figures import Report
 from tokpack.report.html import page
 from tokpack.report.values import Figures

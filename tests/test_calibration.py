@@ -20,8 +20,8 @@ from tokpack.calibration import find_calibrator, on_this_machine, speed_of
 from tokpack.cli import app
 from tokpack.cost import Method, ModelShape, flops
 from tokpack.errors import UsageError
-from tokpack.report.cost_figures import Cost
-from tokpack.report.cost_words import cost_words
+from tokpack.report.bill.cost_figures import Cost
+from tokpack.report.bill.cost_words import cost_words
 from tokpack.settings.plain import from_plain
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from tokpack.settings.config import CleanConfig, SourceConfig
 from tokpack.stages.clean import clean
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources

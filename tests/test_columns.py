@@ -15,8 +15,8 @@ import pytest
 
 from tokpack import ranges
 from tokpack.errors import DataError
-from tokpack.report import data_figures
-from tokpack.report.data_figures import source_figures, truncation_figures
+from tokpack.report.data import data_figures
+from tokpack.report.data.data_figures import source_figures, truncation_figures
 from tokpack.report.figures import documents_of, planned_ledger, slot_figures
 from tokpack.settings.config import Config
 from tokpack.stages import dedup

@@ -18,19 +18,19 @@ import tokpack
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.training import CostedDocuments
 from tokpack.encoding.tokenizer import load_tokenizer
-from tokpack.report import data_charts
-from tokpack.report.data_figures import (
+from tokpack.report.data import data_charts
+from tokpack.report.data.data_figures import (
     counted_quantiles,
     quantiles,
     rank_figures,
     row_figures,
     truncation_figures,
 )
-from tokpack.report.data_words import NO_LANGUAGES, language_words, ranks_words, rules_without_hits
+from tokpack.report.data.data_words import NO_LANGUAGES, language_words, ranks_words, rules_without_hits
+from tokpack.report.data.vocabulary import script_of, token_bytes
 from tokpack.report.figures import Report
 from tokpack.report.html import page
 from tokpack.report.values import Figures, Script, Vocabulary
-from tokpack.report.vocabulary import script_of, token_bytes
 from tokpack.settings.config import PlanConfig
 from tokpack.stages.plan import make_plan
 
@@ -180,7 +180,7 @@ def test_languages_are_estimated_where_the_extra_is_there(report: dict[str, Any]
 
 def test_a_sample_has_an_error(monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_path: Path) -> None:
     pytest.importorskip("py3langid")
-    monkeypatch.setattr("tokpack.report.vocabulary.SAMPLE", 25)
+    monkeypatch.setattr("tokpack.report.data.vocabulary.SAMPLE", 25)
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(chat(f"{i}?", f"{GERMAN if i % 2 else ENGLISH} {i}") for i in range(100)))
     first, again = (tokpack.analyze(str(path), tokenizer=str(qwen)).figures.languages for _ in range(2))
@@ -195,7 +195,7 @@ def test_a_sample_has_an_error(monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_
 def test_without_the_extra_the_report_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, qwen: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tokpack.report.vocabulary.find_spec", lambda name: None)
+    monkeypatch.setattr("tokpack.report.data.vocabulary.find_spec", lambda name: None)
     path = tmp_path / "chats.jsonl"
     path.write_text(chat("who?", ENGLISH))
     report = tokpack.analyze(str(path), tokenizer=str(qwen))

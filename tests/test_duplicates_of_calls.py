@@ -15,10 +15,10 @@ from encode_helpers import TOOL, document, frame, open_here, template
 
 import tokpack
 from tokpack.stages.dedup import text_hash
-from tokpack.stages.render.chat_spans import SpanFinder
-from tokpack.stages.render.chat_template import ChatTemplate
 from tokpack.stages.render.render import Rendered, RenderSettings, render
 from tokpack.stages.render.renderer import Renderer
+from tokpack.stages.render.spans.chat_spans import SpanFinder
+from tokpack.stages.render.template.chat_template import ChatTemplate
 
 QUESTION = "Please look up when the next high water comes in at the harbour where I keep my boat."
 ANSWER = "I have looked it up for you, see above for the time of high water at your harbour."

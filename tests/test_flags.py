@@ -9,7 +9,7 @@ from rows_read import CONTAINERS, documents, written
 from test_passed_over import FORMATS
 
 import tokpack
-from tokpack.stages.normalize.flags import is_marked
+from tokpack.stages.normalize.layouts.flags import is_marked
 
 MARKS = {
     "toxic": [True, False, None],

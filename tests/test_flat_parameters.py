@@ -9,7 +9,7 @@ import pytest
 from encode_helpers import frame, small_tokenizer
 from rows_read import CONTAINERS, documents
 
-from tokpack.stages.normalize.plain_tools import plain_tools
+from tokpack.stages.normalize.chats.plain_tools import plain_tools
 from tokpack.stages.render.render import Renderer, RenderSettings, render
 
 FLAT = {

@@ -17,7 +17,7 @@ from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.settings.config import Config, SourceConfig
 from tokpack.stages.read.sources import open_sources
-from tokpack.stages.render.chat_template import check_template
+from tokpack.stages.render.template.chat_template import check_template
 
 ROW = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
 ODD = os.fsdecode(b"caf\xe9\x1b[31m\xe2\x80\xae.jsonl")

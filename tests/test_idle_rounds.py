@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from jinja2 import nodes
 
-from tokpack.stages.render.chat_template import ENVIRONMENT, ChatTemplate
+from tokpack.stages.render.template.chat_template import ENVIRONMENT, ChatTemplate
 
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 LOOK_BACK = (
@@ -46,6 +46,6 @@ def test_what_is_looked_for_is_found_as_without_the_break():
 
 
 def test_looking_back_takes_steps_that_grow_with_the_chat_alone(monkeypatch):
-    monkeypatch.setattr("tokpack.stages.render.template_limits.MOST_STEPS", 6000)
-    monkeypatch.setattr("tokpack.stages.render.template_limits.STEPS_OF_PAIR", 0)
+    monkeypatch.setattr("tokpack.stages.render.template.template_limits.MOST_STEPS", 6000)
+    monkeypatch.setattr("tokpack.stages.render.template.template_limits.STEPS_OF_PAIR", 0)
     assert ChatTemplate(LOOK_BACK).render([USER, ANSWER] * 500)[0].count("<") == 1000

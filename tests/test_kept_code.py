@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
-from tokpack.stages.render import chat_template, kept_code, symbolic_template
-from tokpack.stages.render.chat_template import ChatTemplate
+from tokpack.stages.render.compiled import symbolic_template
+from tokpack.stages.render.template import chat_template, kept_code
+from tokpack.stages.render.template.chat_template import ChatTemplate
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
 TEMPLATE = (

@@ -18,14 +18,14 @@ from tokpack.errors import UsageError
 from tokpack.run import Run
 from tokpack.settings.config import Config, RenderConfig, SourceConfig, TokenizeConfig
 from tokpack.stages.normalize import normalize as stage
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
+from tokpack.stages.normalize.layouts.unread import tell
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import row_to_document
-from tokpack.stages.normalize.unread import tell
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources
-from tokpack.stages.render.chat_template import ENVIRONMENT
 from tokpack.stages.render.message_fields import message_fields
+from tokpack.stages.render.template.chat_template import ENVIRONMENT
 
 COLUMNS = ("roles", "contents", "extra", "drop_reason")
 

@@ -15,10 +15,10 @@ from tokpack.errors import UsageError
 from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize import normalize as stage
 from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
+from tokpack.stages.normalize.layouts.unread import worth_a_warning
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import RowError, row_to_document
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.normalize.unread import worth_a_warning
 from tokpack.stages.read.sources import open_sources
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -12,7 +12,7 @@ import pytest
 import tokpack
 from tokpack.errors import DataError, UsageError
 from tokpack.on_disk.reasons import PROMPTS_ONLY
-from tokpack.stages.normalize.hints import way_out
+from tokpack.stages.normalize.layouts.hints import way_out
 
 GOOD = [
     {"messages": [{"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": f"A {i}."}]}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize import normalize as stage
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.pair_rows import row_to_pair
 from tokpack.stages.normalize.rows import RowError

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tokpack.errors import DataError, UsageError
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.read import tables
 from tokpack.stages.read.blocks import line_numbers, read_blocks

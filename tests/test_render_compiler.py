@@ -12,15 +12,15 @@ import polars as pl
 import pytest
 from encode_helpers import NAMES, document, frame, random_chats, small_tokenizer, template
 
-from tokpack.stages.render.chat_spans import SpanFinder
-from tokpack.stages.render.chat_template import ChatTemplate, RenderError
+from tokpack.stages.render.compiled.shape_keys import chat_key
+from tokpack.stages.render.compiled.symbolic_template import SymbolicTemplate
+from tokpack.stages.render.compiled.symbols import WHITESPACE, Observed, Opaque, Slot, Symbol
+from tokpack.stages.render.compiled.template_compiler import TemplateCompiler
 from tokpack.stages.render.pieces import Spans, write_slot
 from tokpack.stages.render.reference import chat_reference, to_messages
 from tokpack.stages.render.render import Renderer, RenderSettings, _failed_shapes, render
-from tokpack.stages.render.shape_keys import chat_key
-from tokpack.stages.render.symbolic_template import SymbolicTemplate
-from tokpack.stages.render.symbols import WHITESPACE, Observed, Opaque, Slot, Symbol
-from tokpack.stages.render.template_compiler import TemplateCompiler
+from tokpack.stages.render.spans.chat_spans import SpanFinder
+from tokpack.stages.render.template.chat_template import ChatTemplate, RenderError
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_compiled_chats_are_those_of_jinja(folder, name, loss):
 
 
 def test_shapes_that_would_write_too_much_are_left_to_jinja(folder, monkeypatch):
-    monkeypatch.setattr("tokpack.stages.render.template_compiler.MOST_WRITTEN", 200)
+    monkeypatch.setattr("tokpack.stages.render.compiled.template_compiler.MOST_WRITTEN", 200)
     documents = frame(document(*chat) for chat in random_chats(80, seed=7))
     renderer = Renderer(opened(folder, template("llama3")), RenderSettings())
     rendered = render(documents, renderer)

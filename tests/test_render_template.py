@@ -9,7 +9,7 @@ from encode_helpers import NAMES, random_chats, template
 from packaging.version import Version
 
 from tokpack.errors import UsageError
-from tokpack.stages.render.chat_template import ChatTemplate, RenderError
+from tokpack.stages.render.template.chat_template import ChatTemplate, RenderError
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 

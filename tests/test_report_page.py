@@ -15,10 +15,10 @@ import pytest
 from report_samples import HOSTILE, hostile, planned, sample
 
 from tokpack.report import charts
-from tokpack.report.data_page import MOST_FILES
+from tokpack.report.data.data_page import MOST_FILES
+from tokpack.report.data.packing_chart import Packing, packing_chart
 from tokpack.report.figures import Report
 from tokpack.report.html import page
-from tokpack.report.packing_chart import Packing, packing_chart
 from tokpack.report.values import Figures
 from tokpack.report.words import make_bill, size
 

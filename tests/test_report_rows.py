@@ -15,9 +15,9 @@ from report_samples import planned, sample
 
 import tokpack
 from tokpack.errors import UsageError
-from tokpack.report.rows_figures import RUN_ENDS, middle_out
+from tokpack.report.bill.what_if import what_if
+from tokpack.report.data.rows_figures import RUN_ENDS, middle_out
 from tokpack.report.values import Figures
-from tokpack.report.what_if import what_if
 
 
 def row(number: int, source: str, answer: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from report_samples import hostile, planned, sample
 from rich.console import Console, Group
 
 from tokpack.cost import Figure
+from tokpack.report.bill.cost_words import money
 from tokpack.report.checks import checks_view
-from tokpack.report.cost_words import money
 from tokpack.report.figures import Report
 from tokpack.report.first_screen import first_screen
 from tokpack.report.html import page

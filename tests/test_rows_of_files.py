@@ -20,7 +20,7 @@ from row_builders import (
 )
 
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.sources import open_sources
 

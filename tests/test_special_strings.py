@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from tokpack.stages.render.special_strings import SpecialStrings
+from tokpack.stages.render.spans.special_strings import SpecialStrings
 
 
 def test_special_strings_are_found_as_by_a_regular_expression():

@@ -12,7 +12,7 @@ from chats import write_rows
 from encode_helpers import small_tokenizer, template
 
 import tokpack
-from tokpack.stages.render.template_markers import special_tokens_of
+from tokpack.stages.render.template.template_markers import special_tokens_of
 
 MARKERS = {
     "qwen2_5": ({"<|im_start|>"}, {"<|im_end|>"}),

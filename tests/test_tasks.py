@@ -9,7 +9,7 @@ from rows_read import CONTAINERS, documents, documents_of_hint, with_jq
 
 from tokpack.errors import DataError, UsageError
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources

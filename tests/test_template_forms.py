@@ -8,10 +8,10 @@ import families
 import pytest
 from encode_helpers import document, frame, small_tokenizer, template
 
-from tokpack.stages.render.chat_spans import SpanFinder
-from tokpack.stages.render.chat_template import ChatTemplate, RenderError
 from tokpack.stages.render.render import Renderer, RenderSettings, render
-from tokpack.stages.render.template_forms import Forms
+from tokpack.stages.render.spans.chat_spans import SpanFinder
+from tokpack.stages.render.template.chat_template import ChatTemplate, RenderError
+from tokpack.stages.render.template.template_forms import Forms
 
 OBJECT = {"town": "Rome", "days": 2}
 TEXT = json.dumps(OBJECT)

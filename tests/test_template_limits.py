@@ -9,8 +9,9 @@ import pytest
 
 import tokpack
 from tokpack.errors import DataError, UsageError
-from tokpack.stages.render import pieces, template_limits
-from tokpack.stages.render.chat_template import ChatTemplate, RenderError, check_template
+from tokpack.stages.render import pieces
+from tokpack.stages.render.template import template_limits
+from tokpack.stages.render.template.chat_template import ChatTemplate, RenderError, check_template
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 BIG = "{% set x = 'a' * 3000000 %}"

@@ -7,8 +7,8 @@ from layout_words import A2, PAIR, Q2, A, B, Q, S, msgs, turns
 from normalizing import run
 
 from tokpack.errors import UsageError
-from tokpack.stages.normalize.text_turns import text_turns
-from tokpack.stages.normalize.unread import worth_a_warning
+from tokpack.stages.normalize.chats.text_turns import text_turns
+from tokpack.stages.normalize.layouts.unread import worth_a_warning
 
 TALK = (Q, A, Q2, A2)
 WRITTEN = {

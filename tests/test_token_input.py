@@ -16,7 +16,7 @@ from chats import messy_rows, write_rows
 import tokpack
 from tokpack.errors import DataError, UsageError
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import read_blocks

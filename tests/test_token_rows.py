@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.rows import RowError
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens

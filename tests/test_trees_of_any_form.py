@@ -8,7 +8,7 @@ import pytest
 
 from tokpack.errors import DataError, UsageError
 from tokpack.settings.config import SourceConfig
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.read import streams
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.sources import open_sources

@@ -19,13 +19,13 @@ from tokpack.on_disk.manifest import is_finished
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.push import write_to
 from tokpack.packed_urls import is_url, local_folder
-from tokpack.report.advice import advise_near_duplicates
-from tokpack.report.bill import asked_bill
-from tokpack.report.by_column import by_column_figures, check_column
+from tokpack.report.bill.advice import advise_near_duplicates
+from tokpack.report.bill.bill import asked_bill
+from tokpack.report.data.by_column import by_column_figures, check_column
+from tokpack.report.data.rows_figures import kept_figures
+from tokpack.report.data.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.nothing_kept import nothing_kept
-from tokpack.report.rows_figures import kept_figures
-from tokpack.report.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.words import large_losses
 from tokpack.run import Run
 from tokpack.settings.config import Config

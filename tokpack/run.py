@@ -18,19 +18,19 @@ from tokpack.schema import PREFERENCE, UNPAIRED
 from tokpack.settings.config import Config, RenderConfig, SourceConfig
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import KeepList
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
+from tokpack.stages.normalize.layouts.unread import still_unread
+from tokpack.stages.normalize.layouts.unread import tell as tell_unread
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.normalize.unread import still_unread
-from tokpack.stages.normalize.unread import tell as tell_unread
 from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read.containers import notes
 from tokpack.stages.read.sources import Source, open_sources
 from tokpack.stages.read.unchanged import stamp_of
-from tokpack.stages.render.chat_template import check_template
 from tokpack.stages.render.reference import RenderSettings
 from tokpack.stages.render.renderer import Renderer
-from tokpack.stages.render.template_markers import special_tokens_of
+from tokpack.stages.render.template.chat_template import check_template
+from tokpack.stages.render.template.template_markers import special_tokens_of
 from tokpack.stages.special_tokens import SpecialTokens
 from tokpack.terminal.activity import Activity, default_activity
 from tokpack.version import __version__

@@ -15,7 +15,7 @@ from tokpack.errors import DataError
 from tokpack.on_disk.ledger import Ledger
 from tokpack.on_disk.reasons import HELD_OUT, TRUNCATED
 from tokpack.packed.folder import PackedFolder
-from tokpack.report.data_figures import row_figures
+from tokpack.report.data.data_figures import row_figures
 from tokpack.report.figures import (
     Lengths,
     Report,

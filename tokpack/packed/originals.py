@@ -26,7 +26,7 @@ from tokpack.packed.viewer import source_ranges
 from tokpack.schema import PAIR_WIDTH, is_preference
 from tokpack.settings.config import SourceConfig
 from tokpack.settings.conversion import convert
-from tokpack.stages.normalize.detect import detect_shape
+from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
+from tokpack.report.bill.cost_words import counted_float, money
 from tokpack.report.clean_figures import CleanBill, CleanFigures
-from tokpack.report.cost_words import counted_float, money
 from tokpack.report.terminal import ledger_table, left_out
 from tokpack.report.terminal_tables import GOOD, QUIET, facts_grid, plain_table, spaced
 from tokpack.report.words import budget_words, counters, share

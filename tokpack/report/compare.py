@@ -19,8 +19,8 @@ from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import Ledger
 from tokpack.on_disk.manifest import read_manifest
 from tokpack.on_disk.reasons import words_of
-from tokpack.report.cost_figures import Cost
-from tokpack.report.cost_words import flops, hours, money
+from tokpack.report.bill.cost_figures import Cost
+from tokpack.report.bill.cost_words import flops, hours, money
 from tokpack.report.tables import Cell, Column, Line, Table
 from tokpack.report.terminal_tables import QUIET, DrawnTable, spaced
 from tokpack.report.values import Figures

@@ -23,8 +23,8 @@ from tokpack.on_disk.ledger import Ledger
 from tokpack.on_disk.reasons import HELD_OUT, OVERLONG
 from tokpack.ranges import counted_in
 from tokpack.report import values
-from tokpack.report.bill import make_cost
-from tokpack.report.data_figures import (
+from tokpack.report.bill.bill import make_cost
+from tokpack.report.data.data_figures import (
     longest_documents,
     quantiles,
     rank_figures,
@@ -32,7 +32,7 @@ from tokpack.report.data_figures import (
     source_figures,
     truncation_figures,
 )
-from tokpack.report.rows_figures import drop_places, packing_figures
+from tokpack.report.data.rows_figures import drop_places, packing_figures
 from tokpack.report.values import (
     Bin,
     DocumentsPerRow,
@@ -52,9 +52,9 @@ from tokpack.settings.config import CostConfig
 from tokpack.settings.plain import to_plain
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import kept_after_all
+from tokpack.stages.normalize.layouts.unread import late_unread, recognized
 from tokpack.stages.normalize.passed_over import PassedOver
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.normalize.unread import late_unread, recognized
 from tokpack.stages.order import Dealt
 from tokpack.stages.plan import Plan, make_plan
 from tokpack.stages.read.sources import Source

@@ -10,11 +10,11 @@ from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 from rich.text import Text
 
-from tokpack.report.cost_figures import Cost
-from tokpack.report.cost_tables import advice_table
-from tokpack.report.cost_words import cost_words
-from tokpack.report.data_tables import drops_table
-from tokpack.report.data_words import cut_words, grouping_words
+from tokpack.report.bill.cost_figures import Cost
+from tokpack.report.bill.cost_tables import advice_table
+from tokpack.report.bill.cost_words import cost_words
+from tokpack.report.data.data_tables import drops_table
+from tokpack.report.data.data_words import cut_words, grouping_words
 from tokpack.report.terminal import report_head, slots_bill, trained_words
 from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, DrawnTable, PastedCommand, facts_grid
 from tokpack.report.values import Figures

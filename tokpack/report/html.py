@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tokpack.report import charts
-from tokpack.report.cost_page import cost_view
-from tokpack.report.data_page import data_view
-from tokpack.report.data_words import parted_words
+from tokpack.report.bill.cost_page import cost_view
+from tokpack.report.data.data_page import data_view
+from tokpack.report.data.data_words import parted_words
 from tokpack.report.values import Figures
 from tokpack.report.words import (
     PROOFS,

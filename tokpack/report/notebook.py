@@ -10,8 +10,8 @@ from typing import Any
 
 from tokpack.on_disk.ledger import Ledger
 from tokpack.report.checks import checks_table
-from tokpack.report.data_page import MOST_REASONS
-from tokpack.report.data_tables import drops_table, ledger_sums
+from tokpack.report.data.data_page import MOST_REASONS
+from tokpack.report.data.data_tables import drops_table, ledger_sums
 from tokpack.report.html import environment, page, style
 from tokpack.report.values import Drop, Figures
 from tokpack.report.words import share

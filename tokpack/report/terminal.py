@@ -17,8 +17,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tokpack.on_disk.ledger import DocumentSums, Ledger
-from tokpack.report.cost_terminal import cost_bill, cost_details
-from tokpack.report.data_tables import (
+from tokpack.report.bill.cost_terminal import cost_bill, cost_details
+from tokpack.report.data.data_tables import (
     by_table,
     drops_table,
     files_table,
@@ -27,7 +27,7 @@ from tokpack.report.data_tables import (
     sources_table,
     truncation_table,
 )
-from tokpack.report.data_words import (
+from tokpack.report.data.data_words import (
     cut_words,
     dealt_words,
     language_words,

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import Ledger
-from tokpack.report.cost_figures import Cost
+from tokpack.report.bill.cost_figures import Cost
 from tokpack.schema import PREFERENCE
 from tokpack.settings.plain import KEY, LEFT_OUT, from_plain
 from tokpack.stages.order import Dealt

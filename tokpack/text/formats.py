@@ -25,7 +25,7 @@ from tokpack.arrays import Bools
 from tokpack.errors import UsageError, near_matches
 from tokpack.frozen import frozen
 from tokpack.stages.messages import UNREAD_REASONING, Messages
-from tokpack.stages.normalize.roles import ROLE_ALIASES
+from tokpack.stages.normalize.chats.roles import ROLE_ALIASES
 from tokpack.stages.normalize.rows import KWARGS
 from tokpack.stages.render.reference import add_fields
 

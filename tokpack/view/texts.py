@@ -22,7 +22,7 @@ from tokpack.errors import TokpackError
 from tokpack.packed.originals import Original, Originals, original
 from tokpack.packed.stored_pieces import flat
 from tokpack.ranges import offsets_of
-from tokpack.report.vocabulary import token_bytes
+from tokpack.report.data.vocabulary import token_bytes
 from tokpack.stages.rules.language import SAMPLED_HEAD, detect
 from tokpack.view.table import DocumentTable
 

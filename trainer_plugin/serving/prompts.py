@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.errors import TokpackError
-from tokpack.stages.render.chat_template import ChatTemplate, RenderError
+from tokpack.stages.render.template.chat_template import ChatTemplate, RenderError
 from tokpack.terminal.activity import counted
 from trainer_plugin.adapters.loaded import AdaptedModel
 from trainer_plugin.checkpoints.adapter_folder import Adapter

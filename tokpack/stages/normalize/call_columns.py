@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tokpack.stages.normalize.calls import OLDER_TOOLS, read_calls, read_tools
+from tokpack.stages.normalize.chats.calls import OLDER_TOOLS, read_calls, read_tools
 from tokpack.stages.normalize.values import Dumped, is_text
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 from tokpack.stages.messages import UNREAD_REASONING
-from tokpack.stages.normalize.app_chats import KEYS as APP_KEYS
-from tokpack.stages.normalize.channels import FIELDS as CHANNEL_FIELDS
-from tokpack.stages.normalize.media import MEDIA
-from tokpack.stages.normalize.reasoning import BLOCKS as REASONING_BLOCKS
-from tokpack.stages.normalize.reasoning import KNOWN as REASONING
-from tokpack.stages.normalize.reasoning import OTHERS as OTHER_REASONING
-from tokpack.stages.normalize.training import DIRECTIONS
+from tokpack.stages.normalize.chats.app_chats import KEYS as APP_KEYS
+from tokpack.stages.normalize.chats.channels import FIELDS as CHANNEL_FIELDS
+from tokpack.stages.normalize.chats.media import MEDIA
+from tokpack.stages.normalize.chats.reasoning import BLOCKS as REASONING_BLOCKS
+from tokpack.stages.normalize.chats.reasoning import KNOWN as REASONING
+from tokpack.stages.normalize.chats.reasoning import OTHERS as OTHER_REASONING
+from tokpack.stages.normalize.chats.training import DIRECTIONS
 
 Row = Mapping[str, Any]
 

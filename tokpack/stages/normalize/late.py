@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
-from tokpack.stages.normalize.calls import OLDER_TOOLS
-from tokpack.stages.normalize.columns import TAKES, Columns, may_be
+from tokpack.stages.normalize.chats.calls import OLDER_TOOLS
+from tokpack.stages.normalize.chats.media import holds_media
+from tokpack.stages.normalize.chats.training import weight_in
 from tokpack.stages.normalize.fields import Row, is_filled, value_at
-from tokpack.stages.normalize.media import holds_media
+from tokpack.stages.normalize.layouts.columns import TAKES, Columns, may_be
 from tokpack.stages.normalize.message_columns import Bools, filled, text_column
-from tokpack.stages.normalize.training import weight_in
 from tokpack.stages.normalize.values import RowError, is_nothing
 
 Late = Mapping[str, tuple[str, ...]]

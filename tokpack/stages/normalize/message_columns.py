@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokpack.stages.normalize.call_columns import NOTHING_MORE
-from tokpack.stages.normalize.roles import CALLS, Speakers, role_names
+from tokpack.stages.normalize.chats.roles import CALLS, Speakers, role_names
 from tokpack.stages.normalize.values import NOTHING
 
 Bools = npt.NDArray[np.bool_]

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokpack.on_disk.reasons import TIED_PAIR
-from tokpack.stages.normalize.answer_lists import are_several, lone_text
-from tokpack.stages.normalize.message_rows import Turn, messages_in, read_messages
+from tokpack.stages.normalize.chats.message_rows import Turn, messages_in, read_messages
+from tokpack.stages.normalize.layouts.answer_lists import are_several, lone_text
 from tokpack.stages.normalize.rows import RowDocument, around, history_of, left_out, with_system
 from tokpack.stages.normalize.shape import TIE, Shape
 from tokpack.stages.normalize.values import RowError, dump, kind_of, read_text

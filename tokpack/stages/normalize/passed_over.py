@@ -19,7 +19,7 @@ import pyarrow as pa
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import OTHER_SPLIT
 from tokpack.stages.normalize.fields import is_filled, root
-from tokpack.stages.normalize.flags import is_marked, marked_rows
+from tokpack.stages.normalize.layouts.flags import is_marked, marked_rows
 from tokpack.stages.normalize.message_columns import Bools, filled, says_something, text_column
 from tokpack.stages.normalize.values import shown
 

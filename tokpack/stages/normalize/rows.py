@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import LABELED_BAD, OTHER_SPLIT
 from tokpack.schema import PREFERENCE
-from tokpack.stages.normalize.calls import TOOLS, read_tools
+from tokpack.stages.normalize.chats.calls import TOOLS, read_tools
+from tokpack.stages.normalize.chats.message_rows import (
+    Turn,
+    is_message,
+    message_list,
+    messages_in,
+    read_messages,
+)
+from tokpack.stages.normalize.chats.training import row_weight
+from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import SWITCHES, TRUTHS, as_json, is_filled, verdict
-from tokpack.stages.normalize.message_rows import Turn, is_message, message_list, messages_in, read_messages
 from tokpack.stages.normalize.passed_over import is_held_back
-from tokpack.stages.normalize.training import row_weight
-from tokpack.stages.normalize.turns import as_messages
 from tokpack.stages.normalize.values import RowError, decoded, dump, is_nothing, kind_of, read_text
 from tokpack.stages.read.faults import UNREADABLE
 

@@ -14,10 +14,23 @@ from typing import Any
 from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
-from tokpack.stages.normalize.better import Better
-from tokpack.stages.normalize.blocks import plain_text
-from tokpack.stages.normalize.calls import OLDER_TOOLS, TOOLS, read_tools
-from tokpack.stages.normalize.columns import (
+from tokpack.stages.normalize.chats.blocks import plain_text
+from tokpack.stages.normalize.chats.calls import OLDER_TOOLS, TOOLS, read_tools
+from tokpack.stages.normalize.chats.media import MEDIA
+from tokpack.stages.normalize.chats.roles import SPEAKERS, Speakers, spoken
+from tokpack.stages.normalize.chats.training import speaks_of_training
+from tokpack.stages.normalize.chats.turns import are_bare, as_messages
+from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
+from tokpack.stages.normalize.late import (
+    Late,
+    late_columns,
+    read_late,
+    refuse_media,
+    refuse_weight,
+    roots_of,
+)
+from tokpack.stages.normalize.layouts.better import Better
+from tokpack.stages.normalize.layouts.columns import (
     TAKES,
     Columns,
     columns_beside,
@@ -28,23 +41,10 @@ from tokpack.stages.normalize.columns import (
     other_tools,
     template_arguments,
 )
-from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
-from tokpack.stages.normalize.flags import flag_columns, is_marked
-from tokpack.stages.normalize.late import (
-    Late,
-    late_columns,
-    read_late,
-    refuse_media,
-    refuse_weight,
-    roots_of,
-)
-from tokpack.stages.normalize.layouts import Layout
-from tokpack.stages.normalize.media import MEDIA
+from tokpack.stages.normalize.layouts.flags import flag_columns, is_marked
+from tokpack.stages.normalize.layouts.layouts import Layout
 from tokpack.stages.normalize.passed_over import SPLITS
-from tokpack.stages.normalize.roles import SPEAKERS, Speakers, spoken
 from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
-from tokpack.stages.normalize.training import speaks_of_training
-from tokpack.stages.normalize.turns import are_bare, as_messages
 from tokpack.stages.normalize.values import RowError, is_nothing
 from tokpack.stages.read.faults import UNREADABLE
 

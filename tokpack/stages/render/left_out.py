@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tokpack.stages.render.chat_marks import Marked, visible_texts
-from tokpack.stages.render.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
-from tokpack.stages.render.own_words import OwnWords
-from tokpack.stages.render.segments import CLOSE, OPEN
+from tokpack.stages.render.spans.chat_marks import Marked, visible_texts
+from tokpack.stages.render.spans.own_words import OwnWords
+from tokpack.stages.render.spans.segments import CLOSE, OPEN
+from tokpack.stages.render.template.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
 from tokpack.terminal.activity import in_number
 
 LEFT_OUT_CALLS = "tool_calls_not_rendered"

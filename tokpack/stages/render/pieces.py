@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tokpack.stages.render.symbols import Dumps, Slot
+from tokpack.stages.render.compiled.symbols import Dumps, Slot
 
 MOST_TEXT, MOST_WRITTEN, MOST_COPIES = (1 << 31) - 1, 1 << 29, 8
 """Bytes of a block as it is tokenized; that a template may write for one, and copies of its contents."""

@@ -15,12 +15,12 @@ import numpy as np
 from tokpack.frozen import frozen
 from tokpack.settings.config import ToolArguments
 from tokpack.stages.messages import HOLDS_DATA, UNREAD_REASONING
-from tokpack.stages.render.chat_spans import Located, SpanFinder
-from tokpack.stages.render.chat_template import CharSpan, Message, RenderError
 from tokpack.stages.render.left_out import LEFT_OUT_UNREAD
 from tokpack.stages.render.pieces import ChatShape, ValuedSpan
-from tokpack.stages.render.segments import inline_segments
-from tokpack.stages.render.template_forms import SharedTools
+from tokpack.stages.render.spans.chat_spans import Located, SpanFinder
+from tokpack.stages.render.spans.segments import inline_segments
+from tokpack.stages.render.template.chat_template import CharSpan, Message, RenderError
+from tokpack.stages.render.template.template_forms import SharedTools
 
 Loss = Literal["assistant", "last", "all", "completion"]
 """`completion`, for preference pairs: the last assistant turn, or, where messages say `"train": false`, every
@@ -35,7 +35,7 @@ class RenderedRow(NamedTuple):
     told: Mapping[str, int] = MappingProxyType({})
     """What the template leaves out, with counts; see `tokpack.stages.render.left_out`."""
     segments: Sequence[ValuedSpan] = ()
-    """What the answers are made of, where that is asked for; see `tokpack.stages.render.segments`."""
+    """What the answers are made of, where that is asked for; see `tokpack.stages.render.spans.segments`."""
     weights: Sequence[ValuedSpan] = ()
     """Answers whose weight is not 1."""
 

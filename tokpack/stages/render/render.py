@@ -18,7 +18,8 @@ import pyarrow as pa
 from tokpack.arrays import Bools
 from tokpack.errors import UsageError
 from tokpack.schema import SEGMENTS
-from tokpack.stages.render.chat_template import RenderError
+from tokpack.stages.render.compiled.shape_plan import ShapePlan, plan_rows
+from tokpack.stages.render.compiled.template_compiler import Compiled
 from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
 from tokpack.stages.render.pieces import Ints, Spans, ValuedSpans, Verbatim, assemble, most_text
 from tokpack.stages.render.reference import (
@@ -28,9 +29,8 @@ from tokpack.stages.render.reference import (
     to_messages,
 )
 from tokpack.stages.render.renderer import Renderer
-from tokpack.stages.render.shape_plan import ShapePlan, plan_rows
 from tokpack.stages.render.tagged import without_tags
-from tokpack.stages.render.template_compiler import Compiled
+from tokpack.stages.render.template.chat_template import RenderError
 
 __all__ = ["RenderSettings", "Rendered", "Renderer", "render"]
 

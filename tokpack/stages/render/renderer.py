@@ -15,11 +15,11 @@ from jinja2 import meta
 
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.errors import UsageError
-from tokpack.stages.render.chat_spans import SpanFinder
-from tokpack.stages.render.chat_template import ChatTemplate, Explicit, Message, RenderError
+from tokpack.stages.render.compiled.template_compiler import Compiled, TemplateCompiler
 from tokpack.stages.render.message_fields import message_fields
 from tokpack.stages.render.reference import Loss, RenderedRow, RenderSettings, chat_reference
-from tokpack.stages.render.template_compiler import Compiled, TemplateCompiler
+from tokpack.stages.render.spans.chat_spans import SpanFinder
+from tokpack.stages.render.template.chat_template import ChatTemplate, Explicit, Message, RenderError
 
 _MOST_ENGINES = 32
 """Rows may bring arguments of their own; engines for so many kinds of them are kept."""

@@ -1,0 +1,1 @@
+"""The bill before training: its figures, words, tables and charts."""

@@ -1,0 +1,1 @@
+"""Where in a rendered chat each message, each turn and each segment of an answer lies: the reference."""

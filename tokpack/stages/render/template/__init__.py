@@ -1,0 +1,1 @@
+"""A chat template as a program: rendered as transformers does, within limits, and asked what it wants."""
