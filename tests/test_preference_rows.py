@@ -68,6 +68,26 @@ SHAPES = {
         "chosen": [*MESSAGES, assistant("Yes.")],
         "rejected": [*MESSAGES, assistant("No.")],
     },
+    "messages that end on the chosen answer": {
+        "messages": [*MESSAGES, assistant("Yes.")],
+        "chosen": "Yes.",
+        "rejected": "No.",
+    },
+    "messages that end on the rejected answer": {
+        "messages": [*MESSAGES, assistant("No.")],
+        "chosen": [assistant("Yes.")],
+        "rejected": [assistant("No.")],
+    },
+    "a prompt that ends on the chosen answer": {
+        "conversations": [*SHAREGPT, {"from": "gpt", "value": "Yes."}],
+        "chosen": {"from": "gpt", "value": "Yes."},
+        "rejected": {"from": "gpt", "value": "No."},
+    },
+    "conversations after one that ends on the chosen answer": {
+        "prompt": [*MESSAGES, assistant("Yes.")],
+        "chosen": [*MESSAGES, assistant("Yes.")],
+        "rejected": [*MESSAGES, assistant("No.")],
+    },
     "hh": {"chosen": f"{HH}Yes.", "rejected": f"{HH}No."},
     "history": {"question": "Well?", "history": [["Hi", "Hello."]], "chosen": "Yes.", "rejected": "No."},
 }

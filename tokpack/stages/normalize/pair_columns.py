@@ -108,7 +108,7 @@ def _alike(chosen: _Turns, rejected: _Turns) -> Bools:
 
 def _answers(prompt: _Turns, chosen: _Turns, rejected: _Turns) -> Bools:
     """A prompt, and either answer one message of the assistant."""
-    tests = [prompt.roles.list.len() > 0]
+    tests = [prompt.roles.list.len() > 0, prompt.roles.list.last().ne_missing("assistant")]
     if prompt.is_text:
         tests.append(prompt.contents.list.first().is_not_null())
     for answer in (chosen, rejected):

@@ -94,6 +94,8 @@ def _split(
 ) -> tuple[list[Turn], list[Turn], list[Turn]]:
     """(prompt, chosen, rejected), every turn once: conversations may hold the prompt, or its end."""
     anew = "assistant" not in (chosen[0][0], rejected[0][0])
+    if len(asked) > 1 and asked[-1][0] == "assistant":
+        asked = asked[: -1 if _said(asked[-1]) in (_said(chosen[-1]), _said(rejected[-1])) else None]
     if anew and is_text:
         asked = []  # conversations say it in a turn of their own
     if asked and before and _said(before[0]) == _said(asked[0]):

@@ -178,7 +178,7 @@ def optional_column(
     found = [*held.find(names[:1]), *held.find(names[1:], test)]
     found = [path for path in found if path not in columns.values()]
     if name == PREFERENCE and target == "prompt" and not found and not whole:
-        found = held.find(("messages",), _are_asked)
+        found = [path for path in held.find(("messages",)) if _are_asked_or_chosen(path, held, columns)]
     return next(iter(found), None)
 
 
@@ -232,10 +232,28 @@ def _is_whole(answer: Any) -> bool:
     return bool(messages) and _role(messages[0]) in ("user", "human", "system")
 
 
-def _are_asked(values: list[Any]) -> bool:
-    """Whether all are chats that wait for an answer."""
-    chats = [as_messages(value) or [] for value in values]
-    return all(chat and _role(chat[-1]) not in ("assistant", "gpt", "model") for chat in chats)
+def _are_asked_or_chosen(path: str, held: Columns, columns: Mapping[str, str]) -> bool:
+    """Whether all are chats that wait for an answer, or end on one of the pair's."""
+    for row in held.rows:
+        chat = as_messages(value_at(row, path)) or []
+        answers = [value_at(row, columns[side]) for side in ("chosen", "rejected")]
+        if (
+            chat
+            and _role(chat[-1]) in ("assistant", "gpt", "model")
+            and _text(chat) not in map(_text, answers)
+        ):
+            return False
+        if not chat and is_filled(value_at(row, path)):
+            return False
+    return True
+
+
+def _text(answer: Any) -> Any:
+    """The text of an answer, or of the last message of one."""
+    messages = as_messages([answer] if isinstance(answer, Mapping) else answer)
+    last = messages[-1] if messages else answer
+    text = last.get("content", last.get("value")) if isinstance(last, Mapping) else last
+    return text.strip() if isinstance(text, str) else text
 
 
 def _role(message: Any) -> str:
