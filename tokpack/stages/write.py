@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -22,6 +25,7 @@ import pyarrow as pa
 from tokpack.arrays import Bools, Float32, Int32, Int64, UInt8
 from tokpack.engine import default_workers
 from tokpack.engine.local import ordered_map
+from tokpack.files.durable import sync_file
 from tokpack.frozen import frozen
 from tokpack.on_disk.shards import ARROW, shard_writer
 from tokpack.ranges import counted_in, offsets_of
@@ -30,7 +34,8 @@ from tokpack.settings.config import ShardFormat, WriteConfig
 
 CHUNK_TOKENS = 1 << 20
 BYTES_PER_TOKEN = 8
-
+HASHED_LATER = 4
+"""Writes that may wait for their digest."""
 
 Ahead = Callable[[int, int], None]
 """Is told which rows are to be gathered next, from the first to before the last."""
@@ -309,14 +314,17 @@ def write_json(path: Path, data: Any) -> None:
 
 
 class _HashingSink:
-    """A file that hashes what passes through."""
+    """A file that hashes what passes through, in a thread: Arrow's buffers own what they hold."""
 
-    def __init__(self, file: Any, digest: Any) -> None:
-        self._file, self._digest = file, digest
+    def __init__(self, file: Any, digest: Any, hasher: Executor) -> None:
+        self._file, self._digest, self._hasher = file, digest, hasher
+        self._passed: deque[Future[None]] = deque()
         self.closed = False
 
     def write(self, data: Any) -> int:
-        self._digest.update(data)
+        self._passed.append(self._hasher.submit(self._digest.update, data))
+        if len(self._passed) > HASHED_LATER:
+            self._passed.popleft().result()
         return int(self._file.write(data))
 
     def flush(self) -> None:
@@ -325,6 +333,15 @@ class _HashingSink:
 
 @contextmanager
 def hashed_file(path: Path) -> Iterator[tuple[pa.NativeFile, Any]]:
+    """A file to write, and the digest of it, which is complete when the file is closed. What was written is
+    on its way to the disk then."""
     digest = hashlib.sha256()
-    with path.open("wb") as file:
-        yield pa.PythonFile(_HashingSink(file, digest), "w"), digest
+    with path.open("wb") as file, ThreadPoolExecutor(1, "tokpack-hash") as hasher:
+        yield pa.PythonFile(_HashingSink(file, digest, hasher), "w"), digest
+    Thread(target=_sync_ahead, args=(path,), name="tokpack-sync", daemon=True).start()
+
+
+def _sync_ahead(path: Path) -> None:
+    """Nothing is believed before all is synced: errors show there."""
+    with suppress(OSError):
+        sync_file(path)

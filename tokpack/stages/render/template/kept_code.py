@@ -62,8 +62,8 @@ def _write(place: Path, key: bytes, code: bytes) -> None:
 
 @cache
 def _made_by() -> str:
-    """Versions, and the code beside this file: what Jinja is told of loops, limits and notes."""
+    """Versions, and the code that renders: what Jinja is told of loops, limits, notes and symbols."""
     own = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         own.update(path.read_bytes())
     return f"{__version__} {version('jinja2')} {importlib.util.MAGIC_NUMBER.hex()} {own.hexdigest()}"
