@@ -51,6 +51,31 @@ def test_a_column_that_begins_late_is_named_with_an_example(name, container, qwe
     assert unread == {"tags": '["pond", "duck"]', "safety_score": "0.5"}
 
 
+def longer(first, more):
+    """The row, of whose last message there is more."""
+    column = next(name for name in first if isinstance(first[name], list))
+    return {column: [*first[column][:-1], {**first[column][-1], **more}]}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", ["messages", "sharegpt", "text"])
+def test_a_field_of_messages_that_begins_late_is_named(name, container, qwen, said, tmp_path):
+    more = {"mood": "calm", "inner_monologue": "Hm.", "name": "Bot", "none": None}
+    first = CHAT if name == "text" else FORMATS[name]
+    rows = joined(first, longer(first, more))
+    if name == "text":
+        rows = [{"messages": json.dumps(row["messages"])} for row in rows]
+    report = tokpack.analyze(written(tmp_path, rows, container), tokenizer=str(qwen))
+    column = next(iter(rows[0]))
+    assert report.data["inputs"][0]["unread"] == {
+        f"{column}.mood": "calm",
+        f"{column}.inner_monologue": "Hm.",
+    }
+    lines = [(level, text) for level, text in said() if "later rows" in text]
+    assert any(level == "INFO" and f"{column}.mood 'calm'" in text for level, text in lines)
+    assert any(level == "WARNING" and f"{column}.inner_monologue 'Hm.'" in text for level, text in lines)
+
+
 def test_rows_that_are_read_one_by_one_are_looked_at_too(qwen, said, tmp_path):
     path = written(tmp_path, joined(TEXTS, {"tags": "pond"}), "jsonl")
     path.write_text('\ufeff{"broken\n' + path.read_text(), encoding="utf-8")

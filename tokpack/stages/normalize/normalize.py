@@ -44,7 +44,7 @@ from tokpack.stages.normalize.message_columns import (
 )
 from tokpack.stages.normalize.pair_columns import pair_lists
 from tokpack.stages.normalize.pair_rows import row_to_pair
-from tokpack.stages.normalize.passed_over import PassedOver, in_rows, in_table, other_splits
+from tokpack.stages.normalize.passed_over import PassedOver, fields_in_rows, in_rows, in_table, other_splits
 from tokpack.stages.normalize.raw_rows import dumped, lines_of, odd_rows, parse_line
 from tokpack.stages.normalize.rows import CHATS, FIELDS, NO_INPUT, RowDocument, row_to_document
 from tokpack.stages.normalize.shape import Shape
@@ -103,6 +103,8 @@ def _from_table(block: Block, source: Source, shape: Shape, table: pa.Table) -> 
     over = {block.source: in_table(table, shape)}
     if columns is None:
         rows = _slow_rows(block, source, table, np.arange(block.rows))
+        more = PassedOver(fields_in_rows([row for row, _ in rows], shape))
+        over = {block.source: over[block.source].plus(more)}
         return replace(_from_rows(block, source, shape, np.arange(block.rows), rows), passed_over=over)
     documents = _of_columns(block, np.arange(block.rows), shape, columns)
     if not columns.slow.any():

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import OTHER_SPLIT
-from tokpack.stages.normalize.fields import is_filled, root
+from tokpack.stages.normalize.chats.turns import are_bare, as_messages
+from tokpack.stages.normalize.fields import as_json, is_filled, root, value_at
 from tokpack.stages.normalize.layouts.flags import is_marked, marked_rows
-from tokpack.stages.normalize.message_columns import Bools, filled, says_something, text_column
+from tokpack.stages.normalize.message_columns import Bools, filled, is_list, says_something, text_column
 from tokpack.stages.normalize.values import shown
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ MOST = 50
 @frozen
 class PassedOver:
     unread: Mapping[str, str] = field(default_factory=dict)
-    """Column that the first rows do not fill and nothing reads -> an example."""
+    """Column, or field of messages, that the first rows do not fill and nothing reads -> an example."""
     held_back: Mapping[str, int] = field(default_factory=dict)
     """Column of splits that nothing reads -> rows that it calls test, validation or the like."""
     marked: Mapping[str, int] = field(default_factory=dict)
@@ -88,6 +90,7 @@ def in_table(table: pa.Table, shape: Shape) -> PassedOver:
         if column.null_count < len(column) and len(places := np.flatnonzero(says_something(column))):
             value = column[int(places[0])].as_py()
             unread |= {name: shown(value)} if is_filled(value) else {}
+    unread |= _fields_in_table(table, shape)
     counts = {}
     for name in set(table.column_names) & set(shape.splits):
         if (texts := text_column(table.column(name))) is not None:
@@ -97,19 +100,70 @@ def in_table(table: pa.Table, shape: Shape) -> PassedOver:
     return PassedOver(unread, {name: count for name, count in counts.items() if count}, marked)
 
 
+def _fields_in_table(table: pa.Table, shape: Shape) -> dict[str, str]:
+    """Fields of messages that no row before had and nothing reads -> an example."""
+    found: dict[str, str] = {}
+    for name in set(shape.columns.values()) & set(table.column_names):
+        kind = table.column(name).type
+        if not is_list(kind) or not pa.types.is_struct(kind.value_type):
+            continue
+        keys = [key.name for key in kind.value_type]
+        new = [key for key in keys if not shape.reads(key) and f"{name}.{key}" not in shape.unread]
+        messages = pc.list_flatten(table.column(name)) if new else None
+        for key in new if len(set(keys)) == len(keys) else ():
+            values = pc.struct_field(messages, key)
+            if len(places := np.flatnonzero(says_something(values))):
+                value = values[int(places[0])].as_py()
+                found |= {f"{name}.{key}": shown(value)} if is_filled(value) else {}
+    return dict(list(found.items())[:MOST])
+
+
+def fields_in_rows(rows: Iterable[Any], shape: Shape) -> dict[str, str]:
+    """The same of rows that are read one by one."""
+    found: dict[str, str] = {}
+    if shape.readable is None:
+        return found
+    for path in shape.columns.values():
+        known = {name[len(path) + 1 :] for name in shape.unread if name.startswith(f"{path}.")}
+        known |= shape.readable
+        for row in rows:
+            if isinstance(row, dict) and (new := _new_keys(value_at(row, path), known)):
+                for key, value in _filled_fields(as_messages(value_at(row, path)) or ()):
+                    if not shape.reads(key) and f"{path}.{key}" not in shape.unread:
+                        found.setdefault(_told(f"{path}.{key}"), _told(shown(value)))
+                known |= new
+    return dict(list(found.items())[:MOST])
+
+
+def _new_keys(value: Any, known: set[str]) -> set[str]:
+    """Filled keys of messages, as the row has them, that are none of `known`."""
+    if are_bare(value):
+        return set()
+    messages = as_json(value)
+    return {key for key, _ in _filled_fields(messages if isinstance(messages, list) else ())} - known
+
+
+def _filled_fields(messages: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    for message in messages:
+        if isinstance(message, dict):
+            yield from ((key, value) for key, value in message.items() if is_filled(value))
+
+
 def in_rows(rows: Iterable[Any], shape: Shape) -> PassedOver:
     """Of rows that are read one by one; what is none is left out."""
     unread: dict[str, str] = {}
     counts: Counter[str] = Counter()
     marked: Counter[str] = Counter()
     known = shape.accounted_for()
+    rows = list(rows)
     for row in rows:
         if isinstance(row, dict):
             new = row.keys() - known - unread.keys()
             unread |= {_told(name): _told(shown(row[name])) for name in sorted(new) if is_filled(row[name])}
             counts.update(name for name in shape.splits if is_held_back(row.get(name)))
             marked.update(name for name in shape.flags if is_marked(name, row.get(name)))
-    return PassedOver(dict(list(unread.items())[:MOST]), dict(counts), dict(marked))
+    unread = dict(list(unread.items())[:MOST]) | fields_in_rows(rows, shape)
+    return PassedOver(unread, dict(counts), dict(marked))
 
 
 def _told(text: str) -> str:

@@ -163,13 +163,19 @@ def tell_passed_over(
         matters = worth_a_warning(late)
         if others := [f"{column} {late[column]!r}" for column in late if column not in matters]:
             log.info("%s: not read, in later rows: %s", name, _listed(others))
-        if matters:
-            listed = _listed([f"{column} {late[column]!r}" for column in matters])
+        of_messages = tuple(f"{path}." for path in shapes[number].columns.values())
+        fields = [column for column in matters if column.startswith(of_messages)]
+        if columns := [f"{column} {late[column]!r}" for column in matters if column not in fields]:
             log.warning(
                 "%s: not read, in later rows, and may matter: %s (--map FIELD=COLUMN reads one that is "
                 "in the first rows)",
-                name,
-                listed,
+                *(name, _listed(columns)),
+            )
+        if fields:
+            log.warning(
+                "%s: fields of messages that the chat template does not read, in later rows, and may "
+                "matter: %s (reasoning is read from reasoning_content, calls from tool_calls)",
+                *(name, _listed([f"{field} {late[field]!r}" for field in fields])),
             )
         for column, count in over.held_back.items():
             rows = in_number(count, "row(|s) (is|are)")
