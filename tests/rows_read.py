@@ -55,9 +55,11 @@ def documents(
     return frame.select("roles", "contents", "extra", "drop_reason").rows(), aside, shape
 
 
-def documents_of_hint(folder: Path, rows: Rows, *options: str | Path, flags: str = "-c") -> list[Any]:
+def documents_of_hint(
+    folder: Path, rows: Rows, *options: str | Path, flags: str = "-c", **config: Any
+) -> list[Any]:
     """The documents of the rows that a jq command writes: that in the hint by which `rows` are refused.
-    `options` stand before its program."""
+    `options` stand before its program, `config` is for what it writes."""
     with pytest.raises(UsageError) as error:
         documents(folder, rows)
     program = re.search(rf"jq {flags} .*?'(.+?)' FILE", str(error.value.hint))
@@ -67,4 +69,4 @@ def documents_of_hint(folder: Path, rows: Rows, *options: str | Path, flags: str
         ["jq", flags, *options, program[1]], input=lines, capture_output=True, text=True, check=True
     )
     (folder / "made").mkdir()
-    return documents(folder / "made", [json.loads(line) for line in made.stdout.splitlines()])[0]
+    return documents(folder / "made", [json.loads(line) for line in made.stdout.splitlines()], **config)[0]

@@ -63,6 +63,172 @@ def test_a_task_is_refused_with_what_writes_its_rows(name, container, tmp_path):
     assert hint in error.value.hint
 
 
+WHAT = "Which swims?"
+BOTH = "A. A duck\nB. A stone"
+COUNTED = {"option1": "A duck", "option2": "A stone"}
+LABELED = {"text": ["A duck", "A stone"], "label": ["1", "2"]}
+EXAMS = {
+    "HellaSwag": (
+        {
+            "ctx": "A man",
+            "endings": ["swims.", "sinks."],
+            "activity_label": "x",
+            "label": "0",
+            "split": "train",
+        },
+        ("A man\nA. swims.\nB. sinks.", "A"),
+    ),
+    "Winogrande": ({"sentence": "_ swims.", **COUNTED, "answer": "2"}, (f"_ swims.\n{BOTH}", "B")),
+    "MedMCQA": (
+        {"question": WHAT, "opa": "A duck", "opb": "A stone", "opc": "Sand", "cop": 1, "exp": "It sinks so."},
+        (f"{WHAT}\n{BOTH}\nC. Sand", "B"),
+    ),
+    "a letter each": (
+        {"question": WHAT, "A": "A duck", "B": "A stone", "C": "Sand", "D": None, "answer": "A"},
+        (f"{WHAT}\n{BOTH}\nC. Sand", "A"),
+    ),
+    "PIQA": (
+        {"goal": "To swim,", "sol1": "float", "sol2": "sink", "label": 0},
+        ("To swim,\nA. float\nB. sink", "A"),
+    ),
+    "SIQA": (
+        {
+            "context": "A pond.",
+            "question": WHAT,
+            "answerA": "A duck",
+            "answerB": "A stone",
+            "answerC": "Sand",
+            "label": "3",
+        },
+        (f"A pond.\n{WHAT}\n{BOTH}\nC. Sand", "C"),
+    ),
+    "RACE": (
+        {**EXAM, "options": EXAM["choices"], "choices": None, "article": "A pond."},
+        (f"A pond.\n{WHAT}\n{BOTH}", "A"),
+    ),
+    "MedQA": (
+        {"question": WHAT, "options": {"A": "A duck", "B": "A stone"}, "answer": "A duck", "answer_idx": "A"},
+        (f"{WHAT}\n{BOTH}", "A duck"),
+    ),
+    "keys and values": (
+        {
+            "question": WHAT,
+            "options": [{"key": "A", "value": "A duck"}, {"key": "B", "value": "A stone"}],
+            "answer_idx": "B",
+        },
+        (f"{WHAT}\n{BOTH}", "B"),
+    ),
+    "numbers as names": (
+        {"question": WHAT, "choices": LABELED, "answerKey": "1"},
+        (f"{WHAT}\n1. A duck\n2. A stone", "1"),
+    ),
+    "letters in the choices": (
+        {"question": WHAT, "options": ["A)A duck", "B)A stone"], "rationale": "x", "correct": "B"},
+        (f"{WHAT}\nA)A duck\nB)A stone", "B"),
+    ),
+    "OpenBookQA": (
+        {"question_stem": WHAT, "choices": {**LABELED, "label": ["A", "B"]}, "answerKey": "B"},
+        (f"{WHAT}\n{BOTH}", "B"),
+    ),
+    "columns with spaces": (
+        {"Question": WHAT, "Option A": "A duck", "Option B": "A stone", "Correct Option": "", "Answer": "B"},
+        (f"{WHAT}\n{BOTH}", "B"),
+    ),
+}
+
+
+@with_jq
+@pytest.mark.parametrize("name", EXAMS)
+def test_an_exam_is_written_with_its_choices(name, tmp_path):
+    row, said = EXAMS[name]
+    [(roles, contents, _, _)] = documents_of_hint(tmp_path, [row])
+    assert (roles, tuple(contents)) == (["user", "assistant"], said)
+
+
+def test_a_hint_that_leaves_choices_out_is_given_where_the_answer_says_one_in_full(tmp_path):
+    for answer, left_out in (("A duck", True), ("A", False), (0, False)):
+        with pytest.raises(UsageError) as error:
+            documents(tmp_path, [{**EXAM, "answer": answer}])
+        assert ("leaves them out" in error.value.hint) == left_out
+
+
+QA = {"question": "How many ducks?", "answers": [{"text": "three", "answer_start": 0}], "id": "1"}
+NONE = {"question": "How many geese?", "answers": [], "is_impossible": True, "id": "2"}
+PARAGRAPH = {"context": "Three ducks.", "qas": [QA, NONE]}
+ABOUT = ["Three ducks.\nHow many ducks?", "three"]
+COQA = {"story": "Three ducks.", "questions": ["How many ducks?", "Geese?"]}
+SHORT = {"start_token": [0], "text": ["three"]}
+NATURAL = {
+    "id": "1",
+    "document": {"title": "Ducks", "html": "<p>", "tokens": {"token": ["Three"]}},
+    "question": {"text": "How many ducks?", "tokens": ["How"]},
+    "annotations": {"id": ["1", "2"], "short_answers": [{"start_token": [], "text": []}, SHORT]},
+}
+SIMPLE = {
+    "question_text": "How many ducks?",
+    "document_text": "There are three ducks",
+    "annotations": [{"short_answers": [{"start_token": 2, "end_token": 3}]}],
+}
+READINGS = {
+    "SQuAD, a file": ({"version": "1.1", "data": [{"title": "T", "paragraphs": [PARAGRAPH]}]}, ABOUT),
+    "SQuAD, a page a row": ({"title": "T", "paragraphs": [PARAGRAPH]}, ABOUT),
+    "SQuAD, a paragraph a row": (PARAGRAPH, ABOUT),
+    "CoQA": ({**COQA, "answers": {"input_text": ["three", "none"]}}, [*ABOUT, "Geese?", "none"]),
+    "QuAC": ({**COQA, "answers": {"texts": [["three", "3"], ["none"]]}}, [*ABOUT, "Geese?", "none"]),
+    "lists": (
+        {"questions": ["How many ducks?", "Geese?"], "answers": ["three", "none"]},
+        ["How many ducks?", "three", "Geese?", "none"],
+    ),
+    "Natural Questions": (NATURAL, ["How many ducks?", "three"]),
+    "Natural Questions, simplified": (SIMPLE, ["How many ducks?", "three"]),
+}
+
+
+@with_jq
+@pytest.mark.parametrize("name", READINGS)
+def test_questions_in_lists_are_written_a_row_each_or_as_a_conversation(name, tmp_path):
+    row, said = READINGS[name]
+    [(roles, contents, _, _)] = documents_of_hint(tmp_path, [row])
+    assert (roles, contents) == ([("user", "assistant")[i % 2] for i in range(len(said))], said)
+
+
+def said_by(name, text, **more):
+    author = {"id": name, "name": name, "nickname": name, "isBot": False}
+    return {
+        "id": "1",
+        "type": "Default",
+        "timestamp": "2024-01-01",
+        "content": text,
+        "author": author,
+        **more,
+    }
+
+
+def test_a_channel_of_discord_is_refused_with_what_writes_its_speakers_as_roles(tmp_path):
+    said = [said_by("Ann", "How many ducks?"), said_by("Bob", "Three.", attachments=[])]
+    with pytest.raises(UsageError) as error:
+        documents(tmp_path, [{"guild": {"name": "Pond"}, "channel": {"id": "2"}, "messages": said}])
+    assert "--map user=NAME,assistant=NAME" in error.value.hint
+
+
+@with_jq
+@pytest.mark.parametrize("name", ["discord", "slack"])
+def test_what_the_hint_for_a_channel_writes_is_read_when_speakers_are_named(name, tmp_path):
+    said = [said_by("Ann", "How many ducks?"), said_by("Bob", ""), said_by("Bob", "Three.")]
+    rows = [{"channel": {"id": "2"}, "messages": said}]
+    if name == "slack":
+        first = {"type": "message", "user": "Ann", "text": "How many ducks?", "ts": "1.0", "team": "T"}
+        other = {"type": "message", "user": "Ann", "text": "Bye.", "ts": "1.5"}
+        rows = [
+            {**first, "thread_ts": "1.0"},
+            other,
+            {**first, "user": "Bob", "text": "Three.", "thread_ts": "1.0"},
+        ]
+    flags = "-cs" if name == "slack" else "-c"
+    found = documents_of_hint(tmp_path, rows, flags=flags, map={"user": "Ann", "assistant": "Bob"})
+    assert found[0][:2] == (["user", "assistant"], ["How many ducks?", "Three."])
+
+
 @with_jq
 @pytest.mark.parametrize(
     ("row", "read"),

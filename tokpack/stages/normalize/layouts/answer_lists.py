@@ -11,8 +11,8 @@ from typing import Any
 
 from tokpack.stages.normalize.chats.roles import role_name
 from tokpack.stages.normalize.fields import PROMPTS, as_json, is_filled
+from tokpack.stages.normalize.layouts.exams import ROWS
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows, first_value
-from tokpack.stages.normalize.layouts.tasks import ROWS
 
 SIDES = ("chosen", "rejected")
 KEYS = ("text", "content", "value", "answer", "response", "completion", "output", "generation", "message")

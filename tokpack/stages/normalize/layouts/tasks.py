@@ -9,25 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tokpack.stages.normalize.fields import CHATS, COMPLETIONS, PROMPTS, Row, as_json, is_filled
+from tokpack.stages.normalize.fields import CHATS, COMPLETIONS, PROMPTS, as_json, is_filled
+from tokpack.stages.normalize.layouts.exams import ROWS, find_exam
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows, first_value
+from tokpack.stages.normalize.layouts.readings import READINGS, find_lists_of_questions
 
-ROWS = "jq -c '{}' FILE > rows.jsonl"
-CHOICES = ("choices", "options")
-ANSWERS = (
-    "answer",
-    "answerkey",
-    "answer_key",
-    "answer_idx",
-    "answer_index",
-    "correct",
-    "label",
-    "target",
-    "output",
-)
+_WHO_IS_WHO = "then --map user=NAME,assistant=NAME says whose answers are trained"
 _GROK = "{messages: [.responses[].response | {role: .sender, content: .message}]}"
-SHORT = 3
-"""Characters of an answer that names a choice."""
 NLI = (("premise", "hypothesis"), ("sentence1", "sentence2"))
 SOURCES = (("source", "target"), ("src", "tgt"), ("source_text", "target_text"))
 FILES = ("content", "code")
@@ -55,8 +43,8 @@ MIDDLE = ("middle", "fim_middle", "infill", "canonical_solution", "groundtruth",
 
 def find_task(rows: Rows) -> Layout | None:
     """The layout of rows that are a task of another kind; None for all others."""
-    known = next((layout for layout in TASKS if layout.fits(rows, _columns(rows))), None)
-    return known or _exam(rows) or _gap(rows) or _plain(rows)
+    known = next((layout for layout in (*TASKS, *READINGS) if layout.fits(rows, _columns(rows))), None)
+    return known or find_lists_of_questions(rows) or find_exam(rows) or _gap(rows) or _plain(rows)
 
 
 def _columns(rows: Rows) -> dict[str, None]:
@@ -191,6 +179,23 @@ TASKS: tuple[Layout, ...] = (
         hint=ROWS.format(_GROK) + " writes them as messages",
     ),
     Layout(
+        name="Discord export",
+        needs=("messages.0.author.name", "messages.0.timestamp"),
+        test=lambda rows: first_value(rows, "messages.0.author.role") is None,
+        reason="messages are what people said in a channel, and none of them is an assistant",
+        hint=ROWS.format('{messages: [.messages[] | select(.content != "") | {role: .author.name, content}]}')
+        + f" writes their names as roles; {_WHO_IS_WHO}",
+    ),
+    Layout(
+        name="Slack export",
+        needs=("user", "text", "ts", "type"),
+        test=lambda rows: first_value(rows, "type") == "message" and not first_value(rows, "messages"),
+        reason="each row is what somebody said in a channel, and none of them is an assistant",
+        hint="jq -cs 'map(arrays[], objects) | group_by(.thread_ts // .ts)[] "
+        "| {messages: [.[] | {role: .user, content: .text}]}' FILE > rows.jsonl writes a thread a row, its "
+        f"speakers as roles; {_WHO_IS_WHO}; --format text trains each message whole",
+    ),
+    Layout(
         name="Claude Code log",
         needs=("sessionId", "message.role"),
         reason="each row is one step of a session: alone it is no conversation",
@@ -271,54 +276,6 @@ def _gap(rows: Rows) -> Layout | None:
         + " writes the three with the marks that the model was taught, here those of Qwen's coders; "
         f"--map prompt={before},completion={middle} leaves {after} out",
     )
-
-
-def _exam(rows: Rows) -> Layout | None:
-    """A question with choices in a column of their own, and an answer that names one of them."""
-    columns = {column.casefold(): column for column in _columns(rows)}
-    listed = next((columns[name] for name in CHOICES if name in columns), None)
-    answer = next((columns[name] for name in ANSWERS if name in columns), None)
-    asked = next((columns[name] for name in PROMPTS if name in columns), None)
-    if listed is None or answer is None or asked is None or "messages" in columns:
-        return None
-    held = [(row, found) for row in rows if (found := _choices(row.get(listed)))]
-    if not held or not all(_names_choice(row.get(answer), found) for row, found in held):
-        return None
-    if all(_says_all(row, found, {listed, answer}) for row, found in held):
-        return None
-    given = first_value(rows, listed)
-    texts = f".{listed}.text" if isinstance(as_json(given), Mapping) else f".{listed}"
-    number = isinstance(first_value(rows, answer), int)
-    said = f'"ABCDEFGH"[.{answer}:.{answer} + 1]' if number else f".{answer}"
-    made = (
-        f'{{prompt: ([.{asked}] + [{texts} | to_entries[] | "\\("ABCDEFGH"[.key:.key + 1]). \\(.value)"] '
-        f'| join("\\n")), completion: {said}}}'
-    )
-    return Layout(
-        name="a question and its choices",
-        reason=f"{answer} names one of {listed}, which no prompt holds",
-        hint=f"{ROWS.format(made)} writes them into the prompt; "
-        f"--map prompt={asked},completion={answer} leaves them out",
-    )
-
-
-def _choices(value: Any) -> list[str]:
-    held = as_json(value)
-    held = held.get("text", list(held.values())) if isinstance(held, Mapping) else held
-    texts = isinstance(held, list) and len(held) > 1 and all(isinstance(one, str) for one in held)
-    return list(held) if texts else []
-
-
-def _names_choice(answer: Any, choices: list[str]) -> bool:
-    if isinstance(answer, str):
-        return len(answer.strip()) <= SHORT or answer in choices
-    return isinstance(answer, int) or not is_filled(answer)
-
-
-def _says_all(row: Row, choices: list[str], others: set[str]) -> bool:
-    """Whether the texts of the row beside hold all choices."""
-    said = "\n".join(value for name, value in row.items() if name not in others and isinstance(value, str))
-    return all(choice in said for choice in choices)
 
 
 def _plain(rows: Rows) -> Layout | None:
