@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tokpack.errors import OutputError, UsageError, reading
+from tokpack.files.kept_digests import kept_sha256
 from tokpack.files.user_cache import cache_root
 
 LARGEST_ID = 2**31 - 2
@@ -102,7 +103,7 @@ def _key(folder: Path) -> str:
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\x00".encode())
         with reading(path, hint="check --tokenizer, and the rights of its files"):
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(kept_sha256(path))
     return digest.hexdigest()[:32]
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from tokpack.errors import OutputError
-from tokpack.files.own_files import is_mine
+from tokpack.files.own_files import is_mine, is_my_file
+
+LASTS = 90 * 24 * 3600.0
+"""Seconds: then a file is made again."""
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -41,6 +45,27 @@ def own_cache(name: str) -> Path:
         where=str(cache_root() / name),
         hint="set TOKPACK_CACHE to a folder of your own, and check its rights",
     )
+
+
+def read_own(place: Path) -> bytes | None:
+    """A file of the cache; None where there is none, or others can write it."""
+    with suppress(OSError):
+        if is_my_file(place):
+            return place.read_bytes()
+    return None
+
+
+def write_own(place: Path, data: bytes) -> None:
+    """A file of the cache, at once; what was made long ago goes. A cache that cannot be written costs time,
+    nothing else."""
+    with suppress(OSError):
+        handle, part = tempfile.mkstemp(dir=place.parent, prefix=".part-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(part).replace(place)
+        for other in place.parent.iterdir():
+            if other.stat().st_mtime < time.time() - LASTS:
+                other.unlink()
 
 
 def _close_to_group(folder: Path) -> None:

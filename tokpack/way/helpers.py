@@ -86,7 +86,9 @@ def load_kept(what: str) -> None:
             start_unless_proved(folder, paths, copies)
         loaded = load_tokenizer(tokenizer)
         if loaded.fast is not None:
-            Renderer(loaded, RenderSettings()).reference(FIRST_CHAT)
+            renderer = Renderer(loaded, RenderSettings())
+            renderer.take_kept()
+            renderer.reference(FIRST_CHAT)
 
 
 def _count(run: Run, share: float) -> int:
@@ -122,12 +124,14 @@ def _has_values(run: Run, number: int) -> bool:
 def _opened(run: Run, place: Path | str, lasts: bool, process: Process) -> Callable[[Any], Done]:
     """In a helper: what does a piece of work."""
     run.tokenizer.prepare(run.tokenizer.inputs)
+    run.renderer.take_kept()
     return partial(_done, run, open_store(place, run.fingerprint(), lasts), process)
 
 
 def _done(run: Run, store: TokenStore, process: Process, work: Any) -> Done:
     size = process(run, store, work)
     store.settle()
+    run.renderer.keep()
     tokenizer = run.tokenizer
     return Done(size, store.made_again, run.renderer.warnings, tokenizer.fast_refused, tokenizer.asked)
 

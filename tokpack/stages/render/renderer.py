@@ -6,7 +6,8 @@ import datetime
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from jinja2 import meta
 
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.errors import UsageError
+from tokpack.stages.render.compiled.kept_shapes import keep_shapes, load_shapes
 from tokpack.stages.render.compiled.template_compiler import Compiled, TemplateCompiler
 from tokpack.stages.render.message_fields import message_fields
 from tokpack.stages.render.reference import Loss, RenderedRow, RenderSettings, chat_reference
@@ -75,12 +77,38 @@ class Renderer:
         self.finder, self.tool_finder = self.engine.finder, self.engine.tool_finder
         self.proven: set[Compiled] = set()
         """Shapes of which a real row was the same by Jinja."""
+        self._kept = 0
         if self.uses_date:
             self.warn(f"the chat template writes the date; it is {self.date} in every document")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process it compiles the templates itself; the day stays."""
         return Renderer, (self.tokenizer, replace(self.options, date=str(self.date)))
+
+    def take_kept(self) -> None:
+        """Begin with the shapes that earlier processes learned of these templates."""
+        for compiler, learned in zip(self._compilers, load_shapes(self._source), strict=False):
+            self.proven.update(compiler.take(learned))
+        self._kept = len(self.proven)
+
+    def keep(self) -> None:
+        """Keep what was learned of the templates, if that is more than was kept."""
+        if len(self.proven) > self._kept:
+            keep_shapes(self._source, [compiler.learned(self.proven) for compiler in self._compilers])
+            self._kept = len(self.proven)
+
+    @property
+    def _compilers(self) -> list[TemplateCompiler]:
+        found = (self.engine.compiler, self.engine.tool_compiler)
+        return list(dict.fromkeys(compiler for compiler in found if compiler is not None))
+
+    @cached_property
+    def _source(self) -> str:
+        """All that shapes come from: templates, special tokens, settings, and the day."""
+        tokenizer = self.tokenizer
+        settings = asdict(replace(self.options, date=str(self.date)))
+        of_tokenizer = (tokenizer.special_tokens_map, [*tokenizer.added_tokens])
+        return repr((tokenizer.chat_template, tokenizer.tool_template, of_tokenizer, settings))
 
     def engine_for(self, kwargs: Mapping[str, Any]) -> TemplateEngine:
         """What renders chats with these arguments of the template beside the run's own."""

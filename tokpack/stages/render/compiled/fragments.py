@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +51,15 @@ class Fragments:
         self._tools: dict[str, str] = {}
         self._arguments: dict[Key, tuple[tuple[Part, ...], Observed]] = {}
         self._lock = threading.RLock()
+
+    def learned(self) -> dict[str, Any]:
+        """What others of the same template can `take`; no text of any tool."""
+        with self._lock:
+            names = ("_arguments", "_tool_edges", "_call_edges")
+            return {name: copy(self.__dict__[name]) for name in names if name in self.__dict__}
+
+    def take(self, learned: Mapping[str, Any]) -> None:
+        self.__dict__.update(learned)
 
     def of_tools(self, tools: list[Any]) -> str:
         """Raises RenderError when the template refuses them, Opaque when they are not written alike."""

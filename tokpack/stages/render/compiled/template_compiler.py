@@ -16,7 +16,7 @@ import re
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -124,6 +124,25 @@ class TemplateCompiler:
                 found = self._shapes[key, tools] = self._compile(key, tools)
                 self._written += sum(map(len, found.shape.literals)) if found else 0
             return self._shapes[key, tools]
+
+    def learned(self, proven: Set[Compiled]) -> dict[str, Any]:
+        """What another compiler of the same template can `take`: shapes that are proved, what fragments stand
+        between, and what the template looks into. It can be pickled."""
+        with self._lock:
+            return {
+                "shapes": {key: shape for key, shape in self._shapes.items() if shape in proven},
+                "opens": (self._open_objects, self._open_tools),
+                "fragments": self._fragments.learned(),
+            }
+
+    def take(self, learned: Mapping[str, Any]) -> Iterable[Compiled]:
+        """Returns the shapes: they are proved."""
+        shapes: dict[tuple[Key, int], Compiled] = learned["shapes"]
+        with self._lock:
+            self._shapes.update(shapes)
+            self._open_objects, self._open_tools = learned["opens"]
+            self._fragments.take(learned["fragments"])
+        return shapes.values()
 
     def refuse(self, compiled: Compiled) -> None:
         """A proof failed: leave the shape to Jinja."""
