@@ -19,6 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import types
 from contextlib import redirect_stdout
 from functools import partial
@@ -101,6 +102,19 @@ def test_defaults_are_what_their_parsers_take(reference):
                 assert info.parser(default) == default, f"tokpack {command.name}: {name}"
                 checked += 1
     assert checked
+
+
+def test_the_table_of_versions_begins_where_the_package_does():
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["train"], *extras["eval"], *extras["optimal"]]
+    least = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(asked), re.MULTILINE))
+    least["Python"] = project["requires-python"].removeprefix(">=")
+    page, _, _ = read("docs/compatibility.md").partition("\n## ")
+    listed = re.findall(r"^\| (\w+) \| ([\d.]+)", page, re.MULTILINE)
+    listed += re.findall(r"(\w+) from (\d[\d.]*\d)", page)
+    assert len(listed) >= 13
+    assert {name: version for name, version in listed if least[name] != version} == {}
 
 
 def test_every_kind_of_error_has_its_exit_code_on_the_cli_page(reference):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ for arguments in json.load(sys.stdin):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, qwen) -> Path:
-    """packed, adapter (that names its base), full."""
+    """packed, adapter (that names its base), a model with another tokenizer, full."""
     folder = tmp_path_factory.mktemp("early")
     messages = [{"role": role, "content": f"a word of the {role}"} for role in ("user", "assistant")]
     tokpack.pack([{"messages": messages}], folder / "packed", tokenizer=str(qwen), max_length=64)
@@ -33,6 +34,9 @@ def folder(tmp_path_factory, qwen) -> Path:
     weights.save_file({"a": numpy.zeros((2, 2))}, folder / "adapter" / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "base_model_name_or_path": str(qwen), "r": 2}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    shutil.copytree(qwen, folder / "other")
+    file = folder / "other" / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|im_start|>", "<|im_begin|>"))
     (folder / "full").mkdir()
     (folder / "full" / "file").touch()
     return folder
@@ -41,7 +45,7 @@ def folder(tmp_path_factory, qwen) -> Path:
 @pytest.mark.slow
 def test_what_cannot_work_is_refused_before_pytorch_is_loaded(folder, qwen, monkeypatch):
     pytest.importorskip("peft")
-    packed, adapter, full = (folder / name for name in ("packed", "adapter", "full"))
+    packed, adapter, other, full = (folder / name for name in ("packed", "adapter", "other", "full"))
     gone, new = folder / "gone", folder / "new"
     train = "train", packed, "-m", qwen, "-o", new
     gate, served, by_url = "nothing", "http://127.0.0.1:9/v1", "s3://bucket/adapter"
@@ -74,6 +78,9 @@ def test_what_cannot_work_is_refused_before_pytorch_is_loaded(folder, qwen, monk
         (*train, "--max-steps", "0"): "--max-steps must be at least 1\n  at: --max-steps 0",
         (*train, "--method", "loar"): "--method = 'loar' does not fit\n  at: --method loar",
         ("verify", packed, "--model", gone): f"--model {gone}",
+        ("verify", packed, "--model", other): "the model's tokenizer is not the one",
+        ("train", packed, "-m", other, "-o", new): "the model's tokenizer is not the one",
+        ("eval", packed, "-a", adapter, "-m", other): "the model's tokenizer is not the one",
     }
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -52,9 +52,10 @@ CIRCLES = {
 """Imports inside of functions that lead back, with their reasons."""
 TRAINER_TAKES = {"version", "terminal", "schema", "errors", "hub", "files", "on_disk", "cost", "packed_urls"}
 ONLY_THERE = {
-    "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli"},
+    "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli", "tokpack.encoding"},
     "trainer_plugin.cli": {"tokpack.cli"},
     "trainer_plugin.checkpoints": {"tokpack.encoding"},
+    "trainer_plugin.training": {"tokpack.encoding"},
     "trainer_plugin.serving": {"tokpack.cli", "tokpack.stages"},
     "trainer_plugin.serve_config": {"tokpack.cli"},
 }

@@ -185,6 +185,23 @@ def test_the_better_answer_can_be_mapped_and_a_wrong_path_names_what_is_there(tm
         read(tmp_path, [row], map=fields | {"system": "meta.y"})
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("qestion", "question"),
+        ("meta.qestion", "meta.question"),
+        ("met.question", "meta.question"),
+        ("log.0.flags.toxik", "log.flags.toxic"),
+        ("log.flag.toxic", "log.flags.toxic"),
+    ],
+)
+def test_a_path_with_a_typo_names_the_nearest_column_or_path(typed, meant, tmp_path):
+    row = {"question": Q, "answer": A, "meta": {"question": Q}, "log": json.dumps({"flags": {"toxic": True}})}
+    with pytest.raises(UsageError) as error:
+        read(tmp_path, [row], map={"skip": typed})
+    assert f"did you mean {meant!r}" in str(error.value.hint)
+
+
 def test_of_two_answers_the_fuller_column_is_taken_and_said(tmp_path):
     _, shape = read(tmp_path, [{"problem": Q, "answer": "3", "solution": "There are three ducks."}])
     assert shape.columns["completion"] == "solution"

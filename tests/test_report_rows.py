@@ -92,6 +92,13 @@ def test_a_column_that_no_row_has_is_an_error(chats: Path, qwen: Path) -> None:
     assert "'source'" in str(caught.value.hint)
 
 
+def test_a_path_that_no_row_has_is_an_error_that_names_the_nearest(qwen: Path) -> None:
+    rows = [{"text": f"some words {number}", "meta": {"site": "a", "page": number}} for number in range(9)]
+    with pytest.raises(UsageError, match=r"no row has a value in 'meta\.sit'") as caught:
+        tokpack.analyze(rows, tokenizer=str(qwen), max_length=256, by="meta.sit")
+    assert caught.value.hint == "did you mean 'meta.site' or 'meta'?"
+
+
 def test_a_column_with_a_typo_is_an_error_before_anything_is_tokenized(
     chats: Path, qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -59,7 +59,7 @@ def test_the_command_writes_the_file_once(chats, qwen, tmp_path):
     assert (first.exit_code, first.stdout.strip()) == (0, str(tmp_path / "run.toml"))
     text = (tmp_path / "run.toml").read_text()
     assert "[cost]" not in text  # a tokenizer alone: no model to cost
-    with pytest.raises(OutputError, match="there already"):
+    with pytest.raises(UsageError, match="there already"):
         write_recipe(text, tmp_path / "run.toml")
     write_recipe("seed = 1\n", tmp_path / "run.toml", overwrite=True)
 
@@ -177,7 +177,7 @@ def test_what_the_template_leaves_out_or_refuses_is_said_before_the_first_run(qw
     data = write_rows(tmp_path / "c.jsonl", rows)
     text = first_recipe([str(data)], str(model), tmp_path / "run.toml")
     for sentence in (
-        "1 tool call is left out by the chat template",
+        "1 tool call is left out by the chat template; --chat-template FILE takes one that writes it",
         "1 turn has reasoning that the chat template leaves out",
         "1 could not be used at all: 1 template_error (no tools here)",
     ):

@@ -304,7 +304,9 @@ def test_a_run_warns_of_what_the_template_leaves_out_and_the_report_counts_it(fo
         exact_key="off",
     )
     warned = " ".join(record.getMessage() for record in caplog.records)
-    assert "2 tool calls are left out by the chat template" in warned
+    assert (
+        "2 tool calls are left out by the chat template; --chat-template FILE takes one that writes them"
+    ) in warned
     assert "2 turns are left empty by the chat template and are not trained" in warned
     counters = json.loads((out / "report.json").read_text())["counters"]
     assert counters["tool_calls_not_rendered"] == counters["with_template_arguments"] == 2

@@ -148,9 +148,9 @@ def check_name(folder: Path) -> None:
 
 
 def check_new(file: Path, overwrite: bool) -> None:
-    """Raises OutputError for a file that is there already, or whose folder is not."""
+    """Raises UsageError for a file that is there already, OutputError where its folder is not."""
     if file.exists() and not overwrite:
-        raise OutputError("the file is there already", where=str(file), hint="--overwrite, or another -o")
+        raise UsageError("the file is there already", where=str(file), hint="--overwrite, or another -o")
     check_place(file, "-o")
 
 

@@ -106,7 +106,7 @@ def first_recipe(
 
 
 def write_recipe(text: str, out: Path, overwrite: bool = False) -> None:
-    """Raises OutputError for a file that is there already."""
+    """Raises UsageError for a file that is there already."""
     check_new(out, overwrite)
     with writing(out, resumes=False):
         write_durably(out, text.encode())

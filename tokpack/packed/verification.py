@@ -14,6 +14,7 @@ import polars as pl
 
 from tokpack import schema
 from tokpack.arrays import Int64
+from tokpack.encoding.other_tokenizer import check_model_tokenizer
 from tokpack.engine import default_workers
 from tokpack.errors import TokpackError, UsageError
 from tokpack.frozen import frozen
@@ -98,6 +99,7 @@ def verify(
         checks = sums.result() + content
     if model is None or not all(check.ok for check in checks):
         return Verification(folder, checks)
+    check_model_tokenizer(model, read_manifest(folder), folder)
     return Verification(folder, checks, _probe(folder, model, attn, device, tell))
 
 

@@ -133,11 +133,13 @@ def base_name(model: str | Path | None, adapters: Sequence[Adapter]) -> str:
     return adapters[0].base
 
 
-def check_adapters(texts: Sequence[str], base: str | None, flag: str) -> None:
-    """Raises UsageError for adapters that cannot be read, and for a base that is not there."""
+def check_adapters(texts: Sequence[str], base: str | None, flag: str) -> str:
+    """The base, empty where none is meant. Raises UsageError for adapters that cannot be read, and for a base
+    that is not there."""
     found = read_adapters(texts)
-    if base is not None or found:
-        _check_base(base, flag, base_name(base, found))
+    name = base_name(base, found) if base is not None or found else ""
+    _check_base(base, flag, name)
+    return name
 
 
 def check_adapter(folder: Path, base: str | None, flag: str) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokpack.encoding.other_tokenizer import check_model_tokenizer
 from tokpack.errors import UsageError
 from tokpack.schema import UNPAIRED
 from trainer_plugin.checkpoints.adapter_folder import check_adapters
@@ -22,12 +23,14 @@ def check_asked(
     gates: Sequence[str],
 ) -> None:
     """Raises UsageError for packed datasets, adapters, a base or gates that are none."""
-    for folder in (packed, control):
-        if folder is not None:
-            refuse_unpaired(PackedDataset(folder))
+    datasets = [PackedDataset(folder) for folder in (packed, control) if folder is not None]
+    for dataset in datasets:
+        refuse_unpaired(dataset)
     for gate in gates:
         parse_gate(gate)
-    check_adapters(adapters, model, "--model")
+    if base := check_adapters(adapters, model, "--model"):
+        for dataset in datasets:
+            check_model_tokenizer(base, dataset.manifest, dataset.folder)
 
 
 def check_comparable(packed: str | Path, recipe: Recipe) -> None:

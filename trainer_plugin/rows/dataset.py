@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokpack.errors import DataError, UsageError
-from tokpack.on_disk.fingerprint import vocab_digest
+from tokpack.on_disk.fingerprint import check_vocabulary, vocab_digest
 from tokpack.on_disk.manifest import read_manifest
 from tokpack.on_disk.token_files import PlannedRows, mapped_rows
 from tokpack.packed_urls import local_folder
@@ -178,16 +178,7 @@ class PackedDataset:
 
         Packed datasets whose manifest has no `tokenizer.vocab_sha256` pass.
         """
-        written = self.manifest.get("tokenizer", {})
-        expected = written.get("vocab_sha256")
-        if expected is None or expected == vocab_digest(tokenizer.get_vocab()):
-            return
-        raise UsageError(
-            "the model's tokenizer is not the one this packed dataset was packed with "
-            f"({written.get('name', 'unknown')!r}): its ids would mean other text",
-            where=str(self.folder),
-            hint="pack again with this model's tokenizer, or train the model these rows were packed for",
-        )
+        check_vocabulary(vocab_digest(tokenizer.get_vocab()), self.manifest, self.folder)
 
     def check_values(self, model: Any) -> None:
         """Raise DataError for rows that `model` cannot be trained or measured on: ids that it does not have.

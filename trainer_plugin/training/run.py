@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokpack.encoding.other_tokenizer import check_model_tokenizer
 from tokpack.errors import UsageError, writing
 from tokpack.files.own_files import entries_below
 from tokpack.hub import check_model
@@ -88,6 +89,7 @@ def check_run(
         check_log_name(recipe.document_log)
     if resume:
         _resumed(out)
+    check_model_tokenizer(model, dataset.manifest, dataset.folder)
 
 
 def run_training(

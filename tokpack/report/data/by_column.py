@@ -12,7 +12,7 @@ from tokpack.errors import UsageError, near_matches
 from tokpack.report.data.data_figures import quantiles
 from tokpack.report.values import ByColumn, ValueFigures
 from tokpack.run import Run
-from tokpack.stages.normalize.fields import root, value_at
+from tokpack.stages.normalize.fields import known_paths, root, value_at
 from tokpack.stages.normalize.layouts.detect import first_rows
 from tokpack.stages.normalize.raw_rows import lines_of, parse_line
 from tokpack.stages.read.blocks import Block, read_blocks
@@ -89,9 +89,9 @@ def column_values(run: Run, corpus: Corpus, column: str) -> pl.Series:
         for block in read_blocks(run.sources, run.config.read.block_mb << 20):
             rows = _rows(block, run.sources[block.source])
             values += [_text(value_at(row, column)) if isinstance(row, dict) else None for row in rows]
-            names |= {name for row in rows[:100] if isinstance(row, dict) for name in row}
+            names.update(known_paths(rows[:100]))
     if all(value is None for value in values):
-        hint = near_matches(root(column, names), names)
+        hint = near_matches(column, names)
         raise UsageError(f"no row has a value in {column!r}", where="--by", hint=hint)
     found = pl.Series(values, dtype=pl.String).fill_null(NONE)
     return found.gather(corpus.docs["doc_id"] // corpus.width)

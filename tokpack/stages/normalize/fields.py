@@ -18,6 +18,8 @@ from tokpack.stages.normalize.chats.reasoning import OTHERS as OTHER_REASONING
 from tokpack.stages.normalize.chats.training import DIRECTIONS
 
 Row = Mapping[str, Any]
+MOST_PATHS = 2_000
+DEEPEST = 6
 
 PROMPTS = (
     "prompt",
@@ -227,6 +229,23 @@ def value_at(row: Any, path: str) -> Any:
         else:
             return None
     return row
+
+
+def known_paths(rows: Iterable[Any]) -> list[str]:
+    """The columns of `rows` and the paths of keys below them, `MOST_PATHS` and `DEEPEST` levels at most.
+
+    [{"a": {"b": 1}}, {"c": 2}]  ->  ["a", "c", "a.b"]
+    """
+    level = [("", row) for row in rows]
+    found: dict[str, None] = {}
+    for _ in range(DEEPEST):
+        below = []
+        for path, value in level:
+            if isinstance(value := as_json(value), Mapping):
+                below += [(f"{path}.{key}" if path else str(key), value[key]) for key in value]
+        level = below[:MOST_PATHS]
+        found |= dict.fromkeys(path for path, _ in level)
+    return list(found)[:MOST_PATHS]
 
 
 def as_json(value: Any) -> Any:

@@ -32,14 +32,15 @@ UNCLOSED_TURNS = "turns_not_closed"
 TAGS_TWICE = "tool_answers_in_tags"
 CALLS_AS_TEXT = "tool_calls_as_text"
 UNKNOWN_SEGMENTS = "turns_of_unknown_segments"
+WAY_OUT = "--chat-template FILE takes one that writes (it|them)"
 LEFT_OUT = {
-    LEFT_OUT_CALLS: "tool call(|s) (is|are) left out by the chat template",
-    LEFT_OUT_ARGUMENTS: "tool call(|s) (has|have) arguments that the chat template leaves out",
+    LEFT_OUT_CALLS: f"tool call(|s) (is|are) left out by the chat template; {WAY_OUT}",
+    LEFT_OUT_ARGUMENTS: f"tool call(|s) (has|have) arguments that the chat template leaves out; {WAY_OUT}",
     LEFT_OUT_REASONING: "turn(|s) (has|have) reasoning that the chat template leaves out",
     LEFT_OUT_UNREAD: "turn(|s) (has|have) reasoning that is not read: it is encrypted, or another is there",
     TWO_REASONINGS: "turn(|s) (has|have) reasoning in a field and in a think block, and the chat template "
     "writes both",
-    LEFT_OUT_CONTENT: "turn(|s) (has|have) a text beside calls that the chat template leaves out",
+    LEFT_OUT_CONTENT: f"turn(|s) (has|have) a text beside calls that the chat template leaves out; {WAY_OUT}",
     EMPTY_TURNS: "turn(|s) (is|are) left empty by the chat template and (is|are) not trained",
     UNCLOSED_TURNS: "answer(|s) (is|are) not closed by the chat template: nothing trains the model to stop",
     TAGS_TWICE: "answer(|s) of tools (stands|stand) between tags that the chat template writes by itself: "

@@ -20,7 +20,7 @@ from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import BESIDE, LESSER_COMPLETIONS, TRUTHS, root, value_at
 from tokpack.stages.normalize.layouts.columns import NAMES, TAKES, Columns, known_fields
 from tokpack.stages.normalize.layouts.find_layout import find_layout, ranked_layout
-from tokpack.stages.normalize.layouts.hints import answer_beside, way_out
+from tokpack.stages.normalize.layouts.hints import answer_beside, near_paths, way_out
 from tokpack.stages.normalize.layouts.layouts import Layout
 from tokpack.stages.normalize.layouts.speakers import check_speaker, notes_on_roles
 from tokpack.stages.normalize.layouts.unread import grouping_columns, unread_columns, unread_fields
@@ -330,13 +330,12 @@ def _check_map(config: SourceConfig, columns: list[str], rows: list[dict[str, An
             )
         column = root(path, columns)
         if column not in columns:
-            raise UsageError(
-                f"--map: no column {path!r}", where=source.path, hint=near_matches(path, columns)
-            )
+            near = near_paths(path, rows) or near_matches(path, columns)
+            raise UsageError(f"--map: no column {path!r}", where=source.path, hint=near)
         if path not in columns and not held.values(path):
-            values = held.values(column)
+            values, near = held.values(column), near_paths(path, rows)
             raise UsageError(
                 f"--map: nothing stands at {path!r} in the first rows",
                 where=source.path,
-                hint=f"{column} holds {shown(values[0]) if values else 'nothing'}",
+                hint=f"{near} {column} holds {shown(values[0]) if values else 'nothing'}".strip(),
             )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from typing import Any
 
+from tokpack.errors import near_matches
 from tokpack.on_disk.reasons import PROMPTS_ONLY
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import CHATS as CHAT_COLUMNS
-from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled
+from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled, known_paths
 from tokpack.stages.normalize.layouts.columns import NAMES, Columns
 from tokpack.stages.normalize.layouts.exchanges import way_to_chat
 from tokpack.stages.normalize.layouts.wrapped_rows import way_to_rows
@@ -118,6 +120,12 @@ def _prompts_only(columns: Sequence[str], held: Columns) -> str:
     chats = (as_messages(value, named=True) or [] for value in held.values(texts[0]))
     roles = {message.get("role", "") for chat in chats for message in chat if isinstance(message, dict)}
     return texts[0] if roles <= {"system", "developer", "user"} else ""
+
+
+def near_paths(path: str, rows: Iterable[Any]) -> str:
+    """`"did you mean 'meta.x'?"`; empty where no column or path is near."""
+    known = known_paths(rows)
+    return near_matches(path, known) if get_close_matches(path, known) else ""
 
 
 def _is_about(path: str, held: Columns) -> bool:
