@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -30,9 +31,19 @@ with_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="the commands ar
 def written(folder: Path, rows: Rows, container: str) -> Path:
     """The rows in a file, or a folder, of their own."""
     path = folder / f"rows.{container}"
-    if container != "jsonl":  # tables have every column in every row
+    if not container.startswith("jsonl"):  # tables have every column in every row
         rows = [dict.fromkeys(name for row in rows for name in row) | row for row in rows]
-    if container == "jsonl":
+    if container == "json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif container == "jsonl.gz":
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    elif container == "csv":
+        cells = [
+            {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
+            for row in rows
+        ]
+        pl.DataFrame(cells).write_csv(path)
+    elif container == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif container == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)

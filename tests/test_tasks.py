@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
+import subprocess
+import sys
 
 import pytest
-from rows_read import CONTAINERS, documents, documents_of_hint, with_jq
+from rows_read import CONTAINERS, documents, documents_of_hint, with_jq, written
 
 from tokpack.errors import DataError, UsageError
 from tokpack.settings.config import SourceConfig
@@ -143,6 +147,31 @@ def test_an_exam_is_written_with_its_choices(name, tmp_path):
     row, said = EXAMS[name]
     [(roles, contents, _, _)] = documents_of_hint(tmp_path, [row])
     assert (roles, tuple(contents)) == (["user", "assistant"], said)
+
+
+COMMANDS = re.compile(r"python -c \".*?\"|(?:gzip -dc FILE \| )?jq .*? > rows\.jsonl")
+
+
+@with_jq
+@pytest.mark.parametrize(
+    ("kind", "container"),
+    [*(("exam", name) for name in ("json", "jsonl.gz", "parquet", "saved", "csv")), ("channel", "json")],
+)
+def test_the_commands_of_a_hint_read_the_file_at_hand(kind, container, tmp_path):
+    said = {"type": "message", "user": "Ann", "text": "Hi", "ts": "1.0"}
+    rows = [EXAM, EXAM] if kind == "exam" else [said, said]
+    path = written(tmp_path, rows, container)
+    with pytest.raises(UsageError) as error:
+        documents(tmp_path, rows, container)
+    commands = COMMANDS.findall(str(error.value.hint))
+    assert len(commands) == (2 if container in ("parquet", "saved", "csv") else 1)
+    for command in commands:
+        ready = command.replace("python", sys.executable).replace("FILE", str(path))
+        subprocess.run(["bash", "-c", ready], check=True, cwd=tmp_path)
+    made = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    exam = {"prompt": f"{WHAT}\n{BOTH}", "completion": "A"}
+    talk = {"messages": [{"role": "Ann", "content": "Hi"}] * 2}
+    assert made == ([exam, exam] if kind == "exam" else [talk])
 
 
 def test_a_hint_that_leaves_choices_out_is_given_where_the_answer_says_one_in_full(tmp_path):

@@ -21,6 +21,7 @@ from tokpack.stages.normalize.fields import BESIDE, LESSER_COMPLETIONS, TRUTHS, 
 from tokpack.stages.normalize.layouts.columns import NAMES, TAKES, Columns, known_fields
 from tokpack.stages.normalize.layouts.find_layout import find_layout, ranked_layout
 from tokpack.stages.normalize.layouts.hints import answer_beside, near_paths, way_out
+from tokpack.stages.normalize.layouts.jq_hints import for_file
 from tokpack.stages.normalize.layouts.layouts import Layout
 from tokpack.stages.normalize.layouts.speakers import check_speaker, notes_on_roles
 from tokpack.stages.normalize.layouts.unread import grouping_columns, unread_columns, unread_fields
@@ -142,7 +143,8 @@ def _layout(
     if layout is None or (layout.hint and (config.map or config.format != "auto")):
         return None
     if layout.hint:
-        raise UsageError(f"{source.name}: {layout.reason}", where=source.path, hint=layout.hint)
+        hint = for_file(layout.hint, source, rows)
+        raise UsageError(f"{source.name}: {layout.reason}", where=source.path, hint=hint)
     own = {**layout.fields, **config.map}
     if config.format not in ("auto", layout.format, _unpaired_name(layout)) or any(
         own.get(side) != layout.fields.get(side) for side in ("chosen", "rejected")
@@ -253,7 +255,7 @@ def _way_out(source: Source, columns: list[str], rows: list[dict[str, Any]]) -> 
     if cells and len(columns) == 1 and marks:
         way = {"\t": "name it .tsv", ",": "name it .csv"}.get(marks[0], "save the file with commas")
         return f"cells are separated by {marks[0]!r}: {way}"
-    way = way_out(columns, rows)
+    way = for_file(way_out(columns, rows), source, rows)
     if cells and any(re.search(r"\s.*[.?!]$", name) for name in columns):
         way = "the first line names the columns: write prompt,completion above it"
     return f"{way}; {AS_TEXT}" if source.note else way

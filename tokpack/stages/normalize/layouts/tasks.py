@@ -225,7 +225,7 @@ TASKS: tuple[Layout, ...] = (
         needs=("safeHtmlItem.0.html", "title"),
         reason="title says what was asked, and the answer in safeHtmlItem is HTML",
         hint=ROWS.format(
-            ".[] | select(.safeHtmlItem) "
+            "select(.safeHtmlItem) "
             '| {prompt: (.title | ltrimstr("Prompted ")), completion: .safeHtmlItem[0].html}'
         )
         + " writes prompts and answers; take the tags out of the latter",
