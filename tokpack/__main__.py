@@ -5,8 +5,7 @@ import signal
 import sys
 from typing import NoReturn
 
-COLLECT = (50_000, 20, 100)
-"""When Python looks for circles: values of rows are made by the thousand, and hardly any is in one."""
+from tokpack.engine import COLLECT
 
 DATA_COMMANDS = ("pack", "analyze", "clean")
 """Those whose threads hand large arrays to one another."""

@@ -20,13 +20,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
+from tokpack.engine import COLLECT
 from tokpack.engine.local import pass_over_pandas
 
 IDLE = {"jemalloc_bg_thd", "polars-ooc-clea"}
 """Threads that polars and Arrow start when imported: the first is fit for a fork, the second waits for
 files to delete."""
-COLLECT = (400_000, 20, 100)
-"""More objects than the values of a block are, of which hardly any is in a circle."""
 _copies: list[int] = []
 
 
