@@ -155,11 +155,15 @@ COMMANDS = re.compile(r"python -c \".*?\"|(?:gzip -dc FILE \| )?jq .*? > rows\.j
 @with_jq
 @pytest.mark.parametrize(
     ("kind", "container"),
-    [*(("exam", name) for name in ("json", "jsonl.gz", "parquet", "saved", "csv")), ("channel", "json")],
+    [
+        *(("exam", name) for name in ("json", "jsonl.gz", "parquet", "saved", "csv")),
+        ("channel", "json"),
+        ("one exam", "json"),
+    ],
 )
 def test_the_commands_of_a_hint_read_the_file_at_hand(kind, container, tmp_path):
     said = {"type": "message", "user": "Ann", "text": "Hi", "ts": "1.0"}
-    rows = [EXAM, EXAM] if kind == "exam" else [said, said]
+    rows = {"exam": [EXAM, EXAM], "one exam": [EXAM], "channel": [said, said]}[kind]
     path = written(tmp_path, rows, container)
     with pytest.raises(UsageError) as error:
         documents(tmp_path, rows, container)
@@ -171,7 +175,7 @@ def test_the_commands_of_a_hint_read_the_file_at_hand(kind, container, tmp_path)
     made = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     exam = {"prompt": f"{WHAT}\n{BOTH}", "completion": "A"}
     talk = {"messages": [{"role": "Ann", "content": "Hi"}] * 2}
-    assert made == ([exam, exam] if kind == "exam" else [talk])
+    assert made == ([talk] if kind == "channel" else [exam] * len(rows))
 
 
 def test_a_hint_that_leaves_choices_out_is_given_where_the_answer_says_one_in_full(tmp_path):

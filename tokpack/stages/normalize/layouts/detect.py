@@ -255,7 +255,8 @@ def _way_out(source: Source, columns: list[str], rows: list[dict[str, Any]]) -> 
     if cells and len(columns) == 1 and marks:
         way = {"\t": "name it .tsv", ",": "name it .csv"}.get(marks[0], "save the file with commas")
         return f"cells are separated by {marks[0]!r}: {way}"
-    way = for_file(way_out(columns, rows), source, rows)
+    way = way_out(columns, rows)
+    way = way if source.container == "json" else for_file(way, source, rows)
     if cells and any(re.search(r"\s.*[.?!]$", name) for name in columns):
         way = "the first line names the columns: write prompt,completion above it"
     return f"{way}; {AS_TEXT}" if source.note else way

@@ -32,8 +32,8 @@ def for_file(hint: str, source: Source, rows: Sequence[Row]) -> str:
         slurped = jq.startswith("jq -cs")
         if texts:
             program = f"{f'map({_DECODED})' if slurped else _DECODED} | {program}"
-        if source.container == "json" and len(rows) > 1:  # one is no array
-            program = f"{'add' if slurped else '.[]'} | {program}"
+        if source.container == "json":
+            program = f"{'map(arrays[], objects)' if slurped else 'arrays[], objects'} | {program}"
         unpacked = _UNPACK.get(source.compression)
         if unpacked and source.container in _JSON:
             return f"{unpacked} FILE | {jq}{program}'"
