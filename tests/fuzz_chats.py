@@ -2,6 +2,7 @@
 
     python tests/fuzz_chats.py --chats 5000 --seed 0
     python tests/fuzz_chats.py --chats 500 --templates qwen3,gptoss --tokenizer FOLDER
+    python tests/fuzz_chats.py --chats 500 --ways
 
 A batch of chats is a file of rows, which takes pass 1 with settings drawn by seed: arguments of calls,
 segments, truncation, arguments of the template, proofs of some rows or of all. Every chat ends in one of
@@ -12,6 +13,8 @@ segments, truncation, arguments of the template, proofs of some rows or of all. 
     untold     by us: the place of another message's text cannot be told
     dropped    longer than a row, or nothing of it is trained
     fault      anything else, printed with its batch
+
+With `--ways` compiled shapes are held against Jinja instead, with segments and without: `chat_ways`.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from typing import Any
 
 import families
 from chat_oracle import ANY, Oracle, Refused, Right, forms, said
+from chat_ways import Ways, both_ways
 from drawn_chats import BATCH, MARKS, Batch, Chat, batch
 
 
@@ -262,16 +266,39 @@ def fuzz(
     return judge.tally
 
 
+def fuzz_ways(
+    chats: int, seed: int = 0, names: Sequence[str] = (), folder: Path | None = None, size: int = BATCH
+) -> Ways:
+    """`chats` chats for every template, rendered on both ways."""
+    judge, found = Judge(folder), Ways()
+    for number in range(-(-chats // size)):
+        for name in names or families.names():
+            made = batch(name, seed + number, size)
+            for masked in {made.render["loss_mask"], "", "none"}:
+                one = replace(made, render={**made.render, "loss_mask": masked})
+                with both_ways() as ways, tempfile.TemporaryDirectory(prefix="tokpack-fuzz-") as scratch:
+                    run_batch(one, judge.tokenizer, Path(scratch))
+                found.add(ways, f"{name} {made.seed} --loss-mask {masked!r}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chats", type=int, default=500, help="of each template")
     parser.add_argument("--seed", type=int, default=0, help="to begin with; one a batch")
     parser.add_argument("--templates", default="", help="names with a comma between them")
     parser.add_argument("--tokenizer", type=Path, help="folder of a real vocabulary")
+    parser.add_argument("--ways", action="store_true", help="compiled shapes against Jinja")
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)
     begun = time.monotonic()
-    tally = fuzz(given.chats, given.seed, [n for n in given.templates.split(",") if n], given.tokenizer)
+    names = [name for name in given.templates.split(",") if name]
+    if given.ways:
+        ways = fuzz_ways(given.chats, given.seed, names, given.tokenizer)
+        print(f"{ways.rows:,} chats in {time.monotonic() - begun:.0f} s: {ways.compiled:,} compiled")
+        print("\n".join(ways.differences))
+        sys.exit(bool(ways.differences))
+    tally = fuzz(given.chats, given.seed, names, given.tokenizer)
     print(f"{sum(tally.fates.values()):,} chats in {time.monotonic() - begun:.0f} s: {dict(tally.fates)}")
     print(f"paths: {dict(tally.paths)}")
     for reason, count in tally.seen.most_common(40):

@@ -336,3 +336,15 @@ def test_a_warning_about_chats_names_roles_that_are_null(folder, monkeypatch):
     plan = SimpleNamespace(shape_of_row=np.zeros(1, np.int32), compiled=[None])
     assert _failed_shapes(documents, np.arange(1), None, plan, renderer) == [0]
     assert renderer.warnings == ["chats of the roles None are rendered by Jinja: a compiled one differed"]
+
+
+@pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+def test_tools_that_a_template_cannot_write_make_no_others_refused(folder):
+    called = document([families.MORE, families.calling(families.call())])
+    told = [families.ASK, families.TELL]
+    bad, good = document(told, tools=[{"about": "nothing"}]), document(told, tools=families.TOOLS)
+    renderer = Renderer(opened(folder, families.stock("gemma4")), RenderSettings())
+    render(frame([called] * 4), renderer)  # its arguments are looked into
+    rendered = render(frame([bad, *[good] * 4]), renderer)
+    assert set(rendered.errors) == {0}
+    assert rendered.counters["compiled"] == 4

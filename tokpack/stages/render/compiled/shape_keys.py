@@ -153,10 +153,11 @@ class ChatBuilder:
             return {marker(index): number(index, self.seen, real=False)}
         return OpaqueObject.of(index, self.seen)
 
-    def object(self) -> Any:
-        """One more object, behind the messages: a tool."""
-        self.values.append(None)
-        return self._object(len(self.values) - 1)
+    def tool(self) -> Any:
+        """One more object, behind the messages, that is not looked into."""
+        index = len(self.values)
+        self.values.append({marker(index): index + 1})
+        return self.values[index] if self.seen is None else OpaqueObject.of(index, self.seen)
 
 
 def marker(index: int) -> str:

@@ -248,7 +248,7 @@ class TemplateCompiler:
             place = len(probe.values)
             probe.values.append(self._fragments.of_tools(given))
         elif tools > 0:
-            given, probe_given = [chat.object() for _ in range(tools)], [probe.object() for _ in range(tools)]
+            given, probe_given = [chat.tool() for _ in range(tools)], [probe.tool() for _ in range(tools)]
         try:
             parts = list(self._symbolic.run(messages, given))
         except RenderError as error:
