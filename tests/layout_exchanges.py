@@ -5,7 +5,25 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from layout_words import BARE, CALL, PAIR, QA, SQA, TOOL, A, B, Case, Q, R, S, msgs, output_text
+from layout_words import (
+    A2,
+    BARE,
+    CALL,
+    PAIR,
+    Q2,
+    QA,
+    SQA,
+    TOOL,
+    TURNS4,
+    A,
+    B,
+    Case,
+    Q,
+    R,
+    S,
+    msgs,
+    output_text,
+)
 
 _TOOLS = {"tools": [TOOL]}
 
@@ -22,6 +40,10 @@ def _langchain(kind: str, text: str) -> dict[str, Any]:
     """A message as LangSmith writes it."""
     name = ["langchain", "schema", "messages", f"{kind}Message"]
     return {"lc": 1, "type": "constructor", "id": name, "kwargs": {"content": text}}
+
+
+def _said(role: str, text: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"role": role, "parts": [{"type": "text", "content": text}], **more}]
 
 
 EXCHANGES = [
@@ -141,6 +163,105 @@ EXCHANGES = [
         },
         [[("user", Q), ("assistant", ""), ("tool", "3"), ("assistant", A)]],
         {"reasoning": R, "calls": [{"id": "t1", **CALL}]},
+    ),
+    Case(
+        "OpenTelemetry's spans, their attributes as JSON",
+        {
+            "name": "chat",
+            "attributes": {
+                "gen_ai.system": "openai",
+                "gen_ai.system_instructions": json.dumps([{"type": "text", "content": S}]),
+                "gen_ai.tool.definitions": json.dumps([TOOL]),
+                "gen_ai.input.messages": json.dumps(_said("user", Q)),
+                "gen_ai.output.messages": json.dumps(_said("assistant", A, finish_reason="stop")),
+            },
+        },
+        SQA,
+        {"tools": [TOOL]},
+    ),
+    Case(
+        "OpenTelemetry's spans, their attributes in a list",
+        {
+            "name": "chat",
+            "attributes": [
+                {"key": "gen_ai.input.messages", "value": {"stringValue": json.dumps(_said("user", Q))}},
+                {
+                    "key": "gen_ai.output.messages",
+                    "value": {"stringValue": json.dumps(_said("assistant", A))},
+                },
+                {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "4"}},
+            ],
+        },
+        QA,
+    ),
+    Case(
+        "OpenInference's spans",
+        {
+            "span_kind": "LLM",
+            "attributes": {
+                "llm.tools": [{"tool.json_schema": json.dumps(TOOL)}],
+                "llm.input_messages": [
+                    {"message.role": "system", "message.content": S},
+                    {
+                        "message.role": "user",
+                        "message.contents": [{"message_content.type": "text", "message_content.text": Q}],
+                    },
+                ],
+                "llm.output_messages": [
+                    {
+                        "message.role": "assistant",
+                        "message.tool_calls": [
+                            {
+                                "tool_call.id": "t1",
+                                "tool_call.function.name": "count",
+                                "tool_call.function.arguments": '{"pond": 1}',
+                            }
+                        ],
+                    }
+                ],
+            },
+        },
+        [[("system", S), ("user", Q), ("assistant", "")]],
+        {
+            "tools": [TOOL],
+            "calls": [
+                {"id": "t1", "type": "function", "function": {"name": "count", "arguments": '{"pond": 1}'}}
+            ],
+        },
+    ),
+    Case(
+        "Phoenix' spans",
+        {
+            "attributes.llm.input_messages": [{"message.role": "user", "message.content": Q}],
+            "attributes.llm.output_messages": [{"message.role": "assistant", "message.content": A}],
+            "attributes.input.value": json.dumps({"messages": msgs(Q)}),
+        },
+        QA,
+    ),
+    Case(
+        "OpenInference's spans, numbered",
+        {
+            "name": "x",
+            "attributes": {
+                **{f"llm.input_messages.0.message.{key}": value for key, value in msgs(Q)[0].items()},
+                "llm.output_messages.0.message.role": "assistant",
+                "llm.output_messages.0.message.content": A,
+            },
+        },
+        QA,
+    ),
+    Case(
+        "OpenLLMetry's spans",
+        {
+            "name": "openai.chat",
+            "gen_ai.system": "OpenAI",
+            **{f"gen_ai.prompt.{i}.{key}": v for i, m in enumerate(msgs(Q, A, Q2)) for key, v in m.items()},
+            "gen_ai.prompt.3.content": None,
+            "gen_ai.completion.0.role": "assistant",
+            "gen_ai.completion.0.content": A2,
+            "gen_ai.completion.0.finish_reason": "stop",
+        },
+        TURNS4,
     ),
 ]
 

@@ -42,6 +42,25 @@ def test_tools_and_system_of_later_requests_are_read_too(tmp_path):
     assert read[-1] == (turns(Q, A, system=S), {"tools": [TOOL]})
 
 
+def test_spans_among_many_others_are_refused_with_what_picks_them_out(tmp_path):
+    span = {"attributes": {"llm.input_messages": msgs(Q), "llm.output_messages": [_answer()]}}
+    hint = refused(tmp_path, *[span, {"attributes": {"tool.name": "count"}}] * 10)
+    assert """jq -c 'select(tostring | test("input.messages|gen_ai.prompt"))' FILE""" in hint
+    hint = refused(tmp_path, {"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "a"}]}]}]})
+    assert ".resourceSpans[].scopeSpans[].spans[] | select" in hint
+
+
+def test_a_span_without_messages_among_many_is_set_aside(tmp_path):
+    span = {"attributes": {"llm.input_messages": msgs(Q), "llm.output_messages": [_answer()]}}
+    found, quarantined, _ = run(tmp_path, [span] * 40 + [{"attributes": {"tool.name": "count"}}])
+    assert (len(found), [entry.row for entry in quarantined]) == (40, [41])
+
+
+def test_attributes_that_are_no_messages_are_no_spans(tmp_path):
+    row = {"prompt": Q, "completion": A, "attributes": {"length": 3}}
+    assert documents(tmp_path, row)[0] == [(turns(Q, A), {})]
+
+
 def test_a_request_without_a_response_is_set_aside(tmp_path):
     rows = [{"messages": msgs(Q), "response": held} for held in (_choices(A), {"error": "no room"}, None)]
     found, quarantined, _ = run(tmp_path, rows)

@@ -26,6 +26,7 @@ from tokpack.stages.normalize.layouts.better import ANSWERS, Better, find_better
 from tokpack.stages.normalize.layouts.columns import Columns
 from tokpack.stages.normalize.layouts.exchanges import find_exchange
 from tokpack.stages.normalize.layouts.layouts import LAYOUTS, Layout, Rows, first_value
+from tokpack.stages.normalize.layouts.spans import find_spans
 from tokpack.stages.normalize.layouts.tasks import find_task
 
 CHAT_COLUMNS = {*CHATS, "chosen", "rejected"}
@@ -44,7 +45,7 @@ def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The layout of a file, None for one whose columns say it all."""
     held = set(present)
     found = next((layout for layout in LAYOUTS if layout.fits(rows, held)), None)
-    found = found or find_task(rows) or find_answer_lists(rows)
+    found = found or find_spans(rows) or find_task(rows) or find_answer_lists(rows)
     names = {column.casefold() for column in present}
     pairs = {"chosen", "rejected"} <= names
     found = found or (None if pairs else find_exchange(present, rows)) or _answer_beside(present, rows)

@@ -13,6 +13,7 @@ from tokpack.stages.normalize.fields import CHATS, COMPLETIONS, PROMPTS, as_json
 from tokpack.stages.normalize.layouts.exams import ROWS, find_exam
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows, first_value
 from tokpack.stages.normalize.layouts.readings import READINGS, find_lists_of_questions
+from tokpack.stages.normalize.layouts.spans import OF_FILE
 
 _WHO_IS_WHO = "then --map user=NAME,assistant=NAME says whose answers are trained"
 _GROK = "{messages: [.responses[].response | {role: .sender, content: .message}]}"
@@ -43,7 +44,9 @@ MIDDLE = ("middle", "fim_middle", "infill", "canonical_solution", "groundtruth",
 
 def find_task(rows: Rows) -> Layout | None:
     """The layout of rows that are a task of another kind; None for all others."""
-    known = next((layout for layout in (*TASKS, *READINGS) if layout.fits(rows, _columns(rows))), None)
+    known = next(
+        (layout for layout in (*TASKS, *READINGS, OF_FILE) if layout.fits(rows, _columns(rows))), None
+    )
     return known or find_lists_of_questions(rows) or find_exam(rows) or _gap(rows) or _plain(rows)
 
 
