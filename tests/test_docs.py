@@ -225,7 +225,7 @@ def test_the_packed_datasets_files_and_columns_are_documented():
 def test_every_format_container_and_ending_is_documented():
     from tokpack.stages.normalize.chats.roles import ROLE_ALIASES
     from tokpack.stages.normalize.chats.training import MASKED, TRAINED, WEIGHTS
-    from tokpack.stages.normalize.rows import FIELDS, OPTIONAL, TOKENS
+    from tokpack.stages.normalize.formats import FIELDS, OPTIONAL, TOKENS
     from tokpack.stages.read.sources import COMPRESSIONS, EXTENSIONS
 
     page = read("docs/input-formats.md")
@@ -236,9 +236,9 @@ def test_every_format_container_and_ending_is_documented():
 
 
 def test_every_row_that_shows_a_format_is_read_as_that_format(tmp_path):
+    from tokpack.stages.normalize.formats import FIELDS, TOKENS
     from tokpack.stages.normalize.layouts.detect import detect_shape
     from tokpack.stages.normalize.normalize import normalize
-    from tokpack.stages.normalize.rows import FIELDS, TOKENS
     from tokpack.stages.normalize.token_columns import take_tokens
     from tokpack.stages.read.blocks import read_blocks
     from tokpack.stages.read.sources import open_sources

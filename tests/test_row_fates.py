@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from tokpack.errors import DataError
 from tokpack.settings.config import SourceConfig
+from tokpack.stages.normalize.formats import TOKENS
 from tokpack.stages.normalize.json_lines import DEEPEST, nesting, odd_lines
 from tokpack.stages.normalize.normalize import normalize
-from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import read_blocks

@@ -18,10 +18,10 @@ from tokpack.schema import PREFERENCE, UNPAIRED
 from tokpack.settings.config import Config, RenderConfig, SourceConfig
 from tokpack.stages.clean import rules_of
 from tokpack.stages.keep import KeepList
+from tokpack.stages.normalize.formats import TOKENS
 from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.layouts.unread import still_unread
 from tokpack.stages.normalize.layouts.unread import tell as tell_unread
-from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.plan import resolve as planner
 from tokpack.stages.read.containers import notes

@@ -24,8 +24,8 @@ from tokpack.on_disk.reasons import TEMPLATE_ERROR
 from tokpack.run import Run
 from tokpack.settings.config import CostConfig, Method
 from tokpack.settings.options import make_config
+from tokpack.stages.normalize.formats import TOKENS
 from tokpack.stages.normalize.normalize import normalize
-from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import read_blocks
 from tokpack.stages.read.streams import looked_at

@@ -26,9 +26,9 @@ from tokpack.packed.viewer import source_ranges
 from tokpack.schema import PAIR_WIDTH, is_preference
 from tokpack.settings.config import SourceConfig
 from tokpack.settings.conversion import convert
+from tokpack.stages.normalize.formats import TOKENS
 from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.normalize import normalize
-from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import Block, read_blocks

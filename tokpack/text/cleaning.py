@@ -38,8 +38,8 @@ from tokpack.settings.options import CleanOptions, make_config, with_options
 from tokpack.settings.plain import to_plain
 from tokpack.stages.clean import clean as clean_documents
 from tokpack.stages.keep import kept_after_all
+from tokpack.stages.normalize.formats import TOKENS
 from tokpack.stages.normalize.layouts.detect import detect_shape
-from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.read.memory import Data, takes_rows
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.repeat import times_of

@@ -23,9 +23,9 @@ from tokpack.run import Run
 from tokpack.stages.clean import clean
 from tokpack.stages.dedup import content_hash, text_hash, token_hash
 from tokpack.stages.normalize.documents import DESIRABLE, Normalized, Quarantined, text_documents
+from tokpack.stages.normalize.formats import TOKENS
 from tokpack.stages.normalize.normalize import normalize
 from tokpack.stages.normalize.passed_over import PassedOver, together
-from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.token_columns import take_tokens
 from tokpack.stages.read.blocks import Block, join

@@ -26,8 +26,8 @@ from tokpack.errors import TokpackError
 from tokpack.frozen import frozen
 from tokpack.run import Run
 from tokpack.stages.clean import selected
+from tokpack.stages.normalize.formats import TOKENS
 from tokpack.stages.normalize.normalize import normalize
-from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.read.blocks import Block, chunks
 from tokpack.stages.render.reference import RenderSettings
 from tokpack.stages.render.renderer import Renderer

@@ -25,9 +25,9 @@ from tokpack.stages.clean import clean_by_tokens, selected
 from tokpack.stages.clean import told as told_by_rules
 from tokpack.stages.dedup import Hashes, draw
 from tokpack.stages.normalize.documents import DESIRABLE, Quarantined
+from tokpack.stages.normalize.formats import TOKENS
 from tokpack.stages.normalize.layouts.unread import tell_passed_over
 from tokpack.stages.normalize.passed_over import record_of
-from tokpack.stages.normalize.rows import TOKENS
 from tokpack.stages.pairs import drop_equal, drop_partners, pair_hash
 from tokpack.stages.read.digests import digests_behind
 from tokpack.stages.read.items import Item, Reading, cut, read_item, rows_before

@@ -20,15 +20,13 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack.stages.normalize.chats.calls import OLDER_TOOLS, read_calls, read_tools
-from tokpack.stages.normalize.values import Dumped, is_text
+from tokpack.stages.normalize.values import NOTHING_MORE, Dumped, is_text
 
 if TYPE_CHECKING:
     from tokpack.stages.normalize.shape import Shape
 
 Bools = npt.NDArray[np.bool_]
 
-NOTHING_MORE = "{}"
-"""What a message without further fields has in `extra`."""
 _TOLD = "<tools>"
 """A system message with it may hold the tools already."""
 _BARE = ("name", "arguments")

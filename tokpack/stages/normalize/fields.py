@@ -266,6 +266,8 @@ def is_filled(value: Any) -> bool:
     return value is not None and value not in ("", [], {})
 
 
+SPLITS = ("split", "_split", "data_split", "dataset_split", "partition")
+"""Columns that may say which split of a set a row belongs to."""
 TRUTHS = {
     "true": True,
     "1": True,

@@ -12,9 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokpack.stages.normalize.call_columns import NOTHING_MORE
 from tokpack.stages.normalize.chats.roles import CALLS, Speakers, role_names
-from tokpack.stages.normalize.values import NOTHING
+from tokpack.stages.normalize.values import NOTHING, NOTHING_MORE
 
 Bools = npt.NDArray[np.bool_]
 ReadCalls = Callable[[Sequence[str]], list[str | None]]

@@ -25,7 +25,6 @@ import pyarrow as pa
 
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.call_columns import (
-    NOTHING_MORE,
     calls_json,
     extra_column,
     may_be_told,
@@ -33,6 +32,7 @@ from tokpack.stages.normalize.call_columns import (
     tools_json,
 )
 from tokpack.stages.normalize.documents import DESIRABLE, DOCUMENT_SCHEMA, Normalized, Quarantined
+from tokpack.stages.normalize.formats import CHATS, FIELDS
 from tokpack.stages.normalize.json_lines import read_json_lines
 from tokpack.stages.normalize.late import may_hold
 from tokpack.stages.normalize.message_columns import (
@@ -46,9 +46,9 @@ from tokpack.stages.normalize.pair_columns import pair_lists
 from tokpack.stages.normalize.pair_rows import row_to_pair
 from tokpack.stages.normalize.passed_over import PassedOver, fields_in_rows, in_rows, in_table, other_splits
 from tokpack.stages.normalize.raw_rows import dumped, lines_of, odd_rows, parse_line
-from tokpack.stages.normalize.rows import CHATS, FIELDS, NO_INPUT, RowDocument, row_to_document
+from tokpack.stages.normalize.rows import NO_INPUT, RowDocument, row_to_document
 from tokpack.stages.normalize.shape import Shape
-from tokpack.stages.normalize.values import RowError, reason_of
+from tokpack.stages.normalize.values import NOTHING_MORE, RowError, reason_of
 from tokpack.stages.read.blocks import Block, line_numbers
 from tokpack.stages.read.faults import Unreadable, readable_rows
 from tokpack.stages.read.sources import Source

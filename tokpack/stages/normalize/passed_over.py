@@ -28,8 +28,6 @@ from tokpack.stages.normalize.values import shown
 if TYPE_CHECKING:
     from tokpack.stages.normalize.shape import Shape
 
-SPLITS = ("split", "_split", "data_split", "dataset_split", "partition")
-"""Columns that may say which split of a set a row belongs to."""
 _NAMES = r"test(?:ing)?|valid(?:ation)?|val|dev|eval(?:uation)?|held[_-]?out|hold[_-]?out"
 _HELD_BACK = rf"(?i)^\s*(?:{_NAMES})(?:[_\s\d-]|$)"
 MOST = 50

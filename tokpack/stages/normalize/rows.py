@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import LABELED_BAD, OTHER_SPLIT
-from tokpack.schema import PREFERENCE
-from tokpack.stages.normalize.chats.calls import TOOLS, read_tools
+from tokpack.stages.normalize.chats.calls import read_tools
 from tokpack.stages.normalize.chats.message_rows import (
     Turn,
     is_message,
@@ -21,35 +20,13 @@ from tokpack.stages.normalize.chats.message_rows import (
 from tokpack.stages.normalize.chats.training import row_weight
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import SWITCHES, TRUTHS, as_json, is_filled, verdict
+from tokpack.stages.normalize.formats import CHATS, FIELDS
 from tokpack.stages.normalize.passed_over import is_held_back
 from tokpack.stages.normalize.values import RowError, decoded, dump, is_nothing, kind_of, read_text
-from tokpack.stages.read.faults import UNREADABLE
 
 if TYPE_CHECKING:
     from tokpack.stages.normalize.shape import Shape
 
-TOKENS = "tokens"
-"""Format of rows that are tokenized already."""
-# Formats in the order they are tried, each with its required fields and the role each text plays.
-FIELDS: dict[str, dict[str, str]] = {
-    PREFERENCE: {"chosen": "assistant", "rejected": "assistant"},
-    "messages": {"messages": ""},
-    "sharegpt": {"conversations": ""},
-    "alpaca": {"instruction": "user", "output": "assistant"},
-    "prompt_completion": {"prompt": "user", "completion": "assistant"},
-    "text": {"text": "text"},
-    TOKENS: {"input_ids": ""},
-}
-CHATS = ("messages", "sharegpt")
-"""Formats of a column of messages."""
-OPTIONAL: dict[str, tuple[str, ...]] = {
-    "alpaca": ("input",),
-    "prompt_completion": ("input",),
-    PREFERENCE: ("prompt",),
-    TOKENS: ("labels", "attention_mask"),
-}
-SLOW_COLUMNS = frozenset({*TOOLS, "system", "history", "chat_template_kwargs", UNREADABLE})
-"""Columns that change the document, for the row-by-row path where the first rows lack them."""
 NO_INPUT = ("", "<noinput>", "<no input>", "nan")
 """What the column `input` says where there is none; `nan` is what pandas makes of it."""
 KWARGS = "chat_template_kwargs"

@@ -21,6 +21,7 @@ from tokpack.stages.normalize.chats.roles import SPEAKERS, Speakers, spoken
 from tokpack.stages.normalize.chats.training import speaks_of_training
 from tokpack.stages.normalize.chats.turns import are_bare, as_messages
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
+from tokpack.stages.normalize.formats import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
 from tokpack.stages.normalize.late import (
     Late,
     late_columns,
@@ -43,8 +44,6 @@ from tokpack.stages.normalize.layouts.columns import (
 )
 from tokpack.stages.normalize.layouts.flags import flag_columns, is_marked
 from tokpack.stages.normalize.layouts.layouts import Layout
-from tokpack.stages.normalize.passed_over import SPLITS
-from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, SLOW_COLUMNS, TOKENS
 from tokpack.stages.normalize.values import RowError, is_nothing
 from tokpack.stages.read.faults import UNREADABLE
 
@@ -145,7 +144,7 @@ class Shape:
             better=Better.mapped(mapping, columns, rows) or (layout.better if layout else None),
             message_keys=message_keys(name, columns, held),
             arguments=template_arguments(beside.get("chat_template_kwargs"), variables, held),
-            splits=tuple(c for c in present if c.casefold() in SPLITS and c not in read),
+            splits=tuple(c for c in present if c.casefold() in fields.SPLITS and c not in read),
             flags=flag_columns((c for c in present if c not in read), rows),
             notes=(*notes, *([layout.note] if layout and layout.note else [])),
         )

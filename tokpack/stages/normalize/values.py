@@ -11,6 +11,8 @@ from tokpack.stages.read.arrow_values import Unwritable
 
 NOTHING = frozenset({"", "[]", "{}", "null", "none"})
 """Texts that say that there is nothing: what a null or an empty list becomes on its way through files."""
+NOTHING_MORE = "{}"
+"""What a message without further fields has in a document's `extra`."""
 WIDTH = 32
 """Characters shown of an example value."""
 _LONGEST_NOTHING = max(map(len, NOTHING))

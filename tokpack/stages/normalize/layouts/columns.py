@@ -13,7 +13,7 @@ from tokpack.stages.normalize.chats.roles import SPEAKERS
 from tokpack.stages.normalize.chats.training import weight_in
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
-from tokpack.stages.normalize.rows import CHATS, FIELDS, OPTIONAL, TOKENS
+from tokpack.stages.normalize.formats import CHATS, FIELDS, OPTIONAL, TOKENS
 
 NAMES: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "contents"),

@@ -18,6 +18,7 @@ from tokpack.stages.normalize.chats.text_turns import marks_in, template_in
 from tokpack.stages.normalize.chats.training import weight_in
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import BESIDE, LESSER_COMPLETIONS, TRUTHS, root, value_at
+from tokpack.stages.normalize.formats import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.layouts.columns import NAMES, TAKES, Columns, known_fields
 from tokpack.stages.normalize.layouts.find_layout import find_layout, ranked_layout
 from tokpack.stages.normalize.layouts.hints import answer_beside, near_paths, way_out
@@ -26,7 +27,7 @@ from tokpack.stages.normalize.layouts.layouts import Layout
 from tokpack.stages.normalize.layouts.speakers import check_speaker, notes_on_roles
 from tokpack.stages.normalize.layouts.unread import grouping_columns, unread_columns, unread_fields
 from tokpack.stages.normalize.raw_rows import parse_line
-from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS, tools_twice
+from tokpack.stages.normalize.rows import tools_twice
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.values import is_repr, shown
 from tokpack.stages.read.blocks import chunks

@@ -13,10 +13,10 @@ from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import CHATS as CHAT_COLUMNS
 from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled, known_paths
+from tokpack.stages.normalize.formats import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.layouts.columns import NAMES, Columns
 from tokpack.stages.normalize.layouts.exchanges import way_to_chat
 from tokpack.stages.normalize.layouts.wrapped_rows import way_to_rows
-from tokpack.stages.normalize.rows import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.values import shown
 
 ASKING = re.compile(

@@ -11,7 +11,8 @@ from tokpack.errors import UsageError, near_matches
 from tokpack.stages.normalize.chats.blocks import ROLE_KEYS
 from tokpack.stages.normalize.chats.roles import is_unknown, spoken
 from tokpack.stages.normalize.fields import Row, as_json
-from tokpack.stages.normalize.rows import CHATS, row_to_document
+from tokpack.stages.normalize.formats import CHATS
+from tokpack.stages.normalize.rows import row_to_document
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.read.sources import Source
 
