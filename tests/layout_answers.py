@@ -253,6 +253,7 @@ PAIRS = [
         },
         PAIR,
     ),
+    Case("HelpSteer3, principles", {"context": msgs(Q), "response": A, "principle": "clear"}, QA),
     Case("AlpacaFarm", {"instruction": Q, "input": "", "output_1": B, "output_2": A, "preference": 2}, PAIR),
     Case(
         "SHP",

@@ -161,4 +161,42 @@ APPS = [
         },
         QA,
     ),
+    Case(
+        "Gemini CLI",
+        {
+            "sessionId": "s",
+            "messages": [
+                {"id": "1", "type": "info", "content": "Welcome."},
+                {"id": "2", "type": "user", "content": Q},
+                {
+                    "id": "3",
+                    "type": "gemini",
+                    "content": "",
+                    "thoughts": [{"subject": "Counting", "description": R}],
+                    "toolCalls": [
+                        {
+                            "id": "c1",
+                            "name": "count",
+                            "args": {"pond": 1},
+                            "result": [{"functionResponse": {"id": "c1", "response": {"output": "3"}}}],
+                        }
+                    ],
+                },
+                {"id": "4", "type": "gemini", "content": A, "thoughts": [], "toolCalls": []},
+            ],
+        },
+        _READ,
+        {**_CALLS, "reasoning": f"Counting\n{R}"},
+    ),
+    Case(
+        "Texts in two fields",
+        {
+            "messages": [
+                {"role": "system", "system_prompt": S, "text": ""},
+                {"role": "user", "system_prompt": "", "text": Q},
+                {"role": "ai", "system_prompt": "", "text": A},
+            ]
+        },
+        SQA,
+    ),
 ]

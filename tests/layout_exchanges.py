@@ -144,6 +144,14 @@ EXCHANGES = [
     ),
     Case("Braintrust's log", {"input": msgs(Q), "output": _choices(A)["choices"], "metadata": {"m": 1}}, QA),
     Case(
+        "The state of a graph before and after a run",
+        {
+            "inputs": {"messages": [{"type": "human", "content": Q}]},
+            "outputs": {"messages": [{"type": "human", "content": Q}, {"type": "ai", "content": A}]},
+        },
+        QA,
+    ),
+    Case(
         "OpenTelemetry's spans",
         {
             "gen_ai.input.messages": [

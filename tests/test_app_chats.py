@@ -68,6 +68,18 @@ def test_the_steps_of_a_session_are_refused_with_what_joins_them(name, tmp_path)
 
 
 @with_jq
+def test_parts_of_one_answer_in_a_session_are_one_message_and_helpers_are_left_out(tmp_path):
+    parts = [{"type": "thinking", "thinking": R}, {"type": "tool_use", "id": "t", "name": "ls", "input": {}}]
+    steps = [{"sessionId": "s", "message": {"role": "user", "content": Q}}]
+    steps += [{"sessionId": "s", "message": {"role": "assistant", "id": "m", "content": [p]}} for p in parts]
+    steps += [{**steps[0], "isSidechain": True}]
+    [(roles, _, extra, _)] = documents_of_hint(tmp_path, steps, flags="-cs")
+    assert roles == ["user", "assistant"]
+    answer = json.loads(extra)["messages"][1]
+    assert (answer["reasoning_content"], answer["tool_calls"][0]["function"]["name"]) == (R, "ls")
+
+
+@with_jq
 def test_answers_of_a_batch_are_joined_with_their_requests(tmp_path):
     asked = {"custom_id": "1", "url": "/v1/chat/completions", "body": {"model": "x", "messages": msgs(Q)}}
     answer = {"choices": [{"message": {"role": "assistant", "content": A}}]}

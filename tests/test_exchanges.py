@@ -151,3 +151,28 @@ def test_a_system_prompt_in_a_message_is_its_text(tmp_path):
 def test_hints_know_what_columns_are_called_elsewhere(tmp_path):
     row = {"anweisung": Q, "kontext": "Am Teich, an dem es viele gibt.", "antwort": A}
     assert "prompt=anweisung,input=kontext,completion=antwort" in refused(tmp_path, row)
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        (
+            {"inputs": {"messages": msgs(Q)}, "outputs": {"output": A}},
+            "outputs.output may be its answer: --map messages=inputs.messages,completion=outputs.output",
+        ),
+        (
+            {"context": msgs(Q), "original_response": B, "edited_response": A},
+            "--map messages=context,completion=COLUMN; texts stand in original_response, edited_response",
+        ),
+        ({"chat of mine": share(Q, A)}, "--map 'messages=chat of mine'"),
+        ({"Open Question": Q, "True Answer": A}, "try --map 'prompt=Open Question,completion=True Answer';"),
+        (
+            {"question": Q, "answer": True, "passage": "x"},
+            "jq -c '.answer |= tostring' FILE > rows.jsonl writes it",
+        ),
+        ({"question": Q, "spans": {"answers": ["3"], "types": ["number"]}}, "completion=spans.answers.0"),
+    ],
+    ids=["one answer", "two answers", "a chat of spaces", "spaces", "truth", "types"],
+)
+def test_a_hint_is_a_command_that_works(row, hint, tmp_path):
+    assert hint in refused(tmp_path, row)

@@ -208,6 +208,14 @@ def test_of_two_answers_the_fuller_column_is_taken_and_said(tmp_path):
     assert shape.notes == ("completion is solution, and answer would fit too",)
 
 
+@pytest.mark.parametrize("more", [{}, {"input": Q2}, {"answer": A}], ids=["same", "input", "answers"])
+def test_prompts_that_all_say_the_same_are_named(more, tmp_path):
+    rows = [{"question": "-", "answer": f"{A} {i}", **more} for i in range(12)]
+    _, shape = read(tmp_path, rows)
+    said = "question is '-' in each of the first 12 rows: does another column hold what is asked?"
+    assert shape.notes == (() if more else (said,))
+
+
 def test_columns_of_a_prompt_and_an_answer_are_read_as_columns(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "row_to_document", lambda row, shape: pytest.fail(f"row by row: {row}"))
     rows = [{"system_prompt": S if i % 2 else "", "question": f"{Q} {i}", "response": A} for i in range(4)]

@@ -3,6 +3,7 @@
 {"versions": [{"role": "user", "content": [...]}], "currentlySelected": 0}       LM Studio
 {"role": "model", "text": "Hm.", "isThought": true}                              Google AI Studio
 {"source": "user", "type": "TextMessage", "content": "Hi"}                       AutoGen
+{"type": "gemini", "content": "Three.", "thoughts": [...], "toolCalls": [...]}   Gemini CLI
 {"role": "user", "blocks": [{"block_type": "text", "text": "Hi"}]}               LlamaIndex
 {"role": "assistant", "parts": [{"type": "tool-count", "input": {}, "output": 3}]}    Vercel's AI SDK
 {"role": "assistant", "toolInvocations": [{"toolName": "count", ...}], "content": "Three."}    its older form
@@ -10,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +20,8 @@ KEYS = ("versions", "isThought", "toolInvocations", "blocks", "additional_kwargs
 _STEPS = ("step-start", "step-finish")
 """Types of parts that say nothing."""
 _DONE = ("result", "output-available", "output-error")
+_CLI = ("gemini", "info", "warning", "error")
+"""Types of messages of Gemini CLI's, beside those of the user."""
 _EVENTS = ("TextMessage", "ToolCallRequestEvent", "ToolCallExecutionEvent")
 
 
@@ -37,7 +41,7 @@ def _is_of_app(message: Any) -> bool:
     held = isinstance(message.get("versions"), list) or message.get("isThought") is True
     held = held or any(isinstance(message.get(key), list) for key in ("toolInvocations", "blocks"))
     parts = message.get("parts")
-    held = held or (isinstance(parts, list) and any(map(_is_of_sdk, parts)))
+    held = held or (isinstance(parts, list) and any(map(_is_of_sdk, parts))) or _is_of_cli(message)
     return held or (message.get("type") in _EVENTS and "source" in message) or _has_more(message)
 
 
@@ -49,6 +53,8 @@ def _plain(message: Any) -> Iterator[Any]:
         yield _version(versions[number] if number < len(versions) else versions[-1])
     elif message.get("type") in _EVENTS:
         yield from _event(message)
+    elif _is_of_cli(message):
+        yield from _of_cli(message)
     else:
         yield _of_parts(message)
 
@@ -89,6 +95,42 @@ def _event(message: Mapping[str, Any]) -> Iterator[Any]:
                 "tool_call_id": result.get("call_id"),
                 **named,
             }
+
+
+def _is_of_cli(message: Mapping[str, Any]) -> bool:
+    return message.get("type") in ("user", *_CLI) and "content" in message and "role" not in message
+
+
+def _of_cli(message: Mapping[str, Any]) -> Iterator[Any]:
+    """Gemini CLI's: what the model says and calls, and then what its tools answered. Notes to the user say
+    nothing to the model."""
+    if message["type"] not in ("user", "gemini"):
+        return
+    made = {"role": "user" if message["type"] == "user" else "model", "content": message["content"]}
+    thoughts = [thought for thought in message.get("thoughts") or [] if isinstance(thought, Mapping)]
+    if thoughts:
+        told = (text for thought in thoughts for text in (thought.get("subject"), thought.get("description")))
+        made["reasoning_content"] = "\n".join(str(text) for text in told if text)
+    calls = [call for call in message.get("toolCalls") or [] if isinstance(call, Mapping)]
+    if calls:
+        named = [{"name": call.get("name"), "arguments": call.get("args")} for call in calls]
+        made["tool_calls"] = [
+            {"id": call.get("id"), "function": function} for call, function in zip(calls, named, strict=True)
+        ]
+    yield made
+    for call in calls:
+        answers: list[Any] = call["result"] if isinstance(call.get("result"), list) else []
+        said = [
+            (answer.get("functionResponse") or {}).get("response") if isinstance(answer, Mapping) else answer
+            for answer in answers
+        ]
+        text = "\n".join(_cli_text(one) for one in said)
+        yield {"role": "tool", "content": text, "tool_call_id": call.get("id"), "name": call.get("name")}
+
+
+def _cli_text(response: Any) -> str:
+    output = response.get("output", response) if isinstance(response, Mapping) else response
+    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
 def _of_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -125,8 +125,9 @@ def _plain(message: Any, names: dict[str, str]) -> Iterator[Any]:
     parts = message.get("parts") if _filled(message, "parts") else message.get("content")
     if not isinstance(parts, list):
         held = [key for key in CONTENT_KEYS if key in message]
-        key = next((key for key in held if _filled(message, key)), next(iter(held), "content"))
-        rest = {k: v for k, v in message.items() if k not in (*ROLE_KEYS, key)}
+        held.sort(key=lambda key: message[key] in ("", None))
+        key = held[0] if held else "content"
+        rest = {k: v for k, v in message.items() if k not in (*ROLE_KEYS, key) and (v or k not in held)}
         yield {"role": role, "content": message.get(key), **rest}
         return
     if role == "assistant" and (end := _results_in(parts)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokpack.stages.normalize.chats.roles import role_name
 from tokpack.stages.normalize.fields import PROMPTS, as_json, is_filled
-from tokpack.stages.normalize.layouts.exams import ROWS
+from tokpack.stages.normalize.layouts.commands import ROWS
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows, first_value
 
 SIDES = ("chosen", "rejected")

@@ -76,6 +76,7 @@ def detect_shape(source: Source) -> Shape:
     _check_weight(fitting[0], columns, rows, source)
     found = _labeled(fitting[0], config, rows, source)
     found = replace(found, notes=(*found.notes, *_notes_on_texts(found, columns, rows)))
+    found = replace(found, notes=(*found.notes, *_notes_on_prompts(found, rows)))
     if found.format in CHATS and "tools" in found.beside and any(tools_twice(row, found) for row in rows):
         note = f"system messages hold the tools already: {found.beside['tools']} is not given again"
         found = replace(found, notes=(*found.notes, note))
@@ -109,6 +110,24 @@ def _notes_on_texts(shape: Shape, columns: list[str], rows: list[dict[str, Any]]
             f"{answer} alone"
         ]
     return []
+
+
+def _notes_on_prompts(shape: Shape, rows: list[dict[str, Any]]) -> list[str]:
+    """What to say of prompts that are all the same, as `-` where the question stands in another set."""
+    path = shape.columns.get("prompt", shape.columns.get("instruction", ""))
+    alone = not {"input", "history", "system"} & {*shape.columns, *shape.beside}
+    if len(rows) < MANY or not alone or shape.row_by_row:
+        return []
+    asked = {value for row in rows if isinstance(value := value_at(row, path), str)}
+    answers = {
+        str(value_at(row, column)) for row in rows for column in shape.columns.values() if column != path
+    }
+    if len(asked) > 1 or len(answers) < MANY or not asked:
+        return []
+    return [
+        f"{path} is {shown(asked.pop())!r} in each of the first {len(rows)} rows: does another column hold "
+        "what is asked?"
+    ]
 
 
 def _other_chats(shape: Shape, columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
@@ -230,6 +249,8 @@ def _check_weight(shape: Shape, columns: list[str], rows: list[dict[str, Any]], 
             )
 
 
+MANY = 10
+"""Rows from which on it is told that they all ask the same."""
 ONE_A_LINE = 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
 
 

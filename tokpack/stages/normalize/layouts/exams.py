@@ -13,9 +13,9 @@ from typing import Any
 
 from tokpack.frozen import frozen
 from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled
+from tokpack.stages.normalize.layouts.commands import ROWS, at, quoted
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows, first_value
 
-ROWS = "jq -c '{}' FILE > rows.jsonl"
 CHOICES = ("choices", "options", "endings", "alternatives")
 _OF_ONE = re.compile(
     r"(|op|opt|option|choice|ending|sol|answer|ans|alternative)[_ ]?([a-h]|[0-9])$", re.IGNORECASE
@@ -90,17 +90,12 @@ def _layout(
     made = f'{{prompt: ([{prompt}] + [{choices.listed}] | join("\\n")), completion: {said}}}'
     name = choices.columns[0] if len(choices.columns) == 1 else ", ".join(choices.columns)
     alone = any(value in found for (row, found) in held if isinstance(value := row.get(answer), str))
-    left = f"; --map prompt={asked},completion={answer} leaves them out" if alone else ""
+    left = f"; --map {quoted(f'prompt={asked},completion={answer}')} leaves them out" if alone else ""
     return Layout(
         name="a question and its choices",
         reason=f"{answer} names one of {name}, which no prompt holds",
         hint=f"{ROWS.format(made)} writes them into the prompt{counted}{left}",
     )
-
-
-def at(column: str) -> str:
-    """A column as jq writes it."""
-    return f".{column}" if re.fullmatch(r"[A-Za-z_]\w*", column, re.ASCII) else f'.["{column}"]'
 
 
 def _found(columns: Iterable[str], rows: Rows) -> Iterable[_Choices]:

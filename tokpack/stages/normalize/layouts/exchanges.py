@@ -17,6 +17,7 @@ from typing import Any
 from tokpack.stages.normalize.chats.roles import role_name
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import BESIDE, COMPLETIONS, PROMPTS, Row, as_json, is_filled, value_at
+from tokpack.stages.normalize.layouts.commands import quoted
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows
 
 DEPTH = 6
@@ -40,6 +41,13 @@ def find_exchange(present: Sequence[str], rows: Rows) -> Layout | None:
     found = [list(_places(row, "", DEPTH)) for row in rows]
     asked = list(dict.fromkeys(path for row in found for path, kind in row if kind == "chat"))
     answered = list(dict.fromkeys(path for row in found for path, kind in row if kind == "answer"))
+    whole = list(dict.fromkeys(path for row in found for path, kind in row if kind == "whole"))
+    if (
+        len(asked) == len(whole) == 1
+        and not answered
+        and all(_goes_on(row, asked[0], whole[0]) for row in rows)
+    ):
+        return Layout(name="chat that goes on", format="messages", fields={"messages": whole[0]})
     if len(asked) == 1 and not answered and asked[0].partition(".")[0] in REQUESTS and "." in asked[0]:
         answered = [name for name in present if name in COMPLETIONS and _has_texts((name,), present, rows)]
     if len(asked) != 1 or len(answered) != 1 or any(kind == "several" for row in found for _, kind in row):
@@ -55,6 +63,13 @@ def find_exchange(present: Sequence[str], rows: Rows) -> Layout | None:
     return Layout(name="requests and responses", format="prompt_completion", fields=fields, note=note)
 
 
+def _goes_on(row: Row, asked: str, whole: str) -> bool:
+    """Whether a chat begins with the messages of another, as the state of a graph after a run."""
+    first, all_of_it = (as_messages(value_at(row, path)) or [] for path in (asked, whole))
+    said = [[(_role(message), message.get("content")) for message in chat] for chat in (first, all_of_it)]
+    return said[1][: len(said[0])] == said[0]
+
+
 def way_to_chat(rows: Rows) -> str:
     """What to say of rows that have a chat below their columns; empty where none has."""
     places = [place for row in rows for place in _places(row, "", DEPTH)]
@@ -63,17 +78,18 @@ def way_to_chat(rows: Rows) -> str:
             return f"{path} holds several chats or answers: write each in a row of its own"
     for path, kind in sorted(places, key=lambda place: place[1] == "answer"):
         if kind == "answer":
-            return f"{path} is an answer; say what came before: --map prompt=COLUMN,completion={path}"
+            named = quoted(f"prompt=COLUMN,completion={path}")
+            return f"{path} is an answer; say what came before: --map {named}"
         fields = {"messages": path} | {
             name: at for name, at in _beside(path, rows).items() if _holds(rows, at)
         }
         named = ",".join(f"{name}={at}" for name, at in fields.items())
         if kind == "whole":
-            return f"{path} looks like a chat: --map {named}"
+            return f"{path} looks like a chat: --map {quoted(named)}"
         if kind == "chat":
             return (
                 f"{path} looks like a chat, and no answer to it was found: where one is in another column, "
-                f"--map {named},completion=COLUMN"
+                f"--map {quoted(f'{named},completion=COLUMN')}"
             )
     return ""
 

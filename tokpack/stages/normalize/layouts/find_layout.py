@@ -148,7 +148,7 @@ def _two_prompts(present: Sequence[str], rows: Rows) -> Layout | None:
 def _history_alone(present: Sequence[str], rows: Rows) -> Layout | None:
     """Messages under a name of earlier turns, where no other column holds the question: they are the chat, or
     its prompt."""
-    found = (column for column in Columns(present, rows).find(BESIDE["history"]))
+    found = (column for column in Columns(present, rows).find((*BESIDE["history"], "context")))
     column = next((name for name in found if any(as_messages(row.get(name)) for row in rows)), None)
     if column is None:
         return None
@@ -156,7 +156,7 @@ def _history_alone(present: Sequence[str], rows: Rows) -> Layout | None:
     texts = [name for name in present if isinstance(first_value(rows, name), str)]
     asked = next((name for name in texts if name.casefold() in PROMPTS), None)
     answer = next((name for name in texts if name.casefold() in (*COMPLETIONS, "text")), None)
-    if asked and answer:
+    if (asked and answer) or (column.casefold() == "context" and not answer):
         return None
     if asked:
         return Layout(
@@ -200,8 +200,9 @@ def _turns_in_text(present: Sequence[str], rows: Rows) -> Layout | None:
             return Layout(
                 name="turns in one text",
                 reason=f"{column} holds the turns of a chat in one text",
-                hint=f"--map messages={column}{after} takes them apart; --format text, or prompt_completion, "
-                "packs the text as it is",
+                hint=f"--map messages={column}{after} takes them apart; "
+                + (f"--map prompt={column}{after}" if after else f"--map text={column}")
+                + " packs the text as it is",
             )
     return None
 

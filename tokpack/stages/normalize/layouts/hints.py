@@ -15,6 +15,7 @@ from tokpack.stages.normalize.fields import CHATS as CHAT_COLUMNS
 from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled, known_paths
 from tokpack.stages.normalize.formats import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.layouts.columns import NAMES, Columns
+from tokpack.stages.normalize.layouts.commands import ROWS, at, quoted
 from tokpack.stages.normalize.layouts.exchanges import way_to_chat
 from tokpack.stages.normalize.layouts.wrapped_rows import way_to_rows
 from tokpack.stages.normalize.values import shown
@@ -33,9 +34,9 @@ BETTER = re.compile(r"chosen|prefer|accept|\bgood|\bwin|best|positive", re.IGNOR
 WORSE = re.compile(r"reject|non_?prefer|dispref|\bbad|\blos|worst|negative", re.IGNORECASE)
 BESIDE = re.compile(r"context|kontext|passage|background|背景", re.IGNORECASE)
 ABOUT = re.compile(
-    r"(^|[_.])(ids?|ids?_list|uuid|hash|kwargs|model|models|policy|source|category|lang|language|license|url|worker|split|key|type|"
+    r"(^|[_.])(ids?|ids?_list|uuid|hash|kwargs|model|models|policy|source|category|lang|language|license|url|worker|split|key|types?|"
     r"path|file|filename|ext|hexsha|sha|sha\d+|repo|size|copies|created(_?at)?|updated(_?at)?|timestamp|"
-    r"label|metadata|date|(sub_)?topic|role(_\d+)?|from|name|object|status|method|(finish|stop)_?reason)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
+    r"label|metadata|date|(sub_)?topic|role(_\d+)?|from|(user)?name|nick(name)?|object|status|method|(finish|stop)_?reason)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
     re.IGNORECASE,
 )
 """Paths of what is told about a row."""
@@ -53,10 +54,12 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
         text = all(isinstance(value, str) for value in held.values(prompts))
         itself = f"; --map text={prompts} trains on the prompts themselves" if text else ""
         return f"rows of {PROMPTS_ONLY}{itself}"
-    if way := way_to_rows(columns, rows) or _way_of_column(columns, held) or way_to_chat(rows):
+    if way := way_to_rows(columns, rows) or _way_of_column(columns, held):
         return way
     texts = list(dict.fromkeys(path for row in rows for path, _ in _texts(row, "", DEPTH)))
     texts = [path for path in texts if not _is_about(path, held)] or [p for p in texts if p in columns]
+    if way := way_to_chat(rows):
+        return _with_answers(way, texts, held)
     if not texts:
         return "no column holds a text: say what is what with --map prompt=COLUMN,completion=COLUMN"
     numbers = [
@@ -65,15 +68,35 @@ def way_out(columns: Sequence[str], rows: Sequence[Row]) -> str:
         if ANSWERING.search(name) and (values := held.values(name)) and not any(map(_has_text, values))
     ]
     if numbers:
-        what = shown(held.values(numbers[0])[0])
+        value = held.values(numbers[0])[0]
+        way = "write it out in a column of its own"
+        if isinstance(value, bool | int | float):
+            way = f"{ROWS.format(f'{at(numbers[0])} |= tostring')} writes it as one"
         return (
-            f"{numbers[0]} holds {what}, not a text: write it out in a column of its own, then "
+            f"{numbers[0]} holds {shown(value)}, not a text: {way}, then "
             f"--map prompt=COLUMN,completion=COLUMN; texts stand in {', '.join(texts[:SHOWN])}"
         )
     command = _command(texts, held)
     near = _near(held) if command.startswith("text=") else ""
     more = f"{', '.join(texts[:SHOWN])}{' and more' if len(texts) > SHOWN else ''}"
-    return f"try --map {command}; texts stand in {more}{f'; {near}' if near else ''}"
+    return f"try --map {quoted(command)}; texts stand in {more}{f'; {near}' if near else ''}"
+
+
+def _with_answers(way: str, texts: list[str], held: Columns) -> str:
+    """The way to a chat without an answer, with the columns that may hold one."""
+    found = [
+        path
+        for path in texts
+        if ANSWERING.search(path) and any(isinstance(v, str) for v in held.values(path))
+    ]
+    if "completion=COLUMN" not in way or not found:
+        return way
+    if len(found) == 1:
+        way = way.replace(
+            "no answer to it was found: where one is in another column, ", f"{found[0]} may be its answer: "
+        )
+        return way.replace("completion=COLUMN", f"completion={found[0]}")
+    return f"{way}; texts stand in {', '.join(found[:SHOWN])}"
 
 
 def answer_beside(column: str, columns: Sequence[str], rows: Sequence[Row]) -> str:
@@ -93,10 +116,10 @@ def _way_of_column(columns: Sequence[str], held: Columns) -> str:
         if any(isinstance(value, list) and value and isinstance(value[0], str) for value in values):
             named = column.casefold() in CHAT_COLUMNS and len(values[0]) > 1
             if named or (not ANSWERING.search(column) and any(map(_is_chat, values))):
-                way = f"--map messages={column} reads them as user and assistant in turn"
+                way = f"--map {quoted(f'messages={column}')} reads them as user and assistant in turn"
                 return f"{column} is a list of texts: {way}"
         elif any(_is_chat(value) for value in values):
-            return f"{column} looks like a chat: --map {_map_of_chat(column, values)}"
+            return f"{column} looks like a chat: --map {quoted(_map_of_chat(column, values))}"
         elif column.casefold() in CHAT_COLUMNS and (keys := _keys_of_objects(values)):
             return (
                 f"{column} holds objects of {', '.join(keys)}: a message says who speaks in role or from, "

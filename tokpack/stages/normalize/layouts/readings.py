@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokpack.stages.normalize.fields import as_json
-from tokpack.stages.normalize.layouts.exams import ROWS, at
+from tokpack.stages.normalize.layouts.commands import ROWS, at
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows, first_value
 
 _QUESTIONS = (

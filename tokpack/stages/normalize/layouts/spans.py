@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, value_at
-from tokpack.stages.normalize.layouts.exams import ROWS
+from tokpack.stages.normalize.layouts.commands import ROWS
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows
 
 ATTRIBUTES = "attributes"

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokpack.stages.normalize.fields import CHATS, COMPLETIONS, PROMPTS, as_json, is_filled
-from tokpack.stages.normalize.layouts.exams import ROWS, find_exam
+from tokpack.stages.normalize.layouts.commands import ROWS
+from tokpack.stages.normalize.layouts.exams import find_exam
 from tokpack.stages.normalize.layouts.layouts import Layout, Rows, first_value
 from tokpack.stages.normalize.layouts.readings import READINGS, find_lists_of_questions
 from tokpack.stages.normalize.layouts.spans import OF_FILE
@@ -202,8 +203,9 @@ TASKS: tuple[Layout, ...] = (
         name="Claude Code log",
         needs=("sessionId", "message.role"),
         reason="each row is one step of a session: alone it is no conversation",
-        hint="jq -cs '{messages: [.[] | select(.message.role) | .message]}' FILE > rows.jsonl writes the "
-        "messages of a session into one row",
+        hint="jq -cs '{messages: (reduce (.[] | select(.message.role and (.isSidechain | not)) | .message) "
+        "as $m ([]; if $m.id and .[-1].id == $m.id then .[-1].content += $m.content else . + [$m] end))}' "
+        "FILE > rows.jsonl writes the messages of a session into one row, without those of its helpers",
     ),
     Layout(
         name="Codex log",

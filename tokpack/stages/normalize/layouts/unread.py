@@ -26,6 +26,7 @@ MATTERS = re.compile(
     r"|^(loss_|sample_)?weights?$|^loss$|^train(ed|able|ing)?$|^roles_to_train$|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
     r"|monologue|scratchpad|thoughts?$|^(analysis|plan|reflection|internal|inner)$|^internal_|^inner_|^actions?(_input)?$"
     r"|^observations?$|^(intermediate_)?steps$|^tool_?(use|used|invocations|results?|outputs?)$|^citations$"
+    r"|^(choices|options|endings|passages?|article|story|background)$"
     r"|^(chosen|rejected)(_response)?$|kwargs$|^instructions$|^developer|^documents$|^input$|^(answer|response|completion|output)$",
     re.IGNORECASE,
 )
