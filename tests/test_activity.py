@@ -134,6 +134,12 @@ def test_cells_of_a_line_add_up_to_no_more_than_the_screen() -> None:
     assert widths(80, 20, 25) == (20, 13, 25)
 
 
+def test_a_name_with_lines_of_its_own_is_told_in_one() -> None:
+    out = io.StringIO()
+    Activity(console=Console(file=out)).say("packed dataset: a\nerror: no\x1b[2K")
+    assert out.getvalue() == "packed dataset: a\\nerror: no\\u001b[2K\n"
+
+
 def test_quiet_says_nothing_anywhere() -> None:
     for terminal in (True, False):
         out = io.StringIO()

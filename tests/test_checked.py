@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from chats import messy_rows, write_rows
 
@@ -91,3 +92,22 @@ def test_without_a_cache_every_check_reads(packed, tmp_path, monkeypatch):
     assert not is_right(shard, "0" * 64)
     with pytest.raises(DataError, match="missing"):
         is_right(packed / "data-00009-of-00010.arrow", "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "data-00000-of-00001.arrow"])
+def test_a_file_that_may_not_be_read_is_named_and_is_not_an_unfinished_run(name, packed, monkeypatch):
+    """Root may read everything: the system's refusal is acted."""
+    opened, mapped = Path.open, pa.memory_map
+
+    def refuse(path):
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(
+        Path, "open", lambda path, *args, **options: refuse(path) or opened(path, *args, **options)
+    )
+    monkeypatch.setattr(pa, "memory_map", lambda path: refuse(path) or mapped(path))
+    for look in (tokpack.verify, lambda folder: tokpack.open_packed(folder)[0]):
+        with pytest.raises(DataError, match="cannot open: Permission denied") as error:
+            look(packed)
+        assert error.value.where == str(packed / name)

@@ -150,7 +150,10 @@ def test_warnings_go_to_what_stderr_is_now(monkeypatch):
     monkeypatch.setattr(Stderr, "quiet", False)
     handler.emit(logging.makeLogRecord({"msg": "compiled", "levelno": logging.WARNING}))
     handler.emit(logging.makeLogRecord({"msg": "read as text", "levelno": logging.INFO}))
-    assert bar.getvalue() == "warning: compiled\nnote: read as text\n"
+    forged = "a.jsonl\nwarning: nothing is wrong\x1b[2K.jsonl"
+    handler.emit(logging.makeLogRecord({"msg": "%s: text", "args": (forged,), "levelno": logging.INFO}))
+    told = "a.jsonl\\nwarning: nothing is wrong\\u001b[2K.jsonl"
+    assert bar.getvalue() == f"warning: compiled\nnote: read as text\nnote: {told}: text\n"
     monkeypatch.setattr(Stderr, "quiet", True)
     handler.emit(logging.makeLogRecord({"msg": "not said", "levelno": logging.INFO}))
     assert "not said" not in bar.getvalue()

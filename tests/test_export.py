@@ -336,6 +336,15 @@ def test_a_full_disk_is_told_with_its_place_and_what_to_do(packed, tmp_path):
     assert caught.value.hint == "free some space and repeat the command"
 
 
+def test_a_full_disk_is_told_with_the_place_of_the_copy_and_not_of_what_was_copied(packed, tmp_path):
+    def full(packed: PackedFolder, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "full", str(packed.folder / "a"), None, str(folder / "a"))
+
+    with pytest.raises(OutputError, match="No space left") as caught:
+        export(packed, full, tmp_path / "out")
+    assert str(caught.value.where).startswith(str(tmp_path))
+
+
 def test_an_unknown_trainer_is_named_with_near_matches(packed, tmp_path):
     with pytest.raises(UsageError, match="no exporter named 'trll'") as caught:
         export(packed, "trll", tmp_path / "out")

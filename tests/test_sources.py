@@ -25,6 +25,14 @@ def save(rows: list[dict[str, Any]], folder: Path) -> None:
     datasets.Dataset.from_list(rows).save_to_disk(folder)
 
 
+def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"text": "some words"}\n')
+    with pytest.raises(UsageError, match="the name of an input is empty"):
+        open_sources((SourceConfig(path=""),))
+    assert [source.name for source in open_sources((SourceConfig(path="."),))] == ["a.jsonl"]
+
+
 def test_several_splits_are_read_with_a_word(tmp_path):
     datasets = pytest.importorskip("datasets")
 

@@ -69,6 +69,7 @@ def test_a_full_disk_leaves_no_half_file_that_stops_the_next_try(tmp_path, monke
         full.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(OutputError, match="No space left"):
             write_recipe("seed = 1\n", tmp_path / "run.toml")
+    assert list(tmp_path.iterdir()) == []
     write_recipe("seed = 1\n", tmp_path / "run.toml")
 
 

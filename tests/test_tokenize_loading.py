@@ -15,7 +15,10 @@ from shared_tokenizers import ask_apart
 from tokpack.encoding import snapshot
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import DataError, OutputError, UsageError
+from tokpack.hub import check_model
 from tokpack.on_disk.fingerprint import vocab_digest
+
+ask_transformers = snapshot._ask_transformers
 
 
 @pytest.fixture(autouse=True)
@@ -165,10 +168,40 @@ def test_a_cache_that_cannot_be_written_is_an_output_error(folder, tmp_path):
         load_tokenizer(folder, tmp_path / "file")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_cache_on_a_full_disk_is_an_output_error(folder, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "tokenizer.json").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="cannot write the tokenizer cache: No space left") as error:
+        ask_transformers(folder, tmp_path / "new")
+    assert (error.value.where, "TOKPACK_CACHE" in error.value.hint) == (str(tmp_path), True)
+
+
 def test_the_cache_is_where_the_environment_says(folder, cache, monkeypatch):
     load_tokenizer(folder, cache)
     monkeypatch.setenv("TOKPACK_CACHE", str(cache))
     assert load_tokenizer(folder).folder.is_relative_to(cache)
+
+
+def test_where_the_cache_cannot_be_written_there_is_one_among_the_temporary_files(
+    folder, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert load_tokenizer(folder).folder.is_relative_to(tmp_path)
+    assert snapshot.kept_snapshot(folder).is_relative_to(tmp_path)
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refused)
+    for look in (load_tokenizer, check_model):
+        with pytest.raises(DataError, match="cannot open: Permission denied") as error:
+            look(str(tmp_path))
+        assert error.value.where == str(tmp_path)
 
 
 def test_a_model_folder_that_may_not_be_read_is_named(tmp_path, qwen, monkeypatch):

@@ -186,7 +186,7 @@ def writing(where: Path, resumes: bool = True) -> Iterator[None]:
         full = number in FULL
         raise OutputError(
             f"cannot write: {os.strerror(number)}",
-            where=str(getattr(error, "filename", None) or where),
+            where=str(getattr(error, "filename2", None) or getattr(error, "filename", None) or where),
             hint="free some space and repeat the command"
             + (": it goes on where it stopped" if resumes else "")
             if full

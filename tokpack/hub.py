@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, reading
 
 CONFIG = "config.json"
 LONGEST = 500
@@ -31,10 +31,13 @@ def no_url(text: str, by_name: bool = True) -> str:
 
 
 def check_model(name: str, flag: str = "--model") -> None:
-    """Raises UsageError for a model that is neither a folder here nor on the Hub: before libraries are
-    loaded, which takes seconds."""
+    """Raises UsageError for a model that is neither a folder here nor on the Hub, DataError for one that may
+    not be read: before libraries are loaded, which takes seconds."""
     if not Path(name).is_dir():
         from_hub(name, flag, lambda hub: str(hub.hf_hub_download(name, CONFIG)))
+        return
+    with reading(f"{flag} {name}"):
+        os.scandir(name).close()
 
 
 def from_hub(name: str, flag: str, fetch: Callable[[Any], str]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from tokpack.cli.app import application
 from tokpack.cli.options import flag_of
 from tokpack.cli.output import Stderr
 from tokpack.engine import early
-from tokpack.errors import InternalError, OutputError, SettingError, TokpackError, UsageError
+from tokpack.errors import DataError, InternalError, OutputError, SettingError, TokpackError, UsageError
 from tokpack.terminal import interrupts
 from tokpack.terminal.printable import printable
 
@@ -71,6 +72,8 @@ def _explain(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         what = os.strerror(error.errno) if error.errno else str(error)
         where = str(error.filename) if error.filename else None
+        if where and error.errno == errno.EACCES and os.path.lexists(where) and not os.access(where, os.R_OK):
+            _fail(DataError(f"cannot open: {what}", where=where, hint="check path and rights"))
         _fail(OutputError(f"cannot open or write: {what}", where=where, hint="check the path and its rights"))
     if hasattr(error, "format_message"):  # a usage error of the command line itself
         _usage(error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tokpack.terminal.printable import printable
+from tokpack.terminal.printable import one_line, printable
 
 if TYPE_CHECKING:
     from tokpack.terminal.activity import Activity
@@ -66,7 +66,7 @@ class Stderr(logging.StreamHandler[Any]):
 
     def format(self, record: logging.LogRecord) -> str:
         kind = "warning" if record.levelno >= logging.WARNING else "note"
-        return f"{kind}: {printable(record.getMessage())}"
+        return f"{kind}: {one_line(record.getMessage(), None)}"
 
     def emit(self, record: logging.LogRecord) -> None:
         if Stderr.quiet and record.levelno < logging.WARNING:

@@ -18,13 +18,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tokpack.errors import OutputError, UsageError, reading
 from tokpack.files.kept_digests import kept_sha256
-from tokpack.files.user_cache import cache_root
+from tokpack.files.user_cache import cache_root, own_cache
 
 LARGEST_ID = 2**31 - 2
 """The vocabulary's size is an int32 too."""
@@ -79,7 +80,14 @@ def kept_snapshot(folder: Path) -> Path | None:
 
 
 def _place(folder: Path, cache_dir: str | Path | None = None) -> Path:
-    return cache_root(cache_dir) / "tokenizers" / _key(folder)
+    """In the cache; where it cannot be written and has none, in the one among the temporary files."""
+    place = cache_root(cache_dir) / "tokenizers" / _key(folder)
+    if cache_dir is None and not (place / SNAPSHOT).is_file():
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(place.parent, os.W_OK):
+            return own_cache("tokenizers") / place.name
+    return place
 
 
 def _publish(scratch: Path, target: Path) -> None:
@@ -94,6 +102,7 @@ def _publish(scratch: Path, target: Path) -> None:
 
 def _key(folder: Path) -> str:
     with reading(folder, hint="check --tokenizer, and the rights of the folder"):
+        os.scandir(folder).close()  # a pattern finds nothing where it may not look
         files = sorted({path for name in TOKENIZER_FILES for path in folder.glob(name) if path.is_file()})
     if not files:
         raise UsageError(
@@ -134,6 +143,12 @@ def _ask_transformers(folder: Path, out: Path) -> None:
     if done.returncode == 0:
         return
     lines = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode == OutputError.exit_code:
+        raise OutputError(
+            f"cannot write the tokenizer cache: {lines[-1]}",
+            where=str(out.parent),
+            hint="free some space, or set TOKPACK_CACHE to another folder",
+        )
     raise UsageError(
         f"AutoTokenizer cannot load it: {lines[-1] if lines else 'no message'}",
         where=str(folder),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import pickle
 import sys
 import threading
@@ -27,7 +28,7 @@ from tokpack.encoding.proved import of_inputs, of_texts
 from tokpack.encoding.reference_process import ReferenceProcess, started_early
 from tokpack.encoding.snapshot import BACKEND, SNAPSHOT, TOKENIZER_FILES, snapshot_folder, write_snapshot
 from tokpack.encoding.token_places import Encoded, encode_reference, encode_with
-from tokpack.errors import UsageError, check_name
+from tokpack.errors import FULL, OutputError, UsageError, check_name
 from tokpack.hub import from_hub
 
 _SPECIALS_OF_MAP = ("bos_token", "eos_token", "pad_token")
@@ -282,4 +283,10 @@ def _from_hub(name: str) -> Path:
 
 if __name__ == "__main__":
     sys.modules["torch"] = None  # type: ignore[assignment]  # as if not installed: tokenizers need none of it
-    write_snapshot(*sys.argv[1:])
+    try:
+        write_snapshot(*sys.argv[1:])
+    except OSError as full:
+        if full.errno not in FULL:
+            raise
+        print(os.strerror(full.errno), file=sys.stderr)
+        sys.exit(OutputError.exit_code)

@@ -43,9 +43,26 @@ def part_of(path: Path) -> Path:
 def write_durably(path: Path, data: bytes, part: Path | None = None) -> None:
     """A small file, whole or not at all, on disk when this returns. It is written at `part` first."""
     part = part or path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
     sync_folder(path.parent)
+
+
+def write_page(path: Path, text: str) -> None:
+    """A file that the user named, whole or not at all: what was there stays when the disk is full.
+
+    Links are followed; pipes, devices, and files in folders that cannot be written into are written in place.
+    """
+    path, data = path.resolve(), text.encode("utf-8")
+    if path.is_file() != path.exists() or not os.access(path.parent, os.W_OK):
+        path.write_bytes(data)
+    else:
+        write_durably(path, data, part_of(path))

@@ -333,6 +333,9 @@ def is_blank(path: Path) -> bool:
 def _check_finished(folder: Path) -> None:
     if is_finished(folder):
         return
+    for name in (MANIFEST, SUMS):
+        if (folder / name).is_file():
+            (folder / name).open("rb").close()  # what may not be read is not unfinished
     begun = (folder / WORK).is_dir() or (folder / MANIFEST).is_file() or (folder / SUMS).is_file()
     raise UsageError(
         "not a finished tokpack packed dataset: manifest.json or SHA256SUMS is missing or empty",

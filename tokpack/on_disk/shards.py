@@ -75,7 +75,8 @@ def _opened(path: Path) -> Iterator[None]:
         ) from None
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         if isinstance(error, OSError) and error.errno is not None:
-            raise
+            what = f"cannot open: {os.strerror(error.errno)}"
+            raise DataError(what, where=str(path), hint="check path and rights") from None
         raise DataError(
             f"a shard cannot be read: {str(error).splitlines()[0]}",
             where=str(path),

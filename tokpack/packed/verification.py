@@ -16,7 +16,7 @@ from tokpack import schema
 from tokpack.arrays import Int64
 from tokpack.encoding.other_tokenizer import check_model_tokenizer
 from tokpack.engine import default_workers
-from tokpack.errors import TokpackError, UsageError
+from tokpack.errors import TokpackError, UsageError, reading
 from tokpack.frozen import frozen
 from tokpack.hub import check_model
 from tokpack.on_disk import ledger as ledgers
@@ -91,9 +91,9 @@ def verify(
             raise UsageError(f"{flag} needs a model", where=flag, hint="give --model as well")
     if model:
         check_model(model)
-    if (folder / schema.VALIDATION).is_dir():
-        parts.append(folder / schema.VALIDATION)
-    with tell.doing(f"reading {place_of(folder)}"), ThreadPoolExecutor(1) as beside:
+    with tell.doing(f"reading {place_of(folder)}"), reading(folder), ThreadPoolExecutor(1) as beside:
+        if (folder / schema.VALIDATION).is_dir():
+            parts.append(folder / schema.VALIDATION)
         sums = beside.submit(_sums, folder)
         content = [check for part in parts for check in _attempt(part, folder)]
         checks = sums.result() + content

@@ -18,6 +18,7 @@ import polars as pl
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.slots import PACKED, padded_rows
 from tokpack.cost.training import CostedDocuments, Training
+from tokpack.files.durable import write_page
 from tokpack.on_disk import ledger as ledgers
 from tokpack.on_disk.ledger import Ledger
 from tokpack.on_disk.reasons import HELD_OUT, OVERLONG
@@ -90,7 +91,7 @@ class Report:
         """A self-contained page with charts; works offline."""
         from tokpack.report.html import page
 
-        Path(path).write_text(page(self.figures), encoding="utf-8")
+        write_page(Path(path), page(self.figures))
 
     def __rich__(self) -> Any:
         from tokpack.report.first_screen import first_screen

@@ -23,7 +23,7 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tokpack.terminal.printable import printable, without_secrets
+from tokpack.terminal.printable import one_line, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,14 +136,13 @@ class Activity:
         self.close()
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """A line that stays, one whatever the names in it hold."""
         if self.quiet:
             return
         with self._lock:
             self._spoken = time.monotonic()
-            self.console.print(
-                printable(without_secrets(line)), highlight=False, soft_wrap=True, markup=False, emoji=False
-            )
+            shown = one_line(without_secrets(line), None)
+            self.console.print(shown, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     @contextmanager
     def doing(self, what: str, total: int | None = None, unit: str = "", scale: int = 1) -> Iterator[Advance]:
@@ -201,7 +200,7 @@ class Activity:
             self._bars = ProgressLines(self.console)
             self._end_bars = self._show_bars()
         task.bar = self._bars.add_task(
-            printable(without_secrets(task.what)), total=task.total, shown=task.amount()
+            one_line(without_secrets(task.what), None), total=task.total, shown=task.amount()
         )
 
     def _show_bars(self) -> Callable[[], None]:

@@ -46,10 +46,10 @@ def without_secrets(text: str) -> str:
     return SECRET.sub(lambda found: f"{found[1] or found[2]}***", text) if "://" in text else text
 
 
-def one_line(text: str, limit: int = 120) -> str:
-    """A name from data (file, reason, tokenizer) for a table's cell: printable, without line breaks, its
-    middle cut out where it is longer than `limit` characters."""
-    if len(text) > limit:
+def one_line(text: str, limit: int | None = 120) -> str:
+    """A name from data (file, reason, tokenizer) for a table's cell, or a line with such names: printable,
+    without line breaks, its middle cut out where it is longer than `limit` characters."""
+    if limit is not None and len(text) > limit:
         text = f"{text[: limit // 2]}…{text[len(text) - limit + limit // 2 + 1 :]}"
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tokpack.errors import DataError, TokpackError, UsageError
+from tokpack.files.durable import write_page
 from tokpack.on_disk.checked import check_dataset
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import origin_of, source_ranges
@@ -115,7 +116,7 @@ class Evaluation:
         """Write the page."""
         from trainer_plugin.evaluation.page import page
 
-        Path(path).write_text(page(self), encoding="utf-8")
+        write_page(Path(path), page(self))
 
     def __rich__(self) -> Any:
         from trainer_plugin.evaluation.terminal import view

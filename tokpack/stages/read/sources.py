@@ -89,6 +89,8 @@ def open_sources(configs: tuple[SourceConfig, ...], max_line: int = LONGEST_LINE
 
 def _expand(config: SourceConfig) -> Iterator[Source]:
     path = config.path
+    if not path:
+        raise UsageError("the name of an input is empty", where="''", hint="give . for the folder you are in")
     if path == "-":
         yield Source("stdin", path, cast(Container, config.container), "", config)
         return
