@@ -97,3 +97,18 @@ def test_nothing_is_written_twice_nor_more_than_a_run_may_keep(tmp_path, folder,
     kept.unlink()
     again.keep()
     assert not kept.exists()
+
+
+def test_what_cannot_be_read_is_learned_anew(tmp_path, monkeypatch):
+    tokenizer = small_tokenizer(tmp_path / "tokenizer", chat_template=template("qwen3"))
+    first = Renderer(tokenizer, RenderSettings())
+    rendered_by(first)
+    monkeypatch.setattr(kept_shapes.pickle, "dumps", lambda *_: b"c" + b"tokpack\nNoSuchClass\n.")
+    first.keep()
+    monkeypatch.undo()
+    monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "cache"))
+    second = Renderer(tokenizer, RenderSettings())
+    second.take_kept()
+    assert not second.proven
+    rendered_by(second)
+    assert second.proven

@@ -4,6 +4,7 @@ template take a quarter of a second in each."""
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,9 @@ Learned = list[dict[str, Any]]
 
 def load_shapes(source: str) -> Learned:
     """What was kept of templates and settings, which `source` names; nothing where nothing was."""
-    learned: Learned = pickle.loads(_kept(source))
+    learned: Learned = []
+    with suppress(Exception):  # of classes that are no more, say
+        learned = pickle.loads(_kept(source))
     return learned
 
 
