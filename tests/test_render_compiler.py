@@ -10,7 +10,18 @@ import families
 import numpy as np
 import polars as pl
 import pytest
-from encode_helpers import NAMES, document, frame, random_chats, small_tokenizer, template
+from chat_ways import by_compiler, by_jinja, differences
+from encode_helpers import (
+    NAMES,
+    byte_level,
+    document,
+    frame,
+    open_here,
+    random_chats,
+    small_tokenizer,
+    template,
+    tokenizer_folder,
+)
 
 from tokpack.stages.render.compiled.shape_keys import chat_key
 from tokpack.stages.render.compiled.symbolic_template import SymbolicTemplate
@@ -348,3 +359,39 @@ def test_tools_that_a_template_cannot_write_make_no_others_refused(folder):
     rendered = render(frame([bad, *[good] * 4]), renderer)
     assert set(rendered.errors) == {0}
     assert rendered.counters["compiled"] == 4
+
+
+ANSWERED = {"role": "assistant", "content": "\u2028", "reasoning_content": "Why not?\n"}
+ALIKE = {
+    "reasoning that ends in a line break": ("nemotron_3_ultra", [families.ASK, ANSWERED], ()),
+    "a mark that is taken away behind a think block": (
+        "gemma4",
+        [families.ASK, {"role": "assistant", "content": "<think>\nWhy?\n</think>\n\n<channel|>"}],
+        (),
+    ),
+    "a content that ends in a special token": (
+        "gemma4",
+        [families.ASK, {"role": "assistant", "content": "<think>\n<|channel>thought\n"}],
+        (),
+    ),
+    "an answer without words, closed twice": (
+        "phi3",
+        [families.ASK, {"role": "assistant", "content": ""}],
+        ("template",),
+    ),
+}
+
+
+@pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+@pytest.mark.parametrize("name", ALIKE)
+def test_both_ways_find_the_same(folder, name):
+    family, chat, masked = ALIKE[name]
+    place = folder.with_name("markers")
+    if not place.is_dir():
+        tokenizer_folder(byte_level(), place, additional_special_tokens=list(families.markers()))
+    tokenizer = open_here(place, place.with_name("markers-snapshot"), families.stock(family))
+    documents = frame([document(chat)] * 3)
+    renderers = [Renderer(tokenizer, RenderSettings(loss_mask=masked)) for _ in range(2)]
+    fast, slow = by_compiler(documents, renderers[0]), by_jinja(documents, renderers[1])
+    assert differences(documents, fast, slow) == []
+    assert fast.told == slow.told

@@ -191,6 +191,24 @@ def test_reasoning_is_not_taken_for_written_because_the_answer_repeats_it(folder
     assert rendered(folder, thinking, *[chat] * rows).told == {}
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("arguments", [{"town": "No. Rome"}, {"No.": 2}, {"town": ["No. Rome"]}])
+def test_reasoning_is_not_taken_for_written_because_the_call_repeats_it(folder, rows, arguments):
+    chat = [ASK, calling(arguments, content="", reasoning_content=" No.\n"), TELL]
+    assert rendered(folder, AS_JSON, *[chat] * rows).told == {"reasoning_not_rendered": rows}
+    thinking = AS_JSON.replace("{{ m.content", "{{ m.reasoning_content or '' }}{{ m.content")
+    assert rendered(folder, thinking, *[chat] * rows).told == {}
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_nor_a_call_because_another_one_has_its_name_as_argument(folder, rows):
+    one_call = AS_JSON.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
+    chat = [ASK, calling({"town": "find"}, content=""), TELL]
+    chat[1]["tool_calls"].append({"type": "function", "function": {"name": "find", "arguments": OBJECT}})
+    assert rendered(folder, one_call, *[chat] * rows).told == {"tool_calls_not_rendered": rows}
+    assert rendered(folder, AS_JSON, *[chat] * rows).told == {}
+
+
 CUTTING = (
     LOOP + "{% set c = m.content %}"
     "{% if m.role == 'assistant' %}{% set c = c.split('</think>')[-1] %}{% endif %}"

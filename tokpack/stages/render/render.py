@@ -18,8 +18,8 @@ import pyarrow as pa
 from tokpack.arrays import Bools
 from tokpack.errors import UsageError
 from tokpack.schema import SEGMENTS
+from tokpack.stages.render.compiled.compiled_shape import Compiled
 from tokpack.stages.render.compiled.shape_plan import ShapePlan, plan_rows
-from tokpack.stages.render.compiled.template_compiler import Compiled
 from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
 from tokpack.stages.render.pieces import Ints, Spans, ValuedSpans, Verbatim, assemble, most_text
 from tokpack.stages.render.reference import (

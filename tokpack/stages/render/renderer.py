@@ -16,8 +16,9 @@ from jinja2 import meta
 
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.errors import UsageError
+from tokpack.stages.render.compiled.compiled_shape import Compiled
 from tokpack.stages.render.compiled.kept_shapes import keep_shapes, load_shapes
-from tokpack.stages.render.compiled.template_compiler import Compiled, TemplateCompiler
+from tokpack.stages.render.compiled.template_compiler import TemplateCompiler
 from tokpack.stages.render.message_fields import message_fields
 from tokpack.stages.render.reference import Loss, RenderedRow, RenderSettings, chat_reference
 from tokpack.stages.render.spans.chat_spans import SpanFinder
@@ -39,7 +40,13 @@ class TemplateEngine:
         if finder is None:
             return None
         segments = finder.with_segments
-        return TemplateCompiler(finder.template, self.reference, segments, lambda: finder.facts.prompt)
+
+        def closed(text: str) -> bool:
+            return finder.closing(text, 0, len(text)) < len(text)
+
+        return TemplateCompiler(
+            finder.template, self.reference, segments, lambda: finder.facts.prompt, closed
+        )
 
     def reference(self, messages: Sequence[Message], tools: Any = None) -> RenderedRow:
         """One chat by Jinja, spans in bytes. Raises RenderError."""

@@ -17,14 +17,10 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.arrays import Bools
+from tokpack.stages.render.compiled.compiled_shape import Compiled
 from tokpack.stages.render.compiled.shape_keys import Key, Values, chat_key
 from tokpack.stages.render.compiled.symbols import WHITESPACE, Slot
-from tokpack.stages.render.compiled.template_compiler import (
-    MOST_MESSAGES,
-    Compiled,
-    TemplateCompiler,
-    are_tools,
-)
+from tokpack.stages.render.compiled.template_compiler import MOST_MESSAGES, TemplateCompiler, are_tools
 from tokpack.stages.render.pieces import ChatShape, Ints, is_columnar
 from tokpack.stages.render.reference import add_fields, plain_shape, read_extra, to_messages
 from tokpack.stages.render.spans.segments import CLOSE
@@ -328,6 +324,8 @@ class _Fuller:
                 continue
             if compiled.error:
                 self._plan.refused[row] = compiled
+            elif compiled.leaves_end_open(values, compiler.closed):
+                continue
             elif (texts := compiler.fill(compiled, values, tools, own)) is not None:
                 rows.append(row)
                 places.append(self._keep(own, texts, shared))

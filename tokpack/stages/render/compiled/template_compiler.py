@@ -14,21 +14,19 @@ from __future__ import annotations
 
 import re
 import threading
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from jinja2 import TemplateError
 
+from tokpack.stages.render.compiled.compiled_shape import Compiled, constants_of, located
 from tokpack.stages.render.compiled.fragments import Fragments
 from tokpack.stages.render.compiled.shape_keys import ChatBuilder, Key, Values
 from tokpack.stages.render.compiled.symbol_values import OpaqueBlock
 from tokpack.stages.render.compiled.symbolic_template import SymbolicTemplate
-from tokpack.stages.render.compiled.symbols import Observed, Opaque, Part, Slot
-from tokpack.stages.render.pieces import ChatShape, Place
+from tokpack.stages.render.compiled.symbols import Observed, Opaque, Part, Slot, parts_of
+from tokpack.stages.render.pieces import ChatShape
 from tokpack.stages.render.reference import RenderedRow
 from tokpack.stages.render.spans.segments import CLOSE, OPEN
 from tokpack.stages.render.template.chat_template import REASONING_KEYS, ChatTemplate, Message, RenderError
@@ -45,48 +43,6 @@ _CUTS = 2
 Reference = Callable[[Sequence[Message], Any], RenderedRow]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Compiled:
-    """How to write the chats of a shape."""
-
-    shape: ChatShape
-    slots: tuple[Slot, ...]
-    """Between the literals."""
-    constants: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    """Values (by index) that must hold none of these strings."""
-    leading: tuple[tuple[int, str], ...] = ()
-    """Values (by index) that must not begin with this character: the generation prompt goes on so there, and
-    what a value shares with it is not trained."""
-    visible: frozenset[int] = frozenset()
-    """Values that must not be blank; a shape with a text in its place sees to it."""
-    objects: frozenset[int] = frozenset()
-    """Values whose text is a fragment."""
-    tools: int | None = None
-    """The value that is the text of all tools, if they are written so."""
-    verbatim: tuple[bool, ...] = ()
-    """Slots that are written as they are."""
-    told: tuple[tuple[str, int], ...] = ()
-    """What the template leaves out of each chat, with counts."""
-    error: str = ""
-    """Why the template refuses all of them."""
-
-    def is_of_tools(self, slot: int, values: int) -> bool:
-        """Whether the slot at this place is written from tools; `values`: the number of a chat's values."""
-        return self.slots[slot].index >= values
-
-    def goes_on_as_prompt(self, values: Sequence[Any]) -> bool:
-        """Whether a value may begin with the rest of the generation prompt."""
-        return any(_begins(values[index], char) for index, char in self.leading)
-
-    def fits(self, values: Sequence[Any]) -> bool:
-        for index, constants in self.constants:
-            value = values[index]
-            for constant in constants:
-                if constant in value:
-                    return False
-        return not self.goes_on_as_prompt(values)
-
-
 _UNKNOWN = Compiled(ChatShape(("",), (), ()), ())
 
 
@@ -99,9 +55,12 @@ class TemplateCompiler:
         reference: Reference,
         with_segments: bool = False,
         prompt: Callable[[], str] = str,
+        closed: Callable[[str], bool] = lambda text: text != text.rstrip(),
     ) -> None:
-        """`prompt`: the generation prompt, asked for when a shape is compiled."""
+        """`prompt`: the generation prompt, asked for when a shape is compiled. `closed`: whether a text ends
+        in white space or a special token."""
         self._reference, self._with_segments, self._prompt = reference, with_segments, prompt
+        self.closed = closed
         self._template, self._symbolic = template, SymbolicTemplate(template)
         self._fragments = Fragments(template, self._symbolic)
         self._shapes: dict[tuple[Key, int], Compiled | None] = {}
@@ -169,7 +128,8 @@ class TemplateCompiler:
             if compiled.fits(values.found):
                 if compiled.error:
                     return compiled, []
-                texts = self.fill(compiled, values.found, tools)
+                open_end = compiled.leaves_end_open(values.found, self.closed)
+                texts = None if open_end else self.fill(compiled, values.found, tools)
                 return None if texts is None else (compiled, texts)
             if compiled.goes_on_as_prompt(values.found):
                 return None
@@ -249,6 +209,7 @@ class TemplateCompiler:
             probe.values.append(self._fragments.of_tools(given))
         elif tools > 0:
             given, probe_given = [chat.tool() for _ in range(tools)], [probe.tool() for _ in range(tools)]
+        whole = _whole(messages)
         try:
             parts = list(self._symbolic.run(messages, given))
         except RenderError as error:
@@ -258,9 +219,10 @@ class TemplateCompiler:
             probe.values[index] = self._fragments.of_arguments(probe.values[index])
         if place is not None:
             parts = self._fragments.cut_text(parts, place, probe.values[place])
+        _know_blocks(messages, parts, whole, seen)
         row = self._reference(probe_messages, probe_given)
         prompt = "" if self._template.has_generation else self._prompt()
-        return _located(parts, seen, probe, row, objects, place, prompt)
+        return located(parts, seen, probe, row, objects, place, prompt, whole)
 
     def _refused(
         self, error: RenderError, seen: Observed, messages: Sequence[Message], tools: list[Any] | None
@@ -270,16 +232,39 @@ class TemplateCompiler:
             self._reference(messages, tools)
         except RenderError as same:
             if str(same) == str(error) and isinstance(error.__cause__, TemplateError):
-                return Compiled(_UNKNOWN.shape, (), _constants(seen), error=str(error))
+                return Compiled(_UNKNOWN.shape, (), constants_of(seen), error=str(error))
         return None
+
+
+def _whole(messages: Sequence[Message]) -> frozenset[int]:
+    """Values that are all of a text of a content."""
+    texts = (parts_of(text) for message in messages for text in _texts(message))
+    return frozenset(parts[0].index for parts in texts if len(parts) == 1 and isinstance(parts[0], Slot))
+
+
+def _know_blocks(
+    messages: Sequence[Message], parts: Sequence[Part], whole: frozenset[int], seen: Observed
+) -> None:
+    """Of answers that the template does not write as they are think blocks are looked for: see `left_out`."""
+    written = {part.index for part in parts if isinstance(part, Slot)}
+    for message in messages:
+        if message.get("role") == "assistant":
+            slots = [part for text in _texts(message) for part in parts_of(text) if isinstance(part, Slot)]
+            for slot in slots:
+                if slot.index not in whole & written:
+                    seen.constants.setdefault(slot.index, set()).update((OPEN, CLOSE))
+
+
+def _texts(message: Message) -> list[str]:
+    """Of a content."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _is_cut(key: Any) -> bool:
     return isinstance(key, tuple) and (key[:1] == ("cut",) or any(map(_is_cut, key)))
-
-
-def _constants(seen: Observed) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    return tuple((index, tuple(sorted(found))) for index, found in sorted(seen.constants.items()))
 
 
 def _tool_text(slot: Slot, tools: list[Any], number: int) -> str:
@@ -290,90 +275,6 @@ def _tool_text(slot: Slot, tools: list[Any], number: int) -> str:
         tools.written[key] = slot.fill(tools[number])
     text: str = tools.written[key]
     return text
-
-
-def _located(
-    parts: list[Part],
-    seen: Observed,
-    probe: ChatBuilder,
-    row: RenderedRow,
-    objects: frozenset[int],
-    tools: int | None,
-    prompt: str,
-) -> Compiled | None:
-    """None when the reference writes the probe otherwise, or a span ends within a value."""
-    literals, slots = [""], list[Slot]()
-    for part in parts:
-        if isinstance(part, Slot):
-            slots.append(part)
-            literals.append("")
-        else:
-            literals[-1] += part
-    texts = [slot.fill(probe.values[slot.index]) for slot in slots]
-    pieces = [literals[0].encode()]
-    for text, literal in zip(texts, literals[1:], strict=True):
-        pieces += [text.encode(), literal.encode()]
-    if b"".join(pieces) != row.text.encode():
-        return None
-    at = [0, *accumulate(map(len, pieces))]
-    valued = (row.segments, row.weights)
-    bare = (row.trained, row.content, *([span[:2] for span in spans] for spans in valued))
-    places = [[_place(at, *span) for span in spans if span[0] < span[1]] for spans in bare]
-    if any(None in found for found in places):
-        return None
-    spans = [tuple(place for place in found if place is not None) for found in places]
-    segments, weights = (
-        tuple(zip(found, [span[2] for span in given if span[0] < span[1]], strict=True))
-        for found, given in zip(spans[2:], valued, strict=True)
-    )
-    shape = ChatShape(tuple(literals), spans[0], spans[1], segments=segments, weights=weights)
-    left_out = tuple(row.told.items())
-    return Compiled(
-        shape=shape,
-        slots=tuple(slots),
-        constants=_constants(seen),
-        leading=_leading(pieces, at, slots, [start for start, end in row.trained if start < end], prompt),
-        visible=frozenset(seen.visible),
-        objects=objects,
-        tools=tools,
-        told=left_out,
-        verbatim=tuple(
-            slot == Slot(slot.index) and isinstance(probe.values[slot.index], str) for slot in slots
-        ),
-    )
-
-
-def _leading(
-    pieces: list[bytes], at: list[int], slots: list[Slot], starts: list[int], prompt: str
-) -> tuple[tuple[int, str], ...]:
-    """Of the first value of every trained span the characters with which the prompt may go on before it."""
-    found = set()
-    for start in starts:
-        piece = bisect_left(at, start)
-        piece += not piece % 2
-        before = b"".join(pieces[max(0, piece - 3) : piece]).decode("utf-8", "ignore")
-        ends = [end for end in range(1, len(prompt)) if before.endswith(prompt[:end])]
-        if piece < len(pieces):
-            found |= {(slots[piece // 2].index, prompt[end]) for end in ends}
-    return tuple(sorted(found))
-
-
-def _begins(value: Any, char: str) -> bool:
-    """With the character, be it after white space, which a template may strip."""
-    return isinstance(value, str) and (value.startswith(char) or value.lstrip().startswith(char))
-
-
-def _place(at: list[int], start: int, end: int) -> Place | None:
-    """A span as a shape writes it; None when it begins or ends inside a value."""
-    ends = []
-    for point in (start, end):
-        piece = bisect_left(at, point, 1) - 1  # the first piece that ends at the point or behind it
-        if piece % 2:
-            if point != at[piece + 1]:
-                return None
-            piece += 1
-        ends += [piece, point - at[piece]]
-    return ends[0], ends[1], ends[2], ends[3]
 
 
 def _pattern(compiled: Compiled, before: re.Pattern[str] | None) -> re.Pattern[str]:

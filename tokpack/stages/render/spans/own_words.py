@@ -1,16 +1,18 @@
-"""Whether short calls and reasoning are written, or only letters like theirs in the template's own words.
+"""Whether short calls and reasoning are written, or only letters like theirs in the words of the template, or
+in other words of the data.
 
     call of "f", reasoning "x"    <|im_start|>assistant\\n<|im_end|>     hold neither, but `find` says nothing
 
-What the template's source holds is marked in one more rendering; its marks tell.
+What may stand there twice is marked in one more rendering; its marks tell.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from tokpack.stages.render.template.chat_template import (
@@ -45,12 +47,25 @@ class OwnWords:
         return self._count(index, _THOUGHTS, thought, extent)
 
     def _count(self, index: int, kind: int, words: str, extent: CharSpan) -> int | None:
-        if words not in self._template.source or self._places is None:
+        own = words in self._template.source
+        if not (own or self._is_said(index, kind, words)) or self._places is None:
             return None
         mark = self._mark_of.get((index, kind, words))
         if mark is None:
             return None
         return sum(extent[0] <= place <= extent[1] for place in self._places.get(mark, ()))
+
+    def _is_said(self, index: int, kind: int, words: str) -> bool:
+        """Whether the message says them elsewhere too, or tools' answers do, which may stand in its turn."""
+        message = self._messages[index]
+        answers = takewhile(lambda other: other.get("role") == "tool", self._messages[index + 1 :])
+        held = dict(message)
+        if kind == _THOUGHTS:
+            held = {key: value for key, value in message.items() if not _is_thought(key, value, words)}
+        elif isinstance(calls := message.get("tool_calls"), list):
+            held["tool_calls"] = [_told(call) for call in calls]
+        texts = list(_texts([held, *(answer.get("content") for answer in answers)]))
+        return any(words in text for text in texts)
 
     @cached_property
     def _places(self) -> dict[str, list[int]] | None:
@@ -100,3 +115,25 @@ class OwnWords:
         if key not in self._mark_of:
             self._mark_of[key] = next(self._free)
         return self._mark_of[key]
+
+
+def _is_thought(key: str, value: Any, words: str) -> bool:
+    return key in REASONING_KEYS and isinstance(value, str) and value.strip() == words
+
+
+def _told(call: Any) -> Any:
+    """A call's arguments, which are not its name."""
+    function: Any = call.get("function", call) if isinstance(call, Mapping) else None
+    return function.get("arguments") if isinstance(function, Mapping) else None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in data, names of fields among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for pair in value.items() for inner in pair for text in _texts(inner))
+    elif isinstance(value, list):
+        yield from (text for inner in value for text in _texts(inner))
+    else:
+        yield json.dumps(value, default=str)

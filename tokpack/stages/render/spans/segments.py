@@ -235,9 +235,17 @@ class Segments:
             if number == calls:
                 header = start + len(self._header(index, start)) if not number else start
                 found += [(start, header, TEMPLATE), (header, end, CALLS)]
-            elif number < len(gaps) - 1 or not values:
+            elif number < len(gaps) - 1:
                 found.append((start, end, TEMPLATE))
+            elif not values:
+                found.append((start, self._close_of_empty(start, end), TEMPLATE))
         return [segment for segment in found if segment[0] < segment[1]]
+
+    def _close_of_empty(self, start: int, end: int) -> int:
+        """Where what closes a turn without words begins: there may be more of it than one token."""
+        stop = self._finder.facts.end_of_turn
+        place = self._text.find(stop, start, end) if stop else -1
+        return place if place >= 0 else end
 
     def _calls_gap(self, index: int, gaps: Sequence[CharSpan]) -> int:
         """Number of the gap in which the calls are written; -1 where they are not."""
