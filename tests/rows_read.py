@@ -58,7 +58,12 @@ def documents(
     folder: Path, rows: Rows, container: str = "jsonl", **config: Any
 ) -> tuple[list[tuple[Any, ...]], list[str], Shape]:
     """(roles, contents, extra, reason) of each document, why rows were set aside, and the shape."""
-    [source] = open_sources((SourceConfig(path=str(written(folder, rows, container)), **config),))
+    return documents_of(written(folder, rows, container), **config)
+
+
+def documents_of(path: Path, **config: Any) -> tuple[list[tuple[Any, ...]], list[str], Shape]:
+    """The same of a file."""
+    [source] = open_sources((SourceConfig(path=str(path), **config),))
     shape = detect_shape(source)
     parts = [normalize(block, source, shape) for block in read_blocks([source])]
     frame = pl.concat([part.documents for part in parts])

@@ -229,6 +229,7 @@ def _after_system(
     if system is None:
         slow |= filled(table.column(name))
         return roles, contents, more
+    slow |= holds_talk(system)
     told = system.fill_null("") != ""
     slow |= (told & (roles.list.first() == "system").fill_null(True)).to_numpy()
     return (

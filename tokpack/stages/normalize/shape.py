@@ -14,9 +14,10 @@ from typing import Any
 from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
-from tokpack.stages.normalize.chats.blocks import plain_text
+from tokpack.stages.normalize.chats.blocks import plain_text, system_in_text
 from tokpack.stages.normalize.chats.calls import OLDER_TOOLS, TOOLS, read_tools
 from tokpack.stages.normalize.chats.media import MEDIA
+from tokpack.stages.normalize.chats.message_rows import chat_in_text
 from tokpack.stages.normalize.chats.roles import SPEAKERS, Speakers, spoken
 from tokpack.stages.normalize.chats.training import speaks_of_training
 from tokpack.stages.normalize.chats.turns import are_bare, as_messages
@@ -236,10 +237,9 @@ class Shape:
             value = found[target]
             if are_bare(value) and not self.speakers:
                 continue
-            if target in _CHATS:
-                value = found[target] = as_json(value)
-                if isinstance(value, str) and isinstance(found.get("system"), str):
-                    found["system"] = _LABEL.sub("", found["system"])
+            value = found[target] = self._decoded(target, value)
+            labeled = target in _CHATS and isinstance(value, str) and isinstance(found.get("system"), str)
+            found |= {"system": _LABEL.sub("", found["system"])} if labeled else {}
             if value is not None and not (isinstance(value, str) and target not in self.named):
                 found[target] = _HELD[target](value, target in self.named)
             if isinstance(found[target], list) and target != "system":
@@ -251,6 +251,14 @@ class Shape:
             given = as_json(found.get("chat_template_kwargs"))
             found["chat_template_kwargs"] = arguments | (given if isinstance(given, dict) else {})
         return found
+
+    def _decoded(self, target: str, value: Any) -> Any:
+        """What JSON in a text stands for, where that is a chat, or a system message of a service."""
+        if target in _CHATS:
+            return as_json(value)
+        if not isinstance(value, str) or target in self.named:
+            return value
+        return system_in_text(value) if target == "system" else chat_in_text(value, self.layout is not None)
 
     def _tools(self, row: Row) -> tuple[str, Any]:
         """The first column of tools that says something. Raises RowError where two hold different ones."""

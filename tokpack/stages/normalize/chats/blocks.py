@@ -45,6 +45,25 @@ def plain_text(value: Any) -> Any:
     return value
 
 
+_OF_SYSTEM = {"type", "text", "cache_control"}
+
+
+def system_in_text(text: str) -> Any:
+    """A system message that a text holds as a service's JSON; other texts as they are."""
+    held = as_json(text)
+    if (
+        isinstance(held, list)
+        and held
+        and all(is_object(p) and "text" in p and p.keys() <= _OF_SYSTEM for p in held)
+    ):
+        return plain_text(held)
+    if is_object(held) and (
+        held.get("role") in ("system", "developer") or held.keys() in ({"parts"}, {"text"})
+    ):
+        return plain_text(held)
+    return text
+
+
 def is_object(value: Any) -> bool:
     return type(value) is dict or isinstance(value, Mapping)
 

@@ -13,9 +13,10 @@ from tokpack.stages.messages import HOLDS_DATA
 from tokpack.stages.normalize.chats.calls import read_calls, take_calls
 from tokpack.stages.normalize.chats.media import MEDIA, holds_media
 from tokpack.stages.normalize.chats.reasoning import take_reasoning
+from tokpack.stages.normalize.chats.responses import has_items
 from tokpack.stages.normalize.chats.roles import CALLS, role_name
 from tokpack.stages.normalize.chats.training import take_directions
-from tokpack.stages.normalize.fields import OF_MESSAGES
+from tokpack.stages.normalize.fields import OF_MESSAGES, as_json
 from tokpack.stages.normalize.values import (
     RowError,
     checked,
@@ -71,6 +72,15 @@ def messages_in(value: Any, where: str) -> Any:
         return items
     roles = ("user", "system") if where == "prompt" else ("assistant",)
     return [items] if _is_message_alone(items, roles) else value
+
+
+def chat_in_text(text: str, known: bool) -> Any:
+    """The messages, or the message, that a text holds as JSON in the form of any service; other texts as they
+    are. `known`: the layout says that there is one."""
+    held = as_json(text)
+    if isinstance(held, list) and held and all(is_message(item) or has_items([item]) for item in held):
+        return held
+    return held if known and isinstance(held, dict) and (is_message(held) or "kwargs" in held) else text
 
 
 def is_message(value: Any) -> bool:

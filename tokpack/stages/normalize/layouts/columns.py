@@ -131,6 +131,7 @@ def needed_columns(name: str, given: Mapping[str, str], held: Columns) -> tuple[
             if root(path, held.present) not in columns.values()
         ]
         found = [path for path in found if path not in columns.values()]
+        found = _deepest(found)
         filled = [path for path in found if held.values(path)]
         if not filled and target == "completion":
             filled = [path for path in held.find(fields.LESSER_COMPLETIONS, _is_prompt) if held.values(path)]
@@ -176,7 +177,7 @@ def optional_column(
     names = fields.PAIR_PROMPTS if (name, target) == (PREFERENCE, "prompt") and not whole else (target,)
     test = None if name == TOKENS else _is_prompt
     found = [*held.find(names[:1]), *held.find(names[1:], test)]
-    found = [path for path in found if path not in columns.values()]
+    found = _deepest([path for path in found if path not in columns.values()])
     if name == PREFERENCE and target == "prompt" and not found and not whole:
         found = [path for path in held.find(("messages",)) if _are_asked_or_chosen(path, held, columns)]
     return next(iter(found), None)
@@ -215,11 +216,21 @@ def other_tools(beside: Mapping[str, str], held: Columns, taken: set[str]) -> tu
     )
 
 
+def _deepest(paths: list[str]) -> list[str]:
+    """Without those that another leads into: a text of `question.full_text` is none of `question`."""
+    return [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]
+
+
 # What the values of a column may be
 
 
 def _is_text(values: list[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
+
+
+def _is_input(values: list[Any]) -> bool:
+    """Texts, and no lists of ids as JSON."""
+    return _is_text(values) and not (values and all(isinstance(as_json(value), list) for value in values))
 
 
 def _is_chat(values: list[Any]) -> bool:
@@ -302,7 +313,7 @@ _TESTS: dict[str, Callable[[list[Any]], bool] | None] = {
     "system": _is_system,
     "tools": None,
     "history": _is_history,
-    "input": _is_text,
+    "input": _is_input,
     "reasoning": _is_reasoning,
     "label": _is_label,
     "trained": _is_label,

@@ -24,6 +24,7 @@ from tokpack.stages.normalize.layouts.find_layout import find_layout, ranked_lay
 from tokpack.stages.normalize.layouts.hints import answer_beside, near_paths, way_out
 from tokpack.stages.normalize.layouts.jq_hints import for_file
 from tokpack.stages.normalize.layouts.layouts import Layout
+from tokpack.stages.normalize.layouts.printed import check_printed
 from tokpack.stages.normalize.layouts.speakers import check_speaker, notes_on_roles
 from tokpack.stages.normalize.layouts.unread import grouping_columns, unread_columns, unread_fields
 from tokpack.stages.normalize.raw_rows import parse_line
@@ -55,6 +56,7 @@ def detect_shape(source: Source) -> Shape:
             hint=_expected(source, fault),
         )
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    check_printed(source, columns, rows)
     _check_map(config, columns, rows, source)
     layout = _layout(config, columns, rows, source)
     forced = config.format not in ("auto", UNPAIRED)
@@ -249,6 +251,8 @@ def _check_weight(shape: Shape, columns: list[str], rows: list[dict[str, Any]], 
             )
 
 
+LOOKED_AT = 1 << 20
+"""Bytes of the head that are looked at for rows."""
 MANY = 10
 """Rows from which on it is told that they all ask the same."""
 ONE_A_LINE = 'one JSON object a line is expected; of one array of objects say .json, or container = "json"'
@@ -292,9 +296,16 @@ def first_rows(source: Source, head: bytes, count: int = 100) -> tuple[list[dict
     if _is_whole(source, head):
         return _parsable(head[: head.rfind(b"\n") + 1] or head, count)
     with looked_at(source):
+        found: list[dict[str, Any]] = []
+        fault, size = "", 0
         for _, _, _, data in chunks(replace(source, head_only=True), 1 << 16):
-            return _parsable(data, count) if isinstance(data, bytes) else _readable(data, count)
-    return [], ""
+            left = count - len(found)
+            rows, first = _parsable(data, left) if isinstance(data, bytes) else _readable(data, left)
+            size += len(data) if isinstance(data, bytes) else data.nbytes
+            found, fault = found + rows, fault or first
+            if len(found) == count or size >= LOOKED_AT:
+                break
+    return found, fault
 
 
 def _is_whole(source: Source, head: bytes) -> bool:

@@ -80,8 +80,9 @@ def _of_span(row: Row) -> Row:
         values = (_nested(as_json(value_at(held, name))) for name in names)
         value = next((value for value in values if is_filled(value) and isinstance(value, list)), None)
         if value is not None:
-            items = [as_json(item) for item in value]
-            items = [_tool(item) for item in items] if field == "tools" else [*map(_message, items)]
+            items = [item for item in map(as_json, value) if isinstance(item, Mapping)]
+            items = [_tool(item) if field == "tools" else _message(item) for item in items]
+            items = [item for item in items if any(map(is_filled, item.values()))]
             made[field] = items[:1] if field == "completion" else items
     rest = {
         name: value for name, value in row.items() if name not in ("prompt", "completion", "system", "tools")
@@ -137,15 +138,9 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _message(item: Any) -> Any:
+def _message(item: Mapping[str, Any]) -> Mapping[str, Any]:
     """`{"message": {"role": ..., "contents": [...], "tool_calls": [...]}}` without its wrappers."""
-    held = (
-        item.get("message")
-        if isinstance(item, Mapping) and isinstance(item.get("message"), Mapping)
-        else item
-    )
-    if not isinstance(held, Mapping):
-        return held
+    held = item["message"] if isinstance(item.get("message"), Mapping) else item
     message = {key: value for key, value in held.items() if key not in ("contents", "finish_reason")}
     if not is_filled(message.get("content")) and isinstance(parts := held.get("contents"), list):
         message["content"] = [_inside(part, "message_content") for part in parts]
@@ -156,8 +151,9 @@ def _message(item: Any) -> Any:
     return message
 
 
-def _tool(item: Any) -> Any:
-    return as_json(value_at(item, "tool.json_schema") or item) if isinstance(item, Mapping) else item
+def _tool(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    schema = as_json(value_at(item, "tool.json_schema"))
+    return schema if isinstance(schema, Mapping) else item
 
 
 def _inside(item: Any, key: str) -> Any:
