@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -114,3 +115,33 @@ def test_a_loop_counts_by_its_share_of_the_answer(share: float) -> None:
     expected = "repetition" if share > 0.3 else None
     assert reasons([ask("Hi", stuck)], "repetition") == [expected]
     assert reasons([ask("Hi", stuck + words[:50])], "repetition") == ["repetition" if share > 0.5 else None]
+
+
+LOOP = "I should look at this once more, from the beginning. " * 40
+LIVELY = " ".join(f"Step {n} turns {n * 7} into {n * n}." for n in range(200))
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize(
+    ("thought", "said", "expected"),
+    [
+        (LOOP, "Done.", "repetition"),
+        (LOOP, LIVELY, "repetition"),
+        (LOOP.replace(". ", ".\n") + '"\u00e9"', "Done.", "repetition"),
+        (LIVELY, LOOP, "repetition"),
+        (LIVELY, "Done.", None),
+        (LIVELY + LOOP[:200], "Done.", None),
+    ],
+)
+def test_reasoning_that_got_stuck_is_judged_alike_in_a_field_and_in_a_think_block(
+    field, thought, said, expected
+):
+    inline = ask("Hi", f"<think>\n{thought}\n</think>\n\n{said}")
+    held = [
+        ask("Hi", said)._replace(extra=json.dumps({"messages": [{}, {field: thought}]}, ensure_ascii=a))
+        for a in (0, 1)
+    ]
+    tools = [{"function": {"name": "f", "description": LIVELY}}]
+    more = json.dumps({"tools": tools, "messages": [{}, {field: thought, "tool_calls": [{}]}]})
+    docs = [inline, *held, ask("Hi", said)._replace(extra=more)]
+    assert reasons(docs, "repetition") == [expected] * 4

@@ -10,6 +10,7 @@ Expressions see the documents' columns and derived ones, made once and only wher
     prompts   all other contents: list                            prompt   the last of them
     text      all contents, one a line                            tokens   length, after tokenize
     answers_without_call, contents_without_call   the same, but for assistant turns that call a tool
+    passages  answers with think blocks apart: list           reasoning   of fields, as JSON writes them: list
     partner   contents of a pair's other document                 partner_extra   its `extra`
 
 A rule's name is its drop reason; the first rule that hits wins. Special tokens written out in the contents
@@ -37,6 +38,8 @@ from tokpack.stages.mask_personal import count_personal, mask_personal
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.stages.pairs import partners
 from tokpack.stages.render.reference import read_extra
+from tokpack.stages.render.spans.segments import CLOSE
+from tokpack.stages.render.template.chat_template import REASONING_KEYS
 from tokpack.stages.rules import PRESETS, RULES, Rule
 from tokpack.stages.rules.html import html_answer
 from tokpack.stages.special_tokens import NONE, SpecialTokens, treat_special_tokens
@@ -48,7 +51,10 @@ PARTNER = {"partner": "contents", "partner_extra": "extra"}
 WITHOUT_CALL = ("answers_without_call", "contents_without_call")
 HTML_ANSWERS = "html_answers"
 """Counter of documents with an answer in HTML that stay."""
-DERIVED = ("answers", "answer", "prompts", "prompt", "text", *WITHOUT_CALL, *PARTNER)
+PASSAGES, REASONING = "passages", "reasoning"
+DERIVED = ("answers", "answer", "prompts", "prompt", "text", PASSAGES, REASONING, *WITHOUT_CALL, *PARTNER)
+_REASONING = rf'"(?:{"|".join(REASONING_KEYS)})": ?"(?:[^"\\]|\\.)*"'
+"""A field of `extra`."""
 
 
 @dataclass(slots=True)
@@ -231,7 +237,7 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
     messages = Messages.of(documents)
     mine = as_bool(messages.roles.is_in(["assistant", "text"]))
     for many, last, which in (("answers", "answer", mine), ("prompts", "prompt", ~mine)):
-        if wanted & {many, last}:
+        if wanted & {many, last} or (many == "answers" and PASSAGES in wanted):
             documents = documents.with_columns(messages.lists(messages.contents, which).alias(many))
         if last in wanted:
             documents = documents.with_columns(pl.col(many).list.last().alias(last))
@@ -243,6 +249,13 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
         else:
             for name, which in zip(WITHOUT_CALL, (mine & told, told), strict=True):
                 documents = documents.with_columns(messages.lists(messages.contents, which).alias(name))
+    if PASSAGES in wanted:
+        apart = pl.element().str.split(CLOSE).explode()
+        blocks = messages.contents.str.contains(CLOSE, literal=True).any()
+        said = pl.col("answers").list.eval(apart) if blocks else pl.col("answers")
+        documents = documents.with_columns(said.alias(PASSAGES))
+    if REASONING in wanted:
+        documents = documents.with_columns(pl.col("extra").str.extract_all(_REASONING).alias(REASONING))
     for name in wanted & PARTNER.keys():
         other = documents[PARTNER[name]].gather(partners(documents))
         documents = documents.with_columns(other.alias(name))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import polars as pl
@@ -37,28 +40,40 @@ def repetition(
     2021) drops at 0.2 of the characters in repeated lines; answers with code and sums need more room. Lines
     of drawings, flowcharts and tables count as no repetition.
 
+    Reasoning, be it in a field or in a think block, and what is said behind it are judged each for itself.
     Works in every script, with spaces or without.
 
     A vector prefilter counts four pieces of each answer in it; Python looks at those few where one recurs.
     """
     limits = (min_chars, min_repeats, min_share, min_stuck_share, min_symbol_share)
 
-    def degenerate(texts: pl.Series) -> pl.Series:
-        found = [
-            bool(text) and (has_loop(text, *limits) or repeated_lines(text, min_line_share) >= min_line_share)
-            for text in texts
-        ]
-        return pl.Series(found, dtype=pl.Boolean)
+    def is_stuck(text: str) -> bool:
+        return has_loop(text, *limits) or repeated_lines(text, min_line_share) >= min_line_share
 
-    text = pl.element()
-    places = [text.str.len_chars() * part // PROBES for part in range(1, PROBES)]
-    pieces = [text.str.slice(place, PROBE) for place in places] + [text.str.slice(-2 * PROBE, PROBE)]
-    often = pl.max_horizontal(text.str.count_matches(piece, literal=True) for piece in pieces)
-    recurs = often >= MIN_PROBE_COUNT
-    long = pl.col("answers").list.eval(text.str.len_bytes() >= min_chars).list.any()
-    checked = text.map_batches(degenerate, return_dtype=pl.Boolean, is_elementwise=True)
-    suspect = among(long, pl.col("answers").list.eval(recurs).list.any())
-    return among(suspect, pl.col("answers").list.eval(checked).list.any())
+    def any_of(name: str, read: Callable[[str], str]) -> pl.Expr:
+        """Whether one of the texts of a column is stuck."""
+
+        def degenerate(texts: pl.Series) -> pl.Series:
+            return pl.Series([bool(text) and is_stuck(read(text)) for text in texts], dtype=pl.Boolean)
+
+        text = pl.element()
+        places = [text.str.len_chars() * part // PROBES for part in range(1, PROBES)]
+        pieces = [text.str.slice(place, PROBE) for place in places] + [text.str.slice(-2 * PROBE, PROBE)]
+        often = pl.max_horizontal(text.str.count_matches(piece, literal=True) for piece in pieces)
+        recurs = often >= MIN_PROBE_COUNT
+        long = pl.col(name).list.eval(text.str.len_bytes() >= min_chars).list.any()
+        checked = text.map_batches(degenerate, return_dtype=pl.Boolean, is_elementwise=True)
+        suspect = among(long, pl.col(name).list.eval(recurs).list.any())
+        return among(suspect, pl.col(name).list.eval(checked).list.any())
+
+    return any_of("passages", str) | any_of("reasoning", _of_json)
+
+
+def _of_json(field: str) -> str:
+    """The text of a field as JSON writes it."""
+    with suppress(ValueError):
+        return str(json.loads(field[field.index(":") + 1 :]))
+    return field
 
 
 def has_loop(
