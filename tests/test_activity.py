@@ -62,6 +62,17 @@ def test_amounts_are_told_in_their_unit_and_the_time_to_go_by_the_pace_since_the
     assert Task("reading", unit="MB", scale=1_000_000, done=2_510_000).amount() == "2.5 MB"
 
 
+def test_a_step_that_takes_several_lines_counts_with_all_of_its_time(monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("tokpack.terminal.activity.time.monotonic", lambda: now)
+    task, told = Task("training", total=20, unit="steps", started=now), []
+    for line in range(1, 13):
+        now, task.done = 30.0 * line, line // 4  # a step takes two minutes, and a line comes every half
+        told.append(task.so_far().partition(" so far")[2])
+    assert told[3::4] == [", about 38 min 0 s to go", ", about 36 min 0 s to go", ", about 34 min 0 s to go"]
+    assert set(told[:3] + told[4:7]) == {""}
+
+
 def test_words_agree_with_their_number() -> None:
     words = "document(|s) (is|are) left out (3%), and each of (its turns|their turns)"
     assert in_number(1, words) == "document is left out (3%), and each of its turns"

@@ -123,6 +123,7 @@ def zipped(data: bytes) -> bytes:
     ("name", "body", "what"),
     [
         ("a.jsonl", gzip.compress(LINES), "is gzip data, not JSON lines"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(LINES)), "holds gzip data, not JSON lines"),
         ("a.jsonl.bz2", bz2.compress(LINES), "is bzip2 data"),
         ("a.csv", zipped(LINES), "is a zip archive or an Excel workbook, not CSV"),
         ("a.zip", zipped(LINES), "is a zip archive"),

@@ -57,7 +57,7 @@ class Task:
     figures: str = ""
     started: float = field(default_factory=time.monotonic)
     said: tuple[float, int] = (0.0, 0)
-    """Time of the last line about it, and what was done then."""
+    """Time of the last line that had more done than the one before, and what was done then."""
     bar: Any = None
 
     def __post_init__(self) -> None:
@@ -78,11 +78,12 @@ class Task:
     def so_far(self) -> str:
         now = time.monotonic()
         told = [self.amount(), self.figures, f"{duration(now - self.started)} so far", self._to_go(now)]
-        self.said = now, self.done
+        if self.done > self.said[1]:  # the time of a silence belongs to what is done at its end
+            self.said = now, self.done
         return f"{self.what}: {', '.join(filter(None, told))}"
 
     def _to_go(self, now: float) -> str:
-        """At the pace since the last line: what an earlier run had done is passed over at another."""
+        """At the pace since that line: what an earlier run had done is passed over at another."""
         since, before = self.said
         if self.total is None or self.done <= before:
             return ""

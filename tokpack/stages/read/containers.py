@@ -94,7 +94,7 @@ def _settle(source: Source, head: bytes) -> None:
             source.note = f"{source.name} holds {NAMES[held]}; its lines are packed as plain text, as asked"
     elif held:
         if source.container == "text":
-            source.note = f"{source.name} holds {NAMES[held]} and is read as such\n  hint: {AS_TEXT}"
+            source.note = f"{source.name} holds {NAMES[held]} and is read as such; {AS_TEXT}"
         source.container = held
     elif source.container == "text" and wanted != "auto":
         source.container = "jsonl"  # the format asked for has columns
@@ -158,8 +158,10 @@ def _refuse_foreign(source: Source, head: bytes) -> None:
         found = "a web page", "fetch the file itself: the server sent a page in its place"
     if found:
         named = NAMES.get(source.container, source.container.capitalize())
-        what = f"{source.name} is {found[0]}" + (f", not {named}" if named else "")
-        hint = "unpack it first" if source.path == "-" and found[1].endswith("unpack it") else found[1]
+        what = f"{source.name} {'holds' if source.compression else 'is'} {found[0]}"
+        what += f", not {named}" if named else ""
+        no_name = source.path == "-" or source.compression  # that would help
+        hint = "unpack it first" if no_name and found[1].endswith("unpack it") else found[1]
         raise DataError(what, where=source.path, hint=hint)
 
 

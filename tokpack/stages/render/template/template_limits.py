@@ -27,6 +27,8 @@ STEPS_OF_PAIR = 8
 MOST_SECONDS = 60.0
 MOST_CHARACTERS = 1 << 28
 """That one document becomes, or that its variables take one after another, eightfold."""
+LONGEST_NUMBER = 1 << 16
+"""Bits: nothing stops Python within one product or division, which of millions of digits takes minutes."""
 LARGEST_WIDTH = 1_000_000
 """Of what is filled up, indented, rounded or cut into parts."""
 WIDEST_JSON = 64
@@ -61,6 +63,8 @@ CHECKED_FILTERS = (
     "truncate",
     "wordwrap",
     "format",
+    "int",
+    "sum",
 )
 
 
@@ -125,7 +129,7 @@ def check_size(characters: int) -> None:
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
     """A sandbox whose templates end."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "*", "**", "%", "/", "//"})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -180,6 +184,10 @@ def check_filter(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         _check_join(between, value)
     elif isinstance(value, str) and name == "replace":
         _check_method(value, name, args[1:], kwargs)
+    elif isinstance(value, str) and name == "int":
+        _check_number(4 * len(value))  # of hexadecimal digits, which Python reads in any number
+    elif name == "sum" and any(isinstance(part, list | tuple) for part in (*args[2:], *kwargs.values())):
+        raise LimitError("the template makes a sum of lists")  # each is copied once for each after it
     elif name in _WIDTHS:
         _check_widths(args[1:], kwargs)
 
@@ -210,18 +218,22 @@ def _begin_with_tick(node: Any) -> None:
 
 
 def _check_operands(operator: str, left: Any, right: Any) -> None:
-    if operator == "+" and isinstance(left, str | list) and isinstance(right, str | list):
+    if isinstance(left, int) and isinstance(right, int):
+        power = operator == "**"
+        _check_number(left.bit_length() * max(right, 1) if power else left.bit_length() + right.bit_length())
+    elif operator == "+" and isinstance(left, str | list) and isinstance(right, str | list):
         check_size(_size(left) + _size(right))
     elif operator == "*":
         for text, times in ((left, right), (right, left)):
             if isinstance(text, str | list | tuple) and isinstance(times, int):
                 check_size(_size(text) * max(times, 0))
-        if isinstance(left, int) and isinstance(right, int):
-            check_size(left.bit_length() + right.bit_length())
-    elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-        check_size(left.bit_length() * max(right, 0) * LOOK_AT_CLOCK)
     elif operator == "%" and isinstance(left, str):
         _check_format(left, right if isinstance(right, tuple) else (right,))
+
+
+def _check_number(bits: int) -> None:
+    if bits > LONGEST_NUMBER:
+        raise LimitError(f"the template makes a number of more than {LONGEST_NUMBER:,} bits")
 
 
 def _check_method(text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
