@@ -7,8 +7,10 @@ import json
 import random
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +28,7 @@ from encode_helpers import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokpack.encoding import fast_tokenizer
+from tokpack.encoding import fast_proof, fast_tokenizer
 from tokpack.encoding.fast_forms import BYTE_ALPHABET
 from tokpack.encoding.fast_proof import ODD_STRINGS, difference, odd_strings
 from tokpack.encoding.fast_tokenizer import FastPlan, FastTokenizer
@@ -189,6 +191,50 @@ def test_errors_of_places_that_cancel_are_seen(tokenizers_, plan, spares):
     fast = FastTokenizer(tokenizer.fast.encoder, guess, tokenizer.added_tokens)
     texts = ["   \n<s></s><s>你好", "   \nhello</s>hello", "  <s>a", " a<s>hello</s>  b</s> c", "a</s>b"]
     assert difference(tokenizer.encode_reference, fast, large(texts)) is None
+
+
+def differ(got, want, row, text):
+    """A row's ids, or the token that holds one of its characters, by a loop over them."""
+    mine, theirs = (slice(*one.offsets[row : row + 2]) for one in (got, want))
+    if got.ids[mine].tolist() != want.ids[theirs].tolist():
+        return True
+    for at in accumulate((len(character.encode()) for character in text[:-1]), initial=0):
+        (token, hit), (true, true_hit) = (
+            [each[0] for each in one.token_at(np.array([row]), np.array([at]))] for one in (got, want)
+        )
+        if text and (hit != true_hit or (hit and token - mine.start != true - theirs.start)):
+            return True
+    return False
+
+
+def test_a_difference_is_found_wherever_it_is(tokenizers_, monkeypatch):
+    rng, tokenizer = random.Random(5), tokenizers_("trim")
+    texts = [*odd_texts(3, 12)[:12], "", "é ", " a lazy dog", ""]
+    want = tokenizer.encode_reference(large(texts))
+    found = set()
+    for _ in range(300):
+        ids, ends, offsets = want.ids.copy(), want.ends.copy(), want.offsets.copy()
+        starts, number = want.starts.copy(), rng.randrange(len(want.ids))
+        kind = rng.choice(["id", "end", "start", "border", "none"])
+        if kind == "id":
+            ids[number] += 1
+        elif kind == "end":
+            ends[number] = max(ends[number - 1] if number else 0, ends[number] - 1)
+        elif kind == "start":
+            starts[number] += 1
+        elif kind == "border":
+            offsets[rng.randrange(1, len(texts))] = number
+            offsets.sort()
+        got = replace(want, ids=ids, ends=ends, offsets=offsets, starts=starts)
+        slow = np.array([rng.random() < 0.1 for _ in texts])
+        fast = SimpleNamespace(encode=lambda text, got=got, slow=slow: (got, slow))
+        sure = [row for row in range(len(texts)) if not slow[row]]
+        wrong = next((texts[row] for row in sure if differ(got, want, row, texts[row])), None)
+        monkeypatch.setattr(fast_proof, "AT_ONCE", rng.choice([1, 5, 100]))
+        assert difference(lambda text: want, fast, large(["before", *texts])[1:]) == wrong
+        found.add((kind, wrong is None))
+    assert {(kind, False) for kind in ("id", "end", "start", "border")} <= found
+    assert ("none", False) not in found
 
 
 def test_dropout_is_switched_off_with_a_word(tmp_path):

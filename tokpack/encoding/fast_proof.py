@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from tokpack.arrays import Bools, Int64
 from tokpack.encoding.fast_tokenizer import FastTokenizer
 from tokpack.encoding.id_texts import WORD_MARK
 from tokpack.encoding.token_places import Encoded, text_buffers
 
 PLAIN = "The quick brown fox's 12345 jumps; over\tthe lazy-dog_name(x) == 3.14!"
 
+AT_ONCE = 1000
+"""Rows that are compared at a time."""
 USUAL = (PLAIN, "hello world", "The answer is 42", "a")
 """Texts of which a useful fast path is sure of one at least."""
 
@@ -68,20 +71,41 @@ def difference(
     """The first row on which ids or places differ, among the rows that the fast path is sure of."""
     got, slow = fast.encode(text)
     want = reference(text)
-    place, data = text_buffers(text)
-    for row in np.flatnonzero(~slow):
-        mine, theirs = slice(*got.offsets[row : row + 2]), slice(*want.offsets[row : row + 2])
-        raw = data[place[row] : place[row + 1]]
-        at = np.flatnonzero((raw & 0xC0) != 0x80)
-        rows = np.full(len(at), row)
-        (token, hit), (true_token, true_hit) = got.token_at(rows, at), want.token_at(rows, at)
-        if (
-            not np.array_equal(got.ids[mine], want.ids[theirs])
-            or not np.array_equal(hit, true_hit)
-            or not np.array_equal((token - mine.start)[hit], (true_token - theirs.start)[hit])
-        ):
-            return str(text[int(row)])
+    sure = np.flatnonzero(~slow)
+    for first in range(0, len(sure), AT_ONCE):
+        rows = sure[first : first + AT_ONCE]
+        if len(wrong := rows[_differ(got, want, rows, text)]):
+            return str(text[int(wrong[0])])
     return None
+
+
+def _differ(got: Encoded, want: Encoded, rows: Int64, text: pa.LargeStringArray) -> Bools:
+    """Of some rows: do ids differ, or the token, counted in its row, that holds one of the characters?"""
+    counts, others = (one.offsets[rows + 1] - one.offsets[rows] for one in (got, want))
+    odd: Bools = counts != others
+    alike = np.flatnonzero(~odd)
+    which, number = _in_rows(counts[alike])
+    mine, theirs = (one.ids[one.offsets[rows[alike]][which] + number] for one in (got, want))
+    odd[alike[which[mine != theirs]]] = True
+    place, data = text_buffers(text)
+    places = place[rows[0] : rows[-1] + 2] - place[rows[0]]
+    begins = np.flatnonzero((data[place[rows[0]] : place[rows[-1] + 1]] & 0xC0) != 0x80)
+    row = np.repeat(np.arange(len(places) - 1), np.diff(np.searchsorted(begins, places)))
+    at = begins - places[row]
+    row += rows[0]
+    if len(rows) < len(places) - 1:
+        asked = np.isin(row, rows)
+        row, at = row[asked], at[asked]
+    (token, hit), (true_token, true_hit) = got.token_at(row, at), want.token_at(row, at)
+    elsewhere = token - true_token != (got.offsets - want.offsets)[row]
+    odd |= np.isin(rows, row[(hit != true_hit) | (hit & elsewhere)])
+    return odd
+
+
+def _in_rows(counts: Int64) -> tuple[Int64, Int64]:
+    """Counts of 2 and 1: rows 0, 0, 1 and places 0, 1, 0."""
+    which = np.repeat(np.arange(len(counts)), counts)
+    return which, np.arange(len(which)) - (np.cumsum(counts) - counts)[which]
 
 
 def shown(text: str) -> str:
