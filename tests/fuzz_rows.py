@@ -183,8 +183,10 @@ def _write_tables(rows: list[dict[str, Any]], folder: Path, container: str) -> i
 def serve(tokenizer_folder: str) -> None:
     """Batches from stdin, an answer a line."""
     import logging
+    import os
 
     logging.disable(logging.CRITICAL)
+    os.fsync = lambda file: None
     from shared_tokenizers import share
 
     from tokpack.encoding.tokenizer import load_tokenizer
@@ -307,7 +309,7 @@ def fuzz(rows: int, tokenizer: str, first: int = 0) -> Tally:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=30_000)
+    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="seed to begin with")
     parser.add_argument("--tokenizer", default="")
     parser.add_argument("--serve", default="", help=argparse.SUPPRESS)

@@ -21,6 +21,8 @@ log = logging.getLogger("tokpack")
 MOST_GROUPS = 20
 MOST_NAMED = 10
 """Columns that are named in one line."""
+LONGEST_NAME = 1000
+"""Characters; people name no column so, and a search takes as long as the name."""
 MATTERS = re.compile(
     r"^tools?|tools?$|tool[._]definitions|^(images?|audios?|videos?)$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
     r"|^(loss_|sample_)?weights?$|^loss$|^train(ed|able|ing)?$|^roles_to_train$|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
@@ -113,7 +115,8 @@ def worth_a_warning(unread: Mapping[str, str]) -> list[str]:
 
 
 def _matters(name: str) -> bool:
-    return MATTERS.search(name) is not None or VERDICT.search(name) is not None
+    found = len(name) <= LONGEST_NAME and (MATTERS.search(name) or VERDICT.search(name))
+    return bool(found)
 
 
 def _worth_a_warning(shape: Shape) -> tuple[tuple[str, ...], tuple[str, ...]]:
