@@ -20,15 +20,23 @@ MARKS = {
 }
 
 
+PAIRS = [
+    pytest.param(
+        name, column, CONTAINERS[(i + 2 * j) % len(CONTAINERS)], marks=[pytest.mark.slow] * ((i + j) % 5 > 0)
+    )
+    for i, name in enumerate(FORMATS)
+    for j, column in enumerate(MARKS)
+]
+"""Every format with every column, and each of both in every container; without the slow tests each once."""
+
+
 @pytest.fixture
 def said(caplog):
     caplog.set_level(logging.INFO, "tokpack")
     return lambda: [record.getMessage().partition(": ")[2] for record in caplog.records]
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("column", MARKS)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "column", "container"), PAIRS)
 def test_marked_rows_are_counted_and_left_out_where_that_is_asked_for(
     name, column, container, qwen, said, tmp_path
 ):

@@ -17,6 +17,13 @@ BARE = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "val
 PAIR = {"prompt": "Hi", "chosen": "Hello.", "rejected": "Go."}
 FORMATS = {"texts": TEXTS, "messages": CHAT, "sharegpt": BARE, "pairs": PAIR, "text": {"text": "Once upon."}}
 
+PLACES = [
+    pytest.param(name, container, marks=[pytest.mark.slow] * ((i + j) % 3 > 0))
+    for i, name in enumerate(FORMATS)
+    for j, container in enumerate(CONTAINERS)
+]
+"""Every format in every container; without the slow tests each once."""
+
 
 def joined(first, last, count=150):
     """Rows of which only the last has more."""
@@ -37,8 +44,7 @@ def test_half_a_character_in_a_late_column_ends_no_run(qwen, tmp_path):
     assert report.data["inputs"][0]["unread"] == {"\\ud800tags": "a\\udc00"}
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "container"), PLACES)
 def test_a_column_that_begins_late_is_named_with_an_example(name, container, qwen, said, tmp_path):
     rows = joined(FORMATS[name], {"tags": ["pond", "duck"], "safety_score": 0.5})
     report = tokpack.analyze(written(tmp_path, rows, container), tokenizer=str(qwen))
@@ -103,8 +109,7 @@ def test_a_column_of_many_small_files_is_named_once(qwen, said, tmp_path):
     assert sum("not read, in later rows: tags 'a'" in text for _, text in said()) == 1
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "container"), PLACES)
 def test_rows_of_other_splits_are_counted_and_left_out_where_that_is_asked_for(
     name, container, qwen, said, tmp_path
 ):

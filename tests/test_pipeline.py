@@ -19,7 +19,7 @@ CAPACITY = 256
 
 @pytest.fixture(scope="module")
 def messy(tmp_path_factory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "chats.jsonl", messy_rows(1000))
+    return write_rows(tmp_path_factory.mktemp("data") / "chats.jsonl", messy_rows(500))
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,13 @@ def packed(messy, whole_qwen, tmp_path_factory) -> tokpack.PackedFolder:
     return tokpack.pack(
         messy, tmp_path_factory.mktemp("out") / "packed", tokenizer=str(whole_qwen), max_length=CAPACITY
     )
+
+
+@pytest.fixture(scope="module")
+def full(messy, whole_qwen, tmp_path_factory) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """The same documents, none of them cut."""
+    out = tmp_path_factory.mktemp("full") / "out"
+    return documents_of(tokpack.pack(messy, out, tokenizer=str(whole_qwen), max_length=4096))
 
 
 def documents_of(packed: tokpack.PackedFolder) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
@@ -80,7 +87,7 @@ def test_every_kept_document_is_there_once_with_the_reference_ids_and_mask(messy
             i if m else -100 for i, m in zip(expected["input_ids"], expected["assistant_masks"], strict=True)
         ]
         assert labels.tolist() == [-100, *wanted[1:]]
-    assert whole > 700
+    assert whole > 350
 
 
 def test_documents_kept_left_out_and_quarantined_are_all_that_was_read(messy, packed):
@@ -88,14 +95,14 @@ def test_documents_kept_left_out_and_quarantined_are_all_that_was_read(messy, pa
     left_out = packed.dropped.filter(pl.col("reason") != "truncated")
     quarantined = [json.loads(line) for line in (packed.folder / "quarantine.jsonl").read_text().splitlines()]
     everything = sorted([*found, *left_out["doc_id"], *(q["doc_id"] for q in quarantined)])
-    assert everything == list(range(1000))
-    assert len(quarantined) == 40
+    assert everything == list(range(500))
+    assert len(quarantined) == 20
     assert {q["line"] for q in quarantined} == {'{"messages": [{"role": "user"'}
     counts = dict(left_out.group_by("reason").len().rows())
-    assert counts["empty_answer"] == 40
-    assert counts["unknown_role"] == 40
-    assert counts["no_answer"] == 40
-    assert counts["exact_duplicate"] == 40
+    assert counts["empty_answer"] == 20
+    assert counts["unknown_role"] == 20
+    assert counts["no_answer"] == 20
+    assert counts["exact_duplicate"] == 20
     copies = left_out.filter(pl.col("reason") == "exact_duplicate")
     lines = messy.read_bytes().splitlines()
     for doc_id, detail in copies.select("doc_id", "detail").rows():
@@ -184,8 +191,7 @@ def test_validation_takes_whole_conversations_and_copies_stay_on_one_side(messy,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overlong", ["drop", "right", "left", "turns", "split"])
-def test_truncation_is_exact_to_the_token(messy, whole_qwen, tmp_path, overlong):
-    full = documents_of(tokpack.pack(messy, tmp_path / "full", tokenizer=str(whole_qwen), max_length=4096))
+def test_truncation_is_exact_to_the_token(messy, full, whole_qwen, tmp_path, overlong):
     cut = tokpack.pack(messy, tmp_path / "cut", tokenizer=str(whole_qwen), max_length=128, overlong=overlong)
     found = documents_of(cut)
     lost = dict(cut.dropped.filter(pl.col("reason") == "truncated").select("doc_id", "tokens_lost").rows())
@@ -298,7 +304,7 @@ def test_analyze_says_what_pack_does(messy, whole_qwen, packed):
     for measured_by_analyze_alone in ("languages", "vocabulary"):
         assert report.data.pop(measured_by_analyze_alone)
     assert report.data == json.loads((packed.folder / "report.json").read_text())
-    assert "1,000 documents" in repr(report)
+    assert "500 documents" in repr(report)
     assert "<iframe" in report._repr_html_()
 
 

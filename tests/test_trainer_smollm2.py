@@ -45,7 +45,7 @@ def batch(documents):
     return PackedCollator()(pack_rows(documents, 512))
 
 
-FEW = 8
+FEW = 4
 """Of the model's thirty layers: for what is as true of each of them."""
 
 

@@ -144,6 +144,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
         **{"num_hidden_layers": 2, "attn_layer_period": 2, "attn_layer_offset": 1},
         **{"mamba_dt_rank": 4, "use_mamba_kernels": False},
     },
+    "janus": {
+        "vision_config": {"projection_dim": 32},
+        "vq_config": each(32, "num_embeddings projection_dim image_token_embed_dim"),
+    },
     "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "full_attn_idxs": [1]},
     "lfm2_moe": {
         "layer_types": ["conv", "full_attention", "conv"],
@@ -154,7 +158,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "minimax_m3_vl": {"text_config": MINIMAX_M3},
     "minimax_m3_vl_text": MINIMAX_M3,
     "mistral4": {"num_key_value_heads": 4, "head_dim": UNSET},
-    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}, "projector_hidden_size": 32},
     "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 2},
     "prophetnet": {"num_hidden_layers": UNSET},
     "recurrent_gemma": {"num_hidden_layers": 3},
