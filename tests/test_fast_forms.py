@@ -86,8 +86,8 @@ def ids(encoder, strings):
 
 
 @pytest.mark.slow
-def test_qwens_vocabulary_is_loaded_as_ranks(whole_qwen, tmp_path):
-    data = (whole_qwen / "tokenizer.json").read_bytes()
+def test_qwens_vocabulary_is_loaded_as_ranks(qwen, tmp_path):
+    data = (qwen / "tokenizer.json").read_bytes()
     added = {token["content"]: token["id"] for token in json.loads(data)["added_tokens"]}
     plain = from_json(data)
     fast, plan, ranks, texts = measure(data, added, Tokenizer.from_buffer(data))

@@ -126,7 +126,7 @@ def test_the_saved_tokenizer_opens_as_the_same(folder, cache, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["whole_qwen", "smollm2"])
+@pytest.mark.parametrize("name", ["qwen", "smollm2"])
 def test_real_tokenizers_survive_saving(name, request, tmp_path):
     folder = request.getfixturevalue(name)
     tokenizer = open_here(folder, tmp_path / "first")

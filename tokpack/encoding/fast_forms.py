@@ -69,11 +69,11 @@ def as_ranks(config: dict[str, Any], kept: AppliedMerges) -> tuple[bytes, str] |
     longer = sum(len(token) > 1 for token in vocab)
     if ranked is None or ranked != kept or len(ranked.merges) != longer:
         return None
-    bytes_of = {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
-    if not bytes_of.keys() >= set("".join(vocab)):
+    if not set(BYTE_ALPHABET) >= set("".join(vocab)):
         return None
+    to_bytes = {ord(character): byte for byte, character in enumerate(BYTE_ALPHABET)}
     written = (
-        b"%s %d\n" % (b64encode(bytes(bytes_of[c] for c in token)), number)
+        b"%s %d\n" % (b64encode(token.translate(to_bytes).encode("latin-1")), number)
         for token, number in sorted(vocab.items(), key=lambda item: item[1])
     )
     return b"".join(written), scheme
