@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import families
 import pytest
 from encode_helpers import (
     NAMES,
@@ -231,3 +232,29 @@ def test_an_end_of_turn_token_in_tool_arguments_is_not_the_end(tokenizers):
     assert not rendered.errors
     assert texts[0].startswith("<tool_call>")
     assert texts[0].endswith("</tool_call><|im_end|>")
+
+
+WITHOUT_MARKS = {
+    "gemma4": ([families.MORE, families.calling(families.call())], ["<|tool_call>call:get_weather{"]),
+    "phi3_5": (
+        [{"role": "system", "content": ""}, families.ASK, {"role": "assistant", "content": ""}],
+        ["<|end|>\n</s>"],
+    ),
+    "phi3": ([families.ASK, families.TELL, families.MORE, families.THEN], ["Only me", "It is fine"]),
+}
+
+
+@pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+@pytest.mark.parametrize("name", WITHOUT_MARKS)
+def test_turns_begin_and_end_alike_where_the_marks_of_a_template_are_no_special_tokens(tmp_path, name):
+    chat, begins = WITHOUT_MARKS[name]
+    found = []
+    for marks in ([], list(families.markers())):
+        folder = tokenizer_folder(byte_level(), tmp_path / f"{len(marks)}", additional_special_tokens=marks)
+        tokenizer = open_here(folder, tmp_path / f"{len(marks)}-snapshot", families.stock(name))
+        rendered = render(frame([document(chat)]), Renderer(tokenizer, RenderSettings()))
+        text = rendered.text[0].as_py()
+        found.append([text[start:end] for start, end in rendered.trained.of_row(0)])
+    assert found[0] == found[1]
+    assert [turn[: len(begin)] for turn, begin in zip(found[0], begins, strict=True)] == begins
+    assert not any("<|tool_response>" in turn or "<|assistant|>" in turn for turn in found[0])

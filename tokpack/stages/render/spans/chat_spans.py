@@ -25,7 +25,7 @@ from typing import Any, Final
 from tokpack.settings.config import ToolArguments
 from tokpack.stages.render.left_out import UNKNOWN_SEGMENTS, Unwritten, left_out
 from tokpack.stages.render.spans.chat_marks import Marked, Marks, widen
-from tokpack.stages.render.spans.loop_turns import LoopTurns
+from tokpack.stages.render.spans.loop_turns import LoopTurns, rounds_of_messages
 from tokpack.stages.render.spans.own_words import OwnWords
 from tokpack.stages.render.spans.prefix_turns import PrefixTurns, common_prefix
 from tokpack.stages.render.spans.segments import Segment, Segments
@@ -40,6 +40,7 @@ _CLOSING_CHARS: Final = 100
 """What closes a turn is looked for in so many characters."""
 
 _MOST_PROMPTS: Final = 1024
+_LIKE_SPECIAL: Final = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,16 @@ class SpanFinder:
     def _learn(self, before: Sequence[Message], whole: Marked) -> TemplateFacts:
         start, end = whole.starts[len(before)], whole.ends[len(before)]
         stop = _end_of_turn(whole.text[end:], self._special)
+        own = rounds_of_messages(whole.rounds, len(before) + 1)[-1]
+        header = whole.text[own.start : start] if own is not None else ""
         try:
             alone, _ = self.template.render(before)
             prompted, _ = self.template.render(before, add_generation_prompt=True)
         except RenderError:
-            return TemplateFacts(stop, known=True)
+            return TemplateFacts(stop, header=header, known=True)
         prompt = prompted[len(alone) :] if prompted.startswith(alone) else ""
-        header = whole.text[len(alone) : start] if whole.text.startswith(alone) else ""
+        if own is None and whole.text.startswith(alone):
+            header = whole.text[len(alone) : start]
         return TemplateFacts(stop, prompt, header, known=True)
 
     @property
@@ -152,7 +156,8 @@ class SpanFinder:
 
     @cached_property
     def openers_of_others(self) -> frozenset[str]:
-        """Special tokens with which a tool's answer begins inside of the turn that called it."""
+        """With what a tool's answer begins inside of the turn that called it: a special token, or what is
+        one in the template's own vocabulary."""
         chat = self.forms.give(tool_chat())
         try:
             text, _ = self.template.render(chat)
@@ -173,6 +178,11 @@ class SpanFinder:
     def closing(self, text: str, start: int, end: int) -> int:
         """Where what ends there in special tokens and white space alone begins, not before `start`."""
         return self._special.closing(text, start, end)
+
+    def mark_at(self, text: str, start: int) -> str:
+        """The special token that begins there, or what looks like one; empty when none does."""
+        found = _LIKE_SPECIAL.match(text, start)
+        return self.any_special.at(text, start) or (found.group() if found else "")
 
     def last_closer(self, text: str, start: int, end: int, closers: Collection[str] | None) -> int:
         """Where the special token that ends there begins, one of `closers` if given; `end` without one."""

@@ -189,12 +189,12 @@ class LoopTurns:
             yield hole
 
     def openers_of_others(self) -> set[str]:
-        """Special tokens with which other messages begin inside of assistant's turns."""
+        """With what other messages begin inside of assistant's turns: special tokens, or what looks so."""
         found = set()
         for index, own in enumerate(self.own):
             if own is not None and self.messages[index].get("role") == "assistant":
                 for hole in self._holes(index, own, own.start, own.end):
-                    found.add(self.finder.any_special.at(self.text, hole.start))
+                    found.add(self.finder.mark_at(self.text, hole.start))
         return found - {""}
 
     def _inner_round(self, own: Round, place: int) -> Round | None:
