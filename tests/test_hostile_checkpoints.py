@@ -18,10 +18,11 @@ from trainer_rows import make_documents, needs_packed_trainer, save_tiny_model, 
 
 from tokpack.errors import DataError, UsageError
 from trainer_plugin import Recipe
+from trainer_plugin.output_folder import take_output_folder
 from trainer_plugin.training.budget import _seconds_in
 from trainer_plugin.training.document_log import DocumentLog
 from trainer_plugin.training.guards import check_resumed
-from trainer_plugin.training.run import _checkpoint, run_training
+from trainer_plugin.training.run import run_training
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_a_link_where_training_writes_is_refused(tmp_path, name):
     (out / name).symlink_to(elsewhere)
     for resume, overwrite in ((True, False), (False, True)):
         with pytest.raises(UsageError, match=f"a link or a pipe is where training writes: {name}"):
-            _checkpoint(out, resume, overwrite)
+            take_output_folder(out, resume, overwrite)
 
 
 def test_the_last_checkpoint_that_was_written_to_its_end_is_taken_and_a_link_of_the_users_own_passes(
@@ -85,7 +86,7 @@ def test_the_last_checkpoint_that_was_written_to_its_end_is_taken_and_a_link_of_
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text("{}" if number < 11 else "")
     (tmp_path / "latest").symlink_to("checkpoint-10")
-    assert _checkpoint(tmp_path, True, False) == str(tmp_path / "checkpoint-10")
+    assert take_output_folder(tmp_path, True, False) == str(tmp_path / "checkpoint-10")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path):
     (tmp_path / "checkpoint-1").mkdir()
     os.mkfifo(tmp_path / "checkpoint-1" / "trainer_state.json")
     with pytest.raises(UsageError, match="a pipe is where training writes: checkpoint-1/trainer_state"):
-        _checkpoint(tmp_path, True, False)
+        take_output_folder(tmp_path, True, False)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tokpack.cli.options import FOLDER, GPUS, NAMED, WRITTEN, Packed, completed
 from tokpack.terminal import interrupts
 from tokpack.terminal.printable import hand_over
 from trainer_plugin.evaluation.cli import app as evaluation
+from trainer_plugin.processes import is_first_process, leave_processes
 from trainer_plugin.serve_config.cli import app as serve_config
 from trainer_plugin.serving.cli import app as serving
 
@@ -136,7 +137,7 @@ def train(
     }
     settings = load_recipe(recipe, **flags)
     check_name(out)
-    if _first_process() and not resume:
+    if is_first_process() and not resume:
         check_output_folder(out, overwrite)
     interrupts.go_on(lambda: how_to_go_on(out))
     with _activity(quiet) as tell:
@@ -151,7 +152,6 @@ def train(
         _load_libraries(tell)
         from trainer_plugin.adapters.merge import merge_dequantized
         from trainer_plugin.models.private_names import require_trainer
-        from trainer_plugin.processes import leave_processes
 
         require_trainer("tokpack train")
         options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "gpus": gpus}
@@ -166,10 +166,10 @@ def train(
             if not tell.quiet:
                 tell.console.print(found)
             tell.say(f"evaluation: {out / after_training.PAGE}")
-        if merge is not None and _first_process():
+        if merge is not None and is_first_process():
             merge_dequantized(out, merge, model=model, tell=tell)
             tell.say(f"merged model: {merge}")
-    if _first_process():
+    if is_first_process():
         hand_over(result.out)
     leave_processes()
 
@@ -279,17 +279,11 @@ def _range(predicted: tuple[float, float] | None, shown: Any) -> str:
     return " to ".join(ends) + " predicted, "
 
 
-def _first_process() -> bool:
-    import os
-
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _activity(quiet: bool) -> Activity:
     """Tells on stderr, in the first process only."""
     from tokpack.terminal.activity import Activity
 
-    return Activity(quiet=quiet or not _first_process())
+    return Activity(quiet=quiet or not is_first_process())
 
 
 def _load_libraries(tell: Activity) -> None:

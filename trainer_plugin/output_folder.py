@@ -10,12 +10,15 @@ from shutil import rmtree
 
 from tokpack.errors import UsageError
 from tokpack.files.fresh_folder import fresh_folder
+from tokpack.files.own_files import entries_below
 from trainer_plugin.recipe import Recipe
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """What transformers calls its folders."""
 STATE = "trainer_state.json"
 """What it writes last into them."""
+OURS = re.compile(r"checkpoint-\d|document-losses")
+"""Folders that training writes."""
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -72,6 +75,48 @@ def check_mergeable(recipe: Recipe, adapter: Path, out: Path) -> None:
         raise UsageError(
             "the merged model lies over the adapter", where=f"--merge {out}", hint="another folder"
         )
+
+
+def take_output_folder(out: Path, resume: bool, overwrite: bool) -> str | None:
+    """The checkpoint to resume from; None for a training from its beginning.
+
+    Raises UsageError for a folder with links in it, one in use, and one to resume from without a checkpoint.
+    """
+    if link := next(_links_in_the_way(out), ""):
+        raise UsageError(
+            f"a link or a pipe is where training writes: {link}",
+            where=str(out),
+            hint="take it out, or give another -o",
+        )
+    if resume:
+        return str(checkpoint_to_resume(out))
+    check_output_folder(out, overwrite)
+    return None
+
+
+def checkpoint_to_resume(out: Path) -> Path:
+    """Raises UsageError where there is none."""
+    found = last_checkpoint(out)
+    if found is None:
+        raise UsageError(
+            "no checkpoint to resume from",
+            where=str(out),
+            hint="checkpoints are written when the recipe has save_steps (or --save-steps)",
+        )
+    return found
+
+
+def _links_in_the_way(out: Path) -> Iterator[str]:
+    """Links, pipes and devices in a folder of results or checkpoints, which may be a stranger's.
+
+    Links to other folders pass.
+    """
+    if not out.is_dir():
+        return
+    for name, entry in entries_below(out):
+        special = not entry.is_file() and not entry.is_dir()
+        if special or (entry.is_symlink() and (entry.is_file() or OURS.match(name) or "/" in name)):
+            yield name
 
 
 def check_output_folder(out: Path, overwrite: bool) -> None:

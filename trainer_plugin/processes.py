@@ -1,8 +1,14 @@
-"""The end of a script that trained in several processes."""
+"""A training in several processes, as torchrun starts them: which is the first, and how they end."""
 
 from __future__ import annotations
 
 import gc
+import os
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the one that writes and tells for all. Imports no torch."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def leave_processes() -> None:

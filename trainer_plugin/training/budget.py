@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from tokpack.errors import UsageError
 from trainer_plugin.checkpoints.base_digest import read_json
 from trainer_plugin.rows.balance import BalancedSampler, Stop
+from trainer_plugin.training.price import no_price
 
 SPENT = "spent.json"
 
@@ -72,11 +73,7 @@ class Meter:
 
     def __init__(self, folder: str | Path, price: float | None = None, limit: float | None = None) -> None:
         if limit is not None and not price:
-            raise UsageError(
-                "a limit on the cost needs a price",
-                where="--max-cost",
-                hint="name the GPU (--gpu) or its price an hour (--gpu-price)",
-            )
+            raise no_price()
         self.file, self.price, self.limit = Path(folder) / SPENT, price, limit
         self.before, self.evaluation = 0.0, 0.0
         self._started: float | None = None

@@ -115,17 +115,16 @@ STATES = {
     "rng_state": "dropout draws as a new run does",
 }
 ELSEWHERE = ("global_step", "optimizer_", "pytorch_model_fsdp")
+"""Beginnings of the names of folders in which DeepSpeed and FSDP keep states."""
 BOTH = {"optimizer", "scheduler"}
 """Trainer takes both or none."""
 
 
 def started_over(checkpoint: Path) -> str:
     """What a checkpoint without all of its files does not go on with, which Trainer passes over in silence;
-    empty where nothing is missing. DeepSpeed and FSDP keep states in folders of their own."""
+    empty where nothing is missing, or states are kept elsewhere."""
     names = [path.name for path in checkpoint.iterdir()] if checkpoint.is_dir() else []
-    if not names or any(
-        name.startswith(("global_step", "optimizer_", "pytorch_model_fsdp")) for name in names
-    ):
+    if not names or any(name.startswith(ELSEWHERE) for name in names):
         return ""
     missing = {state for state in STATES if not any(name.startswith(state) for name in names)}
     if missing & BOTH:

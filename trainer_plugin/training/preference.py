@@ -12,8 +12,8 @@ policy is the reference, and the loss of DPO is ln 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -122,10 +122,7 @@ class PackedDPOTrainer(PackedTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Pairs of the global batch, or answers."""
-        items = torch.as_tensor(sum(self._items(batch) for batch in batch_samples), device=device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            items = self.accelerator.gather(items).sum()
-        return items
+        return self._over_ranks(sum(self._items(batch) for batch in batch_samples), device)
 
     def _items(self, batch: dict[str, Any]) -> int:
         return len(_pairs_of(batch))
@@ -176,7 +173,7 @@ class PackedDPOTrainer(PackedTrainer):
     def _reference(self, model: Any) -> AbstractContextManager[Any]:
         if self.ref_model is not None:
             return nullcontext(self.ref_model)
-        return _WithoutAdapter(self.accelerator.unwrap_model(model))
+        return _without_adapter(self.accelerator.unwrap_model(model))
 
     # Rewards
 
@@ -239,17 +236,12 @@ def _sums_of(found: PairLosses) -> torch.Tensor:
     return torch.stack([value.float().sum() for value in values])
 
 
-class _WithoutAdapter(AbstractContextManager[Any]):
+@contextmanager
+def _without_adapter(model: Any) -> Iterator[Any]:
     """The same model with its adapter off and dropout off; both come back."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.training = model, model.training
-        self.off = model.disable_adapter()
-
-    def __enter__(self) -> Any:
-        self.off.__enter__()
-        return self.model.eval()
-
-    def __exit__(self, *error: Any) -> None:
-        self.off.__exit__(*error)
-        self.model.train(self.training)
+    training = model.training
+    try:
+        with model.disable_adapter():
+            yield model.eval()
+    finally:
+        model.train(training)

@@ -17,9 +17,14 @@ def price_of(recipe: Recipe, gpus: str | Path | None = None) -> tuple[Gpu | None
     gpu = find_gpu(recipe.gpu, load_gpus(gpus)) if recipe.gpu else None
     price = recipe.gpu_price or (gpu_price(gpu).value if gpu is not None else None)
     if recipe.max_cost and price is None:
-        raise UsageError(
-            "a limit on the cost needs a price",
-            where="--max-cost",
-            hint="name the GPU (--gpu) or its price an hour (--gpu-price)",
-        )
+        raise no_price()
     return gpu, price
+
+
+def no_price() -> UsageError:
+    """The error of a limit on the cost where nothing says what an hour costs."""
+    return UsageError(
+        "a limit on the cost needs a price",
+        where="--max-cost",
+        hint="name the GPU (--gpu) or its price an hour (--gpu-price)",
+    )

@@ -7,20 +7,19 @@ open packed dataset ─▶ compare tokenizers ─▶ load model ─▶ prove iso
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.encoding.other_tokenizer import check_model_tokenizer
 from tokpack.errors import UsageError, writing
-from tokpack.files.own_files import entries_below
 from tokpack.hub import check_model
 from tokpack.on_disk.checked import check_dataset
 from tokpack.terminal.activity import Activity, counted, duration
-from trainer_plugin.output_folder import check_output_folder, last_checkpoint, remove_checkpoints
+from trainer_plugin.output_folder import checkpoint_to_resume, remove_checkpoints, take_output_folder
+from trainer_plugin.processes import is_first_process
 from trainer_plugin.recipe import Recipe, training_arguments
 from trainer_plugin.rows.dataset import PackedDataset
 from trainer_plugin.training.document_log import check_log_name
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from trainer_plugin.training.forecast import RunForecast
 
 RESULT = "result.json"
-OURS = re.compile(r"checkpoint-\d|document-losses")
-"""Folders that training writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +85,7 @@ def check_run(
     if recipe.document_log:
         check_log_name(recipe.document_log)
     if resume:
-        _resumed(out)
+        checkpoint_to_resume(out)
     check_model_tokenizer(model, dataset.manifest, dataset.folder)
 
 
@@ -111,22 +108,19 @@ def run_training(
     documents would see each other.
     """
     out, tell = Path(out), tell or Activity()
-    checkpoint = _checkpoint(out, resume, overwrite)
+    checkpoint = take_output_folder(out, resume, overwrite)
     dataset = PackedDataset(packed)
-    if check and os.environ.get("RANK", "0") == "0":
+    if check and is_first_process():
         with tell.doing("checking the sums of the shards"):
             check_dataset(dataset.folder, dataset.manifest)
     held_out = _held_out(dataset, recipe)
     preference = preference_of(dataset, recipe)
 
-    from transformers import set_seed
-
-    from trainer_plugin.adapters.qlora import lora_plus_optimizer, prepare_lora, save_result
+    from trainer_plugin.adapters.qlora import save_result
     from trainer_plugin.checkpoints.model_files import load_tokenizer
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.rows.balance import balanced_sampler
-    from trainer_plugin.rows.collator import PackedCollator
     from trainer_plugin.training.forecast import plan_run, predicted_hours
 
     check_extras(recipe.trainer)
@@ -136,17 +130,12 @@ def run_training(
     tell.say(f"dtype {dtype}{_precision_line(arguments)}")
     with tell.doing("loading the tokenizer"):
         dataset.check_tokenizer(tokenizer := load_tokenizer(model))
-    network, report = _proven(model, recipe, dataset, held_out, tell)
-    set_seed(recipe.seed)
-    if recipe.method != "full":
-        network = prepare_lora(network, recipe)
-    tell.say(_parameters_line(network))
+    network, report = _model_to_train(model, recipe, dataset, held_out, tell)
     if preference is not None:
         for line in preference_lines(preference, dataset, recipe):
             tell.say(line)
-    budget = recipe.token_budget or None
     sampler = balanced_sampler(dataset, arguments, network, recipe.row_order)
-    plan = plan_run(dataset, arguments, sampler, budget)
+    plan = plan_run(dataset, arguments, sampler, recipe.token_budget or None)
     hours = None
     if gpu is not None and not (preference and preference.needs_reference):  # which takes time, uncounted
         config = network.config.to_dict()
@@ -154,28 +143,8 @@ def run_training(
     for line in _plan_lines(plan, hours, price, arguments.world_size, sampler.row_order):
         tell.say(line)
     make = trainer_of(preference, model, recipe, report.attn)
-    optimizer = lora_plus_optimizer(network, arguments, recipe.lora_plus_ratio)
-    trainer = make(
-        network,
-        arguments,
-        PackedCollator(
-            dataset.capacity if recipe.pad_to_capacity else None,
-            pad_token_id=dataset.manifest["tokenizer"].get("pad_token_id") or 0,
-        ),
-        train_dataset=dataset,
-        eval_dataset=held_out,
-        loss=recipe.loss,
-        order=recipe.row_order,
-        probe=False,
-        token_budget=budget,
-        gpu_price=price,
-        max_cost=recipe.max_cost or None,
-        document_log=recipe.document_log or None,
-        loss_by_source=recipe.loss_by_source,
-        progress=tell,
-        optimizers=(optimizer, None),
-        callbacks=[*_early_stopping(recipe), *_layer_sampling(network, recipe)],
-    )
+    make = partial(make, gpu_price=price, progress=tell)
+    trainer = _trainer(make, network, arguments, recipe, dataset, held_out)
     if checkpoint is None and trainer.is_world_process_zero():
         remove_checkpoints(out)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -199,28 +168,18 @@ def _held_out(dataset: PackedDataset, recipe: Recipe) -> PackedDataset | None:
     return found
 
 
-def _early_stopping(recipe: Recipe) -> list[Any]:
-    from trainer_plugin.training.patience import Patience
-
-    return [Patience(recipe.patience)] if recipe.patience else []
-
-
-def _layer_sampling(network: Any, recipe: Recipe) -> list[Any]:
-    from trainer_plugin.models.layer_sampling import LayerSampling
-
-    sampling = (recipe.lisa_layers, recipe.lisa_steps, recipe.seed)
-    return [LayerSampling(network, *sampling)] if recipe.lisa_layers else []
-
-
-def _proven(
+def _model_to_train(
     model: str | Path,
     recipe: Recipe,
     dataset: PackedDataset,
     held_out: PackedDataset | None,
     tell: Activity,
 ) -> tuple[Any, IsolationReport]:
-    """The model, set up so that documents of a row do not see each other, and the proof."""
-    from trainer_plugin.adapters.qlora import load_model
+    """The model with the adapter that is to be trained, set up so that documents of a row do not see each
+    other, and the proof."""
+    from transformers import set_seed
+
+    from trainer_plugin.adapters.qlora import load_model, prepare_lora
     from trainer_plugin.isolation.verify import prepare_model
     from trainer_plugin.models.private_names import require_trainer
 
@@ -233,7 +192,51 @@ def _proven(
     with tell.doing("probing the isolation of documents" if recipe.probe else "setting the attention up"):
         report = prepare_model(network, recipe.attn, dataset=dataset, probe=recipe.probe)
     tell.say(_isolation_line(report, recipe.probe))
+    set_seed(recipe.seed)
+    if recipe.method != "full":
+        network = prepare_lora(network, recipe)
+    tell.say(_parameters_line(network))
     return network, report
+
+
+def _trainer(
+    make: Callable[..., Any],
+    network: Any,
+    arguments: Any,
+    recipe: Recipe,
+    dataset: PackedDataset,
+    held_out: PackedDataset | None,
+) -> Any:
+    """What `make` makes of the model, the rows and the recipe."""
+    from trainer_plugin.adapters.qlora import lora_plus_optimizer
+    from trainer_plugin.models.layer_sampling import LayerSampling
+    from trainer_plugin.rows.collator import PackedCollator
+    from trainer_plugin.training.patience import Patience
+
+    collator = PackedCollator(
+        dataset.capacity if recipe.pad_to_capacity else None,
+        pad_token_id=dataset.manifest["tokenizer"].get("pad_token_id") or 0,
+    )
+    optimizer = lora_plus_optimizer(network, arguments, recipe.lora_plus_ratio)
+    callbacks: list[Any] = [Patience(recipe.patience)] if recipe.patience else []
+    if recipe.lisa_layers:
+        callbacks.append(LayerSampling(network, recipe.lisa_layers, recipe.lisa_steps, recipe.seed))
+    return make(
+        network,
+        arguments,
+        collator,
+        train_dataset=dataset,
+        eval_dataset=held_out,
+        loss=recipe.loss,
+        order=recipe.row_order,
+        probe=False,
+        token_budget=recipe.token_budget or None,
+        max_cost=recipe.max_cost or None,
+        document_log=recipe.document_log or None,
+        loss_by_source=recipe.loss_by_source,
+        optimizers=(optimizer, None),
+        callbacks=callbacks,
+    )
 
 
 def _result(trainer: Any, recipe: Recipe, attn: str, plan: RunForecast, hours: Figure | None) -> Result:
@@ -336,44 +339,6 @@ def _plan_lines(
             money = f", {dollars(low * price * ranks)} to {dollars(high * price * ranks)}"
         lines.append(f"predicted: {duration(low * 3600)} to {duration(high * 3600)}{money} ({hours.note})")
     return lines
-
-
-def _checkpoint(out: Path, resume: bool, overwrite: bool) -> str | None:
-    """The checkpoint to resume from; refuses an output folder with something in it otherwise."""
-    if link := next(_links_in_the_way(out), ""):
-        raise UsageError(
-            f"a link or a pipe is where training writes: {link}",
-            where=str(out),
-            hint="take it out, or give another -o",
-        )
-    if resume:
-        return str(_resumed(out))
-    check_output_folder(out, overwrite)
-    return None
-
-
-def _resumed(out: Path) -> Path:
-    found = last_checkpoint(out)
-    if found is None:
-        raise UsageError(
-            "no checkpoint to resume from",
-            where=str(out),
-            hint="checkpoints are written when the recipe has save_steps (or --save-steps)",
-        )
-    return found
-
-
-def _links_in_the_way(out: Path) -> Iterator[str]:
-    """Links, pipes and devices in a folder of results or checkpoints, which may be a stranger's.
-
-    Links to other folders pass.
-    """
-    if not out.is_dir():
-        return
-    for name, entry in entries_below(out):
-        special = not entry.is_file() and not entry.is_dir()
-        if special or (entry.is_symlink() and (entry.is_file() or OURS.match(name) or "/" in name)):
-            yield name
 
 
 def _isolation_line(report: Any, probed: bool) -> str:

@@ -283,10 +283,7 @@ class PackedTrainerMixin(EvaluationMixin):
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
         items = sum(loss_weights(batch).sum() for batch in batch_samples)
-        items = torch.as_tensor(items, device=device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            items = self.accelerator.gather(items).sum()
-        return items / self.get_tp_size()
+        return self._over_ranks(items, device) / self.get_tp_size()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

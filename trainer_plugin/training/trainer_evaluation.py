@@ -70,6 +70,13 @@ class EvaluationMixin(TrainerHooks):
             self.meter.evaluation += time.perf_counter() - started
         return output
 
+    def _over_ranks(self, items: Any, device: torch.device) -> torch.Tensor:
+        """`items` of this rank's batches, summed over ranks where losses are means over the global batch."""
+        count = torch.as_tensor(items, device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()
+        return count
+
     def _rank_scale(self) -> int:
         """DDP averages gradients over ranks; a loss divided by the global count has to be summed."""
         if not self.args.average_tokens_across_devices:
