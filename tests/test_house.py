@@ -28,7 +28,7 @@ HOUSE = {
     "trainer_plugin": """
         words extras processes
         rows models losses checkpoints
-        recipe output_folder dtypes
+        recipe output_folder dtypes options
         isolation adapters training
         evaluation serving serve_config served_proof
         cli
@@ -54,6 +54,7 @@ TRAINER_TAKES = {"version", "terminal", "schema", "errors", "hub", "files", "on_
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli", "tokpack.encoding"},
     "trainer_plugin.cli": {"tokpack.cli"},
+    "trainer_plugin.options": {"tokpack.cli"},
     "trainer_plugin.checkpoints": {"tokpack.encoding"},
     "trainer_plugin.training": {"tokpack.encoding"},
     "trainer_plugin.serving": {"tokpack.cli", "tokpack.stages"},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokpack.cli.options import FOLDER, GPUS, NAMED, WRITTEN, Packed, completed
+from tokpack.cli.options import FOLDER, GPUS, NAMED, WRITTEN, NoCheck, Packed, completed
 from tokpack.terminal import interrupts
 from tokpack.terminal.printable import hand_over
 from trainer_plugin.evaluation.cli import app as evaluation
@@ -18,6 +19,7 @@ from trainer_plugin.serving.cli import app as serving
 
 if TYPE_CHECKING:
     from tokpack.terminal.activity import Activity
+    from trainer_plugin.recipe import Recipe
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the folder written, on stdout.")]
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -29,10 +31,7 @@ def train(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model folder, or name on the hub.", metavar="TEXT", **NAMED)
     ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder for the adapter or model.", **WRITTEN),
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter or model.", **WRITTEN)],
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags win over it.")] = None,
     method: Annotated[
         str | None,
@@ -91,9 +90,7 @@ def train(
     merge: Annotated[
         Path | None, typer.Option(help="Also merge the adapter into its base, in this new folder.", **WRITTEN)
     ] = None,
-    no_check: Annotated[
-        bool, typer.Option("--no-check", help="Do not compare the sums of the shards first.")
-    ] = False,
+    no_check: NoCheck = False,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,
     compare: Annotated[
         bool,
@@ -106,35 +103,16 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model on packed rows: QLoRA, LoRA or full, with the isolation of documents proven first."""
+    given = locals()  # flags named after fields of the recipe say what those are
     from trainer_plugin.extras import need_training
     from trainer_plugin.output_folder import check_mergeable, check_name, check_output_folder, how_to_go_on
-    from trainer_plugin.recipe import load_recipe
+    from trainer_plugin.recipe import Recipe, load_recipe
 
     need_training()
-    flags: dict[str, Any] = {
-        "method": method,
-        "attn": attn,
-        "loss": loss,
-        "order": order,
-        "dtype": dtype,
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "batch_rows": batch_rows,
-        "accumulation": accumulation,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "eval_steps": eval_steps,
-        "patience": patience,
-        "save_steps": save_steps,
-        "gradient_checkpointing": False if no_gradient_checkpointing else gradient_checkpointing or None,
-        "token_budget": token_budget,
-        "gpu": gpu,
-        "gpu_price": gpu_price,
-        "max_cost": max_cost,
-        "document_log": document_log,
-        "loss_by_source": loss_by_source or None,
-        "probe": False if no_probe else None,
-    }
+    flags = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
+    flags["gradient_checkpointing"] = False if no_gradient_checkpointing else gradient_checkpointing or None
+    flags["loss_by_source"] = loss_by_source or None
+    flags["probe"] = False if no_probe else None
     settings = load_recipe(recipe, **flags)
     check_name(out)
     if is_first_process() and not resume:
@@ -154,18 +132,22 @@ def train(
         from trainer_plugin.models.private_names import require_trainer
 
         require_trainer("tokpack train")
-        options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "gpus": gpus}
-        options["check"] = not no_check
-        result = run_training(packed, model, settings, out, **options, tell=tell)
+        result = run_training(
+            packed,
+            model,
+            settings,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            gpus=gpus,
+            check=not no_check,
+            tell=tell,
+        )
         interrupts.go_on(lambda: f"{out} is trained; tokpack eval or merge-adapter does what was left")
         for line in _summary(result):
             tell.say(line)
         if compare:
-            after_training = import_module("trainer_plugin.evaluation.after_training")
-            found = after_training.evaluate_result(packed, model, settings, out, tell)
-            if not tell.quiet:
-                tell.console.print(found)
-            tell.say(f"evaluation: {out / after_training.PAGE}")
+            _compare(packed, model, settings, out, tell)
         if merge is not None and is_first_process():
             merge_dequantized(out, merge, model=model, tell=tell)
             tell.say(f"merged model: {merge}")
@@ -174,13 +156,20 @@ def train(
     leave_processes()
 
 
+def _compare(packed: Path, model: str, recipe: Recipe, out: Path, tell: Activity) -> None:
+    """The trained adapter with its base, as `--eval` asks."""
+    from trainer_plugin.evaluation.after_training import PAGE, evaluate_result
+
+    found = evaluate_result(packed, model, recipe, out, tell)
+    if not tell.quiet:
+        tell.console.print(found)
+    tell.say(f"evaluation: {out / PAGE}")
+
+
 @app.command("merge-adapter", rich_help_panel="Training")
 def merge_adapter(
     adapter: Annotated[Path, typer.Argument(help="Folder that `tokpack train -o` wrote.", **FOLDER)],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder for the merged model.", **WRITTEN),
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.", **WRITTEN)],
     model: Annotated[
         str | None,
         typer.Option(
@@ -216,8 +205,9 @@ def merge_adapter(
         _load_libraries(tell)
         from trainer_plugin.adapters.merge import merge_dequantized
 
-        options: dict[str, Any] = {"model": model, "original": original, "check": not no_check}
-        merged = merge_dequantized(adapter, out, **options, tell=tell)
+        merged = merge_dequantized(
+            adapter, out, model=model, original=original, check=not no_check, tell=tell
+        )
     hand_over(str(merged))
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, Packed, one_of, packed_folder
+from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, NoProgress, Packed, one_of, packed_folder
 from tokpack.cli.output import activity, show
 from tokpack.terminal.printable import hand_over_json, printable
+from trainer_plugin.options import ADAPTERS, BaseWeights, Dtype, check_weights
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -17,16 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.command("eval", rich_help_panel="Training")
 def evaluate(
     packed: Packed,
-    adapter: Annotated[
-        list[str],
-        typer.Option(
-            "--adapter",
-            "-a",
-            help="Adapter folder, or NAME=FOLDER; more than once.",
-            metavar="TEXT",
-            **NAMED,
-        ),
-    ],
+    adapter: Annotated[list[str], ADAPTERS],
     model: Annotated[
         str | None,
         typer.Option(
@@ -69,20 +61,15 @@ def evaluate(
         list[str] | None,
         typer.Option(help='As "heldout < -0.02"; exit code 1 unless the interval meets it.'),
     ] = None,
-    base_weights: Annotated[
-        str, typer.Option(help="auto (as the adapters were trained), original, or nf4 (4 bits).")
-    ] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    base_weights: BaseWeights = "auto",
+    dtype: Dtype = "auto",
     attn: Annotated[str, typer.Option(help="auto, tokpack, mixers, loop, sdpa, eager, ...")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed that draws --max-rows.")] = 0,
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Also write the figures as a page.", **WRITTEN),
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the figures as a page.", **WRITTEN)] = None,
     no_check: NoCheck = False,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Skip the isolation probe.")] = False,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Compare adapters with their base on held-out documents: each document with itself, with intervals.
 
@@ -95,10 +82,7 @@ def evaluate(
 
     need_training()
     one_of("--split", split, ("auto", "validation", "train"))
-    one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
-    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    options: dict[str, Any] = {"split": split, "max_rows": max_rows, "attn": attn, "dtype": dtype}
-    options |= {"base_weights": base_weights, "seed": seed, "probe": not no_probe, "check": not no_check}
+    check_weights(base_weights, dtype)
 
     def before() -> None:
         from trainer_plugin.evaluation.asked import check_asked
@@ -117,7 +101,16 @@ def evaluate(
             task_settings=run.TaskSettings(
                 limit=limit, num_fewshot=num_fewshot, chat_template=chat_template, trusted=trust_tasks
             ),
-            settings=run.EvalSettings(**options),
+            settings=run.EvalSettings(
+                split=split,
+                max_rows=max_rows,
+                attn=attn,
+                dtype=dtype,
+                base_weights=base_weights,
+                probe=not no_probe,
+                check=not no_check,
+                seed=seed,
+            ),
             tell=tell,
         )
         if html is not None:

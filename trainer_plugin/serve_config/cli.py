@@ -10,12 +10,16 @@ import typer
 from tokpack.cli.options import FOLDER, NAMED, WRITTEN, NoProgress, one_of
 from tokpack.cli.output import activity, say
 from tokpack.terminal.printable import hand_over
-from trainer_plugin.serving.cli import PANEL
+from trainer_plugin.options import AFTER_TRAINING
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+MovedBase = Annotated[
+    str | None,
+    typer.Option(help="Folder or Hub name of the base, when it has moved.", metavar="TEXT", **NAMED),
+]
 
 
-@app.command("serve-config", rich_help_panel=PANEL)
+@app.command("serve-config", rich_help_panel=AFTER_TRAINING)
 def serve_config(
     adapters: Annotated[
         list[str], typer.Argument(help="Adapter folders, or NAME=FOLDER.", show_default=False, **NAMED)
@@ -23,14 +27,8 @@ def serve_config(
     engine: Annotated[
         str, typer.Option("--engine", "-e", help="vllm, sglang, lmdeploy, llamacpp or ollama.")
     ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder for all that is served.", **WRITTEN),
-    ],
-    base: Annotated[
-        str | None,
-        typer.Option(help="Folder or Hub name of the base, when it has moved.", metavar="TEXT", **NAMED),
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is served.", **WRITTEN)],
+    base: MovedBase = None,
     convert: Annotated[
         bool,
         typer.Option("--convert", help="Convert refused adapters to what can be served; merge the others."),
@@ -64,29 +62,22 @@ def serve_config(
         refused_adapters(configs, engine, convert)
 
     with activity(quiet, "trainer_plugin.serve_config.write", before, ready_libraries) as (tell, write):
-        options = {"base": base, "convert": convert, "context": context, "port": port}
-        made = write.write_config(adapters, engine, out, **options, tell=tell)
+        made = write.write_config(
+            adapters, engine, out, base=base, convert=convert, context=context, port=port, tell=tell
+        )
     for note in made.notes:
         say(f"note: {note}", quiet)
     hand_over(str(made.folder / "start.sh"))
 
 
-@app.command("convert-adapter", rich_help_panel=PANEL)
+@app.command("convert-adapter", rich_help_panel=AFTER_TRAINING)
 def convert_adapter(
     adapter: Annotated[Path, typer.Argument(help="Adapter folder.", show_default=False, **FOLDER)],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Folder for the adapter, or the merged model.",
-            **WRITTEN,
-        ),
+        typer.Option("--out", "-o", help="Folder for the adapter, or the merged model.", **WRITTEN),
     ],
-    base: Annotated[
-        str | None,
-        typer.Option(help="Folder or Hub name of the base, when it has moved.", metavar="TEXT", **NAMED),
-    ] = None,
+    base: MovedBase = None,
     quiet: NoProgress = False,
 ) -> None:
     """Make plain LoRA of an adapter that servers refuse; what no plain LoRA can say is merged into its base.

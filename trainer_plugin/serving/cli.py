@@ -10,35 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from tokpack.cli.options import NAMED, Json, NoProgress, one_of
+from tokpack.cli.options import NAMED, Json, NoProgress
 from tokpack.cli.output import activity, say
 from tokpack.terminal.printable import hand_over, hand_over_json, printable
+from trainer_plugin.options import ADAPTERS, AFTER_TRAINING, Base, BaseWeights, Dtype, check_weights
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-PANEL = "After training"
-Adapters = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--adapter",
-        "-a",
-        help="Adapter folder, or NAME=FOLDER; more than once.",
-        show_default=False,
-        metavar="TEXT",
-        **NAMED,
-    ),
-]
-BaseWeights = Annotated[
-    str, typer.Option(help="auto (as the adapters were trained), original, or nf4 (4 bits).")
-]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=AFTER_TRAINING)
 def serve(
     base: Annotated[
         str, typer.Argument(help="Base model: a folder, or a name on the Hub.", show_default=False, **NAMED)
     ],
-    adapter: Adapters = None,
+    adapter: Annotated[list[str] | None, ADAPTERS] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but loopback needs an API key.")
     ] = "127.0.0.1",
@@ -70,8 +55,7 @@ def serve(
     from trainer_plugin.serving.address import KEY, base_name_of, check_key, need_server
 
     need_training()
-    one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
-    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_weights(base_weights, dtype)
     limits = _limits(
         max_rows=max_rows, queue=queue, context=context, cache_tokens=cache_tokens, timeout=timeout
     )
@@ -131,17 +115,14 @@ def _limits(**given: float) -> Any:
     )
 
 
-@app.command("verify-served", rich_help_panel=PANEL)
+@app.command("verify-served", rich_help_panel=AFTER_TRAINING)
 def verify_served(
     url: Annotated[str, typer.Argument(help="As http://127.0.0.1:8000/v1.", show_default=False)],
     model: Annotated[str, typer.Option("--model", "-m", help="How the server names the adapter.")],
     adapter: Annotated[
         str, typer.Option("--adapter", "-a", help="The adapter that should answer.", metavar="TEXT", **NAMED)
     ],
-    base: Annotated[
-        str | None,
-        typer.Option(help="Base; the one that the adapter names when not given.", metavar="TEXT", **NAMED),
-    ] = None,
+    base: Base = None,
     data: Annotated[
         str | None,
         typer.Option(help="Packed dataset: its held-out part is asked about; made texts otherwise."),
@@ -178,8 +159,7 @@ def verify_served(
     from trainer_plugin.extras import need_training, ready_libraries
 
     need_training()
-    one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
-    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_weights(base_weights, dtype)
     extra = json_object("--extra-body", extra_body)
 
     def before() -> None:
@@ -188,9 +168,14 @@ def verify_served(
             import_module("trainer_plugin.rows.dataset").PackedDataset(data)
 
     with activity(quiet, "trainer_plugin.served_proof.run", before, ready_libraries) as (tell, run):
-        options: dict[str, Any] = {"documents": max(1, documents), "tokens": max(16, max_tokens)}
-        options |= {"base_weights": base_weights, "dtype": dtype, "seconds": timeout}
-        options["extra_body"] = extra
+        settings = run.ProofSettings(
+            documents=max(1, documents),
+            tokens=max(16, max_tokens),
+            base_weights=base_weights,
+            dtype=dtype,
+            seconds=timeout,
+            extra_body=extra,
+        )
         found = run.verify_served(
             url,
             model,
@@ -199,7 +184,7 @@ def verify_served(
             data=data,
             others=other or (),
             key=os.environ.get(api_key_env) or None,
-            settings=run.ProofSettings(**options),
+            settings=settings,
             tell=tell,
         )
     if json:
@@ -211,15 +196,12 @@ def verify_served(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=AFTER_TRAINING)
 def chat(
     adapter: Annotated[
         str, typer.Argument(help="Adapter folder, or NAME=FOLDER.", show_default=False, **NAMED)
     ],
-    base: Annotated[
-        str | None,
-        typer.Option(help="Base; the one that the adapter names when not given.", metavar="TEXT", **NAMED),
-    ] = None,
+    base: Base = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of each answer.")] = 512,
     temperature: Annotated[
@@ -245,8 +227,7 @@ def chat(
     from trainer_plugin.serving.address import need_server
 
     need_training()
-    one_of("--base-weights", base_weights, ("auto", "original", "nf4"))
-    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_weights(base_weights, dtype)
 
     def before() -> None:
         need_server()
