@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tokpack.encoding import fast_forms, snapshot, tokenizer
+from tokpack.encoding import fast_plan, snapshot, tokenizer
 from tokpack.encoding.reference_process import ReferenceProcess
 from tokpack.stages.render.template import chat_template
 
@@ -49,5 +49,5 @@ def share() -> None:
     """For the rest of this process."""
     tokenizer.ReferenceProcess = SharedReferences()  # type: ignore[misc, assignment]
     snapshot._ask_transformers = ask_here
-    fast_forms._kept = lru_cache(MOST_PROCESSES)(fast_forms._kept.__wrapped__)
+    fast_plan._kept = lru_cache(MOST_PROCESSES)(fast_plan._kept.__wrapped__)
     chat_template._code = lru_cache(MOST_TEMPLATES)(chat_template._code.__wrapped__)

@@ -29,13 +29,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokpack.errors import UsageError
-from tokpack.schema import CONTENT, STORE_SCHEMA, TRAINED
+from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.near_dup.kinds import SAME_PROMPT
 from tokpack.stages.near_dup.near_dup import find_near_duplicates
 from tokpack.stages.selected_tokens import SelectedTokens
 
 WORD = re.compile(r"\w+|\W")
-STORE_TOKENS = pa.schema([STORE_SCHEMA.field(name) for name in ("input_ids", "flags")])
 
 
 @UNHURRIED
@@ -113,29 +112,6 @@ def test_a_long_shared_instruction_does_not_make_other_questions_duplicates():
     assert whole.partner.tolist() == [-1, 0, 0]
     assert both.partner.tolist() == [-1, -1, 0]
     assert both.kind.tolist() == [0, SAME_PROMPT, 0]
-
-
-def test_store_batches_are_read_in_place_sliced_or_not():
-    documents = [list(range(k, k + 30)) for k in (0, 0, 100, 1, 200, 100)]
-    table = pa.table(
-        [pa.array(documents, pa.list_(pa.int32())), pa.array([[CONTENT] * 30] * 6, pa.list_(pa.uint8()))],
-        schema=STORE_TOKENS,
-    )
-    whole = table.to_batches()[0]
-    assert find_near_duplicates([SelectedTokens.from_arrow(whole, CONTENT)]).partner.tolist() == [
-        -1,
-        0,
-        -1,
-        0,
-        -1,
-        2,
-    ]
-    sliced = SelectedTokens.from_arrow(whole.slice(1, 3), CONTENT)
-    assert sliced.offsets.tolist() == [0, 30, 60, 90]
-    assert np.shares_memory(sliced.tokens, SelectedTokens.from_arrow(whole).tokens)
-    assert find_near_duplicates([sliced]).partner.tolist() == [-1, -1, 0]
-    assert len(SelectedTokens.from_arrow(whole.slice(3, 0))) == 0
-    assert len(SelectedTokens.from_arrow(pa.RecordBatch.from_pylist([], schema=STORE_TOKENS))) == 0
 
 
 def test_short_documents_meet_only_their_equals():

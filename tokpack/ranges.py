@@ -12,7 +12,7 @@ from tokpack.arrays import Int64
 BLOCK = 1 << 18
 
 
-def offsets_of(lengths: npt.NDArray[np.integer]) -> Int64:
+def offsets_of(lengths: npt.NDArray[np.integer | np.bool_]) -> Int64:
     """[3, 2] -> [0, 3, 5]"""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 

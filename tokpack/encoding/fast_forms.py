@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +33,6 @@ _SPLITS = {
 """What splits a text into words -> gigatoken's name for it."""
 _PLAIN = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
 _MATCHES = ("lstrip", "rstrip", "single_word", "normalized")
-_loading = Lock()
 
 
 def kept_merges(config: dict[str, Any]) -> AppliedMerges | None:
@@ -99,15 +96,9 @@ def plan_file(folder: Path) -> Path:
 
 
 def kept_encoder(folder: Path, scheme: str, added: dict[str, int]) -> Any:
-    """Of a snapshot folder, whose name is a digest: loaded once for all runs of a process."""
-    with _loading:
-        return _kept(folder, scheme, tuple(added.items()))
-
-
-@lru_cache(maxsize=1)
-def _kept(folder: Path, scheme: str, added: tuple[tuple[str, int], ...]) -> Any:
+    """The gigatoken tokenizer that a snapshot folder keeps."""
     if scheme:
-        return from_ranks(folder / RANKS, scheme, dict(added))
+        return from_ranks(folder / RANKS, scheme, added)
     return from_json((folder / JSON).read_bytes())
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from tokpack.arrays import Bools, Int32, Int64, UInt64
 from tokpack.errors import InternalError, UsageError
 from tokpack.frozen import frozen
+from tokpack.ranges import offsets_of
 from tokpack.stages.selected_tokens import SelectedTokens
 
 SHORTEST: Final = 5
@@ -134,16 +135,16 @@ def _select(batch: SelectedTokens, first: int, last: int) -> _Text:
     if not batch.bit or batch.flags is None:
         return _Text(tokens, ends, place)
     selected = (batch.flags[offsets[0] : offsets[-1]] & batch.bit) != 0
-    before = np.concatenate([[0], np.cumsum(selected)])
+    before = offsets_of(selected)
     return _Text(tokens[selected], before[ends], place[selected])
 
 
 def _joined(batches: Sequence[SelectedTokens]) -> _Text:
     texts = [_select(batch, 0, len(batch)) for batch in batches]
-    lengths = [np.diff(text.offsets) for text in texts]
+    lengths = [np.empty(0, np.int64), *(np.diff(text.offsets) for text in texts)]
     return _Text(
         np.concatenate([np.empty(0, np.int32), *(text.tokens for text in texts)]),
-        np.cumsum(np.concatenate([[0], *lengths])),
+        offsets_of(np.concatenate(lengths)),
         np.concatenate([np.empty(0, np.int64), *(text.place for text in texts)]),
     )
 

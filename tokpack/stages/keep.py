@@ -45,14 +45,12 @@ MOST_BYTES = 1 << 28
 """Of a list: some thirty million documents."""
 MOST_NUMBER = 1 << 36
 
-Ids = Int64
-
 
 @frozen
 class KeepList:
     """doc_ids: int64[n], ascending. inputs: name -> SHA-256 of the data that they are of, as far as said."""
 
-    doc_ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    doc_ids: Int64 = field(default_factory=lambda: np.empty(0, np.int64))
     inputs: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
 
@@ -85,7 +83,7 @@ class KeepList:
         firsts = np.unique(self.doc_ids // PAIR_WIDTH) * PAIR_WIDTH
         return KeepList((firsts[:, None] + np.arange(PAIR_WIDTH)).ravel(), self.inputs, self.path)
 
-    def holds(self, doc_ids: Ids) -> Bools:
+    def holds(self, doc_ids: Int64) -> Bools:
         return np.isin(doc_ids, self.doc_ids)
 
     def spare(self, documents: pl.DataFrame, before: int = 0) -> tuple[pl.DataFrame, dict[int, str]]:

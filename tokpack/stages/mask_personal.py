@@ -56,15 +56,11 @@ PREFILTER = (
 
 def count_personal(documents: pl.DataFrame) -> dict[str, int]:
     """Documents that hold each kind: `with_email`, `with_phone`, `with_key`."""
-    return _masked(documents)[1]
+    return mask_personal(documents)[1]
 
 
 def mask_personal(documents: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
     """Replace personal data in contents and tool calls; counts as `count_personal`."""
-    return _masked(documents)
-
-
-def _masked(documents: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
     messages = Messages.of(documents)
     owners = np.repeat(np.arange(len(documents)), np.diff(messages.offsets))
     found: dict[str, set[int]] = {kind: set() for kind in KINDS}

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tokpack.arrays import Bools, Int64
 from tokpack.frozen import frozen
+from tokpack.ranges import offsets_of
 
 HOLDS_DATA = "content_is_json"
 """Key in `extra` of a tool's message that answers with an object, a list or a number: its content is JSON of
@@ -30,20 +31,20 @@ class Messages:
     @staticmethod
     def of(documents: pl.DataFrame) -> Messages:
         lengths = documents["roles"].list.len().fill_null(0).to_numpy()
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        offsets = offsets_of(lengths)
         filled = documents.filter(documents["roles"].list.len() > 0)
         return Messages(offsets, filled["roles"].explode(), filled["contents"].explode())
 
     def any(self, hit: pl.Series | Bools) -> Bools:
         """Per document: does `hit` hold for one of its messages?"""
-        running = np.concatenate([[0], np.cumsum(np.asarray(hit, dtype=np.int64))])
+        running = offsets_of(np.asarray(hit))
         return running[self.offsets[1:]] > running[self.offsets[:-1]]
 
     def lists(self, flat: pl.Series, keep: Bools | None = None) -> pl.Series:
         """Back to one list a document, of the messages that `keep` selects."""
         offsets = self.offsets
         if keep is not None:
-            offsets = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])[offsets]
+            offsets = offsets_of(keep)[offsets]
             flat = flat.filter(pl.Series(keep))
         return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat.to_arrow())))
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
-import pyarrow as pa
 
-from tokpack.arrays import Bools, Int32, Int64, UInt8
+from tokpack.arrays import Int32, Int64, UInt8
 from tokpack.frozen import frozen
 
 
@@ -35,19 +32,6 @@ class SelectedTokens:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @classmethod
-    def from_arrow(cls, batch: pa.RecordBatch, bit: int = 0) -> Self:
-        """View a record batch of the token store (`schema.STORE_SCHEMA`), sliced or not, without a copy."""
-        ids, flags = batch.column("input_ids"), batch.column("flags")
-        ends = ids.offsets.to_numpy().astype(np.int64)
-        first = flags.offsets[0].as_py()
-        return cls(
-            tokens=ids.values.to_numpy()[ends[0] : ends[-1]],
-            offsets=ends - ends[0],
-            flags=flags.values.to_numpy()[first : first + ends[-1] - ends[0]],
-            bit=bit,
-        )
-
     def spans(self) -> Int64:
         """int64[documents, 3]: where a document's tokens lie in memory, where their flags, and how many
         they are. The addresses hold while this does."""
@@ -58,10 +42,3 @@ class SelectedTokens:
         tokens = self.tokens.ctypes.data + self.tokens.itemsize * begins
         flags = begins if self.flags is None else self.flags.ctypes.data + begins
         return np.column_stack([tokens, flags, np.diff(self.offsets)])
-
-    def selected(self) -> Bools | None:
-        """Which tokens count, or None where all do."""
-        if not self.bit or self.flags is None:
-            return None
-        selected: Bools = (self.flags & self.bit) != 0
-        return selected

@@ -23,6 +23,7 @@ from tokpack.encoding.fast_proof import shown
 from tokpack.encoding.fast_tokenizer import FastTokenizer
 from tokpack.encoding.token_places import Encoded, text_buffers
 from tokpack.encoding.tokenizer import Tokenizer
+from tokpack.ranges import offsets_of, range_indices
 from tokpack.schema import CONTENT, SEGMENT, TRAINED
 from tokpack.stages.render.pieces import Spans
 from tokpack.stages.render.render import Rendered
@@ -123,9 +124,8 @@ def _replace_rows(batch: TokenBatch, rows: Int64, other: TokenBatch) -> TokenBat
     weights = None
     if batch.weights is not None and other.weights is not None:
         weights = joined(batch.weights, other.weights)
-    offsets = np.append(0, np.cumsum(lengths))
     ids, flags = joined(batch.input_ids, other.input_ids), joined(batch.flags, other.flags)
-    return TokenBatch(offsets, ids, flags, weights)
+    return TokenBatch(offsets_of(lengths), ids, flags, weights)
 
 
 def flag_tokens(rendered: Rendered, encoded: Encoded, rows: Int64) -> Flags:
@@ -150,9 +150,7 @@ def _mask_segments(flags: Flags, rendered: Rendered, encoded: Encoded, rows: Int
     """
     valued = rendered.segments
     assert valued is not None
-    counts = np.diff(valued.spans.offsets)[rows]
-    row = np.repeat(np.arange(len(rows)), counts)
-    at = np.repeat(valued.spans.offsets[rows] - np.cumsum(counts) + counts, counts) + np.arange(len(row))
+    _, row, at = _spans_of(valued.spans, rows)
     starts, ends, kinds = valued.spans.starts[at], valued.spans.ends[at], valued.values[at].astype(np.int64)
     total = len(encoded.ids)
     begins = encoded.tokens_before(row, starts), encoded.tokens_before(row, ends)
@@ -165,6 +163,13 @@ def _mask_segments(flags: Flags, rendered: Rendered, encoded: Encoded, rows: Int
     chosen = np.isin(kinds, rendered.loss_mask)
     masked = _covered(_within(encoded, row[chosen], starts[chosen], ends[chosen]), total, TRAINED)
     return flags & ~masked
+
+
+def _spans_of(spans: Spans, rows: Int64) -> tuple[Int64, Int64, Int64]:
+    """(how many spans each of the rows has; of each span the place of its row in `rows`, and its own in
+    `spans`)."""
+    counts = np.diff(spans.offsets)[rows]
+    return counts, np.repeat(np.arange(len(rows)), counts), range_indices(spans.offsets[rows], counts)
 
 
 def _within(encoded: Encoded, row: Int64, starts: Int64, ends: Int64) -> tuple[Int64, Int64]:
@@ -180,9 +185,7 @@ def _weigh_tokens(rendered: Rendered, encoded: Encoded, rows: Int64) -> Float32 
     valued = rendered.weights
     if valued is None:
         return None
-    counts = np.diff(valued.spans.offsets)[rows]
-    row = np.repeat(np.arange(len(rows)), counts)
-    at = np.repeat(valued.spans.offsets[rows] - np.cumsum(counts) + counts, counts) + np.arange(len(row))
+    _, row, at = _spans_of(valued.spans, rows)
     start = encoded.token_at(row, valued.spans.starts[at])[0]
     stop = encoded.tokens_before(row, valued.spans.ends[at])
     stop = np.maximum.accumulate(np.maximum(start, stop))
@@ -203,10 +206,8 @@ def _token_ranges(
     character; a span whose first character has no token ends the masking of its document; one whose last
     character has none, or the document's first, runs to the document's end.
     """
-    places = rows[chosen]
-    counts = np.diff(spans.offsets)[places]
-    row = np.repeat(chosen, counts)
-    at = np.repeat(spans.offsets[places] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    counts, number, at = _spans_of(spans, rows[chosen])
+    row = chosen[number]
     starts, ends = spans.starts[at], spans.ends[at]
     first, first_hit = encoded.token_at(row, starts)
     if strict:
@@ -259,7 +260,7 @@ def _add_edges(rendered: Rendered, tokenizer: Tokenizer, batch: TokenBatch) -> T
     front = rendered.plain & ~_has(ids, offsets[:-1], offsets, prefix)
     back = rendered.plain & ~_has(ids, offsets[1:] - len(suffix), offsets, suffix)
     lengths = np.diff(offsets) + front * len(prefix) + back * len(suffix)
-    new = np.append(0, np.cumsum(lengths))
+    new = offsets_of(lengths)
     out_ids, out_flags = np.empty(new[-1], np.int32), np.zeros(new[-1], np.uint8)
     shift = new[:-1] + front * len(prefix) - offsets[:-1]
     place = np.arange(len(ids)) + np.repeat(shift, np.diff(offsets))

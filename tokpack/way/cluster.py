@@ -28,9 +28,9 @@ from tokpack.way.bucket_store import open_store
 from tokpack.way.corpus import Corpus
 from tokpack.way.in_order import read_in_order
 from tokpack.way.part import refuse_pipes
-from tokpack.way.pass_one import cut_input, make_batches
+from tokpack.way.pass_one import cut_input, make_batches, warnings_of
 from tokpack.way.plan_part import Part
-from tokpack.way.store import RECORD, Key, TokenStore, flat_arrays, flat_weights, mapped_tokens
+from tokpack.way.store import RECORD, Key, TokenStore, flat_batch, mapped_tokens
 
 log = logging.getLogger("tokpack")
 
@@ -85,7 +85,7 @@ def make_piece(piece: Piece) -> tuple[int, list[str]]:
     except UsageError as error:
         error.what = f"on node {platform.node()}: {error.what}"
         raise
-    return size, [*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings]
+    return size, warnings_of(run, store)
 
 
 _runs: dict[str, Run] = {}
@@ -165,8 +165,7 @@ def make_shard(piece: ShardPiece) -> WrittenShard:
 
     @cache
     def batch(number: int) -> FlatBatch:
-        record = mapped_tokens(piece.folder, piece.keys[number])
-        return FlatBatch(*flat_arrays(record), flat_weights(record))
+        return flat_batch(mapped_tokens(piece.folder, piece.keys[number]))
 
     beside = part_of(piece.folder / piece.shard.name)
     try:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from tokpack import schema
-from tokpack.arrays import Bools, Int32, Int64
+from tokpack.arrays import Bools, Int32, Int64, UInt8
 from tokpack.on_disk.reasons import PAIR_DROPPED
 from tokpack.stages.dedup import Hashes
 from tokpack.stages.keep import KeepList
@@ -29,7 +29,7 @@ from tokpack.stages.selected_tokens import SelectedTokens
 from tokpack.stages.write import FlatBatch
 from tokpack.way.columns import REASON, GrowingFrame, check_number
 from tokpack.way.figures import MoneyFigures, NearFigures
-from tokpack.way.store import Batch, Key, TokenStore, flat_arrays, flat_weights
+from tokpack.way.store import Batch, Key, TokenStore, flat_batch
 
 DETAILS = {"position": pl.Int32, "drop_detail": pl.String}
 HASHES = ("hash_high", "hash_low")
@@ -217,8 +217,7 @@ class Corpus:
 
     def batch(self, number: int) -> FlatBatch:
         """The arrays of a batch, mapped for as long as they are used."""
-        record = self.store.tokens(self.batches[number])
-        return FlatBatch(*flat_arrays(record), flat_weights(record))
+        return flat_batch(self.store.tokens(self.batches[number]))
 
     def stored_documents(self, width: int = 1) -> tuple[Int64, StoredBatches]:
         """Positions of the documents that the store holds, and the tokens of their contents, batch by batch.
@@ -268,7 +267,7 @@ class Corpus:
         first, last = np.searchsorted(self.pieces["document"].to_numpy(), [position, position + 1])
         if first < last:  # pieces of a document are in one batch
             number = int(np.searchsorted(self.starts, first, side="right")) - 1
-            offsets, ids, flags = flat_arrays(self.store.tokens(self.batches[number]))
+            offsets, ids, flags, _ = self.batch(number)
             part = slice(*offsets[[first, last] - self.starts[number]])
             tokens.append(ids[part])
             content.append((flags[part] & schema.CONTENT) != 0)
@@ -289,9 +288,9 @@ class StoredBatches(Sequence[SelectedTokens]):
         return len(self.keys)
 
     def __getitem__(self, number: Any) -> Any:
-        offsets, ids, flags = flat_arrays(self.store.tokens(self.keys[number]))
+        offsets, ids, flags, _ = flat_batch(self.store.tokens(self.keys[number]))
         places = np.append(offsets[self.first[number]], offsets[-1])
-        return SelectedTokens(ids, places, flags, schema.CONTENT)
+        return SelectedTokens(ids, places, cast(UInt8, flags), schema.CONTENT)
 
 
 def details_of(docs: pl.DataFrame, before: int = 0) -> pl.DataFrame:

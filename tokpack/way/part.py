@@ -13,7 +13,7 @@ import re
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.run import Run
-from tokpack.way.pass_one import cut_input, make_batches
+from tokpack.way.pass_one import cut_input, make_batches, warnings_of
 from tokpack.way.store import TokenStore
 
 log = logging.getLogger("tokpack")
@@ -63,6 +63,6 @@ def make_part(run: Run, store: TokenStore, text: str) -> PartDone:
     items = cut_input(run)
     mine = range(number - 1, len(items), count)
     make_batches(run, store, items, mine)
-    for message in (*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings):
+    for message in warnings_of(run, store):
         log.warning(message)
     return PartDone(f"{number}/{count}", len(mine), len(items))

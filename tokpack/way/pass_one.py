@@ -42,7 +42,7 @@ from tokpack.stages.truncate import Pieces, drop_cut_alike, truncate
 from tokpack.stages.write_index import no_weights
 from tokpack.terminal.activity import counted
 from tokpack.way.corpus import EXAMPLES, Corpus
-from tokpack.way.documents import encode, is_tokens, make_tokens, take_ready_tokens
+from tokpack.way.documents import Made, encode, is_tokens, make_tokens, take_ready_tokens
 from tokpack.way.helpers import with_helpers
 from tokpack.way.store import INPUT_BYTES, TokenStore
 
@@ -58,7 +58,7 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
     digests = digests_behind(_to_digest(run, items))
     with digests as found:
         make_batches(run, store, items)
-    for message in (*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings):
+    for message in warnings_of(run, store):
         log.warning(message)
     release_memory()
     corpus = Corpus.load(store, len(items), PAIR_WIDTH if run.pairs else 1)
@@ -74,6 +74,11 @@ def pass_one(run: Run, store: TokenStore) -> Corpus:
     if corpus.docs.is_empty() and not corpus.quarantined:
         raise _nothing(run)
     return corpus
+
+
+def warnings_of(run: Run, store: TokenStore) -> list[str]:
+    """Of what made batches."""
+    return [*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings]
 
 
 def make_batches(run: Run, store: TokenStore, items: list[Item], wanted: range | None = None) -> int:
@@ -179,20 +184,44 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
     if store.has(key):
         store.check_block(key, digest)
         return reading.input_bytes
-    config, ready = run.config, is_tokens(run, reading.blocks)
-    overlong = config.truncate.overlong
+    ready = is_tokens(run, reading.blocks)
     ahead = before * (PAIR_WIDTH if run.pairs else 1)
     made = take_ready_tokens(run, reading.blocks) if ready else make_tokens(run, reading.blocks, ahead)
-    if config.read.strict and made.quarantined:
+    if run.config.read.strict and made.quarantined:
         raise _unreadable(made.quarantined[0], rows_before(item, run.sources))
-    tokens, hashes, lots = made.tokens, made.hashes, made.lots
+    pieces, spared = _pieces(run, made, ahead)
+    if run.config.write.shard_format == INDEX:
+        _refuse_weights(run, item, pieces)
+    rest = {
+        "quarantined": [one.record() for one in made.quarantined],
+        "counters": made.counters,
+        "paths": made.paths,
+        "spared": spared | made.spared,
+        "over": record_of(made.passed_over),
+        "examples": _examples(pieces.documents, partial(_decoded, run, made.tokens) if ready else None),
+        "rows": reading.rows,
+        "lines": reading.lines,
+        "sha256": reading.sha256,
+        "last": reading.last,
+        "stamp": item.extents[0].stamp,
+        INPUT_BYTES: reading.input_bytes,
+    }
+    store.commit(key, digest, _docs(run, made, pieces), pieces, rest)
+    return reading.input_bytes
+
+
+def _pieces(run: Run, made: Made, ahead: int) -> tuple[Pieces, dict[int, str]]:
+    """What rules in tokens and truncation leave of the documents, and the reasons that wishes overrule.
+    `ahead`: documents before them."""
+    config, tokens = run.config, made.tokens
     documents = clean_by_tokens(made.documents, np.diff(tokens.offsets), config.clean, run.pairs)
     no_equal = run.pairs and CHOSEN_EQUALS_REJECTED in selected(config.clean)
     if no_equal:
         documents = drop_equal(documents, tokens.input_ids, tokens.offsets)
     documents, spared = run.keep.spare(documents, ahead)
     if run.pairs:
-        hashes, lots, documents = pair_hash(hashes), pair_hash(lots), drop_partners(documents)
+        documents = drop_partners(documents)
+    overlong = config.truncate.overlong
     pieces = truncate(
         documents,
         tokens,
@@ -204,9 +233,14 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
     )
     if no_equal:
         pieces = drop_cut_alike(pieces, run.keep.holds(documents["doc_id"].to_numpy() + ahead))
-    if config.write.shard_format == INDEX:
-        _refuse_weights(run, item, pieces)
-    docs = pieces.documents.select(
+    return pieces, spared
+
+
+def _docs(run: Run, made: Made, pieces: Pieces) -> pl.DataFrame:
+    """The documents as `Batch` has them."""
+    documents, of_pairs = pieces.documents, run.pairs
+    hashes, lots = (pair_hash(each) if of_pairs else each for each in (made.hashes, made.lots))
+    return documents.select(
         "doc_id",
         "source",
         "row",
@@ -214,29 +248,13 @@ def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Readi
         "drop_detail",
         pl.Series("hash_high", hashes[:, 0]),
         pl.Series("hash_low", hashes[:, 1]),
-        pl.Series("tokens", np.diff(tokens.offsets), dtype=pl.Int32),
+        pl.Series("tokens", np.diff(made.tokens.offsets), dtype=pl.Int32),
         pl.Series("cut", pieces.cut, dtype=pl.Int32),
         pl.Series(VARIANT, made.variants),
         *_drawn(run, documents, (lots[:, 0], lots[:, 1])),
-        *([_labels(pieces.documents)] if run.kind == UNPAIRED else []),
-        *([quality(documents)] if config.select.weighs else []),
+        *([_labels(documents)] if run.kind == UNPAIRED else []),
+        *([quality(documents)] if run.config.select.weighs else []),
     )
-    rest = {
-        "quarantined": [one.record() for one in made.quarantined],
-        "counters": made.counters,
-        "paths": made.paths,
-        "spared": spared | made.spared,
-        "over": record_of(made.passed_over),
-        "examples": _examples(pieces.documents, partial(_decoded, run, tokens) if ready else None),
-        "rows": reading.rows,
-        "lines": reading.lines,
-        "sha256": reading.sha256,
-        "last": reading.last,
-        "stamp": item.extents[0].stamp,
-        INPUT_BYTES: reading.input_bytes,
-    }
-    store.commit(key, digest, docs, pieces, rest)
-    return reading.input_bytes
 
 
 def _drawn(run: Run, documents: pl.DataFrame, lots: Hashes) -> Iterator[pl.Series]:

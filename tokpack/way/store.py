@@ -28,7 +28,6 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
-from tokpack.arrays import Int64
 from tokpack.errors import DataError, UsageError
 from tokpack.files.durable import part_of, sync_file, sync_folder, write_durably
 from tokpack.files.own_files import is_store_file, remove_own
@@ -37,6 +36,7 @@ from tokpack.schema import STORE_SCHEMA, STORED_WEIGHTS
 from tokpack.stages.read.unchanged import Stamp
 from tokpack.stages.scratch import advise
 from tokpack.stages.truncate import Pieces
+from tokpack.stages.write import FlatBatch
 
 RECORD = "run.json"
 COMMITTED = "batch-[0-9][0-9][0-9][0-9][0-9]*.docs.arrow"
@@ -361,18 +361,16 @@ def remove_store(folder: Path) -> list[str]:
     return remove_own(folder, is_store_file)
 
 
-def flat_arrays(record: pa.RecordBatch) -> tuple[Int64, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(offsets, input_ids, flags) of a mapped batch without copying tokens."""
+def flat_batch(record: pa.RecordBatch) -> FlatBatch:
+    """The arrays of a mapped batch, without copying tokens."""
     ids, flags = record.column("input_ids"), record.column("flags")
-    return ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy(), flags.values.to_numpy()
-
-
-def flat_weights(record: pa.RecordBatch) -> np.ndarray[Any, Any] | None:
-    """Weights of the tokens of a mapped batch; None where all are 1."""
-    if STORED_WEIGHTS.name not in record.schema.names:
-        return None
-    weights: np.ndarray[Any, Any] = record.column(STORED_WEIGHTS.name).values.to_numpy()
-    return weights
+    weighted = STORED_WEIGHTS.name in record.schema.names
+    return FlatBatch(
+        ids.offsets.to_numpy().astype(np.int64),
+        ids.values.to_numpy(),
+        flags.values.to_numpy(),
+        record.column(STORED_WEIGHTS.name).values.to_numpy() if weighted else None,
+    )
 
 
 def differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
