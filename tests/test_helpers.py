@@ -43,7 +43,7 @@ def calling(number):
         "arguments": {"words": ["fox", f"w{number}"], "deep": {"at": number / 7, "no": None}},
     }
     messages = [
-        {"role": "user", "content": f"Find fox {number}. " + "The quick brown fox jumps. " * 60},
+        {"role": "user", "content": f"Find fox {number}. " + "The quick brown fox jumps. " * 100},
         {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
         {"role": "tool", "content": f'{{"found": {number}}}'},
         {"role": "assistant", "content": f"There are {number}.", "reasoning_content": f"So, {number}."},
@@ -59,10 +59,10 @@ def lines(count, first=0):
 def data(tmp_path_factory):
     """Four inputs: lines in several blocks, broken ones among them; compressed, columns, and plain chats."""
     folder = tmp_path_factory.mktemp("data")
-    write_rows(folder / "calls.jsonl", [*lines(1500), b'{"messages": [', b"[]", *lines(40)])
-    (folder / "more.jsonl.gz").write_bytes(gzip.compress(b"\n".join(lines(300, 5000))))
-    pl.DataFrame([calling(number) for number in range(9000, 9300)]).write_ipc_stream(folder / "table.arrow")
-    write_rows(folder / "plain.jsonl", messy_rows(200))
+    write_rows(folder / "calls.jsonl", [*lines(900), b'{"messages": [', b"[]", *lines(25)])
+    (folder / "more.jsonl.gz").write_bytes(gzip.compress(b"\n".join(lines(180, 5000))))
+    pl.DataFrame([calling(number) for number in range(9000, 9180)]).write_ipc_stream(folder / "table.arrow")
+    write_rows(folder / "plain.jsonl", messy_rows(100))
     return folder
 
 
@@ -183,16 +183,16 @@ def refuses(*arguments, **options):
 
 @pytest.mark.slow
 def test_an_error_in_a_helper_is_the_error_of_the_run(qwen, tmp_path, asked):
-    path = write_rows(tmp_path / "rows.jsonl", [*lines(1400), b"[]"])
+    path = write_rows(tmp_path / "rows.jsonl", [*lines(840), b"[]"])
     with pytest.raises(DataError) as error:
         sums(path, tmp_path / "out", qwen, workers=2, strict=True)
-    assert error.value.where == f"{path.name}:1401"
+    assert error.value.where == f"{path.name}:841"
     assert "unreadable row" in error.value.what
 
 
 @pytest.mark.slow
 def test_rows_in_memory_are_sent(qwen, tmp_path, asked):
-    rows = pl.DataFrame([calling(number) for number in range(1500)])
+    rows = pl.DataFrame([calling(number) for number in range(900)])
     alone = sums(rows, tmp_path / "alone", qwen, workers=1)
     assert not asked
     assert sums(rows, tmp_path / "out", qwen, workers=2) == alone
@@ -202,10 +202,10 @@ def test_rows_in_memory_are_sent(qwen, tmp_path, asked):
 @pytest.mark.parametrize(
     ("rows", "options", "count"),
     [
-        (partial(lines, 1500), {}, 2),
-        (partial(lines, 1500), {"workers": 1}, 0),
-        (partial(lines, 1500), {"clean": "+test_helpers:own_rule"}, 0),
-        (partial(lines, 100), {}, 0),
+        (partial(lines, 1000), {}, 2),
+        (partial(lines, 1000), {"workers": 1}, 0),
+        (partial(lines, 1000), {"clean": "+test_helpers:own_rule"}, 0),
+        (partial(lines, 60), {}, 0),
         (lambda: [json.dumps(chat(random.Random(n), 9, 60)).encode() for n in range(900)], {}, 0),
     ],
     ids=["calls", "one worker", "a rule of the user's", "too little", "texts alone"],
