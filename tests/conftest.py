@@ -48,6 +48,17 @@ imported = [0]
 SETTINGS = "_hypothesis_internal_use_settings"
 EXAMPLES = int(os.environ.get("TOKPACK_EXAMPLES", "1"))
 QUICK = 4
+LONGEST = {
+    *(
+        "test_ray_engine.py",
+        "test_trainer_ranks.py",
+        "test_loading_is_said.py",
+        "test_docs.py",
+        "test_fuzz.py",
+    ),
+    *("test_cost_memory.py", "test_real_tokenizers.py", "test_export_trl.py", "test_golden_manifests.py"),
+}
+"""Files of tests that take longest: no worker is alone with one of them when all others are done."""
 settings.register_profile(
     "tests",
     deadline=None,  # how long an example takes says how busy the machine is
@@ -118,8 +129,9 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """TOKPACK_EXAMPLES times the examples, where a test names their number and where it does not; a quarter
-    of them, the same ones each time, where the slow tests are left out."""
+    """The longest begin first. TOKPACK_EXAMPLES times the examples, where a test names their number and where
+    it does not; a quarter of them, the same ones each time, where the slow tests are left out."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     share = EXAMPLES if EXAMPLES > 1 or slow_wanted(config) else 1 / QUICK
     found = (getattr(item, "obj", None) for item in items if share != 1)
     for test in {id(test): test for test in found if is_hypothesis_test(test)}.values():

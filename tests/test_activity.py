@@ -182,6 +182,7 @@ def test_durations_are_told_as_people_do(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
 
 
+@pytest.mark.slow
 def test_merge_repack_and_export_say_how_far_they_are(qwen: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed"
     roles = ("user", "assistant")

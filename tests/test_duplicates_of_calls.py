@@ -191,6 +191,7 @@ def test_what_is_trained_and_by_how_much_tells_documents_apart(calling, tmp_path
     assert dropped([*rows, rows[2]], tmp_path, calling) == ["exact_duplicate"]
 
 
+@pytest.mark.slow
 def test_calls_that_a_template_leaves_out_are_no_difference_and_those_that_it_writes_are(qwen, tmp_path):
     rows = [{"messages": chat(call("Emden", number=i), answers=(i,))} for i in ("call_a", "call_b")]
     for name, text, expected in (

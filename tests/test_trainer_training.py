@@ -136,7 +136,7 @@ def test_accumulated_micro_batches_train_like_one_large_batch(dataset, tmp_path)
         assert (weights[0] - other).norm() < 1e-5 * moved
 
 
-@pytest.mark.parametrize("takes_loss_arguments", [True, False])
+@pytest.mark.parametrize("takes_loss_arguments", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_packed_training_ends_at_the_weights_of_unpacked_training(dataset, tmp_path, takes_loss_arguments):
     """Plain Trainer semantics, by hand: the same documents per step, one at a time, SGD.
 
