@@ -14,6 +14,7 @@ from tokpack import merge, pack, repack, verify
 from tokpack.errors import UsageError
 from tokpack.export import export
 from tokpack.packed.preference_checks import LABELED, label_faults
+from tokpack.view.table import DocumentTable
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,11 @@ def test_labels_follow_their_documents_through_packing_repacking_and_merging(pac
         assert any(check.name == "labels" for check in result.checks)
     shown = [check.detail for check in verify(both.folder).checks if check.name == "labels"]
     assert shown[0].startswith(f"{count + 3} desirable, ")
+
+
+def test_the_page_says_in_which_row_of_its_file_a_document_stands(packed):
+    table = DocumentTable(packed)
+    assert {doc: table.place(doc)[1] for doc in range(30)} == {doc: doc + 1 for doc in range(30)}
 
 
 def test_copies_have_the_label_of_their_document(model, tmp_path):

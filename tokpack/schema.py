@@ -140,6 +140,11 @@ def is_unpaired(manifest: dict[str, Any]) -> bool:
     return manifest.get("kind") == UNPAIRED
 
 
+def pair_width(manifest: dict[str, Any]) -> int:
+    """Documents that belong together, numbered one after another: 2 in preference pairs, else 1."""
+    return PAIR_WIDTH if is_preference(manifest) else 1
+
+
 def summed_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """`file` and `sha256` of what holds rows and tokens, as the manifest has them."""
     return [*manifest["shards"], *manifest.get("token_files", [])]

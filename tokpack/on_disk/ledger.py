@@ -135,20 +135,7 @@ def build(
     grouped = docs.lazy().group_by("source", "drop_reason").agg(sums).collect(engine="streaming")
     marks = grouped.sort("source", "drop_reason").rows(named=True)
     ledger = _sums(marks, sum(quarantined.values()), COPIES in docs.columns)
-    if "rows" in packed:
-        total = packed["rows"] * packed["capacity"]
-        ledger["slots"] = {
-            "rows": packed["rows"],
-            "capacity": packed["capacity"],
-            "total": total,
-            "packed": packed["tokens"],
-            "free": total - packed["tokens"],
-        }
-    ledger["trained"] = {
-        "packed": packed["tokens"],
-        "trained": packed["trained"],
-        "masked": packed["tokens"] - packed["trained"],
-    }
+    ledger |= of_rows(packed)
     if "segments" in packed:
         ledger["segments"] = packed["segments"]
     of_source: dict[int, list[Mark]] = {}
@@ -161,6 +148,18 @@ def build(
     _tell_kept(ledger, sources, after_all)
     check(ledger)
     return ledger
+
+
+def of_rows(packed: dict[str, Any]) -> dict[str, Any]:
+    """`slots`, where there are rows, and `trained` of a ledger; `packed` as in `build`."""
+    tokens, trained = packed["tokens"], packed["trained"]
+    masks = {"packed": tokens, "trained": trained, "masked": tokens - trained}
+    if "rows" not in packed:
+        return {"trained": masks}
+    rows, capacity = packed["rows"], packed["capacity"]
+    total = rows * capacity
+    slots = {"rows": rows, "capacity": capacity, "total": total, "packed": tokens, "free": total - tokens}
+    return {"slots": slots, "trained": masks}
 
 
 def _tell_kept(ledger: dict[str, Any], sources: list[str], after_all: Mapping[int, dict[str, int]]) -> None:

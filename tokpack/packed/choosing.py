@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy as copying
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,8 @@ from tokpack.on_disk.ledger import source_of
 from tokpack.on_disk.reasons import HELD_OUT, OVER_BUDGET, TRUNCATED
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.stored_pieces import StoredPieces
-from tokpack.schema import PAIR_WIDTH
 from tokpack.settings.parsing import parse_budget
 from tokpack.stages.select import select
-from tokpack.stages.write import Placement
 
 BUDGET = "--budget"
 AGAIN = "pack the raw data again with `--budget`"
@@ -60,10 +57,8 @@ class NewChoice:
 
     def pieces(self, stored: StoredPieces) -> StoredPieces:
         """What is left of them."""
-        at = stored.placement
-        left = np.flatnonzero(~np.isin(at.doc_id, self.out["doc_id"].to_numpy()))
-        placement = Placement(*(getattr(at, field.name)[left] for field in fields(at)))
-        return replace(stored, placement=placement, row_offsets=np.arange(len(left) + 1))
+        gone = np.isin(stored.placement.doc_id, self.out["doc_id"].to_numpy())
+        return stored.take(np.flatnonzero(~gone))
 
     def dropped(self, packed: PackedFolder) -> pl.DataFrame:
         """What was left out before, and now. A held-out part only forgets what it no longer holds."""
@@ -72,11 +67,9 @@ class NewChoice:
         rest = known.filter(~pl.col("doc_id").is_in(here))
         if packed.manifest["split"] != "train":
             return rest
-        cut = known.filter(pl.col("reason") == TRUNCATED).select("doc_id", cut="tokens_lost")
-        whole = known.filter(pl.col("reason") == HELD_OUT).select("doc_id", whole="tokens_lost")
-        now = self.out.join(cut, "doc_id", "left").join(whole, "doc_id", "left")
+        now = _with_record(self.out, known)
         names = list(packed.ledger["sources"])
-        lost = pl.coalesce("whole", pl.col("packed") + pl.col("cut").fill_null(0)).cast(pl.Int64)
+        lost = pl.coalesce("whole", pl.col("packed") + pl.col("cut")).cast(pl.Int64)
         record = now.select(
             "doc_id",
             pl.Series("source", [names[number] for number in now["source"].to_list()], dtype=pl.String),
@@ -90,15 +83,19 @@ class NewChoice:
     def ledger(self, packed: PackedFolder) -> dict[str, Any]:
         made = copying.deepcopy(packed.ledger)
         train = packed.manifest["split"] == "train"
-        cut = packed.dropped.filter(pl.col("reason") == TRUNCATED).select("doc_id", cut="tokens_lost")
-        whole = packed.dropped.filter(pl.col("reason") == HELD_OUT).select("doc_id", whole="tokens_lost")
-        gone = self.out if train else self.out.filter("held")
-        gone = gone.join(cut, "doc_id", "left").join(whole, "doc_id", "left")
-        gone = gone.with_columns(pl.col("cut").fill_null(0))
+        gone = _with_record(self.out if train else self.out.filter("held"), packed.dropped)
         _leave_out(made, gone, train)
         for number, part in enumerate(made["sources"].values()):
             _leave_out(part, gone.filter(pl.col("source") == number), train)
         return made
+
+
+def _with_record(out: pl.DataFrame, dropped: pl.DataFrame) -> pl.DataFrame:
+    """With what is on record of the documents: tokens `cut` off them, and `whole`, those of held-out ones."""
+    cut = dropped.filter(pl.col("reason") == TRUNCATED).select("doc_id", cut="tokens_lost")
+    whole = dropped.filter(pl.col("reason") == HELD_OUT).select("doc_id", whole="tokens_lost")
+    found = out.join(cut, "doc_id", "left").join(whole, "doc_id", "left")
+    return found.with_columns(pl.col("cut").fill_null(0))
 
 
 def _leave_out(part: dict[str, Any], gone: pl.DataFrame, train: bool) -> None:
@@ -144,7 +141,7 @@ def choose(packed: PackedFolder, budget: int | str, weight: Mapping[str, float])
             )
     _check_known(packed, set(names) <= weight.keys())
     record = _record(packed)
-    width = PAIR_WIDTH if schema.is_preference(manifest) else 1
+    width = schema.pair_width(manifest)
     held = packed.validation
     numbers = [_documents(part, weight_by) for part in ([packed, held] if held else [packed])]
     documents = pl.concat([found.with_columns(held=pl.lit(n > 0)) for n, found in enumerate(numbers)])

@@ -52,20 +52,8 @@ def write_derived(
         written = write_rows(
             out, contents, stored.placement, stored.batches, columns, settings, advance, shared
         )
-    ledger = record["ledger"]
-    total = written.rows * plan.capacity
-    ledger["slots"] = {
-        "rows": written.rows,
-        "capacity": plan.capacity,
-        "total": total,
-        "packed": written.tokens,
-        "free": total - written.tokens,
-    }
-    ledger["trained"] = {
-        "packed": written.tokens,
-        "trained": written.trained,
-        "masked": written.tokens - written.trained,
-    }
+    ledger, rows = record["ledger"], {"capacity": plan.capacity, "rows": written.rows}
+    ledger |= ledgers.of_rows({**rows, "tokens": written.tokens, "trained": written.trained})
     try:
         ledgers.check(ledger)
     except InternalError as error:  # the figures of the sources, which anybody may have written
@@ -75,8 +63,7 @@ def write_derived(
             hint="`tokpack verify` names what is wrong",
         ) from None
     figures = {
-        "capacity": plan.capacity,
-        "rows": written.rows,
+        **rows,
         "tokens": written.tokens,
         "trained_tokens": written.trained,
         "documents": ledger["documents"]["kept"],

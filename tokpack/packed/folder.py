@@ -198,18 +198,17 @@ class PackedFolder:
 
     def row_of_document(self, doc_id: int) -> int | None:
         """The first row that holds a document, None where it was left out."""
-        import pyarrow.compute as pc
+        return self.row_of_any(doc_id, doc_id + 1)
 
+    def row_of_any(self, first: int, end: int) -> int | None:
+        """The first row that holds a document numbered `first` to `end - 1`; None where there is none."""
         base = 0
         for batch in self.batches():
-            ids = batch.column("doc_ids")
-            hits = pc.equal(ids.flatten(), doc_id).to_numpy(zero_copy_only=False).nonzero()[0]
+            column = batch.column("doc_ids")
+            ids, offsets = column.flatten().to_numpy(), column.offsets.to_numpy()
+            hits = np.flatnonzero((ids >= first) & (ids < end))
             if len(hits):
-                return (
-                    base
-                    + int(np.searchsorted(ids.offsets.to_numpy() - ids.offsets[0].as_py(), hits[0], "right"))
-                    - 1
-                )
+                return base + int(np.searchsorted(offsets - offsets[0], hits[0], "right")) - 1
             base += batch.num_rows
         return None
 

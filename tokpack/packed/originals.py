@@ -23,7 +23,7 @@ from tokpack.errors import TokpackError
 from tokpack.frozen import frozen
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.viewer import source_ranges
-from tokpack.schema import PAIR_WIDTH, is_preference
+from tokpack.schema import pair_width
 from tokpack.settings.config import SourceConfig
 from tokpack.settings.conversion import convert
 from tokpack.stages.normalize.formats import TOKENS
@@ -144,7 +144,7 @@ class Originals:
     def __init__(self, packed: PackedFolder) -> None:
         self._packed = packed
         manifest = packed.manifest
-        width = PAIR_WIDTH if is_preference(manifest) else 1
+        width = pair_width(manifest)
         ranges = source_ranges(packed)
         records = {record["name"]: record for record in manifest["inputs"]}
         configs = _configs(packed)

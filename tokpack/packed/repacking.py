@@ -226,7 +226,7 @@ def _write(
         stored, ledger, config = choice.pieces(stored), choice.ledger(source), choice.settings(config)
         derived |= {"budget": choice.budget} | ({"weight": choice.weight} if choice.weight else {})
     if repeat:
-        width = PAIR_WIDTH if schema.is_preference(source.manifest) else 1
+        width = schema.pair_width(source.manifest)
         stored, ledger = with_repeats(stored, ledger, repeat, config["seed"], width)
         derived["repeat"] = dict(repeat)
         record.pop(schema.COPIES, None)

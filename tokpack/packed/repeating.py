@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy as copying
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from math import floor
 from typing import Any
 
@@ -21,7 +21,6 @@ from tokpack.on_disk.ledger import source_of
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.settings.config_limits import MOST_COPIES
 from tokpack.stages.dedup import draw
-from tokpack.stages.write import Placement
 
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -66,10 +65,9 @@ def with_repeats(
     first = np.flatnonzero(at.copy == 0)
     often = times[index[first]]
     parts = [first[often > copy] for copy in range(int(often.max(initial=1)))]
-    chosen = np.concatenate(parts)
-    placement = Placement(*(getattr(at, field.name)[chosen] for field in fields(at)))
     copies = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-    repeated = StoredPieces(replace(placement, copy=copies), np.arange(len(chosen) + 1), stored.batches)
+    repeated = stored.take(np.concatenate(parts))
+    repeated = replace(repeated, placement=replace(repeated.placement, copy=copies))
     tokens = np.bincount(index[first], weights=at.length[first], minlength=len(documents)).astype(np.int64)
     return repeated, _ledger(ledger, times, tokens, source)
 

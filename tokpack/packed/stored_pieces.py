@@ -8,7 +8,6 @@ Tokens stay on disk: only a few numbers a piece are in memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -104,9 +103,11 @@ class StoredPieces:
     def by_document(self) -> StoredPieces:
         """The same pieces as they were before they were planned: by copy, document and piece; one a row."""
         at = self.placement
-        order = np.lexsort((at.number, at.doc_id, at.copy))
-        placement = Placement(*(getattr(at, field.name)[order] for field in fields(at)))
-        return StoredPieces(placement, np.arange(len(order) + 1), self.batches)
+        return self.take(np.lexsort((at.number, at.doc_id, at.copy)))
+
+    def take(self, chosen: Int64) -> StoredPieces:
+        """Those pieces alone, in that order, one a row."""
+        return StoredPieces(self.placement.take(chosen), np.arange(len(chosen) + 1), self.batches)
 
 
 def _flat_batch(record: pa.RecordBatch | TokenFiles) -> FlatBatch:

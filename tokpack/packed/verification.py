@@ -209,7 +209,7 @@ def _documents(packed: PackedFolder, rows: CheckedRows) -> Check:
         check.faults.append(f"{len(placed)} pieces in the rows, the manifest says {manifest['pieces']}")
     check.faults += _piece_faults(placed)
     left_out = packed.dropped.filter(pl.col("reason") != TRUNCATED)["doc_id"].to_numpy()
-    width = PAIR_WIDTH if schema.is_preference(manifest) else 1
+    width = schema.pair_width(manifest)
     ids = [entry["doc_id"] + i for entry in packed.quarantined() for i in range(width)]
     quarantined = np.array(ids, dtype=np.int64)
     everything = np.concatenate([distinct, left_out, quarantined])

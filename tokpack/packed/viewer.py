@@ -18,7 +18,15 @@ from tokpack.errors import TokpackError, UsageError, near_matches
 from tokpack.on_disk.ledger import documents_by_source
 from tokpack.on_disk.reasons import HELD_OUT
 from tokpack.packed.folder import PackedFolder
-from tokpack.schema import COPIES, IGNORE_INDEX, IS_DESIRABLE, PAIR_WIDTH, VALIDATION, is_preference
+from tokpack.schema import (
+    COPIES,
+    IGNORE_INDEX,
+    IS_DESIRABLE,
+    PAIR_WIDTH,
+    VALIDATION,
+    is_preference,
+    pair_width,
+)
 from tokpack.terminal.activity import counted
 from tokpack.terminal.printable import printable
 
@@ -100,19 +108,12 @@ def _row_of_source(packed: PackedFolder, source: str) -> int:
     ranges = source_ranges(packed)
     if source not in ranges:
         raise UsageError(f"no input named {source!r}", where="--source", hint=near_matches(source, ranges))
-    first, last = ranges[source]
-    base = 0
-    for batch in packed.batches():
-        column = batch.column("doc_ids")
-        ids = column.flatten().to_numpy()
-        hits = np.flatnonzero((ids >= first) & (ids < last))
-        if len(hits):
-            offsets = column.offsets.to_numpy()
-            return base + int(np.searchsorted(offsets - offsets[0], hits[0], "right")) - 1
-        base += batch.num_rows
-    raise UsageError(
-        f"no document of {source} is in a row", where="--source", hint="`dropped.parquet` says why"
-    )
+    row = packed.row_of_any(*ranges[source])
+    if row is None:
+        raise UsageError(
+            f"no document of {source} is in a row", where="--source", hint="`dropped.parquet` says why"
+        )
+    return row
 
 
 def source_ranges(packed: PackedFolder) -> dict[str, tuple[int, int]]:
@@ -122,12 +123,26 @@ def source_ranges(packed: PackedFolder) -> dict[str, tuple[int, int]]:
     return documents_by_source(whole.ledger)
 
 
+def known_ranges(packed: PackedFolder) -> dict[str, tuple[int, int]]:
+    """`source_ranges`; empty for a validation folder on its own."""
+    try:
+        return source_ranges(packed)
+    except TokpackError:
+        return {}
+
+
 def origin_of(ranges: dict[str, tuple[int, int]], doc_id: int, width: int = 1) -> str:
     """`"number 12 of chats.jsonl"`, counted from 1; empty where it is not known. `width`: documents a row."""
-    for name, (first, last) in ranges.items():
-        if first <= doc_id < last:
-            return f"number {(doc_id - first) // width + 1:,} of {name}"
-    return ""
+    name, number = source_row(ranges, doc_id, width)
+    return f"number {number:,} of {name}" if number else ""
+
+
+def source_row(ranges: dict[str, tuple[int, int]], doc_id: int, width: int = 1) -> tuple[str, int]:
+    """The input of a document, and its number there, from 1; ("", 0) where it is not known."""
+    for name, (first, end) in ranges.items():
+        if first <= doc_id < end:
+            return name, (doc_id - first) // width + 1
+    return "", 0
 
 
 def _fate(packed: PackedFolder, doc: int) -> str:
@@ -203,10 +218,7 @@ def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = 
         *([f"{margin} trained"] if margin else [("trained", TRAINED_STYLE), " ", ("masked", MASKED_STYLE)]),
     )
     parts: list[RenderableType] = [head]
-    try:
-        ranges = source_ranges(packed)
-    except TokpackError:  # a validation folder on its own
-        ranges = {}
+    ranges = known_ranges(packed)
     for number, (doc_id, copy, ids, labels) in enumerate(islice(_documents(record), MOST_DOCUMENTS)):
         name = f"document {doc_id}" if copy is None else f"document {doc_id}, copy {copy}"
         title = f"{name}: {counted(len(ids), 'token')}, {int((labels != IGNORE_INDEX).sum()):,} trained"
@@ -214,7 +226,7 @@ def row_view(packed: PackedFolder, row: int, max_tokens: int = 0, margin: str = 
             title = f"pair {doc_id // PAIR_WIDTH}, {'rejected' if doc_id % PAIR_WIDTH else 'chosen'}, {title}"
         if IS_DESIRABLE in record:
             title = f"{SIDES[bool(record[IS_DESIRABLE][number])]}, {title}"
-        if came_from := origin_of(ranges, doc_id, PAIR_WIDTH if pairs else 1):
+        if came_from := origin_of(ranges, doc_id, pair_width(packed.manifest)):
             title += f"; {printable(came_from)}"
         parts.append(Rule(Text(title), align="left", style="cyan"))
         limit = max_tokens or len(ids)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -87,6 +88,10 @@ class Placement:
     copy: npt.NDArray[np.signedinteger[Any]]
     desirable: Bools
     """Of unpaired preferences: whether the answer is a good one; true of all other documents."""
+
+    def take(self, chosen: Int64) -> Placement:
+        """Those pieces alone, in that order."""
+        return Placement(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 @frozen

@@ -13,16 +13,16 @@ import polars as pl
 import pyarrow as pa
 
 from tokpack.arrays import Int64, UInt32
-from tokpack.errors import DataError, TokpackError, UsageError, reading
+from tokpack.errors import DataError, UsageError, reading
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import TRUNCATED, UNREADABLE
 from tokpack.on_disk.token_files import Rows
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.left_out import NAMES_ANOTHER
 from tokpack.packed.stored_pieces import flat
-from tokpack.packed.viewer import source_ranges
+from tokpack.packed.viewer import known_ranges, source_row
 from tokpack.ranges import offsets_of
-from tokpack.schema import COPIES, IGNORE_INDEX
+from tokpack.schema import COPIES, IGNORE_INDEX, pair_width
 
 PAGE = 50
 Order = UInt32
@@ -50,10 +50,7 @@ class DocumentTable:
     def __init__(self, packed: PackedFolder, log: Path | None = None) -> None:
         self.packed = packed
         self._log = log
-        try:
-            self.ranges = source_ranges(packed)
-        except TokpackError:  # a validation folder on its own
-            self.ranges = {}
+        self.ranges = known_ranges(packed)
         self.sources = list(self.ranges)
 
     @cached_property
@@ -196,11 +193,7 @@ class DocumentTable:
 
     def place(self, doc_id: int) -> tuple[str, int]:
         """Source of a document and its number in it, from 1."""
-        width = 2 if self.packed.manifest.get("kind") else 1
-        for name, (first, end) in self.ranges.items():
-            if first <= doc_id < end:
-                return name, (doc_id - first) // width + 1
-        return "", 0
+        return source_row(self.ranges, doc_id, pair_width(self.packed.manifest))
 
 
 NUMBERS = ("doc_id", "piece", "copy", "packed_row", "start", "length")

@@ -10,7 +10,7 @@ import logging
 import platform
 import secrets
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -145,8 +145,7 @@ def shards_on(
 def _shard_piece(corpus: Corpus, out: Path, part: Part, columns: pa.Schema, shard: Shard) -> ShardPiece:
     offsets = part.contents.row_offsets[shard.first : shard.last + 1]
     chosen = part.contents.order[offsets[0] : offsets[-1]]
-    pieces = part.placement
-    mine = Placement(*(getattr(pieces, field.name)[chosen] for field in fields(pieces)))
+    mine = part.placement.take(chosen)
     numbers, batch = np.unique(mine.batch, return_inverse=True)
     return ShardPiece(
         replace(shard, first=0, last=shard.last - shard.first),

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tokpack.errors import DataError, TokpackError, UsageError
+from tokpack.errors import DataError, UsageError
 from tokpack.files.durable import write_page
 from tokpack.on_disk.checked import check_dataset
 from tokpack.packed.folder import PackedFolder
-from tokpack.packed.viewer import origin_of, source_ranges
+from tokpack.packed.viewer import known_ranges, origin_of
 from tokpack.packed_urls import name_of
 from tokpack.schema import IGNORE_INDEX, PAIR_WIDTH
 from tokpack.terminal.activity import Activity, Advance, counted
@@ -307,10 +307,7 @@ class _Shown:
     def __init__(self, dataset: PackedDataset, documents: DocumentPlaces, tokenizer: Any) -> None:
         self.dataset, self.documents, self.tokenizer = dataset, documents, tokenizer
         self.width = PAIR_WIDTH if dataset.is_preference else 1
-        try:
-            self.ranges = source_ranges(PackedFolder(dataset.folder))
-        except TokpackError:  # a validation folder on its own
-            self.ranges = {}
+        self.ranges = known_ranges(PackedFolder(dataset.folder))
         self.sources = self._sources()
 
     def _sources(self) -> list[str]:
