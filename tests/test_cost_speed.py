@@ -3,13 +3,59 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tokpack.cost import Method, ModelShape, estimate, find_gpu, flops, load_gpus
-from tokpack.cost.speed import basis, micro_batch_seconds, points, start_seconds, utilization
+from tokpack.cost.speed import basis, micro_batch_seconds, start_seconds, utilization
+
+
+@dataclass
+class PublishedSpeed:
+    """Seconds of a micro-batch of `documents` of `length` tokens on one card."""
+
+    card: str
+    stack: str
+    source: str
+    model: str
+    shape: ModelShape
+    method: Method
+    checkpointing: bool
+    length: int
+    documents: int
+    seconds: float
+
+    @property
+    def work(self) -> float:
+        """FLOPs of a micro-batch."""
+        lengths = [self.length] * self.documents
+        return flops(self.shape, lengths, method=self.method, checkpointing=self.checkpointing).total
+
+
+def points() -> Iterator[PublishedSpeed]:
+    table = tomllib.loads((files("tokpack.cost") / "speeds.toml").read_text(encoding="utf-8"))
+    for group in table["points"]:
+        same = {name: group[name] for name in ("card", "stack", "source", "checkpointing")}
+        for run in group["runs"]:
+            model = table["models"][run["model"]]
+            config = {"model_type": "llama", "num_key_value_heads": model["num_attention_heads"], **model}
+            same |= {"model": run["model"], "shape": ModelShape.from_config(config)}
+            same["method"] = Method(kind=run["method"], rank=group.get("rank", 16))
+            same["documents"] = documents = run.get("documents", group.get("documents"))
+            for at, length in enumerate(group["lengths"]):
+                seconds = (
+                    run["seconds"][at] / group["micro_batches"]
+                    if "seconds" in run
+                    else documents * length / run["tokens_per_second"][at]
+                )
+                yield PublishedSpeed(length=length, seconds=seconds, **same)
+
 
 POINTS = list(points())
 LLAMA_8B = ModelShape.from_config(

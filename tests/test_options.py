@@ -46,6 +46,7 @@ def test_the_docstring_says_each_keyword_with_the_sentence_of_the_flag(name, gro
 def test_each_option_but_the_sources_own_sets_a_key_of_the_config():
     known = set(get_type_hints(PackOptions)) | set(get_type_hints(CleanOptions))
     assert known - {"config", "format", "map", "seed"} == set(OPTIONS)
+    assert len(set(OPTIONS.values())) == len(OPTIONS)
 
 
 def test_choices_of_an_option_are_those_of_its_key():

@@ -20,7 +20,7 @@ from tokpack.report.figures import Report
 from tokpack.report.first_screen import first_screen
 from tokpack.report.html import page
 from tokpack.report.terminal import ledger_table, packed_panel, report_view, share, to_html
-from tokpack.report.terminal_tables import Command, facts_grid
+from tokpack.report.terminal_tables import Command, FactsGrid
 from tokpack.report.values import Figures
 from tokpack.report.words import COUNTERS, counters, make_bill
 from tokpack.settings.plain import from_plain
@@ -277,7 +277,7 @@ def test_a_command_is_one_that_a_shell_takes_however_wide_the_screen_is(width: i
     command = (
         "tokpack train packed --model '/models/my llama' -o adapter --method lora --epochs 1 --batch-rows 4"
     )
-    text = printed(facts_grid([("train with", Command(command))]), width)
+    text = printed(FactsGrid([("train with", Command(command))]), width)
     assert not re.search(r"\\[^\n]", text)  # a backslash before a space would end the command
     assert shlex.split(text.removeprefix("train with").replace("\\\n", "")) == shlex.split(command)
     assert "--epochs 1" in text  # a flag stays beside its value

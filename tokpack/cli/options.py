@@ -79,9 +79,7 @@ FOLDER: dict[str, Any] = {"parser": lambda text: Path(no_url(text, by_name=False
 WRITTEN: dict[str, Any] = {"parser": local_out, "metavar": "PATH"}
 
 
-Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder of the packed dataset.", parser=local_out, metavar="PATH")
-]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the packed dataset.", **WRITTEN)]
 Planner = Annotated[
     str | None,
     typer.Option(help="bfd (default), xfill, optimal, sequential, none, or module:function.", **PLANNERS),

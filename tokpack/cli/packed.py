@@ -12,6 +12,7 @@ from tokpack.cli.app import PACKED, app
 from tokpack.cli.options import (
     EXPORTS,
     PACKED_HELP,
+    WRITTEN,
     Json,
     MaxDocs,
     MixPerStep,
@@ -26,7 +27,6 @@ from tokpack.cli.options import (
     ShardFormat,
     WorldSize,
     length,
-    local_out,
     packed_folder,
 )
 from tokpack.cli.output import activity, say, show
@@ -124,9 +124,7 @@ def export(
             help="trl, axolotl, llamafactory, megatron-bridge, megatron, or module:function.", **EXPORTS
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="New folder for the export.", parser=local_out, metavar="PATH")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the export.", **WRITTEN)],
     cp: Annotated[
         int, typer.Option(help="Ranks that share a row (context parallelism), for megatron-bridge.")
     ] = 1,

@@ -15,7 +15,6 @@ from tokpack.cli.options import (
     Json,
     Quiet,
     Workers,
-    local_out,
     takes,
 )
 from tokpack.cli.output import activity, say, show
@@ -211,12 +210,7 @@ def _pack_part(
 @app.command(rich_help_panel=RAW_DATA)
 @takes(ReadOptions, FormatOptions, CleaningOptions, CleanOptions)
 def clean(
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="JSONL file to write, as kept.jsonl.", parser=local_out, metavar="PATH"
-        ),
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write, as kept.jsonl.", **WRITTEN)],
     data: Data = None,
     to: Annotated[
         str,

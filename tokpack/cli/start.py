@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokpack.cli.app import START, app
-from tokpack.cli.options import FORMATS, GPUS, Json, NoProgress, Quiet, local_out
+from tokpack.cli.options import FORMATS, GPUS, WRITTEN, Json, NoProgress, Quiet
 from tokpack.cli.output import activity, say, show
 from tokpack.terminal.printable import hand_over, hand_over_json
 
@@ -26,9 +26,7 @@ def init(
     map: Annotated[
         str | None, typer.Option(help="Columns, with a comma between them, as prompt=question.")
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Recipe to write.", parser=local_out, metavar="PATH")
-    ] = Path("run.toml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Recipe to write.", **WRITTEN)] = Path("run.toml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import tomllib
 from dataclasses import asdict, fields
 from datetime import date
+from operator import attrgetter
 from pathlib import Path
 
 from tokpack.cost import Calibration, Gpu, Method, ModelShape
@@ -64,12 +65,8 @@ def kept_speed(gpu: Gpu, shape: ModelShape, method: Method) -> Calibration | Non
 
 def keep_speed(speed: KeptSpeed) -> Path | None:
     """Write it into the file, in place of an older one of the same micro-batch. None where that cannot be."""
-    same = (speed.card, speed.parameters, speed.layers, speed.method, speed.rank, speed.tokens)
-    others = [
-        old
-        for old in _read()
-        if (old.card, old.parameters, old.layers, old.method, old.rank, old.tokens) != same
-    ]
+    same = attrgetter("card", "parameters", "layers", "method", "rank", "tokens")
+    others = [old for old in _read() if same(old) != same(speed)]
     path = speeds_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ class Fit:
     max_tokens: int
     memory: Memory
     usable: float
-    """Bytes of the GPU the run may use: what its driver reports, less the assumed fragmentation."""
+    """`usable_bytes` of the GPU."""
     advice: tuple[Remedy, ...] = ()
 
 
@@ -240,7 +240,7 @@ def fits(
 
     def most(card: Gpu, how: Method, ckpt: bool) -> int:
         room = range(MOST_TOKENS)
-        return max(0, bisect_right(room, _usable(card), key=lambda n: need(n, how, ckpt).total) - 1)
+        return max(0, bisect_right(room, usable_bytes(card), key=lambda n: need(n, how, ckpt).total) - 1)
 
     row = need(capacity, method, checkpointing)
     largest = most(gpu, method, checkpointing)
@@ -253,7 +253,7 @@ def fits(
         if largest >= 256:
             whole = largest // 256 * 256
             advice.append(Remedy(f"a capacity of {whole} tokens fits as it is", f"--max-length {whole}"))
-        cards = [card for card in (gpus or load_gpus()).values() if row.total <= _usable(card)]
+        cards = [card for card in (gpus or load_gpus()).values() if row.total <= usable_bytes(card)]
         if cards:
             card = min(cards, key=lambda g: g.memory_gb)
             advice.append(
@@ -266,26 +266,9 @@ def fits(
         fits=largest >= capacity,
         max_tokens=largest,
         memory=row,
-        usable=_usable(gpu),
+        usable=usable_bytes(gpu),
         advice=tuple(advice),
     )
-
-
-def row_fits(
-    shape: ModelShape,
-    gpu: Gpu,
-    capacity: int,
-    *,
-    method: Method,
-    checkpointing: bool,
-    head_bytes: int | None,
-    loss: Loss,
-) -> bool:
-    """Whether one packed row of `capacity` tokens fits: `fits` without the rest."""
-    need = memory(
-        shape, capacity, method=method, checkpointing=checkpointing, head_bytes=head_bytes, loss=loss
-    )
-    return need.total <= _usable(gpu)
 
 
 def _changes(method: Method, checkpointing: bool) -> list[tuple[str, str, Method, bool]]:
@@ -309,7 +292,8 @@ def _changes(method: Method, checkpointing: bool) -> list[tuple[str, str, Method
     return changes
 
 
-def _usable(gpu: Gpu) -> float:
+def usable_bytes(gpu: Gpu) -> float:
+    """Bytes of the GPU a run may use: what its driver reports, less the assumed fragmentation."""
     return gpu.reported_bytes * (1 - FRAGMENTATION)
 
 

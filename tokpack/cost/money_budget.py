@@ -11,13 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tokpack.cost import ApiPrice, api_cost
-from tokpack.cost.planned_run import packed_run
+from tokpack.cost import ApiPrice, Estimate, api_cost
+from tokpack.cost.planned_run import packed_run, planned_rows
 from tokpack.cost.training import Lengths, Training
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.settings.config import Config
-from tokpack.stages.plan import make_plan
 
 CLOSE = 0.995
 """Share of the amount that is near enough to stop."""
@@ -90,19 +89,18 @@ def service_budget(usd: float, price: ApiPrice, epochs: float) -> MoneyBudget:
 def _gpu_bill(config: Config, training: Training, lengths: Lengths) -> float:
     if not len(lengths):
         return 0.0
-    plan, capacity = config.plan, config.truncate.max_length
-    # An exact solver is too slow to try with, and differs from bfd by less than a percent.
-    planner = "bfd" if plan.planner == "optimal" else plan.planner
-    rows = make_plan(lengths, capacity, planner, config.seed, plan.max_docs_per_row or None).rows
-    run = packed_run(training, lengths, rows, capacity, training.checkpointing(capacity))
-    assert run is not None
-    assert run.money is not None
-    return run.money.high or run.money.value
+    capacity = config.truncate.max_length
+    rows = planned_rows(config, lengths, capacity)
+    return _most(packed_run(training, lengths, rows, capacity, training.checkpointing(capacity)))
 
 
 def _start_bill(training: Training) -> float:
     """Of a run without a token."""
-    run = training.run(np.zeros(1, np.int64), 1, checkpointing=False)
+    return _most(training.run(np.zeros(1, np.int64), 1, checkpointing=False))
+
+
+def _most(run: Estimate | None) -> float:
+    """The upper end of the dollars of a run that has a price."""
     assert run is not None
     assert run.money is not None
     return run.money.high or run.money.value

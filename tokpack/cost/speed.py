@@ -2,22 +2,20 @@
 
 A micro-batch takes the longer of two times, or at worst their sum: its work at the share of the peak that
 large micro-batches reach, and what the host needs to launch its kernels, so many seconds a layer however few
-the tokens. Restoring 4-bit weights comes on top, once a micro-batch. `speeds.toml` has figures and sources.
+the tokens. Restoring 4-bit weights comes on top, once a micro-batch. `speeds.toml` has figures, the points
+that they are from (held to in tests/test_cost_speed.py), and sources.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from tokpack.cost.flops import flops
 from tokpack.cost.gpus import Gpu
-from tokpack.cost.method import Kind, Method
+from tokpack.cost.method import Method
 from tokpack.cost.model_shape import ModelShape
-from tokpack.frozen import frozen
 
 Range = tuple[float, float]
 
@@ -25,31 +23,6 @@ UNKNOWN_BANDWIDTH: Final = 500.0
 """GB/s of a card whose bandwidth is not in the table."""
 STORED_BYTES: Final = 2
 """Bytes of a weight in the files that are loaded."""
-
-
-@frozen(kw_only=True)
-class PublishedSpeed:
-    """A published speed."""
-
-    card: str
-    stack: str
-    source: str
-    model: str
-    shape: ModelShape
-    method: Method
-    checkpointing: bool
-    length: int
-    """Tokens of a document."""
-    documents: int
-    """Documents of a micro-batch."""
-    seconds: float
-    """Of a micro-batch on one card."""
-
-    @property
-    def work(self) -> float:
-        """FLOPs of a micro-batch."""
-        lengths = [self.length] * self.documents
-        return flops(self.shape, lengths, method=self.method, checkpointing=self.checkpointing).total
 
 
 def utilization(shape: ModelShape, gpu: Gpu, method: Method, work: float) -> Range:
@@ -83,42 +56,6 @@ def basis(shape: ModelShape, gpu: Gpu) -> str:
     """Where the range of a card and model is from, in words."""
     words = str(_class(gpu)["note"])
     return f"{words}; less for a mixture of experts" if _is_mixture(shape) else words
-
-
-def points() -> Iterator[PublishedSpeed]:
-    """The published points."""
-    table = _table()
-    for group in table["points"]:
-        for run in group["runs"]:
-            shape = ModelShape.from_config(_config(table["models"][run["model"]]))
-            documents = run.get("documents", group.get("documents"))
-            for length, figure in zip(group["lengths"], _figures(run), strict=True):
-                yield PublishedSpeed(
-                    card=group["card"],
-                    stack=group["stack"],
-                    source=group["source"],
-                    model=run["model"],
-                    shape=shape,
-                    method=_method(run["method"], group),
-                    checkpointing=group["checkpointing"],
-                    length=length,
-                    documents=documents,
-                    seconds=figure / group["micro_batches"]
-                    if "seconds" in run
-                    else documents * length / figure,
-                )
-
-
-def _figures(run: dict[str, Any]) -> list[float]:
-    return list(run["seconds"] if "seconds" in run else run["tokens_per_second"])
-
-
-def _method(kind: Kind, group: dict[str, Any]) -> Method:
-    return Method(kind=kind, rank=group.get("rank", 16))
-
-
-def _config(model: dict[str, Any]) -> dict[str, Any]:
-    return {"model_type": "llama", "num_key_value_heads": model["num_attention_heads"], **model}
 
 
 def _reached(shape: ModelShape, gpu: Gpu) -> Range:

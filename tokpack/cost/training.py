@@ -27,11 +27,12 @@ from tokpack.cost import (
     gpu_price,
     load_apis,
     load_gpus,
+    memory,
 )
 from tokpack.cost.capacity import fit_lengths
 from tokpack.cost.hf_config import max_positions
 from tokpack.cost.kept_speeds import kept_speed
-from tokpack.cost.memory import Loss, row_fits
+from tokpack.cost.memory import Loss, usable_bytes
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.hub import from_hub
@@ -65,7 +66,7 @@ class Training:
 
     def holds(self, capacity: int, gpu: Gpu, checkpointing: bool, loss: Loss = "chunked") -> bool:
         """Whether one row of `capacity` tokens fits."""
-        return row_fits(self.shape, gpu, capacity, **self._step(checkpointing, loss))
+        return memory(self.shape, capacity, **self._step(checkpointing, loss)).total <= usable_bytes(gpu)
 
     def _step(self, checkpointing: bool, loss: Loss) -> dict[str, Any]:
         """What the memory of a training step is counted by."""

@@ -8,6 +8,7 @@ entry point of the group `tokpack.exporters`. The folder it writes is moved into
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from tokpack.errors import UsageError, writing
 from tokpack.export.axolotl import export as to_axolotl
-from tokpack.export.common import rows_told_to
+from tokpack.export.common import rows_told_to, splits
 from tokpack.export.llamafactory import export as to_llamafactory
 from tokpack.export.megatron import export as to_megatron
 from tokpack.export.megatron_bridge import export as to_megatron_bridge
@@ -66,20 +67,8 @@ def export(
     packed = packed if isinstance(packed, PackedFolder) else PackedFolder(local_folder(packed))
     out, tell = Path(out), tell or default_activity()
     exporter = resolve("exporter", to, EXPORTERS)
-    kinds = {PREFERENCE: ("preference pairs", "rejected"), UNPAIRED: ("unpaired preferences", "bad")}
-    if packed.manifest.get("kind") in kinds and exporter in EXPORTERS.values():
-        held, wrong = kinds[packed.manifest["kind"]]
-        raise UsageError(
-            f"{to} trains packed rows as supervised text: it would learn the {wrong} answers as well",
-            where=str(packed.folder),
-            hint=f"`tokpack train` reads {held}, and datasets.load_from_disk opens them",
-        )
-    if packed.manifest.get(LOSS_WEIGHTS) and exporter in EXPORTERS.values():
-        raise UsageError(
-            f"messages have weights (the column {LOSS_WEIGHTS}), and {to} trains every label in full",
-            where=str(packed.folder),
-            hint="`tokpack train` counts them; or pack again without weights between 0 and 1",
-        )
+    if exporter in EXPORTERS.values():
+        _check_supervised(packed, to)
     if context_parallel != 1:
         exporter = _parallel(to, exporter, context_parallel)
     if packed.folder.resolve() in (out.resolve(), *out.resolve().parents):
@@ -88,13 +77,9 @@ def export(
         )
     if check:
         packed.check_sums()
-    parts = [part for part in (packed, packed.validation) if part is not None]
-    rows = sum(int(part.manifest["rows"]) for part in parts)
+    rows = sum(map(len, splits(packed).values()))
     with writing(out, resumes=False), fresh_folder(out, overwrite, exported_files) as folder:
-        with (
-            (tell or default_activity()).doing(f"exporting to {to}", rows, "rows") as advance,
-            rows_told_to(advance),
-        ):
+        with tell.doing(f"exporting to {to}", rows, "rows") as advance, rows_told_to(advance):
             exporter(packed, folder)
         write_json(
             folder / RECORD,
@@ -106,6 +91,24 @@ def export(
             },
         )
     return out
+
+
+def _check_supervised(packed: PackedFolder, to: str | Exporter) -> None:
+    """Raises UsageError for preferences and weighted labels, which no other trainer reads as such."""
+    kinds = {PREFERENCE: ("preference pairs", "rejected"), UNPAIRED: ("unpaired preferences", "bad")}
+    if packed.manifest.get("kind") in kinds:
+        held, wrong = kinds[packed.manifest["kind"]]
+        raise UsageError(
+            f"{to} trains packed rows as supervised text: it would learn the {wrong} answers as well",
+            where=str(packed.folder),
+            hint=f"`tokpack train` reads {held}, and datasets.load_from_disk opens them",
+        )
+    if packed.manifest.get(LOSS_WEIGHTS):
+        raise UsageError(
+            f"messages have weights (the column {LOSS_WEIGHTS}), and {to} trains every label in full",
+            where=str(packed.folder),
+            hint="`tokpack train` counts them; or pack again without weights between 0 and 1",
+        )
 
 
 def _parallel(to: str | Exporter, exporter: Exporter, ranks: int) -> Exporter:
@@ -125,8 +128,6 @@ def _parallel(to: str | Exporter, exporter: Exporter, ranks: int) -> Exporter:
 def exported_files(folder: Path) -> Own:
     """What an earlier export wrote into a folder, and what Python keeps of its scripts; nothing for any other
     folder."""
-    import json
-
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files = frozenset(record["files"])

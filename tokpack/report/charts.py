@@ -208,18 +208,18 @@ def _stretches(bars: list[Bar], tops: list[int], width: int) -> Any:
         for part in bar.parts
         if part.end > part.start
     ]
-    return (
-        alt.Chart(alt.InlineData(values=rects))
-        .mark_rect()
-        .encode(
-            x=alt.X("start:Q", scale=alt.Scale(domain=[0, longest], nice=False), axis=None),
-            x2=alt.X2("end:Q"),
-            y=alt.Y("top:Q", scale=None, axis=None),
-            y2=alt.Y2("bottom:Q"),
-            color=alt.Color("color:N", scale=None),
-            description=alt.Description("about:N"),
-        )
-    )
+    x = alt.X("start:Q", scale=alt.Scale(domain=[0, longest], nice=False), axis=None)
+    return boxes(rects, x, "end:Q")
+
+
+def boxes(values: list[Mark], x: Any, end: str) -> Any:
+    """Rectangles from `x` to the field `end`, from pixel `top` to `bottom`, each with `color` and `about`."""
+    import altair as alt
+
+    rects = alt.Chart(alt.InlineData(values=values)).mark_rect()
+    places = {"x": x, "x2": alt.X2(end), "y": alt.Y("top:Q", scale=None, axis=None), "y2": alt.Y2("bottom:Q")}
+    looks = {"color": alt.Color("color:N", scale=None), "description": alt.Description("about:N")}
+    return rects.encode(**places, **looks)
 
 
 def words_at(words: list[tuple[str, int, bool]], x: int, align: str, color: str) -> list[Any]:
@@ -297,32 +297,35 @@ def _capacity_marks(overlong: int, capacity: int, low: int, high: int, room: flo
 
     if capacity < low:
         return []
-    words = [("right", -7, INK, f"a row: {capacity:,} tokens")]
-    longer = f"{overlong:,} longer"
-    if overlong and len(longer) * LETTER + 7 > room:
-        words = [("right", -7, INK, f"{words[0][3]}, {longer}")]
-    elif overlong:
-        words.append(("left", 7, LOST, longer))
-    if not overlong and math.log((capacity + 1) / low) < 0.5 * math.log(high / low):
-        words = [("left", 7, INK, words[0][3])]
     edge = alt.Chart(alt.InlineData(values=[{"x": capacity + 1, "end": high}])).encode(x=alt.X("x:Q"))
-    ground = [
-        edge.mark_rect(color=TINT, aria=False).encode(
-            x2=alt.X2("end:Q"), y=alt.YValue(0), y2=alt.Y2Value(PLOT_HEIGHT)
-        )
-    ]
-    return [
-        *(ground if overlong else []),
-        edge.mark_rule(aria=False, color=INK, strokeDash=[3, 3]).encode(
-            y=alt.YValue(-20), y2=alt.Y2Value(PLOT_HEIGHT)
-        ),
-        *(
-            edge.mark_text(
-                align=align, dx=dx, baseline="alphabetic", fontSize=12, color=color, text=text
-            ).encode(y=alt.YValue(-10))
-            for align, dx, color, text in words
-        ),
-    ]
+    line = dashed_line(edge)
+    here, longer = f"a row: {capacity:,} tokens", f"{overlong:,} longer"
+    if not overlong:
+        leans_left = math.log((capacity + 1) / low) >= 0.5 * math.log(high / low)
+        return [line, word_at_line(edge, here, leans_left)]
+    ground = edge.mark_rect(color=TINT, aria=False).encode(
+        x2=alt.X2("end:Q"), y=alt.YValue(0), y2=alt.Y2Value(PLOT_HEIGHT)
+    )
+    if len(longer) * LETTER + 7 > room:
+        return [ground, line, word_at_line(edge, f"{here}, {longer}", True)]
+    return [ground, line, word_at_line(edge, here, True), word_at_line(edge, longer, False, LOST)]
+
+
+def dashed_line(edge: Any, above: int = 0) -> Any:
+    """From over the plot to its foot, at the x of `edge`; `above`: pixels more."""
+    import altair as alt
+
+    rule = edge.mark_rule(aria=False, color=INK, strokeDash=[3, 3])
+    return rule.encode(y=alt.YValue(-20 - above), y2=alt.Y2Value(PLOT_HEIGHT))
+
+
+def word_at_line(edge: Any, text: str, leans_left: bool, color: str = INK, above: int = 0) -> Any:
+    """A word over the plot, on one side of the dashed line."""
+    import altair as alt
+
+    align, dx = ("right", -7) if leans_left else ("left", 7)
+    word = edge.mark_text(align=align, dx=dx, baseline="alphabetic", fontSize=12, color=color, text=text)
+    return word.encode(y=alt.YValue(-10 - above))
 
 
 def span(first: int, last: int) -> str:

@@ -8,7 +8,7 @@ from rich.text import Text
 from tokpack.report.bill.cost_words import counted_float, money
 from tokpack.report.clean_figures import CleanBill, CleanFigures
 from tokpack.report.terminal import ledger_table, left_out
-from tokpack.report.terminal_tables import GOOD, QUIET, facts_grid, plain_table, spaced
+from tokpack.report.terminal_tables import GOOD, QUIET, FactsGrid, plain_table, spaced
 from tokpack.report.words import budget_words, counters, share
 from tokpack.terminal.activity import counted
 from tokpack.terminal.printable import one_line
@@ -26,7 +26,7 @@ def clean_view(figures: CleanFigures) -> RenderableType:
     ]
     if figures.budget:
         facts.append(("budget", budget_words(figures.budget)))
-    parts: list[RenderableType] = [title, facts_grid(facts)]
+    parts: list[RenderableType] = [title, FactsGrid(facts)]
     if figures.bill.services:
         parts.append(_bill(figures.bill))
     parts += [left_out(figures.drops, tokens.tokenized, []), ledger_table(figures.ledger)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
+from tokpack.cost.planned_run import planned_rows
 from tokpack.cost.slots import PACKED, padded_rows
 from tokpack.cost.training import CostedDocuments, Training
 from tokpack.files.durable import write_page
@@ -57,7 +58,7 @@ from tokpack.stages.normalize.layouts.unread import late_unread, recognized
 from tokpack.stages.normalize.passed_over import PassedOver
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.order import Dealt
-from tokpack.stages.plan import Plan, make_plan
+from tokpack.stages.plan import Plan
 from tokpack.stages.read.sources import Source
 from tokpack.stages.repeat import each_copy
 from tokpack.stages.write import Placement
@@ -202,7 +203,6 @@ def label_figures(pieces: Placement) -> Labels:
 
 def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
     """Lengths of all documents, of the kept ones, and of what is packed, for the bill."""
-    settings = run.config.plan
     overlong = run.config.truncate.overlong
     docs = each_copy(corpus.docs.select("source", "tokens", "drop_reason", f"^{COPIES}$"), corpus.width)
     reason = pl.col("drop_reason")
@@ -218,13 +218,6 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
     columns = docs["source"], marks["left_out"]
     source, left_out = (those(column.to_numpy(), asked)[::width] for column in columns)
     whole_only = ("auto", "drop") if run.kind else ()
-    # An exact solver is too slow for a curve over capacities, and differs from bfd by less than a percent.
-    planner = "bfd" if settings.planner == "optimal" else settings.planner
-
-    def rows_for(lengths: Lengths, capacity: int) -> int:
-        limit = settings.max_docs_per_row or None
-        return make_plan(lengths, capacity, planner, run.config.seed, limit).rows
-
     return CostedDocuments(
         raw=those(tokens, marks["raw"].to_numpy()),
         whole=whole if width == 1 else whole.reshape(-1, width).sum(axis=1, dtype=np.int32),
@@ -233,7 +226,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
         pieces=part.pieces["length"].to_numpy(),
         rows=part.plan.rows,
         capacity=part.plan.capacity,
-        rows_for=rows_for,
+        rows_for=partial(planned_rows, run.config),
     )
 
 

@@ -16,7 +16,7 @@ from tokpack.report.bill.cost_words import cost_words
 from tokpack.report.data.data_tables import drops_table
 from tokpack.report.data.data_words import cut_words, grouping_words
 from tokpack.report.terminal import report_head, slots_bill, trained_words
-from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, DrawnTable, PastedCommand, facts_grid
+from tokpack.report.terminal_tables import BAD, FACTS, GOOD, QUIET, DrawnTable, FactsGrid, PastedCommand
 from tokpack.report.values import Figures
 from tokpack.report.words import share
 from tokpack.terminal.activity import counted
@@ -43,7 +43,7 @@ def _parts(figures: Figures, model: str) -> Iterator[RenderableType]:
     yield Text()
     yield _left_out(figures)
     yield Text()
-    yield Constrain(facts_grid(_facts(figures)), FACTS)
+    yield Constrain(FactsGrid(_facts(figures)), FACTS)
     if figures.cost:
         yield Constrain(PastedCommand(cost_words(figures.cost, model).command), FACTS)
     rest = f"--full prints the rest, {offer}" if (offer := grouping_words(figures)) else REST

@@ -44,8 +44,8 @@ from tokpack.report.terminal_tables import (
     READABLE,
     WIDE,
     DrawnTable,
+    FactsGrid,
     draw_sums,
-    facts_grid,
     plain_table,
     spaced,
 )
@@ -73,7 +73,7 @@ def report_view(figures: Figures, model: str = "") -> RenderableType:
     """The bill first, details after. `model`: what `tokpack train --model` takes here."""
     cost = figures.cost
     parts = [report_head(figures), *([cost_bill(cost, model)] if cost else []), slots_bill(figures)]
-    parts += [Constrain(facts_grid(_report_facts(figures)), FACTS)]
+    parts += [Constrain(FactsGrid(_report_facts(figures)), FACTS)]
     parts.append(left_out(figures.drops, figures.ledger.tokens.tokenized, rules_without_hits(figures)))
     parts += [SlotsTable(figures.slots), *_tables(figures), ledger_table(figures.ledger)]
     parts += cost_details(cost) if cost else []
@@ -111,7 +111,7 @@ def packed_panel(manifest: dict[str, Any]) -> RenderableType:
         ),
         ("tokenizer", one_line(str(manifest["tokenizer"]["name"]))),
     ]
-    return spaced([title, facts_grid(facts), ledger_table(Ledger.read(manifest["ledger"]))])
+    return spaced([title, FactsGrid(facts), ledger_table(Ledger.read(manifest["ledger"]))])
 
 
 def report_head(figures: Figures) -> Text:

@@ -140,10 +140,6 @@ class FactsGrid:
                 yield text.append(f"{label}  ", QUIET).append_text(line)
 
 
-def facts_grid(facts: Sequence[tuple[str, str]]) -> FactsGrid:
-    return FactsGrid(facts)
-
-
 def spaced(parts: list[RenderableType]) -> Group:
     """One below the other, an empty line after each."""
     return Group(*(item for part in parts for item in (part, Text())))

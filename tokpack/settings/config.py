@@ -20,6 +20,7 @@ from typing import Any, Literal
 from tokpack.errors import SettingError
 from tokpack.settings.config_limits import check_limits
 from tokpack.settings.conversion import convert
+from tokpack.settings.plain import to_plain
 from tokpack.terminal.printable import portable_name
 
 ShardFormat = Literal["arrow", "parquet", "index"]
@@ -252,6 +253,18 @@ class CostConfig:
     """Share of the peak that training reaches, low and high; empty takes published speeds."""
 
 
+TOLD_WHERE_SET = (
+    ("render", "loss_mask"),
+    ("select", "keep"),
+    ("select", "recorded"),
+    ("select", "budget_usd"),
+    ("select", "weight_by"),
+    ("plan", "mix_per_step"),
+    ("plan", "parts"),
+)
+"""Section and key of what a manifest has only where it is not as usual."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     source: tuple[SourceConfig, ...] = ()
@@ -279,32 +292,21 @@ class Config:
 
     def portable(self) -> dict[str, Any]:
         """What the packed rows depend on, as plain data without paths of this machine: for the manifest."""
-        data: dict[str, Any] = _plain(dataclasses.asdict(self))
+        data: dict[str, Any] = to_plain(self)
+        usual = to_plain(Config())
         del data["cost"]
         del data["read"]["max_line_mb"]  # decides whether the run ends, not what is in it
         del data["near_dup"]["memory_mb"]  # decides how it is found, not what
+        for section, key in TOLD_WHERE_SET:
+            if data[section][key] == usual[section][key]:
+                del data[section][key]
         for source in data["source"]:
             source["path"] = portable_name(source["path"])
             if source["repeat"] == 1:
                 del source["repeat"]
-        if not self.render.loss_mask:
-            del data["render"]["loss_mask"]
-        if self.select.keep:
-            data["select"]["keep"] = portable_name(self.select.keep)
-        else:
-            del data["select"]["keep"]
-        if not self.select.recorded:
-            del data["select"]["recorded"]
-        if not self.select.budget_usd:
-            del data["select"]["budget_usd"]
-        if self.select.weight_by == "tokens":
-            del data["select"]["weight_by"]
-        if not self.plan.mix_per_step:
-            del data["plan"]["mix_per_step"]
-        if self.plan.parts == 1:
-            del data["plan"]["parts"]
-        data["tokenize"]["tokenizer"] = portable_name(self.tokenize.tokenizer)
-        data["render"]["chat_template"] = portable_name(self.render.chat_template)
+        for section, key in (("tokenize", "tokenizer"), ("render", "chat_template"), ("select", "keep")):
+            if key in data[section]:
+                data[section][key] = portable_name(data[section][key])
         data["decontaminate"]["against"] = [portable_name(path) for path in self.decontaminate.against]
         return data
 
@@ -317,9 +319,3 @@ def _check_top_level(data: dict[str, Any]) -> None:
         if homes:
             hint = "write it below the line " + " or ".join(f"[{name}]" for name in homes)
             raise SettingError(f"the key {key!r} stands outside its table", where="config", hint=hint)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -8,6 +8,9 @@ from typing import Any
 
 from tokpack.errors import UsageError
 
+PATHS = (("render", "chat_template"), ("select", "keep"), ("cost", "gpus"), ("cost", "apis"))
+PATHS_OR_NAMES = (("tokenize", "tokenizer"), ("cost", "model"), ("decontaminate", "against"))
+
 
 def load_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a `run.toml`. Paths in it are relative to the file."""
@@ -22,14 +25,9 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         ) from None
     for source in data.get("source", []):
         _anchor(source, "path", path.parent)
-    _anchor(data.get("render", {}), "chat_template", path.parent)
-    _anchor(data.get("select", {}), "keep", path.parent)
-    for key in ("gpus", "apis"):
-        _anchor(data.get("cost", {}), key, path.parent)
-    against = data.get("decontaminate", {}).get("against")
-    if isinstance(against, list):
-        data["decontaminate"]["against"] = [_beside(item, path.parent) for item in against]
-    for section, key in (("tokenize", "tokenizer"), ("cost", "model")):
+    for section, key in PATHS:
+        _anchor(data.get(section), key, path.parent)
+    for section, key in PATHS_OR_NAMES:
         table = data.get(section)
         if isinstance(table, dict) and key in table:
             table[key] = _beside(table[key], path.parent)
@@ -56,5 +54,7 @@ def _anchor(section: Any, key: str, folder: Path) -> None:
 
 
 def _beside(value: Any, folder: Path) -> Any:
-    """A path relative to the file, where there is one; else the value, which may be a Hub name."""
+    """A path relative to the file, where there is one; else the value, which may be a Hub name; or a list."""
+    if isinstance(value, list):
+        return [_beside(item, folder) for item in value]
     return str(folder / value) if isinstance(value, str) and (folder / value).exists() else value

@@ -27,10 +27,6 @@ Check = tuple[bool, str, str]
 
 def check_limits(config: Config) -> None:
     """Raises SettingError naming the key."""
-    if not 0 <= config.seed < MOST_NUMBER:
-        raise SettingError(
-            f"{{name}} cannot be {config.seed}", where="seed", hint=f"give 0 to {MOST_NUMBER - 1:,}"
-        )
     for number, source in enumerate(config.source):
         _check_source(source, f"source[{number}]")
     if config.select.budget and config.select.budget_usd:
@@ -45,12 +41,10 @@ def check_limits(config: Config) -> None:
 
 
 def _of_data(config: Config) -> list[Check]:
+    truncate = config.truncate
     return [
-        (
-            2 <= config.truncate.max_length <= MOST_TOKENS,
-            "truncate.max_length",
-            f"2 to {MOST_TOKENS:,} tokens",
-        ),
+        (0 <= config.seed < MOST_NUMBER, "seed", f"0 to {MOST_NUMBER - 1:,}"),
+        (2 <= truncate.max_length <= MOST_TOKENS, "truncate.max_length", f"2 to {MOST_TOKENS:,} tokens"),
         (0 <= config.read.allow_bad <= 1, "read.allow_bad", "a share between 0 and 1"),
         (1 <= config.read.block_mb <= 1024, "read.block_mb", "1 to 1024 MB"),
         (1 <= config.read.max_line_mb <= 2047, "read.max_line_mb", "1 to 2047 MB"),
@@ -128,11 +122,7 @@ def _of_cost(cost: CostConfig) -> list[Check]:
         (cost.batch_size >= 1, "cost.batch_size", "1 or more"),
         (cost.accumulation >= 1, "cost.accumulation", "1 or more"),
         (cost.learning_rate > 0, "cost.learning_rate", "more than 0"),
-        (
-            not cost.mfu or _is_range(cost.mfu),
-            "cost.mfu",
-            "two shares between 0 and 1, low first",
-        ),
+        (not cost.mfu or _is_range(cost.mfu), "cost.mfu", "two shares between 0 and 1, low first"),
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
@@ -213,58 +213,30 @@ def meaning(hint: Any) -> str:
     return str(hint.__metadata__[0])
 
 
+RENAMED = {
+    "clean": "rules",
+    "exact_key": "exact",
+    "max_line": "max_line_mb",
+    "memory": "memory_mb",
+    "near_dup": "threshold",
+    "near_dup_on": "on",
+    "record_choice": "recorded",
+    "render": "mode",
+}
+"""Options that have another name than the key of the config that they set."""
+WITHOUT_KEY = ("config", "format", "map", "seed")
+"""Options that are of no section: the file itself, what is of a source, the seed."""
+_SECTIONS = {
+    key.name: section.name
+    for section in fields(Config)
+    if is_dataclass(section.default)
+    for key in fields(section.default)
+}
 OPTIONS: dict[str, tuple[str, str]] = {
-    "tokenizer": ("tokenize", "tokenizer"),
-    "max_length": ("truncate", "max_length"),
-    "overlong": ("truncate", "overlong"),
-    "strict": ("read", "strict"),
-    "allow_bad": ("read", "allow_bad"),
-    "block_mb": ("read", "block_mb"),
-    "max_line": ("read", "max_line_mb"),
-    "clean": ("clean", "rules"),
-    "special_in_content": ("clean", "special_in_content"),
-    "mask_personal": ("clean", "mask_personal"),
-    "exact_key": ("dedup", "exact"),
-    "near_dup": ("near_dup", "threshold"),
-    "near_dup_on": ("near_dup", "on"),
-    "memory": ("near_dup", "memory_mb"),
-    "against": ("decontaminate", "against"),
-    "budget": ("select", "budget"),
-    "keep": ("select", "keep"),
-    "record_choice": ("select", "recorded"),
-    "render": ("render", "mode"),
-    "chat_template": ("render", "chat_template"),
-    "loss": ("render", "loss"),
-    "loss_mask": ("render", "loss_mask"),
-    "tool_arguments": ("render", "tool_arguments"),
-    "template_kwargs": ("render", "template_kwargs"),
-    "eos": ("render", "eos"),
-    "separator": ("render", "separator"),
-    "paranoid": ("render", "paranoid"),
-    "planner": ("plan", "planner"),
-    "max_docs_per_row": ("plan", "max_docs_per_row"),
-    "world_size": ("plan", "world_size"),
-    "rows_per_step": ("plan", "rows_per_step"),
-    "mix_per_step": ("plan", "mix_per_step"),
-    "parts": ("plan", "parts"),
-    "shard_format": ("write", "shard_format"),
-    "shard_mb": ("write", "shard_mb"),
-    "val": ("write", "val"),
-    "model": ("cost", "model"),
-    "gpu": ("cost", "gpu"),
-    "gpus": ("cost", "gpus"),
-    "api": ("cost", "api"),
-    "apis": ("cost", "apis"),
-    "gpu_price": ("cost", "gpu_price"),
-    "gpu_count": ("cost", "gpu_count"),
-    "method": ("cost", "method"),
-    "rank": ("cost", "rank"),
-    "checkpointing": ("cost", "checkpointing"),
-    "epochs": ("cost", "epochs"),
-    "batch_size": ("cost", "batch_size"),
-    "accumulation": ("cost", "accumulation"),
-    "learning_rate": ("cost", "learning_rate"),
-    "mfu": ("cost", "mfu"),
+    option: (_SECTIONS[key], key)
+    for option in PackOptions.__annotations__
+    if option not in WITHOUT_KEY
+    for key in [RENAMED.get(option, option)]
 }
 """Option -> section and key of the config."""
 

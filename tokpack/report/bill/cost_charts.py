@@ -10,7 +10,6 @@ from tokpack.report.bill.cost_words import PARTS, WORDS, amount, ends, measured
 from tokpack.report.charts import (
     ACCENT,
     GRAY,
-    INK,
     LINE,
     LOST,
     MUTED,
@@ -23,6 +22,8 @@ from tokpack.report.charts import (
     Mark,
     Stretch,
     bar_chart,
+    dashed_line,
+    word_at_line,
 )
 from tokpack.report.svg import draw
 
@@ -139,19 +140,8 @@ def _marks(points: list[Mark]) -> list[Any]:
         leans_left |= last
         # At the right edge the second word leans over the first, and has a line of its own above it.
         above = ABOVE if last and len(marked) == 2 else 0
-        rule = edge.mark_rule(aria=False, color=INK, strokeDash=[3, 3])
-        word = edge.mark_text(
-            align="right" if leans_left else "left",
-            dx=-7 if leans_left else 7,
-            baseline="alphabetic",
-            fontSize=12,
-            color=INK,
-            text=point["mark"],
-        )
-        layers += [
-            rule.encode(y=alt.YValue(-20 - above), y2=alt.Y2Value(PLOT_HEIGHT)),
-            word.encode(y=alt.YValue(-10 - above)),
-        ]
+        word = word_at_line(edge, point["mark"], leans_left, above=above)
+        layers += [dashed_line(edge, above), word]
     return layers
 
 

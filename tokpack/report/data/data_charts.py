@@ -17,6 +17,7 @@ from tokpack.report.charts import (
     Mark,
     Stretch,
     bar_chart,
+    boxes,
     first_and_rest,
 )
 from tokpack.report.svg import draw
@@ -117,18 +118,8 @@ def _ranks(ranks: Ranks, width: int) -> str:
                 _rect(left, right, level, TOP + HEIGHT, ACCENT, about),
                 _rect(left, right, TOP, level, SOFT, f"{name}, rank {rank} waits"),
             ]
-    bars = (
-        alt.Chart(alt.InlineData(values=[rect for rect in rects if rect["bottom"] - rect["top"] > 0.5]))
-        .mark_rect()
-        .encode(
-            x=alt.X("left:Q", scale=None, axis=None),
-            x2=alt.X2("right:Q"),
-            y=alt.Y("top:Q", scale=None, axis=None),
-            y2=alt.Y2("bottom:Q"),
-            color=alt.Color("color:N", scale=None),
-            description=alt.Description("about:N"),
-        )
-    )
+    shown = [rect for rect in rects if rect["bottom"] - rect["top"] > 0.5]
+    bars = boxes(shown, alt.X("left:Q", scale=None, axis=None), "right:Q")
     base = alt.Chart(alt.InlineData(values=[{"y": TOP + HEIGHT}]))
     ground = base.mark_rule(aria=False, color=GRAY).encode(y=alt.Y("y:Q", scale=None, axis=None))
     labels = (

@@ -23,6 +23,7 @@ LONGEST = 10
 FREE = (0.0, 0.001, 0.01, 0.05, 0.10, 0.25, 1.0)
 """Classes of rows: free slots up to this share of the capacity."""
 QUANTILES = (50, 90, 99)
+QUANTILE_NAMES = ("p50", "p90", "p99", "max")
 SLICE = 1 << 18
 """Documents in work at a time."""
 
@@ -30,10 +31,9 @@ SLICE = 1 << 18
 def quantiles(tokens: Lengths) -> dict[str, int]:
     """`p50`, `p90`, `p99` and `max`: lengths that so many percent do not exceed."""
     if not len(tokens):
-        return dict.fromkeys([*(f"p{q}" for q in QUANTILES), "max"], 0)
+        return dict.fromkeys(QUANTILE_NAMES, 0)
     found = np.percentile(tokens, [*QUANTILES, 100], method="inverted_cdf")
-    names = [*(f"p{q}" for q in QUANTILES), "max"]
-    return {name: int(value) for name, value in zip(names, found, strict=True)}
+    return {name: int(value) for name, value in zip(QUANTILE_NAMES, found, strict=True)}
 
 
 def counted_quantiles(tokens: Lengths, counts: Int64) -> dict[str, int]:
@@ -43,8 +43,7 @@ def counted_quantiles(tokens: Lengths, counts: Int64) -> dict[str, int]:
     ends = np.cumsum(counts)
     last = int(ends[-1]) - 1
     at = [*(max(0, math.ceil((last + 1) * (q / 100) - 1)) for q in QUANTILES), last]
-    names = [*(f"p{q}" for q in QUANTILES), "max"]
-    return dict(zip(names, tokens[np.searchsorted(ends, at, side="right")].tolist(), strict=True))
+    return dict(zip(QUANTILE_NAMES, tokens[np.searchsorted(ends, at, side="right")].tolist(), strict=True))
 
 
 def source_figures(corpus: Corpus, pieces: pl.DataFrame, names: list[str]) -> list[SourceFigures]:
