@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def show(renderable: Any) -> None:
+    """On stdout: as wide as the terminal; piped, plain and 140 columns wide."""
     from rich.console import Console
 
     console = Console()

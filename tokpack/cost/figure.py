@@ -35,6 +35,11 @@ class Figure:
         )
 
 
+def count(value: float, unit: str, note: str = "") -> Figure:
+    """A figure that is computed."""
+    return Figure(value, unit, "computed", note)
+
+
 def weakest(*sources: Source) -> Source:
     """The source a derived figure must carry: assumed over measured over computed."""
     for source in ("assumed", "measured"):

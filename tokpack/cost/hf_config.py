@@ -98,6 +98,7 @@ class ConfigReader:
         return self.family.defaults.get(key)
 
     def need(self, key: str) -> int:
+        """A positive whole number. Raises UsageError that names the key."""
         value = self.get(key)
         names = " or ".join(_ALIASES.get(key, (key,)))
         if value is None:
@@ -145,6 +146,7 @@ class ConfigReader:
         return self.family.tied if value is None else bool(value)
 
     def attention(self, hidden: int, heads: int, layers: int) -> tuple[list[Matrix], int, int, int]:
+        """(matrices, size of one head's query and key, of its value, heads of keys and values)."""
         if self.get("kv_lora_rank"):
             return self.latent_attention(hidden, heads, layers)
         kv_heads = self.count("num_key_value_heads") or heads

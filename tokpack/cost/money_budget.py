@@ -25,6 +25,8 @@ TRIES = 60
 
 @frozen
 class MoneyBudget:
+    """An amount of money, and the bill that it has to pay."""
+
     usd: float
     bill: Callable[[Lengths], float]
     """Dollars, at most, of training on packed pieces of these lengths."""

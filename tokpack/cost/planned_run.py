@@ -11,6 +11,7 @@ from tokpack.stages.plan import make_plan
 
 
 def settings_of(training: Training, documents: int, rows: int, fill_unpacked: float | None = None) -> RunPlan:
+    """The run plan of so many pieces in so many rows; `fill_unpacked` as in `run_plan`."""
     settings = training.settings
     return run_plan(
         documents=documents,

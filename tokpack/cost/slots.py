@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from tokpack.arrays import Int64
+from tokpack.arrays import Int64, Integers
 from tokpack.errors import UsageError
 from tokpack.frozen import frozen
 from tokpack.ranges import counted_in
@@ -97,7 +96,7 @@ def padded_rows(lengths: ArrayLike, capacity: int, batch_size: int) -> list[Slot
     ]
 
 
-def _cut(lengths: ArrayLike, capacity: int) -> tuple[NDArray[np.integer[Any]], int]:
+def _cut(lengths: ArrayLike, capacity: int) -> tuple[Integers, int]:
     array = np.asarray(lengths)
     if array.dtype != np.int32:
         array = array.astype(np.int64)
@@ -107,14 +106,14 @@ def _cut(lengths: ArrayLike, capacity: int) -> tuple[NDArray[np.integer[Any]], i
     return cut, int(array.sum(dtype=np.int64) - cut.sum(dtype=np.int64))
 
 
-def _longest(lengths: NDArray[np.integer[Any]], batch_size: int) -> NDArray[np.integer[Any]]:
+def _longest(lengths: Integers, batch_size: int) -> Integers:
     """Of each batch of consecutive documents."""
     full = lengths.size // batch_size * batch_size
     longest = lengths[:full].reshape(-1, batch_size).max(axis=1)
     return longest if full == lengths.size else np.append(longest, lengths[full:].max())
 
 
-def _longest_sorted(lengths: NDArray[np.integer[Any]], batch_size: int) -> NDArray[np.integer[Any]]:
+def _longest_sorted(lengths: Integers, batch_size: int) -> Integers:
     """Of each batch, where the longest documents come first; counted, as a sorted copy takes memory."""
     counts = counted_in(lengths, int(lengths.max(initial=0)) + 1)[::-1]
     batches_before = -(-np.cumsum(counts) // batch_size)
@@ -123,7 +122,7 @@ def _longest_sorted(lengths: NDArray[np.integer[Any]], batch_size: int) -> NDArr
 
 def _padded(
     name: str,
-    longest: NDArray[np.integer[Any]],
+    longest: Integers,
     documents: int,
     batch_size: int,
     content: int,
@@ -143,9 +142,8 @@ def _padded(
     )
 
 
-def _packed(
-    name: str, cut: NDArray[np.integer[Any]], rows: int, capacity: int, batch_size: int, truncated: int
-) -> SlotRow:
+def _packed(name: str, cut: Integers, rows: int, capacity: int, batch_size: int, truncated: int) -> SlotRow:
+    """Rows of a plan. Raises UsageError where they cannot hold the documents."""
     content = int(cut.sum(dtype=np.int64))
     if rows * capacity < content or rows < 0:
         raise UsageError(

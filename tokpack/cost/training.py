@@ -7,15 +7,11 @@ from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from tokpack.arrays import Bools, Int64
+from tokpack.arrays import Bools, Int64, Integers
 from tokpack.cost import (
     ApiPrice,
     Calibration,
     Estimate,
-    Figure,
     Fit,
     Gpu,
     Method,
@@ -38,7 +34,7 @@ from tokpack.frozen import frozen
 from tokpack.hub import from_hub
 from tokpack.settings.config import CostConfig
 
-Lengths = npt.NDArray[np.integer[Any]]
+Lengths = Integers
 KBIT_HEAD_BYTES = 4
 """`prepare_model_for_kbit_training`, which QLoRA trainers call, keeps embeddings and lm_head in fp32."""
 
@@ -224,7 +220,3 @@ def model_name(name: str) -> str:
             return path.parent.name if path.name == "config.json" else path.stem
         return path.name
     return name
-
-
-def count(value: float, unit: str, note: str = "") -> Figure:
-    return Figure(value, unit, "computed", note)

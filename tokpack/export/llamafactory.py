@@ -72,6 +72,7 @@ def export(packed: PackedFolder, out: Path) -> None:
 
 
 def _convert(record: pa.RecordBatch, padding: int) -> list[pa.Array]:
+    """Columns of `SCHEMA`, rows filled up to `MULTIPLE`."""
     rows = Rows.of(record)
     sizes = np.diff(rows.tokens)
     padded = offsets_of(-(-sizes // MULTIPLE) * MULTIPLE)

@@ -183,6 +183,7 @@ def _write_shard(
 
 
 def _convert(rows: Rows, multiple: int = 1, eos: int = 0) -> pa.RecordBatch:
+    """Columns of `SCHEMA`; documents are filled up with `eos` to a multiple of so many places."""
     trained = np.append(rows.labels[1:] != IGNORE_INDEX, False).astype(np.int8)
     keep = rows.lengths > 1
     kept = np.repeat(keep, rows.lengths)

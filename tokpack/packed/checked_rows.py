@@ -39,6 +39,7 @@ class CheckedRows:
             self.faults.append(f"{self.rows} rows, the manifest says {manifest['rows']}")
 
     def _see(self, batch: pa.RecordBatch) -> None:
+        """The faults of a batch of rows, three of a kind at most, and its numbers."""
         if batch.schema != self._schema:
             self.faults.append(f"columns are {batch.schema.names}")
             return

@@ -81,6 +81,7 @@ class NewChoice:
         return pl.concat([rest, record]).sort("doc_id")
 
     def ledger(self, packed: PackedFolder) -> dict[str, Any]:
+        """The ledger of `packed`, or of its held-out part, without the documents that are out."""
         made = copying.deepcopy(packed.ledger)
         train = packed.manifest["split"] == "train"
         gone = _with_record(self.out if train else self.out.filter("held"), packed.dropped)

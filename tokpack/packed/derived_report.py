@@ -11,13 +11,13 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tokpack import schema
+from tokpack.cost.training import Lengths
 from tokpack.errors import DataError
 from tokpack.on_disk.ledger import Ledger
 from tokpack.on_disk.reasons import HELD_OUT, TRUNCATED
 from tokpack.packed.folder import PackedFolder
 from tokpack.report.data.data_figures import row_figures
 from tokpack.report.figures import (
-    Lengths,
     Report,
     drop_figures,
     label_figures,

@@ -138,6 +138,15 @@ def differing(messages: list[tuple[str, str | None]], others: list[tuple[str, st
     ]
 
 
+def runs_of(content: str, marks: list[Mark]) -> list[tuple[str, bool]]:
+    """The content in stretches, and whether each is marked."""
+    runs, place = [], 0
+    for mark in marks:
+        runs += [(content[place : mark.start], False), (content[mark.start : mark.end], True)]
+        place = mark.end
+    return [*runs, (content[place:], False)]
+
+
 # In the terminal
 
 
@@ -186,11 +195,8 @@ def _messages(document: Original, marks: list[Mark], plain: bool) -> list[Render
 
 
 def _marked(content: str, marks: list[Mark], plain: bool) -> Text:
-    text, place = Text(), 0
-    for mark in marks:
-        text.append(printable(content[place : mark.start]))
-        inner = printable(content[mark.start : mark.end])
-        text.append(f">>{inner}<<" if plain else inner, style="bold yellow")
-        place = mark.end
-    text.append(printable(content[place:]))
+    text = Text()
+    for run, marked in runs_of(content, marks):
+        shown = printable(run)
+        text.append(f">>{shown}<<" if plain and marked else shown, style="bold yellow" if marked else None)
     return text

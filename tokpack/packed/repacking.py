@@ -237,34 +237,34 @@ def _write(
     pairs = pair_groups(pieces.doc_id, pieces.copy) if schema.is_preference(source.manifest) else None
     name = getattr(planner, "__qualname__", repr(planner)) if callable(planner) else planner
     config = config | {"plan": config["plan"] | {"planner": name}}
-    settings, mix = PlanConfig(**config["plan"]), None
-    if source.manifest["split"] != "train":
-        settings = replace(settings, world_size=0)
-    elif settings.mix_per_step:
-        mix = _mix(source, stored, config)
-    apart = parts_of(
-        pieces.doc_id // (1 if pairs is None else PAIR_WIDTH),
-        pieces.length,
-        settings.parts if source.manifest["split"] == "train" else 1,
-        config["seed"],
-    )
+    settings = PlanConfig(**config["plan"])
+    if source.manifest["split"] != "train":  # its rows are in no steps and no parts
+        settings = replace(settings, world_size=0, mix_per_step=False, parts=1)
+    mix = _mix(source, stored, config) if settings.mix_per_step else None
+    numbers = pieces.doc_id // schema.pair_width(source.manifest)
+    apart = parts_of(numbers, pieces.length, settings.parts, config["seed"])
     plan = make_plan(
         pieces.length, capacity, planner, config["seed"], limit, pairs=pairs, mix=mix, parts=apart
     )
-    order, dealt = order_rows(settings, plan, stored.placement.length, config["seed"])
+    order, dealt = order_rows(settings, plan, pieces.length, config["seed"])
+    _copy_records(source, out, choice)
+    record |= {"config": config, "ledger": ledger, "derived": derived}
+    contents = RowContents.of(plan.row_of_doc, order)
+    shared = (source.folder, source.manifest["token_files"]) if is_index(source.manifest) else None
+    write_derived(out, stored, contents, plan, dealt, record, [source], tell, shared)
+
+
+def _copy_records(source: PackedFolder, out: Path, choice: NewChoice | None) -> None:
+    """The tokenizer, and what is on record of documents in no row."""
     source.copy_tokenizer(out)
     _ = source.dropped, list(source.quarantined())  # what is damaged is not copied
     shutil.copyfile(source.folder / schema.QUARANTINE, out / schema.QUARANTINE)
     if choice is not None:
         write_dropped_rows(out / schema.DROPPED, choice.dropped(source))
-    else:
-        for name in (schema.DROPPED, schema.CHOICE):
-            if name == schema.DROPPED or (source.folder / name).is_file():
-                shutil.copyfile(source.folder / name, out / name)
-    record |= {"config": config, "ledger": ledger, "derived": derived}
-    contents = RowContents.of(plan.row_of_doc, order)
-    shared = (source.folder, source.manifest["token_files"]) if is_index(source.manifest) else None
-    write_derived(out, stored, contents, plan, dealt, record, [source], tell, shared)
+        return
+    shutil.copyfile(source.folder / schema.DROPPED, out / schema.DROPPED)
+    if (source.folder / schema.CHOICE).is_file():
+        shutil.copyfile(source.folder / schema.CHOICE, out / schema.CHOICE)
 
 
 def _mix(source: PackedFolder, stored: StoredPieces, config: dict[str, Any]) -> Mix:

@@ -23,9 +23,8 @@ def clean_view(figures: CleanFigures) -> RenderableType:
         ("tokens", f"{about}{tokens.packed:,} of {tokens.tokenized:,}: {fewer} fewer"),
         ("tokenizer", one_line(figures.tokenizer) + estimates),
         ("shape", figures.to),
+        ("budget", budget_words(figures.budget) if figures.budget else ""),
     ]
-    if figures.budget:
-        facts.append(("budget", budget_words(figures.budget)))
     parts: list[RenderableType] = [title, FactsGrid(facts)]
     if figures.bill.services:
         parts.append(_bill(figures.bill))

@@ -18,7 +18,7 @@ import polars as pl
 from tokpack.cost import SlotRow, run_plan, slot_table, token_cost
 from tokpack.cost.planned_run import planned_rows
 from tokpack.cost.slots import PACKED, padded_rows
-from tokpack.cost.training import CostedDocuments, Training
+from tokpack.cost.training import CostedDocuments, Lengths, Training
 from tokpack.files.durable import write_page
 from tokpack.on_disk import ledger as ledgers
 from tokpack.on_disk.ledger import Ledger
@@ -70,8 +70,6 @@ from tokpack.way.plan_part import Part
 log = logging.getLogger("tokpack")
 
 BINS = 40
-
-Lengths = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -231,6 +229,7 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
 
 
 def planned_ledger(run: Run, corpus: Corpus, part: Part) -> dict[str, Any]:
+    """The ledger that the plan comes to where no row is written, as plain data."""
     packed = {
         "rows": part.plan.rows,
         "capacity": part.plan.capacity,
@@ -320,6 +319,7 @@ def _steps(row: SlotRow, documents: int, recipe: CostConfig) -> int:
 
 
 def plan_figures(plan: Plan, dealt: Dealt | None) -> PlanFigures:
+    """`dealt`: how rows are dealt to ranks; None where they are not."""
     documents = counted_in(plan.row_of_doc, plan.rows) if plan.rows else np.zeros(1, np.int64)
     return PlanFigures(
         rows=plan.rows,

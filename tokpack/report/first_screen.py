@@ -76,9 +76,7 @@ def _facts(figures: Figures) -> list[tuple[str, str]]:
     kept = f"{documents.kept:,} of {counted(documents.read, 'document')}, {counted(tokens.packed, 'token')}"
     if plan.rows:
         kept += f" ({trained_words(trained.trained, trained.packed)})"
-    facts: list[tuple[str, str]] = [("kept", kept)]
-    if cut := cut_words(figures):
-        facts.append(("cut", cut))
+    facts = [("kept", kept), ("cut", cut_words(figures))]
     if plan.rows:
         rows = f"{plan.rows:,}, {share(plan.fill, 1, 2)} full"
         facts.append(("rows", f"{rows}; {cost_words(cost).room}" if cost else rows))

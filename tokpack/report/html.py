@@ -70,6 +70,7 @@ def page(figures: Figures) -> str:
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
+    """Templates in which every value is escaped and made printable, and an unknown name is an error."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,

@@ -98,17 +98,14 @@ def _tables(figures: Figures) -> list[RenderableType]:
 def packed_panel(manifest: dict[str, Any]) -> RenderableType:
     """One screen about a finished packed dataset."""
     plan = from_plain(PlanFigures, manifest["plan"], "plan")
-    held = counted_documents(manifest["documents"], is_preference(manifest))
+    tokens, held = manifest["tokens"], counted_documents(manifest["documents"], is_preference(manifest))
     title = Text(f"{held} packed into {counted(manifest['rows'], 'row')}", style=f"bold {GOOD}")
     facts = [
         ("rows", _rows_fact(manifest["capacity"], plan)),
-        *([("ranks", dealt_words(plan.dealt))] if plan.dealt else []),
-        *([("mix", mixed_words(plan.mixed))] if plan.mixed else []),
-        *([("parts", parted_words(plan.parted, plan.rows))] if plan.parted else []),
-        (
-            "tokens",
-            f"{manifest['tokens']:,}, {trained_words(manifest['trained_tokens'], manifest['tokens'])}",
-        ),
+        ("ranks", dealt_words(plan.dealt) if plan.dealt else ""),
+        ("mix", mixed_words(plan.mixed) if plan.mixed else ""),
+        ("parts", parted_words(plan.parted, plan.rows) if plan.parted else ""),
+        ("tokens", f"{tokens:,}, {trained_words(manifest['trained_tokens'], tokens)}"),
         ("tokenizer", one_line(str(manifest["tokenizer"]["name"]))),
     ]
     return spaced([title, FactsGrid(facts), ledger_table(Ledger.read(manifest["ledger"]))])
@@ -152,7 +149,7 @@ def _report_facts(figures: Figures) -> list[tuple[str, str]]:
     fates = [f"{documents.read:,} read", f"{documents.kept:,} kept", f"{documents.left_out:,} left out"]
     fates += [f"{documents.held_out:,} held out"] if documents.held_out else []
     fates += [f"{documents.quarantined:,} unreadable"] if documents.quarantined else []
-    facts = [
+    return [
         ("documents", ", ".join(fates)),
         ("pairs", _pairs(documents) if figures.is_preference else ""),
         ("labels", labels_words(figures.labels) if figures.labels else ""),
@@ -169,7 +166,6 @@ def _report_facts(figures: Figures) -> list[tuple[str, str]]:
         ("languages", language_words(figures.languages) if figures.languages else ""),
         ("ranks", ranks_words(figures.ranks) if figures.ranks else ""),
     ]
-    return [fact for fact in facts if fact[1]]
 
 
 def _pairs(documents: DocumentSums) -> str:

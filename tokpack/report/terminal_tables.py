@@ -122,11 +122,11 @@ class PastedCommand:
 
 
 class FactsGrid:
-    """Names and what there is to say about them. No line is filled up with spaces, which after a backslash
-    would end a command."""
+    """Names and what there is to say about them, where there is anything. No line is filled up with spaces,
+    which after a backslash would end a command."""
 
     def __init__(self, facts: Sequence[tuple[str, str]]) -> None:
-        self.facts = facts
+        self.facts = [fact for fact in facts if fact[1]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         names = max((cell_len(name) for name, _ in self.facts), default=0)

@@ -11,7 +11,7 @@ import polars as pl
 from tokpack.encoding.trained_runs import trained_runs
 from tokpack.on_disk.reasons import UNREADABLE, words_of
 from tokpack.packed.differences import same_answer
-from tokpack.packed.left_out import REPEATS, detail_words, differing
+from tokpack.packed.left_out import REPEATS, detail_words, differing, runs_of
 from tokpack.packed.originals import Original
 from tokpack.packed.triggers import Mark, find_marks
 from tokpack.packed.viewer import MOST_DOCUMENTS, SIDES
@@ -183,11 +183,9 @@ class Shown:
         return shown
 
     def _no_text(self, doc_id: int, reason: str) -> str:
-        return (
-            ""
-            if reason == UNREADABLE
-            else printable(self.texts.originals.fault(doc_id) or "the row gives no text")
-        )
+        if reason == UNREADABLE:
+            return ""
+        return printable(self.texts.originals.fault(doc_id) or "the row gives no text")
 
     def _raw(self, doc_id: int) -> str:
         from tokpack.packed.left_out import unreadable
@@ -272,12 +270,7 @@ def _messages(document: Original, marks: list[Mark]) -> list[dict[str, Any]]:
 
 
 def _marked(content: str, marks: list[Mark]) -> Runs:
-    runs, place = [], 0
-    for mark in marks:
-        runs += [(content[place : mark.start], ""), (content[mark.start : mark.end], MARKED)]
-        place = mark.end
-    runs.append((content[place:], ""))
-    return [(printable(text), kind) for text, kind in runs if text]
+    return [(printable(text), MARKED if marked else "") for text, marked in runs_of(content, marks) if text]
 
 
 def _json(value: Any) -> str:

@@ -28,7 +28,7 @@ SWITCH_SECONDS = 5e-4
 def need_server() -> None:
     """Raises UsageError where the extra is not installed."""
     try:
-        import starlette
+        import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
         raise UsageError(
@@ -36,7 +36,6 @@ def need_server() -> None:
             where="tokpack view",
             hint='pip install "tokpack[view]"',
         ) from None
-    _ = starlette
 
 
 def open_data(data: list[str], scratch: Path, tell: Activity, options: dict[str, Any]) -> PackedFolder:

@@ -184,11 +184,8 @@ class DocumentTable:
 
     def position(self, doc_id: int, piece: int = 0, copy: int = 0) -> int | None:
         """Place in `pieces` of a kept piece."""
-        columns = (self.pieces[name].to_numpy() for name in ("doc_id", "piece", "copy"))
-        hit = np.logical_and.reduce(
-            [column == value for column, value in zip(columns, (doc_id, piece, copy), strict=True)]
-        )
-        found = np.flatnonzero(hit)
+        same = (pl.col("doc_id") == doc_id) & (pl.col("piece") == piece) & (pl.col("copy") == copy)
+        found = self.pieces.select(pl.arg_where(same)).to_series()
         return int(found[0]) if len(found) else None
 
     def place(self, doc_id: int) -> tuple[str, int]:

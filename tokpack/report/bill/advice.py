@@ -9,10 +9,11 @@ import numpy as np
 
 from tokpack.cost import ApiPrice, Figure, api_cost, capacity_curve
 from tokpack.cost.capacity import CAPACITIES, MAX_TRUNCATED, CapacityPoint
+from tokpack.cost.figure import count
 from tokpack.cost.gpus import GIB
 from tokpack.cost.planned_run import micro_batches, packed_run
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST
-from tokpack.cost.training import CostedDocuments, Training, count
+from tokpack.cost.training import CostedDocuments, Training
 from tokpack.report.bill.cost_figures import Advice, Card, Cost, Curve, LengthFigures, Service, Way
 from tokpack.report.bill.cost_words import ends, hours, money
 from tokpack.report.words import share as share_words

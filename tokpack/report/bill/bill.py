@@ -21,11 +21,12 @@ from tokpack.cost import (
     memory,
     slot_table,
 )
+from tokpack.cost.figure import count
 from tokpack.cost.gpus import GIB
 from tokpack.cost.memory import Loss, Remedy
 from tokpack.cost.planned_run import micro_batch, micro_batches, packed_run, plan_of, settings_of
 from tokpack.cost.slots import PACKED, PACKED_CLEANED, PADDED_LONGEST, PADDED_MAX, PADDED_SORTED
-from tokpack.cost.training import CostedDocuments, Training, count
+from tokpack.cost.training import CostedDocuments, Training
 from tokpack.report.bill.advice import advise, cards, curve, managed, saving
 from tokpack.report.bill.cost_figures import (
     BilledRecipe,
@@ -185,17 +186,11 @@ def _way(
     packed = row.name in (PACKED, PACKED_CLEANED)
     batches = micro_batches(row.rows, tokens_at_once, capacity) if packed else row.steps
     run = training.run(row.widths, batches, checkpointing)
-    steps = settings_of(training, row.widths.size, row.rows).equal.steps if packed else None
-    if steps is None:
+    if packed:
+        steps = settings_of(training, row.widths.size, row.rows).equal.steps
+    else:
         per_step = micro * settings.accumulation * settings.gpu_count
         steps = int(np.ceil(np.ceil(row.rows / per_step) * settings.epochs))
-    work = flops(
-        training.shape,
-        row.widths,
-        method=training.method,
-        checkpointing=checkpointing,
-        micro_batches=batches,
-    )
     return Way(
         key=row.name,
         name=way_name(row.name, micro, untouched),
@@ -204,13 +199,20 @@ def _way(
         slots=count(row.slots, "slots", "one epoch"),
         tokens=count(row.content, "tokens", "one epoch"),
         fill=count(row.fill, "share of slots"),
-        flops=run.flops if run else count(work.total * settings.epochs, "FLOPs"),
+        flops=run.flops if run else _work(training, row, batches, checkpointing),
         hours=run.gpu_hours if run else None,
         wall_hours=run.wall_hours if run else None,
         tokens_per_second=run.tokens_per_second if run else None,
         money=run.money if run else None,
         energy=run.energy if run else None,
     )
+
+
+def _work(training: Training, row: SlotRow, batches: int, checkpointing: bool) -> Figure:
+    """FLOPs of all epochs, where no GPU makes an estimate of them."""
+    how: dict[str, Any] = {"method": training.method, "checkpointing": checkpointing}
+    epoch = flops(training.shape, row.widths, micro_batches=batches, **how)
+    return count(epoch.total * training.settings.epochs, "FLOPs")
 
 
 def way_name(key: str, batch_size: int, untouched: bool) -> str:

@@ -9,8 +9,8 @@ from dataclasses import field, fields
 from typing import Literal
 
 from tokpack.cost import Estimate, Figure
+from tokpack.cost.figure import count
 from tokpack.cost.memory import Remedy
-from tokpack.cost.training import count
 from tokpack.frozen import frozen
 
 LEAST_GIB = 0.005

@@ -39,7 +39,7 @@ def cost_bill(cost: Cost, model: str = "") -> RenderableType:
         Text(words.setting, style=QUIET),
     ]
     lines = [("fits", words.fit), ("or by API", words.service), ("steps", words.steps)]
-    facts = FactsGrid([*(line for line in lines if line[1]), ("train with", Command(words.command))])
+    facts = FactsGrid([*lines, ("train with", Command(words.command))])
     warnings = [Text(f"! {warning}", style=BAD) for warning in words.warnings]
     parts: list[RenderableType] = [Constrain(Group(*head), READABLE), DrawnTable(ways_table(cost))]
     parts.append(DrawnTable(advice_table(cost.recommendations)) if cost.recommendations else Text(NOTHING))

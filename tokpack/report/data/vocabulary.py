@@ -11,13 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from tokpack.arrays import Int32, Int64
+from tokpack.arrays import Int32, Int64, Integers
 from tokpack.encoding.tokenizer import Tokenizer
 from tokpack.report.values import (
     Languages,
@@ -116,7 +114,7 @@ def _sum(a: Counts, b: Counts) -> Counts:
     return total
 
 
-def token_bytes(tokenizer: Tokenizer, ids: npt.NDArray[np.integer[Any]]) -> list[bytes]:
+def token_bytes(tokenizer: Tokenizer, ids: Integers) -> list[bytes]:
     """What each id stands for in a text."""
     texts = tokenizer.id_texts
     if texts is not None and not texts.word_mark:
