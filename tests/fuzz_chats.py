@@ -165,7 +165,8 @@ class Judge:
             return self._labels(made, ours, rights)
         if any(len(r.ids) > made.truncate["max_length"] for r in rights):
             return self._cut(oracle, made, row, ours, rights, kwargs)
-        if ours.reason == "no_trained_tokens" and any(1 not in r.mask[1:] for r in rights):
+        masks = made.render["loss_mask"] not in ("", "none")  # they may take out all of it
+        if ours.reason == "no_trained_tokens" and (masks or any(1 not in r.mask[1:] for r in rights)):
             return "dropped"
         texts = [r.text for r in rights]
         return f"fault: {ours.reason} {ours.detail} {texts!r} ours {self.auto.decode(ours.ids)!r}"

@@ -240,6 +240,7 @@ WITHOUT_MARKS = {
         [{"role": "system", "content": ""}, families.ASK, {"role": "assistant", "content": ""}],
         ["<|end|>\n</s>"],
     ),
+    "deepseek_r1_distill": ([families.ASK, families.TELL], ["Only me"]),
     "phi3": ([families.ASK, families.TELL, families.MORE, families.THEN], ["Only me", "It is fine"]),
 }
 
@@ -253,8 +254,8 @@ def test_turns_begin_and_end_alike_where_the_marks_of_a_template_are_no_special_
         folder = tokenizer_folder(byte_level(), tmp_path / f"{len(marks)}", additional_special_tokens=marks)
         tokenizer = open_here(folder, tmp_path / f"{len(marks)}-snapshot", families.stock(name))
         rendered = render(frame([document(chat)]), Renderer(tokenizer, RenderSettings()))
-        text = rendered.text[0].as_py()
-        found.append([text[start:end] for start, end in rendered.trained.of_row(0)])
+        text = rendered.text[0].as_py().encode()
+        found.append([text[start:end].decode() for start, end in rendered.trained.of_row(0)])
     assert found[0] == found[1]
     assert [turn[: len(begin)] for turn, begin in zip(found[0], begins, strict=True)] == begins
-    assert not any("<|tool_response>" in turn or "<|assistant|>" in turn for turn in found[0])
+    assert not any("<|tool_response>" in turn or "ssistant" in turn for turn in found[0])

@@ -198,12 +198,16 @@ class SpanFinder:
         if key not in self._boundary_ends:
             if len(self._boundary_ends) >= _MOST_PROMPTS:
                 self._boundary_ends.clear()
-            self._boundary_ends[key] = self.boundaries.ends(key)
+            self._boundary_ends[key] = self.boundaries(key)
         return self._boundary_ends[key]
 
+    def boundaries(self, text: str) -> list[int]:
+        """Where special tokens, what looks like them, and lines end."""
+        marks = {found.end() for found in _LIKE_SPECIAL.finditer(text)}
+        return sorted(marks.union(self._boundaries.ends(text)))
+
     @cached_property
-    def boundaries(self) -> SpecialStrings:
-        """A special token or a newline."""
+    def _boundaries(self) -> SpecialStrings:
         return SpecialStrings([*self.special_tokens, "\n"])
 
 

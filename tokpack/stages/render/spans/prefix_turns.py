@@ -74,7 +74,7 @@ class PrefixTurns:
         if before is None:
             return None
         known = len(before.text) - self._common_anchor(index, before)[1]
-        ends = self.finder.boundaries.ends(literal[:same])
+        ends = self.finder.boundaries(literal[:same])
         return ends[-1] if ends and known < ends[-1] else None
 
     def _after_header(self, index: int, start: int) -> int:
@@ -94,7 +94,7 @@ class PrefixTurns:
             before = self.text[low : content[0]]
             if before.count(prompt) == 1:
                 return low + before.index(prompt) + len(prompt)
-            ends = self.finder.boundaries.ends(prompt)
+            ends = self.finder.boundaries(prompt)
             if any(before.endswith(prompt[:end]) for end in ends):  # left midway, just before the content
                 return content[0]
         raise RenderError(
