@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import LABELED_BAD, OTHER_SPLIT
-from tokpack.stages.normalize.chats.calls import read_tools
+from tokpack.stages.normalize.chats.calls import TOOLS, read_tools
 from tokpack.stages.normalize.chats.message_rows import (
     Turn,
     is_message,
@@ -17,6 +17,7 @@ from tokpack.stages.normalize.chats.message_rows import (
     messages_in,
     read_messages,
 )
+from tokpack.stages.normalize.chats.reasoning import text_of
 from tokpack.stages.normalize.chats.training import row_weight
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import SWITCHES, TRUTHS, as_json, is_filled, verdict
@@ -137,8 +138,7 @@ def _weighted(turn: Turn, weight: float) -> Turn:
 
 def _with_reasoning(turns: list[Turn], reasoning: Any) -> list[Turn]:
     """Reasoning goes to the last answer, unless that holds it already."""
-    value = reasoning[0] if isinstance(reasoning, list) and reasoning else reasoning
-    text = read_text(value, "reasoning").strip()
+    text = read_text(text_of(reasoning) if isinstance(reasoning, list) else reasoning, "reasoning").strip()
     at = next((i for i in reversed(range(len(turns))) if turns[i][0] == "assistant"), None)
     if at is None or text.casefold() in SWITCHES:
         return turns
@@ -151,6 +151,10 @@ def _with_reasoning(turns: list[Turn], reasoning: Any) -> list[Turn]:
 def around(row: Mapping[str, Any], turns: list[Turn]) -> dict[str, Any]:
     """What the template is given beside the messages: tools, and arguments of its own."""
     document = read_tools(row)
+    for role, _, extra in turns:
+        if role in ("system", "user"):
+            own = read_tools({name: extra.pop(name) for name in TOOLS if name in extra})
+            document = document or own
     if document and _are_told(document["tools"], turns):
         document = {}
     arguments = as_json(row.get("chat_template_kwargs"))

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from tokpack.stages.normalize.chats.plain_tools import plain_tools
+from tokpack.stages.normalize.chats.python_calls import python_calls
 from tokpack.stages.normalize.values import Dumped, RowError, decoded, is_nothing, is_repr, kind_of, turned
 
 OLDER_TOOLS = "functions"
@@ -24,9 +25,15 @@ TOOLS = ("tools", OLDER_TOOLS)
 """Columns of tools."""
 CALLS = ("tool_calls", "tool_call", "toolCalls", "function_calls", "function_call")
 """Keys of a message under which it may call tools; the first that does is read."""
-_ARGUMENTS = ("arguments", "parameters", "args", "input", "kwargs")
+_ARGUMENTS = (
+    *("arguments", "parameters", "args", "input", "kwargs"),
+    *("tool_args", "tool_input", "tool_arguments", "action_input"),
+)
 """Keys under which a call may have its arguments; LangChain says `args`, Anthropic `input`."""
-_CALL_TYPES = ("tool_call", "tool_use", "function_call")
+_NAMES = ("tool_name", "toolName", "function_name", "tool", "action")
+"""Keys under which a call may have its name, where it has no `name`."""
+_IDS = ("tool_call_id", "toolCallId", "call_id")
+_CALL_TYPES = ("tool_call", "tool-call", "tool_use", "function_call")
 _SHARED = 1024
 """Texts of tools that are kept decoded: many rows have equal ones."""
 _LONGEST_SHARED = 1 << 14
@@ -59,7 +66,12 @@ def _shared_tools(text: str, column: str) -> list[Any]:
 
 def read_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """The calls of a message, in the form of OpenAI."""
-    return [_call(call, f"{where}[{number}]") for number, call in enumerate(_objects(value, where), 1)]
+    lines = value if isinstance(value, list) and value else [value]
+    written = "\n".join(lines) if all(isinstance(line, str) for line in lines) else ""
+    found = written.rstrip().endswith((")", ")]")) and python_calls(written)
+    return [
+        _call(call, f"{where}[{number}]") for number, call in enumerate(found or _objects(value, where), 1)
+    ]
 
 
 def take_calls(extra: dict[str, Any], where: str) -> None:
@@ -116,8 +128,7 @@ def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
     if isinstance(function, str):
         call["name"], function = function, None
     if function is None:
-        if "name" not in call:
-            return call
+        call = _with_name(call, where)
         function = {key: call.pop(key) for key in ("name", *_ARGUMENTS) if key in call}
     if not isinstance(function, dict):
         raise RowError(f"{where}.function is {kind_of(function)}, not an object")
@@ -128,6 +139,21 @@ def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
     function["arguments"] = _arguments(function.get("arguments"))
     kind = call.get("type", "function")
     return call | {"type": "function" if kind in _CALL_TYPES else kind, "function": function}
+
+
+def _with_name(call: dict[str, Any], where: str) -> dict[str, Any]:
+    """A call with its name and number where OpenAI has them; `{"count": {"pond": 1}}` is one too."""
+    if "name" not in call:
+        key = next((key for key in _NAMES if isinstance(call.get(key), str)), "")
+        alone = next(iter(call), "") if len(call) == 1 else ""
+        if key:
+            call = {("name" if held == key else held): value for held, value in call.items()}
+        elif isinstance(call.get(alone), dict):
+            call = {"name": alone, "arguments": call[alone]}
+        else:
+            raise RowError(f"{where} has no name")
+    number = next((key for key in _IDS if "id" not in call and key in call), "")
+    return {"id": call[number], **{k: v for k, v in call.items() if k != number}} if number else call
 
 
 def _arguments(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,30 +14,46 @@ _TYPES = {
     **{"str": "string", "int": "integer", "float": "number", "bool": "boolean"},
     **{"list": "array", "dict": "object", "tuple": "array", "set": "array"},
 }
+_DECODER = json.JSONDecoder()
 _SCHEMAS = ("input_schema", "inputSchema")
 """Anthropic says the one, MCP and Vercel's AI SDK the other."""
 
 
 def plain_tools(value: Any) -> Any:
     """Tools of Gemini, Bedrock, Anthropic, Cohere and Responses as OpenAI's functions; others as they are."""
-    tools = as_json(value)
-    if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
-        tools = tools["tools"]
+    tools = _one_after_another(value) or as_json(value)
+    listed = [tools[key] for key in ("tools", "functions") if isinstance(tools, Mapping) and key in tools]
+    if listed and isinstance(listed[0], list):
+        tools = listed[0]
     elif isinstance(tools, Mapping) and _is_by_name(tools):
         tools = [{"name": name, **as_json(tool)} for name, tool in tools.items()]
     elif isinstance(tools, Mapping) and _is_one(tools):
         tools = [tools]
     if not isinstance(tools, list):
         return value
-    listed: list[Any] = []
+    plain: list[Any] = []
     for tool in (as_json(tool) for tool in tools):
         held = tool if isinstance(tool, Mapping) else {}
         declared = next((held[name] for name in _DECLARED if is_filled(held.get(name))), None)
         if isinstance(declared, list):
-            listed += [_declared(item) for item in declared]
+            plain += [_declared(item) for item in declared]
         else:
-            listed.append(_plain_tool(tool))
-    return listed or value
+            plain.append(_plain_tool(tool))
+    return plain or value
+
+
+def _one_after_another(value: Any) -> list[Any]:
+    """Objects of JSON that follow each other in a text, as glaive's; none for anything else."""
+    found: list[Any] = []
+    at = 0
+    while isinstance(value, str) and value[at : at + 1].strip() in ("{", "") and at < len(value):
+        at += len(value[at:]) - len(value[at:].lstrip())
+        try:
+            tool, at = _DECODER.raw_decode(value, at)
+        except (ValueError, RecursionError):
+            return found if at >= len(value) and len(found) > 1 else []
+        found.append(tool)
+    return found if len(found) > 1 and at >= len(value) else []
 
 
 def _is_one(tool: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ KNOWN = ("reasoning_content", "thinking", "reasoning")
 """Names that templates read."""
 OTHERS = (
     *("thought", "thoughts", "think", "cot", "chain_of_thought", "rationale", "reasoning_text"),
-    *("reasoning_trace", "thinking_content", "thinking_trajectory", "tool_plan"),
+    *("reasoning_trace", "thinking_content", "thinking_trajectory", "thought_process", "tool_plan"),
 )
 PLAN = "tool_plan"
 BLOCKS = ("thinking_blocks", "reasoning_details")

@@ -178,6 +178,7 @@ def _command(texts: list[str], held: Columns) -> str:
     rest = [path for path in texts if path not in (better, worse)]
     asked = _longest([path for path in rest if ASKING.search(path) and not ANSWERING.search(path)], held)
     if better and worse:
+        asked = asked or _longest(rest, held)
         prompt = f"prompt={asked}," if asked else ""
         return f"{prompt}chosen={better},rejected={worse}"
     answered = _longest([path for path in texts if ANSWERING.search(path) and path != asked], held)
@@ -188,7 +189,9 @@ def _command(texts: list[str], held: Columns) -> str:
         asked = asked or next((path for path in two if path != answered), "")
     if not asked or not answered:
         return f"text={long[0]}"
-    beside = next((path for path in texts if BESIDE.search(path) and path not in (asked, answered)), "")
+    others = [path for path in texts if path not in (asked, answered)]
+    near = f"{answered.rpartition('.')[0]}.input"
+    beside = next((path for path in others if BESIDE.search(path) or path == near), "")
     given = f",input={beside}" if beside else ""
     return f"prompt={asked}{given},completion={answered}"
 

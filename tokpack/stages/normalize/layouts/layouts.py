@@ -203,6 +203,16 @@ LAYOUTS: tuple[Layout, ...] = (
         )
         for column in ("rejected_response", "rejected_message")
     ),
+    *(
+        Layout(
+            name=f"rejected_{column}",
+            needs=(column, f"rejected_{column}"),
+            test=lambda rows: first_value(rows, "messages") is None,
+            format=PREFERENCE,
+            fields={"chosen": column, "rejected": f"rejected_{column}"},
+        )
+        for column in ("response", "output", "completion", "answer")
+    ),
     Layout(
         name="rejected_messages",
         needs=("messages", "rejected_messages"),

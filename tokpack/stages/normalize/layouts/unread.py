@@ -26,7 +26,7 @@ LONGEST_NAME = 1000
 MATTERS = re.compile(
     r"^tools?|tools?$|tool[._]definitions|^(images?|audios?|videos?)$|^functions?$|^system|system_|reasoning|thinking|^cot$|_cot$|^labels?$|^kto|score|rating|reward"
     r"|^(loss_|sample_)?weights?$|^loss$|^train(ed|able|ing)?$|^roles_to_train$|^rank$|^context$|^history$|helpfulness|correctness|^is_safe|^(overall_)?preference(_strength)?$|^better|^winner$"
-    r"|monologue|scratchpad|thoughts?$|^(analysis|plan|reflection|internal|inner)$|^internal_|^inner_|^actions?(_input)?$"
+    r"|monologue|scratchpad|thoughts?$|^(analysis|plan|reflection|internal|inner)$|^internal_|^inner_|^actions?(_input)?$|^calls$|thoughts?_process$"
     r"|^observations?$|^(intermediate_)?steps$|^tool_?(use|used|invocations|results?|outputs?)$|^citations$"
     r"|^(choices|options|endings|passages?|article|story|background)$"
     r"|^(chosen|rejected)(_response)?$|kwargs$|^instructions$|^developer|^documents$|^input$|^(answer|response|completion|output)$",
