@@ -83,7 +83,18 @@ def test_the_probe_passes_in_a_dozen_short_passes(smollm2, batch):
         assert probe_isolation(model).ok
 
 
+def rows_are_multiplied_alike(lengths):
+    """Does a row's product depend on how many rows are multiplied with it? With AMX it does, in bf16."""
+    rows, weights = (
+        torch.randn(sum(lengths), 576, generator=torch.Generator().manual_seed(0)) for _ in range(2)
+    )
+    rows, weights = rows.bfloat16(), weights.bfloat16()
+    parts = torch.cat([part @ weights.T for part in rows.split(lengths)])
+    return torch.equal(rows @ weights.T, parts)
+
+
 def test_packed_bf16_logits_are_those_of_the_documents_alone_bit_for_bit(smollm2, batch):
+    """To the bit where the processor's products allow it."""
     model = load(smollm2, torch.bfloat16, FEW)
     apply_strategy(model, "tokpack", "sdpa")
     lengths = document_lengths(batch["cu_seq_lens_q"])
@@ -91,7 +102,8 @@ def test_packed_bf16_logits_are_those_of_the_documents_alone_bit_for_bit(smollm2
         packed = model(**batch, use_cache=False).logits
         apply_strategy(model, "native", "sdpa")
         alone = [model(input_ids=ids, use_cache=False).logits for ids in batch["input_ids"].split(lengths, 1)]
-    assert torch.equal(packed, torch.cat(alone, 1))
+    difference = (packed - torch.cat(alone, 1)).abs().max()
+    assert difference == 0 if rows_are_multiplied_alike(lengths) else difference < 0.02 * packed.abs().max()
 
 
 @pytest.mark.parametrize(("attn", "layers"), [("tokpack", 30), ("sdpa", FEW), ("eager", FEW)])
