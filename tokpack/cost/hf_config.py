@@ -163,9 +163,8 @@ class ConfigReader:
         widths = {"q_proj": query, "k_proj": key, "v_proj": key}
         if self.family.fused_qkv:
             widths = {"qkv_proj": query + 2 * key}
-        matrices = [Matrix(name=n, inputs=hidden, outputs=w, layers=layers) for n, w in widths.items()]
-        matrices.append(Matrix(name="o_proj", inputs=query, outputs=hidden, layers=layers))
-        return matrices, dim, dim, kv_heads
+        sizes = {name: (hidden, width) for name, width in widths.items()} | {"o_proj": (query, hidden)}
+        return _matrices(sizes, layers), dim, dim, kv_heads
 
     def latent_attention(self, hidden: int, heads: int, layers: int) -> tuple[list[Matrix], int, int, int]:
         """DeepSeek's multi-head latent attention: queries, keys and values pass through low ranks."""
@@ -181,8 +180,7 @@ class ConfigReader:
             sizes = {"q_a_proj": (hidden, q_rank), "q_b_proj": (q_rank, query), **sizes}
         else:
             sizes = {"q_proj": (hidden, query), **sizes}
-        matrices = [Matrix(name=n, inputs=i, outputs=o, layers=layers) for n, (i, o) in sizes.items()]
-        return matrices, nope + rope, value, heads
+        return _matrices(sizes, layers), nope + rope, value, heads
 
     def mlp(self, hidden: int, layers: int) -> list[Matrix]:
         experts = self.count("num_experts")
@@ -258,10 +256,15 @@ def _mlp(prefix: str, hidden: int, width: int, layers: int, family: Family, *, l
     up = {"up_proj": width}
     if family.gated:
         up = {"gate_up_proj": 2 * width} if family.fused_gate_up else {"gate_proj": width, "up_proj": width}
-    sizes = {name: (hidden, outputs) for name, outputs in up.items()} | {"down_proj": (width, hidden)}
+    sizes = {prefix + name: (hidden, outputs) for name, outputs in up.items()}
+    return _matrices(sizes | {f"{prefix}down_proj": (width, hidden)}, layers, lora)
+
+
+def _matrices(sizes: dict[str, tuple[int, int]], layers: int, lora: int = 1) -> list[Matrix]:
+    """Name -> inputs and outputs, as linear layers."""
     return [
-        Matrix(name=prefix + name, inputs=i, outputs=o, layers=layers, lora=lora)
-        for name, (i, o) in sizes.items()
+        Matrix(name=name, inputs=inputs, outputs=outputs, layers=layers, lora=lora)
+        for name, (inputs, outputs) in sizes.items()
     ]
 
 

@@ -69,10 +69,9 @@ def slot_table(
     100,000 documents of 800 tokens at 2048: 204.8M slots padded to max, 39 % fill.
     """
     cut, truncated = _cut(lengths, capacity)
-    content = int(cut.sum(dtype=np.int64))
     table = [
         *padded_rows(lengths, capacity, batch_size),
-        _padded(PADDED_SORTED, _longest_sorted(cut, batch_size), cut.size, batch_size, content, truncated),
+        _padded(PADDED_SORTED, cut, _longest_sorted(cut, batch_size), batch_size, truncated),
         _packed(PACKED, cut, packed_rows, capacity, batch_size, truncated),
     ]
     if cleaned_lengths is not None:
@@ -88,11 +87,10 @@ def padded_rows(lengths: ArrayLike, capacity: int, batch_size: int) -> list[Slot
     if capacity < 1 or batch_size < 1:
         raise UsageError("capacity and batch size must be at least 1", where=f"{capacity=}, {batch_size=}")
     cut, truncated = _cut(lengths, capacity)
-    content = int(cut.sum(dtype=np.int64))
     widest = np.broadcast_to(np.int32(capacity), -(-cut.size // batch_size))
     return [
-        _padded(PADDED_MAX, widest, cut.size, batch_size, content, truncated),
-        _padded(PADDED_LONGEST, _longest(cut, batch_size), cut.size, batch_size, content, truncated),
+        _padded(PADDED_MAX, cut, widest, batch_size, truncated),
+        _padded(PADDED_LONGEST, cut, _longest(cut, batch_size), batch_size, truncated),
     ]
 
 
@@ -120,15 +118,9 @@ def _longest_sorted(lengths: Integers, batch_size: int) -> Integers:
     return np.repeat(np.arange(len(counts), dtype=np.int32)[::-1], np.diff(batches_before, prepend=0))
 
 
-def _padded(
-    name: str,
-    longest: Integers,
-    documents: int,
-    batch_size: int,
-    content: int,
-    truncated: int,
-) -> SlotRow:
-    """Each document as wide as the longest of its batch."""
+def _padded(name: str, cut: Integers, longest: Integers, batch_size: int, truncated: int) -> SlotRow:
+    """Each document as wide as the `longest` of its batch."""
+    documents = cut.size
     missing = len(longest) * batch_size - documents
     last = int(longest[-1]) if documents else 0
     return SlotRow(
@@ -136,7 +128,7 @@ def _padded(
         rows=documents,
         steps=len(longest),
         slots=batch_size * int(longest.sum(dtype=np.int64)) - missing * last,
-        content=content,
+        content=int(cut.sum(dtype=np.int64)),
         truncated=truncated,
         make_widths=lambda: np.repeat(longest.astype(np.int64), batch_size)[:documents],
     )

@@ -24,7 +24,7 @@ from tokpack.errors import DataError, UsageError, near_matches
 from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import source_of
 from tokpack.on_disk.reasons import HELD_OUT, OVER_BUDGET, TRUNCATED
-from tokpack.packed.folder import PackedFolder
+from tokpack.packed.folder import PackedFolder, damaged
 from tokpack.packed.stored_pieces import StoredPieces
 from tokpack.settings.parsing import parse_budget
 from tokpack.stages.select import select
@@ -221,11 +221,7 @@ def _record(packed: PackedFolder) -> pl.DataFrame:
         if any(column.null_count for column in table.columns):
             raise ValueError("nulls")
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{schema.CHOICE} is damaged: {str(error).splitlines()[0]}",
-            where=str(path),
-            hint="run `tokpack verify`, or copy the packed dataset again",
-        ) from None
+        raise damaged(path, error) from None
     return pl.DataFrame(pl.from_arrow(table.replace_schema_metadata()))
 
 

@@ -114,7 +114,7 @@ class PackedFolder:
             table = table.cast(schema.DROPPED_SCHEMA)
             table.validate(full=True)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise _damaged(path, error) from None
+            raise damaged(path, error) from None
         return pl.DataFrame(table)
 
     def quarantined(self) -> Iterator[dict[str, Any]]:
@@ -128,7 +128,7 @@ class PackedFolder:
                         raise ValueError("doc_id or source of another type")
                     yield entry
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _damaged(path, error) from None
+            raise damaged(path, error) from None
 
     @cached_property
     def input_paths(self) -> list[str]:
@@ -136,7 +136,7 @@ class PackedFolder:
         path = self.folder / schema.RUN
         paths = read_object(path).get("inputs", []) if path.is_file() else []
         if not isinstance(paths, list) or not all(isinstance(place, str) for place in paths):
-            raise _damaged(path, TypeError("inputs is no list of paths"))
+            raise damaged(path, TypeError("inputs is no list of paths"))
         return paths
 
     @cached_property
@@ -255,13 +255,14 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_limited(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     if not isinstance(found, dict):
-        raise _damaged(path, TypeError("no JSON object"))
+        raise damaged(path, TypeError("no JSON object"))
     return found
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def damaged(path: Path, error: Exception) -> DataError:
+    """The error of a file that no run can have written so."""
     why = (str(error).splitlines() or [""])[0][:200]
     return DataError(
         f"{path.name} is damaged: {why}",

@@ -125,7 +125,7 @@ def make_report(
 
     `planned` adds the bill of that training as `cost`.
     """
-    whole = those(corpus.docs["tokens"].to_numpy(), corpus.kept())
+    whole = selected(corpus.docs["tokens"].to_numpy(), corpus.kept())
     lengths = length_figures(whole, part.plan.capacity)
     del whole
     documents, names = documents_of(run, corpus, part), [source.name for source in run.sources]
@@ -188,7 +188,7 @@ def _ranks(run: Run, part: Part, planned: Training | None) -> Ranks | None:
     return rank_figures(part.plan, lengths, settings, weights, ranks, run.config.seed)
 
 
-def those(values: npt.NDArray[Any], which: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+def selected(values: npt.NDArray[Any], which: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     """Not copied where it is all of them."""
     return values if which.all() else values[which]
 
@@ -212,12 +212,12 @@ def documents_of(run: Run, corpus: Corpus, part: Part) -> CostedDocuments:
     tokens, asked = docs["tokens"].to_numpy(), marks["asked"].to_numpy()
     in_pieces = [overlong == "split" or (overlong == "auto" and shape.is_text) for shape in run.shapes]
     width = corpus.width  # pairs are as long as both their documents
-    whole = those(tokens, asked)
+    whole = selected(tokens, asked)
     columns = docs["source"], marks["left_out"]
-    source, left_out = (those(column.to_numpy(), asked)[::width] for column in columns)
+    source, left_out = (selected(column.to_numpy(), asked)[::width] for column in columns)
     whole_only = ("auto", "drop") if run.kind else ()
     return CostedDocuments(
-        raw=those(tokens, marks["raw"].to_numpy()),
+        raw=selected(tokens, marks["raw"].to_numpy()),
         whole=whole if width == 1 else whole.reshape(-1, width).sum(axis=1, dtype=np.int32),
         split=np.array(in_pieces)[source],
         uncut=left_out | (overlong in whole_only),

@@ -83,11 +83,7 @@ class Shown:
         text = self.texts.kept_text(at)
         if text is None:
             text = self.table.packed.tokenizer.decode(record[0][:SNIPPET_TOKENS].tolist())
-        return self._place(line["doc_id"]) | {
-            **{key: line[key] for key in ("doc_id", "piece", "copy", "packed_row", "length", "loss")},
-            "trained": int(trained.sum()),
-            "snippet": _snippet(text),
-        }
+        return self._piece(line) | {"trained": int(trained.sum()), "snippet": _snippet(text)}
 
     def left_out_line(self, at: int) -> dict[str, Any]:
         line = self.table.left_out.row(at, named=True)
@@ -114,9 +110,8 @@ class Shown:
         ids, labels = self._tokens(line)
         runs = trained_runs(self.table.packed.tokenizer, ids, labels != IGNORE_INDEX)
         pieces = int((self.table.pieces["doc_id"] == doc_id).sum())
-        return self._place(doc_id) | {
+        return self._piece(line) | {
             "kind": "kept",
-            **{key: line[key] for key in ("doc_id", "piece", "copy", "packed_row", "length", "loss")},
             "pieces": pieces,
             "side": self._side(line),
             "trained": int((labels != IGNORE_INDEX).sum()),
@@ -197,6 +192,10 @@ class Shown:
         record = self.table.record(line["packed_row"])
         part = slice(line["start"], line["start"] + line["length"])
         return record["input_ids"][part], record["labels"][part]
+
+    def _piece(self, line: dict[str, Any]) -> dict[str, Any]:
+        names = ("doc_id", "piece", "copy", "packed_row", "length", "loss")
+        return self._place(line["doc_id"]) | {name: line[name] for name in names}
 
     def _place(self, doc_id: int) -> dict[str, Any]:
         source, number = self.table.place(doc_id)
