@@ -28,12 +28,14 @@ ANSWERS = (
 )
 
 
+@pytest.mark.parametrize("loss", ["assistant", "all"])
 @pytest.mark.parametrize("turn", [PLAIN, REASONED, STRIPPED])
 @pytest.mark.parametrize("prompt", ["<think>\n", "<think>", "\n"])
-def test_what_an_answer_shares_with_the_prompt_is_trained_as_by_the_reference(turn, prompt, tmp_path):
+def test_what_an_answer_shares_with_the_prompt_is_trained_as_by_the_reference(turn, prompt, loss, tmp_path):
     source = f"{{% for m in messages %}}{turn}{{% endfor %}}"
     source += "{% if add_generation_prompt %}<|im_start|>assistant\n" + prompt + "{% endif %}"
-    renderer = Renderer(small_tokenizer(tmp_path, chat_template=source), RenderSettings(paranoid=True))
+    tokenizer = small_tokenizer(tmp_path, chat_template=source)
+    renderer = Renderer(tokenizer, RenderSettings(paranoid=True, loss=loss))
     chats = []
     for content, thought in ANSWERS:
         answer = {"role": "assistant", "content": content}

@@ -114,7 +114,9 @@ def located(
         shape=shape,
         slots=tuple(slots),
         constants=constants_of(seen),
-        leading=_leading(pieces, at, slots, [start for start, end in row.trained if start < end], prompt),
+        leading=_leading(
+            pieces, at, slots, [start for start, end in (*row.trained, *row.content) if start < end], prompt
+        ),
         trailing=tuple(
             {
                 slot: None
@@ -135,7 +137,8 @@ def located(
 def _leading(
     pieces: list[bytes], at: list[int], slots: list[Slot], starts: list[int], prompt: str
 ) -> tuple[tuple[int, str], ...]:
-    """Of the first value of every trained span the characters with which the prompt may go on before it."""
+    """Of the first value of every trained span, and of every content, the characters with which the prompt
+    may go on before it."""
     found = set()
     for start in starts:
         piece = bisect_left(at, start)

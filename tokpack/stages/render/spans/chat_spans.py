@@ -40,7 +40,8 @@ _CLOSING_CHARS: Final = 100
 """What closes a turn is looked for in so many characters."""
 
 _MOST_PROMPTS: Final = 1024
-_LIKE_SPECIAL: Final = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
+_LIKE_SPECIAL: Final = re.compile(r"<[^<>\s]{0,40}[|｜][^<>\s]{0,40}>")
+"""With a bar, as no tag that an answer begins with."""
 
 
 @dataclass(frozen=True)
