@@ -17,6 +17,7 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,7 @@ def _warn_of_shared_inputs(parts: list[PackedFolder]) -> None:
 
 def _bases(parts: list[PackedFolder]) -> list[int]:
     """The number that the first document of each gets."""
-    read = [part.ledger["documents"]["read"] for part in parts]
-    return [sum(read[:i]) for i in range(len(read))]
+    return list(accumulate((part.ledger["documents"]["read"] for part in parts[:-1]), initial=0))
 
 
 def _source_names(parts: list[PackedFolder]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tokpack.frozen import frozen
 from tokpack.on_disk.ledger import TokenSums
@@ -29,10 +29,19 @@ LOST, TINT, PAD = "var(--lost)", "var(--tint)", "var(--pad)"
 FONT_SIZE, LINE_HEIGHT, LETTER = 13, 18, 7.4
 WORDS_GAP, BAR_HEIGHT, BAR_GAP, HAIR = 8, 16, 18, 2
 PLOT_HEIGHT = 220
+AXIS: dict[str, Any] = {
+    "labelFontSize": 12,
+    "labelColor": MUTED,
+    "labelPadding": 8,
+    "labelOverlap": False,
+    "title": None,
+    "ticks": False,
+}
 MOST_REASONS = 8
 DUPLICATES = ("exact_duplicate", "near_duplicate")
 UNFIT = (OVERLONG, NO_TRAINED_TOKENS, OVER_BUDGET, HELD_OUT)
 
+Scale = TypeVar("Scale", int, float)
 Mark = dict[str, Any]
 """What Vega-Lite draws one mark from."""
 
@@ -248,8 +257,7 @@ def _lengths(lengths: Lengths, capacity: int, width: int) -> str:
     bins = lengths.histogram
     low, high = bins[0].start, max(bins[-1].end, capacity + 1)
     levels = level_ticks(max(b.documents for b in bins))
-    quiet = {"labelFontSize": 12, "labelColor": MUTED, "labelPadding": 8, "labelOverlap": False}
-    bare = quiet | {"format": ",d", "title": None, "ticks": False}
+    bare = AXIS | {"format": ",d"}
     ticks = length_ticks(low, high, 10 if width == WIDE else 6)
     x = alt.X(
         "from:Q",
@@ -341,10 +349,10 @@ def length_ticks(low: int, high: int, most: int) -> list[int]:
 
 def level_ticks(highest: int) -> list[int]:
     """Round whole numbers from 0 to at least `highest`, three to five steps."""
-    step = next(
-        scale * factor
-        for scale in (10**n for n in range(20))
-        for factor in (1, 2, 5)
-        if highest <= 4 * scale * factor
-    )
+    step = round_step(highest, [10**n for n in range(20)])
     return list(range(0, step * math.ceil(highest / step) + 1, step))
+
+
+def round_step(highest: float, scales: Sequence[Scale]) -> Scale:
+    """The smallest of 1, 2 and 5 times a scale of which four reach `highest`; `scales`: ascending."""
+    return next(scale * factor for scale in scales for factor in (1, 2, 5) if highest <= 4 * scale * factor)

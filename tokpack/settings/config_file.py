@@ -38,10 +38,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` wins; sections merge key by key; None in `over` means not given."""
     result = dict(base)
     for key, value in over.items():
-        if isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = merge(result[key], value)
-        elif isinstance(value, dict):
-            result[key] = merge({}, value)
+        if isinstance(value, dict):
+            below = result.get(key)
+            result[key] = merge(below if isinstance(below, dict) else {}, value)
         elif value is not None:
             result[key] = value
     return {key: value for key, value in result.items() if value != {}}

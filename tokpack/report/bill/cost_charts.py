@@ -9,10 +9,10 @@ from tokpack.report.bill.cost_figures import Cost, LengthFigures
 from tokpack.report.bill.cost_words import PARTS, WORDS, amount, ends, measured
 from tokpack.report.charts import (
     ACCENT,
+    AXIS,
     GRAY,
     LINE,
     LOST,
-    MUTED,
     NARROW,
     PLOT_HEIGHT,
     SOFT,
@@ -23,6 +23,7 @@ from tokpack.report.charts import (
     Stretch,
     bar_chart,
     dashed_line,
+    round_step,
     word_at_line,
 )
 from tokpack.report.svg import draw
@@ -68,12 +69,10 @@ def _curve(cost: Cost, width: int) -> str:
     capacities = [point["capacity"] for point in points]
     low, high = capacities[0] / 1.15, capacities[-1] * 1.15
     shown = capacities if width == WIDE else thinned(capacities, 5)
-    quiet = {"labelFontSize": 12, "labelColor": MUTED, "labelPadding": 8, "labelOverlap": False}
-    bare = quiet | {"title": None, "ticks": False}
     x = alt.X(
         "capacity:Q",
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=shown, grid=False, domainColor=GRAY, format=",d", **bare),
+        axis=alt.Axis(values=shown, grid=False, domainColor=GRAY, format=",d", **AXIS),
     )
     # Levels are whole steps, so that labels can be looked up by their place.
     y = alt.Y(
@@ -84,7 +83,7 @@ def _curve(cost: Cost, width: int) -> str:
             labelExpr=f"{[labels[level] for level in levels]!r}[datum.value]",
             gridColor=LINE,
             domain=False,
-            **bare,
+            **AXIS,
         ),
     )
     for point in points:
@@ -161,6 +160,5 @@ def thinned(values: list[int], most: int) -> list[int]:
 
 def money_ticks(highest: float) -> list[float]:
     """From 0 in three to five round steps to at least `highest`, however small it is."""
-    scales = (10.0**n for n in range(-12, 40))
-    step = next(s * f for s in scales for f in (1, 2, 5) if highest <= 4 * s * f)
+    step = round_step(highest, [10.0**n for n in range(-12, 40)])
     return [step * n for n in range(int(-(-highest // step)) + 1)]

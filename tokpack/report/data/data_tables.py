@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tokpack.on_disk.ledger import Ledger, TrainedSums
 from tokpack.on_disk.reasons import words_of
@@ -84,7 +85,7 @@ def by_table(figures: Figures) -> Table | None:
     column, values = one_line(figures.by.column, 40), figures.by.values
     dropped = {value.name: value.dropped for value in values}
     table = _lengths(f"By {column}, lengths in tokens", column, values, dropped, {})
-    return Table(table.title, table.columns, table.lines, noun="value", more=figures.by.more)
+    return replace(table, noun="value", more=figures.by.more)
 
 
 def _lengths(

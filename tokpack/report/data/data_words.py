@@ -53,14 +53,9 @@ def language_words(languages: Languages) -> str:
 
 def languages_source(languages: Languages) -> str:
     looked, of = languages.sample, languages.of
-    part = (
-        f"{looked:,} of {counted(of, 'document')}"
-        if looked < of
-        else f"all {counted(of, 'document')}"
-        if of > 1
-        else "the one document"
-    )
-    return f"estimated from {part}"
+    if looked < of:
+        return f"estimated from {looked:,} of {counted(of, 'document')}"
+    return f"estimated from all {counted(of, 'document')}" if of > 1 else "estimated from the one document"
 
 
 def language_name(code: str) -> str:
