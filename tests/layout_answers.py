@@ -6,6 +6,7 @@ import json
 
 from layout_words import (
     A2,
+    BARE,
     CQA,
     PAIR,
     Q2,
@@ -252,6 +253,17 @@ PAIRS = [
             "domain": "general",
         },
         PAIR,
+    ),
+    Case(
+        "When2Call, pairs",
+        {
+            "tools": [json.dumps(BARE)],
+            "messages": msgs(Q),
+            "chosen_response": {"role": "assistant", "content": A},
+            "rejected_response": {"role": "assistant", "content": B},
+        },
+        PAIR,
+        {"tools": [BARE]},
     ),
     Case("HelpSteer3, principles", {"context": msgs(Q), "response": A, "principle": "clear"}, QA),
     Case("AlpacaFarm", {"instruction": Q, "input": "", "output_1": B, "output_2": A, "preference": 2}, PAIR),

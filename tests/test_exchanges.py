@@ -170,9 +170,13 @@ def test_hints_know_what_columns_are_called_elsewhere(tmp_path):
             {"question": Q, "answer": True, "passage": "x"},
             "jq -c '.answer |= tostring' FILE > rows.jsonl writes it",
         ),
+        (
+            {"question": Q, "query": "SELECT 1", "query_toks": ["SELECT", "1"]},
+            "prompt=question,completion=query;",
+        ),
         ({"question": Q, "spans": {"answers": ["3"], "types": ["number"]}}, "completion=spans.answers.0"),
     ],
-    ids=["one answer", "two answers", "a chat of spaces", "spaces", "truth", "types"],
+    ids=["one answer", "two answers", "a chat of spaces", "spaces", "truth", "tokens", "types"],
 )
 def test_a_hint_is_a_command_that_works(row, hint, tmp_path):
     assert hint in refused(tmp_path, row)

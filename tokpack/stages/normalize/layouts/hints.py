@@ -34,7 +34,7 @@ BETTER = re.compile(r"chosen|prefer|accept|\bgood|\bwin|best|positive", re.IGNOR
 WORSE = re.compile(r"reject|non_?prefer|dispref|\bbad|\blos|worst|negative", re.IGNORECASE)
 BESIDE = re.compile(r"context|kontext|passage|background|背景", re.IGNORECASE)
 ABOUT = re.compile(
-    r"(^|[_.])(ids?|ids?_list|uuid|hash|kwargs|model|models|policy|source|category|lang|language|license|url|worker|split|key|types?|"
+    r"(^|[_.])(ids?|ids?_list|uuid|hash|kwargs|model|models|policy|source|category|lang|language|license|url|worker|split|key|types?|toks|tokens|"
     r"path|file|filename|ext|hexsha|sha|sha\d+|repo|size|copies|created(_?at)?|updated(_?at)?|timestamp|"
     r"label|metadata|date|(sub_)?topic|role(_\d+)?|from|(user)?name|nick(name)?|object|status|method|(finish|stop)_?reason)(\.0)?$|(^|[_.])(distilabel_)?metadata\.",
     re.IGNORECASE,

@@ -16,7 +16,7 @@ from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize.chats.exported import CURRENT, MAPPING, is_tree, shown_branch
 from tokpack.stages.normalize.chats.responses import has_items
 from tokpack.stages.normalize.chats.turns import as_messages
-from tokpack.stages.normalize.fields import Row, as_json, is_filled, value_at
+from tokpack.stages.normalize.fields import CHOSEN, Row, as_json, is_filled, value_at
 from tokpack.stages.normalize.layouts.better import Better
 from tokpack.stages.normalize.layouts.wrapped_rows import are_messages
 
@@ -130,6 +130,11 @@ def first_value(rows: Rows, path: str) -> Any:
     return next((value for row in rows if is_filled(value := value_at(row, path))), None)
 
 
+def _no_chosen(rows: Rows) -> bool:
+    """Whether no column holds the better answer."""
+    return not any(is_filled(row.get(name)) for row in rows for name in CHOSEN)
+
+
 def _calls(rows: Rows) -> bool:
     calls = as_json(first_value(rows, "answers"))
     return isinstance(calls, list) and all(isinstance(call, Mapping) and "name" in call for call in calls)
@@ -195,6 +200,7 @@ LAYOUTS: tuple[Layout, ...] = (
         Layout(
             name=column,
             needs=("messages", column),
+            test=_no_chosen,
             format=PREFERENCE,
             adapt=_last_turn_as_chosen,
             reads=("messages",),
