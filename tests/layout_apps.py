@@ -199,4 +199,22 @@ APPS = [
         },
         SQA,
     ),
+    Case(
+        "PIPPA",
+        {
+            "bot_name": "Pond",
+            "conversation": [{"message": Q, "is_human": True}, {"message": A, "is_human": False}],
+        },
+        QA,
+    ),
+    Case(
+        "SillyTavern",
+        {
+            "messages": [
+                {"name": "Ann", "is_user": True, "mes": Q},
+                {"name": "Bot", "is_user": False, "mes": A},
+            ]
+        },
+        QA,
+    ),
 ]

@@ -92,6 +92,9 @@ def _of_list(value: list[Any], named: bool) -> list[Any] | None:
             first = turns[0]
         if has_items(turns):
             return plain_messages(items_as_messages(turns))
+        if flag := next((key for key in _OF_USER if isinstance(first.get(key), bool)), ""):
+            turns = [_by_flag(turn, flag) for turn in turns]
+            first = turns[0]
         if "sender" in first:
             turns = with_attachments(turns)
         if said := _named_by_keys(turns):
@@ -115,6 +118,19 @@ def _with_roles(value: list[Any]) -> list[Message]:
         return []
     messages = [{"role": role, "content": text} for role, text in value]
     return messages if all(not is_unknown(role_name(role)) for role, _ in value) else []
+
+
+_OF_USER = ("is_human", "is_user", "isHuman", "isUser", "from_user")
+"""Keys of a turn that say whether the user speaks; PIPPA, SillyTavern."""
+
+
+def _by_flag(turn: Any, flag: str) -> Any:
+    """A turn whose speaker a flag tells, as a message; one that names him too as it is."""
+    if not is_object(turn) or not isinstance(turn.get(flag), bool) or any(turn.get(key) for key in ROLE_KEYS):
+        return turn
+    text = next((key for key in (*CONTENT_KEYS, "mes") if key in turn), "content")
+    rest = {key: value for key, value in turn.items() if key not in (flag, text)}
+    return {"role": "user" if turn[flag] else "assistant", "content": turn.get(text), **rest}
 
 
 def _in_small_letters(turn: Any) -> Any:
