@@ -26,7 +26,7 @@ from tokpack.on_disk.shards import INDEX
 from tokpack.run import Run
 from tokpack.stages.keep import kept_after_all, record
 from tokpack.stages.order import plan_record
-from tokpack.stages.write import FlatBatch, Shard, Written, WrittenShard, write_json
+from tokpack.stages.write import FlatBatch, Placement, Shard, Written, WrittenShard, write_json
 from tokpack.stages.write_index import write_rows
 from tokpack.version import __version__
 from tokpack.way.columns import REASON
@@ -65,18 +65,10 @@ def write_packed(
     copies = schema.COPIES in corpus.docs.columns and not validation
     weights = part.has_weights(corpus)
     columns = schema.row_schema(run.kind, copies, weights)
-    in_order = part.part_of_row is not None or run.config.plan.planner == schema.SEQUENTIAL
-    in_order |= run.config.write.shard_format == INDEX
     release_memory()
     pieces, source = part.placement, batches
-    size = 0 if in_order or elsewhere is not None else run_bytes(part.plan.tokens, free_bytes())
-    if size and not has_room(corpus.store.folder, part.plan.tokens):
-        log.warning(NO_ROOM, corpus.store.folder)
-    elif size:
-        with run.tell.doing("putting tokens into the order of rows"):
-            batch = corpus.batch  # each is mapped while it is read
-            pieces, source = in_runs(part.contents, pieces, batch, weights, corpus.store.folder, size)
-        release_memory()
+    if elsewhere is None:
+        pieces, source = _as_rows_need_them(run, corpus, part, pieces, source, weights)
     what = "writing held-out rows" if validation else "writing rows"
     with run.tell.doing(what, part.plan.tokens, "M tokens", 1_000_000) as advance:
         written = write_rows(
@@ -112,6 +104,32 @@ def write_packed(
     run.tokenizer.save(out / "tokenizer")
     extra = {name: True for name, there in ((schema.COPIES, copies), (schema.LOSS_WEIGHTS, weights)) if there}
     return _manifest(run, corpus, part, written, ledger, validation, extra)
+
+
+def _as_rows_need_them(
+    run: Run,
+    corpus: Corpus,
+    part: Part,
+    pieces: Placement,
+    batches: Callable[[int], FlatBatch],
+    weighted: bool,
+) -> tuple[Placement, Callable[[int], FlatBatch]]:
+    """The pieces and their batches; those of a second copy, in the order of rows, where the store is larger
+    than what may be mapped, is not read in its own order, and the disk has room."""
+    folder, tokens = corpus.store.folder, part.plan.tokens
+    in_order = part.part_of_row is not None or run.config.plan.planner == schema.SEQUENTIAL
+    in_order |= run.config.write.shard_format == INDEX
+    size = 0 if in_order else run_bytes(tokens, free_bytes())
+    if not size:
+        return pieces, batches
+    if not has_room(folder, tokens):
+        log.warning(NO_ROOM, folder)
+        return pieces, batches
+    with run.tell.doing("putting tokens into the order of rows"):
+        batch = corpus.batch  # each is mapped while it is read
+        found = in_runs(part.contents, pieces, batch, weighted, folder, size)
+    release_memory()
+    return found
 
 
 def write_record(
