@@ -122,6 +122,13 @@ def test_what_is_not_read_is_named_with_an_example_and_what_may_matter_is_a_warn
     ]
 
 
+def test_a_column_without_a_name_is_no_answer(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"instruction": "a", "input": "b", "output": "c", "": 1}]), encoding="utf-8")
+    (source,) = open_sources((SourceConfig(path=str(path), format="alpaca"),))
+    assert detect_shape(source).format == "alpaca"
+
+
 def test_a_file_that_is_read_whole_is_told_so(tmp_path, caplog):
     _, shape = read(tmp_path, [{"prompt": Q, "completion": A, "empty": None}])
     with caplog.at_level("INFO", "tokpack"):

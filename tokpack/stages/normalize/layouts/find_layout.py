@@ -123,9 +123,8 @@ def _answer_beside(present: Sequence[str], rows: Rows) -> Layout | None:
 def _two_prompts(present: Sequence[str], rows: Rows) -> Layout | None:
     """An instruction, and a question beside it that says something else."""
     folded = {column.casefold(): column for column in reversed(present)}
-    answer = next(
-        (folded[name] for name in COMPLETIONS if first_value(rows, folded.get(name, "")) is not None), None
-    )
+    answers = [folded[name] for name in COMPLETIONS if name in folded]
+    answer = next((name for name in answers if first_value(rows, name) is not None), None)
     if "instruction" not in folded or answer is None:
         return None
     instruction = folded["instruction"]
