@@ -201,3 +201,15 @@ def test_a_reason_that_takes_over_a_twentieth_of_the_documents_is_told_at_the_en
     assert len(said) == 1
     assert "9.5% of the documents, 2 of 21, are left out as empty_answer" in said[0]
     assert said[0].endswith("dropped.parquet names each")
+
+
+def test_what_a_template_says_cannot_look_like_lines_of_tokpack(tmp_path, qwen):
+    forged = "no\nerror: forged\n  hint: run this\x1b[31m"
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ raise_exception(" + json.dumps(forged) + ") }}")
+    data = str(write(tmp_path / "a.jsonl", GOOD))
+    with pytest.raises(DataError, match=r"first template_error: a\.jsonl:1, no") as error:
+        tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), chat_template=str(template))
+    lines = str(error.value).splitlines()
+    assert [line.partition(":")[0] for line in lines[1:]] in (["  hint"], ["  at", "  hint"])
+    assert "run this" in lines[0]

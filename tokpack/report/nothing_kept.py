@@ -14,6 +14,10 @@ from tokpack.report.words import ranked_reasons, reasons_told
 from tokpack.settings.config import CleanConfig
 from tokpack.stages.clean import rules_of
 from tokpack.terminal.activity import counted
+from tokpack.terminal.printable import one_line
+
+LONGEST = 500
+"""Characters of an example: names, and what a template says."""
 
 
 def nothing_kept(documents: DocumentSums, clean: CleanConfig, dropped: Path, quarantine: Path) -> DataError:
@@ -46,9 +50,10 @@ def _example(reason: str, dropped: Path, quarantine: Path) -> str:
             return ""
         with quarantine.open(encoding="utf-8") as lines:
             record = json.loads(next(lines, "{}"))
-        return f"{record['source']}:{record['row']}, {record['reason']}" if record else ""
+        told = f"{record['source']}:{record['row']}, {record['reason']}" if record else ""
+        return one_line(told, LONGEST)
     if not dropped.is_file():
         return ""
     [row] = pl.scan_parquet(dropped).filter(pl.col("reason") == reason).head(1).collect().to_dicts() or [{}]
     told = [f"{row['source']}:{row['row']}", row["detail"]] if row else []
-    return ", ".join(part for part in told if part)
+    return one_line(", ".join(part for part in told if part), LONGEST)
