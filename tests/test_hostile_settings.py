@@ -13,9 +13,11 @@ import commands
 import pytest
 
 import tokpack
+from tokpack.cost.hf_config import read_shape
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.settings.config import Config, SourceConfig
+from tokpack.settings.config_limits import check_limits
 from tokpack.stages.read.sources import open_sources
 from tokpack.stages.render.template.chat_template import check_template
 
@@ -163,3 +165,35 @@ def test_a_token_store_in_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="not UTF-8"):
         work_folder(tmp_path / "out", tmp_path / ODD)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"a = " + b"[" * 9999, b"a = " + b"9" * 9999, b"a = '\xff'"],
+    ids=["deep", "long number", "no UTF-8"],
+)
+def test_a_file_of_settings_is_refused_whatever_stands_in_it(text, tmp_path):
+    from tokpack.cost.gpus import load_gpus
+    from tokpack.settings.config_file import load_toml
+    from trainer_plugin.recipe import load_recipe
+
+    file = tmp_path / "settings"
+    file.write_bytes(text)
+    for read in (load_toml, load_recipe, load_gpus):
+        with pytest.raises(UsageError, match="TOML") as error:
+            read(file)
+        assert error.value.where == str(file)
+    file.write_bytes(text.removeprefix(b"a = "))
+    with pytest.raises(UsageError, match="not JSON"):
+        read_shape(file)
+
+
+@pytest.mark.parametrize("number", [-1.0, float("inf"), float("nan")])
+def test_a_weight_a_rate_and_a_number_of_epochs_are_numbers_that_can_be(number):
+    from trainer_plugin.recipe import Recipe
+
+    with pytest.raises(UsageError, match="cannot be"):
+        check_limits(Config(source=(SourceConfig(path="a", weight=number),)))
+    for name in ("learning_rate", "epochs"):
+        with pytest.raises(UsageError, match="must be above 0"):
+            Recipe(**{name: number})

@@ -21,6 +21,7 @@ can do (DoRA, rsLoRA, PiSSA, GaLore, APOLLO, schedules, reporting) is theirs, un
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -119,8 +120,8 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1", where=f"{name}={getattr(self, name)}")
         for name in ("learning_rate", "epochs"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be above 0", where=f"{name}={getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be above 0, and finite", where=f"{name}={getattr(self, name)}")
         if self.max_steps < 1 and self.max_steps != -1:
             raise UsageError(
                 "max_steps must be at least 1",
@@ -203,7 +204,7 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError("no such recipe", where=str(path), hint=_hint_for_recipes(path)) from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"the recipe is not valid TOML: {error}", where=str(path), hint="mend it there"
         ) from None

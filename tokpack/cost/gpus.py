@@ -155,7 +155,7 @@ def _read_user(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(
             f"cannot read: {error.strerror}", where=str(path), hint="check path and rights"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"not TOML: {error}", where=str(path), hint="mend it there") from None
     for key, entry in values.items():
         if not isinstance(entry, dict):

@@ -51,7 +51,7 @@ def _load(config: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], st
             where=str(path),
             hint="give a Hugging Face model folder or its config.json",
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"not JSON: {error}", where=str(path), hint="fetch the model's config.json again"
         ) from None

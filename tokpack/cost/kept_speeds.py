@@ -85,7 +85,7 @@ def _read() -> list[KeptSpeed]:
         return [_speed(entry) for entry in entries]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         log.warning("kept speeds are passed over: %s: %s", path, error)
         return []
 

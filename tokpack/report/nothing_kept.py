@@ -50,8 +50,7 @@ def _example(reason: str, dropped: Path, quarantine: Path) -> str:
             return ""
         with quarantine.open(encoding="utf-8") as lines:
             record = json.loads(next(lines, "{}"))
-        told = f"{record['source']}:{record['row']}, {record['reason']}" if record else ""
-        return one_line(told, LONGEST)
+        return one_line(f"{record['source']}:{record['row']}, {record['reason']}", LONGEST) if record else ""
     if not dropped.is_file():
         return ""
     [row] = pl.scan_parquet(dropped).filter(pl.col("reason") == reason).head(1).collect().to_dicts() or [{}]

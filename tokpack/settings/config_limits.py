@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,12 @@ def _check_source(source: SourceConfig, where: str) -> None:
             f"{{name}} cannot be {source.max_tokens}",
             where=f"{where}.max_tokens",
             hint="give a number of tokens; 0: no limit",
+        )
+    if not 0 <= source.weight < math.inf:
+        raise SettingError(
+            f"{{name}} cannot be {source.weight:g}",
+            where=f"{where}.weight",
+            hint="give a share of 0 or more; 0: by the tokens of the source",
         )
     if not 1 <= source.repeat <= MOST_COPIES:
         raise SettingError(
