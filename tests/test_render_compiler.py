@@ -362,6 +362,8 @@ def test_tools_that_a_template_cannot_write_make_no_others_refused(folder):
 
 
 ANSWERED = {"role": "assistant", "content": "\u2028", "reasoning_content": "Why not?\n"}
+BLOCK = {"content": "<think>\na\n</think>\n\n"}
+SPECIAL = {"content": "<think>\n<|channel>thought\n"}
 ALIKE = {
     "reasoning that ends in a line break": ("nemotron_3_ultra", [families.ASK, ANSWERED], ()),
     "a mark that is taken away behind a think block": (
@@ -369,14 +371,15 @@ ALIKE = {
         [families.ASK, {"role": "assistant", "content": "<think>\nWhy?\n</think>\n\n<channel|>"}],
         (),
     ),
-    "a content that ends in a special token": (
-        "gemma4",
-        [families.ASK, {"role": "assistant", "content": "<think>\n<|channel>thought\n"}],
+    "a letter in a think block that is taken away": (
+        "nemotron_3_5_lightning",
+        [families.ASK, {**families.calling(families.call({"a b": 1})), **BLOCK}, families.ASK, families.TELL],
         (),
     ),
+    "a special token at the end": ("gemma4", [families.ASK, {**families.TELL, **SPECIAL}], ()),
     "an answer without words, closed twice": (
         "phi3",
-        [families.ASK, {"role": "assistant", "content": ""}],
+        [families.ASK, {**families.TELL, "content": ""}],
         ("template",),
     ),
 }
@@ -386,12 +389,12 @@ ALIKE = {
 @pytest.mark.parametrize("name", ALIKE)
 def test_both_ways_find_the_same(folder, name):
     family, chat, masked = ALIKE[name]
-    place = folder.with_name("markers")
+    place, seen = folder.with_name("markers"), folder.with_name("markers-snapshot")
     if not place.is_dir():
         tokenizer_folder(byte_level(), place, additional_special_tokens=list(families.markers()))
-    tokenizer = open_here(place, place.with_name("markers-snapshot"), families.stock(family))
+    tokenizer = open_here(place, seen, families.stock(family))
     documents = frame([document(chat)] * 3)
-    renderers = [Renderer(tokenizer, RenderSettings(loss_mask=masked)) for _ in range(2)]
-    fast, slow = by_compiler(documents, renderers[0]), by_jinja(documents, renderers[1])
+    one, other = (Renderer(tokenizer, RenderSettings(loss_mask=masked)) for _ in range(2))
+    fast, slow = by_compiler(documents, one), by_jinja(documents, other)
     assert differences(documents, fast, slow) == []
     assert fast.told == slow.told

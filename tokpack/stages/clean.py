@@ -38,7 +38,7 @@ from tokpack.stages.mask_personal import count_personal, mask_personal
 from tokpack.stages.messages import Messages, as_bool
 from tokpack.stages.pairs import partners
 from tokpack.stages.render.reference import read_extra
-from tokpack.stages.render.spans.segments import CLOSE
+from tokpack.stages.render.spans.own_words import CLOSE
 from tokpack.stages.render.template.chat_template import REASONING_KEYS
 from tokpack.stages.rules import PRESETS, RULES, Rule
 from tokpack.stages.rules.html import html_answer

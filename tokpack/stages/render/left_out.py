@@ -16,8 +16,7 @@ from functools import partial
 from typing import Any
 
 from tokpack.stages.render.spans.chat_marks import Marked, visible_texts
-from tokpack.stages.render.spans.own_words import OwnWords
-from tokpack.stages.render.spans.segments import CLOSE, OPEN
+from tokpack.stages.render.spans.own_words import CLOSE, OPEN, OwnWords
 from tokpack.stages.render.template.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
 from tokpack.terminal.activity import in_number
 

@@ -23,7 +23,7 @@ from tokpack.stages.render.compiled.symbols import WHITESPACE, Slot
 from tokpack.stages.render.compiled.template_compiler import MOST_MESSAGES, TemplateCompiler, are_tools
 from tokpack.stages.render.pieces import ChatShape, Ints, is_columnar
 from tokpack.stages.render.reference import add_fields, plain_shape, read_extra, to_messages
-from tokpack.stages.render.spans.segments import CLOSE
+from tokpack.stages.render.spans.own_words import CLOSE
 from tokpack.stages.render.template.chat_template import Explicit, RenderError
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from tokpack.stages.render.compiled.symbolic_template import SymbolicTemplate
 from tokpack.stages.render.compiled.symbols import Observed, Opaque, Part, Slot, parts_of
 from tokpack.stages.render.pieces import ChatShape
 from tokpack.stages.render.reference import RenderedRow
-from tokpack.stages.render.spans.segments import CLOSE, OPEN
+from tokpack.stages.render.spans.own_words import CLOSE, OPEN
 from tokpack.stages.render.template.chat_template import REASONING_KEYS, ChatTemplate, Message, RenderError
 from tokpack.stages.render.template.template_forms import SharedTools
 

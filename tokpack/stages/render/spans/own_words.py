@@ -25,6 +25,7 @@ from tokpack.stages.render.template.chat_template import (
     RenderError,
 )
 
+OPEN, CLOSE = "<think>", "</think>"
 _CALLS, _THOUGHTS = range(2)
 
 
@@ -62,6 +63,8 @@ class OwnWords:
         held = dict(message)
         if kind == _THOUGHTS:
             held = {key: value for key, value in message.items() if not _is_thought(key, value, words)}
+            if len(held) == len(message) and isinstance(content := message.get("content"), str):
+                held["content"] = content.replace(words, "", 1)  # it is that of a think block
         elif isinstance(calls := message.get("tool_calls"), list):
             held["tool_calls"] = [_told(call) for call in calls]
         texts = list(_texts([held, *(answer.get("content") for answer in answers)]))
@@ -96,6 +99,13 @@ class OwnWords:
             thought = message.get(key)
             if isinstance(thought, str) and (core := thought.strip()):
                 changed[key] = thought.replace(core, self._mark(index, _THOUGHTS, core) + core, 1)
+        content = message.get("content")
+        if isinstance(content, str) and CLOSE in content:
+            block = content.rpartition(CLOSE)[0]
+            core = block.replace(OPEN, "").strip()
+            at = block.find(core, block.find(OPEN) + len(OPEN) if OPEN in block else 0)
+            if core and at >= 0:
+                changed["content"] = content[:at] + self._mark(index, _THOUGHTS, core) + content[at:]
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             changed["tool_calls"] = [self._marked_call(index, call) for call in calls]

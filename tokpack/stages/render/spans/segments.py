@@ -17,7 +17,7 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from tokpack.stages.render.spans.chat_marks import visible_texts
-from tokpack.stages.render.spans.own_words import OwnWords
+from tokpack.stages.render.spans.own_words import CLOSE, OPEN, OwnWords
 from tokpack.stages.render.template.chat_template import (
     PRIVATE_USE,
     REASONING_KEYS,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 ANSWER, TEMPLATE, THINKING, CALLS = range(4)
 """Numbers of `schema.SEGMENTS`, and of what is said."""
-OPEN, CLOSE = "<think>", "</think>"
 
 Segment = tuple[int, int, int]
 """(start, end, number of the segment)"""
