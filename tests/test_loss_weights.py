@@ -239,6 +239,9 @@ def test_preferences_have_no_weights_of_rows(model, tmp_path):
         packed_rows(pairs, model, tmp_path / "a")
     even = packed_rows([pair | {"weight": 1.0} for pair in pairs], model, tmp_path / "b")
     assert even.ledger["documents"]["kept"] == 6
+    odd = [pair | {"weight": weight} for pair, weight in zip(pairs, (1, 1, -(2**70)), strict=True)]
+    odd = packed_rows(odd, model, tmp_path / "d", allow_bad=0.5)
+    assert [entry["reason"][:22] for entry in odd.quarantined()] == ["its weight is -1180591"]
     rows = [ROWS["messages"](n) | {"label": n % 2 == 0, "weight": 1 if n else 0.5} for n in range(4)]
     unpaired = packed_rows(rows, model, tmp_path / "c", format="unpaired", allow_bad=0.5)
     (entry,) = unpaired.quarantined()

@@ -89,12 +89,16 @@ def weight_in(value: Any) -> float | None:
     return None
 
 
+def is_weight(value: float | None) -> bool:
+    return value is not None and 0 <= value <= MOST_WEIGHT
+
+
 def row_weight(value: Any) -> float:
     """By how much a whole row is trained, as its column `weight` says. Raises RowError for another value."""
     weight = weight_in(value)
     if weight is None:
         raise RowError(f"its weight is {value!r}, not a number")
-    if not 0 <= weight <= MOST_WEIGHT:
+    if not is_weight(weight):
         raise RowError(f"its weight is {value}: a weight is from 0, not trained, to {MOST_WEIGHT}")
     return weight
 
@@ -102,7 +106,7 @@ def row_weight(value: Any) -> float:
 def _weight(value: Any, where: str) -> float:
     if not isinstance(value, bool | int | float):
         raise RowError(f"{where} is {kind_of(value)}, not a number")
-    if not 0 <= value <= MOST_WEIGHT:
+    if not is_weight(value):
         raise RowError(f"{where} is {value}: a weight is from 0, not trained, to {MOST_WEIGHT}")
     return float(value)
 

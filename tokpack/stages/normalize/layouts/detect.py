@@ -15,7 +15,7 @@ from tokpack.schema import PREFERENCE, UNPAIRED
 from tokpack.settings.config import RANKED, TREES, SourceConfig
 from tokpack.stages.normalize.chats.roles import SPEAKERS
 from tokpack.stages.normalize.chats.text_turns import marks_in, template_in
-from tokpack.stages.normalize.chats.training import weight_in
+from tokpack.stages.normalize.chats.training import is_weight, weight_in
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import BESIDE, LESSER_COMPLETIONS, TRUTHS, root, value_at
 from tokpack.stages.normalize.formats import CHATS, FIELDS, TOKENS
@@ -241,7 +241,8 @@ def _check_weight(shape: Shape, columns: list[str], rows: list[dict[str, Any]], 
         return
     held = Columns(columns, rows)
     for column in held.find(BESIDE["weight"]):
-        other = next((value for value in held.values(column) if weight_in(value) not in (None, 1)), None)
+        weights = ((value, weight_in(value)) for value in held.values(column))
+        other = next((value for value, weight in weights if weight != 1 and is_weight(weight)), None)
         if other is not None:
             raise UsageError(
                 f"{source.name}: {column} gives rows a weight of {other}, "
