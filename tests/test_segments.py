@@ -170,6 +170,17 @@ def test_segments_are_those_a_reader_would_mark(case, tokenizer):
 
 
 @needs_trl
+def test_think_blocks_end_where_they_do_when_the_template_strips_an_earlier_one(tokenizer):
+    own = with_template(tokenizer, families.stock("lfm2_2_5"))
+    early = {**TELL, "content": "<think>\nA name?\n</think>\n\nOnly me."}
+    late = {**TELL, "content": "<think>\nWho else?\n</think>\n\nNobody."}
+    assert pieces(own, ([ASK, early, ASK, late], None)) == [
+        ("thinking", "<think>\nWho else?\n</think>"),
+        ("say", "\n\nNobody.<|im_end|>\n"),
+    ]
+
+
+@needs_trl
 def test_a_call_is_not_found_where_the_template_has_a_word_like_its_name(tokenizer):
     tokenizer = with_template(tokenizer, families.stock("gemma4"))
     made = {"type": "function", "function": {"name": "turn", "arguments": {}}}

@@ -131,18 +131,26 @@ class Segments:
         units = [unit for i in indices for unit in _units(i, self._messages[i], marks)]
         if not units:
             return [], {}
-        levels = [level for level in _LEVELS if level != _ENDS or any(map(self._has_outer_space, units))]
-        for level in levels:
-            if (places := self._places(units, level)) is not None:
-                return units, places
+        if (places := self._places(units, _LEVELS[0])) is not None:
+            return units, places
+        asked = (i for i, message in enumerate(self._messages) if message.get("role") == "user")
+        last = max(asked, default=0)
         found: dict[str, list[int]] = {}
-        for unit in units:
-            every = (self._places([unit], level) for level in levels)
-            places = next((p for p in every if p is not None), None)
-            if places is None:
-                unit.key = ""  # not to be found
-            found |= places or {}
+        for later in (False, True):  # templates treat answers before the last question otherwise
+            found |= self._places_by_levels([unit for unit in units if (unit.index > last) == later])
         return units, found
+
+    def _places_by_levels(self, units: Sequence[_Unit]) -> dict[str, list[int]]:
+        """Places of the marks at the first level that fits all of these, or else each of them."""
+        levels = [level for level in _LEVELS if level != _ENDS or any(map(self._has_outer_space, units))]
+        every = (self._places(units, level) for level in levels if units)
+        if (places := next((p for p in every if p is not None), None)) is not None:
+            return places
+        if len(units) > 1:
+            return {mark: at for unit in units for mark, at in self._places_by_levels([unit]).items()}
+        for unit in units:
+            unit.key = ""  # not to be found
+        return {}
 
     def _has_outer_space(self, unit: _Unit) -> bool:
         said = _content(self._messages[unit.index])
