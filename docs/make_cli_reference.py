@@ -33,12 +33,13 @@ EXITS = {
     "0": "done",
     str(
         errors.VerifyError.exit_code
-    ): "a proof failed: `tokpack verify`, the probe before training, a gate of `tokpack eval`",
+    ): "a proof failed: `verify`, `verify-served`, the probe before training, a gate of `eval`; "
+    "`doctor` found a fault, or `chat` left a turn without an answer",
     str(errors.UsageError.exit_code): "a flag, key or file name that cannot work",
     str(errors.DataError.exit_code): "input that cannot be read as the run demands",
     str(errors.InternalError.exit_code): "a bug in tokpack; please report it",
     str(errors.OutputError.exit_code): "the output cannot be written, for example because the disk is full",
-    "130": "interrupted; the same command goes on where it stopped",
+    "130": "interrupted; the same command goes on where it stopped, `train` with `--resume`",
 }
 
 
@@ -103,7 +104,8 @@ def section(command: CommandInfo) -> str:
             usage += f" {flags(name, info)[0]} {info.metavar or value(kind)}" if required else ""
     lines = [f"## tokpack {command.name}", "", inspect.getdoc(command.callback) or "", ""]
     lines += ["```console", f"{usage} [OPTIONS]", "```", ""]
-    lines += ["| argument | |", "|---|---|", *arguments, ""]
+    if arguments:
+        lines += ["| argument | |", "|---|---|", *arguments, ""]
     lines += ["| flag | value | meaning |", "|---|---|---|", *options, ""]
     return "\n".join(lines)
 

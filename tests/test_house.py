@@ -4,6 +4,7 @@ Read from the sources, nothing is imported. Imports inside of functions count, a
 """
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -254,3 +255,10 @@ def test_wrong_houses_are_seen():
         "a.types:2 imports a.top.room",
     ]
     assert in_circles([each for each in found if not each.for_types]) == {"a.low", "a.high"}
+
+
+def test_no_link_is_tracked():
+    """A link of one machine, as `.venv`, would take the place of what lies there on another."""
+    listing = ["git", "-C", str(ROOT), "ls-files", "-s"]
+    listed = subprocess.run(listing, capture_output=True, check=False, text=True).stdout.splitlines()
+    assert [line for line in listed if line.startswith("120000")] == []

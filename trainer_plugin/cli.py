@@ -29,7 +29,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 def train(
     packed: Packed,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Model folder, or name on the hub.", metavar="TEXT", **NAMED)
+        str, typer.Option("--model", "-m", help="Model: its folder or Hub name.", metavar="TEXT", **NAMED)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter or model.", **WRITTEN)],
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags win over it.")] = None,
@@ -42,7 +42,7 @@ def train(
     ] = None,
     loss: Annotated[str | None, typer.Option(help="Mean over each token (default) or each document.")] = None,
     order: Annotated[
-        str | None, typer.Option(help="Of the rows: auto (default), packed, balanced or random.")
+        str | None, typer.Option(help="Order of the rows: auto (default), packed, balanced or random.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the rows (default 1).")] = None,

@@ -134,7 +134,7 @@ def export(
     ] = False,
     quiet: NoProgress = False,
 ) -> None:
-    """Write it in another trainer's layout, with its settings and a check that they take effect."""
+    """Write a packed dataset in another trainer's layout, with its settings and a check of them."""
     with activity(quiet, "tokpack.export") as (tell, exports):
         written = exports.export(
             packed, to, out, context_parallel=cp, overwrite=overwrite, check=not no_check, tell=tell
