@@ -102,6 +102,14 @@ def test_preferences_get_no_settings_of_a_bill(tmp_path, monkeypatch, caplog):
     assert "no bill" not in caplog.text
 
 
+def test_documents_that_are_all_left_out_are_no_recipe_and_the_reasons_are_named(qwen, tmp_path):
+    rows = [{"question": f"What is {n}?", "answer": "No idea.", "good": False} for n in range(3)]
+    data = write_rows(tmp_path / "bad.jsonl", [json.dumps(row).encode() for row in rows])
+    refused = run("init", data, "--model", qwen, "-o", tmp_path / "run.toml", "--map", "label=good")
+    assert "could not be used at all: 3 labelled_bad" in str(refused.exception)
+    assert not (tmp_path / "run.toml").exists()
+
+
 def test_one_document_is_told_in_the_singular(qwen, tmp_path):
     data = write_rows(tmp_path / "one.jsonl", messy_rows(1))
     first = run("init", data, "--model", qwen, "-o", tmp_path / "run.toml")

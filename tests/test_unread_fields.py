@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,9 +11,11 @@ import pytest
 from encode_helpers import template
 from normalizing import run
 from row_builders import ASKED, CALL, TOOL, as_parquet, assistant, documents_of, of_rows, read, user
+from rows_read import documents
 from test_template_forms import ASK, CALLS, END, LOOP, TELL, calling, folder, rendered, trained
 
 from tokpack.errors import UsageError
+from tokpack.stages.normalize.layouts.unread import still_unread
 from tokpack.stages.normalize.shape import Shape
 
 __all__ = ["folder"]
@@ -245,3 +248,37 @@ def test_items_and_requests_that_are_not_read_are_named(tmp_path):
     with pytest.raises(UsageError) as error:
         run(tmp_path, [{"custom_id": "1", "params": {"messages": talk, "system": "Be brief."}}])
     assert "--map messages=params.messages,system=params.system" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("container", ["jsonl", "parquet"])
+@pytest.mark.parametrize("key", ["tools", "functions"])
+def test_tools_in_a_message_of_the_assistant_or_a_tool_are_named_as_unread(key, container, tmp_path):
+    asked, answered = {**user("Tide?"), key: [TOOL]}, assistant("14:20.", **{key: [TOOL]})
+    result = {"role": "tool", "content": "14:20", key: [TOOL]}
+    called = assistant("", tool_calls=[CALL])
+    turned = {
+        "conversations": [{"from": "human", "value": "Tide?"}, {"from": "gpt", "value": "Now.", key: [TOOL]}]
+    }
+    for number, (row, unread) in enumerate(
+        [
+            ({"messages": [user("Tide?"), answered]}, {f"messages.{key}"}),
+            ({"messages": [user("Tide?"), called, result, assistant("14:20.")]}, {f"messages.{key}"}),
+            (turned, {f"conversations.{key}"}),
+            ({"messages": [asked, assistant("14:20.")]}, set()),
+        ]
+    ):
+        (tmp_path / str(number)).mkdir()
+        _, _, shape = documents(tmp_path / str(number), [row], container)
+        assert set(shape.unread) == unread
+        plain, whole = frozenset({"role", "content"}), frozenset({"role", "content", key})
+        assert set(still_unread(replace(shape, readable=plain))) == unread
+        assert not still_unread(replace(shape, readable=whole))
+
+
+@pytest.mark.parametrize("column", ["tools", "functions"])
+def test_names_of_tools_alone_set_a_row_aside_with_what_is_missing(column, tmp_path):
+    for number, names in enumerate((["tide"], '["tide"]', [TOOL, "tide"])):
+        (tmp_path / str(number)).mkdir()
+        row = {"messages": [user("Tide?"), assistant("14:20.")], column: names}
+        _, [reason], _ = documents(tmp_path / str(number), [row])
+        assert "'tide' is the name of a tool alone, and a template needs what the tool does" in reason

@@ -83,12 +83,13 @@ def first_recipe(
     with run.tell.doing("looking at documents"):
         looks = [_look(run, number) for number in range(len(run.sources))]
     lengths = np.concatenate([look.lengths for look in looks])
+    lost = sum((look.left_out for look in looks), Counter())
     if not len(lengths):
-        raise DataError("no document to look at", where=", ".join(data), hint="tokpack analyze says why")
+        said = f"no document is left to look at: {_unusable(lost)}" if lost else "no document to look at"
+        raise DataError(said, where=", ".join(data), hint="tokpack analyze says why")
     unwritten = left_out.warnings(sum((look.told for look in looks), Counter()))
     for sentence in unwritten:
         log.warning("of the documents looked at, %s", sentence)
-    lost = sum((look.left_out for look in looks), Counter())
     if lost:
         log.warning("of the documents looked at, %s", _unusable(lost))
     training = _training(model, gpu)

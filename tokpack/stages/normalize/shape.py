@@ -18,7 +18,7 @@ from tokpack.stages.normalize.chats.blocks import plain_text, system_in_text
 from tokpack.stages.normalize.chats.calls import OLDER_TOOLS, TOOLS, read_tools
 from tokpack.stages.normalize.chats.media import MEDIA
 from tokpack.stages.normalize.chats.message_rows import chat_in_text
-from tokpack.stages.normalize.chats.roles import SPEAKERS, Speakers, spoken
+from tokpack.stages.normalize.chats.roles import SPEAKERS, Speakers, role_name, spoken
 from tokpack.stages.normalize.chats.training import speaks_of_training
 from tokpack.stages.normalize.chats.turns import are_bare, as_messages
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
@@ -292,6 +292,16 @@ class Shape:
             or key.casefold() in fields.OF_MESSAGES
             or speaks_of_training(key)
         )
+
+    def misplaced(self, message: Mapping[str, Any]) -> frozenset[str]:
+        """Keys of tools in a message, as raw data has it, of the assistant or of a tool: nothing but a
+        template reads them there."""
+        if message.keys().isdisjoint(TOOLS):
+            return frozenset()
+        named = self._named(message)
+        role = named.get("from") if named.get("role") is None else named["role"]
+        spoken_by = role_name(role) if isinstance(role, str) else ""
+        return frozenset(TOOLS) if spoken_by in ("assistant", "tool") else frozenset()
 
     def _sorted(self, found: dict[str, Any], row: Row) -> dict[str, Any]:
         assert self.better is not None

@@ -12,6 +12,7 @@ Arguments stay an object or a text of JSON, as given: rendering knows which of t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -34,6 +35,7 @@ _NAMES = ("tool_name", "toolName", "function_name", "tool", "action")
 """Keys under which a call may have its name, where it has no `name`."""
 _IDS = ("tool_call_id", "toolCallId", "call_id")
 _CALL_TYPES = ("tool_call", "tool-call", "tool_use", "function_call")
+_NAME_ALONE = re.compile(r"[\w.:/-]{1,64}")
 _SHARED = 1024
 """Texts of tools that are kept decoded: many rows have equal ones."""
 _LONGEST_SHARED = 1 << 14
@@ -54,7 +56,14 @@ def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tools(value: Any, column: str) -> list[Any]:
-    tools = _objects(plain_tools(value), column)
+    given = plain_tools(value)
+    for number, tool in enumerate(given if isinstance(given, list) else (), 1):
+        if isinstance(tool, str) and _NAME_ALONE.fullmatch(tool) and not is_nothing(tool):
+            raise RowError(
+                f"{column}[{number}] is a string, not an object: {tool!r} is the name of a tool alone, and a "
+                "template needs what the tool does and takes"
+            )
+    tools = _objects(given, column)
     return [_wrapped(tool) for tool in tools] if column == OLDER_TOOLS else tools
 
 

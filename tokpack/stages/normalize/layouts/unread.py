@@ -71,12 +71,8 @@ def unread_fields(shape: Shape, rows: Sequence[Row]) -> dict[str, str]:
             for message in as_messages(value) or ():
                 for key, held in message.items() if isinstance(message, Mapping) else ():
                     known = key.casefold() in OF_MESSAGES or speaks_of_training(key)
-                    if (
-                        f"{path}.{key}" not in found
-                        and is_filled(held)
-                        and not known
-                        and key not in OF_MESSAGES
-                    ):
+                    known = known and key not in shape.misplaced(message)
+                    if f"{path}.{key}" not in found and is_filled(held) and not known:
                         found[f"{path}.{key}"] = shown(held)
     return found
 
@@ -87,7 +83,9 @@ def still_unread(shape: Shape) -> dict[str, str]:
         name
         for name in shape.unread
         for path in shape.columns.values()
-        if name not in shape.present and name.startswith(f"{path}.") and shape.reads(name[len(path) + 1 :])
+        if name not in shape.present
+        and name.startswith(f"{path}.")
+        and (shape.readable is None or name[len(path) + 1 :] in shape.readable)
     }
     return {name: example for name, example in shape.unread.items() if name not in read}
 
@@ -146,7 +144,8 @@ def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
         if fields:
             log.warning(
                 "%s: fields of messages that the chat template does not read, and may matter: %s "
-                "(reasoning is read from reasoning_content, calls from tool_calls)",
+                "(reasoning is read from reasoning_content, calls from tool_calls, tools from the row or a "
+                "system or user message)",
                 *(name, _listed(fields)),
             )
 
