@@ -127,6 +127,14 @@ def test_evaluation_text_is_found_in_call_arguments(calling, tmp_path):
 
 
 @pytest.mark.slow
+def test_evaluation_text_is_found_where_a_template_writes_it_as_json(calling, tmp_path, caplog):
+    text = 'the tide\ncomes\nin\n"at"\ntwenty\npast\ntwo\nby\nthe\nharbour\nof\nEmden\non\nthe\nEms'
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"question": [text, "a\nb"]}) + "\n", encoding="utf-8")
+    rows = [{"messages": chat(call(place), answers=("c00000001",))} for place in (text, "Cuxhaven")]
+    assert dropped(rows, tmp_path, calling, against=[str(tmp_path / "eval.jsonl")]) == ["contaminated"]
+
+
+@pytest.mark.slow
 def test_chats_that_differ_in_unwritten_ids_are_exact_duplicates(calling, tmp_path):
     rows = [{"messages": chat(call("Emden", number=i), answers=(i,))} for i in ("call_a", "call_b", "call_c")]
     assert dropped(rows, tmp_path, calling) == ["exact_duplicate"] * 2

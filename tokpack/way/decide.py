@@ -8,6 +8,7 @@ pair are compared, chosen and held out as one.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -27,7 +28,7 @@ from tokpack.on_disk.reasons import CONTAMINATED, EXACT_DUPLICATE, HELD_OUT, NEA
 from tokpack.run import MB, Run
 from tokpack.schema import CONTENT, COPIES, VARIANT
 from tokpack.settings.config import SourceConfig, WeightBy
-from tokpack.stages.decontaminate import find_contaminated
+from tokpack.stages.decontaminate import SHORTEST, find_contaminated
 from tokpack.stages.dedup import first_of_equal
 from tokpack.stages.near_dup.kinds import KINDS
 from tokpack.stages.near_dup.near_dup import On, find_near_duplicates
@@ -246,7 +247,8 @@ def _decontaminate(run: Run, corpus: Corpus) -> None:
 
 
 def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
-    """Every string in the evaluation files, whatever their columns: its `file:row`, and its tokens."""
+    """Every string in the evaluation files, whatever their columns: its `file:row`, and its tokens. Then each
+    that is written otherwise in JSON, as templates write a call's arguments."""
     names: list[str] = []
     texts: list[str] = []
     sources = open_sources(tuple(SourceConfig(path=path) for path in run.config.decontaminate.against))
@@ -268,7 +270,13 @@ def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
             hint="check the files of --against",
         )
     *_, tokens = encode(run, text_documents(texts))
-    return names, [SelectedTokens(tokens.input_ids, tokens.offsets, tokens.flags, CONTENT)]
+    batches = [tokens]
+    searched = np.flatnonzero(np.diff(tokens.offsets) >= SHORTEST).tolist()
+    in_json = ((names[n], json.dumps(texts[n], ensure_ascii=False)[1:-1], texts[n]) for n in searched)
+    if others := [(name, written) for name, written, text in in_json if written != text]:
+        names += [name for name, _ in others]
+        batches.append(encode(run, text_documents([written for _, written in others]))[2])
+    return names, [SelectedTokens(one.input_ids, one.offsets, one.flags, CONTENT) for one in batches]
 
 
 def _strings(value: Any) -> Iterator[str]:
