@@ -6,6 +6,7 @@ import json
 import logging
 
 import pytest
+from layout_words import TOOL
 from rows_read import CONTAINERS, documents, written
 
 import tokpack
@@ -80,6 +81,22 @@ def test_a_field_of_messages_that_begins_late_is_named(name, container, qwen, sa
     lines = [(level, text) for level, text in said() if "later rows" in text]
     assert any(level == "INFO" and f"{column}.mood 'calm'" in text for level, text in lines)
     assert any(level == "WARNING" and f"{column}.inner_monologue 'Hm.'" in text for level, text in lines)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", ["messages", "sharegpt", "text"])
+@pytest.mark.parametrize("answer", [True, False])
+def test_late_tools_are_named_in_messages_of_the_assistant_alone(answer, name, container, qwen, tmp_path):
+    """Those of the user are the tools of the row."""
+    chat = CHAT if name == "text" else FORMATS[name]
+    [(column, [asked, answered])] = chat.items()
+    asks = {**asked, "tools": [TOOL]}
+    rows = [chat] * 140 + [{column: [asks, answered]}] * 9
+    rows.append({column: [asks, {**answered, "tools": [TOOL]} if answer else answered]})
+    if name == "text":
+        rows = [{column: json.dumps(row[column])} for row in rows]
+    report = tokpack.analyze(written(tmp_path, rows, container), tokenizer=str(qwen))
+    assert set(report.data["inputs"][0]["unread"]) == ({f"{column}.tools"} if answer else set())
 
 
 def test_rows_that_are_read_one_by_one_are_looked_at_too(qwen, said, tmp_path):

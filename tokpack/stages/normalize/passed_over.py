@@ -19,10 +19,18 @@ import pyarrow.compute as pc
 
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import OTHER_SPLIT
+from tokpack.stages.normalize.chats.calls import TOOLS
 from tokpack.stages.normalize.chats.turns import are_bare, as_messages
 from tokpack.stages.normalize.fields import as_json, is_filled, root, value_at
 from tokpack.stages.normalize.layouts.flags import is_marked, marked_rows
-from tokpack.stages.normalize.message_columns import Bools, filled, is_list, says_something, text_column
+from tokpack.stages.normalize.message_columns import (
+    Bools,
+    filled,
+    is_list,
+    is_text,
+    says_something,
+    text_column,
+)
 from tokpack.stages.normalize.values import shown
 
 if TYPE_CHECKING:
@@ -106,14 +114,34 @@ def _fields_in_table(table: pa.Table, shape: Shape) -> dict[str, str]:
         if not is_list(kind) or not pa.types.is_struct(kind.value_type):
             continue
         keys = [key.name for key in kind.value_type]
-        new = [key for key in keys if not shape.reads(key) and f"{name}.{key}" not in shape.unread]
+        new = [key for key in keys if not _read_or_told(key, name, shape)]
         messages = pc.list_flatten(table.column(name)) if new else None
         for key in new if len(set(keys)) == len(keys) else ():
             values = pc.struct_field(messages, key)
+            if key in TOOLS:
+                values = values.filter(_misplaced(messages, keys, shape))
             if len(places := np.flatnonzero(says_something(values))):
                 value = values[int(places[0])].as_py()
                 found |= {f"{name}.{key}": shown(value)} if is_filled(value) else {}
     return dict(list(found.items())[:MOST])
+
+
+def _read_or_told(key: str, column: str, shape: Shape) -> bool:
+    """Whether a field is read in every message, or told of already."""
+    by_template = shape.readable is None or key in shape.readable
+    read = by_template if key in TOOLS else shape.reads(key)
+    return read or f"{column}.{key}" in shape.unread
+
+
+def _misplaced(messages: pa.ChunkedArray, keys: list[str], shape: Shape) -> pa.ChunkedArray:
+    """In which messages nothing but a template reads tools."""
+    columns = [pc.struct_field(messages, key) for key in ("role", "from") if key in keys]
+    texts = [column.cast(pa.large_string()) for column in columns if is_text(column.type)]
+    if not texts:
+        return pa.chunked_array([np.zeros(len(messages), np.bool_)])
+    roles = pc.coalesce(*texts)
+    wrong = [role for role in pc.unique(roles).to_pylist() if shape.misplaced({"role": role, TOOLS[0]: 1})]
+    return pc.is_in(roles, pa.array(wrong, roles.type))
 
 
 def fields_in_rows(rows: Iterable[Any], shape: Shape) -> dict[str, str]:
@@ -126,11 +154,16 @@ def fields_in_rows(rows: Iterable[Any], shape: Shape) -> dict[str, str]:
         known |= shape.readable
         for row in rows:
             if isinstance(row, dict) and (new := _new_keys(value_at(row, path), known)):
-                for key, value in _filled_fields(as_messages(value_at(row, path)) or ()):
-                    if not shape.reads(key) and f"{path}.{key}" not in shape.unread:
-                        found.setdefault(_told(f"{path}.{key}"), _told(shown(value)))
-                known |= new
+                for message in as_messages(value_at(row, path)) or ():
+                    for key, value in _filled_fields([message]):
+                        if not _read_or_told(key, path, shape) and _is_unread(key, message, shape):
+                            found.setdefault(_told(f"{path}.{key}"), _told(shown(value)))
+                known |= new - {key for key in TOOLS if f"{path}.{key}" not in found}
     return dict(list(found.items())[:MOST])
+
+
+def _is_unread(key: str, message: Any, shape: Shape) -> bool:
+    return key not in TOOLS or bool(shape.misplaced(message))
 
 
 def _new_keys(value: Any, known: set[str]) -> set[str]:

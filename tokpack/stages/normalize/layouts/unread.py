@@ -42,6 +42,11 @@ VERDICT = re.compile(
 THOUGHT = re.compile("reasoning|thinking", re.IGNORECASE)
 """Columns that may also only say whether there is any: `reasoning: on`."""
 
+_READ_FROM = (
+    "reasoning is read from reasoning_content, calls from tool_calls, tools from the row or a system or user "
+    "message"
+)
+
 
 def recognized(shape: Shape) -> str:
     """`prompt_completion (prompt from question, completion from answer)`, in the words of `--map`."""
@@ -143,10 +148,8 @@ def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
             log.warning("%s: not read, and may matter: %s (--map FIELD=COLUMN reads one)", name, listed)
         if fields:
             log.warning(
-                "%s: fields of messages that the chat template does not read, and may matter: %s "
-                "(reasoning is read from reasoning_content, calls from tool_calls, tools from the row or a "
-                "system or user message)",
-                *(name, _listed(fields)),
+                "%s: fields of messages that the chat template does not read, and may matter: %s (%s)",
+                *(name, _listed(fields), _READ_FROM),
             )
 
 
@@ -177,8 +180,8 @@ def tell_passed_over(
         if fields:
             log.warning(
                 "%s: fields of messages that the chat template does not read, in later rows, and may "
-                "matter: %s (reasoning is read from reasoning_content, calls from tool_calls)",
-                *(name, _listed([f"{field} {late[field]!r}" for field in fields])),
+                "matter: %s (%s)",
+                *(name, _listed([f"{field} {late[field]!r}" for field in fields]), _READ_FROM),
             )
         for column, count in over.held_back.items():
             rows = in_number(count, "row(|s) (is|are)")
