@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from trainer_plugin.evaluation.page import page
 from trainer_plugin.evaluation.run import EvaluatedPart, Evaluation
 from trainer_plugin.evaluation.statistics import Interval
 from trainer_plugin.evaluation.tasks import TaskComparison
+from trainer_plugin.evaluation.words import verdict
 
 LESS, UNSURE, MORE = Interval(-0.4, -0.5, -0.3), Interval(0.01, -0.1, 0.12), Interval(0.2, 0.1, 0.3)
 TEXT, LONG = HOSTILE.replace("\ud800", ""), "x" * 300
@@ -104,6 +106,17 @@ def test_the_screen_has_80_columns_and_steers_no_terminal(adapters):
     assert len(file.getvalue().splitlines()) <= 60
     assert "0gsm: better: a trained token is 1.49 times as likely as by the base" in file.getvalue()
     assert "acc" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(-0.4, "better: a trained token is 1.49 times"), (-0.0048, "1.005 times"), (0.0004, "0.9996 times")],
+)
+def test_better_is_never_one_time_as_likely(value, said):
+    one = replace(
+        evaluation("gsm").held_out.comparisons[0], difference=Interval(value, value - 1e-5, value + 1e-5)
+    )
+    assert said in verdict(one)
 
 
 @pytest.mark.slow

@@ -35,15 +35,19 @@ def percent_ends(interval: Interval) -> str:
     return f"{interval.low:.1%} to {interval.high:.1%}"
 
 
+def factor(value: float) -> str:
+    """`"1.56"`, with as many digits as it takes to differ from 1: `"1.005"`."""
+    texts = (f"{value:.{digits}f}" for digits in (2, 3, 4, 5))
+    return next((text for text in texts if float(text) != 1), f"{value:.6f}")
+
+
 def verdict(one: AdapterComparison) -> str:
     """What the held-out documents say about an adapter, in a sentence without its name."""
     difference = one.difference
     if not difference.sure:
         return "no difference that these documents show"
-    likelier = math.exp(-abs(difference.value))
-    if difference.value < 0:
-        return f"better: a trained token is {1 / likelier:.2f} times as likely as by the base"
-    return f"worse: a trained token is {likelier:.2f} times as likely as by the base"
+    word = "better" if difference.value < 0 else "worse"
+    return f"{word}: a trained token is {factor(math.exp(-difference.value))} times as likely as by the base"
 
 
 def forgetting(one: AdapterComparison) -> str:
