@@ -32,7 +32,7 @@ from trainer_plugin import (
 )
 from trainer_plugin.recipe import training_arguments
 from trainer_plugin.rows.balance import pair_cost
-from trainer_plugin.training.run import run_training
+from trainer_plugin.training.run import _model_to_train, run_training
 
 LOSSES = ("token", "document")
 ANSWER_LOSSES = ("kto", "apo_zero_unpaired")
@@ -80,6 +80,18 @@ def train(packed: Path, model: Path, out: Path, loss: str, *, shard: bool = Fals
         saved = AutoModelForCausalLM.from_pretrained(f"{out}.{loss}.model").state_dict()
         for name, weight in zip(names, full, strict=True):
             assert torch.equal(saved[name], weight), name
+
+
+def count_tied_weights(packed: Path, model: Path) -> None:
+    """Before the first step a sharded model has the weights that it was loaded with, tied ones once.
+
+    The row order is made from their number, before the trainer is made and again in it.
+    """
+    recipe = load_recipe(method="full", dtype="float32", shard=True)
+    loaded = load_model(str(model), recipe).num_parameters()
+    network, _ = _model_to_train(model, recipe, PackedDataset(packed), None, Activity(quiet=True))
+    assert network.config.tie_word_embeddings
+    assert network.num_parameters() == loaded
 
 
 def check_shards(trainer: Any) -> None:
@@ -177,6 +189,7 @@ def main(rows: Path, model: Path, pairs: Path, pairs_model: Path, answers: Path,
     )
     for loss in LOSSES:
         train(rows, model, out / "sharded", loss, shard=True)
+    count_tied_weights(rows, model.parent / "tied")
     leave_processes()
 
 

@@ -42,6 +42,7 @@ def ends(tmp_path_factory):
     needs_packed_trainer()
     folder = tmp_path_factory.mktemp("ranks")
     save_tiny_model(folder / "model")
+    save_tiny_model(folder / "tied", tie_word_embeddings=True)
     write_packed(folder / "rows", make_documents(LENGTHS * 4), 60)  # 12 rows: whole steps for one and for two
     write_packed(folder / "rows" / "validation", make_documents(LENGTHS, seed=9), 64)
     (folder / "answers.json").write_text(json.dumps(rows_of(make_answers(48))[:8]))

@@ -182,6 +182,7 @@ def _model_to_train(
     from trainer_plugin.adapters.qlora import load_model, prepare_lora
     from trainer_plugin.isolation.verify import prepare_model
     from trainer_plugin.models.private_names import require_trainer
+    from trainer_plugin.models.strategies import reshard
 
     require_trainer("training from a recipe")
     with tell.doing(f"loading {model}"):
@@ -191,6 +192,7 @@ def _model_to_train(
             part.check_values(network)
     with tell.doing("probing the isolation of documents" if recipe.probe else "setting the attention up"):
         report = prepare_model(network, recipe.attn, dataset=dataset, probe=recipe.probe)
+    reshard(network)  # whole after the probe, tied weights count twice: in the line, and in the row order
     tell.say(_isolation_line(report, recipe.probe))
     set_seed(recipe.seed)
     if recipe.method != "full":
