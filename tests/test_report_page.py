@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import errno
 import hashlib
 import re
 from html.parser import HTMLParser
@@ -383,23 +382,3 @@ def test_level_ticks_are_round_and_reach_the_highest(highest: int, last: int) ->
     ticks = charts.level_ticks(highest)
     assert ticks[-1] == last
     assert 2 <= len(ticks) <= 6
-
-
-def test_a_page_that_cannot_be_written_leaves_the_one_before_and_a_link_or_a_pipe_is_written_to(
-    tmp_path, monkeypatch
-):
-    report, file = Report(Figures.read(sample())), tmp_path / "report.html"
-    report.save_html(file)
-    before = file.read_bytes()
-    with monkeypatch.context() as full:
-        full.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-        with pytest.raises(OSError, match="full"):
-            report.save_html(file)
-    assert (list(tmp_path.iterdir()), file.read_bytes()) == ([file], before)
-    link = tmp_path / "link.html"
-    link.symlink_to(file)
-    file.write_bytes(b"old")
-    report.save_html(link)
-    assert (link.is_symlink(), file.read_bytes()) == (True, before)
-    report.save_html("/dev/null")
-    assert not Path("/dev/null").is_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -33,7 +32,6 @@ from tokpack.encoding.fast_proof import ODD_STRINGS, difference, odd_strings
 from tokpack.encoding.fast_tokenizer import FastPlan, FastTokenizer
 from tokpack.encoding.token_places import encode_reference
 from tokpack.encoding.tokenizer import load_tokenizer
-from tokpack.encoding.unicode import UNSTABLE_IN_NFC, nfc
 from tokpack.schema import CONTENT, TRAINED
 from tokpack.stages.render.pieces import Spans
 from tokpack.stages.render.render import Rendered, Renderer, RenderSettings, render
@@ -304,32 +302,6 @@ def test_very_long_documents_do_not_blow_up(tokenizers_):
     for row, text in enumerate(texts[:3]):
         ids = tokens.input_ids[slice(*tokens.offsets[row : row + 2])]
         assert ids.tolist() == tokenizer.reference.encode(text).ids
-
-
-def test_the_superset_of_unstable_characters_holds_all_that_nfc_changes():
-    import polars as pl
-
-    characters = [chr(c) for c in range(0x80, 0x110000) if not 0xD800 <= c < 0xE000]
-    flagged = pl.Series(characters).str.contains(UNSTABLE_IN_NFC).to_list()
-    for character, caught in zip(characters, flagged, strict=True):
-        if unicodedata.normalize("NFC", character) != character or unicodedata.combining(character):
-            assert caught, f"U+{ord(character):04X}"
-    # What may compose with the character before it.
-    for first in ("a", "\u1100", "\uac00", "\u09c7"):
-        for character in (chr(c) for c in range(0x80, 0x12000) if unicodedata.category(chr(c)) != "Cs"):
-            if len(unicodedata.normalize("NFC", first + character)) == 1:
-                assert pl.Series([character]).str.contains(UNSTABLE_IN_NFC)[0]
-
-
-@given(st.lists(st.text(alphabet=st.sampled_from("aé\u0301\u212b가\u1100\u1161\u11a8z’")), max_size=8))
-def test_nfc_gives_the_rows_that_it_changes(texts):
-    import polars as pl
-
-    for padding in ("", "plain " * 20):  # many characters beyond ASCII, and few
-        padded = [text + padding for text in texts]
-        positions, changed = nfc(pl.Series(padded, dtype=pl.String))
-        want = {i: n for i, text in enumerate(padded) if (n := unicodedata.normalize("NFC", text)) != text}
-        assert dict(zip(positions, changed, strict=True)) == want
 
 
 def test_the_reference_in_a_process_of_its_own_gives_the_same_and_its_death_loses_nothing(tokenizers_):
