@@ -251,6 +251,54 @@ def test_a_command_killed_while_it_removes_the_output_before_is_repeated_as_if_n
     assert snapshot(tmp_path) == {"out": "", "out/a": b"newer"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_command_killed_at_any_step_on_disk_is_repeated_as_if_nothing_was(tmp_path):
+    code = """if True:
+        import os, shutil, sys
+        from pathlib import Path
+        from tokpack.files.fresh_folder import fresh_folder
+
+        def write(out, what):
+            with fresh_folder(out, True, lambda folder: lambda name: name in ("a", "in/b")) as new:
+                (new / "in").mkdir()
+                for name in ("a", "in/b"):
+                    (new / name).write_text(what)
+
+        def killed(out, step):
+            def count(event, arguments):
+                nonlocal step
+                if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+                    step -= 1
+                    if step < 0:
+                        os.kill(os.getpid(), 9)
+
+            if not (child := os.fork()):
+                sys.addaudithook(count)
+                write(out, "new")
+                os._exit(0)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        top, step = Path(sys.argv[1]), 0
+        while True:
+            place = top / str(step)
+            place.mkdir()
+            write(place / "out", "old")
+            ended = killed(place / "out", step)
+            write(place / "out", "newer")
+            left = sorted(path.relative_to(place).as_posix() for path in place.rglob("*"))
+            assert left == ["out", "out/a", "out/in", "out/in/b"], (step, left)
+            assert (place / "out" / "a").read_text() == "newer"
+            if ended == 0:
+                break
+            step += 1
+        print(step)
+    """
+    arguments = [sys.executable, "-c", code, str(tmp_path)]
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) > 20
+
+
 def test_a_folder_of_another_with_our_scratch_name_is_left_alone(home, tmp_path):
     out = tmp_path / "out"
     home.rename(beside(out, "part"))

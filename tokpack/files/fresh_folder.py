@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tokpack.errors import UsageError
 from tokpack.files.durable import sync_folder, sync_tree, write_durably
 from tokpack.files.locks import beside, only_writer
 from tokpack.files.own_files import Own, entries_below, foreign_files, is_real_folder, remove_own
 
-MARK, NEW, OLD = "tokpack", "new", "old"
+MARK, HALF, NEW, OLD = "tokpack", "tokpack.part", "new", "old"
 
 
 @contextmanager
@@ -47,7 +47,8 @@ def fresh_folder(out: Path, overwrite: bool, own_in: Callable[[Path], Own]) -> I
             if out.exists():
                 own = own_in(out)
                 names = [name for name, _ in entries_below(out) if own(name)]
-                write_durably(part / MARK, json.dumps(names).encode())  # while its own record is whole
+                marked = json.dumps(names).encode()  # while its own record is whole
+                write_durably(part / MARK, marked, part / HALF)
                 out.rename(old)
             making.rename(out)
             sync_folder(out.parent)
@@ -72,15 +73,20 @@ def clean_up(out: Path) -> None:
         old.rename(out)
     remove_own(part / NEW, lambda name: True)
     remove_own(old, _replaced(part / MARK).__contains__)
-    (part / MARK).unlink(missing_ok=True)
+    for name in (HALF, MARK):
+        (part / name).unlink(missing_ok=True)
     with suppress(OSError):  # not empty: something in OLD that this command did not write
         part.rmdir()
 
 
 def _replaced(mark: Path) -> frozenset[str]:
-    """Names of the output that was replaced; none before that, or of a mark of another kind."""
+    """Names of the output that was replaced, and of folders in it, which are empty once their files are gone.
+
+    None before that, or of a mark of another kind.
+    """
     try:
-        return frozenset(json.loads(mark.read_text(encoding="utf-8")))
+        names = frozenset(json.loads(mark.read_text(encoding="utf-8")))
+        return names | {f"{folder}/" for name in names for folder in PurePosixPath(name).parents}
     except (OSError, ValueError, TypeError, RecursionError):
         return frozenset()
 
