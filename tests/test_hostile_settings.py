@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 
 import tokpack
 from tokpack.cost.hf_config import read_shape
+from tokpack.encoding.backend_limits import largest_id, read_backend, too_much
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.errors import DataError, TokpackError, UsageError
 from tokpack.settings.config import Config, SourceConfig
@@ -24,6 +27,11 @@ from tokpack.stages.render.template.chat_template import check_template
 ROW = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
 ODD = os.fsdecode(b"caf\xe9\x1b[31m\xe2\x80\xae.jsonl")
 """A name that is not UTF-8, steers a terminal, and reorders a line."""
+
+
+def mapped_to(text: str) -> str:
+    """A table of SentencePiece that writes this in some character's place."""
+    return base64.b64encode((8).to_bytes(4, "little") + bytes(8) + f"a\0{text}\0".encode()).decode()
 
 
 def pack(data: str, out: Path, tokenizer: Path):
@@ -144,6 +152,78 @@ def test_a_tokenizer_of_ids_beyond_int32_is_refused(tmp_path, smollm2):
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(UsageError, match=r"it has the id 2,147,483,648, and ids are int32"):
         load_tokenizer(folder, cache_dir=tmp_path / "cache")
+
+
+def replace_by(content: str, **pattern: str) -> dict:
+    return {"type": "Replace", "pattern": pattern or {"String": "q"}, "content": content}
+
+
+def sequence(kind: str, steps: list[dict]) -> dict:
+    return {"type": "Sequence", kind: steps}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+TWICE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}] * 2,
+    "pair": [],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [1] * 50, "tokens": ["<s>"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "what"),
+    [
+        ("normalizer", replace_by("x" * 100_000), "its normalizer can make a text 100,000 times as long"),
+        ("normalizer", sequence("normalizers", [replace_by("xx", Regex="x|q")] * 60), r"text 1e\+18 times"),
+        (
+            "normalizer",
+            {"type": "Prepend", "prepend": "x" * 33},
+            "33 times as long, and 32 times is the most",
+        ),
+        (
+            "pre_tokenizer",
+            sequence("pretokenizers", [BYTES] * 9),
+            "its pre_tokenizer can make a text 512 times",
+        ),
+        ("decoder", replace_by("x" * 1000), "its decoder can make a text 1,000 times as long"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": mapped_to("x" * 99)}, "text 99 times"),
+        ("post_processor", TWICE, "its post_processor puts 100 ids around a text"),
+        ("model", {"vocab": {"x" * 5000: 1}}, "one of its tokens has 5,000 characters"),
+        ("model", {"vocab": [["x" * 5000, 0.0]]}, "one of its tokens has 5,000 characters"),
+    ],
+)
+def test_a_tokenizer_that_makes_endless_texts_of_short_ones_is_refused(part, value, what):
+    assert re.search(what, too_much({part: value}))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [None, [], "x", 7, {"type": "Sequence", "normalizers": {}}, {"type": "Replace"}, {"type": ["Replace"]}]
+    + [{"type": "Precompiled", "precompiled_charsmap": value} for value in ("", "A", 7, "////", None)],
+)
+def test_a_tokenizer_of_odd_form_is_left_to_tokenizers(odd):
+    for part in ("normalizer", "decoder", "post_processor", "model", "added_tokens"):
+        assert too_much({part: odd}) == ""
+        assert largest_id({part: odd}) == 0
+
+
+def test_tokenizers_of_real_models_make_no_endless_texts(smollm2, whole_qwen):
+    cache = Path(os.environ["TOKPACK_CACHE"], "npm-tokenizers")
+    for folder in (smollm2, whole_qwen, *cache.glob("*/")):
+        for path in folder.rglob("tokenizer.json"):
+            assert too_much(read_backend(path)) == "", path
+
+
+def test_a_pack_with_a_normalizer_that_explodes_says_so_at_once(tmp_path, smollm2):
+    folder = shutil.copytree(smollm2, tmp_path / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = Path(folder, "tokenizer.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(data | {"normalizer": replace_by("x" * 100_000)}), encoding="utf-8")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(ROW.replace("hi", "q" * 5000) * 20)
+    with pytest.raises(UsageError, match="its normalizer can make a text 100,000 times as long"):
+        pack(str(rows), tmp_path / "out", folder)
 
 
 def test_a_nul_in_a_name_is_an_error_of_the_user(tmp_path, monkeypatch):

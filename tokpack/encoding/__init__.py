@@ -2,6 +2,7 @@
 
     tokenizer                               what the stages ask
     snapshot                                what `AutoTokenizer` says of a folder, asked once
+    backend_limits                          what a tokenizer.json may ask for
     fast_plan, fast_proof, fast_tokenizer   gigatoken, proved equal to `tokenizers`
     proved                                  what was proved before, kept for the next run
     reference_process, reference_server     `tokenizers` in a process beside, for the proofs and the slow path

@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tokpack.encoding.backend_limits import largest_id, read_backend, too_much
 from tokpack.errors import OutputError, UsageError, reading
 from tokpack.files.kept_digests import kept_sha256
 from tokpack.files.user_cache import cache_root, own_cache
@@ -160,7 +161,7 @@ def write_snapshot(folder: str, out: str) -> None:
     """Ask `AutoTokenizer` for everything tokpack needs. Runs in the subprocess; imports transformers."""
     from tokpack.on_disk.fingerprint import vocab_digest
 
-    _check_ids(Path(folder, BACKEND))
+    _check(read_backend(Path(folder, BACKEND)))
     auto = auto_tokenizer(folder)
     backend = getattr(auto, "backend_tokenizer", None)
     if backend is None:
@@ -171,6 +172,7 @@ def write_snapshot(folder: str, out: str) -> None:
     if dropout:
         backend.model.dropout = None  # same input, same ids
     data = backend.to_str().encode("utf-8")
+    _check(json.loads(data))  # what was made of other files
     vocab = backend.get_vocab(with_added_tokens=True)
     snapshot = {
         "chat_template": auto.chat_template,
@@ -212,21 +214,12 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _check_ids(path: Path) -> None:
-    """Ids beyond int32 are refused before `tokenizers` reserves memory for as many."""
-    if (largest := largest_id(path)) > LARGEST_ID:
+def _check(backend: dict[str, Any]) -> None:
+    """Ids beyond int32 are refused before `tokenizers` reserves memory for as many, and texts without end."""
+    if (largest := largest_id(backend)) > LARGEST_ID:
         raise SystemExit(f"it has the id {largest:,}, and ids are int32, up to {LARGEST_ID:,}")
-
-
-def largest_id(path: Path) -> int:
-    """Of a tokenizer.json; 0 where there is none. Raises ValueError for what is no JSON."""
-    data = json.loads(path.read_bytes()) if path.is_file() else {}
-    model = data.get("model") if isinstance(data, dict) else None
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    ids = list(vocab.values()) if isinstance(vocab, dict) else []
-    added = data.get("added_tokens") if isinstance(data, dict) else None
-    ids += [token.get("id") for token in added or () if isinstance(token, dict)]
-    return max((number for number in ids if isinstance(number, int)), default=0)
+    if excess := too_much(backend):
+        raise SystemExit(excess)
 
 
 def _bos_prefix(backend: Any) -> list[int]:

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from tokpack.encoding.snapshot import BACKEND, largest_id
+from tokpack.encoding.backend_limits import largest_id, read_backend, too_much
+from tokpack.encoding.snapshot import BACKEND
 from tokpack.errors import TokpackError, UsageError
 from trainer_plugin.checkpoints.adapter_config import NAME, cannot_be_tried
 from trainer_plugin.checkpoints.base_digest import read_json, weight_files
@@ -54,12 +55,14 @@ def load_tokenizer(model: str | Path, flag: str = "--model") -> Any:
     _check_files(str(model), flag)
     with explained(model, flag, "the model's tokenizer"):
         file = _file(str(model), BACKEND, flag)
-        if file is not None and (largest := largest_id(file)) > MOST_IDS:
-            raise UsageError(
-                f"the model's tokenizer has the id {largest:,}, and no model has {MOST_IDS:,} entries",
-                where=f"{flag} {model}",
-                hint="fetch its files again, or take another model",
-            )
+        backend = read_backend(file) if file is not None else {}
+        if (largest := largest_id(backend)) > MOST_IDS:
+            wrong = f"the model's tokenizer has the id {largest:,}, and no model has {MOST_IDS:,} entries"
+        else:
+            wrong = too_much(backend) and f"the model's tokenizer cannot be used: {too_much(backend)}"
+        if wrong:
+            again = "fetch its files again, or take another model"
+            raise UsageError(wrong, where=f"{flag} {model}", hint=again)
         return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
 
 
