@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # imports any of them for types, and nothing else.
 HOUSE = {
     "tokpack": """
-        version frozen arrays terminal ranges free_memory schema errors engine plugins hub
+        version frozen arrays terminal ranges free_memory schema errors engine plugins hub host_header
         files settings on_disk doctor
         encoding stages packed_urls
         run cost way pipeline calibration starting
@@ -51,7 +51,18 @@ CIRCLES = {
     ("tokpack.cost.model_shape", "tokpack.cost.hf_config"): "`ModelShape.from_config`: the way to make one",
 }
 """Imports inside of functions that lead back, with their reasons."""
-TRAINER_TAKES = {"version", "terminal", "schema", "errors", "hub", "files", "on_disk", "cost", "packed_urls"}
+TRAINER_TAKES = {
+    "version",
+    "terminal",
+    "schema",
+    "errors",
+    "hub",
+    "host_header",
+    "files",
+    "on_disk",
+    "cost",
+    "packed_urls",
+}
 ONLY_THERE = {
     "trainer_plugin.evaluation": {"tokpack.packed", "tokpack.report", "tokpack.cli", "tokpack.encoding"},
     "trainer_plugin.cli": {"tokpack.cli"},

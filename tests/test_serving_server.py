@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -299,6 +301,10 @@ def test_chats_that_cannot_be_served_are_refused(served):
         (b'{"model": "\\ud800", "prompt": "w5"}', {}, 404),
         (b" " * (5 << 20), {}, 413),
         (b'{"model": "base", "prompt": "w5"}', {"host": "evil.example"}, 403),
+        (b'{"model": "base", "prompt": "w5"}', {"host": "127.0.0.1:80@evil.example"}, 400),
+        (b'{"model": "base", "prompt": "w5"}', {"host": "127.0.0.1:80:80"}, 400),
+        (b'{"model": "base", "prompt": "w5"}', {"host": "[127.0.0.1].evil.example"}, 400),
+        (b'{"model": "base", "prompt": "w5"}', {"host": ""}, 400),
     ],
 )
 def test_bodies_and_hosts_that_are_no_request_get_openais_shape_of_error(served, body, headers, status):
@@ -309,6 +315,18 @@ def test_bodies_and_hosts_that_are_no_request_get_openais_shape_of_error(served,
     assert got.json()["error"]["message"]
     missing = requests.get(f"{served.address}/nothing", timeout=30)
     assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
+
+
+@pytest.mark.parametrize("length", ["1099511627776", "9" * 30, "-5", "five", "٣"])
+def test_a_body_that_says_it_is_huge_is_refused_before_it_comes(served, length):
+    place = urlsplit(served.address)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as asked:
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {place.netloc}\r\ncontent-type: application/json\r\n"
+        asked.sendall(f"{head}content-length: {length}\r\n\r\n".encode())
+        answer = b""
+        while part := asked.recv(65536):  # until the server closes it: no body is waited for
+            answer += part
+    assert answer.split()[1] in (b"413", b"400")
 
 
 def test_models_are_listed_with_their_base(served):

@@ -103,7 +103,12 @@ def test_only_who_knows_the_token_and_the_name_of_loopback_gets_an_answer(page):
     assert page.get("/").status_code == 404
     assert page.get("/another-token/api/summary").status_code == 404
     assert page.get("/api/summary").status_code == 404
-    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:5000"):
+    for host in (
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:5000",
+        "localhost:1@evil.example",
+    ):
         assert page.get(f"/{TOKEN}/api/summary", headers={"host": host}).status_code == 400
     for host in ("localhost:5000", "127.0.0.1"):
         assert page.get(f"/{TOKEN}/", headers={"host": host}).status_code == 200

@@ -20,13 +20,13 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokpack.errors import OutputError, TokpackError
+from tokpack.host_header import host_of
 from tokpack.view.detail import Shown
 from tokpack.view.table import PAGE, Query
 
@@ -72,6 +72,17 @@ class SafeHeaders:
         await self.app(scope, receive, with_headers)
 
 
+class KnownHosts:
+    """Refuses other names in `Host` than `HOSTS`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        known = host_of(scope["headers"]) in HOSTS
+        await (self.app if known else Response("another host", 400))(scope, receive, send)
+
+
 def make_app(shown: Shown, token: str) -> Starlette:
     """The application; every address begins with `/TOKEN/`."""
     pages = _Pages(shown)
@@ -86,7 +97,7 @@ def make_app(shown: Shown, token: str) -> Starlette:
     ]
     return Starlette(
         routes=[Mount(f"/{token}", routes=routes)],
-        middleware=[Middleware(SafeHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)],
+        middleware=[Middleware(SafeHeaders), Middleware(KnownHosts)],
         exception_handlers={TokpackError: _refused},
     )
 

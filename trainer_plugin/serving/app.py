@@ -85,13 +85,15 @@ async def _body(request: Request) -> dict[str, Any]:
     """The JSON object of a request. Raises ApiError for one that is too large, too slow or no object."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError("the body has to be JSON, with content-type: application/json", 415)
+    if int(request.headers.get("content-length", 0)) > LARGEST_BODY:
+        raise _too_large()
     read = bytearray()
     try:
         async with asyncio.timeout(SLOWEST_BODY):
             async for part in request.stream():
                 read += part
                 if len(read) > LARGEST_BODY:
-                    raise ApiError(f"the body is larger than {LARGEST_BODY:,} bytes", 413)
+                    raise _too_large()
         body = json.loads(bytes(read))
     except TimeoutError:
         raise ApiError("the body did not arrive in time", 408) from None
@@ -100,6 +102,10 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ApiError("the body has to be a JSON object")
     return body
+
+
+def _too_large() -> ApiError:
+    return ApiError(f"the body is larger than {LARGEST_BODY:,} bytes", 413)
 
 
 @dataclass(slots=True)

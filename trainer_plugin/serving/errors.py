@@ -16,6 +16,12 @@ KINDS = {
     429: "rate_limit_error",
 }
 
+HEADERS = {
+    401: {"www-authenticate": "Bearer"},
+    413: {"connection": "close"},  # the body is not waited for
+    429: {"retry-after": "1"},
+}
+
 
 class Json(JSONResponse):
     """In ASCII: what came in may hold halves of characters, which no UTF-8 can say."""
@@ -38,10 +44,7 @@ class ApiError(Exception):
         }
 
     def response(self) -> Json:
-        headers = {"retry-after": "1"} if self.status == 429 else {}
-        if self.status == 401:
-            headers = {"www-authenticate": "Bearer"}
-        return Json(self.body(), self.status, headers)
+        return Json(self.body(), self.status, HEADERS.get(self.status))
 
 
 def unknown_model(name: str, known: list[str]) -> ApiError:

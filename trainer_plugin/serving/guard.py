@@ -6,6 +6,7 @@ import hmac
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tokpack.host_header import host_of
 from trainer_plugin.serving.errors import ApiError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -30,9 +31,10 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
-        host = headers.get("host", b"").decode("latin-1").lower()
-        name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
-        if self.hosts and name not in self.hosts:
+        host = host_of(scope["headers"])
+        if host is None:
+            return ApiError("the header Host has to be one name or address", 400)
+        if self.hosts and host not in self.hosts:
             return ApiError("this server answers to this machine alone", 403)
         if self._key is None or scope["path"] == "/health":
             return None
