@@ -88,6 +88,12 @@ def test_text_from_data_stays_text_on_the_page(pages):
     assert "default-src 'none'" in html
 
 
+def test_a_verdict_on_one_adapter_alone_stands_once_on_the_page():
+    found = evaluation("gsm")
+    words = verdict(found.held_out.comparisons[0])
+    assert page(found).lower().count(words) == 1
+
+
 @pytest.mark.slow
 def test_equal_evaluations_give_equal_pages(pages):
     assert page(evaluation("gsm", 2)) == pages["gsm"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -69,6 +70,7 @@ KINDS = {
         "dtype": "bfloat16",
         "lora": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"layers.1.mlp.up_proj": 5}},
     },
+    "lora-eva": {"method": "lora", "dtype": "float32"},
 }
 
 
@@ -79,6 +81,9 @@ def test_file_by_file_gives_the_weights_of_merging_the_whole_model_bit_for_bit(
 ):
     recipe = load_recipe(**KINDS[kind])
     adapter = adapter_on(base, tmp_path / "adapter", recipe)
+    if kind == "lora-eva":
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "eva"}))
     merge._merge_whole(str(base), adapter, tmp_path / "whole", recipe)
     with monkeypatch.context() as patched:
         patched.setattr(merge, "load_model", None)  # the whole model is never in memory

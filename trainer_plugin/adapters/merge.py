@@ -24,7 +24,13 @@ import torch
 from tokpack.errors import UsageError, VerifyError, writing
 from tokpack.terminal.activity import Activity, Advance
 from trainer_plugin.adapters.qlora import load_model, quantization_config
-from trainer_plugin.checkpoints.adapter_config import check_patterns, explained, read_config, with_adapter
+from trainer_plugin.checkpoints.adapter_config import (
+    PLAIN_STARTS,
+    check_patterns,
+    explained,
+    read_config,
+    with_adapter,
+)
 from trainer_plugin.checkpoints.adapter_folder import RECIPE
 from trainer_plugin.checkpoints.base_digest import weight_files
 from trainer_plugin.checkpoints.model_files import (
@@ -42,8 +48,6 @@ from trainer_plugin.recipe import Recipe, load_recipe
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 """Largest difference of the logits, relative to the largest logit, that rounding of merged weights makes."""
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
-"""`init_lora_weights` that leave the base weights as they are."""
 INDEX = "model.safetensors.index.json"
 
 
