@@ -33,7 +33,7 @@ fuzz-chats: $(DEV_STAMP)
 	$(BIN)/python tests/fuzz_chats.py --chats $(or $(CHATS),500)
 
 crash: $(DEV_STAMP) $(MODEL)/config.json
-	$(BIN)/python tests/crash_suite.py --tokenizer "$(MODEL)" $(if $(TRIES),--tries $(TRIES))
+	$(BIN)/python tests/crash_suite.py --tokenizer "$(MODEL)" $(if $(TRIES),--tries $(TRIES)) $(if $(STEPS),--steps)
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
 """Commands killed at random moments: the same command again gives the bytes of a run that nothing disturbed.
 
-    python tests/crash_suite.py --tokenizer FOLDER [--tries 10] [--only pack]
+    python tests/crash_suite.py --tokenizer FOLDER [--tries 10] [--only pack] [--steps]
 
 50 kills (SIGKILL) of pack, 20 each of merge, repack, export and clean, or `--tries` of each. The moments are
 drawn by `--seed`, but what a process has done by then depends on the machine. A kill counts when it strikes
-before the command ends. Commands are forks of this process, which imports tokpack once and does no work.
+before the command ends. With `--steps` each command is killed before the first thing it makes, renames or
+takes away on disk, then before the second, and so on, with and without an older output. Commands are forks of
+this process, which imports tokpack once and does no work.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -31,6 +33,7 @@ FULL = {"pack": 50, "merge": 20, "repack": 20, "export": 20, "clean": 20}
 OPTIONS = {"max_length": 128, "block_mb": 1, "val": 0.05}
 LONGEST = 120.0
 """Seconds after which a command hangs."""
+STEPS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 
 Command = Callable[[Path, bool], Any]
 """Called with the output and `overwrite`, in a process of its own."""
@@ -44,11 +47,31 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
 
-def started(command: Command, out: Path, overwrite: bool) -> int:
+@dataclass
+class Step:
+    """A moment: before the process does the thing of this number on disk."""
+
+    number: int
+
+    def kill_here(self) -> None:
+        sys.addaudithook(self._count)
+        self._me = os.getpid()
+
+    def _count(self, event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if (event in STEPS or writes) and os.getpid() == self._me:
+            self.number -= 1
+            if self.number < 0:
+                os.kill(self._me, signal.SIGKILL)
+
+
+def started(command: Command, out: Path, overwrite: bool, step: Step | None = None) -> int:
     """A process that runs the command; its exit code is 1 for any error, which it prints."""
     if pid := os.fork():
         return pid
     code = 1
+    if step:
+        step.kill_here()
     try:
         command(out, overwrite)
         code = 0
@@ -79,8 +102,10 @@ def run(command: Command, out: Path, overwrite: bool = False) -> int:
     return code
 
 
-def killed(command: Command, out: Path, overwrite: bool, moment: float) -> bool:
+def killed(command: Command, out: Path, overwrite: bool, moment: float | Step) -> bool:
     """Whether the process was killed at the moment, before it ended."""
+    if isinstance(moment, Step):
+        return ended(started(command, out, overwrite, moment), LONGEST) == -signal.SIGKILL
     pid = started(command, out, overwrite)
     if ended(pid, moment) is not None:
         return False
@@ -97,7 +122,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def try_one(
-    command: Command, place: Path, older: Path | None, whole: dict[str, str], moments: list[float]
+    command: Command, place: Path, older: Path | None, whole: dict[str, str], moments: Sequence[float | Step]
 ) -> Any:
     """Kill the command at each moment in turn, then run it to its end. Returns kills and what went wrong.
 
@@ -128,7 +153,8 @@ def try_one(
 def crash(
     name: str, command: Command, other: Command, folder: Path, tries: int, draw: random.Random
 ) -> Tally:
-    """`tries` kills of a command; `other` makes an older output that every other one overwrites."""
+    """`tries` kills of a command, or with 0 one at each step; `other` makes an older output that every other
+    one overwrites."""
     tally = Tally()
     place, lasted = folder / "place", 0.0
     for made, how in (("older", other), ("whole", command)):  # in one place: outputs may name it
@@ -140,6 +166,16 @@ def crash(
         place.rename(folder / made)
     whole, number = digests(folder / "whole"), 0
     older = folder / "older" if name != "pack" else None  # pack goes on; --overwrite would start it over
+    if not tries:
+        for before in {None, older}:
+            number = 0
+            while True:
+                kills, fault = try_one(command, place, before, whole, [Step(number)])
+                if fault:
+                    tally.failures.append(f"{name} over {before}, killed before step {number}: {fault}")
+                if not kills:
+                    break
+                tally.kills, number = tally.kills + 1, number + 1
     while tally.kills < tries and number < 4 * tries:
         moments = [draw.random() * lasted for _ in range(min(draw.choice([1, 1, 2, 3]), tries - tally.kills))]
         kills, fault = try_one(command, place, older if number % 2 else None, whole, moments)
@@ -207,13 +243,14 @@ def suite(tries: dict[str, int], tokenizer: str, rows: int = 4000, seed: int = 0
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tries", type=int, default=0, help="kills of each command; else 50 and 20")
+    parser.add_argument("--steps", action="store_true", help="kill at each step on disk instead")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(FULL), action="append")
     parser.add_argument("--tokenizer", required=True)
     given = parser.parse_args()
     begun = time.monotonic()
-    tries = {name: given.tries or FULL[name] for name in given.only or FULL}
+    tries = {name: 0 if given.steps else given.tries or FULL[name] for name in given.only or FULL}
     tallies = suite(tries, given.tokenizer, given.rows, given.seed)
     for name, tally in tallies.items():
         print(f"{name}: {tally.kills} kills ({tally.late} came too late), {len(tally.failures)} failures")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import tokpack
 from tokpack.errors import DataError, UsageError
+from tokpack.files.locks import beside
 from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize.documents import DOCUMENT_SCHEMA
 from tokpack.stages.normalize.normalize import normalize
@@ -249,6 +250,18 @@ def test_a_file_that_is_there_is_replaced_only_when_asked_and_whole(rows, tmp_pa
     monkeypatch.setattr(cleaning, "_figures", real)
     tokpack.clean(rows, out, overwrite=True, clean="off")
     assert out.read_bytes() != before["kept.jsonl"]
+
+
+def test_a_command_killed_before_the_rows_have_their_name_is_repeated_as_if_nothing_was(rows, tmp_path):
+    out = tmp_path / "kept.jsonl"
+    tokpack.clean(rows, out)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    out.rename(beside(out, "part"))  # its companions have theirs
+    tokpack.clean(rows, out)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    out.unlink()
+    with pytest.raises(UsageError, match="exists already"):
+        tokpack.clean(rows, out)
 
 
 def test_input_that_changes_between_the_passes_is_an_error(tmp_path):

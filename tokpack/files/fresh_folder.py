@@ -31,7 +31,7 @@ def fresh_folder(out: Path, overwrite: bool, own_in: Callable[[Path], Own]) -> I
     and while another command writes there.
     """
     part = beside(out, "part")
-    if not part.exists():
+    if not (part.exists() or beside(out, "lock").exists()):  # nothing that was left has to go
         _check_place(out, overwrite, own_in)
     with only_writer(out):
         clean_up(out)

@@ -173,7 +173,8 @@ def _check_files(out: Path, overwrite: bool) -> None:
     if out.is_dir():
         raise UsageError("the output is a folder", where=str(out), hint="give -o a file, as kept.jsonl")
     there = [path for path in (out, *companions(out).values()) if path.exists()]
-    overwrite = overwrite or not (out.exists() or _kept_some(companions(out)["report"]))
+    if not out.exists():  # then a run wrote what is beside it that kept nothing, or was killed at its end
+        overwrite = overwrite or beside(out, "part").exists() or not _kept_some(companions(out)["report"])
     if there and not overwrite:
         raise UsageError(
             "the file exists already", where=str(there[0]), hint="give --overwrite, or another -o"
