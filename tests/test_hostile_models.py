@@ -182,3 +182,8 @@ def test_a_tokenizer_with_a_giant_id_is_refused_before_memory_is_taken(model):
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(UsageError, match="has the id 1,000,000,000"):
         load(model)
+    del tokenizer["model"]["vocab"]["giant"]
+    grows = {"type": "Replace", "pattern": {"String": "q"}, "content": "x" * 100_000}
+    path.write_text(json.dumps(tokenizer | {"normalizer": grows}))
+    with pytest.raises(UsageError, match="is refused: its normalizer can make a text 100,000 times"):
+        load(model)

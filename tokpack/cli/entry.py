@@ -14,7 +14,7 @@ import typer
 
 from tokpack.cli.app import application
 from tokpack.cli.options import flag_of
-from tokpack.cli.output import Stderr
+from tokpack.cli.output import Stderr, say
 from tokpack.engine import early
 from tokpack.errors import DataError, InternalError, OutputError, SettingError, TokpackError, UsageError
 from tokpack.terminal import interrupts
@@ -96,7 +96,7 @@ def _usage(error: Any) -> NoReturn:
     if message := error.format_message():
         message = message.replace("Value error, ", "")  # pydantic's, which typer checks choices by
         command = f"tokpack {error.ctx.info_name}" if error.ctx and error.ctx.parent else "tokpack"
-        typer.echo(f"error: {printable(message)}\n  hint: {command} --help", err=True)
+        say(f"error: {message}\n  hint: {command} --help", quiet=False)
     sys.exit(2)
 
 
@@ -104,5 +104,5 @@ def _fail(error: TokpackError) -> NoReturn:
     if isinstance(error, SettingError) and error.option:
         flag = flag_of(error.option)
         error.named(flag, flag)
-    typer.echo(f"error: {error}", err=True)
+    say(f"error: {error}", quiet=False)
     sys.exit(error.exit_code)

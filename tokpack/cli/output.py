@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tokpack.terminal.printable import one_line, printable
+from tokpack.terminal.wrapping import for_stderr
 
 if TYPE_CHECKING:
     from tokpack.terminal.activity import Activity
@@ -29,7 +30,7 @@ def show(renderable: Any) -> None:
 
 def say(text: str, quiet: bool) -> None:
     if not quiet:
-        typer.echo(printable(text), err=True)
+        typer.echo(for_stderr(printable(text)), err=True)
 
 
 @contextmanager
@@ -67,7 +68,7 @@ class Stderr(logging.StreamHandler[Any]):
 
     def format(self, record: logging.LogRecord) -> str:
         kind = "warning" if record.levelno >= logging.WARNING else "note"
-        return f"{kind}: {one_line(record.getMessage(), None)}"
+        return for_stderr(f"{kind}: {one_line(record.getMessage(), None)}")
 
     def emit(self, record: logging.LogRecord) -> None:
         if Stderr.quiet and record.levelno < logging.WARNING:

@@ -32,8 +32,8 @@ LARGEST_ID = 2**31 - 2
 """The vocabulary's size is an int32 too."""
 BACKEND = "tokenizer.json"
 SNAPSHOT = "snapshot.json"
-LAYOUT = 4
-"""Raised whenever the content of a snapshot changes, so that old ones are made again."""
+LAYOUT = 5
+"""Raised whenever the content of a snapshot changes, or what is refused, so that old ones are made again."""
 
 TOKENIZER_FILES = (
     "*token*.json",
@@ -150,6 +150,12 @@ def _ask_transformers(folder: Path, out: Path) -> None:
             where=str(out.parent),
             hint="free some space, or set TOKPACK_CACHE to another folder",
         )
+    if done.returncode == UsageError.exit_code:
+        raise UsageError(
+            f"the tokenizer is refused: {lines[-1]}",
+            where=str(folder),
+            hint="take the files of the model's own repository",
+        )
     raise UsageError(
         f"AutoTokenizer cannot load it: {lines[-1] if lines else 'no message'}",
         where=str(folder),
@@ -217,9 +223,9 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _check(backend: dict[str, Any]) -> None:
     """Ids beyond int32 are refused before `tokenizers` reserves memory for as many, and texts without end."""
     if (largest := largest_id(backend)) > LARGEST_ID:
-        raise SystemExit(f"it has the id {largest:,}, and ids are int32, up to {LARGEST_ID:,}")
+        raise UsageError(f"it has the id {largest:,}, and ids are int32, up to {LARGEST_ID:,}")
     if excess := too_much(backend):
-        raise SystemExit(excess)
+        raise UsageError(excess)
 
 
 def _bos_prefix(backend: Any) -> list[int]:

@@ -285,6 +285,9 @@ if __name__ == "__main__":
     sys.modules["torch"] = None  # type: ignore[assignment]  # as if not installed: tokenizers need none of it
     try:
         write_snapshot(*sys.argv[1:])
+    except UsageError as refused:
+        print(refused.what, file=sys.stderr)
+        sys.exit(UsageError.exit_code)
     except OSError as full:
         if full.errno not in FULL:
             raise

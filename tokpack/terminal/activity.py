@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tokpack.terminal.printable import one_line, without_secrets
+from tokpack.terminal.wrapping import wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,6 +144,7 @@ class Activity:
         with self._lock:
             self._spoken = time.monotonic()
             shown = one_line(without_secrets(line), None)
+            shown = wrapped(shown, self.console.width) if self.console.is_terminal else shown
             self.console.print(shown, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     @contextmanager

@@ -59,7 +59,7 @@ def load_tokenizer(model: str | Path, flag: str = "--model") -> Any:
         if (largest := largest_id(backend)) > MOST_IDS:
             wrong = f"the model's tokenizer has the id {largest:,}, and no model has {MOST_IDS:,} entries"
         else:
-            wrong = too_much(backend) and f"the model's tokenizer cannot be used: {too_much(backend)}"
+            wrong = too_much(backend) and f"the model's tokenizer is refused: {too_much(backend)}"
         if wrong:
             again = "fetch its files again, or take another model"
             raise UsageError(wrong, where=f"{flag} {model}", hint=again)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from tokpack.cli.options import NAMED, WRITTEN, Json, NoCheck, NoProgress, Packed, one_of, packed_folder
-from tokpack.cli.output import activity, show
-from tokpack.terminal.printable import hand_over_json, printable
+from tokpack.cli.output import activity, say, show
+from tokpack.terminal.printable import hand_over_json
 from trainer_plugin.options import ADAPTERS, BaseWeights, Dtype, check_weights
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -127,6 +127,6 @@ def _show(found: Any, json: bool) -> None:
         hand_over_json(found.to_dict())
         for gate in found.gates:
             if not gate.passed:
-                typer.echo(f"gate {printable(gate.sentence)}", err=True)
+                say(f"gate {gate.sentence}", quiet=False)
     else:
         show(found)
