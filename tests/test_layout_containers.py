@@ -71,11 +71,18 @@ ASKED = [(case, way) for case in CASES for way in ([case.way, {}] if case.refuse
 """With what the user says of them, and without."""
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """Each with its fate as JSON lines."""
+    folder = tmp_path_factory.mktemp("lines")
+    return [(case, way, fate(folder, "jsonl", case, way)) for case, way in ASKED]
+
+
 @pytest.mark.parametrize("container", [name for name in WRITTEN if name not in ("jsonl", "printed")])
-def test_every_layout_gives_the_same_documents_from_every_container(container, tmp_path):
+def test_every_layout_gives_the_same_documents_from_every_container(container, asked, tmp_path):
     others = {}
-    for case, way in ASKED if container == "csv" else ASKED[::6]:
-        expected, found = fate(tmp_path, "jsonl", case, way), fate(tmp_path, container, case, way)
+    for case, way, expected in asked if container == "csv" else asked[::6]:
+        found = fate(tmp_path, container, case, way)
         refused = isinstance(expected[0], str)
         if found[0] != expected[0] if refused else found != expected:
             others[case.name] = found
@@ -85,10 +92,10 @@ def test_every_layout_gives_the_same_documents_from_every_container(container, t
     assert others == {}
 
 
-def test_cells_as_python_prints_them_are_refused_in_every_layout_unless_nothing_reads_them(tmp_path):
+def test_cells_as_python_prints_them_are_refused_in_every_layout_unless_nothing_reads_them(asked, tmp_path):
     others = {}
-    for case, way in ASKED:
-        found, expected = fate(tmp_path, "printed", case, way), fate(tmp_path, "jsonl", case, way)
+    for case, way, expected in asked:
+        found = fate(tmp_path, "printed", case, way)
         if found[0] != expected[0] and PRINTED not in str(found):
             others[case.name] = found
     assert others == {}
