@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from tokpack.stages.render.spans.chat_marks import Marked, visible_texts
-from tokpack.stages.render.spans.own_words import CLOSE, OPEN, OwnWords
+from tokpack.stages.render.spans.own_words import CLOSE, TAGS, OwnWords
 from tokpack.stages.render.template.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
 from tokpack.terminal.activity import in_number
 
@@ -81,7 +81,7 @@ def left_out(
         parts = _think_block(message) if cut else None
         beheaded = parts is not None or (cut and index in marked.ends)
         if parts is not None:
-            texts, thoughts = [part for part in parts[1:] if part], _different([*thoughts, parts[0]])
+            texts, thoughts = [parts[1]] if parts[1] else [], _different([*thoughts, *parts[0]])
         shown = index in marked.ends or _begins(text, marked.starts.get(index), texts)
         found_in = index not in marked.absent and all(_stands_in(part, text) for part in texts)
         written = bool(texts) and (shown or found_in)
@@ -138,13 +138,13 @@ def _is_kept(thought: str, segment: str, said: Sequence[str]) -> bool:
     return segment.count(thought) > again if again else _stands_in(thought, segment)
 
 
-def _think_block(message: Message) -> tuple[str, str] | None:
-    """(reasoning, the rest) of a content that begins with a think block."""
+def _think_block(message: Message) -> tuple[list[str], str] | None:
+    """(reasoning, the rest) of a content that begins with a think block, or with several."""
     content = message.get("content")
     if not isinstance(content, str) or CLOSE not in content:
         return None
     block, _, rest = content.rpartition(CLOSE)
-    return block.replace(OPEN, "").strip(), rest.strip()
+    return TAGS.split(block)[::2], rest.strip()
 
 
 def _missing_calls(

@@ -206,10 +206,10 @@ def widen(spans: list[CharSpan | None], marks: Marks, inner: Marked, outer: Mark
     Between two contents the text is `kept tail of the one + literal + kept head of the other`; `outer`, with
     the marks outside the whitespace, shows the literal.
     """
-    both = inner.starts.keys() & inner.ends.keys() & outer.starts.keys() & outer.ends.keys()
-    located = sorted(both, key=lambda i: (inner.starts[i], i))
-    edges = [-1, *located, len(marks.messages)]
-    for left, right in pairwise(edges):
+    edges = [(-1, -1, True), *_edges(inner, outer), (len(inner.text), len(marks.messages), False)]
+    for (_, left, left_ends), (_, right, right_ends) in pairwise(edges):
+        if right_ends or not left_ends:  # not what stands between two contents
+            continue
         between = inner.text[inner.ends.get(left, 0) : inner.starts.get(right, len(inner.text))]
         literal = outer.text[outer.ends.get(left, 0) : outer.starts.get(right, len(outer.text))]
         for tail in _kept_heads(marks.outer_space(left)[1]):
@@ -218,6 +218,13 @@ def widen(spans: list[CharSpan | None], marks: Marks, inner: Marked, outer: Mark
             if between == tail + literal + head and wanted:
                 _stretch(spans, left, right, len(tail), len(head))
                 break
+
+
+def _edges(inner: Marked, outer: Marked) -> list[tuple[int, int, bool]]:
+    """(place, message, whether it is its end) of contents' ends and beginnings that both texts show."""
+    starts = ((place, index, False) for index, place in inner.starts.items() if index in outer.starts)
+    ends = ((place, index, True) for index, place in inner.ends.items() if index in outer.ends)
+    return sorted([*starts, *ends])
 
 
 def _stretch(spans: list[CharSpan | None], left: int, right: int, tail: int, head: int) -> None:

@@ -42,6 +42,7 @@ _CLOSING_CHARS: Final = 100
 _MOST_PROMPTS: Final = 1024
 _LIKE_SPECIAL: Final = re.compile(r"<[^<>\s]{0,40}[|｜][^<>\s]{0,40}>")
 """With a bar, as no tag that an answer begins with."""
+_TAG: Final = re.compile(r"<[^<>\s]{1,81}>")
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class SpanFinder:
         return end - len(stop) if stop and text.endswith(stop, start, end) else whole
 
     def boundary_ends(self, prompt: str, same: int) -> list[int]:
-        """Where special tokens and lines end in the first characters of a generation prompt."""
+        """Where special tokens, tags and lines end in the first characters of a generation prompt."""
         key = prompt[:same]
         if key not in self._boundary_ends:
             if len(self._boundary_ends) >= _MOST_PROMPTS:
@@ -203,8 +204,8 @@ class SpanFinder:
         return self._boundary_ends[key]
 
     def boundaries(self, text: str) -> list[int]:
-        """Where special tokens, what looks like them, and lines end."""
-        marks = {found.end() for found in _LIKE_SPECIAL.finditer(text)}
+        """Where special tokens, tags, and lines end."""
+        marks = {found.end() for found in _TAG.finditer(text)}
         return sorted(marks.union(self._boundaries.ends(text)))
 
     @cached_property

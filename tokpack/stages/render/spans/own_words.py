@@ -26,6 +26,8 @@ from tokpack.stages.render.template.chat_template import (
 )
 
 OPEN, CLOSE = "<think>", "</think>"
+TAGS = re.compile(f"({OPEN}|{CLOSE})")
+_BARE = ("", OPEN, CLOSE)
 _CALLS, _THOUGHTS = range(2)
 
 
@@ -97,20 +99,23 @@ class OwnWords:
         changed: dict[str, Any] = {}
         for key in REASONING_KEYS:
             thought = message.get(key)
-            if isinstance(thought, str) and (core := thought.strip()):
-                changed[key] = thought.replace(core, self._mark(index, _THOUGHTS, core) + core, 1)
+            if isinstance(thought, str) and thought.strip():
+                changed[key] = self._marked_thought(index, thought)
         content = message.get("content")
         if isinstance(content, str) and CLOSE in content:
-            block = content.rpartition(CLOSE)[0]
-            core = block.replace(OPEN, "").strip()
-            at = block.find(core, block.find(OPEN) + len(OPEN) if OPEN in block else 0)
-            if core and at >= 0:
-                changed["content"] = content[:at] + self._mark(index, _THOUGHTS, core) + content[at:]
+            block, close, rest = content.rpartition(CLOSE)
+            pieces = (self._marked_thought(index, piece) for piece in TAGS.split(block))
+            changed["content"] = "".join([*pieces, close, rest])
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             changed["tool_calls"] = [self._marked_call(index, call) for call in calls]
         whole = {**message, **changed}
         return Explicit(whole) if isinstance(message, Explicit) else whole
+
+    def _marked_thought(self, index: int, text: str) -> str:
+        """A piece of think blocks; their tags and blanks stay as they are."""
+        core = text.strip()
+        return text.replace(core, self._mark(index, _THOUGHTS, core) + core, 1) if core not in _BARE else text
 
     def _marked_call(self, index: int, call: Any) -> Any:
         function: Any = call.get("function", call) if isinstance(call, Mapping) else None

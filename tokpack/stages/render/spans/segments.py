@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import dropwhile, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from tokpack.stages.render.spans.chat_marks import visible_texts
@@ -271,13 +271,18 @@ class Segments:
     def _header(self, index: int, start: int) -> str:
         """What the template writes there before any answer, be it a call or a text."""
         mark = next(self._free_marks())
+        before, behind = self._messages[:index], self._messages[index + 1 :]
         answer = self._finder.forms.give([{"role": "assistant", "content": mark}])
-        try:
-            text, _ = self._finder.template.render([*self._messages[:index], *answer], self._tools)
-        except RenderError:
-            return ""
-        header = text[start : text.find(mark)] if text[:start] == self._text[:start] else ""
-        return header if self._text.startswith(header, start) else ""
+        later = dropwhile(lambda message: message.get("role") == "tool", behind)
+        for chat in ([*before, *answer], [*before, *answer, *later]):
+            try:
+                text, _ = self._finder.template.render(chat, self._tools)
+            except RenderError:
+                continue
+            header = text[start : text.find(mark)] if mark in text else ""
+            if text[:start] == self._text[:start] and self._text.startswith(header, start):
+                return header
+        return ""
 
     def _open(self, own: list[CharSpan]) -> list[CharSpan]:
         """The spans of a turn without the token that closes each: it is what ends the model's writing."""

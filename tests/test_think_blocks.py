@@ -1,0 +1,91 @@
+"""Contents with several think blocks, or a text before one: read alike on both ways, and as trl's masks."""
+
+from __future__ import annotations
+
+import families
+import pytest
+from chat_ways import by_compiler, by_jinja, differences
+from encode_helpers import byte_level, document, frame, open_here, tokenizer_folder
+
+from tokpack.stages.render.render import Renderer, RenderSettings
+
+ASK, TELL = families.ASK, families.TELL
+needs_trl = pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+
+
+def said(content, **more):
+    return {"role": "assistant", "content": content, **more}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("markers") / "tokenizer"
+    return tokenizer_folder(byte_level(), place, additional_special_tokens=list(families.markers()))
+
+
+def alike(folder, name, chat, masked=(), kwargs=None):
+    """What Jinja renders of a chat, which the compiled shape renders as well."""
+    tokenizer = open_here(folder, folder.with_name("snapshot"), families.stock(name))
+    options = RenderSettings(loss_mask=masked, template_kwargs=kwargs or {})
+    documents = frame([document(chat)] * 3)
+    fast = by_compiler(documents, Renderer(tokenizer, options))
+    slow = by_jinja(documents, Renderer(tokenizer, options))
+    assert differences(documents, fast, slow) == []
+    assert fast.told == slow.told
+    return slow
+
+
+def trained(rendered):
+    text = rendered.text[0].as_py().encode()
+    return [text[slice(*span)].decode() for span in rendered.trained.of_row(0)]
+
+
+TWO = "<think>\nWhy?\n</think>\n\n<think>\n\n</think>\n\n"
+KEPT = [
+    (TWO, "Why?\n</think>\n\n<|im_end|>", 0),
+    (TWO + "Hi", "Why?\n</think>\n\nHi<|im_end|>", 0),
+    ("<think>\nWhy?\n</think>\n\nHm.<think>How?</think>Hi", "Why?\n</think>\n\nHi<|im_end|>", 1),
+    ("<|assistant|><think>\n\n</think>\n\nHi", "\n</think>\n\nHi<|im_end|>", 1),
+]
+
+
+@needs_trl
+@pytest.mark.parametrize(("content", "written", "lost"), KEPT)
+def test_of_several_think_blocks_the_one_that_is_written_is_trained(folder, content, written, lost):
+    rendered = alike(folder, "qwen3_5_think", [ASK, said(content)])
+    assert trained(rendered) == [written]
+    assert rendered.told == ({"reasoning_not_rendered": 3} if lost else {})
+
+
+@needs_trl
+@pytest.mark.parametrize("before", ["'", "<|assistant|>", "Well."])
+@pytest.mark.parametrize("reasoning", ["'", "Paris "])
+def test_a_text_before_a_think_block_that_the_template_takes_away_is_counted(folder, before, reasoning):
+    cut = said(f"{before}<think>\n\n</think>\n\nHi")
+    chat = [ASK, said("So", reasoning=reasoning), ASK, cut]
+    rendered = alike(folder, "glm4moe", chat)
+    assert rendered.told["reasoning_not_rendered"] == 3 * 2
+
+
+@needs_trl
+def test_white_space_of_a_question_after_an_answer_whose_reasoning_is_taken_away_is_its_own(folder):
+    chat = [
+        ASK,
+        said("<think>\nWhy?\n</think>\n\nSo\u2028\n\n"),
+        {"role": "user", "content": "\u2028Who?"},
+        TELL,
+    ]
+    rendered = alike(folder, "glm4moe", chat)
+    text = rendered.text[0].as_py().encode()
+    assert "\u2028Who?" in [text[slice(*span)].decode() for span in rendered.content.of_row(0)]
+
+
+@needs_trl
+def test_what_stands_before_a_call_is_the_templates_where_earlier_answers_are_written_otherwise(folder):
+    calling, result = families.calling(families.call()), families.answer_of()
+    first = {**calling, "content": "So.\u00a0"}
+    chat = [ASK, first, result, calling, result, TELL, ASK, TELL]
+    rendered = alike(folder, "nemotron_3_ultra", chat, ("none",))
+    text = rendered.text[0].as_py().encode()
+    found = [text[start:end].decode() for start, end, kind in rendered.segments.of_row(0) if kind == 1]
+    assert found == ["</think>"] * 4
