@@ -83,6 +83,30 @@ def test_a_field_of_messages_that_begins_late_is_named(name, container, qwen, sa
     assert any(level == "WARNING" and f"{column}.inner_monologue 'Hm.'" in text for level, text in lines)
 
 
+OF_LIBRARIES = [
+    [{"type": "human", "content": "Hi"}, {"type": "ai", "content": "Hello."}],
+    [
+        {"role": "system", "text": None, "system_prompt": "Be brief."},
+        {"role": "user", "text": "Hi", "system_prompt": None},
+        {"role": "ai", "text": "Hello.", "system_prompt": None},
+    ],
+    [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Hello."}]}],
+    [{"is_human": True, "mes": "Hi"}, {"is_human": False, "mes": "Hello."}],
+]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("chat", OF_LIBRARIES, ids=lambda chat: "-".join(chat[0]))
+def test_fields_that_are_read_under_another_name_are_not_named(chat, container, late, qwen, tmp_path):
+    rows = [{"messages": chat}] * 3
+    if late:
+        rows = [*[CHAT] * 120, {"messages": [*chat[:-1], {**chat[-1], "mood": "calm"}]}]
+    report = tokpack.analyze(written(tmp_path, rows, container), tokenizer=str(qwen), allow_bad=1.0)
+    unread = report.data["inputs"][0]["unread"]
+    assert unread == ({"messages.mood": "calm"} if late else {})
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", ["messages", "sharegpt", "text"])
 @pytest.mark.parametrize("answer", [True, False])

@@ -16,6 +16,7 @@ from tokpack.stages.normalize.chats.reasoning import BLOCKS as REASONING_BLOCKS
 from tokpack.stages.normalize.chats.reasoning import KNOWN as REASONING
 from tokpack.stages.normalize.chats.reasoning import OTHERS as OTHER_REASONING
 from tokpack.stages.normalize.chats.training import DIRECTIONS
+from tokpack.stages.normalize.values import is_missing
 
 Row = Mapping[str, Any]
 MOST_PATHS = 2_000
@@ -271,7 +272,7 @@ def root(path: str, columns: Iterable[str]) -> str:
 
 
 def is_filled(value: Any) -> bool:
-    return value is not None and value not in ("", [], {})
+    return not is_missing(value) and value not in ("", [], {})
 
 
 SPLITS = ("split", "_split", "data_split", "dataset_split", "partition")

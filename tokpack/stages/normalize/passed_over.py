@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokpack.arrays import Int64
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import OTHER_SPLIT
 from tokpack.stages.normalize.chats.calls import TOOLS
@@ -40,6 +41,8 @@ _NAMES = r"test(?:ing)?|valid(?:ation)?|val|dev|eval(?:uation)?|held[_-]?out|hol
 _HELD_BACK = rf"(?i)^\s*(?:{_NAMES})(?:[_\s\d-]|$)"
 MOST = 50
 """Columns of a block that are named."""
+MOST_CHATS = 20
+"""Chats of a block that are looked into for one field."""
 
 
 @frozen
@@ -118,12 +121,24 @@ def _fields_in_table(table: pa.Table, shape: Shape) -> dict[str, str]:
         messages = pc.list_flatten(table.column(name)) if new else None
         for key in new if len(set(keys)) == len(keys) else ():
             values = pc.struct_field(messages, key)
+            said = says_something(values)
             if key in TOOLS:
-                values = values.filter(_misplaced(messages, keys, shape))
-            if len(places := np.flatnonzero(says_something(values))):
-                value = values[int(places[0])].as_py()
-                found |= {f"{name}.{key}": shown(value)} if is_filled(value) else {}
+                said = said & _misplaced(messages, keys, shape).to_numpy()
+            value = _left_unread(table.column(name), np.flatnonzero(said), key)
+            found |= {f"{name}.{key}": shown(value)} if is_filled(value) else {}
     return dict(list(found.items())[:MOST])
+
+
+def _left_unread(chats: pa.ChunkedArray, places: Int64, key: str) -> Any:
+    """The field of the first message at `places`, counted over all chats, that still has it under that name
+    when its chat is written as messages: services have the role or the text under names of their own."""
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(chats), 0).to_numpy())
+    for row in np.unique(np.searchsorted(ends, places, side="right"))[:MOST_CHATS].tolist():
+        chat = [dict(_filled_fields([message])) for message in chats[row].as_py()]
+        for message in as_messages(chat) or chat:
+            if is_filled(message.get(key)):
+                return message[key]
+    return None
 
 
 def _read_or_told(key: str, column: str, shape: Shape) -> bool:

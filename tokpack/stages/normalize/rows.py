@@ -93,7 +93,7 @@ def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocume
     """The turns with what stands beside them: reasoning of the answer, tools, arguments of the template."""
     if is_filled(row.get("reasoning")):
         turns = _with_reasoning(turns, row["reasoning"])
-    weight = row_weight(row["weight"]) if is_filled(row.get("weight")) else 1.0
+    weight = row_weight(given) if (given := row.get("weight")) not in (None, "", [], {}) else 1.0
     if weight not in (0, 1):
         turns = [_weighted(turn, weight) for turn in turns]
     extras = [extra for _, _, extra in turns]

@@ -45,7 +45,7 @@ from tokpack.stages.normalize.layouts.columns import (
 )
 from tokpack.stages.normalize.layouts.flags import flag_columns, is_marked
 from tokpack.stages.normalize.layouts.layouts import Layout
-from tokpack.stages.normalize.values import RowError, is_nothing
+from tokpack.stages.normalize.values import RowError, is_missing, is_nothing
 from tokpack.stages.read.faults import UNREADABLE
 
 TIE = "tie"
@@ -223,8 +223,9 @@ class Shape:
         refuse_weight(row, self.format)
         if self.layout and self.layout.adapt:
             row = self.layout.adapt(row)
-        found = {target: value_at(row, path) for target, path in self.columns.items()}
-        found |= {target: value_at(row, path) for target, path in self.beside.items()}
+        paths = (self.columns | self.beside).items()
+        found = {target: value_at(row, path) for target, path in paths}
+        found |= {target: None for target in found if target != "weight" and is_missing(found[target])}
         if "tools" in found:
             path, value = self._tools(row)
             del found["tools"]

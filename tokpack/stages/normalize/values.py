@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from functools import cached_property
+from math import isnan
 from typing import Any
 
 from tokpack.stages.read.arrow_values import Unwritable
 
-NOTHING = frozenset({"", "[]", "{}", "null", "none"})
+NOTHING = frozenset({"", "[]", "{}", "null", "none", "nan"})
 """Texts that say that there is nothing: what a null or an empty list becomes on its way through files."""
 NOTHING_MORE = "{}"
 """What a message without further fields has in a document's `extra`."""
@@ -39,7 +40,12 @@ def is_nothing(value: Any) -> bool:
     if isinstance(value, str):
         core = value.strip()
         return len(core) <= _LONGEST_NOTHING and core.lower() in NOTHING
-    return value is None or value in ([], {})
+    return is_missing(value) or value in ([], {})
+
+
+def is_missing(value: Any) -> bool:
+    """Null, or the NaN that pandas leaves where a cell has no value, and that Python's JSON writes."""
+    return value is None or (type(value) is float and isnan(value))
 
 
 def shown(value: Any) -> str:

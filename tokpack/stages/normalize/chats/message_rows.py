@@ -15,12 +15,13 @@ from tokpack.stages.normalize.chats.media import MEDIA, holds_media
 from tokpack.stages.normalize.chats.reasoning import take_reasoning
 from tokpack.stages.normalize.chats.responses import has_items
 from tokpack.stages.normalize.chats.roles import CALLS, role_name
-from tokpack.stages.normalize.chats.training import take_directions
+from tokpack.stages.normalize.chats.training import speaks_of_training, take_directions
 from tokpack.stages.normalize.fields import OF_MESSAGES, as_json
 from tokpack.stages.normalize.values import (
     RowError,
     checked,
     decoded,
+    is_missing,
     is_repr,
     is_text,
     kind_of,
@@ -112,6 +113,7 @@ def read_message(message: Any, where: str) -> Turn:
         message = decoded(message, where)
     if not isinstance(message, dict):
         raise RowError(f"{where} is {kind_of(message)}, not a message")
+    message = {key: value for key, value in message.items() if not _is_left_open(key, value)}
     if all(message.get(key) is None for key in ("role", "from", "content", "value")):
         kind = message.get("type")
         if isinstance(kind, str):
@@ -126,7 +128,7 @@ def read_message(message: Any, where: str) -> Turn:
     extra = {
         key: value
         for key, value in message.items()
-        if key not in (role_key, content_key) and value not in (None, [], {})
+        if key not in (role_key, content_key) and value not in ([], {})
     }
     if shown := next((key for key in extra if key in MEDIA and holds_media(extra[key])), None):
         raise RowError(f"{where}.{shown} holds what is no text, and only text can be packed")
@@ -147,6 +149,11 @@ def read_message(message: Any, where: str) -> Turn:
     elif weight != 1:
         extra["weight"] = weight
     return checked(role, where), _content(content, where), extra
+
+
+def _is_left_open(key: str, value: Any) -> bool:
+    """Whether a field has no value; a NaN that may say how much the message is trained is an error."""
+    return value is None or (is_missing(value) and not speaks_of_training(key))
 
 
 def _bare_message(message: Any, where: str, number: int) -> Turn | None:
