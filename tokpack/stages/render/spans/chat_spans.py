@@ -67,7 +67,9 @@ class TemplateFacts:
 
     end_of_turn: str = ""
     prompt: str = ""
-    """What `add_generation_prompt=True` appends; empty when it changes nothing."""
+    """What the model is given to go on from, behind the messages; empty when the template writes nothing."""
+    always: str = ""
+    """What of it is written without `add_generation_prompt=True`, too (Command A)."""
     header: str = ""
     """Between the rendering of the messages before and the assistant's content."""
     known: bool = False
@@ -114,12 +116,14 @@ class SpanFinder:
         user, assistant = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
         for chat in ([user, assistant], [{"role": "system", "content": "s"}, user, assistant]):
             *before, answer = self.forms.give(chat)
-            whole = Marks("", [*before, answer]).render(self.template, None)
+            marks = Marks("", [*before, answer])
+            whole = marks.render(self.template, None)
             if whole is not None and len(before) in whole.ends:
-                return self._learn(before, whole)
+                return self._learn(marks, whole)
         return TemplateFacts()
 
-    def _learn(self, before: Sequence[Message], whole: Marked) -> TemplateFacts:
+    def _learn(self, marks: Marks, whole: Marked) -> TemplateFacts:
+        before = marks.messages[:-1]
         start, end = whole.starts[len(before)], whole.ends[len(before)]
         stop = _end_of_turn(whole.text[end:], self._special)
         own = rounds_of_messages(whole.rounds, len(before) + 1)[-1]
@@ -132,7 +136,16 @@ class SpanFinder:
         prompt = prompted[len(alone) :] if prompted.startswith(alone) else ""
         if own is None and whole.text.startswith(alone):
             header = whole.text[len(alone) : start]
-        return TemplateFacts(stop, prompt, header, known=True)
+        always = self._written_always(marks, header)
+        return TemplateFacts(stop, always + prompt, always.strip(), header, known=True)
+
+    def _written_always(self, marks: Marks, header: str) -> str:
+        """What stands behind a question without being asked for, where an answer begins with it."""
+        before = len(marks.messages) - 1
+        alone = marks.render(self.template, None, before)
+        last = rounds_of_messages(alone.rounds, before)[-1] if alone is not None else None
+        behind = alone.text[last.end :] if alone is not None and last is not None else ""
+        return behind if behind.strip() and header.lstrip().startswith(behind.strip()) else ""
 
     @property
     def closes_turns(self) -> bool:

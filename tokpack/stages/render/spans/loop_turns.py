@@ -95,9 +95,18 @@ class LoopTurns:
         return at + len(prompt) if at >= 0 else 0
 
     def _follow(self, text: str, prompts: set[str]) -> int:
-        """How much of a turn's text is prompt.
+        """How much of a turn's text is prompt. White space before it does not count: what parts two messages
+        may stand in the round of the first."""
+        if same := self._same(text, prompts):
+            return same
+        own = text.lstrip()
+        same = self._same(own, {prompt.lstrip() for prompt in prompts})
+        return len(text) - len(own) + same if same else 0
 
-        A text that leaves the prompt midway (at a think block, say) is followed to the end of the last
+    def _same(self, text: str, prompts: set[str]) -> int:
+        """How far the text is a prompt.
+
+        One that leaves the prompt midway (at a think block, say) is followed to the end of the last
         special token or line, so that an equal first letter is not taken for prompt.
         """
         whole = [len(prompt) for prompt in prompts if text.startswith(prompt)]
@@ -139,8 +148,8 @@ class LoopTurns:
         end = own.start + len(text[own.start : own.end].rstrip())
         if content is not None and content[1] <= own.end:
             end = max(end, content[1])
-        is_last = index + 1 == len(self.messages)
-        if is_last and text[own.end :].strip() and self.finder.only_closers(text, own.end):
+        rest = text[own.end :].strip() if index + 1 == len(self.messages) else ""
+        if rest and rest != self.finder.facts.always and self.finder.only_closers(text, own.end):
             return max(start, len(text.rstrip()))
         for opener in self.finder.openers_of_others if self.messages[index].get("tool_calls") else ():
             if text.endswith(opener, start, end):  # the tool's answer would begin here
