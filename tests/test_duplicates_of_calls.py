@@ -134,6 +134,34 @@ def test_evaluation_text_is_found_where_a_template_writes_it_as_json(calling, tm
     assert dropped(rows, tmp_path, calling, against=[str(tmp_path / "eval.jsonl")]) == ["contaminated"]
 
 
+ACCENTED = "Überall höher: für Süden später, für Öfen früher, über Dünen größer, gegen fünf täglich möglich"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"tool_arguments": "as-is"}], ids=["as read", "as-is"])
+@pytest.mark.parametrize("place", ["arguments", "answer", "question"])
+def test_evaluation_text_is_found_where_letters_are_escaped(place, options, calling, tmp_path):
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"question": ACCENTED}) + "\n", encoding="utf-8")
+    escaped = json.dumps({"text": ACCENTED})
+    asked, called, answer, *rest = chat(call("Emden"), answers=("c00000001",))
+    if place == "arguments":
+        called = {**called, "tool_calls": [{"function": {"name": "tide", "arguments": escaped}}]}
+    texts = {"answer": answer, "question": asked}
+    messages = [{**m, "content": escaped} if m is texts.get(place) else m for m in (asked, called, answer)]
+    rows = [{"messages": [*messages, *rest]}, {"messages": chat(call("Cuxhaven"), answers=("c00000001",))}]
+    found = dropped(rows, tmp_path, calling, against=[str(tmp_path / "eval.jsonl")], **options)
+    assert found == ["contaminated"]
+
+
+@pytest.mark.slow
+def test_evaluation_text_that_stands_in_json_is_found(calling, tmp_path):
+    called = {"function": {"name": "search", "arguments": json.dumps({"query": ACCENTED})}}
+    row = {"messages": [{"role": "assistant", "tool_calls": [called]}]}
+    (tmp_path / "eval.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    rows = [{"messages": chat(call(place), answers=("c00000001",))} for place in (ACCENTED, "Cuxhaven")]
+    assert dropped(rows, tmp_path, calling, against=[str(tmp_path / "eval.jsonl")]) == ["contaminated"]
+
+
 @pytest.mark.slow
 def test_chats_that_differ_in_unwritten_ids_are_exact_duplicates(calling, tmp_path):
     rows = [{"messages": chat(call("Emden", number=i), answers=(i,))} for i in ("call_a", "call_b", "call_c")]

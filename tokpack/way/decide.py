@@ -33,6 +33,7 @@ from tokpack.stages.dedup import first_of_equal
 from tokpack.stages.near_dup.kinds import KINDS
 from tokpack.stages.near_dup.near_dup import On, find_near_duplicates
 from tokpack.stages.normalize.documents import text_documents
+from tokpack.stages.normalize.fields import as_json
 from tokpack.stages.read.blocks import line_numbers, read_blocks, rows_of
 from tokpack.stages.read.containers import notes, recognize
 from tokpack.stages.read.sources import open_sources
@@ -248,7 +249,7 @@ def _decontaminate(run: Run, corpus: Corpus) -> None:
 
 def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
     """Every string in the evaluation files, whatever their columns: its `file:row`, and its tokens. Then each
-    that is written otherwise in JSON, as templates write a call's arguments."""
+    as JSON writes it, where that is otherwise: so templates write a call's arguments."""
     names: list[str] = []
     texts: list[str] = []
     sources = open_sources(tuple(SourceConfig(path=path) for path in run.config.decontaminate.against))
@@ -272,17 +273,28 @@ def _evaluation_text(run: Run) -> tuple[list[str], list[SelectedTokens]]:
     *_, tokens = encode(run, text_documents(texts))
     batches = [tokens]
     searched = np.flatnonzero(np.diff(tokens.offsets) >= SHORTEST).tolist()
-    in_json = ((names[n], json.dumps(texts[n], ensure_ascii=False)[1:-1], texts[n]) for n in searched)
-    if others := [(name, written) for name, written, text in in_json if written != text]:
+    if others := [(names[n], written) for n in searched for written in _in_json(texts[n])]:
         names += [name for name, _ in others]
         batches.append(encode(run, text_documents([written for _, written in others]))[2])
     return names, [SelectedTokens(one.input_ids, one.offsets, one.flags, CONTENT) for one in batches]
 
 
+def _in_json(text: str) -> list[str]:
+    """What JSON writes of a text, with its letters or with their escapes, also as a text in JSON once more,
+    where that is not the text."""
+    once = [json.dumps(text, ensure_ascii=escaped)[1:-1] for escaped in (False, True)]
+    twice = [json.dumps(written)[1:-1] for written in once]
+    return [written for written in dict.fromkeys((*once, *twice)) if written != text]
+
+
 def _strings(value: Any) -> Iterator[str]:
+    """All texts, and those in texts of JSON."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
+        value = as_json(value)
+    if isinstance(value, str):
+        return
+    if isinstance(value, dict):
         yield from (text for item in value.values() for text in _strings(item))
     elif isinstance(value, list):
         yield from (text for item in value for text in _strings(item))
