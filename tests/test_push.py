@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from chats import messy_rows, write_rows
 from fake_hub import FakeHub, run_with
+from kill_steps import with_tests
 from typer.testing import CliRunner
 
 import tokpack
@@ -182,6 +185,42 @@ def test_the_command_pushes_to_a_folder_that_verifies_as_it_is(packed, tmp_path)
     assert "already there" in again.output
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.parametrize("over", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_push_killed_at_any_step_is_repeated_as_if_nothing_was(over, packed, qwen, tmp_path):
+    other = tmp_path / "other"
+    data = write_rows(tmp_path / "rows.jsonl", messy_rows(20))
+    tokpack.pack(data, other, tokenizer=qwen, max_length=256)
+    code = """if True:
+        import shutil, sys
+        from pathlib import Path
+        from kill_steps import each_step
+        from tokpack.packed.push import push
+
+        packed, other, top, over = *map(Path, sys.argv[1:4]), sys.argv[4] == "True"
+        url = f"file://{top}/out"
+
+        def begin():
+            shutil.rmtree(top, ignore_errors=True)
+            if over:
+                push(other, url)
+
+        def left():
+            return {p: p.read_bytes() for p in top.rglob("*") if p.is_file()}
+
+        act = lambda: push(packed, url, overwrite=over)
+        begin()
+        act()
+        whole = left()
+        for step in each_step(act, begin):
+            act()
+            assert left() == whole, step
+    """
+    arguments = [sys.executable, "-c", code, str(packed), str(other), str(tmp_path / "top"), str(over)]
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=False, env=with_tests())
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_the_card_says_what_is_in_it_and_no_name_of_a_file_is_markup(packed):
     manifest = tokpack.open_packed(packed).manifest
     card = make_card(manifest, "hf://datasets/me/chats", validation=True)
@@ -205,6 +244,7 @@ def test_a_run_writes_to_a_url_and_the_same_one_finds_it_there(qwen, memory, tmp
         patch.setattr(pushing, "push", None)
         with pytest.raises(TypeError):
             pack(MEMORY)  # written, not pushed
+    [made] = (tmp_path / "cache" / "outputs").iterdir()
     assert not memory.exists("/store/packed/SHA256SUMS")
     with monkeypatch.context() as patch:
         patch.setattr("tokpack.pipeline.decided", None)  # it goes on
@@ -220,6 +260,9 @@ def test_a_run_writes_to_a_url_and_the_same_one_finds_it_there(qwen, memory, tmp
         with pytest.raises(UsageError, match="a finished packed dataset is here") as caught:
             pack(MEMORY, length=512)
     assert caught.value.where == MEMORY
+    packed.folder.rename(made)  # killed before it had its place
+    assert pack(MEMORY).folder == packed.folder
+    assert not any((tmp_path / "cache" / "outputs").iterdir())
     assert len(pack(MEMORY, length=512, overwrite=True)) < len(packed)
     assert tokpack.open_packed(MEMORY).manifest["capacity"] == 512
     with pytest.raises(UsageError, match="a token store that all of them see"):

@@ -67,11 +67,12 @@ def push(
                 if there is not None:
                     fs.rm_file(f"{root}/{SUMS}")  # until the new sums are there, it is no packed dataset
                 _remove_shards(fs, root, set(files))
+                fs.makedirs(root, exist_ok=True)
+                fs.pipe_file(f"{root}/{CARD}", card)
                 for name in files:
                     fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
                     fs.put_file(str(source.folder / name), f"{root}/{name}")
                     advance(1, "")
-                fs.pipe_file(f"{root}/{CARD}", card)
     return url
 
 
@@ -97,15 +98,16 @@ def write_to(
     url = _place(url)
     with explained(url):
         there = _sums_there(url)
-    if there is not None and not overwrite:
-        folder = local_folder(url, tell)
-        try:
-            return write(folder)
-        except UsageError as error:
-            error.where = url if error.where == str(folder) else error.where
-            raise
     made = own_cache("outputs") / hashlib.sha256(url.encode()).hexdigest()[:32]
-    packed = write(made)
+    pushed = (made / SUMS).is_file() and (made / SUMS).read_bytes() == there  # and killed before it moved
+    folder = made if there is None or overwrite or pushed else local_folder(url, tell)
+    try:
+        packed = write(folder)
+    except UsageError as error:
+        error.where = url if error.where == str(folder) else error.where
+        raise
+    if folder != made:
+        return packed
     push(made, url, overwrite=overwrite, tell=tell)
     folder = own_cache("packed") / hashlib.sha256((made / SUMS).read_bytes()).hexdigest()[:32]
     if (folder / SUMS).is_file():
@@ -116,10 +118,11 @@ def write_to(
 
 
 def _sums_there(url: str) -> bytes | None:
+    """None also for an empty file, as a push leaves it that was killed there."""
     fs, root = file_system(url)
     try:
         with fs.open(f"{root}/{SUMS}", "rb") as file:
-            return bytes(file.read(MOST_BYTES))
+            return bytes(file.read(MOST_BYTES)) or None
     except FileNotFoundError:
         return None
 
