@@ -15,8 +15,7 @@ from layout_cases import ASKED, CASES
 from layout_words import A2, Q2, TOOL, A, B, C, Case, Q, R, S, msgs, share
 
 from tokpack.errors import UsageError
-from tokpack.run import Run
-from tokpack.settings.config import Config, RenderConfig, SourceConfig, TokenizeConfig
+from tokpack.settings.config import SourceConfig
 from tokpack.stages.normalize import normalize as stage
 from tokpack.stages.normalize.layouts.detect import detect_shape
 from tokpack.stages.normalize.layouts.unread import tell
@@ -309,27 +308,6 @@ def test_an_answer_that_paths_share_is_trained_once_and_nested_trees_are_joined_
         read(tmp_path, [nested])
     documents, _ = read(tmp_path, [nested], format="tree")
     assert [contents for _, contents, *_ in documents] == [[Q, A]]
-
-
-def test_template_arguments_that_the_template_does_not_read_are_named(tmp_path, qwen, caplog):
-    row = {
-        "messages": msgs(Q, A),
-        "chat_template_kwargs": {"enable_thinking": False, "moods": ["calm"], "no": []},
-    }
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    template = tmp_path / "template.jinja"
-    template.write_text(
-        "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ enable_thinking }}{% endfor %}"
-    )
-    config = Config(
-        source=(SourceConfig(path=str(path)),),
-        tokenize=TokenizeConfig(tokenizer=str(qwen)),
-        render=RenderConfig(chat_template=str(template)),
-    )
-    Run.start(config)
-    said = [record.getMessage() for record in caplog.records if "rows bring" in record.getMessage()]
-    assert said == ["not read by the chat template, though rows bring them: moods"]
 
 
 def test_tools_that_the_system_message_holds_already_are_given_once_and_that_is_said(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokpack.encoding.tokenizer import Tokenizer, load_tokenizer
 from tokpack.engine import default_workers, early
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, near_matches
 from tokpack.files.stamps import named
 from tokpack.frozen import frozen
 from tokpack.on_disk.shards import INDEX
@@ -100,7 +100,7 @@ class Run:
         renderer = Renderer(tokenizer, _render_settings(config.render, kind))
         if renderer.uses_date:
             config = replace(config, render=replace(config.render, date=str(renderer.date)))
-        _warn_of_unread_arguments(renderer, shapes)
+        _warn_of_unread_arguments(renderer, shapes, list(config.render.template_kwargs))
         readable = renderer.message_fields
         shapes, alike = shared(shapes, readable)
         tell_unread([source.name for source in sources], shapes)
@@ -235,7 +235,11 @@ def _render_settings(given: RenderConfig, kind: str) -> RenderSettings:
     )
 
 
-def _warn_of_unread_arguments(renderer: Renderer, shapes: list[Shape]) -> None:
+def _warn_of_unread_arguments(renderer: Renderer, shapes: list[Shape], given: list[str]) -> None:
+    if lost := renderer.unread_arguments(given):
+        near = near_matches(lost[0], renderer.variables_read)
+        way = f"; {near}" if near.startswith("did you mean") else ""
+        log.warning("not read by the chat template: %s (--template-kwarg)%s", ", ".join(lost), way)
     brought = list(dict.fromkeys(name for shape in shapes for name in shape.arguments))
     if lost := renderer.unread_arguments(brought):
         tools = [name for name in lost if name.endswith("tools")]

@@ -20,8 +20,12 @@ def parse_map(text: str) -> dict[str, str]:
     return {target.strip(): column.strip() for target, column in pairs}
 
 
+_OF_PYTHON = {"True": True, "False": False, "None": None}
+
+
 def parse_template_kwargs(given: Sequence[str]) -> dict[str, Any]:
-    """`["thinking=false", "date=May"]` -> `{"thinking": False, "date": "May"}`: values are JSON, or texts."""
+    """`["thinking=false", "date=May"]` -> `{"thinking": False, "date": "May"}`: values are JSON, as Python writes it
+    too, or texts."""
     arguments: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -34,7 +38,7 @@ def parse_template_kwargs(given: Sequence[str]) -> dict[str, Any]:
         try:
             arguments[name.strip()] = json.loads(value)
         except ValueError:
-            arguments[name.strip()] = value
+            arguments[name.strip()] = _OF_PYTHON.get(value, value)
     return arguments
 
 

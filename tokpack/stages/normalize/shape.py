@@ -41,6 +41,7 @@ from tokpack.stages.normalize.layouts.columns import (
     needed_columns,
     optional_column,
     other_tools,
+    template_argument,
     template_arguments,
 )
 from tokpack.stages.normalize.layouts.flags import flag_columns, is_marked
@@ -247,10 +248,11 @@ class Shape:
                 found[target] = [self._named(self._readable(message)) for message in found[target]]
         if "skip" in found:
             found["skip"] = is_marked(self.beside["skip"], found["skip"])
-        arguments = {name: row[name] for name in self.variables if is_filled(row.get(name))}
+        given = {name: row[name] for name in self.variables if is_filled(row.get(name))}
+        arguments = {name: template_argument(value) for name, value in given.items()}
         if arguments:
-            given = as_json(found.get("chat_template_kwargs"))
-            found["chat_template_kwargs"] = arguments | (given if isinstance(given, dict) else {})
+            more = as_json(found.get("chat_template_kwargs"))
+            found["chat_template_kwargs"] = arguments | (more if isinstance(more, dict) else {})
         return found
 
     def _decoded(self, target: str, value: Any) -> Any:

@@ -176,11 +176,14 @@ class Renderer:
 
     def unread_arguments(self, names: Sequence[str]) -> list[str]:
         """Those of the arguments that no template of this run reads."""
-        if not names:
-            return []
+        return [name for name in names if name not in self.variables_read] if names else []
+
+    @cached_property
+    def variables_read(self) -> frozenset[str]:
+        """What the templates of this run read beside what they set themselves."""
         finders = [finder for finder in (self.finder, self.tool_finder) if finder]
-        read = {name for finder in finders for name in meta.find_undeclared_variables(finder.template.tree)}
-        return [name for name in names if name not in read]
+        trees = [finder.template.tree for finder in finders]
+        return frozenset(name for tree in trees for name in meta.find_undeclared_variables(tree))
 
     @property
     def uses_date(self) -> bool:

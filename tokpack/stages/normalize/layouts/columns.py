@@ -95,6 +95,12 @@ def template_arguments(path: str | None, variables: tuple[str, ...], held: Colum
     return tuple(dict.fromkeys([*names, *(name for name in variables if held.values(name))]))
 
 
+def template_argument(value: Any) -> Any:
+    """The value of a column that is an argument of the template: `false` in a text, as in CSV, is false."""
+    said = value.strip().casefold() if isinstance(value, str) else None
+    return {"true": True, "false": False}[said] if said in ("true", "false") else as_json(value)
+
+
 def fields_of_lists(columns: Mapping[str, str]) -> set[str]:
     """The field of conversations, where its column is called so: there a list of texts is one too."""
     return (
