@@ -24,8 +24,8 @@ _OF_PYTHON = {"True": True, "False": False, "None": None}
 
 
 def parse_template_kwargs(given: Sequence[str]) -> dict[str, Any]:
-    """`["thinking=false", "date=May"]` -> `{"thinking": False, "date": "May"}`: values are JSON, as Python writes it
-    too, or texts."""
+    """`["thinking=false", "date=May"]` -> `{"thinking": False, "date": "May"}`: values are JSON, `False`
+    and the like, or texts."""
     arguments: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
