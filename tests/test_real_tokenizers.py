@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import families
+import pyarrow as pa
 import pytest
 from encode_helpers import expected, template
 from family_judge import Judge
 from get_tokenizers import folder_of
 
+from tokpack.encoding.fast_proof import difference
+from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.stages.render.render import Renderer
 
 pytestmark = pytest.mark.slow
@@ -15,10 +18,14 @@ pytestmark = pytest.mark.slow
 FAMILIES = {"gptoss": "gptoss", "gemma3": "gemma3", "llama3_1": "llama3_1", "deepseek_v3": "deepseekv3"}
 
 
-def judge_of(name, tmp_path):
+def vocabulary(name):
     if not (folder_of(name) / "tokenizer.json").is_file():
         pytest.skip(f"the tokenizer of {name} is not there: python tests/get_tokenizers.py")
-    return Judge(tmp_path, folder_of(name))
+    return folder_of(name)
+
+
+def judge_of(name, tmp_path):
+    return Judge(tmp_path, vocabulary(name))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -28,6 +35,14 @@ def test_ids_and_labels_are_those_of_the_tagged_template(name, tmp_path):
     cells = judge_of(name, tmp_path).cells(FAMILIES[name])
     assert all(cell.startswith(("equal", "refused")) for cell in cells.values())
     assert cells["multi-turn"] == "equal"
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "llama2"])
+def test_letters_that_one_library_alone_knows_have_the_ids_of_tokenizers(name):
+    tokenizer = load_tokenizer(vocabulary(name))
+    blocks = ((0x1A00, 0x1B00), (0xA700, 0xA800), (0xFB00, 0xFE00), (0x11D00, 0x11E00), (0x1F600, 0x1FC00))
+    texts = [f"the {chr(number)} of" for first, end in blocks for number in range(first, end)]
+    assert difference(tokenizer.encode_reference, tokenizer.fast, pa.array(texts, pa.large_string())) is None
 
 
 def test_llama_2_has_the_ids_and_masks_of_transformers(tmp_path):

@@ -152,6 +152,11 @@ def test_a_normalizer_that_rewrites_text_is_refused_with_a_warning_that_names_it
     assert tokenize(plain_batch(["ABC"]), tokenizer).stats == {"fast": 0, "slow": 1}
 
 
+def test_rows_with_characters_that_one_library_may_not_know_are_slow(tokenizers_):
+    texts = ["the \u1ae4 of", "the \U0001fae9 of", "the \u0378 of"]  # of Unicode 17, of 16, of none yet
+    assert tokenize(plain_batch(texts), tokenizers_("byte_level")).stats == {"fast": 1, "slow": 2}
+
+
 def test_rows_the_normalizer_changes_and_rows_with_missing_bytes_are_slow(tokenizers_):
     assert tokenize(plain_batch(["caf\u00e9", "cafe\u0301", "cafe"]), tokenizers_("nfc")).stats["slow"] == 1
     tokenizer = tokenizers_("bytes_missing")
@@ -185,8 +190,10 @@ def test_any_text_has_the_ids_and_places_of_tokenizers(tokenizers_, kind, texts)
 @pytest.mark.parametrize("spares", [False, True])
 def test_errors_of_places_that_cancel_are_seen(tokenizers_, plan, spares):
     tokenizer = tokenizers_("metaspace")
-    guess = FastPlan(word_mark=True, mark_in_front=plan, spares_spaces=spares)  # right or wrong
-    fast = FastTokenizer(tokenizer.fast.encoder, guess, tokenizer.added_tokens)
+    guess = FastPlan(
+        word_mark=True, mark_in_front=plan, spares_spaces=spares, compares=True
+    )  # right or wrong
+    fast = FastTokenizer(tokenizer.fast.encoder, guess, tokenizer.added_tokens, tokenizer.id_texts.texts)
     texts = ["   \n<s></s><s>你好", "   \nhello</s>hello", "  <s>a", " a<s>hello</s>  b</s> c", "a</s>b"]
     assert difference(tokenizer.encode_reference, fast, large(texts)) is None
 

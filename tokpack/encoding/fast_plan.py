@@ -29,7 +29,7 @@ from tokpack.encoding.fast_forms import (
 )
 from tokpack.encoding.fast_proof import USUAL, difference, odd_strings, shown
 from tokpack.encoding.fast_tokenizer import FastPlan, FastTokenizer
-from tokpack.encoding.id_texts import WORD_MARK, IdTexts, file_of, texts_of
+from tokpack.encoding.id_texts import WORD_MARK, IdTexts, bytes_by_id, file_of, kept_texts, texts_of
 from tokpack.encoding.snapshot import BACKEND
 from tokpack.encoding.token_places import Encoded, encode_reference
 
@@ -61,7 +61,16 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
 @lru_cache(maxsize=1)
 def _kept(folder: Path, plan: FastPlan, added: tuple[tuple[str, int], ...]) -> FastTokenizer:
     """Of a snapshot folder, whose name is a digest: made once for all runs of a process."""
-    return FastTokenizer(kept_encoder(folder, plan.scheme, dict(added)), plan, dict(added))
+    encoder = kept_encoder(folder, plan.scheme, dict(added))
+    return _of_texts(encoder, plan, dict(added), kept_texts(folder))
+
+
+def _of_texts(encoder: Any, plan: FastPlan, added: dict[str, int], texts: IdTexts | None) -> FastTokenizer:
+    """`texts` of its ids, where they are kept."""
+    if texts is not None and texts.word_mark == plan.word_mark and len(texts.texts) >= encoder.vocab_size:
+        return FastTokenizer(encoder, plan, added, texts.texts)
+    known = bytes_by_id(encoder.vocab, added, plan.first_sentinel, plan.word_mark)
+    return FastTokenizer(encoder, plan, added, known)
 
 
 def measure(
@@ -79,9 +88,9 @@ def measure(
     strings = pa.array(list(odd_strings(added)), pa.large_string())
     true = encode_reference(reference, strings)
     best, unsure, first = None, len(strings) + 1, ""
-    fast: FastTokenizer | None = None
+    texts = texts_of(encoder.vocab, added, first_sentinel, config.get("decoder") or {})
     for plan in _candidates(FastPlan(first_sentinel=first_sentinel, nfc=nfc), config):
-        fast = fast.read_as(plan) if fast and plan.word_mark else FastTokenizer(encoder, plan, added)
+        fast = _of_texts(encoder, plan, added, texts)
         wrong = difference(lambda _: true, fast, strings)
         first = first or (f"it differs from `tokenizers` on {shown(wrong)}" if wrong is not None else "")
         slow = int(fast.encode(strings)[1].sum())
@@ -90,22 +99,23 @@ def measure(
     if best is None or best.encode(pa.array(USUAL, pa.large_string()))[1].all():
         why = first or "the places of its tokens cannot be read from the ids"
         return None, FastPlan(refused=why), data, None
-    texts = texts_of(encoder.vocab, added, first_sentinel, config.get("decoder") or {})
     if texts is not None and not _makes(texts, true, added, config, reference):
         texts = None
     if merges and not first_sentinel and (ranks := as_ranks(config, merges)):
-        by_ranks = _read_by_ranks(best.plan, ranks, added)
+        by_ranks = _read_by_ranks(best.plan, ranks, added, texts)
         if by_ranks is not None and difference(lambda _: true, by_ranks, strings) is None:
             return by_ranks, by_ranks.plan, ranks[0], texts
     return best, best.plan, data, texts
 
 
-def _read_by_ranks(plan: FastPlan, ranks: tuple[bytes, str], added: dict[str, int]) -> FastTokenizer | None:
+def _read_by_ranks(
+    plan: FastPlan, ranks: tuple[bytes, str], added: dict[str, int], texts: IdTexts | None
+) -> FastTokenizer | None:
     data, scheme = ranks
     with tempfile.TemporaryDirectory() as scratch, suppress(OSError, RuntimeError, ValueError):
         path = Path(scratch, RANKS)
         path.write_bytes(data)
-        return FastTokenizer(from_ranks(path, scheme, added), replace(plan, scheme=scheme), added)
+        return _of_texts(from_ranks(path, scheme, added), replace(plan, scheme=scheme), added, texts)
     return None
 
 
@@ -128,10 +138,11 @@ def _candidates(base: FastPlan, config: dict[str, Any]) -> Iterator[FastPlan]:
     """Plans to try."""
     before = json.dumps([config.get("normalizer"), config.get("pre_tokenizer")], ensure_ascii=False)
     if WORD_MARK in before:
-        yield replace(base, word_mark=True)
-        for front in ("sections", "first"):
+        base = replace(base, word_mark=True, compares="Prepend" in before or "Metaspace" in before)
+        yield base
+        for front in ("sections", "first") if base.compares else ():
             for spares in (False, True):
-                yield replace(base, word_mark=True, mark_in_front=front, spares_spaces=spares)
+                yield replace(base, mark_in_front=front, spares_spaces=spares)
     else:
         for trim in ("never", "not_first", "always"):
             yield replace(base, trim=trim)

@@ -5,17 +5,15 @@ for as many bytes as its entry in the vocabulary has, so places are a running su
 vocabularies the word mark U+2581 stands for one space, or for nothing where it was put in front of a text.
 
 Rows are watched one by one: where the tokens' bytes do not add up to the text's, the normalizer changes the
-text, or a byte is missing from the vocabulary, the row is left to the slow path. With word marks sums can be
-right by chance, a mark too many in one place and one too few in another: there the bytes themselves are
-compared. How a tokenizer's places are
-read (`FastPlan`) is found by trial against `tokenizers`, in `tokpack.encoding.fast_plan`.
+text, a character is newer than a library, or a byte is missing from the vocabulary, the row is left to the
+slow path. Where word marks are put in front, sums can be right by chance, a mark too many in one place and
+one too few in another: there the bytes themselves are compared. How a tokenizer's places are read (`FastPlan`)
+is found by trial against `tokenizers`, in `tokpack.encoding.fast_plan`.
 """
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -30,7 +28,7 @@ import pyarrow.compute as pc
 from tokpack.arrays import Bools, Int32, Int64, UInt8, UInt32
 from tokpack.encoding.id_texts import WORD_MARK
 from tokpack.encoding.token_places import Encoded, text_buffers
-from tokpack.encoding.unicode import nfc
+from tokpack.encoding.unicode import NEW, nfc, with_any
 from tokpack.errors import InternalError
 
 SINGLE_ROWS = 50_000
@@ -53,6 +51,8 @@ class FastPlan:
     """A word mark is put in front of the text, or of every section between added tokens."""
     spares_spaces: bool = False
     """No word mark is put in front of what begins with a space."""
+    compares: bool = False
+    """The tokenizer puts word marks in front: the bytes of tokens are compared with the text's."""
     trim: Literal["never", "not_first", "always"] = "never"
     """Spaces at the ends of a token are not part of its place; `not_first` spares a row's first token."""
     scheme: str = ""
@@ -62,44 +62,34 @@ class FastPlan:
 class FastTokenizer:
     """A gigatoken tokenizer with the byte length of every token. Safe to share between threads.
 
-    `added` are the ids of added tokens; they stand for their own text, word marks included.
+    `added` are the ids of added tokens; they stand for their own text, word marks included. `texts`: what
+    each id stands for in a text, null where nothing is known (`tokpack.encoding.id_texts`).
     """
 
-    def __init__(self, encoder: Any, plan: FastPlan, added: dict[str, int]) -> None:
+    def __init__(
+        self, encoder: Any, plan: FastPlan, added: dict[str, int], texts: pa.LargeBinaryArray
+    ) -> None:
         self.encoder, self.plan = encoder, plan
         self._row_by_row, self._singles = Lock(), 0
-        vocab: dict[int, bytes] = encoder.vocab
-        numbers = np.fromiter(vocab, np.int64, len(vocab))
-        size = max([0, *added.values(), *numbers[-1:].tolist()]) + 1
-        mark = WORD_MARK.encode()
-        lengths, self._unknown = np.zeros(size, np.int32), np.ones(size, bool)
-        self._begins_with_mark, self._spaces = np.zeros(size, bool), np.zeros((size, 2), np.int32)
-        texts = pa.array(vocab.values(), pa.large_binary())
-        self._unknown[numbers] = False
-        self._written = None
-        if plan.word_mark:
-            bytes_of = _bytes_of(texts)
-            self._begins_with_mark[numbers] = pc.starts_with(texts, mark).to_numpy(zero_copy_only=False)
-            texts = pc.replace_substring(texts, mark, b" ")
-            self._written = _bytes_by_id(size, numbers, texts, bytes_of, added)
-        lengths[numbers] = pc.binary_length(texts).to_numpy()
-        if plan.word_mark:
-            lengths[numbers[bytes_of >= 0]] = 1
-            self._unknown[numbers[bytes_of >= 0x80]] = True
+        places, data = text_buffers(texts)
+        lengths = np.diff(places).astype(np.int32)
+        self._unknown = texts.is_null().to_numpy(zero_copy_only=False)
+        if plan.word_mark:  # then a byte that is no character alone is a token for a byte
+            single = np.flatnonzero(lengths == 1)
+            self._unknown[single[data[places[single]] >= 0x80]] = True
+        self._added = np.zeros(len(texts), bool)
+        self._added[list(added.values())] = True
         for content, number in added.items():
             lengths[number] = len(content.encode())
             self._unknown[number] = False
         self._lengths = pa.array(lengths)
-        self._added = np.zeros(size, bool)
-        self._added[list(added.values())] = True
+        if plan.mark_in_front != "never":
+            spaced = pc.fill_null(pc.starts_with(texts, b" "), False)
+            self._begins_with_space = spaced.to_numpy(zero_copy_only=False)
+        if plan.compares:
+            self._written = _with_own_texts(texts, added)
         if plan.trim != "never":
-            self._spaces[numbers] = _spaces_at_ends(*text_buffers(texts))
-
-    def read_as(self, plan: FastPlan) -> FastTokenizer:
-        """The same vocabulary read by a plan that differs in `mark_in_front` and `spares_spaces` alone."""
-        other = copy(self)
-        other.plan = plan
-        return other
+            self._spaces = _spaces_at_ends(places, data)
 
     def encode(self, text: pa.LargeStringArray) -> tuple[Encoded, Bools]:
         """(ids with their places, rows whose places or ids are not sure)."""
@@ -118,7 +108,7 @@ class FastTokenizer:
         slow = np.diff(base) != np.diff(place)
         slow[np.searchsorted(offsets, odd, "right") - 1] = True
         slow |= self._rewritten(text)
-        if self._written is not None:
+        if self.plan.compares:
             slow |= self._misplaced(text, ids, offsets, fronts, slow)
         starts = None
         if self.plan.trim != "never":
@@ -164,7 +154,7 @@ class FastTokenizer:
         if self.plan.mark_in_front == "sections":
             after = np.flatnonzero(self._added[ids[:-1]]) + 1
             fronts = np.union1d(fronts, after)
-        fronts = fronts[self._begins_with_mark[ids[fronts]] & ~self._added[ids[fronts]]]
+        fronts = fronts[self._begins_with_space[ids[fronts]] & ~self._added[ids[fronts]]]
         if self.plan.spares_spaces:
             fronts = fronts[~_begin_with_space(fronts, lengths, offsets, text)]
         lengths[fronts] -= 1
@@ -193,10 +183,13 @@ class FastTokenizer:
         return misplaced
 
     def _rewritten(self, text: pa.LargeStringArray) -> Bools:
-        """Rows whose text the normalizer changes, or that hold a word mark of their own."""
-        changed = np.zeros(len(text), bool)
-        if self.plan.word_mark:
-            changed |= pc.match_substring(text, WORD_MARK).to_numpy(zero_copy_only=False)
+        """Rows whose text the normalizer changes, or that hold a word mark of their own, or characters that
+        are letters to one library alone."""
+        if self.plan.word_mark:  # then texts are split at spaces
+            changed: Bools = pc.match_substring(text, WORD_MARK).to_numpy(zero_copy_only=False)
+        else:
+            changed = np.zeros(len(text), bool)
+            changed[with_any(NEW, pl.Series(text))] = True
         if self.plan.nfc:
             changed[nfc(pl.Series(text))[0]] = True
         return changed
@@ -253,21 +246,9 @@ def running_sum(lengths: Int32, size: int) -> npt.NDArray[np.integer[Any]]:
     return np.cumsum(lengths, dtype=np.int32 if size < 1 << 30 else np.int64)
 
 
-def _bytes_of(texts: pa.LargeBinaryArray) -> Int64:
-    """Of each token: 10 for `<0x0A>`, SentencePiece's token for one byte; -1 for any other token."""
-    found = np.full(len(texts), -1, np.int64)
-    for place in np.flatnonzero(pc.starts_with(texts, b"<0x").to_numpy(zero_copy_only=False)).tolist():
-        if named := re.fullmatch(rb"<0x([0-9A-F]{2})>", texts[place].as_py()):
-            found[place] = int(named[1], 16)
-    return found
-
-
-def _bytes_by_id(
-    size: int, numbers: Int64, texts: pa.LargeBinaryArray, bytes_of: Int64, added: dict[str, int]
-) -> pa.LargeBinaryArray:
-    """What each token stands for in a text: `<0x0A>` for that byte. `texts`: of the ids `numbers`."""
-    others = [b"", *(bytes([byte]) for byte in range(256)), *(content.encode() for content in added)]
-    place = np.full(size, len(texts), np.int64)
-    place[numbers] = np.where(bytes_of < 0, np.arange(len(texts)), len(texts) + 1 + bytes_of)
-    place[list(added.values())] = len(texts) + 257 + np.arange(len(added))
-    return pa.concat_arrays([texts, pa.array(others, pa.large_binary())]).take(pa.array(place))
+def _with_own_texts(texts: pa.LargeBinaryArray, added: dict[str, int]) -> pa.LargeBinaryArray:
+    """Each added token stands for its own text."""
+    place = np.arange(len(texts))
+    place[list(added.values())] = len(texts) + np.arange(len(added))
+    own = pa.array([content.encode() for content in added], pa.large_binary())
+    return pa.concat_arrays([texts, own]).take(pa.array(place))

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 WORD_MARK = "\u2581"
-_FILE = "texts-1.arrow"
+_FILE = "texts-2.arrow"
 _BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
 _DECODERS = {
     "ByteLevel": False,
@@ -53,7 +53,7 @@ class IdTexts:
         said = {"word_mark": str(self.word_mark), "strips": str(self._strips)}
         table = pa.table({"text": self.texts}).replace_schema_metadata(said)
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         return bytes(sink.getvalue())
 
@@ -64,9 +64,9 @@ def file_of(folder: Path) -> Path:
 
 
 def kept_texts(folder: Path) -> IdTexts | None:
-    """Those of a snapshot folder, if they were kept."""
+    """Those of a snapshot folder, if they were kept. It starts no thread: a helper is copied after it."""
     with suppress(OSError, pa.ArrowInvalid), pa.memory_map(str(file_of(folder))) as file:
-        table = pa.ipc.open_file(file).read_all()
+        table = pa.ipc.open_stream(file).read_all()
         said = [table.schema.metadata[key] == b"True" for key in (b"word_mark", b"strips")]
         return IdTexts(table["text"].combine_chunks(), *said)
     return None
@@ -81,6 +81,13 @@ def texts_of(
     if strips is None:
         return None
     word_mark = decoder["type"] != "ByteLevel"
+    return IdTexts(bytes_by_id(vocab, added, end, word_mark), word_mark, strips)
+
+
+def bytes_by_id(
+    vocab: Mapping[int, bytes], added: Mapping[str, int], end: int, word_mark: bool
+) -> pa.LargeBinaryArray:
+    """What each id stands for in a text; null where nothing is known. Arguments as of `texts_of`."""
     written = {**vocab, **{number: content.encode() for content, number in added.items()}}
     texts: list[bytes | None] = [None] * (max(written, default=-1) + 1)
     for number, text in written.items():
@@ -89,7 +96,7 @@ def texts_of(
         byte = _BYTE.fullmatch(text) if word_mark else None
         spaced = text.replace(WORD_MARK.encode(), b" ") if word_mark else text
         texts[number] = bytes([int(byte[1], 16)]) if byte else spaced
-    return IdTexts(pa.array(texts, pa.large_binary()), word_mark, strips)
+    return pa.array(texts, pa.large_binary())
 
 
 def _steps(decoder: dict[str, Any]) -> str:
