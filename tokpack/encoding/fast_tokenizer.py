@@ -7,8 +7,8 @@ vocabularies the word mark U+2581 stands for one space, or for nothing where it 
 Rows are watched one by one: where the tokens' bytes do not add up to the text's, the normalizer changes the
 text, a character is newer than a library, or a byte is missing from the vocabulary, the row is left to the
 slow path. Where word marks are put in front, sums can be right by chance, a mark too many in one place and
-one too few in another: there the bytes themselves are compared. How a tokenizer's places are read (`FastPlan`)
-is found by trial against `tokenizers`, in `tokpack.encoding.fast_plan`.
+one too few in another: there the bytes themselves are compared. How places are read (`FastPlan`) is found by
+trial against `tokenizers`, in `tokpack.encoding.fast_plan`.
 """
 
 from __future__ import annotations
