@@ -17,6 +17,9 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """What transformers calls its folders."""
 STATE = "trainer_state.json"
 """What it writes last into them."""
+RESULT = "result.json"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+MODEL = ("config.json", "model.safetensors", "model.safetensors.index.json")
 OURS = re.compile(r"checkpoint-\d|document-losses")
 """Folders that training writes."""
 
@@ -28,10 +31,18 @@ def last_checkpoint(out: Path) -> Path | None:
     return steps[max(steps)] if steps else None
 
 
+def forget_result(out: Path, method: str) -> None:
+    """What an earlier training's result is known by, or its weights are read from, goes."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (RESULT, *(MODEL if method == "full" else ADAPTER)):
+        (out / name).unlink(missing_ok=True)
+
+
 def remove_checkpoints(out: Path) -> None:
     """Those of another training: `--resume` would take them for this one's."""
     for state in out.glob(f"*/{STATE}"):
         if CHECKPOINT.fullmatch(state.parent.name):
+            state.unlink()  # what is half removed is none
             rmtree(state.parent)
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.errors import UsageError, near_matches
+from tokpack.files.durable import write_durably
 from trainer_plugin.checkpoints.adapter_folder import PROVENANCE, RECIPE
 from trainer_plugin.checkpoints.base_digest import base_digest
 from trainer_plugin.extras import need
 from trainer_plugin.models.private_names import keep_differentiable, sharding_config, whole_weights
+from trainer_plugin.output_folder import forget_result
 
 if TYPE_CHECKING:
     from trainer_plugin.recipe import Recipe
@@ -176,19 +178,18 @@ def lora_plus_optimizer(model: Any, arguments: Any, ratio: float) -> Any:
 def save_result(trainer: Any, out: str | Path, recipe: Recipe, *, packed: Any, tokenizer: Any = None) -> Path:
     """Write the adapter (or full model), its recipe, and the fingerprint of the packed dataset behind it.
 
-    All processes call it: a sharded model is gathered.
+    All processes call it: a sharded model is gathered. The weights come last: they are there with their own
+    recipe, by which a merge decides what they belong to, or not at all.
     """
     out = Path(out)
+    if trainer.is_world_process_zero():
+        forget_result(out, recipe.method)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(out)
+        record = provenance(packed, recipe, _base_of(trainer, recipe))
+        write_durably(out / RECIPE, recipe.to_toml().encode())
+        write_durably(out / PROVENANCE, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
     trainer.save_model(str(out))
-    if not trainer.is_world_process_zero():
-        return out
-    if tokenizer is not None:
-        tokenizer.save_pretrained(out)
-    (out / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
-    (out / PROVENANCE).write_text(
-        json.dumps(provenance(packed, recipe, _base_of(trainer, recipe)), indent=2, sort_keys=True) + "\n",
-        encoding="utf-8",
-    )
     return out
 
 

@@ -18,7 +18,7 @@ from tokpack.errors import UsageError, writing
 from tokpack.hub import check_model
 from tokpack.on_disk.checked import check_dataset
 from tokpack.terminal.activity import Activity, counted, duration
-from trainer_plugin.output_folder import checkpoint_to_resume, remove_checkpoints, take_output_folder
+from trainer_plugin.output_folder import RESULT, checkpoint_to_resume, remove_checkpoints, take_output_folder
 from trainer_plugin.processes import is_first_process
 from trainer_plugin.recipe import Recipe, training_arguments
 from trainer_plugin.rows.dataset import PackedDataset
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from trainer_plugin.isolation.report import IsolationReport
     from trainer_plugin.rows.balance import Order
     from trainer_plugin.training.forecast import RunForecast
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,107 @@
+"""A training that is killed while it writes its result leaves none that anything takes for whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("peft")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from kill_steps import with_tests
+from trainer_rows import make_documents, needs_packed_trainer, save_tiny_model, write_packed
+
+from trainer_plugin.output_folder import last_checkpoint, remove_checkpoints
+
+CODE = """if True:
+    import json, shutil, sys
+    from pathlib import Path
+    from kill_steps import each_step
+    from safetensors.torch import load_file
+    from tokpack.errors import UsageError
+    from tokpack.terminal.activity import Activity
+    from trainer_plugin import load_recipe
+    from trainer_plugin.adapters import qlora
+    from trainer_plugin.checkpoints.adapter_folder import read_adapter
+    from trainer_plugin.training.run import run_training
+
+    place, method = Path(sys.argv[1]), sys.argv[2]
+    top, write, taken = place / method, qlora.save_result, {}
+    out = top / "out"
+
+    def train(name, **changes):
+        recipe = load_recipe(method=method, dtype="float32", max_steps=2, probe=False, **changes)
+        run_training(place / "packed", place / "base", recipe, top / name, tell=Activity(quiet=True))
+
+    train("older", lora={"r": 2}, learning_rate=0.01)
+    qlora.save_result = lambda *given, **options: taken.update(given=given, options=options)
+    train("captured", lora={"r": 4}, learning_rate=0.02)
+    trainer, _, *rest = taken["given"]
+
+    def begin():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(top / "older", out)
+
+    def write_new():
+        write(trainer, out, *rest, **taken["options"])
+
+    def weights():
+        return (out / ("model.safetensors" if method == "full" else "adapter_model.safetensors"))
+
+    def is_whole():
+        if method == "full":
+            return (out / "config.json").is_file() and weights().is_file()
+        try:
+            read_adapter(out)
+        except UsageError:
+            return False
+        return True
+
+    begin()
+    old = [weights().read_bytes(), (out / "recipe.toml").read_bytes()]
+    write_new()
+    new = [weights().read_bytes(), (out / "recipe.toml").read_bytes()]
+    assert old[0] != new[0] and old[1] != new[1]
+    steps = 0
+    for step in each_step(write_new, begin):
+        steps += 1
+        if is_whole():
+            assert [weights().read_bytes(), (out / "recipe.toml").read_bytes()] in (old, new), step
+        write_new()
+        assert is_whole()
+    print(steps)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
+    save_tiny_model(folder / "base")
+    write_packed(folder / "packed", make_documents(), 64)
+    return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_weights_and_recipe_belong_together_at_whatever_step_a_training_is_killed(place, method):
+    needs_packed_trainer()
+    arguments = [sys.executable, "-c", CODE, str(place), method]
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=False, env=with_tests())
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert int(ran.stdout.split()[-1]) > 10
+
+
+def test_checkpoints_that_are_half_removed_are_none_to_go_on_from(tmp_path, monkeypatch):
+    for step in (1, 2):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in ("adapter_model.safetensors", "trainer_state.json"):
+            (folder / name).write_text("{}")
+    monkeypatch.setattr("trainer_plugin.output_folder.rmtree", lambda folder: (_ for _ in ()).throw(OSError))
+    with pytest.raises(OSError):
+        remove_checkpoints(tmp_path)
+    assert len(list(tmp_path.glob("*/trainer_state.json"))) == 1
+    assert last_checkpoint(tmp_path) is not None
