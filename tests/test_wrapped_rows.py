@@ -39,10 +39,10 @@ def test_rows_inside_one_object_are_not_taken_for_one_row(held, hint, tmp_path):
 @pytest.mark.parametrize("content", ["content", "text"])
 def test_rows_of_one_message_each_are_no_texts(content, tmp_path):
     lines = "".join(
-        json.dumps({"conversation_id": 1, "role": m["role"], content: m["content"]}) + "\n"
-        for m in msgs(Q, A)
+        json.dumps({"id": 1, "role": m["role"], content: m["content"]}) + "\n" for m in msgs(Q, A)
     )
     assert "write the messages of a conversation into one row" in refused(tmp_path, lines, "rows.jsonl")
+    assert "group_by(.conv_id)" in refused(tmp_path, lines.replace('"id"', '"conv_id"'), "rows.jsonl")
 
 
 def test_lines_that_are_lists_of_messages_are_told_what_to_write(tmp_path):

@@ -46,6 +46,8 @@ def row_to_pair(row: Mapping[str, Any], shape: Shape) -> tuple[RowDocument, RowD
     kind = "chat"
     good, bad = talks or (_turns(chosen, "chosen", "assistant"), _turns(rejected, "rejected", "assistant"))
     asked = [] if prompt is None else _turns(prompt, "prompt", "user")
+    if "prompt" not in shape.named and shape.columns.get("prompt") == "messages":
+        _check_end(asked, good[-1], bad[-1])
     if not talks and all(isinstance(value, str) for value in (prompt, chosen, rejected)):
         asked, kind = before + asked, "prompt_completion"
     else:
@@ -67,6 +69,13 @@ def _turns(value: Any, where: str, role: str) -> list[Turn]:
     if role == "assistant" and are_several(value):
         raise RowError(f"{where} holds {len(value)} answers: --map {where}={where}.0 takes the first of each")
     return read_messages(value, where)
+
+
+def _check_end(asked: list[Turn], *answers: Turn) -> None:
+    """Raises RowError for a chat beside a pair that ends on an answer of its own."""
+    third = len(asked) > 1 and asked[-1][0] == "assistant"
+    if third and _said(asked[-1]) not in map(_said, answers):
+        raise RowError("messages end on an answer that is neither chosen nor rejected")
 
 
 def _hh_talks(chosen: Any, rejected: Any) -> tuple[list[Turn], list[Turn]] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
-from tokpack.stages.normalize.chats.roles import SPEAKERS
+from tokpack.stages.normalize.chats.roles import SPEAKERS, role_name
 from tokpack.stages.normalize.chats.training import weight_in
 from tokpack.stages.normalize.chats.turns import as_messages
 from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
@@ -185,7 +185,7 @@ def optional_column(
     found = [*held.find(names[:1]), *held.find(names[1:], test)]
     found = _deepest([path for path in found if path not in columns.values()])
     if name == PREFERENCE and target == "prompt" and not found and not whole:
-        found = [path for path in held.find(("messages",)) if _are_asked_or_chosen(path, held, columns)]
+        found = [path for path in held.find(("messages",)) if not all_end_otherwise(path, held, columns)]
     return next(iter(found), None)
 
 
@@ -249,20 +249,16 @@ def _is_whole(answer: Any) -> bool:
     return bool(messages) and _role(messages[0]) in ("user", "human", "system")
 
 
-def _are_asked_or_chosen(path: str, held: Columns, columns: Mapping[str, str]) -> bool:
-    """Whether all are chats that wait for an answer, or end on one of the pair's."""
-    for row in held.rows:
-        chat = as_messages(value_at(row, path)) or []
-        answers = [value_at(row, columns[side]) for side in ("chosen", "rejected")]
-        if (
-            chat
-            and _role(chat[-1]) in ("assistant", "gpt", "model")
-            and _text(chat) not in map(_text, answers)
-        ):
-            return False
-        if not chat and is_filled(value_at(row, path)):
-            return False
-    return True
+def all_end_otherwise(path: str, held: Columns, columns: Mapping[str, str]) -> bool:
+    """Whether no chat there waits for an answer, or ends on one of the pair's."""
+    return not any(_is_asked_or_chosen(row, path, columns) for row in held.rows)
+
+
+def _is_asked_or_chosen(row: Row, path: str, columns: Mapping[str, str]) -> bool:
+    chat = as_messages(value_at(row, path)) or []
+    answers = [value_at(row, columns[side]) for side in ("chosen", "rejected")]
+    said = bool(chat) and role_name(_role(chat[-1])) == "assistant"
+    return bool(chat) and not (said and _text(chat) not in map(_text, answers))
 
 
 def _text(answer: Any) -> Any:

@@ -15,15 +15,15 @@ from tokpack.schema import PREFERENCE, UNPAIRED
 from tokpack.settings.config import RANKED, TREES, SourceConfig
 from tokpack.stages.normalize.chats.roles import SPEAKERS
 from tokpack.stages.normalize.chats.text_turns import marks_in, template_in
-from tokpack.stages.normalize.chats.training import is_weight, weight_in
 from tokpack.stages.normalize.chats.turns import as_messages
-from tokpack.stages.normalize.fields import BESIDE, LESSER_COMPLETIONS, TRUTHS, root, value_at
+from tokpack.stages.normalize.fields import LESSER_COMPLETIONS, TRUTHS, root, value_at
 from tokpack.stages.normalize.formats import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.layouts.columns import NAMES, TAKES, Columns, known_fields
 from tokpack.stages.normalize.layouts.find_layout import find_layout, ranked_layout
 from tokpack.stages.normalize.layouts.hints import answer_beside, near_paths, way_out
 from tokpack.stages.normalize.layouts.jq_hints import for_file
 from tokpack.stages.normalize.layouts.layouts import Layout
+from tokpack.stages.normalize.layouts.pair_checks import check_prompt, check_weight
 from tokpack.stages.normalize.layouts.printed import check_printed
 from tokpack.stages.normalize.layouts.speakers import check_speaker, notes_on_roles
 from tokpack.stages.normalize.layouts.unread import grouping_columns, unread_columns, unread_fields
@@ -75,7 +75,8 @@ def detect_shape(source: Source) -> Shape:
             hint=_way_out(source, columns, rows),
         )
     _check_tokens(fitting, columns, source)
-    _check_weight(fitting[0], columns, rows, source)
+    check_weight(fitting[0], columns, rows, source)
+    check_prompt(fitting[0], columns, rows, source)
     found = _labeled(fitting[0], config, rows, source)
     found = replace(found, notes=(*found.notes, *_notes_on_texts(found, columns, rows)))
     found = replace(found, notes=(*found.notes, *_notes_on_prompts(found, rows)))
@@ -233,23 +234,6 @@ def _labeled(shape: Shape, config: SourceConfig, rows: list[dict[str, Any]], sou
             f"leaves out the others as {LABELED_BAD}",
         )
     return shape
-
-
-def _check_weight(shape: Shape, columns: list[str], rows: list[dict[str, Any]], source: Source) -> None:
-    """Weights of whole rows are not left out of pairs without a word."""
-    if shape.format != PREFERENCE:
-        return
-    held = Columns(columns, rows)
-    for column in held.find(BESIDE["weight"]):
-        weights = ((value, weight_in(value)) for value in held.values(column))
-        other = next((value for value, weight in weights if weight != 1 and is_weight(weight)), None)
-        if other is not None:
-            raise UsageError(
-                f"{source.name}: {column} gives rows a weight of {other}, "
-                "and preference pairs all weigh the same",
-                where=source.path,
-                hint="take the column out, or leave out or repeat rows (repeat in [[source]]) instead",
-            )
 
 
 LOOKED_AT = 1 << 20

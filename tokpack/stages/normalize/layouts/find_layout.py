@@ -24,6 +24,7 @@ from tokpack.stages.normalize.fields import (
 from tokpack.stages.normalize.layouts.answer_lists import find_answer_lists
 from tokpack.stages.normalize.layouts.better import ANSWERS, Better, find_better, two_answers
 from tokpack.stages.normalize.layouts.columns import Columns
+from tokpack.stages.normalize.layouts.dialogs import find_turns
 from tokpack.stages.normalize.layouts.exchanges import find_exchange
 from tokpack.stages.normalize.layouts.layouts import LAYOUTS, Layout, Rows, first_value
 from tokpack.stages.normalize.layouts.spans import find_spans
@@ -44,7 +45,7 @@ SCORES = (
 def find_layout(present: Sequence[str], rows: Rows) -> Layout | None:
     """The layout of a file, None for one whose columns say it all."""
     held = set(present)
-    found = next((layout for layout in LAYOUTS if layout.fits(rows, held)), None)
+    found = find_turns(rows) or next((layout for layout in LAYOUTS if layout.fits(rows, held)), None)
     found = found or find_spans(rows) or find_task(rows) or find_answer_lists(rows)
     names = {column.casefold() for column in present}
     pairs = {"chosen", "rejected"} <= names

@@ -16,6 +16,7 @@ from tokpack.stages.normalize.fields import PROMPTS, Row, as_json, is_filled, kn
 from tokpack.stages.normalize.formats import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.layouts.columns import NAMES, Columns
 from tokpack.stages.normalize.layouts.commands import ROWS, at, quoted
+from tokpack.stages.normalize.layouts.dialogs import way_of_dialog
 from tokpack.stages.normalize.layouts.exchanges import way_to_chat
 from tokpack.stages.normalize.layouts.wrapped_rows import way_to_rows
 from tokpack.stages.normalize.values import shown
@@ -113,6 +114,8 @@ def _way_of_column(columns: Sequence[str], held: Columns) -> str:
     """The way to a chat that a column holds; empty where none does."""
     for column in columns:
         values = held.values(column)
+        if way := way_of_dialog(column, values, column.casefold() in CHAT_COLUMNS):
+            return way
         if any(isinstance(value, list) and value and isinstance(value[0], str) for value in values):
             named = column.casefold() in CHAT_COLUMNS and len(values[0]) > 1
             if named or (not ANSWERING.search(column) and any(map(_is_chat, values))):

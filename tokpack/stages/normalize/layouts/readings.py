@@ -34,6 +34,16 @@ READINGS: tuple[Layout, ...] = (
     _of_paragraphs("paragraphs.0.", ".paragraphs[] | "),
     _of_paragraphs("", ""),
     Layout(
+        name="Natural Instructions, its files",
+        needs=("Definition", "Instances.0.input", "Instances.0.output"),
+        reason="Instances are the rows of a task, with inputs and outputs, and Definition says what to do",
+        hint=ROWS.format(
+            '(.Definition | if type == "array" then .[0] else . end) as $task | .Instances[] | {instruction: '
+            '$task, input, output: (.output | if type == "array" then .[0] else . end)}'
+        )
+        + " writes a row for each, with the first of its outputs",
+    ),
+    Layout(
         name="Natural Questions",
         needs=("question.text", "annotations.short_answers", "document"),
         reason="answers stand in annotations.short_answers, and the page as its words",
