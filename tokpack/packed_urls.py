@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokpack.errors import DataError, OutputError, TokpackError, UsageError
-from tokpack.files.user_cache import own_cache
+from tokpack.files.durable import sync_tree
+from tokpack.files.user_cache import own_cache, scratch_in
 from tokpack.on_disk.sums import MOST_BYTES, read_sums
 from tokpack.schema import SUMS
 from tokpack.stages.read.remote import EXTRAS
@@ -78,7 +78,7 @@ def name_of(folder: Path) -> str:
 
 def _fetch(fs: Any, root: str, url: str, sums: bytes, folder: Path) -> None:
     """All listed files into a new folder beside `folder`, which becomes it when every sum agrees."""
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+    scratch = scratch_in(folder.parent)
     with leftover(scratch):
         try:
             (scratch / SUMS).write_bytes(sums)
@@ -88,6 +88,7 @@ def _fetch(fs: Any, root: str, url: str, sums: bytes, folder: Path) -> None:
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             with ThreadPoolExecutor(THREADS) as pool:
                 list(pool.map(lambda name: _fetch_file(fs, root, url, name, listed[name], scratch), listed))
+            sync_tree(scratch)
             if not (folder / SUMS).is_file():
                 scratch.replace(folder)
         finally:

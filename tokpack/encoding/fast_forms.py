@@ -16,7 +16,7 @@ _SELF = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _OTHERS = [byte for byte in range(256) if byte not in _SELF]
 BYTE_ALPHABET = [chr(b) if b in _SELF else chr(0x100 + _OTHERS.index(b)) for b in range(256)]
 
-LAYOUT = 5
+LAYOUT = 6
 """Raised whenever plans change, so that old ones are made again."""
 JSON = "tokenizer-fast.json"
 RANKS = "tokenizer-fast.tiktoken"

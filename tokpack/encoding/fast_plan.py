@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,6 +32,8 @@ from tokpack.encoding.fast_tokenizer import FastPlan, FastTokenizer
 from tokpack.encoding.id_texts import WORD_MARK, IdTexts, bytes_by_id, file_of, kept_texts, texts_of
 from tokpack.encoding.snapshot import BACKEND
 from tokpack.encoding.token_places import Encoded, encode_reference
+from tokpack.files.durable import part_of, write_durably
+from tokpack.files.kept_digests import kept_sha256
 
 _loading = Lock()
 
@@ -42,20 +44,31 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
     `reference` is a callable that gives the `tokenizers` object: it is not needed when the plan is there.
     """
     kept = plan_file(folder)
-    with suppress(OSError, ValueError, TypeError):
-        plan = FastPlan(**json.loads(kept.read_text(encoding="utf-8")))
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        said = json.loads(kept.read_text(encoding="utf-8"))
+        plan = FastPlan(**said["plan"])
         if plan.refused:
             return None, plan.refused
-        with _loading:
-            return _kept(folder, plan, tuple(added.items())), ""
+        if kept_sha256(_made_of(folder, plan)).hex() == said["sha256"]:
+            with _loading:
+                return _kept(folder, plan, tuple(added.items())), ""
     fast, plan, data, texts = measure((folder / BACKEND).read_bytes(), added, reference())
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         if fast is not None:
-            _write(folder / (RANKS if plan.scheme else JSON), data)
+            _write(_made_of(folder, plan), data)
         if texts is not None:
             _write(file_of(folder), texts.to_bytes())
-        _write(kept, json.dumps(asdict(plan), ensure_ascii=False, indent=1).encode())
+        said = {"plan": asdict(plan), "sha256": hashlib.sha256(data).hexdigest()}
+        _write(kept, json.dumps(said, ensure_ascii=False, indent=1).encode())
     return fast, plan.refused
+
+
+def _made_of(folder: Path, plan: FastPlan) -> Path:
+    return folder / (RANKS if plan.scheme else JSON)
+
+
+def _write(path: Path, data: bytes) -> None:
+    write_durably(path, data, part_of(path))
 
 
 @lru_cache(maxsize=1)
@@ -183,11 +196,3 @@ def _load_encoder(config: dict[str, Any]) -> tuple[Any, int, bytes]:
 
 def _as_json(config: dict[str, Any]) -> bytes:
     return json.dumps(config, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """At once, so that another process never reads half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    Path(name).replace(path)

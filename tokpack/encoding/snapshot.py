@@ -25,8 +25,9 @@ from typing import Any
 
 from tokpack.encoding.backend_limits import largest_id, read_backend, too_much
 from tokpack.errors import OutputError, UsageError, reading
+from tokpack.files.durable import sync_tree
 from tokpack.files.kept_digests import kept_sha256
-from tokpack.files.user_cache import cache_root, own_cache
+from tokpack.files.user_cache import cache_root, own_cache, scratch_in
 
 LARGEST_ID = 2**31 - 2
 """The vocabulary's size is an int32 too."""
@@ -55,11 +56,11 @@ _LOCAL_KEYS = ("is_local", "local_files_only", "name_or_path")
 def snapshot_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
     """The snapshot of a tokenizer folder; made now when the cache has none. About 4 s the first time."""
     target = _place(folder, cache_dir)
-    if (target / SNAPSHOT).is_file():
+    if _is_whole(target):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+        scratch = scratch_in(target.parent)
     except OSError as error:
         raise OutputError(
             f"cannot write the tokenizer cache: {error.strerror}",
@@ -77,13 +78,13 @@ def snapshot_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
 def kept_snapshot(folder: Path) -> Path | None:
     """The snapshot of a tokenizer folder, if the cache has one."""
     target = _place(folder)
-    return target if (target / SNAPSHOT).is_file() else None
+    return target if _is_whole(target) else None
 
 
 def _place(folder: Path, cache_dir: str | Path | None = None) -> Path:
     """In the cache; where it cannot be written and has none, in the one among the temporary files."""
     place = cache_root(cache_dir) / "tokenizers" / _key(folder)
-    if cache_dir is None and not (place / SNAPSHOT).is_file():
+    if cache_dir is None and not _is_whole(place):
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(place.parent, os.W_OK):
@@ -91,13 +92,25 @@ def _place(folder: Path, cache_dir: str | Path | None = None) -> Path:
     return place
 
 
+def _is_whole(snapshot: Path) -> bool:
+    """Whether it is there as it was written: a cache outlives crashes, and programs that clean up."""
+    try:
+        said = json.loads((snapshot / SNAPSHOT).read_text(encoding="utf-8"))
+        return bool(kept_sha256(snapshot / BACKEND).hex() == said["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _publish(scratch: Path, target: Path) -> None:
     """Move into place at once; another process that was faster has written the same files."""
     scratch.chmod(0o755)
+    sync_tree(scratch)
+    if target.exists() and not _is_whole(target):
+        shutil.rmtree(target, ignore_errors=True)
     try:
         scratch.rename(target)
     except OSError:
-        if not (target / SNAPSHOT).is_file():
+        if not _is_whole(target):
             raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -14,6 +15,8 @@ from tokpack.files.own_files import is_mine, is_my_file
 
 LASTS = 90 * 24 * 3600.0
 """Seconds: then a file is made again."""
+NEW, ABANDONED = ".new-", 2 * 24 * 3600.0
+"""How the name of a folder begins that is being made, and the seconds after which nobody does any more."""
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -45,6 +48,21 @@ def own_cache(name: str) -> Path:
         where=str(cache_root() / name),
         hint="set TOKPACK_CACHE to a folder of your own, and check its rights",
     )
+
+
+def scratch_in(folder: Path) -> Path:
+    """A new folder to make something in, which moves to its place when it is done. Those go that killed
+    commands left. Raises OSError."""
+    forget_abandoned(folder, f"{NEW}*")
+    return Path(tempfile.mkdtemp(prefix=NEW, dir=folder))
+
+
+def forget_abandoned(folder: Path, pattern: str) -> None:
+    """Files and folders that were begun and not touched for long."""
+    for begun in folder.glob(pattern):
+        with suppress(OSError):
+            if begun.lstat().st_mtime < time.time() - ABANDONED:
+                shutil.rmtree(begun) if is_mine(begun) else begun.unlink()
 
 
 def read_own(place: Path) -> bytes | None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tokpack.errors import DataError, OutputError
 from tokpack.files.parquet_files import StoredGroup, open_parquet, row_group_columns
-from tokpack.files.user_cache import own_cache
+from tokpack.files.user_cache import forget_abandoned, own_cache
 from tokpack.on_disk.checked import is_right
 from tokpack.on_disk.sums import file_sha256
 from tokpack.schema import COPIES, LOSS_WEIGHTS
@@ -190,7 +190,8 @@ def _unpacked(shard: Path, copy: Path) -> Path:
 
 
 def _forget_old(folder: Path) -> None:
-    """Copies that nothing opened for a month."""
+    """Copies that nothing opened for a month, and what killed commands left."""
+    forget_abandoned(folder, "*.part")
     for known in folder.glob("*.sha256"):
         with suppress(OSError):
             if known.stat().st_mtime < time.time() - KEPT_SECONDS:
