@@ -271,6 +271,15 @@ def root(path: str, columns: Iterable[str]) -> str:
     return path if path in columns else path.split(".", maxsplit=1)[0]
 
 
+def plain_name(column: str) -> str:
+    """A name without what people write differently: `systemPrompt`, `System Prompt` and `system-prompt` are
+    `system_prompt`."""
+    return _BETWEEN.sub("", column.casefold())
+
+
+_BETWEEN = re.compile(r"[\s_-]+")
+
+
 def is_filled(value: Any) -> bool:
     return not is_missing(value) and value not in ("", [], {})
 

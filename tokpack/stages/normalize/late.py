@@ -19,7 +19,7 @@ from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.chats.calls import OLDER_TOOLS
 from tokpack.stages.normalize.chats.media import holds_media
 from tokpack.stages.normalize.chats.training import weight_in
-from tokpack.stages.normalize.fields import Row, is_filled, value_at
+from tokpack.stages.normalize.fields import Row, is_filled, plain_name, value_at
 from tokpack.stages.normalize.layouts.columns import TAKES, Columns, may_be
 from tokpack.stages.normalize.message_columns import Bools, filled, text_column
 from tokpack.stages.normalize.values import RowError, is_nothing
@@ -30,15 +30,15 @@ Late = Mapping[str, tuple[str, ...]]
 
 def late_columns(name: str, given: Collection[str], held: Columns, used: Collection[str]) -> Late:
     """`used`: columns and paths that are read anyway; `given`: fields that the user or the layout placed."""
-    folded = {column.casefold(): column for column in held.present}
+    folded = {plain_name(column): column for column in held.present}
     late = {}
     for target in TAKES.get(name, ()):
         paths = []
         for known in fields.BESIDE[target] if target not in given else ():
             root, dot, rest = known.partition(".")
-            column = folded.get(root, root)
+            column = folded.get(plain_name(root), root)
             path = f"{column}{dot}{rest}"
-            if not {column, path} & set(used) and not (held.values(path) if column in folded else ()):
+            if not {column, path} & set(used) and not (held.values(path) if column in held.present else ()):
                 paths.append(path)
         late[target] = tuple(paths)
     return late

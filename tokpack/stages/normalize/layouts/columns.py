@@ -12,7 +12,7 @@ from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.chats.roles import SPEAKERS, role_name
 from tokpack.stages.normalize.chats.training import weight_in
 from tokpack.stages.normalize.chats.turns import as_messages
-from tokpack.stages.normalize.fields import Row, as_json, is_filled, root, value_at
+from tokpack.stages.normalize.fields import Row, as_json, is_filled, plain_name, root, value_at
 from tokpack.stages.normalize.formats import CHATS, FIELDS, OPTIONAL, TOKENS
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -60,15 +60,15 @@ class Columns:
     rows: Sequence[Row] = ()
 
     def find(self, names: Iterable[str], test: Callable[[list[Any]], bool] | None = None) -> list[str]:
-        """Those of `names`, in their order, that are columns, in any letter case, or lead to something.
+        """Those of `names`, in their order, that are columns, in any spelling, or lead to something.
         `test` looks at the filled values of the first rows."""
-        folded = {column.casefold(): column for column in reversed(self.present)}
+        folded = {plain_name(column): column for column in reversed(self.present)}
         found = []
         for name in names:
-            path = name if name in self.present else folded.get(name)
-            if path is None and "." in name and name.split(".")[0] in folded:
-                path = ".".join([folded[name.split(".")[0]], *name.split(".")[1:]])
-                path = self._nested(path)
+            first, *rest = name.split(".")
+            path = name if name in self.present else folded.get(plain_name(name))
+            if path is None and rest and (column := folded.get(plain_name(first))):
+                path = self._nested(".".join([column, *rest]))
             if path is not None and path not in found and (test is None or test(self.values(path))):
                 found.append(path)
         return found

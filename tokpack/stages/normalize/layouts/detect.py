@@ -16,7 +16,7 @@ from tokpack.settings.config import RANKED, TREES, SourceConfig
 from tokpack.stages.normalize.chats.roles import SPEAKERS
 from tokpack.stages.normalize.chats.text_turns import marks_in, template_in
 from tokpack.stages.normalize.chats.turns import as_messages
-from tokpack.stages.normalize.fields import LESSER_COMPLETIONS, TRUTHS, root, value_at
+from tokpack.stages.normalize.fields import LESSER_COMPLETIONS, TRUTHS, plain_name, root, value_at
 from tokpack.stages.normalize.formats import CHATS, FIELDS, TOKENS
 from tokpack.stages.normalize.layouts.columns import NAMES, TAKES, Columns, known_fields
 from tokpack.stages.normalize.layouts.find_layout import find_layout, ranked_layout
@@ -196,11 +196,13 @@ def may_fit(name: str, mapping: Mapping[str, str], columns: list[str], layout: L
     """Whether each field that the format needs has a column of one of its names: others are not tried."""
     if layout is not None and layout.format == name:
         return True
-    held = {column.casefold() for column in columns}
+    held = {plain_name(column) for column in columns}
     for target in FIELDS[name]:
         lesser = LESSER_COMPLETIONS if target == "completion" else ()
         names = (*NAMES.get(target, (target,)), *lesser)
-        if target not in mapping and not any(one in held or one.partition(".")[0] in held for one in names):
+        if target not in mapping and not any(
+            {*map(plain_name, (one, one.partition(".")[0]))} & held for one in names
+        ):
             return False
     return True
 
