@@ -47,6 +47,13 @@ def folder(tmp_path_factory):
 def more(folder):
     """Two larger files beside them."""
     write_rows(folder / "plain.jsonl", messy_rows(9000))
+    chats = [{"messages": calling(number)["messages"][::3]} for number in range(6000)]
+    texts = [
+        {"text": f"Foxes, number {number}: " + chat["messages"][0]["content"]}
+        for number, chat in enumerate(chats)
+    ]
+    for name, rows in (("chats.jsonl", chats), ("texts.jsonl", texts)):
+        write_rows(folder / name, [json.dumps(row).encode() for row in rows])
     pl.DataFrame([calling(number) for number in range(30_000)]).write_parquet(
         folder / "calls.parquet", compression="uncompressed"
     )
@@ -63,19 +70,21 @@ def small_blocks(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("files", "workers", "count"),
+    ("files", "workers", "copies", "count"),
     [
-        (["calls.jsonl"], 2, 2),
-        (["calls.parquet"], 4, 4),
-        (["calls.jsonl", "plain.jsonl"], 64, 9),
-        (["plain.jsonl"], 2, 0),
-        (["calls.jsonl"], 1, 0),
-        ([".", "missing.jsonl", "s3://a/b", "-", "a\0b"], 2, 0),
-        ([], 2, 0),
+        (["calls.jsonl"], 2, False, 2),
+        (["calls.parquet"], 4, False, 4),
+        (["calls.jsonl", "plain.jsonl"], 64, False, 9),
+        (["plain.jsonl"], 2, False, 0),
+        (["plain.jsonl"], 2, True, 2),
+        (["calls.jsonl"], 1, True, 0),
+        ([".", "missing.jsonl", "s3://a/b", "-", "a\0b"], 2, True, 0),
+        ([], 2, True, 0),
     ],
 )
-def test_helpers_start_for_large_files_of_calls(files, workers, count, more, small_blocks, monkeypatch):
+def test_helpers_start_for_large_files(files, workers, copies, count, more, small_blocks, monkeypatch):
     monkeypatch.chdir(more)
+    monkeypatch.setattr(early, "COPIES", copies)
     monkeypatch.setattr(early, "start_helpers", lambda count, *ready: [None] * count)
     early.start(files, workers)
     assert early.waiting() == count
@@ -83,15 +92,19 @@ def test_helpers_start_for_large_files_of_calls(files, workers, count, more, sma
 
 
 def sums(data, out, qwen, workers):
-    tokpack.pack(data, out, tokenizer=str(qwen), max_length=1024, block_mb=1, workers=workers)
+    settings = {"tokenizer": str(qwen), "max_length": 1024, "block_mb": 1, "clean": "off"}
+    tokpack.pack(data, out, **settings, workers=workers)
     return (out / "SHA256SUMS").read_bytes()
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["calls.jsonl", "chats.jsonl", "texts.jsonl"])
 def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes(
-    folder, qwen, small_blocks, monkeypatch, tmp_path
+    name, more, qwen, small_blocks, monkeypatch, tmp_path
 ):
-    data = folder / "calls.jsonl"
+    if not early.COPIES and name != "calls.jsonl":
+        pytest.skip("each helper would load its own vocabulary")
+    data = more / name
     by_threads = sums(data, tmp_path / "threads", qwen, 1)
     monkeypatch.setattr(early, "FEWEST", 1)
     monkeypatch.setattr(helpers, "FEWEST", 100)

@@ -69,10 +69,10 @@ _started: list[Helper] = []
 
 
 def start(paths: Sequence[str], workers: int, tokenizer: str = "") -> None:
-    """Start helpers, if none wait, for large files that hold calls, tools or reasoning, as their first and
-    last bytes look. `workers`: blocks that are in work at once. `tokenizer`: a folder that helpers load
-    before they are asked."""
-    blocks = sum(map(_size_with_values, paths)) // BLOCK if workers > 1 and not _started else 0
+    """Start helpers, if none wait, for large files: where a helper copies itself for any, else for those that
+    hold calls, tools or reasoning, as their first and last bytes look. `workers`: blocks that are in work at
+    once. `tokenizer`: a folder that helpers load before they are asked."""
+    blocks = sum(map(_size_of_work, paths)) // BLOCK if workers > 1 and not _started else 0
     if blocks >= FEWEST:
         count = min(workers, blocks)
         copies = count if COPIES else 1
@@ -87,7 +87,7 @@ def start_as_typed(words: Sequence[str]) -> None:
     if any(word.split("=")[0] in LATER for word in words):
         return
     if tokenizer := _named(words, "--tokenizer", "-t") or _named(words, "--model", "-m"):
-        start([word for word in words if _size_with_values(word)], default_workers(), tokenizer)
+        start([word for word in words if _size_of_work(word)], default_workers(), tokenizer)
 
 
 def _named(words: Sequence[str], name: str, short: str) -> str:
@@ -154,13 +154,18 @@ def dismiss() -> None:
         _started.pop().end()
 
 
-def _size_with_values(name: str) -> int:
-    """Bytes of a file that looks as if it held values beside texts; 0 of all else."""
+def _size_of_work(name: str) -> int:
+    """Bytes of a file that helpers may be worth; 0 of all else."""
     with suppress(OSError, ValueError):
         path = Path(name)
         if path.is_file() and (size := path.stat().st_size) > BLOCK:
-            with path.open("rb") as file:
-                head = file.read(_ENDS)
-                file.seek(-_ENDS, os.SEEK_END)
-                return size if _VALUES.search(head + file.read()) else 0
+            return size if COPIES or _has_values(path) else 0
     return 0
+
+
+def _has_values(path: Path) -> bool:
+    """Whether it looks as if it held values beside texts."""
+    with path.open("rb") as file:
+        head = file.read(_ENDS)
+        file.seek(-_ENDS, os.SEEK_END)
+        return bool(_VALUES.search(head + file.read()))

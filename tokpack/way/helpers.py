@@ -2,7 +2,9 @@
 
 Chats of texts alone are read, rendered and tokenized in columns, by threads. Calls, tools and reasoning are
 values of any form, which Python goes through row by row; so a few blocks of such chats are worth the start of
-helpers. A helper opens items and commits their batches as a part of a run does: the bytes are the same.
+helpers. Helpers that a command started first thing, copies of one, do all input: they have loaded the
+vocabulary while the command imported itself. A helper opens items and commits their batches as a part of a
+run does: the bytes are the same.
 """
 
 from __future__ import annotations
@@ -92,26 +94,38 @@ def load_kept(what: str) -> None:
 
 
 def _count(run: Run, share: float) -> int:
-    if run.workers < 2 or not run.by_chat_template or not set(selected(run.config.clean)) <= RULES.keys():
+    if run.workers < 2 or not set(selected(run.config.clean)) <= RULES.keys():
         return 0  # a rule of the user's may know what happens in this process
-    blocks, ready = int(share * _with_values(run) / run.block_bytes), early.waiting() > 0
+    ready = early.waiting() > 0
+    blocks = int(share * _work(run, ready and early.COPIES) / run.block_bytes)
     if blocks < (early.FEWEST if ready else FEWEST):
         return 0
     return min(run.workers, blocks) - (0 if ready else 1)  # then this process has loaded no tokenizer
 
 
-def _with_values(run: Run) -> int:
-    """Bytes of the inputs whose chats have values beside their texts; of each kind one is looked at."""
+def _work(run: Run, all_of_it: bool) -> int:
+    """Bytes of the inputs that are work for helpers: all large ones, or those whose chats have values beside
+    their texts; of each kind one is looked at."""
     sizes: dict[int, int] = {}
     for kind, source in zip(run.alike, run.sources, strict=True):
         sizes[kind] = sizes.get(kind, 0) + (source.size_bytes or 0)
-    large = [kind for kind, size in sizes.items() if size > run.block_bytes]
-    return sum(sizes[kind] for kind in large if _has_values(run, run.alike.index(kind)))
+    firsts = {kind: run.alike.index(kind) for kind, size in sizes.items() if size > run.block_bytes}
+    return sum(
+        sizes[kind]
+        for kind, first in firsts.items()
+        if _is_file(run, first) and (all_of_it or _has_values(run, first))
+    )
+
+
+def _is_file(run: Run, number: int) -> bool:
+    """Of rows that are to be tokenized."""
+    path = run.sources[number].path
+    return run.shapes[number].format != TOKENS and path != "-" and "://" not in path
 
 
 def _has_values(run: Run, number: int) -> bool:
     source, shape = run.sources[number], run.shapes[number]
-    if shape.is_text or shape.format == TOKENS or source.path == "-" or "://" in source.path:
+    if shape.is_text or not run.by_chat_template:
         return False
     try:
         rows, lines, offset, data = next(chunks(replace(source, head_only=True), HEAD))
