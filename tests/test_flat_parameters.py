@@ -127,3 +127,56 @@ def test_tools_of_a_service_are_read_from_a_text_too(tmp_path):
     row = {"messages": CHAT, "tools": json.dumps([tool])}
     [(_, _, extra, _)], _, _ = documents(tmp_path, [row])
     assert json.loads(extra)["tools"] == [{"type": "function", "function": {**NAMED, "parameters": SCHEMA}}]
+
+
+OTHER_NAMES = {
+    "BitAgent": {"name": "count", "description": "Counts.", "arguments": FLAT},
+    "args": {"name": "count", "description": "Counts.", "args": SCHEMA},
+    "params": {"name": "count", "description": "Counts.", "params": FLAT, "parameters": None},
+    "inputs": {
+        "name": "count",
+        "description": "Counts.",
+        "inputs": [{"name": name, **told} for name, told in FLAT.items()],
+    },
+    "ToolBench": {
+        "name": "count",
+        "description": "Counts.",
+        "required_parameters": [{"name": "pond", **FLAT["pond"]}],
+        "optional_parameters": [{"name": "days", "description": "How long.", "type": "int", "default": 1}],
+    },
+    "names": {"tool_name": "count", "tool_description": "Counts.", "parameters": SCHEMA},
+    "functions": {
+        "function_name": "count",
+        "function_description": "Counts.",
+        "args_schema": json.dumps(SCHEMA),
+    },
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "wrapped"])
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_names_and_parameters_may_be_called_otherwise(name, wrapped):
+    tool = OTHER_NAMES[name]
+    [read] = plain_tools([{"type": "function", "function": tool} if wrapped else tool])
+    assert (read["function"] if wrapped else read) == {**NAMED, "parameters": SCHEMA}
+
+
+def test_lists_without_parameters_are_an_empty_schema():
+    [read] = plain_tools([{**NAMED, "required_parameters": [], "optional_parameters": []}])
+    assert read == {**NAMED, "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {**NAMED, "parameters": SCHEMA, "arguments": FLAT},
+        {**NAMED, "parameters": {}, "inputs": "a pond"},
+        {**NAMED, "args": "pond"},
+        {**NAMED, "arguments": ["pond"]},
+        {"description": "Counts.", "arguments": FLAT},
+        {**NAMED, "required_parameters": ["pond"], "optional_parameters": []},
+    ],
+    ids=["both", "no parameters", "a text", "names alone", "no name", "lists of names"],
+)
+def test_what_may_be_no_parameters_stays_as_it_is(tool):
+    assert plain_tools([tool]) == [tool]

@@ -81,6 +81,7 @@ def _plain_tool(tool: Any) -> Any:
     """A tool of Bedrock, Anthropic, MCP, Cohere or OpenAI's Responses as OpenAI's function."""
     if not isinstance(tool, Mapping):
         return tool
+    tool = tool if "function" in tool else _under_usual_names(tool)
     if tool.get("function") is not None:
         function = _with_schema(tool["function"])
         return tool if function is tool["function"] else {**tool, "function": function}
@@ -95,10 +96,48 @@ def _plain_tool(tool: Any) -> Any:
     return _with_schema(tool) if schema is None else _function(tool, schema)
 
 
+_CALLED = {
+    "name": ("tool_name", "function_name", "api_name"),
+    "description": ("tool_description", "function_description", "api_description"),
+    "parameters": ("arguments", "args", "params", "inputs", "args_schema"),
+}
+"""Keys of a function -> as some call them."""
+_LISTED = ("required_parameters", "optional_parameters")
+"""Of ToolBench: the parameters in two lists."""
+
+
+def _under_usual_names(function: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A function whose name or parameters are called otherwise; any other as it is."""
+    names = {}
+    for usual, others in _CALLED.items():
+        found = next((key for key in others if is_filled(function.get(key))), "")
+        fits = usual != "parameters" or _are_parameters(as_json(function.get(found)))
+        if found and fits and function.get(usual) is None:
+            names[found] = usual
+    made = {names.get(key, key): value for key, value in function.items() if key not in names.values()}
+    lists = [made.get(key) for key in _LISTED]
+    if made.get("parameters") is None and all(
+        isinstance(one, list) and _are_parameters(one) for one in lists
+    ):
+        listed = [{**item, "required": key == _LISTED[0]} for key in _LISTED for item in made[key]]
+        made = {key: value for key, value in made.items() if key not in _LISTED}
+        made["parameters"] = listed or {"type": "object", "properties": {}}
+    return made if made.keys() != function.keys() and isinstance(made.get("name"), str) else function
+
+
+def _are_parameters(value: Any) -> bool:
+    """Whether it is a JSON schema of an object, or parameters one by one or in a list."""
+    if isinstance(value, list):
+        return all(isinstance(item, Mapping) and "name" in item for item in value)
+    told = isinstance(value, Mapping) and all(isinstance(item, Mapping) for item in value.values())
+    return told or (isinstance(value, Mapping) and "properties" in value)
+
+
 def _with_schema(function: Any) -> Any:
     """The function with its parameters as a JSON schema; one that has such stays as it is."""
     if not isinstance(function, Mapping):
         return function
+    function = _under_usual_names(function)
     given = function.get("parameters")
     schema = _schema(given)
     return function if schema is given else {**function, "parameters": schema}
