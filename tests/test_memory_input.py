@@ -65,6 +65,33 @@ def test_rows_in_memory_are_packed_as_those_of_a_file(form, from_file, qwen, tmp
     assert packed.manifest["inputs"][0]["name"] in ("rows.arrow", "rows.jsonl")
 
 
+HALF = [
+    ({"unread": "\ud83d"}, None),
+    ({"\ud83d": 1}, None),
+    (
+        {"messages": [LINES[0]["messages"][0], {"role": "assistant", "content": "\ud83d"}]},
+        "messages[2].content holds",
+    ),
+    (
+        {"tools": [{"name": "f", "description": "\ud83d"}]},
+        "a tool, a message or an argument of the template holds",
+    ),
+    ({"chat_template_kwargs": {"x": "\ud83d"}}, "a tool, a message or an argument of the template holds"),
+]
+
+
+def test_half_a_surrogate_pair_sets_a_row_in_memory_aside_as_one_of_a_file(qwen, tmp_path):
+    rows = [LINES[n + 1] | more for n, (more, _) in enumerate(HALF)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for number, data in enumerate((rows, str(tmp_path / "rows.jsonl"))):
+        out = tmp_path / f"out{number}"
+        tokpack.pack(data, out, tokenizer=qwen, max_length=128, allow_bad=1.0)
+        lines = (out / "quarantine.jsonl").read_text().splitlines()
+        reasons = {json.loads(line)["doc_id"]: json.loads(line)["reason"] for line in lines}
+        wanted = {n: f"{reason} half a surrogate pair" for n, (_, reason) in enumerate(HALF) if reason}
+        assert reasons == wanted
+
+
 def test_equal_rows_are_found_already_there_and_others_are_not(qwen, tmp_path, caplog):
     settings = {"tokenizer": qwen, "max_length": 128}
     tokpack.pack(pl.DataFrame(LINES), tmp_path / "out", **settings)

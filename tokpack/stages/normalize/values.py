@@ -138,7 +138,7 @@ def dump(document: dict[str, Any]) -> str:
         ]
     except TypeError:
         raise RowError("tools or message fields hold bytes or a value that JSON cannot hold") from None
-    return str(checked(f"{{{', '.join(fields)}}}", "tools or message fields"))
+    return str(checked(f"{{{', '.join(fields)}}}", "a tool, a message or an argument of the template"))
 
 
 def kind_of(value: Any) -> str:

@@ -99,10 +99,10 @@ def _file(rows: Any, folder: Path) -> str:
 
 
 def _write_lines(rows: Iterable[Any], path: Path) -> Path:
-    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+    with path.open("wb") as file:
         for number, row in enumerate(rows):
             try:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(_line(row))
             except (TypeError, ValueError) as error:
                 raise DataError(
                     f"a row that is no JSON: {error}",
@@ -110,6 +110,14 @@ def _write_lines(rows: Iterable[Any], path: Path) -> Path:
                     hint="give dicts of texts, numbers, lists and dicts",
                 ) from None
     return path
+
+
+def _line(row: Any) -> bytes:
+    """Half a surrogate pair as JSON escapes it, since UTF-8 has none."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row).encode() + b"\n"
 
 
 def _tables(data: Any) -> Iterator[Any]:
