@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import families
@@ -62,13 +64,51 @@ def given(name: str, message: dict[str, Any], wanted: str, none: Any, data: bool
         shown.pop("content", None)
         if none != "missing":
             shown["content"] = none
-    if shown["role"] == "tool" and not isinstance(content, str) and not data:
+    if is_parts(content):
+        shown["content"] = content = parts_or_text(name, shown["role"], content)
+    if shown["role"] == "tool" and not isinstance(content, str) and not data and not is_parts(content):
         shown["content"] = content = json.dumps(content, ensure_ascii=False)
     if shown["role"] == "tool" and isinstance(content, str) and "<tool_response>" in families.stock(name):
         shown["content"] = TAGGED.sub(r"\1", content)
     if name in families.PARTS and isinstance(shown.get("content"), str):
         shown["content"] = [{"type": "text", "text": shown["content"]}]
     return shown
+
+
+def is_parts(content: Any) -> bool:
+    return isinstance(content, list) and any(isinstance(part, dict) and "type" in part for part in content)
+
+
+def parts_or_text(name: str, role: str, parts: list[dict[str, Any]]) -> Any:
+    """Text parts as they stand, or joined where the template does not write them all."""
+    whole = "".join(part["text"] for part in parts)
+    if role == "tool" and "<tool_response>" in families.stock(name) and TAGGED.match(whole):
+        return whole
+    return parts if writes_parts(name, role) else whole
+
+
+@cache
+def writes_parts(name: str, role: str) -> bool:
+    """Whether a template writes all text parts of a message of that role."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    message = {"role": role, "content": [{"type": "text", "text": text} for text in ("zqone", "zqtwo")]}
+    if role == "tool":
+        call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+        answer = {**message, "tool_call_id": "c1", "name": "f"}
+        chat = [families.ASK, families.calling(call), answer, families.TELL]
+    else:
+        chat = {
+            "system": [message, families.ASK, families.TELL],
+            "user": [message, families.TELL],
+            "assistant": [families.ASK, message],
+        }[role]
+    chat = families.wanted_form(name, chat)
+    with suppress(Exception):
+        template = families.stock(name)
+        text = render_jinja_template([chat], chat_template=template, bos_token="", eos_token="")[0][0]
+        return "zqone" in text and "zqtwo" in text and not re.search("""['"]type""", text)
+    return False
 
 
 def in_form(arguments: Any, wanted: str) -> Any:
@@ -127,14 +167,16 @@ class Oracle:
     def _by_our_rules(self, out: str, spans: Any, messages: Any, kwargs: Any) -> list[tuple[Span, int]]:
         """Without what the prompt writes, white space behind the end, and turns left empty."""
         found = []
-        spans = self._joined(out, spans)
+        spans = self._joined(
+            out, spans, self.prompt_after_answer(kwargs) if "<tool_response|>" in out else ""
+        )
         answers: list[Any] = [message for message in messages if message["role"] == "assistant"]
         owners = answers if len(answers) == len(spans) else [None] * len(spans)
         for (low, high), owner in zip(spans, owners, strict=True):
             openers = self.openers(kwargs)
-            if kwargs.get("enable_thinking") and out.endswith("<tool_response|>", 0, low):
-                openers = ("<|channel>thought\n",)  # Gemma 4's prompt after a tool's answer
-            written = (len(one) for one in openers if out.startswith(one, low, high))
+            if "<tool_response|>" in out[out.rfind("<|turn>", 0, low) : low]:
+                openers = (self.prompt_after_answer(kwargs),)
+            written = (len(one) for one in openers if one and out.startswith(one, low, high))
             start = low + next(written, 0)
             end = start + len(out[start:high].rstrip())
             bare = not families.without_markers(out[start:end])
@@ -144,16 +186,24 @@ class Oracle:
                 found.append(((start, end), 1))
         return found
 
-    def _joined(self, out: str, spans: Any) -> list[tuple[int, int]]:
+    def _joined(self, out: str, spans: Any, after_answer: str) -> list[tuple[int, int]]:
         """Spans of one turn that touch as one: Phi-3 closes the last answer twice."""
+        openers = tuple(filter(None, (*families.OPENERS.get(self.name, ()), after_answer)))
         joined: list[tuple[int, int]] = []
         for start, end in spans:
-            new = any(out.startswith(opener, start) for opener in families.OPENERS.get(self.name, ()))
+            new = bool(openers) and out.startswith(openers, start)
             closed = joined and out[joined[-1][0] : joined[-1][1]].endswith("\n")
             goes_on = joined and joined[-1][1] == start and not new
             goes_on = goes_on and (not closed or out[start:end] == self.auto.eos_token)
             joined.append((joined.pop()[0] if goes_on else start, end))
         return joined
+
+    def prompt_after_answer(self, kwargs: Any) -> str:
+        """What the generation prompt is after a tool's answer."""
+        chat = [families.ASK, families.calling(families.call()), families.answer_of()]
+        alone, _ = self.render(self.stock, chat, None, kwargs)
+        prompted, _ = self.render(self.stock, chat, None, kwargs, add_generation_prompt=True)
+        return prompted.removeprefix(alone)
 
     def openers(self, kwargs: Any) -> tuple[str, ...]:
         """What spans of the tags begin with and the generation prompt writes."""

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import families
@@ -186,6 +187,19 @@ def add_thought(draw: random.Random, message: dict[str, Any], name: str) -> None
         message[name] = text(draw)
 
 
+def in_parts(draw: random.Random, row: Chat) -> Chat:
+    """The chat with some contents in text parts."""
+    messages = []
+    for message in row["messages"]:
+        content = message.get("content")
+        if isinstance(content, str) and draw.random() < 0.7:
+            ends = sorted(draw.choices(range(len(content) + 1), k=draw.choice([0, 0, 1, 2])))
+            texts = [content[low:high] for low, high in pairwise([0, *ends, len(content)])]
+            content = [{"type": "text", "text": text} for text in texts]
+        messages.append({**message, "content": content} if "content" in message else message)
+    return {**row, "messages": messages}
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of one template with the settings of their run."""
@@ -209,6 +223,8 @@ def batch(name: str, seed: Any, size: int = BATCH) -> Batch:
             tools = None if called else []
         shapes.append((kinds, tools))
     rows = [chat(draw, *draw.choice(shapes)) for _ in range(size)]
+    apart = random.Random(f"{name} {seed} parts")
+    rows = [in_parts(apart, row) if apart.random() < 0.15 else row for row in rows]
     read = [key for key in ARGUMENTS if key in families.stock(name)]
     render: dict[str, Any] = {
         "tool_arguments": draw.choices(list(FORMS), list(FORMS.values()))[0],

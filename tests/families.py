@@ -319,7 +319,7 @@ def wanted_form(name: str, messages: list[dict[str, Any]]) -> list[dict[str, Any
     """The chat in the form that the family's template reads."""
     shown = json.loads(json.dumps(messages))
     for message in shown:
-        if name in PARTS:
+        if name in PARTS and isinstance(message["content"], str):
             message["content"] = [{"type": "text", "text": message["content"]}]
         for made in message.get("tool_calls", ()):
             function = made["function"]

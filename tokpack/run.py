@@ -101,8 +101,7 @@ class Run:
         if renderer.uses_date:
             config = replace(config, render=replace(config.render, date=str(renderer.date)))
         _warn_of_unread_arguments(renderer, shapes, list(config.render.template_kwargs))
-        readable = renderer.message_fields
-        shapes, alike = shared(shapes, readable)
+        shapes, alike = shared(shapes, renderer.message_fields, renderer.part_roles)
         tell_unread([source.name for source in sources], shapes)
         return Run(
             config,
@@ -197,15 +196,17 @@ def each_once(shapes: Iterable[Shape]) -> list[Shape]:
     return found
 
 
-def shared(shapes: list[Shape], readable: frozenset[str] | None = None) -> tuple[list[Shape], list[int]]:
-    """The shapes with what is `readable`, those that are equal but for what is only told of them in one
-    another's memory; and of each the number of its kind."""
+def shared(
+    shapes: list[Shape], readable: frozenset[str] | None = None, part_roles: frozenset[str] = frozenset()
+) -> tuple[list[Shape], list[int]]:
+    """The shapes with what the chat template reads, those that are equal but for what is only told of them
+    in one another's memory; and of each the number of its kind."""
     kinds: list[Shape] = []
     made: dict[int, tuple[Shape, int]] = {}
     for shape in shapes:
         if id(shape) in made:
             continue
-        bare = replace(shape, readable=readable, notes=(), unread={}, grouping=())
+        bare = replace(shape, readable=readable, part_roles=part_roles, notes=(), unread={}, grouping=())
         number = _last_of(kinds, bare)
         kinds += [bare] if number == len(kinds) else []
         told = replace(kinds[number], notes=shape.notes, unread=shape.unread, grouping=shape.grouping)

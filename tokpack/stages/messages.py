@@ -16,6 +16,9 @@ from tokpack.ranges import offsets_of
 HOLDS_DATA = "content_is_json"
 """Key in `extra` of a tool's message that answers with an object, a list or a number: its content is JSON of
 that."""
+PART_SIZES = "content_part_sizes"
+"""Key in `extra` of a message whose content is text parts, for templates that read them one by one: how many
+characters each has."""
 UNREAD_REASONING = "reasoning_is_unread"
 """Key in `extra` of a message with reasoning that is encrypted, or other than the one that is read."""
 

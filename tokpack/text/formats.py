@@ -24,7 +24,7 @@ import polars as pl
 from tokpack.arrays import Bools
 from tokpack.errors import UsageError, near_matches
 from tokpack.frozen import frozen
-from tokpack.stages.messages import UNREAD_REASONING, Messages
+from tokpack.stages.messages import PART_SIZES, UNREAD_REASONING, Messages
 from tokpack.stages.normalize.chats.roles import ROLE_ALIASES
 from tokpack.stages.normalize.rows import KWARGS
 from tokpack.stages.render.reference import add_fields
@@ -90,8 +90,7 @@ def _lines(rows: pl.DataFrame) -> list[bytes]:
 def _document(row: dict[str, Any], extra: Extra) -> Document:
     messages = [{"content": content} for content in row["contents"]]
     for message, more in zip(messages, extra.get("messages") or [], strict=False):
-        add_fields(message, more)
-        message.pop(UNREAD_REASONING, None)
+        add_fields(message, {k: v for k, v in more.items() if k not in (UNREAD_REASONING, PART_SIZES)})
     contents = [message.pop("content") for message in messages]
     return Document(row["kind"], row["roles"], contents, extra.get("tools"), messages)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
+from tokpack.stages.messages import PART_SIZES
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.chats.blocks import plain_text, system_in_text
 from tokpack.stages.normalize.chats.calls import OLDER_TOOLS, TOOLS, read_tools
@@ -85,6 +86,8 @@ class Shape:
     """Arguments of the chat template that the first rows bring."""
     readable: frozenset[str] | None = None
     """Names among which are all fields of messages that the chat template reads; None: any may be."""
+    part_roles: frozenset[str] = frozenset()
+    """Roles whose text parts the chat template writes otherwise than the parts joined."""
     splits: tuple[str, ...] = ()
     """Columns that nothing reads and that say which split of a set a row belongs to."""
     flags: tuple[str, ...] = ()
@@ -245,7 +248,9 @@ class Shape:
             if value is not None and not (isinstance(value, str) and target not in self.named):
                 found[target] = _HELD[target](value, target in self.named)
             if isinstance(found[target], list) and target != "system":
-                found[target] = [self._named(self._readable(message)) for message in found[target]]
+                found[target] = [
+                    self._with_part_sizes(self._named(self._readable(message))) for message in found[target]
+                ]
         if "skip" in found:
             found["skip"] = is_marked(self.beside["skip"], found["skip"])
         given = {name: row[name] for name in self.variables if is_filled(row.get(name))}
@@ -285,6 +290,21 @@ class Shape:
         if self.readable is None or not isinstance(message, dict) or message.keys() <= fields.OF_MESSAGES:
             return message
         return {key: value for key, value in message.items() if self.reads(key)}
+
+    def _with_part_sizes(self, message: Any) -> Any:
+        """A message of text parts that matter to the template with their sizes."""
+        if (
+            not self.part_roles
+            or not isinstance(message, dict)
+            or not isinstance(message.get("content"), list)
+        ):
+            return message
+        role, parts = message.get("role"), message["content"]
+        if not isinstance(role, str) or role_name(role) not in self.part_roles:
+            return message
+        texts = [part.get("text") for part in parts if isinstance(part, dict)]
+        sizes = [len(text) for text in texts if isinstance(text, str)]
+        return {**message, PART_SIZES: sizes} if sizes and len(sizes) == len(parts) else message
 
     def reads(self, key: str) -> bool:
         """Whether a field of a message may matter: to the template, or to us."""

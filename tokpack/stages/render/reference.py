@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
 from functools import lru_cache
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from tokpack.frozen import frozen
 from tokpack.settings.config import ToolArguments
-from tokpack.stages.messages import HOLDS_DATA, UNREAD_REASONING
+from tokpack.stages.messages import HOLDS_DATA, PART_SIZES, UNREAD_REASONING
 from tokpack.stages.render.left_out import LEFT_OUT_UNREAD
 from tokpack.stages.render.pieces import ChatShape, ValuedSpan
 from tokpack.stages.render.spans.chat_spans import Located, SpanFinder
@@ -161,11 +162,23 @@ def to_messages(
 
 
 def add_fields(message: dict[str, Any], added: Mapping[str, Any]) -> None:
-    """Further fields of a message, and the content itself where it is data."""
+    """Further fields of a message, and the content itself where it is data or parts."""
     message.update(added)
+    if (sizes := message.pop(PART_SIZES, None)) and isinstance(message["content"], str):
+        message["content"] = _in_parts(message["content"], sizes)
     if message.pop(HOLDS_DATA, False) and isinstance(message["content"], str):
         with suppress(ValueError):  # personal data is masked in the text
             message["content"] = json.loads(message["content"])
+
+
+def _in_parts(text: str, sizes: Any) -> Any:
+    """As it is where it is not the text any more whose parts had these sizes."""
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        return text
+    ends = list(accumulate(sizes))
+    if ends[-1] != len(text):
+        return text
+    return [{"type": "text", "text": text[end - size : end]} for size, end in zip(sizes, ends, strict=True)]
 
 
 def read_extra(extra: str) -> dict[str, Any]:

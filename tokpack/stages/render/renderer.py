@@ -24,6 +24,7 @@ from tokpack.stages.render.reference import Loss, RenderedRow, RenderSettings, c
 from tokpack.stages.render.spans.chat_spans import SpanFinder
 from tokpack.stages.render.template.chat_template import ChatTemplate, Explicit, Message, RenderError
 
+_ROLES = ("system", "user", "assistant", "tool")
 _MOST_ENGINES = 32
 """Rows may bring arguments of their own; engines for so many kinds of them are kept."""
 
@@ -173,6 +174,15 @@ class Renderer:
                 return None
             found |= fields
         return frozenset(found)
+
+    @cached_property
+    def part_roles(self) -> frozenset[str]:
+        """Roles whose text parts a template writes otherwise than the parts joined."""
+        fields = self.message_fields
+        if fields is not None and "text" not in fields:
+            return frozenset()
+        forms = [finder.forms for finder in (self.finder, self.tool_finder) if finder]
+        return frozenset(role for role in _ROLES if any(form.reads_parts(role) for form in forms))
 
     def unread_arguments(self, names: Sequence[str]) -> list[str]:
         """Those of the arguments that no template of this run reads."""

@@ -2,6 +2,7 @@
 
                       forms                                     a template that takes one of them only
     content           a text, a list of parts                   SmolVLM reads parts, Llama 3 reads texts
+    parts of a text   each, all joined                          Gemma 4 strips each, Gemma 3 reads the first
     no content        left out, "", null                        DeepSeek-V3 fails without the key
 a tool's data     JSON in a text, an object               Llama 3.1 writes texts in quotes
     call arguments    an object, a JSON text                    GLM asks for .items(), DeepSeek-V3 adds texts
@@ -17,6 +18,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 from tokpack.settings.config import ToolArguments
@@ -24,6 +26,7 @@ from tokpack.stages.normalize.chats.blocks import is_object
 from tokpack.stages.render.template.chat_template import ChatTemplate, Explicit, Message, RenderError
 
 _WORD, _NAME, _KEY, _VALUE = "zqcontent", "zqname", "zqkey", "zqvalue"
+_TEXTS = (" zqfirst ", "\n", "zqsecond ", "")
 _TOOL_ROLES = ("tool", "ipython", "function")
 _ARGUMENTS = {_KEY: _VALUE}
 _ANSWER = {"zqfield": "zqanswer"}
@@ -53,6 +56,7 @@ class Forms:
     def __init__(self, template: ChatTemplate, tool_arguments: ToolArguments = "auto") -> None:
         self._template, self._tool_arguments = template, tool_arguments
         self._roles: dict[str, str | None] = {}
+        self._part_roles: dict[str, bool] = {}
 
     def give(self, messages: Sequence[Message]) -> list[Message]:
         """The messages as the template wants them."""
@@ -126,9 +130,35 @@ class Forms:
         wanted = self._content_form(str(message.get("role")))
         if wanted == "parts" and isinstance(content, str):
             return {**message, "content": [{"type": "text", "text": content}]}
-        if wanted == "text" and not isinstance(content, str) and (text := _joined(content)) is not None:
-            return {**message, "content": text}
-        return message
+        text = _joined(content) if isinstance(content, list) else None
+        if text is None or self.reads_parts(str(message.get("role"))):
+            return message
+        return {**message, "content": [{"type": "text", "text": text}] if wanted == "parts" else text}
+
+    def reads_parts(self, role: str) -> bool:
+        """Whether text parts of a content are written otherwise than the parts joined, and none is lost."""
+        if role not in self._part_roles:
+            text, whole = self._in_both_forms(role, _TEXTS)
+            differ = text != whole
+            if role == "assistant" and not differ:  # templates ask whether there is a content beside a call
+                alone, none = self._in_both_forms(
+                    role, ("",), {"tool_calls": [self._call(_call(_ARGUMENTS))]}
+                )
+                differ = alone != none and _NAME in alone
+            self._part_roles[role] = differ and all(part.strip() in text for part in _TEXTS)
+        return self._part_roles[role]
+
+    def _in_both_forms(
+        self, role: str, texts: Sequence[str], more: Message = MappingProxyType({})
+    ) -> list[str]:
+        """What is written of a message of these text parts, and of one of the parts joined."""
+        parts = [{"type": "text", "text": text} for text in texts]
+        whole: Any = "".join(texts)
+        if self._content_form(role) == "parts":
+            whole = [{"type": "text", "text": whole}]
+        chats = [_chat_with(role, form, self._call(_call(_ARGUMENTS))) for form in (parts, whole)]
+        given = [[{**m, **more} if m["role"] == role else m for m in chat] for chat in chats]
+        return [self._render(chat, ("[", "{")) for chat in given]
 
     def _content_form(self, role: str) -> str | None:
         """`text` or `parts` where the template takes that alone; None where it takes both, or neither."""
