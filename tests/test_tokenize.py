@@ -22,9 +22,11 @@ from encode_helpers import (
     sentencepiece_like,
     small_tokenizer,
     template,
+    tokenizer_folder,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tokpack.encoding import fast_proof, fast_tokenizer
 from tokpack.encoding.fast_forms import BYTE_ALPHABET
@@ -150,6 +152,21 @@ def test_a_normalizer_that_rewrites_text_is_refused_with_a_warning_that_names_it
     assert name in tokenizer.fast_refused
     assert "slow path" in tokenizer.warnings[0]
     assert tokenize(plain_batch(["ABC"]), tokenizer).stats == {"fast": 0, "slow": 1}
+
+
+def test_spaces_that_become_an_added_token_of_word_marks_are_placed(tmp_path):
+    backend = sentencepiece_like()
+    backend.add_tokens(["\u2581\u2581"])  # Gemma's vocabulary has such
+    merged = json.loads(backend.to_str())
+    number = backend.token_to_id("\u2581\u2581")
+    merged["model"]["vocab"]["\u2581\u2581"] = number
+    merged["model"]["merges"].insert(0, ["\u2581", "\u2581"])
+    tokenizer = load_tokenizer(tokenizer_folder(Tokenizer.from_str(json.dumps(merged)), tmp_path))
+    texts = ["  a lazy  dog", "a\u2581\u2581b", "   a"]
+    assert difference(tokenizer.encode_reference, tokenizer.fast, large(texts)) is None
+    tokens = tokenize(plain_batch(texts), tokenizer)
+    assert tokens.stats == {"fast": 2, "slow": 1}
+    assert number in tokens.input_ids
 
 
 def test_rows_with_characters_that_one_library_may_not_know_are_slow(tokenizers_):

@@ -62,8 +62,9 @@ class FastPlan:
 class FastTokenizer:
     """A gigatoken tokenizer with the byte length of every token. Safe to share between threads.
 
-    `added` are the ids of added tokens; they stand for their own text, word marks included. `texts`: what
-    each id stands for in a text, null where nothing is known (`tokpack.encoding.id_texts`).
+    `added` are the ids of added tokens. They stand for their own text, but word marks in it for spaces: that of
+    Gemma's `\u2581\u2581` is what two spaces become, and rows with word marks are slow. `texts`: what each id
+    stands for in a text, null where nothing is known (`tokpack.encoding.id_texts`).
     """
 
     def __init__(
@@ -79,15 +80,18 @@ class FastTokenizer:
             self._unknown[single[data[places[single]] >= 0x80]] = True
         self._added = np.zeros(len(texts), bool)
         self._added[list(added.values())] = True
-        for content, number in added.items():
-            lengths[number] = len(content.encode())
-            self._unknown[number] = False
+        own = {
+            number: (content.replace(WORD_MARK, " ") if plan.word_mark else content).encode()
+            for content, number in added.items()
+        }
+        lengths[list(own)] = [*map(len, own.values())]
+        self._unknown[list(own)] = False
         self._lengths = pa.array(lengths)
         if plan.mark_in_front != "never":
             spaced = pc.fill_null(pc.starts_with(texts, b" "), False)
             self._begins_with_space = spaced.to_numpy(zero_copy_only=False)
         if plan.compares:
-            self._written = _with_own_texts(texts, added)
+            self._written = _with_own_texts(texts, own)
         if plan.trim != "never":
             self._spaces = _spaces_at_ends(places, data)
 
@@ -246,9 +250,8 @@ def running_sum(lengths: Int32, size: int) -> npt.NDArray[np.integer[Any]]:
     return np.cumsum(lengths, dtype=np.int32 if size < 1 << 30 else np.int64)
 
 
-def _with_own_texts(texts: pa.LargeBinaryArray, added: dict[str, int]) -> pa.LargeBinaryArray:
-    """Each added token stands for its own text."""
+def _with_own_texts(texts: pa.LargeBinaryArray, own: dict[int, bytes]) -> pa.LargeBinaryArray:
+    """Some ids stand for a text of their own."""
     place = np.arange(len(texts))
-    place[list(added.values())] = len(texts) + np.arange(len(added))
-    own = pa.array([content.encode() for content in added], pa.large_binary())
-    return pa.concat_arrays([texts, own]).take(pa.array(place))
+    place[list(own)] = len(texts) + np.arange(len(own))
+    return pa.concat_arrays([texts, pa.array(own.values(), pa.large_binary())]).take(pa.array(place))
