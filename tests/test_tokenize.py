@@ -154,6 +154,21 @@ def test_a_normalizer_that_rewrites_text_is_refused_with_a_warning_that_names_it
     assert tokenize(plain_batch(["ABC"]), tokenizer).stats == {"fast": 0, "slow": 1}
 
 
+def test_characters_that_are_written_as_bytes_are_placed(tokenizers_):
+    tokenizer, texts = (
+        tokenizers_("gemma"),
+        ["a\u00a0b", "\U0001f600\U0001f600 lazy", "caf\u00e9", "dog \u5f20"],
+    )
+    spans = [[(1, 3)], [(0, 4), (8, 12)], [(3, 5)], [(2, 7)]]
+    batch = plain_batch(texts, spans, spans)
+    tokens = tokenize(batch, tokenizer)
+    assert tokens.stats == {"fast": 4, "slow": 0}
+    slow = flag_tokens(batch, tokenizer.encode_reference(batch.text), np.arange(4))
+    assert tokens.flags.tolist() == slow.tolist()
+    names = [tokenizer.reference.id_to_token(number) for number in tokens.input_ids.tolist()]
+    assert sum(name.startswith("<0x") for name in names) > 4
+
+
 def test_spaces_that_become_an_added_token_of_word_marks_are_placed(tmp_path):
     backend = sentencepiece_like()
     backend.add_tokens(["\u2581\u2581"])  # Gemma's vocabulary has such

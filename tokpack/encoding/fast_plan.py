@@ -151,14 +151,22 @@ def _candidates(base: FastPlan, config: dict[str, Any]) -> Iterator[FastPlan]:
     """Plans to try."""
     before = json.dumps([config.get("normalizer"), config.get("pre_tokenizer")], ensure_ascii=False)
     if WORD_MARK in before:
-        base = replace(base, word_mark=True, compares="Prepend" in before or "Metaspace" in before)
+        marks = "Prepend" in before or "Metaspace" in before
+        base = replace(base, word_mark=True, compares=marks or not _knows_all_bytes(config["model"]))
         yield base
-        for front in ("sections", "first") if base.compares else ():
+        for front in ("sections", "first") if marks else ():
             for spares in (False, True):
                 yield replace(base, mark_in_front=front, spares_spaces=spares)
     else:
         for trim in ("never", "not_first", "always"):
             yield replace(base, trim=trim)
+
+
+def _knows_all_bytes(model: dict[str, Any]) -> bool:
+    """Whether what is not in the vocabulary is written as bytes, whatever it is."""
+    return bool(model.get("byte_fallback")) and all(
+        f"<0x{byte:02X}>" in model["vocab"] for byte in range(256)
+    )
 
 
 def _is_nfc(normalizer: Any) -> bool:

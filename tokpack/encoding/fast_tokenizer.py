@@ -52,7 +52,8 @@ class FastPlan:
     spares_spaces: bool = False
     """No word mark is put in front of what begins with a space."""
     compares: bool = False
-    """The tokenizer puts word marks in front: the bytes of tokens are compared with the text's."""
+    """The tokenizer puts word marks in front, or has a token for what it does not know: the bytes of tokens
+    are compared with the text's."""
     trim: Literal["never", "not_first", "always"] = "never"
     """Spaces at the ends of a token are not part of its place; `not_first` spares a row's first token."""
     scheme: str = ""
@@ -62,9 +63,9 @@ class FastPlan:
 class FastTokenizer:
     """A gigatoken tokenizer with the byte length of every token. Safe to share between threads.
 
-    `added` are the ids of added tokens. They stand for their own text, but word marks in it for spaces: that of
-    Gemma's `\u2581\u2581` is what two spaces become, and rows with word marks are slow. `texts`: what each id
-    stands for in a text, null where nothing is known (`tokpack.encoding.id_texts`).
+    `added` are the ids of added tokens. They stand for their own text, but word marks in it for spaces: that
+    of Gemma's `\u2581\u2581` is what two spaces become, and rows with word marks are slow. `texts`: what each
+    id stands for in a text, null where nothing is known (`tokpack.encoding.id_texts`).
     """
 
     def __init__(
@@ -74,10 +75,6 @@ class FastTokenizer:
         self._row_by_row, self._singles = Lock(), 0
         places, data = text_buffers(texts)
         lengths = np.diff(places).astype(np.int32)
-        self._unknown = texts.is_null().to_numpy(zero_copy_only=False)
-        if plan.word_mark:  # then a byte that is no character alone is a token for a byte
-            single = np.flatnonzero(lengths == 1)
-            self._unknown[single[data[places[single]] >= 0x80]] = True
         self._added = np.zeros(len(texts), bool)
         self._added[list(added.values())] = True
         own = {
@@ -85,7 +82,6 @@ class FastTokenizer:
             for content, number in added.items()
         }
         lengths[list(own)] = [*map(len, own.values())]
-        self._unknown[list(own)] = False
         self._lengths = pa.array(lengths)
         if plan.mark_in_front != "never":
             spaced = pc.fill_null(pc.starts_with(texts, b" "), False)
@@ -102,7 +98,9 @@ class FastTokenizer:
             return Encoded(np.zeros(1, np.int64), none.astype(np.int32), none, none), np.zeros(0, bool)
         ids, offsets = self._ids(text)
         lengths = pc.take(self._lengths, pa.array(ids), boundscheck=False).to_numpy()
-        odd, fronts = self._odd_tokens(ids), np.zeros(0, np.int64)
+        odd = fronts = np.zeros(0, np.int64)
+        if self.plan.first_sentinel:
+            odd = np.flatnonzero(ids >= self.plan.first_sentinel)
         if self.plan.mark_in_front != "never":
             lengths, fronts = self._without_front_marks(lengths.copy(), ids, offsets, text)
             odd = np.concatenate([odd, fronts[lengths[fronts] == 0]])
@@ -139,12 +137,6 @@ class FastTokenizer:
         if ids.dtype != np.uint32 or offsets.dtype != np.int64 or len(offsets) != len(text) + 1 or offsets[0]:
             raise InternalError("gigatoken's result has another layout", hint="install gigatoken 0.10")
         return ids, offsets
-
-    def _odd_tokens(self, ids: UInt32) -> Int64:
-        """Places of tokens that make their row slow: sentinels, and byte tokens that share a character."""
-        if self.plan.first_sentinel:
-            return np.flatnonzero(ids >= self.plan.first_sentinel)
-        return np.flatnonzero(self._unknown[ids]) if self.plan.word_mark else np.zeros(0, np.int64)
 
     def _without_front_marks(
         self,
