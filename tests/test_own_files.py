@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chats import messy_rows, write_rows
+from kill_steps import with_tests
 
 import tokpack
 from tokpack.errors import UsageError
@@ -303,6 +304,36 @@ def test_a_command_killed_at_any_step_on_disk_is_repeated_as_if_nothing_was(tmp_
     ran = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert all(int(steps) > 15 for steps in ran.stdout.split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_run_killed_while_it_clears_the_output_before_is_repeated_as_if_nothing_was(packed, tmp_path):
+    code = """if True:
+        import shutil, sys
+        from pathlib import Path
+        from kill_steps import each_step
+        from tokpack.way import output
+
+        source, top = map(Path, sys.argv[1:])
+        out, mine = top / "out", top / "out" / "tokenizer" / "notes.md"
+
+        def begin():
+            shutil.rmtree(top, ignore_errors=True)
+            shutil.copytree(source, out)
+            mine.write_text("mine")
+
+        def overwrite(again=True):
+            with output.claim(out, again):
+                output.work_folder(out, top)  # the next thing that a run does
+
+        for step in each_step(overwrite, begin):
+            overwrite((out / "manifest.json").is_file() and (out / "SHA256SUMS").is_file())
+            left = sorted(path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file())
+            assert left == ["out/.work/elsewhere", "out/tokenizer/notes.md"], (step, left)
+    """
+    arguments = [sys.executable, "-c", code, str(packed[1]), str(tmp_path / "top")]
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=False, env=with_tests())
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_a_folder_of_another_with_our_scratch_name_is_left_alone(home, tmp_path):

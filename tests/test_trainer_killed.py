@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kill_steps import with_tests
 from trainer_rows import make_documents, needs_packed_trainer, save_tiny_model, write_packed
 
+from tokpack.errors import OutputError
+from tokpack.terminal.activity import Activity
+from trainer_plugin import load_recipe
+from trainer_plugin.checkpoints.adapter_folder import read_adapter
 from trainer_plugin.output_folder import last_checkpoint, remove_checkpoints
+from trainer_plugin.training.document_log import PARTS
+from trainer_plugin.training.run import run_training
 
 CODE = """if True:
     import json, shutil, sys
@@ -92,6 +99,41 @@ def test_weights_and_recipe_belong_together_at_whatever_step_a_training_is_kille
     ran = subprocess.run(arguments, capture_output=True, text=True, check=False, env=with_tests())
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert int(ran.stdout.split()[-1]) > 10
+
+
+def trained(place: Path, out: Path, **changes: Any) -> Any:
+    recipe = load_recipe(method="lora", dtype="float32", max_steps=1, probe=False, **changes)
+    return run_training(place / "packed", place / "base", recipe, out, tell=Activity(quiet=True))
+
+
+def test_the_adapter_is_there_before_the_last_evaluation(place, tmp_path, monkeypatch):
+    needs_packed_trainer()
+    monkeypatch.setattr("trainer_plugin.training.run._last_evaluation", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trained(place, tmp_path / "out")
+    assert read_adapter(tmp_path / "out").config["peft_type"] == "LORA"
+
+
+def test_a_log_of_documents_that_cannot_be_written_costs_no_adapter(place, tmp_path, monkeypatch, caplog):
+    needs_packed_trainer()
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file" / "log.parquet", tmp_path / "file" / "deep" / "log.jsonl"):
+        with pytest.raises(OutputError, match="is no folder"):
+            trained(place, tmp_path / "out", document_log=str(wrong))
+    (tmp_path / "there.parquet").mkdir()
+    with pytest.raises(OutputError, match="a folder is there"):
+        trained(place, tmp_path / "out", document_log=str(tmp_path / "there.parquet"))
+    assert not (tmp_path / "out").exists()
+
+    def full(*given: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    log = tmp_path / "log.jsonl"
+    monkeypatch.setattr("trainer_plugin.training.document_log.document_means", full)
+    trained(place, tmp_path / "out", document_log=str(log))
+    assert read_adapter(tmp_path / "out").config["peft_type"] == "LORA"
+    assert "the losses of documents cannot be written: No space left on device" in caplog.text
+    assert any((tmp_path / "out" / PARTS).iterdir())
 
 
 def test_checkpoints_that_are_half_removed_are_none_to_go_on_from(tmp_path, monkeypatch):

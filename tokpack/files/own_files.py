@@ -32,7 +32,7 @@ _STORE = (
 _STORE_NAME = re.compile(_STORE)
 _EMPTY_FOLDER = r"(validation/)?(tokenizer/|tokens/)?(additional_chat_templates/)?"
 _PACKED_NAME = re.compile(
-    rf"(validation/)?({_TOP}|{_TOKENIZER}|{_TOKENS})|{_EMPTY_FOLDER}|\.work/({_STORE}|elsewhere(\.part)?)?"
+    rf"(validation/)?({_TOP}|{_TOKENIZER}|{_TOKENS})|{_EMPTY_FOLDER}|\.work/({_STORE}|elsewhere(\.part)?|clearing)?"
 )
 
 
@@ -106,10 +106,10 @@ def is_hub_link(path: Path) -> bool:
     return target.parent == (hub / "blobs").resolve() and target.is_file()
 
 
-def remove_own(folder: Path, own: Own) -> list[str]:
+def remove_own(folder: Path, own: Own, *, stays: bool = False) -> list[str]:
     """Delete the own files below, and the folders in which nothing is left then. Returns what is left.
 
-    `folder` itself stays when it holds anything; a link to a folder is left as it is.
+    `folder` itself `stays`, and in any case when it holds anything; a link to a folder is left as it is.
     """
     if not is_real_folder(folder):
         return [folder.name] if os.path.lexists(folder) else []
@@ -121,6 +121,8 @@ def remove_own(folder: Path, own: Own) -> list[str]:
             around.update((folder / name).parents[: name.count("/")])
         else:
             left.append(name)
+    if stays:
+        around.discard(folder)
     for inside in sorted(around, key=lambda path: -len(path.parts)):
         with suppress(OSError):  # not empty
             inside.rmdir()

@@ -32,6 +32,8 @@ log = logging.getLogger("tokpack")
 
 ELSEWHERE = "elsewhere"
 """In OUT/.work: the path of a token store that `--work-dir` moved."""
+CLEARING = "clearing"
+"""In OUT/.work while what is in OUT is removed."""
 MOST_POINTER = 1 << 14
 """Bytes of that path that are read."""
 
@@ -91,7 +93,7 @@ def _check(out: Path, overwrite: bool, differs: Differs) -> bool:
             where=str(out),
             hint="tokpack follows no link inside its folders: take it out, or give another -o",
         )
-    if overwrite and (finished or unfinished):
+    if (overwrite and (finished or unfinished)) or (out / schema.WORK / CLEARING).is_file():
         clear(out)
     elif finished:
         leave_work(out)  # of a run that was cut off after its last file
@@ -136,12 +138,15 @@ def store_name(out: Path) -> str:
     return "tokpack-" + hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
 
 
-def leave_work(out: Path) -> None:
-    """Remove OUT/.work, and the store that it points to where that is the one of this output."""
+def leave_work(out: Path, *, stays: bool = False) -> None:
+    """Remove OUT/.work, or with `stays` what is in it, and the store that it points to where that is the one
+    of this output."""
     inside = out / schema.WORK
     if (store := _store_elsewhere(out)) is not None:
         _tell_left(store, remove_store(store))
-    _tell_left(inside, remove_own(inside, lambda name: is_store_file(name) or name == ELSEWHERE))
+    ours = ELSEWHERE, CLEARING
+    left = remove_own(inside, lambda name: is_store_file(name) or name in ours, stays=stays)
+    _tell_left(inside, left)
 
 
 def _store_elsewhere(out: Path) -> Path | None:
@@ -172,10 +177,13 @@ def _tell_left(folder: Path, left: list[str]) -> None:
 
 
 def clear(out: Path) -> None:
-    """Remove what tokpack wrote, and nothing else."""
-    leave_work(out)
-    remove_own(out, is_packed_file)
-    out.mkdir(exist_ok=True)
+    """Remove what tokpack wrote, and nothing else. OUT/.work stays, so that the next run takes the folder,
+    and says until the end that what is left has to go."""
+    inside = out / schema.WORK
+    inside.mkdir(parents=True, exist_ok=True)
+    (inside / CLEARING).touch()
+    remove_own(out, lambda name: is_packed_file(name) and not name.startswith(f"{schema.WORK}/"), stays=True)
+    leave_work(out, stays=True)
 
 
 def finish(out: Path, manifest: dict[str, Any]) -> None:

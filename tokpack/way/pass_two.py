@@ -152,11 +152,11 @@ def leave_nothing(run: Run, corpus: Corpus, report: dict[str, Any], out: Path) -
 
     OUT/.work stays, empty, so that the folder counts as unfinished: the next run, of any settings, takes it.
     """
+    (out / schema.WORK).mkdir(exist_ok=True)
     names = [source.name for source in run.sources]
     write_record(out, corpus.docs, corpus.details, names, corpus.quarantined)
     write_json(out / schema.REPORT, report)
-    leave_work(out)
-    (out / schema.WORK).mkdir()
+    leave_work(out, stays=True)
 
 
 def _as_validation(docs: pl.DataFrame) -> pl.DataFrame:

@@ -14,6 +14,8 @@ of them, and null for a document without trained tokens.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -24,11 +26,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokpack.errors import DataError, UsageError
+from tokpack.errors import DataError, OutputError, UsageError
 from tokpack.files.own_files import is_real_folder
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger("tokpack")
 
 PARTS = "document-losses"
 _NAME = re.compile(r"step-\d{1,18}-rank-\d{1,9}\.parquet", re.ASCII)
@@ -45,13 +49,18 @@ _PART = pa.schema(
 
 
 def check_log_name(path: str | Path) -> None:
-    """Raises UsageError for another ending than .parquet and .jsonl."""
+    """Raises UsageError for another ending than .parquet and .jsonl, OutputError where no file can be."""
     if (suffix := Path(path).suffix) not in (".parquet", ".jsonl"):
         raise UsageError(
             f"a log of documents cannot be a {suffix or 'file without ending'}",
             where=f"--document-log {path}",
             hint="end the name in .parquet or .jsonl",
         )
+    file = Path(path).absolute()
+    above = next(folder for folder in file.parents if folder.exists())
+    if file.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        what = "a folder is there" if file.is_dir() else f"{above} is no folder that can be written into"
+        raise OutputError(what, where=f"--document-log {path}", hint="give another place")
 
 
 class DocumentLog:
@@ -109,11 +118,22 @@ class DocumentLog:
         part = self.parts / f"step-{step:08d}-rank-{self.rank}.parquet"
         pq.write_table(pa.table([column[real] for column in columns], schema=_PART), part)
 
-    def finish(self, keep_parts: bool = True) -> Path:
+    def finish(self, keep_parts: bool = True) -> None:
         """Join the parts of all processes into the file; the first process calls it, after the last flush.
 
-        keep_parts: a later session may go on from a checkpoint.
+        keep_parts: a later session may go on from a checkpoint. Where the log cannot be written, that is
+        told, and the parts stay: the training goes on to its end.
         """
+        try:
+            self._join()
+        except (OSError, DataError) as error:
+            what = error.what if isinstance(error, DataError) else error.strerror or error
+            log.warning("the losses of documents cannot be written: %s; they stay in %s", what, self.parts)
+        else:
+            if not keep_parts:
+                self._remove_parts()
+
+    def _join(self) -> None:
         tables = [_read(part) for part in self._written()]
         table = document_means(pa.concat_tables([_PART.empty_table(), *tables]))
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,9 +143,6 @@ class DocumentLog:
             with self.path.open("w", encoding="utf-8") as file:
                 for batch in table.to_batches(max_chunksize=10_000):
                     file.write(_json_lines(batch))
-        if not keep_parts:
-            self._remove_parts()
-        return self.path
 
 
 def _read(part: Path) -> pa.Table:

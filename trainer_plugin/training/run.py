@@ -106,6 +106,8 @@ def run_training(
     documents would see each other.
     """
     out, tell = Path(out), tell or Activity()
+    if recipe.document_log:
+        check_log_name(recipe.document_log)
     checkpoint = take_output_folder(out, resume, overwrite)
     dataset = PackedDataset(packed)
     if check and is_first_process():
@@ -146,9 +148,9 @@ def run_training(
     if checkpoint is None and trainer.is_world_process_zero():
         remove_checkpoints(out)
     trainer.train(resume_from_checkpoint=checkpoint)
-    result = _result(trainer, recipe, report.attn, plan, hours)
     with tell.doing(f"writing {out}"), writing(out, resumes=False):
         save_result(trainer, out, recipe, packed=dataset, tokenizer=tokenizer)
+    result = _result(trainer, recipe, report.attn, plan, hours)
     if trainer.is_world_process_zero():
         (out / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
