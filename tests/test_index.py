@@ -324,6 +324,21 @@ def test_numpy_reads_the_token_files(chats):
     assert len(npy_header("<i4", 1 << 40)) == HEADER_BYTES
 
 
+@pytest.mark.parametrize("where", ["tokpack.way.output.finish", "tokpack.way.pass_two.write_packed"])
+def test_a_run_cut_off_in_pass_2_goes_on_to_the_same_bytes(qwen, tmp_path, monkeypatch, where):
+    data = write_rows(tmp_path / "chats.jsonl", messy_rows(40))
+
+    def pack(name: str) -> str:
+        options = {"tokenizer": str(qwen), "max_length": 250, "val": 0.1, "shard_format": "index"}
+        return (tokpack.pack(data, tmp_path / name, **options).folder / schema.SUMS).read_text()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, lambda *given, **options: 1 / 0)  # the validation part is written by then
+        with pytest.raises(ZeroDivisionError):
+            pack("cut off")
+    assert pack("cut off") == pack("whole")
+
+
 @pytest.mark.slow
 def test_the_flag_writes_one_and_overwrite_takes_all_of_it_away(qwen, tmp_path):
     data = write_rows(tmp_path / "chats.jsonl", messy_rows(60))

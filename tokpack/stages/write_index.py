@@ -80,7 +80,7 @@ def write_rows(
             where=str(out),
             hint="write whole rows: `pack` without --index-only, `tokpack repack --shard-format arrow`",
         )
-    (out / PIECES).parent.mkdir()
+    (out / PIECES).parent.mkdir(exist_ok=True)  # a run that was cut off made it
     if shared is not None:
         folder, files = shared
         for name in TOKEN_FILES:
