@@ -50,10 +50,12 @@ def killed(act: Callable[[], object], step: int, torn: bool) -> bool:
     return code == -9
 
 
-def each_step(act: Callable[[], object], begin: Callable[[], object]) -> Iterator[tuple[int, bool]]:
+def each_step(
+    act: Callable[[], object], begin: Callable[[], object], ways: tuple[bool, ...] = (False, True)
+) -> Iterator[tuple[int, bool]]:
     """(step, torn) after each kill: once before every step, and once with each file begun. `begin` makes the
     place anew before each."""
-    for torn in (False, True):
+    for torn in ways:
         step = 0
         begin()
         while killed(act, step, torn):

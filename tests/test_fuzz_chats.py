@@ -7,7 +7,7 @@ import pytest
 from fuzz_chats import fuzz, fuzz_ways
 
 pytestmark = pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
-EVERY = pytest.param(1, 24, marks=pytest.mark.slow)
+EVERY = pytest.param(1, 12, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("step", "chats"), [(6, 12), EVERY])

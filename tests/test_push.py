@@ -188,9 +188,9 @@ def test_the_command_pushes_to_a_folder_that_verifies_as_it_is(packed, tmp_path)
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 @pytest.mark.parametrize("over", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_push_killed_at_any_step_is_repeated_as_if_nothing_was(over, packed, qwen, tmp_path):
-    other = tmp_path / "other"
+    small = tmp_path / "small"
     data = write_rows(tmp_path / "rows.jsonl", messy_rows(20))
-    tokpack.pack(data, other, tokenizer=qwen, max_length=256)
+    tokpack.pack(data, small, tokenizer=qwen, max_length=256)
     code = """if True:
         import shutil, sys
         from pathlib import Path
@@ -216,7 +216,7 @@ def test_a_push_killed_at_any_step_is_repeated_as_if_nothing_was(over, packed, q
             act()
             assert left() == whole, step
     """
-    arguments = [sys.executable, "-c", code, str(packed), str(other), str(tmp_path / "top"), str(over)]
+    arguments = [sys.executable, "-c", code, str(small), str(packed), str(tmp_path / "top"), str(over)]
     ran = subprocess.run(arguments, capture_output=True, text=True, check=False, env=with_tests())
     assert ran.returncode == 0, ran.stderr
 

@@ -73,7 +73,7 @@ CODE = """if True:
     new = [weights().read_bytes(), (out / "recipe.toml").read_bytes()]
     assert old[0] != new[0] and old[1] != new[1]
     steps = 0
-    for step in each_step(write_new, begin):
+    for step in each_step(write_new, begin, (False,)):
         steps += 1
         if is_whole():
             assert [weights().read_bytes(), (out / "recipe.toml").read_bytes()] in (old, new), step
@@ -92,7 +92,8 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_weights_and_recipe_belong_together_at_whatever_step_a_training_is_killed(place, method):
     needs_packed_trainer()
     arguments = [sys.executable, "-c", CODE, str(place), method]
@@ -106,6 +107,7 @@ def trained(place: Path, out: Path, **changes: Any) -> Any:
     return run_training(place / "packed", place / "base", recipe, out, tell=Activity(quiet=True))
 
 
+@pytest.mark.slow
 def test_the_adapter_is_there_before_the_last_evaluation(place, tmp_path, monkeypatch):
     needs_packed_trainer()
     monkeypatch.setattr("trainer_plugin.training.run._last_evaluation", lambda *given: 1 / 0)
@@ -114,6 +116,7 @@ def test_the_adapter_is_there_before_the_last_evaluation(place, tmp_path, monkey
     assert read_adapter(tmp_path / "out").config["peft_type"] == "LORA"
 
 
+@pytest.mark.slow
 def test_a_log_of_documents_that_cannot_be_written_costs_no_adapter(place, tmp_path, monkeypatch, caplog):
     needs_packed_trainer()
     (tmp_path / "file").touch()
