@@ -45,6 +45,14 @@ def test_letters_that_one_library_alone_knows_have_the_ids_of_tokenizers(name):
     assert difference(tokenizer.encode_reference, tokenizer.fast, pa.array(texts, pa.large_string())) is None
 
 
+def test_code_and_characters_that_are_written_as_bytes_go_by_the_fast_path_of_gemma():
+    tokenizer = load_tokenizer(vocabulary("gemma3"))
+    texts = ["def f():\n    return 1\n\n\n        # two", "a\u00a0b\u2009c \U0001fae9", "\u0780 \x85 <eos>  "]
+    rows = pa.array(texts, pa.large_string())
+    assert not tokenizer.fast.encode(rows)[1].any()
+    assert difference(tokenizer.encode_reference, tokenizer.fast, rows) is None
+
+
 def test_llama_2_has_the_ids_and_masks_of_transformers(tmp_path):
     judge = judge_of("llama2", tmp_path)
     renderer: Renderer = judge.renderer(template("llama2", tagged=False))
