@@ -21,6 +21,10 @@ FORMS = {
     "Python": "count(pond=1)",
     "Python in a list": "[count(pond=1)]",
     "Python, one a line": ["count(pond=1)"],
+    "printed": "{'name': 'count', 'arguments': {'pond': 1}}",
+    "printed in a list": "[{'name': 'count', 'arguments': '{\"pond\": 1}'}]",
+    "printed, one a line": ["{'name': 'count', 'arguments': {'pond': 1}}"],
+    "glaive": """{"name": "count", "arguments": '{"pond": 1}'}""",
 }
 
 
@@ -114,3 +118,33 @@ def test_a_rejected_answer_beside_one_of_that_name_makes_a_pair(name, tmp_path):
     found, _, shape = documents(tmp_path, [{"query": Q, name: A, f"rejected_{name}": B}])
     assert [list(zip(roles, contents, strict=True)) for roles, contents, *_ in found] == PAIR
     assert shape.format == "preference"
+
+
+@pytest.mark.parametrize("container", ["jsonl", "parquet"])
+@pytest.mark.parametrize("form", [name for name, call in FORMS.items() if isinstance(call, str)])
+def test_a_turn_that_is_a_call_of_any_form_is_read(form, container, tmp_path):
+    turns = [("human", Q), ("function_call", FORMS[form]), ("observation", "3"), ("gpt", A)]
+    row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    [(roles, _, extra, _)], _, _ = documents(tmp_path, [row], container)
+    assert roles == ["user", "assistant", "tool", "assistant"]
+    [call] = json.loads(extra)["messages"][1]["tool_calls"]
+    arguments = call["function"]["arguments"]
+    assert (json.loads(arguments) if isinstance(arguments, str) else arguments) == {"pond": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'name': 'count', 'arguments': {'pond': open('x')}}",
+        "{'name': 'count', 'arguments': '{\"owner\": \"it's\"}'}",
+        "{'name': 'count', 'arguments': {'pond': {1, 2}}}",
+        "{'pond': 1, 'days': 2}",
+        "[{'name': 'count'}, 3]",
+        "{'name': 3, 'arguments': {}}",
+    ],
+)
+def test_what_is_printed_and_no_call_sets_its_row_aside(text, tmp_path):
+    row = {"conversations": [{"from": "human", "value": Q}, {"from": "function_call", "value": text}]}
+    found, [reason], _ = documents(tmp_path, [row])
+    assert not found
+    assert "what Python prints" in reason or "no name" in reason or "not JSON" in reason

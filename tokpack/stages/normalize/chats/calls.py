@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from tokpack.stages.normalize.chats.plain_tools import plain_tools
-from tokpack.stages.normalize.chats.python_calls import python_calls
+from tokpack.stages.normalize.chats.python_calls import printed_calls, python_calls
 from tokpack.stages.normalize.values import Dumped, RowError, decoded, is_nothing, is_repr, kind_of, turned
 
 OLDER_TOOLS = "functions"
@@ -76,8 +76,11 @@ def _shared_tools(text: str, column: str) -> list[Any]:
 def read_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """The calls of a message, in the form of OpenAI."""
     lines = value if isinstance(value, list) and value else [value]
-    written = "\n".join(lines) if all(isinstance(line, str) for line in lines) else ""
-    found = written.rstrip().endswith((")", ")]")) and python_calls(written)
+    found: list[Any] = []
+    if all(isinstance(line, str) for line in lines):
+        written = "\n".join(lines)
+        is_code = written.rstrip().endswith((")", ")]"))
+        found = python_calls(written) if is_code else [call for line in lines for call in printed_calls(line)]
     return [
         _call(call, f"{where}[{number}]") for number, call in enumerate(found or _objects(value, where), 1)
     ]
