@@ -47,3 +47,22 @@ def test_a_column_that_is_spelled_as_usual_comes_first(tmp_path):
     [(roles, contents, _, _)], _, shape = documents(tmp_path, [row])
     assert (roles[0], contents[0]) == ("system", "Be brief.")
     assert json.loads(json.dumps(shape.unread)) == {"System Prompt": "Quack."}
+
+
+@pytest.mark.parametrize("name", ["function", "function_description", "functionDefinitions", "tool_schemas"])
+@pytest.mark.parametrize(
+    "held", [[TOOL], TOOL["function"], json.dumps([TOOL["function"]]), json.dumps(TOOL["function"])], ids=type
+)
+def test_a_column_of_tools_is_known_by_what_it_holds(name, held, tmp_path):
+    row = {"prompt": "Ducks?", "completion": "Three.", name: held}
+    [(_, _, extra, _)], _, shape = documents(tmp_path, [row, {**row, name: None}][:1])
+    [tool] = json.loads(extra)["tools"]
+    assert tool.get("function", tool) == TOOL["function"]
+    assert not shape.unread
+
+
+@pytest.mark.parametrize("held", ["def count(): pass", ["count"], {"count": 3}, [{"pond": 1}], "[]"], ids=str)
+def test_what_holds_no_tools_is_named_as_unread(held, tmp_path):
+    row = {"prompt": "Ducks?", "completion": "Three.", "function": held}
+    [(_, _, extra, _)], aside, shape = documents(tmp_path, [row])
+    assert (extra, aside, set(shape.unread)) == (None, [], {"function"})

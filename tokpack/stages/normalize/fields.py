@@ -176,6 +176,25 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "chat_template_kwargs": ("chat_template_kwargs",),
 }
 """Fields beside the ones a format needs -> columns, best first."""
+LESSER_TOOLS = (
+    *(
+        "function",
+        "function_description",
+        "function_descriptions",
+        "function_definitions",
+        "function_schemas",
+    ),
+    *(
+        "tool_schema",
+        "tool_schemas",
+        "tool_specs",
+        "tool_descriptions",
+        "available_functions",
+        "apis",
+        "api_list",
+    ),
+)
+"""Columns that hold the tools where none of those of `BESIDE` is there, if they hold any."""
 TEMPLATE_VARIABLES = (
     "custom_instructions",
     "xml_tools",

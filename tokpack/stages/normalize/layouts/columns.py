@@ -9,6 +9,7 @@ from typing import Any
 from tokpack.frozen import frozen
 from tokpack.schema import PREFERENCE
 from tokpack.stages.normalize import fields
+from tokpack.stages.normalize.chats.plain_tools import plain_tools
 from tokpack.stages.normalize.chats.roles import SPEAKERS, role_name
 from tokpack.stages.normalize.chats.training import weight_in
 from tokpack.stages.normalize.chats.turns import as_messages
@@ -202,6 +203,10 @@ def columns_beside(
                 for path in held.find(fields.BESIDE[target], _TESTS[target])
                 if root(path, held.present) not in taken and path not in beside.values()
             ]
+            if target == "tools" and not any(map(held.values, found)):
+                found = [
+                    path for path in held.find(fields.LESSER_TOOLS, _are_tools) if path not in taken
+                ] or found
             if found:
                 beside[target] = next((path for path in found if held.values(path)), found[0])
     beside |= {target: given[target] for target in ("split", "skip") if target in given}
@@ -301,6 +306,22 @@ def _is_label(values: list[Any]) -> bool:
 def _is_weight(values: list[Any]) -> bool:
     """Numbers, or texts of numbers, as CSV has them."""
     return bool(values) and all(weight_in(value) is not None for value in values)
+
+
+def _are_tools(values: list[Any]) -> bool:
+    """Whether each value is a tool, or a list of some."""
+    return bool(values) and all(map(_is_list_of_tools, values))
+
+
+def _is_list_of_tools(value: Any) -> bool:
+    tools = plain_tools(value)
+    functions = [
+        tool.get("function", tool) if isinstance(tool, Mapping) else None
+        for tool in (tools if isinstance(tools, list) else [])
+    ]
+    return bool(functions) and all(
+        isinstance(f, Mapping) and isinstance(f.get("name"), str) for f in functions
+    )
 
 
 def _is_history(values: list[Any]) -> bool:

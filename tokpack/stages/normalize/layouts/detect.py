@@ -26,6 +26,7 @@ from tokpack.stages.normalize.layouts.layouts import Layout
 from tokpack.stages.normalize.layouts.pair_checks import check_prompt, check_weight
 from tokpack.stages.normalize.layouts.printed import check_printed
 from tokpack.stages.normalize.layouts.speakers import check_speaker, notes_on_roles
+from tokpack.stages.normalize.layouts.turn_flags import check_turn_flags
 from tokpack.stages.normalize.layouts.unread import grouping_columns, unread_columns, unread_fields
 from tokpack.stages.normalize.raw_rows import parse_line
 from tokpack.stages.normalize.rows import tools_twice
@@ -77,6 +78,7 @@ def detect_shape(source: Source) -> Shape:
     _check_tokens(fitting, columns, source)
     check_weight(fitting[0], columns, rows, source)
     check_prompt(fitting[0], columns, rows, source)
+    check_turn_flags(fitting[0], rows, source)
     found = _labeled(fitting[0], config, rows, source)
     found = replace(found, notes=(*found.notes, *_notes_on_texts(found, columns, rows)))
     found = replace(found, notes=(*found.notes, *_notes_on_prompts(found, rows)))

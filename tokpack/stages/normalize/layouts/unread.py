@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from tokpack.schema import UNPAIRED
 from tokpack.stages.normalize.chats.training import speaks_of_training
 from tokpack.stages.normalize.chats.turns import are_bare, as_messages
-from tokpack.stages.normalize.fields import OF_MESSAGES, SWITCHES, Row, is_filled, value_at
-from tokpack.stages.normalize.layouts.columns import Columns
+from tokpack.stages.normalize.fields import OF_MESSAGES, SWITCHES, TRUTHS, Row, is_filled, value_at
+from tokpack.stages.normalize.layouts.columns import TAKES, Columns
 from tokpack.stages.normalize.passed_over import PassedOver
 from tokpack.stages.normalize.shape import Shape
 from tokpack.stages.normalize.values import WIDTH, shown
@@ -33,9 +33,13 @@ MATTERS = re.compile(
     re.IGNORECASE,
 )
 """Names of columns that mostly should have reached the model, or say that an answer should not."""
+GOOD = re.compile(
+    r"^(is_|was_)?(good|accepted|approved|correct|valid|included?|pass(ed)?|success(ful)?|resolved|verified|desired)$",
+    re.IGNORECASE,
+)
+BAD = re.compile(r"^(is_|was_)?(bad|excluded?|skip(ped)?|ignored?|deleted|flagged|mask(ed)?)$", re.IGNORECASE)
 VERDICT = re.compile(
-    r"^(is_|was_)?(good|bad|accepted|approved|correct|valid|included?|excluded?|skip(ped)?|ignored?|deleted|flagged|pass(ed)?"
-    r"|success(ful)?|resolved|mask(ed)?|verified|desired)$|thumbs|feedback|verdict|^use_(for|in)_|_mask$|^train_on|^status$",
+    rf"{GOOD.pattern}|{BAD.pattern}|thumbs|feedback|verdict|^use_(for|in)_|_mask$|^train_|^status$",
     re.IGNORECASE,
 )
 """Names of columns that may say that a row is not to be learned."""
@@ -131,26 +135,40 @@ def _worth_a_warning(shape: Shape) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def tell(sources: Sequence[str], shapes: Sequence[Shape]) -> None:
     """A line for each layout that was found, what of it is not read, and a warning where that may matter."""
-    files: dict[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    files: dict[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], str], list[str]] = {}
     for name, shape in zip(sources, shapes, strict=True):
         unread = ", ".join(f"{column} {example!r}" for column, example in shape.unread.items())
         rest = f"not read: {unread}" if unread else "nothing else is in it"
         line = f"{recognized(shape)}; {rest}"
-        key = (line, shape.notes, *_worth_a_warning(shape))
+        columns, fields = _worth_a_warning(shape)
+        key = (line, shape.notes, columns, fields, _way_of_verdict(shape, columns))
         files.setdefault(key, []).append(name)
-    for (line, notes, matters, fields), names in files.items():
+    for (line, notes, matters, fields, way), names in files.items():
         name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         log.info("%s: %s", name, line)
         for note in notes:
             log.info("%s: %s", name, note)
         if matters:
             listed = ", ".join(matters)
-            log.warning("%s: not read, and may matter: %s (--map FIELD=COLUMN reads one)", name, listed)
+            log.warning(
+                "%s: not read, and may matter: %s (--map FIELD=COLUMN reads one%s)", name, listed, way
+            )
         if fields:
             log.warning(
                 "%s: fields of messages that the chat template does not read, and may matter: %s (%s)",
                 *(name, _listed(fields), _READ_FROM),
             )
+
+
+def _way_of_verdict(shape: Shape, columns: Sequence[str]) -> str:
+    """How the first column that says true or false of whole rows leaves some out; empty without one."""
+    said = [column for column in columns if shape.unread[column].casefold() in TRUTHS]
+    for column in said if "label" in TAKES.get(shape.format, ()) else ():
+        if GOOD.search(column):
+            return f"; --map label={column} leaves out the rows where it is false"
+        if BAD.search(column):
+            return f"; --map skip={column} leaves out the rows where it is true"
+    return ""
 
 
 def late_unread(shape: Shape, over: PassedOver | None) -> dict[str, str]:
