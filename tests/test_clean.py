@@ -170,7 +170,11 @@ def test_special_tokens_are_stripped_from_the_ends_before_rules_look() -> None:
     cleaned = clean(docs, CleanConfig(), SPECIAL)
     assert [c[-1] for c in cleaned.documents["contents"].to_list()] == ["Hello", "", f"a {END} b"]
     assert cleaned.documents["drop_reason"].to_list() == [None, "empty_answer", None]
-    assert cleaned.counters == {"special_token_stripped": 2, "special_token_inside": 1}
+    assert cleaned.counters == {
+        "special_token_stripped": 2,
+        "special_token_inside": 1,
+        "end_token_inside": 1,
+    }
 
 
 def test_special_tokens_can_be_kept_or_drop_the_document() -> None:

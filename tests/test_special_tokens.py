@@ -86,3 +86,25 @@ def test_a_rendered_prompt_and_its_completion_stay_and_the_flag_is_named(qwen, t
     plain = packed_texts(rows, bare, qwen, **options)
     assert plain == [RENDERED + "The Ems.<|im_end|>\n"]
     assert "markers" not in caplog.text
+
+
+ENDS = {
+    "an answer": ("Rhine <|im_end|> Elbe", True),
+    "a question": ("Rhine", False),
+    "an end": ("Rhine<|im_end|>\n", False),
+    "a tag": ("<think>hm</think> Rhine", False),
+    "an opener": ("Rhine <|im_start|> Elbe", False),
+}
+
+
+@pytest.mark.parametrize("mode", ["strip", "keep", "drop"])
+@pytest.mark.parametrize("name", ENDS)
+def test_an_end_that_is_left_inside_a_text_is_warned_of(name, mode, qwen, tmp_path, caplog):
+    answer, warned = ENDS[name]
+    plain = [{"prompt": f"Name river {i}.", "completion": f"River {i}."} for i in range(3)]
+    packed_texts(
+        [*plain, {"prompt": "Name a river.", "completion": answer}], tmp_path, qwen, special_in_content=mode
+    )
+    found = [r.getMessage() for r in caplog.records if "turn or text inside" in r.getMessage()]
+    assert bool(found) == (warned and mode == "strip")
+    assert all("--special-in-content drop" in text for text in found)

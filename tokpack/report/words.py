@@ -28,6 +28,7 @@ ALIKE = {
 COUNTERS = {
     "special_token_stripped": "document(|s) had special tokens stripped from the ends of (its|their) text",
     "special_token_inside": "document(|s) hold(s|) a special token inside (its|their) text",
+    "end_token_inside": "document(|s) hold(s|) an end of a turn or text inside (its|their) texts",
     "rendered_already_text": "text(|s) begin(s|) with the chat template's markers, and (is|are) left alone",
     "rendered_already_chat": "document(|s) hold(s|) a message that is rendered already: it is left as it is",
     "with_email": "document(|s) hold(s|) an e-mail address",

@@ -22,6 +22,7 @@ from tokpack.stages.messages import Messages, as_bool
 from tokpack.terminal.activity import in_number
 
 STRIPPED, INSIDE = "special_token_stripped", "special_token_inside"
+END_INSIDE = "end_token_inside"
 RENDERED_TEXT, RENDERED_CHAT = "rendered_already_text", "rendered_already_chat"
 """Counters of documents."""
 
@@ -66,6 +67,10 @@ def treat_special_tokens(
         changed[places] = as_bool(before != after)
         counters[STRIPPED] = int(messages.any(changed).sum())
         hit[places] = _holds(after, tokens.every)
+        ended = np.zeros(len(hit), np.bool_)
+        ended[places] = _holds(after, tokens.ends)
+        if count := int(messages.any(ended).sum()):
+            counters[END_INSIDE] = count
     inside = messages.any(hit) | _holds(documents["extra"], tokens.every)  # calls and reasoning
     counters[INSIDE] = int(inside.sum())
     if mode == "drop":
@@ -102,8 +107,18 @@ def one_of(tokens: Sequence[str]) -> str:
 
 
 def told(counters: dict[str, int], plain: bool, eos: bool) -> list[str]:
-    """Warnings of documents that are rendered already; `plain` and `eos` as the run renders."""
+    """Warnings of documents that are rendered already, or hold an end in mid-text.
+
+    `plain` and `eos` as the run renders."""
     warnings = []
+    if count := counters.get(END_INSIDE, 0):
+        warnings.append(
+            in_number(
+                count,
+                f"{count:,} document(|s) hold(s|) an end of a turn or text inside (its|their) texts, as a "
+                "special token, and (is|are) packed so: --special-in-content drop leaves (it|them) out",
+            )
+        )
     if (texts := counters.get(RENDERED_TEXT, 0)) and eos:
         warnings.append(
             in_number(
