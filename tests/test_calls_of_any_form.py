@@ -82,12 +82,22 @@ def test_tools_and_calls_of_olmo_are_read(container, tmp_path):
 
 
 @pytest.mark.parametrize("role", ["system", "user"])
-def test_tools_of_a_message_are_those_of_its_row_unless_it_has_some(role, tmp_path):
-    other = {"type": "function", "function": {"name": "other"}}
+def test_tools_of_messages_are_those_of_their_row_beside_its_own(role, tmp_path):
+    other, again = (
+        {"type": "function", "function": {"name": "other", **more}} for more in ({}, {"strict": 1})
+    )
     first = {"role": role, "content": S, "tools": [TOOL]}
-    rows = [{"messages": [first, USER, ANSWER]}, {"messages": [first, USER, ANSWER], "tools": [other]}]
+    second = {**USER, "tools": [again, TOOL]}
+    rows = [
+        {"messages": [first, USER, ANSWER]},
+        {"messages": [first, USER, ANSWER], "tools": [other]},
+        {"messages": [first, USER, ANSWER, second, ANSWER]},
+        {"messages": [first, USER, ANSWER, second, ANSWER], "tools": json.dumps([other])},
+        {"messages": [first, {**USER, "functions": [TOOL["function"]]}, ANSWER]},
+    ]
     found, _, _ = documents(tmp_path, rows)
-    assert [json.loads(extra) for _, _, extra, _ in found] == [{"tools": [TOOL]}, {"tools": [other]}]
+    given = [json.loads(extra)["tools"] for _, _, extra, _ in found]
+    assert given == [[TOOL], [other, TOOL], [TOOL, again], [other, TOOL], [TOOL]]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokpack.frozen import frozen
 from tokpack.on_disk.reasons import LABELED_BAD, OTHER_SPLIT
-from tokpack.stages.normalize.chats.calls import TOOLS, read_tools
+from tokpack.stages.normalize.chats.calls import TOOLS, read_tools, tool_name
 from tokpack.stages.normalize.chats.message_rows import (
     Turn,
     is_message,
@@ -154,7 +154,7 @@ def around(row: Mapping[str, Any], turns: list[Turn]) -> dict[str, Any]:
     for role, _, extra in turns:
         if role in ("system", "user"):
             own = read_tools({name: extra.pop(name) for name in TOOLS if name in extra})
-            document = document or own
+            document = _with_tools(document, own) if document and own else document or own
     if document and _are_told(document["tools"], turns):
         document = {}
     arguments = as_json(row.get("chat_template_kwargs"))
@@ -164,6 +164,14 @@ def around(row: Mapping[str, Any], turns: list[Turn]) -> dict[str, Any]:
         given = {name: value for name, value in arguments.items() if value is not None}
         document |= {KWARGS: given} if given else {}
     return document
+
+
+def _with_tools(document: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """With tools of other names."""
+    held = document["tools"]
+    known = {name for tool in held if (name := tool_name(tool))}
+    new = [tool for tool in more["tools"] if tool not in held and tool_name(tool) not in known]
+    return {"tools": [*held, *new]} if new else document
 
 
 def tools_twice(row: Mapping[str, Any], shape: Shape) -> bool:
@@ -180,9 +188,8 @@ def _are_told(tools: list[Any], turns: list[Turn]) -> bool:
     system = next((text for role, text, _ in turns if role == "system"), None) or ""
     if "<tools>" not in system:
         return False
-    functions = (tool.get("function") or tool for tool in tools)
-    names = [function.get("name") if isinstance(function, dict) else None for function in functions]
-    return all(isinstance(name, str) and (f'"{name}"' in system or f"'{name}'" in system) for name in names)
+    names = map(tool_name, tools)
+    return all(name and (f'"{name}"' in system or f"'{name}'" in system) for name in names)
 
 
 def history_of(row: Mapping[str, Any]) -> list[Turn]:

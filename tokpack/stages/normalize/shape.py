@@ -16,7 +16,7 @@ from tokpack.schema import PREFERENCE
 from tokpack.stages.messages import PART_SIZES
 from tokpack.stages.normalize import fields
 from tokpack.stages.normalize.chats.blocks import plain_text, system_in_text
-from tokpack.stages.normalize.chats.calls import OLDER_TOOLS, TOOLS, read_tools
+from tokpack.stages.normalize.chats.calls import OLDER_TOOLS, TOOLS, read_tools, tool_name
 from tokpack.stages.normalize.chats.media import MEDIA
 from tokpack.stages.normalize.chats.message_rows import chat_in_text
 from tokpack.stages.normalize.chats.roles import SPEAKERS, Speakers, role_name, spoken
@@ -341,9 +341,7 @@ _LABEL = re.compile(r"\A\s*SYSTEM:\s*")
 
 def _tool_names(path: str, value: Any) -> set[str]:
     column = OLDER_TOOLS if path.casefold() == OLDER_TOOLS else "tools"
-    tools = read_tools({column: value}).get("tools", ())
-    functions = [tool.get("function", tool) for tool in tools]
-    return {str(f.get("name")) for f in functions if isinstance(f, dict)}
+    return set(map(tool_name, read_tools({column: value}).get("tools", ())))
 
 
 def _messages(value: Any, named: bool) -> Any:

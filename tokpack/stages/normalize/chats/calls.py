@@ -55,6 +55,13 @@ def read_tools(row: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def tool_name(tool: dict[str, Any]) -> str:
+    """Empty where it has none."""
+    function = tool.get("function") or tool
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else ""
+
+
 def _tools(value: Any, column: str) -> list[Any]:
     given = plain_tools(value)
     for number, tool in enumerate(given if isinstance(given, list) else (), 1):
