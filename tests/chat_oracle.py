@@ -225,7 +225,12 @@ def is_lost(message: dict[str, Any], turn: str) -> bool:
     """The message has a call or reasoning, and nothing of it is in the turn."""
     block, _, rest = said(message).rpartition("</think>")
     more = message.get("tool_calls") or thoughts(message) or block
-    told = [said(message), block.replace("<think>", ""), rest, *thoughts(message)]
+    told = [
+        re.sub(r"<think>\s*</think>", "", said(message)),
+        block.replace("<think>", ""),
+        rest,
+        *thoughts(message),
+    ]
     return bool(more) and not any(text.strip() and text.strip() in turn for text in told)
 
 

@@ -113,8 +113,8 @@ OPENERS = {
     "muse_glimmer": ("<|start|>assistant",),
     "qwen2_5": ("\n",),
     "llava_next": (" ",),  # it has no generation prompt: a turn begins with its content
-    "qwen3_5_nothink": ("<think>\n\n</think>\n\n", "<think>\n"),
-    **dict.fromkeys(("qwen3_5_think", "qwen3_6", "qwen3_8"), ("<think>\n",)),
+    "qwen3_5_nothink": ("<think>\n\n</think>\n\n", "<think>\n", "<think>"),
+    **dict.fromkeys(("qwen3_5_think", "qwen3_6", "qwen3_8"), ("<think>\n", "<think>")),
     **dict.fromkeys(
         ("nemotron_3_nano", "nemotron_3_super", "nemotron_3_ultra", "nemotron_3_5_lightning"),
         ("<think>\n", "<think>"),

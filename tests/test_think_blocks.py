@@ -68,16 +68,17 @@ def test_a_text_before_a_think_block_that_the_template_takes_away_is_counted(fol
 
 
 @needs_trl
-def test_white_space_of_a_question_after_an_answer_whose_reasoning_is_taken_away_is_its_own(folder):
-    chat = [
-        ASK,
-        said("<think>\nWhy?\n</think>\n\nSo\u2028\n\n"),
-        {"role": "user", "content": "\u2028Who?"},
-        TELL,
-    ]
-    rendered = alike(folder, "glm4moe", chat)
+@pytest.mark.parametrize("name", ["glm4moe", "nemotron_3_ultra", "qwen3", "qwen3_5_think"])
+@pytest.mark.parametrize("content", ["<think>\nWhy?\n</think>\n\nSo\u2028\n\n", "<think>\n\n</think>\n\n  "])
+def test_white_space_of_questions_beside_an_answer_whose_reasoning_is_taken_away_is_theirs(
+    folder, name, content
+):
+    first, second = ({"role": "user", "content": text} for text in ("Who? ", "\u2028Who?"))
+    rendered = alike(folder, name, [first, said(content), second, TELL])
     text = rendered.text[0].as_py().encode()
-    assert "\u2028Who?" in [text[slice(*span)].decode() for span in rendered.content.of_row(0)]
+    found = [text[slice(*span)].decode() for span in rendered.content.of_row(0)]
+    kept = name != "qwen3_5_think"  # it strips questions
+    assert ("Who? " in found, "\u2028Who?" in found) == (kept, kept)
 
 
 @needs_trl
@@ -89,3 +90,30 @@ def test_what_stands_before_a_call_is_the_templates_where_earlier_answers_are_wr
     text = rendered.text[0].as_py().encode()
     found = [text[start:end].decode() for start, end, kind in rendered.segments.of_row(0) if kind == 1]
     assert found == ["</think>"] * 4
+
+
+CUT = "<|channel>thought\n"
+LEFT_OUT = {
+    "with reasoning": ([ASK, said(CUT, reasoning_content=" {{ x }}")], True),
+    "with a call": ([ASK, {**families.calling(families.call()), "content": CUT + "\x1f"}], True),
+    "a sign before it": ([ASK, said(f"\ufeff\t{CUT}<think>Why?</think>")], False),
+}
+
+
+@needs_trl
+@pytest.mark.parametrize("name", LEFT_OUT)
+@pytest.mark.parametrize("masked", [(), ("none",)])
+def test_a_content_that_begins_as_gemma_begins_reasoning_is_told_alike(folder, name, masked):
+    chat, left = LEFT_OUT[name]
+    rendered = alike(folder, "diffusion_gemma", chat, masked)
+    assert not rendered.errors
+    assert bool(rendered.told.get("contents_beside_calls_not_rendered")) == left
+    assert "turns_of_unknown_segments" not in rendered.told or not left
+
+
+@needs_trl
+@pytest.mark.parametrize(("value", "word"), [(None, "None"), (True, "True"), (True, "true"), (None, "null")])
+def test_reasoning_is_not_taken_for_written_because_an_argument_is_written_like_it(folder, value, word):
+    calling = {**families.calling(families.call({"n": value})), "reasoning_content": word}
+    rendered = alike(folder, "nemotron_3_ultra", [ASK, calling, families.answer_of(), TELL, ASK, TELL])
+    assert rendered.told == {"reasoning_not_rendered": 3}

@@ -9,6 +9,7 @@ nothing, so it is not trained.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ LEFT_OUT = {
 }
 """Counters in words."""
 TEMPLATE_ARGUMENTS = "with_template_arguments"
+_HEAD = re.compile(r"<[^<>\s]{1,80}>|\S\S?")
+"""With what a text begins: a tag, which templates write by themselves, or two characters."""
 
 
 def warnings(counters: Mapping[str, int]) -> list[str]:
@@ -64,6 +67,8 @@ class Unwritten:
     counts: Counter[str] = field(default_factory=Counter)
     empty: set[int] = field(default_factory=set)
     """Assistant messages of which nothing was written."""
+    without_content: set[int] = field(default_factory=set)
+    """Those of which calls or reasoning alone were."""
 
 
 def left_out(
@@ -83,7 +88,8 @@ def left_out(
         if parts is not None:
             texts, thoughts = [parts[1]] if parts[1] else [], _different([*thoughts, *parts[0]])
         shown = index in marked.ends or _begins(text, marked.starts.get(index), texts)
-        found_in = index not in marked.absent and all(_stands_in(part, text) for part in texts)
+        gone = index in marked.absent or index in marked.starts  # of the latter the end is gone
+        found_in = not gone and all(_stands_in(part, text) for part in texts)
         written = bool(texts) and (shown or found_in)
         calls = message.get("tool_calls") or []
         if not answers or not (calls or thoughts or beheaded):
@@ -112,6 +118,7 @@ def left_out(
             if not (kept_call or kept):
                 raise RenderError(f"the template leaves out the content of message {index + 1} (assistant)")
             found.counts[LEFT_OUT_CONTENT] += 1
+            found.without_content.add(index)
         if not (written or kept_call or kept):
             found.counts[EMPTY_TURNS] += 1
             found.empty.add(index)
@@ -120,7 +127,8 @@ def left_out(
 
 def _begins(text: str, start: int | None, texts: Sequence[str]) -> bool:
     """Whether a content begins there: of one that the template takes away the mark before it may be left."""
-    return start is not None and (not texts or text.startswith(texts[0].strip()[:2], start))
+    head = _HEAD.match(texts[0].strip()) if texts else None
+    return start is not None and (head is None or text.startswith(head.group(), start))
 
 
 def _reasonings(message: Message) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -60,17 +60,17 @@ class Marks:
         self.chosen = {i for i, message in enumerate(messages) if _has_text(message)}
         self._first_mark = _free_marks(text, messages)
         self._any_mark = _mark_pattern(self._first_mark, 2 * len(messages) + 1)
-        self._outside = False
+        self._outside: Collection[int] = ()
 
     def only(self, chosen: set[int]) -> Marks:
         other = copy(self)
         other.chosen = chosen
         return other
 
-    def outermost(self) -> Marks:
-        """The same with the marks outside of the outer whitespace."""
+    def outermost(self, indices: Collection[int]) -> Marks:
+        """The same with the marks of these messages outside of the outer whitespace."""
         other = copy(self)
-        other._outside = True
+        other._outside = indices
         return other
 
     @property
@@ -150,15 +150,15 @@ class Marks:
         before, after = chr(self._first_mark + 2 * index), chr(self._first_mark + 2 * index + 1)
         content = message["content"]
         if isinstance(content, str):
-            return {**message, "content": self._put(content, before, after)}
+            return {**message, "content": self._put(index, content, before, after)}
         parts = [dict(part) if isinstance(part, dict) else part for part in content]
         shown = [part for part in parts if _shows(part)]
-        shown[0]["text"] = self._put(shown[0]["text"], before, "")
-        shown[-1]["text"] = self._put(shown[-1]["text"], "", after)
+        shown[0]["text"] = self._put(index, shown[0]["text"], before, "")
+        shown[-1]["text"] = self._put(index, shown[-1]["text"], "", after)
         return {**message, "content": parts}
 
-    def _put(self, text: str, before: str, after: str) -> str:
-        if self._outside:
+    def _put(self, index: int, text: str, before: str, after: str) -> str:
+        if index in self._outside:
             return before + text + after
         core = text.strip()
         lead = text.index(core) if core else len(text)
@@ -204,17 +204,24 @@ def widen(spans: list[CharSpan | None], marks: Marks, inner: Marked, outer: Mark
     """Add to `spans` the outer whitespace that the template keeps.
 
     Between two contents the text is `kept tail of the one + literal + kept head of the other`; `outer`, with
-    the marks outside the whitespace, shows the literal.
+    the marks outside the whitespace of those located exactly, shows the literal.
     """
     edges = [(-1, -1, True), *_edges(inner, outer), (len(inner.text), len(marks.messages), False)]
     for (_, left, left_ends), (_, right, right_ends) in pairwise(edges):
-        if right_ends or not left_ends:  # not what stands between two contents
+        if not left_ends:
             continue
-        between = inner.text[inner.ends.get(left, 0) : inner.starts.get(right, len(inner.text))]
-        literal = outer.text[outer.ends.get(left, 0) : outer.starts.get(right, len(outer.text))]
+        between, literal = (
+            marked.text[
+                marked.ends.get(left, 0) : (marked.ends if right_ends else marked.starts).get(
+                    right, len(marked.text)
+                )
+            ]
+            for marked in (inner, outer)
+        )
+        before = "" if right_ends else marks.outer_space(right)[0]  # what it begins with is taken away
         for tail in _kept_heads(marks.outer_space(left)[1]):
             head = between[len(tail) + len(literal) :]
-            wanted = any(form.endswith(head) for form in _written(marks.outer_space(right)[0]))
+            wanted = any(form.endswith(head) for form in _written(before))
             if between == tail + literal + head and wanted:
                 _stretch(spans, left, right, len(tail), len(head))
                 break

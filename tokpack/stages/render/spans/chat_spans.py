@@ -267,7 +267,8 @@ class _Chat:
         """Span of each content, with the outer whitespace that the template keeps."""
         spans = self._spans(self.marked)
         if self.marks.have_outer_space:
-            outer = self.marks.outermost().render(self.template, self.tools)
+            exact = self.marked.starts.keys() & self.marked.ends.keys()
+            outer = self.marks.outermost(exact).render(self.template, self.tools)
             if outer is not None and outer.text == self.text:
                 return self._spans(outer)
             if outer is not None:
@@ -346,7 +347,7 @@ class _Chat:
         if not self.finder.with_segments or not turns:
             return []
         given = (self.finder, self.messages, self.tools, self.text, self.contents)
-        segments = Segments(*given, self.marked.absent, self.words)
+        segments = Segments(*given, self.marked.absent | left.without_content, self.words)
         found = segments.find(turns)
         left.counts[UNKNOWN_SEGMENTS] += segments.unknown
         return found

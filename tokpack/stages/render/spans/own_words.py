@@ -151,4 +151,4 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         yield from (text for inner in value for text in _texts(inner))
     else:
-        yield json.dumps(value, default=str)
+        yield from (json.dumps(value, default=str), str(value))  # a template writes null, or None
