@@ -270,7 +270,7 @@ _MARKER = re.compile(
 
 def without_markers(text: str) -> str:
     """What a turn holds beside special tokens and white space."""
-    return _MARKER.sub("", text.replace("</s>", "")).strip()
+    return _MARKER.sub("", text.replace("<|channel|>final<|message|>", "").replace("</s>", "")).strip()
 
 
 @cache
