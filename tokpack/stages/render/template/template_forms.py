@@ -23,9 +23,12 @@ from typing import Any, Literal
 
 from tokpack.settings.config import ToolArguments
 from tokpack.stages.normalize.chats.blocks import is_object
+from tokpack.stages.render.template.call_ids import short_ids
 from tokpack.stages.render.template.chat_template import ChatTemplate, Explicit, Message, RenderError
 
 _WORD, _NAME, _KEY, _VALUE = "zqcontent", "zqname", "zqkey", "zqvalue"
+_ID, _LONG_ID = "zqcallnum", "call_zqcallnumberlong"
+"""Mistral's templates take ids of nine letters or digits alone."""
 _TEXTS = (" zqfirst ", "\n", "zqsecond ", "")
 _TOOL_ROLES = ("tool", "ipython", "function")
 _ARGUMENTS = {_KEY: _VALUE}
@@ -60,6 +63,8 @@ class Forms:
 
     def give(self, messages: Sequence[Message]) -> list[Message]:
         """The messages as the template wants them."""
+        if any(map(_has_ids, messages)) and self._wants_short_ids:
+            messages = short_ids(messages, _TOOL_ROLES)
         return [message if self._stays(message) else self._message(message) for message in messages]
 
     def give_tools(self, tools: Any) -> Any:
@@ -83,6 +88,14 @@ class Forms:
         chat = _chat_with("user", "q", None)
         return _NAME in self._render(chat, tools=[_wrapped(tool)]) and _NAME not in self._render(
             chat, tools=[tool]
+        )
+
+    @cached_property
+    def _wants_short_ids(self) -> bool:
+        """Whether it fails of an id as OpenAI's, and not of one of nine letters."""
+        call = {"role": "assistant", "tool_calls": [_call({}, _LONG_ID)]}
+        return not any(map(self._render, _with_and_without(call, _LONG_ID))) and any(
+            map(self._render, _with_and_without({**call, "tool_calls": [_call({})]}, _ID))
         )
 
     @cached_property
@@ -274,20 +287,30 @@ def _chat_with(role: str, content: Any, call: Any) -> list[Message]:
     if role == "user":
         return [message, answer]
     if role in _TOOL_ROLES:
-        return [user, {"role": "assistant", "content": "", "tool_calls": [call]}, message]
+        called = {"role": "assistant", "content": "", "tool_calls": [call]}
+        return [user, called, {**message, "tool_call_id": _ID}]
     return [message, user, answer]
 
 
-def tool_chat(call: Message | None = None) -> list[Message]:
-    """A question, a call, the tool's answer and the model's."""
+def _has_ids(message: Message) -> bool:
+    return bool(message.get("tool_calls")) or message.get("role") in _TOOL_ROLES
+
+
+def _with_and_without(call: Message, name: str) -> list[list[Message]]:
+    """Chats with the call, with an empty content and without one."""
+    return [tool_chat(message, name) for message in (call, {**call, "content": ""})]
+
+
+def tool_chat(call: Message | None = None, name: str = _ID) -> list[Message]:
+    """A question, a call, the tool's answer, under the `name` of the call, and the model's."""
     if call is None:
         call = {"role": "assistant", "content": "", "tool_calls": [_call(_ARGUMENTS)]}
-    answer = {"role": "tool", "name": _NAME[:2], "tool_call_id": "zqid", "content": "r"}
+    answer = {"role": "tool", "name": _NAME[:2], "tool_call_id": name, "content": "r"}
     return [{"role": "user", "content": "q"}, call, answer, {"role": "assistant", "content": "a"}]
 
 
-def _call(arguments: Any) -> dict[str, Any]:
-    return {"id": "zqid", "type": "function", "function": {"name": _NAME, "arguments": arguments}}
+def _call(arguments: Any, name: str = _ID) -> dict[str, Any]:
+    return {"id": name, "type": "function", "function": {"name": _NAME, "arguments": arguments}}
 
 
 def _is_bare(tool: Any) -> bool:
