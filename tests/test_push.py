@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import tokpack
 from tokpack.cli import app
-from tokpack.errors import DataError, UsageError
+from tokpack.errors import DataError, OutputError, UsageError
 from tokpack.on_disk.card import make_card
 from tokpack.on_disk.sums import covered_files
 from tokpack.packed import push as pushing
@@ -219,6 +219,16 @@ def test_a_push_killed_at_any_step_is_repeated_as_if_nothing_was(over, packed, q
     arguments = [sys.executable, "-c", code, str(small), str(packed), str(tmp_path / "top"), str(over)]
     ran = subprocess.run(arguments, capture_output=True, text=True, check=False, env=with_tests())
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_full_disk_behind_a_url_is_told_as_such(packed, tmp_path, monkeypatch):
+    def full(*given, **options):
+        raise OSError(28, "No space left on device", "one file", None, "another")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.put_file", full)
+    with pytest.raises(OutputError, match="cannot write it: No space left on device") as caught:
+        push(packed, f"file://{tmp_path}/out")
+    assert caught.value.hint == "free some space and repeat the command"
 
 
 def test_the_card_says_what_is_in_it_and_no_name_of_a_file_is_markup(packed):

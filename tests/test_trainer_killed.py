@@ -13,6 +13,7 @@ pytest.importorskip("peft")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from kill_steps import with_tests
+from safetensors import SafetensorError
 from trainer_rows import make_documents, needs_packed_trainer, save_tiny_model, write_packed
 
 from tokpack.errors import OutputError
@@ -137,6 +138,33 @@ def test_a_log_of_documents_that_cannot_be_written_costs_no_adapter(place, tmp_p
     assert read_adapter(tmp_path / "out").config["peft_type"] == "LORA"
     assert "the losses of documents cannot be written: No space left on device" in caplog.text
     assert any((tmp_path / "out" / PARTS).iterdir())
+
+
+FULL = (
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    OSError(28, "No space left on device"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_a_full_disk_is_told_with_how_to_go_on(place, tmp_path, monkeypatch, error):
+    needs_packed_trainer()
+
+    def full(*given: Any, **options: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.Trainer._save_optimizer_and_scheduler", full)
+        with pytest.raises(OutputError, match="cannot write: No space left on device") as told:
+            trained(place, tmp_path / "out", save_steps=1)
+    assert told.value.hint.startswith("free some space; there is no checkpoint yet")
+    assert told.value.hint.endswith("; repeat the command with --overwrite")
+    monkeypatch.setattr("transformers.Trainer.save_model", full)
+    with pytest.raises(OutputError, match="cannot write: No space left on device") as told:
+        trained(place, tmp_path / "other")
+    assert told.value.hint.startswith("free some space; there is no checkpoint yet")
 
 
 def test_checkpoints_that_are_half_removed_are_none_to_go_on_from(tmp_path, monkeypatch):

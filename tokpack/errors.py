@@ -6,7 +6,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -167,16 +167,27 @@ def check_place(file: Path | None, flag: str) -> None:
 
 
 def system_error(error: Exception) -> int:
-    """Its number by the system; 0: it is another error. Libraries of Rust say theirs in words."""
+    """Its number by the system; 0: it is another error. Libraries of Rust say theirs in words, and PyTorch
+    says that less was written than it gave, as on a full disk."""
     if isinstance(error, OSError):
         return error.errno or 0
+    if re.search(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+", str(error)):
+        return errno.ENOSPC
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else 0
 
 
+def _again(resumes: bool) -> str:
+    """What to do about a full disk."""
+    return "free some space and repeat the command" + (": it goes on where it stopped" if resumes else "")
+
+
 @contextmanager
-def writing(where: Path, resumes: bool = True) -> Iterator[None]:
-    """Turn a full disk or missing rights into an OutputError. `resumes`: what stands already is kept."""
+def writing(
+    where: Path, resumes: bool = True, how_to_go_on: Callable[[], str] | None = None
+) -> Iterator[None]:
+    """Turn a full disk or missing rights into an OutputError. `resumes`: the same command keeps what stands
+    already; another way to go on is said by `how_to_go_on`."""
     try:
         yield
     except Exception as error:
@@ -187,8 +198,7 @@ def writing(where: Path, resumes: bool = True) -> Iterator[None]:
         raise OutputError(
             f"cannot write: {os.strerror(number)}",
             where=str(getattr(error, "filename2", None) or getattr(error, "filename", None) or where),
-            hint="free some space and repeat the command"
-            + (": it goes on where it stopped" if resumes else "")
+            hint=(f"free some space; {how_to_go_on()}" if how_to_go_on else _again(resumes))
             if full
             else "choose another place, or check its rights",
         ) from None

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tokpack.errors import DataError, OutputError, TokpackError, UsageError
+from tokpack.errors import FULL, DataError, OutputError, TokpackError, UsageError, system_error
 from tokpack.files.durable import sync_tree
 from tokpack.files.user_cache import own_cache, scratch_in
 from tokpack.on_disk.sums import MOST_BYTES, read_sums
@@ -140,5 +140,7 @@ def explained(url: str, writes: bool = False) -> Iterator[None]:
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         hint = "check the URL, its rights and the credentials in the environment (`hf auth login`, AWS_...)"
+        if (number := system_error(error)) in FULL:
+            first, hint = os.strerror(number), "free some space and repeat the command"
         kind = OutputError if writes else DataError
         raise kind(f"cannot {'write' if writes else 'open'} it: {first}", where=url, hint=hint) from None

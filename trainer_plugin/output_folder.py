@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from shutil import rmtree
 
-from tokpack.errors import UsageError
+from tokpack.errors import UsageError, writing
 from tokpack.files.fresh_folder import fresh_folder
 from tokpack.files.own_files import entries_below
 from trainer_plugin.recipe import Recipe
@@ -53,6 +53,11 @@ def how_to_go_on(out: Path) -> str:
     used = out.is_dir() and any(out.iterdir())
     again = "repeat the command with --overwrite" if used else "repeat the command"
     return f"there is no checkpoint yet (--save-steps writes them); {again}"
+
+
+def saving_in(out: Path) -> AbstractContextManager[None]:
+    """A full disk, or missing rights, as an OutputError that says how to go on."""
+    return writing(out, how_to_go_on=lambda: how_to_go_on(out))
 
 
 def check_name(out: Path) -> None:

@@ -16,7 +16,7 @@ from tokpack.cli.app import application
 from tokpack.cli.options import flag_of
 from tokpack.cli.output import Stderr, say
 from tokpack.engine import early
-from tokpack.errors import DataError, InternalError, OutputError, SettingError, TokpackError, UsageError
+from tokpack.errors import FULL, DataError, InternalError, OutputError, SettingError, TokpackError, UsageError
 from tokpack.terminal import interrupts
 from tokpack.terminal.printable import printable
 
@@ -71,10 +71,15 @@ def _explain(error: Exception) -> NoReturn:
         _fail(error)
     if isinstance(error, OSError):
         what = os.strerror(error.errno) if error.errno else str(error)
-        where = str(error.filename) if error.filename else None
+        where = str(error.filename2 or error.filename) if error.filename else None
         if where and error.errno == errno.EACCES and os.path.lexists(where) and not os.access(where, os.R_OK):
             _fail(DataError(f"cannot open: {what}", where=where, hint="check path and rights"))
-        _fail(OutputError(f"cannot open or write: {what}", where=where, hint="check the path and its rights"))
+        hint = (
+            "free some space and repeat the command"
+            if error.errno in FULL
+            else "check the path and its rights"
+        )
+        _fail(OutputError(f"cannot open or write: {what}", where=where, hint=hint))
     if hasattr(error, "format_message"):  # a usage error of the command line itself
         _usage(error)
     if isinstance(error, ValueError) and str(error).startswith("embedded null "):

@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokpack.encoding.other_tokenizer import check_model_tokenizer
-from tokpack.errors import UsageError, writing
+from tokpack.errors import UsageError
 from tokpack.hub import check_model
 from tokpack.on_disk.checked import check_dataset
 from tokpack.terminal.activity import Activity, counted, duration
-from trainer_plugin.output_folder import RESULT, checkpoint_to_resume, remove_checkpoints, take_output_folder
+from trainer_plugin.output_folder import (
+    RESULT,
+    checkpoint_to_resume,
+    remove_checkpoints,
+    saving_in,
+    take_output_folder,
+)
 from trainer_plugin.processes import is_first_process
 from trainer_plugin.recipe import Recipe, training_arguments
 from trainer_plugin.rows.dataset import PackedDataset
@@ -148,7 +154,7 @@ def run_training(
     if checkpoint is None and trainer.is_world_process_zero():
         remove_checkpoints(out)
     trainer.train(resume_from_checkpoint=checkpoint)
-    with tell.doing(f"writing {out}"), writing(out, resumes=False):
+    with tell.doing(f"writing {out}"), saving_in(out):
         save_result(trainer, out, recipe, packed=dataset, tokenizer=tokenizer)
     result = _result(trainer, recipe, report.attn, plan, hours)
     if trainer.is_world_process_zero():

@@ -42,7 +42,7 @@ from trainer_plugin.losses.source_losses import SourceLosses
 from trainer_plugin.models.neftune import DocumentNoise
 from trainer_plugin.models.private_names import loss_is_complete, require_trainer
 from trainer_plugin.models.strategies import fit_batch, inner_model, is_sharded, reshard
-from trainer_plugin.output_folder import last_checkpoint
+from trainer_plugin.output_folder import last_checkpoint, saving_in
 from trainer_plugin.rows.balance import BalancedSampler, Order, balanced_sampler, lost_mix
 from trainer_plugin.rows.collator import Loss, PackedCollator
 from trainer_plugin.rows.dataset import PackedDataset
@@ -381,7 +381,8 @@ class PackedTrainerMixin(EvaluationMixin):
         self.counts()
         if self.document_log is not None:
             self.document_log.flush(self.state.global_step)
-        super()._save_checkpoint(*args, **kwargs)
+        with saving_in(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(*args, **kwargs)
 
 
 class PackedTrainer(PackedTrainerMixin, Trainer):
