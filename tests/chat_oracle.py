@@ -226,12 +226,13 @@ def is_lost(message: dict[str, Any], turn: str) -> bool:
     block, _, rest = said(message).rpartition("</think>")
     more = message.get("tool_calls") or thoughts(message) or block
     told = [
-        re.sub(r"<think>\s*</think>", "", said(message)),
+        said(message),
         block.replace("<think>", ""),
         rest,
         *thoughts(message),
     ]
-    return bool(more) and not any(text.strip() and text.strip() in turn for text in told)
+    marks = (text.strip() for text in told if not families.without_markers(text))
+    return bool(more) and not any(text and text in turn for text in marks)
 
 
 def said(message: dict[str, Any]) -> str:
