@@ -117,3 +117,12 @@ def test_reasoning_is_not_taken_for_written_because_an_argument_is_written_like_
     calling = {**families.calling(families.call({"n": value})), "reasoning_content": word}
     rendered = alike(folder, "nemotron_3_ultra", [ASK, calling, families.answer_of(), TELL, ASK, TELL])
     assert rendered.told == {"reasoning_not_rendered": 3}
+
+
+@needs_trl
+@pytest.mark.parametrize("behind", ["", "So.", "So. "])
+def test_reasoning_between_gemmas_own_marks_that_its_template_takes_away_is_told(folder, behind):
+    block = f"{CUT}Why?\n<channel|>"
+    rendered = alike(folder, "gemma4", [ASK, said(block + behind), ASK, TELL])
+    assert rendered.told == {"reasoning_not_rendered": 3, **({} if behind else {"turns_left_empty": 3})}
+    assert trained(rendered) == ["So.<turn|>"] * bool(behind) + ["Only me, friend.<turn|>"]

@@ -52,7 +52,7 @@ LEFT_OUT = {
 }
 """Counters in words."""
 TEMPLATE_ARGUMENTS = "with_template_arguments"
-_HEAD = re.compile(r"<[^<>\s]{1,80}>|\S\S?")
+_HEAD = re.compile(r"<[^<>\s]{1,80}>|\S[^\s<]?")
 """With what a text begins: a tag, which templates write by themselves, or two characters."""
 
 
@@ -83,7 +83,7 @@ def left_out(
         texts, thoughts = visible_texts(message), _reasonings(message)
         answers = message.get("role") == "assistant"
         cut = answers and index not in marked.starts
-        parts = _think_block(message) if cut else None
+        parts = _think_block(message) if cut else _taken_away(message, marked, index) if answers else None
         beheaded = parts is not None or (cut and index in marked.ends)
         if parts is not None:
             texts, thoughts = [parts[1]] if parts[1] else [], _different([*thoughts, *parts[0]])
@@ -153,6 +153,18 @@ def _think_block(message: Message) -> tuple[list[str], str] | None:
         return None
     block, _, rest = content.rpartition(CLOSE)
     return TAGS.split(block)[::2], rest.strip()
+
+
+def _taken_away(message: Message, marked: Marked, index: int) -> tuple[list[str], str] | None:
+    """(what the template takes from the beginning of a content that it begins to write, the rest): Gemma 4
+    looks for its own marks of reasoning there."""
+    content, start, end = message.get("content"), marked.starts.get(index), marked.ends.get(index)
+    if not isinstance(content, str) or start is None or end is None:
+        return None
+    core, kept = content.strip(), marked.text[start:end].strip()
+    if len(kept) >= len(core) or not core.endswith(kept):
+        return None
+    return [core[: len(core) - len(kept)]], kept
 
 
 def _missing_calls(
