@@ -12,7 +12,7 @@ from encode_helpers import template
 from normalizing import run
 from row_builders import ASKED, CALL, TOOL, as_parquet, assistant, documents_of, of_rows, read, user
 from rows_read import documents
-from test_template_forms import ASK, CALLS, END, LOOP, TELL, calling, folder, rendered, trained
+from test_template_forms import AS_JSON, ASK, CALLS, END, LOOP, TELL, calling, folder, rendered, trained
 
 from tokpack.errors import UsageError
 from tokpack.stages.normalize.layouts.unread import still_unread
@@ -120,6 +120,19 @@ def test_arguments_that_the_template_leaves_out_are_counted(folder, arguments, r
 
 
 DATA = [{"sky": 'bl"ue é', "high": {"c": [1, None, True]}}, [1, "a"], ["a", "b"], [{"a": 1}], 42, True, {}]
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [('{"pond": 1', 1), ("[1]", 1), ("pond", 1), ('{"pond": 1}', 0), ({"pond": 1}, 0), ("", 0), (None, 0)],
+    ids=str,
+)
+def test_arguments_that_are_no_object_are_counted(folder, arguments, told, rows):
+    """They are written as a text in quotes, where the template writes objects."""
+    chat = [ASK, calling(arguments), TELL]
+    found = rendered(folder, AS_JSON, *[chat] * rows)
+    assert found.told.get("call_arguments_no_object", 0) == told * rows
 
 
 @pytest.mark.parametrize("data", DATA)

@@ -24,6 +24,7 @@ from tokpack.terminal.activity import in_number
 LEFT_OUT_CALLS = "tool_calls_not_rendered"
 LEFT_OUT_REASONING = "reasoning_not_rendered"
 LEFT_OUT_ARGUMENTS = "call_arguments_not_rendered"
+TEXT_ARGUMENTS = "call_arguments_no_object"
 LEFT_OUT_UNREAD = "reasoning_not_read"
 TWO_REASONINGS = "reasoning_rendered_twice"
 LEFT_OUT_CONTENT = "contents_beside_calls_not_rendered"
@@ -36,6 +37,8 @@ WAY_OUT = "--chat-template FILE takes one that writes (it|them)"
 LEFT_OUT = {
     LEFT_OUT_CALLS: f"tool call(|s) (is|are) left out by the chat template; {WAY_OUT}",
     LEFT_OUT_ARGUMENTS: f"tool call(|s) (has|have) arguments that the chat template leaves out; {WAY_OUT}",
+    TEXT_ARGUMENTS: "tool call(|s) (has|have) no object in JSON as arguments: the chat template writes a "
+    "text in quotes",
     LEFT_OUT_REASONING: "turn(|s) (has|have) reasoning that the chat template leaves out",
     LEFT_OUT_UNREAD: "turn(|s) (has|have) reasoning that is not read: it is encrypted, or another is there",
     TWO_REASONINGS: "turn(|s) (has|have) reasoning in a field and in a think block, and the chat template "
@@ -72,9 +75,16 @@ class Unwritten:
 
 
 def left_out(
-    text: str, messages: Sequence[Message], marked: Marked, extents: Sequence[CharSpan], words: OwnWords
+    text: str,
+    messages: Sequence[Message],
+    marked: Marked,
+    extents: Sequence[CharSpan],
+    words: OwnWords,
+    *,
+    wants_objects: bool = False,
 ) -> Unwritten:
-    """Look for every message's data; `extents[i]` is where that of message i may stand.
+    """Look for every message's data; `extents[i]` is where that of message i may stand. `wants_objects`: what
+    the arguments of calls should be.
 
     Raises RenderError with role and turn where a content is gone that no call stands for.
     """
@@ -110,7 +120,9 @@ def left_out(
             missing = _missing_calls(calls, segment, [*said, *kept], written_calls)
         found.counts[LEFT_OUT_CALLS] += missing
         if calls and not missing:
-            found.counts[LEFT_OUT_ARGUMENTS] += sum(not _has_arguments(call, segment) for call in calls)
+            there = [call for call in calls if _has_arguments(call, segment)]
+            found.counts[LEFT_OUT_ARGUMENTS] += len(calls) - len(there)
+            found.counts[TEXT_ARGUMENTS] += wants_objects and sum(map(_is_text_alone, there))
         found.counts[LEFT_OUT_REASONING] += len(kept) < len(thoughts)
         found.counts[TWO_REASONINGS] += bool(kept) and any(CLOSE in part for part in said)
         kept_call = len(calls) > missing
@@ -185,9 +197,16 @@ def _missing_calls(
 
 def _has_arguments(call: Any, segment: str) -> bool:
     """Whether the names of a call's arguments are in the text, or what they are where they have none."""
+    return all(_stands_in(told, segment) for told in _told_of(_arguments(call)))
+
+
+def _is_text_alone(call: Any) -> bool:
+    return isinstance(_arguments(call), str)
+
+
+def _arguments(call: Any) -> Any:
     function = call.get("function", call) if isinstance(call, Mapping) else None
-    given = function.get("arguments") if isinstance(function, Mapping) else None
-    return all(_stands_in(told, segment) for told in _told_of(given))
+    return function.get("arguments") if isinstance(function, Mapping) else None
 
 
 def _told_of(arguments: Any) -> list[str]:

@@ -360,7 +360,8 @@ class _Chat:
                 extents[index] = (own.start, own.end)
         for index, (start, end) in turns:
             extents[index] = (min(start, extents[index][0]), max(end, extents[index][1]))
-        return left_out(self.text, self.messages, self.marked, extents, self.words)
+        objects = self.finder.forms.wants_objects
+        return left_out(self.text, self.messages, self.marked, extents, self.words, wants_objects=objects)
 
 
 def _within(contents: list[CharSpan | None], turns: list[tuple[int, CharSpan]]) -> list[CharSpan | None]:

@@ -243,6 +243,12 @@ class Forms:
             return arguments
         return value if isinstance(value, dict) else arguments
 
+    @property
+    def wants_objects(self) -> bool:
+        """Whether arguments of calls are to be objects."""
+        wanted = self._tool_arguments
+        return wanted == "object" or (wanted == "auto" and self._argument_forms[:1] == ("object",))
+
     @cached_property
     def _argument_forms(self) -> tuple[Literal["object", "string"], ...]:
         """The forms that the template writes well, the better one first.
