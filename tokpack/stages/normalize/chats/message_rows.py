@@ -113,7 +113,11 @@ def read_message(message: Any, where: str) -> Turn:
         message = decoded(message, where)
     if not isinstance(message, dict):
         raise RowError(f"{where} is {kind_of(message)}, not a message")
-    message = {key: value for key, value in message.items() if not _is_left_open(key, value)}
+    message = {
+        key: value
+        for key, value in message.items()
+        if value is not None and (type(value) is not float or not _is_left_open(key, value))
+    }
     if all(message.get(key) is None for key in ("role", "from", "content", "value")):
         kind = message.get("type")
         if isinstance(kind, str):
@@ -151,9 +155,9 @@ def read_message(message: Any, where: str) -> Turn:
     return checked(role, where), _content(content, where), extra
 
 
-def _is_left_open(key: str, value: Any) -> bool:
-    """Whether a field has no value; a NaN that may say how much the message is trained is an error."""
-    return value is None or (is_missing(value) and not speaks_of_training(key))
+def _is_left_open(key: str, value: float) -> bool:
+    """Whether a number is NaN, no value; one that may say how much the message is trained is an error."""
+    return is_missing(value) and not speaks_of_training(key)
 
 
 def _bare_message(message: Any, where: str, number: int) -> Turn | None:
