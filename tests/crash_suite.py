@@ -2,11 +2,11 @@
 
     python tests/crash_suite.py --tokenizer FOLDER [--tries 10] [--only pack] [--steps]
 
-50 kills (SIGKILL) of pack, 20 each of merge, repack, export and clean, or `--tries` of each. The moments are
-drawn by `--seed`, but what a process has done by then depends on the machine. A kill counts when it strikes
-before the command ends. With `--steps` each command is killed before the first thing it makes, renames or
-takes away on disk, then before the second, and so on, with and without an older output. Commands are forks of
-this process, which imports tokpack once and does no work.
+50 kills (SIGKILL) of pack, 20 each of pack --index-only, merge, repack, export and clean, or `--tries` of
+each. The moments are drawn by `--seed`, but what a process has done by then depends on the machine. A kill
+counts when it strikes before the command ends. With `--steps` each command is killed before the first thing
+it makes, renames or takes away on disk, then before the second, and so on, with and without an older output.
+Commands are forks of this process, which imports tokpack once and does no work.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from typing import Any
 
 from chats import messy_rows, write_rows
 
-FULL = {"pack": 50, "merge": 20, "repack": 20, "export": 20, "clean": 20}
+FULL = {"pack": 50, "index": 20, "merge": 20, "repack": 20, "export": 20, "clean": 20}
 OPTIONS = {"max_length": 128, "block_mb": 1, "val": 0.05}
+CLEARS = {"pack", "index"}
+"""An older output goes before these begin, and they go on with what a killed one left."""
 LONGEST = 120.0
 """Seconds after which a command hangs."""
 STEPS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
@@ -122,11 +124,17 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def try_one(
-    command: Command, place: Path, older: Path | None, whole: dict[str, str], moments: Sequence[float | Step]
+    command: Command,
+    place: Path,
+    older: Path | None,
+    whole: dict[str, str],
+    moments: Sequence[float | Step],
+    clears: bool = False,
 ) -> Any:
     """Kill the command at each moment in turn, then run it to its end. Returns kills and what went wrong.
 
-    Over an `older` output the command overwrites: after a kill, that output or the new one is there.
+    Over an `older` output the command overwrites: after a kill, that output or the new one is there, unless
+    the command `clears` it first.
     """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
@@ -138,7 +146,7 @@ def try_one(
         if not killed(command, out, older is not None, moment):
             break
         kills += 1
-    if older and kills and not any(place.glob(".*.part")):
+    if older and kills and not clears and not any(place.glob(".*.part")):
         left = {name: digest for name, digest in digests(place).items() if not name.startswith(".")}
         if left not in (before, whole):
             return kills, "neither the older output nor the new one after the kill"
@@ -165,12 +173,12 @@ def crash(
         lasted = time.monotonic() - begun
         place.rename(folder / made)
     whole, number = digests(folder / "whole"), 0
-    older = folder / "older" if name != "pack" else None  # pack goes on; --overwrite would start it over
+    older = folder / "older"
     if not tries:
-        for before in {None, older}:
+        for before in (None, older):
             number = 0
             while True:
-                kills, fault = try_one(command, place, before, whole, [Step(number)])
+                kills, fault = try_one(command, place, before, whole, [Step(number)], name in CLEARS)
                 if fault:
                     tally.failures.append(f"{name} over {before}, killed before step {number}: {fault}")
                 if not kills:
@@ -178,7 +186,8 @@ def crash(
                 tally.kills, number = tally.kills + 1, number + 1
     while tally.kills < tries and number < 4 * tries:
         moments = [draw.random() * lasted for _ in range(min(draw.choice([1, 1, 2, 3]), tries - tally.kills))]
-        kills, fault = try_one(command, place, older if number % 2 else None, whole, moments)
+        before = older if number % 2 and name not in CLEARS else None  # else each kill starts it over
+        kills, fault = try_one(command, place, before, whole, moments)
         tally.kills, tally.late, number = tally.kills + kills, tally.late + (kills == 0), number + 1
         if fault:
             tally.failures.append(f"{name}, killed after {[round(m, 4) for m in moments]} s: {fault}")
@@ -207,6 +216,10 @@ def commands(folder: Path, tokenizer: str, rows: int) -> dict[str, tuple[Command
             raise SystemExit("pack does not run at all")
     return {
         "pack": (pack, lambda out, overwrite: pack(out, overwrite, seed=1)),
+        "index": (
+            lambda out, overwrite: pack(out, overwrite, shard_format="index"),
+            lambda out, overwrite: pack(out, overwrite, shard_format="index", seed=1),
+        ),
         "merge": (
             lambda out, overwrite: merge(parts, out, overwrite=overwrite),
             lambda out, overwrite: merge(parts, out, seed=1),
