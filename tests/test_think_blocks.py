@@ -23,10 +23,10 @@ def folder(tmp_path_factory):
     return tokenizer_folder(byte_level(), place, additional_special_tokens=list(families.markers()))
 
 
-def alike(folder, name, chat, masked=(), kwargs=None):
+def alike(folder, name, chat, masked=(), **more):
     """What Jinja renders of a chat, which the compiled shape renders as well."""
     tokenizer = open_here(folder, folder.with_name("snapshot"), families.stock(name))
-    options = RenderSettings(loss_mask=masked, template_kwargs=kwargs or {})
+    options = RenderSettings(loss_mask=masked, **more)
     documents = frame([document(chat)] * 3)
     fast = by_compiler(documents, Renderer(tokenizer, options))
     slow = by_jinja(documents, Renderer(tokenizer, options))
@@ -126,3 +126,11 @@ def test_reasoning_between_gemmas_own_marks_that_its_template_takes_away_is_told
     rendered = alike(folder, "gemma4", [ASK, said(block + behind), ASK, TELL])
     assert rendered.told == {"reasoning_not_rendered": 3, **({} if behind else {"turns_left_empty": 3})}
     assert trained(rendered) == ["So.<turn|>"] * bool(behind) + ["Only me, friend.<turn|>"]
+
+
+@needs_trl
+@pytest.mark.parametrize("more", [[{}], ["x"]])
+def test_a_call_without_arguments_has_none_that_are_left_out(folder, more):
+    calling = families.calling(families.call({"n": more}), families.call("{}", 2))
+    rendered = alike(folder, "lfm2_2_5_vl", [ASK, calling, TELL], tool_arguments="as-is")
+    assert rendered.told == {}

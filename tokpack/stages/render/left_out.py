@@ -215,7 +215,7 @@ def _told_of(arguments: Any) -> list[str]:
     if isinstance(arguments, list):
         return [told for item in arguments for told in _told_of(item)]
     plain = isinstance(arguments, str | int | float) and not isinstance(arguments, bool)
-    return [str(arguments)] if plain else []
+    return [str(arguments)] if plain and str(arguments).strip() != "{}" else []
 
 
 def _stands_in(part: str, text: str) -> bool:

@@ -79,7 +79,7 @@ class Values:
         return ("=", kind.__name__, repr(value) if kind is float else value)
 
     def _text_key(self, value: str, name: str) -> Key:
-        if name in _KEPT or not value.strip():
+        if name in _KEPT or not value.strip() or (name == ARGUMENTS and value.strip() == "{}"):
             return ("=", "str", value)
         if name in _IDS:
             if value not in self._ids:
