@@ -120,7 +120,7 @@ def test_reasoning_is_not_taken_for_written_because_an_argument_is_written_like_
 
 
 @needs_trl
-@pytest.mark.parametrize("behind", ["", "So.", "So. "])
+@pytest.mark.parametrize("behind", ["", "So.", "So. ", "\n\n So. "])
 def test_reasoning_between_gemmas_own_marks_that_its_template_takes_away_is_told(folder, behind):
     block = f"{CUT}Why?\n<channel|>"
     rendered = alike(folder, "gemma4", [ASK, said(block + behind), ASK, TELL])
@@ -134,3 +134,15 @@ def test_a_call_without_arguments_has_none_that_are_left_out(folder, more):
     calling = families.calling(families.call({"n": more}), families.call("{}", 2))
     rendered = alike(folder, "lfm2_2_5_vl", [ASK, calling, TELL], tool_arguments="as-is")
     assert rendered.told == {}
+
+
+@needs_trl
+@pytest.mark.parametrize("content", ["<channel|>\r\nSo.", "So.\x1f<channel|>", "<channel|> So. <channel|>\n"])
+@pytest.mark.parametrize("masked", [(), ("none",)])
+def test_ends_of_reasoning_that_gemmas_template_takes_from_an_answer_are_no_reasoning(
+    folder, content, masked
+):
+    calling = {**families.calling(families.call()), "content": content}
+    for chat in ([ASK, said(content)], [ASK, calling, families.answer_of(), TELL]):
+        rendered = alike(folder, "gemma4_v2", chat, masked)
+        assert (rendered.errors, rendered.told) == ({}, {})

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tokpack.stages.render.spans.chat_marks import Marked, visible_texts
+from tokpack.stages.render.spans.chat_marks import TAG, Marked, visible_texts
 from tokpack.stages.render.spans.own_words import CLOSE, TAGS, OwnWords
 from tokpack.stages.render.template.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
 from tokpack.terminal.activity import in_number
@@ -55,7 +55,7 @@ LEFT_OUT = {
 }
 """Counters in words."""
 TEMPLATE_ARGUMENTS = "with_template_arguments"
-_HEAD = re.compile(r"<[^<>\s]{1,80}>|\S[^\s<]?")
+_HEAD = re.compile(rf"{TAG.pattern}|\S[^\s<]?")
 """With what a text begins: a tag, which templates write by themselves, or two characters."""
 
 
@@ -176,7 +176,7 @@ def _taken_away(message: Message, marked: Marked, index: int) -> tuple[list[str]
     core, kept = content.strip(), marked.text[start:end].strip()
     if len(kept) >= len(core) or not core.endswith(kept):
         return None
-    return [core[: len(core) - len(kept)]], kept
+    return TAG.split(core[: len(core) - len(kept)]), kept
 
 
 def _missing_calls(

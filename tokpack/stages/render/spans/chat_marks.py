@@ -26,6 +26,8 @@ from tokpack.stages.render.template.chat_template import (
 )
 from tokpack.stages.render.template.template_trace import Round, Trace, rounds
 
+TAG = re.compile(r"<[^<>\s]{1,80}>")
+
 
 @dataclass(frozen=True)
 class Marked:
@@ -60,17 +62,39 @@ class Marks:
         self.chosen = {i for i, message in enumerate(messages) if _has_text(message)}
         self._first_mark = _free_marks(text, messages)
         self._any_mark = _mark_pattern(self._first_mark, 2 * len(messages) + 1)
-        self._outside: Collection[int] = ()
+        self._outside: set[int] = set()
+        self._inside: set[int] = set()
 
     def only(self, chosen: set[int]) -> Marks:
         other = copy(self)
         other.chosen = chosen
         return other
 
+    def between_tags(self, indices: Collection[int]) -> Marks:
+        """The same with marks of those of these answers that hold tags, inside of the tags at their ends: a
+        template may take these away, and white space beside them."""
+        other = copy(self)
+        other._inside = {i for i in indices if _has_tags(self.messages[i])}
+        other.chosen = self.chosen | other._inside
+        return other
+
+    def take_tags(self, marked: Marked) -> bool:
+        """Whether the template took away what stands outside of the marks between tags."""
+        for index in self._inside:
+            content = self.messages[index]["content"]
+            lead, end = _between_tags(content)
+            before, behind = content[:lead].strip(), content[end:].strip()
+            start, stop = marked.starts.get(index), marked.ends.get(index)
+            if start is None or stop is None or (before and marked.text.endswith(before, 0, start)):
+                return False
+            if behind and marked.text.startswith(behind, stop):
+                return False
+        return True
+
     def outermost(self, indices: Collection[int]) -> Marks:
         """The same with the marks of these messages outside of the outer whitespace."""
         other = copy(self)
-        other._outside = indices
+        other._outside = set(indices) - self._inside
         return other
 
     @property
@@ -160,6 +184,9 @@ class Marks:
     def _put(self, index: int, text: str, before: str, after: str) -> str:
         if index in self._outside:
             return before + text + after
+        if index in self._inside:
+            lead, end = _between_tags(text)
+            return text[:lead] + before + text[lead:end] + after + text[end:]
         core = text.strip()
         lead = text.index(core) if core else len(text)
         return text[:lead] + before + core + after + text[lead + len(core) :]
@@ -179,6 +206,23 @@ def visible_texts(message: Message) -> list[str]:
 
 def _shows(part: Any) -> bool:
     return isinstance(part, dict) and isinstance(part.get("text"), str) and bool(part["text"].strip())
+
+
+def _has_tags(message: Message) -> bool:
+    """An answer in one text that holds tags."""
+    content = message.get("content")
+    return message.get("role") == "assistant" and isinstance(content, str) and bool(TAG.search(content))
+
+
+def _between_tags(text: str) -> tuple[int, int]:
+    """Where what stands behind the last tag begins and ends, without white space; tags at the end do not
+    count."""
+    tags, end = [*TAG.finditer(text)], len(text)
+    while tags and not text[tags[-1].end() : end].strip():
+        end = tags.pop().start()
+    behind = text[tags[-1].end() if tags else 0 : end]
+    lead = end - len(behind.lstrip())
+    return lead, lead + len(behind.strip())
 
 
 def _mark_pattern(first: int, number: int) -> re.Pattern[str]:

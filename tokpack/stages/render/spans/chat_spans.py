@@ -38,7 +38,6 @@ _BARE: Final = {"role", "content", "name"}
 """Keys of a message whose content is all it says."""
 _CLOSING_CHARS: Final = 100
 """What closes a turn is looked for in so many characters."""
-
 _MOST_PROMPTS: Final = 1024
 _LIKE_SPECIAL: Final = re.compile(r"<[^<>\s]{0,40}[|｜][^<>\s]{0,40}>")
 """With a bar, as no tag that an answer begins with."""
@@ -236,13 +235,18 @@ class _Chat:
         self.marked = self._mark()
 
     def _mark(self) -> Marked:
-        """Mark as many contents as leave the text as it is; a template may react to some."""
+        """Mark as many contents as leave the text as it is."""
         every = self.marks.chosen
         for chosen in self.marks.choices:
             self.marks.chosen = chosen
             if (marked := self._unchanged(self.marks)) is not None:
                 return marked
-        for chosen in (self._harmless(sorted(every)), set[int]()):
+        self.marks.chosen = harmless = self._harmless(sorted(every))
+        marks = self.marks.between_tags(every - harmless)
+        if (marked := self._unchanged(marks)) is not None and marks.take_tags(marked):
+            self.marks = marks
+            return marked
+        for chosen in (harmless, set[int]()):
             self.marks.chosen = chosen
             if (marked := self._unchanged(self.marks)) is not None:
                 return marked
@@ -267,8 +271,8 @@ class _Chat:
         """Span of each content, with the outer whitespace that the template keeps."""
         spans = self._spans(self.marked)
         if self.marks.have_outer_space:
-            exact = self.marked.starts.keys() & self.marked.ends.keys()
-            outer = self.marks.outermost(exact).render(self.template, self.tools)
+            marks = self.marks.outermost(self.marked.starts.keys() & self.marked.ends.keys())
+            outer = marks.render(self.template, self.tools)
             if outer is not None and outer.text == self.text:
                 return self._spans(outer)
             if outer is not None:
