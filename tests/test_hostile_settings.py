@@ -208,6 +208,7 @@ def test_a_tokenizer_of_odd_form_is_left_to_tokenizers(odd):
         assert largest_id({part: odd}) == 0
 
 
+@pytest.mark.slow
 def test_tokenizers_of_real_models_make_no_endless_texts(smollm2, whole_qwen):
     cache = Path(os.environ["TOKPACK_CACHE"], "npm-tokenizers")
     for folder in (smollm2, whole_qwen, *cache.glob("*/")):
