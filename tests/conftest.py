@@ -146,6 +146,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device, and -m gpu")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
+    """What was captured goes to another process, which takes no half of a surrogate pair."""
+    report: pytest.TestReport = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 def pytest_runtest_logfinish() -> None:
     """What was imported stays: no collection of garbage goes through torch's objects again."""
     if len(sys.modules) > imported[0] + 100:
