@@ -133,9 +133,9 @@ def test_train_says_what_it_does_before_it_does_it_and_nothing_when_quiet(model_
         "step 0/2  held-out loss",
         "step 1/2  loss",
         "step 2/2  loss",
+        f"writing {tmp_path / 'a'} ...",
         "held-out evaluation: 1 batch",
         "step 2/2  held-out loss",
-        f"writing {tmp_path / 'a'} ...",
         "2 steps",
     ]
     lines = iter(shown)
