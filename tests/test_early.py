@@ -21,6 +21,8 @@ from tokpack.encoding.early import _load, load_early
 from tokpack.encoding.reference_process import start_early, started_early
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.engine import early, processes
+from tokpack.run import Run
+from tokpack.settings.options import make_config
 from tokpack.way import helpers
 
 
@@ -119,6 +121,20 @@ def test_one_that_has_started_is_used_for_fewer_blocks_and_leaves_the_same_bytes
     assert sums(data, tmp_path / "helped", qwen, 2) == by_threads
     assert {helper._helper for helper in opened} == set(started)
     assert started[0].process.wait(20) is not None
+
+
+@pytest.mark.skipif(not early.COPIES, reason="each helper would load its own vocabulary")
+@pytest.mark.parametrize(("kept", "refused", "count"), [(True, "", 2), (True, "why", 0), (False, "", 0)])
+def test_plain_chats_go_to_those_that_have_loaded_the_tokenizer(
+    kept, refused, count, more, qwen, small_blocks, monkeypatch
+):
+    plan = fast_plan.FastPlan(refused=refused) if kept else None
+    monkeypatch.setattr(fast_plan, "_kept_plan", lambda folder: (plan, ""))
+    monkeypatch.setattr(early, "waiting", lambda: 2)
+    settings = {"tokenizer": str(qwen), "block_mb": 1}
+    run = Run.start(make_config([str(more / "chats.jsonl")], settings), 2)
+    monkeypatch.setattr(early, "FEWEST", 1)
+    assert helpers._count(run, 1.0) == count
 
 
 def test_one_that_is_not_needed_ends(folder, qwen, small_blocks, tmp_path):

@@ -43,13 +43,11 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
 
     `reference` is a callable that gives the `tokenizers` object: it is not needed when the plan is there.
     """
-    kept = plan_file(folder)
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        said = json.loads(kept.read_text(encoding="utf-8"))
-        plan = FastPlan(**said["plan"])
-        if plan.refused:
-            return None, plan.refused
-        if kept_sha256(_made_of(folder, plan)).hex() == said["sha256"]:
+    plan, sha256 = _kept_plan(folder)
+    if plan is not None and plan.refused:
+        return None, plan.refused
+    with suppress(OSError, ValueError):
+        if plan is not None and kept_sha256(_made_of(folder, plan)).hex() == sha256:
             with _loading:
                 return _kept(folder, plan, tuple(added.items())), ""
     fast, plan, data, texts = measure((folder / BACKEND).read_bytes(), added, reference())
@@ -59,8 +57,22 @@ def load_fast(folder: Path, added: dict[str, int], reference: Any) -> tuple[Fast
         if texts is not None:
             _write(file_of(folder), texts.to_bytes())
         said = {"plan": asdict(plan), "sha256": hashlib.sha256(data).hexdigest()}
-        _write(kept, json.dumps(said, ensure_ascii=False, indent=1).encode())
+        _write(plan_file(folder), json.dumps(said, ensure_ascii=False, indent=1).encode())
     return fast, plan.refused
+
+
+def is_served(folder: Path) -> bool:
+    """Whether an earlier run found that the fast path serves the tokenizer of a snapshot folder."""
+    plan, _ = _kept_plan(folder)
+    return plan is not None and not plan.refused
+
+
+def _kept_plan(folder: Path) -> tuple[FastPlan | None, str]:
+    """(plan, digest of what the tokenizer is made of)."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        said = json.loads(plan_file(folder).read_text(encoding="utf-8"))
+        return FastPlan(**said["plan"]), said["sha256"]
+    return None, ""
 
 
 def _made_of(folder: Path, plan: FastPlan) -> Path:

@@ -3,8 +3,8 @@
 Chats of texts alone are read, rendered and tokenized in columns, by threads. Calls, tools and reasoning are
 values of any form, which Python goes through row by row; so a few blocks of such chats are worth the start of
 helpers. Helpers that a command started first thing, copies of one, do all input: they have loaded the
-vocabulary while the command imported itself. A helper opens items and commits their batches as a part of a
-run does: the bytes are the same.
+vocabulary while the command imported itself. Where gigatoken does not serve it, threads share `tokenizers`. A
+helper opens items and commits their batches as a part of a run does: the bytes are the same.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from tokpack.encoding.early import start_unless_proved
 from tokpack.encoding.fast_forms import plan_file
+from tokpack.encoding.fast_plan import is_served
 from tokpack.encoding.snapshot import kept_snapshot
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.engine import early
@@ -97,7 +98,8 @@ def _count(run: Run, share: float) -> int:
     if run.workers < 2 or not set(selected(run.config.clean)) <= RULES.keys():
         return 0  # a rule of the user's may know what happens in this process
     ready = early.waiting() > 0
-    blocks = int(share * _work(run, ready and early.COPIES) / run.block_bytes)
+    all_of_it = ready and early.COPIES and is_served(run.tokenizer.folder)
+    blocks = int(share * _work(run, all_of_it) / run.block_bytes)
     if blocks < (early.FEWEST if ready else FEWEST):
         return 0
     return min(run.workers, blocks) - (0 if ready else 1)  # then this process has loaded no tokenizer
