@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from tokpack.settings.config import ToolArguments
 from tokpack.stages.render.left_out import UNKNOWN_SEGMENTS, Unwritten, left_out
-from tokpack.stages.render.spans.chat_marks import Marked, Marks, widen
+from tokpack.stages.render.spans.chat_marks import TAG, Marked, Marks, widen
 from tokpack.stages.render.spans.loop_turns import LoopTurns, rounds_of_messages
 from tokpack.stages.render.spans.own_words import OwnWords
 from tokpack.stages.render.spans.prefix_turns import PrefixTurns, common_prefix
@@ -41,7 +41,6 @@ _CLOSING_CHARS: Final = 100
 _MOST_PROMPTS: Final = 1024
 _LIKE_SPECIAL: Final = re.compile(r"<[^<>\s]{0,40}[|｜][^<>\s]{0,40}>")
 """With a bar, as no tag that an answer begins with."""
-_TAG: Final = re.compile(r"<[^<>\s]{1,81}>")
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ class SpanFinder:
 
     def boundaries(self, text: str) -> list[int]:
         """Where special tokens, tags, and lines end."""
-        marks = {found.end() for found in _TAG.finditer(text)}
+        marks = {found.end() for found in TAG.finditer(text)}
         return sorted(marks.union(self._boundaries.ends(text)))
 
     @cached_property
