@@ -152,11 +152,11 @@ import json, sys, tempfile, time
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
-folder, data, capacity = sys.argv[1], sys.argv[2], int(sys.argv[3])
+folder, data, capacity, processes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 with tempfile.TemporaryDirectory() as cache:
     rows = load_dataset("json", data_files=data, split="train", cache_dir=cache).select_columns(["messages"])
     settings = SFTConfig(output_dir=cache, packing=True, packing_strategy="bfd", max_length=capacity,
-        assistant_only_loss=True, report_to=[], use_cpu=True, bf16=False, dataset_num_proc=2)
+        assistant_only_loss=True, report_to=[], use_cpu=True, bf16=False, dataset_num_proc=processes)
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     start = time.perf_counter()
@@ -183,9 +183,9 @@ print(json.dumps({"seconds": seconds, "rows_per_s": rows / seconds}))
 """
 
 
-def peer(script: str, tokenizer: Path, data: Path, number: int) -> dict[str, Any]:
+def peer(script: str, tokenizer: Path, data: Path, *numbers: int) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tokenizer), str(data), str(number)],
+        [sys.executable, "-c", script, str(tokenizer), str(data), *map(str, numbers)],
         capture_output=True,
         text=True,
         check=True,
@@ -218,6 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--trl", action="store_true", help="time TRL's preparation of all rows beside it")
+    parser.add_argument("--processes", type=int, default=2, help="of TRL's preparation")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -245,7 +246,7 @@ def main() -> None:
         result["analyze"] = watched_and_timed(data, arguments.tokenizer, arguments.capacity, "analyze")
         result["reference"] = peer(REFERENCE, arguments.tokenizer, data, REFERENCE_ROWS)
         if arguments.trl:
-            result["trl"] = peer(TRL, arguments.tokenizer, data, arguments.capacity)
+            result["trl"] = peer(TRL, arguments.tokenizer, data, arguments.capacity, arguments.processes)
         result["parts"] = parts(data, arguments.tokenizer, arguments.capacity)
         if arguments.copies:
             large = copies(data, arguments.copies, Path(folder, "copies.jsonl"))

@@ -1,9 +1,10 @@
 """Requests for three adapters and their base: in one batch, as `tokpack serve` runs them, and one by one.
 
     OMP_NUM_THREADS=1 python benchmarks/serving.py [--model FOLDER] [--requests 12] [--tokens 32]
+    python benchmarks/serving.py --dtype bfloat16 --requests 64 --tokens 128          on a GPU
 
-The adapters have random weights; answers are greedy and of one length. Times are of the processor, the
-reading of the prompts included.
+The adapters have random weights; answers are greedy and of one length. Times are of the processor, on a GPU
+of the clock, the reading of the prompts included.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ def main() -> None:
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--requests", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
+    parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
+
+    import torch
 
     from trainer_plugin.adapters.loaded import load_adapted
     from trainer_plugin.checkpoints.adapter_folder import read_adapter
@@ -71,7 +75,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         adapters = [read_adapter(str(path)) for path in save_adapters(options.model, Path(folder))]
-        loaded = load_adapted(options.model, adapters, dtype="float32")
+        loaded = load_adapted(options.model, adapters, dtype=options.dtype)
     jobs = []
     for number in range(options.requests):
         messages = [{"role": "user", "content": QUESTION.format(number=number)}]
@@ -81,21 +85,26 @@ def main() -> None:
         jobs.append(
             Job(prompt=ids, adapter=adapter, max_tokens=options.tokens, temperature=0, ignore_end=True)
         )
+    gpu = torch.cuda.is_available()
+    clock = time.perf_counter if gpu else time.process_time
     engine = Engine(loaded, Limits(rows=options.requests)).start()
     answers(engine, jobs[:1])
-    began = time.process_time()
+    began = clock()
     together = answers(engine, jobs)
-    middle = time.process_time()
+    middle = clock()
     alone = [answers(engine, [job])[0] for job in jobs]
-    ended = time.process_time()
+    ended = clock()
     engine.close()
 
     tokens, equal = len(jobs) * options.tokens, sum(a == b for a, b in zip(together, alone, strict=True))
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {libraries}")
-    print(f"{Path(options.model).name}, float32, {len(jobs)} requests of {options.tokens} tokens, 4 models")
+    card = f"{torch.cuda.get_device_name()}, " if gpu else ""
+    print(f"{card}{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {libraries}")
+    print(f"{Path(options.model).name}, {options.dtype}, 4 models", end=", ")
+    print(f"{len(jobs)} requests of {options.tokens} tokens")
+    unit = "s" if gpu else "s of processor time"
     for name, seconds in (("one batch", middle - began), ("one by one", ended - middle)):
-        print(f"{name}: {seconds:.1f} s of processor time, {tokens / seconds:.0f} tokens/s")
+        print(f"{name}: {seconds:.1f} {unit}, {tokens / seconds:.0f} tokens/s")
     print(f"{(ended - middle) / (middle - began):.2f} times as fast; {equal} of {len(jobs)} texts are equal")
 
 

@@ -176,3 +176,14 @@ def test_the_comparison_sees_a_weight_that_was_not_merged(base, tmp_path):
             save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(VerifyError, match="the merged model is another one"):
         compare_logits(str(base), adapter, tmp_path / "merged", recipe)
+
+
+def test_a_model_that_makes_much_of_rounding_is_merged_all_the_same(tmp_path):
+    """Eight layers of large weights turn the rounding of bfloat16 into more than other models do."""
+    save_tiny_model(tmp_path / "base", num_hidden_layers=8, initializer_range=0.2)
+    adapter = adapter_on(
+        tmp_path / "base", tmp_path / "adapter", load_recipe(method="qlora", dtype="bfloat16")
+    )
+    tell = Said()
+    merge_dequantized(adapter, tmp_path / "merged", check=True, tell=tell)
+    assert float(tell.lines[-1].split()[2]) > merge.TOLERANCE[torch.bfloat16]

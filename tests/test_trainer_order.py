@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from tokpack.errors import UsageError, VerifyError
 from trainer_plugin import BalancedSampler, PackedDataset
 from trainer_plugin.recipe import Recipe
 from trainer_plugin.rows.balance import balanced_sampler
-from trainer_plugin.training.forecast import plan_run, predicted_hours
+from trainer_plugin.training.forecast import larger_micro_batch, plan_run, predicted_hours
+from trainer_plugin.training.price import card_here
 
 CAPACITY = 64
 
@@ -89,6 +91,51 @@ def test_the_hours_of_a_run_on_a_named_gpu_are_predicted(curriculum, tmp_path):
     assert curriculum.row_tokens().sum() < CAPACITY * len(curriculum)
     assert hours(pad_to_capacity=True).value > hours().value
     assert hours(of={"model_type": "unheard of"}) is None
+
+
+def test_micro_batches_that_leave_a_gpu_waiting_for_its_host_are_named(curriculum, tmp_path):
+    trainer = trainer_for(tiny_llama("tokpack"), curriculum, tmp_path)
+    plan = plan_run(curriculum, trainer.args, trainer._get_train_sampler())
+    small = {**trainer.model.config.to_dict(), "num_hidden_layers": 32}
+    large = small | {"hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128_000}
+
+    def larger(of=small, card="h100-sxm", **settings):
+        recipe = Recipe(method="lora", **{"accumulation": 4, **settings})
+        return larger_micro_batch(of, curriculum, plan, recipe, find_gpu(card), 1)
+
+    found, hours = larger()
+    assert (found.batch_rows, found.accumulation) == (4, 1)
+    now = predicted_hours(small, curriculum, plan, Recipe(method="lora"), find_gpu("h100-sxm"), 1)
+    assert hours.high < 0.5 * now.high
+    assert larger(batch_rows=2, accumulation=6)[0].batch_rows == 12
+    assert larger(accumulation=1) is None  # other steps
+    assert larger(of={"model_type": "unheard of"}) is None
+    roomy, tight = larger(large | {"hidden_size": 2048}), larger(large, "t4")
+    assert roomy is not None
+    assert tight is None  # not even one row fits
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "key"),
+    [
+        ("NVIDIA H100 80GB HBM3", 79, "H100-SXM"),
+        ("NVIDIA A100-SXM4-40GB", 39, "A100-40GB"),
+        ("NVIDIA A100-SXM4-80GB", 79, "A100-80GB"),
+        ("Tesla V100-SXM2-32GB", 32, "V100-32GB"),
+        ("NVIDIA GeForce RTX 3090", 24, "RTX-3090"),
+        ("Tesla T4", 15, "T4"),
+        ("NVIDIA A10G", 22, None),
+        ("NVIDIA GeForce GTX 1080", 8, None),
+    ],
+)
+def test_the_card_that_trains_is_found_in_the_table_by_its_name(monkeypatch, name, gib, key):
+    assert card_here() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    device = SimpleNamespace(name=name, total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
+    found = card_here()
+    assert (found and found.key) == key
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

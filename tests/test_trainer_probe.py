@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from tiny_decoders import build
-from trainer_rows import make_documents, tiny_llama, write_packed
+from trainer_rows import make_documents, pack_rows, tiny_llama, write_packed
 
 from tokpack.errors import VerifyError
 from trainer_plugin import prepare_model, probe_isolation, verify_model
@@ -112,3 +112,17 @@ def test_doge_sees_nothing_ahead_or_is_refused(attn):
             prepare_model(model)
         return
     assert prepare_model(model, attn).ok
+
+
+@pytest.mark.parametrize("lengths", [(9, 17, 300), (200, 200, 200, 200), (9, 17, 23)])
+def test_rows_for_flex_attention_are_as_long_as_its_kernel_on_a_gpu_needs(monkeypatch, lengths):
+    model = tiny_llama("sdpa", max_position_embeddings=1024)
+    monkeypatch.setattr(probe, "attention_of", lambda _: "flex_attention")
+    monkeypatch.setattr(model, "set_attn_implementation", lambda _: None)
+    seen = []
+    model.register_forward_pre_hook(lambda _module, _args, kwargs: seen.append(kwargs), with_kwargs=True)
+    (row,) = pack_rows(make_documents(lengths), sum(lengths))
+    assert probe_isolation(model, [row]).ok
+    rows = [kwargs["input_ids"].shape[1] for kwargs in seen if "position_ids" in kwargs]
+    assert len(rows) >= 5
+    assert min(rows) >= 128, rows

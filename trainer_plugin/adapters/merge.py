@@ -47,7 +47,8 @@ from trainer_plugin.output_folder import check_empty, new_folder
 from trainer_plugin.recipe import Recipe, load_recipe
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
-"""Largest difference of the logits, relative to the largest logit, that rounding of merged weights makes."""
+"""Largest difference of the logits, relative to the largest logit, that rounding of merged weights makes in
+most models; of others it is measured."""
 INDEX = "model.safetensors.index.json"
 
 
@@ -298,7 +299,9 @@ def _merge_whole(base: str, adapter: Path, out: Path, recipe: Recipe) -> None:
 def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> str:
     """A line that tells how far the logits of the merged model are from those of base and adapter.
 
-    Both compute in fp32: in bf16 the noise of computing would hide what rounding the weights does.
+    Both compute in fp32: in bf16 the noise of computing would hide what rounding the weights does. Where they
+    are further apart than TOLERANCE, another rounding of the merged weights shows how far this model's logits
+    move by it.
     """
     recipe = _with_dtype(recipe, base)
     tuned = with_adapter(load_model(base, recipe), adapter).eval()
@@ -309,10 +312,13 @@ def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> st
         del tuned
         plain = load_causal_model(merged, "-o", dtype=torch.float32).eval()
         got = plain(ids, use_cache=False).logits
-    difference = float((got - expected).abs().max() / expected.abs().max())
+        difference, dtype = _distance(got, expected), getattr(torch, recipe.dtype)
+        limit = TOLERANCE[dtype]
+        if not difference < limit:
+            _round_otherwise(plain, dtype)
+            limit = max(limit, 2 * _distance(plain(ids, use_cache=False).logits, got))
     agree = float((got.argmax(-1) == expected.argmax(-1)).float().mean())
     line = f"logits: within {difference:.1e} of those of base and adapter, {agree:.1%} the same first choice"
-    limit = TOLERANCE[getattr(torch, recipe.dtype)]
     if not difference < limit:
         raise VerifyError(
             f"the merged model is another one: {line}",
@@ -320,6 +326,18 @@ def compare_logits(base: str, adapter: Path, merged: Path, recipe: Recipe) -> st
             hint=f"up to {limit:.0e} is rounding; is this the base the adapter was trained on?",
         )
     return line
+
+
+def _distance(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((logits - expected).abs().max() / expected.abs().max())
+
+
+def _round_otherwise(model: Any, dtype: torch.dtype) -> None:
+    """Moves each weight of an fp32 model at random by no more than rounding to `dtype` does."""
+    half = torch.finfo(dtype).eps / 2
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.mul_(1 + torch.empty(weight.shape).uniform_(-half, half, generator=generator))
 
 
 def _compute_in_fp32(model: Any) -> None:

@@ -60,7 +60,8 @@ GRADIENT_LIMIT = 1e-6
 
 PROBE_TOKENS = 384
 FLEX_TOKENS = 128
-"""Fewer in a row, without gradients, and PyTorch 2.11's compiled FlexAttention finds no kernel."""
+"""Fewer in a row, without gradients, and PyTorch 2.11's compiled FlexAttention finds no kernel: the longest
+document, which is probed by itself too, has to have as many."""
 PROBE_LOGITS = 1 << 22
 """Logits of one pass, about: of tokens that are spread evenly over the row."""
 WINDOW = 16
@@ -155,12 +156,13 @@ def _probe_documents(
     for row in rows or ():
         bounds = np.cumsum(np.asarray(row["seq_lengths"]))[:-1]
         documents += [part for part in np.split(np.asarray(row["input_ids"]), bounds) if len(part) > 1]
-    least = FLEX_TOKENS if attention_of(model) == "flex_attention" else 0
-    if len(documents) >= 2 and sum(map(len, documents[:4])) >= least:
-        documents = documents[:4]
-        return [document[: max_tokens // len(documents)].astype(np.int64) for document in documents]
+    flex = attention_of(model) == "flex_attention"
+    documents = documents[: 3 if flex else 4]
+    documents = [part[: max_tokens // len(documents)].astype(np.int64) for part in documents]
+    if len(documents) >= 2 and (not flex or max(map(len, documents)) >= FLEX_TOKENS):
+        return documents
     rng = np.random.default_rng(seed)
-    lengths = (53, 101, 43) if attention_of(model) == "flex_attention" else (21, 40, 17)
+    lengths = (53, FLEX_TOKENS + 13, 43) if flex else (21, 40, 17)
     return [rng.integers(1, text_config(model).vocab_size, length) for length in lengths]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import torch
 
 from tokpack.cost import Gpu, find_gpu, gpu_price, load_gpus
 from tokpack.errors import UsageError
@@ -19,6 +22,17 @@ def price_of(recipe: Recipe, gpus: str | Path | None = None) -> tuple[Gpu | None
     if recipe.max_cost and price is None:
         raise no_price()
     return gpu, price
+
+
+def card_here(gpus: str | Path | None = None) -> Gpu | None:
+    """The CUDA device that trains, as the table has it; None where it has none of this name."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    words = re.split(r"[\W_]+", str(found.name).lower())
+    model = {key: re.findall(r"[a-z]*\d\w*", key.lower())[0] for key in load_gpus(gpus)}
+    named = [gpu for key, gpu in load_gpus(gpus).items() if model[key] in words]
+    return min(named, key=lambda gpu: abs(gpu.reported_bytes - found.total_memory), default=None)
 
 
 def no_price() -> UsageError:

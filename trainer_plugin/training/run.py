@@ -30,11 +30,11 @@ from trainer_plugin.recipe import Recipe, training_arguments
 from trainer_plugin.rows.dataset import PackedDataset
 from trainer_plugin.training.document_log import check_log_name
 from trainer_plugin.training.preference_run import preference_lines, preference_of, trainer_of
-from trainer_plugin.training.price import price_of
+from trainer_plugin.training.price import card_here, price_of
 from trainer_plugin.words import dollars
 
 if TYPE_CHECKING:
-    from tokpack.cost import Figure
+    from tokpack.cost import Figure, Gpu
     from trainer_plugin.isolation.report import IsolationReport
     from trainer_plugin.rows.balance import Order
     from trainer_plugin.training.forecast import RunForecast
@@ -127,7 +127,7 @@ def run_training(
     from trainer_plugin.dtypes import settle_dtype
     from trainer_plugin.extras import check_extras
     from trainer_plugin.rows.balance import balanced_sampler
-    from trainer_plugin.training.forecast import plan_run, predicted_hours
+    from trainer_plugin.training.forecast import larger_micro_batch, plan_run, predicted_hours
 
     check_extras(recipe.trainer)
     gpu, price = price_of(recipe, gpus)
@@ -148,6 +148,10 @@ def run_training(
         hours = predicted_hours(config, dataset, plan, recipe, gpu, arguments.world_size)
     for line in _plan_lines(plan, hours, price, arguments.world_size, sampler.row_order):
         tell.say(line)
+    if (card := gpu or card_here(gpus)) is not None and preference is None:
+        config = network.config.to_dict()
+        if found := larger_micro_batch(config, dataset, plan, recipe, card, arguments.world_size):
+            tell.say(_micro_batch_line(*found, card))
     make = trainer_of(preference, model, recipe, report.attn)
     make = partial(make, gpu_price=price, progress=tell)
     trainer = _trainer(make, network, arguments, recipe, dataset, held_out)
@@ -347,6 +351,14 @@ def _plan_lines(
             money = f", {dollars(low * price * ranks)} to {dollars(high * price * ranks)}"
         lines.append(f"predicted: {duration(low * 3600)} to {duration(high * 3600)}{money} ({hours.note})")
     return lines
+
+
+def _micro_batch_line(recipe: Recipe, hours: Figure, card: Gpu) -> str:
+    shortest, longest = duration(hours.value * 3600), duration((hours.high or hours.value) * 3600)
+    return (
+        f"note: micro-batches of {recipe.batch_rows} rows fit {card.key}'s memory and make the same steps in "
+        f"{shortest} to {longest}: --batch-rows {recipe.batch_rows} --accumulation {recipe.accumulation}"
+    )
 
 
 def _isolation_line(report: Any, probed: bool) -> str:
