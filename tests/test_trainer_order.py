@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,16 +100,18 @@ def test_micro_batches_that_leave_a_gpu_waiting_for_its_host_are_named(curriculu
     small = {**trainer.model.config.to_dict(), "num_hidden_layers": 32}
     large = small | {"hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128_000}
 
-    def larger(of=small, card="h100-sxm", **settings):
+    def larger(of=small, card="h100-sxm", steps=plan.steps, **settings):
         recipe = Recipe(method="lora", **{"accumulation": 4, **settings})
-        return larger_micro_batch(of, curriculum, plan, recipe, find_gpu(card), 1)
+        return larger_micro_batch(of, curriculum, replace(plan, steps=steps), recipe, find_gpu(card), 1)
 
     found, hours = larger()
     assert (found.batch_rows, found.accumulation) == (4, 1)
     now = predicted_hours(small, curriculum, plan, Recipe(method="lora"), find_gpu("h100-sxm"), 1)
     assert hours.high < 0.5 * now.high
     assert larger(batch_rows=2, accumulation=6)[0].batch_rows == 12
-    assert larger(accumulation=1) is None  # other steps
+    assert larger(accumulation=1) is None  # few steps would be left
+    assert larger(accumulation=1, steps=1000)[0].batch_rows == 4
+    assert larger(accumulation=1, steps=1000, max_steps=1000) is None  # rows would be trained more often
     assert larger(of={"model_type": "unheard of"}) is None
     roomy, tight = larger(large | {"hidden_size": 2048}), larger(large, "t4")
     assert roomy is not None

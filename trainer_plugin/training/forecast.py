@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tokpack.cost import Figure, Gpu, Method, ModelShape, estimate, fits
+from tokpack.cost.run_plan import MIN_STEPS
 from tokpack.cost.training import KBIT_HEAD_BYTES
 from tokpack.errors import UsageError
 from trainer_plugin.recipe import Recipe
@@ -82,13 +83,18 @@ def predicted_hours(
 def larger_micro_batch(
     config: Mapping[str, Any], dataset: PackedDataset, plan: RunForecast, recipe: Recipe, gpu: Gpu, ranks: int
 ) -> tuple[Recipe, Figure] | None:
-    """The recipe with more rows in a micro-batch and the same rows in a step, and the hours it takes.
+    """The recipe with more rows in a micro-batch, and the hours it takes.
+
+    A step has as many rows as before, or, where it is one micro-batch, more, and enough steps are left.
 
     None where no more fit the GPU's memory, or it would be little quicker. Of a small model one row leaves a
     large GPU waiting for the host, which launches its kernels one by one.
     """
     now = predicted_hours(config, dataset, plan, recipe, gpu, ranks)
-    if now is None or recipe.accumulation == 1:
+    times = [n for n in range(2, recipe.accumulation + 1) if recipe.accumulation % n == 0]
+    if recipe.accumulation == 1 and recipe.max_steps <= 0:
+        times = [n for n in (2, 4, 8) if plan.steps >= n * MIN_STEPS]
+    if now is None or not times:
         return None
     fit = fits(
         ModelShape.from_config(config),
@@ -100,10 +106,10 @@ def larger_micro_batch(
         loss="chunked",
     )
     most = fit.max_tokens // dataset.capacity
-    times = [n for n in range(2, recipe.accumulation + 1) if recipe.accumulation % n == 0]
     for n in sorted(times, reverse=True):
         if recipe.batch_rows * n <= most:
-            larger = replace(recipe, batch_rows=recipe.batch_rows * n, accumulation=recipe.accumulation // n)
+            accumulation = max(1, recipe.accumulation // n)
+            larger = replace(recipe, batch_rows=recipe.batch_rows * n, accumulation=accumulation)
             hours = predicted_hours(config, dataset, plan, larger, gpu, ranks)
             return (larger, hours) if hours and _longest(hours) < QUICKER * _longest(now) else None
     return None

@@ -151,7 +151,7 @@ def run_training(
     if (card := gpu or card_here(gpus)) is not None and preference is None:
         config = network.config.to_dict()
         if found := larger_micro_batch(config, dataset, plan, recipe, card, arguments.world_size):
-            tell.say(_micro_batch_line(*found, card))
+            tell.say(_micro_batch_line(*found, recipe, card))
     make = trainer_of(preference, model, recipe, report.attn)
     make = partial(make, gpu_price=price, progress=tell)
     trainer = _trainer(make, network, arguments, recipe, dataset, held_out)
@@ -353,12 +353,14 @@ def _plan_lines(
     return lines
 
 
-def _micro_batch_line(recipe: Recipe, hours: Figure, card: Gpu) -> str:
+def _micro_batch_line(larger: Recipe, hours: Figure, recipe: Recipe, card: Gpu) -> str:
     shortest, longest = duration(hours.value * 3600), duration((hours.high or hours.value) * 3600)
-    return (
-        f"note: micro-batches of {recipe.batch_rows} rows fit {card.key}'s memory and make the same steps in "
-        f"{shortest} to {longest}: --batch-rows {recipe.batch_rows} --accumulation {recipe.accumulation}"
-    )
+    flags = f"--batch-rows {larger.batch_rows}"
+    how = f"larger steps, fewer of them, in {shortest} to {longest}"
+    if recipe.accumulation > 1:
+        how = f"the same steps in {shortest} to {longest}"
+        flags += f" --accumulation {larger.accumulation}"
+    return f"note: micro-batches of {larger.batch_rows} rows fit {card.key}'s memory and make {how}: {flags}"
 
 
 def _isolation_line(report: Any, probed: bool) -> str:
