@@ -181,6 +181,17 @@ def test_think_blocks_end_where_they_do_when_the_template_strips_an_earlier_one(
 
 
 @needs_trl
+def test_a_line_break_at_the_end_of_an_answer_is_none_of_the_calls_behind_it(tokenizer):
+    chat = [ASK, {**families.calling(CALL), "content": "<think>\nA name?\n</think>\n\nOnly me.\n"}]
+    assert pieces(with_template(tokenizer, families.stock("qwen3")), (chat, None)) == [
+        ("thinking", "<think>\nA name?\n</think>\n\n"),
+        ("say", "Only me.\n"),
+        ("tool_calls", f"\n<tool_call>\n{CALLED}\n</tool_call>"),
+        ("say", "<|im_end|>"),
+    ]
+
+
+@needs_trl
 def test_a_call_is_not_found_where_the_template_has_a_word_like_its_name(tokenizer):
     tokenizer = with_template(tokenizer, families.stock("gemma4"))
     made = {"type": "function", "function": {"name": "turn", "arguments": {}}}

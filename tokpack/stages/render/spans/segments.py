@@ -37,8 +37,9 @@ Segment = tuple[int, int, int]
 
 _TAG = re.compile(r"\s*(?:<[^<>]{1,40}>|\[[^\[\]]{1,40}\])\s*")
 _Level = tuple[str | None, str | None]
-_ENDS: _Level = ("", None)
-_LEVELS: tuple[_Level, ...] = (("", ""), _ENDS, ("\n", "\n"), (None, None))
+_OF_ENDS: tuple[_Level, ...] = (("", None), ("\n", ""))
+"""Only of use where a content has white space at an end."""
+_LEVELS: tuple[_Level, ...] = (("", ""), *_OF_ENDS, ("\n", "\n"), (None, None))
 """What stands outside of the marks, between the parts of a content and at its ends: nothing, line breaks, all
 white space. A template may strip either."""
 
@@ -142,7 +143,7 @@ class Segments:
 
     def _places_by_levels(self, units: Sequence[_Unit]) -> dict[str, list[int]]:
         """Places of the marks at the first level that fits all of these, or else each of them."""
-        levels = [level for level in _LEVELS if level != _ENDS or any(map(self._has_outer_space, units))]
+        levels = [level for level in _LEVELS if level not in _OF_ENDS or any(map(self._has_outer_space, units))]
         every = (self._places(units, level) for level in levels if units)
         if (places := next((p for p in every if p is not None), None)) is not None:
             return places
