@@ -231,15 +231,6 @@ def test_think_blocks_that_the_template_takes_away_are_counted_and_what_is_left_
         ]
 
 
-def test_a_content_of_which_the_template_keeps_nothing_is_an_error_where_its_beginning_is_looked_at(folder):
-    gone = {"role": "assistant", "content": "<|channel>thought"}
-    result = rendered(
-        folder, families.stock("gemma4"), [ASK, gone], [ASK, {**TELL, "content": "So.<|channel>x"}]
-    )
-    assert result.errors == {0: "the template leaves out the content of message 2 (assistant)"}
-    assert trained(result, 1) == ["So.<turn|>"]
-
-
 def test_what_an_answer_begins_with_is_not_the_end_of_the_call_before(folder):
     answer = {"role": "tool", "name": "look", "content": "Sun"}
     chat = [ASK, calling(OBJECT, content=""), answer, {**TELL, "content": "<turn|>So."}]

@@ -94,9 +94,9 @@ def test_what_stands_before_a_call_is_the_templates_where_earlier_answers_are_wr
 
 CUT = "<|channel>thought\n"
 LEFT_OUT = {
-    "with reasoning": ([ASK, said(CUT, reasoning_content=" {{ x }}")], True),
-    "with a call": ([ASK, {**families.calling(families.call()), "content": CUT + "\x1f"}], True),
-    "a sign before it": ([ASK, said(f"\ufeff\t{CUT}<think>Why?</think>")], False),
+    "with reasoning": [ASK, said(CUT, reasoning_content=" {{ x }}")],
+    "with a call": [ASK, {**families.calling(families.call()), "content": CUT + "\x1f"}],
+    "a sign before it": [ASK, said(f"\ufeff\t{CUT}<think>Why?</think>")],
 }
 
 
@@ -104,11 +104,28 @@ LEFT_OUT = {
 @pytest.mark.parametrize("name", LEFT_OUT)
 @pytest.mark.parametrize("masked", [(), ("none",)])
 def test_a_content_that_begins_as_gemma_begins_reasoning_is_told_alike(folder, name, masked):
-    chat, left = LEFT_OUT[name]
-    rendered = alike(folder, "diffusion_gemma", chat, masked)
+    rendered = alike(folder, "diffusion_gemma", LEFT_OUT[name], masked)
     assert not rendered.errors
-    assert bool(rendered.told.get("contents_beside_calls_not_rendered")) == left
-    assert "turns_of_unknown_segments" not in rendered.told or not left
+    assert rendered.told["reasoning_not_rendered"] == 3
+    assert "turns_of_unknown_segments" not in rendered.told or name == "a sign before it"
+
+
+@needs_trl
+def test_a_content_that_is_taken_away_is_not_taken_for_written_because_reasoning_is_written_like_it(folder):
+    calling = {**families.calling(families.call()), "content": CUT, "reasoning": "Why?"}
+    rendered = alike(folder, "gemma4", [ASK, calling, families.answer_of(), TELL], ("none",))
+    assert rendered.told == {"contents_beside_calls_not_rendered": 3}
+
+
+@needs_trl
+@pytest.mark.parametrize("before", ["", " ", "So. "])
+@pytest.mark.parametrize("cut", [CUT, CUT.strip(), f"{CUT}Why? <b> And"])
+def test_reasoning_that_was_cut_off_and_that_gemmas_template_takes_away_is_told(folder, before, cut):
+    for content in (before + cut, [{"type": "text", "text": before + cut}]):
+        rendered = alike(folder, "gemma4", [ASK, said(content), ASK, TELL])
+        empty = {} if before.strip() else {"turns_left_empty": 3}
+        assert (rendered.errors, rendered.told) == ({}, {"reasoning_not_rendered": 3, **empty})
+        assert trained(rendered) == ["So.<turn|>"] * (not empty) + ["Only me, friend.<turn|>"]
 
 
 @needs_trl

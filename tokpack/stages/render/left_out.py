@@ -94,9 +94,13 @@ def left_out(
         answers = message.get("role") == "assistant"
         cut = answers and index not in marked.starts
         parts = _think_block(message) if cut else _taken_away(message, marked, index) if answers else None
-        beheaded = parts is not None or (cut and index in marked.ends)
+        rest = _cut_off(message, marked, index) if answers and parts is None else None
+        beheaded = parts is not None or rest is not None or (cut and index in marked.ends)
         if parts is not None:
             texts, thoughts = [parts[1]] if parts[1] else [], _different([*thoughts, *parts[0]])
+        elif rest is not None:
+            texts = [rest] if rest else []
+            found.without_content |= set() if rest else {index}
         shown = index in marked.ends or _begins(text, marked.starts.get(index), texts)
         gone = index in marked.absent or index in marked.starts  # of the latter the end is gone
         found_in = not gone and all(_stands_in(part, text) for part in texts)
@@ -123,7 +127,7 @@ def left_out(
             there = [call for call in calls if _has_arguments(call, segment)]
             found.counts[LEFT_OUT_ARGUMENTS] += len(calls) - len(there)
             found.counts[TEXT_ARGUMENTS] += wants_objects and sum(map(_is_text_alone, there))
-        found.counts[LEFT_OUT_REASONING] += len(kept) < len(thoughts)
+        found.counts[LEFT_OUT_REASONING] += len(kept) < len(thoughts) or rest is not None
         found.counts[TWO_REASONINGS] += bool(kept) and any(CLOSE in part for part in said)
         kept_call = len(calls) > missing
         if texts and not written:
@@ -177,6 +181,19 @@ def _taken_away(message: Message, marked: Marked, index: int) -> tuple[list[str]
     if len(kept) >= len(core) or not core.endswith(kept):
         return None
     return TAG.split(core[: len(core) - len(kept)]), kept
+
+
+def _cut_off(message: Message, marked: Marked, index: int) -> str | None:
+    """What the template keeps of a content of which it leaves out all from a tag on: Gemma 4 does so where
+    its own reasoning has no end."""
+    texts, start = visible_texts(message), marked.starts.get(index)
+    if len(texts) != 1 or start is None or index in marked.ends:
+        return None
+    core = texts[0].strip()
+    tags = (tag.span() for tag in TAG.finditer(core))
+    cut = next((low for low, high in tags if not marked.text.startswith(core[:high], start)), None)
+    kept = core[:cut].rstrip()
+    return kept if cut is not None and marked.text.startswith(kept, start) else None
 
 
 def _missing_calls(

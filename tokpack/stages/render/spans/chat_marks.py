@@ -91,6 +91,11 @@ class Marks:
                 return False
         return True
 
+    def lost(self, marked: Marked | None) -> frozenset[int]:
+        """Of the answers with marks between tags those of which nothing between them was written."""
+        texts = {i: self.messages[i]["content"] for i in self._inside & (marked.absent if marked else set())}
+        return frozenset(i for i, text in texts.items() if text[slice(*_between_tags(text))])
+
     def outermost(self, indices: Collection[int]) -> Marks:
         """The same with the marks of these messages outside of the outer whitespace."""
         other = copy(self)

@@ -18,7 +18,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -242,13 +242,13 @@ class _Chat:
                 return marked
         self.marks.chosen = harmless = self._harmless(sorted(every))
         marks = self.marks.between_tags(every - harmless)
-        if (marked := self._unchanged(marks)) is not None and marks.take_tags(marked):
+        if (between := self._unchanged(marks)) is not None and marks.take_tags(between):
             self.marks = marks
-            return marked
+            return between
         for chosen in (harmless, set[int]()):
             self.marks.chosen = chosen
             if (marked := self._unchanged(self.marks)) is not None:
-                return marked
+                return replace(marked, absent=marked.absent | marks.lost(between))
         return Marked(self.text)
 
     def _harmless(self, indices: list[int]) -> set[int]:

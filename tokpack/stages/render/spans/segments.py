@@ -143,7 +143,9 @@ class Segments:
 
     def _places_by_levels(self, units: Sequence[_Unit]) -> dict[str, list[int]]:
         """Places of the marks at the first level that fits all of these, or else each of them."""
-        levels = [level for level in _LEVELS if level not in _OF_ENDS or any(map(self._has_outer_space, units))]
+        levels = [
+            level for level in _LEVELS if level not in _OF_ENDS or any(map(self._has_outer_space, units))
+        ]
         every = (self._places(units, level) for level in levels if units)
         if (places := next((p for p in every if p is not None), None)) is not None:
             return places
