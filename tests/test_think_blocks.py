@@ -137,6 +137,21 @@ def test_reasoning_is_not_taken_for_written_because_an_argument_is_written_like_
 
 
 @needs_trl
+def test_reasoning_is_not_taken_for_written_because_an_argument_in_json_holds_it(folder):
+    calling = {**families.calling(families.call('{"city": "caf\\u00e9s"}')), "thinking": "caf\u00e9"}
+    rendered = alike(folder, "gemma4_v2", [ASK, calling, families.answer_of(), TELL], tool_arguments="as-is")
+    assert rendered.told == {"reasoning_not_rendered": 3}
+
+
+@needs_trl
+@pytest.mark.parametrize(("block", "two"), [("\n\n", 0), ("\nWhy?\n", 3)])
+def test_an_empty_think_block_beside_reasoning_is_not_written_twice(folder, block, two):
+    answer = said(f"<think>{block}</think>\n\nSo.", reasoning_content="Why?")
+    rendered = alike(folder, "diffusion_gemma", [ASK, answer])
+    assert rendered.told.get("reasoning_rendered_twice", 0) == two
+
+
+@needs_trl
 @pytest.mark.parametrize("behind", ["", "So.", "So. ", "\n\n So. "])
 def test_reasoning_between_gemmas_own_marks_that_its_template_takes_away_is_told(folder, behind):
     block = f"{CUT}Why?\n<channel|>"

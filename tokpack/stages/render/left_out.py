@@ -8,7 +8,6 @@ nothing, so it is not trained.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from tokpack.stages.render.spans.chat_marks import TAG, Marked, visible_texts
-from tokpack.stages.render.spans.own_words import CLOSE, TAGS, OwnWords
+from tokpack.stages.render.spans.own_words import CLOSE, OPEN, TAGS, OwnWords, stands_in
 from tokpack.stages.render.template.chat_template import REASONING_KEYS, CharSpan, Message, RenderError
 from tokpack.terminal.activity import in_number
 
@@ -55,6 +54,7 @@ LEFT_OUT = {
 }
 """Counters in words."""
 TEMPLATE_ARGUMENTS = "with_template_arguments"
+_EMPTY = re.compile(rf"{OPEN}\s*{CLOSE}")
 _HEAD = re.compile(rf"{TAG.pattern}|\S[^\s<]?")
 """With what a text begins: a tag, which templates write by themselves, or two characters."""
 
@@ -103,7 +103,7 @@ def left_out(
             found.without_content |= set() if rest else {index}
         shown = index in marked.ends or _begins(text, marked.starts.get(index), texts)
         gone = index in marked.absent or index in marked.starts  # of the latter the end is gone
-        found_in = not gone and all(_stands_in(part, text) for part in texts)
+        found_in = not gone and all(stands_in(part, text) for part in texts)
         written = bool(texts) and (shown or found_in)
         calls = message.get("tool_calls") or []
         if not answers or not (calls or thoughts or beheaded):
@@ -128,7 +128,7 @@ def left_out(
             found.counts[LEFT_OUT_ARGUMENTS] += len(calls) - len(there)
             found.counts[TEXT_ARGUMENTS] += wants_objects and sum(map(_is_text_alone, there))
         found.counts[LEFT_OUT_REASONING] += len(kept) < len(thoughts) or rest is not None
-        found.counts[TWO_REASONINGS] += bool(kept) and any(CLOSE in part for part in said)
+        found.counts[TWO_REASONINGS] += bool(kept) and any(CLOSE in _EMPTY.sub("", part) for part in said)
         kept_call = len(calls) > missing
         if texts and not written:
             if not (kept_call or kept):
@@ -159,7 +159,7 @@ def _different(texts: Sequence[str]) -> list[str]:
 def _is_kept(thought: str, segment: str, said: Sequence[str]) -> bool:
     """Whether reasoning is in the text, and not only because the answer repeats it."""
     again = sum(part.count(thought) for part in said)
-    return segment.count(thought) > again if again else _stands_in(thought, segment)
+    return segment.count(thought) > again if again else stands_in(thought, segment)
 
 
 def _think_block(message: Message) -> tuple[list[str], str] | None:
@@ -214,7 +214,7 @@ def _missing_calls(
 
 def _has_arguments(call: Any, segment: str) -> bool:
     """Whether the names of a call's arguments are in the text, or what they are where they have none."""
-    return all(_stands_in(told, segment) for told in _told_of(_arguments(call)))
+    return all(stands_in(told, segment) for told in _told_of(_arguments(call)))
 
 
 def _is_text_alone(call: Any) -> bool:
@@ -233,11 +233,3 @@ def _told_of(arguments: Any) -> list[str]:
         return [told for item in arguments for told in _told_of(item)]
     plain = isinstance(arguments, str | int | float) and not isinstance(arguments, bool)
     return [str(arguments)] if plain and str(arguments).strip() != "{}" else []
-
-
-def _stands_in(part: str, text: str) -> bool:
-    """As it is, or as JSON writes it."""
-    core = part.strip()
-    return core in text or any(
-        json.dumps(core, ensure_ascii=ascii_only)[1:-1] in text for ascii_only in (False, True)
-    )

@@ -70,7 +70,7 @@ class OwnWords:
         elif isinstance(calls := message.get("tool_calls"), list):
             held["tool_calls"] = [_told(call) for call in calls]
         texts = list(_texts([held, *(answer.get("content") for answer in answers)]))
-        return any(words in text for text in texts)
+        return any(stands_in(words, text) for text in texts)
 
     @cached_property
     def _places(self) -> dict[str, list[int]] | None:
@@ -130,6 +130,14 @@ class OwnWords:
         if key not in self._mark_of:
             self._mark_of[key] = next(self._free)
         return self._mark_of[key]
+
+
+def stands_in(part: str, text: str) -> bool:
+    """As it is, or as JSON writes it."""
+    core = part.strip()
+    return core in text or any(
+        json.dumps(core, ensure_ascii=ascii_only)[1:-1] in text for ascii_only in (False, True)
+    )
 
 
 def _is_thought(key: str, value: Any, words: str) -> bool:
