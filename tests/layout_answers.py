@@ -199,6 +199,12 @@ PAIRS = [
         },
         PAIR,
     ),
+    Case(
+        "Pairs with reasoning",
+        {"prompt": Q, "chosen": A, "rejected": B, "chosen_reasoning": R, "rejected_reasoning": "None."},
+        PAIR,
+        {"reasoning": R},
+    ),
     Case("RewardBench", {"prompt": Q, "chosen": A, "chosen_model": "m", "rejected": B, "subset": "x"}, PAIR),
     Case("UltraInteract pairs", {"trajectory": share(Q), "chosen": A, "rejected": B}, PAIR),
     Case(

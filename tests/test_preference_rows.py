@@ -216,3 +216,46 @@ def test_columns_and_rows_give_the_same_pairs(tmp_path_factory, rows):
             refused.append((2 * number, str(error)))
     assert documents.select("doc_id", "kind", "roles", "contents", "extra").rows() == expected
     assert [(q.doc_id, q.reason) for q in quarantined] == refused
+
+
+THOUGHT = {"chosen_reasoning": "Be kind.", "rejected_reasoning": "Be rude."}
+ASKED = {"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}
+THOUGHT_SHAPES = {
+    "texts": (ASKED | THOUGHT, {}),
+    "the side last": (ASKED | {"thinking_chosen": "Be kind.", "thinking_rejected": "Be rude."}, {}),
+    "in capitals": (ASKED | {"chosenThinking": "Be kind.", "rejectedThinking": "Be rude."}, {}),
+    "named": (
+        ASKED | {"why": "Be kind.", "whynot": "Be rude."},
+        {"chosen_reasoning": "why", "rejected_reasoning": "whynot"},
+    ),
+    "messages": (
+        {"prompt": [user("Hi")], "chosen": [assistant("Hello.")], "rejected": assistant("No.")} | THOUGHT,
+        {},
+    ),
+    "conversations": (
+        {"chosen": [user("Hi"), assistant("Hello.")], "rejected": [user("Hi"), assistant("No.")]} | THOUGHT,
+        {},
+    ),
+    "one in its message": (
+        ASKED | THOUGHT | {"chosen": [assistant("Hello.", reasoning_content="Be kind.")]},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", THOUGHT_SHAPES)
+def test_reasoning_in_columns_of_both_answers_is_theirs(name, tmp_path):
+    row, named = THOUGHT_SHAPES[name]
+    documents, quarantined, shape = run(tmp_path, [row] * 2, **({"map": named} if named else {}))
+    extras = [json.loads(extra)["messages"] for extra in documents["extra"]]
+    assert extras == [[{}, {"reasoning_content": text}] for text in THOUGHT.values()] * 2
+    assert (quarantined, shape.unread) == ([], {})
+
+
+def test_reasoning_of_one_answer_alone_may_be_a_judges_and_a_row_may_lack_it(tmp_path):
+    documents, _, shape = run(tmp_path, [ASKED | {"chosen_reasoning": "It is kinder."}])
+    assert documents["extra"].to_list() == [None, None]
+    assert [*shape.unread] == ["chosen_reasoning"]
+    rows = [ASKED | THOUGHT, ASKED | THOUGHT | {"rejected_reasoning": None}]
+    documents, _, shape = run(tmp_path, rows)
+    assert [extra is None for extra in documents["extra"]] == [False, False, False, True]

@@ -176,6 +176,25 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "chat_template_kwargs": ("chat_template_kwargs",),
 }
 """Fields beside the ones a format needs -> columns, best first."""
+SIDE_REASONING = ("chosen_reasoning", "rejected_reasoning")
+"""Fields beside preference pairs."""
+_OF_SIDES = (
+    "reasoning",
+    "reasoning_content",
+    "thinking",
+    "thinking_content",
+    "thought",
+    "thoughts",
+    "think",
+    "cot",
+)
+SIDE_REASONINGS = tuple(
+    tuple(form.format(side, name) for side in ("chosen", "rejected"))
+    for name in (*_OF_SIDES, "chain_of_thought", "reasoning_trace")
+    for form in ("{0}_{1}", "{1}_{0}")
+)
+"""Columns that hold the reasoning of the chosen and of the rejected answer, if both are there: one alone may
+be a judge's."""
 LESSER_TOOLS = (
     *(
         "function",

@@ -19,8 +19,16 @@ from typing import Any
 
 from tokpack.on_disk.reasons import TIED_PAIR
 from tokpack.stages.normalize.chats.message_rows import Turn, messages_in, read_messages
+from tokpack.stages.normalize.fields import SIDE_REASONING, is_filled
 from tokpack.stages.normalize.layouts.answer_lists import are_several, lone_text
-from tokpack.stages.normalize.rows import RowDocument, around, history_of, left_out, with_system
+from tokpack.stages.normalize.rows import (
+    RowDocument,
+    around,
+    history_of,
+    left_out,
+    with_reasoning,
+    with_system,
+)
 from tokpack.stages.normalize.shape import TIE, Shape
 from tokpack.stages.normalize.values import RowError, dump, kind_of, read_text
 
@@ -52,6 +60,11 @@ def row_to_pair(row: Mapping[str, Any], shape: Shape) -> tuple[RowDocument, RowD
         asked, kind = before + asked, "prompt_completion"
     else:
         asked, good, bad = _split(before, asked, good, bad, isinstance(prompt, str))
+    thoughts = [row.get(side) for side in SIDE_REASONING]
+    good, bad = (
+        with_reasoning(turns, thought) if is_filled(thought) else turns
+        for turns, thought in zip((good, bad), thoughts, strict=True)
+    )
     asked = with_system(asked, row)
     more = around(row, asked)
     return _document(kind, asked, good, more, dropped), _document(kind, asked, bad, more, dropped)

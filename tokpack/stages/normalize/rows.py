@@ -92,7 +92,7 @@ def _with_input(prompt: str, row: Mapping[str, Any]) -> str:
 def _document(kind: str, turns: list[Turn], row: Mapping[str, Any]) -> RowDocument:
     """The turns with what stands beside them: reasoning of the answer, tools, arguments of the template."""
     if is_filled(row.get("reasoning")):
-        turns = _with_reasoning(turns, row["reasoning"])
+        turns = with_reasoning(turns, row["reasoning"])
     weight = row_weight(given) if (given := row.get("weight")) not in (None, "", [], {}) else 1.0
     if weight not in (0, 1):
         turns = [_weighted(turn, weight) for turn in turns]
@@ -136,7 +136,7 @@ def _weighted(turn: Turn, weight: float) -> Turn:
     return (role, text, {**extra, "weight": weight * extra.get("weight", 1)}) if trained else turn
 
 
-def _with_reasoning(turns: list[Turn], reasoning: Any) -> list[Turn]:
+def with_reasoning(turns: list[Turn], reasoning: Any) -> list[Turn]:
     """Reasoning goes to the last answer, unless that holds it already."""
     text = read_text(text_of(reasoning) if isinstance(reasoning, list) else reasoning, "reasoning").strip()
     at = next((i for i in reversed(range(len(turns))) if turns[i][0] == "assistant"), None)

@@ -330,7 +330,8 @@ class Shape:
         assert self.better is not None
         side = self.better.side(row)
         if side == 1:
-            found |= {"chosen": found.get("rejected"), "rejected": found.get("chosen")}
+            swapped = (("chosen", "rejected"), fields.SIDE_REASONING)
+            found |= {to: found.get(of) for pair in swapped for to, of in zip(pair, pair[::-1], strict=True)}
         return found | ({TIE: True} if side is None else {})
 
 

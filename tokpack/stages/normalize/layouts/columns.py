@@ -47,7 +47,7 @@ def known_fields(name: str, named: set[str]) -> set[str]:
     if name in (*CHATS, PREFERENCE, "prompt_completion"):
         known |= {*SPEAKERS}
     if name == PREFERENCE:
-        known.add("better")
+        known |= {"better", *fields.SIDE_REASONING}
     if name in CHATS and named & FIELDS[name].keys():
         known.add("completion")
     return known
@@ -209,10 +209,22 @@ def columns_beside(
                 ] or found
             if found:
                 beside[target] = next((path for path in found if held.values(path)), found[0])
-    beside |= {target: given[target] for target in ("split", "skip") if target in given}
+    if name == PREFERENCE:
+        beside |= _reasoning_of_sides(held, taken)
+    named = ("split", "skip", *fields.SIDE_REASONING)
+    beside |= {target: given[target] for target in named if target in given}
     if name in CHATS and "completion" in given:
         beside["completion"] = given["completion"]
     return beside
+
+
+def _reasoning_of_sides(held: Columns, taken: set[str]) -> dict[str, str]:
+    for names in fields.SIDE_REASONINGS:
+        found = [held.find([column], _is_reasoning) for column in names]
+        columns = [path[0] for path in found if path and held.values(path[0]) and path[0] not in taken]
+        if len(columns) == len(names):
+            return dict(zip(fields.SIDE_REASONING, columns, strict=True))
+    return {}
 
 
 def other_tools(beside: Mapping[str, str], held: Columns, taken: set[str]) -> tuple[str, ...]:
