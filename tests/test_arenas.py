@@ -25,6 +25,22 @@ for thread in threads:
     thread.join()
 libc.malloc_stats()
 """
+BLOCKS = """
+import ctypes, resource
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def take():
+    blocks = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(12 << 20))) for _ in range(4)]
+    for block in blocks:
+        ctypes.memset(block, 1, 12 << 20)
+    for block in blocks:
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+first = take()
+print(take() - first)
+"""
 COMMAND = """
 import sys
 from tokpack import __main__
@@ -51,6 +67,13 @@ glibc = pytest.mark.skipif(not arenas(""), reason="malloc says nothing of its ar
 @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (7, 1), (12, 3)])
 def test_four_threads_share_an_arena(cores, expected):
     assert arenas(f"from tokpack.engine.arenas import share_arenas; share_arenas({cores})\n") == expected
+
+
+@glibc
+def test_what_one_block_frees_the_next_takes_without_the_system():
+    before = "from tokpack.engine.arenas import share_arenas; share_arenas()\n"
+    found = subprocess.run([sys.executable, "-c", before + BLOCKS], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 1000  # of the 12,288 pages that it has
 
 
 @glibc

@@ -170,6 +170,20 @@ def test_helpers_do_without_pandas():
         assert helping(0) is False
 
 
+def pool_of_arrow(_item):
+    return pa.default_memory_pool().backend_name
+
+
+def opens_pool_of_arrow():
+    return pool_of_arrow
+
+
+def test_arrow_takes_memory_where_all_else_does(monkeypatch):
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)  # helpers start before it is set
+    with processes.Helpers(None, opens_pool_of_arrow, lambda answer: answer, 1, 1) as helping:
+        assert helping(None) == "system"
+
+
 def is_loaded(tokenizer):
     load_tokenizer(tokenizer).fast  # noqa: B018 - loaded, or found
     return fast_plan._kept.cache_info().hits

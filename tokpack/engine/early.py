@@ -35,6 +35,8 @@ ONE_CORE = dict.fromkeys(
     ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 )
 """Helpers are as many as there are cores: threads inside each would be in one another's way."""
+POOL = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""As in `tokpack.cli.entry`, whose command starts helpers before it gets there."""
 
 _ENDS = 1 << 16
 _VALUES = re.compile(rb'tool_calls|function_call|reasoning|"tools"')
@@ -123,7 +125,7 @@ def _start(count: int, *ready: str) -> list[Helper]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[end for pair in theirs for end in pair],
-            env=dict(os.environ) | ONE_CORE,
+            env=POOL | dict(os.environ) | ONE_CORE,
         )
     except OSError:
         for end in (end for pipe in (*questions, *answers) for end in pipe):

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from tokpack.engine import COLLECT
+from tokpack.engine.arenas import share_arenas
 from tokpack.engine.local import pass_over_pandas
 
 IDLE = {"jemalloc_bg_thd", "polars-ooc-clea"}
@@ -95,6 +96,7 @@ def _threads() -> set[str]:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks hears it, too
     gc.set_threshold(*COLLECT)
+    share_arenas(1)
     pass_over_pandas()
     for name in sys.argv[2:]:
         with suppress(Exception):  # what is wrong shows where it is needed
