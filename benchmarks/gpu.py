@@ -642,10 +642,13 @@ def autocast(bench: Bench, model: Any, kind: str) -> Iterator[None]:
     """As `tokpack train` has it: mixed precision for adapters, which take their inputs as they are."""
     import torch
 
-    from trainer_plugin.adapters.qlora import inputs_as_they_are
+    from trainer_plugin.adapters.qlora import adapted_layers, inputs_as_they_are
 
     on = bench.cuda and kind == "lora"
-    with inputs_as_they_are(model, on), torch.autocast(bench.device, torch.bfloat16, enabled=on):
+    with (
+        inputs_as_they_are(adapted_layers(model), on),
+        torch.autocast(bench.device, torch.bfloat16, enabled=on),
+    ):
         yield
 
 

@@ -67,7 +67,7 @@ def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int
     """Bytes that autograd keeps for the backward pass of a real model, each storage once, weights aside."""
     import torch
 
-    from trainer_plugin.adapters.qlora import inputs_as_they_are
+    from trainer_plugin.adapters.qlora import adapted_layers, inputs_as_they_are
 
     model = make_model(model_type, layers, method)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
@@ -85,7 +85,7 @@ def kept_bytes(model_type: str, layers: int, method: Method, tokens: int) -> int
     whole = torch.ones_like(ids)  # else transformers before 5 makes a mask, which sdpa keeps in each layer
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=method.adapts and method.compute_bytes == 2)
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
-    with hooks, inputs_as_they_are(model, autocast=True), autocast:
+    with hooks, inputs_as_they_are(adapted_layers(model), autocast=True), autocast:
         output = model(input_ids=ids, attention_mask=whole, labels=ids, use_cache=False)
     assert output.loss.isfinite()
     return sum(sizes.values())

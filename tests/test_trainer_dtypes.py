@@ -23,7 +23,7 @@ from trainer_rows import (
 )
 
 from trainer_plugin import Recipe, dtypes, load_recipe
-from trainer_plugin.adapters.qlora import inputs_as_they_are
+from trainer_plugin.adapters.qlora import adapted_layers, inputs_as_they_are
 from trainer_plugin.dtypes import (
     frozen_dtype,
     probed_dtype,
@@ -202,7 +202,7 @@ def test_inputs_that_lora_takes_as_they_are_give_the_same_bits(checkpointing):
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with inputs_as_they_are(model, uncast):
+        with inputs_as_they_are(adapted_layers(model), uncast):
             hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
             with hooks, torch.autocast("cpu", BF16):
                 loss = model(input_ids=ids, labels=ids, use_cache=False).loss

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from tokpack.cost.memory import CHUNK_BYTES
-from tokpack.schema import IGNORE_INDEX
+from trainer_plugin.losses.loss import in_their_places, trained_places
 from trainer_plugin.models.strategies import inner_model, text_config
 
 AGREE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -47,11 +47,19 @@ class ChunkedLoss:
         """Whether a row of so many tokens is to be cut."""
         return self.reason is None and tokens * self.vocabulary * 4 > self.chunk_bytes
 
-    def __call__(self, model: Any, batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor | None:
+    def __call__(
+        self,
+        model: Any,
+        batch: dict[str, Any],
+        labels: torch.Tensor,
+        places: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
         """Cross entropy of each prediction, 0 where there is no label: fp32[T - 1]; None: not to be had.
 
-        `batch` without labels, on the model's device; labels `[1, T]`, unshifted.
+        `batch` without labels, on the model's device; labels `[1, T]`, unshifted; places: `trained_places` of
+        them, where they are known.
         """
+        places = trained_places(labels) if places is None else places
         inner = inner_model(model)
         with _last_states(inner.base_model) as seen:
             logits = model(**batch).logits
@@ -59,12 +67,13 @@ class ChunkedLoss:
         head = _head(inner, seen[-1])
         if not self._proven and not self._agrees(head, states, logits):
             return None
-        kept = labels[0, 1:] != IGNORE_INDEX
+        if not len(places):
+            return states.sum().float() * 0 + torch.zeros(labels.shape[-1] - 1, device=labels.device)
         chunk = max(1, self.chunk_bytes // (self.vocabulary * 4))
-        parts = zip(states[0, :-1][kept].split(chunk), labels[0, 1:][kept].split(chunk), strict=True)
+        wanted = labels[0, 1:].index_select(0, places)
+        parts = zip(states[0].index_select(0, places).split(chunk), wanted.split(chunk), strict=True)
         losses = [checkpoint(_losses, head, *part, use_reentrant=False) for part in parts]
-        whole = torch.zeros(kept.shape, dtype=torch.float32, device=kept.device)
-        return whole.masked_scatter(kept, torch.cat(losses)) if losses else whole + states.sum() * 0
+        return in_their_places(torch.cat(losses), places, labels)
 
     def _agrees(self, head: Callable[[torch.Tensor], torch.Tensor], states: Any, logits: Any) -> bool:
         try:

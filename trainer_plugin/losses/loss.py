@@ -10,14 +10,31 @@ from torch.nn.functional import cross_entropy
 from tokpack.schema import IGNORE_INDEX
 
 
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def trained_places(labels: torch.Tensor) -> torch.Tensor:
+    """Which predictions of a row are of a label: int64[K], ascending; labels `[1, T]`, unshifted.
+
+    Waits for a GPU, if the labels are on one: to be called before the model is, or to be known beforehand.
+    """
+    return (labels[0, 1:] != IGNORE_INDEX).nonzero()[:, 0]
+
+
+def token_losses(
+    logits: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
+) -> torch.Tensor:
     """Cross entropy of each prediction, 0 where there is no label: fp32[T - 1].
 
     logits `[1, T, V]`, labels `[1, T]`, unshifted. Only those logits that predict a label become fp32.
+    places: `trained_places` of the labels, where they are known.
     """
-    kept = labels[0, 1:] != IGNORE_INDEX
-    losses: torch.Tensor = cross_entropy(logits[0, :-1][kept].float(), labels[0, 1:][kept], reduction="none")
-    return losses.new_zeros(kept.shape).masked_scatter(kept, losses)
+    places = trained_places(labels) if places is None else places
+    wanted = labels[0, 1:].index_select(0, places)
+    losses = cross_entropy(logits[0].index_select(0, places).float(), wanted, reduction="none")
+    return in_their_places(losses, places, labels)
+
+
+def in_their_places(losses: torch.Tensor, places: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Losses of the trained predictions `[K]` -> those of all: fp32[T - 1]."""
+    return losses.new_zeros(labels.shape[-1] - 1).index_copy(0, places, losses)
 
 
 def loss_weights(batch: dict[str, Any]) -> torch.Tensor:

@@ -38,23 +38,27 @@ class SourceLosses:
         ranges = documents_by_source(dataset.manifest["ledger"])
         self.names = list(ranges)
         self._ends = np.array([end for _, end in ranges.values()])
-        self._sums: torch.Tensor | None = None
+        self._documents: list[np.ndarray] = []
+        self._sums: list[torch.Tensor] = []
 
     def add(self, documents: np.ndarray, sums: torch.Tensor) -> None:
         """documents: int64[D, 3], doc_id (-1 for padding), piece and trained tokens; sums: float[D]."""
-        import torch
-
-        source = np.searchsorted(self._ends, documents[:, 0], side="right")  # padding has no trained token
-        at = torch.from_numpy(np.minimum(source, len(self.names) - 1)).to(sums.device)
-        trained = torch.from_numpy(documents[:, 2]).to(sums.device)
-        if self._sums is None:
-            self._sums = torch.zeros(2, len(self.names), dtype=torch.float32, device=sums.device)
-        self._sums.index_add_(1, at, torch.stack([sums.float(), trained.float()]))
+        self._documents.append(documents)
+        self._sums.append(sums)
 
     def take(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Mean loss of a trained token by source, and begin anew. `reduce` sums over all processes."""
-        if self._sums is None:
+        if not self._sums:
             return {}
-        sums, self._sums = reduce(self._sums), None
+        import torch
+
+        documents, losses = np.concatenate(self._documents), torch.cat(self._sums)
+        self._documents, self._sums = [], []
+        source = np.searchsorted(self._ends, documents[:, 0], side="right")  # padding has no trained token
+        at = np.minimum(source, len(self.names) - 1)
+        summed = [
+            np.bincount(at, weights, len(self.names)) for weights in (losses.cpu().numpy(), documents[:, 2])
+        ]
+        sums = reduce(torch.tensor(np.array(summed), dtype=torch.float32, device=losses.device))
         found = zip(self.names, *sums.tolist(), strict=True)
         return {PREFIX + name: round(loss / tokens, 4) for name, loss, tokens in found if tokens}

@@ -134,6 +134,11 @@ OTHERS = (
     ),
     PrivateName("peft.utils.other:get_pattern_key", "0.18 to 0.21", "alpha of one layer in a merge"),
     PrivateName(
+        "peft.tuners.lora.layer:LoraLayer.cast_input_dtype_enabled",
+        "0.18 to 0.21",
+        "inputs of adapters that are not cast to and fro in mixed precision",
+    ),
+    PrivateName(
         "bitsandbytes.nn.modules:Linear4bit.support_avx512bf16_for_cpu",
         "0.49 to 0.50",
         "keeps 4-bit layers differentiable on CPUs",

@@ -41,8 +41,9 @@ class PackedCollator:
     loss_weights: what becomes of weights that rows bring. True hands them on, beside `labels`, and deals out
         a document's share by them; False leaves them out. When not given they are an error, because a plain
         Trainer hands them to a model, which ignores them; `PackedTrainer` sets True.
-    counts: add `packed_counts`, int64 `[rows, tokens, trained tokens, documents]`, and `packed_doc_ids`,
-        NumPy int64, which `PackedTrainer` takes out again before the model sees the batch.
+    counts: add what `PackedTrainer` takes out again before the model sees the batch: `packed_counts`, NumPy
+        int64 `[rows, tokens, trained tokens, documents]`, `packed_doc_ids`, NumPy int64, and `packed_places`,
+        int64 `[K]`, the predictions that are of a label, so that nobody has to ask a GPU for them.
     pairs: add `packed_pairs`, int64 `[P, 2]`: which documents of the batch are the chosen and the rejected
         one of each preference pair; pairs without trained tokens are not among them.
     unpaired: add `packed_desirable`, int64 `[D]`: of unpaired preferences, 1 where a document's answer is
@@ -98,8 +99,8 @@ class PackedCollator:
         if self.counts:
             import torch
 
-            trained = int((labels != IGNORE_INDEX).sum())
-            batch["packed_counts"] = torch.tensor([len(rows), real, trained, documents])
+            batch["packed_places"] = places = torch.from_numpy(np.flatnonzero(labels[1:] != IGNORE_INDEX))
+            batch["packed_counts"] = np.array([len(rows), real, len(places), documents])
             batch["packed_doc_ids"] = _doc_ids(rows)
         if self.documents:
             batch["packed_documents"] = _document_table(rows, labels, lengths)
@@ -113,8 +114,11 @@ class PackedCollator:
             trained_tokens = _trained_tokens(labels, lengths)
             batch["packed_desirable"] = torch.from_numpy(labels_of(rows, trained_tokens))
         if self.mismatched is not None:
-            other = mismatched(*flat, self.mismatched)
-            batch["packed_mismatched"] = _batch(*self._as_long(*other, len(rows)))
+            import torch
+
+            ids, labels, lengths = self._as_long(*mismatched(*flat, self.mismatched), len(rows))
+            places = torch.from_numpy(np.flatnonzero(labels[1:] != IGNORE_INDEX))
+            batch["packed_mismatched"] = {**_batch(ids, labels, lengths), "packed_places": places}
         return batch
 
     def _as_long(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from trainer_plugin.adapters.qlora import inputs_as_they_are, load_model, prepare_lora
+from trainer_plugin.adapters.qlora import adapted_layers, inputs_as_they_are, load_model, prepare_lora
 from trainer_plugin.dtypes import settle_dtype
 from trainer_plugin.isolation.verify import prepare_model
 from trainer_plugin.models.strategies import fit_batch
@@ -78,6 +78,7 @@ class Trial:
         if checkpointing:
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.network, self.clock, self.collate = network.train(), clock, PackedCollator()
+        self.layers = adapted_layers(network)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5)
         self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision(recipe))
@@ -87,7 +88,7 @@ class Trial:
         self._wait()
         started = self.clock()
         batch = fit_batch(self.network, self.collate(rows))
-        with inputs_as_they_are(self.network, self.autocast is not None):
+        with inputs_as_they_are(self.layers, self.autocast is not None):
             with torch.autocast("cuda", self.autocast, enabled=self.autocast is not None):
                 loss = self.network(**batch, use_cache=False).loss
             loss.backward()

@@ -110,7 +110,7 @@ class DocumentLog:
 
         epochs = np.concatenate([np.full(len(rows), epoch, np.int32) for epoch, rows in self._documents])
         documents = np.concatenate([rows for _, rows in self._documents])
-        sums = torch.cat(self._sums).double().cpu().numpy()
+        sums = torch.cat(self._sums).cpu().double().numpy()  # in this order for MPS, which has no double
         self._documents, self._sums = [], []
         columns = [epochs, documents[:, 0], documents[:, 1].astype(np.int32), documents[:, 2], sums]
         real = documents[:, 0] >= 0  # the rest is padding

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokpack.errors import DataError, TokpackError, UsageError, VerifyError
 from tokpack.schema import PREFERENCE, UNPAIRED
+from trainer_plugin.output_folder import last_checkpoint
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("tokpack")
 
@@ -53,6 +58,27 @@ def diverged(loss: float, step: int, doc_ids: np.ndarray, checkpoint: Path | Non
         where=f"documents {shown}{more}" if len(doc_ids) else f"step {step:,}",
         hint=f"look at these documents, or lower the learning rate; {there}",
     )
+
+
+class FiniteLosses:
+    """The losses of the micro-batches of a step, looked at once: each look waits for a GPU to be done."""
+
+    def __init__(self, output: str | Path) -> None:
+        self.output = Path(output)
+        self._kept: list[tuple[torch.Tensor, np.ndarray]] = []
+
+    def add(self, loss: torch.Tensor, doc_ids: np.ndarray) -> None:
+        """The loss of a micro-batch, and its documents."""
+        self._kept.append((loss, doc_ids))
+
+    def check(self, step: int) -> None:
+        """Raise VerifyError for a loss that is no number, with the documents of its row; `step` counts from 1."""
+        import torch
+
+        kept, self._kept = self._kept, []
+        for value, (_, doc_ids) in zip(torch.stack([loss for loss, _ in kept]).tolist(), kept, strict=True):
+            if not math.isfinite(value):
+                raise diverged(value, step, doc_ids, last_checkpoint(self.output))
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class PackedDPOTrainer(PackedTrainer):
         """Pairs of the global batch, or answers."""
         return self._over_ranks(sum(self._items(batch) for batch in batch_samples), device)
 
-    def _items(self, batch: dict[str, Any]) -> int:
+    def _items(self, batch: dict[str, Any]) -> Any:
         return len(_pairs_of(batch))
 
     def compute_loss(
@@ -132,7 +132,7 @@ class PackedDPOTrainer(PackedTrainer):
     ) -> Any:
         refuse_batch(inputs)
         losses, rewards, outputs = self._losses(model, inputs, return_outputs)
-        items = len(losses) if num_items_in_batch is None else num_items_in_batch
+        items = rewards[-1].clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / items * self._rank_scale()
         if model.training:
             self._rewards = self._rewards + rewards
@@ -141,7 +141,8 @@ class PackedDPOTrainer(PackedTrainer):
     def _losses(
         self, model: Any, inputs: dict[str, Any], with_outputs: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """Losses of the pairs of a batch, what `_means` makes rewards of, and the model's outputs."""
+        """Losses of the pairs of a batch, what `_means` makes rewards of, their number last, and the model's
+        outputs."""
         pairs, tokens = _pairs_of(inputs), self._trained_tokens(inputs)
         before = None
         if self.preference.needs_reference:
@@ -152,18 +153,19 @@ class PackedDPOTrainer(PackedTrainer):
 
     def _trained_tokens(self, inputs: dict[str, Any]) -> torch.Tensor:
         labels, numbers = (inputs[name].to(self.args.device) for name in ("labels", "seq_idx"))
-        documents = len(inputs["cu_seq_lens_q"]) - 1
-        return torch.bincount(numbers[labels != IGNORE_INDEX], minlength=documents)
+        trained = (labels[0, 1:] != IGNORE_INDEX).float()
+        return document_sums(trained, numbers, len(inputs["cu_seq_lens_q"]) - 1)
 
     def _log_probs(
         self, model: Any, inputs: dict[str, Any], with_outputs: bool = False
     ) -> tuple[torch.Tensor, Any]:
         """Log-probability of the trained tokens of each document, fp32[D], and the model's outputs."""
         own = {name: value for name, value in inputs.items() if not name.startswith("packed_")}
+        places = inputs.get("packed_places")
         labels, numbers = (inputs[name].to(self.args.device) for name in ("labels", "seq_idx"))
         del own["labels"]
         batch = fit_batch(model, own)
-        losses, outputs = self.losses_by_token(model, batch, labels, with_outputs=with_outputs)
+        losses, outputs = self.losses_by_token(model, batch, labels, places, with_outputs=with_outputs)
         return -document_sums(losses, numbers, len(inputs["cu_seq_lens_q"]) - 1), outputs
 
     def _reference_log_probs(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -214,8 +216,8 @@ class PackedDPOTrainer(PackedTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             losses, rewards, _ = self._losses(model, inputs)
         self._eval_rewards = self._eval_rewards + rewards
-        self._eval_sums += torch.tensor([float(losses.sum()), len(losses)], dtype=torch.float64)
-        return losses.mean() if len(losses) else losses.sum(), None, None
+        self._eval_sums.append(torch.stack([losses.sum(), rewards[-1]]))
+        return losses.sum() / rewards[-1].clamp(min=1), None, None
 
 
 def _pairs_of(batch: dict[str, Any]) -> torch.Tensor:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from tokpack.errors import UsageError, VerifyError
 from tokpack.schema import IGNORE_INDEX
 from tokpack.terminal.activity import Activity, counted
-from trainer_plugin.adapters.qlora import inputs_as_they_are
 from trainer_plugin.isolation.probe import probe_isolation
 from trainer_plugin.isolation.verify import refuse_config
 from trainer_plugin.losses.chunked_loss import ChunkedLoss
@@ -42,26 +40,27 @@ from trainer_plugin.losses.source_losses import SourceLosses
 from trainer_plugin.models.neftune import DocumentNoise
 from trainer_plugin.models.private_names import loss_is_complete, require_trainer
 from trainer_plugin.models.strategies import fit_batch, inner_model, is_sharded, reshard
-from trainer_plugin.output_folder import last_checkpoint, saving_in
+from trainer_plugin.output_folder import saving_in
 from trainer_plugin.rows.balance import BalancedSampler, Order, balanced_sampler, lost_mix
 from trainer_plugin.rows.collator import Loss, PackedCollator
 from trainer_plugin.rows.dataset import PackedDataset
 from trainer_plugin.training import guards
 from trainer_plugin.training.budget import EpochOfBudget, Meter, StopWhenSpent, limit_tokens
 from trainer_plugin.training.document_log import DocumentLog
+from trainer_plugin.training.module_walks import ModuleWalks
 from trainer_plugin.training.progress import RichProgress
+from trainer_plugin.training.trainer_counting import CountingMixin, none_so_far
 from trainer_plugin.training.trainer_evaluation import EvaluationMixin
 
 log = logging.getLogger("tokpack")
 
-COUNTS = ("rows", "tokens", "trained_tokens", "documents")
 FORECAST_AT, FORECAST_STEPS = 0.05, 3
 """Share of the steps after which the time of the whole run is forecast, and the fewest: the first is slow."""
 OUR_STRATEGIES = ("random", "sequential")
 """Values of TrainingArguments.train_sampling_strategy under which `BalancedSampler` orders the rows."""
 
 
-class PackedTrainerMixin(EvaluationMixin):
+class PackedTrainerMixin(EvaluationMixin, CountingMixin):
     """Put before a Trainer class: `class Mine(PackedTrainerMixin, SFTTrainer)`.
 
     loss: "token" or "document"; order: of the rows, as `BalancedSampler` has it; probe: run the isolation
@@ -100,11 +99,11 @@ class PackedTrainerMixin(EvaluationMixin):
         self.noise = None if alpha is None else DocumentNoise(alpha)
         self.args.remove_unused_columns = False
         self.args.logging_nan_inf_filter = False  # a loss that is no number stops the run instead
-        self._doc_ids: deque[np.ndarray] = deque()
-        self._pending_counts: list[torch.Tensor] = []
-        self.session_tokens, self._first_step, self._begun = 0, 0, False
+        self._first_step, self._begun = 0, False
         self._last_log: float | None = None
-        self._eval_sums = torch.zeros(2, dtype=torch.float64)
+        self._walks = ModuleWalks(self.model)
+        self._sharded = is_sharded(self.model)
+        self._finite = guards.FiniteLosses(self.args.output_dir)
         self.token_budget = token_budget
         self.sampler: BalancedSampler | None = None
         if token_budget is not None:
@@ -152,6 +151,7 @@ class PackedTrainerMixin(EvaluationMixin):
         if self.probe_at_start:
             self._probe()
         reshard(self.model)
+        self._walks = ModuleWalks(self.model)
         self._last_log = time.perf_counter()
         try:
             noise = nullcontext() if self.noise is None else self.noise.on(self.model)
@@ -257,25 +257,16 @@ class PackedTrainerMixin(EvaluationMixin):
         torch.distributed.broadcast(told, 0)
         return bool(told)
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        batches, items = super().get_batch_samples(*args, **kwargs)
-        for batch in batches:
-            self._doc_ids.append(batch.pop("packed_doc_ids", np.zeros(0, np.int64)))
-            counts = batch.pop("packed_counts", None)
-            if counts is not None:
-                self._pending_counts.append(counts)
-        return batches, items
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's; a loss that is no number raises VerifyError, which names the documents of the row."""
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trainer's; a loss that is no number raises VerifyError before the weights change."""
         self._begun = True
-        autocast = self.accelerator.native_amp and not self.args.torch_compile
-        with inputs_as_they_are(self.model, autocast):
-            loss: torch.Tensor = super().training_step(*args, **kwargs)
+        spared = self._walks.spared(model, autocast=self.accelerator.native_amp)
+        with nullcontext() if self.args.torch_compile else spared:
+            loss: torch.Tensor = super().training_step(model, *args, **kwargs)
         doc_ids = self._doc_ids.popleft() if self._doc_ids else np.zeros(0, np.int64)
-        if not torch.isfinite(loss):
-            checkpoint = last_checkpoint(Path(self.args.output_dir))
-            raise guards.diverged(float(loss), self.state.global_step + 1, doc_ids, checkpoint)
+        self._finite.add(loss, doc_ids)
+        if self.accelerator.sync_gradients:
+            self._finite.check(self.state.global_step + 1)
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -289,7 +280,7 @@ class PackedTrainerMixin(EvaluationMixin):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         guards.refuse_batch(inputs)
-        documents = inputs.pop("packed_documents", None)
+        documents, places = inputs.pop("packed_documents", None), inputs.pop("packed_places", None)
         seq_idx: Any = inputs.get("seq_idx")
         if self.noise is not None:
             self.noise.begin(inputs)
@@ -299,7 +290,7 @@ class PackedTrainerMixin(EvaluationMixin):
         if plain and (return_outputs or not self._cut(inputs["input_ids"])):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
-        losses, outputs = self.losses_by_token(model, inputs, labels, with_outputs=return_outputs)
+        losses, outputs = self.losses_by_token(model, inputs, labels, places, with_outputs=return_outputs)
         weights = (labels != IGNORE_INDEX).float() if weights is None else weights
         items = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (losses * weights[0, 1:]).sum() / items * self._rank_scale()
@@ -312,45 +303,39 @@ class PackedTrainerMixin(EvaluationMixin):
         return (loss, outputs) if return_outputs else loss
 
     def losses_by_token(
-        self, model: Any, batch: dict[str, Any], labels: torch.Tensor, *, with_outputs: bool = False
+        self,
+        model: Any,
+        batch: dict[str, Any],
+        labels: torch.Tensor,
+        places: torch.Tensor | None,
+        *,
+        with_outputs: bool = False,
     ) -> tuple[torch.Tensor, Any]:
         """Cross entropy of each prediction, fp32[T - 1], and the model's outputs where they are wanted.
 
-        In chunks where the logits of the row would be large (`trainer_plugin.losses.chunked_loss`).
+        In chunks where the logits of the row would be large (`trainer_plugin.losses.chunked_loss`). places:
+        predictions of a label, where they are known.
         """
         if not with_outputs and self._cut(batch["input_ids"]):
             with self.accelerator.autocast():  # the head too, which is run by itself
-                losses = self.chunked_loss(model, batch, labels)
+                losses = self.chunked_loss(model, batch, labels, places)
             if losses is not None:
                 return losses, None
             log.warning("the logits of a row are held whole: %s", self.chunked_loss.reason)
         outputs = model(**batch)
-        return token_losses(outputs.logits, labels), outputs
+        return token_losses(outputs.logits, labels, places), outputs
 
     def _cut(self, input_ids: torch.Tensor) -> bool:
         """Whether logits of this row are made in chunks; sharded and compiled models run as they are."""
         whole = self.args.torch_compile or self.args.use_liger_kernel or self.args.label_smoothing_factor
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or is_sharded(self.model)
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or self._sharded
         return not whole and not sharded and self.chunked_loss.fits(input_ids.shape[-1])
 
-    # Counting
-
-    def counts(self) -> dict[str, int]:
-        """Rows, tokens, trained tokens and documents trained on so far, all ranks, earlier runs included."""
-        kept = self.state.stateful_callbacks.setdefault("packed_counts", dict.fromkeys(COUNTS, 0))
-        if self._pending_counts:
-            fresh = torch.stack([one.to(self.args.device) for one in self._pending_counts]).sum(0)
-            self._pending_counts = []
-            if self.args.world_size > 1:
-                fresh = self.accelerator.reduce(fresh, "sum")
-            for name, count in zip(COUNTS, fresh.tolist(), strict=True):
-                kept[name] += count
-            self.session_tokens += int(fresh[1])
-        return dict(kept)
+    # Logs and checkpoints
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            before = dict(self.state.stateful_callbacks.get("packed_counts", dict.fromkeys(COUNTS, 0)))
+            before = dict(self.state.stateful_callbacks.get("packed_counts", none_so_far()))
             now, counts = time.perf_counter(), self.counts()
             rows, tokens = counts["rows"] - before["rows"], counts["tokens"] - before["tokens"]
             if tokens and self._last_log is not None:

@@ -29,8 +29,8 @@ class EvaluationMixin(TrainerHooks):
     progress: RichProgress | None
     meter: Meter
     _last_log: float | None
-    _eval_sums: torch.Tensor
-    """Loss and weight of what was evaluated so far: float64[2]."""
+    _eval_sums: list[torch.Tensor]
+    """Loss and weight of each batch that was evaluated, on its device: fp32[2]."""
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         if self.args.world_size == 1:
@@ -48,7 +48,7 @@ class EvaluationMixin(TrainerHooks):
         self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
         started = time.perf_counter()
-        self._eval_sums = torch.zeros(2, dtype=torch.float64)
+        self._eval_sums = []
         untrained = not self.is_in_train and self.model_wrapped is self.model and self.args.world_size > 1
         if untrained:
             refuse_evaluation(self)
@@ -59,7 +59,7 @@ class EvaluationMixin(TrainerHooks):
             )
         if untrained:
             self._take_back_preparation(forward)
-        sums = self._eval_sums
+        sums = torch.stack(self._eval_sums or [torch.zeros(2)]).cpu().double().sum(0)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device), "sum")
         if sums[1] > 0:
@@ -109,7 +109,7 @@ class EvaluationMixin(TrainerHooks):
             )
         loss, outputs = (found, None) if prediction_loss_only else found
         loss = loss.detach() / self._rank_scale()
-        self._eval_sums += torch.stack([loss * items, weight]).double().cpu()
+        self._eval_sums.append(torch.stack([loss * items, weight]))
         if outputs is None:
             return loss, None, None
         return loss, outputs["logits"].detach(), labels

@@ -43,8 +43,8 @@ class PackedKTOTrainer(PackedDPOTrainer):
         if self.preference.needs_divergence:
             collator.mismatched = getattr(self.train_dataset, "capacity", UNBOUNDED)
 
-    def _items(self, batch: dict[str, Any]) -> int:
-        return int((_labels_of(batch) != NO_ANSWER).sum())
+    def _items(self, batch: dict[str, Any]) -> Any:
+        return (_labels_of(batch) != NO_ANSWER).sum()
 
     def _losses(
         self, model: Any, inputs: dict[str, Any], with_outputs: bool = False
@@ -54,9 +54,8 @@ class PackedKTOTrainer(PackedDPOTrainer):
         kl = self._divergence(model, inputs, known)
         before = self._reference_log_probs(model, inputs)
         sums, outputs = self._log_probs(model, inputs, with_outputs)
-        good = labels[known] == 1
-        losses, rewards = self.preference.unpaired((sums - before)[known], good, kl)
-        return losses, _sums_of(rewards.float(), good, kl), outputs
+        losses, rewards = self.preference.unpaired(sums - before, labels == 1, kl)
+        return losses.where(known, 0), _sums_of(rewards.float(), labels, kl), outputs
 
     def _divergence(self, model: Any, inputs: dict[str, Any], known: torch.Tensor) -> torch.Tensor:
         """Mean log ratio of policy and reference on mismatched documents of all ranks, at least 0: fp32[]."""
@@ -72,8 +71,8 @@ class PackedKTOTrainer(PackedDPOTrainer):
         before = self._reference_log_probs(model, batch)
         policy = self.accelerator.unwrap_model(model)
         with quiet_evaluation(policy):
-            ratios = (self._log_probs(policy, batch)[0] - before)[: len(known)][known]
-        sums = torch.stack([ratios.sum().float(), known.sum().float()])
+            ratios = (self._log_probs(policy, batch)[0] - before)[: len(known)]
+        sums = torch.stack([ratios.where(known, 0).sum().float(), known.sum().float()])
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, "sum")
         return (sums[0] / sums[1].clamp(min=1)).clamp(min=0)
@@ -98,9 +97,9 @@ def _labels_of(batch: dict[str, Any]) -> torch.Tensor:
     return labels
 
 
-def _sums_of(rewards: torch.Tensor, good: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+def _sums_of(rewards: torch.Tensor, labels: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
     """Rewards and number of good answers, of bad ones, the divergence times the answers, answers: fp32[6]."""
-    goods, answers = good.sum(), torch.as_tensor(len(good), device=rewards.device)
-    chosen = rewards[good].sum()
-    values = [chosen, goods, rewards.sum() - chosen, answers - goods, kl * answers, answers]
-    return torch.stack([value.float() for value in values])
+    good, bad = labels == 1, labels == 0
+    answers = good.sum() + bad.sum()
+    values = [rewards.where(good, 0).sum(), good.sum(), rewards.where(bad, 0).sum(), bad.sum()]
+    return torch.stack([value.float() for value in (*values, kl * answers, answers)])
