@@ -1,7 +1,7 @@
 """What a GPU would wait for in training: looks at its numbers, and walks through modules on the host.
 
-Some operations return once the device is done with all before them. A CPU runs the same operations, so they are
-counted here; copies to the host are none there, and are counted as the methods that make them.
+Some operations return once the device is done with all before them. A CPU runs the same operations, so they
+are counted here; copies to the host are none there, and are counted as the methods that make them.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class FiniteLosses:
         self._kept.append((loss, doc_ids))
 
     def check(self, step: int) -> None:
-        """Raise VerifyError for a loss that is no number, with the documents of its row; `step` counts from 1."""
+        """Raise VerifyError for a loss that is no number, with its documents; `step` counts from 1."""
         import torch
 
         kept, self._kept = self._kept, []
