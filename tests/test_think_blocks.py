@@ -137,6 +137,31 @@ def test_reasoning_is_not_taken_for_written_because_an_argument_is_written_like_
 
 
 @needs_trl
+@pytest.mark.parametrize(
+    "content", [f"<channel|>So. {CUT}<b> Why?<think>", f"{CUT}Why?<channel|>So.{CUT}And."]
+)
+def test_what_stands_between_reasoning_that_gemmas_template_takes_away_is_trained(folder, content):
+    rendered = alike(folder, "gemma4", [ASK, said(content), ASK, TELL])
+    assert (rendered.errors, rendered.told) == ({}, {"reasoning_not_rendered": 3})
+    assert trained(rendered) == ["So.<turn|>", "Only me, friend.<turn|>"]
+
+
+LOST = {
+    "an empty block before what is cut off": ("gemma4", said(f"<think>\n\n</think>\n\n{CUT}Why?")),
+    "a tag before what is cut off": ("diffusion_gemma", said(f"<think>\n{CUT}Why?</think>So.")),
+}
+
+
+@needs_trl
+@pytest.mark.parametrize("name", LOST)
+def test_an_answer_of_which_gemmas_template_leaves_tags_alone_is_left_empty(folder, name):
+    family, answer = LOST[name]
+    rendered = alike(folder, family, [ASK, answer, ASK, TELL])
+    assert rendered.told == {"reasoning_not_rendered": 3, "turns_left_empty": 3}
+    assert len(trained(rendered)) == 1
+
+
+@needs_trl
 def test_reasoning_is_not_taken_for_written_because_an_argument_in_json_holds_it(folder):
     calling = {**families.calling(families.call('{"city": "caf\\u00e9s"}')), "thinking": "caf\u00e9"}
     rendered = alike(folder, "gemma4_v2", [ASK, calling, families.answer_of(), TELL], tool_arguments="as-is")

@@ -54,6 +54,7 @@ LEFT_OUT = {
 }
 """Counters in words."""
 TEMPLATE_ARGUMENTS = "with_template_arguments"
+_PIECES = re.compile(f"({TAG.pattern})")
 _EMPTY = re.compile(rf"{OPEN}\s*{CLOSE}")
 _HEAD = re.compile(rf"{TAG.pattern}|\S[^\s<]?")
 """With what a text begins: a tag, which templates write by themselves, or two characters."""
@@ -184,16 +185,17 @@ def _taken_away(message: Message, marked: Marked, index: int) -> tuple[list[str]
 
 
 def _cut_off(message: Message, marked: Marked, index: int) -> str | None:
-    """What the template keeps of a content of which it leaves out all from a tag on: Gemma 4 does so where
-    its own reasoning has no end."""
-    texts, start = visible_texts(message), marked.starts.get(index)
-    if len(texts) != 1 or start is None or index in marked.ends:
+    """What the template keeps of a content of which it leaves out what stands behind a tag, the end too, as
+    Gemma 4 does where its own reasoning has no end; nothing where that is no more than tags."""
+    texts, at = visible_texts(message), marked.starts.get(index)
+    if len(texts) != 1 or at is None or index in marked.ends:
         return None
-    core = texts[0].strip()
-    tags = (tag.span() for tag in TAG.finditer(core))
-    cut = next((low for low, high in tags if not marked.text.startswith(core[:high], start)), None)
-    kept = core[:cut].rstrip()
-    return kept if cut is not None and marked.text.startswith(kept, start) else None
+    kept, gone = "", False
+    for piece in _PIECES.split(texts[0].strip()):
+        forms = (piece, piece.strip()) if not (gone and TAG.match(piece)) else ()
+        shown = next((form for form in forms if form and marked.text.startswith(form, at)), "")
+        kept, at, gone = kept + shown, at + len(shown), gone or (bool(piece.strip()) and not shown)
+    return (kept if TAGS.sub("", kept).strip() else "") if gone else None
 
 
 def _missing_calls(
