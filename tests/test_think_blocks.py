@@ -92,6 +92,14 @@ def test_what_stands_before_a_call_is_the_templates_where_earlier_answers_are_wr
     assert found == ["</think>"] * 4
 
 
+@needs_trl
+@pytest.mark.parametrize("thought", ["Why?", "<b> Why?", "a <b> Why? </b>"])
+def test_a_tag_in_reasoning_is_part_of_what_the_row_says(folder, thought):
+    rendered = alike(folder, "qwen3", [ASK, said(f"<think>\n{thought}\n</think>\n\n")])
+    text = rendered.text[0].as_py().encode()
+    assert [text[slice(*span)].decode() for span in rendered.content.of_row(0)][1:] == [thought]
+
+
 CUT = "<|channel>thought\n"
 LEFT_OUT = {
     "with reasoning": [ASK, said(CUT, reasoning_content=" {{ x }}")],

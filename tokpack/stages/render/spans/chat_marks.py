@@ -63,26 +63,29 @@ class Marks:
         self._first_mark = _free_marks(text, messages)
         self._any_mark = _mark_pattern(self._first_mark, 2 * len(messages) + 1)
         self._outside: set[int] = set()
-        self._inside: set[int] = set()
+        self._inside: dict[int, tuple[int, int]] = {}
 
     def only(self, chosen: set[int]) -> Marks:
         other = copy(self)
         other.chosen = chosen
         return other
 
-    def between_tags(self, indices: Collection[int]) -> Marks:
-        """The same with marks of those of these answers that hold tags, inside of the tags at their ends: a
-        template may take these away, and white space beside them."""
+    def between_tags(self, indices: Collection[int], source: str) -> Marks:
+        """The same with marks of those of these answers that hold tags of the template (`source`), inside of
+        the tags at their ends: it may take these away, and white space beside them."""
         other = copy(self)
-        other._inside = {i for i in indices if _has_tags(self.messages[i])}
-        other.chosen = self.chosen | other._inside
+        other._inside = {
+            i: _between_tags(self.messages[i]["content"], source)
+            for i in indices
+            if _has_tags(self.messages[i], source)
+        }
+        other.chosen = self.chosen | other._inside.keys()
         return other
 
     def take_tags(self, marked: Marked) -> bool:
         """Whether the template took away what stands outside of the marks between tags."""
-        for index in self._inside:
+        for index, (lead, end) in self._inside.items():
             content = self.messages[index]["content"]
-            lead, end = _between_tags(content)
             before, behind = content[:lead].strip(), content[end:].strip()
             start, stop = marked.starts.get(index), marked.ends.get(index)
             if start is None or stop is None or (before and marked.text.endswith(before, 0, start)):
@@ -93,13 +96,13 @@ class Marks:
 
     def lost(self, marked: Marked | None) -> frozenset[int]:
         """Of the answers with marks between tags those of which nothing between them was written."""
-        texts = {i: self.messages[i]["content"] for i in self._inside & (marked.absent if marked else set())}
-        return frozenset(i for i, text in texts.items() if text[slice(*_between_tags(text))])
+        absent = marked.absent if marked else frozenset[int]()
+        return frozenset(i for i, (lead, end) in self._inside.items() if i in absent and lead < end)
 
     def outermost(self, indices: Collection[int]) -> Marks:
         """The same with the marks of these messages outside of the outer whitespace."""
         other = copy(self)
-        other._outside = set(indices) - self._inside
+        other._outside = set(indices) - self._inside.keys()
         return other
 
     @property
@@ -190,7 +193,7 @@ class Marks:
         if index in self._outside:
             return before + text + after
         if index in self._inside:
-            lead, end = _between_tags(text)
+            lead, end = self._inside[index]
             return text[:lead] + before + text[lead:end] + after + text[end:]
         core = text.strip()
         lead = text.index(core) if core else len(text)
@@ -213,16 +216,20 @@ def _shows(part: Any) -> bool:
     return isinstance(part, dict) and isinstance(part.get("text"), str) and bool(part["text"].strip())
 
 
-def _has_tags(message: Message) -> bool:
-    """An answer in one text that holds tags."""
+def _has_tags(message: Message, source: str) -> bool:
+    """An answer in one text that holds tags of the template."""
     content = message.get("content")
-    return message.get("role") == "assistant" and isinstance(content, str) and bool(TAG.search(content))
+    return message.get("role") == "assistant" and isinstance(content, str) and bool(_tags(content, source))
 
 
-def _between_tags(text: str) -> tuple[int, int]:
-    """Where what stands behind the last tag begins and ends, without white space; tags at the end do not
-    count."""
-    tags, end = [*TAG.finditer(text)], len(text)
+def _tags(text: str, source: str) -> list[re.Match[str]]:
+    return [tag for tag in TAG.finditer(text) if tag.group() in source]
+
+
+def _between_tags(text: str, source: str) -> tuple[int, int]:
+    """Where what stands behind the last of the template's tags begins and ends, without white space; tags at
+    the end do not count."""
+    tags, end = _tags(text, source), len(text)
     while tags and not text[tags[-1].end() : end].strip():
         end = tags.pop().start()
     behind = text[tags[-1].end() if tags else 0 : end]

@@ -241,7 +241,7 @@ class _Chat:
             if (marked := self._unchanged(self.marks)) is not None:
                 return marked
         self.marks.chosen = harmless = self._harmless(sorted(every))
-        marks = self.marks.between_tags(every - harmless)
+        marks = self.marks.between_tags(every - harmless, self.template.source)
         if (between := self._unchanged(marks)) is not None and marks.take_tags(between):
             self.marks = marks
             return between
