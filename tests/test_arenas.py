@@ -72,7 +72,9 @@ def test_four_threads_share_an_arena(cores, expected):
 @glibc
 def test_what_one_block_frees_the_next_takes_without_the_system():
     before = "from tokpack.engine.arenas import share_arenas; share_arenas()\n"
-    found = subprocess.run([sys.executable, "-c", before + BLOCKS], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", before + BLOCKS], capture_output=True, text=True, check=True
+    )
     assert int(found.stdout) < 1000  # of the 12,288 pages that it has
 
 

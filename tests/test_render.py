@@ -11,6 +11,7 @@ from encode_helpers import byte_level, document, frame, small_tokenizer, templat
 
 from tokpack.errors import UsageError
 from tokpack.schema import CONTENT, TRAINED
+from tokpack.stages.render.left_out import warnings
 from tokpack.stages.render.render import Renderer, RenderSettings, render
 from tokpack.stages.tokenize import tokenize
 
@@ -245,8 +246,20 @@ def test_arguments_of_a_row_and_of_the_run_reach_the_template(folder):
     base = "<user>Hi</s><assistant>Hello</s>"
     texts = [base + end for end in ("glad", "[think]glad", "sad", "glad", *["[think]glad"] * 3)]
     assert rendered.text.to_pylist() == texts
-    assert rendered.told == {"with_template_arguments": 5}
+    assert rendered.told == {"with_template_arguments": 5, "template_arguments_overruled": 1}
     assert [rendered.trained.of_row(i) for i in range(3)] == [[(23, 32)]] * 3
+
+
+@pytest.mark.parametrize(("own", "count"), [({"mood": "sad"}, 1), ({"mood": "glad"}, 0), ({"unread": 2}, 0)])
+def test_arguments_of_a_row_that_win_over_those_of_the_run_are_counted(folder, own, count):
+    rows = [{**CHAT, "extra": json.dumps({"chat_template_kwargs": own})}, CHAT]
+    options = RenderSettings(template_kwargs={"mood": "glad", "unread": 1})
+    rendered = render(frame(rows), Renderer(opened(folder, THINKING), options))
+    assert rendered.told.get("template_arguments_overruled", 0) == count
+    said = (
+        "1 document brings other arguments of the chat template than --template-kwarg gives: its own are used"
+    )
+    assert warnings(rendered.told) == [said] * count
 
 
 def test_a_row_cannot_replace_messages_or_fill_the_memory_with_engines(folder):

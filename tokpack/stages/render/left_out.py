@@ -32,6 +32,7 @@ UNCLOSED_TURNS = "turns_not_closed"
 TAGS_TWICE = "tool_answers_in_tags"
 CALLS_AS_TEXT = "tool_calls_as_text"
 UNKNOWN_SEGMENTS = "turns_of_unknown_segments"
+TEMPLATE_ARGUMENTS, OVERRULED = "with_template_arguments", "template_arguments_overruled"
 WAY_OUT = "--chat-template FILE takes one that writes (it|them)"
 LEFT_OUT = {
     LEFT_OUT_CALLS: f"tool call(|s) (is|are) left out by the chat template; {WAY_OUT}",
@@ -51,9 +52,10 @@ LEFT_OUT = {
     "template writes calls in another form: (it is|they are) trained as (it stands|they stand)",
     UNKNOWN_SEGMENTS: "turn(|s) (is|are) trained whole: --loss-mask cannot tell (its|their) segments apart, "
     "since the chat template writes (its text|their texts) in another form",
+    OVERRULED: "document(|s) bring(s|) other arguments of the chat template than --template-kwarg gives: "
+    "(its|their) own are used",
 }
 """Counters in words."""
-TEMPLATE_ARGUMENTS = "with_template_arguments"
 _PIECES = re.compile(f"({TAG.pattern})")
 _EMPTY = re.compile(rf"{OPEN}\s*{CLOSE}")
 _HEAD = re.compile(rf"{TAG.pattern}|\S[^\s<]?")

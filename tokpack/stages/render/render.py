@@ -20,7 +20,7 @@ from tokpack.errors import UsageError
 from tokpack.schema import SEGMENTS
 from tokpack.stages.render.compiled.compiled_shape import Compiled
 from tokpack.stages.render.compiled.shape_plan import ShapePlan, plan_rows
-from tokpack.stages.render.left_out import TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
+from tokpack.stages.render.left_out import OVERRULED, TEMPLATE_ARGUMENTS, UNCLOSED_TURNS
 from tokpack.stages.render.pieces import Ints, Spans, ValuedSpans, Verbatim, assemble, most_text
 from tokpack.stages.render.reference import (
     RenderedRow,
@@ -244,7 +244,7 @@ def _told(
 ) -> dict[str, int]:
     """What the template left out of the documents that are not dropped, with counts above zero."""
     told = Counter(one_by_one)
-    told[TEMPLATE_ARGUMENTS] = plan.with_arguments
+    told[TEMPLATE_ARGUMENTS], told[OVERRULED] = plan.with_arguments, plan.overruled
     kept = documents["drop_reason"].is_null().to_numpy()
     rows = np.bincount(plan.shape_of_row[kept & (plan.shape_of_row >= 0)], minlength=len(plan.shapes))
     for number, compiled in zip(rows.tolist(), plan.compiled, strict=True):

@@ -188,6 +188,12 @@ class Renderer:
         """Those of the arguments that no template of this run reads."""
         return [name for name in names if name not in self.variables_read] if names else []
 
+    def is_overruled(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether arguments that a template reads are others than those of the run."""
+        given = self.options.template_kwargs
+        others = (name for name, value in kwargs.items() if name in given and value != given[name])
+        return any(name in self.variables_read for name in others)
+
     @cached_property
     def variables_read(self) -> frozenset[str]:
         """What the templates of this run read beside what they set themselves."""

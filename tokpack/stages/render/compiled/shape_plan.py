@@ -63,6 +63,8 @@ class ShapePlan:
     """Rows of a shape that the template refuses."""
     with_arguments: int = 0
     """Rows that bring arguments of the template."""
+    overruled: int = 0
+    """Those of them that bring other ones than the run's."""
 
     def add(self, rows: Ints, shape: ChatShape, compiled: Compiled | None = None) -> int:
         self.shape_of_row[rows] = len(self.shapes)
@@ -383,5 +385,6 @@ def _fill_one_by_one(documents: pl.DataFrame, renderer: Renderer, plan: ShapePla
         except RenderError:
             continue
         plan.with_arguments += bool(kwargs) and dropped is None
+        plan.overruled += dropped is None and renderer.is_overruled(kwargs)
         if (found := renderer.engine_for(kwargs).write(messages, tools)) is not None:
             plan.fill(row, found[0], found[1])
