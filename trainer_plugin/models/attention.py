@@ -195,6 +195,7 @@ def _varlen_fits(query: torch.Tensor, value: torch.Tensor, scores: Scores) -> bo
         query.device.type == "cuda"
         and _has_flash_units(query.device.index or 0)
         and query.shape[-1] == value.shape[-1] <= 256
+        and query.shape[-1] % 8 == 0
         and scores.plain
         and scores.dropout == 0.0
         and _varlen_takes("window_size")
@@ -236,11 +237,11 @@ def _attend_varlen(
 
     groups = query.shape[1] // key.shape[1]
     options: dict[str, Any] = {"scale": scores.scale, "window_size": varlen_window(scores)}
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # [T, H, D]
     if _varlen_takes("enable_gqa"):
         options["enable_gqa"] = groups > 1
     elif groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # [T, H, D]
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     attended: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
     row: torch.Tensor = attended[None]
     return row
@@ -268,6 +269,9 @@ def _attend_each(
 def _attend_plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Scores, mask: torch.Tensor | None
 ) -> torch.Tensor:
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1 and not _kernel_takes_groups(q, v, mask):
+        k, v, groups = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1), 1
     return scaled_dot_product_attention(
         q,
         k,
@@ -276,8 +280,20 @@ def _attend_plain(
         dropout_p=scores.dropout,
         is_causal=scores.causal and mask is None,
         scale=scores.scale,
-        enable_gqa=q.shape[1] != k.shape[1],
+        enable_gqa=groups > 1,
     )
+
+
+def _kernel_takes_groups(query: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether PyTorch has a kernel for grouped heads here; without one it holds the scores of all pairs.
+
+    On CUDA flash attention alone takes them, up to PyTorch 2.13 at least.
+    """
+    if query.device.type != "cuda":
+        return True
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    flash = mask is None and half and query.shape[-1] == value.shape[-1] <= 256
+    return flash and _has_flash_units(query.device.index or 0)
 
 
 def _attend_eager(
