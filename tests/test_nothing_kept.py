@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import families
 import polars as pl
 import pytest
+from rows_read import with_jq
 
 import tokpack
 from tokpack.errors import DataError, UsageError
@@ -188,6 +192,35 @@ def test_documents_without_a_trained_token_name_their_roles(tmp_path, qwen):
     data = write(tmp_path / "a.jsonl", [{"messages": messages}])
     with pytest.raises(DataError, match="none with a label; its roles: user, assistant"):
         tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen))
+
+
+@with_jq
+@pytest.mark.skipif(families.folder() is None, reason="trl is not installed")
+@pytest.mark.parametrize("others", [0, 1])
+def test_reasoning_and_a_text_beside_a_call_that_gpt_oss_refuses_are_told_with_what_helps(
+    tmp_path, qwen, caplog, others
+):
+    (tmp_path / "chat.jinja").write_text(families.stock("gptoss"))
+    options = {"tokenizer": str(qwen), "chat_template": str(tmp_path / "chat.jinja")}
+    call = {**families.calling(families.call()), "content": "I look.", **families.THOUGHT}
+    empty = {**call, "content": ""}
+    rows = [{"messages": [families.ASK, call]}, {"messages": [families.ASK, empty]}][: 1 + others]
+    data, lines = write(tmp_path / "a.jsonl", rows), tmp_path / "lines.jsonl"
+    if others:
+        tokpack.pack(data, tmp_path / "out", **options)
+        [said] = [message for message in caplog.messages if "jq -c" in message]
+        assert said.startswith("1 document left out as template_error: ")
+    else:
+        with pytest.raises(DataError, match="both content and thinking") as error:
+            tokpack.pack(data, tmp_path / "out", **options)
+        said = error.value.hint
+    program = re.search(r"jq -c '(.*)' FILE", said)[1]
+    with lines.open("w") as out:
+        subprocess.run(["jq", "-c", program, str(data)], stdout=out, check=True)
+    again = [json.loads(line)["messages"][1] for line in lines.read_text().splitlines()]
+    assert again == [families.calling(families.call()) | {"content": "I look."}, empty][: 1 + others]
+    packed = tokpack.pack(lines, tmp_path / "all", **options)
+    assert packed.ledger["documents"]["kept"] == 1 + others
 
 
 def test_a_reason_that_takes_over_a_twentieth_of_the_documents_is_told_at_the_end(tmp_path, qwen, caplog):

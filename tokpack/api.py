@@ -15,6 +15,7 @@ from tokpack.cost import token_cost
 from tokpack.cost.money_budget import money_budget
 from tokpack.cost.training import Training, load_training, model_place
 from tokpack.errors import UsageError, writing
+from tokpack.on_disk.ledger import DocumentSums
 from tokpack.on_disk.manifest import is_finished
 from tokpack.packed.folder import PackedFolder
 from tokpack.packed.push import write_to
@@ -26,6 +27,7 @@ from tokpack.report.data.rows_figures import kept_figures
 from tokpack.report.data.vocabulary import language_figures, vocabulary_figures
 from tokpack.report.figures import Report, documents_of, make_report
 from tokpack.report.nothing_kept import nothing_kept
+from tokpack.report.refusals import refusals_told
 from tokpack.report.words import large_losses
 from tokpack.run import Run
 from tokpack.settings.config import Config
@@ -142,9 +144,15 @@ def pack(
         remove_stores(store, bucket)
         output.leave_work(out)
         run.tokenizer.settle()
-    for loss in large_losses(report.figures.ledger.documents):
-        log.warning("%s; %s names each", loss, out / schema.DROPPED)
+    _warn_of_losses(report.figures.ledger.documents, out / schema.DROPPED)
     return PackedFolder(out)
+
+
+def _warn_of_losses(documents: DocumentSums, dropped: Path) -> None:
+    for loss in large_losses(documents):
+        log.warning("%s; %s names each", loss, dropped)
+    for refusal in refusals_told(dropped):
+        log.warning("%s", refusal)
 
 
 @with_options(PackOptions)

@@ -10,6 +10,7 @@ import polars as pl
 from tokpack.errors import DataError
 from tokpack.on_disk.ledger import DocumentSums
 from tokpack.on_disk.reasons import NO_ANSWER, PROMPTS_ONLY, UNREADABLE, way_out_of
+from tokpack.report.refusals import way_past
 from tokpack.report.words import ranked_reasons, reasons_told
 from tokpack.settings.config import CleanConfig
 from tokpack.stages.clean import rules_of
@@ -25,10 +26,9 @@ def nothing_kept(documents: DocumentSums, clean: CleanConfig, dropped: Path, qua
     records = {dropped: documents.dropped, quarantine: documents.quarantined}
     told = reasons_told(documents)
     first = ranked_reasons(documents)[0][0]
-    for reason in dict.fromkeys([first, UNREADABLE]):
-        if example := _example(reason, dropped, quarantine):
-            told += f"; the first {reason}: {example}"
-    way = way_out_of(first)
+    examples = {reason: _example(reason, dropped, quarantine) for reason in (first, UNREADABLE)}
+    told += "".join(f"; the first {reason}: {example}" for reason, example in examples.items() if example)
+    way = way_past(examples[first]) or way_out_of(first)
     if first == NO_ANSWER:
         way = (
             f"rows of {PROMPTS_ONLY}; where there is one, check --format and --map; "
