@@ -224,6 +224,44 @@ def test_input_store_and_output_lie_in_a_bucket(data, qwen, s3_bucket, tmp_path,
     assert names(f"{s3_bucket}/work") == []
 
 
+def refused(*args, **kwargs):
+    raise PermissionError("Access Denied")
+
+
+def test_blocks_that_may_not_be_read_are_no_damaged_ones(data, qwen, work, tmp_path, monkeypatch):
+    options = {"work_dir": work, "tokenizer": str(qwen), **OPTIONS}
+    tokpack.pack_part(data, tmp_path, part="1/1", **options)
+    fs, _ = fsspec.core.url_to_fs(work)
+    cat = fs.cat_file
+
+    def no_blocks(path, *args, **kwargs):
+        return (refused if path.endswith(".arrow") else cat)(path, *args, **kwargs)
+
+    monkeypatch.setattr(fs, "cat_file", no_blocks)
+    made = made_by(monkeypatch)
+    for again in (
+        lambda: tokpack.pack_part(data, tmp_path, part="1/1", **options),
+        lambda: tokpack.pack(data, tmp_path / "out", **options),
+    ):
+        with pytest.raises(OutputError, match="Access Denied") as caught:
+            again()
+        assert caught.value.where == work
+    assert not made
+
+
+def test_a_bucket_that_lets_nothing_be_deleted_ends_no_run(
+    data, alone, qwen, s3_bucket, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("TOKPACK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("s3fs.S3FileSystem.rm", refused)
+    options = {"work_dir": f"{s3_bucket}/w", "tokenizer": str(qwen), **OPTIONS}
+    for _ in range(2):  # the second finds it finished
+        tokpack.pack(data, f"{s3_bucket}/out", **options)
+        assert fsspec.filesystem("s3").cat_file(f"{s3_bucket}/out/SHA256SUMS") == alone
+        assert f"the token store {s3_bucket}/w is left" in caplog.text
+        caplog.clear()
+
+
 def test_overwrite_starts_over_in_the_bucket_too(data, alone, qwen, work, tmp_path):
     options = {"work_dir": work, "tokenizer": str(qwen)}
     tokpack.pack_part(data, tmp_path, part="1/2", **options, **OPTIONS | {"max_length": 99})

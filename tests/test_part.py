@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import threading
 
@@ -10,7 +11,7 @@ from chats import messy_rows, write_rows
 
 import tokpack
 from tokpack.cli import app
-from tokpack.errors import DataError, UsageError
+from tokpack.errors import DataError, OutputError, UsageError
 from tokpack.stages.read import items
 from tokpack.way.store import TokenStore
 
@@ -127,8 +128,24 @@ def test_a_file_that_changed_since_its_part_is_an_error(data, qwen, tmp_path):
     write_rows(path, rows)
     tokpack.pack_part(path, tmp_path / "out", part="1/2", tokenizer=str(qwen), **OPTIONS)
     path.write_bytes(path.read_bytes().replace(b"user", b"resu"))
-    with pytest.raises(DataError, match="changed since"):
+    with pytest.raises(DataError, match="changed since") as caught:
         tokpack.pack(path, tmp_path / "out", tokenizer=str(qwen), **OPTIONS)
+    assert caught.value.where == str(path)
+
+
+def test_a_part_names_the_store_and_a_full_one_is_named_too(data, qwen, tmp_path, monkeypatch):
+    options = {"work_dir": tmp_path / "work", "tokenizer": str(qwen), **OPTIONS}
+    done = tokpack.pack_part(data, tmp_path / "out", part="1/2", **options)
+    [store] = (tmp_path / "work").iterdir()
+    assert f"in the token store {store};" in str(done)
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tokpack.way.store.sync_file", full)
+    with pytest.raises(OutputError, match="No space left") as caught:
+        tokpack.pack_part(data, tmp_path / "out", part="2/2", **options)
+    assert caught.value.where == str(store)
 
 
 @pytest.mark.parametrize("part", ["", "0/3", "4/3", "3", "a/b", "1/0", "-1/3"])

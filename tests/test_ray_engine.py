@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import pickle
 import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -14,11 +18,14 @@ from chats import messy_rows
 import tokpack
 from tokpack.engine import ray as engine
 from tokpack.errors import DataError, OutputError, SettingError, UsageError
+from tokpack.run import Run
 from tokpack.schema import PACKED_SCHEMA
 from tokpack.settings.config import Config
 from tokpack.stages.write import Placement, RowContents, Shard
 from tokpack.way import cluster as way
-from tokpack.way.cluster import Piece, ShardPiece, make_piece, make_shard
+from tokpack.way.cluster import Piece, ShardPiece, make_piece, make_shard, tasks_of
+from tokpack.way.store import TokenStore
+from tokpack.way.store_record import read_record
 
 OPTIONS = {"max_length": 128, "allow_bad": 0.2, "block_mb": 1}
 
@@ -182,8 +189,84 @@ def test_what_a_node_raises_is_told_and_who_is_late_is_tried_again(nodes, tmp_pa
 
 def test_a_node_that_does_not_see_the_store_says_its_name(tmp_path):
     with pytest.raises(UsageError, match=r"on node .*: the token store is not there\n") as caught:
-        make_piece(Piece("a", Config(), tmp_path / "elsewhere", range(1)))
+        make_piece(Piece("a", Config(), tmp_path, tmp_path / "elsewhere", (0,)))
     assert "a folder that all nodes see" in str(caught.value)
+
+
+@pytest.fixture
+def begun(qwen, tmp_path, monkeypatch):
+    """A task, and the store of its run in which nothing is committed; paths are relative to `tmp_path`."""
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(messy_rows(20, seed=1)))
+    (tmp_path / "model").symlink_to(qwen)
+    config = Config.from_dict({"source": [{"path": "a.jsonl"}], "tokenize": {"tokenizer": "model"}})
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        store = TokenStore(tmp_path / "store", Run.start(config, 1).fingerprint())
+    monkeypatch.chdir(tmp_path / "store")  # as on a node: anywhere
+    return Piece(tmp_path.name, config, tmp_path, store.place, (0,)), store
+
+
+def test_relative_paths_are_those_of_the_command(begun):
+    piece, store = begun
+    size, _ = make_piece(piece)
+    assert size
+    assert list(store.folder.glob("*.docs.arrow"))
+    assert Path.cwd() == store.folder
+
+
+def test_a_node_with_another_tokenizer_or_version_leaves_the_store_as_it_is(begun):
+    """Also where nothing is committed yet."""
+    piece, store = begun
+    before = read_record(store.folder / "run.json")
+    other = replace(piece, key="other", config=replace(piece.config, seed=7))
+    with pytest.raises(UsageError, match=r"on node .*different: seed \(0 then, 7 now\)"):
+        make_piece(other)
+    assert read_record(store.folder / "run.json") == before
+    assert not list(store.folder.glob("batch*"))
+
+
+def test_a_full_disk_of_a_node_is_told_with_its_name(begun, monkeypatch):
+    piece, store = begun
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"on node .*: No space left on device\n") as caught:
+        make_piece(piece)
+    assert caught.value.where == str(store.folder)
+    assert "free some space" in caught.value.hint
+
+
+@pytest.mark.parametrize("cores", [1, 2, 48, 1000])
+@pytest.mark.parametrize(
+    "sizes", [[], [0, 0], [8_000_000] * 86, [8_000_000] * 20_000, [*range(1, 400), 10**12]]
+)
+def test_tasks_hold_every_item_once_the_largest_first_and_the_last_are_small(sizes, cores):
+    tasks = tasks_of(sizes, cores)
+    numbers = [number for task in tasks for number in task]
+    assert sorted(numbers) == list(range(len(sizes)))
+    assert [sizes[number] for number in numbers] == sorted(sizes, reverse=True)
+    total = [sum(sizes[number] for number in task) for task in tasks]
+    for place, (task, size) in enumerate(zip(tasks, total, strict=True)):
+        share = sum(total[place:]) // (way.TASKS_A_CORE * cores)
+        assert len(task) == 1 or size - sizes[task[-1]] < min(share, max(way.TASK_BYTES, sum(total) // 1024))
+    assert len(tasks) <= way.MOST_TASKS + len(sizes[:1]) + 40 * cores
+
+
+@pytest.mark.slow
+def test_an_item_is_asked_for_when_its_task_goes_to_the_cluster(nodes, monkeypatch):
+    class Asked(list):
+        def __getitem__(self, number):
+            asked.append(number)
+            return super().__getitem__(number)
+
+    asked = []
+    monkeypatch.setattr(engine, "FEWEST_AHEAD", 2)
+    results = engine.unordered_map(str, Asked(range(40)), nodes.address)
+    first = int(next(results))
+    assert len(asked) < 20
+    assert sorted([first, *map(int, results)]) == list(range(40))
 
 
 def test_what_is_read_in_order_is_refused(qwen, tmp_path):
@@ -202,6 +285,8 @@ def test_what_is_read_in_order_is_refused(qwen, tmp_path):
 @pytest.mark.slow
 def test_what_the_nodes_made_is_no_unfinished_run(data, qwen, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(way, "unordered_map", lambda function, items, address: map(function, items))
+    monkeypatch.setattr(way, "cluster", nullcontext)
+    monkeypatch.setattr(way, "cores", lambda ray: 2)
     caplog.set_level("INFO", "tokpack")
     tokpack.pack(data, tmp_path / "out", tokenizer=str(qwen), engine="ray", **OPTIONS)
     assert "unfinished" not in caplog.text

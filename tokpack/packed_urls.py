@@ -125,8 +125,8 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def explained(url: str, writes: bool = False) -> Iterator[None]:
-    """Errors of the file systems, each library's own, in our words."""
+def explained(url: str, writes: bool = False, kind: type[TokpackError] | None = None) -> Iterator[None]:
+    """Errors of the file systems, each library's own, in our words, and of the `kind` that is given."""
     scheme = url.split("://", 1)[0]
     try:
         yield
@@ -142,5 +142,5 @@ def explained(url: str, writes: bool = False) -> Iterator[None]:
         hint = "check the URL, its rights and the credentials in the environment (`hf auth login`, AWS_...)"
         if (number := system_error(error)) in FULL:
             first, hint = os.strerror(number), "free some space and repeat the command"
-        kind = OutputError if writes else DataError
+        kind = kind or (OutputError if writes else DataError)
         raise kind(f"cannot {'write' if writes else 'open'} it: {first}", where=url, hint=hint) from None

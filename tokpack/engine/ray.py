@@ -3,7 +3,8 @@
 Ray Core alone, and no state in it: what a task makes lies where the function puts it, so a node that dies
 takes only its running tasks along, and they run again on another. Where none has ended for much longer than
 one takes, those that run are run a second time, and the first result counts. So `function` may run twice for
-an item, at the same time too.
+an item, at the same time too. Few more tasks are with Ray than there are cores, so that what they are given
+takes little memory here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 from tokpack.errors import OutputError, TokpackError, UsageError
@@ -27,12 +29,15 @@ RETRIES = 4
 """Of a task whose node or process died."""
 PATIENCE, PATIENCE_SECONDS = 3.0, 30.0
 """Tasks are late when none ended for so many times what the median task took, and for no less than this."""
+FEWEST_AHEAD = 64
+"""Tasks with Ray at a time, or two for each core: a cluster that grows sees that there is more to do."""
 
 
 def unordered_map(
     function: Callable[[Item], Result], items: Sequence[Item], address: str | None = None
 ) -> Iterator[Result]:
-    """Like `map`, on the cluster at `address` (None: RAY_ADDRESS, else one on this machine alone).
+    """Like `map`, on the cluster at `address` (None: RAY_ADDRESS, else one on this machine alone). An item is
+    asked for when its task goes to Ray.
 
     `function` can be imported on every node. Raises UsageError without Ray or a cluster, OutputError for a
     task that dies again and again, and what the function raises.
@@ -43,27 +48,38 @@ def unordered_map(
         result = function(item)
         return time.monotonic() - start, result
 
-    with _cluster(address) as ray:
+    with cluster(address) as ray:
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(timed)
-        running = {task.remote(item): number for number, item in enumerate(items)}
+        ahead = max(FEWEST_AHEAD, 2 * cores(ray))
+        waiting = iter(range(len(items)))
+        running: dict[Any, int] = {}
         took: dict[int, float] = {}
         twice: set[int] = set()
         last = time.monotonic()
-        while len(took) < len(items):
-            ready, _ = ray.wait(list(running), timeout=1.0)
-            for one in ready:
-                number, last = running.pop(one), time.monotonic()
-                if number not in took:
-                    took[number], result = _result(ray, one)
-                    yield result
-            if took and time.monotonic() - last > max(
-                PATIENCE_SECONDS, PATIENCE * statistics.median(took.values())
-            ):
-                again = set(running.values()) - took.keys() - twice
-                running |= {task.remote(items[number]): number for number in again}
-                twice |= again
-        for one in running:
-            ray.cancel(one, force=True)
+        try:
+            while len(took) < len(items):
+                for number in islice(waiting, max(0, ahead - len(running))):
+                    running[task.remote(items[number])] = number
+                ready, _ = ray.wait(list(running), timeout=1.0)
+                for one in ready:
+                    number, last = running.pop(one), time.monotonic()
+                    if number not in took:
+                        took[number], result = _result(ray, one)
+                        yield result
+                if took and time.monotonic() - last > max(
+                    PATIENCE_SECONDS, PATIENCE * statistics.median(took.values())
+                ):
+                    again = set(running.values()) - took.keys() - twice
+                    running |= {task.remote(items[number]): number for number in again}
+                    twice |= again
+        finally:
+            for one in running:
+                ray.cancel(one, force=True)
+
+
+def cores(ray: Any) -> int:
+    """Of all nodes together."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def _result(ray: Any, one: Any) -> Any:
@@ -92,7 +108,7 @@ def _last_line(error: Exception) -> str:
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
+def cluster(address: str | None) -> Iterator[Any]:
     """Ray, connected; let go again unless the caller had it so. Signals stay with who has them."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

@@ -15,7 +15,7 @@ from tokpack.run import Run
 from tokpack.schema import REPORT
 from tokpack.settings.config import CostConfig
 from tokpack.stages.read.digests import source_sha256
-from tokpack.way.store import differences
+from tokpack.way.store_record import differences
 
 INPUT = ("name", "size_bytes", "format")
 

@@ -12,6 +12,7 @@ Where the store knows no conditional put, the last of two twins counts: its toke
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import deque
@@ -23,21 +24,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokpack.errors import DataError, UsageError
+from tokpack.errors import DataError, OutputError, UsageError
 from tokpack.packed_urls import explained, file_system, is_url
 from tokpack.terminal.activity import Activity
-from tokpack.way.store import (
-    RECORD,
-    Key,
-    TokenStore,
-    batch_name,
-    digest_of,
-    docs_name,
-    parsed_docs,
-    parsed_record,
-    record_of,
-    refuse_other,
-)
+from tokpack.way.store import Key, TokenStore, batch_name, docs_name, parsed_docs
+from tokpack.way.store_record import RECORD, digest_of, not_there, parsed_record, record_of, refuse_other
+
+log = logging.getLogger("tokpack")
 
 OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "r2"}
 """Stores without folders: asked for one, some make a bucket."""
@@ -78,9 +71,7 @@ class BucketStore(TokenStore):
         self._begun = {name for name in self._names if DOCS.fullmatch(name)}
         found = self._record()
         if found is None and joins:
-            raise UsageError(
-                "the token store is not there", where=self.url, hint="the command that made it may have ended"
-            )
+            raise not_there(self.url)
         if found is not None and (self._begun or joins):
             refuse_other(found, fingerprint, self.url, "another --work-dir")
         else:
@@ -123,7 +114,8 @@ class BucketStore(TokenStore):
         while self._putting:
             self._putting.popleft().result()
         if self._made and not self._goes_on():
-            self._remove(self._made)
+            with left_with_a_warning(self.url), explained(self.url, writes=True):
+                self._remove(self._made)
         self._made = set()
 
     def remove(self) -> None:
@@ -201,7 +193,7 @@ def open_store(
     """The store that another process named by its `place`."""
     if isinstance(place, str):
         return BucketStore(place, fingerprint, joins)
-    return TokenStore(place, fingerprint, lasts)
+    return TokenStore(place, fingerprint, lasts, joins)
 
 
 def bucket_of(work_dir: str | os.PathLike[str] | None) -> str | None:
@@ -218,21 +210,32 @@ def bucket_of(work_dir: str | os.PathLike[str] | None) -> str | None:
 
 def remove_bucket(url: str, fingerprint: dict[str, Any]) -> None:
     """The store that a run with these settings left, which was cut off after its last file."""
-    with suppress(UsageError):
+    with suppress(UsageError), left_with_a_warning(url):
         BucketStore(url, fingerprint, joins=True).remove()
 
 
 def remove_stores(*stores: TokenStore | None) -> None:
     for store in stores:
         if store is not None:
-            store.remove()
+            with left_with_a_warning(str(store.place)):
+                store.remove()
+
+
+@contextmanager
+def left_with_a_warning(url: str) -> Iterator[None]:
+    """Where a bucket lets nothing be deleted, what is finished stays so."""
+    try:
+        yield
+    except OutputError as error:
+        log.warning("the token store %s is left: %s; delete it yourself", url, error.what)
 
 
 @contextmanager
 def explained_reading(url: str) -> Iterator[None]:
-    """As `explained`, but that an object is not there is for the caller."""
+    """As `explained`, but that an object is not there is for the caller, and one that is refused is none that
+    is damaged."""
     missing: FileNotFoundError | None = None
-    with explained(url):
+    with explained(url, kind=OutputError):
         try:
             yield
         except FileNotFoundError as error:

@@ -9,20 +9,23 @@ from __future__ import annotations
 import logging
 import platform
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tokpack.engine.ray import unordered_map
-from tokpack.errors import OutputError, UsageError
+from tokpack.engine.ray import cluster, cores, unordered_map
+from tokpack.errors import FULL, OutputError, TokpackError, UsageError, system_error
 from tokpack.files.durable import part_of
 from tokpack.frozen import frozen
 from tokpack.run import MB, Run
 from tokpack.settings.config import Config
+from tokpack.stages.read.items import Item, bytes_of
 from tokpack.stages.write import FlatBatch, Placement, RowContents, Shard, WrittenShard, write_shard
 from tokpack.way.bucket_store import open_store
 from tokpack.way.corpus import Corpus
@@ -30,23 +33,29 @@ from tokpack.way.in_order import read_in_order
 from tokpack.way.part import refuse_pipes
 from tokpack.way.pass_one import cut_input, make_batches, warnings_of
 from tokpack.way.plan_part import Part
-from tokpack.way.store import RECORD, Key, TokenStore, flat_batch, mapped_tokens
+from tokpack.way.store import Key, TokenStore, flat_batch, mapped_tokens
+from tokpack.way.store_record import RECORD
 
 log = logging.getLogger("tokpack")
 
-MOST_TASKS = 1024
 ENGINE = "--engine ray"
+TASK_BYTES, TASKS_A_CORE, MOST_TASKS = 64 * MB, 4, 1024
+"""Bytes of input in a task at most, since its blocks wait for the disk once; of what is left a core gets so
+many tasks, so that the last ones are small; and where there would be more, tasks are larger."""
+SEEN = "all nodes read and write the token store and -o under these paths"
 
 
 @frozen
 class Piece:
-    """Consecutive items of a run. `key` tells runs apart."""
+    """Items of a run. `key` tells runs apart."""
 
     key: str
     config: Config
+    folder: Path
+    """That relative paths of the config begin in."""
     place: Path | str
     """Of the token store: a folder that all nodes see, or a URL."""
-    items: range
+    items: tuple[int, ...]
 
 
 def fill(run: Run, store: TokenStore, address: str | None) -> None:
@@ -61,14 +70,14 @@ def fill(run: Run, store: TokenStore, address: str | None) -> None:
             where="--keep",
             hint=f"leave out {ENGINE}",
         )
-    count, key = len(cut_input(run)), secrets.token_hex(8)
-    each = -(-count // MOST_TASKS) or 1
-    pieces = [
-        Piece(key, run.config, store.place, range(first, min(first + each, count)))
-        for first in range(0, count, each)
-    ]
+    key, here = secrets.token_hex(8), Path.cwd()
+    sizes = [bytes_of(item, run.sources, run.block_bytes) for item in cut_input(run)]
     said: dict[str, None] = {}
-    with run.tell.doing("reading and tokenizing on the cluster", run.input_bytes, "MB", MB) as advance:
+    with (
+        run.tell.doing("reading and tokenizing on the cluster", run.input_bytes, "MB", MB) as advance,
+        cluster(address) as ray,
+    ):
+        pieces = [Piece(key, run.config, here, store.place, some) for some in tasks_of(sizes, cores(ray))]
         for size, warnings in unordered_map(make_piece, pieces, address):
             advance(size)
             said |= dict.fromkeys(warnings)
@@ -76,23 +85,58 @@ def fill(run: Run, store: TokenStore, address: str | None) -> None:
         log.warning(message)
 
 
+def tasks_of(sizes: list[int], cores: int) -> list[tuple[int, ...]]:
+    """The numbers of items of these sizes, in bytes, as tasks in which they are made. The largest are first,
+    and what is last is small, so that no core works long after the others.
+
+    >>> tasks_of([8, 8, 8, 64, 8], cores=1)
+    [(3,), (0,), (1,), (2,), (4,)]
+    """
+    left = sum(sizes)
+    most = max(TASK_BYTES, left // MOST_TASKS)
+    tasks: list[tuple[int, ...]] = []
+    task: list[int] = []
+    held = 0
+    for number in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+        task.append(number)
+        held += sizes[number]
+        if held >= min(most, left // (TASKS_A_CORE * cores)):
+            tasks.append(tuple(task))
+            left, task, held = left - held, [], 0
+    return tasks
+
+
 def make_piece(piece: Piece) -> tuple[int, list[str]]:
     """(bytes of input behind the piece, warnings), all its batches committed. Runs on any node."""
-    try:
-        run = _opened(piece)
+    with _on_this_node(piece.folder, piece.place):
+        run, items = _opened(piece)
         store = open_store(piece.place, run.fingerprint(), joins=True)
-        size = make_batches(run, store, cut_input(run), piece.items)
-    except UsageError as error:
+        size = make_batches(run, store, items, piece.items)
+        return size, warnings_of(run, store)
+
+
+@contextmanager
+def _on_this_node(folder: Path, where: Path | str) -> Iterator[None]:
+    """Relative paths begin in the folder, where it is here; what is raised names the node."""
+    try:
+        with chdir(folder if folder.is_dir() else Path.cwd()):
+            yield
+    except TokpackError as error:
         error.what = f"on node {platform.node()}: {error.what}"
         raise
-    return size, warnings_of(run, store)
+    except OSError as error:
+        raise OutputError(
+            f"on node {platform.node()}: {error.strerror or error}",
+            where=str(error.filename2 or error.filename or where),
+            hint="free some space and repeat the command" if system_error(error) in FULL else SEEN,
+        ) from None
 
 
-_runs: dict[str, Run] = {}
-"""Of this process: the run that it works for."""
+_runs: dict[str, tuple[Run, list[Item]]] = {}
+"""Of this process: the run that it works for, and its items."""
 
 
-def _opened(piece: Piece) -> Run:
+def _opened(piece: Piece) -> tuple[Run, list[Item]]:
     if isinstance(piece.place, Path) and not (piece.place / RECORD).is_file():
         raise UsageError(
             "the token store is not there",
@@ -101,7 +145,8 @@ def _opened(piece: Piece) -> Run:
         )
     if piece.key not in _runs:
         _runs.clear()
-        _runs[piece.key] = Run.start(piece.config, workers=1)
+        run = Run.start(piece.config, workers=1)
+        _runs[piece.key] = run, cut_input(run)
     return _runs[piece.key]
 
 
@@ -124,6 +169,20 @@ class ShardPiece:
     """Whether the tokens are read in their order before the rows are gathered."""
 
 
+@frozen
+class ShardPieces(Sequence[ShardPiece]):
+    """What `make` makes of the shards, when it is asked for: together they are as large as the plan."""
+
+    make: Callable[[Shard], ShardPiece]
+    shards: list[Shard]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.make(self.shards[number])
+
+
 def shards_on(
     corpus: Corpus,
     out: Path,
@@ -135,7 +194,7 @@ def shards_on(
 ) -> list[WrittenShard]:
     """Have the nodes write the shards, a task each, into a folder that all see."""
     found: dict[str, WrittenShard] = {}
-    pieces = [_shard_piece(corpus, out.resolve(), part, columns, shard) for shard in shards]
+    pieces = ShardPieces(partial(_shard_piece, corpus, out.resolve(), part, columns), shards)
     for written in unordered_map(make_shard, pieces, address):
         found[written.record["file"]] = written
         advance(written.tokens)
@@ -167,15 +226,9 @@ def make_shard(piece: ShardPiece) -> WrittenShard:
         return flat_batch(mapped_tokens(piece.folder, piece.keys[number]))
 
     beside = part_of(piece.folder / piece.shard.name)
-    try:
+    with _on_this_node(piece.folder, piece.out):
         if piece.in_order:
             read_in_order(piece.pieces.batch, piece.pieces.index, batch)
         written = write_shard(beside, piece.shard, piece.contents, piece.pieces, batch, piece.columns)
         beside.replace(piece.out / piece.shard.name)
-    except OSError as error:
-        raise OutputError(
-            f"on node {platform.node()}: {error.strerror or error}",
-            where=str(error.filename or piece.out),
-            hint="all nodes read and write the token store and -o under these paths",
-        ) from None
     return written

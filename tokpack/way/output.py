@@ -25,8 +25,9 @@ from tokpack.files.own_files import (
 from tokpack.on_disk.manifest import is_blank, is_finished
 from tokpack.on_disk.sums import write_sums
 from tokpack.stages.write import write_json
-from tokpack.way.store import RECORD as STORE_RECORD
-from tokpack.way.store import read_record, remove_store
+from tokpack.way.store import remove_store
+from tokpack.way.store_record import RECORD as STORE_RECORD
+from tokpack.way.store_record import read_record
 
 log = logging.getLogger("tokpack")
 

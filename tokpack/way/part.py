@@ -26,13 +26,15 @@ class PartDone:
     part: str
     items: int
     of: int
+    store: str = ""
+    """Where they are: the same for all parts."""
 
     def __str__(self) -> str:
         if not self.of:
             return f"part {self.part}: the output is finished, nothing to do"
         return (
-            f"part {self.part}: {self.items:,} of {self.of:,} pieces of the input are in the token store; "
-            "the same command without --part finishes"
+            f"part {self.part}: {self.items:,} of {self.of:,} pieces of the input are in the token store "
+            f"{self.store}; the same command without --part finishes"
         )
 
 
@@ -65,4 +67,4 @@ def make_part(run: Run, store: TokenStore, text: str) -> PartDone:
     make_batches(run, store, items, mine)
     for message in warnings_of(run, store):
         log.warning(message)
-    return PartDone(f"{number}/{count}", len(mine), len(items))
+    return PartDone(f"{number}/{count}", len(mine), len(items), str(store.place))

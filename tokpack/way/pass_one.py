@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import numpy as np
@@ -81,7 +81,9 @@ def warnings_of(run: Run, store: TokenStore) -> list[str]:
     return [*store.warnings, *run.tokenizer.warnings, *run.renderer.warnings]
 
 
-def make_batches(run: Run, store: TokenStore, items: list[Item], wanted: range | None = None) -> int:
+def make_batches(
+    run: Run, store: TokenStore, items: list[Item], wanted: Collection[int] | None = None
+) -> int:
     """Commit the batches of all items, or of those `wanted`, that are not in the store. Returns the bytes of
     input behind them."""
     works = dealt(run, items, range(len(items)) if wanted is None else wanted, store)
@@ -140,7 +142,9 @@ class Work:
     before: int = 0
 
 
-def dealt(run: Run, items: list[Item], wanted: range, store: TokenStore | None = None) -> Iterator[Work]:
+def dealt(
+    run: Run, items: list[Item], wanted: Collection[int], store: TokenStore | None = None
+) -> Iterator[Work]:
     """The wanted items for workers to open. Streams are read here, but those that are in the store; so is all
     input where a list names documents by their place among all, which only who reads in order knows."""
     in_order, before = len(run.keep.doc_ids) > 0, 0
@@ -182,7 +186,9 @@ def _process(run: Run, store: TokenStore, work: Work) -> int:
 def _commit(run: Run, store: TokenStore, item: Item, number: int, reading: Reading, before: int) -> int:
     key, digest = (item.index, number), reading.digest()
     if store.has(key):
-        store.check_block(key, digest)
+        names = [run.sources[extent.source].path for extent in item.extents]
+        others = f" or one of {len(names) - 1} files beside it" if len(names) > 1 else ""
+        store.check_block(key, digest, f"{names[0]}{others}")
         return reading.input_bytes
     ready = is_tokens(run, reading.blocks)
     ahead = before * (PAIR_WIDTH if run.pairs else 1)

@@ -19,6 +19,7 @@ import json
 import mmap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import polars as pl
 import pyarrow as pa
 import xxhash
 
-from tokpack.errors import DataError, UsageError
+from tokpack.errors import DataError
 from tokpack.files.durable import part_of, sync_file, sync_folder, write_durably
 from tokpack.files.own_files import is_store_file, remove_own
 from tokpack.frozen import frozen
@@ -37,15 +38,13 @@ from tokpack.stages.read.unchanged import Stamp
 from tokpack.stages.scratch import advise
 from tokpack.stages.truncate import Pieces
 from tokpack.stages.write import FlatBatch
+from tokpack.way.store_record import RECORD, digest_of, not_there, read_record, record_of, refuse_other
 
-RECORD = "run.json"
 COMMITTED = "batch-[0-9][0-9][0-9][0-9][0-9]*.docs.arrow"
 INPUT_BYTES = "input_bytes"
 """Of what else a batch produced: the bytes of input that were read for it."""
 Key = tuple[int, int]
 """A batch: the number of its item, and its own among the item's, from 0."""
-DIGEST = "digest"
-"""Key of the record: the xxh3 of the rest."""
 DIGEST_BYTES = 16
 """Of the documents' file, at its end: the xxh3 of what is before."""
 
@@ -77,21 +76,26 @@ class Batch:
 
 
 class TokenStore:
-    """A work folder. Raises UsageError when it belongs to another run.
+    """A work folder. Raises UsageError when it belongs to another run, or with `joins` where none began it.
 
     `lasts`: a later run may go on with it, so batches are synced; else it goes with the run.
     """
 
-    def __init__(self, folder: Path, fingerprint: dict[str, Any], lasts: bool = True) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: dict[str, Any], lasts: bool = True, joins: bool = False
+    ) -> None:
         self.folder, self.lasts = folder, lasts
-        folder.mkdir(parents=True, exist_ok=True)
+        if not joins:
+            folder.mkdir(parents=True, exist_ok=True)
         self._run = digest_of(fingerprint)
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="tokpack-sync")
         self._syncing: list[Future[None]] = []
         self.made_again: set[Key] = set()
         self._begun = {path.name for path in folder.glob(COMMITTED)}
         found = read_record(folder / RECORD)
-        if self._begun and found is not None:  # nothing committed, nothing to protect
+        if found is None and joins:
+            raise not_there(str(folder))
+        if found is not None and (self._begun or joins):  # nothing committed, nothing to protect
             refuse_other(found, fingerprint, str(folder), "another -o")
         else:
             write_durably(folder / RECORD, record_of(fingerprint), part_of(folder / RECORD))
@@ -204,8 +208,9 @@ class TokenStore:
         """Both files of a batch; `digest` is that of the tokens."""
         paths = self._tokens_path(key), self._docs_path(key)
         parts = tuple(map(part_of, paths))
-        parts[0].write_bytes(tokens)
-        parts[1].write_bytes(docs)
+        with _named(self.folder):
+            parts[0].write_bytes(tokens)
+            parts[1].write_bytes(docs)
         self._syncing.append(self._behind.submit(self._publish, parts, paths))
 
     def take(self, key: Key, tokens: bytes, docs: bytes) -> bool:
@@ -222,10 +227,11 @@ class TokenStore:
         return right
 
     def _publish(self, parts: tuple[Path, ...], paths: tuple[Path, ...]) -> None:
-        for part, path in zip(parts, paths, strict=True):
-            if self.lasts:
-                sync_file(part)
-            part.replace(path)
+        with _named(self.folder):
+            for part, path in zip(parts, paths, strict=True):
+                if self.lasts:
+                    sync_file(part)
+                part.replace(path)
 
     def _read_docs(self, key: Key) -> tuple[pa.Table, dict[str, Any]]:
         return read_docs(self._docs_path(key))
@@ -251,13 +257,13 @@ class TokenStore:
         """Whether this input made a committed batch."""
         return bool(self._read_docs(key)[1]["block"] == block_hash)
 
-    def check_block(self, key: Key, block_hash: str) -> None:
-        """Raises DataError when the input that made a committed batch has changed since."""
+    def check_block(self, key: Key, block_hash: str, source: str) -> None:
+        """Raises DataError when the input that made a committed batch, of `source`, has changed since."""
         if not self.is_of(key, block_hash):
             raise DataError(
                 "the input changed since the unfinished run",
-                where=str(self.place),
-                hint="give --overwrite to start over",
+                where=source,
+                hint=f"put back what it was, or give --overwrite to start over; the store is {self.place}",
             )
 
     def tokens(self, key: Key) -> pa.RecordBatch:
@@ -273,6 +279,16 @@ class TokenStore:
 
     def _docs_path(self, key: Key) -> Path:
         return self.folder / docs_name(key)
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """An error of the system that names no file names the folder."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
 
 
 def mapped_tokens(folder: Path, key: Key) -> pa.RecordBatch:
@@ -318,44 +334,6 @@ def parsed_docs(data: bytes, where: str) -> tuple[pa.Table, dict[str, Any]]:
     return table, json.loads(table.schema.metadata[b"batch"])
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The settings in the `run.json` of a token store; None for a file that is not as a run wrote it."""
-    try:
-        return parsed_record(path.read_bytes())
-    except OSError:
-        return None
-
-
-def parsed_record(data: bytes) -> dict[str, Any] | None:
-    """The same of its bytes."""
-    try:
-        found = json.loads(data)
-        digest = found.pop(DIGEST)
-        return found if digest == digest_of(found) else None
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def record_of(fingerprint: dict[str, Any]) -> bytes:
-    """The `run.json` of a token store."""
-    return json.dumps(fingerprint | {DIGEST: digest_of(fingerprint)}, indent=1, sort_keys=True).encode()
-
-
-def refuse_other(found: dict[str, Any], wanted: dict[str, Any], where: str, other: str) -> None:
-    """Raises UsageError where the settings of an unfinished run are not those that are wanted."""
-    different = sorted(differences(found, json.loads(json.dumps(wanted))))
-    if different:
-        raise UsageError(
-            f"an unfinished run with other settings is here; different: {', '.join(different)}",
-            where=where,
-            hint=f"repeat its command to finish it, give --overwrite to start over, or {other}",
-        )
-
-
-def digest_of(fingerprint: dict[str, Any]) -> str:
-    return str(xxhash.xxh3_128_hexdigest(json.dumps(fingerprint, sort_keys=True).encode()))
-
-
 def remove_store(folder: Path) -> list[str]:
     """Delete the files of a token store, and its folder when nothing else is in it. Returns what is left."""
     return remove_own(folder, is_store_file)
@@ -371,23 +349,6 @@ def flat_batch(record: pa.RecordBatch) -> FlatBatch:
         flags.values.to_numpy(),
         record.column(STORED_WEIGHTS.name).values.to_numpy() if weighted else None,
     )
-
-
-def differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
-    """Keys whose values are others in JSON `wanted` than in `found`, with both where they are short."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for name in found.keys() | wanted.keys():
-            yield from differences(found.get(name), wanted.get(name), f"{key}.{name}".lstrip("."))
-    elif _are_tables(found) and _are_tables(wanted) and len(found) == len(wanted):
-        for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
-            yield from differences(one, other, f"{key}[{number}]")
-    elif found != wanted:
-        key = key.removeprefix("config.")
-        yield f"{key} ({found!r} then, {wanted!r} now)" if len(f"{found}{wanted}") < 80 else key
-
-
-def _are_tables(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
 def _as_ipc(data: pa.Table | pa.RecordBatch) -> pa.Buffer:

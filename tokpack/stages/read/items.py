@@ -173,6 +173,15 @@ def read_item(item: Item, sources: Sequence[Source], block_bytes: int) -> Iterat
     yield replace(held or Reading(), last=True, sha256=digests)
 
 
+def bytes_of(item: Item, sources: Sequence[Source], block_bytes: int) -> int:
+    """Of input that an item stands for, as they are stored; those of a block where that is not known."""
+    if item.kind == "lines":
+        return sum((extent.end or 0) - extent.start for extent in item.extents)
+    if item.kind == "groups":
+        return block_bytes
+    return sum(sources[extent.source].size_bytes or block_bytes for extent in item.extents)
+
+
 def rows_before(item: Item, sources: Sequence[Source]) -> int:
     """Rows of the item's source before it, blank lines included: for messages alone."""
     first = item.extents[0]
