@@ -49,7 +49,13 @@ class Messages:
         if keep is not None:
             offsets = offsets_of(keep)[offsets]
             flat = flat.filter(pl.Series(keep))
-        return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, flat.to_arrow())))
+        return in_lists(flat, offsets)
+
+
+def in_lists(flat: pl.Series, offsets: Int64) -> pl.Series:
+    """Values end to end as lists, of which i is `offsets[i]:offsets[i + 1]`; texts are not copied."""
+    values = flat.to_arrow(compat_level=pl.CompatLevel.newest())
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
 
 
 def as_bool(series: pl.Series) -> Bools:

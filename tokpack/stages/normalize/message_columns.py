@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokpack.stages.messages import in_lists
 from tokpack.stages.normalize.chats.roles import CALLS, Speakers, role_names
 from tokpack.stages.normalize.values import NOTHING, NOTHING_MORE
 
@@ -88,14 +89,9 @@ def message_lists(
         read = read_calls(texts.gather(places).to_list())
         slow[document_of[places[[json is None for json in read]]]] = True
         nothing = pl.Series([NOTHING_MORE]).new_from_index(0, len(texts))
-        found = _in_lists(nothing.scatter(places, pl.Series(read, dtype=pl.String)), offsets)
+        found = in_lists(nothing.scatter(places, pl.Series(read, dtype=pl.String)), offsets)
         named, texts = named.scatter(places, "assistant"), texts.scatter(places, "")
-    return _in_lists(named, offsets), _in_lists(texts, offsets), found
-
-
-def _in_lists(flat: pl.Series, offsets: npt.NDArray[np.int64]) -> pl.Series:
-    values = flat.to_arrow().cast(pa.large_string())
-    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
+    return in_lists(named, offsets), in_lists(texts, offsets), found
 
 
 def _keys(messages: pa.Array) -> tuple[str, str] | None:

@@ -38,33 +38,34 @@ def line_range(stream: IO[bytes], source: Source, start: int, end: int) -> Chunk
     stream.seek(start - before)
     data = stream.read(end - start + before)
     if start:
-        first = data[: end - start].find(b"\n") + 1
+        first = data.find(b"\n", 0, end - start) + 1
         if not first:
             return 0, 0, start, b""
-        data, start = data[first:], start + first - 1
-    elif data.startswith(BOM):
-        data, start = data[len(BOM) :], len(BOM)
-    data = _to_the_end(stream, source, start, data)
+    else:
+        first = len(BOM) if data.startswith(BOM) else 0
+    start += first - before
+    data = _to_the_end(stream, source, start, data, first)
     if len(data) > source.max_line:
         _check_lengths(data, source, lambda: lines_before(stream, start))
     return counted(data, start)
 
 
-def _to_the_end(stream: IO[bytes], source: Source, start: int, data: bytes) -> bytes:
-    """`data`, which begins at the byte `start`, with the rest of its last line; without one that is blank and
-    the end of the file."""
+def _to_the_end(stream: IO[bytes], source: Source, start: int, data: bytes, first: int) -> bytes:
+    """`data` from `first` on, which is the byte `start` of the file, with the rest of its last line; without
+    one that is blank and the end of the file."""
     if data.endswith(b"\n"):
-        return data
-    last = data.rfind(b"\n") + 1
-    parts, size, cut = [data], len(data) - last, 0
+        return data[first:]
+    last = max(data.rfind(b"\n") + 1, first)
+    parts: list[bytes | memoryview] = [memoryview(data)[first:]]
+    size, cut = len(data) - last, 0
     while not cut and size <= source.max_line and (more := stream.read(min(READ_BYTES, source.max_line + 1))):
         cut = more.find(b"\n") + 1
         parts.append(more[:cut] if cut else more)
         size += len(parts[-1])
     if size - bool(cut) > source.max_line:
-        raise too_long(source, lines_before(stream, start + last))
+        raise too_long(source, lines_before(stream, start + last - first))
     whole = b"".join(parts)
-    return whole if cut or whole[last:].strip() else whole[:last]
+    return whole if cut or whole[last - first :].strip() else whole[: last - first]
 
 
 def lines_before(stream: IO[bytes], place: int) -> int:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
+from tokpack.stages.messages import in_lists
 from tokpack.stages.render.left_out import CALLS_AS_TEXT, TAGS_TWICE
 from tokpack.stages.render.renderer import Renderer
 
@@ -48,8 +48,7 @@ def _without(documents: pl.DataFrame, between: str) -> pl.DataFrame:
     )
     texts = texts.scatter(of_tools.arg_true(), bare.to_series())
     offsets = np.append(0, np.cumsum(documents["contents"].list.len().to_numpy(), dtype=np.int64))
-    lists = pa.LargeListArray.from_arrays(offsets, texts.to_arrow().cast(pa.large_string()))
-    return documents.with_columns(pl.Series("contents", pl.from_arrow(lists)))
+    return documents.with_columns(in_lists(texts, offsets).alias("contents"))
 
 
 def _count(documents: pl.DataFrame, role: str, pattern: str) -> int:
