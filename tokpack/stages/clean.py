@@ -9,6 +9,7 @@ Expressions see the documents' columns and derived ones, made once and only wher
     answers   contents of assistant turns, or the text: list      answer   the last of them
     prompts   all other contents: list                            prompt   the last of them
     text      all contents, one a line                            tokens   length, after tokenize
+    tagged    whether a content holds `</`
     answers_without_call, contents_without_call   the same, but for assistant turns that call a tool
     passages  answers with think blocks apart: list           reasoning   of fields, as JSON writes them: list
     partner   contents of a pair's other document                 partner_extra   its `extra`
@@ -51,8 +52,8 @@ PARTNER = {"partner": "contents", "partner_extra": "extra"}
 WITHOUT_CALL = ("answers_without_call", "contents_without_call")
 HTML_ANSWERS = "html_answers"
 """Counter of documents with an answer in HTML that stay."""
-PASSAGES, REASONING = "passages", "reasoning"
-DERIVED = ("answers", "answer", "prompts", "prompt", "text", PASSAGES, REASONING, *WITHOUT_CALL, *PARTNER)
+_OF_TEXTS = TAGGED, PASSAGES, REASONING = "tagged", "passages", "reasoning"
+DERIVED = ("answers", "answer", "prompts", "prompt", "text", *_OF_TEXTS, *WITHOUT_CALL, *PARTNER)
 _REASONING = rf'"(?:{"|".join(REASONING_KEYS)})": ?"(?:[^"\\]|\\.)*"'
 """A field of `extra`."""
 
@@ -73,8 +74,8 @@ def clean(
     """
     documents, counters = treat_special_tokens(documents, config.special_in_content, special)
     rules = {name: rule for name, rule in rules_of(config).items() if not _needs_tokens(rule)}
-    documents = _mark(documents, rules, pairs)
-    counters |= _count_html(documents)
+    documents, derived = _mark(documents, rules, pairs)
+    counters |= _count_html(documents, derived)
     if config.mask_personal:
         documents, personal = mask_personal(documents)
         counters |= personal
@@ -83,10 +84,11 @@ def clean(
     return Cleaned(documents, counters)
 
 
-def _count_html(documents: pl.DataFrame) -> dict[str, int]:
+def _count_html(documents: pl.DataFrame, derived: pl.DataFrame) -> dict[str, int]:
     """How many documents that no rule left out hold an answer in HTML."""
-    tagged = pl.col("contents").list.eval(pl.element().str.contains("</", literal=True)).list.any()
-    suspects = documents.filter(pl.col("drop_reason").is_null() & tagged)
+    if TAGGED not in derived.columns:
+        derived = _derived(documents, {TAGGED})
+    suspects = documents.filter(documents["drop_reason"].is_null() & derived[TAGGED])
     if suspects.is_empty():
         return {}
     found = _derived(suspects, {"answers", "prompts"}).select(html_answer().sum()).item()
@@ -108,7 +110,7 @@ def clean_by_tokens(
     rules = {name: rule for name, rule in rules_of(config).items() if _needs_tokens(rule)}
     if not rules:
         return documents
-    marked = _mark(documents.with_columns(pl.Series(TOKENS, lengths)), rules, pairs)
+    marked, _ = _mark(documents.with_columns(pl.Series(TOKENS, lengths)), rules, pairs)
     return documents.with_columns(marked["drop_reason"])
 
 
@@ -190,11 +192,14 @@ def _needs_tokens(rule: pl.Expr) -> bool:
     return TOKENS in rule.meta.root_names()
 
 
-def _mark(documents: pl.DataFrame, rules: dict[str, pl.Expr], pairs: bool) -> pl.DataFrame:
+def _mark(
+    documents: pl.DataFrame, rules: dict[str, pl.Expr], pairs: bool
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The documents with the reason of the first rule that hits; and with the columns that rules ask for."""
     if not pairs:
         rules = {name: rule for name, rule in rules.items() if not PARTNER.keys() & rule.meta.root_names()}
     if not rules or documents.is_empty():
-        return documents
+        return documents, documents
     known = {*documents.columns, *DERIVED}
     for name, rule in rules.items():
         for column in set(rule.meta.root_names()) - known:
@@ -202,7 +207,7 @@ def _mark(documents: pl.DataFrame, rules: dict[str, pl.Expr], pairs: bool) -> pl
     derived = _derived(documents, {name for rule in rules.values() for name in rule.meta.root_names()})
     reason = pl.coalesce("drop_reason", *(pl.when(rule).then(pl.lit(name)) for name, rule in rules.items()))
     try:
-        return documents.with_columns(derived.select(reason.alias("drop_reason")).to_series())
+        return documents.with_columns(derived.select(reason.alias("drop_reason")).to_series()), derived
     except pl.exceptions.PolarsError:
         for name in rules.keys() - RULES.keys():
             _try_rule(name, rules[name], derived)
@@ -249,9 +254,12 @@ def _derived(documents: pl.DataFrame, wanted: set[str]) -> pl.DataFrame:
         else:
             for name, which in zip(WITHOUT_CALL, (mine & told, told), strict=True):
                 documents = documents.with_columns(messages.lists(messages.contents, which).alias(name))
+    if wanted & {TAGGED, PASSAGES}:
+        tagged = as_bool(messages.contents.str.contains("</", literal=True))
+        documents = documents.with_columns(pl.Series(TAGGED, messages.any(tagged)))
     if PASSAGES in wanted:
         apart = pl.element().str.split(CLOSE).explode()
-        blocks = messages.contents.str.contains(CLOSE, literal=True).any()
+        blocks = messages.contents.filter(pl.Series(tagged)).str.contains(CLOSE, literal=True).any()
         said = pl.col("answers").list.eval(apart) if blocks else pl.col("answers")
         documents = documents.with_columns(said.alias(PASSAGES))
     if REASONING in wanted:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 
-from tokpack.encoding.unicode import beyond_ascii
+from tokpack.encoding.unicode import with_any
 from tokpack.stages.rules.vectors import among, says_any
 
 # UTF-8 read as Latin-1 or Windows-1252: a lead byte shows as a letter, a continuation byte as one of these.
@@ -37,15 +39,18 @@ def mojibake(min_count: int = 3, min_share: float = 0.005) -> pl.Expr:
     sound text has side by side are no evidence: "ß“" and "é »" are German and French. The thresholds are
     ours.
     """
-    # ASCII, most of the world's instruction data, is told by its length alone; and what is broken is still
-    # side by side where all ASCII is taken out.
-    foreign = pl.element().str.len_bytes() != pl.element().str.len_chars()
     text = pl.col("contents").list.join("\n", ignore_nulls=True)
-    rest = text.map_batches(beyond_ascii, return_dtype=pl.String, is_elementwise=True)
-    suspect = among(
-        pl.col("contents").list.eval(foreign).list.any(), rest.str.contains(BROKEN) | (min_count < 1)
-    )
+    holds = partial(_holds, BROKEN if min_count > 0 else "")
+    suspect = pl.element().map_batches(holds, return_dtype=pl.Boolean, is_elementwise=True)
+    suspect = pl.col("contents").list.eval(suspect).list.any()
     broken = text.str.count_matches(BROKEN)
     enough = (broken >= min_count) & (broken >= min_share * text.str.len_chars())
     about = says_any(text, ABOUT_ENCODINGS)
     return among(among(suspect, enough), ~about)
+
+
+def _holds(pattern: str, texts: pl.Series) -> pl.Series:
+    """Which texts hold the pattern, of which nothing is ASCII, if all ASCII is taken out of them: most of the
+    world's instruction data is ASCII."""
+    found = pl.repeat(False, len(texts), dtype=pl.Boolean, eager=True)
+    return found.scatter(with_any(pattern, texts.fill_null("")), True)

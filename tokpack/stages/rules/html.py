@@ -51,7 +51,10 @@ def html_boilerplate(min_structure: int = 3, min_tag_share: float = 0.05) -> pl.
     drops lines with "javascript", "cookies", "privacy policy" or "terms of use"; we drop whole documents, so
     the numbers are ours and stricter.
     """
-    tagged = pl.col("answers").list.eval(pl.element().str.contains("</", literal=True)).list.any()
+    tagged = among(
+        pl.col("tagged"),
+        pl.col("answers").list.eval(pl.element().str.contains("</", literal=True)).list.any(),
+    )
     answers = pl.col("answers").list.join("\n", ignore_nulls=True).str.replace_all(CODE, "")
     bare = answers.str.replace_all(TAG, "")
     whole = answers.str.contains(r"(?im)^\s*<(?:!doctype|html)\b")
