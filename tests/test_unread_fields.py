@@ -135,6 +135,20 @@ def test_arguments_that_are_no_object_are_counted(folder, arguments, told, rows)
     assert found.told.get("call_arguments_no_object", 0) == told * rows
 
 
+AS_EITHER = (
+    LOOP + "{{ m.content }}" + CALLS + "{{ c.function.name }}"
+    "{% if c.function.arguments is string %}{{ c.function.arguments }}{% else %}"
+    "{{ c.function.arguments | tojson }}{% endif %}" + END
+)
+
+
+@pytest.mark.parametrize("arguments", ['{"pond": 1}', '{"pond": 1'])
+def test_arguments_in_texts_are_not_counted_where_the_template_writes_texts_as_they_are(folder, arguments):
+    found = rendered(folder, AS_EITHER, [ASK, calling(arguments), TELL])
+    assert arguments in found.text[0].as_py()
+    assert found.told == {}
+
+
 @pytest.mark.parametrize("data", DATA)
 def test_a_tool_that_answers_with_data_is_read(tmp_path, data):
     talk = [*ASKED[:1], assistant("", tool_calls=[CALL]), {"role": "tool", "content": data}, *ASKED[1:]]

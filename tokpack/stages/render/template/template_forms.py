@@ -245,9 +245,8 @@ class Forms:
 
     @property
     def wants_objects(self) -> bool:
-        """Whether arguments of calls are to be objects."""
-        wanted = self._tool_arguments
-        return wanted == "object" or (wanted == "auto" and self._argument_forms[:1] == ("object",))
+        """Whether arguments of calls are to be objects, and texts are written in quotes."""
+        return self._tool_arguments in ("object", "auto") and self._argument_forms == ("object",)
 
     @cached_property
     def _argument_forms(self) -> tuple[Literal["object", "string"], ...]:
