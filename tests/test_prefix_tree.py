@@ -136,6 +136,7 @@ def test_log_likelihoods_of_shared_beginnings_are_those_of_each_request_alone(fa
 
 
 def test_models_that_do_not_go_along_trees_say_why():
+    from tiny_decoders import build
     from trainer_rows import tiny_llama
 
     from trainer_plugin.evaluation.scoring import Scorer
@@ -143,6 +144,9 @@ def test_models_that_do_not_go_along_trees_say_why():
 
     model = tiny_llama()
     assert "its attention is sdpa" in Scorer(model, 64).reason
+    by_document = build("mamba")  # whose mixers run document by document
+    apply_strategy(by_document, "mixers", "tokpack")
+    assert "its attention is mixers" in Scorer(by_document, 64).reason
     dynamic = tiny_llama(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
     apply_strategy(dynamic, "tokpack", "sdpa")
     scorer = Scorer(dynamic, 64)

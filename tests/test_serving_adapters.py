@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from served import client, refused, running, save_place
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tokpack.errors import UsageError
 from trainer_plugin.adapters.loaded import load_adapted
 from trainer_plugin.checkpoints.adapter_folder import read_adapters
+from trainer_plugin.serving import batch
 from trainer_plugin.serving.batch import Lane, Row
 from trainer_plugin.serving.engine import can_be_mixed
 from trainer_plugin.serving.values import MIXED, Job, Limits
@@ -183,3 +185,25 @@ def test_without_the_flag_nothing_is_loaded_over_http_and_the_key_is_asked_for(p
                 api.post(
                     f"/{path}_lora_adapter", body={"lora_name": "math", "lora_path": "x"}, cast_to=object
                 )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "difference", "proven"),
+    [
+        ("float32", 0.01, True),
+        ("float32", 0.03, False),
+        ("bfloat16", 0.03, True),
+        ("bfloat16", 0.08, False),
+    ],
+)
+def test_a_batch_may_differ_from_a_row_alone_by_what_kernels_do(
+    place, monkeypatch, dtype, difference, proven
+):
+    """A GPU takes a kernel for padded rows and another for one alone."""
+    loaded = load_adapted(str(place / "base"), dtype=dtype)
+    monkeypatch.setattr(batch, "_difference", lambda *_: difference)
+    if proven:
+        batch.prove_batches(loaded)
+    else:
+        with pytest.raises(UsageError, match="in a batch as alone"):
+            batch.prove_batches(loaded)

@@ -97,6 +97,13 @@ def test_an_adapter_on_16_bit_weights_multiplies_in_16_bits_unless_another_preci
     assert mixed_precision(Recipe(dtype="float16")) == ""
 
 
+def test_batches_go_to_a_gpu_without_the_host_waiting_for_them(monkeypatch, tmp_path):
+    for gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        arguments = training_arguments(Recipe(dtype="float32", trainer={"use_cpu": True}), tmp_path)
+        assert arguments.accelerator_config.non_blocking is gpu
+
+
 def test_this_machine_is_measured_once_and_gives_one_answer(monkeypatch):
     dtypes._slowness.cache_clear()
     first = frozen_dtype("cpu")

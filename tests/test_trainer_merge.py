@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from tokpack.errors import OutputError, VerifyError
 from trainer_plugin import Recipe, load_recipe, prepare_lora
-from trainer_plugin.adapters import merge
+from trainer_plugin.adapters import convert, merge
 from trainer_plugin.adapters.merge import compare_logits, merge_dequantized
 from trainer_plugin.adapters.qlora import load_model
 
@@ -187,3 +188,19 @@ def test_a_model_that_makes_much_of_rounding_is_merged_all_the_same(tmp_path):
     tell = Said()
     merge_dequantized(adapter, tmp_path / "merged", check=True, tell=tell)
     assert float(tell.lines[-1].split()[2]) > merge.TOLERANCE[torch.bfloat16]
+
+
+def test_a_conversion_compares_one_model_after_the_other(base, tmp_path, monkeypatch):
+    recipe = load_recipe(method="lora", dtype="float32")
+    folder, alive = adapter_on(base, tmp_path / "adapter", recipe), []
+    load = convert._in_fp32
+
+    def counted(name):
+        assert not any(model() is not None for model in alive)
+        model = load(name)
+        alive.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(convert, "_in_fp32", counted)
+    convert._compare(str(base), folder, folder)
+    assert len(alive) == 2

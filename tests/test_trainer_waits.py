@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from tokpack.errors import VerifyError
 from trainer_plugin import PackedDataset, PackedDPOTrainer, PackedKTOTrainer, pack_pairs
 from trainer_plugin.adapters.qlora import prepare_lora
+from trainer_plugin.evaluation.losses import TOGETHER, DocumentLosses
 from trainer_plugin.losses.chunked_loss import ChunkedLoss
 from trainer_plugin.losses.source_losses import SourceLosses
 from trainer_plugin.recipe import Recipe, load_recipe, training_arguments
@@ -147,6 +148,22 @@ def test_an_evaluation_looks_at_its_losses_once(tmp_path):
             trainer.evaluate()
         found.append(+waits.found)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole logits", "in chunks"])
+def test_losses_of_documents_are_copied_when_many_rows_are_through(tmp_path, monkeypatch, cut):
+    rows = write_packed(tmp_path / "packed", make_documents(LENGTHS * 4), 64)
+    model, done = tiny_llama("tokpack"), []
+    losses = DocumentLosses(model)
+    losses.chunked = ChunkedLoss(model, chunk_bytes=1 << (12 if cut else 28))
+    losses.chunked._proven = True
+    model.register_forward_hook(lambda *_: done.append("row"))
+    copy = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (done.append("copy"), copy(tensor))[1])
+    found = losses(model, PackedDataset(tmp_path / "packed"), lambda amount: None)
+    assert len(rows) <= TOGETHER
+    assert done.index("copy") == len(done) - len(rows)
+    assert len(found) == len(LENGTHS) * 4
 
 
 class Seen(TorchDispatchMode):

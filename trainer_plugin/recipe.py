@@ -286,6 +286,7 @@ def training_arguments(recipe: Recipe, output: str | Path, **changes: Any) -> An
         **(_keep_the_best(recipe) if recipe.patience else {}),
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "accelerator_config": {"non_blocking": torch.cuda.is_available()},
         "remove_unused_columns": False,
         "disable_tqdm": True,
         **changes,

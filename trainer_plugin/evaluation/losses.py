@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from tokpack.schema import IGNORE_INDEX
 from tokpack.terminal.activity import Advance
 from trainer_plugin.losses.chunked_loss import ChunkedLoss
-from trainer_plugin.losses.loss import document_sums, token_losses
+from trainer_plugin.losses.loss import document_sums, token_losses, trained_places
 from trainer_plugin.models.strategies import fit_batch, quiet_evaluation
 from trainer_plugin.rows.collator import PackedCollator
 from trainer_plugin.rows.dataset import PackedDataset
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+TOGETHER = 16
+"""Rows whose losses are copied from a GPU at once, so that it does not wait for the host after each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +76,26 @@ class DocumentLosses:
 
     def __call__(self, model: Any, dataset: PackedDataset, advance: Advance) -> Floats:
         """Sum of the losses of each document's trained tokens, in nats: float64[D]."""
-        sums = [np.zeros(0)]
+        sums, kept = [np.zeros(0)], []
         with quiet_evaluation(model):
-            for row in dataset:
-                sums.append(self._row(model, row))
+            for number, row in enumerate(dataset, 1):
+                batch = self.collate([row])
+                documents = len(batch["cu_seq_lens_q"]) - 1
+                kept.append((self._losses(model, batch), batch["seq_idx"], documents))
+                if number % TOGETHER == 0 or number == len(dataset):
+                    sums += [document_sums(one.cpu().double(), *where).numpy() for one, *where in kept]
+                    kept = []
                 advance(1)
         return np.concatenate(sums)
 
-    def _row(self, model: Any, row: dict[str, np.ndarray]) -> Floats:
-        batch = self.collate([row])
-        documents = len(batch["cu_seq_lens_q"]) - 1
-        numbers = batch["seq_idx"]
-        batch = fit_batch(model, batch)
-        labels = batch.pop("labels")
+    def _losses(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        """Of each prediction of a row, on the model's device; nothing is asked of it."""
+        places = trained_places(batch["labels"])
+        batch = fit_batch(model, {**batch, "places": places})
+        labels, places = batch.pop("labels"), batch.pop("places")
         losses = None
         if self.chunked.fits(labels.shape[-1]):
-            losses = self.chunked(model, batch, labels)
+            losses = self.chunked(model, batch, labels, places)
         if losses is None:
-            losses = token_losses(model(**batch).logits, labels)
-        found: Floats = document_sums(losses.cpu().double(), numbers, documents).numpy()
-        return found
+            losses = token_losses(model(**batch).logits, labels, places)
+        return losses

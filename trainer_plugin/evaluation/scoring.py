@@ -27,6 +27,7 @@ from trainer_plugin.models.strategies import (
     cache_option,
     inner_model,
     quiet_evaluation,
+    strategy_of,
     text_config,
 )
 
@@ -182,8 +183,9 @@ def _keeps_logits(model: Any) -> bool:
 
 def _obstacle(model: Any) -> str | None:
     """Why a model cannot be run along trees."""
-    if attention_of(model) != "tokpack":
-        return f"its attention is {attention_of(model)}: only the packed one goes along trees"
+    if strategy_of(model) != "tokpack":
+        way = attention_of(model) if strategy_of(model) == "native" else strategy_of(model)
+        return f"its attention is {way}: only the packed one goes along trees"
     config = text_config(model)
     ropes = getattr(config, "rope_parameters", None) or {}
     kinds = [ropes.get("rope_type"), *(r.get("rope_type") for r in ropes.values() if isinstance(r, dict))]

@@ -74,8 +74,9 @@ def fit_batch(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch without the keys that this model's `forward` does not take, on the model's device."""
     inner = inner_model(model)
     device = next(inner.parameters()).device
+    at_once = device.type == "cuda"  # the host need not wait until numbers have come there
     return {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        name: value.to(device, non_blocking=at_once) if isinstance(value, torch.Tensor) else value
         for name, value in _accepted(inner.forward, batch).items()
     }
 

@@ -31,8 +31,9 @@ LOGITS = 1 << 26
 """Most logits that are held at once for scores of prompts."""
 BASE = "__base__"
 """PEFT's word for a row without an adapter."""
-CLOSE = 2e-2
-"""Largest difference of logits, relative to the largest logit, that padding may make."""
+CLOSE = {torch.bfloat16: 5e-2}
+"""Largest difference of logits, relative to the largest logit, that padding may make; 2e-2 where no other is
+named. Two kernels of attention in bf16 are 2e-2 apart at the last token of a text, wrong positions 9e-2."""
 
 
 class Row:
@@ -239,7 +240,7 @@ def prove_batches(loaded: AdaptedModel) -> None:
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     else:
-        if worst < CLOSE:
+        if worst < CLOSE.get(loaded.dtype.dtype, 2e-2):
             return
         what = f"logits differ by {worst:.1e} of the largest"
     raise UsageError(
