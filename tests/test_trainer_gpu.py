@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import polars as pl
 import torch
 from trainer_rows import (
     LENGTHS,
     make_documents,
     pack_rows,
+    packed_pairs,
     save_tiny_model,
+    tiny_chat_model,
     tiny_llama,
     trainer_for,
     write_packed,
@@ -26,7 +32,11 @@ from typer.testing import CliRunner
 
 from trainer_plugin import prepare_model
 from trainer_plugin.adapters.merge import merge_dequantized
+from trainer_plugin.evaluation.run import EvalSettings, evaluate
 from trainer_plugin.losses.chunked_loss import ChunkedLoss
+from trainer_plugin.serving.engine import Engine
+from trainer_plugin.serving.run import load_served
+from trainer_plugin.serving.values import Delta, End, Job, Limits
 
 pytestmark = pytest.mark.gpu
 TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
@@ -112,6 +122,93 @@ def test_flex_attention_is_probed_by_rows_that_its_kernel_takes():
     report = prepare_model(model, "flex_attention")
     assert report.ok
     assert report.attn == "flex_attention"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_is_evaluated_and_answers_in_a_batch(folders, tmp_path, dtype):
+    out, flags = tmp_path / "out", ["--method", "lora", "--dtype", dtype, "--learning-rate", 1e-2]
+    train(folders[0], "-m", folders[1], "-o", out, "--epochs", 4, *flags)
+    found = evaluate(folders[0], folders[1], [f"mine={out}"], settings=EvalSettings(dtype=dtype))
+    loss = json.loads((out / "result.json").read_text())["loss_after"]
+    assert found.held_out.comparisons[0].loss == pytest.approx(loss, rel=1e-2)
+    assert found.held_out.comparisons[0].difference.high < 0
+    loaded, limits = load_served(str(folders[1]), [f"mine={out}"], limits=Limits(rows=8), dtype=dtype)
+    prompts = [(5, 6, 7), (9, 8, 7, 6, 5), (3, 4)]
+    jobs = [
+        Job(prompt=prompt, max_tokens=8, adapter=adapter, temperature=0, ignore_end=True)
+        for prompt in prompts
+        for adapter in ("mine", None)
+    ]
+    drawn = Job(prompt=prompts[0], max_tokens=8, adapter="mine", temperature=1.0, seed=7, ignore_end=True)
+    engine = Engine(loaded, limits).start()
+    together = answers_of(engine, [*jobs, drawn])
+    assert all(len(tokens) == 8 for tokens in together)
+    assert answers_of(engine, [drawn])[0] == together[-1] or dtype == "bfloat16"
+    alone = [answers_of(engine, [job])[0] for job in jobs]
+    engine.close()
+    assert together[:-1] == alone or dtype == "bfloat16"
+
+
+def answers_of(engine, jobs):
+    """Tokens of each answer."""
+    events, tokens, left = SimpleQueue(), [[] for _ in jobs], len(jobs)
+    jobs = [replace(job, likeliest=0) for job in jobs]
+    engine.submit(jobs, lambda number, event: events.put((number, event)))
+    while left:
+        number, event = events.get(timeout=120)
+        if isinstance(event, Delta):
+            tokens[number] += [score.token for score in event.scores]
+        if isinstance(event, End):
+            assert event.reason == "length"
+            left -= 1
+    return tokens
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_preferences_start_at_ln_2_and_are_learned(tmp_path, dtype):
+    model = tiny_chat_model(tmp_path / "model")
+    packed = packed_pairs(model, tmp_path / "pairs").folder
+    flags = ["--method", "lora", "--dtype", dtype, "--epochs", 4, "--learning-rate", 1e-2]
+    train(packed, "-m", model, "-o", tmp_path / "out", *flags)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["loss_before"] == pytest.approx(math.log(2), abs=1e-2)
+    assert result["rewards_after"]["accuracy"] > 0.8
+
+
+def test_layers_are_drawn_and_losses_of_documents_and_sources_written(folders, tmp_path):
+    recipe, log = tmp_path / "recipe.toml", tmp_path / "log.parquet"
+    recipe.write_text(
+        f'method = "full"\ndtype = "bfloat16"\nlisa_layers = 2\nlisa_steps = 2\nloss = "document"\n'
+        f'loss_by_source = true\ndocument_log = "{log}"\n[trainer]\nneftune_noise_alpha = 5.0\n'
+    )
+    flags = ["--epochs", 4, "--learning-rate", 1e-2, "--batch-rows", 2, "--recipe", recipe]
+    train(folders[0], "-m", folders[1], "-o", tmp_path / "out", *flags)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["loss_after"] < result["loss_before"]
+    table = pl.read_parquet(log)
+    assert len(table) == 4 * 4 * len(LENGTHS)
+    means = table.group_by("epoch", maintain_order=True).agg(pl.col("loss").mean())["loss"].to_list()
+    assert means[-1] < means[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA tells what waits for it")
+@pytest.mark.parametrize("chunk_bytes", [1 << 28, 1 << 12], ids=["whole logits", "in chunks"])
+def test_micro_batches_wait_for_nothing(tmp_path, recwarn, chunk_bytes):
+    rows, waits = pack_rows(make_documents(LENGTHS * 4), 64), []
+    for accumulation in (1, 4):
+        model = tiny_llama("tokpack").bfloat16()
+        flags = {"max_steps": 2, "accumulation": accumulation, "options": {"probe": False}}
+        trainer = trainer_for(model, rows, tmp_path, trainer={"use_cpu": False}, log_steps=100, **flags)
+        trainer.chunked_loss = ChunkedLoss(trainer.model, chunk_bytes=chunk_bytes)
+        trainer.chunked_loss._proven = True
+        recwarn.clear()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            trainer.train()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchronizing CUDA operation" in str(one.message) for one in recwarn))
+    assert waits[0] == waits[1]
 
 
 @TWO_GPUS
