@@ -119,7 +119,11 @@ def test_arguments_that_the_template_leaves_out_are_counted(folder, arguments, r
     assert told == ({} if isinstance(arguments, dict) else {"call_arguments_not_rendered": rows})
 
 
-DATA = [{"sky": 'bl"ue é', "high": {"c": [1, None, True]}}, [1, "a"], ["a", "b"], [{"a": 1}], 42, True, {}]
+DATA = [
+    *({"sky": 'bl"ue é', "high": {"c": [1, None, True]}}, [1, "a"], ["a", "b"], [{"a": 1}], 42, True, {}),
+    [{"type": "duck", "name": "Rex"}],
+    [{"type": "resource_link", "uri": "file:///pond"}, {"type": 1}],
+]
 
 
 @pytest.mark.parametrize("rows", [1, 5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,24 @@ PART_SIZES = "content_part_sizes"
 characters each has."""
 UNREAD_REASONING = "reasoning_is_unread"
 """Key in `extra` of a message with reasoning that is encrypted, or other than the one that is read."""
+
+PART_TYPES = frozenset(
+    {
+        *("text", "image", "image_url", "input_image", "video", "video_url", "audio", "audio_url"),
+        *("input_audio", "file", "input_file", "document", "refusal", "tool_result", "tool_use"),
+    }
+)
+"""Types of parts, by which a list is told from data."""
+
+
+def is_data(content: Any) -> bool:
+    """Whether a tool's answer is an object, a list or a number rather than a text or parts of one."""
+    if content is None or isinstance(content, str):
+        return False
+    if not isinstance(content, list):
+        return True
+    types = [part["type"] for part in content if isinstance(part, Mapping) and "type" in part]
+    return bool(content) and not any(isinstance(kind, str) and kind in PART_TYPES for kind in types)
 
 
 @frozen

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tokpack.stages.messages import HOLDS_DATA
+from tokpack.stages.messages import HOLDS_DATA, is_data
 from tokpack.stages.normalize.chats.calls import read_calls, take_calls
 from tokpack.stages.normalize.chats.media import MEDIA, holds_media
 from tokpack.stages.normalize.chats.reasoning import take_reasoning
@@ -33,14 +33,6 @@ from tokpack.stages.normalize.values import (
 Turn = tuple[str | None, str | None, dict[str, Any]]
 """Role, content, further fields."""
 
-
-PART_TYPES = frozenset(
-    {
-        *("text", "image", "image_url", "input_image", "video", "video_url", "audio", "audio_url"),
-        *("input_audio", "file", "input_file", "document", "refusal", "tool_result", "tool_use"),
-    }
-)
-"""Types of parts, by which a list is told from data."""
 
 _ONE_PART = {"type", "text"}
 
@@ -146,7 +138,7 @@ def read_message(message: Any, where: str) -> Turn:
         if calls := read_calls(content, f"{where}.{content_key}"):
             extra["tool_calls"] = calls
         role, content = "assistant", ""
-    elif role == "tool" and _is_data(content):
+    elif role == "tool" and is_data(content):
         content, extra[HOLDS_DATA] = _json(content, f"{where}.{content_key}"), True
     if not weight:
         extra["train"] = False
@@ -180,16 +172,6 @@ def _bare_message(message: Any, where: str, number: int) -> Turn | None:
 
 def _key(message: dict[str, Any], first: str, second: str) -> str:
     return second if message.get(first) is None and second in message else first
-
-
-def _is_data(content: Any) -> bool:
-    """Whether a tool's answer is an object, a list or a number rather than a text or parts of one."""
-    if content is None or isinstance(content, str):
-        return False
-    if not isinstance(content, list):
-        return True
-    parts = [part["type"] for part in content if isinstance(part, dict) and "type" in part]
-    return bool(content) and not any(part in PART_TYPES for part in parts)
 
 
 def _json(value: Any, where: str) -> str:

@@ -8,8 +8,7 @@ wherever the prompt leaves it to the model. A template that marks the assistant'
     <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>\\n
                                     generation prompt ─────^^^^^^^^^^^^^^^ trained
 
-What cannot be located is an error, never a guess. A chat is rendered two or three times, however many turns
-it has; the template compiler asks once per shape of chat.
+What cannot be located is an error. A chat is rendered two or three times; the compiler asks once per shape.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from tokpack.settings.config import ToolArguments
+from tokpack.stages.messages import is_data
 from tokpack.stages.render.left_out import UNKNOWN_SEGMENTS, Unwritten, left_out
 from tokpack.stages.render.spans.chat_marks import TAG, Marked, Marks, widen
 from tokpack.stages.render.spans.loop_turns import LoopTurns, rounds_of_messages
@@ -32,7 +32,7 @@ from tokpack.stages.render.spans.segments import Segment, Segments
 from tokpack.stages.render.spans.special_strings import SpecialStrings
 from tokpack.stages.render.template.chat_template import CharSpan, ChatTemplate, Message, RenderError
 from tokpack.stages.render.template.prompt_analysis import prompt_is_constant
-from tokpack.stages.render.template.template_forms import Forms, is_data, tool_chat
+from tokpack.stages.render.template.template_forms import Forms, tool_chat
 
 _BARE: Final = {"role", "content", "name"}
 """Keys of a message whose content is all it says."""
@@ -49,8 +49,8 @@ class Located:
 
     text: str
     contents: list[CharSpan | None]
-    """Per message, what it says: its content, or, where an assistant's says more than that (reasoning, calls)
-    or the template writes it in another form, its turn without what closes it; else None."""
+    """Of each message its content; of an assistant's that says more (reasoning, calls), or that the template
+    writes in another form, its turn without what closes it; else None."""
     turns: list[tuple[int, CharSpan]]
     """(index of the assistant message, trained span) in the order of the text."""
     told: Counter[str] = field(default_factory=Counter)
@@ -363,8 +363,8 @@ class _Chat:
                 extents[index] = (own.start, own.end)
         for index, (start, end) in turns:
             extents[index] = (min(start, extents[index][0]), max(end, extents[index][1]))
-        objects = self.finder.forms.wants_objects
-        return left_out(self.text, self.messages, self.marked, extents, self.words, wants_objects=objects)
+        told = (self.text, self.messages, self.marked, extents, self.words)
+        return left_out(*told, wants_objects=self.finder.forms.wants_objects)
 
 
 def _within(contents: list[CharSpan | None], turns: list[tuple[int, CharSpan]]) -> list[CharSpan | None]:

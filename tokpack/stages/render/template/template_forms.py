@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from tokpack.settings.config import ToolArguments
+from tokpack.stages.messages import is_data
 from tokpack.stages.normalize.chats.blocks import is_object
 from tokpack.stages.render.template.call_ids import short_ids
 from tokpack.stages.render.template.chat_template import ChatTemplate, Explicit, Message, RenderError
@@ -325,15 +326,6 @@ def _is_bare(tool: Any) -> bool:
 
 def _wrapped(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
-
-
-def is_data(content: Any) -> bool:
-    """Neither nothing nor a text nor parts."""
-    if content is None:
-        return False
-    if isinstance(content, list):
-        return not any(isinstance(part, Mapping) and "type" in part for part in content)
-    return not isinstance(content, str)
 
 
 def _in_parts(messages: list[Message]) -> list[Message]:
