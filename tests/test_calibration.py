@@ -196,9 +196,12 @@ class FlopsOfSteps:
         self.callback = Callback()
 
 
-@pytest.mark.parametrize(("method", "checkpointing"), [("lora", False), ("qlora", False), ("full", True)])
+@pytest.mark.parametrize(
+    ("method", "checkpointing", "chunk_bytes"),
+    [("lora", False, 1 << 28), ("qlora", False, 1 << 28), ("full", True, 1 << 28), ("lora", False, 1 << 12)],
+)
 def test_a_step_of_the_calibration_is_the_arithmetic_of_a_step_of_the_run(
-    tmp_path: Path, method: str, checkpointing: bool
+    tmp_path: Path, method: str, checkpointing: bool, chunk_bytes: int
 ) -> None:
     """The benchmark `benchmarks/calibration.py` takes the times; this says why they agree."""
     needs_packed_trainer()
@@ -215,6 +218,7 @@ def test_a_step_of_the_calibration_is_the_arithmetic_of_a_step_of_the_run(
     rows = pack_rows(make_documents(LENGTHS * 2), 64)
     model = str(tmp_path / "model")
     trial = Trial(model, method=method, checkpointing=checkpointing)
+    trial.chunked.chunk_bytes = chunk_bytes
     calibrated = []
     for row in rows:
         with FlopCounterMode(display=False) as counter:
@@ -226,6 +230,7 @@ def test_a_step_of_the_calibration_is_the_arithmetic_of_a_step_of_the_run(
     network = network if method == "full" else prepare_lora(network, recipe)
     arguments = training_arguments(recipe, tmp_path / "out", train_sampling_strategy="sequential")
     run = PackedTrainer(network, arguments, train_dataset=rows, probe=False, progress=False)
+    run.chunked_loss.chunk_bytes = chunk_bytes
     with FlopCounterMode(display=False) as counter:
         steps = FlopsOfSteps(counter, transformers)
         run.add_callback(steps.callback)

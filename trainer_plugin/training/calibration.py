@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 
+from tokpack.schema import IGNORE_INDEX
 from trainer_plugin.adapters.qlora import adapted_layers, inputs_as_they_are, load_model, prepare_lora
 from trainer_plugin.dtypes import settle_dtype
 from trainer_plugin.isolation.verify import prepare_model
+from trainer_plugin.losses.chunked_loss import ChunkedLoss
 from trainer_plugin.models.strategies import fit_batch
 from trainer_plugin.recipe import Recipe, mixed_precision
 from trainer_plugin.rows.collator import PackedCollator
@@ -78,7 +80,7 @@ class Trial:
         if checkpointing:
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.network, self.clock, self.collate = network.train(), clock, PackedCollator()
-        self.layers = adapted_layers(network)
+        self.layers, self.chunked = adapted_layers(network), ChunkedLoss(network)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5)
         self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision(recipe))
@@ -87,20 +89,31 @@ class Trial:
         """Forward, backward and optimizer step of one micro-batch; returns the seconds it took."""
         self._wait()
         started = self.clock()
-        batch = fit_batch(self.network, self.collate(rows))
+        batch = fit_batch(self.network, self.collate(rows)) | {"use_cache": False}
         with inputs_as_they_are(self.layers, self.autocast is not None):
             with torch.autocast("cuda", self.autocast, enabled=self.autocast is not None):
-                loss = self.network(**batch, use_cache=False).loss
+                loss = self._loss(batch)
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._wait()
         return self.clock() - started
 
+    def _loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        """In chunks where the trainer makes it so: whole logits may not fit where those of a training do."""
+        labels, losses = batch["labels"], None
+        if self.chunked.fits(labels.shape[-1]):
+            without = {name: value for name, value in batch.items() if name != "labels"}
+            losses = self.chunked(self.network, without, labels)
+        if losses is None:
+            whole: torch.Tensor = self.network(**batch).loss
+            return whole
+        return losses.sum() / (labels != IGNORE_INDEX).sum()
+
     @staticmethod
     def _wait() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
 
 
 def measure(
