@@ -101,14 +101,15 @@ class Trial:
 
     def _loss(self, batch: dict[str, Any]) -> torch.Tensor:
         """In chunks where the trainer makes it so: whole logits may not fit where those of a training do."""
-        labels, losses = batch["labels"], None
+        labels: torch.Tensor = batch["labels"]
+        losses: torch.Tensor | None = None
         if self.chunked.fits(labels.shape[-1]):
             without = {name: value for name, value in batch.items() if name != "labels"}
             losses = self.chunked(self.network, without, labels)
-        if losses is None:
-            whole: torch.Tensor = self.network(**batch).loss
-            return whole
-        return losses.sum() / (labels != IGNORE_INDEX).sum()
+        if losses is not None:
+            return losses.sum() / (labels != IGNORE_INDEX).sum()
+        loss: torch.Tensor = self.network(**batch).loss
+        return loss
 
     @staticmethod
     def _wait() -> None:
