@@ -218,6 +218,31 @@ def test_columns_of_different_tools_set_the_row_aside_unless_one_is_named(tmp_pa
 LOOKED = {"tool_calls": [{**CALL, "function": {"name": "tide", "arguments": {"day": 1}}}]}
 
 
+HELD = {"reasoning_content": "Look.", "refusal": None}
+SUMMARY = {"reasoning": {"id": "r1", "summary": [{"type": "summary_text", "text": "Look."}]}}
+
+
+@pytest.mark.parametrize("many", [1, 3])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"role": "assistant", "content": "14:20", "additional_kwargs": HELD},
+        {"role": "assistant", "content": "14:20", "provider_specific_fields": HELD},
+        {"role": "assistant", "content": "14:20", "reasoning_content": "Look.", "additional_kwargs": HELD},
+        {"type": "ai", "content": "14:20", "additional_kwargs": HELD},
+        {"type": "ai", "data": {"content": "14:20", "additional_kwargs": SUMMARY}},
+    ],
+    ids=["LangChain as OpenAI", "LiteLLM", "twice", "LangChain", "LangChain data"],
+)
+def test_reasoning_that_libraries_keep_with_further_fields_is_read(tmp_path, answer, many):
+    asked = (
+        {"type": "human", "content": "Tide?"} if "type" in answer else {"role": "user", "content": "Tide?"}
+    )
+    for _, contents, extra in of_rows(tmp_path, *[{"messages": [asked, answer]}] * many):
+        assert contents == ["Tide?", "14:20"]
+        assert [*extra["messages"][1].values()] == ["Look."]
+
+
 @pytest.mark.parametrize(
     "talk",
     [

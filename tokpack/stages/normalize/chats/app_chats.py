@@ -15,7 +15,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-KEYS = ("versions", "isThought", "toolInvocations", "blocks", "additional_kwargs")
+from tokpack.stages.normalize.chats.reasoning import BLOCKS, KNOWN
+
+_FURTHER = ("additional_kwargs", "provider_specific_fields")
+"""Objects in which LangChain, LlamaIndex and LiteLLM keep fields of a message."""
+_LIFTED = ("tool_calls", "tool_call_id", "name", *KNOWN, *BLOCKS)
+KEYS = ("versions", "isThought", "toolInvocations", "blocks", *_FURTHER)
 """Keys of messages that are read here, whatever the template reads."""
 _STEPS = ("step-start", "step-finish")
 """Types of parts that say nothing."""
@@ -141,10 +146,7 @@ def _of_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
         parts = [{"type": "tool-invocation", "toolInvocation": one} for one in used]
         said = message.get("content")
         parts += [{"type": "text", "text": said}] if isinstance(said, str) and said else []
-    more = message.get("additional_kwargs")
-    rest = _without(message, "parts", "blocks", "toolInvocations", "additional_kwargs")
-    if isinstance(more, Mapping):
-        rest |= {key: more[key] for key in ("tool_calls", "tool_call_id", "name") if more.get(key)}
+    rest = {**_without(message, "parts", "blocks", "toolInvocations", *_FURTHER), **further_fields(message)}
     return rest if parts is None else {**rest, "content": list(_expanded(parts))}
 
 
@@ -197,11 +199,15 @@ def _block(block: Any) -> Any:
     return {"type": kind, **({"text": block.get("text")} if kind == "text" else {})}
 
 
+def further_fields(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What libraries keep in objects beside the content and the message itself does not say: calls, names,
+    reasoning."""
+    held = [more for key in _FURTHER if isinstance(more := message.get(key), Mapping)]
+    return {key: more[key] for more in held for key in _LIFTED if more.get(key) and not message.get(key)}
+
+
 def _has_more(message: Mapping[str, Any]) -> bool:
-    more = message.get("additional_kwargs")
-    return (
-        "role" in message and isinstance(more, Mapping) and any(more.get(k) for k in ("tool_calls", "name"))
-    )
+    return "role" in message and any(isinstance(message.get(key), Mapping) for key in _FURTHER)
 
 
 def _is_thought(message: Any) -> bool:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokpack.stages.normalize.chats.app_chats import app_messages, is_of_app
+from tokpack.stages.normalize.chats.app_chats import app_messages, further_fields, is_of_app
 from tokpack.stages.normalize.chats.blocks import (
     CONTENT_KEYS,
     ROLE_KEYS,
@@ -158,14 +158,8 @@ def _of_langchain(turn: Any) -> Any:
     held = turn.get("data", turn) if is_object(turn) else turn
     if not is_object(held) or not isinstance(turn.get("type"), str):
         return turn
-    more = held.get("additional_kwargs")
-    calls = [
-        source["tool_calls"]
-        for source in (held, more)
-        if is_object(source) and is_filled(source.get("tool_calls"))
-    ]
     rest = {key: value for key, value in held.items() if key not in ("type", "additional_kwargs")}
-    return {"role": turn["type"], **rest, **({"tool_calls": calls[0]} if calls else {})}
+    return {"role": turn["type"], **rest, **further_fields(held)}
 
 
 def _of_object(value: Mapping[str, Any], named: bool) -> list[Any] | None:
