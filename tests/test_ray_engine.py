@@ -6,6 +6,7 @@ import errno
 import gzip
 import pickle
 import time
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -252,6 +253,23 @@ def test_tasks_hold_every_item_once_the_largest_first_and_the_last_are_small(siz
         share = sum(total[place:]) // (way.TASKS_A_CORE * cores)
         assert len(task) == 1 or size - sizes[task[-1]] < min(share, max(way.TASK_BYTES, sum(total) // 1024))
     assert len(tasks) <= way.MOST_TASKS + len(sizes[:1]) + 40 * cores
+
+
+@pytest.mark.slow
+def test_all_nodes_work_until_the_last_tasks(nodes):
+    """By Ray's usual strategy the node of the command was given most of them, and all of the last ones."""
+
+    def node_of(item):
+        import ray
+
+        time.sleep(0.1)
+        return ray.get_runtime_context().get_node_id()
+
+    list(engine.unordered_map(node_of, range(8), nodes.address))  # processes are there
+    for _ in range(3):
+        found = Counter(engine.unordered_map(node_of, range(40), nodes.address))
+        assert len(found) > 1
+        assert max(found.values()) <= 27
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 Ray Core alone, and no state in it: what a task makes lies where the function puts it, so a node that dies
 takes only its running tasks along, and they run again on another. Where none has ended for much longer than
 one takes, those that run are run a second time, and the first result counts. So `function` may run twice for
-an item, at the same time too. Few more tasks are with Ray than there are cores, so that what they are given
-takes little memory here.
+an item, at the same time too. Tasks are spread over the nodes: by its usual strategy Ray fills the node of
+the command first and lets others wait. Few more tasks are with Ray than there are cores, so that what they
+are given takes little memory here.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def unordered_map(
         return time.monotonic() - start, result
 
     with cluster(address) as ray:
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(timed)
+        task = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(timed)
         ahead = max(FEWEST_AHEAD, 2 * cores(ray))
         waiting = iter(range(len(items)))
         running: dict[Any, int] = {}
