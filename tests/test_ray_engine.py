@@ -266,10 +266,10 @@ def test_all_nodes_work_until_the_last_tasks(nodes):
         return ray.get_runtime_context().get_node_id()
 
     list(engine.unordered_map(node_of, range(8), nodes.address))  # processes are there
-    for _ in range(3):
-        found = Counter(engine.unordered_map(node_of, range(40), nodes.address))
-        assert len(found) > 1
-        assert max(found.values()) <= 27
+    found = sum(
+        (Counter(engine.unordered_map(node_of, range(40), nodes.address)) for _ in range(3)), Counter()
+    )
+    assert max(found.values()) <= 90  # of 120, also beside other work; it were some 96
 
 
 @pytest.mark.slow
