@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from encode_helpers import (
+    byte_level,
     sentencepiece_like,
     tokenizer_folder,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenize_helpers import KINDS, large, odd_texts, plain_batch, small_tokenizers
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from tokpack.encoding import fast_proof
 from tokpack.encoding.fast_forms import BYTE_ALPHABET
@@ -114,6 +115,58 @@ def test_any_text_has_the_ids_and_places_of_tokenizers(tokenizers_, kind, texts)
     items = tokenizer.reference.encode_batch(texts, add_special_tokens=False)
     assert tokens.input_ids.tolist() == [number for item in items for number in item.ids]
     assert not tokenizer.fast_refused
+
+
+class Counted:
+    """An encoder that counts its calls."""
+
+    def __init__(self, encoder):
+        self.encoder, self.calls = encoder, 0
+
+    def encode(self, text):
+        self.calls += 1
+        return self.encoder.encode(text)
+
+    def __getattr__(self, name):
+        return getattr(self.encoder, name)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "nfc", "trim", "gemma"])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    texts=st.lists(
+        st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("  \n<s>/ab\u0301"))),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_rows_that_begin_with_an_added_token_are_encoded_as_one_text(tokenizers_, kind, texts):
+    tokenizer = tokenizers_(kind)
+    rows = large(["<s>" + text for text in texts])
+    fast = FastTokenizer(
+        Counted(tokenizer.fast.encoder),
+        tokenizer.fast.plan,
+        tokenizer.added_tokens,
+        tokenizer.id_texts.texts,
+    )
+    fast.alone = True
+    assert difference(tokenizer.encode_reference, fast, rows) is None
+    assert fast.encoder.calls == 1
+    alone = [tokenizer.fast.encoder.encode(row.encode()) for row in rows.to_pylist()]
+    ids = fast.encode(rows)[0]
+    assert ids.ids.tolist() == np.concatenate(alone).tolist()
+    assert np.diff(ids.offsets).tolist() == [*map(len, alone)]
+
+
+def test_added_tokens_that_reach_into_the_row_before_leave_each_row_to_itself(tmp_path):
+    backend = byte_level()
+    backend.add_tokens([AddedToken("<turn>", lstrip=True, normalized=False)])
+    tokenizer = load_tokenizer(tokenizer_folder(backend, tmp_path))
+    assert tokenizer.fast is not None
+    tokenizer.fast.alone = True
+    rows = large(["<turn>lazy dog  ", "<turn> the\n", "<turn>jumps"])
+    for _ in range(2):
+        assert difference(tokenizer.encode_reference, tokenizer.fast, rows) is None
 
 
 @pytest.mark.parametrize("plan", ["never", "first", "sections"])

@@ -9,7 +9,7 @@ from encode_helpers import expected, template
 from family_judge import Judge
 from get_tokenizers import folder_of
 
-from tokpack.encoding.fast_proof import difference
+from tokpack.encoding.fast_proof import difference, odd_strings
 from tokpack.encoding.tokenizer import load_tokenizer
 from tokpack.stages.render.render import Renderer
 
@@ -43,6 +43,17 @@ def test_letters_that_one_library_alone_knows_have_the_ids_of_tokenizers(name):
     blocks = ((0x1A00, 0x1B00), (0xA700, 0xA800), (0xFB00, 0xFE00), (0x11D00, 0x11E00), (0x1F600, 0x1FC00))
     texts = [f"the {chr(number)} of" for first, end in blocks for number in range(first, end)]
     assert difference(tokenizer.encode_reference, tokenizer.fast, pa.array(texts, pa.large_string())) is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_that_begin_with_an_added_token_have_the_ids_of_tokenizers_as_one_text(name):
+    tokenizer = load_tokenizer(vocabulary(name))
+    tokenizer.fast.alone = True
+    added = list(tokenizer.added_tokens)[:300]
+    odd = [*odd_strings(added), *(f"{token} \n" for token in added), "", "  \n\n", "a" * 5000]
+    for first in added[:3]:
+        rows = pa.array([first + text for text in odd], pa.large_string())
+        assert difference(tokenizer.encode_reference, tokenizer.fast, rows) is None
 
 
 def test_code_and_characters_that_are_written_as_bytes_go_by_the_fast_path_of_gemma():

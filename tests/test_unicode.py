@@ -8,7 +8,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokpack.encoding.unicode import UNSTABLE_IN_NFC, nfc
+from tokpack.encoding.unicode import UNSTABLE_IN_NFC, Wide
 
 
 def test_the_superset_of_unstable_characters_holds_all_that_nfc_changes():
@@ -28,6 +28,6 @@ def test_the_superset_of_unstable_characters_holds_all_that_nfc_changes():
 def test_nfc_gives_the_rows_that_it_changes(texts):
     for padding in ("", "plain " * 20):  # many characters beyond ASCII, and few
         padded = [text + padding for text in texts]
-        positions, changed = nfc(pl.Series(padded, dtype=pl.String))
+        positions, changed = Wide(pl.Series(padded, dtype=pl.String)).nfc()
         want = {i: n for i, text in enumerate(padded) if (n := unicodedata.normalize("NFC", text)) != text}
         assert dict(zip(positions, changed, strict=True)) == want

@@ -28,9 +28,11 @@ import pyarrow.compute as pc
 from tokpack.arrays import Bools, Int32, Int64, UInt8, UInt32
 from tokpack.encoding.id_texts import WORD_MARK
 from tokpack.encoding.token_places import Encoded, text_buffers
-from tokpack.encoding.unicode import NEW, nfc, with_any
+from tokpack.encoding.unicode import NEW, Wide
 from tokpack.errors import InternalError
 
+Joined = tuple[UInt32, Int64, Int32, npt.NDArray[np.integer[Any]]]
+"""Ids, offsets of rows, bytes of each token, and where each ends."""
 SINGLE_ROWS = 50_000
 """So many are encoded one by one before awkward is loaded: that takes 0.26 s, a row 2 microseconds more."""
 
@@ -72,7 +74,9 @@ class FastTokenizer:
         self, encoder: Any, plan: FastPlan, added: dict[str, int], texts: pa.LargeBinaryArray
     ) -> None:
         self.encoder, self.plan = encoder, plan
-        self._row_by_row, self._singles = Lock(), 0
+        self._row_by_row, self._singles, self._joins = Lock(), 0, plan.mark_in_front == "never"
+        self.alone = False
+        """Whether no other thread of this process encodes: `encode` of gigatoken lets none run."""
         places, data = text_buffers(texts)
         lengths = np.diff(places).astype(np.int32)
         self._added = np.zeros(len(texts), bool)
@@ -82,7 +86,7 @@ class FastTokenizer:
             for content, number in added.items()
         }
         lengths[list(own)] = [*map(len, own.values())]
-        self._lengths = pa.array(lengths)
+        self._lengths, self._own = pa.array(lengths), tuple(own.values())
         if plan.mark_in_front != "never":
             spaced = pc.fill_null(pc.starts_with(texts, b" "), False)
             self._begins_with_space = spaced.to_numpy(zero_copy_only=False)
@@ -96,17 +100,21 @@ class FastTokenizer:
         if not len(text):
             none = np.zeros(0, np.int64)
             return Encoded(np.zeros(1, np.int64), none.astype(np.int32), none, none), np.zeros(0, bool)
-        ids, offsets = self._ids(text)
-        lengths = pc.take(self._lengths, pa.array(ids), boundscheck=False).to_numpy()
+        place, _ = text_buffers(text)
+        if (joined := self._joined(text)) is not None:
+            ids, offsets, lengths, ends = joined
+        else:
+            ids, offsets = self._ids(text)
+            lengths = self._lengths_of(ids)
         odd = fronts = np.zeros(0, np.int64)
         if self.plan.first_sentinel:
             odd = np.flatnonzero(ids >= self.plan.first_sentinel)
         if self.plan.mark_in_front != "never":
             lengths, fronts = self._without_front_marks(lengths.copy(), ids, offsets, text)
             odd = np.concatenate([odd, fronts[lengths[fronts] == 0]])
-        place, _ = text_buffers(text)
-        ends = running_sum(lengths, int(place[-1] - place[0]))
-        base = np.append(ends[:1] * 0, ends)[offsets] if len(ids) else offsets * 0
+        if joined is None:
+            ends = running_sum(lengths, int(place[-1] - place[0]))
+        base = np.where(offsets > 0, ends[offsets - 1], 0) if len(ids) else offsets * 0
         slow = np.diff(base) != np.diff(place)
         slow[np.searchsorted(offsets, odd, "right") - 1] = True
         slow |= self._rewritten(text)
@@ -116,6 +124,34 @@ class FastTokenizer:
         if self.plan.trim != "never":
             starts, ends = self._trimmed(ids, offsets, lengths, ends)
         return Encoded(offsets, ids.view(np.int32), base[:-1].astype(np.int64), ends, starts), slow
+
+    def _lengths_of(self, ids: UInt32) -> Int32:
+        lengths: Int32 = pc.take(self._lengths, pa.array(ids), boundscheck=False).to_numpy()
+        return lengths
+
+    def _joined(self, text: pa.LargeStringArray) -> Joined | None:
+        """Of rows that each begin with an added token, which no word reaches across: they are encoded as one
+        text, in half the time of row by row. None of others, and where threads would wait for it."""
+        few = self._singles + len(text) <= SINGLE_ROWS
+        if not (self._joins and (self.alone or few)):
+            return None
+        place, data = text_buffers(text)
+        whole = data[place[0] : place[-1]].tobytes()
+        first = max((own for own in self._own if whole.startswith(own)), key=len, default=b"")
+        if not (first and pc.all(pc.starts_with(text, first)).as_py()):
+            return None
+        with suppress(RuntimeError), self._row_by_row:
+            ids = self.encoder.encode(whole)
+            self._singles += len(text)
+            lengths = self._lengths_of(ids)
+            ends = running_sum(lengths, len(whole))
+            stops = (place[1:] - place[0]).astype(ends.dtype)
+            offsets = np.append(0, np.searchsorted(ends, stops, "right"))
+            self._joins = bool(
+                np.all(ends[offsets[1:] - 1] == stops) and self._added[ids[offsets[:-1]]].all()
+            )
+            return (ids, offsets, lengths, ends) if self._joins else None
+        return None
 
     def _ids(self, text: pa.LargeStringArray) -> tuple[UInt32, Int64]:
         if self._singles + len(text) <= SINGLE_ROWS:
@@ -181,13 +217,14 @@ class FastTokenizer:
     def _rewritten(self, text: pa.LargeStringArray) -> Bools:
         """Rows whose text the normalizer changes, or that hold a word mark of their own, or characters that
         are letters to one library alone."""
+        wide = Wide(pl.Series(text))
         if self.plan.word_mark:  # then texts are split at spaces
             changed: Bools = pc.match_substring(text, WORD_MARK).to_numpy(zero_copy_only=False)
         else:
             changed = np.zeros(len(text), bool)
-            changed[with_any(NEW, pl.Series(text))] = True
+            changed[wide.rows_with(NEW)] = True
         if self.plan.nfc:
-            changed[nfc(pl.Series(text))[0]] = True
+            changed[wide.nfc()[0]] = True
         return changed
 
     def _trimmed(

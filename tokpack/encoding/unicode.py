@@ -3,6 +3,8 @@ rows that hold characters which one library knows, another does not."""
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -22,19 +24,31 @@ NEW = r"[^\p{age=16.0}]"
 they see other words."""
 
 
-def nfc(text: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """(positions of the rows that NFC changes, their new text). `text` has no nulls."""
-    positions = with_any(UNSTABLE_IN_NFC, text)
-    wide = text.gather(positions)
-    normal = wide.str.normalize("NFC")
-    changed = normal != wide
-    return positions.filter(changed), normal.filter(changed)
+class Wide:
+    """The rows of a text column, which has no nulls, that are not ASCII alone."""
 
+    def __init__(self, text: pl.Series) -> None:
+        self.text = text
 
-def with_any(characters: str, text: pl.Series) -> pl.Series:
-    """Positions of the rows that hold one of them, none of which is ASCII. `text` has no nulls."""
-    positions = (text.str.len_bytes() != text.str.len_chars()).arg_true()
-    return positions.filter(beyond_ascii(text.gather(positions)).str.contains(characters))
+    @cached_property
+    def positions(self) -> pl.Series:
+        return (self.text.str.len_bytes() != self.text.str.len_chars()).arg_true()
+
+    @cached_property
+    def _rest(self) -> pl.Series:
+        return beyond_ascii(self.text.gather(self.positions))
+
+    def rows_with(self, characters: str) -> pl.Series:
+        """Positions of the rows that hold one of them, none of which is ASCII."""
+        return self.positions.filter(self._rest.str.contains(characters))
+
+    def nfc(self) -> tuple[pl.Series, pl.Series]:
+        """(positions of the rows that NFC changes, their new text)."""
+        positions = self.rows_with(UNSTABLE_IN_NFC)
+        before = self.text.gather(positions)
+        normal = before.str.normalize("NFC")
+        changed = normal != before
+        return positions.filter(changed), normal.filter(changed)
 
 
 def beyond_ascii(texts: pl.Series) -> pl.Series:

@@ -19,7 +19,7 @@ import xxhash
 
 from tokpack.arrays import Bools, Float32, Float64, Int32, Int64, UInt8, UInt64
 from tokpack.encoding.token_places import text_buffers
-from tokpack.encoding.unicode import nfc
+from tokpack.encoding.unicode import Wide
 from tokpack.ranges import offsets_of
 from tokpack.schema import TRAINED
 from tokpack.stages.messages import Messages
@@ -184,7 +184,7 @@ def canonical(contents: pl.Series, key: str) -> pl.Series:
         contents = contents.scatter(wide, contents.gather(wide).str.normalize("NFKC"))
         contents = contents.str.to_lowercase().str.replace_all(r"\s+", " ")
     else:
-        contents = contents.scatter(*nfc(contents))
+        contents = contents.scatter(*Wide(contents).nfc())
     return contents
 
 

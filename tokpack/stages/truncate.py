@@ -115,6 +115,8 @@ def _split(
     tokens: TokenBatch, documents: Int64, capacity: int, starts: Int64, sizes: Int64, number_of: Int64
 ) -> None:
     """Where the pieces of these documents begin, their tokens and their number, in place."""
+    if not len(documents):
+        return
     labeled = np.flatnonzero(tokens.flags & TRAINED)
     begin, end = tokens.offsets[documents], tokens.offsets[documents + 1]
     low, high = np.searchsorted(labeled, begin), np.searchsorted(labeled, end)
@@ -146,10 +148,7 @@ def _finish(
     pairs: bool,
 ) -> Pieces:
     """Count labels, drop documents that have none, gather what stays."""
-    labeled = np.zeros(len(tokens.flags) + 1, np.int32)
-    np.cumsum(tokens.flags & TRAINED, dtype=np.int32, out=labeled[1:])
-    ends = starts + sizes
-    trained = (labeled[ends] - labeled[np.minimum(starts + 1, ends)]).astype(np.int64)
+    trained = _labels(tokens, starts, starts + sizes)
     per_document = np.bincount(document, weights=trained, minlength=len(lengths))
     present = np.bincount(document, minlength=len(lengths)) > 0
     # An empty document has no piece, and nothing to train either.
@@ -172,6 +171,14 @@ def _finish(
         trained,
         cut,
     )
+
+
+def _labels(tokens: TokenBatch, starts: Int64, ends: Int64) -> Int64:
+    """How many tokens from each start to its end have a label; a first one has none."""
+    flags = np.append(tokens.flags & TRAINED, np.uint8(0))  # an end may be the last token's
+    behind = starts + 1
+    found = np.add.reduceat(flags, np.stack([np.minimum(behind, ends), ends], axis=1).ravel(), dtype=np.int64)
+    return np.where(behind < ends, found[::2], 0)
 
 
 def drop_cut_alike(pieces: Pieces, wanted: Bools) -> Pieces:

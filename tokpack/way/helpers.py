@@ -140,6 +140,8 @@ def _has_values(run: Run, number: int) -> bool:
 def _opened(run: Run, place: Path | str, lasts: bool, process: Process) -> Callable[[Any], Done]:
     """In a helper: what does a piece of work."""
     run.tokenizer.prepare(run.tokenizer.inputs)
+    if run.tokenizer.fast is not None:
+        run.tokenizer.fast.alone = True
     run.renderer.take_kept()
     return partial(_done, run, open_store(place, run.fingerprint(), lasts), process)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import polars as pl
 
-from tokpack.encoding.unicode import with_any
+from tokpack.encoding.unicode import Wide
 from tokpack.stages.rules.vectors import among, says_any
 
 # UTF-8 read as Latin-1 or Windows-1252: a lead byte shows as a letter, a continuation byte as one of these.
@@ -53,4 +53,4 @@ def _holds(pattern: str, texts: pl.Series) -> pl.Series:
     """Which texts hold the pattern, of which nothing is ASCII, if all ASCII is taken out of them: most of the
     world's instruction data is ASCII."""
     found = pl.repeat(False, len(texts), dtype=pl.Boolean, eager=True)
-    return found.scatter(with_any(pattern, texts.fill_null("")), True)
+    return found.scatter(Wide(texts.fill_null("")).rows_with(pattern), True)
