@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
-
 from tokpack.cost import Gpu, find_gpu, gpu_price, load_gpus
 from tokpack.errors import UsageError
 from trainer_plugin.recipe import Recipe
@@ -26,6 +24,8 @@ def price_of(recipe: Recipe, gpus: str | Path | None = None) -> tuple[Gpu | None
 
 def card_here(gpus: str | Path | None = None) -> Gpu | None:
     """The CUDA device that trains, as the table has it; None where it has none of this name."""
+    import torch
+
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(torch.cuda.current_device())

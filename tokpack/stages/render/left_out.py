@@ -52,8 +52,8 @@ LEFT_OUT = {
     "template writes calls in another form: (it is|they are) trained as (it stands|they stand)",
     UNKNOWN_SEGMENTS: "turn(|s) (is|are) trained whole: --loss-mask cannot tell (its|their) segments apart, "
     "since the chat template writes (its text|their texts) in another form",
-    OVERRULED: "document(|s) bring(s|) other arguments of the chat template than --template-kwarg gives: "
-    "(its|their) own are used",
+    OVERRULED: "document(|s) bring(s|) other arguments of the chat template than --template-kwarg gives, "
+    "and (is|are) rendered with (its|their) own",
 }
 """Counters in words."""
 _PIECES = re.compile(f"({TAG.pattern})")
