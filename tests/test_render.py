@@ -257,7 +257,8 @@ def test_arguments_of_a_row_that_win_over_those_of_the_run_are_counted(folder, o
     rendered = render(frame(rows), Renderer(opened(folder, THINKING), options))
     assert rendered.told.get("template_arguments_overruled", 0) == count
     said = (
-        "1 document brings other arguments of the chat template than --template-kwarg gives: its own are used"
+        "1 document brings other arguments of the chat template than --template-kwarg gives, "
+        "and is rendered with its own"
     )
     assert warnings(rendered.told) == [said] * count
 
