@@ -24,6 +24,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -134,7 +135,18 @@ def rules_of(config: CleanConfig) -> dict[str, pl.Expr]:
                 where=f"clean.options.{name}",
                 hint=near_matches(name, rules | RULES),
             )
-    return {name: build_rule(name, rule, config.options.get(name, {})) for name, rule in rules.items()}
+    return {name: _expression(name, rule, config.options.get(name, {})) for name, rule in rules.items()}
+
+
+def _expression(name: str, rule: Rule, options: dict[str, Any]) -> pl.Expr:
+    bare = not options and RULES.get(name) is rule
+    return _built_in(rule) if bare else build_rule(name, rule, options)
+
+
+@cache
+def _built_in(rule: Rule) -> pl.Expr:
+    """Made once, not with every block."""
+    return rule()
 
 
 def build_rule(name: str, rule: Rule, options: dict[str, Any]) -> pl.Expr:

@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.json as pajson
 
@@ -112,7 +113,7 @@ def different_keys(data: bytes) -> int:
         left = left[~begun & (place > 0)]
         if not len(left):
             break
-    return len(np.unique(hashes)) + uncertain + len(left)
+    return pl.Series(hashes).n_unique() + uncertain + len(left)
 
 
 def _up_to_last_quote(words: UInt64) -> UInt64:
