@@ -80,6 +80,15 @@ def test_lines_lie_in_one_range_wherever_a_file_is_cut(lines, size, end, mark, t
     assert all(raw[offset : offset + len(data)] == data for offset, data in offsets)
 
 
+def test_a_file_is_cut_into_equal_blocks_for_pairs_of_workers(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"x" * 2100)
+    sizes = [extent.end - extent.start for item in cut(sources_of(path), 200) for extent in item.extents]
+    assert len(sizes) == 12
+    assert max(sizes) - min(sizes) <= len(sizes)
+    assert sum(sizes) == 2100
+
+
 def test_a_range_reads_no_more_than_itself_and_the_end_of_its_last_line(tmp_path):
     path = tmp_path / "long.jsonl"
     path.write_bytes(b"a\n" + b"b" * 5000 + b"\nc\n")
@@ -115,7 +124,7 @@ def test_small_files_share_items_and_each_keeps_its_rows_and_its_sum(tmp_path):
     sources = sources_of(tmp_path)
     items = cut(sources, 400)
     assert [item.kind for item in items].count("files") < 8
-    assert [item.kind for item in items].count("lines") == 3
+    assert [item.kind for item in items].count("lines") == 4
     found = [list(read_item(item, sources, 400)) for item in items]
     assert rows_in_order(found) == as_read_in_order(sources)
     sums = {number: digest for of in found for one in of for number, digest in one.sha256.items()}

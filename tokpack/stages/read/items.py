@@ -17,6 +17,7 @@ import io
 import os
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import field, replace
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -137,8 +138,12 @@ def _large(
         stamp = stamp_of(source)
         if source.container in LINES:
             size = source.size_bytes or 0
-            for start in range(0, size, block_bytes):
-                yield "lines", Extent(number, start, min(start + block_bytes, size), stamp)
+            pairs = ceil(
+                size / (2 * block_bytes)
+            )  # of equal blocks: none is left over for one of two workers
+            step = max(3, ceil(size / (2 * pairs)))  # a byte order mark stays whole
+            for start in range(0, size, step):
+                yield "lines", Extent(number, start, min(start + step, size), stamp)
             return
         if source.container == "parquet" and (sizes := row_groups(source, 2 * block_bytes)):
             for start, end in _runs(sizes, block_bytes):
